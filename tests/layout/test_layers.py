@@ -1,0 +1,100 @@
+"""The layers of docs/ARCHITECTURE.md, as a test: a module imports only modules of rows above its own."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("cli", "mcp", "supervisor", "worker")
+
+ROWS = """
+supervisor.launcher  worker.errors
+worker.codec
+worker.wire
+worker.channel
+worker.agent
+worker.runtime
+worker.__main__
+worker.schema
+worker.client
+supervisor.spec
+supervisor.restart
+supervisor.lifecycle  supervisor.schedule
+mcp.cortex_memory  mcp.cortex_command
+mcp.cortex  mcp.messages
+mcp.session
+mcp.pool
+supervisor.bus  supervisor.store  supervisor.process
+supervisor.logs
+supervisor.worker
+supervisor.agents
+supervisor.tasks
+supervisor.control
+supervisor.listener
+supervisor.daemon
+supervisor.__main__
+cli.render
+cli.agent  cli.task  cli.log  cli.tool
+cli.__main__
+"""
+
+CORE = {
+    "supervisor.spec",
+    "supervisor.restart",
+    "supervisor.lifecycle",
+    "supervisor.schedule",
+}
+IMPURE = {
+    "asyncio",
+    "os",
+    "random",
+    "select",
+    "signal",
+    "socket",
+    "sqlite3",
+    "subprocess",
+    "threading",
+    "time",
+}
+
+LAYER = {name: n for n, row in enumerate(ROWS.split("\n")) for name in row.split()}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).glob("*.py")):
+            if path.name != "__init__.py":
+                yield f"{folder}.{path.stem}", ast.parse(path.read_text("utf-8"))
+
+
+def imports(name: str, tree: ast.Module) -> Iterator[str]:
+    """Our own modules that `name` imports, as folder.module; std and third-party ones by top name."""
+    folder = name.split(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            parts = (node.module or "").split(".") if node.module else []
+            base = ([folder] if node.level == 1 else []) + parts
+            if len(base) == 2:
+                yield ".".join(base)
+            else:
+                yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+@pytest.mark.parametrize(("name", "tree"), [pytest.param(*m, id=m[0]) for m in modules()])
+def test_a_module_imports_only_lower_layers(name: str, tree: ast.Module) -> None:
+    assert name in LAYER, f"{name} has no row: add it to ROWS and to docs/ARCHITECTURE.md"
+    ours = [i for i in imports(name, tree) if i.split(".")[0] in FOLDERS and "." in i]
+    assert [i for i in ours if LAYER[i] >= LAYER[name]] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tree"), [pytest.param(*m, id=m[0]) for m in modules() if m[0] in CORE]
+)
+def test_the_core_is_pure(name: str, tree: ast.Module) -> None:
+    assert IMPURE.isdisjoint(imports(name, tree))

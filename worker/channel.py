@@ -1,0 +1,360 @@
+"""The asyncio half of a `Peer`: transports, futures, timers, and writes with an end.
+
+A Channel serves a socket (it is the asyncio Protocol of a server or a client) or a pair of pipes
+(`open_pipes`). It writes once per turn of the loop, however many messages were queued. A peer that
+stops reading is waited for STALL_S seconds; then the channel is closed and says so by name. It knows no method.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+
+from .errors import Cancelled, CorralError, InternalError, Overloaded, WorkerFailed
+from .wire import Foreign, Id, Notification, Peer, Request, Response, Withdrawn
+
+STALL_S = 30.0
+"""How long a peer that does not read is waited for."""
+
+HIGH_WATER_BYTES = 1024 * 1024
+"""Unsent bytes from which on senders wait."""
+
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
+"""Unsent bytes at which a peer is given up at once: replies are queued even while it does not read."""
+
+logger = logging.getLogger(__name__)
+
+
+async def _refuse(request: Request) -> object:
+    from_peer = f'cannot call "{request.method}": nothing is served here'
+    raise InternalError(from_peer)
+
+
+def _ignore(_: object) -> None:
+    return
+
+
+class Channel(asyncio.Protocol):
+    """One JSON-RPC connection on a running loop.
+
+    Args:
+        peer: the protocol state.
+        name: whom it connects to, for messages.
+        on_request: answers a request of the peer; what it raises is sent as the error.
+        on_notification: takes a notification.
+        on_foreign: takes a line that is no message.
+        on_heard: called for each valid message.
+        on_closed: called once, with the reason when we gave the peer up, else None.
+        lost: the class of the error with which requests in flight end when the peer is gone.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        *,
+        name: str,
+        on_request: Callable[[Request], Awaitable[object]] = _refuse,
+        on_notification: Callable[[Notification], None] = _ignore,
+        on_foreign: Callable[[Foreign], None] = _ignore,
+        on_heard: Callable[[], None] | None = None,
+        on_closed: Callable[[CorralError | None], None] = _ignore,
+        lost: type[CorralError] = WorkerFailed,
+    ) -> None:
+        self.peer = peer
+        self.name = name
+        self._loop = asyncio.get_running_loop()
+        self._on_request = on_request
+        self._on_notification = on_notification
+        self._on_foreign = on_foreign
+        self._on_heard = on_heard
+        self._on_closed = on_closed
+        self._lost = lost
+        self._reader: asyncio.BaseTransport | None = None
+        self._writer: asyncio.WriteTransport | None = None
+        self._serving: dict[Id, asyncio.Task[None]] = {}
+        self._flush_handle: asyncio.Handle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = 0.0
+        self._stall: asyncio.TimerHandle | None = None
+        self._can_write = asyncio.Event()
+        self._can_write.set()
+        self._ended = asyncio.Event()
+        self._error: CorralError | None = None
+
+    # -- opening and closing
+
+    async def open_pipes(self, read_fd: int, write_fd: int) -> None:
+        """Takes over a pipe to read from and one to write to, and closes both in the end."""
+        reader = os.fdopen(read_fd, "rb", buffering=0)
+        writer = os.fdopen(write_fd, "wb", buffering=0)
+        try:
+            transport, _ = await self._loop.connect_write_pipe(lambda: _Writer(self), writer)
+        except BaseException:
+            reader.close()
+            writer.close()
+            raise
+        self._attach(transport)
+        self._reader, _ = await self._loop.connect_read_pipe(lambda: _Reader(self), reader)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A socket is connected: both directions are one transport."""
+        assert isinstance(transport, asyncio.WriteTransport), "a socket transport writes"
+        self._reader = transport
+        self._attach(transport)
+
+    def _attach(self, transport: asyncio.WriteTransport) -> None:
+        self._writer = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._flush()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the peer is gone: nothing more will be received."""
+        return self._ended.is_set()
+
+    def close(self, error: CorralError | None = None) -> None:
+        """Sends what is queued, closes both directions and ends requests in flight with `error`."""
+        self._flush()
+        self._error = self._error or error
+        if self._writer is not None:
+            self._writer.close()
+        if self._reader is not None:
+            self._reader.close()
+        self._end()
+
+    def close_writing(self) -> None:
+        """Sends what is queued and then EOF; the peer is still read."""
+        self._flush()
+        if self._writer is not None and self._writer is not self._reader:
+            self._writer.close()
+
+    async def wait_closed(self) -> None:
+        """Waits until the peer is gone."""
+        await self._ended.wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is closed."""
+        if exc is not None:
+            logger.debug("connection to %s lost: %s", self.name, exc)
+        self._dispatch_last()
+        self._end()
+
+    def eof_received(self) -> bool:
+        """The peer has closed its writing side: whoever does not speak is not served."""
+        return False
+
+    def _dispatch_last(self) -> None:
+        if not self._ended.is_set():
+            for event in self.peer.finish():
+                self._dispatch(event)
+
+    def _end(self) -> None:
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        error = self._error or self._lost(f"cannot reach {self.name}: the connection is closed")
+        for response in self.peer.close(error):
+            self._dispatch(response)
+        for task in list(self._serving.values()):
+            task.cancel()
+        for handle in (self._expiry, self._stall, self._flush_handle):
+            if handle is not None:
+                handle.cancel()
+        if self._writer is not None:
+            self._writer.close()
+        self._can_write.set()
+        self._on_closed(self._error)
+
+    # -- sending
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float | None,
+    ) -> object:
+        """The result of a call; cancelling the caller withdraws the request at the peer.
+
+        Raises:
+            CorralError: what the peer answered, Timeout, or the `lost` class when the peer is gone.
+        """
+        await self.drain()
+        self._check_open()
+        future: asyncio.Future[object] = self._loop.create_future()
+        deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        request_id = self.peer.request(method, params, deadline=deadline, context=future)
+        self._wake()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.peer.cancel(request_id, "the caller was cancelled")
+            self._wake()
+            raise
+
+    def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
+        """Queues a notification; to a peer that is gone it is dropped."""
+        if not self._ended.is_set():
+            self.peer.notify(method, params)
+            self._wake()
+
+    async def drain(self) -> None:
+        """Waits while the peer reads too slowly.
+
+        Raises:
+            CorralError: the peer is gone, or was given up meanwhile.
+        """
+        if not self._can_write.is_set():
+            await self._can_write.wait()
+            self._check_open()
+
+    def _check_open(self) -> None:
+        if self._ended.is_set():
+            raise self._error or self._lost(f"cannot reach {self.name}: the connection is closed")
+
+    def _wake(self) -> None:
+        if self._flush_handle is None:
+            self._flush_handle = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        self._arm_expiry()
+        if self._writer is None:
+            return
+        data = self.peer.take()
+        if not data or self._ended.is_set() or self._writer.is_closing():
+            return
+        self._writer.write(data)
+        if self._writer.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self._give_up(f"{MAX_UNSENT_BYTES} bytes are unsent")
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full: senders wait, for a bounded time."""
+        self._can_write.clear()
+        self._stall = self._loop.call_later(
+            STALL_S, self._give_up, f"it has read nothing for {STALL_S:g} s"
+        )
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        self._can_write.set()
+
+    def _give_up(self, reason: str) -> None:
+        error = Overloaded(f"cannot send to {self.name}: {reason}", retry_after_s=1)
+        logger.warning("%s", error)
+        self._error = error
+        if self._writer is not None:
+            self._writer.abort()
+        if self._reader is not None:
+            self._reader.close()
+        self._end()
+
+    # -- deadlines
+
+    def _arm_expiry(self) -> None:
+        deadline = self.peer.deadline
+        if deadline is None or self._ended.is_set():
+            return
+        if self._expiry is not None:
+            if self._expiry_at <= deadline:
+                return
+            self._expiry.cancel()
+        self._expiry_at = deadline
+        self._expiry = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        for response in self.peer.expire(self._loop.time()):
+            self._dispatch(response)
+        self._flush()
+
+    # -- receiving
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the peer."""
+        for event in self.peer.receive(data):
+            self._dispatch(event)
+        self._wake()
+
+    def _dispatch(self, event: object) -> None:
+        if isinstance(event, Foreign):
+            self._on_foreign(event)
+            return
+        if self._on_heard is not None:
+            self._on_heard()
+        if isinstance(event, Response):
+            self._settle(event)
+        elif isinstance(event, Notification):
+            self._on_notification(event)
+        elif isinstance(event, Request):
+            task = self._loop.create_task(self._serve(event))
+            self._serving[event.id] = task
+        elif isinstance(event, Withdrawn):
+            task_or_none = self._serving.get(event.id)
+            if task_or_none is not None:
+                task_or_none.cancel(event.reason)
+
+    @staticmethod
+    def _settle(response: Response) -> None:
+        future = cast("asyncio.Future[object]", response.context)  # request() put it there
+        if future.done():
+            return
+        if response.error is not None:
+            future.set_exception(response.error)
+        else:
+            future.set_result(response.result)
+
+    async def _serve(self, request: Request) -> None:
+        try:
+            result = await self._on_request(request)
+        except CorralError as error:
+            self.peer.fail(request.id, error)
+        except asyncio.CancelledError as reason:
+            text = f'cannot finish "{request.method}": cancelled'
+            self.peer.fail(request.id, Cancelled(text, reason=str(reason)))
+        except Exception as error:  # the outermost frame of this request: a defect of ours
+            logger.exception("%s from %s failed", request.method, self.name)
+            self.peer.fail(
+                request.id, InternalError(f'cannot answer "{request.method}": {error!r}')
+            )
+        else:
+            self.peer.respond(request.id, result)
+        finally:
+            self._serving.pop(request.id, None)
+            if not self._ended.is_set():
+                self._wake()
+
+
+class _Reader(asyncio.Protocol):
+    """The reading pipe of a channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def data_received(self, data: bytes) -> None:
+        self._channel.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._channel.connection_lost(exc)
+
+
+class _Writer(asyncio.BaseProtocol):
+    """The writing pipe of a channel; when only it breaks, the peer may still have things to say."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def pause_writing(self) -> None:
+        self._channel.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._channel.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._channel.resume_writing()

@@ -1,0 +1,447 @@
+"""JSON-RPC 2.0 on lines, without any I/O: bytes in, events out; calls in, bytes out.
+
+One `Peer` stands for this side of one connection. Either side may call the other. It is the same on
+the pipes of a worker, on those of an MCP server and on the control socket. It owns the framing (one
+UTF-8 object per line, https://www.jsonrpc.org/specification, no batches), the ids, the requests in
+flight with their deadlines, and every limit; it knows no clock, no socket and no method.
+
+A peer's mistake never raises: it becomes an event or an error reply, and the next line is read as if
+nothing had happened. Memory is bounded while bytes arrive: a line is given up as soon as it is too
+long, and only its first 4 KiB are kept to find out whom it concerned.
+"""
+
+import heapq
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from . import codec
+from .errors import (
+    CorralError,
+    InvalidParams,
+    InvalidRequest,
+    Overloaded,
+    ParseError,
+    ResourceLimitExceeded,
+    Timeout,
+    from_wire,
+)
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""The longest line, newline excluded, that is sent or accepted."""
+
+HEAD_BYTES = 4096
+"""What is kept of a line that is too long."""
+
+MAX_REQUESTS = 10_000
+"""Requests in flight in one direction of one connection."""
+
+CANCELLED = "notifications/cancelled"
+
+Id = str | int
+
+
+class Request(NamedTuple):
+    """The peer asks; answer with `Peer.respond` or `Peer.fail`."""
+
+    id: Id
+    method: str
+    params: dict[str, object]
+
+
+class Notification(NamedTuple):
+    """The peer tells."""
+
+    method: str
+    params: dict[str, object]
+
+
+class Response(NamedTuple):
+    """One of our requests has ended: with `result`, or with `error` when that is not None."""
+
+    id: Id
+    context: object
+    result: object
+    error: CorralError | None
+
+
+class Withdrawn(NamedTuple):
+    """The peer no longer wants the answer to a request that is still being served."""
+
+    id: Id
+    reason: str
+
+
+class Foreign(NamedTuple):
+    """A line that is no JSON-RPC message; `reason` says what is wrong with it.
+
+    Of a line that is too long, `line` holds the first 4 KiB.
+    """
+
+    line: bytes
+    reason: str
+
+
+Event = Request | Notification | Response | Withdrawn | Foreign
+
+
+class _InFlight(NamedTuple):
+    method: str
+    deadline: float | None
+    context: object
+
+
+class Peer:
+    """This side of one JSON-RPC connection.
+
+    Args:
+        prefix: makes ids of the form `PREFIX-N`, so that an answer to an earlier life of the sender
+            is never taken for one to this life; without it ids are integers.
+        answer_foreign: answer lines that are no messages with ParseError or InvalidRequest (a
+            control socket does), beside handing them out as Foreign events.
+        max_message_bytes: the longest line, in both directions.
+        max_requests: how many requests may be in flight, in each direction.
+    """
+
+    def __init__(
+        self,
+        prefix: str = "",
+        *,
+        answer_foreign: bool = False,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_requests: int = MAX_REQUESTS,
+    ) -> None:
+        self._prefix = prefix
+        self._answer_foreign = answer_foreign
+        self._max_message_bytes = max_message_bytes
+        self._max_requests = max_requests
+        self._last_number = 0
+        self._in_flight: dict[Id, _InFlight] = {}
+        self._deadlines: list[tuple[float, int, Id]] = []
+        self._serving: set[Id] = set()
+        self._partial: list[bytes] = []
+        self._partial_bytes = 0
+        self._skipping = False
+        self._outgoing: list[bytes] = []
+        self.dropped = 0
+        """Answers that belonged to no request in flight: late, repeated or invented ones."""
+
+    # -- receiving
+
+    def receive(self, data: bytes) -> list[Event]:
+        """The events in the next bytes of the peer, in order, however the bytes are split."""
+        events: list[Event] = []
+        start = 0
+        while (end := data.find(b"\n", start)) >= 0:
+            piece = data[start:end]
+            start = end + 1
+            if self._skipping:
+                self._skipping = False
+                continue
+            if self._partial:
+                self._partial.append(piece)
+                piece = b"".join(self._partial)
+                self._partial.clear()
+                self._partial_bytes = 0
+            if len(piece) > self._max_message_bytes:
+                self._give_up(piece[:HEAD_BYTES], events)
+            else:
+                self._read_line(piece, events)
+        if start < len(data) and not self._skipping:
+            self._keep(data[start:], events)
+        return events
+
+    def _keep(self, piece: bytes, events: list[Event]) -> None:
+        self._partial.append(piece)
+        self._partial_bytes += len(piece)
+        if self._partial_bytes > self._max_message_bytes:
+            head = b"".join(self._partial)[:HEAD_BYTES]
+            self._partial.clear()
+            self._partial_bytes = 0
+            self._skipping = True
+            self._give_up(head, events)
+
+    def finish(self) -> list[Event]:
+        """The events in what is left when the peer has closed: a last line without its newline."""
+        events: list[Event] = []
+        if self._partial:
+            line = b"".join(self._partial)
+            self._partial.clear()
+            self._partial_bytes = 0
+            self._read_line(line, events)
+        return events
+
+    def _read_line(self, line: bytes, events: list[Event]) -> None:
+        if not line or line.isspace():
+            return
+        try:
+            message = codec.as_object(codec.decode(line))
+        except ValueError as error:
+            self._refuse(line, ParseError(f"cannot read the line as JSON: {error}"), events)
+            return
+        if message is None or message.get("jsonrpc") != "2.0":
+            reason = 'cannot read the line as a request: no object with "jsonrpc": "2.0"'
+            self._refuse(line, InvalidRequest(reason), events)
+        elif "method" in message:
+            self._read_call(line, message, events)
+        else:
+            self._read_response(line, message, events)
+
+    def _read_call(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
+        method = message["method"]
+        raw = message.get("params")
+        params = {} if raw is None else codec.as_object(raw)
+        request_id = _id(message.get("id"))
+        error: CorralError
+        if not isinstance(method, str):
+            error = InvalidRequest("cannot read the request: its method is no string")
+            self._refuse(line, error, events, request_id)
+        elif "id" in message and request_id is None:
+            error = InvalidRequest("cannot read the request: its id is no string and no integer")
+            self._refuse(line, error, events)
+        elif params is None:
+            error = InvalidParams(f'cannot call "{method}": its params are no object')
+            self._refuse(line, error, events, request_id)
+        elif request_id is None:
+            self._read_notification(method, params, events)
+        elif request_id in self._serving:
+            error = InvalidRequest(f"cannot take request {request_id!r}: its id is in use")
+            self._send_error(request_id, error)
+        elif len(self._serving) >= self._max_requests:
+            message_text = f"cannot take a request beyond {self._max_requests} in flight"
+            self._send_error(
+                request_id, Overloaded(message_text, limit=self._max_requests, retry_after_s=1)
+            )
+        else:
+            self._serving.add(request_id)
+            events.append(Request(request_id, method, params))
+
+    def _read_notification(
+        self, method: str, params: dict[str, object], events: list[Event]
+    ) -> None:
+        if method != CANCELLED:
+            events.append(Notification(method, params))
+            return
+        request_id = _id(params.get("requestId"))
+        if request_id in self._serving:  # else it is answered already: the usual race
+            events.append(Withdrawn(request_id, str(params.get("reason") or "")))
+
+    def _read_response(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
+        has_error = message.get("error") is not None
+        if not has_error and "result" not in message:
+            reason = "cannot read the message: no method, no result and no error"
+            self._refuse(line, InvalidRequest(reason), events)
+            return
+        request_id = _id(message.get("id"))
+        entry = None if request_id is None else self._in_flight.pop(request_id, None)
+        if entry is None or request_id is None:
+            self.dropped += 1
+            return
+        error = from_wire(message["error"]) if has_error else None
+        events.append(Response(request_id, entry.context, message.get("result"), error))
+
+    def _refuse(
+        self,
+        line: bytes,
+        error: CorralError,
+        events: list[Event],
+        request_id: Id | None = None,
+    ) -> None:
+        if self._answer_foreign or request_id is not None:
+            self._send_error(request_id, error)
+        events.append(Foreign(line, error.message))
+
+    def _give_up(self, head: bytes, events: list[Event]) -> None:
+        """Answers for a line that is too long, as far as its first 4 KiB tell whose it was."""
+        limit = self._max_message_bytes
+        text = f"cannot take a message of more than {limit} bytes"
+        error = ResourceLimitExceeded(text, limit="message", value=limit)
+        if not head.lstrip().startswith(b"{"):
+            self._refuse(head, error, events)  # a log line: it concerns no request
+            return
+        keys = _top_level(head)
+        request_id = _id(keys.get("id"))
+        if "method" in keys:
+            self._refuse(head, error, events, request_id)
+            return
+        lost = [request_id] if request_id in self._in_flight else list(self._in_flight)
+        if request_id is not None and request_id not in self._in_flight:
+            lost = []  # the answer to a request that is over
+            self.dropped += 1
+        for each in lost:
+            entry = self._in_flight.pop(each)
+            events.append(Response(each, entry.context, None, error))
+        events.append(Foreign(head, error.message))
+
+    # -- sending
+
+    def request(
+        self,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        deadline: float | None,
+        context: object = None,
+    ) -> Id:
+        """Queues a request and returns its id; its end comes as a Response that has `context`.
+
+        Raises:
+            Overloaded: too many requests are in flight.
+            InvalidParams: the params cannot be said in JSON.
+            ResourceLimitExceeded: the message is too long.
+        """
+        if len(self._in_flight) >= self._max_requests:
+            text = f'cannot send "{method}": {self._max_requests} requests are in flight'
+            raise Overloaded(text, limit=self._max_requests, retry_after_s=1)
+        self._last_number += 1
+        number = self._last_number
+        request_id: Id = f"{self._prefix}-{number}" if self._prefix else number
+        message: dict[str, object] = {"jsonrpc": "2.0", "id": request_id, "method": method}
+        if params is not None:
+            message["params"] = params
+        self._send(self._encode(message))
+        self._in_flight[request_id] = _InFlight(method, deadline, context)
+        if deadline is not None:
+            heapq.heappush(self._deadlines, (deadline, number, request_id))
+        return request_id
+
+    def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
+        """Queues a notification.
+
+        Raises:
+            InvalidParams: the params cannot be said in JSON.
+            ResourceLimitExceeded: the message is too long.
+        """
+        message: dict[str, object] = {"jsonrpc": "2.0", "method": method}
+        if params is not None:
+            message["params"] = params
+        self._send(self._encode(message))
+
+    def respond(self, request_id: Id, result: object) -> None:
+        """Queues the answer to a Request; a second one to the same request is dropped.
+
+        A result that cannot be sent becomes an error reply that says why.
+        """
+        if request_id not in self._serving:
+            return
+        try:
+            line = self._encode({"jsonrpc": "2.0", "id": request_id, "result": result})
+        except CorralError as error:
+            self.fail(request_id, error)
+            return
+        self._serving.discard(request_id)
+        self._send(line)
+
+    def fail(self, request_id: Id, error: CorralError) -> None:
+        """Queues an error as the answer to a Request; a second answer is dropped."""
+        if request_id in self._serving:
+            self._serving.discard(request_id)
+            self._send_error(request_id, error)
+
+    def cancel(self, request_id: Id, reason: str) -> None:
+        """Tells the peer that an answer is no longer wanted, and forgets the request."""
+        if self._in_flight.pop(request_id, None) is not None:
+            self.notify(CANCELLED, {"requestId": request_id, "reason": reason})
+
+    def expire(self, now: float) -> list[Response]:
+        """Ends the requests whose deadline has come, each with Timeout, and tells the peer."""
+        ended: list[Response] = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            request_id = heapq.heappop(self._deadlines)[2]
+            entry = self._in_flight.get(request_id)
+            if entry is not None:
+                self.cancel(request_id, "timeout")
+                error = Timeout(f'cannot wait longer for the answer to "{entry.method}"')
+                ended.append(Response(request_id, entry.context, None, error))
+        return ended
+
+    def close(self, error: CorralError) -> list[Response]:
+        """Ends every request in flight with `error`: the peer is gone."""
+        ended = [Response(i, entry.context, None, error) for i, entry in self._in_flight.items()]
+        self._in_flight.clear()
+        self._deadlines.clear()
+        self._serving.clear()
+        return ended
+
+    def take(self) -> bytes:
+        """The bytes to send, once."""
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        return data
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` has something to do, on the clock of the deadlines given."""
+        while self._deadlines and self._deadlines[0][2] not in self._in_flight:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    @property
+    def in_flight(self) -> int:
+        """How many of our requests wait for an answer."""
+        return len(self._in_flight)
+
+    def _encode(self, message: dict[str, object]) -> bytes:
+        try:
+            line = codec.encode(message)
+        except ValueError as error:
+            raise InvalidParams(f"cannot say the message in JSON: {error}") from error
+        if len(line) > self._max_message_bytes:
+            text = f"cannot send a message of {len(line)} bytes: the limit is {self._max_message_bytes}"
+            raise ResourceLimitExceeded(text, limit=self._max_message_bytes, value=len(line))
+        return line
+
+    def _send_error(self, request_id: Id | None, error: CorralError) -> None:
+        try:
+            line = codec.encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()})
+        except ValueError:  # facts that JSON cannot say must not cost the caller the answer
+            bare: dict[str, object] = {
+                "code": error.code,
+                "message": ascii(error.message),
+                "data": {},
+            }
+            line = codec.encode({"jsonrpc": "2.0", "id": request_id, "error": bare})
+        self._send(line)
+
+    def _send(self, line: bytes) -> None:
+        self._outgoing += (line, b"\n")
+
+
+def _id(value: object) -> Id | None:
+    """A JSON-RPC id as we use it: a string or an integer, not null and not a fraction."""
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return value
+    return None
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+')
+
+
+def _top_level(head: bytes) -> dict[str, object]:
+    """The keys of the outermost object in a cut-off line; scalars with their value, others with None."""
+    found: dict[str, object] = {}
+    depth = 0
+    key: str | None = None
+    expect_value = False
+    for match in _TOKEN.finditer(head):
+        token = match.group()
+        if depth == 1 and expect_value:
+            found[key or ""] = _scalar(token)
+            expect_value = False
+        elif depth == 1 and token == b":":
+            expect_value = True
+        elif depth == 1 and token.startswith(b'"'):
+            value = _scalar(token)
+            key = value if isinstance(value, str) else None
+        if token in (b"{", b"["):
+            depth += 1
+        elif token in (b"}", b"]"):
+            depth -= 1
+    return found
+
+
+def _scalar(token: bytes) -> object:
+    try:
+        return codec.decode(token)
+    except ValueError:
+        return None
