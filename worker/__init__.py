@@ -1,1 +1,40 @@
 """The SDK for agent authors, and the contract that daemon, workers and clients share."""
+
+from .agent import Agent
+from .errors import (
+    Cancelled,
+    Conflict,
+    CorralError,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    ResourceLimitExceeded,
+    ShuttingDown,
+    TaskFailed,
+    Timeout,
+    ToolFailed,
+    WorkerFailed,
+)
+from .task import Event, Result, Start, SyncTask, Task, ToolResult
+
+__all__ = [
+    "Agent",
+    "Cancelled",
+    "Conflict",
+    "CorralError",
+    "Event",
+    "NotFound",
+    "Overloaded",
+    "PermissionDenied",
+    "ResourceLimitExceeded",
+    "Result",
+    "ShuttingDown",
+    "Start",
+    "SyncTask",
+    "Task",
+    "TaskFailed",
+    "Timeout",
+    "ToolFailed",
+    "ToolResult",
+    "WorkerFailed",
+]

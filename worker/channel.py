@@ -6,12 +6,13 @@ stops reading is waited for STALL_S seconds; then the channel is closed and says
 """
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
-from .errors import Cancelled, CorralError, InternalError, Overloaded, WorkerFailed
+from .errors import Cancelled, CorralError, InternalError, Overloaded, Timeout, WorkerFailed
 from .wire import Foreign, Id, Notification, Peer, Request, Response, Withdrawn
 
 STALL_S = 30.0
@@ -35,6 +36,13 @@ def _ignore(_: object) -> None:
     return
 
 
+class Call(NamedTuple):
+    """A request on its way; `answer` ends with its result or its error."""
+
+    id: Id
+    answer: asyncio.Future[object]
+
+
 class Channel(asyncio.Protocol):
     """One JSON-RPC connection on a running loop.
 
@@ -47,6 +55,8 @@ class Channel(asyncio.Protocol):
         on_heard: called for each valid message.
         on_closed: called once, with the reason when we gave the peer up, else None.
         lost: the class of the error with which requests in flight end when the peer is gone.
+        stall_s: how long a peer that does not read is waited for.
+        max_unsent_bytes: unsent bytes at which it is given up at once.
     """
 
     def __init__(
@@ -60,6 +70,8 @@ class Channel(asyncio.Protocol):
         on_heard: Callable[[], None] | None = None,
         on_closed: Callable[[CorralError | None], None] = _ignore,
         lost: type[CorralError] = WorkerFailed,
+        stall_s: float = STALL_S,
+        max_unsent_bytes: int = MAX_UNSENT_BYTES,
     ) -> None:
         self.peer = peer
         self.name = name
@@ -70,6 +82,8 @@ class Channel(asyncio.Protocol):
         self._on_heard = on_heard
         self._on_closed = on_closed
         self._lost = lost
+        self._stall_s = stall_s
+        self._max_unsent_bytes = max_unsent_bytes
         self._reader: asyncio.BaseTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
         self._serving: dict[Id, asyncio.Task[None]] = {}
@@ -77,6 +91,7 @@ class Channel(asyncio.Protocol):
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = 0.0
         self._stall: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
         self._can_write = asyncio.Event()
         self._can_write.set()
         self._ended = asyncio.Event()
@@ -90,21 +105,30 @@ class Channel(asyncio.Protocol):
         writer = os.fdopen(write_fd, "wb", buffering=0)
         try:
             transport, _ = await self._loop.connect_write_pipe(lambda: _Writer(self), writer)
+            self._attach(transport)
+            self._reader, _ = await self._loop.connect_read_pipe(lambda: _Reader(self), reader)
         except BaseException:
+            if self._writer is None:
+                writer.close()
+            else:
+                self._writer.abort()
             reader.close()
-            writer.close()
             raise
-        self._attach(transport)
-        self._reader, _ = await self._loop.connect_read_pipe(lambda: _Reader(self), reader)
+        if self.is_closed:  # closed before there was anything to close
+            self._reader.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A socket is connected: both directions are one transport."""
-        assert isinstance(transport, asyncio.WriteTransport), "a socket transport writes"
         self._reader = transport
-        self._attach(transport)
+        self._attach(
+            cast("asyncio.WriteTransport", transport)
+        )  # uvloop's is one without being a subclass
 
     def _attach(self, transport: asyncio.WriteTransport) -> None:
         self._writer = transport
+        if self.is_closed:  # closed before there was anything to close
+            self._loop.call_soon(transport.close)  # uvloop's is not ready for it yet
+            return
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._flush()
 
@@ -139,9 +163,19 @@ class Channel(asyncio.Protocol):
             logger.debug("connection to %s lost: %s", self.name, exc)
         self._dispatch_last()
         self._end()
+        if self._writer is self._reader:
+            self.writer_lost()
+
+    def writer_lost(self) -> None:
+        """The writing side is closed, and what was unsent is gone with it."""
+        if self._linger is not None:
+            self._linger.cancel()
+        self.resume_writing()
 
     def eof_received(self) -> bool:
         """The peer has closed its writing side: whoever does not speak is not served."""
+        self._dispatch_last()
+        self._end()  # here, as a transport with unsent bytes waits with connection_lost
         return False
 
     def _dispatch_last(self) -> None:
@@ -155,7 +189,7 @@ class Channel(asyncio.Protocol):
         self._ended.set()
         error = self._error or self._lost(f"cannot reach {self.name}: the connection is closed")
         for response in self.peer.close(error):
-            self._dispatch(response)
+            self._settle(response)
         for task in list(self._serving.values()):
             task.cancel()
         for handle in (self._expiry, self._stall, self._flush_handle):
@@ -163,6 +197,8 @@ class Channel(asyncio.Protocol):
                 handle.cancel()
         if self._writer is not None:
             self._writer.close()
+            if self._writer.get_write_buffer_size() > 0:  # a peer that never reads keeps no fd
+                self._linger = self._loop.call_later(self._stall_s, self._writer.abort)
         self._can_write.set()
         self._on_closed(self._error)
 
@@ -180,18 +216,45 @@ class Channel(asyncio.Protocol):
         Raises:
             CorralError: what the peer answered, Timeout, or the `lost` class when the peer is gone.
         """
-        await self.drain()
-        self._check_open()
-        future: asyncio.Future[object] = self._loop.create_future()
-        deadline = None if timeout_s is None else self._loop.time() + timeout_s
-        request_id = self.peer.request(method, params, deadline=deadline, context=future)
-        self._wake()
+        call = await self.call(method, params, timeout_s=timeout_s)
         try:
-            return await future
+            return await call.answer
         except asyncio.CancelledError:
-            self.peer.cancel(request_id, "the caller was cancelled")
+            if call.answer.done() and not call.answer.cancelled():
+                call.answer.exception()  # it came in the same turn; nobody will look at it
+            self.peer.cancel(call.id, "the caller was cancelled")
             self._wake()
             raise
+
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float | None,
+    ) -> Call:
+        """A request that has been queued, for a caller who waits for more than its answer.
+
+        Raises:
+            CorralError: it could not be queued. Its answer raises what `request` raises.
+        """
+        deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        if not self._can_write.is_set():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self.drain()
+            except TimeoutError as error:
+                raise Timeout(f'cannot send "{method}": {self.name} does not read') from error
+        self._check_open()
+        answer: asyncio.Future[object] = self._loop.create_future()
+        request_id = self.peer.request(method, params, deadline=deadline, context=answer)
+        self._wake()
+        return Call(request_id, answer)
+
+    def withdraw(self, call: Call, reason: str) -> None:
+        """Tells the peer that the answer is no longer wanted; it may still come."""
+        self.peer.withdraw(call.id, reason)
+        self._wake()
 
     def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
         """Queues a notification; to a peer that is gone it is dropped."""
@@ -209,8 +272,15 @@ class Channel(asyncio.Protocol):
             await self._can_write.wait()
             self._check_open()
 
+    async def wait_sent(self) -> None:
+        """Waits until the kernel has all that was queued, or the peer is gone: for before an exit."""
+        self._flush()
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.set_write_buffer_limits(high=0)
+            await self._can_write.wait()
+
     def _check_open(self) -> None:
-        if self._ended.is_set():
+        if self._ended.is_set() or (self._writer is not None and self._writer.is_closing()):
             raise self._error or self._lost(f"cannot reach {self.name}: the connection is closed")
 
     def _wake(self) -> None:
@@ -228,14 +298,14 @@ class Channel(asyncio.Protocol):
         if not data or self._ended.is_set() or self._writer.is_closing():
             return
         self._writer.write(data)
-        if self._writer.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self._give_up(f"{MAX_UNSENT_BYTES} bytes are unsent")
+        if self._writer.get_write_buffer_size() > self._max_unsent_bytes:
+            self._give_up(f"more than {self._max_unsent_bytes} bytes are unsent")
 
     def pause_writing(self) -> None:
         """The transport's buffer is full: senders wait, for a bounded time."""
         self._can_write.clear()
         self._stall = self._loop.call_later(
-            STALL_S, self._give_up, f"it has read nothing for {STALL_S:g} s"
+            self._stall_s, self._give_up, f"it has read too little for {self._stall_s:g} s"
         )
 
     def resume_writing(self) -> None:
@@ -271,7 +341,7 @@ class Channel(asyncio.Protocol):
     def _expire(self) -> None:
         self._expiry = None
         for response in self.peer.expire(self._loop.time()):
-            self._dispatch(response)
+            self._settle(response)
         self._flush()
 
     # -- receiving
@@ -280,6 +350,8 @@ class Channel(asyncio.Protocol):
         """Bytes of the peer."""
         for event in self.peer.receive(data):
             self._dispatch(event)
+            if self._ended.is_set():  # a handler closed the channel
+                return
         self._wake()
 
     def _dispatch(self, event: object) -> None:
@@ -294,6 +366,7 @@ class Channel(asyncio.Protocol):
             self._on_notification(event)
         elif isinstance(event, Request):
             task = self._loop.create_task(self._serve(event))
+            task.add_done_callback(functools.partial(self._served, event))
             self._serving[event.id] = task
         elif isinstance(event, Withdrawn):
             task_or_none = self._serving.get(event.id)
@@ -326,9 +399,17 @@ class Channel(asyncio.Protocol):
         else:
             self.peer.respond(request.id, result)
         finally:
-            self._serving.pop(request.id, None)
             if not self._ended.is_set():
                 self._wake()
+
+    def _served(self, request: Request, task: asyncio.Task[None]) -> None:
+        if self._serving.get(request.id) is task:
+            del self._serving[request.id]
+        if task.cancelled():  # withdrawn before its first step: `_serve` never ran
+            text = f'cannot start "{request.method}": cancelled'
+            self.peer.fail(request.id, Cancelled(text))
+        if not self._ended.is_set():
+            self._wake()
 
 
 class _Reader(asyncio.Protocol):
@@ -357,4 +438,4 @@ class _Writer(asyncio.BaseProtocol):
         self._channel.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._channel.resume_writing()
+        self._channel.writer_lost()

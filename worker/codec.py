@@ -1,10 +1,13 @@
 """JSON as every part of corral writes it: one UTF-8 line, no NaN, no lone surrogate, errors as ValueError.
 
 msgspec where it is installed, the standard library's json where it is not: a worker must run in any
-virtual environment. Both give plain dicts, lists, strings, numbers, booleans and None.
+virtual environment. Both take and give plain dicts, lists, strings, numbers, booleans and None, and
+agree on them; what only msgspec can say (bytes, dates, Structs) is not portable. A number that JSON
+cannot say (NaN, an infinity) is written as null, as JSON.stringify does, and never read.
 """
 
 import json
+import math
 from typing import NoReturn, cast
 
 try:
@@ -17,8 +20,40 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("number out of range")
+    return number
+
+
+def _finite_or_null(value: object) -> object:
+    """The value with null for every number that JSON cannot say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        pairs = cast("dict[object, object]", value).items()  # the encoder judges the keys
+        return {key: _finite_or_null(item) for key, item in pairs}
+    if isinstance(value, list | tuple):
+        items = cast("list[object] | tuple[object, ...]", value)  # the encoder judges the items
+        return [_finite_or_null(item) for item in items]
+    return value
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 if msgspec is not None:
-    _ENCODER = msgspec.json.Encoder()
+
+    def _plain(value: object) -> object:
+        """The plain form of what the standard library's encoder takes as it is, a numpy.float64 say."""
+        for kind in (str, int, float):
+            if isinstance(value, kind):
+                return kind(value)
+        raise TypeError(f"{type(value).__name__} is not JSON")
+
+    _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
     _DECODER = msgspec.json.Decoder()
     _UNSPEAKABLE = (TypeError, UnicodeError, RecursionError, msgspec.MsgspecError)
     _UNREADABLE = (UnicodeError, RecursionError, msgspec.DecodeError)
@@ -55,7 +90,10 @@ else:
             ValueError: the value holds something that JSON cannot say.
         """
         try:
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            try:
+                text = _dumps(value)
+            except ValueError:  # a NaN, or a cycle: then the second attempt says so
+                text = _dumps(_finite_or_null(value))
             return text.encode("utf-8")
         except (TypeError, RecursionError) as error:
             raise ValueError(str(error)) from error
@@ -67,7 +105,10 @@ else:
             ValueError: it is not UTF-8, not JSON, or nested deeper than the interpreter allows.
         """
         try:
-            value: object = json.loads(bytes(line).decode("utf-8"), parse_constant=_refuse_constant)
+            text = bytes(line).decode("utf-8")
+            value: object = json.loads(text, parse_float=_finite, parse_constant=_refuse_constant)
+            if "\\ud" in text or "\\uD" in text:
+                _dumps(value).encode("utf-8")  # a lone surrogate has no UTF-8
         except RecursionError as error:
             raise ValueError(str(error)) from error
         return value

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from . import codec
 from .errors import (
     CorralError,
+    InternalError,
     InvalidParams,
     InvalidRequest,
     Overloaded,
@@ -32,6 +33,9 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 HEAD_BYTES = 4096
 """What is kept of a line that is too long."""
+
+MESSAGE_CHARS = 1000
+"""What is kept of an error's message when the whole error cannot be sent."""
 
 MAX_REQUESTS = 10_000
 """Requests in flight in one direction of one connection."""
@@ -75,7 +79,7 @@ class Withdrawn(NamedTuple):
 class Foreign(NamedTuple):
     """A line that is no JSON-RPC message; `reason` says what is wrong with it.
 
-    Of a line that is too long, `line` holds the first 4 KiB.
+    Of a line that is too long, `line` holds the first 4 KiB (or as much as one message may have).
     """
 
     line: bytes
@@ -114,13 +118,13 @@ class Peer:
         self._prefix = prefix
         self._answer_foreign = answer_foreign
         self._max_message_bytes = max_message_bytes
+        self._head_bytes = min(HEAD_BYTES, max_message_bytes)  # the same however the line is split
         self._max_requests = max_requests
         self._last_number = 0
         self._in_flight: dict[Id, _InFlight] = {}
         self._deadlines: list[tuple[float, int, Id]] = []
         self._serving: set[Id] = set()
-        self._partial: list[bytes] = []
-        self._partial_bytes = 0
+        self._partial = bytearray()
         self._skipping = False
         self._outgoing: list[bytes] = []
         self.dropped = 0
@@ -139,12 +143,11 @@ class Peer:
                 self._skipping = False
                 continue
             if self._partial:
-                self._partial.append(piece)
-                piece = b"".join(self._partial)
+                self._partial += piece
+                piece = bytes(self._partial)
                 self._partial.clear()
-                self._partial_bytes = 0
             if len(piece) > self._max_message_bytes:
-                self._give_up(piece[:HEAD_BYTES], events)
+                self._give_up(piece[: self._head_bytes], events)
             else:
                 self._read_line(piece, events)
         if start < len(data) and not self._skipping:
@@ -152,12 +155,10 @@ class Peer:
         return events
 
     def _keep(self, piece: bytes, events: list[Event]) -> None:
-        self._partial.append(piece)
-        self._partial_bytes += len(piece)
-        if self._partial_bytes > self._max_message_bytes:
-            head = b"".join(self._partial)[:HEAD_BYTES]
+        self._partial += piece
+        if len(self._partial) > self._max_message_bytes:
+            head = bytes(self._partial[: self._head_bytes])
             self._partial.clear()
-            self._partial_bytes = 0
             self._skipping = True
             self._give_up(head, events)
 
@@ -165,9 +166,8 @@ class Peer:
         """The events in what is left when the peer has closed: a last line without its newline."""
         events: list[Event] = []
         if self._partial:
-            line = b"".join(self._partial)
+            line = bytes(self._partial)
             self._partial.clear()
-            self._partial_bytes = 0
             self._read_line(line, events)
         return events
 
@@ -303,6 +303,9 @@ class Peer:
         self._in_flight[request_id] = _InFlight(method, deadline, context)
         if deadline is not None:
             heapq.heappush(self._deadlines, (deadline, number, request_id))
+            if len(self._deadlines) > 2 * len(self._in_flight) + 64:  # mostly of answered requests
+                self._deadlines = [each for each in self._deadlines if each[2] in self._in_flight]
+                heapq.heapify(self._deadlines)
         return request_id
 
     def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
@@ -326,6 +329,9 @@ class Peer:
             return
         try:
             line = self._encode({"jsonrpc": "2.0", "id": request_id, "result": result})
+        except InvalidParams as error:  # the caller did nothing wrong
+            self.fail(request_id, InternalError(f"cannot send the result: {error}"))
+            return
         except CorralError as error:
             self.fail(request_id, error)
             return
@@ -341,6 +347,11 @@ class Peer:
     def cancel(self, request_id: Id, reason: str) -> None:
         """Tells the peer that an answer is no longer wanted, and forgets the request."""
         if self._in_flight.pop(request_id, None) is not None:
+            self.notify(CANCELLED, {"requestId": request_id, "reason": reason})
+
+    def withdraw(self, request_id: Id, reason: str) -> None:
+        """Tells the peer that an answer is no longer wanted, and still waits for what it says."""
+        if request_id in self._in_flight:
             self.notify(CANCELLED, {"requestId": request_id, "reason": reason})
 
     def expire(self, now: float) -> list[Response]:
@@ -393,11 +404,11 @@ class Peer:
 
     def _send_error(self, request_id: Id | None, error: CorralError) -> None:
         try:
-            line = codec.encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()})
-        except ValueError:  # facts that JSON cannot say must not cost the caller the answer
+            line = self._encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()})
+        except CorralError:  # facts that JSON cannot say, or too many, must not cost the answer
             bare: dict[str, object] = {
                 "code": error.code,
-                "message": ascii(error.message),
+                "message": ascii(error.message[:MESSAGE_CHARS]),
                 "data": {},
             }
             line = codec.encode({"jsonrpc": "2.0", "id": request_id, "error": bare})
@@ -414,7 +425,8 @@ def _id(value: object) -> Id | None:
     return None
 
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+')
+# The last string of a cut-off line has no closing quote: what is in it is still not structure.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}\[\],:]|[^\s"{}\[\],:]+')
 
 
 def _top_level(head: bytes) -> dict[str, object]:
@@ -426,7 +438,8 @@ def _top_level(head: bytes) -> dict[str, object]:
     for match in _TOKEN.finditer(head):
         token = match.group()
         if depth == 1 and expect_value:
-            found[key or ""] = _scalar(token)
+            whole = match.end() < len(head)  # else a part of a number may be missing
+            found[key or ""] = _scalar(token) if whole else None
             expect_value = False
         elif depth == 1 and token == b":":
             expect_value = True

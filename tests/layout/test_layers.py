@@ -14,33 +14,42 @@ supervisor.launcher  worker.errors
 worker.codec
 worker.wire
 worker.channel
-worker.agent
+worker.task  worker.stdio
 worker.runtime
+worker.agent
 worker.__main__
-worker.schema
-worker.client
+worker.schema  worker.client
+supervisor.values
+supervisor.document
 supervisor.spec
 supervisor.restart
 supervisor.lifecycle  supervisor.schedule
-mcp.cortex_memory  mcp.cortex_command
+mcp.cortex_store  mcp.cortex_command
+mcp.cortex_memory
 mcp.cortex  mcp.messages
 mcp.session
 mcp.pool
-supervisor.bus  supervisor.store  supervisor.process
+supervisor.bus  supervisor.store  supervisor.process  supervisor.metrics
+supervisor.logfile
 supervisor.logs
-supervisor.worker
+supervisor.line
+supervisor.keeper
 supervisor.agents
 supervisor.tasks
+supervisor.service
 supervisor.control
 supervisor.listener
 supervisor.daemon
 supervisor.__main__
 cli.render
-cli.agent  cli.task  cli.log  cli.tool
+cli.session
+cli.about  cli.agent  cli.task  cli.log  cli.tool
 cli.__main__
 """
 
 CORE = {
+    "supervisor.values",
+    "supervisor.document",
     "supervisor.spec",
     "supervisor.restart",
     "supervisor.lifecycle",

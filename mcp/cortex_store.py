@@ -1,0 +1,218 @@
+"""The file of the memory server: one SQLite database in WAL mode, opened by several processes at once.
+
+Guarantees: a transaction that has ended survives `kill -9` and a power cut; the full-text index follows
+the table by triggers, whoever writes; a file that is damaged, newer or another program's is refused
+before anything is written to it. It must not know what the rows mean.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..worker.errors import Conflict, Overloaded, PermissionDenied, ResourceLimitExceeded
+
+BUSY_S = 10.0
+"""How long to wait for another process that writes to the same file."""
+
+BUSY_SLICE_S = 0.5
+"""SQLite waits in steps of this length, because a signal is not heard within one."""
+
+WAL_BYTES = 4 * 1024 * 1024
+"""The write-ahead log is copied into the database when it is larger than this."""
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x636F7274
+"""Marks the file as ours; see https://www.sqlite.org/pragma.html#pragma_application_id."""
+
+_SCHEMA = (
+    """CREATE TABLE memory (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        namespace TEXT NOT NULL,
+        key TEXT,
+        plain INTEGER NOT NULL,         -- 1: also stored without its key, so it outlives the key
+        content TEXT NOT NULL,
+        hash BLOB NOT NULL,             -- SHA-256 of the content
+        normal BLOB NOT NULL,           -- SHA-256 of the normalised content
+        tags TEXT NOT NULL,
+        metadata TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        archived_at REAL,
+        archived_why TEXT               -- replaced, expired or duplicate
+    )""",
+    "CREATE UNIQUE INDEX memory_key ON memory (namespace, key) WHERE key IS NOT NULL",
+    "CREATE INDEX memory_hash ON memory (namespace, hash) WHERE archived_at IS NULL",
+    "CREATE INDEX memory_normal ON memory (namespace, normal) WHERE archived_at IS NULL",
+    "CREATE INDEX memory_expiry ON memory (expires_at) WHERE archived_at IS NULL AND expires_at IS NOT NULL",
+    """CREATE VIRTUAL TABLE memory_index USING fts5 (content, key, tags,
+        content = 'memory', content_rowid = 'seq', tokenize = 'unicode61 remove_diacritics 2')""",
+    """CREATE TRIGGER memory_added AFTER INSERT ON memory WHEN new.archived_at IS NULL BEGIN
+        INSERT INTO memory_index (rowid, content, key, tags)
+        VALUES (new.seq, new.content, new.key, new.tags);
+    END""",
+    """CREATE TRIGGER memory_changed AFTER UPDATE OF content, key, tags, archived_at ON memory BEGIN
+        INSERT INTO memory_index (memory_index, rowid, content, key, tags)
+        SELECT 'delete', old.seq, old.content, old.key, old.tags WHERE old.archived_at IS NULL;
+        INSERT INTO memory_index (rowid, content, key, tags)
+        SELECT new.seq, new.content, new.key, new.tags WHERE new.archived_at IS NULL;
+    END""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+class Store:
+    """The open file. For one thread; other processes may have the same file open."""
+
+    def __init__(self, path: Path, *, busy_s: float = BUSY_S):
+        """Opens the file, which is created with mode 0600 (its folder 0700) if it is not there.
+
+        Raises:
+            PermissionDenied: the file may not be opened or written.
+            Conflict: it is damaged, of a newer corral, or another program's.
+            Overloaded: another process kept it locked for longer than `busy_s`.
+        """
+        self._path = path
+        self._busy_s = busy_s
+        self._trim_at_bytes = WAL_BYTES
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except PermissionError as error:
+            raise PermissionDenied(_cannot_open(path, error.strerror), path=str(path)) from error
+        except OSError as error:
+            raise Conflict(_cannot_open(path, error.strerror), path=str(path)) from error
+        with self.typed_errors():
+            self.connection = sqlite3.connect(path, timeout=BUSY_SLICE_S, isolation_level=None)
+            try:
+                self._patiently(lambda: _prepare(path, self.connection))
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def close(self) -> None:
+        """Closes the file; the last process to do so leaves no write-ahead log behind."""
+        self.connection.close()
+
+    @contextmanager
+    def transaction(self, *, writes: bool = True) -> Generator[None, None, None]:
+        """All or nothing: what was written is on the disk at its end, or undone by an exception.
+
+        Raises:
+            Overloaded: another process kept the file locked for longer than BUSY_S.
+        """
+        begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+        with self.typed_errors():
+            self._patiently(lambda: self.connection.execute(begin))
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def _patiently(self, action: Callable[[], object]) -> None:
+        deadline = time.monotonic() + self._busy_s
+        while True:
+            try:
+                action()
+            except sqlite3.OperationalError as error:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                if not _is_busy(error) or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.005)  # a change of the journal mode is refused without waiting
+            else:
+                return
+
+    def trim_log(self) -> None:
+        """Copies a large write-ahead log into the database.
+
+        SQLite's own checkpoints run beside writers of other processes, and before 3.51.3 that could
+        lose pages (https://www.sqlite.org/wal.html#walresetbug): they are off. This one takes the
+        write lock first.
+        """
+        try:
+            size = os.stat(f"{self._path}-wal").st_size
+        except FileNotFoundError:
+            size = 0
+        if size < self._trim_at_bytes:
+            return
+        with self.typed_errors():
+            busy: int = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        # A reader that stays must not make every later store wait for it.
+        self._trim_at_bytes = size + WAL_BYTES if busy else WAL_BYTES
+
+    @contextmanager
+    def typed_errors(self) -> Generator[None, None, None]:
+        """Turns what SQLite reports about the file and the machine into our errors."""
+        try:
+            yield
+        except (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.InterfaceError):
+            raise  # a defect of ours
+        except sqlite3.DatabaseError as error:
+            code = _code(error)
+            where = {"path": str(self._path), "reason": str(error)}
+            if _is_busy(error):
+                text = f'cannot use memory "{self._path}": another process kept it locked for {self._busy_s} s'
+                raise Overloaded(text, retry_after_s=1, **where) from error
+            text = f'cannot use memory "{self._path}": {error}'
+            if code == sqlite3.SQLITE_FULL:
+                raise ResourceLimitExceeded(text, limit="disk", **where) from error
+            if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+                raise PermissionDenied(text, **where) from error
+            raise Conflict(text, **where) from error
+
+
+def _prepare(path: Path, connection: sqlite3.Connection) -> None:
+    version = _schema_version(path, connection)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise Conflict(_cannot_open(path, "its file system has no WAL"), path=str(path), mode=mode)
+    if version == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        if _schema_version(path, connection) == 0:  # else another process was faster
+            for statement in _SCHEMA:
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    connection.execute("SELECT 1 FROM memory JOIN memory_index ON 0").fetchone()
+
+
+def _schema_version(path: Path, connection: sqlite3.Connection) -> int:
+    """The version of our schema in the file, 0 when the file is empty."""
+    reads_alone = not connection.in_transaction
+    if reads_alone:
+        connection.execute("BEGIN")  # one snapshot: another process may be creating the schema
+    tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    mark: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    if reads_alone:
+        connection.execute("COMMIT")
+    if mark != APPLICATION_ID and (tables or version):
+        raise Conflict(_cannot_open(path, "it belongs to another program"), path=str(path))
+    if version > SCHEMA_VERSION:
+        reason = f"its schema {version} is newer than {SCHEMA_VERSION}, the newest known here"
+        text = _cannot_open(path, reason)
+        raise Conflict(text, path=str(path), version=version, limit=SCHEMA_VERSION)
+    return version
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; errors of Python's own wrapper have none."""
+    extended: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return extended & 0xFF
+
+
+def _cannot_open(path: Path, reason: str | None) -> str:
+    return f'cannot open memory "{path}": {reason}'

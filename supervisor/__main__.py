@@ -1,0 +1,97 @@
+"""`corrald`: the daemon, in the foreground."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import setproctitle
+import uvloop
+
+from .. import __version__
+from ..worker.errors import CorralError, InvalidParams
+from . import daemon
+from .daemon import Paths
+from .spec import Config
+
+
+def main() -> None:
+    """Runs the daemon. Exit status: 0 after a stop, 2 for a wrong configuration, 1 for all else."""
+    arguments = _parser().parse_args()
+    try:
+        paths, config = _locate(arguments, os.environ, os.getuid())
+    except CorralError as error:
+        _fail(error)
+    if arguments.check:
+        count = len(config.agents)
+        print(f"{paths.config or 'no configuration file'}: ok, {count} agents and MCP servers")
+        return
+    logging.basicConfig(
+        level=config.daemon.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    setproctitle.setproctitle("corrald")
+    if paths.config is None:
+        logging.getLogger(__name__).info("no configuration file: agents are added by corral add")
+    try:
+        uvloop.run(daemon.run(config, paths))
+    except CorralError as error:
+        _fail(error)
+
+
+def _fail(error: CorralError) -> NoReturn:
+    print(f"corrald: {error.message}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, InvalidParams) else 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="corrald",
+        description="Runs AI agents and MCP tool servers the way systemd runs services.",
+        epilog="Exit status: 0 after a stop, 2 for a wrong configuration, 1 for all else.",
+    )
+    parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration file")
+    parser.add_argument("--socket", metavar="PATH", type=Path, help="the control socket")
+    parser.add_argument("--state-dir", metavar="DIR", type=Path, help="the store and the logs")
+    parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
+    parser.add_argument("--version", action="version", version=f"corrald {__version__}")
+    return parser
+
+
+def _locate(
+    arguments: argparse.Namespace, environ: Mapping[str, str], uid: int
+) -> tuple[Paths, Config]:
+    """Paths and configuration: options come before CORRAL_* variables, those before the file."""
+    defaults = daemon.default_paths(environ, uid)
+    named: Path | None = arguments.config or _path(environ, "CORRAL_CONFIG")
+    path = named or defaults.config
+    if named is None and path is not None and not path.exists():
+        path = None
+    config = daemon.read_config(path)
+    written = config.daemon
+    paths = replace(
+        defaults,
+        config=None if path is None else path.absolute(),
+        socket=arguments.socket
+        or _path(environ, "CORRAL_SOCKET")
+        or (Path(written.socket) if written.socket else defaults.socket),
+        state_dir=arguments.state_dir
+        or _path(environ, "CORRAL_STATE_DIR")
+        or (Path(written.state_dir) if written.state_dir else defaults.state_dir),
+    )
+    absolute = replace(paths, socket=paths.socket.absolute(), state_dir=paths.state_dir.absolute())
+    return absolute, config
+
+
+def _path(environ: Mapping[str, str], name: str) -> Path | None:
+    value = environ.get(name)
+    return Path(value) if value else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,647 @@
+"""The life of one worker, as a function: `step(worker, event, now) -> (worker, actions)`.
+
+A worker is an agent's or an MCP server's process, over all its incarnations. This module decides
+everything about it (when it is started, asked to end, killed, given up) and does nothing: the
+shell performs the actions and turns every outcome into an event. `now` is the monotonic clock.
+
+Instead of timers there is one `deadline` in the worker; the shell sends Tick when it has come. A Tick
+of an earlier deadline finds the deadline in the future and changes nothing, so no timer of an earlier
+life can act in a later one. Late and repeated events are normal; each is answered below.
+
+Two things are apart that are easily confused. `wanted` is the intent: somebody wants it up. `state`
+is what is. A dead worker passes Terminated and Initial before it starts again, and it leaves
+Terminated only when its whole process tree is empty: there are never two copies.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from .restart import Again, History, backoff_s, decide
+from .spec import Spec
+
+ABORT_GRACE_S = 2.0
+"""From SIGABRT, on which a Python worker dumps its tracebacks, to SIGKILL."""
+
+KILL_INTERVAL_S = 2.0
+"""SIGKILL is repeated at this interval until the tree is empty."""
+
+ALIVE_S = 1.0
+"""A program without a protocol is Ready once it has lived this long."""
+
+
+ASKED_FOR = frozenset({"stopped", "hibernated"})
+"""Results of ends that somebody asked for: they say nothing against the worker."""
+
+
+class State(enum.StrEnum):
+    """What a worker is doing, as `status` shows it."""
+
+    INITIAL = "Initial"
+    STARTING = "Starting"
+    READY = "Ready"
+    BUSY = "Busy"
+    IDLE = "Idle"
+    SHUTTING_DOWN = "ShuttingDown"
+    TERMINATED = "Terminated"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.INITIAL: frozenset({State.STARTING, State.TERMINATED}),
+    State.STARTING: frozenset({State.READY, State.SHUTTING_DOWN, State.TERMINATED}),
+    State.READY: frozenset({State.BUSY, State.SHUTTING_DOWN, State.TERMINATED}),
+    State.BUSY: frozenset({State.IDLE, State.SHUTTING_DOWN, State.TERMINATED}),
+    State.IDLE: frozenset({State.BUSY, State.SHUTTING_DOWN, State.TERMINATED}),
+    State.SHUTTING_DOWN: frozenset({State.TERMINATED}),
+    State.TERMINATED: frozenset({State.INITIAL}),
+}
+
+UP = frozenset({State.READY, State.BUSY, State.IDLE})
+
+
+class Stage(enum.StrEnum):
+    """How far an end has come."""
+
+    ASKED = "asked"
+    SIGNALLED = "signalled"
+    ABORTED = "aborted"
+    KILLED = "killed"
+
+
+class LastExit(Struct, frozen=True):
+    """How an incarnation ended. `result` is one of the words in docs/LIFECYCLE.md."""
+
+    result: str
+    code: int | None = None
+    signal: str | None = None
+    forced: bool = False
+    at: str = ""
+    message: str = ""
+
+
+class Worker(Struct, frozen=True):
+    """One worker.
+
+    `tree` says that processes of it may exist; `deadline` when the next Tick is due; `resume_at`
+    when it starts again once its tree is empty (None: it rests). While it is ShuttingDown, `cause` is
+    the result that its end will be called and `left` the state from which the end began.
+    """
+
+    id: str
+    spec: Spec
+    state: State = State.INITIAL
+    wanted: bool = False
+    incarnation: int = 0
+    pid: int | None = None
+    tree: bool = False
+    deadline: float | None = None
+    ready_at: float | None = None
+    idle_at: float | None = None
+    stage: Stage | None = None
+    kill_at: float = 0.0
+    cause: str = ""
+    left: State = State.INITIAL
+    reason: str = ""
+    resume_at: float | None = None
+    spawn_failures: int = 0
+    restarts: int = 0
+    history: History = History()
+    last_exit: LastExit | None = None
+
+
+# -- events
+
+
+class Start(Struct, frozen=True):
+    """Somebody wants it up."""
+
+
+class Want(Struct, frozen=True):
+    """Somebody wants it up, and it cannot be started yet; Start follows when it can."""
+
+    reason: str
+
+
+class Stop(Struct, frozen=True):
+    """Somebody wants it down; `result` is what its end is then called."""
+
+    result: str = "stopped"
+    reason: str = "asked to stop"
+
+
+class Restart(Struct, frozen=True):
+    """Somebody wants a new incarnation."""
+
+    reason: str = "asked to restart"
+
+
+class Replace(Struct, frozen=True):
+    """This incarnation is unfit (`result` names why): it is killed without grace."""
+
+    result: str
+    reason: str
+
+
+class Reset(Struct, frozen=True):
+    """Its failures are forgotten, and it is started if it is wanted."""
+
+
+class Reconfigure(Struct, frozen=True):
+    """New limits and policies, which need no new process."""
+
+    spec: Spec
+
+
+class Spawned(Struct, frozen=True):
+    """The program runs."""
+
+    pid: int
+
+
+class SpawnFailed(Struct, frozen=True):
+    """The program could not be started; `retryable` when the machine lacked something for now."""
+
+    message: str
+    retryable: bool
+    at: str
+    jitter: float
+
+
+class Shaken(Struct, frozen=True):
+    """The protocol's handshake is done."""
+
+
+class Refused(Struct, frozen=True):
+    """The handshake failed for good: the program speaks another protocol."""
+
+    message: str
+
+
+class Worked(Struct, frozen=True):
+    """It has taken up work (`busy`), or has put down the last of it."""
+
+    busy: bool
+
+
+class Exited(Struct, frozen=True):
+    """The leader of its tree is dead: with `code`, or by `signal`."""
+
+    code: int | None
+    signal: str | None
+    at: str
+    jitter: float
+    result: str | None = None
+    message: str = ""
+
+
+class Emptied(Struct, frozen=True):
+    """Nothing of its process tree is left."""
+
+
+class Tick(Struct, frozen=True):
+    """The deadline may have come. `heard_at`: when it last spoke, or when the daemon last woke up."""
+
+    heard_at: float = 0.0
+
+
+Event = (
+    Start
+    | Want
+    | Stop
+    | Restart
+    | Replace
+    | Reset
+    | Reconfigure
+    | Spawned
+    | SpawnFailed
+    | Shaken
+    | Refused
+    | Worked
+    | Exited
+    | Emptied
+    | Tick
+)
+
+
+# -- actions
+
+
+class Spawn(Struct, frozen=True):
+    """Start the program as this incarnation; answer with Spawned or SpawnFailed."""
+
+    incarnation: int
+
+
+class Ask(Struct, frozen=True):
+    """Ask the program to end in the way of its protocol; it has `grace_s` seconds."""
+
+    grace_s: float
+
+
+class Signal(Struct, frozen=True):
+    """Send a signal to the leader, or to the process groups of the whole tree."""
+
+    name: str
+    tree: bool
+
+
+class Kill(Struct, frozen=True):
+    """SIGKILL the whole tree, again and again until it is empty; answer with Emptied."""
+
+
+class Transition(Struct, frozen=True):
+    """The state has changed: publish it."""
+
+    old: State
+    new: State
+    reason: str
+
+
+Action = Spawn | Ask | Signal | Kill | Transition
+
+Step = tuple[Worker, list[Action]]
+
+
+def step(worker: Worker, event: Event, now: float) -> Step:
+    """The worker after the event, and what is to be done, in order."""
+    after, actions = _HANDLERS[type(event)](worker, event, now)
+    for action in actions:
+        if isinstance(action, Transition):
+            assert action.new in TRANSITIONS[action.old], f"{action.old} to {action.new} is illegal"
+    return after, actions
+
+
+def _move(worker: Worker, state: State, reason: str) -> Step:
+    return replace(worker, state=state, reason=reason), [Transition(worker.state, state, reason)]
+
+
+def _join(first: Step, then: Callable[[Worker], Step]) -> Step:
+    after, actions = then(first[0])
+    return after, first[1] + actions
+
+
+# -- what people ask for
+
+
+def _start(worker: Worker, _: Start, now: float) -> Step:
+    wanted = replace(worker, wanted=True)
+    if worker.state is State.INITIAL:
+        return _spawn(wanted, "asked to start", now)
+    if worker.state is State.TERMINATED:
+        if not worker.tree:
+            return _initial(replace(wanted, resume_at=now), now, "asked to start", again=0)
+        return replace(wanted, resume_at=now), []
+    if worker.state is State.SHUTTING_DOWN:
+        return replace(wanted, resume_at=now), []
+    return wanted, []  # it is up or on its way up
+
+
+def _want(worker: Worker, event: Want, now: float) -> Step:
+    return replace(worker, wanted=True, reason=event.reason), []
+
+
+def _stop(worker: Worker, event: Stop, now: float) -> Step:
+    unwanted = replace(worker, wanted=False, resume_at=None)
+    if worker.state is State.INITIAL:
+        if worker.deadline is None:
+            return unwanted, []  # it was never started
+        last = LastExit(event.result, message=event.reason)
+        done = replace(unwanted, deadline=None, last_exit=worker.last_exit or last)
+        return _move(done, State.TERMINATED, event.reason)
+    if worker.state in (State.TERMINATED, State.SHUTTING_DOWN):
+        return unwanted, []
+    return _shut_down(unwanted, event.result, event.reason, now)
+
+
+def _restart(worker: Worker, event: Restart, now: float) -> Step:
+    if worker.state in (State.INITIAL, State.TERMINATED):
+        return _start(worker, Start(), now)
+    wanted = replace(worker, wanted=True)
+    if worker.state is State.SHUTTING_DOWN:
+        return replace(wanted, resume_at=now), []
+    return _shut_down(wanted, "stopped", event.reason, now)
+
+
+def _replace(worker: Worker, event: Replace, now: float) -> Step:
+    if worker.state not in UP and worker.state is not State.STARTING:
+        return worker, []  # it is ending or gone already
+    return _kill(worker, event.result, event.reason, now)
+
+
+def _reset(worker: Worker, _: Reset, now: float) -> Step:
+    fresh = replace(worker, history=History(), spawn_failures=0, restarts=0)
+    if worker.wanted and worker.state in (State.INITIAL, State.TERMINATED):
+        return _start(fresh, Start(), now)
+    return fresh, []
+
+
+def _reconfigure(worker: Worker, event: Reconfigure, now: float) -> Step:
+    changed = replace(worker, spec=event.spec)
+    if worker.state in UP:
+        return replace(changed, deadline=now), []  # Tick computes it anew from the new values
+    return changed, []
+
+
+# -- what the process does
+
+
+def _spawned(worker: Worker, event: Spawned, now: float) -> Step:
+    up = replace(worker, pid=event.pid, spawn_failures=0)
+    if worker.state is State.SHUTTING_DOWN:
+        return up, [Kill()]  # it was given up before it ran
+    if worker.state is not State.STARTING:
+        return worker, []
+    protocol = worker.spec.protocol
+    wait_s = ALIVE_S if protocol == "none" else worker.spec.process.spawn_timeout
+    return replace(up, deadline=now + wait_s), []
+
+
+def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
+    if worker.state not in (State.STARTING, State.SHUTTING_DOWN):
+        return worker, []
+    ended = replace(worker, tree=False, stage=None, deadline=None)
+    if worker.state is State.SHUTTING_DOWN:
+        last = LastExit(worker.cause, at=event.at, message=worker.reason)
+        ended = _conclude(ended, last, event.jitter, now)
+    else:
+        last = LastExit("exec-failed", at=event.at, message=event.message)
+        ended = replace(ended, last_exit=last, resume_at=None)
+        if event.retryable and worker.wanted:
+            delay_s = backoff_s(worker.spec.recovery, worker.spawn_failures, event.jitter)
+            failures = worker.spawn_failures + 1
+            ended = replace(ended, resume_at=now + delay_s, spawn_failures=failures)
+    return _join(
+        _move(ended, State.TERMINATED, event.message),
+        lambda dead: _initial(dead, now, event.message),
+    )
+
+
+def _shaken(worker: Worker, _: Shaken, now: float) -> Step:
+    if worker.state is not State.STARTING:
+        return worker, []  # it was slower than its deadline
+    return _ready(worker, "ready", now)
+
+
+def _refused(worker: Worker, event: Refused, now: float) -> Step:
+    if worker.state is not State.STARTING:
+        return worker, []
+    return _kill(worker, "exec-failed", event.message, now)
+
+
+def _worked(worker: Worker, event: Worked, now: float) -> Step:
+    if event.busy and worker.state in (State.READY, State.IDLE):
+        return _watch(_move(replace(worker, idle_at=None), State.BUSY, "takes work"), now)
+    if not event.busy and worker.state is State.BUSY:
+        return _watch(_move(replace(worker, idle_at=now), State.IDLE, "has no work"), now)
+    return worker, []
+
+
+def _exited(worker: Worker, event: Exited, now: float) -> Step:
+    if worker.state in (State.INITIAL, State.TERMINATED):
+        return worker, []  # told twice
+    if worker.state is State.SHUTTING_DOWN:
+        return _ended(worker, event, now)
+    last = LastExit(
+        event.result or ("exited" if event.signal is None else "signaled"),
+        code=event.code,
+        signal=event.signal,
+        at=event.at,
+        message=event.message or _words(event),
+    )
+    dead = _after_death(worker, last, worker.state, event.jitter, now)
+    if not worker.wanted:
+        dead = replace(dead, resume_at=None)
+    after, actions = _move(replace(dead, pid=None), State.TERMINATED, last.message)
+    return replace(after, deadline=now + KILL_INTERVAL_S), [*actions, Kill()]
+
+
+def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now: float) -> Worker:
+    """What an end that nobody asked for means, for a worker that was in the state `left`."""
+    ready_for_s = None if worker.ready_at is None else now - worker.ready_at
+    decision = decide(
+        worker.spec.recovery,
+        worker.history,
+        clean=last.result == "exited" and last.code == 0 and ready_for_s is not None,
+        counts=left is not State.BUSY,
+        ready_for_s=ready_for_s,
+        jitter=jitter,
+    )
+    resume_at = worker.resume_at
+    if isinstance(decision, Again):
+        resume_at = now + decision.delay_s if resume_at is None else resume_at
+    elif decision.gave_up:
+        attempts = worker.spec.recovery.max_restart_attempts
+        window_s = worker.spec.recovery.restart_window
+        told = f"gave up after {attempts} restarts within {window_s:g} s: {last.message}"
+        last = replace(last, result="restart-limit", message=told)
+    return replace(
+        worker,
+        ready_at=None,
+        idle_at=None,
+        history=decision.history,
+        last_exit=last,
+        resume_at=resume_at,
+    )
+
+
+def _ended(worker: Worker, event: Exited, now: float) -> Step:
+    """The end of the leader that we brought about; the rest of its tree may still live."""
+    last = LastExit(
+        worker.cause,
+        code=event.code,
+        signal=event.signal,
+        forced=worker.stage is Stage.KILLED,
+        at=event.at,
+        message=worker.reason,
+    )
+    ended = replace(_conclude(worker, last, event.jitter, now), pid=None)
+    if worker.stage is Stage.ASKED:  # what is left of the tree has nobody who would tell it
+        name = worker.spec.process.stop_signal
+        return replace(ended, stage=Stage.SIGNALLED, deadline=worker.kill_at), [Signal(name, True)]
+    if worker.stage is Stage.ABORTED:
+        return replace(ended, stage=Stage.KILLED, deadline=now + KILL_INTERVAL_S), [Kill()]
+    return ended, []
+
+
+def _conclude(worker: Worker, last: LastExit, jitter: float, now: float) -> Worker:
+    """What follows an end that we brought about: because somebody asked, or because it was unfit."""
+    if worker.cause in ASKED_FOR:
+        resume_at = now if worker.wanted else None
+        return replace(worker, last_exit=last, resume_at=resume_at, ready_at=None)
+    if worker.cause == "exec-failed":
+        return replace(worker, last_exit=last, ready_at=None)  # it would fail again
+    return _after_death(worker, last, worker.left, jitter, now)
+
+
+def _emptied(worker: Worker, _: Emptied, now: float) -> Step:
+    if worker.state is State.SHUTTING_DOWN and worker.pid is None:
+        gone = replace(worker, tree=False, stage=None, deadline=None)
+        reason = worker.last_exit.message if worker.last_exit else worker.reason
+        return _join(
+            _move(gone, State.TERMINATED, reason), lambda dead: _initial(dead, now, reason)
+        )
+    if worker.state is State.TERMINATED:
+        return _initial(replace(worker, tree=False, deadline=None), now, worker.reason)
+    return worker, []
+
+
+# -- time
+
+
+def _tick(worker: Worker, event: Tick, now: float) -> Step:
+    if worker.deadline is None or now < worker.deadline:
+        return worker, []
+    if worker.state is State.INITIAL:
+        return _spawn(worker, worker.reason, now)
+    if worker.state is State.STARTING:
+        return _starting_is_over(worker, now)
+    if worker.state in UP:
+        return _check_heart(worker, max(event.heard_at, worker.ready_at or 0.0), now)
+    return _escalate(worker, now)
+
+
+def _starting_is_over(worker: Worker, now: float) -> Step:
+    if worker.spec.protocol == "none" and worker.pid is not None:
+        return _ready(worker, f"has lived {ALIVE_S:g} s", now)
+    timeout_s = worker.spec.process.spawn_timeout
+    return _kill(worker, "start-timeout", f"not ready within {timeout_s:g} s", now)
+
+
+def _check_heart(worker: Worker, heard_at: float, now: float) -> Step:
+    timeout_s = worker.spec.monitoring.heartbeat_timeout
+    if worker.spec.protocol == "corral" and now - heard_at >= timeout_s:
+        reason = f"has not beaten for {timeout_s:g} s"
+        hung = replace(worker, stage=Stage.ABORTED, cause="hung", left=worker.state)
+        hung = replace(hung, deadline=now + ABORT_GRACE_S)
+        after, actions = _move(hung, State.SHUTTING_DOWN, reason)
+        return after, [*actions, Signal("SIGABRT", False)]
+    if _idle_deadline(worker) <= now:
+        return _shut_down(replace(worker, wanted=False), "stopped", "unused", now)
+    return replace(worker, deadline=_next_check(worker, heard_at)), []
+
+
+def _escalate(worker: Worker, now: float) -> Step:
+    """The next stage of an end that has not come about."""
+    if worker.stage is Stage.ASKED:
+        signalled = replace(worker, stage=Stage.SIGNALLED, deadline=worker.kill_at)
+        return signalled, [Signal(worker.spec.process.stop_signal, True)]
+    last = worker.last_exit
+    if worker.state is State.SHUTTING_DOWN and worker.pid is None and last is not None:
+        worker = replace(worker, last_exit=replace(last, forced=True))  # it left others behind
+    return replace(worker, stage=Stage.KILLED, deadline=now + KILL_INTERVAL_S), [Kill()]
+
+
+# -- the moves
+
+
+def _initial(worker: Worker, now: float, reason: str, again: int = 1) -> Step:
+    """From Terminated to the next incarnation, if there is to be one."""
+    if not worker.wanted or worker.resume_at is None:
+        return worker, []
+    waiting = replace(
+        worker, deadline=worker.resume_at, resume_at=None, restarts=worker.restarts + again
+    )
+    moved = _move(waiting, State.INITIAL, reason)
+    if waiting.deadline is not None and waiting.deadline <= now:
+        return _join(moved, lambda fresh: _spawn(fresh, reason, now))
+    return moved
+
+
+def _spawn(worker: Worker, reason: str, now: float) -> Step:
+    starting = replace(
+        worker,
+        incarnation=worker.incarnation + 1,
+        tree=True,
+        pid=None,
+        stage=None,
+        cause="",
+        ready_at=None,
+        idle_at=None,
+        resume_at=None,
+        deadline=now + worker.spec.process.spawn_timeout,
+    )
+    after, actions = _move(starting, State.STARTING, reason)
+    return after, [*actions, Spawn(starting.incarnation)]
+
+
+def _ready(worker: Worker, reason: str, now: float) -> Step:
+    ready = replace(worker, ready_at=now, idle_at=now)
+    return _watch(_move(ready, State.READY, reason), now)
+
+
+def _watch(moved: Step, now: float) -> Step:
+    worker, actions = moved
+    return replace(worker, deadline=_next_check(worker, now)), actions
+
+
+def _next_check(worker: Worker, heard_at: float) -> float | None:
+    checks = [_idle_deadline(worker)]
+    if worker.spec.protocol == "corral":
+        checks.append(heard_at + worker.spec.monitoring.heartbeat_timeout)
+    soonest = min(checks)
+    return None if soonest == float("inf") else soonest
+
+
+def _idle_deadline(worker: Worker) -> float:
+    timeout_s = worker.spec.idle_timeout if worker.spec.kind == "mcp" else 0.0
+    if worker.state is State.BUSY or worker.idle_at is None or timeout_s <= 0:
+        return float("inf")
+    return worker.idle_at + timeout_s
+
+
+def _shut_down(worker: Worker, cause: str, reason: str, now: float) -> Step:
+    grace_s = worker.spec.process.shutdown_grace_period
+    if worker.pid is None:
+        return _kill(worker, cause, reason, now)  # nothing runs yet that could be asked
+    asked = replace(
+        worker,
+        stage=Stage.ASKED,
+        cause=cause,
+        left=worker.state,
+        deadline=now + grace_s / 2,
+        kill_at=now + grace_s,
+    )
+    after, actions = _move(asked, State.SHUTTING_DOWN, reason)
+    return after, [*actions, Ask(grace_s)]
+
+
+def _kill(worker: Worker, cause: str, reason: str, now: float) -> Step:
+    """To ShuttingDown without grace: it never became ready, or is unfit."""
+    killed = replace(
+        worker,
+        stage=Stage.KILLED,
+        cause=cause,
+        left=worker.state,
+        kill_at=now,
+        deadline=now + KILL_INTERVAL_S,
+    )
+    after, actions = _move(killed, State.SHUTTING_DOWN, reason)
+    return after, [*actions, Kill()]
+
+
+def _words(event: Exited) -> str:
+    if event.signal is not None:
+        return f"killed by {event.signal}"
+    return f"exited with status {event.code}"
+
+
+_HANDLERS: dict[type[Event], Callable[[Worker, Any, float], Step]] = {  # each by its event's type
+    Start: _start,
+    Want: _want,
+    Stop: _stop,
+    Restart: _restart,
+    Replace: _replace,
+    Reset: _reset,
+    Reconfigure: _reconfigure,
+    Spawned: _spawned,
+    SpawnFailed: _spawn_failed,
+    Shaken: _shaken,
+    Refused: _refused,
+    Worked: _worked,
+    Exited: _exited,
+    Emptied: _emptied,
+    Tick: _tick,
+}

@@ -1,0 +1,226 @@
+"""The protocols that are spoken with a running program: corral's own, MCP, or none at all.
+
+A Line shakes hands, asks the program to end in the words of its protocol, and reads its last words. It
+knows the pipes of one incarnation; of the worker it knows the spec and what Hooks hands it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from .. import __version__
+from ..mcp.messages import Era, Tool
+from ..mcp.session import Session
+from ..worker.channel import Channel
+from ..worker.errors import CorralError, InvalidParams
+from ..worker.schema import PROTOCOL_VERSION, Hello
+from ..worker.wire import Foreign, Notification, Peer, Request
+from .process import Child
+from .spec import Spec
+
+DRAIN_S = 1.0
+"""How long the pipes of a dead process are still read: a grandchild may hold them open."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a line needs of the worker it is for.
+
+    `name` is the worker's id; `generation` the daemon's, which marks request ids; `serve` answers what a
+    worker asks, `hear` takes what it tells, `log` lines that are no message, `tools` new lists of tools.
+    """
+
+    name: str
+    incarnation: int
+    generation: int
+    era_hint: Era | None
+    serve: Callable[[Request], Awaitable[object]]
+    hear: Callable[[Notification], None]
+    log: Callable[[bytes], None]
+    tools: Callable[[tuple[Tool, ...]], None]
+
+
+class Line(Protocol):
+    """The protocol spoken with one incarnation."""
+
+    @property
+    def heard_at(self) -> float:
+        """When the program last said something valid, on the loop's clock."""
+        ...
+
+    async def open(self, child: Child) -> None:
+        """Shakes hands; returns when the program is ready.
+
+        Raises:
+            CorralError: it never will be.
+        """
+        ...
+
+    def ask(self, grace_s: float) -> bool:
+        """Asks the program to end; False when the protocol has no words for it, or nobody listens."""
+        ...
+
+    async def finish(self, error: CorralError) -> None:
+        """The process is dead: reads what is left for DRAIN_S, ends what is in flight with `error`."""
+        ...
+
+
+class CorralLine:
+    """The worker protocol on the pipes of an agent's worker."""
+
+    def __init__(self, spec: Spec, hooks: Hooks) -> None:
+        self.channel: Channel | None = None
+        self.announced: tuple[str, ...] = ()
+        self._heard_at = 0.0
+        self._spec = spec
+        self._hooks = hooks
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def heard_at(self) -> float:
+        """When a valid message came last."""
+        return self._heard_at
+
+    async def open(self, child: Child) -> None:
+        """Says `initialize` and checks the answer; see Line.open."""
+        assert child.stdin_fd is not None, "a worker that speaks has a stdin"
+        assert child.stdout_fd is not None, "a worker that speaks has a stdout"
+        hooks = self._hooks
+        self.channel = Channel(
+            Peer(str(hooks.generation)),
+            name=f'worker "{hooks.name}"',
+            on_request=hooks.serve,
+            on_notification=hooks.hear,
+            on_foreign=self._log,
+            on_heard=self._note,
+        )
+        await self.channel.open_pipes(child.stdout_fd, child.stdin_fd)
+        spec = self._spec
+        params: dict[str, object] = {
+            "protocolVersion": PROTOCOL_VERSION,
+            "agent": spec.name,
+            "worker": hooks.name,
+            "incarnation": hooks.incarnation,
+            "heartbeat_interval_s": spec.monitoring.heartbeat_interval,
+            "limits": msgspec.structs.asdict(spec.resources),
+            "config": spec.config,
+        }
+        answer = await self.channel.request("initialize", params, timeout_s=None)
+        try:
+            hello = msgspec.convert(answer, Hello)
+        except msgspec.ValidationError as error:
+            text = f'cannot start worker "{hooks.name}": its answer to initialize is not valid: {error}'
+            raise InvalidParams(text) from error
+        if hello.protocolVersion != PROTOCOL_VERSION:
+            raise InvalidParams(
+                f'cannot start worker "{hooks.name}": it speaks protocol version'
+                f' "{hello.protocolVersion}", not "{PROTOCOL_VERSION}"'
+            )
+        self.announced = tuple(hello.capabilities)
+
+    def _note(self) -> None:
+        self._heard_at = self._loop.time()
+
+    def _log(self, foreign: Foreign) -> None:
+        self._hooks.log(foreign.line)
+
+    def ask(self, grace_s: float) -> bool:
+        """Says `shutdown`."""
+        if self.channel is None or self.channel.is_closed:
+            return False
+        self.channel.notify("shutdown", {"grace_s": grace_s})
+        return True
+
+    async def finish(self, error: CorralError) -> None:
+        """Reads what is left, for DRAIN_S."""
+        if self.channel is not None:
+            with contextlib.suppress(
+                TimeoutError
+            ):  # something holds the pipe: it is not waited for
+                async with asyncio.timeout(DRAIN_S):
+                    await self.channel.wait_closed()
+            self.channel.close(error)
+
+
+class McpLine:
+    """MCP on the pipes of a tool server."""
+
+    def __init__(self, spec: Spec, hooks: Hooks) -> None:
+        self._spec = spec
+        self._opened = False
+        self.session = Session(
+            spec.name,
+            request_timeout_s=spec.mcp.request_timeout,
+            protocol_version=spec.mcp.protocol_version,
+            era_hint=hooks.era_hint,
+            client_version=__version__,
+            on_log=hooks.log,
+            on_tools=hooks.tools,
+        )
+
+    @property
+    def heard_at(self) -> float:
+        """When a valid message came last."""
+        return self.session.heard_at
+
+    async def open(self, child: Child) -> None:
+        """Agrees on an era and lists the tools; see Line.open."""
+        assert child.stdin_fd is not None, "a server that speaks has a stdin"
+        assert child.stdout_fd is not None, "a server that speaks has a stdout"
+        self._opened = True
+        timeout_s = (
+            self._spec.process.spawn_timeout + DRAIN_S
+        )  # the lifecycle's deadline comes first
+        await self.session.open(child.stdout_fd, child.stdin_fd, timeout_s=timeout_s)
+
+    def ask(self, grace_s: float) -> bool:
+        """Closes the server's stdin (MCP, lifecycle, shutdown on stdio)."""
+        if not self._opened:
+            return False
+        self.session.close_input()
+        return True
+
+    async def finish(self, error: CorralError) -> None:
+        """Reads what is left, for DRAIN_S."""
+        if self._opened:
+            with contextlib.suppress(
+                TimeoutError
+            ):  # something holds the pipe: it is not waited for
+                async with asyncio.timeout(DRAIN_S):
+                    await self.session.wait_closed()
+            self.session.close()
+
+
+class SilentLine:
+    """A program that speaks no protocol: it is watched, and nothing is asked of it."""
+
+    heard_at = 0.0
+
+    def __init__(self, spec: Spec, hooks: Hooks) -> None:
+        pass
+
+    async def open(self, child: Child) -> None:
+        """There is nobody to shake hands with."""
+
+    def ask(self, grace_s: float) -> bool:
+        """There are no words."""
+        return False
+
+    async def finish(self, error: CorralError) -> None:
+        """There is nothing in flight."""
+
+
+_LINES: dict[str, Callable[[Spec, Hooks], Line]] = {
+    "corral": CorralLine,
+    "mcp": McpLine,
+    "none": SilentLine,
+}
+
+
+def line_of(spec: Spec, hooks: Hooks) -> Line:
+    """The line for a new incarnation, by the protocol of the spec."""
+    return _LINES[spec.protocol](spec, hooks)

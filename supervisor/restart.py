@@ -1,0 +1,87 @@
+"""When a worker that has ended is started again, and when it has been tried often enough.
+
+Intensity is counted as Erlang's supervisors do (https://www.erlang.org/doc/system/sup_princ: at most
+MaxR restarts in MaxT seconds), with two differences: there is a backoff, and the window runs over
+the time that the worker spent Ready. A crash loop of slow starters therefore ends as surely as one of
+fast ones, and a clock that jumps, or a machine that sleeps, changes nothing.
+"""
+
+from msgspec import Struct
+
+from .spec import Recovery
+
+JITTER = 0.2
+"""Delays vary by this share to either side, so that what died together does not return together."""
+
+
+class History(Struct, frozen=True):
+    """What a worker's earlier lives amount to.
+
+    `ready_s` is the time spent Ready over all lives; `failures` are the counted ends, as points on
+    that clock, oldest first.
+    """
+
+    ready_s: float = 0.0
+    failures: tuple[float, ...] = ()
+
+
+class Again(Struct, frozen=True):
+    """Start again, `delay_s` seconds after the end."""
+
+    delay_s: float
+    history: History
+
+
+class Rest(Struct, frozen=True):
+    """Do not start again: the policy says so, or (`gave_up`) it was tried often enough."""
+
+    gave_up: bool
+    history: History
+
+
+def decide(
+    recovery: Recovery,
+    history: History,
+    *,
+    clean: bool,
+    counts: bool,
+    ready_for_s: float | None,
+    jitter: float,
+) -> Again | Rest:
+    """What follows the end of a worker that nobody asked to end.
+
+    Args:
+        recovery: the policy in force now.
+        history: of the earlier lives.
+        clean: it exited with status 0 after it had been Ready.
+        counts: whether the end counts against the worker (a death while Busy counts for its task).
+        ready_for_s: how long it had been Ready; None when it never was.
+        jitter: a number from 0 to 1, new for each decision.
+    """
+    known = history.failures
+    clock = history.ready_s + (ready_for_s or 0.0)
+    if ready_for_s is not None and ready_for_s >= recovery.healthy_after:
+        known = ()
+    recent = tuple(
+        at for at in known if ready_for_s is None or clock - at < recovery.restart_window
+    )
+    if not _wants_restart(recovery, clean):
+        return Rest(False, History(clock, recent))
+    if counts and len(recent) >= recovery.max_restart_attempts:
+        return Rest(True, History(clock, recent))
+    history = History(clock, (*recent, clock) if counts else recent)
+    if ready_for_s is not None and ready_for_s >= recovery.restart_backoff_base:
+        return Again(0.0, history)
+    return Again(backoff_s(recovery, len(recent), jitter), history)
+
+
+def backoff_s(recovery: Recovery, earlier: int, jitter: float) -> float:
+    """The wait after `earlier` ends of the same kind: base, doubled each time, up to the maximum, ±20 %."""
+    doubled = recovery.restart_backoff_base * 2.0 ** min(earlier, 32)
+    return min(doubled, recovery.restart_backoff_max) * (1 + JITTER * (2 * jitter - 1))
+
+
+def _wants_restart(recovery: Recovery, clean: bool) -> bool:
+    if not recovery.enable_auto_restart or recovery.restart == "never":
+        return False
+    return recovery.restart == "always" or not clean

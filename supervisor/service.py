@@ -1,0 +1,390 @@
+"""What workers may ask for and say: tools, delegation, memory, checkpoints, events, progress, logs.
+
+A worker is not trusted: it speaks only for its own tasks, sees only its own agent's memory, uses only
+the tools that its agent and its task are allowed, and cannot invent events of the daemon.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from ..mcp.pool import Pool
+from ..worker import codec
+from ..worker.errors import (
+    CorralError,
+    InvalidParams,
+    MethodNotFound,
+    PermissionDenied,
+)
+from ..worker.schema import (
+    CheckpointParams,
+    DelegateParams,
+    MemoryParams,
+    MemorySearchParams,
+    ProgressParams,
+    PublishParams,
+    SubscribeParams,
+    TaskParams,
+    UsageParams,
+    WorkerCallParams,
+    WorkerLogParams,
+)
+from ..worker.wire import Notification, Request
+from .agents import Agents
+from .bus import Subscription
+from .keeper import House, Keeper, utc_now
+from .lifecycle import UP
+from .tasks import Entry, Tasks
+
+MAX_VALUE_BYTES = 1024 * 1024
+"""The largest value that `memory/put` takes, as JSON."""
+
+RESERVED = (
+    "agent.",
+    "config.",
+    "daemon.",
+    "events.",
+    "health.",
+    "limit.",
+    "mcp.",
+    "task.",
+    "worker.",
+)
+"""Beginnings of event types that only the daemon publishes."""
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+T = TypeVar("T")
+
+Handler = Callable[[Keeper, Mapping[str, object]], Awaitable[object]]
+
+
+def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
+    """The params of a call in their shape.
+
+    Raises:
+        InvalidParams: they have another; `data["key"]` is the path.
+    """
+    try:
+        return msgspec.convert(params, type_)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at ")
+        key = path.strip("`").removeprefix("$").removeprefix(".")
+        raise InvalidParams(f'cannot call "{method}": {error}', key=key, reason=reason) from error
+
+
+class WorkerService:
+    """Serves every worker of one daemon."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._agents: Agents | None = None
+        self._tasks: Tasks | None = None
+        self._pool: Pool | None = None
+        self._subscriptions: dict[str, tuple[Subscription, asyncio.Task[None]]] = {}
+        self._methods: dict[str, Handler] = {
+            "tools/list": self._list_tools,
+            "tools/call": self._call_tool,
+            "task/delegate": self._delegate,
+            "memory/put": self._put,
+            "memory/get": self._get,
+            "memory/delete": self._delete,
+            "memory/search": self._search,
+            "checkpoint/put": self._checkpoint,
+            "event/publish": self._publish,
+            "event/subscribe": self._subscribe,
+        }
+
+    def attach(self, agents: Agents, tasks: Tasks, pool: Pool) -> None:
+        """Completes the circle: these are made with this service as an argument."""
+        self._agents = agents
+        self._tasks = tasks
+        self._pool = pool
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks of the daemon."""
+        assert self._tasks is not None, "attach comes before the first worker"
+        return self._tasks
+
+    @property
+    def pool(self) -> Pool:
+        """The tool pool of the daemon."""
+        assert self._pool is not None, "attach comes before the first worker"
+        return self._pool
+
+    # -- the keepers' side
+
+    async def serve(self, keeper: Keeper, request: Request) -> object:
+        """Answers a request of a worker.
+
+        Raises:
+            MethodNotFound: workers have no such method.
+            CorralError: what the method raises.
+        """
+        method = self._methods.get(request.method)
+        if method is None:
+            raise MethodNotFound(f'cannot call "{request.method}": workers have no such method')
+        return await method(keeper, request.params)
+
+    def hear(self, keeper: Keeper, notification: Notification) -> None:
+        """Takes a notification of a worker; one that is malformed goes to its log."""
+        try:
+            if notification.method == "progress":
+                self._progress(keeper, notification.params)
+            elif notification.method == "log":
+                self._log(keeper, notification.params)
+            elif notification.method == "usage":
+                self._usage(keeper, notification.params)
+            # A heartbeat says all by coming; what we do not know is from a newer worker.
+        except CorralError as error:
+            keeper.note("warning", f'refused "{notification.method}": {error.message}')
+
+    def changed(self, keeper: Keeper) -> None:
+        """A worker's state has changed: there may be work for it, or subscriptions to end."""
+        if keeper.worker.state in UP:
+            if self._tasks is not None:
+                self._tasks.dispatch(keeper.spec.name)
+        elif keeper.id in self._subscriptions:
+            subscription, _ = self._subscriptions.pop(keeper.id)
+            subscription.close()
+
+    # -- tools
+
+    async def _list_tools(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        await self.pool.list_servers()
+        return {"tools": self.pool.tools(keeper.spec.tools)}
+
+    async def _call_tool(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        call = convert(params, WorkerCallParams, "tools/call")
+        entry = self.tasks.task_of(keeper, call.task)
+        if entry is not None:
+            self.tasks.count_tool_call(entry)
+        allowed = keeper.spec.tools
+        backend, _ = await self.pool.resolve(call.name, allowed)
+        if entry is not None and entry.limits.allowed_tools is not None:
+            await self.pool.resolve(call.name, entry.limits.allowed_tools)
+        return await self.call(
+            call.name,
+            call.arguments,
+            caller=keeper.id,
+            task=None if entry is None else entry.task.id,
+            server=backend.name,
+            allowed=allowed,
+        )
+
+    async def call(
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        *,
+        caller: str,
+        server: str | None = None,
+        task: str | None = None,
+        allowed: tuple[str, ...] | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, object]:
+        """MCP's result of one tool call, which is recorded with its caller and outcome.
+
+        Raises:
+            CorralError: as `Pool.call`.
+        """
+        started = time.monotonic()
+        outcome = "cancelled"
+        try:
+            result = await self.pool.call(name, arguments, allowed=allowed, timeout_s=timeout_s)
+            outcome = "error" if result.get("isError") is True else "ok"
+            return result
+        except CorralError as error:
+            outcome = error.name
+            raise
+        finally:
+            duration_s = round(time.monotonic() - started, 6)
+            self._house.bus.publish(
+                "mcp.call",
+                worker=caller,
+                tool=name,
+                task=task,
+                outcome=outcome,
+                duration_s=duration_s,
+            )
+            self._house.store.post(
+                (
+                    "INSERT INTO tool_call (at, caller, tool, server, duration_s, outcome, task)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (utc_now(), caller, name, server, duration_s, outcome, task),
+                )
+            )
+
+    # -- delegation
+
+    async def _delegate(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, DelegateParams, "task/delegate")
+        parent = self.tasks.task_of(keeper, asked.task)
+        task = TaskParams(
+            objective=asked.objective,
+            agent=asked.agent,
+            capability=asked.capability,
+            input=asked.input,
+            context=asked.context,
+            priority=asked.priority,
+            timeout_s=asked.timeout_s,
+            boundaries=asked.boundaries,
+        )
+        return msgspec.to_builtins(await self.tasks.delegate(task, parent))
+
+    # -- memory and checkpoints
+
+    async def _put(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, MemoryParams, "memory/put")
+        value = codec.encode(asked.value)
+        if len(value) > MAX_VALUE_BYTES:
+            raise InvalidParams(
+                f'cannot store "{asked.key}": {len(value)} bytes are more than {MAX_VALUE_BYTES}',
+                key="value",
+                limit=MAX_VALUE_BYTES,
+            )
+        now = time.time()
+        expires = None if asked.ttl_s is None else now + asked.ttl_s
+        await self._house.store.write(
+            (
+                "INSERT OR REPLACE INTO memory (agent, session, key, value, updated_at, expires_at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (keeper.spec.name, asked.session, asked.key, value, now, expires),
+            )
+        )
+        return {}
+
+    async def _get(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, MemoryParams, "memory/get")
+        rows = await self._house.store.read(
+            "SELECT value FROM memory WHERE agent = ? AND session = ? AND key = ?"
+            " AND (expires_at IS NULL OR expires_at > ?)",
+            (keeper.spec.name, asked.session, asked.key, time.time()),
+        )
+        return {"value": _value(rows[0][0]) if rows else None}
+
+    async def _delete(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, MemoryParams, "memory/delete")
+        await self._house.store.write(
+            (
+                "DELETE FROM memory WHERE agent = ? AND session = ? AND key = ?",
+                (keeper.spec.name, asked.session, asked.key),
+            )
+        )
+        return {}
+
+    async def _search(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, MemorySearchParams, "memory/search")
+        escaped = asked.query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        pattern = f"%{escaped}%"
+        rows = await self._house.store.read(
+            "SELECT session, key, value FROM memory WHERE agent = ?"
+            " AND (?2 IS NULL OR session = ?2) AND (expires_at IS NULL OR expires_at > ?3)"
+            " AND (key LIKE ?4 ESCAPE '\\' OR CAST(value AS TEXT) LIKE ?4 ESCAPE '\\')"
+            " ORDER BY updated_at DESC LIMIT ?5",
+            (keeper.spec.name, asked.session, time.time(), pattern, asked.limit),
+        )
+        items = [
+            {"session": session, "key": key, "value": _value(value)} for session, key, value in rows
+        ]
+        return {"items": items}
+
+    async def _checkpoint(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, CheckpointParams, "checkpoint/put")
+        entry = self.tasks.task_of(keeper, asked.task) if asked.task is not None else None
+        ids = await self._house.store.write(
+            (
+                "INSERT INTO checkpoint (agent, worker, task, at, data) VALUES (?, ?, ?, ?, ?)",
+                (
+                    keeper.spec.name,
+                    keeper.id,
+                    None if entry is None else entry.task.id,
+                    time.time(),
+                    codec.encode(asked.data),
+                ),
+            )
+        )
+        return {"id": ids[0]}
+
+    # -- events
+
+    async def _publish(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, PublishParams, "event/publish")
+        if asked.type.startswith(RESERVED):
+            raise PermissionDenied(
+                f'cannot publish "{asked.type}": events of that kind are the daemon\'s',
+                type=asked.type,
+            )
+        if len(codec.encode(asked.data)) > MAX_VALUE_BYTES:
+            raise InvalidParams(f'cannot publish "{asked.type}": its data is too long', key="data")
+        self._house.bus.publish(
+            asked.type,
+            agent=keeper.spec.name,
+            worker=keeper.id,
+            incarnation=keeper.worker.incarnation,
+            data=asked.data,
+        )
+        return {}
+
+    async def _subscribe(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, SubscribeParams, "event/subscribe")
+        if keeper.id in self._subscriptions:
+            earlier, _ = self._subscriptions.pop(keeper.id)
+            earlier.close()
+        subscription = self._house.bus.subscribe(asked.types)
+        follower = asyncio.create_task(_forward(keeper, subscription))
+        self._subscriptions[keeper.id] = (subscription, follower)
+        return {}
+
+    # -- notifications
+
+    def _progress(self, keeper: Keeper, params: Mapping[str, object]) -> None:
+        said = convert(params, ProgressParams, "progress")
+        entry = self.tasks.task_of(keeper, said.task)
+        if entry is not None:
+            self.tasks.progressed(entry, said.progress, said.total, said.message)
+
+    def _usage(self, keeper: Keeper, params: Mapping[str, object]) -> None:
+        said = convert(params, UsageParams, "usage")
+        entry: Entry | None = self.tasks.task_of(keeper, said.task)
+        if entry is not None:
+            self.tasks.used(entry, said.tokens, said.cost_cents)
+
+    def _log(self, keeper: Keeper, params: Mapping[str, object]) -> None:
+        said = convert(params, WorkerLogParams, "log")
+        level = said.level if said.level in LEVELS else "info"
+        threshold = keeper.spec.monitoring.agent_log_level
+        if threshold not in LEVELS or LEVELS.index(level) >= LEVELS.index(threshold):
+            keeper.note(level, said.message, said.fields)
+
+    async def close(self) -> None:
+        """Ends what forwards events to workers."""
+        followers = [follower for _, follower in self._subscriptions.values()]
+        for subscription, _ in self._subscriptions.values():
+            subscription.close()
+        await asyncio.gather(*followers, return_exceptions=True)
+
+
+async def _forward(keeper: Keeper, subscription: Subscription) -> None:
+    channel = keeper.channel
+    while batch := await subscription.next_batch():
+        for event in batch:
+            record = event.record()
+            source = {"agent": event.agent, "worker": event.worker}
+            data = record.get("data", event.fields)
+            channel.notify(
+                "event", {"type": event.type, "data": data, "from": source, "at": event.at}
+            )
+        try:
+            await channel.drain()
+        except CorralError:
+            return  # the worker is gone
+
+
+def _value(stored: object) -> object:
+    assert isinstance(stored, bytes), "values are stored as JSON blobs"
+    return codec.decode(stored)

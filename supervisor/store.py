@@ -1,0 +1,498 @@
+"""The embedded SQLite store: what the daemon has acknowledged is in it, whole, after `kill -9` or a power cut.
+
+One connection writes, on a thread of its own, with group commit: whatever arrived while the last
+commit was under way shares the next one, so a sync costs the same for one write as for a thousand.
+A second, read-only connection on a second thread answers reads: in WAL mode a reader sees the last
+commit without waiting for a big write, and because it can neither write nor checkpoint, the race
+of SQLite before 3.51.3 between a commit and another connection's checkpoint cannot arise.
+
+This module knows tables, but nothing of what the rows mean.
+"""
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote
+
+from ..worker.errors import Conflict, CorralError, Overloaded, PermissionDenied, ShuttingDown
+
+Params: TypeAlias = Sequence[object] | Mapping[str, object]
+Statement: TypeAlias = tuple[str, Params]
+Row: TypeAlias = tuple[object, ...]
+
+POST_DELAY_S = 0.1  # how long a posted group may wait for somebody else's commit
+STALL_S = 5.0  # from here on the store counts as stalled and takes nothing more
+BUSY_TIMEOUT_S = 5.0  # how long a foreign lock (a backup tool) is waited for
+QUEUE_LIMIT = 20_000  # groups
+QUEUE_LIMIT_BYTES = 128 * 1024 * 1024  # parameters
+READS_LIMIT = 1_000
+CHECK_LIMIT_BYTES = 16 * 1024 * 1024  # larger files are not checked as a whole at start
+RETRY_AFTER_S = 1.0
+
+APPLICATION_ID = 0x636F7272  # "corr", so that no other program's database is taken for ours
+
+# Entry N takes a database from user_version N to N + 1. Entries are only ever appended.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value);
+    CREATE TABLE incarnation (worker TEXT PRIMARY KEY, value INTEGER NOT NULL);
+    CREATE TABLE agent (
+        name TEXT PRIMARY KEY, kind TEXT NOT NULL, table_json TEXT NOT NULL, created_at REAL NOT NULL
+    );
+    CREATE TABLE task (
+        id TEXT PRIMARY KEY, agent TEXT NOT NULL, state TEXT NOT NULL, priority INTEGER NOT NULL,
+        attempt INTEGER NOT NULL, created_at REAL NOT NULL, finished_at REAL, record BLOB NOT NULL
+    );
+    CREATE INDEX task_state ON task (state);
+    CREATE INDEX task_agent ON task (agent, created_at);
+    CREATE INDEX task_finished ON task (finished_at);
+    CREATE TABLE event (
+        seq INTEGER PRIMARY KEY, at TEXT NOT NULL, type TEXT NOT NULL, agent TEXT, worker TEXT, data BLOB
+    );
+    CREATE TABLE tool_call (
+        id INTEGER PRIMARY KEY, at TEXT NOT NULL, caller TEXT, tool TEXT NOT NULL, server TEXT,
+        duration_s REAL, outcome TEXT, task TEXT
+    );
+    CREATE TABLE memory (
+        agent TEXT NOT NULL, session TEXT NOT NULL, key TEXT NOT NULL, value BLOB,
+        updated_at REAL NOT NULL, expires_at REAL, PRIMARY KEY (agent, session, key)
+    );
+    CREATE TABLE checkpoint (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, worker TEXT, task TEXT,
+        at REAL NOT NULL, data BLOB NOT NULL
+    );
+    """,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Statements that happen together or not at all, and who waits for them (nobody, if posted)."""
+
+    statements: tuple[Statement, ...]
+    answer: asyncio.Future[list[int]] | None
+    queued_at_s: float
+    size_bytes: int
+    results: list[int] = field(default_factory=lambda: [])
+    error: Exception | None = None
+
+
+class Store:
+    """The open store. All methods belong to the loop's thread; `open` blocks and comes before the loop."""
+
+    generation: int
+    """The number of this opening: larger than every earlier one, and on disk before `open` returns."""
+
+    def __init__(
+        self,
+        path: Path,
+        lock_fd: int,
+        writer: sqlite3.Connection,
+        reader: sqlite3.Connection,
+        generation: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.path = path
+        self.generation = generation
+        self.lost_posts = 0
+        """Posted groups that could not be stored: the store was full, stalled, closed or the disk failed."""
+        self._lock_fd = lock_fd
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._wake = threading.Condition()
+        # Under the condition's lock:
+        self._queue: list[_Group] = []
+        self._awaited = 0  # groups of the queue that somebody waits for
+        self._committing: list[_Group] = []
+        self._size_bytes = 0
+        self._closing = False
+        # Of the loop's thread alone:
+        self._closed: asyncio.Future[None] | None = None
+        self._reads = 0
+        self._reads_pool = ThreadPoolExecutor(1, "corral-store-reader")
+        # A daemon thread: a disk that never answers must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="corral-store-writer", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path, *, clock: Callable[[], float] = time.monotonic) -> "Store":
+        """Open or create the store at `path` (folder 0700, file 0600) and count its generation up.
+
+        Raises:
+            PermissionDenied: folder or file may not be created or written.
+            Conflict: another process has it open, or the file is corrupt, of a newer version or no
+                store at all; `data["reason"]` says which, `data["file"]` names it.
+        """
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _open_error(path, error) from error
+        connections: list[sqlite3.Connection] = []
+        try:
+            # flock and SQLite's own fcntl locks do not meet. The descriptor is closed last: closing
+            # any descriptor of a file drops the fcntl locks that the process holds on it.
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            writer = _connect(path, "rw")
+            connections.append(writer)
+            generation = _prepare(writer, path)
+            reader = _connect(path, "ro")
+            connections.append(reader)
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except (OSError, sqlite3.Error, CorralError) as error:
+            for connection in reversed(connections):
+                connection.close()
+            os.close(lock_fd)
+            if isinstance(error, CorralError):
+                raise
+            raise _open_error(path, error) from error
+        return cls(path, lock_fd, writer, reader, generation, clock)
+
+    @property
+    def stalled_s(self) -> float:
+        """How long the oldest write that is not yet on disk has been waiting, in seconds."""
+        with self._wake:
+            oldest = self._committing or self._queue
+            return self._clock() - oldest[0].queued_at_s if oldest else 0.0
+
+    async def write(self, *statements: Statement) -> list[int]:
+        """Run the statements as one atomic group; return, once they are on disk, a number for each.
+
+        The number is the rowid of a plain INSERT or REPLACE, else the count of changed rows (also of
+        `INSERT OR IGNORE` and upserts). A caller that is cancelled does not cancel the write.
+
+        Raises:
+            Overloaded: too much is waiting, the store is stalled, or the disk is full, read-only or
+                failing (`data["reason"]`); nothing of the group is stored, come back in `retry_after_s`.
+            Conflict: a constraint forbids it (`reason: constraint`) or the file is corrupt.
+            ShuttingDown: the store is closing.
+            sqlite3.Error: the statement itself is wrong.
+        """
+        answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._enqueue(statements, answer)
+        return await answer
+
+    def post(self, *statements: Statement) -> None:
+        """Store the statements as one atomic group with the next commit, at most 100 ms later.
+
+        Never raises for the state of the store: what cannot be stored is counted in `lost_posts`.
+        """
+        try:
+            self._enqueue(statements, None)
+        except (Overloaded, ShuttingDown):
+            with self._wake:
+                self.lost_posts += 1
+
+    async def read(self, sql: str, params: Params = ()) -> list[Row]:
+        """The rows of a query over what is committed; never waits for a write. The caller sets a LIMIT.
+
+        Raises:
+            Overloaded: too many reads are waiting.
+            Conflict: the file is corrupt.
+            ShuttingDown: the store is closing.
+        """
+        if self._closed is not None:
+            raise ShuttingDown("cannot read the store: it is closing", file=str(self.path))
+        if self._reads >= READS_LIMIT:
+            raise self._overloaded("reads-waiting", waiting=self._reads)
+        self._reads += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._reads_pool, self._fetch, sql, params)
+        finally:
+            self._reads -= 1
+
+    async def close(self) -> None:
+        """Commit what was accepted, then close the file. Later writes and reads are refused.
+
+        Lasts as long as the disk does: a caller with a deadline puts it around this.
+        """
+        loop = asyncio.get_running_loop()
+        if self._closed is None:
+            self._closed = loop.create_future()  # from here on nothing more is taken
+            self._reader.interrupt()
+            await loop.run_in_executor(self._reads_pool, self._reader.close)
+            self._reads_pool.shutdown(wait=False)
+            with self._wake:
+                self._closing = True
+                self._wake.notify()
+        await asyncio.shield(self._closed)
+
+    def _enqueue(
+        self, statements: tuple[Statement, ...], answer: asyncio.Future[list[int]] | None
+    ) -> None:
+        now_s = self._clock()
+        size_bytes = sum(_size_bytes(params) for _, params in statements)
+        with self._wake:
+            if self._closed is not None:
+                raise ShuttingDown("cannot write to the store: it is closing", file=str(self.path))
+            if len(self._queue) >= QUEUE_LIMIT or self._size_bytes + size_bytes > QUEUE_LIMIT_BYTES:
+                raise self._overloaded("writes-waiting", waiting=len(self._queue))
+            oldest = self._committing or self._queue
+            if oldest and now_s - oldest[0].queued_at_s > STALL_S:
+                raise self._overloaded("stalled", waiting=len(self._queue))
+            self._queue.append(_Group(statements, answer, now_s, size_bytes))
+            self._size_bytes += size_bytes
+            self._awaited += answer is not None
+            if answer is not None or len(self._queue) == 1:
+                self._wake.notify()
+
+    def _overloaded(self, reason: str, **data: object) -> Overloaded:
+        facts = {"file": str(self.path), "reason": reason, "retry_after_s": RETRY_AFTER_S, **data}
+        return Overloaded(f'cannot use the store "{self.path}" now: {reason}', **facts)
+
+    def _fetch(self, sql: str, params: Params) -> list[Row]:
+        """On the reader's thread."""
+        try:
+            return self._reader.execute(sql, params).fetchall()
+        except sqlite3.Error as error:
+            if self._closed is not None:
+                raise ShuttingDown("cannot read the store: it is closing") from error
+            raise _typed(self.path, error) from error
+
+    # From here on: the writer's thread.
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            self._commit(batch)
+            self._answer(batch)
+        self._writer.close()
+        os.close(self._lock_fd)
+        assert self._closed is not None, "only close() ends the writer"
+        _on_loop(self._closed.get_loop(), self._closed.set_result, None)
+
+    def _next_batch(self) -> list[_Group]:
+        """All that waits, as soon as somebody waits for it or the oldest post is due; [] at the end."""
+        with self._wake:
+            while not self._closing and not self._awaited:
+                due_in_s = None
+                if self._queue:
+                    due_in_s = self._queue[0].queued_at_s + POST_DELAY_S - self._clock()
+                    if due_in_s <= 0:
+                        break
+                self._wake.wait(due_in_s)
+            batch, self._queue = self._queue, []
+            self._awaited = 0
+            self._committing = batch
+            return batch
+
+    def _commit(self, batch: list[_Group]) -> None:
+        """Bring every group to its end: on disk, or with its error."""
+        failure = self._attempt(batch)
+        if failure is None:
+            return
+        if len(batch) == 1 or _primary(failure) == sqlite3.SQLITE_BUSY:
+            for group in batch:
+                group.error = failure
+            return
+        # The transaction as a whole failed, perhaps for one huge group on a disk that is nearly
+        # full: each group by itself, until the disk has refused three in a row.
+        refused = 0
+        for group in batch:
+            group.error = failure if refused == 3 else self._attempt([group]) or group.error
+            if refused < 3:
+                refused = refused + 1 if isinstance(group.error, sqlite3.OperationalError) else 0
+
+    def _attempt(self, groups: list[_Group]) -> sqlite3.Error | None:
+        """One transaction over the groups; a group's own failure stays in the group."""
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for group in groups:
+                self._apply(group)
+                if not self._writer.in_transaction:  # SQLite gave up the whole of it
+                    error = group.error
+                    return error if isinstance(error, sqlite3.Error) else sqlite3.DatabaseError()
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            try:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+            except sqlite3.Error:
+                logger.exception('cannot roll back in the store "%s"', self.path)
+            return error
+        return None
+
+    def _apply(self, group: _Group) -> None:
+        group.error = None
+        group.results = []
+        # A single statement is atomic by itself.
+        savepoint = len(group.statements) > 1
+        if savepoint:
+            self._writer.execute("SAVEPOINT one_group")
+        try:
+            for sql, params in group.statements:
+                cursor = self._writer.execute(sql, params)
+                rowid = cursor.lastrowid if _is_insert(sql) else None
+                group.results.append(cursor.rowcount if rowid is None else rowid)
+        except Exception as error:  # whatever is wrong with the group is its owner's to handle
+            group.error = error
+            if savepoint and self._writer.in_transaction:
+                self._writer.execute("ROLLBACK TO one_group")
+        if savepoint and self._writer.in_transaction:
+            self._writer.execute("RELEASE one_group")
+
+    def _answer(self, batch: list[_Group]) -> None:
+        """Tell those who wait, with one wake-up of the loop for all of them."""
+        awaited = [group for group in batch if group.answer is not None]
+        failed_posts = [group for group in batch if group.answer is None and group.error]
+        with self._wake:
+            self._committing = []
+            self._size_bytes -= sum(group.size_bytes for group in batch)
+            self.lost_posts += len(failed_posts)
+        if failed_posts:
+            error = failed_posts[0].error
+            logger.error("cannot store %d posted groups: %s", len(failed_posts), error)
+        if awaited:
+            assert awaited[0].answer is not None
+            _on_loop(awaited[0].answer.get_loop(), self._resolve, awaited)
+
+    def _resolve(self, groups: list[_Group]) -> None:
+        """On the loop's thread."""
+        for group in groups:
+            answer = group.answer
+            if answer is None or answer.done():  # the caller was cancelled
+                continue
+            if group.error is None:
+                answer.set_result(group.results)
+            else:
+                answer.set_exception(_typed(self.path, group.error))
+
+
+def _on_loop(
+    loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object
+) -> None:
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:  # the loop is closed: nobody waits any more
+        logger.debug("an answer of the store came after the end of the loop")
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,  # transactions are ours
+        check_same_thread=False,  # opened here, then handed to its thread for good
+        cached_statements=256,
+    )
+    if mode == "ro":
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> int:
+    """Check the file, bring its schema up to date, and return the new generation."""
+    file = str(path)
+    version = _integer(connection, "PRAGMA user_version")
+    empty = _integer(connection, "SELECT count(*) FROM sqlite_master") == 0
+    if not empty and _integer(connection, "PRAGMA application_id") != APPLICATION_ID:
+        text = f'cannot open the store "{path}": it is the database of another program'
+        raise Conflict(text, file=file, reason="not-a-store")
+    if version > len(MIGRATIONS):
+        text = f'cannot open the store "{path}": version {version} is newer than {len(MIGRATIONS)}'
+        raise Conflict(
+            text, file=file, reason="newer-version", version=version, known=len(MIGRATIONS)
+        )
+    if path.stat().st_size <= CHECK_LIMIT_BYTES:
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != ("ok",):
+            text = f'cannot open the store "{path}": the file is corrupt'
+            raise Conflict(text, file=file, reason="corrupt", detail=str(verdict))
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+        text = f'cannot open the store "{path}": its file system cannot share memory'
+        raise Conflict(text, file=file, reason="no-wal")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        # Not executescript(): it would commit first.
+        for statement in script.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {number}")
+    connection.execute(
+        "INSERT INTO meta (key, value) VALUES ('generation', 1)"
+        " ON CONFLICT (key) DO UPDATE SET value = value + 1"
+    )
+    generation = _integer(connection, "SELECT value FROM meta WHERE key = 'generation'")
+    connection.execute("COMMIT")
+    return generation
+
+
+def _integer(connection: sqlite3.Connection, sql: str) -> int:
+    value = connection.execute(sql).fetchone()[0]
+    assert isinstance(value, int), f"{sql} gives an integer"
+    return value
+
+
+@lru_cache(1024)
+def _is_insert(sql: str) -> bool:
+    words = sql.upper().split()
+    plain = words[:2] == ["INSERT", "INTO"] or words[:1] == ["REPLACE"]
+    return plain and "CONFLICT" not in words
+
+
+def _size_bytes(params: Params) -> int:
+    values = params.values() if isinstance(params, Mapping) else params
+    return sum(len(value) if isinstance(value, str | bytes) else 8 for value in values)
+
+
+def _primary(error: Exception) -> int:
+    """SQLite's result code without the extension, 0 if it has none."""
+    code: object = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF if isinstance(code, int) else 0
+
+
+_REASONS = {
+    sqlite3.SQLITE_FULL: "disk-full",
+    sqlite3.SQLITE_READONLY: "read-only",
+    sqlite3.SQLITE_IOERR: "io-error",
+    sqlite3.SQLITE_CANTOPEN: "io-error",
+    sqlite3.SQLITE_NOMEM: "no-memory",
+    sqlite3.SQLITE_BUSY: "locked",
+    sqlite3.SQLITE_LOCKED: "locked",
+    sqlite3.SQLITE_CORRUPT: "corrupt",
+    sqlite3.SQLITE_NOTADB: "not-a-store",
+    sqlite3.SQLITE_CONSTRAINT: "constraint",
+}
+
+
+def _typed(path: Path, error: Exception) -> Exception:
+    """The error for whoever asked: ours where he can act on it, else (our own mistake) as it is."""
+    reason = _REASONS.get(_primary(error))
+    if reason is None:
+        return error
+    text = f'cannot use the store "{path}": {error}'
+    if reason in {"corrupt", "not-a-store", "constraint"}:
+        return Conflict(text, file=str(path), reason=reason)
+    return Overloaded(text, file=str(path), reason=reason, retry_after_s=RETRY_AFTER_S)
+
+
+def _open_error(path: Path, error: OSError | sqlite3.Error) -> CorralError:
+    text = f'cannot open the store "{path}": {error}'
+    file = str(path)
+    if isinstance(error, sqlite3.Error):
+        reason = _REASONS.get(_primary(error), "unreadable")
+        if reason == "read-only":
+            return PermissionDenied(text, file=file, reason=reason)
+        return Conflict(text, file=file, reason=reason)
+    if isinstance(error, BlockingIOError):
+        return Conflict(text, file=file, reason="in-use")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return PermissionDenied(text, file=file, reason="permission")
+    return Conflict(text, file=file, reason=errno.errorcode.get(error.errno or 0, "unreadable"))

@@ -1,0 +1,708 @@
+"""Tasks: acknowledged, queued, given to one worker at a time, ended once in the record.
+
+A task is committed before it is acknowledged, an attempt before it is dispatched, an end before it is
+told. In between the record is in memory, and the store has what a new daemon needs to go on.
+Which task is next, on which worker, and what follows a failed attempt is decided in `schedule`.
+"""
+
+import asyncio
+import heapq
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from ..worker import codec
+from ..worker.channel import Call, Channel
+from ..worker.errors import (
+    Cancelled,
+    Conflict,
+    CorralError,
+    InternalError,
+    InvalidParams,
+    NotFound,
+    Overloaded,
+    ResourceLimitExceeded,
+    ShuttingDown,
+    Timeout,
+    WorkerFailed,
+)
+from ..worker.schema import (
+    ENDED,
+    Error,
+    Task,
+    TaskParams,
+    TaskResult,
+    TaskState,
+)
+from . import lifecycle
+from .agents import Agent, Agents
+from .keeper import House, Keeper, utc_now
+from .lifecycle import ASKED_FOR, UP, State
+from .schedule import (
+    Attempted,
+    Limits,
+    Load,
+    Slot,
+    can_ever_run,
+    choose,
+    has_capability,
+    limits,
+    rank,
+    retries,
+    retry_delay_s,
+    route,
+)
+
+KEPT_IN_MEMORY = 1000
+"""Ended tasks that `task.show` answers without the store."""
+
+RETRY_AFTER_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[Task], None]
+
+
+@dataclass
+class Entry:
+    """A task that has not ended, and what hangs on it."""
+
+    task: Task
+    created: float
+    limits: Limits
+    retry_at: float = 0.0
+    stop: asyncio.Future[CorralError] | None = None
+    waits: list[str] = field(default_factory=list[str])
+    listeners: list[Progress] = field(default_factory=list[Progress])
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Tasks:
+    """The tasks of one daemon."""
+
+    def __init__(self, house: House, agents: Agents) -> None:
+        self.house = house
+        self.agents = agents
+        self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
+        self._entries: dict[str, Entry] = {}
+        self._ended: dict[str, Task] = {}
+        self._queues: dict[str, list[tuple[float, int, str]]] = {}
+        self._arrivals = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    # -- from an earlier daemon
+
+    async def load(self) -> None:
+        """Takes up what an earlier daemon left: queued tasks wait on, begun ones follow retry_on."""
+        counts = await self.house.store.read("SELECT state, COUNT(*) FROM task GROUP BY state")
+        self.counts |= {str(state): int(str(n)) for state, n in counts if str(state) in ENDED}
+        rows = await self.house.store.read(
+            "SELECT record, created_at FROM task WHERE state IN ('queued', 'running') ORDER BY created_at"
+        )
+        for record, created in rows:
+            task = msgspec.json.decode(_blob(record), type=Task)
+            await self._take_up(task, float(str(created)))
+
+    async def _take_up(self, task: Task, created: float) -> None:
+        agent = self.agents.agents.get(task.agent)
+        if agent is None:
+            entry = Entry(task, created, _NO_LIMITS)
+            nobody = NotFound(f'cannot run task "{task.id}": agent "{task.agent}" is gone')
+            await self._end(entry, "failed", error=nobody)
+            return
+        entry = Entry(task, created, limits(task.boundaries, agent.spec.resources))
+        self._entries[task.id] = entry
+        if task.state == "running":
+            ended = Attempted(died=True)
+            if not retries(agent.spec.tasks, task.attempt, ended):
+                gone = WorkerFailed(
+                    f'cannot finish task "{task.id}": the daemon died while it ran',
+                    worker=task.worker,
+                    result="daemon-gone",
+                )
+                await self._end(entry, "failed", error=gone)
+                return
+            entry.task = replace(task, state="queued", worker=None, reason="the daemon died")
+        self._enqueue(entry)
+
+    # -- asking
+
+    async def submit(self, params: TaskParams, *, parent: str | None = None) -> Task:
+        """The acknowledged task: it is in the store.
+
+        Raises:
+            NotFound: no such agent, or none with the capability.
+            Conflict: the agent is stopped, or speaks no protocol that takes tasks.
+            Overloaded: its queue is full.
+            ShuttingDown: the daemon is stopping.
+        """
+        if self.agents.draining:
+            raise ShuttingDown("cannot take the task: the daemon is stopping")
+        agent = self._addressee(params.agent, params.capability)
+        self._check_takes_tasks(agent)
+        boundaries = params.boundaries
+        if params.timeout_s is not None:
+            least = min(params.timeout_s, boundaries.timeout_s or params.timeout_s)
+            boundaries = replace(boundaries, timeout_s=least)
+        created = time.time()
+        task = Task(
+            id=secrets.token_hex(6),
+            agent=agent.name,
+            priority=params.priority or agent.spec.tasks.default_priority,
+            objective=params.objective,
+            input=params.input,
+            context=params.context,
+            boundaries=boundaries,
+            created_at=utc_now(),
+            parent=parent,
+        )
+        entry = Entry(task, created, limits(boundaries, agent.spec.resources))
+        self._entries[task.id] = entry
+        try:
+            await self._save(entry)
+        except BaseException:
+            del self._entries[task.id]
+            raise
+        self._publish("task.queued", task)
+        self._enqueue(entry)
+        return entry.task
+
+    def _addressee(self, name: str | None, capability: str | None) -> Agent:
+        if (name is None) == (capability is None):
+            raise InvalidParams(
+                "cannot tell whom the task is for: give agent or capability", key="agent"
+            )
+        if name is not None:
+            return self.agents.of(name)
+        assert capability is not None, "one of the two is given"
+        able = [
+            agent
+            for agent in self.agents.agents.values()
+            if agent.spec.protocol == "corral" and agent.wanted and _offers(agent, capability)
+        ]
+        loads = [Load(a.name, self._free(a.name), len(self._queues.get(a.name, ()))) for a in able]
+        chosen = route(loads)
+        if chosen is None:
+            raise NotFound(
+                f'cannot find an agent with capability "{capability}" that is up',
+                capability=capability,
+            )
+        return self.agents.of(chosen)
+
+    def _check_takes_tasks(self, agent: Agent) -> None:
+        name = agent.name
+        if agent.spec.protocol != "corral":
+            raise Conflict(
+                f'cannot run a task on "{name}": it speaks protocol "{agent.spec.protocol}", which has none',
+                agent=name,
+            )
+        if not agent.wanted:
+            raise Conflict(
+                f'cannot run a task on "{name}": it is stopped; corral start {name}', agent=name
+            )
+        limit = agent.spec.tasks.max_queue_size
+        if self.queued(name) >= limit:
+            raise Overloaded(
+                f'cannot queue a task for "{name}": {limit} are waiting',
+                limit="max_queue_size",
+                value=limit,
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    def find(self, task_id: str) -> Task | None:
+        """The record of a task, if it is in memory."""
+        entry = self._entries.get(task_id)
+        return entry.task if entry is not None else self._ended.get(task_id)
+
+    async def show(self, task_id: str) -> Task:
+        """The record of a task.
+
+        Raises:
+            NotFound: there is none, or it has expired.
+        """
+        task = self.find(task_id)
+        if task is not None:
+            return task
+        rows = await self.house.store.read("SELECT record FROM task WHERE id = ?", (task_id,))
+        if not rows:
+            raise NotFound(f'cannot find task "{task_id}"', task=task_id)
+        return msgspec.json.decode(_blob(rows[0][0]), type=Task)
+
+    async def list(self, agent: str | None, state: TaskState | None, limit: int) -> list[Task]:
+        """Records, newest first."""
+        where = [clause for clause, value in (("agent = ?", agent), ("state = ?", state)) if value]
+        sql = "SELECT record FROM task"
+        sql += f" WHERE {' AND '.join(where)}" if where else ""
+        sql += " ORDER BY created_at DESC LIMIT ?"
+        params = [value for value in (agent, state) if value]
+        rows = await self.house.store.read(sql, [*params, limit])
+        stored = [msgspec.json.decode(_blob(row[0]), type=Task) for row in rows]
+        fresh = [self.find(task.id) or task for task in stored]
+        return [task for task in fresh if state is None or task.state == state]
+
+    async def wait(self, task_id: str, *, listener: Progress | None = None) -> Task:
+        """The record of a task when it has ended; `listener` is told of each change until then.
+
+        Raises:
+            NotFound: there is no such task.
+        """
+        entry = self._entries.get(task_id)
+        if entry is None:
+            return await self.show(task_id)
+        if listener is not None:
+            entry.listeners.append(listener)
+        try:
+            await entry.ended.wait()
+        finally:
+            if listener is not None:
+                entry.listeners.remove(listener)
+        return entry.task
+
+    async def cancel(self, task_id: str, reason: str = "cancelled on request") -> Task:
+        """Cancels a task and those that it delegated; one that has ended stays as it is.
+
+        Raises:
+            NotFound: there is no such task.
+        """
+        entry = self._entries.get(task_id)
+        if entry is None:
+            return await self.show(task_id)
+        error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
+        if entry.stop is not None:
+            if not entry.stop.done():
+                entry.stop.set_result(error)
+        else:
+            await self._end(entry, "cancelled", error=error)
+        await entry.ended.wait()
+        return entry.task
+
+    # -- the queue
+
+    def queued(self, agent: str) -> int:
+        """How many tasks wait for a worker of the agent."""
+        return sum(
+            entry.task.agent == agent and entry.task.state == "queued"
+            for entry in self._entries.values()
+        )
+
+    def totals(self) -> dict[str, int]:
+        """How many tasks there are, by what became of them; a timeout is a failure."""
+        states = [entry.task.state for entry in self._entries.values()]
+        return {
+            "queued": states.count("queued"),
+            "running": states.count("running"),
+            "succeeded": self.counts["succeeded"],
+            "failed": self.counts["failed"] + self.counts["timeout"],
+        }
+
+    def _enqueue(self, entry: Entry, delay_s: float = 0.0) -> None:
+        if delay_s > 0:
+            self._loop.call_later(delay_s, self._enqueue, entry)
+            return
+        if entry.task.state != "queued":
+            return  # it was cancelled while it waited for its next attempt
+        self._arrivals += 1
+        place = (rank(entry.task.priority, entry.created), self._arrivals, entry.task.id)
+        heapq.heappush(self._queues.setdefault(entry.task.agent, []), place)
+        self.dispatch(entry.task.agent)
+
+    def dispatch(self, name: str) -> None:
+        """Gives waiting tasks to free workers of an agent."""
+        queue = self._queues.get(name)
+        agent = self.agents.agents.get(name)
+        while queue and agent is not None and not self.agents.draining:
+            entry = self._entries.get(queue[0][2])
+            if entry is None or entry.task.state != "queued" or entry.stop is not None:
+                heapq.heappop(queue)  # it has ended meanwhile
+                continue
+            worker_id = choose(_slots(agent))
+            if worker_id is None:
+                return
+            heapq.heappop(queue)
+            keeper = next(keeper for keeper in agent.keepers if keeper.id == worker_id)
+            entry.stop = self._loop.create_future()
+            keeper.begin(entry.task.id)
+            running = self._loop.create_task(self._run(entry, agent, keeper))
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
+
+    def _free(self, name: str) -> int:
+        return sum(slot.capacity - slot.running for slot in _slots(self.agents.of(name)))
+
+    # -- one attempt
+
+    async def _run(self, entry: Entry, agent: Agent, keeper: Keeper) -> None:
+        task_id = entry.task.id
+        try:
+            await self._attempt(entry, agent, keeper)
+        except (
+            CorralError
+        ) as error:  # the store refuses: the task stays as it was, and is tried again
+            logger.warning("cannot go on with task %s: %s", task_id, error)
+            if entry.task.state not in ENDED:
+                entry.task = replace(entry.task, state="queued", worker=None, reason=error.message)
+                entry.stop = None
+                self._enqueue(entry, RETRY_AFTER_S)
+        finally:
+            keeper.end(task_id)
+            self.dispatch(agent.name)
+
+    async def _attempt(self, entry: Entry, agent: Agent, keeper: Keeper) -> None:
+        stop = entry.stop
+        assert stop is not None, "dispatch made it"
+        entry.task = replace(
+            entry.task,
+            state="running",
+            worker=keeper.id,
+            attempt=entry.task.attempt + 1,
+            started_at=utc_now(),
+            finished_at=None,
+            tool_calls=0,
+            reason="",
+        )
+        await self._save(entry)
+        self._publish("task.started", entry.task)
+        self._tell(entry)
+        try:
+            channel = keeper.channel
+            call = await channel.call("task/run", self._run_params(entry), timeout_s=None)
+        except CorralError as error:
+            await self._after_failure(entry, agent, keeper, error)
+            return
+        ends: set[asyncio.Future[Any]] = {call.answer, stop}  # of different results
+        await asyncio.wait(
+            ends, timeout=entry.limits.timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if call.answer.done():
+            await self._answered(entry, agent, keeper, call)
+        elif stop.done():
+            await self._break_off(entry, keeper, channel, call, stop.result(), "cancelled")
+        else:
+            late = Timeout(
+                f'cannot finish task "{entry.task.id}" within {entry.limits.timeout_s:g} s',
+                limit="timeout_s",
+                value=entry.limits.timeout_s,
+                worker=keeper.id,
+            )
+            await self._break_off(entry, keeper, channel, call, late, "timeout")
+
+    def _run_params(self, entry: Entry) -> dict[str, object]:
+        task = entry.task
+        allowed = entry.limits.allowed_tools
+        return {
+            "task": task.id,
+            "attempt": task.attempt,
+            "objective": task.objective,
+            "input": task.input,
+            "context": task.context,
+            "boundaries": {
+                "timeout_s": entry.limits.timeout_s,
+                "max_tool_calls": entry.limits.max_tool_calls,
+                "allowed_tools": None if allowed is None else list(allowed),
+                "constraints": task.boundaries.constraints,
+                "scope": task.boundaries.scope,
+            },
+        }
+
+    async def _answered(self, entry: Entry, agent: Agent, keeper: Keeper, call: Call) -> None:
+        error = call.answer.exception()
+        if error is None:
+            try:
+                result = _checked(call.answer.result(), entry.task, agent)
+            except CorralError as misfit:
+                await self._end(entry, "failed", error=misfit)
+                return
+            entry.task = replace(
+                entry.task,
+                tokens_used=entry.task.tokens_used + result.tokens_used,
+                cost_cents=entry.task.cost_cents + result.cost_cents,
+            )
+            await self._end(entry, "succeeded", output=result.output)
+            return
+        if not isinstance(error, CorralError):
+            error = InternalError(f'cannot read the end of task "{entry.task.id}": {error!r}')
+        await self._after_failure(entry, agent, keeper, error)
+
+    async def _break_off(
+        self,
+        entry: Entry,
+        keeper: Keeper,
+        channel: Channel,
+        call: Call,
+        error: CorralError,
+        state: TaskState,
+    ) -> None:
+        """Ends a task in the record at once; then the worker has cancel_grace to let go of it."""
+        incarnation = keeper.worker.incarnation
+        channel.withdraw(call, error.message)
+        await self._end(entry, state, error=error)
+        grace_s = keeper.spec.tasks.cancel_grace
+        await asyncio.wait({call.answer}, timeout=grace_s)
+        if call.answer.done():
+            call.answer.exception()  # whatever it said, the record is closed
+        elif keeper.worker.incarnation == incarnation:
+            reason = f'held on to task "{entry.task.id}" for {grace_s:g} s after its {state}'
+            keeper.send(lifecycle.Replace("task-timeout", reason))
+
+    async def _after_failure(
+        self, entry: Entry, agent: Agent, keeper: Keeper, error: CorralError
+    ) -> None:
+        """Tried again, or failed."""
+        task = entry.task
+        stop = entry.stop
+        if stop is not None and stop.done():
+            await self._end(entry, "cancelled", error=stop.result())
+            return
+        died = isinstance(error, WorkerFailed)
+        leaving = keeper.worker.state is State.SHUTTING_DOWN or died
+        asked = leaving and keeper.worker.cause in ASKED_FOR
+        put_down = asked and isinstance(error, WorkerFailed | Cancelled | ShuttingDown)
+        if not retries(agent.spec.tasks, task.attempt, Attempted(died=died, counts=not put_down)):
+            await self._end(entry, "failed", error=error)
+            return
+        attempt = task.attempt - 1 if put_down else task.attempt
+        entry.task = replace(
+            task, state="queued", worker=None, attempt=attempt, reason=error.message
+        )
+        entry.stop = None
+        await self._save(entry)
+        self._publish("task.retried", entry.task, reason=error.message)
+        self._tell(entry)
+        # The first retry of a task whose worker died needs no wait: the worker's own start is one.
+        first = put_down or (died and task.attempt == 1)
+        delay_s = 0.0 if first else retry_delay_s(agent.spec.tasks, task.attempt, random.random())
+        self._enqueue(entry, delay_s)
+
+    async def _end(
+        self,
+        entry: Entry,
+        state: TaskState,
+        *,
+        output: object = None,
+        error: CorralError | None = None,
+    ) -> None:
+        task = entry.task
+        if task.state in ENDED:
+            return
+        now = utc_now()
+        entry.task = replace(
+            task,
+            state=state,
+            output=output,
+            error=None
+            if error is None
+            else Error(error.code, error.name, error.message, error.data),
+            finished_at=now,
+            duration_s=None if task.started_at is None else _seconds_between(task.started_at, now),
+            reason="",
+        )
+        await self._save(entry)
+        self.counts[state] += 1
+        self._entries.pop(task.id, None)
+        self._ended[task.id] = entry.task
+        if len(self._ended) > KEPT_IN_MEMORY:
+            del self._ended[next(iter(self._ended))]
+        entry.ended.set()
+        self._tell(entry)
+        self._publish("task.ended", entry.task, state=state, duration_s=entry.task.duration_s)
+        for child in task.children:
+            if child in self._entries:
+                orphaned = self._loop.create_task(self._cancel_child(child))
+                self._running.add(orphaned)
+                orphaned.add_done_callback(self._running.discard)
+
+    async def _cancel_child(self, child: str) -> None:
+        await self.cancel(child, "the task that delegated it has ended")
+
+    # -- what a worker says about its task
+
+    def task_of(self, keeper: Keeper, task_id: str | None) -> Entry | None:
+        """The running task of a worker that a message is about; None when it is about none.
+
+        Raises:
+            NotFound: the worker does not run that task.
+        """
+        if task_id is None:
+            if len(keeper.running) != 1:
+                return None
+            task_id = next(iter(keeper.running))
+        entry = self._entries.get(task_id)
+        if entry is None or task_id not in keeper.running:
+            raise NotFound(f'cannot find task "{task_id}" on worker "{keeper.id}"', task=task_id)
+        return entry
+
+    def progressed(self, entry: Entry, fraction: float, total: float | None, message: str) -> None:
+        """Notes and tells how far a task has come."""
+        entry.task = replace(
+            entry.task, progress=fraction, progress_total=total, progress_message=message[:1000]
+        )
+        self._publish(
+            "task.progress",
+            entry.task,
+            store=False,
+            progress=fraction,
+            total=total,
+            message=message[:1000],
+        )
+        self._tell(entry)
+
+    def used(self, entry: Entry, tokens: int, cost_cents: float) -> None:
+        """Adds to what a task has used."""
+        task = entry.task
+        entry.task = replace(
+            task, tokens_used=task.tokens_used + tokens, cost_cents=task.cost_cents + cost_cents
+        )
+
+    def count_tool_call(self, entry: Entry) -> None:
+        """Counts a tool call of a task.
+
+        Raises:
+            ResourceLimitExceeded: it would be one more than the task may make.
+        """
+        allowed = entry.limits.max_tool_calls
+        if entry.task.tool_calls >= allowed:
+            raise ResourceLimitExceeded(
+                f'cannot call a tool in task "{entry.task.id}": it may make {allowed} calls',
+                limit="max_tool_calls",
+                value=allowed,
+                task=entry.task.id,
+            )
+        entry.task = replace(entry.task, tool_calls=entry.task.tool_calls + 1)
+
+    async def delegate(self, params: TaskParams, parent: Entry | None) -> Task:
+        """The ended record of a task that a task asked for; cancelling the caller cancels it.
+
+        Raises:
+            Conflict: it could never run, since everybody who could run it waits for it.
+        """
+        if parent is not None:
+            self._check_can_run(params, parent)
+        child = await self.submit(params, parent=None if parent is None else parent.task.id)
+        if parent is not None:
+            parent.task = replace(parent.task, children=[*parent.task.children, child.id])
+            parent.waits.append(child.id)
+        try:
+            return await self.wait(child.id)
+        except asyncio.CancelledError:
+            await self.cancel(child.id, "the worker that delegated it no longer waits")
+            raise
+        finally:
+            if parent is not None:
+                parent.waits.remove(child.id)
+
+    def _check_can_run(self, params: TaskParams, parent: Entry) -> None:
+        agent = self._addressee(params.agent, params.capability)
+        possible = can_ever_run(
+            agent.name,
+            asking=parent.task.id,
+            tasks={task_id: entry.task for task_id, entry in self._entries.items()},
+            waits={task_id: entry.waits for task_id, entry in self._entries.items()},
+            free=self._free,
+        )
+        if not possible:
+            raise Conflict(
+                f'cannot delegate to "{agent.name}": every worker of it waits for this task',
+                agent=agent.name,
+                task=parent.task.id,
+            )
+
+    # -- shared
+
+    async def close(self) -> None:
+        """Waits for attempts that are still being written down; their workers are gone."""
+        if self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _tell(self, entry: Entry) -> None:
+        for listener in tuple(entry.listeners):
+            listener(entry.task)
+
+    def _publish(self, what: str, task: Task, *, store: bool = True, **facts: object) -> None:
+        self.house.bus.publish(
+            what,
+            agent=task.agent,
+            worker=task.worker,
+            incarnation=None,
+            store=store,
+            task=task.id,
+            attempt=task.attempt,
+            **facts,
+        )
+
+    async def _save(self, entry: Entry) -> None:
+        task = entry.task
+        await self.house.store.write(
+            (
+                "INSERT INTO task (id, agent, state, priority, attempt, created_at, finished_at, record)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET state = excluded.state, attempt = excluded.attempt,"
+                " finished_at = excluded.finished_at, record = excluded.record",
+                (
+                    task.id,
+                    task.agent,
+                    task.state,
+                    task.priority,
+                    task.attempt,
+                    entry.created,
+                    time.time() if task.state in ENDED else None,
+                    msgspec.json.encode(task),
+                ),
+            )
+        )
+
+
+_NO_LIMITS = Limits(0.0, 0, None)
+
+
+def _slots(agent: Agent) -> Iterable[Slot]:
+    capacity = agent.spec.resources.max_concurrent_requests
+    return [
+        Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
+        for keeper in agent.keepers
+        if keeper.worker.state in UP
+    ]
+
+
+def _offers(agent: Agent, capability: str) -> bool:
+    announced: Sequence[str] = next((k.announced for k in agent.keepers if k.announced), ())
+    return has_capability(agent.spec, announced, capability)
+
+
+def _checked(answer: object, task: Task, agent: Agent) -> TaskResult:
+    try:
+        result = msgspec.convert(answer, TaskResult)
+    except msgspec.ValidationError as error:
+        raise WorkerFailed(
+            f'cannot read the result of task "{task.id}": {error}',
+            worker=task.worker,
+            result="exited",
+        ) from error
+    size = len(codec.encode(result.output))
+    limit = agent.spec.resources.max_output_size_bytes
+    if size > limit:
+        raise ResourceLimitExceeded(
+            f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}',
+            limit="max_output_size_bytes",
+            value=size,
+        )
+    return result
+
+
+def _blob(value: object) -> bytes:
+    assert isinstance(value, bytes), "records are stored as blobs"
+    return value
+
+
+def _seconds_between(earlier: str, later: str) -> float:
+    return round(
+        (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds(), 3
+    )

@@ -1,0 +1,325 @@
+"""The rules for single values: what a person wrote in, the decoded value out, or Refused with the reason.
+
+Durations become float seconds, sizes int bytes, lists tuples. A rule knows its value only: not the
+key, not the file, not the machine.
+"""
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeGuard, cast
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+DAY_S = 86_400.0
+DURATION_MAX_S = 36_525 * DAY_S
+SIZE_MAX_BYTES = (1 << 63) - 1
+CONFIG_DEPTH_MAX = 32
+PROTOCOL_VERSIONS = ("auto", "2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
+# Those that can ask a program to end; the ones that stop or continue it are not among them.
+# fmt: off
+SIGNALS = (
+    "SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL",
+    "SIGUSR1", "SIGSEGV", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSTKFLT", "SIGURG", "SIGXCPU",
+    "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR", "SIGSYS",
+)
+# fmt: on
+
+
+class Refused(ValueError):
+    """A rule says no. `item` is the culprit where it is not the whole value."""
+
+    def __init__(self, reason: str, item: object = ...) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.item = item
+
+
+Rule = Callable[[Any], Any]  # Any: each rule takes what the rule before it made
+
+_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?(ms|s|m|h|d)")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
+_SIZE = re.compile(r"(\d{1,15})(\.\d{1,15})? ?(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_SIZE_UNITS = {"B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KiB": KIB,
+    "MiB": MIB,
+    "GiB": GIB,
+    "TiB": TIB,
+}
+
+
+def duration(raw: object) -> float:
+    """Seconds, from a number of them or a text with a unit."""
+    number: float | None = None
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        number = raw
+    elif isinstance(raw, str) and (match := _DURATION.fullmatch(raw)):
+        number = float(match[1]) * _DURATION_UNITS[match[2]]
+    if number is None:
+        raise Refused('write seconds as a number, or a duration such as "500ms", "30s", "5m", "1h"')
+    if not 0 <= number <= DURATION_MAX_S:  # NaN is refused here too
+        raise Refused(f"write a duration from 0 to {DURATION_MAX_S / DAY_S:.0f} days")
+    return float(number)
+
+
+def above_zero(seconds: float) -> float:
+    """The same, unless it is 0."""
+    if seconds <= 0:
+        raise Refused("write a duration above 0")
+    return seconds
+
+
+def whole_seconds(seconds: float) -> int:
+    """The same as an int, unless there is a fraction."""
+    if seconds != math.floor(seconds):
+        raise Refused("write whole seconds: the kernel counts no finer")
+    return int(seconds)
+
+
+def size(raw: object) -> int:
+    """Bytes, from a number of them or a text with a unit."""
+    number: int | None = None
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        number = raw
+    elif isinstance(raw, str) and (match := _SIZE.fullmatch(raw)):
+        unit = _SIZE_UNITS[match[3]]
+        number = int(match[1]) * unit + int(float(match[2] or 0) * unit)
+    if number is None:
+        raise Refused('write bytes as a whole number, or a size such as "64MiB", "2GiB", "500MB"')
+    if not 0 <= number <= SIZE_MAX_BYTES:
+        raise Refused(f"write a size from 0 to {SIZE_MAX_BYTES} bytes")
+    return number
+
+
+def at_least(minimum: int) -> Rule:
+    """A rule for a number that is not below `minimum`."""
+
+    def rule(number: int) -> int:
+        if number < minimum:
+            raise Refused(f"write at least {minimum}")
+        return number
+
+    return rule
+
+
+def whole(minimum: int, maximum: int) -> Rule:
+    """A rule for an int in a range, both ends included; true and false are no numbers."""
+
+    def rule(raw: object) -> int:
+        if isinstance(raw, bool) or not isinstance(raw, int) or not minimum <= raw <= maximum:
+            raise Refused(f"write a whole number from {minimum} to {maximum}")
+        return raw
+
+    return rule
+
+
+def boolean(raw: object) -> bool:
+    """True or false, nothing that stands for them."""
+    if not isinstance(raw, bool):
+        raise Refused("write true or false")
+    return raw
+
+
+def one_of(choices: Sequence[str]) -> Rule:
+    """A rule for one of a few words."""
+
+    def rule(raw: object) -> str:
+        if isinstance(raw, str) and raw in choices:
+            return raw
+        near = get_close_matches(raw, choices, 1, 0.5) if isinstance(raw, str) else []
+        guess = f'; did you mean "{near[0]}"?' if near else ""
+        raise Refused(f"write one of {quoted(choices)}{guess}")
+
+    return rule
+
+
+def matching(pattern: str, words: str) -> Rule:
+    """A rule for a string that `pattern` matches whole; `words` say what to write."""
+    compiled = re.compile(pattern)
+
+    def rule(raw: object) -> str:
+        if not isinstance(raw, str) or not compiled.fullmatch(raw):
+            raise Refused(f"write {words}")
+        return raw
+
+    return rule
+
+
+def file_path(raw: object) -> str:
+    """A path, absolute or not."""
+    if not isinstance(raw, str) or not raw or "\0" in raw:
+        raise Refused("write a path as a string")
+    if raw.startswith("~"):
+        raise Refused('write the whole path: "~" is not expanded')
+    return raw
+
+
+def each(rule: Rule, words: str) -> Rule:
+    """A rule for a list of which every item passes `rule`; `words` name the items."""
+
+    def read(raw: object) -> tuple[object, ...]:
+        if not is_list(raw):
+            raise Refused(f"write a list of {words}")
+        items: list[object] = []
+        for item in raw:
+            try:
+                items.append(rule(item))
+            except Refused as refused:
+                raise Refused(f"in a list of {words}: {refused.reason}", item) from refused
+        return tuple(items)
+
+    return read
+
+
+def argument(raw: object) -> str:
+    """A string that execve can take."""
+    if not isinstance(raw, str) or "\0" in raw:
+        raise Refused("write every argument as a string without NUL")
+    return raw
+
+
+def argv(raw: object) -> tuple[object, ...]:
+    """A program and its arguments."""
+    if isinstance(raw, str):
+        raise Refused(f"write a list: command = {json.dumps(split_words(raw), ensure_ascii=False)}")
+    items: tuple[object, ...] = each(argument, "strings")(raw)
+    if not items or not items[0]:
+        raise Refused("write a list that starts with the program")
+    return items
+
+
+def variables(raw: object) -> dict[str, str]:
+    """A table of environment variables."""
+    if not is_table(raw):
+        raise Refused('write a table of strings: environment = { NAME = "value" }')
+    environment: dict[str, str] = {}
+    for name, value in raw.items():
+        if not name or "=" in name or "\0" in name:
+            raise RefusedVariable(name, value, "a name is not empty and has no = and no NUL")
+        if not isinstance(value, str):
+            text = json.dumps(value) if isinstance(value, int | float) else "..."
+            raise RefusedVariable(name, value, f'write a string: {dotted([name])} = "{text}"')
+        if "\0" in value:
+            raise RefusedVariable(name, value, "the value of a variable has no NUL")
+        environment[name] = value
+    return environment
+
+
+class RefusedVariable(Refused):
+    """One variable of an environment is wrong. What could be a secret is not repeated."""
+
+    def __init__(self, name: str, value: object, reason: str) -> None:
+        super().__init__(reason, value if isinstance(value, bool | int | float) else kind_of(value))
+        self.name = name
+
+
+def free_table(raw: object) -> dict[str, object]:
+    """A table of the agent's own. It travels as JSON, so it holds only what JSON can say."""
+    if not is_table(raw):
+        raise Refused("write a table")
+    return {name: _json_value(value, 1) for name, value in raw.items()}
+
+
+def _json_value(value: object, depth: int) -> object:
+    if depth > CONFIG_DEPTH_MAX:
+        raise Refused(f"write at most {CONFIG_DEPTH_MAX} levels", "...")
+    if is_table(value):
+        return {name: _json_value(inner, depth + 1) for name, inner in value.items()}
+    if is_list(value):
+        return [_json_value(inner, depth + 1) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Refused("JSON, in which it is handed to the agent, has no such number", value)
+    if isinstance(value, str | bool | int | float):
+        return value
+    raise Refused("JSON, in which it is handed to the agent, has no such value: quote it", value)
+
+
+def signal_name(raw: object) -> str:
+    """The name of a signal that can ask a program to end."""
+    if isinstance(raw, str) and raw in SIGNALS:
+        return raw
+    guess = f"SIG{raw}"
+    example = guess if guess in SIGNALS else "SIGTERM"
+    raise Refused(f'write a signal that ends a program by its name, such as "{example}"')
+
+
+def protocol_revision(raw: object) -> str:
+    """The word auto, or a revision of MCP. Without quotes it is a date to TOML."""
+    if not isinstance(raw, str):
+        raise Refused('write "auto", or a revision in quotes such as "2025-11-25"')
+    return str(one_of(PROTOCOL_VERSIONS)(raw))
+
+
+def port_of(address: str) -> str:
+    """The same HOST:PORT, if the port is one."""
+    if int(address.rpartition(":")[2]) > 65_535:
+        raise Refused("write a port from 0 to 65535")
+    return address
+
+
+Seconds = Annotated[float, duration]
+PositiveSeconds = Annotated[Seconds, above_zero]
+Bytes = Annotated[int, size]
+Level = Literal["debug", "info", "warning", "error"]
+file_paths = each(file_path, "paths")
+Path = Annotated[str, file_path]
+Paths = Annotated[tuple[str, ...], file_paths]
+Account = Annotated[
+    str,
+    matching(
+        r"[A-Za-z_][A-Za-z0-9_.@-]{0,254}\$?|[0-9]{1,9}", 'a name or a number as a string: "corral"'
+    ),
+]
+VariableNames = Annotated[
+    tuple[str, ...],
+    each(matching(r"[^=\0]+", 'the name of a variable: "PATH"'), "names of variables"),
+]
+
+
+def quoted(words: Iterable[str]) -> str:
+    """The words in quotes, with commas between."""
+    return ", ".join(f'"{word}"' for word in words)
+
+
+def split_words(command: str) -> list[str]:
+    """What a shell would make of `command`."""
+    try:
+        return shlex.split(command)
+    except ValueError:  # a quote that nobody closed
+        return command.split()
+
+
+def is_table(raw: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether it is what TOML calls a table."""
+    if not isinstance(raw, Mapping):
+        return False
+    keys = cast("Mapping[object, object]", raw)  # isinstance leaves the types unknown
+    return all(isinstance(key, str) for key in keys)
+
+
+def is_list(raw: object) -> TypeGuard[Sequence[object]]:
+    """Whether it is what TOML calls an array."""
+    return isinstance(raw, list | tuple)
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (Mapping, "a table"),
+    ((list, tuple), "a list"),
+    (str, "a string"),
+    (bool, "a boolean"),
+    ((int, float), "a number"),
+)
+
+
+def kind_of(value: object) -> str:
+    """The value's type in TOML's words, for a value that is not to be repeated."""
+    words = [word for kinds, word in _KINDS if isinstance(value, kinds)]
+    return words[0] if words else f"a {type(value).__name__}"
+
+
+def dotted(path: Iterable[str]) -> str:
+    """A key as TOML writes it, with quotes where it needs them."""
+    bare = re.compile("[A-Za-z0-9_-]+")
+    return ".".join(part if bare.fullmatch(part) else json.dumps(part) for part in path)

@@ -1,0 +1,150 @@
+"""What an agent's author writes: an `Agent`, its handler, its hooks, and `run`.
+
+    from corral.worker import Agent
+
+    agent = Agent("historian", capabilities=["history"])
+
+    @agent.task
+    async def run(task):
+        log = await task.tool("git__git_log", repo_path=task.input["repo"])
+        return {"commits": log.text.count("Commit:")}
+
+    agent.run()
+
+Importing it costs a few milliseconds: asyncio comes with `run`.
+"""
+
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import TypeVar, overload
+
+from .errors import Conflict, InvalidParams
+from .task import Event, Hooks, Json, Start, SyncTask, Task
+
+Handler = Callable[[Task], Awaitable[object]] | Callable[[SyncTask], object]
+H = TypeVar("H", bound=Handler)
+OnStart = TypeVar("OnStart", bound=Callable[[Start], object])
+OnEvent = TypeVar("OnEvent", bound=Callable[[Event], object])
+Restore = TypeVar("Restore", bound=Callable[[Json], object])
+Hook = TypeVar("Hook", bound=Callable[[], object])
+
+
+class Agent:
+    """An agent: one handler for tasks, and hooks for the rest of a worker's life.
+
+    A handler or hook that is an `async def` runs on the worker's loop, a `def` runs in a thread of its
+    own. What a hook or handler raises never ends the worker, but for `on_start`: without it the worker
+    does not become Ready.
+
+    Args:
+        name: for messages; by default the name in the configuration.
+        capabilities: what other agents may ask for; they count where the configuration names none.
+        version: of your agent, for people.
+    """
+
+    def __init__(
+        self, name: str | None = None, *, capabilities: Iterable[str] = (), version: str = ""
+    ) -> None:
+        if isinstance(capabilities, str):
+            raise InvalidParams(
+                f'cannot read capabilities "{capabilities}": give a list', key="capabilities"
+            )
+        self._hooks = Hooks(name, tuple(capabilities), version)
+
+    def __repr__(self) -> str:
+        return f"Agent({self._hooks.name!r})"
+
+    def task(self, handler: H) -> H:
+        """Makes this function the handler: it gets a Task (`async def`) or a SyncTask (`def`).
+
+        What it returns is the task's output and must be JSON; what it raises is the task's error, with
+        the traceback in the log.
+        """
+        _once(self._hooks.task, "task")
+        self._hooks.task = handler
+        return handler
+
+    def on_start(self, hook: OnStart) -> OnStart:
+        """Called with Start before the worker is Ready: open connections and read config here."""
+        _once(self._hooks.on_start, "on_start")
+        self._hooks.on_start = hook
+        return hook
+
+    def on_shutdown(self, hook: Hook) -> Hook:
+        """Called without arguments when the worker is stopped, after its tasks have ended."""
+        _once(self._hooks.on_shutdown, "on_shutdown")
+        self._hooks.on_shutdown = hook
+        return hook
+
+    def checkpoint(self, hook: Hook) -> Hook:
+        """Called without arguments; returns what to save of the agent (not of one task), as JSON."""
+        _once(self._hooks.checkpoint, "checkpoint")
+        self._hooks.checkpoint = hook
+        return hook
+
+    def restore(self, hook: Restore) -> Restore:
+        """Called with what the checkpoint hook has returned, after on_start or while running."""
+        _once(self._hooks.restore, "restore")
+        self._hooks.restore = hook
+        return hook
+
+    @overload
+    def on_event(self, hook: OnEvent, /) -> OnEvent: ...
+
+    @overload
+    def on_event(self, *types: str) -> Callable[[OnEvent], OnEvent]: ...
+
+    def on_event(self, *args: object) -> object:
+        """Called with each Event, one after the other.
+
+        `@agent.on_event` gets all events, `@agent.on_event("build.*", "deploy.*")` those types.
+        """
+        if len(args) == 1 and callable(args[0]):
+            return self._subscribe(args[0], ("*",))
+        types = tuple(str(each) for each in args)
+        return lambda hook: self._subscribe(hook, types)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType, reportUnknownVariableType]  overloads type it
+
+    def _subscribe(self, hook: Callable[[Event], object], types: tuple[str, ...]) -> object:
+        _once(self._hooks.on_event, "on_event")
+        self._hooks.on_event = hook
+        self._hooks.event_types = types
+        return hook
+
+    def run(self) -> None:
+        """Works for the daemon until it says `shutdown`; started by hand it says how to run it.
+
+        Call it last in the file. It returns when the worker has been stopped in order, and ends the
+        process when a handler cannot be ended. While `corral.worker` loads an entrypoint it does
+        nothing, so that one file serves as a command and as an entrypoint.
+
+        Raises:
+            SystemExit: with status 1 when the worker could not start, 2 when corral did not start it.
+        """
+        if _Loading.active:
+            return
+        from . import runtime  # noqa: PLC0415  asyncio costs 80 ms that `import Agent` need not
+
+        status = runtime.run(self._hooks)
+        if status:
+            raise SystemExit(status)
+
+
+class _Loading:
+    """Whether a module is being loaded for the agent in it."""
+
+    active = False
+
+
+@contextmanager
+def loading_entrypoint() -> Generator[None, None, None]:
+    """Within it Agent.run does nothing: the agent is run once its module is there."""
+    _Loading.active = True
+    try:
+        yield
+    finally:
+        _Loading.active = False
+
+
+def _once(registered: object, name: str) -> None:
+    if registered is not None:
+        raise Conflict(f"cannot register a second {name}: an agent has one", key=name)

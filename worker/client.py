@@ -1,0 +1,291 @@
+"""The control socket, from a program that waits: one connection, blocking calls, streams of notifications.
+
+It decides where the socket is looked for and puts every way of not reaching the daemon into words. It
+must not import asyncio: the `corral` command starts in the time that this module and click need. Unix
+sockets as in unix(7); the methods are those of `rpc.discover`.
+"""
+
+import errno
+import os
+import socket
+import stat
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from types import TracebackType
+
+from .errors import InvalidRequest, MethodNotFound, Overloaded, Unreachable
+from .wire import Event, Foreign, Id, Notification, Peer, Request, Response
+
+SOCKET_PATH_BYTES_MAX = 107
+"""sun_path has 108 bytes, the last one is a NUL (unix(7))."""
+
+CONNECT_TIMEOUT_S = 10
+"""How long a connection may take: it waits while the daemon's queue of connections is full."""
+
+SEND_TIMEOUT_S = 30.0
+"""How long one request may take to leave: the daemon stopped reading."""
+
+WAITING_NOTIFICATIONS_MAX = 100_000
+"""How many notifications may arrive unread while an answer is waited for."""
+
+RECEIVE_BYTES = 65_536
+RETRY_FIRST_S, RETRY_LAST_S = 0.05, 0.5
+
+Params = Mapping[str, object]
+
+
+def default_socket(environ: Mapping[str, str], uid: int) -> str:
+    """Where the daemon's socket is when nobody says otherwise.
+
+    `$CORRAL_SOCKET`; for root `/run/corral/corral.sock`; for others `$XDG_RUNTIME_DIR/corral/corral.sock`,
+    without that variable `/tmp/corral-UID/corral.sock`. An empty variable counts as unset, and so does
+    an XDG_RUNTIME_DIR that is not absolute (XDG Base Directory Specification).
+    """
+    if environ.get("CORRAL_SOCKET"):
+        return environ["CORRAL_SOCKET"]
+    if uid == 0:
+        return "/run/corral/corral.sock"
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    folder = f"{runtime}/corral" if runtime.startswith("/") else shared_folder(uid)
+    return f"{folder}/corral.sock"
+
+
+def shared_folder(uid: int) -> str:
+    """The folder of the socket for a user without a runtime directory; /tmp is everybody's, so its owner counts."""
+    return f"/tmp/corral-{uid}"
+
+
+class Client:
+    """A connection to the daemon, open from the moment it is made until `close`.
+
+    Not for several threads at once. After an Unreachable the connection is of no further use; make
+    another one (`await_daemon`).
+
+    Raises:
+        Unreachable: nobody answers at `path`; `data["reason"]` is one of missing, stale, forbidden,
+            too-long, not-ours, no-socket, busy, failed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._peer = Peer()
+        self._notifications: deque[Notification] = deque()
+        self._socket = _connect(path)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; the daemon drops what it still does for it, tasks excepted."""
+        self._socket.close()
+
+    def call(
+        self,
+        method: str,
+        params: Params | None = None,
+        *,
+        timeout_s: float | None = None,
+        on_notification: Callable[[Notification], None] | None = None,
+    ) -> object:
+        """The result of `method`, however long it takes unless `timeout_s` says otherwise.
+
+        Notifications that arrive meanwhile go to `on_notification`; without it they are kept for
+        `notifications`. When the wait is broken off, by its timeout or by an exception such as
+        KeyboardInterrupt, the daemon is told, and the connection stays usable.
+
+        Raises:
+            Timeout: no answer within `timeout_s`.
+            Unreachable: the connection broke, or what answers is no corrald. Whether the call took
+                effect is then unknown.
+            CorralError: whatever the daemon answered.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        request_id = self._peer.request(method, params, deadline=deadline)
+        try:
+            self._send()
+            response = self._wait(request_id, on_notification or self._keep)
+        except BaseException as error:
+            if not isinstance(error, Unreachable):
+                self._peer.cancel(request_id, "the caller no longer waits")
+                with suppress(Unreachable):  # what went wrong first is what the caller learns
+                    self._send()
+            raise
+        if response.error is not None:
+            raise response.error
+        return response.result
+
+    def notifications(self) -> Iterator[Notification]:
+        """The notifications, as they come: what a `….follow` promised.
+
+        Raises:
+            Unreachable: the connection ended, reason `closed`.
+        """
+        while True:
+            while self._notifications:
+                yield self._notifications.popleft()
+            for event in self._receive():
+                if isinstance(event, Notification):
+                    self._keep(event)
+                else:
+                    self._refuse(event)
+
+    def _wait(self, request_id: Id, on_notification: Callable[[Notification], None]) -> Response:
+        """Reads until the answer to `request_id` is there; what came with it is handed out too."""
+        answer: Response | None = None
+        while answer is None:
+            for event in self._receive():
+                if isinstance(event, Response):
+                    answer = event if event.id == request_id else answer
+                elif isinstance(event, Notification):
+                    on_notification(event)
+                elif answer is None:  # a line that is too long is first an answer, then foreign
+                    self._refuse(event)
+        return answer
+
+    def _keep(self, notification: Notification) -> None:
+        if len(self._notifications) >= WAITING_NOTIFICATIONS_MAX:
+            text = f"cannot keep more than {WAITING_NOTIFICATIONS_MAX} notifications"
+            raise Overloaded(text, limit=WAITING_NOTIFICATIONS_MAX)
+        self._notifications.append(notification)
+
+    def _refuse(self, event: Event) -> None:
+        if isinstance(event, Request):
+            text = f'cannot call "{event.method}": a client of the control socket has no methods'
+            self._peer.fail(event.id, MethodNotFound(text, method=event.method))
+            self._send()
+        elif isinstance(event, Foreign):
+            error = InvalidRequest(event.reason)
+            raise _unreachable(self.path, "foreign", "what answers is no corrald") from error
+
+    def _receive(self) -> list[Event]:
+        """The next events; those of requests whose deadline has come included.
+
+        Raises:
+            Unreachable: the daemon closed the connection, or it broke.
+        """
+        now = time.monotonic()
+        if ended := self._peer.expire(now):
+            self._send()
+            return list(ended)
+        deadline = self._peer.deadline
+        self._socket.settimeout(None if deadline is None else max(deadline - now, 0.001))
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except TimeoutError:
+            return []
+        except OSError as error:
+            raise _unreachable(self.path, "closed", _words(error)) from error
+        if data:
+            return self._peer.receive(data)
+        events = self._peer.finish()
+        if any(not isinstance(event, Foreign) for event in events):
+            return events  # a last line without its newline is a line; half of one is not
+        text = "the daemon closed the connection"
+        raise _unreachable(self.path, "closed", text)
+
+    def _send(self) -> None:
+        self._socket.settimeout(SEND_TIMEOUT_S)
+        try:
+            self._socket.sendall(self._peer.take())
+        except TimeoutError as error:
+            text = f"the daemon did not read for {SEND_TIMEOUT_S:.0f} s"
+            raise _unreachable(self.path, "closed", text) from error
+        except OSError as error:
+            raise _unreachable(self.path, "closed", _words(error)) from error
+        except BaseException:
+            self._socket.close()  # half a line may have left: nothing can follow it
+            raise
+
+
+def await_daemon(path: str, *, patience_s: float) -> Client:
+    """A connection to a daemon that may be about to come back.
+
+    Raises:
+        Unreachable: it did not within `patience_s`; or waiting cannot help (reason too-long, not-ours).
+    """
+    give_up_at = time.monotonic() + patience_s
+    pause_s = RETRY_FIRST_S
+    while True:
+        try:
+            return Client(path)
+        except Unreachable as error:
+            hopeless = error.data["reason"] in ("too-long", "not-ours")
+            if hopeless or time.monotonic() + pause_s > give_up_at:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, RETRY_LAST_S)
+
+
+def _connect(path: str) -> socket.socket:
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        text = f"the path is longer than {SOCKET_PATH_BYTES_MAX} bytes"
+        raise _unreachable(path, "too-long", text, limit=SOCKET_PATH_BYTES_MAX)
+    _check_owner(path)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # A socket that does not block gets EAGAIN at once from a full queue; one that blocks waits in it.
+        wait = struct.pack("ll", CONNECT_TIMEOUT_S, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        connection.connect(path)
+    except (OSError, ValueError) as error:
+        connection.close()
+        raise _unreachable(path, *_why(error)) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_owner(path: str) -> None:
+    """Refuses a socket in our folder of /tmp when somebody else made that folder or can write to it."""
+    uid = os.getuid()
+    folder = os.path.dirname(path)
+    if folder != shared_folder(uid):
+        return
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return  # the connection fails with better words
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
+        text = f'"{folder}" is not a folder that only uid {uid} can use'
+        raise _unreachable(
+            path, "not-ours", text, uid=found.st_uid, mode=oct(found.st_mode & 0o777)
+        )
+
+
+def _why(error: Exception) -> tuple[str, str]:
+    """The reason and the words for a connection that could not be made."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EAGAIN:
+        return "busy", f"the daemon took no connection for {CONNECT_TIMEOUT_S} s"
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return "missing", "there is no such socket (is corrald running?)"
+    if number == errno.ECONNREFUSED:
+        return "stale", "nobody listens on it any more (is corrald running?)"
+    if number in (errno.EACCES, errno.EPERM):
+        return "forbidden", "permission denied (the socket belongs to another user)"
+    if number in (errno.EPROTOTYPE, errno.ENOTSOCK):
+        return "no-socket", "it is no stream socket"
+    if isinstance(error, OSError):
+        return "failed", _words(error)
+    return "failed", str(error)
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _unreachable(path: str, reason: str, words: str, **data: object) -> Unreachable:
+    text = f'cannot reach the daemon at "{path}": {words}'
+    return Unreachable(text, socket=path, reason=reason, **data)

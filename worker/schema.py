@@ -1,0 +1,379 @@
+"""The shapes that cross the control socket and the worker's pipes, as msgspec Structs.
+
+What travels is JSON; these Structs are how the daemon checks what it is told and how it writes what it
+says. Keys may be added to a shape, never changed. Times are RFC 3339 in UTC, durations seconds.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+PROTOCOL_VERSION = "1"
+"""The worker protocol that `initialize` asks for."""
+
+Priority = Annotated[int, Meta(ge=1, le=10)]
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Count = Annotated[int, Meta(ge=1, le=100_000)]
+
+TaskState = Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
+
+ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timeout"})
+"""States of a task that never change again."""
+
+
+class Error(Struct, frozen=True):
+    """An error as records show it; the codes are those of `errors`."""
+
+    code: int
+    name: str
+    message: str
+    data: dict[str, object] = {}
+
+
+class Boundaries(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a task may do. `timeout_s` and `max_tool_calls` only tighten the agent's own limits."""
+
+    timeout_s: Seconds | None = None
+    max_tool_calls: Annotated[int, Meta(ge=0)] | None = None
+    allowed_tools: list[str] | None = None
+    constraints: list[str] = []
+    scope: str = ""
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """One delegation to an agent, from its acknowledgement to its end.
+
+    `attempt` counts from 1 once it has been dispatched; `parent` is the task that delegated it.
+    `progress` is what the worker said last, of `progress_total` (1 where it said none).
+    """
+
+    id: str
+    agent: str
+    worker: str | None = None
+    state: TaskState = "queued"
+    priority: int = 5
+    attempt: int = 0
+    objective: str = ""
+    input: object = None
+    context: object = None
+    boundaries: Boundaries = Boundaries()
+    output: object = None
+    error: Error | None = None
+    progress: float | None = None
+    progress_total: float | None = None
+    progress_message: str = ""
+    created_at: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_s: float | None = None
+    tool_calls: int = 0
+    tokens_used: int = 0
+    cost_cents: float = 0.0
+    parent: str | None = None
+    children: list[str] = []
+    reason: str = ""
+
+
+# -- status
+
+
+class ExitRecord(Struct, frozen=True, kw_only=True):
+    """How an incarnation ended."""
+
+    result: str
+    code: int | None
+    signal: str | None
+    forced: bool
+    at: str
+    message: str
+
+
+class WorkerStatus(Struct, frozen=True, kw_only=True):
+    """One worker in `status`."""
+
+    id: str
+    pid: int | None
+    state: str
+    incarnation: int
+    restarts: int
+    uptime_s: float
+    rss_bytes: int
+    paused: bool
+    cpu_percent: float
+    open_files: int
+    task: str | None
+    next_start_in_s: float | None
+    last_exit: ExitRecord | None
+    reason: str
+
+
+class AgentStatus(Struct, frozen=True, kw_only=True):
+    """One agent or MCP server in `status`; `tools` only where it is a server."""
+
+    name: str
+    kind: Literal["agent", "mcp"]
+    state: str
+    wanted: bool
+    degraded: bool
+    protocol: str
+    workers: list[WorkerStatus]
+    queued: int = 0
+    tools: list[str] | UnsetType = UNSET
+
+
+class DaemonStatus(Struct, frozen=True, kw_only=True):
+    """The daemon itself in `status`."""
+
+    pid: int
+    version: str
+    uptime_s: float
+    socket: str
+    state_dir: str
+    containment: str
+    draining: bool
+    degraded: list[str]
+    config: str | None
+    launcher_pid: int | None
+
+
+class TaskCounts(Struct, frozen=True, kw_only=True):
+    """How many tasks there are; ended ones since the daemon started."""
+
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """The answer to `daemon.status`."""
+
+    daemon: DaemonStatus
+    agents: list[AgentStatus]
+    mcp_servers: list[AgentStatus]
+    tasks: TaskCounts
+
+
+# -- params of the control methods
+
+
+class NoParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A method without parameters."""
+
+
+class StatusParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to tell about; all when `names` is absent."""
+
+    names: list[str] | None = None
+
+
+class NameParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """One agent, MCP server or worker."""
+
+    name: str
+
+
+class NamesParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Agents, MCP servers or workers; `wait` until it is so, for `timeout_s` at most."""
+
+    names: list[str] = []
+    all: bool = False
+    wait: bool = True
+    timeout_s: Seconds | None = None
+
+
+class AddParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A new agent or server; `spec` has the shape of its table in the configuration file."""
+
+    name: str
+    spec: dict[str, object]
+    kind: Literal["agent", "mcp"] = "agent"
+    start: bool = True
+    wait: bool = True
+    directory: str | None = None
+
+
+class ScaleParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many workers an agent is to have."""
+
+    name: str
+    instances: Annotated[int, Meta(ge=0, le=1000)]
+    wait: bool = True
+
+
+class SignalParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A signal, by name, for the leader of each worker."""
+
+    name: str
+    signal: str
+
+
+class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A new task: for an agent by name, or for any agent that has a capability."""
+
+    objective: str
+    agent: str | None = None
+    capability: str | None = None
+    input: object = None
+    context: object = None
+    priority: Priority | None = None
+    timeout_s: Seconds | None = None
+    boundaries: Boundaries = Boundaries()
+
+
+class TaskIdParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """One task."""
+
+    task: str
+
+
+class TaskWaitParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """One task, and how long to wait for its end; without a limit when absent."""
+
+    task: str
+    timeout_s: Seconds | None = None
+
+
+class TaskListParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which tasks: newest first."""
+
+    agent: str | None = None
+    state: TaskState | None = None
+    limit: Count = 100
+
+
+class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose log lines: of all when `names` is absent. `since` in seconds of the Unix epoch."""
+
+    names: list[str] | None = None
+    n: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    since: float | None = None
+    stream: Literal["stdout", "stderr"] | None = None
+
+
+class EventParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which events: after the sequence number `since`, or since a time of the Unix epoch."""
+
+    since: int | None = None
+    since_time: float | None = None
+    n: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    types: list[str] | None = None
+    agent: str | None = None
+
+
+class ToolsParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """The tools of one server, or of all."""
+
+    server: str | None = None
+
+
+class CallParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A tool call, by the exposed name `SERVER__TOOL` or a short name that only one server has."""
+
+    name: str
+    arguments: dict[str, object] = {}
+    timeout_s: Seconds | None = None
+
+
+# -- what workers ask for
+
+
+class WorkerCallParams(Struct, frozen=True):
+    """`tools/call` of a worker."""
+
+    name: str
+    arguments: dict[str, object] = {}
+    task: str | None = None
+
+
+class DelegateParams(Struct, frozen=True):
+    """`task/delegate` of a worker; answered with the child's record when that has ended."""
+
+    objective: str
+    agent: str | None = None
+    capability: str | None = None
+    input: object = None
+    context: object = None
+    priority: Priority | None = None
+    timeout_s: Seconds | None = None
+    boundaries: Boundaries = Boundaries()
+    task: str | None = None
+
+
+class MemoryParams(Struct, frozen=True):
+    """`memory/put`, `memory/get` and `memory/delete`; `ttl_s` and `value` only for put."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=1024)]
+    value: object = None
+    ttl_s: Seconds | None = None
+    session: str = ""
+
+
+class MemorySearchParams(Struct, frozen=True):
+    """`memory/search`: keys or values that contain the text."""
+
+    query: str
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 10
+    session: str | None = None
+
+
+class CheckpointParams(Struct, frozen=True):
+    """`checkpoint/put`."""
+
+    data: object
+    task: str | None = None
+
+
+class PublishParams(Struct, frozen=True):
+    """`event/publish`."""
+
+    type: Annotated[str, Meta(min_length=1, max_length=128)]
+    data: object = None
+
+
+class SubscribeParams(Struct, frozen=True):
+    """`event/subscribe`: globs of event types."""
+
+    types: Annotated[list[str], Meta(max_length=100)]
+
+
+class ProgressParams(Struct, frozen=True):
+    """`progress` of a worker."""
+
+    progress: float
+    task: str | None = None
+    total: float | None = None
+    message: str = ""
+
+
+class UsageParams(Struct, frozen=True):
+    """`usage` of a worker."""
+
+    tokens: Annotated[int, Meta(ge=0)] = 0
+    cost_cents: Annotated[float, Meta(ge=0)] = 0.0
+    task: str | None = None
+
+
+class WorkerLogParams(Struct, frozen=True):
+    """`log` of a worker."""
+
+    message: str
+    level: str = "info"
+    fields: dict[str, object] = {}
+
+
+class TaskResult(Struct, frozen=True):
+    """What a worker answers to `task/run`."""
+
+    output: object = None
+    tokens_used: Annotated[int, Meta(ge=0)] = 0
+    cost_cents: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class Hello(Struct, frozen=True):
+    """What a worker answers to `initialize`."""
+
+    protocolVersion: str
+    name: str = ""
+    version: str = ""
+    capabilities: list[str] = []

@@ -1,0 +1,504 @@
+"""What a handler sees of the task it works on, and the answers it gets.
+
+`Task` is for `async def` handlers, `SyncTask` has the same methods, blocking, for `def` handlers. Both
+turn method calls into messages and answers into values; they know neither loop nor pipe, only the two
+protocols `Calls` and `Bridge` that the runtime fills in. This module is imported together with the
+agent, so it must stay cheap: no asyncio, no json.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+from .errors import InternalError, InvalidParams, NotFound, TaskFailed, ToolFailed, from_wire
+
+T = TypeVar("T")
+
+Json = Any  # a JSON value of the agent's own: only its author knows the shape
+
+
+class Start(NamedTuple):
+    """What the daemon said at `initialize`: who this worker is, and under which limits it lives."""
+
+    agent: str
+    """The agent's name in the configuration."""
+    worker: str
+    """This worker's id, as `corral status` shows it: "historian-0"."""
+    incarnation: int
+    """Which life of the worker this is, counted from 1."""
+    heartbeat_interval_s: float
+    limits: dict[str, Json]
+    """The agent's `[resources]`."""
+    config: dict[str, Json]
+    """The agent's `[agents.NAME.config]` table: yours to define."""
+    checkpoint: Json
+    """What the checkpoint hook returned before the worker was hibernated, or None."""
+
+
+class Event(NamedTuple):
+    """An event that this agent has subscribed to."""
+
+    type: str
+    data: Json
+    sender: str
+    """Who published it, as the daemon names it."""
+    at: str
+    """When, UTC, RFC 3339."""
+
+
+class ToolResult(NamedTuple):
+    """The answer of a tool of an MCP server."""
+
+    content: list[dict[str, Json]]
+    """The content blocks as MCP defines them."""
+    structured: Json
+    """`structuredContent`, or None when the tool gave none."""
+    is_error: bool
+    """Whether the tool itself says that it failed."""
+
+    @property
+    def text(self) -> str:
+        """The text of all text blocks, joined by newlines."""
+        blocks = [block for block in self.content if block.get("type") == "text"]
+        return "\n".join(str(block.get("text", "")) for block in blocks)
+
+
+class Result(NamedTuple):
+    """How a delegated task ended."""
+
+    record: dict[str, Json]
+    """The task's record, as `corral task show --json` prints it."""
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        return str(self.record.get("id", ""))
+
+    @property
+    def state(self) -> str:
+        """succeeded, failed, cancelled or timeout."""
+        return str(self.record.get("state", ""))
+
+    @property
+    def output(self) -> Json:
+        """What the other agent's handler returned."""
+        return self.record.get("output")
+
+
+class Calls(Protocol):
+    """The way to the daemon, on the loop of the worker."""
+
+    async def ask(self, method: str, params: Mapping[str, object], /) -> object:
+        """The daemon's answer."""
+        ...
+
+    def tell(self, method: str, params: Mapping[str, object], /) -> None:
+        """Sends a notification."""
+        ...
+
+    async def room(self) -> None:
+        """Waits until the daemon has read enough for more to be sent."""
+        ...
+
+    def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> Awaitable[T]:
+        """Runs it whether or not anybody awaits it; a failure that nobody awaits is logged."""
+        ...
+
+
+class Bridge(Protocol):
+    """The way from a handler's thread to the loop."""
+
+    @property
+    def cancelled(self) -> "Flag":
+        """Set when the task is cancelled."""
+        ...
+
+    def wait(self, coroutine: Coroutine[Any, Any, T], /) -> T:
+        """Runs it on the loop and returns its result, or raises Cancelled."""
+        ...
+
+
+class Flag(Protocol):
+    """The reading side of a threading.Event."""
+
+    def is_set(self) -> bool:
+        """Whether it has happened."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for it, at most `timeout` seconds; returns whether it has happened."""
+        ...
+
+
+class Assignment:
+    """What was asked: the same for both kinds of handler.
+
+    Attributes:
+        id: the task's id.
+        attempt: 1 for the first try; a task whose worker died is tried again with the next number.
+        objective: what the caller wants, in words.
+        input: the caller's data, any JSON value.
+        context: what the caller adds for the understanding, any JSON value.
+        boundaries: timeout_s, max_tool_calls, allowed_tools, constraints, scope; what the caller gave.
+        checkpoint: what an earlier attempt of this task saved last, or None.
+        agent: the name of this agent.
+        worker: the id of this worker.
+        config: the agent's `[agents.NAME.config]` table.
+    """
+
+    def __init__(self, start: Start, params: Mapping[str, Json]) -> None:
+        task_id = params.get("task")
+        if not isinstance(task_id, str):
+            raise InvalidParams("cannot run a task without its id", key="task", value=task_id)
+        attempt = params.get("attempt", 1)
+        self.id = task_id
+        self.attempt: int = attempt if isinstance(attempt, int) else 1
+        self.objective = str(params.get("objective") or "")
+        self.input: Json = params.get("input")
+        self.context: Json = params.get("context")
+        self.boundaries: dict[str, Json] = params.get("boundaries") or {}
+        self.checkpoint: Json = params.get("checkpoint")
+        self.agent = start.agent
+        self.worker = start.worker
+        self.config = start.config
+        self.tokens_used: int = 0
+        self.cost_cents: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} attempt {self.attempt}: {self.objective!r}>"
+
+
+class Task(Assignment):
+    """The task of an `async def` handler.
+
+    Its methods belong to the worker's loop: from another thread, use a `def` handler instead. When the
+    task is cancelled, the handler sees asyncio.CancelledError where it awaits.
+    """
+
+    def __init__(self, start: Start, params: Mapping[str, Json], calls: Calls) -> None:
+        super().__init__(start, params)
+        self._calls = calls
+
+    async def tool(
+        self,
+        name: str,
+        arguments: Mapping[str, object] | None = None,
+        /,
+        *,
+        check: bool = True,
+        **keywords: object,
+    ) -> ToolResult:
+        """Calls a tool of the pool, such as "git__git_log"; the short name does where it is unique.
+
+        Args:
+            name: the tool, as `corral mcp tools` lists it.
+            arguments: arguments as a mapping, for names that are no Python keywords (or are "check").
+            check: raise when the tool says that it failed; False returns the result all the same.
+            keywords: the arguments.
+
+        Raises:
+            ToolFailed: the tool or its server failed; `data["content"]` has what it said.
+            NotFound: no such tool.
+            PermissionDenied: this agent or this task may not use it.
+            ResourceLimitExceeded: the task has used up its tool calls.
+        """
+        given = {**(arguments or {}), **keywords}
+        answer = await self._calls.ask(
+            "tools/call", {"name": name, "arguments": given, "task": self.id}
+        )
+        result = _tool_result(answer)
+        if check and result.is_error:
+            first = result.text.strip().partition("\n")[0]
+            raise ToolFailed(
+                f'cannot complete the call of "{name}": {first}', tool=name, content=result.content
+            )
+        return result
+
+    async def tools(self) -> list[dict[str, Json]]:
+        """The tools that this agent may call: name, server, tool, description, input_schema, annotations."""
+        answer = await self._calls.ask("tools/list", {"task": self.id})
+        return _objects(answer, "tools")
+
+    async def delegate(
+        self,
+        agent: str | None = None,
+        objective: str = "",
+        *,
+        capability: str | None = None,
+        input: Json = None,  # noqa: A002  the word of the task record
+        context: Json = None,
+        boundaries: Mapping[str, Json] | None = None,
+        timeout_s: float | None = None,
+        priority: int | None = None,
+    ) -> Result:
+        """Hands work to another agent, by name or by capability, and waits for its end.
+
+        Args:
+            agent: the agent's name; or leave it out and give `capability`.
+            objective: what is wanted, in words.
+            capability: any agent that has it will do.
+            input: data for the other handler, any JSON value.
+            context: what helps to understand, any JSON value.
+            boundaries: max_tool_calls, allowed_tools, constraints, scope.
+            timeout_s: how long the other handler may work.
+            priority: 1 to 10, the most urgent; by default that of the configuration.
+
+        Raises:
+            CorralError: what the other task failed with: TaskFailed, Timeout, WorkerFailed, Cancelled…;
+                `data["task"]` is its id. NotFound: no such agent. Conflict: the delegation would
+                close a circle of agents that wait for each other.
+        """
+        if (agent is None) == (capability is None):
+            raise InvalidParams("cannot delegate: give either an agent or a capability")
+        optional: dict[str, object] = {
+            "agent": agent,
+            "capability": capability,
+            "input": input,
+            "context": context,
+            "boundaries": boundaries,
+            "timeout_s": timeout_s,
+            "priority": priority,
+        }
+        params = {"task": self.id, "objective": objective}
+        given = {key: value for key, value in optional.items() if value is not None}
+        return _delegated(await self._calls.ask("task/delegate", {**params, **given}))
+
+    async def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
+        """Says how far the work is: a fraction of 1, or of `total` when that is given.
+
+        It counts as a sign of life for `stall_timeout`, as `beat` does.
+        """
+        params: dict[str, object] = {"task": self.id, "progress": done}
+        if total is not None:
+            params["total"] = total
+        if message:
+            params["message"] = message
+        self._calls.tell("progress", params)
+        await self._calls.room()
+
+    async def remember(
+        self, key: str, value: Json, *, ttl_s: float | None = None, session: str | None = None
+    ) -> None:
+        """Stores a value under a key of this agent, for `ttl_s` seconds or for good."""
+        params = _with({"key": key, "value": value}, ttl_s=ttl_s, session=session)
+        await self._calls.ask("memory/put", params)
+
+    async def recall(self, key: str, default: Json = None, *, session: str | None = None) -> Json:
+        """The value that was remembered, or the default."""
+        answer = await self._calls.ask("memory/get", _with({"key": key}, session=session))
+        value = _object(answer).get("value")
+        return default if value is None else value
+
+    async def forget(self, key: str, *, session: str | None = None) -> None:
+        """Deletes what was remembered; what is not there is forgotten already."""
+        try:
+            await self._calls.ask("memory/delete", _with({"key": key}, session=session))
+        except NotFound:
+            return
+
+    async def search(
+        self, query: str, *, limit: int | None = None, session: str | None = None
+    ) -> list[dict[str, Json]]:
+        """What was remembered that fits the words of the query, the best first."""
+        params = _with({"query": query}, limit=limit, session=session)
+        answer = await self._calls.ask("memory/search", params)
+        return _objects(answer, "items")
+
+    async def save_checkpoint(self, data: Json) -> str:
+        """Saves where the work stands; the next attempt of this task finds it in `task.checkpoint`.
+
+        Returns:
+            The checkpoint's id.
+        """
+        answer = await self._calls.ask("checkpoint/put", {"task": self.id, "data": data})
+        return str(_object(answer).get("id", ""))
+
+    def publish(self, type: str, data: Json = None) -> Awaitable[None]:  # noqa: A002  its wire name
+        """Publishes an event to whoever has subscribed to its type, such as "build.done".
+
+        It is on its way when this returns; await the answer to know that the daemon took it.
+        """
+        coroutine = self._publish(type, data)
+        return self._calls.start(coroutine, f'cannot publish event "{type}"')
+
+    async def _publish(self, event_type: str, data: Json) -> None:
+        await self._calls.ask("event/publish", {"type": event_type, "data": data})
+
+    def usage(self, tokens: int = 0, cost_cents: float = 0.0) -> None:
+        """Adds to what this task has cost; the record shows the sum."""
+        self.tokens_used += tokens
+        self.cost_cents += cost_cents
+        params = {"tokens": tokens, "cost_cents": cost_cents, "task": self.id}
+        self._calls.tell("usage", params)
+
+    def beat(self) -> None:
+        """A sign of life of the handler itself, for agents with `stall_timeout`."""
+        self._calls.tell("heartbeat", {"busy": True, "task": self.id})
+
+    def log(self, message: str, /, level: str = "info", **fields: Json) -> None:
+        """Writes a log record with fields; plain text may as well be printed."""
+        self._calls.tell("log", {"level": level, "message": message, "fields": fields})
+
+
+class SyncTask(Assignment):
+    """The task of a `def` handler, which runs in a thread of its own: the methods of Task, blocking.
+
+    When the task is cancelled, `cancelled` is set and every method raises Cancelled, the one in which
+    the handler waits included. A handler that computes for long should look at it now and then.
+    """
+
+    def __init__(self, start: Start, params: Mapping[str, Json], calls: Calls, bridge: Bridge):
+        super().__init__(start, params)
+        self._task = Task(start, params, calls)
+        self._bridge = bridge
+
+    @property
+    def cancelled(self) -> Flag:
+        """Set when the task is cancelled: has is_set() and wait(timeout)."""
+        return self._bridge.cancelled
+
+    def tool(
+        self,
+        name: str,
+        arguments: Mapping[str, object] | None = None,
+        /,
+        *,
+        check: bool = True,
+        **keywords: object,
+    ) -> ToolResult:
+        """See Task.tool."""
+        return self._bridge.wait(self._task.tool(name, arguments, check=check, **keywords))
+
+    def tools(self) -> list[dict[str, Json]]:
+        """See Task.tools."""
+        return self._bridge.wait(self._task.tools())
+
+    def delegate(
+        self,
+        agent: str | None = None,
+        objective: str = "",
+        *,
+        capability: str | None = None,
+        input: Json = None,  # noqa: A002  the word of the task record
+        context: Json = None,
+        boundaries: Mapping[str, Json] | None = None,
+        timeout_s: float | None = None,
+        priority: int | None = None,
+    ) -> Result:
+        """See Task.delegate."""
+        return self._bridge.wait(
+            self._task.delegate(
+                agent,
+                objective,
+                capability=capability,
+                input=input,
+                context=context,
+                boundaries=boundaries,
+                timeout_s=timeout_s,
+                priority=priority,
+            )
+        )
+
+    def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
+        """See Task.progress."""
+        self._bridge.wait(self._task.progress(done, message, total=total))
+
+    def remember(
+        self, key: str, value: Json, *, ttl_s: float | None = None, session: str | None = None
+    ) -> None:
+        """See Task.remember."""
+        self._bridge.wait(self._task.remember(key, value, ttl_s=ttl_s, session=session))
+
+    def recall(self, key: str, default: Json = None, *, session: str | None = None) -> Json:
+        """See Task.recall."""
+        return self._bridge.wait(self._task.recall(key, default, session=session))
+
+    def forget(self, key: str, *, session: str | None = None) -> None:
+        """See Task.forget."""
+        self._bridge.wait(self._task.forget(key, session=session))
+
+    def search(
+        self, query: str, *, limit: int | None = None, session: str | None = None
+    ) -> list[dict[str, Json]]:
+        """See Task.search."""
+        return self._bridge.wait(self._task.search(query, limit=limit, session=session))
+
+    def save_checkpoint(self, data: Json) -> str:
+        """See Task.save_checkpoint."""
+        return self._bridge.wait(self._task.save_checkpoint(data))
+
+    def publish(self, type: str, data: Json = None) -> None:  # noqa: A002  its wire name
+        """Publishes an event, and returns when the daemon has taken it. See Task.publish."""
+        self._bridge.wait(_awaited(lambda: self._task.publish(type, data)))
+
+    def usage(self, tokens: int = 0, cost_cents: float = 0.0) -> None:
+        """See Task.usage."""
+        self.tokens_used += tokens
+        self.cost_cents += cost_cents
+        self._bridge.wait(_done(lambda: self._task.usage(tokens, cost_cents)))
+
+    def beat(self) -> None:
+        """See Task.beat."""
+        self._bridge.wait(_done(self._task.beat))
+
+    def log(self, message: str, /, level: str = "info", **fields: Json) -> None:
+        """See Task.log."""
+        self._bridge.wait(_done(lambda: self._task.log(message, level, **fields)))
+
+
+class Hooks:
+    """What an author has registered; the runtime calls it. Any of them may be sync or async."""
+
+    def __init__(self, name: str | None, capabilities: tuple[str, ...], version: str) -> None:
+        self.name = name
+        self.capabilities = capabilities
+        self.version = version
+        self.task: Callable[[Any], object] | None = None  # Task or SyncTask, as it is async or not
+        self.on_start: Callable[[Start], object] | None = None
+        self.on_shutdown: Callable[[], object] | None = None
+        self.checkpoint: Callable[[], object] | None = None
+        self.restore: Callable[[Json], object] | None = None
+        self.on_event: Callable[[Event], object] | None = None
+        self.event_types: tuple[str, ...] = ()
+
+
+async def _done(act: Callable[[], None]) -> None:
+    act()
+
+
+async def _awaited(act: Callable[[], Awaitable[T]]) -> T:
+    return await act()
+
+
+def _with(params: dict[str, object], **optional: object) -> dict[str, object]:
+    return params | {key: value for key, value in optional.items() if value is not None}
+
+
+def _object(answer: object) -> dict[str, Json]:
+    if not isinstance(answer, dict):
+        raise InternalError("cannot read the daemon's answer: it is no object", answer=answer)
+    return cast("dict[str, Json]", answer)  # it was read from JSON: its keys are strings
+
+
+def _objects(answer: object, key: str) -> list[dict[str, Json]]:
+    items = _object(answer).get(key)
+    if not isinstance(items, list):
+        raise InternalError(f'cannot read the daemon\'s answer: it has no "{key}"', answer=answer)
+    return [_object(item) for item in cast("list[object]", items)]
+
+
+def _tool_result(answer: object) -> ToolResult:
+    fields = _object(answer)
+    content = _objects(fields, "content") if "content" in fields else []
+    return ToolResult(content, fields.get("structuredContent"), fields.get("isError") is True)
+
+
+def _delegated(answer: object) -> Result:
+    result = Result(_object(answer))
+    if result.state == "succeeded":
+        return result
+    error = result.record.get("error")
+    if error is None:
+        raise TaskFailed(f'cannot finish task "{result.id}": {result.state}', task=result.id)
+    failure = from_wire(error)
+    failure.data.setdefault("task", result.id)
+    raise failure
