@@ -188,9 +188,7 @@ class Session:
             raise
         finally:
             deadline.cancel()
-        if (
-            self._state is not _State.OPENING
-        ):  # it ended, or was told to, right after its last answer
+        if self._state is not _State.OPENING:  # it ended, or was told to, after its last answer
             self._channel.close()
             text = f'cannot open MCP server "{self.name}": it has ended'
             raise ToolFailed(text, server=self.name, lost=True, sent=False)

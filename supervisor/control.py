@@ -635,7 +635,9 @@ def openrpc() -> dict[str, object]:
     """The method table as an OpenRPC 1.3 document."""
     entries = [METHODS[name] for name in sorted(METHODS)]
     schemas, components = msgspec.json.schema_components(
-        [entry.params for entry in entries], ref_template="#/components/schemas/{name}"
+        [entry.params for entry in entries],
+        schema_hook=_any_value,
+        ref_template="#/components/schemas/{name}",
     )
     described: list[dict[str, object]] = []
     for entry, schema in zip(entries, schemas, strict=True):
@@ -661,3 +663,9 @@ def openrpc() -> dict[str, object]:
         "methods": described,
         "components": {"schemas": components},
     }
+
+
+def _any_value(type_: type) -> dict[str, object]:
+    """`object` in a Struct stands for any JSON value."""
+    assert type_ is object, f"{type_} has a schema of its own"
+    return {"description": "any JSON value"}

@@ -46,6 +46,7 @@ from . import lifecycle
 from .agents import Agent, Agents
 from .keeper import House, Keeper, utc_now
 from .lifecycle import ASKED_FOR, UP, State
+from .line import DRAIN_S
 from .schedule import (
     Attempted,
     Limits,
@@ -359,6 +360,7 @@ class Tasks:
     async def _attempt(self, entry: Entry, agent: Agent, keeper: Keeper) -> None:
         stop = entry.stop
         assert stop is not None, "dispatch made it"
+        incarnation = keeper.worker.incarnation
         entry.task = replace(
             entry.task,
             state="running",
@@ -376,14 +378,14 @@ class Tasks:
             channel = keeper.channel
             call = await channel.call("task/run", self._run_params(entry), timeout_s=None)
         except CorralError as error:
-            await self._after_failure(entry, agent, keeper, error)
+            await self._after_failure(entry, agent, keeper, incarnation, error)
             return
         ends: set[asyncio.Future[Any]] = {call.answer, stop}  # of different results
         await asyncio.wait(
             ends, timeout=entry.limits.timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
         if call.answer.done():
-            await self._answered(entry, agent, keeper, call)
+            await self._answered(entry, agent, keeper, incarnation, call)
         elif stop.done():
             await self._break_off(entry, keeper, channel, call, stop.result(), "cancelled")
         else:
@@ -413,7 +415,9 @@ class Tasks:
             },
         }
 
-    async def _answered(self, entry: Entry, agent: Agent, keeper: Keeper, call: Call) -> None:
+    async def _answered(
+        self, entry: Entry, agent: Agent, keeper: Keeper, incarnation: int, call: Call
+    ) -> None:
         error = call.answer.exception()
         if error is None:
             try:
@@ -430,7 +434,7 @@ class Tasks:
             return
         if not isinstance(error, CorralError):
             error = InternalError(f'cannot read the end of task "{entry.task.id}": {error!r}')
-        await self._after_failure(entry, agent, keeper, error)
+        await self._after_failure(entry, agent, keeper, incarnation, error)
 
     async def _break_off(
         self,
@@ -454,7 +458,7 @@ class Tasks:
             keeper.send(lifecycle.Replace("task-timeout", reason))
 
     async def _after_failure(
-        self, entry: Entry, agent: Agent, keeper: Keeper, error: CorralError
+        self, entry: Entry, agent: Agent, keeper: Keeper, incarnation: int, error: CorralError
     ) -> None:
         """Tried again, or failed."""
         task = entry.task
@@ -463,6 +467,8 @@ class Tasks:
             await self._end(entry, "cancelled", error=stop.result())
             return
         died = isinstance(error, WorkerFailed)
+        if died:
+            error = await _cause_of_death(keeper, incarnation, error)
         leaving = keeper.worker.state is State.SHUTTING_DOWN or died
         asked = leaving and keeper.worker.cause in ASKED_FOR
         put_down = asked and isinstance(error, WorkerFailed | Cancelled | ShuttingDown)
@@ -658,6 +664,25 @@ class Tasks:
                 ),
             )
         )
+
+
+async def _cause_of_death(keeper: Keeper, incarnation: int, error: CorralError) -> CorralError:
+    """The closed pipe is often seen before the exit is told: what the exit says is the better reason."""
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            await keeper.until(lambda w: w.incarnation != incarnation or w.pid is None)
+    except TimeoutError:
+        return error  # it closed its pipe and lives
+    last = next((last for number, last in keeper.exits if number == incarnation), None)
+    if last is None:
+        return error
+    return WorkerFailed(
+        f'cannot go on with worker "{keeper.id}": {last.message}',
+        worker=keeper.id,
+        result=last.result,
+        code=last.code,
+        signal=last.signal,
+    )
 
 
 _NO_LIMITS = Limits(0.0, 0, None)

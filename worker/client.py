@@ -179,8 +179,8 @@ class Client:
             self._send()
             return list(ended)
         deadline = self._peer.deadline
-        self._socket.settimeout(None if deadline is None else max(deadline - now, 0.001))
         try:
+            self._socket.settimeout(None if deadline is None else max(deadline - now, 0.001))
             data = self._socket.recv(RECEIVE_BYTES)
         except TimeoutError:
             return []
@@ -195,8 +195,8 @@ class Client:
         raise _unreachable(self.path, "closed", text)
 
     def _send(self) -> None:
-        self._socket.settimeout(SEND_TIMEOUT_S)
         try:
+            self._socket.settimeout(SEND_TIMEOUT_S)
             self._socket.sendall(self._peer.take())
         except TimeoutError as error:
             text = f"the daemon did not read for {SEND_TIMEOUT_S:.0f} s"

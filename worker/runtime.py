@@ -169,9 +169,11 @@ class Worker:
         await self._wind_up()
         return self._status
 
-    def _on_closed(self, _: CorralError | None) -> None:
+    def _on_closed(self, error: CorralError | None) -> None:
         self._lost.set()
-        self._end(0, 0.0)
+        self._end(
+            0 if error is None else 1, 0.0
+        )  # an error: the daemon is there, but does not read
 
     def _end(self, status: int, grace_s: float) -> None:
         """Decides to leave within `grace_s`; who says it again changes nothing."""
@@ -192,7 +194,7 @@ class Worker:
         await self._first_of(self._stop_at - reserve_s / 2, self._idle)
         hook = self._hooks.on_shutdown
         if hook is not None and self._start is not None:
-            task = self.start(self._call(hook), "on_shutdown failed")
+            task = self.begin(self._call(hook), "on_shutdown failed")
             left_s = max(self._stop_at - self._loop.time(), LEAVE_S / 5)
             await asyncio.wait([task], timeout=left_s)
         self.is_orphan = self._lost.is_set()
@@ -271,7 +273,7 @@ class Worker:
         self._start = start
         self._loop.call_soon(self._beat)  # after the reply, which is queued when this returns
         if self._hooks.on_event is not None:
-            self.start(self._deliver(self._hooks.on_event), "cannot deliver events")
+            self.begin(self._deliver(self._hooks.on_event), "cannot deliver events")
         return {
             "protocolVersion": PROTOCOL_VERSION,
             "name": self._hooks.name or start.agent,
@@ -364,7 +366,7 @@ class Worker:
             output = await work
             if me.cancelling():  # the handler swallowed it, yet nobody waits for its output
                 raise asyncio.CancelledError
-            return _output(output, task, start.limits)
+            return _output(output, task.id, start.limits)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and not me.cancelling():
                 text = f'cannot finish task "{task.id}": what its handler awaited was cancelled'
@@ -388,7 +390,7 @@ class Worker:
         """Waits while the daemon reads too slowly."""
         await self._channel.drain()
 
-    def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> asyncio.Task[T]:
+    def begin(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> asyncio.Task[T]:
         """Runs it beside; when it fails, that is said on stderr."""
         task = self._loop.create_task(coroutine)
         self._beside.add(task)
@@ -533,7 +535,7 @@ def _start_of(params: dict[str, Json]) -> Start:
     )
 
 
-def _output(output: object, task: Task | SyncTask, limits: dict[str, Json]) -> dict[str, object]:
+def _output(output: object, task_id: str, limits: dict[str, Json]) -> dict[str, object]:
     """The reply to task/run; raises when the output cannot travel."""
     if isinstance(output, Coroutine):
         cast("Coroutine[Any, Any, object]", output).close()
@@ -544,16 +546,11 @@ def _output(output: object, task: Task | SyncTask, limits: dict[str, Json]) -> d
     if isinstance(limit, int) and 0 < limit < most:
         most = limit
     if size > most:
-        text = f'cannot return {size} bytes from task "{task.id}": the limit is {most}'
+        text = f'cannot return {size} bytes from task "{task_id}": the limit is {most}'
         raise ResourceLimitExceeded(
             text, limit="max_output_size_bytes", value=most, size_bytes=size
         )
-    answer: dict[str, object] = {"output": output}
-    if task.tokens_used:
-        answer["tokens_used"] = task.tokens_used
-    if task.cost_cents:
-        answer["cost_cents"] = task.cost_cents
-    return answer
+    return {"output": output}
 
 
 def _reason(error: BaseException, what: str, kind: type[CorralError]) -> BaseException:

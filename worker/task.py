@@ -99,7 +99,7 @@ class Calls(Protocol):
         """Waits until the daemon has read enough for more to be sent."""
         ...
 
-    def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> Awaitable[T]:
+    def begin(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> Awaitable[T]:
         """Runs it whether or not anybody awaits it; a failure that nobody awaits is logged."""
         ...
 
@@ -160,8 +160,6 @@ class Assignment:
         self.agent = start.agent
         self.worker = start.worker
         self.config = start.config
-        self.tokens_used: int = 0
-        self.cost_cents: float = 0.0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} attempt {self.attempt}: {self.objective!r}>"
@@ -318,15 +316,13 @@ class Task(Assignment):
         It is on its way when this returns; await the answer to know that the daemon took it.
         """
         coroutine = self._publish(type, data)
-        return self._calls.start(coroutine, f'cannot publish event "{type}"')
+        return self._calls.begin(coroutine, f'cannot publish event "{type}"')
 
     async def _publish(self, event_type: str, data: Json) -> None:
         await self._calls.ask("event/publish", {"type": event_type, "data": data})
 
     def usage(self, tokens: int = 0, cost_cents: float = 0.0) -> None:
         """Adds to what this task has cost; the record shows the sum."""
-        self.tokens_used += tokens
-        self.cost_cents += cost_cents
         params = {"tokens": tokens, "cost_cents": cost_cents, "task": self.id}
         self._calls.tell("usage", params)
 
@@ -432,8 +428,6 @@ class SyncTask(Assignment):
 
     def usage(self, tokens: int = 0, cost_cents: float = 0.0) -> None:
         """See Task.usage."""
-        self.tokens_used += tokens
-        self.cost_cents += cost_cents
         self._bridge.wait(_done(lambda: self._task.usage(tokens, cost_cents)))
 
     def beat(self) -> None:

@@ -1,0 +1,62 @@
+"""A worker without the SDK whose faults are chosen by argument: the ways in which programs misbehave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+
+def say(message: dict[str, Any]) -> None:
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+
+
+def serve(version: str = "1") -> None:
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message.get("method") == "initialize":
+            say({"id": message["id"], "result": {"protocolVersion": version, "name": "raw"}})
+        elif message.get("method") == "shutdown":
+            return
+        elif "id" in message:
+            say({"id": message["id"], "result": {"output": "done"}})
+
+
+def main() -> int:
+    fault = sys.argv[1]
+    if fault == "exit":
+        print("the last words", file=sys.stderr)
+        return 3
+    if fault == "silent":
+        time.sleep(600)
+    if fault == "garbage":
+        sys.stdout.buffer.write(b'\xff\xfe garbage\n[1,2]\n{}\nnull\n\x00\n{"jsonrpc":"2.0"}\n')
+        sys.stdout.flush()
+        serve()
+    if fault == "only-garbage":
+        while True:
+            sys.stdout.buffer.write(b"garbage \xff" * 1000 + b"\n")
+    if fault == "version":
+        serve("99")
+    if fault == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message.get("method") == "initialize":
+                say({"id": message["id"], "result": {"protocolVersion": "1", "name": "deaf"}})
+                break
+        while True:
+            time.sleep(600)
+    if fault == "litter":  # grandchildren in sessions of their own that ignore SIGTERM
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which they inherit
+        for _ in range(3):
+            subprocess.Popen(["sleep", "600"], start_new_session=True)
+        serve()
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

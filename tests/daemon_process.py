@@ -1,0 +1,166 @@
+"""A real corrald in a temporary folder, for the tests of the whole."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from corral.worker.client import Client
+
+BOUND_S = 30.0
+"""Every wait of a system test ends after this long, by failing."""
+
+BIN = Path(sys.executable).parent
+
+AGENTS = Path(__file__).parent / "agents"
+
+
+class DaemonProcess:
+    """A daemon that was started; a `with` stops it, and checks that nothing of it is left."""
+
+    def __init__(self, folder: Path, config: str, *arguments: str) -> None:
+        self.folder = folder
+        self.config = folder / "corral.toml"
+        self.socket = folder / "corral.sock"
+        self.state_dir = folder / "state"
+        self.config.write_text(config)
+        tomllib.loads(config)
+        self.log = folder / "daemon.log"
+        self._arguments = arguments
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Starts it and waits until it says that it is ready (sd_notify)."""
+        address = self.folder / "notify.sock"
+        address.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+            notified.bind(str(address))
+            notified.settimeout(BOUND_S)
+            environ = {
+                **os.environ,
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "NOTIFY_SOCKET": str(address),
+            }
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [
+                        str(BIN / "corrald"),
+                        f"--config={self.config}",
+                        f"--socket={self.socket}",
+                        f"--state-dir={self.state_dir}",
+                        *self._arguments,
+                    ],
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            said = notified.recv(256)
+        assert said == b"READY=1", (said, self.log.read_text())
+        address.unlink()
+
+    @property
+    def pid(self) -> int:
+        """The daemon's pid."""
+        assert self.process is not None, "it was started"
+        return self.process.pid
+
+    def client(self) -> Client:
+        """A new connection."""
+        return Client(str(self.socket))
+
+    def call(self, method: str, **params: object) -> Any:  # the result, whose shape the test knows
+        """The result of one call on a connection of its own."""
+        with self.client() as client:
+            return client.call(method, params, timeout_s=BOUND_S)
+
+    def worker(self, worker_id: str) -> Any:  # a worker's status
+        """The status of one worker."""
+        name = worker_id.rpartition("-")[0]
+        status = self.call("daemon.status", names=[name])
+        entries = [*status["agents"], *status["mcp_servers"]]
+        return next(w for entry in entries for w in entry["workers"] if w["id"] == worker_id)
+
+    def await_worker(self, worker_id: str, is_so: Callable[[Any], bool]) -> Any:
+        """A worker's status as soon as it is so; looked at again after each change of a state."""
+        with self.client() as client:
+            client.call("event.follow", {"types": ["worker.state"]}, timeout_s=BOUND_S)
+            status = self.worker(worker_id)
+            changes = client.notifications()
+            while not is_so(status):
+                next(changes)
+                status = self.worker(worker_id)
+            return status
+
+    def corral(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs the command against this daemon."""
+        return subprocess.run(
+            [str(BIN / "corral"), "--socket", str(self.socket), *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+            check=False,
+        )
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        assert self.process is not None, "it was started"
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(BOUND_S)
+
+    def kill(self) -> None:
+        """SIGKILL, which no daemon survives."""
+        assert self.process is not None, "it was started"
+        self.process.kill()
+        self.process.wait(BOUND_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(BOUND_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+
+
+def marked(folder: Path) -> list[int]:
+    """The pids of all processes that a daemon with its files in `folder` keeps: their cwd is there."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if Path(os.readlink(entry / "cwd")).is_relative_to(folder):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@contextmanager
+def pidfd(pid: int) -> Iterator[int]:
+    """A pidfd, to wait for the end of a process that is not a child."""
+    fd = os.pidfd_open(pid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,616 @@
+"""Logs: real pipes, real files, real processes; what was printed can be read back, or its loss is counted."""
+
+import asyncio
+import base64
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from corral.supervisor.logfile import LINE_LIMIT_BYTES, Record
+from corral.supervisor.logs import Capture, LogStore, LogWriter
+
+BOUND_S = 30.0
+MIB = 1024 * 1024
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(BOUND_S):
+            await test()
+
+    uvloop.run(bounded())
+
+
+def read(
+    logs: LogStore, *names: str, n: int | None = None, stream: str | None = None
+) -> list[Record]:
+    return asyncio.run(logs.read(names, n=n, stream=stream))
+
+
+def texts(records: list[Record]) -> list[object]:
+    return [record["text"] for record in records]
+
+
+def content(record: Record) -> bytes:
+    coded = record.get("bytes")
+    return base64.b64decode(str(coded)) if coded else str(record["text"]).encode()
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Iterator[LogStore]:
+    store = LogStore(tmp_path / "logs")
+    yield store
+    store.close()
+
+
+def writer_of(logs: LogStore, worker: str = "echo-0", **limits: int) -> LogWriter:
+    agent = worker.rpartition("-")[0]
+    return logs.writer(agent, worker, **{"max_file_bytes": MIB, "max_files": 5, **limits})
+
+
+async def taken(records: AsyncIterator[list[Record]], count: int) -> list[Record]:
+    """The next `count` records that a follower is given."""
+    got: list[Record] = []
+    while len(got) < count:
+        got += await anext(records)
+    assert len(got) == count
+    return got
+
+
+def test_a_line_is_stored_as_container_runtimes_do_and_read_as_a_record(tmp_path: Path) -> None:
+    logs = LogStore(tmp_path, clock=lambda: 1_767_225_600_123_456_789)
+    writer_of(logs).stream("stderr").write(b"hello\nworld\n")
+    stored = (tmp_path / "echo" / "echo-0.log").read_bytes()
+    at = "2026-01-01T00:00:00.123456780Z"
+    assert stored == f"{at} stderr F hello\n{at} stderr F world\n".encode()
+    common = {"at": at, "agent": "echo", "worker": "echo-0", "stream": "stderr", "level": None}
+    assert read(logs) == [{**common, "text": "hello"}, {**common, "text": "world"}]
+    logs.close()
+
+
+def test_folder_and_files_are_private(logs: LogStore) -> None:
+    writer_of(logs).stream("stdout").write(b"secret\n")
+    folder = logs.directory / "echo"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "echo-0.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_fifty_megabytes_through_a_pipe_and_rotations_come_back_complete_and_in_order(
+    logs: LogStore,
+) -> None:
+    count = 500_000
+    program = f"import sys\nfor i in range({count}): sys.stdout.write('%099d\\n' % i)\n"
+    writer = writer_of(logs, max_file_bytes=4 * MIB, max_files=40)
+
+    async def test() -> None:
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            capture = Capture(os.dup(process.stdout.fileno()), writer.stream("stdout"))
+            process.stdout.close()
+            assert await capture.drain(BOUND_S)
+        expected = 0
+        async with aclosing(logs.history()) as batches:
+            async for batch in batches:
+                for record in batch:
+                    assert record["text"] == f"{expected:099d}"
+                    expected += 1
+        assert expected == count
+
+    run(test)
+    files = sorted((logs.directory / "echo").iterdir())
+    assert len(files) > 10
+    assert all(file.stat().st_size <= 4 * MIB for file in files)
+    assert all(file.read_bytes().endswith(b"\n") for file in files)
+    assert (writer.lost_lines, writer.lost_bytes, writer.lines) == (0, 0, count)
+
+
+def test_no_more_files_are_kept_than_asked_for_and_they_hold_the_newest_lines(
+    logs: LogStore,
+) -> None:
+    writer = writer_of(logs, max_file_bytes=2_000, max_files=3)
+    stream = writer.stream("stdout")
+    for number in range(1_000):
+        stream.write(b"%d\n" % number)
+    names = sorted(path.name for path in (logs.directory / "echo").iterdir())
+    assert names == ["echo-0.log", "echo-0.log.1", "echo-0.log.2"]
+    numbers = [int(str(text)) for text in texts(read(logs))]
+    assert numbers == list(range(numbers[0], 1_000))
+    assert len(numbers) > 80
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_bytes_in_any_pieces_come_back_as_they_were(logs: LogStore, seed: int) -> None:
+    dice = random.Random(seed)
+    alphabet = [
+        b"\r",
+        b"\0",
+        b"\xff",
+        b"\xc3\xa9",
+        b"\xc3",
+        b" ",
+        b"\x1b[0m",
+        b"x",
+        b"P ",
+        b"\xe2\x80\xa8",
+    ]
+    lines = [
+        b"".join(dice.choices(alphabet, k=dice.choice((0, 1, 5, 100, 9_000, 40_000))))
+        for _ in range(30)
+    ]
+    printed = b"\n".join(lines) + b"\n"
+    stream = writer_of(logs, max_file_bytes=100_000, max_files=100).stream("stderr")
+    position = 0
+    while position < len(printed):
+        size = dice.choice((1, 7, 1_000, 65_536))
+        stream.write(printed[position : position + size])
+        position += size
+    assert [content(record) for record in read(logs)] == lines
+    for n in (1, 2, 7, 29):
+        assert [content(record) for record in read(logs, n=n)] == lines[-n:]
+
+
+@pytest.mark.parametrize("excess", [-1, 0, 1, LINE_LIMIT_BYTES, LINE_LIMIT_BYTES + 1])
+def test_a_line_around_the_limit_is_whole(logs: LogStore, excess: int) -> None:
+    line = b"a" * (LINE_LIMIT_BYTES + excess)
+    writer_of(logs).stream("stdout").write(b"before\n" + line + b"\nafter\n")
+    assert [content(record) for record in read(logs)] == [b"before", line, b"after"]
+    stored = (logs.directory / "echo" / "echo-0.log").read_bytes()
+    assert stored.count(b" stdout P ") == max(len(line) - 1, 0) // LINE_LIMIT_BYTES
+
+
+def test_a_line_of_a_megabyte_is_stored_in_parts_and_read_whole(logs: LogStore) -> None:
+    line = bytes(random.Random(1).choices(b"abcdefghij", k=MIB))
+    stream = writer_of(logs, max_file_bytes=300_000, max_files=10).stream("stdout")
+    other = writer_of(logs, max_file_bytes=300_000, max_files=10).stream("stderr")
+    for position in range(0, MIB, 65_536):
+        stream.write(line[position : position + 65_536])
+        other.write(b"meanwhile\n")
+    stream.write(b"\nnext\n")
+    stored = (logs.directory / "echo" / "echo-0.log").read_bytes()
+    assert max(map(len, stored.split(b"\n"))) <= LINE_LIMIT_BYTES + 40
+    records = read(logs, stream="stdout")
+    assert [content(record) for record in records] == [line, b"next"]
+    assert [content(record) for record in read(logs, stream="stdout", n=2)] == [line, b"next"]
+    assert len(read(logs, stream="stderr")) == 16
+
+
+def test_a_last_line_without_a_newline_is_kept(logs: LogStore) -> None:
+    async def test() -> None:
+        reading, writing = os.pipe()
+        capture = Capture(reading, writer_of(logs).stream("stdout"))
+        os.write(writing, b"one\ntwo")
+        os.close(writing)
+        assert await capture.drain(BOUND_S)
+        assert texts(await logs.read()) == ["one", "two"]
+
+    run(test)
+
+
+def test_a_drain_ends_although_a_grandchild_holds_the_pipe(logs: LogStore) -> None:
+    async def test() -> None:
+        reading, writing = os.pipe()
+        capture = Capture(reading, writer_of(logs).stream("stdout"))
+        os.write(writing, b"last words")
+        assert not await capture.drain(0)
+        assert capture.closed
+        assert texts(await logs.read()) == ["last words"]
+        with pytest.raises(BrokenPipeError):
+            os.write(writing, b"x")
+        os.close(writing)
+        reading, writing = os.pipe()
+        capture = Capture(reading, writer_of(logs).stream("stdout"))
+        os.write(writing, b"at the last moment")
+        capture.close()
+        os.close(writing)
+        assert texts(await logs.read(n=1)) == ["at the last moment"]
+
+    run(test)
+
+
+def test_a_pipe_that_was_closed_is_not_read_again(logs: LogStore) -> None:
+    async def test() -> None:
+        reading, writing = os.pipe()
+        capture = Capture(reading, writer_of(logs).stream("stdout"))
+        os.close(writing)
+        assert await capture.drain(BOUND_S)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(reading)
+        assert await capture.drain(BOUND_S)
+        capture.close()
+
+    run(test)
+
+
+def test_a_notification_keeps_level_fields_and_newlines_and_cannot_be_forged(
+    logs: LogStore,
+) -> None:
+    writer = writer_of(logs)
+    writer.stream("log").line(b"two\nlines", "warning", {"key": [1, "é\udc80"]})
+    writer.stream("log").line(b"x" * 50_000, "info")
+    path = logs.directory / "echo" / "echo-0.log"
+    payload = path.read_bytes().split(b"\n")[0][40:]
+    writer.stream("stderr").line(payload)
+    first, long, forged = read(logs)
+    assert (first["stream"], first["level"], first["text"]) == ("log", "warning", "two\nlines")
+    assert first["fields"] == {"key": [1, "é?"]}
+    assert (long["text"], long["level"]) == ("x" * 50_000, "info")
+    assert (forged["stream"], forged["level"], content(forged)) == ("stderr", None, payload)
+    assert [record["stream"] for record in read(logs, stream="log")] == ["log", "log"]
+
+
+def test_the_tail_is_answered_without_the_file(logs: LogStore) -> None:
+    writer = writer_of(logs)
+    assert writer.tail() == []
+    stream = writer.stream("stderr")
+    stream.write(b"one\ntwo\nthr")
+    assert writer.tail(lines=2) == ["two", "thr"]
+    stream.write(b"ee\n")
+    assert writer.tail() == ["one", "two", "three"]
+    stream.write(b"x" * 3_000 + b"\n" + b"y" * 3_000 + b"\n")
+    assert writer.tail() == ["y" * 3_000]
+    assert writer.tail("stdout") == []
+
+
+def test_records_of_many_workers_are_merged_by_time(tmp_path: Path) -> None:
+    ticks = iter(range(1_700_000_000_000_000_000, 1_800_000_000_000_000_000, 1_000_000_000))
+    logs = LogStore(tmp_path, clock=lambda: next(ticks))
+    streams = [writer_of(logs, f"crew-{number}").stream("stdout") for number in range(5)]
+    for number in range(100):
+        streams[number * 7 % 5].write(b"%d\n" % number)
+    assert texts(read(logs)) == [str(number) for number in range(100)]
+    assert texts(read(logs, n=12)) == [str(number) for number in range(88, 100)]
+    assert texts(read(logs, "crew-0", n=2)) == ["90", "95"]
+    assert texts(read(logs, "crew", n=1)) == ["99"]
+    assert read(logs, "nobody", "../crew") == []
+    times = [str(record["at"]) for record in read(logs)]
+    assert times == sorted(times)
+    logs.close()
+
+
+def test_since_and_until_choose_by_time_in_long_logs_too(tmp_path: Path) -> None:
+    now = [1_700_000_000_000_000_000]
+    logs = LogStore(tmp_path, clock=lambda: now[0])
+    stream = writer_of(logs, max_file_bytes=100_000, max_files=50).stream("stdout")
+    for number in range(10_000):
+        now[0] += 1_000_000_000
+        stream.write(b"%d\n" % number if number % 1_000 else b"%d%s\n" % (number, b"x" * 40_000))
+
+    async def test() -> None:
+        for first in (0, 1, 999, 1_000, 2_500, 9_999, 20_000):
+            since = 1_700_000_001 + first
+            found = await logs.read(since=since)
+            assert len(found) == max(10_000 - first, 0)
+            assert not found or str(found[0]["text"]).startswith(str(first))
+        found = await logs.read(since=1_700_000_011, until=1_700_000_020)
+        assert texts(found) == [str(number) for number in range(10, 20)]
+        assert texts(await logs.read(since=1_700_000_011, n=1)) == ["9999"]
+        assert len(await logs.read(since=1_700_009_999, n=10)) == 2
+
+    run(test)
+    logs.close()
+
+
+def test_a_follower_sees_each_line_once_across_rotation_restart_and_new_workers(
+    logs: LogStore,
+) -> None:
+    async def test() -> None:
+        writer = writer_of(logs, max_file_bytes=3_000, max_files=50)
+        stream = writer.stream("stdout")
+        for number in range(100):
+            stream.write(b"%d\n" % number)
+        async with aclosing(logs.follow(("echo",), n=5)) as batches:
+            assert texts(await taken(batches, 5)) == ["95", "96", "97", "98", "99"]
+            first = 100
+            for count in (1, 40, 300, 1, 3):  # within a file, over one rotation, over several
+                for number in range(first, first + count):
+                    stream.write(b"%d\n" % number)
+                stream.close()
+                stream = writer.stream("stdout")  # another incarnation
+                numbers = [int(str(text)) for text in texts(await taken(batches, count))]
+                assert numbers == list(range(first, first + count))
+                first += count
+            writer_of(logs, "other-0").stream("stderr").write(b"not asked for\n")
+            writer_of(logs, "echo-1").stream("stderr").write(b"new here\n")
+            assert texts(await taken(batches, 1)) == ["new here"]
+            logs.release("echo", "echo-0")
+            writer_of(logs).stream("stdout").write(b"again\n")
+            assert texts(await taken(batches, 1)) == ["again"]
+
+    run(test)
+
+
+def test_a_follower_beside_a_flood_through_rotations_misses_and_repeats_nothing(
+    logs: LogStore,
+) -> None:
+    count = 100_000
+    program = f"for i in range({count}): print('%050d' % i)"
+    writer = writer_of(logs, max_file_bytes=200_000, max_files=100)
+
+    async def test() -> None:
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            capture = Capture(os.dup(process.stdout.fileno()), writer.stream("stdout"))
+            process.stdout.close()
+            async with aclosing(logs.follow(n=None)) as batches:
+                got = await taken(batches, count)
+            assert texts(got) == [f"{number:050d}" for number in range(count)]
+            assert await capture.drain(BOUND_S)
+
+    run(test)
+
+
+def test_a_follower_that_is_too_slow_is_told_how_many_lines_it_missed(logs: LogStore) -> None:
+    async def test() -> None:
+        stream = writer_of(logs, max_file_bytes=2_000, max_files=3).stream("stdout")
+        stream.write(b"0\n")
+        async with aclosing(logs.follow()) as batches:
+            assert texts(await taken(batches, 1)) == ["0"]
+            for number in range(1, 1_000):
+                stream.write(b"%d\n" % number)
+            got: list[Record] = []
+            while not got or got[-1]["text"] != "999":
+                got += await anext(batches)
+            gaps = [record for record in got if record["stream"] == "corral"]
+            numbers = [int(str(r["text"])) for r in got if r["stream"] != "corral"]
+            assert len(gaps) == 1
+            assert gaps[0]["skipped_lines"] == 999 - len(numbers)
+            assert numbers == list(range(numbers[0], 1_000))
+
+    run(test)
+
+
+def test_a_follower_that_begins_inside_a_long_line_is_given_the_whole_line(logs: LogStore) -> None:
+    async def test() -> None:
+        stream = writer_of(logs).stream("stdout")
+        stream.write(b"before\n" + b"x" * 50_000)
+        async with aclosing(logs.follow(n=0)) as batches:
+            waiting = asyncio.ensure_future(anext(batches))
+            await asyncio.sleep(0)
+            stream.write(b"y" * 50_000 + b"\nafter\n")
+            got = await waiting
+            assert [content(record) for record in got] == [b"x" * 50_000 + b"y" * 50_000, b"after"]
+
+    run(test)
+
+
+def test_the_last_lines_of_a_long_log_cost_no_more_than_those_of_a_short_one(
+    logs: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = writer_of(logs, max_file_bytes=100 * MIB).stream("stdout")
+    reads: list[int] = []
+    pread = os.pread
+
+    def counted(fd: int, size: int, offset: int) -> bytes:
+        data = pread(fd, size, offset)
+        reads.append(len(data))
+        return data
+
+    costs: list[int] = []
+    for _ in range(2):
+        stream.write(b"x" * 99 + b"\n")
+        stream.write((b"x" * 99 + b"\n") * 100_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", counted)
+            assert len(read(logs, n=100)) == 100
+        costs.append(sum(reads))
+        reads.clear()
+    assert max(costs) < MIB
+
+
+def test_a_deleted_folder_comes_back_and_the_loss_is_counted(tmp_path: Path) -> None:
+    now = [1_700_000_000_000_000_000]
+    logs = LogStore(tmp_path / "logs", clock=lambda: now[0])
+    writer = writer_of(logs)
+    stream = writer.stream("stdout")
+    stream.write(b"deleted\n")
+    logs.check()
+    stream.write(b"deleted too\n")
+    shutil.rmtree(logs.directory)
+    stream.write(b"lost\n")
+    now[0] += 2_000_000_000
+    stream.write(b"kept\n")
+    note, kept = read(logs)
+    assert (note["stream"], note["lost_lines"], note["lost_bytes"]) == ("corral", 2, 17)
+    assert (writer.lost_lines, writer.lost_bytes, writer.trouble) == (2, 17, None)
+    assert kept["text"] == "kept"
+    logs.close()
+
+
+def test_a_file_that_others_rotate_is_opened_anew_and_no_line_is_lost(tmp_path: Path) -> None:
+    now = [1_700_000_000_000_000_000]
+    logs = LogStore(tmp_path / "logs", clock=lambda: now[0])
+    writer = writer_of(logs)
+    stream = writer.stream("stdout")
+
+    async def test() -> None:
+        stream.write(b"one\n")
+        async with aclosing(logs.follow()) as batches:
+            assert texts(await taken(batches, 1)) == ["one"]
+            path = logs.directory / "echo" / "echo-0.log"
+            path.rename(path.with_name("echo-0.log-20260101"))
+            stream.write(b"two\n")
+            now[0] += 2_000_000_000
+            stream.write(b"three\n")
+            assert texts(await taken(batches, 2)) == ["two", "three"]
+            assert b"three" in path.read_bytes()
+            assert b"two" not in path.read_bytes()
+
+    run(test)
+    assert writer.lost_lines == 0
+    logs.close()
+
+
+def test_a_follower_goes_on_after_others_truncated_the_file(logs: LogStore) -> None:
+    async def test() -> None:
+        stream = writer_of(logs).stream("stdout")
+        stream.write(b"one\ntwo\nthree\n")
+        async with aclosing(logs.follow()) as batches:
+            assert texts(await taken(batches, 3)) == ["one", "two", "three"]
+            os.truncate(logs.directory / "echo" / "echo-0.log", 0)
+            stream.write(b"four\n")
+            assert texts(await taken(batches, 1)) == ["four"]
+            stream.write(b"five\n")
+            assert texts(await taken(batches, 1)) == ["five"]
+
+    run(test)
+
+
+def test_the_last_lines_are_right_while_files_are_renamed_under_the_reader(logs: LogStore) -> None:
+    async def test() -> None:
+        streams = [
+            writer_of(logs, f"crew-{number}", max_file_bytes=1_000, max_files=9).stream("stdout")
+            for number in range(20)
+        ]
+        for number in range(100):
+            for stream in streams:
+                stream.write(b"%d\n" % number)
+        reading = asyncio.ensure_future(logs.read(["crew"], n=10_000))
+        for number in range(100, 130):
+            await asyncio.sleep(0)
+            for stream in streams:
+                stream.write(b"%d\n" % number)
+        records = await reading
+        for worker in range(20):
+            own = [int(str(r["text"])) for r in records if r["worker"] == f"crew-{worker}"]
+            assert own == list(range(own[0], own[-1] + 1))
+            assert own[-1] >= 99
+
+    run(test)
+
+
+def test_a_line_that_a_killed_daemon_left_torn_is_removed_and_told(logs: LogStore) -> None:
+    writer_of(logs).stream("stdout").write(b"whole\n")
+    path = logs.directory / "echo" / "echo-0.log"
+    with path.open("ab") as file:
+        file.write(b"2026-01-01T00:00:00.000000000Z stdout F to")
+    again = LogStore(logs.directory, unclean=True)
+    assert texts(read(again)) == ["whole"]
+    writer_of(again).stream("stdout").write(b"next\n")
+    first, note, last = read(again)
+    assert [first["text"], last["text"]] == ["whole", "next"]
+    assert (note["stream"], note["lost_lines"]) == ("corral", 1)
+    again.close()
+
+
+def test_a_line_of_which_the_end_was_lost_is_marked_and_not_continued(logs: LogStore) -> None:
+    path = logs.directory / "echo" / "echo-0.log"
+    path.parent.mkdir(parents=True)
+    at = "2026-01-01T00:00:00.00000000"
+    note = '{"level":"warning","text":"corral: lost","lost_lines":1,"lost_bytes":9}'
+    lines = ("0Z stdout P begun", f"2Z stderr F {note}", "0Z stdout P ano", "0Z stdout F ther")
+    path.write_text("".join(f"{at}{line}\n" for line in lines))
+    records = read(logs)
+    assert [(r["stream"], r["text"], r.get("partial")) for r in records] == [
+        ("stdout", "begun", True),
+        ("corral", "corral: lost", None),
+        ("stdout", "another", None),
+    ]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "corral-test", str(path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_what_a_full_disk_swallows_is_counted_exactly_and_no_line_is_cut(small_disk: Path) -> None:
+    logs = LogStore(small_disk / "logs")
+    writer = writer_of(logs, max_file_bytes=100 * MIB)
+    stream = writer.stream("stdout")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 700_000)
+    number = 0
+    while writer.lost_lines < 5_000:  # fill it, and go on for a while
+        stream.write(b"".join(b"%08d\n" % n for n in range(number, number + 100)))
+        number += 100
+        if number % 700 == 0:
+            stream.write(b"z" * 40_000 + b"\n")
+    assert writer.trouble is not None
+    ballast.unlink()
+    logs.check()
+    assert writer.trouble is None
+    stream.write(b"works again\n")
+    records = read(logs)
+    notes = [record for record in records if record["stream"] == "corral"]
+    shown = [r for r in records if r["stream"] != "corral" and not r.get("partial")]
+    lines = [content(record) for record in shown]
+    numbered = [line for line in lines if len(line) == 8]
+    assert set(map(len, lines)) <= {8, 11, 40_000}
+    assert numbered == sorted(set(numbered))
+    printed = number + number // 700 + 1
+    assert sum(int(str(note["lost_lines"])) for note in notes) == printed - len(lines)
+    assert writer.lost_lines == printed - len(lines)
+    size = number * 9 + (number // 700) * 40_001 + 12
+    kept = sum(len(content(r)) + (not r.get("partial")) for r in records if r["stream"] != "corral")
+    assert sum(int(str(note["lost_bytes"])) for note in notes) == size - kept
+    logs.close()
+
+
+def test_a_file_that_may_not_grow_loses_lines_but_never_raises(tmp_path: Path) -> None:
+    program = """
+import asyncio, resource, sys
+from pathlib import Path
+from corral.supervisor.logs import LogStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+logs = LogStore(Path(sys.argv[1]))
+writer = logs.writer("echo", "echo-0", max_file_bytes=1_000_000, max_files=2)
+stream = writer.stream("stdout")
+for number in range(1_000):
+    stream.write(b"%08d\\n" % number)
+lost = writer.lost_lines
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+stream.write(b"afterward\\n")
+logs.close()
+records = asyncio.run(logs.read())
+kept = [r["text"] for r in records if r["stream"] == "stdout"]
+note = [r for r in records if r["stream"] == "corral"]
+assert kept == ["%08d" % n for n in range(1_000 - lost)] + ["afterward"], kept[-3:]
+assert 0 < lost == note[-1]["lost_lines"] and len(note) == 1, note
+assert note[0]["lost_bytes"] == 9 * lost
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=BOUND_S)
+
+
+def test_a_reader_that_is_killed_leaves_only_whole_lines(tmp_path: Path) -> None:
+    program = """
+import itertools, sys
+from pathlib import Path
+from corral.supervisor.logs import LogStore
+stream = LogStore(Path(sys.argv[1])).writer(
+    "echo", "echo-0", max_file_bytes=300_000, max_files=9).stream("stdout")
+for number in itertools.count():
+    stream.write(b"%099d\\n" % number)
+    print(number, flush=True)
+"""
+    for round_number in range(5):
+        folder = tmp_path / str(round_number)
+        arguments = [sys.executable, "-c", program, str(folder)]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(200 * (round_number + 1)):
+                process.stdout.readline()
+            process.kill()
+            written = [line for line in process.stdout.read().split("\n")[:-1] if line]
+        last = int(written[-1]) if written else 200 * (round_number + 1) - 1
+        logs = LogStore(folder, unclean=True)
+        numbers = [int(str(text)) for text in texts(read(logs))]
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) > last
+        logs.close()
