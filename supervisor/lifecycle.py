@@ -20,7 +20,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .restart import Again, History, backoff_s, decide
+from .restart import Again, History, after_life, backoff_s, decide
 from .spec import Spec
 
 ABORT_GRACE_S = 2.0
@@ -85,17 +85,21 @@ class LastExit(Struct, frozen=True):
 class Worker(Struct, frozen=True):
     """One worker.
 
-    `tree` says that processes of it may exist; `deadline` when the next Tick is due; `resume_at`
-    when it starts again once its tree is empty (None: it rests). While it is ShuttingDown, `cause` is
-    the result that its end will be called and `left` the state from which the end began.
+    `tree` says that processes of it may exist, `exited` that the leader of this incarnation is dead;
+    `deadline` is when the next Tick is due; `resume_at` when it starts again once its tree is empty
+    (None: it rests). `waits` says that it is wanted, but is not to be started before Start comes. While
+    it is ShuttingDown, `cause` is the result that its end will be called and `left` the state from
+    which the end began.
     """
 
     id: str
     spec: Spec
     state: State = State.INITIAL
     wanted: bool = False
+    waits: bool = False
     incarnation: int = 0
     pid: int | None = None
+    exited: bool = False
     tree: bool = False
     deadline: float | None = None
     ready_at: float | None = None
@@ -287,7 +291,7 @@ def _join(first: Step, then: Callable[[Worker], Step]) -> Step:
 
 
 def _start(worker: Worker, _: Start, now: float) -> Step:
-    wanted = replace(worker, wanted=True)
+    wanted = replace(worker, wanted=True, waits=False)
     if worker.state is State.INITIAL:
         return _spawn(wanted, "asked to start", now)
     if worker.state is State.TERMINATED:
@@ -300,11 +304,13 @@ def _start(worker: Worker, _: Start, now: float) -> Step:
 
 
 def _want(worker: Worker, event: Want, now: float) -> Step:
-    return replace(worker, wanted=True, reason=event.reason), []
+    if worker.wanted and not worker.waits:
+        return worker, []  # it is up, or on its way
+    return replace(worker, wanted=True, waits=True, reason=event.reason), []
 
 
 def _stop(worker: Worker, event: Stop, now: float) -> Step:
-    unwanted = replace(worker, wanted=False, resume_at=None)
+    unwanted = replace(worker, wanted=False, waits=False, resume_at=None)
     if worker.state is State.INITIAL:
         if worker.deadline is None:
             return unwanted, []  # it was never started
@@ -319,7 +325,7 @@ def _stop(worker: Worker, event: Stop, now: float) -> Step:
 def _restart(worker: Worker, event: Restart, now: float) -> Step:
     if worker.state in (State.INITIAL, State.TERMINATED):
         return _start(worker, Start(), now)
-    wanted = replace(worker, wanted=True)
+    wanted = replace(worker, wanted=True, waits=False)
     if worker.state is State.SHUTTING_DOWN:
         return replace(wanted, resume_at=now), []
     return _shut_down(wanted, "stopped", event.reason, now)
@@ -333,7 +339,8 @@ def _replace(worker: Worker, event: Replace, now: float) -> Step:
 
 def _reset(worker: Worker, _: Reset, now: float) -> Step:
     fresh = replace(worker, history=History(), spawn_failures=0, restarts=0)
-    if worker.wanted and worker.state in (State.INITIAL, State.TERMINATED):
+    is_at_rest = worker.state in (State.INITIAL, State.TERMINATED)
+    if worker.wanted and not worker.waits and is_at_rest:
         return _start(fresh, Start(), now)
     return fresh, []
 
@@ -349,6 +356,8 @@ def _reconfigure(worker: Worker, event: Reconfigure, now: float) -> Step:
 
 
 def _spawned(worker: Worker, event: Spawned, now: float) -> Step:
+    if worker.pid is not None or worker.exited:
+        return worker, []  # told twice
     up = replace(worker, pid=event.pid, spawn_failures=0)
     if worker.state is State.SHUTTING_DOWN:
         return up, [Kill()]  # it was given up before it ran
@@ -362,6 +371,8 @@ def _spawned(worker: Worker, event: Spawned, now: float) -> Step:
 def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
     if worker.state not in (State.STARTING, State.SHUTTING_DOWN):
         return worker, []
+    if worker.pid is not None or worker.exited:
+        return worker, []  # it has been told that it runs, which cannot be untold
     ended = replace(worker, tree=False, stage=None, deadline=None)
     if worker.state is State.SHUTTING_DOWN:
         last = LastExit(worker.cause, at=event.at, message=worker.reason)
@@ -393,15 +404,20 @@ def _refused(worker: Worker, event: Refused, now: float) -> Step:
 
 def _worked(worker: Worker, event: Worked, now: float) -> Step:
     if event.busy and worker.state in (State.READY, State.IDLE):
-        return _watch(_move(replace(worker, idle_at=None), State.BUSY, "takes work"), now)
-    if not event.busy and worker.state is State.BUSY:
-        return _watch(_move(replace(worker, idle_at=now), State.IDLE, "has no work"), now)
-    return worker, []
+        moved = _move(replace(worker, idle_at=None), State.BUSY, "takes work")
+    elif not event.busy and worker.state is State.BUSY:
+        moved = _move(replace(worker, idle_at=now), State.IDLE, "has no work")
+    else:
+        return worker, []
+    if worker.deadline is None:
+        return _watch(moved, now)
+    return moved  # the deadline stands: a silent worker gains no time by being handed work
 
 
 def _exited(worker: Worker, event: Exited, now: float) -> Step:
-    if worker.state in (State.INITIAL, State.TERMINATED):
+    if worker.exited or not worker.tree:
         return worker, []  # told twice
+    worker = replace(worker, exited=True)
     if worker.state is State.SHUTTING_DOWN:
         return _ended(worker, event, now)
     last = LastExit(
@@ -412,9 +428,8 @@ def _exited(worker: Worker, event: Exited, now: float) -> Step:
         message=event.message or _words(event),
     )
     dead = _after_death(worker, last, worker.state, event.jitter, now)
-    if not worker.wanted:
-        dead = replace(dead, resume_at=None)
-    after, actions = _move(replace(dead, pid=None), State.TERMINATED, last.message)
+    told = dead.last_exit.message if dead.last_exit else last.message
+    after, actions = _move(replace(dead, pid=None), State.TERMINATED, told)
     return replace(after, deadline=now + KILL_INTERVAL_S), [*actions, Kill()]
 
 
@@ -429,9 +444,11 @@ def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now
         ready_for_s=ready_for_s,
         jitter=jitter,
     )
-    resume_at = worker.resume_at
-    if isinstance(decision, Again):
-        resume_at = now + decision.delay_s if resume_at is None else resume_at
+    resume_at = worker.resume_at  # somebody has started it again while it was ending
+    if not worker.wanted or worker.waits or resume_at is not None:
+        pass  # it is settled what follows
+    elif isinstance(decision, Again):
+        resume_at = now + decision.delay_s
     elif decision.gave_up:
         attempts = worker.spec.recovery.max_restart_attempts
         window_s = worker.spec.recovery.restart_window
@@ -469,15 +486,18 @@ def _ended(worker: Worker, event: Exited, now: float) -> Step:
 def _conclude(worker: Worker, last: LastExit, jitter: float, now: float) -> Worker:
     """What follows an end that we brought about: because somebody asked, or because it was unfit."""
     if worker.cause in ASKED_FOR:
-        resume_at = now if worker.wanted else None
-        return replace(worker, last_exit=last, resume_at=resume_at, ready_at=None)
+        ready_for_s = None if worker.ready_at is None else now - worker.ready_at
+        history = after_life(worker.spec.recovery, worker.history, ready_for_s)
+        resume_at = now if worker.wanted and not worker.waits else None
+        worker = replace(worker, history=history, ready_at=None)
+        return replace(worker, last_exit=last, resume_at=resume_at)
     if worker.cause == "exec-failed":
         return replace(worker, last_exit=last, ready_at=None)  # it would fail again
     return _after_death(worker, last, worker.left, jitter, now)
 
 
 def _emptied(worker: Worker, _: Emptied, now: float) -> Step:
-    if worker.state is State.SHUTTING_DOWN and worker.pid is None:
+    if worker.state is State.SHUTTING_DOWN and worker.exited:
         gone = replace(worker, tree=False, stage=None, deadline=None)
         reason = worker.last_exit.message if worker.last_exit else worker.reason
         return _join(
@@ -529,7 +549,7 @@ def _escalate(worker: Worker, now: float) -> Step:
         signalled = replace(worker, stage=Stage.SIGNALLED, deadline=worker.kill_at)
         return signalled, [Signal(worker.spec.process.stop_signal, True)]
     last = worker.last_exit
-    if worker.state is State.SHUTTING_DOWN and worker.pid is None and last is not None:
+    if worker.state is State.SHUTTING_DOWN and worker.exited and last is not None:
         worker = replace(worker, last_exit=replace(last, forced=True))  # it left others behind
     return replace(worker, stage=Stage.KILLED, deadline=now + KILL_INTERVAL_S), [Kill()]
 
@@ -556,6 +576,7 @@ def _spawn(worker: Worker, reason: str, now: float) -> Step:
         incarnation=worker.incarnation + 1,
         tree=True,
         pid=None,
+        exited=False,
         stage=None,
         cause="",
         ready_at=None,

@@ -58,21 +58,29 @@ def decide(
         ready_for_s: how long it had been Ready; None when it never was.
         jitter: a number from 0 to 1, new for each decision.
     """
-    known = history.failures
+    lived = after_life(recovery, history, ready_for_s)
+    earlier = len(lived.failures)
+    if not _wants_restart(recovery, clean):
+        return Rest(False, lived)
+    if counts and earlier >= recovery.max_restart_attempts:
+        return Rest(True, lived)
+    if counts:
+        lived = History(lived.ready_s, (*lived.failures, lived.ready_s))
+    if ready_for_s is not None and ready_for_s >= recovery.restart_backoff_base:
+        return Again(0.0, lived)
+    return Again(backoff_s(recovery, earlier, jitter), lived)
+
+
+def after_life(recovery: Recovery, history: History, ready_for_s: float | None) -> History:
+    """The history after one more life, whatever ended it: time Ready lets failures be forgotten.
+
+    A life that never was Ready (None) adds no time, so failures of starts do not grow old by themselves.
+    """
     clock = history.ready_s + (ready_for_s or 0.0)
     if ready_for_s is not None and ready_for_s >= recovery.healthy_after:
-        known = ()
-    recent = tuple(
-        at for at in known if ready_for_s is None or clock - at < recovery.restart_window
-    )
-    if not _wants_restart(recovery, clean):
-        return Rest(False, History(clock, recent))
-    if counts and len(recent) >= recovery.max_restart_attempts:
-        return Rest(True, History(clock, recent))
-    history = History(clock, (*recent, clock) if counts else recent)
-    if ready_for_s is not None and ready_for_s >= recovery.restart_backoff_base:
-        return Again(0.0, history)
-    return Again(backoff_s(recovery, len(recent), jitter), history)
+        return History(clock)
+    window_s = recovery.restart_window
+    return History(clock, tuple(at for at in history.failures if clock - at < window_s))
 
 
 def backoff_s(recovery: Recovery, earlier: int, jitter: float) -> float:

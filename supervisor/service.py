@@ -20,6 +20,7 @@ from ..worker.errors import (
     PermissionDenied,
 )
 from ..worker.schema import (
+    BeatParams,
     CheckpointParams,
     DelegateParams,
     MemoryParams,
@@ -139,7 +140,9 @@ class WorkerService:
                 self._log(keeper, notification.params)
             elif notification.method == "usage":
                 self._usage(keeper, notification.params)
-            # A heartbeat says all by coming; what we do not know is from a newer worker.
+            elif notification.method == "heartbeat" and "task" in notification.params:
+                self._beat(keeper, notification.params)
+            # Any other heartbeat says all by coming; what we do not know is from a newer worker.
         except CorralError as error:
             keeper.note("warning", f'refused "{notification.method}": {error.message}')
 
@@ -347,6 +350,11 @@ class WorkerService:
         entry = self.tasks.task_of(keeper, said.task)
         if entry is not None:
             self.tasks.progressed(entry, said.progress, said.total, said.message)
+
+    def _beat(self, keeper: Keeper, params: Mapping[str, object]) -> None:
+        entry = self.tasks.task_of(keeper, convert(params, BeatParams, "heartbeat").task)
+        if entry is not None:
+            self.tasks.beaten(entry)
 
     def _usage(self, keeper: Keeper, params: Mapping[str, object]) -> None:
         said = convert(params, UsageParams, "usage")

@@ -81,6 +81,7 @@ class Entry:
     limits: Limits
     retry_at: float = 0.0
     stop: asyncio.Future[CorralError] | None = None
+    heard_at: float = 0.0
     waits: list[str] = field(default_factory=list[str])
     listeners: list[Progress] = field(default_factory=list[Progress])
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -376,31 +377,56 @@ class Tasks:
         self._tell(entry)
         try:
             channel = keeper.channel
-            call = await channel.call("task/run", self._run_params(entry), timeout_s=None)
+            call = await channel.call("task/run", await self._run_params(entry), timeout_s=None)
         except CorralError as error:
             await self._after_failure(entry, agent, keeper, incarnation, error)
             return
-        ends: set[asyncio.Future[Any]] = {call.answer, stop}  # of different results
-        await asyncio.wait(
-            ends, timeout=entry.limits.timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        late = await self._until_over(entry, agent, call, stop)
         if call.answer.done():
             await self._answered(entry, agent, keeper, incarnation, call)
         elif stop.done():
             await self._break_off(entry, keeper, channel, call, stop.result(), "cancelled")
-        else:
-            late = Timeout(
-                f'cannot finish task "{entry.task.id}" within {entry.limits.timeout_s:g} s',
-                limit="timeout_s",
-                value=entry.limits.timeout_s,
-                worker=keeper.id,
-            )
+        elif late is not None:
             await self._break_off(entry, keeper, channel, call, late, "timeout")
+        else:
+            stall_s = agent.spec.monitoring.stall_timeout
+            reason = f'its task "{entry.task.id}" has shown no sign of life for {stall_s:g} s'
+            keeper.send(lifecycle.Replace("hung", reason))
+            await asyncio.wait({call.answer})  # its death ends the call, at the latest
+            await self._answered(entry, agent, keeper, incarnation, call)
 
-    def _run_params(self, entry: Entry) -> dict[str, object]:
+    async def _until_over(
+        self, entry: Entry, agent: Agent, call: Call, stop: asyncio.Future[CorralError]
+    ) -> Timeout | None:
+        """Waits for the answer, a cancel, the timeout (which is returned), or a stall of the handler."""
+        begun = self._loop.time()
+        limit_s = entry.limits.timeout_s
+        stall_s = agent.spec.monitoring.stall_timeout
+        entry.heard_at = begun
+        ends: set[asyncio.Future[Any]] = {call.answer, stop}  # of different results
+        while True:
+            now = self._loop.time()
+            wait_s = begun + limit_s - now
+            if stall_s > 0:
+                heard_at = max(entry.heard_at, self.house.wakefulness.floor())
+                wait_s = min(wait_s, heard_at + stall_s - now)
+            done, _ = await asyncio.wait(
+                ends, timeout=max(0.0, wait_s), return_when=asyncio.FIRST_COMPLETED
+            )
+            if done:
+                return None
+            now = self._loop.time()
+            if now >= begun + limit_s:
+                task_id = entry.task.id
+                text = f'cannot finish task "{task_id}" within {limit_s:g} s'
+                return Timeout(text, limit="timeout_s", value=limit_s, worker=entry.task.worker)
+            if now >= max(entry.heard_at, self.house.wakefulness.floor()) + stall_s:
+                return None
+
+    async def _run_params(self, entry: Entry) -> dict[str, object]:
         task = entry.task
         allowed = entry.limits.allowed_tools
-        return {
+        params: dict[str, object] = {
             "task": task.id,
             "attempt": task.attempt,
             "objective": task.objective,
@@ -414,6 +440,13 @@ class Tasks:
                 "scope": task.boundaries.scope,
             },
         }
+        if task.attempt > 1:
+            rows = await self.house.store.read(
+                "SELECT data FROM checkpoint WHERE task = ? ORDER BY id DESC LIMIT 1", (task.id,)
+            )
+            if rows:
+                params["checkpoint"] = codec.decode(_blob(rows[0][0]))
+        return params
 
     async def _answered(
         self, entry: Entry, agent: Agent, keeper: Keeper, incarnation: int, call: Call
@@ -548,6 +581,7 @@ class Tasks:
 
     def progressed(self, entry: Entry, fraction: float, total: float | None, message: str) -> None:
         """Notes and tells how far a task has come."""
+        self.beaten(entry)
         entry.task = replace(
             entry.task, progress=fraction, progress_total=total, progress_message=message[:1000]
         )
@@ -560,6 +594,10 @@ class Tasks:
             message=message[:1000],
         )
         self._tell(entry)
+
+    def beaten(self, entry: Entry) -> None:
+        """The handler of a task has shown a sign of life, which stall_timeout asks for."""
+        entry.heard_at = self._loop.time()
 
     def used(self, entry: Entry, tokens: int, cost_cents: float) -> None:
         """Adds to what a task has used."""

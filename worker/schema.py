@@ -346,6 +346,13 @@ class ProgressParams(Struct, frozen=True):
     message: str = ""
 
 
+class BeatParams(Struct, frozen=True):
+    """`heartbeat` of a worker; with `task`, of the handler that runs it."""
+
+    busy: bool = False
+    task: str | None = None
+
+
 class UsageParams(Struct, frozen=True):
     """`usage` of a worker."""
 

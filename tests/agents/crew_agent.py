@@ -39,6 +39,15 @@ async def run(task: Task) -> Any:
     if word == "block":
         await task.progress(0.5, "blocks")
         await asyncio.Event().wait() if rest == "politely" else time.sleep(600)
+    if word == "checkpoint":
+        if task.attempt == 1:
+            await task.save_checkpoint({"done": 3})
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task.checkpoint
+    if word == "stall":
+        if task.attempt == 1:
+            await asyncio.Event().wait()
+        return {"attempt": task.attempt}
     if word == "tool":
         result = await task.tool(rest, check=False, **(task.input or {}))
         return {"text": result.text, "is_error": result.is_error}

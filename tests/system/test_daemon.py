@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, marked, pidfd
 
 from corral.worker.errors import (
     Conflict,
@@ -21,6 +20,7 @@ from corral.worker.errors import (
     SpawnFailed,
     Timeout,
 )
+from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, marked, pidfd
 
 RAW = AGENTS / "raw_worker.py"
 

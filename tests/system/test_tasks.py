@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 from corral.worker.errors import Conflict, NotFound, Overloaded
+from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CREW = f"""
 [agents.crew]
@@ -21,6 +21,11 @@ entrypoint = "crew_agent:agent"
 instances = 2
 capabilities = ["pairing"]
 process.working_directory = "{AGENTS}"
+
+[agents.lively]
+entrypoint = "crew_agent:agent"
+process.working_directory = "{AGENTS}"
+monitoring.stall_timeout = "300ms"
 
 [agents.strict]
 entrypoint = "crew_agent:agent"
@@ -115,6 +120,20 @@ def test_a_worker_that_holds_on_to_a_timed_out_task_is_replaced(daemon: DaemonPr
         "strict-0", lambda worker: worker["incarnation"] > before and worker["state"] == "Ready"
     )
     assert after["last_exit"]["result"] == "task-timeout"
+
+
+def test_a_task_goes_on_from_its_checkpoint_when_its_worker_died(daemon: DaemonProcess) -> None:
+    task = run(daemon, "crew", "checkpoint")
+    assert (task["attempt"], task["output"]) == (2, {"done": 3})
+
+
+def test_a_handler_that_shows_no_sign_of_life_within_stall_timeout_is_hung(
+    daemon: DaemonProcess,
+) -> None:
+    task = run(daemon, "lively", "stall")
+    assert (task["state"], task["attempt"]) == ("succeeded", 2)
+    exits = daemon.call("agent.show", name="lively")["exits"]
+    assert exits[0]["result"] == "hung"
 
 
 def test_a_cancelled_task_ends_as_cancelled(daemon: DaemonProcess) -> None:
