@@ -336,10 +336,7 @@ class Agents:
         if not wait:
             return
         for keeper in keepers:
-            earlier = numbers[keeper.id]
-            await keeper.until(
-                lambda worker, earlier=earlier: worker.incarnation > earlier or not worker.wanted
-            )
+            await keeper.until(_has_moved_on(numbers[keeper.id]))
         await self.until_up(keepers, {keeper.id: keeper.worker.last_exit for keeper in keepers})
 
     def reset(self, keepers: Sequence[Keeper]) -> None:
@@ -515,6 +512,10 @@ class ServerBackend:
             await self._agents.until_up([keeper], {keeper.id: last})  # on its way already
         else:
             await self._agents.start([keeper])
+
+
+def _has_moved_on(incarnation: int) -> Callable[[Worker], bool]:
+    return lambda worker: worker.incarnation > incarnation or not worker.wanted
 
 
 def _is_active(worker: Worker) -> bool:

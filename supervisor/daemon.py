@@ -105,6 +105,13 @@ async def run(config: Config, paths: Paths) -> None:
         Conflict: another daemon has the socket.
         CorralError: something that it needs cannot be had.
     """
+    if config.daemon.http is not None:
+        raise InvalidParams(
+            "cannot serve HTTP: daemon.http is not available in this version",
+            key="daemon.http",
+            value=config.daemon.http,
+            reason="not available in this version",
+        )
     started = asyncio.get_running_loop().time()
     os.umask(0o077)
     _raise_descriptor_limit()

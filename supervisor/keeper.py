@@ -34,7 +34,7 @@ from .bus import Bus
 from .lifecycle import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, line_of
 from .logs import Capture, LogStore, LogWriter
-from .process import Child, Exit, Launch, Launcher
+from .process import Child, Exit, Launch, Launcher, Scope
 from .spec import Spec
 from .store import Store
 
@@ -309,7 +309,7 @@ class Keeper:
     def signal(self, name: str, *, tree: bool) -> None:
         """Sends a signal to the leader, or to every process group of the tree."""
         if self.life is not None:
-            scope = "tree" if tree else "leader"
+            scope: Scope = "tree" if tree else "leader"
             self.house.launcher.signal(self.life.unit, signal.Signals[name], scope)
 
     def _kill(self) -> None:
@@ -386,6 +386,7 @@ class Keeper:
             )
         )
         has_stdin = self.spec.protocol != "none"
+        _refuse_what_is_not_there(self.spec)
         launch = self._launch_of(life.unit)
         child = await self.house.launcher.spawn(launch, pipe_stdin=has_stdin)
         life.child = child
@@ -522,6 +523,29 @@ class Keeper:
         if not isinstance(line, McpLine) or self.worker.state not in UP:
             raise NotInitialized(f'cannot reach MCP server "{self.spec.name}": it is not ready')
         return line.session
+
+
+def _refuse_what_is_not_there(spec: Spec) -> None:
+    """A limit that cannot be held is an error at the start, never silently dropped.
+
+    Raises:
+        SpawnFailed: with `key`.
+    """
+    asked: dict[str, object] = {
+        "resources.cpu_limit_percent": spec.resources.cpu_limit_percent,
+        "resources.max_tokens_per_minute": spec.resources.max_tokens_per_minute,
+        "process.read_paths": spec.process.read_paths,
+        "process.write_paths": spec.process.write_paths,
+        "process.connect_ports": spec.process.connect_ports,
+        "recovery.enable_checkpointing": spec.recovery.enable_checkpointing,
+        "environment": next((v for v in spec.environment.values() if "${secret:" in v), None)
+        and "…",
+    }
+    for key, value in asked.items():
+        if value:
+            raise SpawnFailed(
+                f'cannot start "{spec.name}": {key} is not available in this version', key=key
+            )
 
 
 _LIMIT_SIGNALS = {"SIGXCPU": "cpu-time", "SIGXFSZ": "file-size"}

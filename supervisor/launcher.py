@@ -351,9 +351,7 @@ class Birth:
             _soft, ceiling = resource.getrlimit(kind)
             hard = value
             if name == "CPU" and value >= 0 and (ceiling < 0 or value < ceiling):
-                hard = (
-                    value + 1
-                )  # at the hard limit the kernel says SIGKILL, at the soft one SIGXCPU
+                hard = value + 1  # the hard limit ends with SIGKILL, the soft one with SIGXCPU
             try:
                 resource.setrlimit(kind, (value, hard))
             except (ValueError, OverflowError):
@@ -586,6 +584,9 @@ class Trees:
         Raises:
             OSError: no descriptor or memory to look at them; nothing may be concluded now.
         """
+        for stray in self.unknown():  # in the middle of an exec, for one, its mark cannot be read
+            process = look_up(stray.pid)
+            stray.unit = None if process is None else self.owner(process)
         for pid in self.own_children():
             if pid in self.leaders or pid in self.strays or pid in self.failed:
                 continue
@@ -596,7 +597,7 @@ class Trees:
             candidates = [u for u in self.units.values() if u.starttime <= process.starttime]
             if unit is None and len(candidates) == 1:
                 unit = candidates[0]
-            self.strays[pid] = Stray(pid, unit, candidates if unit is None else [])
+            self.strays[pid] = Stray(pid, unit, candidates)
 
     def owner(self, process: Process) -> Unit | None:
         """The unit that an escaped process belongs to: by lineage, by session, by its mark.
@@ -647,7 +648,8 @@ class Trees:
     def is_empty(self, unit: Unit) -> bool:
         """Nothing is left that belongs to the unit, or that could."""
         return not unit.is_alive and not any(
-            stray.unit is unit or unit in stray.candidates for stray in self.strays.values()
+            stray.unit is unit or (stray.unit is None and unit in stray.candidates)
+            for stray in self.strays.values()
         )
 
 

@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+FRESH_S = 1.0
+"""A process that has just started changes fast; what is shown is not older than this."""
+
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -31,13 +34,14 @@ class Metrics:
         self._samples: dict[int, Sample] = {}
 
     def of(self, pid: int) -> Sample:
-        """The newest sample of a process; one is taken when there is none yet."""
-        sample = self._samples.get(pid)
+        """The newest sample of a process; a new one is taken when that is older than FRESH_S."""
+        known = self._samples.get(pid)
+        if known is not None and time.monotonic() - known.at < FRESH_S:
+            return known
+        sample = _read(pid, known)
         if sample is None:
-            sample = _read(pid, None)
-            if sample is None:
-                return Sample()
-            self._samples[pid] = sample
+            return Sample()
+        self._samples[pid] = sample
         return sample
 
     def sample(self, pids: Iterable[int]) -> None:

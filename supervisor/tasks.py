@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -175,8 +175,24 @@ class Tasks:
             del self._entries[task.id]
             raise
         self._publish("task.queued", task)
+        if agent.spec.tasks.queue_timeout > 0:
+            self._loop.call_later(agent.spec.tasks.queue_timeout, self._leave_queue, entry)
         self._enqueue(entry)
         return entry.task
+
+    def _leave_queue(self, entry: Entry) -> None:
+        """A task that no worker took within queue_timeout ends as timeout."""
+        if entry.task.attempt == 0 and entry.task.state == "queued":
+            late = Timeout(
+                f'cannot start task "{entry.task.id}" within queue_timeout', limit="queue_timeout"
+            )
+            self._keep(self._end(entry, "timeout", error=late))
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        """Goes on with something whose end `close` waits for."""
+        task = self._loop.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def _addressee(self, name: str | None, capability: str | None) -> Agent:
         if (name is None) == (capability is None):
@@ -333,9 +349,7 @@ class Tasks:
             keeper = next(keeper for keeper in agent.keepers if keeper.id == worker_id)
             entry.stop = self._loop.create_future()
             keeper.begin(entry.task.id)
-            running = self._loop.create_task(self._run(entry, agent, keeper))
-            self._running.add(running)
-            running.add_done_callback(self._running.discard)
+            self._keep(self._run(entry, agent, keeper))
 
     def _free(self, name: str) -> int:
         return sum(slot.capacity - slot.running for slot in _slots(self.agents.of(name)))
@@ -555,9 +569,7 @@ class Tasks:
         self._publish("task.ended", entry.task, state=state, duration_s=entry.task.duration_s)
         for child in task.children:
             if child in self._entries:
-                orphaned = self._loop.create_task(self._cancel_child(child))
-                self._running.add(orphaned)
-                orphaned.add_done_callback(self._running.discard)
+                self._keep(self._cancel_child(child))
 
     async def _cancel_child(self, child: str) -> None:
         await self.cancel(child, "the task that delegated it has ended")

@@ -71,6 +71,7 @@ class InternalError(CorralError):
     """We are wrong: a defect of corral, or an error code that this version does not know."""
 
     code = -32603
+    exit_status = 2
 
 
 class NotFound(CorralError):

@@ -12,7 +12,7 @@ TABLE = [
     ("InvalidRequest", -32600, 2),
     ("MethodNotFound", -32601, 2),
     ("InvalidParams", -32602, 2),
-    ("InternalError", -32603, 1),
+    ("InternalError", -32603, 2),
     ("Unreachable", -33000, 6),
     ("NotFound", -33001, 3),
     ("Conflict", -33002, 4),

@@ -1,0 +1,34 @@
+"""`corral version` and `corral completion`: about the command itself, without a daemon."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from .. import __version__
+from .session import Session, Verb
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("version", cls=Verb)
+@click.pass_obj
+def version(session: Session) -> None:
+    """Show the version of this command; `status` shows that of the daemon."""
+    if session.json:
+        session.print_json({"version": __version__})
+        return
+    session.print(f"corral {__version__}")
+
+
+@click.command("completion", cls=Verb)
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script that completes commands, options and names in a shell.
+
+    For bash, in ~/.bashrc: eval "$(corral completion bash)"
+    """
+    found = get_completion_class(shell)
+    assert found is not None, "click knows the shells of SHELLS"
+    root = context.find_root()
+    script = found(root.command, {}, "corral", "_CORRAL_COMPLETE").source()
+    root.obj.print(script.rstrip())

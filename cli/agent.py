@@ -1,0 +1,455 @@
+"""`corral status`, `show`, and what changes the running set: agents and MCP servers alike."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import click
+
+from ..worker.codec import as_array, as_object
+from ..worker.errors import InvalidParams
+from . import render
+from .render import duration, inner, inners, items, number, size, word
+from .session import Session, Verb, complete_agents, waiting_s
+from .session import duration as a_duration
+
+DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
+TAIL_LINES = 20
+EXITS_SHOWN = 5
+
+# --- looking --------------------------------------------------------------------------------------
+
+
+@click.command("status", cls=Verb)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+@click.pass_obj
+def status(session: Session, names: tuple[str, ...]) -> None:
+    """Show agents, their workers and MCP servers."""
+    found = session.call("daemon.status", {"names": list(names)} if names else {})
+    if session.json:
+        session.print_json(found)
+        return
+    entries = inners(found, "agents") + inners(found, "mcp_servers")
+    session.print(_daemon_line(session, inner(found, "daemon")))
+    if not entries:
+        session.print(
+            'nothing to run: "corral add NAME -- COMMAND", or agents in the configuration'
+        )
+    else:
+        _print_entries(session, entries)
+    tasks = inner(found, "tasks")
+    if not names and tasks:
+        counts = ", ".join(
+            f"{render.one_line(str(v))} {render.one_line(k)}" for k, v in tasks.items()
+        )
+        session.print(f"tasks: {counts}")
+
+
+def _daemon_line(session: Session, daemon: Mapping[str, object]) -> str:
+    parts = [
+        f"corrald {word(daemon, 'version')}",
+        f"pid {word(daemon, 'pid', '-')}",
+        f"up {duration(number(daemon, 'uptime_s'))}",
+        f"containment {word(daemon, 'containment', '-')}",
+    ]
+    line = render.one_line(", ".join(parts))
+    if daemon.get("draining"):
+        line += ", " + session.styled("draining", "yellow")
+    if degraded := items(daemon, "degraded"):
+        words = render.one_line(", ".join(map(str, degraded)))
+        line += ", " + session.styled(f"degraded: {words}", "red")
+    return line
+
+
+HEADER = ("NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "RSS", "CPU", "TASK/REASON")
+
+
+def _print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> None:
+    session.print_table(
+        HEADER,
+        [row for entry in entries for row in _rows(entry)],
+        droppable=("KIND", "CPU", "RSS", "RESTARTS", "UPTIME", "PID"),
+        right=("PID", "UPTIME", "RESTARTS", "RSS", "CPU"),
+    )
+
+
+def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
+    """One line for an agent of one worker; for others a line for the whole and one per worker."""
+    name, kind = word(entry, "name"), word(entry, "kind", "agent")
+    state = word(entry, "state", "-")
+    workers = inners(entry, "workers")
+    if len(workers) == 1:
+        yield [name, kind, *_cells(entry, workers[0], state)]
+        return
+    reason = f"{len(workers)} workers" if workers else _reason(entry, {}, state)
+    if workers and entry.get("degraded"):
+        reason += ", degraded"
+    restarts = sum(int(number(worker, "restarts") or 0) for worker in workers)
+    yield [name, kind, state, "", "", str(restarts) if workers else "", "", "", reason]
+    for worker in workers:
+        yield [f"  {word(worker, 'id')}", kind, *_cells(entry, worker, word(worker, "state", "-"))]
+
+
+def _cells(entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> list[str]:
+    is_alive = worker.get("pid") is not None
+    cpu = number(worker, "cpu_percent")
+    return [
+        state,
+        word(worker, "pid", "-"),
+        duration(number(worker, "uptime_s")) if is_alive else "-",
+        word(worker, "restarts", "-"),
+        size(number(worker, "rss_bytes")) if is_alive else "-",
+        f"{cpu:.0f}%" if is_alive and cpu is not None else "-",
+        _reason(entry, worker, state),
+    ]
+
+
+def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> str:
+    """What a person asks next: the task of a busy worker, why another one is not up."""
+    parts: list[str] = []
+    if worker.get("paused"):
+        parts.append("paused")
+    if task := word(worker, "task"):
+        parts.append(task)
+    if state in DOWN:
+        parts += _why_down(entry, worker, state)
+    elif entry.get("degraded") and not parts:
+        parts.append("degraded")
+    if not parts and (tools := items(entry, "tools")):
+        parts.append(f"{len(tools)} tools")
+    return ": ".join(parts)
+
+
+def _why_down(
+    entry: Mapping[str, object], worker: Mapping[str, object], state: str
+) -> Iterator[str]:
+    """When it starts again, and how it ended; what the end says already is not said twice."""
+    ended = _exit_words(inner(worker, "last_exit"))
+    reason = word(worker, "reason")
+    next_start_s = number(worker, "next_start_in_s")
+    if next_start_s is not None:
+        yield f"next start in {duration(next_start_s)}"
+    elif entry.get("wanted") is False and state == "Initial":
+        yield "starts at its first call" if entry.get("kind") == "mcp" else "not started"
+    if reason and reason not in ended:
+        yield reason
+    if ended:
+        yield ended
+
+
+def _exit_words(last_exit: Mapping[str, object]) -> str:
+    result = word(last_exit, "result")
+    if not result:
+        return ""
+    message = word(last_exit, "message")
+    return message if result in message else ": ".join(filter(None, (result, message)))
+
+
+@click.command("show", cls=Verb)
+@click.argument("name", metavar="NAME", shell_complete=complete_agents)
+@click.pass_obj
+def show(session: Session, name: str) -> None:
+    """Show one agent, worker or MCP server in full."""
+    found = session.call("agent.show", {"name": name})
+    if session.json:
+        session.print_json(found)
+        return
+    entry = inner(found, "agent")
+    _print_entries(session, [entry])
+    keys = ("protocol", "wanted", "degraded")
+    session.print(
+        render.one_line(
+            ", ".join(f"{k} {render.json_text(entry.get(k), indent=False)}" for k in keys)
+        )
+    )
+    _print_spec(session, inner(found, "spec"))
+    if exits := inners(found, "exits"):
+        session.print("\n" + session.styled("last exits", "bold"))
+        session.print_table(
+            ("AT", "WORKER", "LIFE", "RESULT", "MESSAGE"),
+            [_exit_row(each) for each in exits[:EXITS_SHOWN]],
+            droppable=("LIFE", "WORKER"),
+        )
+    for worker, lines in inner(found, "stderr").items():
+        text = "\n".join(str(line) for line in (as_array(lines) or [])[-TAIL_LINES:])
+        if text:
+            session.print("\n" + session.styled(f"stderr of {render.one_line(worker)}", "bold"))
+            session.print_foreign(text)
+
+
+def _exit_row(record: Mapping[str, object]) -> list[str]:
+    keys = ("worker", "incarnation", "result", "message")
+    return [render.at(word(record, "at")), *(word(record, key, "-") for key in keys)]
+
+
+def _print_spec(session: Session, spec: Mapping[str, object]) -> None:
+    if spec:
+        session.print("\n" + session.styled("spec", "bold"))
+    tables = [key for key, value in spec.items() if as_object(value) is not None]
+    for key, value in spec.items():
+        if key not in tables:
+            session.print(render.one_line(f"{key} = {render.json_text(value, indent=False)}"))
+    for key in tables:
+        session.print(render.one_line(f"[{key}]"))
+        for inner_key, value in inner(spec, key).items():
+            text = render.json_text(value, indent=False)
+            session.print(render.one_line(f"{inner_key} = {text}"))
+
+
+# --- starting and stopping ------------------------------------------------------------------------
+
+
+def _verb(name: str, help_text: str, done: str) -> click.Command:
+    """start, stop, restart and reset: the same options, the same answer."""
+
+    def act(session: Session, **options: Any) -> None:  # Any: the values of the options below
+        params = _chosen(name, options["names"], everything=options["everything"])
+        params["wait"] = not options["no_wait"]
+        if (timeout_s := options["timeout_s"]) is not None:
+            params["timeout_s"] = timeout_s
+        found = session.call(f"agent.{name}", params, timeout_s=waiting_s(timeout_s))
+        if session.json:
+            session.print_json(found)
+            return
+        for entry in inners(found, "agents"):
+            state = word(entry, "state", "-")
+            verb = done if params["wait"] else f"asked to {name}"
+            session.print(render.one_line(f"{verb} {word(entry, 'name')} ({state})"))
+
+    command: Callable[..., None] = click.pass_obj(act)
+    for option in (
+        click.option(
+            "--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most that long."
+        ),
+        click.option("--no-wait", is_flag=True, help="Do not wait until it is so."),
+        click.option("--all", "everything", is_flag=True, help="All agents and MCP servers."),
+        click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
+    ):
+        command = option(command)
+    return click.command(name, cls=Verb, help=help_text)(command)
+
+
+def _chosen(verb: str, names: tuple[str, ...], *, everything: bool) -> dict[str, object]:
+    if everything == bool(names):
+        reason = "both names and --all are given" if names else "name agents, or say --all"
+        raise InvalidParams(f"cannot {verb}: {reason}", key="names", value=list(names))
+    return {"all": True} if everything else {"names": list(names)}
+
+
+start = _verb(
+    "start", "Start agents, workers or MCP servers and wait until they are up.", "started"
+)
+stop = _verb("stop", "Stop agents, workers or MCP servers and wait until they are down.", "stopped")
+restart = _verb("restart", "Stop and start again, and wait until they are up.", "restarted")
+reset = _verb("reset", "Forget failures, and start again what gave up.", "reset")
+
+
+# --- changing the set -----------------------------------------------------------------------------
+
+
+@click.command(
+    "add",
+    cls=Verb,
+    epilog="The command stands after --, so that its own options are not taken for ours.",
+)
+@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
+@click.option(
+    "--file",
+    "path",
+    metavar="F",
+    help="Add the [agents.NAME] and [mcp.servers.NAME] of a TOML file.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(("corral", "mcp", "none")),
+    help="What it speaks; default corral.",
+)
+@click.option(
+    "--mcp", "is_server", is_flag=True, help="It is an MCP server: its tools go to the pool."
+)
+@click.option("--entrypoint", metavar="M:A", help="A Python agent, in place of a command.")
+@click.option("--python", metavar="PATH", help="The interpreter for --entrypoint.")
+@click.option(
+    "--instances", type=click.IntRange(0), metavar="N", help="How many workers; default 1."
+)
+@click.option(
+    "--capability",
+    "capabilities",
+    multiple=True,
+    metavar="WORD",
+    help="What it can do; repeatable.",
+)
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; repeatable.")
+@click.option("--cwd", metavar="DIR", help="Its working directory; default this one.")
+@click.option("--memory", metavar="SIZE", help='Memory of the process tree, as "512MiB".')
+@click.option(
+    "--restart",
+    "policy",
+    type=click.Choice(("always", "on-failure", "never")),
+    help="When it ended.",
+)
+@click.option("--no-start", is_flag=True, help="Only add it.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it is up.")
+@click.pass_obj
+def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
+    """Add an agent or an MCP server to the running set; it stays over a restart of the daemon."""
+    if options["path"] is not None:
+        requests = _requests_of_file(options)
+    else:
+        requests = [_request_of_options(options)]
+    entries: list[dict[str, object]] = []
+    for request in requests:
+        request |= {"start": not options["no_start"], "wait": not options["no_wait"]}
+        entries.append(session.call("agent.add", request, timeout_s=None))
+        if not session.json:
+            words = f"added {word(request, 'name')} ({word(entries[-1], 'state', '-')})"
+            session.print(render.one_line(words))
+    if session.json:
+        session.print_json(entries if options["path"] is not None else entries[0])
+
+
+def _request_of_options(options: Mapping[str, Any]) -> dict[str, object]:
+    name = options["name"]
+    if name is None:
+        raise InvalidParams("cannot add: no NAME is given", key="name", value=None)
+    if bool(options["command"]) == bool(options["entrypoint"]):
+        reason = "write a command after --, or --entrypoint" + (
+            ", not both" if options["command"] else ""
+        )
+        raise InvalidParams(f'cannot add "{name}": {reason}', key="command", value=None)
+    spec: dict[str, object] = {
+        "process": {"working_directory": os.path.abspath(options["cwd"] or ".")}
+    }
+    direct = ("entrypoint", "protocol", "instances", "python")
+    spec |= {key: options[key] for key in direct if options[key] is not None}
+    lists = ("command", "capabilities")
+    spec |= {key: list(options[key]) for key in lists if options[key]}
+    if options["environment"]:
+        spec["environment"] = dict(_variable(name, text) for text in options["environment"])
+    if options["memory"] is not None:
+        memory = options["memory"]
+        spec["resources"] = {"max_memory_bytes": int(memory) if memory.isdecimal() else memory}
+    if options["policy"] is not None:
+        spec["recovery"] = {"restart": options["policy"]}
+    return {
+        "name": name,
+        "kind": "mcp" if options["is_server"] else "agent",
+        "spec": spec,
+        "directory": os.getcwd(),
+    }
+
+
+def _variable(name: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InvalidParams(
+            f'cannot add "{name}": --env {text!r} is not K=V', key="--env", value=text
+        )
+    return key, value
+
+
+def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:
+    """What `--file` says: every agent and server in it, or the one that is named."""
+    path, wanted = options["path"], options["name"]
+    extra = [
+        key for key in ("entrypoint", "protocol", "instances", "memory", "cwd") if options[key]
+    ]
+    if options["command"] or extra:
+        key = f"--{extra[0]}" if extra else "command"
+        raise InvalidParams(
+            f"cannot add from {path!r}: {key} stands beside --file", key=key, value=None
+        )
+    document = _toml(path)
+    mcp = inner(document, "mcp")
+    tables = [("agent", name, table) for name, table in inner(document, "agents").items()]
+    tables += [("mcp", name, table) for name, table in inner(mcp, "servers").items()]
+    unknown = [key for key in document if key not in ("agents", "mcp")]
+    unknown += [f"mcp.{key}" for key in mcp if key != "servers"]
+    if unknown:
+        words = f"cannot add from {path!r}: [{unknown[0]}] is no [agents.NAME] and no [mcp.servers.NAME]"
+        raise InvalidParams(words, file=path, key=unknown[0], reason="not an agent or server")
+    chosen = [each for each in tables if wanted in (None, each[1])]
+    if not chosen:
+        words = f"cannot add from {path!r}: it has no {wanted or 'agents and no servers'}"
+        raise InvalidParams(words, file=path, key=wanted, reason="not in the file")
+    folder = os.path.dirname(os.path.abspath(path))
+    return [
+        {"name": name, "kind": kind, "spec": _placed(render.as_record(table)), "directory": folder}
+        for kind, name, table in chosen
+    ]
+
+
+def _placed(table: dict[str, object]) -> dict[str, object]:
+    """The table with the default of its working directory: where the command was typed."""
+    process = as_object(table.get("process", {}))
+    if process is None:
+        return table  # the daemon says what is wrong with it
+    return {**table, "process": {"working_directory": os.getcwd(), **process}}
+
+
+def _toml(path: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - start-up time: only --file needs it
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        words = f"cannot read {path!r}: {(error.strerror or '').lower()}"
+        raise InvalidParams(words, file=path, reason="unreadable") from error
+    except (tomllib.TOMLDecodeError, UnicodeError) as error:
+        raise InvalidParams(
+            f"cannot read {path!r}: {error}", file=path, reason=str(error)
+        ) from error
+
+
+@click.command("rm", cls=Verb)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_agents)
+@click.pass_obj
+def rm(session: Session, names: tuple[str, ...]) -> None:
+    """Stop agents or MCP servers and remove them from the set."""
+    for name in names:
+        session.call("agent.rm", {"name": name}, timeout_s=None)
+        if not session.json:
+            session.print(render.one_line(f"removed {name}"))
+    if session.json:
+        session.print_json({})
+
+
+@click.command("scale", cls=Verb)
+@click.argument("name", metavar="NAME", shell_complete=complete_agents)
+@click.argument("instances", type=click.IntRange(0), metavar="N")
+@click.pass_obj
+def scale(session: Session, name: str, instances: int) -> None:
+    """Change how many workers an agent has."""
+    entry = session.call("agent.scale", {"name": name, "instances": instances}, timeout_s=None)
+    if session.json:
+        session.print_json(entry)
+        return
+    session.print(render.one_line(f"scaled {name} to {instances} ({word(entry, 'state', '-')})"))
+
+
+@click.command("signal", cls=Verb)
+@click.argument("name", metavar="NAME", shell_complete=complete_agents)
+@click.argument("signal_name", metavar="SIG")
+@click.pass_obj
+def signal(session: Session, name: str, signal_name: str) -> None:
+    """Send a signal, HUP or SIGHUP or 1, to the processes of an agent or worker."""
+    found = session.call("agent.signal", {"name": name, "signal": _signal(signal_name)})
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"sent {_signal(signal_name)} to {name}"))
+
+
+def _signal(text: str) -> str:
+    from signal import Signals  # noqa: PLC0415 - start-up time: this command alone needs it
+
+    try:
+        if text.isdecimal():
+            return Signals(int(text)).name
+        name = text.upper()
+        return Signals[name if name.startswith("SIG") else f"SIG{name}"].name
+    except (KeyError, ValueError) as error:
+        words = f'cannot send "{text}": there is no such signal'
+        raise InvalidParams(words, key="signal", value=text) from error

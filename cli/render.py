@@ -1,0 +1,264 @@
+"""How things look: tables, durations, sizes, colours and JSON; values in, text out.
+
+What workers and servers wrote is shown to a terminal only after `visible`: a log line must not move the
+cursor, set the window's title or hide what is beside it. This module reads no socket and writes nothing.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..worker.codec import as_array, as_object
+
+Record = Mapping[str, object]
+
+COLOURS = {"grey": "90", "red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1"}
+WORKER_COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
+"""What tells workers apart in `logs`: by order of appearance, as docker compose does."""
+
+STATE_COLOURS = {
+    "Ready": "green",
+    "Idle": "green",
+    "Busy": "blue",
+    "Initial": "yellow",
+    "Starting": "yellow",
+    "ShuttingDown": "yellow",
+    "Terminated": "red",
+    "queued": "yellow",
+    "running": "blue",
+    "succeeded": "green",
+    "failed": "red",
+    "timeout": "red",
+    "cancelled": "yellow",
+}
+
+LAST_COLUMN_MIN = 16
+"""The last column is cut to the terminal's width, but not to less than this: columns go first."""
+
+# Patterns are compiled by whoever needs them first: a table of printable names needs none of them.
+_SGR = r"\x1b\[[0-9;:]*m"
+_UNSEEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+_C1 = r"[\x7f-\x9f]"
+
+
+# --- text that others wrote -----------------------------------------------------------------------
+
+
+def visible(text: str, *, keep_colours: bool = False) -> str:
+    r"""The text with everything that acts on a terminal shown instead of done, as `cat -v` does.
+
+    Newlines and tabs stay. Control characters become `^[`, others (C1, changes of direction) become
+    `\u009b`. Colours (SGR sequences) stay with `keep_colours`, ended by a reset, else they go.
+    """
+    if text.isprintable():
+        return text
+    text = text.replace("\r\n", "\n")
+    if not keep_colours:
+        return re.sub(_UNSEEN, _shown, re.sub(_SGR, "", text))
+    pieces: list[str] = []
+    end = 0
+    for match in re.finditer(_SGR, text):
+        pieces += (re.sub(_UNSEEN, _shown, text[end : match.start()]), match.group())
+        end = match.end()
+    reset = "\x1b[0m" if pieces else ""
+    return "".join((*pieces, re.sub(_UNSEEN, _shown, text[end:]), reset))
+
+
+def one_line(text: str) -> str:
+    r"""The text as one line that acts on nothing: newlines become `\n`."""
+    return visible(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def _shown(match: re.Match[str]) -> str:
+    number = ord(match.group())
+    if number < 0x20:
+        return "^" + chr(number + 0x40)
+    return "^?" if number == 0x7F else f"\\u{number:04x}"
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def json_text(value: object, *, indent: bool, ascii_only: bool = False) -> str:
+    """One JSON document without the newline at its end; safe on a terminal."""
+    text = json.dumps(
+        value,
+        ensure_ascii=ascii_only,
+        indent=2 if indent else None,
+        separators=None if indent else (",", ":"),
+    )
+    if text.isascii():
+        return text
+    return re.sub(_C1, lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def output_text(value: object) -> str:
+    """A task's output for people: text as it is, anything else as JSON on several lines."""
+    return value if isinstance(value, str) else json_text(value, indent=True)
+
+
+# --- reading records ------------------------------------------------------------------------------
+
+
+def word(record: Record, key: str, default: str = "") -> str:
+    """The value as text; `default` where it is absent or null."""
+    value = record.get(key)
+    return default if value is None else value if isinstance(value, str) else str(value)
+
+
+def number(record: Record, key: str) -> float | None:
+    """The value if it is a number."""
+    value = record.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return None
+
+
+def as_record(value: object) -> dict[str, object]:
+    """The value if it is a JSON object; else an empty one."""
+    return as_object(value) or {}
+
+
+def inner(record: Record, key: str) -> dict[str, object]:
+    """The object under `key`; empty where it is absent, null or no object."""
+    return as_record(record.get(key))
+
+
+def inners(record: Record, key: str) -> list[dict[str, object]]:
+    """The objects in the array under `key`."""
+    return [as_record(item) for item in items(record, key)]
+
+
+def items(record: Record, key: str) -> list[object]:
+    """The array under `key`; empty where it is absent, null or no array."""
+    return as_array(record.get(key)) or []
+
+
+# --- quantities -----------------------------------------------------------------------------------
+
+
+def duration(seconds: float | None) -> str:
+    """Two units at most: `350ms`, `4.2s`, `3m12s`, `5h7m`, `2d4h`; `-` for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.9995:
+        return f"{max(seconds, 0) * 1000:.0f}ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    for big, small, names in ((86_400, 3600, "dh"), (3600, 60, "hm"), (60, 1, "ms")):
+        if whole >= big:
+            rest = whole % big // small
+            return f"{whole // big}{names[0]}" + (f"{rest}{names[1]}" if rest else "")
+    return f"{whole}s"
+
+
+def size(count: float | None) -> str:
+    """Bytes in binary units with three digits at most: `640K`, `13.2M`, `1.5G`; `-` for None."""
+    if count is None:
+        return "-"
+    for unit in ("B", "K", "M", "G"):
+        if count < 999.5:
+            small = unit != "B" and count < 99.95
+            return f"{count:.1f}{unit}" if small else f"{count:.0f}{unit}"
+        count /= 1024
+    return f"{count:.1f}T"
+
+
+def at(stamp: str) -> str:
+    """An RFC 3339 time for people: milliseconds, UTC as it was sent."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-].*)", stamp)
+    if not found:
+        return one_line(stamp)
+    day, clock, fraction, zone = found.groups()
+    return f"{day}T{clock}.{(fraction or '.')[1:4]:0<3}{zone}"
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    width: int | None,
+    droppable: Sequence[str] = (),
+    right: Sequence[str] = (),
+    paint: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Aligned lines, the header first.
+
+    Args:
+        header: names of the columns; the last one is cut to `width`.
+        rows: cells, already harmless (`one_line`).
+        width: the terminal's, or None: nothing is dropped and nothing is cut.
+        droppable: columns that go, first named first, while the lines are too wide.
+        right: columns that are aligned to the right.
+        paint: SGR codes of cells, by the whole text of the cell.
+    """
+    grid = [list(header), *([cell or "-" for cell in row] for row in rows)]
+    names = list(header)
+    widths = [max(columns(row[i]) for row in grid) for i in range(len(names))]
+    goes = list(droppable)
+    while width is not None and goes and _needed(widths) > width:
+        if (name := goes.pop(0)) in names:
+            i = names.index(name)
+            del names[i], widths[i]
+            for row in grid:
+                del row[i]
+    if width is not None:
+        before = _needed(widths) - min(widths[-1], LAST_COLUMN_MIN)
+        widths[-1] = max(width - before, LAST_COLUMN_MIN)
+    aligned = [name in right for name in names]
+    return [_line(row, widths, aligned, paint or {}, cut=width is not None) for row in grid]
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import (  # noqa: PLC0415 - start-up time: names are ASCII, as a rule
+        combining,
+        east_asian_width,
+    )
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cut(text: str, width: int) -> str:
+    """The text, ended by … where it takes more than `width` columns."""
+    if columns(text) <= width:
+        return text
+    while text and columns(text) > width - 1:
+        text = text[: min(len(text) - 1, width)]
+    return text + "…"
+
+
+def styled(text: str, sgr: str | None) -> str:
+    """The text in an SGR style."""
+    return f"\x1b[{sgr}m{text}\x1b[0m" if sgr and text else text
+
+
+def _needed(widths: Sequence[int]) -> int:
+    return sum(widths[:-1]) + 2 * (len(widths) - 1) + min(widths[-1], LAST_COLUMN_MIN)
+
+
+def _line(
+    row: Sequence[str],
+    widths: Sequence[int],
+    right: Sequence[bool],
+    paint: Mapping[str, str],
+    *,
+    cut: bool,
+) -> str:
+    cells: list[str] = []
+    for i, cell in enumerate(row):
+        last = i == len(row) - 1
+        text = _cut(cell, widths[i]) if last and cut else cell
+        padding = " " * (widths[i] - columns(text))
+        painted = styled(text, paint.get(cell))
+        cells.append(padding + painted if right[i] else painted if last else painted + padding)
+    return "  ".join(cells).rstrip()
+
+
+_cut = cut

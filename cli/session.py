@@ -1,0 +1,333 @@
+"""What every command shares: the global options, the connection, and where output goes.
+
+One Session per process, made before the command line is read and filled while it is. Commands write
+through it, so that `--json`, `--no-color`, a narrow terminal and hostile text are handled in one place.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any, TextIO, cast
+
+import click
+
+from ..worker import client
+from ..worker.client import Client
+from ..worker.errors import CorralError, InvalidParams
+from . import render
+
+ANSWER_S = 30.0
+"""How long a question is waited for that the daemon answers from memory."""
+
+COMPLETION_S = 1.0
+"""How long the shell's TAB may hang."""
+
+
+class Session:
+    """The global options as they were given, and everything that depends on them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._given_socket: str | None = None
+        self.json = False
+        self.no_color = False
+        self.stdout: TextIO = sys.stdout
+        self.is_terminal = self.stdout.isatty()
+
+    def set_option(self, name: str, value: object) -> None:
+        """Takes a global option; a later one wins, one that is not given changes nothing."""
+        if name == "socket" and isinstance(value, str):
+            self._given_socket = value
+        elif name == "json" and value:
+            self.json = True
+        elif name == "no_color" and value:
+            self.no_color = True
+
+    @property
+    def socket(self) -> str:
+        """The path of the control socket."""
+        return self._given_socket or client.default_socket(self._environ, os.getuid())
+
+    def has_colours(self, stream_is_terminal: bool) -> bool:
+        """Whether colours may be written (https://no-color.org)."""
+        refused = self.no_color or bool(self._environ.get("NO_COLOR"))
+        return stream_is_terminal and not refused and self._environ.get("TERM") != "dumb"
+
+    @property
+    def colours(self) -> bool:
+        """Whether stdout takes colours."""
+        return self.has_colours(self.is_terminal)
+
+    @property
+    def width(self) -> int | None:
+        """The columns of the terminal; None where stdout is none."""
+        if not self.is_terminal:
+            return None
+        if (given := self._environ.get("COLUMNS", "")).isdecimal() and int(given) > 0:
+            return int(given)
+        try:
+            return os.get_terminal_size(self.stdout.fileno()).columns or 80
+        except OSError:
+            return 80
+
+    def connect(self) -> Client:
+        """A connection to the daemon.
+
+        Raises:
+            Unreachable: nobody answers.
+        """
+        return Client(self.socket)
+
+    def call(
+        self, method: str, params: Mapping[str, object], *, timeout_s: float | None = ANSWER_S
+    ) -> dict[str, object]:
+        """The object that one method answers, over a connection of its own."""
+        with self.connect() as connection:
+            return render.as_record(connection.call(method, params, timeout_s=timeout_s))
+
+    # -- output
+
+    def print(self, text: str) -> None:
+        """Writes text of ours, and a newline."""
+        self.stdout.write(text + "\n")
+
+    def print_foreign(self, text: str, end: str = "\n") -> None:
+        """Writes text that a worker or a server made: as it is, or harmless on a terminal."""
+        shown = render.visible(text, keep_colours=self.colours) if self.is_terminal else text
+        self.stdout.write(shown if shown.endswith(end) else shown + end)
+
+    def print_json(self, value: object) -> None:
+        """Writes one JSON document: on one line, or readable on a terminal."""
+        self.stdout.write(self._json_text(value, indent=self.is_terminal) + "\n")
+
+    def print_ndjson(self, values: Iterable[object]) -> None:
+        """Writes one line per value and hands them over at once."""
+        self.stdout.write("".join(self._json_text(v, indent=False) + "\n" for v in values))
+        self.stdout.flush()
+
+    def _json_text(self, value: object, *, indent: bool) -> str:
+        utf8 = (self.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        return render.json_text(value, indent=indent, ascii_only=not utf8)
+
+    def print_table(
+        self,
+        header: Iterable[str],
+        rows: Iterable[Iterable[str]],
+        *,
+        droppable: Iterable[str] = (),
+        right: Iterable[str] = (),
+    ) -> None:
+        """Writes an aligned table whose states are coloured."""
+        paint = {k: render.COLOURS[v] for k, v in render.STATE_COLOURS.items()}
+        lines = render.table(
+            list(header),
+            [[render.one_line(cell) for cell in row] for row in rows],
+            width=self.width,
+            droppable=list(droppable),
+            right=list(right),
+            paint=paint if self.colours else None,
+        )
+        if self.colours:
+            lines[0] = render.styled(lines[0], render.COLOURS["bold"])
+        self.print("\n".join(lines))
+
+    def styled(self, text: str, colour: str) -> str:
+        """The text in a colour, where colours are wanted."""
+        return render.styled(text, render.COLOURS[colour]) if self.colours else text
+
+    def note(self, text: str) -> None:
+        """Writes a line for people to stderr; nothing with `--json`."""
+        if not self.json:
+            print(render.one_line(text), file=sys.stderr, flush=True)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def global_options() -> list[click.Parameter]:
+    """--socket, --json and --no-color: taken before the command and after it."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
+        session_of(context).set_option(parameter.name or "", value)
+
+    common: dict[str, Any] = {"expose_value": False, "callback": keep}  # Any: click's keywords
+    return [
+        click.Option(
+            ["--socket"],
+            metavar="PATH",
+            help="Where the daemon listens; default $CORRAL_SOCKET, else the usual place.",
+            **common,
+        ),
+        click.Option(["--json"], is_flag=True, help="Print JSON for programs.", **common),
+        click.Option(["--no-color"], is_flag=True, help="Print no colours.", **common),
+    ]
+
+
+def session_of(context: click.Context) -> Session:
+    """The one Session of this process."""
+    return cast("Session", context.find_root().obj)  # cli.__main__ puts it there
+
+
+class Verb(click.Command):
+    """A command that takes the global options too, since people write them at the end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: whatever click.Command takes
+        super().__init__(*args, **kwargs)
+        self.params += global_options()
+
+
+class Noun(click.Group):
+    """A group of commands that takes the global options too.
+
+    Args:
+        table: commands that are imported when they are used: name -> module of this package, whose
+            attribute of the same name is the command.
+    """
+
+    command_class = Verb
+
+    def __init__(
+        self,
+        *args: Any,  # Any: whatever click.Group takes
+        table: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += global_options()
+        self.table = table or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which they were written."""
+        return [*self.table, *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now if need be."""
+        module = self.table.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        found = getattr(import_module(f".{module}", __package__), cmd_name)
+        return cast("click.Command", found)  # each name in the table is one: a test looks
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command, or a usage error that names the nearest one."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown_word(ctx.command_path, args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without a command: the help, and 2 for asking nothing."""
+        if not args and not ctx.resilient_parsing:
+            print(ctx.get_help(), file=sys.stderr)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+
+def unknown_word(path: str, word: str, known: Iterable[str]) -> InvalidParams:
+    """The refusal of a command that does not exist."""
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up time: only for this mistake
+
+    near = get_close_matches(word, known, 1, 0.5)
+    hint = f'did you mean "{near[0]}"?' if near else f'"{path} --help" lists them'
+    text = f'cannot run "{path} {word}": no such command; {hint}'
+    return InvalidParams(text, command=word, suggestions=near)
+
+
+def duration(text: str) -> float:
+    """The type of an option: seconds, from `90`, `1.5`, `500ms`, `30s`, `5m`, `1h` or `2d`."""
+    seconds = duration_s(text)
+    if seconds is None:
+        raise click.BadParameter(f'"{text}" is no duration such as 500ms, 30s, 5m, 1h')
+    return seconds
+
+
+def duration_s(text: str) -> float | None:
+    """The seconds, or None where the text is no duration."""
+    found = re.fullmatch(_DURATION, text.strip())
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+_DURATION = r"(\d{1,12}(?:\.\d{1,9})?)\s*(ms|s|m|h|d|)"
+_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def json_value(text: str, option: str) -> object:
+    """The value of an option that takes JSON: literally, from `@FILE`, or from stdin with `-`.
+
+    Raises:
+        InvalidParams: it is no JSON, or the file cannot be read.
+    """
+    import json  # noqa: PLC0415 - start-up time: only for commands with such an option
+
+    source = text
+    try:
+        if text == "-":
+            source = sys.stdin.buffer.read().decode("utf-8")
+        elif text.startswith("@"):
+            with open(text[1:], "rb") as file:
+                source = file.read().decode("utf-8")
+    except OSError as error:
+        words = f"cannot read {option} from {text[1:]!r}: {(error.strerror or '').lower()}"
+        raise InvalidParams(words, key=option, value=text) from error
+    except UnicodeError as error:
+        words = f"cannot read {option}: it is not UTF-8"
+        raise InvalidParams(words, key=option, value=text) from error
+    try:
+        value: object = json.loads(source, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        words = f"cannot read {option} as JSON: {error}"
+        raise InvalidParams(words, key=option, value=text) from error
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def moment(text: str, option: str, now: float) -> float:
+    """Unix seconds from an RFC 3339 time, or from a duration such as `5m`: that long ago.
+
+    A time without a zone is UTC, as every time that corral prints.
+
+    Raises:
+        InvalidParams: it is neither.
+    """
+    ago_s = duration_s(text)
+    if ago_s is not None:
+        return now - ago_s
+    from datetime import UTC, datetime  # noqa: PLC0415 - start-up time: only for absolute times
+
+    try:
+        when = datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        words = f'cannot read {option} "{text}": write 5m, or a time such as 2026-01-31T12:00:00Z'
+        raise InvalidParams(words, key=option, value=text) from error
+
+
+def complete_names(
+    method: str, key: str
+) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What TAB offers: the names that the daemon knows, or nothing when it does not answer."""
+
+    def complete(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+        try:
+            document = session_of(context).call(method, {}, timeout_s=COMPLETION_S)
+        except CorralError:
+            return []  # TAB must not print an error into the line
+        records = [r for k in key.split(",") for r in render.inners(document, k)]
+        names = [render.word(r, "name") or render.word(r, "id") for r in records]
+        return [name for name in names if name.startswith(start)]
+
+    return complete
+
+
+complete_agents = complete_names("daemon.status", "agents,mcp_servers")
+
+
+def waiting_s(timeout_s: float | None) -> float | None:
+    """How long to wait for an answer that the daemon itself bounds by `timeout_s`."""
+    return None if timeout_s is None else timeout_s + ANSWER_S

@@ -1,0 +1,89 @@
+"""Writes docs/PROTOCOL.md from the tables in the code: `python docs/protocol.py`."""
+
+from pathlib import Path
+
+from corral.supervisor.control import openrpc
+from corral.worker.errors import CLASSES
+
+PAGE = Path(__file__).with_name("PROTOCOL.md")
+
+HEAD = """\
+<!-- written by docs/protocol.py; do not edit -->
+# Protocol
+
+One codec everywhere: JSON-RPC 2.0 (https://www.jsonrpc.org/specification), one UTF-8 JSON object per line, no batches, at most
+16 MiB a line; either side may call. It is spoken on the control socket and on the pipes of workers. `rpc.discover` returns the first
+table below as an OpenRPC document. How a worker speaks is in [AGENTS.md](AGENTS.md) and, in 40 lines,
+in [examples/protocol](../examples/protocol/README.md).
+
+By hand:
+
+```console
+$ printf '%s\\n' '{"jsonrpc":"2.0","id":1,"method":"daemon.status"}' | socat -t 1 - UNIX:$CORRAL_SOCKET
+```
+
+A line that is no JSON is answered with -32700, JSON that is no request with -32600, an unknown parameter with -32602; the
+connection lives on. `notifications/cancelled` {requestId, reason} withdraws a request.
+
+## Methods of the control socket
+
+"Needs" is the right that the caller must have: the owner and root have admin, members of `[daemon] group` operate; a process
+inside a worker's tree has none.
+"""
+
+WORKERS = """
+## The pipes of a worker
+
+A worker (`protocol = "corral"`) reads requests on stdin and writes on stdout; stderr, and every line on stdout that is no message, is
+its log. Anything valid that it says counts as a heartbeat. "→" is what it hears, "←" what it says.
+
+| | method | means |
+|---|---|---|
+| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config} → {protocolVersion, name, version, capabilities} | the answer makes it Ready; another protocolVersion ends the start as exec-failed |
+| → | `task/run` {task, attempt, objective, input, context, boundaries: {timeout_s, max_tool_calls, allowed_tools, constraints, scope}, checkpoint?} → {output, tokens_used?, cost_cents?} | it is Busy until the answer |
+| → | `ping` → {} | |
+| → | `notifications/cancelled` {requestId, reason} | let go of that task within cancel_grace |
+| → | `event` {type, data, from, at} | of a type that it subscribed to |
+| → | `shutdown` {grace_s} | take no more tasks, finish, exit |
+| ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
+| ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields} | |
+| ← | `tools/list` {} → {tools}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
+| ← | `task/delegate` {agent or capability, objective, input?, context?, priority?, timeout_s?, boundaries?, task} → the ended record | |
+| ← | `memory/put` {key, value, ttl_s?, session?}, `memory/get` {key, session?} → {value}, `memory/delete` {key, session?}, `memory/search` {query, limit?, session?} → {items} | the agent's own |
+| ← | `checkpoint/put` {task?, data} → {id} | the next attempt of the task is given it |
+| ← | `event/publish` {type, data}, `event/subscribe` {types: [globs]} | types that begin like the daemon's own are refused |
+"""
+
+ERRORS = """
+## Errors
+
+| code | name | exit status of `corral` | means |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """The page, as the tables in the code have it."""
+    lines = [HEAD]
+    document = openrpc()
+    methods = document["methods"]
+    assert isinstance(methods, list), "an OpenRPC document has a list of methods"
+    lines.append("| method | params | needs | does |")
+    lines.append("|---|---|---|---|")
+    for method in methods:
+        params = ", ".join(
+            param["name"] + ("" if param["required"] else "?") for param in method["params"]
+        )
+        lines.append(
+            f"| `{method['name']}` | {params} | {method['x-permission']} | {method['summary']} |"
+        )
+    lines.append(WORKERS.rstrip("\n"))
+    lines.append(ERRORS.rstrip("\n"))
+    for code, error in sorted(CLASSES.items(), reverse=True):
+        meaning = (error.__doc__ or "").partition("\n")[0]
+        lines.append(f"| {code} | {error.__name__} | {error.exit_status} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
