@@ -21,7 +21,14 @@ from msgspec import Struct
 from .. import __version__
 from ..mcp.pool import Pool
 from ..worker import codec
-from ..worker.errors import InvalidParams, MethodNotFound, NotFound, PermissionDenied, Timeout
+from ..worker.errors import (
+    Conflict,
+    InvalidParams,
+    MethodNotFound,
+    NotFound,
+    PermissionDenied,
+    Timeout,
+)
 from ..worker.schema import (
     AddParams,
     AgentStatus,
@@ -409,9 +416,11 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
             key="signal",
             value=params.signal,
         )
-    for keeper in control.agents.keepers(params.name):
-        if keeper.worker.pid is not None:
-            keeper.signal(name, tree=False)
+    running = [k for k in control.agents.keepers(params.name) if k.worker.pid is not None]
+    if not running:
+        raise Conflict(f'cannot signal "{params.name}": it has no process', name=params.name)
+    for keeper in running:
+        keeper.signal(name, tree=False)
     return {}
 
 

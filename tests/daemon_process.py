@@ -6,8 +6,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -154,13 +153,3 @@ def marked(folder: Path) -> list[int]:
             except OSError:
                 continue
     return found
-
-
-@contextmanager
-def pidfd(pid: int) -> Iterator[int]:
-    """A pidfd, to wait for the end of a process that is not a child."""
-    fd = os.pidfd_open(pid)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

@@ -49,7 +49,8 @@ async def run(task: Task) -> Any:
             await asyncio.Event().wait()
         return {"attempt": task.attempt}
     if word == "tool":
-        result = await task.tool(rest, check=False, **(task.input or {}))
+        arguments: dict[str, Any] = task.input or {}
+        result = await task.tool(rest, check=False, **arguments)
         return {"text": result.text, "is_error": result.is_error}
     if word == "tools":
         return [tool["name"] for tool in await task.tools()]

@@ -184,6 +184,7 @@ async def test_a_signal_to_stop_is_a_shutdown(number: signal.Signals) -> None:
         peer.process.send_signal(number)
         while (await peer.fails(peer.run("leave", "SystemExit"))).code != -33007:
             pass  # the signal is on its way
+        await peer.hear_more("heartbeat", 20)  # longer than a worker without any grace would live
         answered.set_result(text_result(""))
         assert await peer.output(request_id) == "done"
         assert await peer.exit_status() == 0

@@ -20,7 +20,7 @@ from corral.worker.errors import (
     SpawnFailed,
     Timeout,
 )
-from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, marked, pidfd
+from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, marked
 
 RAW = AGENTS / "raw_worker.py"
 
@@ -215,19 +215,24 @@ def test_nothing_is_left_when_the_daemon_ends(tmp_path: Path, how: signal.Signal
         launcher_pid = daemon.call("daemon.status")["daemon"]["launcher_pid"]
         kept = marked(tmp_path)
         assert len(kept) >= 5 * 4 + 1
-        with pidfd(launcher_pid) as launcher:
-            daemon.process.send_signal(how) if daemon.process else None
-            status = daemon.process.wait(BOUND_S) if daemon.process else None
+        launcher = os.pidfd_open(launcher_pid)
+        try:
+            assert daemon.process is not None
+            daemon.process.send_signal(how)
+            status = daemon.process.wait(BOUND_S)
             assert status == (0 if how is signal.SIGTERM else -signal.SIGKILL)
-
             assert select.select([launcher], [], [], BOUND_S)[0]  # it ends last, when all are gone
+        finally:
+            os.close(launcher)
         assert marked(tmp_path) == []
         assert daemon.socket.exists() == (how is signal.SIGKILL)
         daemon.start()  # a stale socket is reclaimed
 
 
 def test_the_death_of_the_launcher_costs_its_workers_and_nothing_else(tmp_path: Path) -> None:
-    config = raw("litter", "litter") + raw("garbage", "garbage")
+    config = raw("litter", "litter", 'process.shutdown_grace_period = "1s"') + raw(
+        "garbage", "garbage"
+    )
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", all=True)
         status = daemon.call("daemon.status")
@@ -373,7 +378,7 @@ def test_malformed_lines_are_answered_and_the_connection_lives_on(daemon: Daemon
 
 
 def test_a_thousand_idle_clients_keep_nobody_from_being_served(daemon: DaemonProcess) -> None:
-    idle = []
+    idle: list[socket.socket] = []
     try:
         for _ in range(1000):
             connection = socket.socket(socket.AF_UNIX)
