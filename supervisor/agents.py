@@ -24,7 +24,7 @@ from ..worker.errors import (
     Timeout,
 )
 from . import lifecycle
-from .keeper import House, Keeper, Service
+from .keeper import Shared, Keeper, Service
 from .lifecycle import UP, State, Worker
 from .process import Exit
 from .spec import Config, Spec, check_requires, decode_agent, to_table
@@ -75,8 +75,8 @@ class Agent:
 class Agents:
     """The running set of one daemon."""
 
-    def __init__(self, house: House, config: Config, service: Service, source: str) -> None:
-        self.house = house
+    def __init__(self, shared: Shared, config: Config, service: Service, source: str) -> None:
+        self.shared = shared
         self.config = config
         self.source = source
         self.agents: dict[str, Agent] = {}
@@ -88,12 +88,12 @@ class Agents:
 
     async def load(self, built_in: Iterable[Spec]) -> None:
         """Takes in the configured agents, those added at run time, and the built-in ones."""
-        rows = await self.house.store.read("SELECT worker, value FROM incarnation")
+        rows = await self.shared.store.read("SELECT worker, value FROM incarnation")
         self._incarnations = {str(worker): int(str(value)) for worker, value in rows}
         for spec in self.config.agents.values():
             if not spec.disabled:
                 self._insert(spec)
-        rows = await self.house.store.read("SELECT name, kind, table_json FROM agent")
+        rows = await self.shared.store.read("SELECT name, kind, table_json FROM agent")
         for name, kind, text in rows:
             self._load_added(str(name), str(kind), str(text))
         for spec in built_in:
@@ -102,7 +102,7 @@ class Agents:
 
     def _load_added(self, name: str, kind: str, text: str) -> None:
         if name in self.config.agents:
-            self.house.bus.publish(
+            self.shared.bus.publish(
                 "config.shadowed",
                 agent=name,
                 reason="the configuration file names it too, and wins",
@@ -115,7 +115,7 @@ class Agents:
             self._insert(spec, added=True)
         except CorralError as error:
             logger.error("%s", error)
-            self.house.bus.publish("config.refused", agent=name, reason=error.message)
+            self.shared.bus.publish("config.refused", agent=name, reason=error.message)
 
     def _decode(self, name: str, table: Mapping[str, object], kind: str, directory: str) -> Spec:
         return decode_agent(
@@ -132,13 +132,13 @@ class Agents:
         self.agents[spec.name] = agent
         for number in range(spec.instances.minimum):
             agent.keepers.append(self._keeper(spec, number))
-        self.house.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
+        self.shared.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
         return agent
 
     def _keeper(self, spec: Spec, number: int) -> Keeper:
         worker_id = f"{spec.name}-{number}"
         earlier = self._incarnations.get(worker_id, 0)
-        return Keeper(self.house, worker_id, spec, self._service, incarnation=earlier)
+        return Keeper(self.shared, worker_id, spec, self._service, incarnation=earlier)
 
     def of(self, name: str) -> Agent:
         """The agent or server of that name.
@@ -221,7 +221,7 @@ class Agents:
                 limit = self.config.process.max_concurrent_processes
                 reason = f"max_concurrent_processes = {limit} is reached"
                 keeper.send(lifecycle.Want(reason))
-                self.house.bus.publish("limit.processes", worker=keeper.id, reason=reason)
+                self.shared.bus.publish("limit.processes", worker=keeper.id, reason=reason)
             elif agent.spec.requires:
                 names = ", ".join(agent.spec.requires)
                 keeper.start_after(self._required_are_up(agent), f"waits for {names}")
@@ -372,7 +372,7 @@ class Agents:
         if start:
             self.check_capacity(spec.instances.minimum)
         agent = self._insert(spec, added=True)  # before the first wait, so that the name is taken
-        await self.house.store.write(
+        await self.shared.store.write(
             (
                 "INSERT OR REPLACE INTO agent (name, kind, table_json, created_at) VALUES (?, ?, ?, ?)",
                 (name, kind, stored, time.time()),
@@ -402,8 +402,8 @@ class Agents:
             for keeper in agent.keepers:
                 await keeper.close()
             self.agents.pop(name, None)
-            await self.house.store.write(("DELETE FROM agent WHERE name = ?", (name,)))
-            self.house.bus.publish("agent.removed", agent=name)
+            await self.shared.store.write(("DELETE FROM agent WHERE name = ?", (name,)))
+            self.shared.bus.publish("agent.removed", agent=name)
 
     async def scale(self, name: str, instances: int, *, wait: bool) -> Agent:
         """Gives an agent more or fewer workers; the highest numbers go first.
@@ -430,7 +430,7 @@ class Agents:
                     agent.keepers.remove(keeper)
                     await keeper.close()
                 agent.held = False
-            self.house.bus.publish("agent.scaled", agent=name, instances=instances)
+            self.shared.bus.publish("agent.scaled", agent=name, instances=instances)
         return agent
 
     async def drain(self) -> None:

@@ -55,7 +55,7 @@ from ..worker.schema import (
 )
 from .agents import Agent, Agents, ServerBackend
 from .bus import Event
-from .keeper import House, Keeper
+from .keeper import Shared, Keeper
 from .lifecycle import LastExit, State
 from .metrics import Metrics, Sample
 from .service import WorkerService, convert
@@ -142,7 +142,7 @@ class Control:
 
     def __init__(
         self,
-        house: House,
+        shared: Shared,
         agents: Agents,
         tasks: Tasks,
         pool: Pool,
@@ -150,7 +150,7 @@ class Control:
         metrics: Metrics,
         daemon: Daemon,
     ) -> None:
-        self.house = house
+        self.shared = shared
         self.agents = agents
         self.tasks = tasks
         self.pool = pool
@@ -261,7 +261,7 @@ async def _status(control: Control, params: StatusParams, _caller: Caller) -> ob
             if agent not in chosen:
                 chosen.append(agent)
     entries = [control.agent_status(agent) for agent in chosen]
-    degraded = ["store"] if control.house.store.stalled_s > STALL_S else []
+    degraded = ["store"] if control.shared.store.stalled_s > STALL_S else []
     status = Status(
         daemon=DaemonStatus(
             pid=os.getpid(),
@@ -273,7 +273,7 @@ async def _status(control: Control, params: StatusParams, _caller: Caller) -> ob
             draining=agents.draining,
             degraded=degraded,
             config=control.daemon.config,
-            launcher_pid=control.house.launcher.pid or None,
+            launcher_pid=control.shared.launcher.pid or None,
         ),
         agents=[entry for entry in entries if entry.kind == "agent"],
         mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
@@ -495,7 +495,7 @@ async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> ob
 
 
 def _check_names(control: Control, names: list[str] | None) -> list[str]:
-    known = {path.name for path in control.house.logs.directory.glob("*")}
+    known = {path.name for path in control.shared.logs.directory.glob("*")}
     for name in names or []:
         if name not in known:
             control.agents.keepers(name)
@@ -505,7 +505,7 @@ def _check_names(control: Control, names: list[str] | None) -> list[str]:
 @method("log.read", "read", LogParams)
 async def _read_log(control: Control, params: LogParams, _caller: Caller) -> object:
     """The last lines of the logs, merged by time."""
-    records = await control.house.logs.read(
+    records = await control.shared.logs.read(
         _check_names(control, params.names),
         n=100 if params.n is None and params.since is None else params.n,
         since=params.since,
@@ -518,7 +518,7 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
 async def _follow_log(control: Control, params: LogParams, caller: Caller) -> object:
     """The last lines, then all that comes, as `log` notifications {records} until the caller hangs up."""
     names = _check_names(control, params.names)
-    batches = control.house.logs.follow(
+    batches = control.shared.logs.follow(
         names,
         n=10 if params.n is None and params.since is None else params.n,
         since=params.since,
@@ -554,7 +554,7 @@ async def _events(control: Control, params: EventParams) -> list[dict[str, objec
         clauses.append("(" + " OR ".join("type GLOB ?" for _ in params.types) + ")")
         values += params.types
     n = params.n if params.n is not None else 1000
-    rows = await control.house.store.read(
+    rows = await control.shared.store.read(
         "SELECT seq, at, type, agent, worker, data FROM event"
         f" WHERE {' AND '.join(clauses)} ORDER BY seq DESC LIMIT ?",
         [*values, n],
@@ -572,7 +572,7 @@ async def _events(control: Control, params: EventParams) -> list[dict[str, objec
 @method("event.list", "read", EventParams)
 async def _list_events(control: Control, params: EventParams, _caller: Caller) -> object:
     """Events of the past, oldest first."""
-    await control.house.store.write()  # what is posted is in the store after this
+    await control.shared.store.write()  # what is posted is in the store after this
     return {"events": await _events(control, params)}
 
 
@@ -584,8 +584,8 @@ async def _follow_events(control: Control, params: EventParams, caller: Caller) 
 
 
 async def _send_events(control: Control, params: EventParams, caller: Caller) -> None:
-    with control.house.bus.subscribe(params.types or ["*"]) as subscription:
-        await control.house.store.write()
+    with control.shared.bus.subscribe(params.types or ["*"]) as subscription:
+        await control.shared.store.write()
         past: list[dict[str, object]] = []
         if params.since is not None or params.since_time is not None or params.n:
             past = await _events(control, params)

@@ -25,7 +25,7 @@ from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDeni
 from .agents import Agents, ServerBackend
 from .bus import Bus, Event
 from .control import Control, Daemon
-from .keeper import House, Wakefulness
+from .keeper import Shared, Wakefulness
 from .lifecycle import Worked
 from .listener import Listener, SocketLock
 from .logs import LogStore
@@ -121,20 +121,20 @@ async def run(config: Config, paths: Paths) -> None:
         _make_state_dir(paths.state_dir)
         store = Store.open(paths.state_dir / "corral.db")
         stack.push_async_callback(store.close)
-        building = await _Building.begin(config, paths, store, stack)
-        await building.serve(lock, started)
+        this = await _Daemon.begin(config, paths, store, stack)
+        await this.serve(lock, started)
 
 
-class _Building:
+class _Daemon:
     """The rooms of a running daemon."""
 
-    def __init__(self, config: Config, paths: Paths, house: House) -> None:
+    def __init__(self, config: Config, paths: Paths, shared: Shared) -> None:
         self.config = config
         self.paths = paths
-        self.house = house
-        self.service = WorkerService(house)
-        self.agents = Agents(house, config, self.service, str(paths.config or ""))
-        self.tasks = Tasks(house, self.agents)
+        self.shared = shared
+        self.service = WorkerService(shared)
+        self.agents = Agents(shared, config, self.service, str(paths.config or ""))
+        self.tasks = Tasks(shared, self.agents)
         self.pool = Pool(on_flight=self._note_calls)
         self.service.attach(self.agents, self.tasks, self.pool)
         self.metrics = Metrics()
@@ -144,7 +144,7 @@ class _Building:
     @classmethod
     async def begin(
         cls, config: Config, paths: Paths, store: Store, stack: contextlib.AsyncExitStack
-    ) -> "_Building":
+    ) -> "_Daemon":
         """Makes the rooms and starts the launcher."""
         was_clean, next_seq = await _previous(store)
         logs = LogStore(paths.state_dir / "logs", unclean=not was_clean)
@@ -152,13 +152,14 @@ class _Building:
         bus = Bus(next_seq, lambda event: store.post(_insert_event(event)))
         stack.push_async_callback(_note_clean_end, store, bus)
         launcher = Launcher(
-            on_exit=lambda report: building.agents.exited(report),
-            on_empty=lambda unit: building.agents.emptied(unit),
+            on_exit=lambda report: this.agents.exited(report),
+            on_empty=lambda unit: this.agents.emptied(unit),
             on_lost=lambda: _note_loss(bus),
+            sole_parent=True,
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
         default_user = _default_user()
-        house = House(
+        shared = Shared(
             launcher=launcher,
             bus=bus,
             store=store,
@@ -171,15 +172,15 @@ class _Building:
             ordinary_user=os.getuid() != 0,
             default_user=default_user,
         )
-        building = cls(config, paths, house)
+        this = cls(config, paths, shared)
         await launcher.start()
         stack.push_async_callback(launcher.close)
-        await building.agents.load(_built_in(config, paths, ordinary_user, default_user))
-        for agent in building.agents.agents.values():
+        await this.agents.load(_built_in(config, paths, ordinary_user, default_user))
+        for agent in this.agents.agents.values():
             if agent.spec.kind == "mcp":
-                building.pool.add(ServerBackend(building.agents, agent))
-        await building.tasks.load()
-        return building
+                this.pool.add(ServerBackend(this.agents, agent))
+        await this.tasks.load()
+        return this
 
     async def serve(self, lock: SocketLock, started: float) -> None:
         """Listens, starts what is to be started, and waits for the end."""
@@ -189,18 +190,18 @@ class _Building:
         config_path = None if self.paths.config is None else str(self.paths.config)
         daemon = Daemon(started, str(self.paths.socket), str(self.paths.state_dir), config_path)
         control = Control(
-            self.house, self.agents, self.tasks, self.pool, self.service, self.metrics, daemon
+            self.shared, self.agents, self.tasks, self.pool, self.service, self.metrics, daemon
         )
         listener = Listener(
             control,
             lock,
             group=self.config.daemon.group,
-            launcher_pid=lambda: self.house.launcher.pid,
+            launcher_pid=lambda: self.shared.launcher.pid,
         )
         await listener.open()
         chores = [loop.create_task(self._beat()), loop.create_task(self._expire())]
         try:
-            self.house.bus.publish("daemon.started", generation=self.house.generation)
+            self.shared.bus.publish("daemon.started", generation=self.shared.generation)
             self.agents.boot()
             notify_systemd("READY=1")
             logger.info("ready: pid %d, socket %s", os.getpid(), self.paths.socket)
@@ -215,13 +216,13 @@ class _Building:
             await listener.close()
 
     async def _drain(self) -> None:
-        self.house.bus.publish("daemon.stopping")
+        self.shared.bus.publish("daemon.stopping")
         draining = asyncio.create_task(self.agents.drain())
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not draining.done():
-            await self.house.launcher.close()  # kills everything, and reports it
+            await self.shared.launcher.close()  # kills everything, and reports it
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
                     await draining
@@ -246,8 +247,8 @@ class _Building:
         sampled_at = 0.0
         loop = asyncio.get_running_loop()
         while True:
-            self.house.wakefulness.floor()
-            self.house.logs.check()
+            self.shared.wakefulness.floor()
+            self.shared.logs.check()
             if "WATCHDOG_USEC" in os.environ:
                 notify_systemd("WATCHDOG=1")
             if loop.time() - sampled_at >= interval_s:
@@ -262,7 +263,7 @@ class _Building:
             events_before = time.gmtime(now - self.config.events.retention)
             tasks_before = now - self.config.defaults.tasks.result_retention
             try:
-                await self.house.store.write(
+                await self.shared.store.write(
                     (
                         "DELETE FROM event WHERE at < ?",
                         (time.strftime("%Y-%m-%dT%H:%M:%S", events_before),),
@@ -368,6 +369,7 @@ def _built_in(
         ordinary_user=ordinary_user,
         is_executable=lambda path: os.path.isfile(path) and os.access(path, os.X_OK),
         python=sys.executable,
+        folder=os.getcwd(),
     )
     folder = paths.state_dir / "cortex"
     folder.mkdir(mode=0o700, exist_ok=True)

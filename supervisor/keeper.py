@@ -68,7 +68,7 @@ class Wakefulness:
 
 
 @dataclass
-class House:
+class Shared:
     """What all keepers share."""
 
     launcher: Launcher
@@ -119,9 +119,9 @@ class Keeper:
     """Keeps one worker."""
 
     def __init__(
-        self, house: House, worker_id: str, spec: Spec, service: Service, *, incarnation: int
+        self, shared: Shared, worker_id: str, spec: Spec, service: Service, *, incarnation: int
     ) -> None:
-        self.house = house
+        self.shared = shared
         self.service = service
         self.worker = Worker(worker_id, spec, incarnation=incarnation)
         self.life: Incarnation | None = None
@@ -131,7 +131,7 @@ class Keeper:
         self.tools: tuple[Tool, ...] = ()
         self.era: Era | None = None
         self.announced: tuple[str, ...] = ()
-        self.log: LogWriter = house.logs.writer(
+        self.log: LogWriter = shared.logs.writer(
             spec.name,
             worker_id,
             max_file_bytes=spec.monitoring.max_log_file_bytes,
@@ -204,7 +204,7 @@ class Keeper:
 
     def _tick(self) -> None:
         heard_at = self.life.line.heard_at if self.life is not None else 0.0
-        self.send(lifecycle.Tick(max(heard_at, self.house.wakefulness.floor())))
+        self.send(lifecycle.Tick(max(heard_at, self.shared.wakefulness.floor())))
         # A timer may fire a hair before its time: then the deadline still stands, and is armed again.
 
     def start_after(self, ready: Coroutine[None, None, None], reason: str) -> None:
@@ -289,7 +289,7 @@ class Keeper:
 
     def _publish(self, transition: lifecycle.Transition) -> None:
         flip = {transition.old, transition.new} == {State.BUSY, State.IDLE}
-        self.house.bus.publish(
+        self.shared.bus.publish(
             "worker.state",
             agent=self.spec.name,
             worker=self.id,
@@ -310,7 +310,7 @@ class Keeper:
         """Sends a signal to the leader, or to every process group of the tree."""
         if self.life is not None:
             scope: Scope = "tree" if tree else "leader"
-            self.house.launcher.signal(self.life.unit, signal.Signals[name], scope)
+            self.shared.launcher.signal(self.life.unit, signal.Signals[name], scope)
 
     def _kill(self) -> None:
         life = self.life
@@ -319,7 +319,7 @@ class Keeper:
         if life.child is None:
             life.doomed = True
         else:
-            self.house.launcher.kill(life.unit)
+            self.shared.launcher.kill(life.unit)
 
     def _spawn(self, number: int) -> None:
         unit = f"{self.id}#{number}"
@@ -328,7 +328,7 @@ class Keeper:
             Hooks(
                 name=self.id,
                 incarnation=number,
-                generation=self.house.generation,
+                generation=self.shared.generation,
                 era_hint=self.era,
                 serve=self._serve,
                 hear=self._hear,
@@ -343,7 +343,7 @@ class Keeper:
     async def _bring_up(self, life: Incarnation) -> None:
         """From the decision to start to Ready, or to the reason why not."""
         try:
-            async with self.house.starting:
+            async with self.shared.starting:
                 await self._launch(life)
         except CorralError as error:
             retryable = bool(error.data.get("retryable")) or not isinstance(error, SpawnFailed)
@@ -378,7 +378,7 @@ class Keeper:
     async def _launch(self, life: Incarnation) -> None:
         if life.doomed:
             raise SpawnFailed(f'cannot start worker "{self.id}": it was stopped first')
-        await self.house.store.write(
+        await self.shared.store.write(
             (
                 "INSERT INTO incarnation (worker, value) VALUES (?, ?)"
                 " ON CONFLICT (worker) DO UPDATE SET value = excluded.value",
@@ -388,7 +388,7 @@ class Keeper:
         has_stdin = self.spec.protocol != "none"
         _refuse_what_is_not_there(self.spec)
         launch = self._launch_of(life.unit)
-        child = await self.house.launcher.spawn(launch, pipe_stdin=has_stdin)
+        child = await self.shared.launcher.spawn(launch, pipe_stdin=has_stdin)
         life.child = child
         life.started_at = self._loop.time()
         life.captures.append(Capture(child.stderr_fd, self.log.stream("stderr")))
@@ -405,9 +405,9 @@ class Keeper:
         spec = self.spec
         process = spec.process
         env = {
-            name: self.house.environ[name]
+            name: self.shared.environ[name]
             for name in process.inherit_environment
-            if name in self.house.environ
+            if name in self.shared.environ
         }
         if process.environment_file is not None:
             env |= read_environment_file(Path(process.environment_file))
@@ -418,7 +418,7 @@ class Keeper:
             argv = (python, "-P", "-m", "corral.worker", spec.entrypoint)
             if spec.python is not None:
                 inherited = env.get("PYTHONPATH")
-                paths = [str(self.house.sdk_path), *([inherited] if inherited else [])]
+                paths = [str(self.shared.sdk_path), *([inherited] if inherited else [])]
                 env["PYTHONPATH"] = os.pathsep.join(paths)
         return Launch(
             unit=unit,
@@ -427,7 +427,7 @@ class Keeper:
             cwd=process.working_directory,
             umask=int(process.umask, 8),
             nice=process.nice,
-            user=process.user or self.house.default_user,
+            user=process.user or self.shared.default_user,
             group=process.group,
             no_new_privs=process.isolation != "none",
             limits=self._limits(),
@@ -443,7 +443,7 @@ class Keeper:
         }
         limits |= {name: value for name, value in optional.items() if value}
         if resources.max_processes:
-            if not self.house.ordinary_user:
+            if not self.shared.ordinary_user:
                 raise SpawnFailed(
                     f'cannot start worker "{self.id}": max_processes = {resources.max_processes} needs'
                     " a cgroup or an ordinary user, because the kernel does not count root's processes",

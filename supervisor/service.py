@@ -36,7 +36,7 @@ from ..worker.schema import (
 from ..worker.wire import Notification, Request
 from .agents import Agents
 from .bus import Subscription
-from .keeper import House, Keeper, utc_now
+from .keeper import Shared, Keeper, utc_now
 from .lifecycle import UP
 from .tasks import Entry, Tasks
 
@@ -80,8 +80,8 @@ def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
 class WorkerService:
     """Serves every worker of one daemon."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._agents: Agents | None = None
         self._tasks: Tasks | None = None
         self._pool: Pool | None = None
@@ -206,7 +206,7 @@ class WorkerService:
             raise
         finally:
             duration_s = round(time.monotonic() - started, 6)
-            self._house.bus.publish(
+            self._shared.bus.publish(
                 "mcp.call",
                 worker=caller,
                 tool=name,
@@ -214,7 +214,7 @@ class WorkerService:
                 outcome=outcome,
                 duration_s=duration_s,
             )
-            self._house.store.post(
+            self._shared.store.post(
                 (
                     "INSERT INTO tool_call (at, caller, tool, server, duration_s, outcome, task)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -252,7 +252,7 @@ class WorkerService:
             )
         now = time.time()
         expires = None if asked.ttl_s is None else now + asked.ttl_s
-        await self._house.store.write(
+        await self._shared.store.write(
             (
                 "INSERT OR REPLACE INTO memory (agent, session, key, value, updated_at, expires_at)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -263,7 +263,7 @@ class WorkerService:
 
     async def _get(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/get")
-        rows = await self._house.store.read(
+        rows = await self._shared.store.read(
             "SELECT value FROM memory WHERE agent = ? AND session = ? AND key = ?"
             " AND (expires_at IS NULL OR expires_at > ?)",
             (keeper.spec.name, asked.session, asked.key, time.time()),
@@ -272,7 +272,7 @@ class WorkerService:
 
     async def _delete(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/delete")
-        await self._house.store.write(
+        await self._shared.store.write(
             (
                 "DELETE FROM memory WHERE agent = ? AND session = ? AND key = ?",
                 (keeper.spec.name, asked.session, asked.key),
@@ -284,7 +284,7 @@ class WorkerService:
         asked = convert(params, MemorySearchParams, "memory/search")
         escaped = asked.query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         pattern = f"%{escaped}%"
-        rows = await self._house.store.read(
+        rows = await self._shared.store.read(
             "SELECT session, key, value FROM memory WHERE agent = ?"
             " AND (?2 IS NULL OR session = ?2) AND (expires_at IS NULL OR expires_at > ?3)"
             " AND (key LIKE ?4 ESCAPE '\\' OR CAST(value AS TEXT) LIKE ?4 ESCAPE '\\')"
@@ -299,7 +299,7 @@ class WorkerService:
     async def _checkpoint(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, CheckpointParams, "checkpoint/put")
         entry = self.tasks.task_of(keeper, asked.task) if asked.task is not None else None
-        ids = await self._house.store.write(
+        ids = await self._shared.store.write(
             (
                 "INSERT INTO checkpoint (agent, worker, task, at, data) VALUES (?, ?, ?, ?, ?)",
                 (
@@ -324,7 +324,7 @@ class WorkerService:
             )
         if len(codec.encode(asked.data)) > MAX_VALUE_BYTES:
             raise InvalidParams(f'cannot publish "{asked.type}": its data is too long', key="data")
-        self._house.bus.publish(
+        self._shared.bus.publish(
             asked.type,
             agent=keeper.spec.name,
             worker=keeper.id,
@@ -338,7 +338,7 @@ class WorkerService:
         if keeper.id in self._subscriptions:
             earlier, _ = self._subscriptions.pop(keeper.id)
             earlier.close()
-        subscription = self._house.bus.subscribe(asked.types)
+        subscription = self._shared.bus.subscribe(asked.types)
         follower = asyncio.create_task(_forward(keeper, subscription))
         self._subscriptions[keeper.id] = (subscription, follower)
         return {}

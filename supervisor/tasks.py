@@ -44,7 +44,7 @@ from ..worker.schema import (
 )
 from . import lifecycle
 from .agents import Agent, Agents
-from .keeper import House, Keeper, utc_now
+from .keeper import Shared, Keeper, utc_now
 from .lifecycle import ASKED_FOR, UP, State
 from .line import DRAIN_S
 from .schedule import (
@@ -90,8 +90,8 @@ class Entry:
 class Tasks:
     """The tasks of one daemon."""
 
-    def __init__(self, house: House, agents: Agents) -> None:
-        self.house = house
+    def __init__(self, shared: Shared, agents: Agents) -> None:
+        self.shared = shared
         self.agents = agents
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
         self._entries: dict[str, Entry] = {}
@@ -105,9 +105,9 @@ class Tasks:
 
     async def load(self) -> None:
         """Takes up what an earlier daemon left: queued tasks wait on, begun ones follow retry_on."""
-        counts = await self.house.store.read("SELECT state, COUNT(*) FROM task GROUP BY state")
+        counts = await self.shared.store.read("SELECT state, COUNT(*) FROM task GROUP BY state")
         self.counts |= {str(state): int(str(n)) for state, n in counts if str(state) in ENDED}
-        rows = await self.house.store.read(
+        rows = await self.shared.store.read(
             "SELECT record, created_at FROM task WHERE state IN ('queued', 'running') ORDER BY created_at"
         )
         for record, created in rows:
@@ -250,7 +250,7 @@ class Tasks:
         task = self.find(task_id)
         if task is not None:
             return task
-        rows = await self.house.store.read("SELECT record FROM task WHERE id = ?", (task_id,))
+        rows = await self.shared.store.read("SELECT record FROM task WHERE id = ?", (task_id,))
         if not rows:
             raise NotFound(f'cannot find task "{task_id}"', task=task_id)
         return msgspec.json.decode(_blob(rows[0][0]), type=Task)
@@ -262,7 +262,7 @@ class Tasks:
         sql += f" WHERE {' AND '.join(where)}" if where else ""
         sql += " ORDER BY created_at DESC LIMIT ?"
         params = [value for value in (agent, state) if value]
-        rows = await self.house.store.read(sql, [*params, limit])
+        rows = await self.shared.store.read(sql, [*params, limit])
         stored = [msgspec.json.decode(_blob(row[0]), type=Task) for row in rows]
         fresh = [self.find(task.id) or task for task in stored]
         return [task for task in fresh if state is None or task.state == state]
@@ -422,7 +422,7 @@ class Tasks:
             now = self._loop.time()
             wait_s = begun + limit_s - now
             if stall_s > 0:
-                heard_at = max(entry.heard_at, self.house.wakefulness.floor())
+                heard_at = max(entry.heard_at, self.shared.wakefulness.floor())
                 wait_s = min(wait_s, heard_at + stall_s - now)
             done, _ = await asyncio.wait(
                 ends, timeout=max(0.0, wait_s), return_when=asyncio.FIRST_COMPLETED
@@ -434,7 +434,7 @@ class Tasks:
                 task_id = entry.task.id
                 text = f'cannot finish task "{task_id}" within {limit_s:g} s'
                 return Timeout(text, limit="timeout_s", value=limit_s, worker=entry.task.worker)
-            if now >= max(entry.heard_at, self.house.wakefulness.floor()) + stall_s:
+            if now >= max(entry.heard_at, self.shared.wakefulness.floor()) + stall_s:
                 return None
 
     async def _run_params(self, entry: Entry) -> dict[str, object]:
@@ -455,7 +455,7 @@ class Tasks:
             },
         }
         if task.attempt > 1:
-            rows = await self.house.store.read(
+            rows = await self.shared.store.read(
                 "SELECT data FROM checkpoint WHERE task = ? ORDER BY id DESC LIMIT 1", (task.id,)
             )
             if rows:
@@ -683,7 +683,7 @@ class Tasks:
             listener(entry.task)
 
     def _publish(self, what: str, task: Task, *, store: bool = True, **facts: object) -> None:
-        self.house.bus.publish(
+        self.shared.bus.publish(
             what,
             agent=task.agent,
             worker=task.worker,
@@ -696,7 +696,7 @@ class Tasks:
 
     async def _save(self, entry: Entry) -> None:
         task = entry.task
-        await self.house.store.write(
+        await self.shared.store.write(
             (
                 "INSERT INTO task (id, agent, state, priority, attempt, created_at, finished_at, record)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

@@ -171,9 +171,8 @@ class Worker:
 
     def _on_closed(self, error: CorralError | None) -> None:
         self._lost.set()
-        self._end(
-            0 if error is None else 1, 0.0
-        )  # an error: the daemon is there, but does not read
+        status = 0 if error is None else 1  # an error: the daemon is there, but does not read
+        self._end(status, 0.0)
 
     def _end(self, status: int, grace_s: float) -> None:
         """Decides to leave within `grace_s`; who says it again changes nothing."""

@@ -1,0 +1,38 @@
+"""The examples, and the one in the README, with a real daemon: a newcomer's first minute."""
+
+import re
+from pathlib import Path
+
+import pytest
+from daemon_process import DaemonProcess
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(
+        rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
+
+
+def test_the_agent_in_the_readme_does_what_the_readme_says(tmp_path: Path) -> None:
+    (tmp_path / "greeter.py").write_text(blocks("python")[0])
+    with DaemonProcess(tmp_path, blocks("toml")[0]) as daemon:
+        daemon.call("agent.start", names=["greeter"])
+        done = daemon.corral("run", "greeter", "say hello", "--input", '"world"')
+        assert (done.returncode, done.stdout) == (0, "hello, world\n")
+        assert daemon.corral("status").returncode == 0
+        assert daemon.corral("logs", "greeter").returncode == 0
+
+
+@pytest.mark.parametrize("example", ["hello", "protocol"])
+def test_an_example_runs_under_its_own_configuration(tmp_path: Path, example: str) -> None:
+    folder = ROOT / "examples" / example
+    with DaemonProcess(tmp_path, "", f"--config={folder / 'corral.toml'}") as daemon:
+        daemon.call("agent.start", all=True)
+        agents = daemon.call("daemon.status")["agents"]
+        assert agents
+        for agent in agents:
+            task = daemon.call("task.run", agent=agent["name"], objective="try it", input="corral")
+            assert task["state"] == "succeeded", task
+            assert task["output"] is not None
