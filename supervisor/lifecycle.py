@@ -391,13 +391,13 @@ def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
 
 
 def _shaken(worker: Worker, _: Shaken, now: float) -> Step:
-    if worker.state is not State.STARTING:
+    if worker.state is not State.STARTING or worker.pid is None:
         return worker, []  # it was slower than its deadline
     return _ready(worker, "ready", now)
 
 
 def _refused(worker: Worker, event: Refused, now: float) -> Step:
-    if worker.state is not State.STARTING:
+    if worker.state is not State.STARTING or worker.pid is None:
         return worker, []
     return _kill(worker, "exec-failed", event.message, now)
 
@@ -532,7 +532,7 @@ def _starting_is_over(worker: Worker, now: float) -> Step:
 
 def _check_heart(worker: Worker, heard_at: float, now: float) -> Step:
     timeout_s = worker.spec.monitoring.heartbeat_timeout
-    if worker.spec.protocol == "corral" and now - heard_at >= timeout_s:
+    if worker.spec.protocol == "corral" and now >= heard_at + timeout_s:
         reason = f"has not beaten for {timeout_s:g} s"
         hung = replace(worker, stage=Stage.ABORTED, cause="hung", left=worker.state)
         hung = replace(hung, deadline=now + ABORT_GRACE_S)

@@ -113,39 +113,33 @@ def can_ever_run(
     task that waits for others can end only when each of those can. `waits` maps a running task to
     the tasks whose ends it waits for; `free` tells an agent's free places.
     """
-    running: dict[str, list[str]] = {}
+    if free(agent) > 0:
+        return True
+    holders: dict[str, list[str]] = {}
     for task in tasks.values():
         if task.state == "running":
-            running.setdefault(task.agent, []).append(task.id)
-    doubted: set[str] = {f"task {asking}"}
+            holders.setdefault(task.agent, []).append(task.id)
+    can_end: set[str] = set()
 
     def agent_can(name: str) -> bool:
-        key = f"agent {name}"
-        if key in doubted:
-            return False
-        if free(name) > 0:
+        if free(name) > 0 or name not in holders:
+            return True  # without holders its workers are not up yet: nobody stands against it
+        return not can_end.isdisjoint(holders[name])
+
+    def child_can(child_id: str) -> bool:
+        child = tasks.get(child_id)
+        if child is None or child.state not in ("queued", "running"):
             return True
-        holders = running.get(name, [])
-        if not holders:
-            return True  # its workers are not up yet: nobody on the way stands against it
-        doubted.add(key)
-        return any(task_can(holder) for holder in holders)
+        return child_id in can_end if child.state == "running" else agent_can(child.agent)
 
-    def task_can(task_id: str) -> bool:
-        key = f"task {task_id}"
-        if key in doubted:
-            return False
-        doubted.add(key)
-        for child_id in waits.get(task_id, ()):
-            child = tasks.get(child_id)
-            if child is None or child.state not in ("queued", "running"):
-                continue
-            can = task_can(child_id) if child.state == "running" else agent_can(child.agent)
-            if not can:
-                return False
-        return True
-
-    return agent_can(agent)
+    # The least set that is closed under the rule: who waits in a circle never comes into it.
+    doubted = [each for held in holders.values() for each in held if each != asking]
+    while True:
+        ends = [each for each in doubted if all(map(child_can, waits.get(each, ())))]
+        if not ends or agent_can(agent):
+            return agent_can(agent)
+        can_end.update(ends)
+        doubted = [each for each in doubted if each not in can_end]
 
 
 def has_capability(spec: Spec, announced: Iterable[str], capability: str) -> bool:
