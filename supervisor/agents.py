@@ -83,6 +83,7 @@ class Agents:
         self.draining = False
         self._service = service
         self._incarnations: dict[str, int] = {}
+        self._no_room: list[Keeper] = []
 
     # -- the set
 
@@ -196,6 +197,10 @@ class Agents:
         """Hands the end of a tree to its keeper."""
         for keeper in self._keeper_of_unit(unit):
             keeper.emptied(unit)
+        while self._no_room and self.active() < self.config.process.max_concurrent_processes:
+            keeper = self._no_room.pop(0)
+            if keeper.worker.wanted and keeper.worker.state is State.INITIAL:
+                keeper.send(lifecycle.Start())
 
     def _keeper_of_unit(self, unit: str) -> list[Keeper]:
         worker_id = unit.rpartition("#")[0]
@@ -221,6 +226,7 @@ class Agents:
                 limit = self.config.process.max_concurrent_processes
                 reason = f"max_concurrent_processes = {limit} is reached"
                 keeper.send(lifecycle.Want(reason))
+                self._no_room.append(keeper)
                 self.shared.bus.publish("limit.processes", worker=keeper.id, reason=reason)
             elif agent.spec.requires:
                 names = ", ".join(agent.spec.requires)

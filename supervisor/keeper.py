@@ -178,6 +178,8 @@ class Keeper:
         before = self.worker
         self.worker, actions = lifecycle.step(before, event, self._loop.time())
         if self.worker.last_exit is not None and self.worker.last_exit is not before.last_exit:
+            if self.exits and self.exits[0][0] == before.incarnation:
+                del self.exits[0]  # the same end, of which more is known now
             self.exits.insert(0, (before.incarnation, self.worker.last_exit))
             del self.exits[EXITS_KEPT:]
         for action in actions:

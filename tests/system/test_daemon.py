@@ -128,10 +128,17 @@ def test_more_processes_than_the_limit_are_refused_as_a_whole(tmp_path: Path) ->
         with pytest.raises(ResourceLimitExceeded):
             daemon.call("agent.scale", name="s0", instances=5)
         daemon.call("agent.stop", names=["s0"])
-        daemon.call("agent.start", names=["s2"])
+        daemon.await_worker("s2-0", lambda w: w["state"] == "Ready")  # there is room now
 
 
 # -- ends
+
+
+def test_an_end_is_told_once_whatever_is_learned_of_it_later(daemon: DaemonProcess) -> None:
+    daemon.call("agent.start", names=["litter"])
+    daemon.call("agent.stop", names=["litter"])
+    exits = daemon.call("agent.show", name="litter")["exits"]
+    assert len({each["incarnation"] for each in exits}) == len(exits)
 
 
 def test_a_stop_that_is_ignored_ends_in_a_kill_and_says_so(daemon: DaemonProcess) -> None:
