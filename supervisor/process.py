@@ -4,61 +4,46 @@ It guarantees that every unit that was spawned is reported once as exited and on
 when the launcher itself is killed or hangs: then everything that it kept is killed and reaped here,
 and a new launcher takes its place.  It never blocks the loop.  It knows processes, not agents.
 
-The messages, in both directions JSON objects over SOCK_SEQPACKET (see `launcher.encode`):
+The messages, in both directions JSON objects over SOCK_SEQPACKET (see `packet.encode`):
 
     → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, no_new_privs, limits} + 3 descriptors
     → signal {unit, signal, scope: leader|tree}    → kill {unit}    → ping {seq}    → list {seq}
-    ← spawned {seq, unit, pid, starttime}          ← failed {seq, unit, stage, errno, message, retryable}
+    ← spawned {seq, unit, pid, starttime}
+    ← failed {seq, unit, stage, errno, message, retryable, data}
     ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, left}    ← emptied {unit}
     ← pong {seq}    ← listed {seq, units: [{unit, pid, starttime, processes}], unknown: [pids]}
 """
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import logging
 import os
 import signal
-import socket
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
-from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from ..worker.errors import Overloaded, ShuttingDown, SpawnFailed, Timeout
-from . import launcher
+from . import kernel, orphan
+from .link import PING_S, Link, close_all
 
-PING_S = 1.0
 SILENCE_S = 5.0
 """A launcher that says nothing for so long is replaced."""
-LATE_S = 0.5
-"""When our own loop was late by more than this, the launcher's silence is forgiven."""
 START_S = 10.0
 """A new launcher answers within this time."""
 CLOSE_S = 5.0
 """How long `close` waits for each of: the last units, the launcher's own end, the last orphan."""
 QUEUE_MESSAGES = 1024
 """What the launcher has not read yet; beyond it `spawn` and `signal` are refused."""
-ROUND_S = (0.002, 0.1)
-"""First and last pause between two rounds of killing what a dead launcher left."""
-ROUND_PROCESSES = 200
-"""So many in one round, so that the loop turns."""
 RETRY_S = (0.1, 5.0)
 """First and last pause between two attempts to start a new launcher."""
 LIST_S = 5.0
 
-PR_GET_CHILD_SUBREAPER = 37
-
 log = logging.getLogger(__name__)
-
-# Attributes of the process, and so not of one Launcher:
-_pids: set[int] = set()  # all its launchers, none of which is another's orphan
-_made_subreaper: set[int] = set()  # its own pid, while it is a subreaper for our sake
 
 Scope = Literal["leader", "tree"]
 T = TypeVar("T")
@@ -133,88 +118,6 @@ class _Unit:
         self.is_silent = False  # its spawn was cancelled: nobody knows of it
 
 
-class _Channel:
-    """Our end of the socket: sends in order without blocking, and closes descriptors that it has sent."""
-
-    def __init__(self, sock: socket.socket, hear: Callable[[Any], None]) -> None:  # Any: JSON
-        self._loop = asyncio.get_running_loop()
-        self._sock = sock
-        self._hear = hear
-        self._queue: deque[tuple[bytes, list[int]]] = deque()
-        self._retry: asyncio.TimerHandle | None = None
-        self._is_writing = False
-        self._loop.add_reader(sock.fileno(), self.read)
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def send(self, message: dict[str, object], fds: Sequence[int] = ()) -> None:
-        """Send it now or later; `fds` are ours to close from now on."""
-        owned = list(fds)
-        try:
-            data, memfd = launcher.encode(message)
-        except BaseException:
-            _close(owned)
-            raise
-        self._queue.append((data, owned if memfd is None else [*owned, memfd]))
-        if len(self._queue) == 1:
-            self._flush()
-
-    def read(self) -> None:
-        """Hear all that has arrived."""
-        while self._sock.fileno() >= 0:
-            try:
-                message, fds = launcher.receive(self._sock)
-            except BlockingIOError:
-                return
-            except (EOFError, ConnectionResetError):
-                self._loop.remove_reader(self._sock.fileno())  # its pidfd will tell the rest
-                return
-            _close(fds)
-            self._hear(message)
-
-    def _flush(self) -> None:
-        self._retry = None
-        while self._queue:
-            data, fds = self._queue[0]
-            try:
-                socket.send_fds(self._sock, [data], fds)
-            except BlockingIOError:
-                self._write(True)
-                return
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the launcher is dead, and its pidfd will tell
-            except OSError as error:
-                if error.errno not in (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM):
-                    raise
-                self._write(False)  # the socket is writable, so that only time can help
-                self._retry = self._loop.call_later(ROUND_S[1], self._flush)
-                return
-            self._queue.popleft()
-            _close(fds)
-        self._write(False)
-
-    def _write(self, wanted: bool) -> None:
-        if wanted and not self._is_writing:
-            self._loop.add_writer(self._sock.fileno(), self._flush)
-        elif self._is_writing and not wanted:
-            self._loop.remove_writer(self._sock.fileno())
-        self._is_writing = wanted
-
-    def close(self) -> None:
-        """Hang up: the launcher then kills whatever it has."""
-        if self._sock.fileno() < 0:
-            return
-        self._write(False)
-        self._loop.remove_reader(self._sock.fileno())
-        if self._retry is not None:
-            self._retry.cancel()
-        for _data, fds in self._queue:
-            _close(fds)
-        self._queue.clear()
-        self._sock.close()
-
-
 class Launcher:
     """The launcher process and its units; for use in one event loop.
 
@@ -247,16 +150,11 @@ class Launcher:
         self._lists: dict[int, asyncio.Future[list[Listed]]] = {}
         self._seq = 0
         self._pid = 0
-        self._pidfd = -1
-        self._channel: _Channel | None = None
+        self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()  # the launcher answers, or we are closing
-        self._ended = asyncio.Event()  # its process has ended
         self._idle = asyncio.Event()  # no unit is left
         self._closing = asyncio.Event()
-        self._tick: asyncio.TimerHandle | None = None
-        self._tick_due_s = 0.0
-        self._heard_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -270,11 +168,11 @@ class Launcher:
             SpawnFailed: it does not; `data["retryable"]` says whether that may change.
         """
         assert self._keeper is None, "a Launcher starts once"
-        _become_subreaper()
+        orphan.become_subreaper()
         try:
             await self._begin()
         except BaseException:
-            _undo_subreaper()
+            orphan.undo_subreaper()
             raise
         self._keeper = asyncio.create_task(self._keep(), name="launcher-keeper")
         self._keeper.add_done_callback(_complain)
@@ -288,16 +186,17 @@ class Launcher:
         and no callback follows it.
 
         Raises:
-            SpawnFailed: `data` has the `stage` that failed, its `errno`, and `retryable`.
+            SpawnFailed: `data` has the `stage` that failed, its `errno`, and `retryable`; and where a
+                program is not in PATH, the `search_path`.
             ShuttingDown: the launcher is being closed.
         """
         await self._ready.wait()
         if self._closing.is_set():
             raise ShuttingDown(f'cannot start "{launch.unit}": the launcher is closing')
-        assert self._channel is not None, "it is there while the launcher is ready"
+        assert self._link is not None, "it is there while the launcher is ready"
         if launch.unit in self._units:
             raise _failed(launch.unit, "unit", errno.EEXIST, "this unit lives already")
-        if len(self._channel) >= QUEUE_MESSAGES:
+        if len(self._link.channel) >= QUEUE_MESSAGES:
             raise _failed(launch.unit, "queue", errno.EAGAIN, "too many starts wait already")
         request: dict[str, object] = {
             "op": "spawn",
@@ -311,16 +210,16 @@ class Launcher:
         ours: list[int] = []
         try:
             theirs = _pipes(ours, pipe_stdin, pipe_stdout)
-            self._channel.send(request, theirs)
+            self._link.channel.send(request, theirs)
         except OSError as error:
-            _close(ours)
+            close_all(ours)
             raise _failed(launch.unit, "pipe", error.errno or 0, str(error.strerror)) from error
         self._units[launch.unit] = unit
         self._idle.clear()
         try:
             pid, starttime = await unit.answer
         except BaseException as error:
-            _close(ours)
+            close_all(ours)
             if isinstance(error, asyncio.CancelledError):
                 unit.is_silent = True
                 self.kill(launch.unit)
@@ -345,20 +244,22 @@ class Launcher:
         Raises:
             Overloaded: the launcher has not read so many messages yet that this one is refused.
         """
-        if unit not in self._units or self._channel is None:
+        if unit not in self._units or self._link is None:
             return
-        if len(self._channel) >= QUEUE_MESSAGES:
+        if len(self._link.channel) >= QUEUE_MESSAGES:
             text = f'cannot signal "{unit}": the launcher does not keep up'
             raise Overloaded(text, limit=QUEUE_MESSAGES, retry_after_s=PING_S)
-        self._channel.send({"op": "signal", "unit": unit, "signal": int(signum), "scope": scope})
+        self._link.channel.send(
+            {"op": "signal", "unit": unit, "signal": int(signum), "scope": scope}
+        )
 
     def kill(self, unit: str) -> None:
         """SIGKILL everything of the unit until it is empty, which `on_empty` tells."""
         found = self._units.get(unit)
-        if found is None or found.is_killed or self._channel is None:
+        if found is None or found.is_killed or self._link is None:
             return
         found.is_killed = True
-        self._channel.send({"op": "kill", "unit": unit})
+        self._link.channel.send({"op": "kill", "unit": unit})
 
     async def listed(self) -> list[Listed]:
         """All units with their processes, as the launcher finds them now.
@@ -367,12 +268,12 @@ class Launcher:
             Timeout: the launcher does not answer; it is about to be replaced.
         """
         await self._ready.wait()
-        if self._channel is None:
+        if self._link is None:
             return []
         seq = self._next_seq()
         answer: asyncio.Future[list[Listed]] = asyncio.get_running_loop().create_future()
         self._lists[seq] = answer
-        self._channel.send({"op": "list", "seq": seq})
+        self._link.channel.send({"op": "list", "seq": seq})
         try:
             async with asyncio.timeout(LIST_S):
                 return await answer
@@ -394,50 +295,46 @@ class Launcher:
                     self._idle.clear()
                     await self._idle.wait()
         self._ready.set()
-        if self._channel is not None:
-            self._channel.close()  # at the end of the file it kills what is left, and ends
+        if self._link is not None:
+            self._link.hang_up()  # at the end of the file it kills what is left, and ends
         done, _ = await asyncio.wait([self._keeper], timeout=CLOSE_S)
         if not done:
-            self._kill_launcher()
+            if self._link is not None:
+                self._link.kill()
             await asyncio.wait([self._keeper], timeout=2 * CLOSE_S)
             self._keeper.cancel()
-        _undo_subreaper()
+        orphan.undo_subreaper()
 
     # --- one launcher process ----------------------------------------------------------------
 
     async def _begin(self) -> None:
         """Start a launcher process and wait for its first answer."""
-        loop = asyncio.get_running_loop()
         try:
-            self._pid, self._pidfd, sock = _start(self._python)
+            link = Link(self._python, self._hear, self._silence_s)
         except OSError as error:
             raise _failed("launcher", "launcher", error.errno or 0, str(error.strerror)) from error
-        _pids.add(self._pid)
-        self._ended.clear()
-        loop.add_reader(self._pidfd, self._on_end)
-        self._channel = _Channel(sock, self._hear)
-        self._heard_s = loop.time()
-        self._channel.send({"op": "ping", "seq": self._next_seq()})
-        ended = asyncio.create_task(self._ended.wait())
+        self._link, self._pid = link, link.pid
+        ended = asyncio.create_task(link.ended.wait())
         ready = asyncio.create_task(self._ready.wait())
         try:
             await asyncio.wait((ended, ready), timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended.cancel()
             ready.cancel()
-            if not self._ready.is_set() or self._ended.is_set():
-                self._kill_launcher()
-                self._bury()
-        if self._pidfd < 0:
+            if not self._ready.is_set() or link.ended.is_set():
+                link.kill()
+                link.bury()
+                self._link = None
+        if self._link is None:
             raise _failed("launcher", "launcher", errno.ECHILD, "it does not answer")
-        self._tick_due_s = loop.time() + PING_S
-        self._tick = loop.call_at(self._tick_due_s, self._on_tick)
+        link.watch()
 
     async def _keep(self) -> None:
         """Replace the launcher whenever it ends, until we close."""
         while True:
-            await self._ended.wait()
-            await self._mourn()
+            assert self._link is not None, "a launcher answers before it is kept"
+            await self._link.ended.wait()
+            await self._mourn(self._link)
             if self._closing.is_set():
                 return
             log.error("the launcher has died; its workers were killed, and a new one is started")
@@ -455,13 +352,13 @@ class Launcher:
                             return
                     pause_s = min(2 * pause_s, RETRY_S[1])
 
-    async def _mourn(self) -> None:
+    async def _mourn(self, link: Link) -> None:
         """Report every unit of the dead launcher as lost, and end what it left behind."""
-        assert self._channel is not None, "it is there until its launcher is buried"
-        self._channel.read()  # what it still said is true
+        link.channel.read()  # what it still said is true
         self._ready.clear()
-        sessions = {self._pid, *(unit.pid for unit in self._units.values() if unit.pid)}
-        self._bury()
+        sessions = {link.pid, *(unit.pid for unit in self._units.values() if unit.pid)}
+        link.bury()
+        self._link = None
         for key, unit in list(self._units.items()):
             if not unit.answer.done():
                 error = _failed(key, "launcher", errno.EAGAIN, "the launcher died meanwhile")
@@ -470,50 +367,12 @@ class Launcher:
             elif unit.stage is not _Stage.EXITED:
                 unit.stage = _Stage.EXITED
                 self._tell(unit, self._on_exit, _lost(key, unit.pid))
-        await self._sweep(sessions)
+        family = orphan.Family(sessions, self._units, self._sole_parent)
+        await family.end(self._closing.is_set)
         for key in list(self._units):
             self._forget(key)
         if self._closing.is_set():
             self._ready.set()
-
-    def _bury(self) -> None:
-        """Reap the launcher that has ended and close what was open towards it."""
-        assert self._channel is not None, "it is there until its launcher is buried"
-        self._channel.close()
-        self._channel = None
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        _pids.discard(self._pid)
-        if self._tick is not None:
-            self._tick.cancel()
-
-    def _kill_launcher(self) -> None:
-        with contextlib.suppress(ProcessLookupError, OSError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-    def _on_end(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        self._ended.set()
-
-    def _on_tick(self) -> None:
-        """Ping, and replace a launcher that has been silent for too long while we were listening."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if now - self._tick_due_s > LATE_S:
-            self._heard_s = now
-        if now - self._heard_s > self._silence_s:
-            log.error(
-                "the launcher, pid %d, has said nothing for %.1f s", self._pid, self._silence_s
-            )
-            self._kill_launcher()
-            return
-        if self._channel is not None and not len(self._channel):
-            self._channel.send({"op": "ping", "seq": self._next_seq()})
-        self._tick_due_s = now + PING_S
-        self._tick = loop.call_at(self._tick_due_s, self._on_tick)
 
     def _next_seq(self) -> int:
         self._seq += 1
@@ -522,7 +381,6 @@ class Launcher:
     # --- what the launcher says ----------------------------------------------------------------
 
     def _hear(self, message: Any) -> None:  # Any: JSON
-        self._heard_s = asyncio.get_running_loop().time()
         match message["op"]:
             case "pong":
                 self._ready.set()
@@ -536,7 +394,9 @@ class Launcher:
                 facts = {key: message[key] for key in ("unit", "stage", "errno", "retryable")}
                 if not unit.answer.done():
                     unit.answer.set_exception(
-                        SpawnFailed(message["message"], result="exec-failed", **facts)
+                        SpawnFailed(
+                            message["message"], result="exec-failed", **facts, **message["data"]
+                        )
                     )
                 unit.is_silent = True
                 self._forget(message["unit"])
@@ -568,47 +428,6 @@ class Launcher:
 
         asyncio.get_running_loop().call_soon(call)
 
-    # --- what a dead launcher leaves -----------------------------------------------------------
-
-    async def _sweep(self, sessions: set[int]) -> None:
-        """Kill and reap every process that was the launcher's, in rounds, until none is left."""
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
-        pause_s = ROUND_S[0]
-        family: set[tuple[int, int]] = set()
-        is_told = False
-        while orphans := list(islice(self._orphans(sessions, family), ROUND_PROCESSES)):
-            for orphan in orphans:
-                family.add((orphan.pid, orphan.starttime))
-                for process in launcher.walk(orphan.pid):
-                    family.add((process.pid, process.starttime))
-                    launcher.signal_other(process, signal.SIGKILL)
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(orphan.pid, os.WNOHANG)
-            waited_s = loop.time() - started_s
-            if waited_s > CLOSE_S and not is_told:
-                pids = [orphan.pid for orphan in orphans]
-                log.error("cannot end what the launcher left after %.0f s: pids %s", waited_s, pids)
-                is_told = True
-            if waited_s > CLOSE_S and self._closing.is_set():
-                return
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, ROUND_S[1])
-
-    def _orphans(
-        self, sessions: set[int], family: set[tuple[int, int]]
-    ) -> Iterator[launcher.Process]:
-        """Our children that were below the launcher when it died."""
-        ourselves = launcher.look_up(os.getpid())
-        assert ourselves is not None, "we run"
-        for pid in launcher.children(ourselves):
-            process = None if pid in _pids else launcher.look_up(pid)
-            if process is None:
-                continue
-            is_known = process.session in sessions or (pid, process.starttime) in family
-            if self._sole_parent or is_known or launcher.mark(pid) in self._units:
-                yield process
-
 
 def _lost(unit: str, pid: int) -> Exit:
     return Exit(unit=unit, pid=pid, status=int(signal.SIGKILL), lost=True)
@@ -621,43 +440,8 @@ def _failed(unit: str, stage: str, number: int, reason: str) -> SpawnFailed:
         unit=unit,
         stage=stage,
         errno=number,
-        retryable=number in launcher.RETRYABLE,
+        retryable=number in kernel.RETRYABLE,
     )
-
-
-def _start(python: str) -> tuple[int, int, socket.socket]:
-    """A new launcher process: pid, pidfd, and our end of its socket."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with contextlib.ExitStack() as undo:
-        undo.enter_context(theirs)
-        undo.callback(ours.close)
-        # Python takes its encoding from the locale: without one it is UTF-8 (PEP 540).  Nothing else
-        # of our environment goes there, so that a worker's is exactly what its spec says.
-        environment = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
-        pid = os.posix_spawn(
-            python,
-            [python, "-I", "-S", launcher.__file__, "3"],
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
-                (os.POSIX_SPAWN_DUP2, 0, 1),
-            ],
-            # Before its first instruction: a Ctrl-C at our terminal is not for the launcher.
-            setsid=True,
-            setsigmask=(),
-            setsigdef=(signal.SIGPIPE,),
-        )
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
-        ours.setblocking(False)
-        undo.pop_all()
-    theirs.close()
-    return pid, pidfd, ours
 
 
 def _pipes(ours: list[int], pipe_stdin: bool, pipe_stdout: bool) -> list[int]:
@@ -673,33 +457,12 @@ def _pipes(ours: list[int], pipe_stdin: bool, pipe_stdout: bool) -> list[int]:
             ours.append(writing if is_input else reading)
             os.set_blocking(ours[-1], False)
     except OSError:
-        _close(theirs)
+        close_all(theirs)
         raise
     return theirs
-
-
-def _become_subreaper() -> None:
-    """What a dead launcher leaves becomes ours; a process that is one already stays one."""
-    was = ctypes.c_int()
-    launcher.prctl(PR_GET_CHILD_SUBREAPER, ctypes.addressof(was))
-    if not was.value:
-        launcher.prctl(launcher.PR_SET_CHILD_SUBREAPER, 1)
-        _made_subreaper.add(os.getpid())
-
-
-def _undo_subreaper() -> None:
-    """After our last launcher nothing more is to be adopted, where others run in this process too."""
-    if not _pids and os.getpid() in _made_subreaper:
-        _made_subreaper.clear()
-        launcher.prctl(launcher.PR_SET_CHILD_SUBREAPER, 0)
 
 
 def _complain(keeper: asyncio.Task[None]) -> None:
     if not keeper.cancelled() and (error := keeper.exception()) is not None:
         context = {"message": "the keeper of the launcher has failed", "exception": error}
         keeper.get_loop().call_exception_handler(context)
-
-
-def _close(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)

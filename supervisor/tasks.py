@@ -528,7 +528,7 @@ class Tasks:
         )
         entry.stop = None
         await self._save(entry)
-        self._publish("task.retried", entry.task, reason=error.message)
+        self._publish("task.retried", task, reason=error.message)
         self._tell(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.
         first = put_down or (died and task.attempt == 1)

@@ -10,7 +10,10 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("cli", "mcp", "supervisor", "worker")
 
 ROWS = """
-supervisor.launcher  worker.errors
+supervisor.kernel  worker.errors
+supervisor.packet  supervisor.birth  supervisor.lineage
+supervisor.nursery
+supervisor.launcher
 worker.codec
 worker.wire
 worker.channel
@@ -29,6 +32,8 @@ mcp.cortex_memory
 mcp.cortex  mcp.messages
 mcp.session
 mcp.pool
+supervisor.orphan
+supervisor.link
 supervisor.bus  supervisor.store  supervisor.process  supervisor.metrics
 supervisor.logfile
 supervisor.logs

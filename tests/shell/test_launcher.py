@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import launcher
+from corral.supervisor import kernel, launcher, packet
 
 BOUND_S = 20.0
 AGENTS = Path(__file__).parents[1] / "agents"
@@ -34,11 +34,11 @@ needs_root = pytest.mark.skipif(not ROOT, reason="only root may change the user"
 class Wire:
     """The daemon's end, blocking: one launcher process and what it says."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = launcher.__file__) -> None:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [*PYTHON, launcher.__file__, str(theirs.fileno())],
+                [*PYTHON, program, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 env={},
@@ -49,7 +49,7 @@ class Wire:
 
     def send(self, fds: Sequence[int] = (), **message: object) -> int:
         self.seq += 1
-        data, memfd = launcher.encode({**message, "seq": self.seq})
+        data, memfd = packet.encode({**message, "seq": self.seq})
         socket.send_fds(self.sock, [data], [*fds, *([] if memfd is None else [memfd])])
         if memfd is not None:
             os.close(memfd)
@@ -94,7 +94,7 @@ class Wire:
                 if wanted.items() <= message.items():
                     self.said.remove(message)
                     return message
-            message, fds = launcher.receive(self._wait())
+            message, fds = packet.receive(self._wait())
             for fd in fds:
                 os.close(fd)
             self.said.append(message)
@@ -125,7 +125,7 @@ def with_token(token: str) -> list[int]:
     """The living processes that have the token in their command line."""
     found: list[int] = []
     for name in os.listdir("/proc"):
-        if name.isdigit() and token.encode() in launcher.read_proc(f"/proc/{name}/cmdline"):
+        if name.isdigit() and token.encode() in kernel.read_proc(f"/proc/{name}/cmdline"):
             found.append(int(name))
     return found
 
@@ -186,6 +186,9 @@ def test_every_reason_why_a_program_cannot_run_has_its_own_words(
     starts: dict[str, tuple[Sequence[str], dict[str, Any], str, int]] = {
         "missing": (["/no/such/program"], {}, "exec", errno.ENOENT),
         "not in PATH": (["no-such-program"], {}, "exec", errno.ENOENT),
+        "odd name": (['/no/such\n\t"program"'], {}, "exec", errno.ENOENT),
+        "long name": (["/no/such/" + "x" * 3000], {}, "exec", errno.ENOENT),
+        "odd cwd": (["true"], {"cwd": "/no/such\nfolder"}, "chdir", errno.ENOENT),
         "not executable": (
             [script(tmp_path / "a", "#!/bin/sh\n", 0o644)],
             {},
@@ -209,17 +212,25 @@ def test_every_reason_why_a_program_cannot_run_has_its_own_words(
         assert (answer["stage"], answer["errno"]) == (stage, number), case
         assert not answer["retryable"], case
         assert answer["message"] not in words, (case, words.get(answer["message"]))
+        assert answer["message"].isprintable(), "one line"
+        assert len(answer["message"]) < 300, case
         words[answer["message"]] = case
     assert not with_children(wire), "a start that failed leaves no process, not even a zombie"
     assert wire.listed()["units"] == []
 
 
+def test_a_program_that_is_not_in_path_comes_with_the_path(wire: Wire) -> None:
+    assert refusal(wire, ["nope"])["data"] == {"search_path": PATH}
+    assert refusal(wire, ["nope"], env={"PATH": "/ü:" * 1000})["message"]
+    assert refusal(wire, ["/nope"])["data"] == {}
+
+
 def with_children(wire: Wire) -> list[int]:
-    process = launcher.look_up(wire.process.pid)
+    process = kernel.look_up(wire.process.pid)
     assert process is not None
     wire.hear("pong", seq=wire.send(op="ping"))
     deadline = time.monotonic() + BOUND_S
-    while (found := launcher.children(process)) and time.monotonic() < deadline:
+    while (found := kernel.children(process)) and time.monotonic() < deadline:
         wire.hear("pong", seq=wire.send(op="ping"))
     return found
 
@@ -395,9 +406,13 @@ def test_an_escape_without_a_trace_ends_with_a_worker_that_it_could_belong_to(
     members = {unit["unit"]: unit["processes"] for unit in listed["units"]}
     # A survey may have met one before its parent died; the other cases are of no interest here.
     assert sorted([*members["a-0#1"], *listed["unknown"]]) == sorted([leader, *escaped])
+    unknown = [os.pidfd_open(pid) for pid in listed["unknown"]]
     wire.send(op="kill", unit=ends)
     wire.hear("emptied", unit=ends)
-    assert not set(with_token(token)) & set(listed["unknown"])
+    dead = select.select(unknown, [], [], 0)[0]
+    assert dead == unknown, "a worker is not empty before what could be its own is dead"
+    for pidfd in unknown:
+        os.close(pidfd)
     assert leader not in with_token(token) or ends == "b-0#1"
     listed = wire.listed()
     assert [unit["unit"] for unit in listed["units"]] == [{"a-0#1": "b-0#1"}.get(ends, "a-0#1")]
@@ -558,48 +573,33 @@ def test_a_daemon_that_does_not_read_is_told_everything_later(wire: Wire) -> Non
         wire.hear("emptied", unit=f"a-{n}#1")
 
 
-# --- whose is a process ---
+# --- where it is loaded from ---
 
 
-def test_a_pid_that_is_another_process_now_is_not_signalled() -> None:
-    with subprocess.Popen(["sleep", "1000"]) as stranger:
-        process = launcher.look_up(stranger.pid)
-        assert process is not None
-        process.starttime -= 1
-        launcher.signal_other(process, signal.SIGTERM)  # it would end by this one first
-        process.starttime += 1
-        launcher.signal_other(process, signal.SIGKILL)
-        assert stranger.wait(BOUND_S) == -signal.SIGKILL
-
-
-def test_the_children_of_a_process_are_found_with_and_without_the_kernels_list() -> None:
-    with subprocess.Popen(
-        ["sh", "-c", "sleep 1000 & sleep 1000 & echo; wait"], stdout=-1
-    ) as parent:
-        assert parent.stdout is not None
-        parent.stdout.readline()
-        process = launcher.look_up(parent.pid)
-        assert process is not None
-        found = launcher.children(process)
-        assert len(found) == 2
-        assert sorted(launcher.children_by_parent(parent.pid)) == sorted(found)
-        for pid in [*found, parent.pid]:
-            os.kill(pid, signal.SIGKILL)
-
-
-def test_a_process_whose_main_thread_has_ended_is_alive() -> None:
+def test_the_launcher_loads_the_standard_library_and_its_own_modules_alone() -> None:
     code = """
-import ctypes, threading
-threading.Thread(target=lambda: (print(flush=True), threading.Event().wait())).start()
-ctypes.CDLL(None).syscall(60, 0)  # exit(2), of this thread alone
+import sys
+sys.path.append(sys.argv[1])
+import corral.supervisor.launcher
+print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib_module_names))
 """
-    if os.uname().machine != "x86_64":
-        pytest.skip("the number of exit(2) is that of x86_64")
-    with subprocess.Popen([*PYTHON, "-c", code], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        deadline = time.monotonic() + BOUND_S
-        while (found := launcher.look_up(process.pid)) and found.state != b"Z":
-            assert time.monotonic() < deadline
-        assert [member.pid for member in launcher.walk(process.pid)] == [process.pid]
-        process.kill()
+    folder = str(Path(launcher.__file__).parents[2])
+    loaded = subprocess.check_output([*PYTHON, "-c", code, folder], text=True).split()
+    own = {"kernel", "packet", "birth", "lineage", "nursery", "launcher"}
+    package = {"corral", "corral.supervisor"}
+    assert set(loaded) - {"__main__"} == package | {f"corral.supervisor.{name}" for name in own}
+
+
+def test_a_launcher_that_may_not_keep_its_compiled_code_works(tmp_path: Path) -> None:
+    package = tmp_path / "corral"
+    for path in Path(launcher.__file__).parent.glob("*.py"):
+        copy = package / "supervisor" / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (package / "__init__.py").touch()
+    for folder in (package, package / "supervisor"):
+        (folder / "__pycache__").touch()  # so that not even root can make it a folder
+    wire = Wire(str(package / "supervisor" / "launcher.py"))
+    wire.start("a-0#1", ["echo"])
+    wire.hear("emptied")
+    wire.close()

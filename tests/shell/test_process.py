@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.supervisor import launcher as launcher_program
+from corral.supervisor import kernel
 from corral.supervisor.process import Child, Exit, Launch, Launcher
 from corral.worker.errors import Overloaded, ShuttingDown, SpawnFailed
 
@@ -114,8 +114,11 @@ async def line(child: Child) -> bytes:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
+    failures: list[dict[str, Any]] = []  # of callbacks, which the loop would only log
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.get_loop().set_exception_handler(lambda _loop, context: failures.append(context))
         runner.run(main)
+    assert failures == []
 
 
 def flood(launcher: Launcher) -> None:
@@ -128,7 +131,7 @@ def with_token(token: str) -> list[int]:
     found: list[int] = []
     for name in os.listdir("/proc"):
         path = f"/proc/{name}/cmdline"
-        if name.isdigit() and token.encode() in launcher_program.read_proc(path):
+        if name.isdigit() and token.encode() in kernel.read_proc(path):
             found.append(int(name))
     return found
 
@@ -138,9 +141,9 @@ async def nothing() -> None:
 
 
 def own_children() -> list[int]:
-    ourselves = launcher_program.look_up(os.getpid())
+    ourselves = kernel.look_up(os.getpid())
     assert ourselves is not None
-    return launcher_program.children(ourselves)
+    return kernel.children(ourselves)
 
 
 @pytest.fixture
@@ -173,7 +176,7 @@ def test_a_process_is_spawned_with_pipes_of_its_own() -> None:
                 assert not os.get_inheritable(fd)
             os.write(child.stdin_fd, b"hello\n")
             assert await line(child) == b"hello\n"
-            process = launcher_program.look_up(child.pid)
+            process = kernel.look_up(child.pid)
             assert process is not None
             assert process.starttime == child.starttime
             assert process.parent == daemon.launcher.pid
@@ -348,6 +351,36 @@ def test_a_killed_launcher_takes_its_units_along_and_is_replaced(
             assert {os.WTERMSIG(exit_.status) for exit_ in daemon.exits.values()} == {9}
             assert await line(await daemon.spawn("a-0#2", ["echo"])) == b"\n"
             assert daemon.launcher.pid != first
+
+    run(main())
+
+
+def test_what_a_launcher_said_before_its_death_is_true() -> None:
+    # Each signal is one message, and so one turn of its loop; a turn ends with the reports of deaths.
+    code = "trap 'echo got' USR1; echo; while :; do sleep 0.01; done"
+
+    async def main() -> None:
+        async with Daemon() as daemon:
+            witness = await daemon.spawn("b-0#1", ["sh", "-c", code])
+            await line(witness)
+            child = await daemon.spawn("a-0#1", ["sh", "-c", "sleep 1000 & echo; exec sleep 1000"])
+            await line(child)
+            # From here to the launcher's death our loop does not turn, so that nothing is heard.
+            daemon.launcher.signal("a-0#1", signal.SIGTERM)
+            deadline = time.monotonic() + BOUND_S
+            while kernel.look_up(child.pid) is not None:
+                assert time.monotonic() < deadline
+            assert witness.stdout_fd is not None
+            for _ in range(2):
+                daemon.launcher.signal("b-0#1", signal.SIGUSR1)
+                assert select.select([witness.stdout_fd], [], [], BOUND_S)[0]
+                os.read(witness.stdout_fd, 4096)
+            os.kill(daemon.launcher.pid, signal.SIGKILL)
+            await daemon.until(lambda: daemon.losses == 1)
+            assert os.WTERMSIG(daemon.exits["a-0#1"].status) == signal.SIGTERM
+            assert (daemon.exits["a-0#1"].lost, daemon.exits["a-0#1"].left) == (False, 1)
+            assert daemon.exits["b-0#1"].lost
+            assert sorted(daemon.empty) == ["a-0#1", "b-0#1"]
 
     run(main())
 

@@ -1,0 +1,282 @@
+"""What happens between fork and exec: a new process becomes a worker, or says which stage failed and why.
+
+The order of the stages is a contract, and so are their names.  Everything here runs in the child, in
+plain Python, which only a small process of one thread may do.  Standard library alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import json
+import os
+import pwd
+import resource
+import signal
+
+from .kernel import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
+
+TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
+if TYPE_CHECKING:
+    from typing import NoReturn, TypedDict
+
+    class Spawn(TypedDict):
+        """What the daemon asks for; its three descriptors travel beside it."""
+
+        seq: int
+        unit: str
+        argv: list[str]
+        env: dict[str, str]
+        cwd: str
+        umask: int
+        nice: int
+        user: str | None
+        group: str | None
+        no_new_privs: bool
+        limits: dict[str, int]
+
+
+PAGE_BYTES = 4096
+"""The least room of a pipe."""
+
+
+class Refused(Exception):
+    """A stage failed: one line that a person can act on, and facts for programs."""
+
+    def __init__(self, number: int, message: str, **facts: str) -> None:
+        super().__init__(message)
+        self.errno = number
+        self.facts = facts
+
+
+class Birth:
+    """The new process, from fork to exec: each stage is one method, and may raise Refused or OSError."""
+
+    def __init__(self, spawn: Spawn, fds: list[int], report: int, launcher: int) -> None:
+        self.spawn = spawn
+        self.fds = fds
+        self.report = report
+        self.launcher = launcher
+        self.identity = self._look_up_identity()
+
+    def _look_up_identity(self) -> tuple[str, int, int, list[int]] | None:
+        """Name, uid, gid and groups to change to; looked up here, in the child, since NSS may be slow."""
+        user, group = self.spawn["user"], self.spawn["group"]
+        if user is None and group is None:
+            return None
+        uid, gid, groups = os.getuid(), os.getgid(), None
+        if user is not None:
+            try:
+                entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+            except KeyError:
+                raise Refused(
+                    errno.ENOENT, f"cannot run as user {quoted(user)}: no such user"
+                ) from None
+            uid, gid, groups = entry.pw_uid, entry.pw_gid, entry.pw_name
+        if group is not None:
+            try:
+                found = grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)
+            except KeyError:
+                text = f"cannot run as group {quoted(group)}: no such group"
+                raise Refused(errno.ENOENT, text) from None
+            gid = found.gr_gid
+        others = [gid] if groups is None else os.getgrouplist(groups, gid)
+        return user or str(uid), uid, gid, others
+
+    def _enter_session(self) -> None:
+        os.setsid()
+
+    def _set_limits(self) -> None:
+        # The address space comes last: after it, this interpreter may have no room for the others.
+        for name, value in sorted(self.spawn["limits"].items(), key=lambda item: item[0] == "AS"):
+            kind = getattr(resource, f"RLIMIT_{name}", None)
+            if kind is None:
+                raise Refused(
+                    errno.EINVAL, f"cannot set limit {quoted(name)}: unknown on this machine"
+                )
+            _soft, ceiling = resource.getrlimit(kind)
+            hard = value
+            if name == "CPU" and value >= 0 and (ceiling < 0 or value < ceiling):
+                hard = value + 1  # the hard limit ends with SIGKILL, the soft one with SIGXCPU
+            try:
+                resource.setrlimit(kind, (value, hard))
+            except (ValueError, OverflowError):
+                text = f"cannot set limit {quoted(name)} to {value}: the hard limit is {ceiling}"
+                raise Refused(errno.EPERM, text) from None
+
+    def _set_nice(self) -> None:
+        if self.spawn["nice"]:
+            try:
+                os.nice(self.spawn["nice"])
+            except PermissionError as error:
+                text = f'cannot set nice to "{self.spawn["nice"]}": it needs privileges'
+                raise Refused(error.errno or errno.EPERM, text) from None
+
+    def _change_user(self) -> None:
+        if self.identity is None:
+            return
+        name, uid, gid, groups = self.identity
+        if (uid, gid) == (os.geteuid(), os.getegid()) and uid != 0:
+            return  # already so, and an ordinary user may not even say it again
+        try:
+            os.setgroups(groups)
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        except PermissionError as error:
+            text = f"cannot run as user {quoted(name)}: uid {os.getuid()} may not change its user"
+            if self.spawn["user"] is None:
+                group = quoted(self.spawn["group"] or "")
+                text = f"cannot run as group {group}: uid {os.getuid()} may not change its group"
+            raise Refused(error.errno or errno.EPERM, text) from None
+
+    def _die_with_parent(self) -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self.launcher:
+            os._exit(125)  # it died before we asked to be told
+
+    def _change_folder(self) -> None:
+        cwd = self.spawn["cwd"]
+        reasons = {
+            errno.ENOENT: "it does not exist",
+            errno.ENOTDIR: "it is not a folder",
+            errno.EACCES: f"uid {os.getuid()} may not enter it",
+        }
+        try:
+            os.chdir(cwd)
+        except OSError as error:
+            number = error.errno or 0
+            why = reasons.get(number, os.strerror(number).lower())
+            raise Refused(number, f"cannot enter working directory {quoted(cwd)}: {why}") from None
+
+    def _set_umask(self) -> None:
+        os.umask(self.spawn["umask"])
+
+    def _renounce_privileges(self) -> None:
+        if self.spawn["no_new_privs"]:
+            prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+    def _close_files(self) -> None:
+        for target, fd in enumerate(self.fds):
+            os.dup2(fd, target)
+        os.closerange(3, self.report)
+        os.closerange(self.report + 1, 2**31 - 1)
+
+    def _execute(self) -> None:
+        argv, env = self.spawn["argv"], self.spawn["env"]
+        name = argv[0] if argv else ""
+        path = env.get("PATH", os.defpath)
+        # An empty entry of PATH means the working directory (execvp(3)).
+        tries = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in path.split(":")]
+        forbidden = ""
+        for program in tries if name else []:
+            try:
+                os.execve(program, argv, env)
+            except (FileNotFoundError, NotADirectoryError):
+                if os.path.exists(program):
+                    raise Refused(errno.ENOENT, _without_interpreter(program)) from None
+            except PermissionError:
+                forbidden = forbidden or program
+            except OSError as error:
+                number = error.errno or 0
+                raise Refused(number, _not_executed(program, number)) from None
+        if forbidden:
+            raise Refused(errno.EACCES, _forbidden(forbidden))
+        if "/" in name:
+            raise Refused(errno.ENOENT, f"cannot run {quoted(name)}: no such file")
+        text = f"cannot run {quoted(name)}: no such program in PATH"
+        raise Refused(errno.ENOENT, text, search_path=path)
+
+    # The order is a contract.  The cgroup belongs before the session, since whatever is forked
+    # after it must be inside; Landlock after no_new_privs, which it needs, and before the files.
+    STAGES = (
+        ("session", _enter_session),
+        ("limits", _set_limits),
+        ("nice", _set_nice),
+        ("user", _change_user),
+        ("parent", _die_with_parent),
+        ("chdir", _change_folder),
+        ("umask", _set_umask),
+        ("no-new-privs", _renounce_privileges),
+        ("files", _close_files),
+        ("exec", _execute),
+    )
+
+
+def _without_interpreter(program: str) -> str:
+    """The kernel says ENOENT for the script when it means what the script's first line names."""
+    try:
+        with open(program, "rb") as script:
+            first = script.readline(256)
+    except OSError:
+        first = b""
+    if not first.startswith(b"#!"):
+        return f"cannot run {quoted(program)}: the dynamic loader that it names does not exist"
+    words = os.fsdecode(first[2:]).split()
+    interpreter = quoted(words[0] if words else "")
+    return f"cannot run {quoted(program)}: its interpreter {interpreter} does not exist"
+
+
+def _not_executed(program: str, number: int) -> str:
+    reasons = {
+        errno.ENOEXEC: 'it is no program for this machine, and no script that starts with "#!"',
+        errno.E2BIG: "its arguments and environment are too large for the kernel",
+        errno.ELOOP: "too many symbolic links",
+        errno.ETXTBSY: "somebody is writing to it",
+        errno.EAGAIN: f"uid {os.getuid()} has as many processes as it may have",
+        errno.ENOMEM: "there is not enough memory",
+    }
+    return f"cannot run {quoted(program)}: {reasons.get(number, os.strerror(number).lower())}"
+
+
+def _forbidden(program: str) -> str:
+    if os.path.isdir(program):
+        return f"cannot run {quoted(program)}: it is a folder"
+    if os.path.exists(program) and not os.access(program, os.X_OK):
+        return f"cannot run {quoted(program)}: the file is not executable for uid {os.getuid()}"
+    return f"cannot run {quoted(program)}: permission denied to uid {os.getuid()}"
+
+
+def quoted(value: str) -> str:
+    """The value in double quotes, on one line whatever it holds, and cut where it is no reading any more."""
+    return json.dumps(value if len(value) <= 200 else value[:199] + "…", ensure_ascii=False)
+
+
+def tell(stage: str, error: BaseException, unit: str) -> bytes:
+    """The report of a failure: four lines, together at most a page, so that a pipe always has room."""
+    number = getattr(error, "errno", None) or errno.EINVAL
+    facts: dict[str, str] = {}
+    if isinstance(error, Refused):
+        text, facts = str(error), error.facts
+    else:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        text = f"cannot start {quoted(unit)}: {reason.lower()}".replace("\n", " ")
+    data = json.dumps(facts, ensure_ascii=False).encode(errors="replace")
+    lines = f"{stage}\n{number}\n{text[:500]}\n".encode(errors="replace")
+    return lines + (data if len(data) <= PAGE_BYTES // 2 else b"{}")
+
+
+def heard(told: bytes) -> tuple[str, int, str, dict[str, str]]:
+    """What `tell` told: stage, errno, message and facts."""
+    stage, number, message, data = told.decode().split("\n")
+    return stage, int(number), message, json.loads(data)
+
+
+def become(
+    spawn: Spawn, fds: list[int], report: int, launcher: int, altered: list[int]
+) -> NoReturn:
+    """In the child: perform every stage, or tell the failing one through `report`, and end."""
+    stage = "user"
+    try:
+        signal.set_wakeup_fd(-1)
+        for signum in altered:
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        birth = Birth(spawn, fds, report, launcher)
+        for stage, perform in Birth.STAGES:  # noqa: B007 - named below when it fails
+            perform(birth)
+    except BaseException as error:
+        try:
+            os.write(report, tell(stage, error, spawn["unit"]))
+        except BaseException:
+            os._exit(126)
+    os._exit(127)

@@ -1,0 +1,172 @@
+"""What Linux says of processes and does to them, beyond the os module: /proc, pidfds, prctl(2).
+
+No stranger is signalled from here: a child only before it is reaped, any other process only through a
+pidfd that was opened first and checked afterwards.  Standard library alone: it is part of the launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+from collections.abc import Iterator
+
+MARK = "CORRAL_WORKER"
+"""Environment variable of every worker: its unit."""
+RETRYABLE = frozenset(
+    (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ETXTBSY)
+)
+"""Errors that may be gone at the next attempt."""
+
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 15, 36, 38
+PR_GET_CHILD_SUBREAPER = 37
+
+OWN_CHILDREN = f"/proc/self/task/{os.getpid()}/children"
+HAS_CHILDREN_FILE = os.path.exists(OWN_CHILDREN)
+"""Kernels without CONFIG_PROC_CHILDREN do not have it."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl
+_prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
+_prctl.restype = ctypes.c_int
+
+
+def prctl(option: int, value: int) -> None:
+    """Set one attribute of this process."""
+    if _prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class Process:
+    """What /proc/PID/stat says: pid and starttime together are an identity."""
+
+    __slots__ = ("group", "parent", "pid", "session", "starttime", "state", "threads")
+
+    def __init__(self, pid: int, line: bytes) -> None:
+        fields = line[line.rindex(b")") + 2 :].split(None, 20)
+        self.pid = pid
+        self.state = fields[0]
+        self.parent = int(fields[1])
+        self.group = int(fields[2])
+        self.session = int(fields[3])
+        self.threads = int(fields[17])
+        self.starttime = int(fields[19])
+
+    @property
+    def is_dead(self) -> bool:
+        """A zombie: it only waits to be reaped.  One whose main thread alone has ended still runs."""
+        return self.state in b"ZX" and self.threads < 2
+
+
+def read_proc(path: str) -> bytes:
+    """The file, or b"" when its process is gone or hidden from us."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+    try:
+        return read_fd(fd)
+    except (ProcessLookupError, PermissionError):
+        return b""
+    finally:
+        os.close(fd)
+
+
+def read_fd(fd: int) -> bytes:
+    """All of the file from its start."""
+    parts: list[bytes] = []
+    size = 0
+    while part := os.pread(fd, 65536, size):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def look_up(pid: int) -> Process | None:
+    """The process that has this pid now, a zombie included."""
+    line = read_proc(f"/proc/{pid}/stat")
+    return Process(pid, line) if line else None
+
+
+def children_by_parent(pid: int) -> list[int]:
+    """The children of `pid` by reading every process: for kernels without CONFIG_PROC_CHILDREN."""
+    others = (look_up(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [other.pid for other in others if other is not None and other.parent == pid]
+
+
+def children(process: Process) -> list[int]:
+    """The pids of its children, zombies included.
+
+    The kernel may skip some while children of that process are being reaped; our own are reaped by
+    us alone, so that for the launcher itself the list is exact.
+    """
+    pid = process.pid
+    if not HAS_CHILDREN_FILE:
+        return children_by_parent(pid)
+    threads = [str(pid)]
+    if process.threads != 1:
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return []
+    lists = (read_proc(f"/proc/{pid}/task/{thread}/children") for thread in threads)
+    return [int(child) for child in b" ".join(lists).split()]
+
+
+def walk(pid: int) -> Iterator[Process]:
+    """The process and all its descendants that live, parents first."""
+    waiting = [pid]
+    seen = {pid}
+    while waiting:
+        process = look_up(waiting.pop())
+        if process is None or process.is_dead:
+            continue
+        yield process
+        fresh = [child for child in children(process) if child not in seen]
+        seen.update(fresh)
+        waiting += fresh
+
+
+def mark(pid: int) -> str:
+    """The unit that its environment names, or "": a hint, since a process may change that."""
+    environ = b"\0" + read_proc(f"/proc/{pid}/environ")
+    value = environ.partition(f"\0{MARK}=".encode())[2]
+    return os.fsdecode(value.partition(b"\0")[0])
+
+
+def signal_other(process: Process, signum: int) -> None:
+    """Signal exactly this process, or nobody when its pid belongs to another one by now."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        now = look_up(process.pid)
+        if now is not None and now.starttime == process.starttime:
+            signal.pidfd_send_signal(fd, signum)
+    except (ProcessLookupError, PermissionError):
+        pass  # gone, or a set-uid program of somebody else's: the next round looks again
+    finally:
+        os.close(fd)
+
+
+def signal_child(pid: int, signum: int) -> None:
+    """Signal a child, or with -pid its group; it has not been reaped, so that the number is its own."""
+    # No such group yet, or a set-uid program of somebody else's: not an error.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signum)
+
+
+def kill_below(pid: int) -> None:
+    """SIGKILL a child of ours with all its descendants; those that were missed become ours then."""
+    try:
+        for process in walk(pid):
+            if process.pid != pid:
+                signal_other(process, signal.SIGKILL)
+    except OSError as error:
+        if error.errno not in RETRYABLE:
+            raise
+    signal_child(pid, signal.SIGKILL)

@@ -1,0 +1,161 @@
+"""Whose is a process: the trees of all units, and what escaped from them.
+
+It guarantees that no unit counts as empty while a process is left that could be its own.  It signals
+nobody.  Standard library alone: it is part of the launcher.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .kernel import (
+    HAS_CHILDREN_FILE,
+    OWN_CHILDREN,
+    Process,
+    children_by_parent,
+    look_up,
+    mark,
+    read_fd,
+    walk,
+)
+
+KILL_AGAIN_S = (0.005, 0.25)
+"""First and last pause between two rounds of SIGKILL at the same tree."""
+
+
+class Unit:
+    """One life of one worker: its leader, and whatever else turns out to belong to it."""
+
+    __slots__ = ("again_s", "is_alive", "key", "pause_s", "pid", "report", "seq", "starttime")
+
+    def __init__(self, key: str, pid: int, seq: int, report: int) -> None:
+        self.key = key
+        self.pid = pid
+        self.seq = seq
+        self.report = report  # where a failing stage is told; -1 once the exec is confirmed
+        process = look_up(pid)
+        assert process is not None, "our own child has not been reaped yet"
+        self.starttime = process.starttime
+        self.is_alive = True
+        self.again_s = 0.0  # when it is being killed: the next round
+        self.pause_s = KILL_AGAIN_S[0]
+
+
+class Stray:
+    """A child of ours that no spawn made: its parent died, and it came to us, the subreaper."""
+
+    __slots__ = ("candidates", "pid", "unit")
+
+    def __init__(self, pid: int, unit: Unit | None, candidates: list[Unit]) -> None:
+        self.pid = pid
+        self.unit = unit
+        self.candidates = candidates  # units it could belong to, while `unit` is unknown
+
+
+class Lineage:
+    """Who was seen in whose tree: (pid, starttime) and session numbers, from one survey to the next."""
+
+    __slots__ = ("processes", "sessions")
+
+    def __init__(self) -> None:
+        self.processes: dict[int, tuple[int, Unit]] = {}
+        self.sessions: dict[int, Unit] = {}
+
+
+class Trees:
+    """The processes of every unit.
+
+    Every descendant hangs below a child of ours: below a leader, or below a stray.  So a unit is
+    empty when its leader is reaped and no stray is its own, and only strays need to be attributed.
+    """
+
+    def __init__(self) -> None:
+        self.units: dict[str, Unit] = {}
+        self.leaders: dict[int, Unit] = {}
+        self.strays: dict[int, Stray] = {}
+        self.failed: set[int] = set()  # forked, but a stage failed: only to be reaped
+        self.now, self.before = Lineage(), Lineage()
+        # Kept open, so that the list can be read when descriptors have run out.
+        self.list_fd = (
+            os.open(OWN_CHILDREN, os.O_RDONLY | os.O_CLOEXEC) if HAS_CHILDREN_FILE else -1
+        )
+
+    def own_children(self) -> list[int]:
+        """The pids of our children, exactly: see `children`."""
+        if self.list_fd < 0:
+            return children_by_parent(os.getpid())
+        return [int(pid) for pid in read_fd(self.list_fd).split()]
+
+    def adopt(self) -> None:
+        """Find what has become our child, and whose it is.
+
+        Raises:
+            OSError: no descriptor or memory to look at them; nothing may be concluded now.
+        """
+        for stray in self.unknown():  # in the middle of an exec, for one, its mark cannot be read
+            process = look_up(stray.pid)
+            stray.unit = None if process is None else self.owner(process)
+        for pid in self.own_children():
+            if pid in self.leaders or pid in self.strays or pid in self.failed:
+                continue
+            process = look_up(pid)
+            if process is None or process.is_dead:
+                continue  # reaped at the next SIGCHLD
+            unit = self.owner(process)
+            candidates = [u for u in self.units.values() if u.starttime <= process.starttime]
+            if unit is None and len(candidates) == 1:
+                unit = candidates[0]
+            self.strays[pid] = Stray(pid, unit, candidates)
+
+    def owner(self, process: Process) -> Unit | None:
+        """The unit that an escaped process belongs to: by lineage, by session, by its mark.
+
+        A process group lies within one session, so that the session answers for both.
+        """
+        for lineage in (self.now, self.before):
+            starttime, unit = lineage.processes.get(process.pid, (0, None))
+            if unit is not None and starttime == process.starttime and self.has(unit):
+                return unit
+        for unit in self.units.values():
+            if unit.pid == process.session:
+                return unit
+        for lineage in (self.now, self.before):
+            unit = lineage.sessions.get(process.session)
+            if unit is not None and self.has(unit):
+                return unit
+        return self.units.get(mark(process.pid))
+
+    def has(self, unit: Unit) -> bool:
+        """It has not become empty yet."""
+        return self.units.get(unit.key) is unit
+
+    def roots(self, unit: Unit) -> list[int]:
+        """Those of our children below which the unit's processes hang."""
+        strays = [stray.pid for stray in self.strays.values() if stray.unit is unit]
+        return [unit.pid, *strays] if unit.is_alive else strays
+
+    def members(self, unit: Unit) -> list[Process]:
+        """All living processes of the unit that can be found, noted for the time when they escape."""
+        found = [process for root in self.roots(unit) for process in walk(root)]
+        for process in found:
+            self.now.processes[process.pid] = (process.starttime, unit)
+            self.now.sessions[process.session] = unit
+        return found
+
+    def survey(self) -> None:
+        """Note the lineage of everything; what two surveys did not see is forgotten."""
+        self.adopt()
+        self.before, self.now = self.now, Lineage()
+        for unit in self.units.values():
+            self.members(unit)
+
+    def unknown(self) -> list[Stray]:
+        """The strays that could be of several units, or of none that is left."""
+        return [stray for stray in self.strays.values() if stray.unit is None]
+
+    def is_empty(self, unit: Unit) -> bool:
+        """Nothing is left that belongs to the unit, or that could."""
+        return not unit.is_alive and not any(
+            stray.unit is unit or (stray.unit is None and unit in stray.candidates)
+            for stray in self.strays.values()
+        )

@@ -1,0 +1,111 @@
+"""The messages between the daemon and its launcher: JSON objects, each one packet of a SOCK_SEQPACKET pair.
+
+Descriptors travel beside a packet, and a long message as a sealed memfd, its last descriptor.  Nothing
+here blocks.  Standard library alone: it is part of the launcher.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import stat
+from collections import deque
+
+from .kernel import read_fd
+
+TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = 1
+MESSAGE_BYTES = 65536
+"""A longer message travels as a sealed memfd."""
+DESCRIPTORS = 16
+"""At most so many come with one message."""
+
+SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+def encode(message: dict[str, object]) -> tuple[bytes, int | None]:
+    """The datagram, and the sealed memfd that must travel as its last descriptor, if it is long."""
+    message["v"] = VERSION
+    data = json.dumps(message, separators=(",", ":")).encode("ascii")
+    if len(data) <= MESSAGE_BYTES:
+        return data, None
+    fd = os.memfd_create("corral-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    known = {key: message[key] for key in ("v", "op", "seq", "unit") if key in message}
+    return json.dumps({**known, "memfd": True}).encode("ascii"), fd
+
+
+def receive(sock: socket.socket) -> tuple[Any, list[int]]:  # Any: JSON
+    """The next message and its descriptors, which are the caller's to close.
+
+    A long message whose memfd did not arrive (this process is out of descriptors) keeps its
+    envelope: `memfd` is still true in it.
+
+    Raises:
+        BlockingIOError: there is none now.
+        EOFError: the peer has closed its end.
+    """
+    data, ancillary, _flags, _address = sock.recvmsg(
+        MESSAGE_BYTES,
+        socket.CMSG_SPACE(4 * DESCRIPTORS),
+        socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
+    )
+    if not data:
+        raise EOFError
+    fds: list[int] = []
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            whole = len(payload) - len(payload) % 4
+            fds += memoryview(payload[:whole]).cast("i")
+    message = json.loads(data)
+    if message.get("memfd") and fds:
+        last = fds[-1]
+        sealed = stat.S_ISREG(os.fstat(last).st_mode)
+        sealed = sealed and fcntl.fcntl(last, fcntl.F_GET_SEALS) & SEALS == SEALS
+        if sealed:
+            message = json.loads(read_fd(last))
+            os.close(fds.pop())
+    return message, fds
+
+
+class Channel:
+    """Our end of the socket: never blocks.
+
+    What the daemon does not read waits here.  The queue needs no limit of its own: each unit has at
+    most three messages in its life, every other one answers a request, and pongs never queue.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.queue: deque[tuple[bytes, int | None]] = deque()
+
+    def send(self, **message: object) -> None:
+        """Send it, or keep it until the daemon reads again."""
+        self.queue.append(encode(message))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the daemon reads."""
+        while self.queue:
+            data, memfd = self.queue[0]
+            try:
+                socket.send_fds(self.sock, [data], [] if memfd is None else [memfd])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # nobody listens any more; the loop sees that by itself
+            self.queue.popleft()
+            if memfd is not None:
+                os.close(memfd)
