@@ -49,8 +49,13 @@ def _fail(error: CorralError) -> NoReturn:
     sys.exit(2 if isinstance(error, InvalidParams) else 1)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: cannot read the command line: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="corrald",
         description="Runs AI agents and MCP tool servers the way systemd runs services.",
         epilog="Exit status: 0 after a stop, 2 for a wrong configuration, 1 for all else.",

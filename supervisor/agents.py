@@ -24,7 +24,7 @@ from ..worker.errors import (
     Timeout,
 )
 from . import lifecycle
-from .keeper import Shared, Keeper, Service
+from .keeper import Keeper, Service, Shared
 from .lifecycle import UP, State, Worker
 from .process import Exit
 from .spec import Config, Spec, check_requires, decode_agent, to_table

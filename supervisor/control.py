@@ -55,7 +55,7 @@ from ..worker.schema import (
 )
 from .agents import Agent, Agents, ServerBackend
 from .bus import Event
-from .keeper import Shared, Keeper
+from .keeper import Keeper, Shared
 from .lifecycle import LastExit, State
 from .metrics import Metrics, Sample
 from .service import WorkerService, convert

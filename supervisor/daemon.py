@@ -27,7 +27,7 @@ from .bus import Bus, Event
 from .control import Control, Daemon
 from .keeper import Shared, Wakefulness
 from .lifecycle import Worked
-from .listener import Listener, SocketLock
+from .listener import Listener, SocketLock, group_id
 from .logs import LogStore
 from .metrics import Metrics
 from .process import Launcher
@@ -112,6 +112,8 @@ async def run(config: Config, paths: Paths) -> None:
             value=config.daemon.http,
             reason="not available in this version",
         )
+    if config.daemon.group is not None:
+        group_id(config.daemon.group)
     started = asyncio.get_running_loop().time()
     os.umask(0o077)
     _raise_descriptor_limit()
@@ -187,6 +189,7 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         config_path = None if self.paths.config is None else str(self.paths.config)
         daemon = Daemon(started, str(self.paths.socket), str(self.paths.state_dir), config_path)
         control = Control(
@@ -229,6 +232,9 @@ class _Daemon:
         await self.service.close()
         await self.tasks.close()
 
+    def _on_hangup(self) -> None:
+        logger.warning("SIGHUP is ignored: a changed configuration needs a restart in this version")
+
     def _on_signal(self) -> None:
         if self._stopping.is_set():
             self._hurry.set()  # a second SIGTERM or Ctrl-C means at once
@@ -245,11 +251,12 @@ class _Daemon:
     async def _beat(self) -> None:
         interval_s = self.config.defaults.monitoring.metrics_interval
         sampled_at = 0.0
+        is_watched = _is_watched(os.environ, os.getpid())
         loop = asyncio.get_running_loop()
         while True:
             self.shared.wakefulness.floor()
             self.shared.logs.check()
-            if "WATCHDOG_USEC" in os.environ:
+            if is_watched:
                 notify_systemd("WATCHDOG=1")
             if loop.time() - sampled_at >= interval_s:
                 sampled_at = loop.time()
@@ -274,6 +281,11 @@ class _Daemon:
             except CorralError as error:
                 logger.warning("%s", error)
             await asyncio.sleep(EXPIRY_S)
+
+
+def _is_watched(environ: Mapping[str, str], pid: int) -> bool:
+    """Whether the service manager waits for our sign of life; see sd_watchdog_enabled(3)."""
+    return "WATCHDOG_USEC" in environ and environ.get("WATCHDOG_PID", str(pid)) == str(pid)
 
 
 def notify_systemd(state: str) -> None:
@@ -325,6 +337,8 @@ def _insert_event(event: Event) -> tuple[str, tuple[object, ...]]:
 def _make_state_dir(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.getuid() == 0:
+            path.chmod(0o711)  # agents of other users pass through it to what is theirs
     except OSError as error:
         raise PermissionDenied(
             f'cannot use state folder "{path}": {error.strerror}', path=str(path)
@@ -334,7 +348,8 @@ def _make_state_dir(path: Path) -> None:
 def _make_sdk_folder(state_dir: Path) -> Path:
     """A folder that holds nothing but `corral/`, so that any interpreter can use the SDK from it."""
     folder = state_dir / "sdk"
-    folder.mkdir(mode=0o755, exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)  # agents of other users read it, whatever our umask is
     link = folder / "corral"
     package = Path(__file__).parents[1]
     if package.name != "corral":  # run from a checkout: the real folder is reached by its symlink
@@ -376,7 +391,6 @@ def _built_in(
     if default_user is not None:
         account = pwd.getpwnam(default_user)
         os.chown(folder, account.pw_uid, account.pw_gid)
-        paths.state_dir.chmod(0o711)
     table: dict[str, object] = {
         "command": list(command),
         "autostart": False,

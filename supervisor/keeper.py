@@ -8,6 +8,7 @@ recognised by their unit and dropped. Nothing here decides when to start, stop o
 import asyncio
 import logging
 import os
+import pwd
 import random
 import signal
 import sys
@@ -413,6 +414,9 @@ class Keeper:
         }
         if process.environment_file is not None:
             env |= read_environment_file(Path(process.environment_file))
+        user = process.user or self.shared.default_user
+        if user is not None:
+            env |= _home_of(user)
         env |= spec.environment
         argv = spec.command
         if spec.entrypoint is not None:
@@ -429,7 +433,7 @@ class Keeper:
             cwd=process.working_directory,
             umask=int(process.umask, 8),
             nice=process.nice,
-            user=process.user or self.shared.default_user,
+            user=user,
             group=process.group,
             no_new_privs=process.isolation != "none",
             limits=self._limits(),
@@ -548,6 +552,15 @@ def _refuse_what_is_not_there(spec: Spec) -> None:
             raise SpawnFailed(
                 f'cannot start "{spec.name}": {key} is not available in this version', key=key
             )
+
+
+def _home_of(user: str) -> dict[str, str]:
+    """What login(1) sets: the variables by which programs find their home. An unknown user fails later."""
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return {}
+    return {"HOME": account.pw_dir, "USER": user, "LOGNAME": user, "SHELL": account.pw_shell}
 
 
 _LIMIT_SIGNALS = {"SIGXCPU": "cpu-time", "SIGXFSZ": "file-size"}

@@ -126,22 +126,13 @@ class Listener:
         """Starts to listen.
 
         Raises:
-            InvalidParams: the group does not exist.
+            InvalidParams: the group does not exist any more.
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._connection, str(self._lock.path))
         os.chmod(self._lock.path, 0o600)
         if self._group is not None:
-            try:
-                group_id = grp.getgrnam(self._group).gr_gid
-            except KeyError:
-                raise InvalidParams(
-                    f'cannot give the socket to group "{self._group}": there is none',
-                    key="daemon.group",
-                    value=self._group,
-                    reason="unknown group",
-                ) from None
-            os.chown(self._lock.path, -1, group_id)
+            os.chown(self._lock.path, -1, group_id(self._group))
             os.chmod(self._lock.path, 0o660)
 
     def _connection(self) -> "Connection":
@@ -235,6 +226,23 @@ class Connection(Channel):
         for task in self._following:
             task.cancel()
         self._listener.forget(self)
+
+
+def group_id(name: str) -> int:
+    """The id of the group whose members operate.
+
+    Raises:
+        InvalidParams: it does not exist.
+    """
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise InvalidParams(
+            f'cannot give the socket to group "{name}": there is none',
+            key="daemon.group",
+            value=name,
+            reason="unknown group",
+        ) from None
 
 
 def _is_inside(pid: int, ancestor: int) -> bool:

@@ -36,8 +36,8 @@ from ..worker.schema import (
 from ..worker.wire import Notification, Request
 from .agents import Agents
 from .bus import Subscription
-from .keeper import Shared, Keeper, utc_now
-from .lifecycle import UP
+from .keeper import Keeper, Shared, utc_now
+from .lifecycle import UP, State
 from .tasks import Entry, Tasks
 
 MAX_VALUE_BYTES = 1024 * 1024
@@ -151,9 +151,12 @@ class WorkerService:
         if keeper.worker.state in UP:
             if self._tasks is not None:
                 self._tasks.dispatch(keeper.spec.name)
-        elif keeper.id in self._subscriptions:
+            return
+        if keeper.id in self._subscriptions:
             subscription, _ = self._subscriptions.pop(keeper.id)
             subscription.close()
+        if keeper.worker.state is State.TERMINATED and self._tasks is not None:
+            self._tasks.say_why(keeper.spec.name)
 
     # -- tools
 

@@ -44,7 +44,7 @@ from ..worker.schema import (
 )
 from . import lifecycle
 from .agents import Agent, Agents
-from .keeper import Shared, Keeper, utc_now
+from .keeper import Keeper, Shared, utc_now
 from .lifecycle import ASKED_FOR, UP, State
 from .line import DRAIN_S
 from .schedule import (
@@ -278,6 +278,8 @@ class Tasks:
             return await self.show(task_id)
         if listener is not None:
             entry.listeners.append(listener)
+            if entry.task.reason:
+                listener(entry.task)
         try:
             await entry.ended.wait()
         finally:
@@ -332,6 +334,20 @@ class Tasks:
         place = (rank(entry.task.priority, entry.created), self._arrivals, entry.task.id)
         heapq.heappush(self._queues.setdefault(entry.task.agent, []), place)
         self.dispatch(entry.task.agent)
+        self.say_why(entry.task.agent)
+
+    def say_why(self, name: str) -> None:
+        """Tells waiting tasks that no worker is coming, when their agent has given up."""
+        agent = self.agents.agents.get(name)
+        if agent is None or agent.state is not State.TERMINATED:
+            return
+        reasons = [
+            k.worker.last_exit.message for k in agent.keepers if k.worker.last_exit is not None
+        ]
+        for entry in self._entries.values():
+            if entry.task.agent == name and entry.task.state == "queued" and reasons:
+                entry.task = replace(entry.task, reason=f"no worker is up: {reasons[0]}")
+                self._tell(entry)
 
     def dispatch(self, name: str) -> None:
         """Gives waiting tasks to free workers of an agent."""

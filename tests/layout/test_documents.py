@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from layout.test_layers import ROWS
 
 ROOT = Path(__file__).parents[2]

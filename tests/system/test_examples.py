@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from daemon_process import DaemonProcess
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,70 @@
+"""The benchmarks run, and say what they promise; how fast anything is, is never asserted."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+BOUND_S = 110.0
+"""A quick benchmark ends in a quarter of this on an idle machine."""
+
+SPREAD = ("median", "min", "max")
+
+
+@pytest.fixture(scope="module", params=["start"])
+def record(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:  # JSON
+    written = tmp_path_factory.mktemp("benchmark") / "figures.json"
+    subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            str(ROOT / "benchmarks" / f"{request.param}.py"),
+            "--quick",
+            f"--json={written}",
+        ],
+        check=True,
+        timeout=BOUND_S,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    return json.loads(written.read_text())
+
+
+def test_a_report_says_what_was_run_where_and_when(record: Any) -> None:
+    assert set(record) == {"benchmark", "at", "command", "quick", "machine", "rows"}
+    assert record["quick"] is True
+    assert set(record["machine"]) == {
+        "cpu",
+        "cpus",
+        "memory_bytes",
+        "kernel",
+        "python",
+        "load_before",
+        "load_after",
+        "others_cpu_percent",
+    }
+
+
+def test_every_row_has_a_median_within_its_spread(record: Any) -> None:
+    assert record["rows"]
+    for row in record["rows"]:
+        assert {"name", "what", "unit", "n", "p99", "against", "ratio", "over"} < set(row)
+        assert row["n"] > 0
+        for part in (row, row["ratio"] or row):
+            assert all(math.isfinite(part[key]) and part[key] > 0 for key in SPREAD)
+            assert part["min"] <= part["median"] <= part["max"]
+
+
+def test_a_ratio_is_to_a_row_of_the_same_report_and_unit(record: Any) -> None:
+    units = {row["name"]: row["unit"] for row in record["rows"]}
+    assert len(units) == len(record["rows"])
+    for row in record["rows"]:
+        assert (row["ratio"] is None) == (row["over"] is None) == (row["against"] is None)
+        if row["against"] is not None:
+            assert units[row["against"]] == row["unit"]
