@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,10 @@ from .agents import Agents, ServerBackend
 from .bus import Bus, Event
 from .control import Control, Daemon
 from .keeper import Shared, Wakefulness
-from .lifecycle import Worked
+from .lifecycle import Replace, Worked
 from .listener import Listener, SocketLock, group_id
 from .logs import LogStore
-from .metrics import Metrics
+from .metrics import Excess, Metrics, Watched
 from .process import Launcher
 from .service import WorkerService
 from .spec import Config, Spec, decode, decode_agent
@@ -202,7 +202,11 @@ class _Daemon:
             launcher_pid=lambda: self.shared.launcher.pid,
         )
         await listener.open()
-        chores = [loop.create_task(self._beat()), loop.create_task(self._expire())]
+        chores = [
+            loop.create_task(self._beat()),
+            loop.create_task(self._expire()),
+            loop.create_task(self.metrics.run(self._watched, self._on_excess)),
+        ]
         try:
             self.shared.bus.publish("daemon.started", generation=self.shared.generation)
             self.agents.boot()
@@ -249,20 +253,30 @@ class _Daemon:
                 keeper.send(Worked(in_flight > 0))
 
     async def _beat(self) -> None:
-        interval_s = self.config.defaults.monitoring.metrics_interval
-        sampled_at = 0.0
         is_watched = _is_watched(os.environ, os.getpid())
-        loop = asyncio.get_running_loop()
         while True:
             self.shared.wakefulness.floor()
             self.shared.logs.check()
             if is_watched:
                 notify_systemd("WATCHDOG=1")
-            if loop.time() - sampled_at >= interval_s:
-                sampled_at = loop.time()
-                pids = [keeper.worker.pid for keeper in self.agents.all_keepers()]
-                self.metrics.sample(pid for pid in pids if pid is not None)
             await asyncio.sleep(BEAT_S)
+
+    def _watched(self) -> Iterator[Watched]:
+        for keeper in self.agents.all_keepers():
+            resources = keeper.spec.resources
+            if keeper.worker.pid is not None and resources.enable_resource_tracking:
+                interval_s = keeper.spec.monitoring.metrics_interval
+                yield Watched(keeper.worker.pid, resources.max_memory_bytes, interval_s)
+
+    def _on_excess(self, excess: Excess) -> None:
+        for keeper in self.agents.all_keepers():
+            if keeper.worker.pid == excess.pid:
+                used, limit = excess.used_bytes, excess.limit_bytes
+                reason = f"its process tree uses {used} bytes of max_memory_bytes = {limit}"
+                self.shared.bus.publish(
+                    "limit.memory", agent=keeper.spec.name, worker=keeper.id, used=used, limit=limit
+                )
+                keeper.send(Replace("oom", reason))
 
     async def _expire(self) -> None:
         while True:
