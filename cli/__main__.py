@@ -29,6 +29,7 @@ COMMANDS = {
     "rm": "agent",
     "scale": "agent",
     "signal": "agent",
+    "reload": "agent",
     "run": "task",
     "tasks": "task",
     "task": "task",

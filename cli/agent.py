@@ -453,3 +453,22 @@ def _signal(text: str) -> str:
     except (KeyError, ValueError) as error:
         words = f'cannot send "{text}": there is no such signal'
         raise InvalidParams(words, key="signal", value=text) from error
+
+
+@click.command("reload", cls=Verb)
+@click.option("--dry-run", is_flag=True, help="Only tell what would change.")
+@click.pass_obj
+def reload(session: Session, dry_run: bool) -> None:
+    """Read the configuration again, and apply what has changed."""
+    found = session.call("daemon.reload", {"dry_run": dry_run})
+    if session.json:
+        session.print_json(found)
+        return
+    lines = [f"+ {name}" for name in items(found, "added")]
+    lines += [f"- {name}" for name in items(found, "removed")]
+    effects = {"live": "takes effect at once", "restart": "restarts"}
+    for name, how in inner(found, "changed").items():
+        lines.append(f"~ {name}: {effects.get(str(how), how)}")
+    lines += [f"! {key}: takes effect when corrald starts" for key in items(found, "pending")]
+    for line in lines or ["nothing has changed"]:
+        session.print(render.one_line(line))

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import asdict
+
 from ..mcp.messages import Tool
-from ..mcp.pool import Concurrency
+from ..mcp.pool import Concurrency, Pool
 from ..mcp.session import Session
 from ..worker import codec
 from ..worker.errors import (
@@ -27,6 +29,7 @@ from . import lifecycle
 from .keeper import Keeper, Service, Shared
 from .lifecycle import UP, State, Worker
 from .process import Exit
+from .reload import Effect, Plan, plan
 from .spec import Config, Spec, check_requires, decode_agent, to_table
 
 STOP_MARGIN_S = 30.0
@@ -75,10 +78,10 @@ class Agent:
 class Agents:
     """The running set of one daemon."""
 
-    def __init__(self, shared: Shared, config: Config, service: Service, source: str) -> None:
+    def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
         self.shared = shared
         self.config = config
-        self.source = source
+        self.pool = pool
         self.agents: dict[str, Agent] = {}
         self.draining = False
         self._service = service
@@ -133,6 +136,8 @@ class Agents:
         self.agents[spec.name] = agent
         for number in range(spec.instances.minimum):
             agent.keepers.append(self._keeper(spec, number))
+        if spec.kind == "mcp":
+            self.pool.add(ServerBackend(self, agent))
         self.shared.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
         return agent
 
@@ -359,7 +364,6 @@ class Agents:
         directory: str,
         start: bool,
         wait: bool,
-        on_inserted: Callable[[Agent], None],
     ) -> Agent:
         """Adds an agent at run time; it is in the store before this returns.
 
@@ -384,7 +388,6 @@ class Agents:
                 (name, kind, stored, time.time()),
             )
         )
-        on_inserted(agent)
         if start:
             await self.start(agent.keepers, wait=wait)
         return agent
@@ -403,13 +406,58 @@ class Agents:
                 f'cannot remove "{name}": it is required by {", ".join(needed_by)}',
                 required_by=needed_by,
             )
+        await self._remove(agent)
+
+    async def _remove(self, agent: Agent) -> None:
+        name = agent.name
         async with agent.changing:
             await self.stop(agent.keepers)
             for keeper in agent.keepers:
                 await keeper.close()
-            self.agents.pop(name, None)
+            if self.agents.pop(name, None) is None:
+                return  # two removed it at the same time
+            if agent.spec.kind == "mcp":
+                self.pool.remove(name)
             await self.shared.store.write(("DELETE FROM agent WHERE name = ?", (name,)))
             self.shared.bus.publish("agent.removed", agent=name)
+
+    async def reload(self, config: Config, *, dry_run: bool) -> Plan:
+        """Goes over to a new configuration; only what has changed is touched, and nobody is waited for.
+
+        Raises:
+            InvalidParams: what was added at run time requires something that is no longer there.
+        """
+        specs = {name: agent.spec for name, agent in self.agents.items()}
+        from_file = frozenset(
+            n for n, spec in specs.items() if spec.source not in ("store", "built-in")
+        )
+        planned = plan(specs, from_file, self.config, config)
+        kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
+        check_requires({**kept, **{n: s for n, s in config.agents.items() if not s.disabled}})
+        if dry_run:
+            return planned
+        self.config = config
+        for name in planned.changed:
+            await self._change(self.agents[name], config.agents[name], planned.changed[name])
+        for name in planned.added:
+            agent = self._insert(config.agents[name])
+            if agent.spec.autostart:
+                self._start_in_order(agent, agent.keepers, at_boot=True)
+        for name in planned.removed:
+            await self._remove(self.agents[name])
+        facts = asdict(planned)
+        self.shared.bus.publish("config.reloaded", **facts)
+        return planned
+
+    async def _change(self, agent: Agent, spec: Spec, effect: Effect) -> None:
+        agent.spec = spec
+        agent.added = False
+        for keeper in agent.keepers:
+            keeper.reconfigure(spec)
+            if effect == "restart" and keeper.worker.wanted:
+                keeper.send(lifecycle.Restart("its configuration has changed"))
+        if spec.instances.minimum != len(agent.keepers):
+            await self.scale(agent.name, spec.instances.minimum, wait=False)
 
     async def scale(self, name: str, instances: int, *, wait: bool) -> Agent:
         """Gives an agent more or fewer workers; the highest numbers go first.

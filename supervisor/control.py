@@ -40,6 +40,7 @@ from ..worker.schema import (
     NameParams,
     NamesParams,
     NoParams,
+    ReloadParams,
     ScaleParams,
     SignalParams,
     Status,
@@ -59,7 +60,7 @@ from .keeper import Keeper, Shared
 from .lifecycle import LastExit, State
 from .metrics import Metrics, Sample
 from .service import WorkerService, convert
-from .spec import to_table
+from .spec import Config, to_table
 from .store import STALL_S
 from .tasks import Tasks
 
@@ -105,6 +106,7 @@ class Daemon:
     socket: str
     state_dir: str
     config: str | None
+    read_config: Callable[[], Config]
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,13 @@ async def _status(control: Control, params: StatusParams, _caller: Caller) -> ob
     return msgspec.to_builtins(status)
 
 
+@method("daemon.reload", "admin", ReloadParams)
+async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> object:
+    """Reads the configuration again, applies what has changed and tells what; a broken file changes nothing."""
+    config = control.daemon.read_config()
+    return msgspec.to_builtins(await control.agents.reload(config, dry_run=params.dry_run))
+
+
 @method("rpc.discover", "read", NoParams)
 async def _discover(_control: Control, _params: NoParams, _caller: Caller) -> object:
     """This table as an OpenRPC document (https://spec.open-rpc.org)."""
@@ -377,24 +386,14 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
         directory=directory,
         start=params.start,
         wait=params.wait,
-        on_inserted=lambda agent: _join_pool(control, agent),
     )
     return msgspec.to_builtins(control.agent_status(agent))
-
-
-def _join_pool(control: Control, agent: Agent) -> None:
-    if agent.spec.kind == "mcp":
-        control.pool.add(ServerBackend(control.agents, agent))
 
 
 @method("agent.rm", "admin", NameParams)
 async def _rm(control: Control, params: NameParams, _caller: Caller) -> object:
     """Stops an agent or MCP server and forgets it."""
-    kind = control.agents.of(params.name).spec.kind
     await control.agents.remove(params.name)
-    if kind == "mcp":
-        with contextlib.suppress(NotFound):  # two removed it at the same time
-            control.pool.remove(params.name)
     return {}
 
 

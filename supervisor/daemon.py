@@ -22,7 +22,7 @@ from ..mcp import cortex_command
 from ..mcp.pool import Pool
 from ..worker import codec
 from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDenied
-from .agents import Agents, ServerBackend
+from .agents import Agents
 from .bus import Bus, Event
 from .control import Control, Daemon
 from .keeper import Shared, Wakefulness
@@ -135,13 +135,14 @@ class _Daemon:
         self.paths = paths
         self.shared = shared
         self.service = WorkerService(shared)
-        self.agents = Agents(shared, config, self.service, str(paths.config or ""))
-        self.tasks = Tasks(shared, self.agents)
         self.pool = Pool(on_flight=self._note_calls)
+        self.agents = Agents(shared, config, self.service, self.pool)
+        self.tasks = Tasks(shared, self.agents)
         self.service.attach(self.agents, self.tasks, self.pool)
         self.metrics = Metrics()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._reloading: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def begin(
@@ -178,9 +179,6 @@ class _Daemon:
         await launcher.start()
         stack.push_async_callback(launcher.close)
         await this.agents.load(_built_in(config, paths, ordinary_user, default_user))
-        for agent in this.agents.agents.values():
-            if agent.spec.kind == "mcp":
-                this.pool.add(ServerBackend(this.agents, agent))
         await this.tasks.load()
         return this
 
@@ -191,7 +189,13 @@ class _Daemon:
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         config_path = None if self.paths.config is None else str(self.paths.config)
-        daemon = Daemon(started, str(self.paths.socket), str(self.paths.state_dir), config_path)
+        daemon = Daemon(
+            started,
+            str(self.paths.socket),
+            str(self.paths.state_dir),
+            config_path,
+            lambda: read_config(self.paths.config),
+        )
         control = Control(
             self.shared, self.agents, self.tasks, self.pool, self.service, self.metrics, daemon
         )
@@ -237,7 +241,18 @@ class _Daemon:
         await self.tasks.close()
 
     def _on_hangup(self) -> None:
-        logger.warning("SIGHUP is ignored: a changed configuration needs a restart in this version")
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+
+    async def _reload(self) -> None:
+        """What SIGHUP asks for; the daemon's log has the answer."""
+        try:
+            planned = await self.agents.reload(read_config(self.paths.config), dry_run=False)
+            logger.info("reloaded: %s", planned)
+        except CorralError as error:
+            logger.error("%s", error.message)
+            self.shared.bus.publish("config.refused", reason=error.message)
 
     def _on_signal(self) -> None:
         if self._stopping.is_set():

@@ -210,6 +210,16 @@ class Keeper:
         self.send(lifecycle.Tick(max(heard_at, self.shared.wakefulness.floor())))
         # A timer may fire a hair before its time: then the deadline still stands, and is armed again.
 
+    def reconfigure(self, spec: Spec) -> None:
+        """Takes a changed spec; what needs a new process takes effect with the next one."""
+        self.log = self.shared.logs.writer(
+            spec.name,
+            self.id,
+            max_file_bytes=spec.monitoring.max_log_file_bytes,
+            max_files=spec.monitoring.max_log_files,
+        )
+        self.send(lifecycle.Reconfigure(spec))
+
     def start_after(self, ready: Coroutine[None, None, None], reason: str) -> None:
         """Starts the worker once `ready` is done; a stop meanwhile cancels that."""
         self.forget_start()

@@ -161,6 +161,12 @@ class NoParams(Struct, frozen=True, forbid_unknown_fields=True):
     """A method without parameters."""
 
 
+class ReloadParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether to tell only what would change."""
+
+    dry_run: bool = False
+
+
 class StatusParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Whom to tell about; all when `names` is absent."""
 

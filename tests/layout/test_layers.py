@@ -26,7 +26,7 @@ supervisor.values
 supervisor.document
 supervisor.spec
 supervisor.restart
-supervisor.lifecycle  supervisor.schedule
+supervisor.lifecycle  supervisor.schedule  supervisor.reload
 mcp.cortex_store  mcp.cortex_command
 mcp.cortex_memory
 mcp.cortex  mcp.messages
@@ -59,6 +59,7 @@ CORE = {
     "supervisor.restart",
     "supervisor.lifecycle",
     "supervisor.schedule",
+    "supervisor.reload",
 }
 IMPURE = {
     "asyncio",
