@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..worker.codec import as_array, as_object
-from ..worker.errors import InvalidParams
+from ..worker.errors import CorralError, InvalidParams, SpawnFailed, Timeout
 from . import render
 from .render import duration, inner, inners, items, number, size, word
 from .session import Session, Verb, complete_agents, waiting_s
@@ -16,6 +16,14 @@ from .session import duration as a_duration
 DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
 TAIL_LINES = 20
 EXITS_SHOWN = 5
+FILE_OPTIONS = frozenset({"path", "name", "command", "no_start", "no_wait"})
+"""Options of `add` that may stand beside `--file`, and the command, which is refused in other words."""
+OPTION_NAMES = {
+    "is_server": "mcp",
+    "capabilities": "capability",
+    "environment": "env",
+    "policy": "restart",
+}
 
 # --- looking --------------------------------------------------------------------------------------
 
@@ -211,10 +219,9 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
         if session.json:
             session.print_json(found)
             return
-        for entry in inners(found, "agents"):
-            state = word(entry, "state", "-")
-            verb = done if params["wait"] else f"asked to {name}"
-            session.print(render.one_line(f"{verb} {word(entry, 'name')} ({state})"))
+        verb = done if params["wait"] else f"asked to {name}"
+        for named, state in _named(inners(found, "agents"), options["names"]):
+            session.print(render.one_line(f"{verb} {named} ({state})"))
 
     command: Callable[..., None] = click.pass_obj(act)
     for option in (
@@ -227,6 +234,18 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
     ):
         command = option(command)
     return click.command(name, cls=Verb, help=help_text)(command)
+
+
+def _named(
+    entries: Iterable[Mapping[str, object]], names: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    """What was named, with its state: agents, and of the others the workers whose ids were given."""
+    for entry in entries:
+        workers = [each for each in inners(entry, "workers") if word(each, "id") in names]
+        if word(entry, "name") in names or not workers:
+            yield word(entry, "name"), word(entry, "state", "-")
+        else:
+            yield from ((word(each, "id"), word(each, "state", "-")) for each in workers)
 
 
 def _chosen(verb: str, names: tuple[str, ...], *, everything: bool) -> dict[str, object]:
@@ -247,9 +266,23 @@ reset = _verb("reset", "Forget failures, and start again what gave up.", "reset"
 # --- changing the set -----------------------------------------------------------------------------
 
 
+class _Add(Verb):
+    """`add`, whose command is what stands after the first `--` and nothing else."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keeps a forgotten NAME from being read off the command, and a forgotten `--` from passing."""
+        dashes = args.index("--") if "--" in args else len(args)
+        rest = super().parse_args(ctx, args[:dashes])
+        if ctx.params["command"] and not ctx.resilient_parsing:
+            words = f'cannot add "{ctx.params["name"]}": write -- before its command'
+            raise InvalidParams(words, key="command", value=list(ctx.params["command"]))
+        ctx.params["command"] = tuple(args[dashes + 1 :])
+        return rest
+
+
 @click.command(
     "add",
-    cls=Verb,
+    cls=_Add,
     epilog="The command stands after --, so that its own options are not taken for ours.",
 )
 @click.argument("name", required=False, metavar="[NAME]")
@@ -299,12 +332,22 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
     else:
         requests = [_request_of_options(options)]
     entries: list[dict[str, object]] = []
+    failures: list[CorralError] = []
     for request in requests:
         request |= {"start": not options["no_start"], "wait": not options["no_wait"]}
-        entries.append(session.call("agent.add", request, timeout_s=None))
+        try:
+            entries.append(session.call("agent.add", request, timeout_s=None))
+        except (
+            SpawnFailed,
+            Timeout,
+        ) as error:  # it was added; what comes after it is no worse for it
+            failures.append(error)
+            continue
         if not session.json:
             words = f"added {word(request, 'name')} ({word(entries[-1], 'state', '-')})"
             session.print(render.one_line(words))
+    if failures:
+        raise failures[0]
     if session.json:
         session.print_json(entries if options["path"] is not None else entries[0])
 
@@ -353,10 +396,12 @@ def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:
     """What `--file` says: every agent and server in it, or the one that is named."""
     path, wanted = options["path"], options["name"]
     extra = [
-        key for key in ("entrypoint", "protocol", "instances", "memory", "cwd") if options[key]
+        key
+        for key, value in options.items()
+        if value not in (None, False, ()) and key not in FILE_OPTIONS
     ]
     if options["command"] or extra:
-        key = f"--{extra[0]}" if extra else "command"
+        key = f"--{OPTION_NAMES.get(extra[0], extra[0])}" if extra else "command"
         raise InvalidParams(
             f"cannot add from {path!r}: {key} stands beside --file", key=key, value=None
         )

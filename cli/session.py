@@ -221,6 +221,8 @@ class Noun(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Without a command: the help, and 2 for asking nothing."""
         if not args and not ctx.resilient_parsing:
+            if session_of(ctx).json:  # given before the noun: `corral --json task`
+                raise click.UsageError("Missing command", ctx)
             print(ctx.get_help(), file=sys.stderr)
             ctx.exit(2)
         return super().parse_args(ctx, args)
@@ -260,7 +262,7 @@ def json_value(text: str, option: str) -> object:
     Raises:
         InvalidParams: it is no JSON, or the file cannot be read.
     """
-    import json  # noqa: PLC0415 - start-up time: only for commands with such an option
+    from ..worker import codec  # noqa: PLC0415 - start-up time: only for commands with such an option
 
     source = text
     try:
@@ -276,15 +278,10 @@ def json_value(text: str, option: str) -> object:
         words = f"cannot read {option}: it is not UTF-8"
         raise InvalidParams(words, key=option, value=text) from error
     try:
-        value: object = json.loads(source, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        return codec.decode(source.encode("utf-8"))
+    except ValueError as error:
         words = f"cannot read {option} as JSON: {error}"
         raise InvalidParams(words, key=option, value=text) from error
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def moment(text: str, option: str, now: float) -> float:

@@ -14,6 +14,10 @@ PROTOCOL_VERSION = "1"
 Priority = Annotated[int, Meta(ge=1, le=10)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1, le=100_000)]
+Moment = Annotated[float, Meta(ge=-1e11, le=253_402_300_799)]
+"""Seconds of the Unix epoch, up to the end of the year 9999: what compares as text beyond that is wrong."""
+Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""The number of an event, as SQLite has it."""
 
 TaskState = Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
 
@@ -253,15 +257,15 @@ class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
 
     names: list[str] | None = None
     n: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-    since: float | None = None
+    since: Moment | None = None
     stream: Literal["stdout", "stderr"] | None = None
 
 
 class EventParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Which events: after the sequence number `since`, or since a time of the Unix epoch."""
 
-    since: int | None = None
-    since_time: float | None = None
+    since: Sequence | None = None
+    since_time: Moment | None = None
     n: Annotated[int, Meta(ge=0, le=100_000)] | None = None
     types: list[str] | None = None
     agent: str | None = None

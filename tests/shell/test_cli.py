@@ -14,7 +14,15 @@ import click
 import pytest
 
 from corral.cli.__main__ import COMMANDS, command_line
-from corral.worker.errors import CLASSES, CorralError, NotFound, ShuttingDown, Unreachable
+from corral.worker.errors import (
+    CLASSES,
+    Conflict,
+    CorralError,
+    NotFound,
+    ShuttingDown,
+    SpawnFailed,
+    Unreachable,
+)
 from scripted_daemon import BOUND_S, SILENCE, Caller, Script, ScriptedDaemon
 
 DOCS = Path(__file__).parents[2] / "docs" / "CLI.md"
@@ -238,6 +246,9 @@ def test_no_command_is_a_usage_error_that_shows_the_help(world: World) -> None:
         done = world.corral(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("Usage: corral")
+        shown = world.corral("--json", *arguments)
+        assert (shown.returncode, shown.stderr) == (2, "")
+        assert json.loads(shown.stdout)["error"]["name"] == "InvalidParams"
 
 
 WRONG = [
@@ -254,6 +265,8 @@ WRONG = [
     "signal a 4000",
     "add",
     "add a",
+    "add a cmd",
+    "add -- cmd arg",
     "add a --entrypoint m:a -- cmd",
     "add a --env novalue -- cmd",
     "add --file /nonexistent.toml",
@@ -261,6 +274,8 @@ WRONG = [
     "run a b --priority 11",
     "run a b --input {",
     "run a b --input NaN",
+    "run a b --input 1e999",
+    'run a b --input "\\ud800"',
     "run a b --input @/nonexistent",
     "logs --since yesterday",
     "logs --stream stdin",
@@ -477,6 +492,13 @@ def test_a_verb_asks_for_names_or_all_and_waits_unless_told(world: World, verb: 
     ]
 
 
+def test_a_verb_speaks_of_the_worker_that_was_named(world: World) -> None:
+    halted = entry("echo", "Ready", worker("echo-0"), worker("echo-1", "Terminated"))
+    world.script(agent_stop={"agents": [halted, entry("plain", "Terminated")]})
+    done = world.corral("stop", "echo-1", "plain")
+    assert done.stdout.splitlines() == ["stopped echo-1 (Terminated)", "stopped plain (Terminated)"]
+
+
 def test_add_sends_a_table_as_the_configuration_has_it(world: World) -> None:
     world.script(agent_add=entry("a", "Ready"))
     assert world.corral("add", "a", "--", "prog", "--json", "-x").returncode == 0
@@ -541,6 +563,20 @@ def test_add_from_a_file_sends_each_table_and_its_folder(world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("refusal", "asked"), [(SpawnFailed("cannot start"), 2), (Conflict("cannot add"), 1)]
+)
+def test_add_from_a_file_goes_on_past_what_does_not_come_up_and_ends_at_a_refusal(
+    world: World, refusal: CorralError, asked: int
+) -> None:
+    (world.folder / "f.toml").write_text("[agents.one]\n[agents.two]\n")
+    world.script(agent_add=failing(refusal))
+    done = world.corral("add", "--file", "f.toml", "--json")
+    assert done.returncode == refusal.exit_status
+    assert json.loads(done.stdout)["error"]["code"] == refusal.code
+    assert [each["name"] for each in world.daemon.asked("agent.add")] == ["one", "two"][:asked]
+
+
+@pytest.mark.parametrize(
     ("text", "arguments"),
     [
         ("[daemon]\n", ()),
@@ -550,6 +586,11 @@ def test_add_from_a_file_sends_each_table_and_its_folder(world: World) -> None:
         ("[agents.a\n", ()),
         ("agents = 1\n", ()),
         ("[agents.a]\n", ("--memory", "1GiB")),
+        ("[agents.a]\n", ("--env", "A=B")),
+        ("[agents.a]\n", ("--mcp",)),
+        ("[agents.a]\n", ("--restart", "never")),
+        ("[agents.a]\n", ("--capability", "x")),
+        ("[agents.a]\n", ("--python", "/x")),
         ("[agents.a]\n", ("a", "--", "command")),
     ],
 )
