@@ -5,9 +5,10 @@ need no lock. What changes the set (add, rm, scale) is done one after the other 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import asdict
@@ -22,6 +23,7 @@ from ..worker.errors import (
     InvalidParams,
     NotFound,
     ResourceLimitExceeded,
+    ShuttingDown,
     SpawnFailed,
     Timeout,
 )
@@ -87,6 +89,7 @@ class Agents:
         self._service = service
         self._incarnations: dict[str, int] = {}
         self._no_room: list[Keeper] = []
+        self._leaving: set[Keeper] = set()
 
     # -- the set
 
@@ -202,7 +205,11 @@ class Agents:
         """Hands the end of a tree to its keeper."""
         for keeper in self._keeper_of_unit(unit):
             keeper.emptied(unit)
-        while self._no_room and self.active() < self.config.process.max_concurrent_processes:
+
+    def fill_room(self) -> None:
+        """Starts what found no room at boot, as far as there is some now."""
+        limit = self.config.process.max_concurrent_processes
+        while self._no_room and not self.draining and self.active() < limit:
             keeper = self._no_room.pop(0)
             if keeper.worker.wanted and keeper.worker.state is State.INITIAL:
                 keeper.send(lifecycle.Start())
@@ -234,6 +241,10 @@ class Agents:
                 self._no_room.append(keeper)
                 self.shared.bus.publish("limit.processes", worker=keeper.id, reason=reason)
             elif agent.spec.requires:
+                for required in (self.agents[name] for name in agent.spec.requires):
+                    if not at_boot or not required.wanted:
+                        idle = [k for k in required.keepers if not _is_active(k.worker)]
+                        self._start_in_order(required, idle)
                 names = ", ".join(agent.spec.requires)
                 keeper.start_after(self._required_are_up(agent), f"waits for {names}")
             else:
@@ -241,10 +252,7 @@ class Agents:
 
     async def _required_are_up(self, agent: Agent) -> None:
         for name in agent.spec.requires:
-            required = self.agents[name]
-            if not required.wanted:
-                self._start_in_order(required, required.keepers)
-            for keeper in required.keepers:
+            for keeper in self.agents[name].keepers:
                 await keeper.until(lambda worker: worker.state in UP)
 
     def active(self) -> int:
@@ -274,17 +282,27 @@ class Agents:
             Timeout: one was not ready in time.
             ResourceLimitExceeded: they are too many; none is started.
         """
+        self._check_may_start(keepers)
         self.check_capacity(sum(not _is_active(keeper.worker) for keeper in keepers))
-        before = {keeper.id: keeper.worker.last_exit for keeper in keepers}
+        before = {keeper.id: keeper.worker.last_exit for keeper in self.all_keepers()}
         for keeper in keepers:
             self._start_in_order(self.agents[keeper.spec.name], [keeper])
         if wait:
             await self.until_up(keepers, before)
 
+    def _check_may_start(self, keepers: Iterable[Keeper]) -> None:
+        if self.draining:
+            raise ShuttingDown("cannot start anything: the daemon is stopping")
+        for keeper in keepers:
+            if keeper in self._leaving:
+                raise Conflict(f'cannot start "{keeper.id}": it is being removed', worker=keeper.id)
+
     async def until_up(
         self, keepers: Sequence[Keeper], before: Mapping[str, lifecycle.LastExit | None]
     ) -> None:
-        """Waits until workers are up, or one has failed since `before`, its last exit by worker id.
+        """Waits until workers and what they require are up, or one has failed since `before`.
+
+        `before` has last exits by worker id.
 
         Raises:
             SpawnFailed, Timeout, Conflict: one is not coming up.
@@ -292,7 +310,9 @@ class Agents:
 
         def settled(keeper: Keeper) -> Callable[[Worker], bool]:
             def check(worker: Worker) -> bool:
-                ended = worker.last_exit is not None and worker.last_exit is not before[keeper.id]
+                ended = worker.last_exit is not None and worker.last_exit is not before.get(
+                    keeper.id
+                )
                 return (
                     worker.state in UP
                     or not worker.wanted
@@ -302,6 +322,9 @@ class Agents:
             return check
 
         for keeper in keepers:
+            if keeper.worker.waits:
+                for name in keeper.spec.requires:
+                    await self.until_up(self.agents[name].keepers, before)
             worker = await keeper.until(settled(keeper))
             if worker.state not in UP:
                 raise _not_up(worker)
@@ -315,8 +338,8 @@ class Agents:
         for keeper in keepers:
             keeper.forget_start()
             agent = self.agents.get(keeper.spec.name)
-            if agent is not None:
-                agent.held = True
+            if agent is not None and set(agent.keepers) <= set(keepers):
+                agent.held = True  # one of several workers leaves the others to be called
             keeper.send(lifecycle.Stop())
         if wait:
             await self._until_gone(keepers)
@@ -339,6 +362,7 @@ class Agents:
         Raises:
             SpawnFailed, Timeout: as for start.
         """
+        self._check_may_start(keepers)
         self.check_capacity(sum(not _is_active(keeper.worker) for keeper in keepers))
         numbers = {keeper.id: keeper.worker.incarnation for keeper in keepers}
         for keeper in keepers:
@@ -348,7 +372,9 @@ class Agents:
             return
         for keeper in keepers:
             await keeper.until(_has_moved_on(numbers[keeper.id]))
-        await self.until_up(keepers, {keeper.id: keeper.worker.last_exit for keeper in keepers})
+        # One may have failed again while another was still ending: that is not its exit from before.
+        before = {keeper.id: _last_exit_until(keeper, numbers[keeper.id]) for keeper in keepers}
+        await self.until_up(keepers, before)
 
     def reset(self, keepers: Sequence[Keeper]) -> None:
         """Forgets failures; what is wanted and has given up is started."""
@@ -373,6 +399,7 @@ class Agents:
             ResourceLimitExceeded: there is no room for its workers.
             SpawnFailed, Timeout: it was added, and did not come up.
         """
+        self._check_may_start(())
         if name in self.agents:
             raise Conflict(f'cannot add "{name}": the name is taken', name=name)
         spec = self._decode(name, table, kind, directory)
@@ -382,12 +409,17 @@ class Agents:
         if start:
             self.check_capacity(spec.instances.minimum)
         agent = self._insert(spec, added=True)  # before the first wait, so that the name is taken
-        await self.shared.store.write(
-            (
-                "INSERT OR REPLACE INTO agent (name, kind, table_json, created_at) VALUES (?, ?, ?, ?)",
-                (name, kind, stored, time.time()),
+        try:
+            await self.shared.store.write(
+                (
+                    "INSERT OR REPLACE INTO agent (name, kind, table_json, created_at)"
+                    " VALUES (?, ?, ?, ?)",
+                    (name, kind, stored, time.time()),
+                )
             )
-        )
+        except CorralError:
+            await self._forget(agent)
+            raise
         if start:
             await self.start(agent.keepers, wait=wait)
         return agent
@@ -398,6 +430,7 @@ class Agents:
         Raises:
             NotFound: there is no such agent.
             Conflict: another agent requires it.
+            Overloaded: the store takes nothing now; the agent is stopped, and still there.
         """
         agent = self.of(name)
         needed_by = [other.name for other in self.agents.values() if name in other.spec.requires]
@@ -409,17 +442,36 @@ class Agents:
         await self._remove(agent)
 
     async def _remove(self, agent: Agent) -> None:
-        name = agent.name
-        async with agent.changing:
+        async with self._changing(agent), self._leave(agent.keepers):
             await self.stop(agent.keepers)
-            for keeper in agent.keepers:
-                await keeper.close()
-            if self.agents.pop(name, None) is None:
-                return  # two removed it at the same time
-            if agent.spec.kind == "mcp":
-                self.pool.remove(name)
-            await self.shared.store.write(("DELETE FROM agent WHERE name = ?", (name,)))
-            self.shared.bus.publish("agent.removed", agent=name)
+            await self.shared.store.write(("DELETE FROM agent WHERE name = ?", (agent.name,)))
+            await self._forget(agent)
+
+    async def _forget(self, agent: Agent) -> None:
+        del self.agents[agent.name]
+        if agent.spec.kind == "mcp":
+            self.pool.remove(agent.name)
+        self._service.removed(agent.name)  # before anything is awaited: the caller may hang up
+        for keeper in agent.keepers:
+            await keeper.close()
+        self.shared.bus.publish("agent.removed", agent=agent.name)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, agent: Agent) -> AsyncGenerator[None, None]:
+        """One change of an agent's workers at a time; whoever waited may find it gone."""
+        async with agent.changing:
+            if self.agents.get(agent.name) is not agent:
+                raise NotFound(f'cannot find agent "{agent.name}": it was removed', name=agent.name)
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _leave(self, keepers: Sequence[Keeper]) -> AsyncGenerator[None, None]:
+        """While workers are being removed, nobody starts them again."""
+        self._leaving.update(keepers)
+        try:
+            yield
+        finally:
+            self._leaving.difference_update(keepers)
 
     async def reload(self, config: Config, *, dry_run: bool) -> Plan:
         """Goes over to a new configuration; only what has changed is touched, and nobody is waited for.
@@ -434,30 +486,40 @@ class Agents:
         planned = plan(specs, from_file, self.config, config)
         kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
         check_requires({**kept, **{n: s for n, s in config.agents.items() if not s.disabled}})
-        if dry_run:
+        self._check_may_start(())
+        if dry_run or planned.is_empty:
             return planned
         self.config = config
-        for name in planned.changed:
-            await self._change(self.agents[name], config.agents[name], planned.changed[name])
-        for name in planned.added:
+        for name in planned.added:  # nothing is awaited until all is as the plan found it
             agent = self._insert(config.agents[name])
             if agent.spec.autostart:
                 self._start_in_order(agent, agent.keepers, at_boot=True)
+        for name, effect in planned.changed.items():
+            self._change(self.agents[name], config.agents[name], effect)
+        for name in planned.changed:
+            await self._rescale(name, config.agents[name].instances.minimum)
         for name in planned.removed:
-            await self._remove(self.agents[name])
-        facts = asdict(planned)
-        self.shared.bus.publish("config.reloaded", **facts)
+            with contextlib.suppress(NotFound):  # somebody else removes it, too
+                await self._remove(self.of(name))
+        self.shared.bus.publish("config.reloaded", **asdict(planned))
         return planned
 
-    async def _change(self, agent: Agent, spec: Spec, effect: Effect) -> None:
+    def _change(self, agent: Agent, spec: Spec, effect: Effect) -> None:
         agent.spec = spec
         agent.added = False
         for keeper in agent.keepers:
             keeper.reconfigure(spec)
             if effect == "restart" and keeper.worker.wanted:
                 keeper.send(lifecycle.Restart("its configuration has changed"))
-        if spec.instances.minimum != len(agent.keepers):
-            await self.scale(agent.name, spec.instances.minimum, wait=False)
+
+    async def _rescale(self, name: str, instances: int) -> None:
+        agent = self.agents.get(name)
+        if agent is None or len(agent.keepers) == instances:
+            return
+        try:
+            await self.scale(name, instances, wait=False)
+        except ResourceLimitExceeded as error:
+            self.shared.bus.publish("limit.processes", agent=name, reason=error.message)
 
     async def scale(self, name: str, instances: int, *, wait: bool) -> Agent:
         """Gives an agent more or fewer workers; the highest numbers go first.
@@ -466,7 +528,8 @@ class Agents:
             NotFound, ResourceLimitExceeded, SpawnFailed, Timeout: as for start and stop.
         """
         agent = self.of(name)
-        async with agent.changing:
+        async with self._changing(agent):
+            self._check_may_start(())
             more = instances - len(agent.keepers)
             if more > 0:
                 if agent.wanted or not agent.keepers:
@@ -479,11 +542,13 @@ class Agents:
                     await self.start(new, wait=wait)
             elif more < 0:
                 leaving = agent.keepers[instances:]
-                await self.stop(leaving)
-                for keeper in leaving:
-                    agent.keepers.remove(keeper)
-                    await keeper.close()
-                agent.held = False
+                held = agent.held
+                async with self._leave(leaving):
+                    await self.stop(leaving)
+                    for keeper in leaving:
+                        agent.keepers.remove(keeper)
+                        await keeper.close()
+                agent.held = held
             self.shared.bus.publish("agent.scaled", agent=name, instances=instances)
         return agent
 
@@ -546,7 +611,7 @@ class ServerBackend:
             SpawnFailed, Timeout: it does not come up.
             ResourceLimitExceeded: there is no room for its process.
         """
-        if self._agent.held or self._agents.draining:
+        if self._agent.held or self._agents.draining or not self._agent.keepers:
             raise Conflict(
                 f'cannot call MCP server "{self.name}": it is stopped; corral start {self.name}',
                 server=self.name,
@@ -566,6 +631,10 @@ class ServerBackend:
             await self._agents.until_up([keeper], {keeper.id: last})  # on its way already
         else:
             await self._agents.start([keeper])
+
+
+def _last_exit_until(keeper: Keeper, incarnation: int) -> lifecycle.LastExit | None:
+    return next((last for number, last in keeper.exits if number <= incarnation), None)
 
 
 def _has_moved_on(incarnation: int) -> Callable[[Worker], bool]:

@@ -199,12 +199,7 @@ class _Daemon:
         control = Control(
             self.shared, self.agents, self.tasks, self.pool, self.service, self.metrics, daemon
         )
-        listener = Listener(
-            control,
-            lock,
-            group=self.config.daemon.group,
-            launcher_pid=lambda: self.shared.launcher.pid,
-        )
+        listener = Listener(control, lock, group=self.config.daemon.group)
         await listener.open()
         chores = [
             loop.create_task(self._beat()),

@@ -100,6 +100,10 @@ class Service(Protocol):
         """Called after every change of a worker's state."""
         ...
 
+    def removed(self, agent: str) -> None:
+        """Called when an agent is no more."""
+        ...
+
 
 @dataclass
 class Incarnation:
@@ -365,9 +369,14 @@ class Keeper:
             )
             self.send(failed)
             return
-        if self.spec.protocol == "none" or self.worker.state is not State.STARTING:
+        if self.spec.protocol == "none":
             return
         assert life.child is not None, "a launch that does not raise has a child"
+        if self.worker.state is not State.STARTING:  # it was stopped first: nobody takes its pipes
+            for fd in (life.child.stdin_fd, life.child.stdout_fd):
+                assert fd is not None, "a worker that speaks has both"
+                os.close(fd)
+            return
         try:
             await life.line.open(life.child)
         except CorralError as error:
@@ -527,6 +536,13 @@ class Keeper:
                 f'cannot reach worker "{self.id}": it is not running', worker=self.id
             )
         return line.channel
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether it is up and can be spoken with: one that closed its pipes lives on until it is hung."""
+        line = self.life.line if self.life is not None else None
+        channel = line.channel if isinstance(line, CorralLine) else None
+        return self.worker.state in UP and channel is not None and not channel.is_closed
 
     @property
     def session(self) -> Session:

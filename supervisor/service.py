@@ -148,6 +148,8 @@ class WorkerService:
 
     def changed(self, keeper: Keeper) -> None:
         """A worker's state has changed: there may be work for it, or subscriptions to end."""
+        if self._agents is not None:
+            self._agents.fill_room()
         if keeper.worker.state in UP:
             if self._tasks is not None:
                 self._tasks.dispatch(keeper.spec.name)
@@ -157,6 +159,10 @@ class WorkerService:
             subscription.close()
         if keeper.worker.state is State.TERMINATED and self._tasks is not None:
             self._tasks.say_why(keeper.spec.name)
+
+    def removed(self, agent: str) -> None:
+        """An agent is no more: nobody will run what waits for it."""
+        self.tasks.abandon(agent)
 
     # -- tools
 

@@ -45,7 +45,7 @@ from ..worker.schema import (
 from . import lifecycle
 from .agents import Agent, Agents
 from .keeper import Keeper, Shared, utc_now
-from .lifecycle import ASKED_FOR, UP, State
+from .lifecycle import ASKED_FOR, State
 from .line import DRAIN_S
 from .schedule import (
     Attempted,
@@ -71,6 +71,9 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[Task], None]
 
+LIST_BYTES = 8 * 1024 * 1024
+"""What a list of tasks may hold: half a message, since what runs may have grown after it was stored."""
+
 
 @dataclass
 class Entry:
@@ -82,6 +85,7 @@ class Entry:
     retry_at: float = 0.0
     stop: asyncio.Future[CorralError] | None = None
     heard_at: float = 0.0
+    is_ending: bool = False  # its end is being written down: nothing else ends or starts it
     waits: list[str] = field(default_factory=list[str])
     listeners: list[Progress] = field(default_factory=list[Progress])
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -118,8 +122,7 @@ class Tasks:
         agent = self.agents.agents.get(task.agent)
         if agent is None:
             entry = Entry(task, created, _NO_LIMITS)
-            nobody = NotFound(f'cannot run task "{task.id}": agent "{task.agent}" is gone')
-            await self._end(entry, "failed", error=nobody)
+            await self._end(entry, "failed", error=_gone(task))
             return
         entry = Entry(task, created, limits(task.boundaries, agent.spec.resources))
         self._entries[task.id] = entry
@@ -169,30 +172,35 @@ class Tasks:
         )
         entry = Entry(task, created, limits(boundaries, agent.spec.resources))
         self._entries[task.id] = entry
+        # A caller who hangs up meanwhile does not take back what the store may have already.
+        await asyncio.shield(self._keep(self._accept(entry, agent)))
+        return entry.task
+
+    async def _accept(self, entry: Entry, agent: Agent) -> None:
         try:
-            await self._save(entry)
+            await self._save(entry, entry.task)
         except BaseException:
-            del self._entries[task.id]
+            del self._entries[entry.task.id]
             raise
-        self._publish("task.queued", task)
+        self._publish("task.queued", entry.task)
         if agent.spec.tasks.queue_timeout > 0:
             self._loop.call_later(agent.spec.tasks.queue_timeout, self._leave_queue, entry)
         self._enqueue(entry)
-        return entry.task
 
     def _leave_queue(self, entry: Entry) -> None:
         """A task that no worker took within queue_timeout ends as timeout."""
-        if entry.task.attempt == 0 and entry.task.state == "queued":
+        if entry.task.attempt == 0 and entry.task.state == "queued" and entry.stop is None:
             late = Timeout(
                 f'cannot start task "{entry.task.id}" within queue_timeout', limit="queue_timeout"
             )
             self._keep(self._end(entry, "timeout", error=late))
 
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
+    def _keep(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Goes on with something whose end `close` waits for."""
         task = self._loop.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
     def _addressee(self, name: str | None, capability: str | None) -> Agent:
         if (name is None) == (capability is None):
@@ -256,14 +264,21 @@ class Tasks:
         return msgspec.json.decode(_blob(rows[0][0]), type=Task)
 
     async def list(self, agent: str | None, state: TaskState | None, limit: int) -> list[Task]:
-        """Records, newest first."""
+        """Records, newest first; fewer than `limit` where they would not fit into one message."""
         where = [clause for clause, value in (("agent = ?", agent), ("state = ?", state)) if value]
         sql = "SELECT record FROM task"
         sql += f" WHERE {' AND '.join(where)}" if where else ""
         sql += " ORDER BY created_at DESC LIMIT ?"
         params = [value for value in (agent, state) if value]
         rows = await self.shared.store.read(sql, [*params, limit])
-        stored = [msgspec.json.decode(_blob(row[0]), type=Task) for row in rows]
+        stored: list[Task] = []
+        room = LIST_BYTES
+        for row in rows:
+            record = _blob(row[0])
+            room -= len(record)
+            if room < 0 and stored:
+                break
+            stored.append(msgspec.json.decode(record, type=Task))
         fresh = [self.find(task.id) or task for task in stored]
         return [task for task in fresh if state is None or task.state == state]
 
@@ -301,7 +316,7 @@ class Tasks:
             if not entry.stop.done():
                 entry.stop.set_result(error)
         else:
-            await self._end(entry, "cancelled", error=error)
+            self._keep(self._end(entry, "cancelled", error=error))  # also when the caller hangs up
         await entry.ended.wait()
         return entry.task
 
@@ -328,13 +343,23 @@ class Tasks:
         if delay_s > 0:
             self._loop.call_later(delay_s, self._enqueue, entry)
             return
-        if entry.task.state != "queued":
+        if entry.task.state != "queued" or entry.is_ending:
             return  # it was cancelled while it waited for its next attempt
+        if entry.task.agent not in self.agents.agents:
+            self._keep(self._end(entry, "failed", error=_gone(entry.task)))
+            return
         self._arrivals += 1
         place = (rank(entry.task.priority, entry.created), self._arrivals, entry.task.id)
         heapq.heappush(self._queues.setdefault(entry.task.agent, []), place)
         self.dispatch(entry.task.agent)
         self.say_why(entry.task.agent)
+
+    def abandon(self, name: str) -> None:
+        """Ends what still waits for an agent that was removed."""
+        self._queues.pop(name, None)
+        for entry in list(self._entries.values()):
+            if entry.task.agent == name and entry.task.state == "queued" and entry.stop is None:
+                self._keep(self._end(entry, "failed", error=_gone(entry.task)))
 
     def say_why(self, name: str) -> None:
         """Tells waiting tasks that no worker is coming, when their agent has given up."""
@@ -355,7 +380,7 @@ class Tasks:
         agent = self.agents.agents.get(name)
         while queue and agent is not None and not self.agents.draining:
             entry = self._entries.get(queue[0][2])
-            if entry is None or entry.task.state != "queued" or entry.stop is not None:
+            if entry is None or entry.is_ending or entry.stop is not None:
                 heapq.heappop(queue)  # it has ended meanwhile
                 continue
             worker_id = choose(_slots(agent))
@@ -380,19 +405,26 @@ class Tasks:
             CorralError
         ) as error:  # the store refuses: the task stays as it was, and is tried again
             logger.warning("cannot go on with task %s: %s", task_id, error)
-            if entry.task.state not in ENDED:
-                entry.task = replace(entry.task, state="queued", worker=None, reason=error.message)
-                entry.stop = None
-                self._enqueue(entry, RETRY_AFTER_S)
+            await self._try_later(entry, error)
         finally:
             keeper.end(task_id)
             self.dispatch(agent.name)
+
+    async def _try_later(self, entry: Entry, error: CorralError) -> None:
+        if entry.is_ending:
+            return  # the daemon is stopping: the next one finds it as the store has it
+        stop, entry.stop = entry.stop, None
+        entry.task = replace(entry.task, state="queued", worker=None, reason=error.message)
+        if stop is not None and stop.done():
+            await self._end(entry, "cancelled", error=stop.result())
+        else:
+            self._enqueue(entry, RETRY_AFTER_S)
 
     async def _attempt(self, entry: Entry, agent: Agent, keeper: Keeper) -> None:
         stop = entry.stop
         assert stop is not None, "dispatch made it"
         incarnation = keeper.worker.incarnation
-        entry.task = replace(
+        started = replace(
             entry.task,
             state="running",
             worker=keeper.id,
@@ -402,18 +434,21 @@ class Tasks:
             tool_calls=0,
             reason="",
         )
-        await self._save(entry)
+        await self._save(entry, started)
+        entry.task = started
         self._publish("task.started", entry.task)
         self._tell(entry)
+        params = await self._run_params(entry)
         try:
             channel = keeper.channel
-            call = await channel.call("task/run", await self._run_params(entry), timeout_s=None)
+            call = await channel.call("task/run", params, timeout_s=None)
         except CorralError as error:
-            await self._after_failure(entry, agent, keeper, incarnation, error)
+            died = isinstance(error, WorkerFailed)
+            await self._after_failure(entry, agent, keeper, incarnation, error, died=died)
             return
         late = await self._until_over(entry, agent, call, stop)
         if call.answer.done():
-            await self._answered(entry, agent, keeper, incarnation, call)
+            await self._answered(entry, agent, keeper, incarnation, channel, call)
         elif stop.done():
             await self._break_off(entry, keeper, channel, call, stop.result(), "cancelled")
         elif late is not None:
@@ -423,7 +458,7 @@ class Tasks:
             reason = f'its task "{entry.task.id}" has shown no sign of life for {stall_s:g} s'
             keeper.send(lifecycle.Replace("hung", reason))
             await asyncio.wait({call.answer})  # its death ends the call, at the latest
-            await self._answered(entry, agent, keeper, incarnation, call)
+            await self._answered(entry, agent, keeper, incarnation, channel, call)
 
     async def _until_over(
         self, entry: Entry, agent: Agent, call: Call, stop: asyncio.Future[CorralError]
@@ -479,7 +514,13 @@ class Tasks:
         return params
 
     async def _answered(
-        self, entry: Entry, agent: Agent, keeper: Keeper, incarnation: int, call: Call
+        self,
+        entry: Entry,
+        agent: Agent,
+        keeper: Keeper,
+        incarnation: int,
+        channel: Channel,
+        call: Call,
     ) -> None:
         error = call.answer.exception()
         if error is None:
@@ -497,7 +538,9 @@ class Tasks:
             return
         if not isinstance(error, CorralError):
             error = InternalError(f'cannot read the end of task "{entry.task.id}": {error!r}')
-        await self._after_failure(entry, agent, keeper, incarnation, error)
+        # An agent may return any error, as of a task that it delegated: that is not its own death.
+        died = channel.is_closed and isinstance(error, WorkerFailed | Overloaded)
+        await self._after_failure(entry, agent, keeper, incarnation, error, died=died)
 
     async def _break_off(
         self,
@@ -513,28 +556,35 @@ class Tasks:
         channel.withdraw(call, error.message)
         await self._end(entry, state, error=error)
         grace_s = keeper.spec.tasks.cancel_grace
+        call.answer.add_done_callback(_overlook)  # whatever it says, the record is closed
         await asyncio.wait({call.answer}, timeout=grace_s)
-        if call.answer.done():
-            call.answer.exception()  # whatever it said, the record is closed
-        elif keeper.worker.incarnation == incarnation:
+        if not call.answer.done() and keeper.worker.incarnation == incarnation:
             reason = f'held on to task "{entry.task.id}" for {grace_s:g} s after its {state}'
             keeper.send(lifecycle.Replace("task-timeout", reason))
 
     async def _after_failure(
-        self, entry: Entry, agent: Agent, keeper: Keeper, incarnation: int, error: CorralError
+        self,
+        entry: Entry,
+        agent: Agent,
+        keeper: Keeper,
+        incarnation: int,
+        error: CorralError,
+        *,
+        died: bool,
     ) -> None:
         """Tried again, or failed."""
+        if died:
+            error = await _cause_of_death(keeper, incarnation, error)
         task = entry.task
         stop = entry.stop
         if stop is not None and stop.done():
             await self._end(entry, "cancelled", error=stop.result())
             return
-        died = isinstance(error, WorkerFailed)
-        if died:
-            error = await _cause_of_death(keeper, incarnation, error)
         leaving = keeper.worker.state is State.SHUTTING_DOWN or died
-        asked = leaving and keeper.worker.cause in ASKED_FOR
-        put_down = asked and isinstance(error, WorkerFailed | Cancelled | ShuttingDown)
+        # After a restart the next incarnation may be on its way: then the exit alone knows why.
+        reasons = {keeper.worker.cause, str(error.data.get("result")) if died else ""}
+        asked = leaving and not reasons.isdisjoint(ASKED_FOR)
+        put_down = asked and (died or isinstance(error, Cancelled | ShuttingDown))
         if not retries(agent.spec.tasks, task.attempt, Attempted(died=died, counts=not put_down)):
             await self._end(entry, "failed", error=error)
             return
@@ -543,7 +593,7 @@ class Tasks:
             task, state="queued", worker=None, attempt=attempt, reason=error.message
         )
         entry.stop = None
-        await self._save(entry)
+        await self._save(entry, entry.task)
         self._publish("task.retried", task, reason=error.message)
         self._tell(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.
@@ -559,11 +609,12 @@ class Tasks:
         output: object = None,
         error: CorralError | None = None,
     ) -> None:
-        task = entry.task
-        if task.state in ENDED:
+        if entry.is_ending:
             return
+        entry.is_ending = True
+        task = entry.task
         now = utc_now()
-        entry.task = replace(
+        ended = replace(
             task,
             state=state,
             output=output,
@@ -574,7 +625,8 @@ class Tasks:
             duration_s=None if task.started_at is None else _seconds_between(task.started_at, now),
             reason="",
         )
-        await self._save(entry)
+        await self._save_end(entry, ended)
+        entry.task = ended
         self.counts[state] += 1
         self._entries.pop(task.id, None)
         self._ended[task.id] = entry.task
@@ -586,6 +638,17 @@ class Tasks:
         for child in task.children:
             if child in self._entries:
                 self._keep(self._cancel_child(child))
+
+    async def _save_end(self, entry: Entry, ended: Task) -> None:
+        """An end cannot be refused: it has happened. It is told when the store takes it."""
+        while True:
+            try:
+                return await self._save(entry, ended)
+            except Overloaded as error:
+                if self.agents.draining:
+                    raise
+                logger.warning("cannot write down the end of task %s yet: %s", ended.id, error)
+                await asyncio.sleep(RETRY_AFTER_S)
 
     async def _cancel_child(self, child: str) -> None:
         await self.cancel(child, "the task that delegated it has ended")
@@ -710,8 +773,7 @@ class Tasks:
             **facts,
         )
 
-    async def _save(self, entry: Entry) -> None:
-        task = entry.task
+    async def _save(self, entry: Entry, task: Task) -> None:
         await self.shared.store.write(
             (
                 "INSERT INTO task (id, agent, state, priority, attempt, created_at, finished_at, record)"
@@ -751,7 +813,17 @@ async def _cause_of_death(keeper: Keeper, incarnation: int, error: CorralError) 
     )
 
 
+def _gone(task: Task) -> NotFound:
+    return NotFound(f'cannot run task "{task.id}": agent "{task.agent}" is gone', name=task.agent)
+
+
 _NO_LIMITS = Limits(0.0, 0, None)
+
+
+def _overlook(answer: asyncio.Future[object]) -> None:
+    """Looks at an answer that nobody waits for, lest asyncio complain that nobody did."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _slots(agent: Agent) -> Iterable[Slot]:
@@ -759,7 +831,7 @@ def _slots(agent: Agent) -> Iterable[Slot]:
     return [
         Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
         for keeper in agent.keepers
-        if keeper.worker.state in UP
+        if keeper.takes_tasks
     ]
 
 

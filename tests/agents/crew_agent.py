@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from typing import Any
@@ -75,6 +76,20 @@ async def run(task: Task) -> Any:
         answer = await reader.readline()
         writer.close()
         return answer.decode()
+    if (
+        word == "connect-by-a-dead-child"
+    ):  # `rest`: the daemon's pid, which looks only afterwards, and its path
+        pid, _, path = rest.partition(" ")
+        with socket.socket(socket.AF_UNIX) as shared:
+            os.kill(int(pid), signal.SIGSTOP)
+            connecting = os.fork()
+            if connecting == 0:
+                shared.connect(path)
+                os._exit(0)
+            os.waitpid(connecting, 0)
+            os.kill(int(pid), signal.SIGCONT)
+            shared.sendall(b'{"jsonrpc":"2.0","id":1,"method":"daemon.status","params":{}}\n')
+            return shared.recv(100_000).decode()
     if word == "announce":
         await task.publish(rest, task.input)
     return None

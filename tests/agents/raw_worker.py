@@ -49,6 +49,23 @@ def main() -> int:
                 break
         while True:
             time.sleep(600)
+    if fault == "mute":  # the first of two closes its stdout and lives, the other serves
+        message = json.loads(sys.stdin.readline())
+        say({"id": message["id"], "result": {"protocolVersion": "1", "name": "mute"}})
+        if message["params"]["worker"].endswith("-0"):
+            os.close(1)
+            time.sleep(600)
+        serve()
+        os._exit(0)
+    if fault == "blames":  # its task fails with the error of a task that it delegated
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message.get("method") == "initialize":
+                say({"id": message["id"], "result": {"protocolVersion": "1", "name": "blames"}})
+            elif "id" in message:
+                say({"id": message["id"], "error": {"code": -33009, "message": "cannot"}})
+            else:
+                return 0
     if fault == "litter":  # grandchildren in sessions of their own that ignore SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which they inherit
         for _ in range(3):

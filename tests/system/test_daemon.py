@@ -5,9 +5,12 @@ import os
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,9 @@ from corral.worker.errors import (
     Conflict,
     InvalidParams,
     NotFound,
+    Overloaded,
     ResourceLimitExceeded,
+    ShuttingDown,
     SpawnFailed,
     Timeout,
 )
@@ -99,6 +104,20 @@ def test_a_missing_program_is_not_tried_again(daemon: DaemonProcess) -> None:
     assert (worker["state"], worker["restarts"]) == ("Terminated", 0)
 
 
+def test_starts_that_are_taken_back_leave_no_descriptors(daemon: DaemonProcess) -> None:
+    def open_files() -> int:
+        return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+    params = {"names": ["future"]}
+    before = open_files()
+    with daemon.client() as client:
+        for _ in range(20):
+            client.call("agent.start", {**params, "wait": False}, timeout_s=BOUND_S)
+            client.call("agent.stop", params, timeout_s=BOUND_S)
+    # Pipes of a dead worker are read for a while, which other tests' workers are, too: never 20 of them.
+    assert open_files() < before + 20
+
+
 def test_a_worker_of_another_protocol_version_is_refused(daemon: DaemonProcess) -> None:
     with pytest.raises(SpawnFailed) as failure:
         daemon.call("agent.start", names=["future"])
@@ -116,6 +135,55 @@ def test_what_requires_another_starts_after_it(daemon: DaemonProcess) -> None:
     daemon.call("agent.stop", names=["after", "plain"])
 
 
+def test_what_requires_something_that_does_not_come_up_says_so(tmp_path: Path) -> None:
+    config = f"""
+        [agents.missing]
+        command = ["{tmp_path}/program"]
+        protocol = "none"
+        autostart = false
+        [agents.after]
+        command = ["sleep", "600"]
+        protocol = "none"
+        autostart = false
+        requires = ["missing"]
+        """
+    with DaemonProcess(tmp_path, config) as daemon:
+        with pytest.raises(SpawnFailed) as failure:
+            daemon.call("agent.start", names=["after"])
+        assert failure.value.data["worker"] == "missing-0"
+        (tmp_path / "program").write_text("#!/bin/sh\nexec sleep 600\n")
+        (tmp_path / "program").chmod(0o755)
+        daemon.call("agent.start", names=["after"])  # which tries again what it requires
+        assert daemon.worker("after-0")["state"] == "Ready"
+
+
+def test_a_restart_tells_of_one_that_failed_while_another_was_still_ending(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.symlink_to("/bin/sleep")
+    config = f'[agents.gone]\ncommand = ["{program}", "600"]\nprotocol = "none"\n' + raw(
+        "deaf", "deaf", 'process.shutdown_grace_period = "1s"'
+    )
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", all=False, names=["gone", "deaf"])
+        program.unlink()
+        with pytest.raises(SpawnFailed) as failure:
+            daemon.call("agent.restart", names=["deaf", "gone"])
+        assert failure.value.data["worker"] == "gone-0"
+
+
+def test_room_that_a_failed_start_leaves_is_used(tmp_path: Path) -> None:
+    config = """
+        process.max_concurrent_processes = 1
+        [agents.missing]
+        command = ["no-such-program"]
+        [agents.waits]
+        command = ["sleep", "600"]
+        protocol = "none"
+        """
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.await_worker("waits-0", lambda w: w["state"] == "Ready")
+
+
 def test_more_processes_than_the_limit_are_refused_as_a_whole(tmp_path: Path) -> None:
     config = "process.max_concurrent_processes = 2\n" + "".join(
         f'[agents.s{n}]\ncommand = ["sleep", "600"]\nprotocol = "none"\n' for n in range(3)
@@ -129,6 +197,28 @@ def test_more_processes_than_the_limit_are_refused_as_a_whole(tmp_path: Path) ->
             daemon.call("agent.scale", name="s0", instances=5)
         daemon.call("agent.stop", names=["s0"])
         daemon.await_worker("s2-0", lambda w: w["state"] == "Ready")  # there is room now
+
+
+# -- tasks
+
+
+def test_an_error_that_an_agent_returns_is_not_its_death(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, raw("blames", "blames", QUICK)) as daemon:
+        daemon.call("agent.start", names=["blames"])
+        task = daemon.call("task.run", agent="blames", objective="x")
+        assert (task["state"], task["attempt"]) == ("failed", 1)
+        assert task["error"]["name"] == "WorkerFailed"
+        assert daemon.worker("blames-0")["incarnation"] == 1
+
+
+def test_a_worker_that_closed_its_pipe_is_given_no_tasks(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, raw("mute", "mute", "instances = 2")) as daemon:
+        daemon.call("agent.start", names=["mute"])
+        tasks = [daemon.call("task.run", agent="mute", objective="x") for _ in range(5)]
+        assert {task["state"] for task in tasks} == {"succeeded"}
+        # The first may have been on its way when the pipe was closed.
+        assert {(task["worker"], task["attempt"]) for task in tasks[1:]} == {("mute-1", 1)}
+        assert daemon.worker("mute-0")["incarnation"] == 1
 
 
 # -- ends
@@ -254,6 +344,18 @@ def test_the_death_of_the_launcher_costs_its_workers_and_nothing_else(tmp_path: 
         assert daemon.call("task.run", agent="garbage", objective="x")["state"] == "succeeded"
 
 
+@pytest.mark.parametrize("method", ["event.list", "event.follow"])
+@pytest.mark.parametrize(
+    "params", [{"since": 2**63}, {"since": -1}, {"since_time": 1e300}, {"since_time": -1e300}]
+)
+def test_a_beginning_that_no_event_can_have_is_a_wrong_parameter(
+    daemon: DaemonProcess, method: str, params: dict[str, float]
+) -> None:
+    with pytest.raises(InvalidParams) as refusal:
+        daemon.call(method, **params)
+    assert refusal.value.data["key"] in params
+
+
 # -- the running set
 
 
@@ -276,6 +378,66 @@ def test_what_is_added_at_run_time_survives_a_restart_and_what_is_removed_does_n
         assert names == ["one"]
         with pytest.raises(NotFound):
             daemon.call("agent.rm", name="two")
+
+
+def test_what_is_being_removed_cannot_be_started_and_leaves_nothing(tmp_path: Path) -> None:
+    slow = 'autostart = false\nprocess.shutdown_grace_period = "600ms"\ninstances = 2'
+    with DaemonProcess(tmp_path, raw("deaf", "deaf", slow)) as daemon:
+        daemon.call("agent.start", names=["deaf"])
+        for method, params in (
+            ("agent.scale", {"name": "deaf", "instances": 1}),
+            ("agent.rm", {"name": "deaf"}),
+        ):
+            last = daemon.call("daemon.status")["agents"][0]["workers"][-1]
+            with ThreadPoolExecutor() as pool:
+                removal = pool.submit(daemon.call, method, **params)
+                daemon.await_worker(last["id"], lambda w: w["state"] == "ShuttingDown")
+                for verb in ("start", "restart"):
+                    with pytest.raises(Conflict):
+                        daemon.call(f"agent.{verb}", names=[last["id"]], wait=False)
+                removal.result(BOUND_S)
+            assert not Path(f"/proc/{last['pid']}").exists()
+        assert marked(tmp_path) == []
+        with pytest.raises(NotFound):
+            daemon.call("agent.start", names=["deaf"])
+
+
+def test_who_removes_what_another_removes_does_not_remove_what_a_third_adds(tmp_path: Path) -> None:
+    slow = 'process.shutdown_grace_period = "600ms"'
+    with DaemonProcess(tmp_path, raw("deaf", "deaf", slow)) as daemon:
+        daemon.call("agent.start", names=["deaf"])
+        with ThreadPoolExecutor() as pool:
+            both = [pool.submit(daemon.call, "agent.rm", name="deaf") for _ in range(2)]
+            ends = [each.exception(BOUND_S) for each in both]
+        assert sorted(type(end).__name__ for end in ends) == ["NoneType", "NotFound"]
+
+
+def test_an_agent_that_the_store_refuses_is_not_added(tmp_path: Path) -> None:
+    spec = {"command": ["sleep", "600"], "protocol": "none"}
+    with DaemonProcess(tmp_path, "") as daemon:
+        held = sqlite3.connect(daemon.state_dir / "corral.db", isolation_level=None)
+        with closing(held):
+            held.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Overloaded):
+                daemon.call("agent.add", name="one", spec=spec)
+        assert daemon.call("daemon.status")["agents"] == []
+        assert daemon.call("agent.add", name="one", spec=spec)["state"] == "Ready"
+
+
+def test_a_daemon_that_stops_starts_nothing(tmp_path: Path) -> None:
+    slow = 'process.shutdown_grace_period = "2s"'
+    config = raw("deaf", "deaf", slow) + raw("other", "garbage", "autostart = false")
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", names=["deaf"])
+        os.kill(daemon.pid, signal.SIGTERM)
+        daemon.await_worker("deaf-0", lambda w: w["state"] == "ShuttingDown")
+        for method, params in (
+            ("agent.start", {"names": ["other"]}),
+            ("agent.scale", {"name": "other", "instances": 2}),
+            ("agent.add", {"name": "new", "spec": {"command": ["true"]}}),
+        ):
+            with pytest.raises(ShuttingDown):
+                daemon.call(method, **params)
 
 
 def test_an_agent_that_another_requires_is_not_removed(daemon: DaemonProcess) -> None:
@@ -312,6 +474,21 @@ def test_a_stopped_server_is_not_started_by_a_call(daemon: DaemonProcess) -> Non
     with pytest.raises(Conflict):
         daemon.call("mcp.call", name="git__git_status", arguments={"repo_path": "/"})
     daemon.call("agent.start", names=["git"])
+
+
+def test_a_stop_of_one_of_two_servers_leaves_the_other_and_none_is_a_conflict(
+    tmp_path: Path,
+) -> None:
+    config = '[mcp.servers.git]\ncommand = ["mcp-server-git"]\ninstances = 2\n'
+    arguments = {"repo_path": str(Path(__file__).parents[2])}
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", names=["git"])
+        daemon.call("agent.stop", names=["git-1"])
+        called = daemon.call("mcp.call", name="git__git_status", arguments=arguments)
+        assert called["isError"] is False
+        daemon.call("agent.scale", name="git", instances=0)
+        with pytest.raises(Conflict):
+            daemon.call("mcp.call", name="git__git_status", arguments=arguments)
 
 
 # -- the socket

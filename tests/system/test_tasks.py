@@ -1,12 +1,17 @@
 """Tasks through the whole: the daemon, its launcher, real workers, the store."""
 
+import json
+import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from corral.worker.errors import Conflict, NotFound, Overloaded
+from corral.worker.schema import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CREW = f"""
@@ -75,6 +80,19 @@ def test_a_task_comes_back_with_its_output(daemon: DaemonProcess) -> None:
     assert daemon.call("task.show", task=task["id"]) == task
 
 
+def test_a_list_of_tasks_that_carry_megabytes_is_cut_to_what_a_message_holds(
+    daemon: DaemonProcess,
+) -> None:
+    sent = [
+        daemon.call("task.submit", agent="crew", objective="none", input="x" * 6_000_000)["id"]
+        for _ in range(3)
+    ]
+    for task in sent:
+        daemon.call("task.wait", task=task)
+    listed = daemon.call("task.list", agent="crew")["tasks"]
+    assert [task["id"] for task in listed] == sent[:1:-1]
+
+
 def test_a_handler_that_raises_fails_its_task_and_not_its_worker(daemon: DaemonProcess) -> None:
     before = daemon.worker("crew-0")["pid"]
     task = run(daemon, "crew", "raise because")
@@ -120,6 +138,7 @@ def test_a_worker_that_holds_on_to_a_timed_out_task_is_replaced(daemon: DaemonPr
         "strict-0", lambda worker: worker["incarnation"] > before and worker["state"] == "Ready"
     )
     assert after["last_exit"]["result"] == "task-timeout"
+    assert "never retrieved" not in daemon.log.read_text()
 
 
 def test_a_task_goes_on_from_its_checkpoint_when_its_worker_died(daemon: DaemonProcess) -> None:
@@ -263,6 +282,13 @@ def test_an_agent_has_no_rights_on_the_control_socket(daemon: DaemonProcess) -> 
     assert '"code":-33003' in task["output"]
 
 
+def test_an_agent_gets_no_rights_by_a_child_that_is_dead_when_the_daemon_looks(
+    daemon: DaemonProcess,
+) -> None:
+    task = run(daemon, "crew", f"connect-by-a-dead-child {daemon.pid} {daemon.socket}")
+    assert '"code":-33003' in task["output"]
+
+
 def test_an_agents_events_reach_the_stream_and_the_daemons_cannot_be_forged(
     daemon: DaemonProcess,
 ) -> None:
@@ -295,3 +321,64 @@ def test_tasks_and_their_ends_survive_kill_9_of_the_daemon(tmp_path: Path) -> No
             assert ended["state"] == "succeeded"
             assert ended["output"]["input"] == n
             assert ended["attempt"] == 1
+
+
+def test_the_tasks_of_an_agent_that_is_removed_end(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, CREW) as daemon:
+        daemon.call("agent.start", names=["pair"])
+        tasks = [submit_and_await(daemon, "pair", "wait", "waits") for _ in range(2)]
+        tasks += [daemon.call("task.submit", agent="pair", objective="echo")["id"]]
+        daemon.call("agent.rm", name="pair")
+        for task_id in tasks:
+            ended = daemon.call("task.wait", task=task_id, timeout_s=BOUND_S)
+            assert (ended["state"], ended["error"]["name"]) == ("failed", "NotFound")
+        totals = daemon.call("daemon.status")["tasks"]
+        assert (totals["queued"], totals["running"]) == (0, 0)
+
+
+def tell(daemon: DaemonProcess, method: str, **params: object) -> None:
+    """Sends a request and hangs up."""
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(daemon.socket))
+        caller.sendall(json.dumps(request).encode() + b"\n")
+
+
+def hold_store(daemon: DaemonProcess) -> sqlite3.Connection:
+    """A backup tool's lock: until it is closed, the daemon's store takes nothing."""
+    held = sqlite3.connect(daemon.state_dir / "corral.db", isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    return held
+
+
+def test_an_end_that_the_store_refuses_is_written_and_told_when_it_can_be(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, CREW) as daemon:
+        daemon.call("agent.start", names=["crew"])
+        running = submit_and_await(daemon, "crew", "wait", "waits")
+        queued = daemon.call("task.submit", agent="crew", objective="echo")["id"]
+        with closing(hold_store(daemon)):
+            for task_id in (running, queued):
+                tell(daemon, "task.cancel", task=task_id)
+            with pytest.raises(Overloaded):  # by now the store has refused the ends, too
+                daemon.call("task.submit", agent="crew", objective="echo")
+            for task_id in (running, queued):
+                assert daemon.call("task.show", task=task_id)["state"] not in ENDED  # not durable
+        for task_id in (running, queued):
+            assert daemon.call("task.wait", task=task_id, timeout_s=BOUND_S)["state"] == "cancelled"
+        assert run(daemon, "crew", "echo")["state"] == "succeeded"
+        daemon.kill()
+        daemon.start()
+        assert daemon.call("task.show", task=running)["state"] == "cancelled"
+
+
+def test_a_task_whose_caller_hangs_up_at_once_is_taken_whole_or_not_at_all(
+    daemon: DaemonProcess,
+) -> None:
+    before = {task["id"] for task in daemon.call("task.list")["tasks"]}
+    for _ in range(20):
+        tell(daemon, "task.submit", agent="crew", objective="echo")
+    run(daemon, "crew", "echo")  # the last in the queue
+    after = [task for task in daemon.call("task.list")["tasks"] if task["id"] not in before]
+    for task in after:
+        ended = daemon.call("task.wait", task=task["id"], timeout_s=BOUND_S)
+        assert ended["state"] == "succeeded"
