@@ -561,7 +561,10 @@ class Agents:
             wave = [agent for name, agent in left.items() if name not in needed] or list(
                 left.values()
             )
-            await self.stop([keeper for agent in wave for keeper in agent.keepers])
+            try:
+                await self.stop([keeper for agent in wave for keeper in agent.keepers])
+            except Timeout as error:  # what the kernel cannot end must not keep the others
+                logger.error("%s", error)
             for agent in wave:
                 del left[agent.name]
         for keeper in self.all_keepers():

@@ -18,7 +18,7 @@ import msgspec
 
 from ..worker.errors import InvalidParams, Overloaded
 
-RECENT_LIMIT = 1_000
+ROUTES_LIMIT = 1_000
 SUBSCRIPTIONS_LIMIT = 10_000
 PATTERNS_LIMIT = 64
 PATTERN_LIMIT_BYTES = 256
@@ -126,7 +126,6 @@ class Bus:
         self._next_seq = first_seq
         self._sink = sink
         self._clock = clock
-        self._recent: deque[Event] = deque(maxlen=RECENT_LIMIT)
         self._subscriptions: dict[Subscription, None] = {}  # in the order of subscribing
         self._routes: dict[
             str, tuple[Subscription, ...]
@@ -152,7 +151,6 @@ class Bus:
             self._next_seq, _rfc3339(self._clock()), event_type, agent, worker, incarnation, fields
         )
         self._next_seq += 1
-        self._recent.append(event)
         if store and self._sink is not None:
             try:
                 self._sink(event)
@@ -191,15 +189,11 @@ class Bus:
         self._subscriptions.pop(subscription, None)
         self._routes.clear()
 
-    def recent(self, n: int = RECENT_LIMIT) -> list[Event]:
-        """The last `n` events, oldest first; at most 1,000 are remembered."""
-        return list(self._recent)[-n:] if n > 0 else []
-
     def _route(self, event_type: str) -> tuple[Subscription, ...]:
         route = self._routes.get(event_type)
         if route is None:
             route = tuple(each for each in self._subscriptions if each.matches(event_type))
-            if len(self._routes) >= RECENT_LIMIT:  # agents invent types
+            if len(self._routes) >= ROUTES_LIMIT:  # agents invent types
                 self._routes.clear()
             self._routes[event_type] = route
         return route

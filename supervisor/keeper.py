@@ -25,6 +25,7 @@ from ..worker.channel import Channel
 from ..worker.errors import (
     CorralError,
     NotInitialized,
+    Overloaded,
     SpawnFailed,
     Timeout,
     WorkerFailed,
@@ -327,7 +328,10 @@ class Keeper:
         """Sends a signal to the leader, or to every process group of the tree."""
         if self.life is not None:
             scope: Scope = "tree" if tree else "leader"
-            self.shared.launcher.signal(self.life.unit, signal.Signals[name], scope)
+            try:
+                self.shared.launcher.signal(self.life.unit, signal.Signals[name], scope)
+            except Overloaded as error:  # the next stage comes by its deadline
+                logger.warning("%s", error)
 
     def _kill(self) -> None:
         life = self.life

@@ -42,6 +42,7 @@ from ..worker.schema import (
     TaskResult,
     TaskState,
 )
+from ..worker.wire import MAX_MESSAGE_BYTES
 from . import lifecycle
 from .agents import Agent, Agents
 from .keeper import Keeper, Shared, utc_now
@@ -62,8 +63,11 @@ from .schedule import (
     route,
 )
 
-KEPT_IN_MEMORY = 1000
-"""Ended tasks that `task.show` answers without the store."""
+RECORD_MARGIN_BYTES = 64 * 1024
+"""What a record may take beside the caller's words and the output."""
+
+CLOSE_S = 10.0
+"""How long what is still being written down is waited for at the end."""
 
 RETRY_AFTER_S = 1.0
 
@@ -99,7 +103,6 @@ class Tasks:
         self.agents = agents
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
         self._entries: dict[str, Entry] = {}
-        self._ended: dict[str, Task] = {}
         self._queues: dict[str, list[tuple[float, int, str]]] = {}
         self._arrivals = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -126,6 +129,11 @@ class Tasks:
             return
         entry = Entry(task, created, limits(task.boundaries, agent.spec.resources))
         self._entries[task.id] = entry
+        if task.parent is not None:  # whoever delegated it begins again, and delegates again
+            reason = "the daemon died while another task waited for it"
+            orphaned = Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)
+            await self._end(entry, "cancelled", error=orphaned)
+            return
         if task.state == "running":
             ended = Attempted(died=True)
             if not retries(agent.spec.tasks, task.attempt, ended):
@@ -170,6 +178,7 @@ class Tasks:
             created_at=utc_now(),
             parent=parent,
         )
+        _check_size(task, agent)
         entry = Entry(task, created, limits(boundaries, agent.spec.resources))
         self._entries[task.id] = entry
         # A caller who hangs up meanwhile does not take back what the store may have already.
@@ -245,9 +254,9 @@ class Tasks:
             )
 
     def find(self, task_id: str) -> Task | None:
-        """The record of a task, if it is in memory."""
+        """The record of a task that has not ended."""
         entry = self._entries.get(task_id)
-        return entry.task if entry is not None else self._ended.get(task_id)
+        return None if entry is None else entry.task
 
     async def show(self, task_id: str) -> Task:
         """The record of a task.
@@ -424,6 +433,7 @@ class Tasks:
         stop = entry.stop
         assert stop is not None, "dispatch made it"
         incarnation = keeper.worker.incarnation
+        is_first = entry.task.started_at is None
         started = replace(
             entry.task,
             state="running",
@@ -438,7 +448,7 @@ class Tasks:
         entry.task = started
         self._publish("task.started", entry.task)
         self._tell(entry)
-        params = await self._run_params(entry)
+        params = await self._run_params(entry, is_first=is_first)
         try:
             channel = keeper.channel
             call = await channel.call("task/run", params, timeout_s=None)
@@ -488,7 +498,7 @@ class Tasks:
             if now >= max(entry.heard_at, self.shared.wakefulness.floor()) + stall_s:
                 return None
 
-    async def _run_params(self, entry: Entry) -> dict[str, object]:
+    async def _run_params(self, entry: Entry, *, is_first: bool) -> dict[str, object]:
         task = entry.task
         allowed = entry.limits.allowed_tools
         params: dict[str, object] = {
@@ -505,7 +515,7 @@ class Tasks:
                 "scope": task.boundaries.scope,
             },
         }
-        if task.attempt > 1:
+        if not is_first:
             rows = await self.shared.store.read(
                 "SELECT data FROM checkpoint WHERE task = ? ORDER BY id DESC LIMIT 1", (task.id,)
             )
@@ -629,9 +639,6 @@ class Tasks:
         entry.task = ended
         self.counts[state] += 1
         self._entries.pop(task.id, None)
-        self._ended[task.id] = entry.task
-        if len(self._ended) > KEPT_IN_MEMORY:
-            del self._ended[next(iter(self._ended))]
         entry.ended.set()
         self._tell(entry)
         self._publish("task.ended", entry.task, state=state, duration_s=entry.task.duration_s)
@@ -755,7 +762,9 @@ class Tasks:
     async def close(self) -> None:
         """Waits for attempts that are still being written down; their workers are gone."""
         if self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
+            _, late = await asyncio.wait(self._running, timeout=CLOSE_S)
+            for each in late:
+                each.cancel()
 
     def _tell(self, entry: Entry) -> None:
         for listener in tuple(entry.listeners):
@@ -811,6 +820,21 @@ async def _cause_of_death(keeper: Keeper, incarnation: int, error: CorralError) 
         code=last.code,
         signal=last.signal,
     )
+
+
+def _check_size(task: Task, agent: Agent) -> None:
+    """Refuses what, together with its output, would be too long for a message to hold."""
+    size = len(codec.encode([task.objective, task.input, task.context]))
+    output = agent.spec.resources.max_output_size_bytes
+    limit = max(MAX_MESSAGE_BYTES - output, 0) - RECORD_MARGIN_BYTES
+    if size > limit:
+        raise ResourceLimitExceeded(
+            f'cannot take a task for "{agent.name}" with {size} bytes of objective, input and context: a'
+            f" record with its output has at most {MAX_MESSAGE_BYTES}, of which max_output_size_bytes"
+            f" = {output}",
+            limit="message",
+            value=size,
+        )
 
 
 def _gone(task: Task) -> NotFound:

@@ -58,6 +58,8 @@ async def run(task: Task) -> Any:
     if word == "delegate":
         child = await task.delegate(rest, "echo", input=task.input)
         return {"child": child.output}
+    if word == "delegate-wait":
+        await task.delegate(rest, "wait")
     if word == "delegate-anything":
         child = await task.delegate(None, "echo", capability="anything", input=task.input)
         return {"child": child.output}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, NotFound, Overloaded
+from corral.worker.errors import Conflict, NotFound, Overloaded, ResourceLimitExceeded
 from corral.worker.schema import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -334,6 +334,40 @@ def test_the_tasks_of_an_agent_that_is_removed_end(tmp_path: Path) -> None:
             assert (ended["state"], ended["error"]["name"]) == ("failed", "NotFound")
         totals = daemon.call("daemon.status")["tasks"]
         assert (totals["queued"], totals["running"]) == (0, 0)
+
+
+def test_what_a_task_delegated_is_not_done_twice_when_the_daemon_was_killed(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, CREW) as daemon:
+        daemon.call("agent.start", names=["crew", "pair"])
+        with daemon.client() as client:
+            client.call("event.follow", {"types": ["task.*"]}, timeout_s=BOUND_S)
+            parent = daemon.call("task.submit", agent="crew", objective="delegate-wait pair")["id"]
+            children: set[str] = set()
+            for notification in client.notifications():
+                events: Any = notification.params["events"]
+                children |= {e["task"] for e in events if e["agent"] == "pair"}
+                if any(e.get("message") == "waits" for e in events):
+                    break
+        (first,) = children
+        daemon.kill()
+        daemon.start()
+        assert daemon.call("task.wait", task=first)["state"] == "cancelled"
+        with daemon.client() as client:
+            client.call("event.follow", {"types": ["task.started"], "n": 1000}, timeout_s=BOUND_S)
+            for notification in client.notifications():
+                events = notification.params["events"]
+                second = [e["task"] for e in events if e["agent"] == "pair" and e["task"] != first]
+                if second:
+                    break
+        assert daemon.call("task.show", task=second[0])["parent"] == parent
+        daemon.call("task.cancel", task=parent)
+
+
+def test_a_task_whose_record_no_message_could_hold_is_refused(daemon: DaemonProcess) -> None:
+    with pytest.raises(ResourceLimitExceeded):
+        daemon.call("task.submit", agent="crew", objective="echo", input="x" * 7_000_000)
+    task = run(daemon, "crew", "echo", "x" * 5_000_000)
+    assert len(daemon.call("task.show", task=task["id"])["output"]["input"]) == 5_000_000
 
 
 def tell(daemon: DaemonProcess, method: str, **params: object) -> None:
