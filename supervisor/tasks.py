@@ -14,18 +14,13 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
-from ..worker import codec
-from ..worker.channel import Call, Channel
 from ..worker.errors import (
     Cancelled,
     Conflict,
     CorralError,
-    InternalError,
     InvalidParams,
     NotFound,
     Overloaded,
@@ -35,19 +30,17 @@ from ..worker.errors import (
     WorkerFailed,
 )
 from ..worker.schema import (
-    ENDED,
     Error,
     Task,
     TaskParams,
-    TaskResult,
     TaskState,
 )
 from ..worker.wire import MAX_MESSAGE_BYTES
-from . import lifecycle
 from .agents import Agent, Agents
+from .attempt import RECORD_MARGIN_BYTES, Attempt, BrokenOff, Failed, Succeeded, words_bytes
 from .keeper import Keeper, Shared, utc_now
-from .lifecycle import ASKED_FOR, State
-from .line import DRAIN_S
+from .lifecycle import State
+from .records import Records
 from .schedule import (
     Attempted,
     Limits,
@@ -63,9 +56,6 @@ from .schedule import (
     route,
 )
 
-RECORD_MARGIN_BYTES = 64 * 1024
-"""What a record may take beside the caller's words and the output."""
-
 CLOSE_S = 10.0
 """How long what is still being written down is waited for at the end."""
 
@@ -75,9 +65,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[Task], None]
 
-LIST_BYTES = 8 * 1024 * 1024
-"""What a list of tasks may hold: half a message, since what runs may have grown after it was stored."""
-
 
 @dataclass
 class Entry:
@@ -86,9 +73,8 @@ class Entry:
     task: Task
     created: float
     limits: Limits
-    retry_at: float = 0.0
     stop: asyncio.Future[CorralError] | None = None
-    heard_at: float = 0.0
+    attempt: Attempt | None = None
     is_ending: bool = False  # its end is being written down: nothing else ends or starts it
     waits: list[str] = field(default_factory=list[str])
     listeners: list[Progress] = field(default_factory=list[Progress])
@@ -102,6 +88,7 @@ class Tasks:
         self.shared = shared
         self.agents = agents
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
+        self._records = Records(shared.store)
         self._entries: dict[str, Entry] = {}
         self._queues: dict[str, list[tuple[float, int, str]]] = {}
         self._arrivals = 0
@@ -112,14 +99,9 @@ class Tasks:
 
     async def load(self) -> None:
         """Takes up what an earlier daemon left: queued tasks wait on, begun ones follow retry_on."""
-        counts = await self.shared.store.read("SELECT state, COUNT(*) FROM task GROUP BY state")
-        self.counts |= {str(state): int(str(n)) for state, n in counts if str(state) in ENDED}
-        rows = await self.shared.store.read(
-            "SELECT record, created_at FROM task WHERE state IN ('queued', 'running') ORDER BY created_at"
-        )
-        for record, created in rows:
-            task = msgspec.json.decode(_blob(record), type=Task)
-            await self._take_up(task, float(str(created)))
+        self.counts |= await self._records.counts()
+        for task, created in await self._records.unfinished():
+            await self._take_up(task, created)
 
     async def _take_up(self, task: Task, created: float) -> None:
         agent = self.agents.agents.get(task.agent)
@@ -267,27 +249,14 @@ class Tasks:
         task = self.find(task_id)
         if task is not None:
             return task
-        rows = await self.shared.store.read("SELECT record FROM task WHERE id = ?", (task_id,))
-        if not rows:
+        task = await self._records.find(task_id)
+        if task is None:
             raise NotFound(f'cannot find task "{task_id}"', task=task_id)
-        return msgspec.json.decode(_blob(rows[0][0]), type=Task)
+        return task
 
     async def list(self, agent: str | None, state: TaskState | None, limit: int) -> list[Task]:
         """Records, newest first; fewer than `limit` where they would not fit into one message."""
-        where = [clause for clause, value in (("agent = ?", agent), ("state = ?", state)) if value]
-        sql = "SELECT record FROM task"
-        sql += f" WHERE {' AND '.join(where)}" if where else ""
-        sql += " ORDER BY created_at DESC LIMIT ?"
-        params = [value for value in (agent, state) if value]
-        rows = await self.shared.store.read(sql, [*params, limit])
-        stored: list[Task] = []
-        room = LIST_BYTES
-        for row in rows:
-            record = _blob(row[0])
-            room -= len(record)
-            if room < 0 and stored:
-                break
-            stored.append(msgspec.json.decode(record, type=Task))
+        stored = await self._records.newest(agent, state, limit)
         fresh = [self.find(task.id) or task for task in stored]
         return [task for task in fresh if state is None or task.state == state]
 
@@ -430,9 +399,7 @@ class Tasks:
             self._enqueue(entry, RETRY_AFTER_S)
 
     async def _attempt(self, entry: Entry, agent: Agent, keeper: Keeper) -> None:
-        stop = entry.stop
-        assert stop is not None, "dispatch made it"
-        incarnation = keeper.worker.incarnation
+        assert entry.stop is not None, "dispatch made it"
         is_first = entry.task.started_at is None
         started = replace(
             entry.task,
@@ -444,170 +411,43 @@ class Tasks:
             tool_calls=0,
             reason="",
         )
+        attempt = Attempt(started, entry.limits, keeper, entry.stop)
         await self._save(entry, started)
         entry.task = started
+        entry.attempt = attempt
         self._publish("task.started", entry.task)
         self._tell(entry)
-        params = await self._run_params(entry, is_first=is_first)
-        try:
-            channel = keeper.channel
-            call = await channel.call("task/run", params, timeout_s=None)
-        except CorralError as error:
-            died = isinstance(error, WorkerFailed)
-            await self._after_failure(entry, agent, keeper, incarnation, error, died=died)
-            return
-        late = await self._until_over(entry, agent, call, stop)
-        if call.answer.done():
-            await self._answered(entry, agent, keeper, incarnation, channel, call)
-        elif stop.done():
-            await self._break_off(entry, keeper, channel, call, stop.result(), "cancelled")
-        elif late is not None:
-            await self._break_off(entry, keeper, channel, call, late, "timeout")
-        else:
-            stall_s = agent.spec.monitoring.stall_timeout
-            reason = f'its task "{entry.task.id}" has shown no sign of life for {stall_s:g} s'
-            keeper.send(lifecycle.Replace("hung", reason))
-            await asyncio.wait({call.answer})  # its death ends the call, at the latest
-            await self._answered(entry, agent, keeper, incarnation, channel, call)
-
-    async def _until_over(
-        self, entry: Entry, agent: Agent, call: Call, stop: asyncio.Future[CorralError]
-    ) -> Timeout | None:
-        """Waits for the answer, a cancel, the timeout (which is returned), or a stall of the handler."""
-        begun = self._loop.time()
-        limit_s = entry.limits.timeout_s
-        stall_s = agent.spec.monitoring.stall_timeout
-        entry.heard_at = begun
-        ends: set[asyncio.Future[Any]] = {call.answer, stop}  # of different results
-        while True:
-            now = self._loop.time()
-            wait_s = begun + limit_s - now
-            if stall_s > 0:
-                heard_at = max(entry.heard_at, self.shared.wakefulness.floor())
-                wait_s = min(wait_s, heard_at + stall_s - now)
-            done, _ = await asyncio.wait(
-                ends, timeout=max(0.0, wait_s), return_when=asyncio.FIRST_COMPLETED
-            )
-            if done:
-                return None
-            now = self._loop.time()
-            if now >= begun + limit_s:
-                task_id = entry.task.id
-                text = f'cannot finish task "{task_id}" within {limit_s:g} s'
-                return Timeout(text, limit="timeout_s", value=limit_s, worker=entry.task.worker)
-            if now >= max(entry.heard_at, self.shared.wakefulness.floor()) + stall_s:
-                return None
-
-    async def _run_params(self, entry: Entry, *, is_first: bool) -> dict[str, object]:
-        task = entry.task
-        allowed = entry.limits.allowed_tools
-        params: dict[str, object] = {
-            "task": task.id,
-            "attempt": task.attempt,
-            "objective": task.objective,
-            "input": task.input,
-            "context": task.context,
-            "boundaries": {
-                "timeout_s": entry.limits.timeout_s,
-                "max_tool_calls": entry.limits.max_tool_calls,
-                "allowed_tools": None if allowed is None else list(allowed),
-                "constraints": task.boundaries.constraints,
-                "scope": task.boundaries.scope,
-            },
-        }
-        if not is_first:
-            rows = await self.shared.store.read(
-                "SELECT data FROM checkpoint WHERE task = ? ORDER BY id DESC LIMIT 1", (task.id,)
-            )
-            if rows:
-                params["checkpoint"] = codec.decode(_blob(rows[0][0]))
-        return params
-
-    async def _answered(
-        self,
-        entry: Entry,
-        agent: Agent,
-        keeper: Keeper,
-        incarnation: int,
-        channel: Channel,
-        call: Call,
-    ) -> None:
-        error = call.answer.exception()
-        if error is None:
-            try:
-                result = _checked(call.answer.result(), entry.task, agent)
-            except CorralError as misfit:
-                await self._end(entry, "failed", error=misfit)
-                return
-            entry.task = replace(
-                entry.task,
-                tokens_used=entry.task.tokens_used + result.tokens_used,
-                cost_cents=entry.task.cost_cents + result.cost_cents,
-            )
+        checkpoint = {} if is_first else await self._records.checkpoint(started.id)
+        outcome = await attempt.outcome(checkpoint)
+        if isinstance(outcome, Succeeded):
+            result = outcome.result
+            self.used(entry, result.tokens_used, result.cost_cents)
             await self._end(entry, "succeeded", output=result.output)
-            return
-        if not isinstance(error, CorralError):
-            error = InternalError(f'cannot read the end of task "{entry.task.id}": {error!r}')
-        # An agent may return any error, as of a task that it delegated: that is not its own death.
-        died = channel.is_closed and isinstance(error, WorkerFailed | Overloaded)
-        await self._after_failure(entry, agent, keeper, incarnation, error, died=died)
+        elif isinstance(outcome, BrokenOff):
+            await self._end(entry, outcome.state, error=outcome.error)
+            await attempt.let_go(outcome.state)
+        else:
+            await self._after_failure(entry, agent, outcome)
 
-    async def _break_off(
-        self,
-        entry: Entry,
-        keeper: Keeper,
-        channel: Channel,
-        call: Call,
-        error: CorralError,
-        state: TaskState,
-    ) -> None:
-        """Ends a task in the record at once; then the worker has cancel_grace to let go of it."""
-        incarnation = keeper.worker.incarnation
-        channel.withdraw(call, error.message)
-        await self._end(entry, state, error=error)
-        grace_s = keeper.spec.tasks.cancel_grace
-        call.answer.add_done_callback(_overlook)  # whatever it says, the record is closed
-        await asyncio.wait({call.answer}, timeout=grace_s)
-        if not call.answer.done() and keeper.worker.incarnation == incarnation:
-            reason = f'held on to task "{entry.task.id}" for {grace_s:g} s after its {state}'
-            keeper.send(lifecycle.Replace("task-timeout", reason))
-
-    async def _after_failure(
-        self,
-        entry: Entry,
-        agent: Agent,
-        keeper: Keeper,
-        incarnation: int,
-        error: CorralError,
-        *,
-        died: bool,
-    ) -> None:
+    async def _after_failure(self, entry: Entry, agent: Agent, failed: Failed) -> None:
         """Tried again, or failed."""
-        if died:
-            error = await _cause_of_death(keeper, incarnation, error)
         task = entry.task
-        stop = entry.stop
-        if stop is not None and stop.done():
-            await self._end(entry, "cancelled", error=stop.result())
+        if entry.stop is not None and entry.stop.done():
+            await self._end(entry, "cancelled", error=entry.stop.result())
             return
-        leaving = keeper.worker.state is State.SHUTTING_DOWN or died
-        # After a restart the next incarnation may be on its way: then the exit alone knows why.
-        reasons = {keeper.worker.cause, str(error.data.get("result")) if died else ""}
-        asked = leaving and not reasons.isdisjoint(ASKED_FOR)
-        put_down = asked and (died or isinstance(error, Cancelled | ShuttingDown))
-        if not retries(agent.spec.tasks, task.attempt, Attempted(died=died, counts=not put_down)):
-            await self._end(entry, "failed", error=error)
+        ended = Attempted(died=failed.died, counts=not failed.put_down)
+        if not retries(agent.spec.tasks, task.attempt, ended):
+            await self._end(entry, "failed", error=failed.error)
             return
-        attempt = task.attempt - 1 if put_down else task.attempt
-        entry.task = replace(
-            task, state="queued", worker=None, attempt=attempt, reason=error.message
-        )
+        attempt = task.attempt - 1 if failed.put_down else task.attempt
+        reason = failed.error.message
+        entry.task = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
         entry.stop = None
         await self._save(entry, entry.task)
-        self._publish("task.retried", task, reason=error.message)
+        self._publish("task.retried", task, reason=reason)
         self._tell(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.
-        first = put_down or (died and task.attempt == 1)
+        first = failed.put_down or (failed.died and task.attempt == 1)
         delay_s = 0.0 if first else retry_delay_s(agent.spec.tasks, task.attempt, random.random())
         self._enqueue(entry, delay_s)
 
@@ -695,7 +535,8 @@ class Tasks:
 
     def beaten(self, entry: Entry) -> None:
         """The handler of a task has shown a sign of life, which stall_timeout asks for."""
-        entry.heard_at = self._loop.time()
+        if entry.attempt is not None:
+            entry.attempt.beat()
 
     def used(self, entry: Entry, tokens: int, cost_cents: float) -> None:
         """Adds to what a task has used."""
@@ -783,55 +624,18 @@ class Tasks:
         )
 
     async def _save(self, entry: Entry, task: Task) -> None:
-        await self.shared.store.write(
-            (
-                "INSERT INTO task (id, agent, state, priority, attempt, created_at, finished_at, record)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET state = excluded.state, attempt = excluded.attempt,"
-                " finished_at = excluded.finished_at, record = excluded.record",
-                (
-                    task.id,
-                    task.agent,
-                    task.state,
-                    task.priority,
-                    task.attempt,
-                    entry.created,
-                    time.time() if task.state in ENDED else None,
-                    msgspec.json.encode(task),
-                ),
-            )
-        )
-
-
-async def _cause_of_death(keeper: Keeper, incarnation: int, error: CorralError) -> CorralError:
-    """The closed pipe is often seen before the exit is told: what the exit says is the better reason."""
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            await keeper.until(lambda w: w.incarnation != incarnation or w.pid is None)
-    except TimeoutError:
-        return error  # it closed its pipe and lives
-    last = next((last for number, last in keeper.exits if number == incarnation), None)
-    if last is None:
-        return error
-    return WorkerFailed(
-        f'cannot go on with worker "{keeper.id}": {last.message}',
-        worker=keeper.id,
-        result=last.result,
-        code=last.code,
-        signal=last.signal,
-    )
+        await self._records.save(task, entry.created)
 
 
 def _check_size(task: Task, agent: Agent) -> None:
     """Refuses what, together with its output, would be too long for a message to hold."""
-    size = len(codec.encode([task.objective, task.input, task.context]))
-    output = agent.spec.resources.max_output_size_bytes
-    limit = max(MAX_MESSAGE_BYTES - output, 0) - RECORD_MARGIN_BYTES
+    size = words_bytes(task)
+    output = min(agent.spec.resources.max_output_size_bytes, MAX_MESSAGE_BYTES // 2)
+    limit = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - output
     if size > limit:
         raise ResourceLimitExceeded(
-            f'cannot take a task for "{agent.name}" with {size} bytes of objective, input and context: a'
-            f" record with its output has at most {MAX_MESSAGE_BYTES}, of which max_output_size_bytes"
-            f" = {output}",
+            f'cannot take a task for "{agent.name}": {size} bytes of objective, input and context are'
+            f" more than {limit}",
             limit="message",
             value=size,
         )
@@ -842,12 +646,6 @@ def _gone(task: Task) -> NotFound:
 
 
 _NO_LIMITS = Limits(0.0, 0, None)
-
-
-def _overlook(answer: asyncio.Future[object]) -> None:
-    """Looks at an answer that nobody waits for, lest asyncio complain that nobody did."""
-    if not answer.cancelled():
-        answer.exception()
 
 
 def _slots(agent: Agent) -> Iterable[Slot]:
@@ -862,31 +660,6 @@ def _slots(agent: Agent) -> Iterable[Slot]:
 def _offers(agent: Agent, capability: str) -> bool:
     announced: Sequence[str] = next((k.announced for k in agent.keepers if k.announced), ())
     return has_capability(agent.spec, announced, capability)
-
-
-def _checked(answer: object, task: Task, agent: Agent) -> TaskResult:
-    try:
-        result = msgspec.convert(answer, TaskResult)
-    except msgspec.ValidationError as error:
-        raise WorkerFailed(
-            f'cannot read the result of task "{task.id}": {error}',
-            worker=task.worker,
-            result="exited",
-        ) from error
-    size = len(codec.encode(result.output))
-    limit = agent.spec.resources.max_output_size_bytes
-    if size > limit:
-        raise ResourceLimitExceeded(
-            f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}',
-            limit="max_output_size_bytes",
-            value=size,
-        )
-    return result
-
-
-def _blob(value: object) -> bytes:
-    assert isinstance(value, bytes), "records are stored as blobs"
-    return value
 
 
 def _seconds_between(earlier: str, later: str) -> float:

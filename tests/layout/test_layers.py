@@ -36,10 +36,11 @@ supervisor.orphan
 supervisor.link
 supervisor.bus  supervisor.store  supervisor.process  supervisor.metrics
 supervisor.logfile
-supervisor.logs
+supervisor.logs  supervisor.records
 supervisor.line
 supervisor.keeper
 supervisor.agents
+supervisor.attempt
 supervisor.tasks
 supervisor.service
 supervisor.control

@@ -1,0 +1,239 @@
+"""One attempt of a task on one worker: from the request to what became of it.
+
+It tells apart what the record and the retry have to know: an answer, an error that the agent
+returned, the death of the worker (with the reason that its exit gave), a stop by somebody, a timeout.
+It writes nothing down; a worker that does not let go of a task that is over is replaced here.
+"""
+
+import asyncio
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..worker import codec
+from ..worker.channel import Call, Channel
+from ..worker.errors import (
+    Cancelled,
+    CorralError,
+    InternalError,
+    Overloaded,
+    ResourceLimitExceeded,
+    ShuttingDown,
+    Timeout,
+    WorkerFailed,
+)
+from ..worker.schema import Task, TaskResult, TaskState
+from ..worker.wire import MAX_MESSAGE_BYTES
+from . import lifecycle
+from .keeper import Keeper
+from .lifecycle import ASKED_FOR, State
+from .line import DRAIN_S
+from .schedule import Limits
+
+RECORD_MARGIN_BYTES = 64 * 1024
+"""What a record may take beside the caller's words and the output."""
+
+
+class Succeeded(NamedTuple):
+    """The agent has answered."""
+
+    result: TaskResult
+
+
+class Failed(NamedTuple):
+    """The attempt failed; `died`: by the death of its worker; `put_down`: because that was asked to stop."""
+
+    error: CorralError
+    died: bool
+    put_down: bool
+
+
+class BrokenOff(NamedTuple):
+    """The attempt is over for the record, whatever the worker still does: see `let_go`."""
+
+    state: TaskState
+    error: CorralError
+
+
+Outcome = Succeeded | Failed | BrokenOff
+
+
+class Attempt:
+    """One attempt.
+
+    Args:
+        task: its record, running, with the worker and the number of the attempt.
+        limits: those in force for it.
+        keeper: of the worker.
+        stop: ends with the reason when somebody cancels the task.
+    """
+
+    def __init__(
+        self, task: Task, limits: Limits, keeper: Keeper, stop: asyncio.Future[CorralError]
+    ) -> None:
+        self._task = task
+        self._limits = limits
+        self._keeper = keeper
+        self._stop = stop
+        self._incarnation = keeper.worker.incarnation
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._call: Call | None = None
+
+    def beat(self) -> None:
+        """The handler has shown a sign of life, which stall_timeout asks for."""
+        self._heard_at = self._loop.time()
+
+    async def outcome(self, checkpoint: dict[str, object]) -> Outcome:
+        """What became of it; `checkpoint` is what an earlier attempt left, as in `Records.checkpoint`."""
+        try:
+            channel = self._keeper.channel
+            call = await channel.call("task/run", {**self._params(), **checkpoint}, timeout_s=None)
+        except CorralError as error:
+            return await self._failed(error, died=isinstance(error, WorkerFailed))
+        self._call = call
+        late = await self._until_over(call)
+        if not call.answer.done() and not self._stop.done() and late is None:
+            stall_s = self._keeper.spec.monitoring.stall_timeout
+            reason = f'its task "{self._task.id}" has shown no sign of life for {stall_s:g} s'
+            self._keeper.send(lifecycle.Replace("hung", reason))
+            await asyncio.wait({call.answer})  # its death ends the call, at the latest
+        if call.answer.done():
+            return await self._answered(channel, call.answer)
+        if self._stop.done():
+            over = BrokenOff("cancelled", self._stop.result())
+        else:
+            assert late is not None, "what is not answered and not stopped is late"
+            over = BrokenOff("timeout", late)
+        channel.withdraw(call, over.error.message)
+        return over
+
+    async def let_go(self, state: TaskState) -> None:
+        """After BrokenOff: the worker has cancel_grace to let go of the task, else it is replaced."""
+        call = self._call
+        assert call is not None, "what is broken off had begun"
+        grace_s = self._keeper.spec.tasks.cancel_grace
+        call.answer.add_done_callback(_overlook)  # whatever it says, the record is closed
+        await asyncio.wait({call.answer}, timeout=grace_s)
+        if not call.answer.done() and self._keeper.worker.incarnation == self._incarnation:
+            reason = f'held on to task "{self._task.id}" for {grace_s:g} s after its {state}'
+            self._keeper.send(lifecycle.Replace("task-timeout", reason))
+
+    def _params(self) -> dict[str, object]:
+        task = self._task
+        allowed = self._limits.allowed_tools
+        return {
+            "task": task.id,
+            "attempt": task.attempt,
+            "objective": task.objective,
+            "input": task.input,
+            "context": task.context,
+            "boundaries": {
+                "timeout_s": self._limits.timeout_s,
+                "max_tool_calls": self._limits.max_tool_calls,
+                "allowed_tools": None if allowed is None else list(allowed),
+                "constraints": task.boundaries.constraints,
+                "scope": task.boundaries.scope,
+            },
+        }
+
+    async def _until_over(self, call: Call) -> Timeout | None:
+        """Waits for the answer, a cancel, the timeout (which is returned), or a stall of the handler."""
+        begun = self._loop.time()
+        limit_s = self._limits.timeout_s
+        stall_s = self._keeper.spec.monitoring.stall_timeout
+        self._heard_at = begun
+        ends: set[asyncio.Future[Any]] = {call.answer, self._stop}  # of different results
+        while True:
+            now = self._loop.time()
+            wait_s = begun + limit_s - now
+            if stall_s > 0:
+                wait_s = min(wait_s, self._alive_at() + stall_s - now)
+            done, _ = await asyncio.wait(
+                ends, timeout=max(0.0, wait_s), return_when=asyncio.FIRST_COMPLETED
+            )
+            if done:
+                return None
+            now = self._loop.time()
+            if now >= begun + limit_s:
+                text = f'cannot finish task "{self._task.id}" within {limit_s:g} s'
+                worker = self._task.worker
+                return Timeout(text, limit="timeout_s", value=limit_s, worker=worker)
+            if stall_s > 0 and now >= self._alive_at() + stall_s:
+                return None
+
+    def _alive_at(self) -> float:
+        return max(self._heard_at, self._keeper.shared.wakefulness.floor())
+
+    async def _answered(self, channel: Channel, answer: asyncio.Future[object]) -> Outcome:
+        error = answer.exception()
+        if error is None:
+            try:
+                return Succeeded(self._checked(answer.result()))
+            except CorralError as misfit:
+                return Failed(misfit, died=False, put_down=False)
+        if not isinstance(error, CorralError):
+            error = InternalError(f'cannot read the end of task "{self._task.id}": {error!r}')
+        # An agent may return any error, as of a task that it delegated: that is not its own death.
+        died = channel.is_closed and isinstance(error, WorkerFailed | Overloaded)
+        return await self._failed(error, died=died)
+
+    async def _failed(self, error: CorralError, *, died: bool) -> Failed:
+        if died:
+            error = await self._cause_of_death(error)
+        worker = self._keeper.worker
+        leaving = worker.state is State.SHUTTING_DOWN or died
+        # After a restart the next incarnation may be on its way: then the exit alone knows why.
+        reasons = {worker.cause, str(error.data.get("result")) if died else ""}
+        asked = leaving and not reasons.isdisjoint(ASKED_FOR)
+        put_down = asked and (died or isinstance(error, Cancelled | ShuttingDown))
+        return Failed(error, died, put_down)
+
+    async def _cause_of_death(self, error: CorralError) -> CorralError:
+        """The closed pipe is often seen before the exit is told: what the exit says is the better reason."""
+        keeper, incarnation = self._keeper, self._incarnation
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await keeper.until(lambda w: w.incarnation != incarnation or w.pid is None)
+        except TimeoutError:
+            return error  # it closed its pipe and lives
+        last = next((last for number, last in keeper.exits if number == incarnation), None)
+        if last is None:
+            return error
+        return WorkerFailed(
+            f'cannot go on with worker "{keeper.id}": {last.message}',
+            worker=keeper.id,
+            result=last.result,
+            code=last.code,
+            signal=last.signal,
+        )
+
+    def _checked(self, answer: object) -> TaskResult:
+        task = self._task
+        try:
+            result = msgspec.convert(answer, TaskResult)
+        except msgspec.ValidationError as error:
+            text = f'cannot read the result of task "{task.id}": {error}'
+            raise WorkerFailed(text, worker=task.worker, result="exited") from error
+        size = len(codec.encode(result.output))
+        # The record holds the caller's words too, and must fit into a message with them.
+        room = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words_bytes(task)
+        limit = min(self._keeper.spec.resources.max_output_size_bytes, room)
+        if size > limit:
+            raise ResourceLimitExceeded(
+                f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}',
+                limit="max_output_size_bytes",
+                value=size,
+            )
+        return result
+
+
+def words_bytes(task: Task) -> int:
+    """How long the caller's part of a record is: objective, input and context."""
+    return len(codec.encode([task.objective, task.input, task.context]))
+
+
+def _overlook(answer: asyncio.Future[object]) -> None:
+    """Looks at an answer that nobody waits for, lest asyncio complain that nobody did."""
+    if not answer.cancelled():
+        answer.exception()
