@@ -324,7 +324,7 @@ def test_tasks_and_their_ends_survive_kill_9_of_the_daemon(tmp_path: Path) -> No
 
 
 def test_the_tasks_of_an_agent_that_is_removed_end(tmp_path: Path) -> None:
-    with DaemonProcess(tmp_path, CREW) as daemon:
+    with DaemonProcess(tmp_path, 'process.shutdown_grace_period = "1s"\n' + CREW) as daemon:
         daemon.call("agent.start", names=["pair"])
         tasks = [submit_and_await(daemon, "pair", "wait", "waits") for _ in range(2)]
         tasks += [daemon.call("task.submit", agent="pair", objective="echo")["id"]]
