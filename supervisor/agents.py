@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from ..mcp.messages import Tool
 from ..mcp.pool import Concurrency, Pool
@@ -32,7 +32,7 @@ from .keeper import Keeper, Service, Shared
 from .lifecycle import UP, State, Worker
 from .process import Exit
 from .reload import Effect, Plan, plan
-from .spec import Config, Spec, check_requires, decode_agent, to_table
+from .spec import Config, Scale, Spec, check_requires, decode_agent, to_table
 
 STOP_MARGIN_S = 30.0
 """Beyond the grace period: a stop that takes longer meets a process that the kernel cannot end."""
@@ -405,7 +405,7 @@ class Agents:
         spec = self._decode(name, table, kind, directory)
         specs = {each: agent.spec for each, agent in self.agents.items()} | {name: spec}
         check_requires(specs)
-        stored = codec.encode(to_table(spec, self.config.defaults)).decode()
+        stored = self._stored(spec)
         if start:
             self.check_capacity(spec.instances.minimum)
         agent = self._insert(spec, added=True)  # before the first wait, so that the name is taken
@@ -549,8 +549,19 @@ class Agents:
                         agent.keepers.remove(keeper)
                         await keeper.close()
                 agent.held = held
+            if agent.added and instances > 0:  # of the file's agents the file says how many
+                agent.spec = replace(agent.spec, instances=Scale(instances, instances))
+                await self.shared.store.write(
+                    (
+                        "UPDATE agent SET table_json = ? WHERE name = ?",
+                        (self._stored(agent.spec), name),
+                    )
+                )
             self.shared.bus.publish("agent.scaled", agent=name, instances=instances)
         return agent
+
+    def _stored(self, spec: Spec) -> str:
+        return codec.encode(to_table(spec, self.config.defaults)).decode()
 
     async def drain(self) -> None:
         """Stops everything: what requires others first, then those."""

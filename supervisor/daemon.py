@@ -291,15 +291,15 @@ class _Daemon:
     async def _expire(self) -> None:
         while True:
             now = time.time()
-            events_before = time.gmtime(now - self.config.events.retention)
+            past = time.gmtime(now - self.config.events.retention)
+            events_before = time.strftime("%Y-%m-%dT%H:%M:%S", past)
             tasks_before = now - self.config.defaults.tasks.result_retention
             try:
                 await self.shared.store.write(
-                    (
-                        "DELETE FROM event WHERE at < ?",
-                        (time.strftime("%Y-%m-%dT%H:%M:%S", events_before),),
-                    ),
+                    ("DELETE FROM event WHERE at < ?", (events_before,)),
+                    ("DELETE FROM tool_call WHERE at < ?", (events_before,)),
                     ("DELETE FROM task WHERE finished_at < ?", (tasks_before,)),
+                    ("DELETE FROM checkpoint WHERE at < ?", (tasks_before,)),
                     ("DELETE FROM memory WHERE expires_at < ?", (now,)),
                 )
             except CorralError as error:

@@ -372,10 +372,11 @@ def test_what_is_added_at_run_time_survives_a_restart_and_what_is_removed_does_n
             daemon.call("agent.add", name="three", spec={**spec, "nicw": 1})
         assert refusal.value.data["key"] == "agents.three.nicw"
         daemon.call("agent.rm", name="two")
+        daemon.call("agent.scale", name="one", instances=3)
         daemon.kill()
         daemon.start()
-        names = [agent["name"] for agent in daemon.call("daemon.status")["agents"]]
-        assert names == ["one"]
+        (one,) = daemon.call("daemon.status")["agents"]
+        assert (one["name"], len(one["workers"])) == ("one", 3)
         with pytest.raises(NotFound):
             daemon.call("agent.rm", name="two")
 
