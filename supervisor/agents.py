@@ -63,6 +63,11 @@ class Agent:
         return any(keeper.worker.wanted for keeper in self.keepers)
 
     @property
+    def tools(self) -> tuple[Tool, ...]:
+        """A server's tools, as it listed them last."""
+        return next((keeper.tools for keeper in self.keepers if keeper.tools), ())
+
+    @property
     def state(self) -> State:
         """The one state for all workers, as `status` shows it."""
         workers = [keeper.worker for keeper in self.keepers]
@@ -612,10 +617,7 @@ class ServerBackend:
     @property
     def tools(self) -> tuple[Tool, ...]:
         """Its tools, as it listed them last."""
-        for keeper in self._agent.keepers:
-            if keeper.tools:
-                return keeper.tools
-        return ()
+        return self._agent.tools
 
     async def acquire(self) -> Session:
         """A session with the server, which is started if it is not up.

@@ -54,7 +54,7 @@ from ..worker.schema import (
     ToolsParams,
     WorkerStatus,
 )
-from .agents import Agent, Agents, ServerBackend
+from .agents import Agent, Agents
 from .bus import Event
 from .keeper import Keeper, Shared
 from .lifecycle import LastExit, State
@@ -198,7 +198,7 @@ class Control:
             queued=self.tasks.queued(agent.name),
         )
         if spec.kind == "mcp":
-            tools = [tool.name for tool in ServerBackend(self.agents, agent).tools]
+            tools = [tool.name for tool in agent.tools]
             status = msgspec.structs.replace(status, tools=tools)
         return status
 
