@@ -1,17 +1,17 @@
-# make demo · make test · make check · make bench: each sets up what it needs by itself.
+# make demo · make test · make check · make bench, and the long runs: each sets up what it needs by itself.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench workers orphans chaos operations systemd format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -P examples/crew/demo.py $(if $(REPO),--repo "$(REPO)") $(if $(KEEP),--keep)
 
 test: $(VENV)/.test
-	$(BIN)/python -P -m pytest -q $(ARGS)
+	$(BIN)/python -P -m pytest -q -n 3 --dist loadscope $(ARGS)
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .
@@ -21,6 +21,22 @@ check: $(VENV)/.check
 
 bench: $(VENV)/.test
 	$(BIN)/python -P benchmarks/start.py $(ARGS)
+
+# The long runs; each has a short form in the tests.  docs/HACKING.md says what they show.
+workers: $(VENV)/.test
+	$(BIN)/python -P benchmarks/workers.py $(ARGS)
+
+orphans: $(VENV)/.test
+	$(BIN)/python -P tests/chaos/orphans.py $(ARGS)
+
+chaos: $(VENV)/.test
+	$(BIN)/python -P tests/chaos/chaos.py $(ARGS)
+
+operations: $(VENV)/.test
+	CORRAL_OPERATIONS=1000 $(BIN)/python -P -m pytest -q -s tests/system/test_operations.py $(ARGS)
+
+systemd: $(VENV)/.test
+	CORRAL_KILLS=50 $(BIN)/python -P -m pytest -q tests/system/test_systemd.py $(ARGS)
 
 format: $(VENV)/.check
 	$(BIN)/ruff format .

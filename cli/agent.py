@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..worker.codec import as_array, as_object
-from ..worker.errors import CorralError, InvalidParams, SpawnFailed, Timeout
+from ..worker.errors import InvalidParams, from_wire
 from . import render
 from .render import duration, inner, inners, items, number, size, word
 from .session import Session, Verb, complete_agents, waiting_s
@@ -66,6 +66,8 @@ def _daemon_line(session: Session, daemon: Mapping[str, object]) -> str:
     if degraded := items(daemon, "degraded"):
         words = render.one_line(", ".join(map(str, degraded)))
         line += ", " + session.styled(f"degraded: {words}", "red")
+    if failed := number(inner(daemon, "alerts"), "failed"):
+        line += ", " + session.styled(f"{failed:.0f} alerts could not be delivered", "yellow")
     return line
 
 
@@ -89,7 +91,7 @@ def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
     if len(workers) == 1:
         yield [name, kind, *_cells(entry, workers[0], state)]
         return
-    reason = f"{len(workers)} workers" if workers else _reason(entry, {}, state)
+    reason = f"{len(workers)} workers" if workers else "scaled to 0"
     if workers and entry.get("degraded"):
         reason += ", degraded"
     restarts = sum(int(number(worker, "restarts") or 0) for worker in workers)
@@ -117,15 +119,28 @@ def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: st
     parts: list[str] = []
     if worker.get("paused"):
         parts.append("paused")
+    if worker.get("throttled"):
+        parts.append("throttled")
     if task := word(worker, "task"):
         parts.append(task)
     if state in DOWN:
         parts += _why_down(entry, worker, state)
-    elif entry.get("degraded") and not parts:
-        parts.append("degraded")
+    elif entry.get("degraded"):
+        parts += _why_degraded(worker)
+    if lost := number(worker, "log_lost_lines"):
+        parts.append(f"{lost:.0f} log lines lost")
+    if trouble := word(worker, "log_trouble"):
+        parts.append(f"cannot write its log: {trouble}")
     if not parts and (tools := items(entry, "tools")):
         parts.append(f"{len(tools)} tools")
     return ": ".join(parts)
+
+
+def _why_degraded(worker: Mapping[str, object]) -> Iterator[str]:
+    """Which health checks of a worker have degraded its agent, and what is wrong."""
+    for check in inners(worker, "health"):
+        if check.get("degraded"):
+            yield f"degraded: {word(check, 'name')}: {word(check, 'message')}"
 
 
 def _why_down(
@@ -171,6 +186,15 @@ def show(session: Session, name: str) -> None:
         )
     )
     _print_spec(session, inner(found, "spec"))
+    if checks := [
+        _check_row(worker, check)
+        for worker in inners(entry, "workers")
+        for check in inners(worker, "health")
+    ]:
+        session.print("\n" + session.styled("health", "bold"))
+        session.print_table(
+            ("WORKER", "CHECK", "HEALTHY", "FAILURES", "AT", "MESSAGE"), checks, droppable=("AT",)
+        )
     if exits := inners(found, "exits"):
         session.print("\n" + session.styled("last exits", "bold"))
         session.print_table(
@@ -183,6 +207,15 @@ def show(session: Session, name: str) -> None:
         if text:
             session.print("\n" + session.styled(f"stderr of {render.one_line(worker)}", "bold"))
             session.print_foreign(text)
+
+
+def _check_row(worker: Mapping[str, object], check: Mapping[str, object]) -> list[str]:
+    words = {True: "yes", False: "no, degraded" if check.get("degraded") else "no"}
+    is_healthy = check.get("healthy")
+    healthy = words[is_healthy] if isinstance(is_healthy, bool) else "-"
+    stamp = word(check, "at")
+    cells = [word(worker, "id"), word(check, "name"), healthy, word(check, "failures", "0")]
+    return [*cells, render.at(stamp) if stamp else "-", word(check, "message")]
 
 
 def _exit_row(record: Mapping[str, object]) -> list[str]:
@@ -255,12 +288,49 @@ def _chosen(verb: str, names: tuple[str, ...], *, everything: bool) -> dict[str,
     return {"all": True} if everything else {"names": list(names)}
 
 
-start = _verb(
-    "start", "Start agents, workers or MCP servers and wait until they are up.", "started"
-)
-stop = _verb("stop", "Stop agents, workers or MCP servers and wait until they are down.", "stopped")
+start = _verb("start", "Start agents, workers or MCP servers. Waits until they are up.", "started")
+stop = _verb("stop", "Stop agents, workers or MCP servers. Waits until they are gone.", "stopped")
 restart = _verb("restart", "Stop and start again, and wait until they are up.", "restarted")
 reset = _verb("reset", "Forget failures, and start again what gave up.", "reset")
+
+
+def _still(name: str, help_text: str, done: str) -> click.Command:
+    """Pause and resume, which take effect at once."""
+
+    def act(session: Session, names: tuple[str, ...], everything: bool) -> None:
+        found = session.call(f"agent.{name}", _chosen(name, names, everything=everything))
+        if session.json:
+            session.print_json(found)
+            return
+        for named, state in _named(inners(found, "agents"), names):
+            session.print(render.one_line(f"{done} {named} ({state})"))
+
+    command: Callable[..., None] = click.pass_obj(act)
+    for option in (
+        click.option("--all", "everything", is_flag=True, help="All agents and MCP servers."),
+        click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
+    ):
+        command = option(command)
+    return click.command(name, cls=Verb, help=help_text)(command)
+
+
+pause = _still(
+    "pause", "Freeze agents, workers or MCP servers. All their processes stand still.", "paused"
+)
+resume = _still("resume", "Let what is paused go on.", "resumed")
+
+
+@click.command("emergency-stop", cls=Verb)
+@click.pass_obj
+def emergency_stop(session: Session) -> None:
+    """Kill every worker and MCP server now. Cancels every task; refuses work until `corral start`."""
+    found = session.call("daemon.emergency_stop", {}, timeout_s=None)
+    if session.json:
+        session.print_json(found)
+        return
+    killed, cancelled = word(found, "workers"), word(found, "tasks")
+    words = f"killed {killed} workers, cancelled {cancelled} tasks"
+    session.print(render.one_line(f'{words}; "corral start --all" goes on'))
 
 
 # --- changing the set -----------------------------------------------------------------------------
@@ -326,28 +396,19 @@ class _Add(Verb):
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is up.")
 @click.pass_obj
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
-    """Add an agent or an MCP server to the running set; it stays over a restart of the daemon."""
-    if options["path"] is not None:
-        requests = _requests_of_file(options)
+    """Add an agent or an MCP server. It stays over a restart of the daemon."""
+    how = {"start": not options["no_start"], "wait": not options["no_wait"]}
+    if options["path"] is None:
+        found = session.call("agent.add", _request_of_options(options) | how, timeout_s=None)
+        entries, failures = [found], dict[str, object]()
     else:
-        requests = [_request_of_options(options)]
-    entries: list[dict[str, object]] = []
-    failures: list[CorralError] = []
-    for request in requests:
-        request |= {"start": not options["no_start"], "wait": not options["no_wait"]}
-        try:
-            entries.append(session.call("agent.add", request, timeout_s=None))
-        except (
-            SpawnFailed,
-            Timeout,
-        ) as error:  # it was added; what comes after it is no worse for it
-            failures.append(error)
-            continue
-        if not session.json:
-            words = f"added {word(request, 'name')} ({word(entries[-1], 'state', '-')})"
-            session.print(render.one_line(words))
-    if failures:
-        raise failures[0]
+        request = {"agents": _requests_of_file(options), **how}
+        found = session.call("agent.add_all", request, timeout_s=None)
+        entries, failures = inners(found, "agents"), inner(found, "failures")
+    for entry in () if session.json else entries:
+        session.print(render.one_line(f"added {word(entry, 'name')} ({word(entry, 'state', '-')})"))
+    for failure in failures.values():  # it was added all the same
+        raise from_wire(failure)
     if session.json:
         session.print_json(entries if options["path"] is not None else entries[0])
 
@@ -450,15 +511,17 @@ def _toml(path: str) -> dict[str, Any]:
 
 @click.command("rm", cls=Verb)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_agents)
+@click.option("--cascade", is_flag=True, help="Remove what requires them, too.")
 @click.pass_obj
-def rm(session: Session, names: tuple[str, ...]) -> None:
-    """Stop agents or MCP servers and remove them from the set."""
-    for name in names:
-        session.call("agent.rm", {"name": name}, timeout_s=None)
-        if not session.json:
-            session.print(render.one_line(f"removed {name}"))
+def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
+    """Stop agents or MCP servers and remove them. All or none."""
+    request: dict[str, object] = {"names": list(names), "cascade": cascade}
+    found = session.call("agent.rm", request, timeout_s=None)
     if session.json:
-        session.print_json({})
+        session.print_json(found)
+        return
+    for name in items(found, "removed"):
+        session.print(render.one_line(f"removed {name}"))
 
 
 @click.command("scale", cls=Verb)
@@ -479,7 +542,7 @@ def scale(session: Session, name: str, instances: int) -> None:
 @click.argument("signal_name", metavar="SIG")
 @click.pass_obj
 def signal(session: Session, name: str, signal_name: str) -> None:
-    """Send a signal, HUP or SIGHUP or 1, to the processes of an agent or worker."""
+    """Send a signal to an agent or worker. SIG is HUP, SIGHUP or 1."""
     found = session.call("agent.signal", {"name": name, "signal": _signal(signal_name)})
     if session.json:
         session.print_json(found)
@@ -513,7 +576,9 @@ def reload(session: Session, dry_run: bool) -> None:
     lines += [f"- {name}" for name in items(found, "removed")]
     effects = {"live": "takes effect at once", "restart": "restarts"}
     for name, how in inner(found, "changed").items():
-        lines.append(f"~ {name}: {effects.get(str(how), how)}")
+        keys = ", ".join(map(str, items(inner(found, "keys"), name)))
+        lines.append(f"~ {name}: {effects.get(str(how), how)}" + (f": {keys}" if keys else ""))
+    lines += [f"~ {key}: takes effect at once" for key in items(found, "live")]
     lines += [f"! {key}: takes effect when corrald starts" for key in items(found, "pending")]
     for line in lines or ["nothing has changed"]:
         session.print(render.one_line(line))

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 import click
 
+from ..worker.errors import ResourceLimitExceeded, from_wire
 from . import render
 from .render import inners, word
 from .session import ANSWER_S, Session, Verb, complete_agents, moment
 
+LEVELS = ("debug", "info", "warning", "error", "critical")
 LINES_SHOWN = 100
 LINES_BEFORE_FOLLOWING = 10
 LOUD = {"warning": "yellow", "warn": "yellow", "error": "red", "critical": "red", "fatal": "red"}
@@ -27,24 +29,38 @@ Records = list[dict[str, object]]
     help="The last N lines; default 100, with -f 10.",
 )
 @click.option("--since", metavar="T", help="Not older than 5m, or than 2026-01-31T12:00:00Z.")
-@click.option("--stream", type=click.Choice(("stdout", "stderr")), help="Only this stream.")
+@click.option("--until", metavar="T", help="Not younger than 5m, or than a time.")
+@click.option("--stream", type=click.Choice(("stdout", "stderr", "log")), help="Only this stream.")
+@click.option(
+    "--level", type=click.Choice(LEVELS), help="Only messages that are at least so severe."
+)
+@click.option("-g", "--grep", metavar="REGEX", help="Only lines in which this is found.")
+@click.option("-p", "--previous", is_flag=True, help="Of the incarnation before this one.")
 @click.pass_obj
 def logs(
     session: Session,
+    /,
     names: tuple[str, ...],
     follow: bool,
     count: int | None,
     since: str | None,
-    stream: str | None,
+    until: str | None,
+    previous: bool,
+    **only: str | None,
 ) -> None:
     """Show what agents and MCP servers wrote, merged by time."""
-    params: dict[str, object] = {}
+    if follow and (until is not None or previous):
+        raise click.UsageError("-f goes on, --until and --previous are over: give one of them")
+    params: dict[str, object] = {k: v for k, v in only.items() if v is not None}
     if names:
         params["names"] = list(names)
-    if stream is not None:
-        params["stream"] = stream
+    now = time.time()
     if since is not None:
-        params["since"] = moment(since, "--since", time.time())
+        params["since"] = moment(since, "--since", now)
+    if until is not None:
+        params["until"] = moment(until, "--until", now)
+    if previous:
+        params["previous"] = True
     if count is not None or since is None:
         shown = LINES_BEFORE_FOLLOWING if follow else LINES_SHOWN
         params["n"] = shown if count is None else count
@@ -65,13 +81,22 @@ def _stream(
         try:
             if not follow:
                 verb = "list" if noun == "event" else "read"
-                found = connection.call(f"{noun}.{verb}", params, timeout_s=ANSWER_S)
-                write(inners(render.as_record(found), key))
-                return
+                try:
+                    found = connection.call(f"{noun}.{verb}", params, timeout_s=ANSWER_S)
+                    write(inners(render.as_record(found), key))
+                    return
+                except ResourceLimitExceeded as error:
+                    if error.data.get("limit") != "answer":
+                        raise
+                params = {**params, "follow": False}  # too much for one answer: in pieces
             connection.call(f"{noun}.follow", params, timeout_s=ANSWER_S)
             for notification in connection.notifications():
                 if notification.method == noun:
                     write(inners(notification.params, key))
+                elif notification.method == f"{noun}.end":
+                    if "error" in notification.params:
+                        raise from_wire(notification.params["error"])
+                    return
         except KeyboardInterrupt:
             if not follow:
                 raise
@@ -144,7 +169,7 @@ def events(
     types: tuple[str, ...],
     agent: str | None,
 ) -> None:
-    """Show what happened: transitions, tasks, tool calls, limits, changes."""
+    """Show what happened. Transitions, tasks, tool calls, health, limits, changes."""
     params: dict[str, object] = {}
     if types:
         params["types"] = list(types)

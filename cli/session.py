@@ -183,7 +183,7 @@ class Noun(click.Group):
 
     Args:
         table: commands that are imported when they are used: name -> module of this package, whose
-            attribute of the same name is the command.
+            attribute of the same name (`_` for `-`) is the command.
     """
 
     command_class = Verb
@@ -207,7 +207,8 @@ class Noun(click.Group):
         module = self.table.get(cmd_name)
         if module is None:
             return super().get_command(ctx, cmd_name)
-        found = getattr(import_module(f".{module}", __package__), cmd_name)
+        attribute = cmd_name.replace("-", "_")
+        found = getattr(import_module(f".{module}", __package__), attribute)
         return cast("click.Command", found)  # each name in the table is one: a test looks
 
     def resolve_command(
@@ -228,11 +229,26 @@ class Noun(click.Group):
         return super().parse_args(ctx, args)
 
 
+OTHER_WORDS = {
+    **dict.fromkeys(("ps", "ls", "list", "top", "stats", "get"), "status"),
+    **dict.fromkeys(("describe", "inspect", "info"), "show"),
+    **dict.fromkeys(("remove", "delete", "del"), "rm"),
+    **dict.fromkeys(("log", "tail"), "logs"),
+    **dict.fromkeys(("unpause", "continue", "thaw"), "resume"),
+    **dict.fromkeys(("update", "reread", "apply", "daemon-reload"), "reload"),
+    **{"up": "start", "enable": "start", "down": "stop", "disable": "stop", "kill": "signal"},
+    **{"exec": "run", "create": "add", "freeze": "pause", "reset-failed": "reset"},
+}
+"""What the same thing is called by other supervisors; what is spelled alike may be the opposite (`remove`, `resume`)."""
+
+
 def unknown_word(path: str, word: str, known: Iterable[str]) -> InvalidParams:
     """The refusal of a command that does not exist."""
     from difflib import get_close_matches  # noqa: PLC0415 - start-up time: only for this mistake
 
-    near = get_close_matches(word, known, 1, 0.5)
+    known = list(known)
+    other = OTHER_WORDS.get(word)
+    near = [other] if other in known else get_close_matches(word, known, 1, 0.5)
     hint = f'did you mean "{near[0]}"?' if near else f'"{path} --help" lists them'
     text = f'cannot run "{path} {word}": no such command; {hint}'
     return InvalidParams(text, command=word, suggestions=near)

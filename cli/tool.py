@@ -9,7 +9,7 @@ from . import render
 from .render import inner, inners, items, word
 from .session import Noun, Session, complete_names, duration, json_value, waiting_s
 
-mcp = Noun("mcp", help="MCP servers and their tools, as every client of the pool sees them.")
+mcp = Noun("mcp", help="MCP servers and their tools. As every client of the pool sees them.")
 
 complete_servers = complete_names("mcp.servers", "servers")
 complete_tools = complete_names("mcp.tools", "tools")

@@ -9,10 +9,11 @@ life of the server, so that they cannot collide, and there are servers that were
 """
 
 import asyncio
+import contextlib
 import enum
 import logging
 import select
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 from ..worker.channel import Channel
 from ..worker.errors import (
@@ -26,10 +27,14 @@ from ..worker.errors import (
 )
 from ..worker.wire import Foreign, Notification, Peer, Request
 from . import messages
+from .liveness import Liveness
 from .messages import Era, Opened, Progress, Tool
 
 PROBE_S = 5.0
 """Enough for the start of an interpreter; a new `server/discover` follows if it was not."""
+
+PROVES_SILENT = 0.9
+"""The part of the request timeout after which silence is no more excused; a whole one is cut by its queue."""
 
 RELIST_PAUSE_S = 0.5
 """The least time between two listings because of list_changed: a server may send it in a loop."""
@@ -92,8 +97,7 @@ class Session:
     ) -> None:
         self.name = name
         self.tools: tuple[Tool, ...] = ()
-        self.heard_at = 0.0
-        """When the last valid message came, on the loop's clock."""
+        self.liveness = Liveness(PROVES_SILENT * request_timeout_s)
         self._request_timeout_s = request_timeout_s
         self._client_version = client_version
         self._protocol_version = protocol_version
@@ -149,6 +153,11 @@ class Session:
     def instructions(self) -> str:
         """What the server tells models about itself."""
         return "" if self._opened is None else self._opened.instructions
+
+    @property
+    def heard_at(self) -> float:
+        """When the last valid message came, on the loop's clock."""
+        return self.liveness.heard_at
 
     @property
     def is_open(self) -> bool:
@@ -282,7 +291,8 @@ class Session:
         try:
             params = self._with_meta({"name": name, "arguments": dict(arguments)}, token)
             limit_s = self._request_timeout_s if timeout_s is None else timeout_s
-            result = await self._request(messages.CALL, params, timeout_s=limit_s, tool=name)
+            with self._in_flight():
+                result = await self._request(messages.CALL, params, timeout_s=limit_s, tool=name)
         finally:
             self._progress.pop(token, None)
         try:
@@ -290,7 +300,22 @@ class Session:
         except ToolFailed as error:
             raise ToolFailed(error.message, server=self.name, tool=name) from error
 
-    async def ping(self, *, timeout_s: float) -> None:
+    @contextlib.contextmanager
+    def _in_flight(self) -> Generator[None, None, None]:
+        call = self.liveness.began(self._loop.time())
+        is_answered = False
+        try:
+            yield
+            is_answered = True
+        except (Timeout, asyncio.CancelledError):
+            raise
+        except CorralError:
+            is_answered = True
+            raise
+        finally:
+            self.liveness.ended(call, self._loop.time(), is_answered=is_answered)
+
+    async def ping(self, *, timeout_s: float | None) -> None:
         """Returns when the server has answered anything at all; a refusal is a sign of life too.
 
         Raises:
@@ -428,7 +453,7 @@ class Session:
         self._on_log(foreign.line)
 
     def _heard(self) -> None:
-        self.heard_at = self._loop.time()
+        self.liveness.heard(self._loop.time())
 
     def _ended(self, error: CorralError | None) -> None:
         self._state = _State.CLOSED

@@ -1,8 +1,10 @@
 """`corrald`: the daemon, in the foreground."""
 
 import argparse
+import gc
 import logging
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,14 +18,19 @@ from .. import __version__
 from ..worker.errors import CorralError, InvalidParams
 from . import daemon
 from .daemon import Paths
+from .listener import inherited_socket
 from .spec import Config
+
+GC_THRESHOLDS = (10_000, 20, 50)
+"""Cycles come from errors alone, and a look for them takes tens of milliseconds with thousands of workers."""
 
 
 def main() -> None:
     """Runs the daemon. Exit status: 0 after a stop, 2 for a wrong configuration, 1 for all else."""
     arguments = _parser().parse_args()
     try:
-        paths, config = _locate(arguments, os.environ, os.getuid())
+        inherited = None if arguments.check else inherited_socket(os.environ, os.getpid())
+        paths, config = _locate(arguments, os.environ, os.getuid(), inherited)
     except CorralError as error:
         _fail(error)
     if arguments.check:
@@ -36,10 +43,12 @@ def main() -> None:
         stream=sys.stderr,
     )
     setproctitle.setproctitle("corrald")
+    gc.freeze()  # the program itself is never garbage
+    gc.set_threshold(*GC_THRESHOLDS)
     if paths.config is None:
         logging.getLogger(__name__).info("no configuration file: agents are added by corral add")
     try:
-        uvloop.run(daemon.run(config, paths))
+        uvloop.run(daemon.run(config, paths, inherited))
     except CorralError as error:
         _fail(error)
 
@@ -69,9 +78,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _locate(
-    arguments: argparse.Namespace, environ: Mapping[str, str], uid: int
+    arguments: argparse.Namespace,
+    environ: Mapping[str, str],
+    uid: int,
+    inherited: socket.socket | None,
 ) -> tuple[Paths, Config]:
-    """Paths and configuration: options come before CORRAL_* variables, those before the file."""
+    """Paths and configuration: options come before CORRAL_* variables, those before the file.
+
+    The socket of the service manager is where it is: whoever names another place contradicts it.
+    """
     defaults = daemon.default_paths(environ, uid)
     named: Path | None = arguments.config or _path(environ, "CORRAL_CONFIG")
     path = named or defaults.config
@@ -79,12 +94,25 @@ def _locate(
         path = None
     config = daemon.read_config(path)
     written = config.daemon
+    socket_path = (
+        arguments.socket
+        or _path(environ, "CORRAL_SOCKET")
+        or (Path(written.socket) if written.socket else None)
+    )
+    if inherited is not None:
+        passed = Path(inherited.getsockname())
+        if socket_path not in (None, passed):
+            raise InvalidParams(
+                f'cannot listen on "{socket_path}": the service manager listens on "{passed}" for us',
+                key="socket",
+                value=str(socket_path),
+                reason="another socket was passed",
+            )
+        socket_path = passed
     paths = replace(
         defaults,
         config=None if path is None else path.absolute(),
-        socket=arguments.socket
-        or _path(environ, "CORRAL_SOCKET")
-        or (Path(written.socket) if written.socket else defaults.socket),
+        socket=socket_path or defaults.socket,
         state_dir=arguments.state_dir
         or _path(environ, "CORRAL_STATE_DIR")
         or (Path(written.state_dir) if written.state_dir else defaults.state_dir),

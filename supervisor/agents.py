@@ -1,118 +1,66 @@
-"""The running set: every agent and MCP server with its keepers, and what people do with them.
+"""What changes the running set: agents and servers are loaded, added, removed, scaled, and follow the file.
 
-Start, stop and restart are events for the lifecycle, which puts them in order by itself, so they
-need no lock. What changes the set (add, rm, scale) is done one after the other per agent.
+These are done one after the other per agent, and each is in the store before it is answered. Several
+agents at once are all taken or none.
 """
 
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from msgspec.structs import asdict, replace
 
-from ..mcp.messages import Tool
-from ..mcp.pool import Concurrency, Pool
-from ..mcp.session import Session
-from ..worker import codec
-from ..worker.errors import (
-    Conflict,
-    CorralError,
-    InvalidParams,
-    NotFound,
-    ResourceLimitExceeded,
-    ShuttingDown,
-    SpawnFailed,
-    Timeout,
-)
-from . import lifecycle
+from ..mcp.pool import Pool
+from ..worker.errors import Conflict, CorralError, NotFound, ResourceLimitExceeded, Timeout
+from .crew import Agent
+from .document import STORE
 from .keeper import Keeper, Service, Shared
-from .lifecycle import UP, State, Worker
-from .process import Exit
-from .reload import Effect, Plan, plan
+from .reload import Plan, plan
+from .roster import Entry
+from .running import Running
 from .spec import Config, Scale, Spec, check_requires, decode_agent, to_table
-
-STOP_MARGIN_S = 30.0
-"""Beyond the grace period: a stop that takes longer meets a process that the kernel cannot end."""
-
-LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
+from .tool_server import ToolServer
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Agent:
-    """One agent or MCP server and its workers. `held`: somebody stopped it, so calls do not start it."""
+class Addition(NamedTuple):
+    """An agent or server that is to be added: its table as in the configuration, and where paths in it start."""
 
-    spec: Spec
-    keepers: list[Keeper] = field(default_factory=list[Keeper])
-    held: bool = False
-    added: bool = False
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def name(self) -> str:
-        """The agent's name."""
-        return self.spec.name
-
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody wants a worker of it up."""
-        return any(keeper.worker.wanted for keeper in self.keepers)
-
-    @property
-    def tools(self) -> tuple[Tool, ...]:
-        """A server's tools, as it listed them last."""
-        return next((keeper.tools for keeper in self.keepers if keeper.tools), ())
-
-    @property
-    def state(self) -> State:
-        """The one state for all workers, as `status` shows it."""
-        workers = [keeper.worker for keeper in self.keepers]
-        counted = [worker for worker in workers if worker.wanted] or workers
-        states = [worker.state for worker in counted]
-        for state in LEAST_ADVANCED:
-            if state in states:
-                return state
-        for state in (State.BUSY, State.IDLE, State.READY):
-            if state in states:
-                return state
-        return State.INITIAL  # scaled to none
+    name: str
+    kind: Literal["agent", "mcp"]
+    table: Mapping[str, object]
+    directory: str
 
 
-class Agents:
+class Agents(Running):
     """The running set of one daemon."""
 
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
-        self.shared = shared
-        self.config = config
+        super().__init__(shared, config)
         self.pool = pool
-        self.agents: dict[str, Agent] = {}
-        self.draining = False
         self._service = service
         self._incarnations: dict[str, int] = {}
-        self._no_room: list[Keeper] = []
-        self._leaving: set[Keeper] = set()
 
-    # -- the set
+    # -- from the file and an earlier daemon
 
     async def load(self, built_in: Iterable[Spec]) -> None:
         """Takes in the configured agents, those added at run time, and the built-in ones."""
-        rows = await self.shared.store.read("SELECT worker, value FROM incarnation")
-        self._incarnations = {str(worker): int(str(value)) for worker, value in rows}
+        self._incarnations = await self._roster.incarnations()
+        self.brake = await self._roster.brake()
         for spec in self.config.agents.values():
             if not spec.disabled:
                 self._insert(spec)
-        rows = await self.shared.store.read("SELECT name, kind, table_json FROM agent")
-        for name, kind, text in rows:
-            self._load_added(str(name), str(kind), str(text))
+        for entry in await self._roster.entries():
+            self._load_added(entry)
         for spec in built_in:
             if spec.name not in self.agents and spec.name not in self.config.agents:
                 self._insert(spec)
 
-    def _load_added(self, name: str, kind: str, text: str) -> None:
+    def _load_added(self, entry: Entry) -> None:
+        name = entry.name
         if name in self.config.agents:
             self.shared.bus.publish(
                 "config.shadowed",
@@ -120,32 +68,29 @@ class Agents:
                 reason="the configuration file names it too, and wins",
             )
             return
-        table = codec.as_object(codec.decode(text.encode()))
-        assert table is not None, "the store holds tables that this program wrote"
         try:
-            spec = self._decode(name, table, "mcp" if kind == "mcp" else "agent", "/")
-            self._insert(spec, added=True)
+            self._insert(self._decode(Addition(name, entry.kind, entry.table, "/")), added=True)
         except CorralError as error:
             logger.error("%s", error)
             self.shared.bus.publish("config.refused", agent=name, reason=error.message)
 
-    def _decode(self, name: str, table: Mapping[str, object], kind: str, directory: str) -> Spec:
+    def _decode(self, addition: Addition) -> Spec:
         return decode_agent(
-            name,
-            table,
-            kind="mcp" if kind == "mcp" else "agent",
+            addition.name,
+            addition.table,
+            kind=addition.kind,
             defaults=self.config.defaults,
-            source="store",
-            directory=directory,
+            source=STORE,
+            directory=addition.directory,
         )
 
     def _insert(self, spec: Spec, *, added: bool = False) -> Agent:
-        agent = Agent(spec, added=added)
+        agent = Agent(spec, added=added, held=self.brake is not None)
         self.agents[spec.name] = agent
         for number in range(spec.instances.minimum):
             agent.keepers.append(self._keeper(spec, number))
         if spec.kind == "mcp":
-            self.pool.add(ServerBackend(self, agent))
+            self.pool.add(ToolServer(agent, check=self.check_may_call, bring_up=self.call_up))
         self.shared.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
         return agent
 
@@ -154,329 +99,189 @@ class Agents:
         earlier = self._incarnations.get(worker_id, 0)
         return Keeper(self.shared, worker_id, spec, self._service, incarnation=earlier)
 
-    def of(self, name: str) -> Agent:
-        """The agent or server of that name.
-
-        Raises:
-            NotFound: there is none.
-        """
-        agent = self.agents.get(name)
-        if agent is None:
-            raise NotFound(f'cannot find agent "{name}"', name=name, known=sorted(self.agents))
-        return agent
-
-    def keepers(self, name: str) -> list[Keeper]:
-        """All keepers of an agent, or the one of a worker id.
-
-        Raises:
-            NotFound: the name is neither.
-        """
-        if name in self.agents:
-            return self.agents[name].keepers
-        for keeper in self.all_keepers():
-            if keeper.id == name:
-                return [keeper]
-        raise NotFound(
-            f'cannot find agent or worker "{name}"', name=name, known=sorted(self.agents)
-        )
-
-    def all_keepers(self) -> list[Keeper]:
-        """Every keeper, in the order of the configuration."""
-        return [keeper for agent in self.agents.values() for keeper in agent.keepers]
-
-    def selected(self, names: Sequence[str], everything: bool) -> list[Keeper]:
-        """The keepers that a command names.
-
-        Raises:
-            NotFound: a name is unknown.
-            InvalidParams: nothing is named, or both names and all.
-        """
-        if everything == bool(names):
-            raise InvalidParams(
-                "cannot tell whom: give names, or all", key="names", value=list(names)
-            )
-        if everything:
-            return self.all_keepers()
-        return [keeper for name in names for keeper in self.keepers(name)]
-
-    # -- reports of the launcher
-
-    def exited(self, report: Exit) -> None:
-        """Hands the death of a leader to its keeper."""
-        for keeper in self._keeper_of_unit(report.unit):
-            keeper.exited(report)
-
-    def emptied(self, unit: str) -> None:
-        """Hands the end of a tree to its keeper."""
-        for keeper in self._keeper_of_unit(unit):
-            keeper.emptied(unit)
-
-    def fill_room(self) -> None:
-        """Starts what found no room at boot, as far as there is some now."""
-        limit = self.config.process.max_concurrent_processes
-        while self._no_room and not self.draining and self.active() < limit:
-            keeper = self._no_room.pop(0)
-            if keeper.worker.wanted and keeper.worker.state is State.INITIAL:
-                keeper.send(lifecycle.Start())
-
-    def _keeper_of_unit(self, unit: str) -> list[Keeper]:
-        worker_id = unit.rpartition("#")[0]
-        agent = self.agents.get(worker_id.rpartition("-")[0])
-        if agent is None:
-            return []
-        return [keeper for keeper in agent.keepers if keeper.id == worker_id]
-
-    # -- what people ask for
-
     def boot(self) -> None:
-        """Starts what starts by itself, as far as the process limit goes."""
-        for agent in self.agents.values():
-            if agent.spec.autostart:
-                self._start_in_order(agent, agent.keepers, at_boot=True)
-
-    def _start_in_order(
-        self, agent: Agent, keepers: Iterable[Keeper], *, at_boot: bool = False
-    ) -> None:
-        agent.held = False
-        for keeper in keepers:
-            if at_boot and self.active() >= self.config.process.max_concurrent_processes:
-                limit = self.config.process.max_concurrent_processes
-                reason = f"max_concurrent_processes = {limit} is reached"
-                keeper.send(lifecycle.Want(reason))
-                self._no_room.append(keeper)
-                self.shared.bus.publish("limit.processes", worker=keeper.id, reason=reason)
-            elif agent.spec.requires:
-                for required in (self.agents[name] for name in agent.spec.requires):
-                    if not at_boot or not required.wanted:
-                        idle = [k for k in required.keepers if not _is_active(k.worker)]
-                        self._start_in_order(required, idle)
-                names = ", ".join(agent.spec.requires)
-                keeper.start_after(self._required_are_up(agent), f"waits for {names}")
-            else:
-                keeper.send(lifecycle.Start())
-
-    async def _required_are_up(self, agent: Agent) -> None:
-        for name in agent.spec.requires:
-            for keeper in self.agents[name].keepers:
-                await keeper.until(lambda worker: worker.state in UP)
-
-    def active(self) -> int:
-        """How many workers and servers have, or are about to have, processes."""
-        return sum(_is_active(keeper.worker) for keeper in self.all_keepers())
-
-    def check_capacity(self, more: int) -> None:
-        """Refuses to start more processes than the daemon may have.
-
-        Raises:
-            ResourceLimitExceeded: with `limit` and `value`.
-        """
-        limit = self.config.process.max_concurrent_processes
-        if more and self.active() + more > limit:
-            raise ResourceLimitExceeded(
-                f"cannot start {more} more processes: {self.active()} of"
-                f" max_concurrent_processes = {limit} are in use",
-                limit="max_concurrent_processes",
-                value=self.active() + more,
+        """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force."""
+        if self.brake is None:
+            self._start_as_room_allows(
+                keeper
+                for agent in self.agents.values()
+                if agent.spec.autostart
+                for keeper in agent.keepers
             )
 
-    async def start(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
-        """Starts workers, and waits until they are up.
-
-        Raises:
-            SpawnFailed: one did not come up; `data` has `result`.
-            Timeout: one was not ready in time.
-            ResourceLimitExceeded: they are too many; none is started.
-        """
-        self._check_may_start(keepers)
-        self.check_capacity(sum(not _is_active(keeper.worker) for keeper in keepers))
-        before = {keeper.id: keeper.worker.last_exit for keeper in self.all_keepers()}
-        for keeper in keepers:
-            self._start_in_order(self.agents[keeper.spec.name], [keeper])
-        if wait:
-            await self.until_up(keepers, before)
-
-    def _check_may_start(self, keepers: Iterable[Keeper]) -> None:
-        if self.draining:
-            raise ShuttingDown("cannot start anything: the daemon is stopping")
-        for keeper in keepers:
-            if keeper in self._leaving:
-                raise Conflict(f'cannot start "{keeper.id}": it is being removed', worker=keeper.id)
-
-    async def until_up(
-        self, keepers: Sequence[Keeper], before: Mapping[str, lifecycle.LastExit | None]
-    ) -> None:
-        """Waits until workers and what they require are up, or one has failed since `before`.
-
-        `before` has last exits by worker id.
-
-        Raises:
-            SpawnFailed, Timeout, Conflict: one is not coming up.
-        """
-
-        def settled(keeper: Keeper) -> Callable[[Worker], bool]:
-            def check(worker: Worker) -> bool:
-                ended = worker.last_exit is not None and worker.last_exit is not before.get(
-                    keeper.id
-                )
-                return (
-                    worker.state in UP
-                    or not worker.wanted
-                    or (ended and worker.state in (State.TERMINATED, State.INITIAL, State.STARTING))
-                )
-
-            return check
-
-        for keeper in keepers:
-            if keeper.worker.waits:
-                for name in keeper.spec.requires:
-                    await self.until_up(self.agents[name].keepers, before)
-            worker = await keeper.until(settled(keeper))
-            if worker.state not in UP:
-                raise _not_up(worker)
-
-    async def stop(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
-        """Stops workers, all at once, and waits until nothing of them is left.
-
-        Raises:
-            Timeout: something survives SIGKILL; the killing goes on.
-        """
-        for keeper in keepers:
-            keeper.forget_start()
-            agent = self.agents.get(keeper.spec.name)
-            if agent is not None and set(agent.keepers) <= set(keepers):
-                agent.held = True  # one of several workers leaves the others to be called
-            keeper.send(lifecycle.Stop())
-        if wait:
-            await self._until_gone(keepers)
-
-    async def _until_gone(self, keepers: Sequence[Keeper]) -> None:
-        grace_s = max((k.spec.process.shutdown_grace_period for k in keepers), default=0.0)
-        try:
-            async with asyncio.timeout(grace_s + STOP_MARGIN_S):
-                for keeper in keepers:
-                    await keeper.until(lambda worker: not worker.tree or worker.wanted)
-        except TimeoutError:
-            left = [keeper.id for keeper in keepers if keeper.worker.tree]
-            raise Timeout(
-                f"cannot end {', '.join(left)}: processes survive SIGKILL", workers=left
-            ) from None
-
-    async def restart(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
-        """Ends workers and starts a new incarnation of each.
-
-        Raises:
-            SpawnFailed, Timeout: as for start.
-        """
-        self._check_may_start(keepers)
-        self.check_capacity(sum(not _is_active(keeper.worker) for keeper in keepers))
-        numbers = {keeper.id: keeper.worker.incarnation for keeper in keepers}
-        for keeper in keepers:
-            self.agents[keeper.spec.name].held = False
-            keeper.send(lifecycle.Restart())
-        if not wait:
-            return
-        for keeper in keepers:
-            await keeper.until(_has_moved_on(numbers[keeper.id]))
-        # One may have failed again while another was still ending: that is not its exit from before.
-        before = {keeper.id: _last_exit_until(keeper, numbers[keeper.id]) for keeper in keepers}
-        await self.until_up(keepers, before)
-
-    def reset(self, keepers: Sequence[Keeper]) -> None:
-        """Forgets failures; what is wanted and has given up is started."""
-        for keeper in keepers:
-            keeper.send(lifecycle.Reset())
+    # -- adding
 
     async def add(
-        self,
-        name: str,
-        table: Mapping[str, object],
-        kind: str,
-        *,
-        directory: str,
-        start: bool,
-        wait: bool,
-    ) -> Agent:
-        """Adds an agent at run time; it is in the store before this returns.
+        self, additions: Sequence[Addition], *, start: bool, wait: bool
+    ) -> dict[str, CorralError]:
+        """Adds agents and servers at run time, all or none; they are in the store before this returns.
+
+        Returns why those that were started did not come up, by name; they are added all the same.
 
         Raises:
-            Conflict: the name is taken.
-            InvalidParams: the table is not valid.
-            ResourceLimitExceeded: there is no room for its workers.
-            SpawnFailed, Timeout: it was added, and did not come up.
+            Conflict: a name is taken, twice there, or an emergency stop is in force and they are to start.
+            InvalidParams: a table is not valid, or requires what is not there.
+            ResourceLimitExceeded: there is no room for their workers.
         """
-        self._check_may_start(())
-        if name in self.agents:
-            raise Conflict(f'cannot add "{name}": the name is taken', name=name)
-        spec = self._decode(name, table, kind, directory)
-        specs = {each: agent.spec for each, agent in self.agents.items()} | {name: spec}
-        check_requires(specs)
-        stored = self._stored(spec)
+        self.check_may_start(())
         if start:
-            self.check_capacity(spec.instances.minimum)
-        agent = self._insert(spec, added=True)  # before the first wait, so that the name is taken
+            self.check_brake("start anything")
+        specs = self._checked(additions)
+        needs = {spec.name: spec.instances.minimum if start else 0 for spec in specs}
+        self.check_capacity(sum(needs.values()) + self._idle_required(specs, start))
+        entries = [
+            Entry(spec.name, spec.kind, to_table(spec, self.config.defaults)) for spec in specs
+        ]
+        agents = [self._insert(spec, added=True) for spec in specs]  # so that the names are taken
+        keepers = [keeper for agent in agents for keeper in agent.keepers]
+        for keeper in keepers:
+            keeper.has_room = start  # also while others are added
         try:
-            await self.shared.store.write(
-                (
-                    "INSERT OR REPLACE INTO agent (name, kind, table_json, created_at)"
-                    " VALUES (?, ?, ?, ?)",
-                    (name, kind, stored, time.time()),
-                )
-            )
-        except CorralError:
-            await self._forget(agent)
-            raise
-        if start:
-            await self.start(agent.keepers, wait=wait)
-        return agent
+            await self._keep_added(agents, keepers, entries)
+            return await self._start_added(agents, wait) if start else {}
+        finally:
+            for keeper in keepers:
+                keeper.has_room = False
 
-    async def remove(self, name: str) -> None:
-        """Stops an agent and forgets it.
+    async def _keep_added(
+        self, agents: Sequence[Agent], keepers: Sequence[Keeper], entries: Iterable[Entry]
+    ) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for agent in agents:  # which nobody else knows yet: none is waited for
+                await stack.enter_async_context(agent.changing)
+            await stack.enter_async_context(self._leave(keepers))
+            try:
+                await self._roster.add(entries)
+            except CorralError:
+                await self._forget(agents)
+                raise
+
+    def _checked(self, additions: Sequence[Addition]) -> list[Spec]:
+        for n, addition in enumerate(additions):
+            name = addition.name
+            if name in self.agents or any(name == each.name for each in additions[:n]):
+                raise Conflict(f'cannot add "{name}": the name is taken', name=name)
+        specs = [self._decode(addition) for addition in additions]
+        present = {name: agent.spec for name, agent in self.agents.items()}
+        check_requires({**present, **{spec.name: spec for spec in specs}})
+        for spec in specs:
+            for required in spec.requires:
+                agent = self.agents.get(required)
+                if agent is not None and self._leaving.intersection(agent.keepers):
+                    raise Conflict(
+                        f'cannot add "{spec.name}": it requires "{required}", which is being removed',
+                        name=spec.name,
+                    )
+        return specs
+
+    def _idle_required(self, specs: Iterable[Spec], start: bool) -> int:
+        names = {name for spec in specs for name in spec.requires if name in self.agents}
+        keepers = [keeper for name in names for keeper in self.agents[name].keepers]
+        return sum(not k.takes_room for k in self._needed(keepers)) if start else 0
+
+    async def _start_added(self, agents: Iterable[Agent], wait: bool) -> dict[str, CorralError]:
+        failures: dict[str, CorralError] = {}
+
+        async def start(agent: Agent) -> None:
+            try:
+                await self.bring_up(agent.keepers, wait=wait)
+            except CorralError as error:
+                failures[agent.name] = error
+
+        async with asyncio.TaskGroup() as group:
+            for agent in agents:
+                group.create_task(start(agent))
+        return failures
+
+    # -- removing
+
+    async def remove(self, names: Sequence[str], *, cascade: bool = False) -> list[str]:
+        """Stops agents and forgets them, all or none; with `cascade` also what requires them. Who is gone.
 
         Raises:
             NotFound: there is no such agent.
-            Conflict: another agent requires it.
-            Overloaded: the store takes nothing now; the agent is stopped, and still there.
+            Conflict: another agent requires one of them; `data["required_by"]`.
+            Overloaded: the store takes nothing now; they are stopped, and still there.
         """
-        agent = self.of(name)
-        needed_by = [other.name for other in self.agents.values() if name in other.spec.requires]
-        if needed_by:
-            raise Conflict(
-                f'cannot remove "{name}": it is required by {", ".join(needed_by)}',
-                required_by=needed_by,
-            )
-        await self._remove(agent)
+        chosen = {name: self.of(name) for name in names}
+        if cascade:
+            for agent in self.agents.values():
+                if not chosen.keys().isdisjoint(self._all_required(agent)):
+                    chosen[agent.name] = agent
+        self._check_not_required(chosen)
+        return await self._remove(list(chosen.values()))
 
-    async def _remove(self, agent: Agent) -> None:
-        async with self._changing(agent), self._leave(agent.keepers):
-            await self.stop(agent.keepers)
-            await self.shared.store.write(("DELETE FROM agent WHERE name = ?", (agent.name,)))
-            await self._forget(agent)
+    def _all_required(self, agent: Agent) -> set[str]:
+        found = set(agent.spec.requires)
+        for name in agent.spec.requires:
+            found |= self._all_required(self.agents[name])
+        return found
 
-    async def _forget(self, agent: Agent) -> None:
-        del self.agents[agent.name]
-        if agent.spec.kind == "mcp":
-            self.pool.remove(agent.name)
-        self._service.removed(agent.name)  # before anything is awaited: the caller may hang up
-        for keeper in agent.keepers:
+    def _check_not_required(self, names: Collection[str]) -> None:
+        for agent in self.agents.values():
+            needed = [name for name in agent.spec.requires if name in names]
+            if needed and agent.name not in names:
+                by = [a.name for a in self.agents.values() if needed[0] in a.spec.requires]
+                others = [name for name in by if name not in names]
+                raise Conflict(
+                    f'cannot remove "{needed[0]}": it is required by {", ".join(others)}; --cascade'
+                    " removes them too",
+                    name=needed[0],
+                    required_by=others,
+                )
+
+    async def _remove(self, agents: Iterable[Agent]) -> list[str]:
+        async with contextlib.AsyncExitStack() as stack:
+            for agent in sorted(agents, key=lambda each: each.name):  # in one order for all
+                await stack.enter_async_context(agent.changing)
+            present = [agent for agent in agents if self.agents.get(agent.name) is agent]
+            if not present:
+                raise _removed(next(iter(agents)).name)
+            keepers = [keeper for agent in present for keeper in agent.keepers]
+            await stack.enter_async_context(self._leave(keepers))
+            await self.stop(keepers)
+            names = [agent.name for agent in present]
+            self._check_not_required(names)  # the file may have come to name one
+            await self._roster.remove(names)
+            await self._forget(present)
+            return names
+
+    async def _forget(self, agents: Sequence[Agent]) -> None:
+        keepers = [keeper for agent in agents for keeper in agent.keepers]
+        self._note_incarnations(keepers)
+        for agent in agents:  # before anything is awaited: the caller may hang up
+            del self.agents[agent.name]
+            if agent.spec.kind == "mcp":
+                self.pool.remove(agent.name)
+        for agent in agents:
+            self._service.removed(agent.name)
+            self.shared.bus.publish("agent.removed", agent=agent.name)
+        for keeper in keepers:
             await keeper.close()
-        self.shared.bus.publish("agent.removed", agent=agent.name)
+
+    def _note_incarnations(self, keepers: Iterable[Keeper]) -> None:
+        """The next worker of this id counts on: a number never repeats."""
+        for keeper in keepers:
+            self._incarnations[keeper.id] = keeper.worker.incarnation
 
     @contextlib.asynccontextmanager
     async def _changing(self, agent: Agent) -> AsyncGenerator[None, None]:
         """One change of an agent's workers at a time; whoever waited may find it gone."""
         async with agent.changing:
             if self.agents.get(agent.name) is not agent:
-                raise NotFound(f'cannot find agent "{agent.name}": it was removed', name=agent.name)
+                raise _removed(agent.name)
             yield
 
     @contextlib.asynccontextmanager
     async def _leave(self, keepers: Sequence[Keeper]) -> AsyncGenerator[None, None]:
-        """While workers are being removed, nobody starts them again."""
+        """While workers come or go, nobody starts them."""
         self._leaving.update(keepers)
         try:
             yield
         finally:
             self._leaving.difference_update(keepers)
+
+    # -- the file
 
     async def reload(self, config: Config, *, dry_run: bool) -> Plan:
         """Goes over to a new configuration; only what has changed is touched, and nobody is waited for.
@@ -486,36 +291,68 @@ class Agents:
         """
         specs = {name: agent.spec for name, agent in self.agents.items()}
         from_file = frozenset(
-            n for n, spec in specs.items() if spec.source not in ("store", "built-in")
+            n for n, spec in specs.items() if spec.source not in (STORE, "built-in")
         )
         planned = plan(specs, from_file, self.config, config)
         kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
         check_requires({**kept, **{n: s for n, s in config.agents.items() if not s.disabled}})
-        self._check_may_start(())
-        if dry_run or planned.is_empty:
+        self.check_may_start(())
+        if dry_run:
             return planned
         self.config = config
-        for name in planned.added:  # nothing is awaited until all is as the plan found it
-            agent = self._insert(config.agents[name])
-            if agent.spec.autostart:
-                self._start_in_order(agent, agent.keepers, at_boot=True)
-        for name, effect in planned.changed.items():
-            self._change(self.agents[name], config.agents[name], effect)
+        if planned.is_empty:
+            return planned
+        # Nothing is awaited until all is as the plan found it.
+        added = [self._insert(config.agents[name]) for name in planned.added]
+        for name in planned.changed:
+            self._change(self.agents[name], config.agents[name])
+        self._renew_changed(n for n, effect in planned.changed.items() if effect == "restart")
+        leaving = [self.agents[name] for name in planned.removed]
+        self._start_from_file(added)
+        self.fill_room()
         for name in planned.changed:
             await self._rescale(name, config.agents[name].instances.minimum)
-        for name in planned.removed:
-            with contextlib.suppress(NotFound):  # somebody else removes it, too
-                await self._remove(self.of(name))
-        self.shared.bus.publish("config.reloaded", **asdict(planned))
+        if leaving:
+            with contextlib.suppress(NotFound):  # somebody else removes them, too
+                await self._remove(leaving)
+            self._start_from_file([self._insert(spec) for spec in self._come_back(planned.removed)])
+        told = {key: value for key, value in asdict(planned).items() if key != "keys"}
+        self.shared.bus.publish("config.reloaded", **told)
         return planned
 
-    def _change(self, agent: Agent, spec: Spec, effect: Effect) -> None:
+    def _start_from_file(self, agents: Iterable[Agent]) -> None:
+        if self.brake is None and not self.draining:
+            self._start_as_room_allows(
+                keeper for agent in agents if agent.spec.autostart for keeper in agent.keepers
+            )
+
+    def _come_back(self, names: Iterable[str]) -> list[Spec]:
+        """Those of the removed that the file names again: it was read once more while they ended."""
+        specs = [self.config.agents[name] for name in names if name in self.config.agents]
+        return [spec for spec in specs if not spec.disabled and spec.name not in self.agents]
+
+    def _change(self, agent: Agent, spec: Spec) -> None:
         agent.spec = spec
         agent.added = False
         for keeper in agent.keepers:
             keeper.reconfigure(spec)
-            if effect == "restart" and keeper.worker.wanted:
-                keeper.send(lifecycle.Restart("its configuration has changed"))
+
+    def _renew_changed(self, names: Iterable[str]) -> None:
+        """New workers for a new configuration, in the order of what they require, and no more than may be.
+
+        What waits for its start, or is about to end, takes the new configuration with its next life.
+        """
+        wanted = [
+            keeper
+            for name in names
+            for keeper in self.agents[name].keepers
+            if keeper.worker.wanted and not (keeper.worker.waits or keeper.is_to_end)
+            if keeper not in self._leaving
+        ]
+        chosen = {keeper: None for keeper in wanted if keeper.takes_room}
+        idle = [keeper for keeper in [*self._needed(chosen), *wanted] if keeper not in chosen]
+        self._start_as_room_allows(dict.fromkeys(idle))
+        self._renew_each(list(chosen), "its configuration has changed")
 
     async def _rescale(self, name: str, instances: int) -> None:
         agent = self.agents.get(name)
@@ -526,6 +363,8 @@ class Agents:
         except ResourceLimitExceeded as error:
             self.shared.bus.publish("limit.processes", agent=name, reason=error.message)
 
+    # -- size
+
     async def scale(self, name: str, instances: int, *, wait: bool) -> Agent:
         """Gives an agent more or fewer workers; the highest numbers go first.
 
@@ -534,140 +373,49 @@ class Agents:
         """
         agent = self.of(name)
         async with self._changing(agent):
-            self._check_may_start(())
+            self.check_may_start(())
             more = instances - len(agent.keepers)
             if more > 0:
-                if agent.wanted or not agent.keepers:
-                    self.check_capacity(more)
-                numbers = range(len(agent.keepers), instances)
-                new = [self._keeper(agent.spec, number) for number in numbers]
-                wanted = agent.wanted or not agent.keepers
-                agent.keepers += new
-                if wanted:
-                    await self.start(new, wait=wait)
+                await self._grow(agent, more, wait)
             elif more < 0:
-                leaving = agent.keepers[instances:]
-                held = agent.held
-                async with self._leave(leaving):
-                    await self.stop(leaving)
-                    for keeper in leaving:
-                        agent.keepers.remove(keeper)
-                        await keeper.close()
-                agent.held = held
+                await self._shrink(agent, instances)
             if agent.added and instances > 0:  # of the file's agents the file says how many
                 agent.spec = replace(agent.spec, instances=Scale(instances, instances))
-                await self.shared.store.write(
-                    (
-                        "UPDATE agent SET table_json = ? WHERE name = ?",
-                        (self._stored(agent.spec), name),
-                    )
-                )
+                await self._roster.change(name, to_table(agent.spec, self.config.defaults))
             self.shared.bus.publish("agent.scaled", agent=name, instances=instances)
         return agent
 
-    def _stored(self, spec: Spec) -> str:
-        return codec.encode(to_table(spec, self.config.defaults)).decode()
+    async def _grow(self, agent: Agent, more: int, wait: bool) -> None:
+        wanted = agent.wanted or not (agent.keepers or agent.held)
+        if wanted:
+            self.check_capacity(more)
+        first = len(agent.keepers)
+        new = [self._keeper(agent.spec, number) for number in range(first, first + more)]
+        agent.keepers += new
+        if wanted:
+            await self.bring_up(new, wait=wait)
+
+    async def _shrink(self, agent: Agent, instances: int) -> None:
+        leaving = agent.keepers[instances:]
+        held = agent.held
+        async with self._leave(leaving):
+            await self.stop(leaving)
+            self._note_incarnations(leaving)
+            for keeper in leaving:
+                agent.keepers.remove(keeper)
+                await keeper.close()
+        agent.held = held
 
     async def drain(self) -> None:
         """Stops everything: what requires others first, then those."""
         self.draining = True
-        left = dict(self.agents)
-        while left:
-            needed = {name for agent in left.values() for name in agent.spec.requires}
-            wave = [agent for name, agent in left.items() if name not in needed] or list(
-                left.values()
-            )
-            try:
-                await self.stop([keeper for agent in wave for keeper in agent.keepers])
-            except Timeout as error:  # what the kernel cannot end must not keep the others
-                logger.error("%s", error)
-            for agent in wave:
-                del left[agent.name]
+        try:
+            await self.stop(self.all_keepers())
+        except Timeout as error:  # what the kernel cannot end must not keep the others
+            logger.error("%s", error)
         for keeper in self.all_keepers():
             await keeper.close()
 
 
-class ServerBackend:
-    """One MCP server as the tool pool sees it: started by a call, its tools known while it is stopped."""
-
-    def __init__(self, agents: Agents, agent: Agent) -> None:
-        self._agents = agents
-        self._agent = agent
-
-    @property
-    def name(self) -> str:
-        """The server's name."""
-        return self._agent.name
-
-    @property
-    def concurrency(self) -> Concurrency:
-        """How its calls may overlap: auto, serial or parallel."""
-        return self._agent.spec.concurrency
-
-    @property
-    def request_timeout_s(self) -> float:
-        """The longest wait for an answer where the caller names none."""
-        return self._agent.spec.mcp.request_timeout
-
-    @property
-    def max_retries(self) -> int:
-        """How often a call that is safe to repeat is repeated."""
-        return self._agent.spec.mcp.max_retries
-
-    @property
-    def tools(self) -> tuple[Tool, ...]:
-        """Its tools, as it listed them last."""
-        return self._agent.tools
-
-    async def acquire(self) -> Session:
-        """A session with the server, which is started if it is not up.
-
-        Raises:
-            Conflict: somebody stopped it.
-            SpawnFailed, Timeout: it does not come up.
-            ResourceLimitExceeded: there is no room for its process.
-        """
-        if self._agent.held or self._agents.draining or not self._agent.keepers:
-            raise Conflict(
-                f'cannot call MCP server "{self.name}": it is stopped; corral start {self.name}',
-                server=self.name,
-            )
-        up = [keeper for keeper in self._agent.keepers if keeper.worker.state in UP]
-        keeper = min(up or self._agent.keepers, key=lambda each: len(each.running))
-        if keeper.worker.state not in UP:
-            await self._bring_up(keeper)
-        return keeper.session
-
-    async def _bring_up(self, keeper: Keeper) -> None:
-        worker = keeper.worker
-        last = worker.last_exit
-        if worker.state is State.TERMINATED and last is not None and last.result == "restart-limit":
-            raise _not_up(worker)
-        if worker.wanted and worker.state is not State.TERMINATED:
-            await self._agents.until_up([keeper], {keeper.id: last})  # on its way already
-        else:
-            await self._agents.start([keeper])
-
-
-def _last_exit_until(keeper: Keeper, incarnation: int) -> lifecycle.LastExit | None:
-    return next((last for number, last in keeper.exits if number <= incarnation), None)
-
-
-def _has_moved_on(incarnation: int) -> Callable[[Worker], bool]:
-    return lambda worker: worker.incarnation > incarnation or not worker.wanted
-
-
-def _is_active(worker: Worker) -> bool:
-    waits_out_backoff = worker.state is State.INITIAL and worker.deadline is not None
-    return worker.tree or waits_out_backoff
-
-
-def _not_up(worker: Worker) -> CorralError:
-    last = worker.last_exit
-    if last is None:
-        return Conflict(f'cannot start "{worker.id}": it was stopped', worker=worker.id)
-    facts = {"worker": worker.id, "result": last.result, "code": last.code, "signal": last.signal}
-    text = f'cannot start "{worker.id}": {last.message}'
-    if last.result == "start-timeout":
-        return Timeout(text, **facts)
-    return SpawnFailed(text, **facts)
+def _removed(name: str) -> NotFound:
+    return NotFound(f'cannot find agent "{name}": it was removed', name=name)

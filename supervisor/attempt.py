@@ -86,6 +86,9 @@ class Attempt:
 
     async def outcome(self, checkpoint: dict[str, object]) -> Outcome:
         """What became of it; `checkpoint` is what an earlier attempt left, as in `Records.checkpoint`."""
+        if self._keeper.worker.incarnation != self._incarnation or not self._keeper.takes_tasks:
+            # While the attempt was written down, the worker was replaced, or is to take nothing now.
+            return Failed(self._not_begun(), died=False, put_down=True)
         try:
             channel = self._keeper.channel
             call = await channel.call("task/run", {**self._params(), **checkpoint}, timeout_s=None)
@@ -115,9 +118,20 @@ class Attempt:
         grace_s = self._keeper.spec.tasks.cancel_grace
         call.answer.add_done_callback(_overlook)  # whatever it says, the record is closed
         await asyncio.wait({call.answer}, timeout=grace_s)
+        while not call.answer.done() and self._is_paused:
+            await self._until_resumed({call.answer})
+            await asyncio.wait({call.answer}, timeout=grace_s)
         if not call.answer.done() and self._keeper.worker.incarnation == self._incarnation:
             reason = f'held on to task "{self._task.id}" for {grace_s:g} s after its {state}'
             self._keeper.send(lifecycle.Replace("task-timeout", reason))
+
+    def _not_begun(self) -> WorkerFailed:
+        worker = self._keeper.worker
+        state = "paused" if worker.paused_at is not None else str(worker.state)
+        return WorkerFailed(
+            f'cannot begin task "{self._task.id}": worker "{worker.id}" is {state}',
+            worker=worker.id,
+        )
 
     def _params(self) -> dict[str, object]:
         task = self._task
@@ -138,15 +152,19 @@ class Attempt:
         }
 
     async def _until_over(self, call: Call) -> Timeout | None:
-        """Waits for the answer, a cancel, the timeout (which is returned), or a stall of the handler."""
-        begun = self._loop.time()
+        """Waits for the answer, a cancel, the timeout (which is returned), or a stall of the handler.
+
+        The time in which the worker is paused is nobody's: neither clock runs then.
+        """
         limit_s = self._limits.timeout_s
         stall_s = self._keeper.spec.monitoring.stall_timeout
-        self._heard_at = begun
+        self._heard_at = self._loop.time()
+        begun = self._heard_at - self._keeper.worker.frozen_s(self._heard_at)
         ends: set[asyncio.Future[Any]] = {call.answer, self._stop}  # of different results
         while True:
             now = self._loop.time()
-            wait_s = begun + limit_s - now
+            over_at = begun + limit_s + self._keeper.worker.frozen_s(now)
+            wait_s = over_at - now
             if stall_s > 0:
                 wait_s = min(wait_s, self._alive_at() + stall_s - now)
             done, _ = await asyncio.wait(
@@ -154,16 +172,34 @@ class Attempt:
             )
             if done:
                 return None
+            if self._is_paused:
+                await self._until_resumed(ends)
+                continue
             now = self._loop.time()
-            if now >= begun + limit_s:
+            if now >= begun + limit_s + self._keeper.worker.frozen_s(now):
                 text = f'cannot finish task "{self._task.id}" within {limit_s:g} s'
                 worker = self._task.worker
                 return Timeout(text, limit="timeout_s", value=limit_s, worker=worker)
             if stall_s > 0 and now >= self._alive_at() + stall_s:
                 return None
 
+    @property
+    def _is_paused(self) -> bool:
+        worker = self._keeper.worker
+        return worker.paused_at is not None and worker.incarnation == self._incarnation
+
+    async def _until_resumed(self, ends: set[asyncio.Future[Any]]) -> None:
+        """Waits for the end of the pause, or for one of `ends`."""
+        resumed = asyncio.ensure_future(self._keeper.until(lambda _: not self._is_paused))
+        try:
+            await asyncio.wait({*ends, resumed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            resumed.cancel()
+            await asyncio.gather(resumed, return_exceptions=True)
+
     def _alive_at(self) -> float:
-        return max(self._heard_at, self._keeper.shared.wakefulness.floor())
+        resumed_at = self._keeper.worker.resumed_at
+        return max(self._heard_at, resumed_at, self._keeper.shared.wakefulness.floor())
 
     async def _answered(self, channel: Channel, answer: asyncio.Future[object]) -> Outcome:
         error = answer.exception()

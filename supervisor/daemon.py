@@ -14,26 +14,33 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from ..mcp import cortex_command
 from ..mcp.pool import Pool
 from ..worker import codec
 from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from .agents import Agents
+from .alert import Alerts, Counts
 from .bus import Bus, Event
+from .command import Commands
+from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
-from .keeper import Shared, Wakefulness
-from .lifecycle import Replace, Worked
+from .keeper import Keeper, Shared, Wakefulness
+from .launch import Host
+from .lifecycle import State, Worked
+from .limits import Limits
 from .listener import Listener, SocketLock, group_id
 from .logs import LogStore
-from .metrics import Excess, Metrics, Watched
-from .process import Launcher
+from .methods import METHODS
+from .probe import Probes
+from .process import Exit, Launcher
 from .service import WorkerService
-from .spec import Config, Spec, decode, decode_agent
-from .store import Store
+from .spec import Config, Process, Spec, decode, decode_agent
+from .store import STALL_S, Store
 from .tasks import Tasks
 
 AGENT_USER = "corral-agent"
@@ -42,8 +49,14 @@ AGENT_USER = "corral-agent"
 BEAT_S = 1.0
 """How often the daemon looks after itself: stalls, moved log files, the watchdog."""
 
+NOTIFY_S = 0.5
+"""How long a service manager that does not read may hold us up."""
+
 EXPIRY_S = 3600.0
 """How often what has expired is removed from the store."""
+
+JUMP_S = 600.0
+"""The wall clock is off by more than this from the monotonic one: somebody has set it, or we were suspended."""
 
 SEQ_GAP = 10_000
 """Skipped after a kill: numbers of events that were shown and not yet stored are not given again."""
@@ -98,8 +111,10 @@ def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
     return Paths(config / "corral" / "corral.toml", run / "corral.sock", state / "corral")
 
 
-async def run(config: Config, paths: Paths) -> None:
+async def run(config: Config, paths: Paths, inherited: socket.socket | None = None) -> None:
     """Runs the daemon until SIGTERM or SIGINT; returns when nothing of it is left.
+
+    `inherited` is the control socket where the service manager listens already.
 
     Raises:
         Conflict: another daemon has the socket.
@@ -115,23 +130,44 @@ async def run(config: Config, paths: Paths) -> None:
     if config.daemon.group is not None:
         group_id(config.daemon.group)
     started = asyncio.get_running_loop().time()
+    end = _End()
     os.umask(0o077)
     _raise_descriptor_limit()
-    lock = SocketLock(paths.socket)
+    lock = SocketLock(paths.socket, inherited)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(lock.release)  # the last thing: the next daemon may start then
         _make_state_dir(paths.state_dir)
         store = Store.open(paths.state_dir / "corral.db")
         stack.push_async_callback(store.close)
-        this = await _Daemon.begin(config, paths, store, stack)
-        await this.serve(lock, started)
+        this = await _Daemon.begin(config, paths, store, stack, end)
+        await this.serve(
+            lock, started, stack.enter_context(ServiceManager(os.environ, os.getpid()))
+        )
+
+
+class _End:
+    """Whether somebody wants the daemon to end, and at once: signals are heard from the first moment on."""
+
+    def __init__(self) -> None:
+        self.is_wanted = asyncio.Event()
+        self.is_urgent = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ask)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the file has just been read
+
+    def _ask(self) -> None:
+        if self.is_wanted.is_set():
+            self.is_urgent.set()  # a second SIGTERM or Ctrl-C means at once
+        self.is_wanted.set()
 
 
 class _Daemon:
     """The rooms of a running daemon."""
 
-    def __init__(self, config: Config, paths: Paths, shared: Shared) -> None:
+    def __init__(self, config: Config, paths: Paths, shared: Shared, end: _End) -> None:
         self.config = config
+        self._end = end
         self.paths = paths
         self.shared = shared
         self.service = WorkerService(shared)
@@ -139,14 +175,27 @@ class _Daemon:
         self.agents = Agents(shared, config, self.service, self.pool)
         self.tasks = Tasks(shared, self.agents)
         self.service.attach(self.agents, self.tasks, self.pool)
-        self.metrics = Metrics()
-        self._stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self.limits = Limits(shared.launcher, shared.bus)
+        self.service.listeners += [self.limits.changed, self._note_start]
+        self.alerts = Alerts(
+            shared.bus,
+            shared.probes.commands,
+            shared.alert_counts,
+            lambda: self.agents.config,
+            self._spec_of,
+            "/" if paths.config is None else str(paths.config.resolve().parent),
+        )
+        self._store_stalls = False
         self._reloading: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def begin(
-        cls, config: Config, paths: Paths, store: Store, stack: contextlib.AsyncExitStack
+        cls,
+        config: Config,
+        paths: Paths,
+        store: Store,
+        stack: contextlib.AsyncExitStack,
+        end: _End,
     ) -> "_Daemon":
         """Makes the rooms and starts the launcher."""
         was_clean, next_seq = await _previous(store)
@@ -154,39 +203,77 @@ class _Daemon:
         stack.callback(logs.close)
         bus = Bus(next_seq, lambda event: store.post(_insert_event(event)))
         stack.push_async_callback(_note_clean_end, store, bus)
+        wanted = config.daemon.containment
+
+        def exited(report: Exit) -> None:
+            this.exited(report)
+
+        def emptied(unit: str) -> None:
+            this.emptied(unit)
+
         launcher = Launcher(
-            on_exit=lambda report: this.agents.exited(report),
-            on_empty=lambda unit: this.agents.emptied(unit),
+            on_exit=exited,
+            on_empty=emptied,
             on_lost=lambda: _note_loss(bus),
             sole_parent=True,
+            state_dir=paths.state_dir,
+            tier="auto" if wanted == "pidns" else wanted,
+            pid_namespace=wanted == "pidns",
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
         default_user = _default_user()
+        host = Host(
+            environ=dict(os.environ),
+            sdk_path=_make_sdk_folder(paths.state_dir),
+            ordinary_user=os.getuid() != 0,
+            default_user=default_user,
+            temporary_root=make_temporary_root(paths.state_dir),
+            containment=lambda: launcher.containment,
+        )
         shared = Shared(
             launcher=launcher,
             bus=bus,
             store=store,
             logs=logs,
             generation=store.generation,
-            environ=dict(os.environ),
-            sdk_path=_make_sdk_folder(paths.state_dir),
+            host=host,
             wakefulness=Wakefulness(),
+            alert_counts=Counts(),
+            probes=Probes(Commands(launcher, host, store.generation)),
             starting=asyncio.Semaphore(config.process.start_concurrency),
-            ordinary_user=os.getuid() != 0,
-            default_user=default_user,
         )
-        this = cls(config, paths, shared)
+        this = cls(config, paths, shared, end)
         await launcher.start()
         stack.push_async_callback(launcher.close)
         await this.agents.load(_built_in(config, paths, ordinary_user, default_user))
         await this.tasks.load()
         return this
 
-    async def serve(self, lock: SocketLock, started: float) -> None:
+    def _spec_of(self, name: str) -> Spec | None:
+        agent = self.agents.agents.get(name)
+        return None if agent is None else agent.spec
+
+    def _note_store(self) -> None:
+        """Publishes that the store takes nothing now, or takes things again."""
+        stalled_s = self.shared.store.stalled_s
+        if self._store_stalls != (stalled_s > STALL_S):
+            self._store_stalls = not self._store_stalls
+            what = "daemon.degraded" if self._store_stalls else "daemon.recovered"
+            self.shared.bus.publish(what, part="store", stalled_s=round(stalled_s, 3))
+
+    def exited(self, report: Exit) -> None:
+        """The launcher says that a leader is dead: a worker's, or a command's."""
+        self.shared.probes.commands.exited(report)
+        self.agents.exited(report)
+
+    def emptied(self, unit: str) -> None:
+        """The launcher says that nothing of a unit is left."""
+        self.shared.probes.commands.emptied(unit)
+        self.agents.emptied(unit)
+
+    async def serve(self, lock: SocketLock, started: float, manager: "ServiceManager") -> None:
         """Listens, starts what is to be started, and waits for the end."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         config_path = None if self.paths.config is None else str(self.paths.config)
         daemon = Daemon(
@@ -197,22 +284,33 @@ class _Daemon:
             lambda: read_config(self.paths.config),
         )
         control = Control(
-            self.shared, self.agents, self.tasks, self.pool, self.service, self.metrics, daemon
+            self.shared,
+            self.agents,
+            self.tasks,
+            self.pool,
+            self.service,
+            self.limits,
+            daemon,
+            METHODS,
         )
         listener = Listener(control, lock, group=self.config.daemon.group)
-        await listener.open()
+        listener.open()
+        left = leftovers(self.shared.host.temporary_root)
         chores = [
-            loop.create_task(self._beat()),
+            loop.create_task(self._beat(manager)),
             loop.create_task(self._expire()),
-            loop.create_task(self.metrics.run(self._watched, self._on_excess)),
+            loop.create_task(self.alerts.run()),
+            loop.create_task(asyncio.to_thread(remove_leftovers, left)),
+            loop.create_task(self.limits.run()),
         ]
         try:
             self.shared.bus.publish("daemon.started", generation=self.shared.generation)
-            self.agents.boot()
-            notify_systemd("READY=1")
+            if not self._end.is_wanted.is_set():
+                self.agents.boot()
+            manager.tell("READY=1")
             logger.info("ready: pid %d, socket %s", os.getpid(), self.paths.socket)
-            await self._stopping.wait()
-            notify_systemd("STOPPING=1")
+            await self._end.is_wanted.wait()
+            manager.tell("STOPPING=1")
             logger.info("stopping")
             await self._drain()
         finally:
@@ -224,7 +322,7 @@ class _Daemon:
     async def _drain(self) -> None:
         self.shared.bus.publish("daemon.stopping")
         draining = asyncio.create_task(self.agents.drain())
-        hurry = asyncio.create_task(self._hurry.wait())
+        hurry = asyncio.create_task(self._end.is_urgent.wait())
         await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not draining.done():
@@ -249,11 +347,6 @@ class _Daemon:
             logger.error("%s", error.message)
             self.shared.bus.publish("config.refused", reason=error.message)
 
-    def _on_signal(self) -> None:
-        if self._stopping.is_set():
-            self._hurry.set()  # a second SIGTERM or Ctrl-C means at once
-        self._stopping.set()
-
     def _note_calls(self, server: str, in_flight: int) -> None:
         agent = self.agents.agents.get(server)
         if agent is None:
@@ -262,38 +355,40 @@ class _Daemon:
             if keeper.worker.pid is not None:
                 keeper.send(Worked(in_flight > 0))
 
-    async def _beat(self) -> None:
-        is_watched = _is_watched(os.environ, os.getpid())
+    def _note_start(self, keeper: Keeper) -> None:
+        """A server that was started by a call works from the moment that it is ready."""
+        name, is_ready = keeper.spec.name, keeper.worker.state is State.READY
+        is_server = keeper.spec.kind == "mcp" and name in self.agents.agents
+        if is_ready and is_server and self.pool.stats(name).in_flight > 0:
+            keeper.send(Worked(True))
+
+    async def _beat(self, manager: "ServiceManager") -> None:
+        """Feeds the watchdog by the mere turning of the loop: a full disk or a stalled store is no reason to die."""
         while True:
+            if manager.is_watching:
+                manager.tell("WATCHDOG=1")
             self.shared.wakefulness.floor()
-            self.shared.logs.check()
-            if is_watched:
-                notify_systemd("WATCHDOG=1")
+            self._note_store()
+            try:
+                self.shared.logs.check()
+            except OSError as error:
+                logger.warning("cannot look after the logs: %s", error)
             await asyncio.sleep(BEAT_S)
 
-    def _watched(self) -> Iterator[Watched]:
-        for keeper in self.agents.all_keepers():
-            resources = keeper.spec.resources
-            if keeper.worker.pid is not None and resources.enable_resource_tracking:
-                interval_s = keeper.spec.monitoring.metrics_interval
-                yield Watched(keeper.worker.pid, resources.max_memory_bytes, interval_s)
-
-    def _on_excess(self, excess: Excess) -> None:
-        for keeper in self.agents.all_keepers():
-            if keeper.worker.pid == excess.pid:
-                used, limit = excess.used_bytes, excess.limit_bytes
-                reason = f"its process tree uses {used} bytes of max_memory_bytes = {limit}"
-                self.shared.bus.publish(
-                    "limit.memory", agent=keeper.spec.name, worker=keeper.id, used=used, limit=limit
-                )
-                keeper.send(Replace("oom", reason))
-
     async def _expire(self) -> None:
+        offset_s = time.time() - time.monotonic()
         while True:
             now = time.time()
+            jumped_s = now - time.monotonic() - offset_s
+            if abs(jumped_s) > JUMP_S:  # a wrong date for an hour must not cost the records
+                logger.warning("the wall clock jumped by %.0f s: nothing expires yet", jumped_s)
+                offset_s += jumped_s
+                await asyncio.sleep(EXPIRY_S)
+                continue
             past = time.gmtime(now - self.config.events.retention)
             events_before = time.strftime("%Y-%m-%dT%H:%M:%S", past)
             tasks_before = now - self.config.defaults.tasks.result_retention
+            await self.shared.logs.expire(now - self.config.events.retention)
             try:
                 await self.shared.store.write(
                     ("DELETE FROM event WHERE at < ?", (events_before,)),
@@ -307,23 +402,31 @@ class _Daemon:
             await asyncio.sleep(EXPIRY_S)
 
 
-def _is_watched(environ: Mapping[str, str], pid: int) -> bool:
-    """Whether the service manager waits for our sign of life; see sd_watchdog_enabled(3)."""
-    return "WATCHDOG_USEC" in environ and environ.get("WATCHDOG_PID", str(pid)) == str(pid)
+class ServiceManager:
+    """Whoever has started us and waits for our word, if anybody; see sd_notify(3) and sd_watchdog_enabled(3)."""
 
+    def __init__(self, environ: Mapping[str, str], pid: int) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        meant_for = environ.get("WATCHDOG_PID", str(pid))
+        self.is_watching = "WATCHDOG_USEC" in environ and meant_for == str(pid)
+        # Opened once: a beat must not depend on a free descriptor.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(NOTIFY_S)
 
-def notify_systemd(state: str) -> None:
-    """Tells the service manager, if there is one, about our state; see sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.sendto(state.encode(), address)
-        except OSError as error:
-            logger.warning("cannot notify the service manager: %s", error)
+    def tell(self, state: str) -> None:
+        """Tells it our state."""
+        if self._address:
+            try:
+                self._socket.sendto(state.encode(), self._address)
+            except OSError as error:
+                logger.warning("cannot notify the service manager: %s", error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
 
 async def _previous(store: Store) -> tuple[bool, int]:
@@ -419,6 +522,7 @@ def _built_in(
         "command": list(command),
         "autostart": False,
         "environment": {"CORTEX_DB": str(folder / "cortex.db")},
+        "process": _with_own(config.defaults.process, str(folder)),
     }
     spec = decode_agent(
         "cortex",
@@ -429,6 +533,12 @@ def _built_in(
         directory=str(folder),
     )
     return [spec]
+
+
+def _with_own(process: Process, folder: str) -> dict[str, object]:
+    """Where every process is kept to the paths of `[process]`: those, and the folder of its own."""
+    lists = {"read_paths": process.read_paths, "write_paths": process.write_paths}
+    return {key: [*paths, folder] for key, paths in lists.items() if paths is not None}
 
 
 def _raise_descriptor_limit() -> None:

@@ -14,6 +14,9 @@ from .values import SIZE_MAX_BYTES, dotted, is_list, is_table, kind_of
 
 KeyPath = tuple[str, ...]
 
+STORE = "store"
+"""The source of what was added at run time: no file that a person could look into."""
+
 
 class Page:
     """The document that is read: it knows its name and its lines, and makes the errors."""
@@ -26,11 +29,15 @@ class Page:
         """The error to raise about `path`; `value` None where nothing was written."""
         key, shown = dotted(path), _shown(path, value)
         line = _line_of(self.text, path)
-        place = f"{_one_line(self.source)}, line {line}" if line else _one_line(self.source)
-        what = f"{key} = {_brief(shown)}" if value is not None else key
         facts: dict[str, object] = {"file": self.source, "key": key, "value": shown}
         facts |= {"reason": reason, **({"line": line} if line else {}), **data}
-        return InvalidParams(f"cannot read {place}: {what}: {_one_line(reason)}", **facts)
+        where = f"cannot read {_one_line(self.source)}" + (f", line {line}" if line else "")
+        if self.source == STORE:
+            depth = 2 if path[0] == "agents" else 3
+            where, key = f"cannot accept {_brief(path[depth - 1])}", dotted(path[depth:])
+        what = key if value is None or not key else f"{key} = {_brief(shown)}"
+        words = ": ".join(filter(None, (where, what, _one_line(reason))))
+        return InvalidParams(words, **facts)
 
     def tables(self) -> dict[str, object]:
         """What the TOML says.

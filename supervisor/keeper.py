@@ -6,21 +6,20 @@ recognised by their unit and dropped. Nothing here decides when to start, stop o
 """
 
 import asyncio
+import contextlib
 import logging
 import os
-import pwd
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 from ..mcp.messages import Era, Tool
 from ..mcp.session import Session
+from ..worker import codec
 from ..worker.channel import Channel
 from ..worker.errors import (
     CorralError,
@@ -31,14 +30,37 @@ from ..worker.errors import (
     WorkerFailed,
 )
 from ..worker.wire import Notification, Request
-from . import lifecycle
+from . import excess, lifecycle
+from .alert import Counts
 from .bus import Bus
+from .check import Readiness
+from .checkup import Checkup, Surroundings
+from .confinement import remove_temporary
+from .excess import Excess, Spending
+from .launch import Host, launch_of
 from .lifecycle import UP, LastExit, State, Worker
-from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, line_of
-from .logs import Capture, LogStore, LogWriter
-from .process import Child, Exit, Launch, Launcher, Scope
+from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
+from .logfile import severity
+from .logs import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
+from .probe import Finding, Probes
+from .process import Child, Exit, Launcher, Scope
 from .spec import Spec
 from .store import Store
+
+PAUSED = "paused"
+"""The reason for which a tree is frozen when somebody has asked for it."""
+
+FREEZE_AGAIN_S = 0.5
+"""When the launcher does not keep up, it is told to freeze or thaw again after this time."""
+
+LATE_S = 0.1
+"""A deadline that is noticed so late finds us with things unread."""
+
+READ_S = 0.02
+"""What has come meanwhile is read in this time, before anything is judged."""
+
+READINGS = 5
+"""How often, at most, one deadline is put off for that."""
 
 EXITS_KEPT = 10
 """Ends that `show` lists per worker."""
@@ -78,12 +100,11 @@ class Shared:
     store: Store
     logs: LogStore
     generation: int
-    environ: Mapping[str, str]
-    sdk_path: Path
+    host: Host
     wakefulness: Wakefulness
+    probes: Probes
+    alert_counts: Counts
     starting: asyncio.Semaphore
-    ordinary_user: bool
-    default_user: str | None = None
 
 
 class Service(Protocol):
@@ -106,7 +127,7 @@ class Service(Protocol):
         ...
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Incarnation:
     """One life of the worker."""
 
@@ -119,6 +140,8 @@ class Incarnation:
     task: asyncio.Task[None] | None = None
     doomed: bool = False
     early: list[Exit | None] = field(default_factory=list["Exit | None"])
+    temporary: str | None = None
+    proc_fd: int | None = None
 
 
 class Keeper:
@@ -137,20 +160,28 @@ class Keeper:
         self.tools: tuple[Tool, ...] = ()
         self.era: Era | None = None
         self.announced: tuple[str, ...] = ()
-        self.log: LogWriter = shared.logs.writer(
-            spec.name,
-            worker_id,
-            max_file_bytes=spec.monitoring.max_log_file_bytes,
-            max_files=spec.monitoring.max_log_files,
-        )
+        limits = LogLimits.of(spec.monitoring)
+        self.log: LogWriter = shared.logs.writer(spec.name, worker_id, limits)
         self._notes = self.log.stream("log")
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: set[asyncio.Event] = set()
+        self._armed_for = 0.0
+        # Immutable, since an empty one of these is one for all: there may be thousands of keepers.
+        self._waiting: frozenset[asyncio.Event] = frozenset()
         self._events: list[lifecycle.Event] = []
         self._stepping = False
-        self._cleanups: set[asyncio.Task[None]] = set()
+        self._excused_to = 0.0
+        self._spending = Spending()
+        self._refill: asyncio.TimerHandle | None = None
+        self._cleanups: frozenset[asyncio.Task[object]] = frozenset()
+        self.is_to_end = False
+        self.has_room = False
+        """Room is kept for it: it is started as soon as it is in the store."""
+        self._frozen_for: frozenset[str] = frozenset()
         self._following: asyncio.Task[None] | None = None
+        awake_since = shared.wakefulness.floor
+        around = Surroundings(shared.bus, shared.probes, awake_since, utc_now)
+        self.checkup = Checkup(self, around)
 
     @property
     def spec(self) -> Spec:
@@ -176,6 +207,7 @@ class Keeper:
         finally:
             self._stepping = False
         self._rearm()
+        self.checkup.changed()
         for waiting in self._waiting:
             waiting.set()
         self.service.changed(self)
@@ -188,59 +220,167 @@ class Keeper:
                 del self.exits[0]  # the same end, of which more is known now
             self.exits.insert(0, (before.incarnation, self.worker.last_exit))
             del self.exits[EXITS_KEPT:]
+        number = before.incarnation
         for action in actions:
-            self._perform(action)
+            if isinstance(action, lifecycle.Transition):
+                if action.new is State.STARTING:  # what came before was of the earlier life
+                    number = self.worker.incarnation
+                self._publish(action, number)
+            else:
+                self._perform(action)
 
     async def until(self, done: Callable[[Worker], bool]) -> Worker:
         """The worker, as soon as `done` says yes to it. Whoever calls this bounds it."""
         changed = asyncio.Event()
-        self._waiting.add(changed)
+        self._waiting |= {changed}
         try:
             while not done(self.worker):
                 changed.clear()
                 await changed.wait()
         finally:
-            self._waiting.discard(changed)
+            self._waiting -= {changed}
         return self.worker
 
     def _rearm(self) -> None:
+        due = self.worker.deadline
         if self._timer is not None:
+            if due == self._armed_for:
+                return  # also while it is put off: events must not put it off for ever
             self._timer.cancel()
             self._timer = None
-        if self.worker.deadline is not None:
-            self._timer = self._loop.call_at(self.worker.deadline, self._tick)
+        if due is not None:
+            self._armed_for = due
+            self._timer = self._loop.call_at(due, self._tick, due)
 
-    def _tick(self) -> None:
-        heard_at = self.life.line.heard_at if self.life is not None else 0.0
-        self.send(lifecycle.Tick(max(heard_at, self.shared.wakefulness.floor())))
+    def _tick(self, due: float, readings: int = READINGS) -> None:
+        now = self._loop.time()
+        if now - due > LATE_S and readings:  # timers come before what is to be read
+            due = now + READ_S
+            self._timer = self._loop.call_at(due, self._tick, due, readings - 1)
+            return
+        self._timer = None
+        floor = max(self._excused_to, self.shared.wakefulness.floor())
+        self.send(lifecycle.Tick(max(self._heard_at, floor)))
         # A timer may fire a hair before its time: then the deadline still stands, and is armed again.
+
+    @property
+    def _heard_at(self) -> float:
+        return self.life.line.heard_at if self.life is not None else 0.0
+
+    def excuse(self, frozen_s: float) -> None:
+        """For so long from now on it cannot speak: that is no silence of its own."""
+        self._excused_to = max(self._excused_to, self._heard_at) + frozen_s
 
     def reconfigure(self, spec: Spec) -> None:
         """Takes a changed spec; what needs a new process takes effect with the next one."""
-        self.log = self.shared.logs.writer(
-            spec.name,
-            self.id,
-            max_file_bytes=spec.monitoring.max_log_file_bytes,
-            max_files=spec.monitoring.max_log_files,
-        )
+        self.log.configure(LogLimits.of(spec.monitoring))
         self.send(lifecycle.Reconfigure(spec))
 
     def start_after(self, ready: Coroutine[None, None, None], reason: str) -> None:
-        """Starts the worker once `ready` is done; a stop meanwhile cancels that."""
-        self.forget_start()
+        """Starts the worker once `ready` is done; whatever is asked of it meanwhile cancels that."""
+        self.do_after(ready, lambda: self.send(lifecycle.Start()))
         self.send(lifecycle.Want(reason))
+
+    def do_after(
+        self, ready: Coroutine[None, None, None], act: Callable[[], None], *, ends: bool = False
+    ) -> None:
+        """Calls `act` once `ready` is done; `forget` cancels that. `ends` says that it ends the worker."""
+        self.forget()
 
         async def follow() -> None:
             await ready
-            self.send(lifecycle.Start())
+            self._following = None
+            self.is_to_end = False
+            act()
 
+        self.is_to_end = ends
         self._following = self._loop.create_task(follow())
+        self._following.add_done_callback(lambda _: ready.close())
 
-    def forget_start(self) -> None:
-        """Cancels a start that still waits for others."""
+    def forget(self) -> None:
+        """Cancels what still waits for others."""
+        self.is_to_end = False
         if self._following is not None:
             self._following.cancel()
             self._following = None
+
+    @property
+    def is_following(self) -> bool:
+        """Whether something waits for others before it is done."""
+        return self._following is not None
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether it has, or is about to have, processes: so much of the limit is taken."""
+        worker = self.worker
+        backs_off = worker.state is State.INITIAL and worker.deadline is not None
+        is_coming = self.has_room or (worker.waits and self._following is not None)
+        return worker.tree or backs_off or is_coming
+
+    def freeze(self, reason: str) -> None:
+        """Lets no process of the tree run, for one more reason; of what is ending nothing is frozen."""
+        if self.worker.pid is None or self.worker.state is State.SHUTTING_DOWN:
+            return
+        self._frozen_for |= {reason}
+        if len(self._frozen_for) == 1:
+            self._turn()
+
+    def thaw(self, reason: str) -> None:
+        """Takes one reason back; the tree runs again when there is none left."""
+        if reason in self._frozen_for:
+            self._frozen_for -= {reason}
+            if not self._frozen_for:
+                self._turn()
+
+    def _thaw_for_its_end(self) -> None:
+        if self._frozen_for:
+            self._frozen_for = frozenset()
+            self._turn()
+
+    def _turn(self) -> None:
+        """Tells the launcher what is to be, until it takes it."""
+        life = self.life
+        if life is None or life.child is None:
+            return
+        try:
+            if self._frozen_for:
+                self.shared.launcher.freeze(life.unit)
+            else:
+                self.shared.launcher.thaw(life.unit)
+        except Overloaded as error:
+            logger.warning("%s", error)
+            self._loop.call_later(FREEZE_AGAIN_S, self._turn)
+
+    def spend(self, tokens: int) -> None:
+        """Takes note of tokens that it has used; `is_out_of_tokens` may follow, and later end."""
+        resources = self.spec.resources
+        if not tokens or not resources.max_tokens_per_minute:
+            return
+        now = self._loop.time()
+        was_out = self.is_out_of_tokens
+        self._spending = self._spending.plus(tokens, now)
+        found = excess.tokens(self._spending.used(now), resources)
+        if found is not None and not was_out:
+            self.publish_excess(found)
+        if found is not None and self._refill is None:  # one timer, however much is reported
+            self._await_tokens()
+
+    def _await_tokens(self) -> None:
+        wait_s = self._spending.wait_s(self.spec.resources.max_tokens_per_minute, self._loop.time())
+        self._refill = self._loop.call_later(wait_s, self._refilled)
+
+    def _refilled(self) -> None:
+        self._refill = None
+        if self.is_out_of_tokens:  # more was used meanwhile
+            self._await_tokens()
+        else:
+            self.service.changed(self)
+
+    @property
+    def is_out_of_tokens(self) -> bool:
+        """Whether it takes no task until the tokens of the last minute are fewer."""
+        used = self._spending.used(self._loop.time()) if self._spending.entries else 0
+        return excess.tokens(used, self.spec.resources) is not None
 
     def begin(self, task_id: str) -> None:
         """The worker has been given work."""
@@ -261,23 +401,29 @@ class Keeper:
         if life.child is None:
             life.early.append(report)  # it died before we were told that it lived
             return
-        error = WorkerFailed(
-            f'cannot go on with worker "{self.id}": {_cause_of_death(report)}',
-            worker=self.id,
-            **_exit_facts(report),
-        )
-        cleanup = self._loop.create_task(self._clean_up(life, error))
-        self._cleanups.add(cleanup)
-        cleanup.add_done_callback(self._cleanups.discard)
+        for capture in life.captures:  # what it wrote last belongs to this life
+            capture.catch_up()
         code, name = _code_and_signal(report.status)
+        used_s = report.utime_s + report.stime_s
+        over = excess.at_end(code, name, used_s, report.oom_kills, self.spec.resources)
+        cause = _cause_of_death(report) if over is None else over.message
+        facts = (
+            _exit_facts(report) if over is None else {**_exit_facts(report), "result": over.result}
+        )
+        error = WorkerFailed(
+            f'cannot go on with worker "{self.id}": {cause}', worker=self.id, **facts
+        )
+        if over is not None and self.worker.state is not State.SHUTTING_DOWN:
+            self.publish_excess(over)
+        self._note_cleanup(self._loop.create_task(self._clean_up(life, error)))
         self.send(
             lifecycle.Exited(
                 code,
                 name,
                 at=utc_now(),
                 jitter=random.random(),
-                result=_LIMIT_SIGNALS.get(name or ""),
-                message=self._last_words(report),
+                result=None if over is None else over.result,
+                message=self._last_words(cause),
             )
         )
 
@@ -289,29 +435,35 @@ class Keeper:
         if life.child is None:
             life.early.append(None)
             return
+        self._clear_away(life)
         self.send(lifecycle.Emptied())
 
     # -- actions out
 
     def _perform(self, action: lifecycle.Action) -> None:
-        if isinstance(action, lifecycle.Transition):
-            self._publish(action)
-        elif isinstance(action, lifecycle.Spawn):
+        if isinstance(action, lifecycle.Spawn):
             self._spawn(action.incarnation)
         elif isinstance(action, lifecycle.Ask):
             self._ask(action.grace_s)
         elif isinstance(action, lifecycle.Signal):
+            self._thaw_for_its_end()
             self.signal(action.name, tree=action.tree)
+        elif isinstance(action, lifecycle.Freeze):
+            self.freeze(PAUSED)
+            self._tell("agent.paused")
+        elif isinstance(action, lifecycle.Thaw):
+            self.thaw(PAUSED)
+            self._tell("agent.resumed")
         else:
             self._kill()
 
-    def _publish(self, transition: lifecycle.Transition) -> None:
+    def _publish(self, transition: lifecycle.Transition, incarnation: int) -> None:
         flip = {transition.old, transition.new} == {State.BUSY, State.IDLE}
         self.shared.bus.publish(
             "worker.state",
             agent=self.spec.name,
             worker=self.id,
-            incarnation=self.worker.incarnation,
+            incarnation=incarnation,
             store=not (flip or transition.new is State.BUSY),
             **{"from": str(transition.old), "to": str(transition.new)},
             reason=transition.reason,
@@ -319,8 +471,27 @@ class Keeper:
         if transition.new is State.TERMINATED:
             logger.info("worker %s is Terminated: %s", self.id, transition.reason)
 
+    def _tell(self, what: str) -> None:
+        number = self.worker.incarnation
+        self.shared.bus.publish(
+            what, agent=self.spec.name, worker=self.id, incarnation=number, store=True
+        )
+
+    def publish_excess(self, found: Excess) -> None:
+        """Tells of a limit that was reached or passed."""
+        assert self.life is not None, "only what runs, or ran, has limits"
+        self.shared.bus.publish(
+            found.event,
+            agent=self.spec.name,
+            worker=self.id,
+            incarnation=self.life.number,
+            store=True,
+            **found.facts,
+        )
+
     def _ask(self, grace_s: float) -> None:
         assert self.life is not None, "only what runs is asked to end"
+        self._thaw_for_its_end()
         if not self.life.line.ask(grace_s):
             self.signal(self.spec.process.stop_signal, tree=False)
 
@@ -337,6 +508,7 @@ class Keeper:
         life = self.life
         if life is None:
             return
+        self._frozen_for = frozenset()  # a kill reaches what is frozen
         if life.child is None:
             life.doomed = True
         else:
@@ -344,6 +516,7 @@ class Keeper:
 
     def _spawn(self, number: int) -> None:
         unit = f"{self.id}#{number}"
+        self.log.begin()
         line = line_of(
             self.spec,
             Hooks(
@@ -355,10 +528,12 @@ class Keeper:
                 hear=self._hear,
                 log=self.log.stream("stdout").line,
                 tools=self._list,
+                probe=self._probe,
             ),
         )
         life = Incarnation(number, unit, line, self._loop.time())
         self.life = life
+        self._frozen_for = frozenset()
         life.task = self._loop.create_task(self._bring_up(life))
 
     async def _bring_up(self, life: Incarnation) -> None:
@@ -374,6 +549,8 @@ class Keeper:
             self.send(failed)
             return
         if self.spec.protocol == "none":
+            if self.spec.ready is not None:
+                await self._await_ready(life)
             return
         assert life.child is not None, "a launch that does not raise has a child"
         if self.worker.state is not State.STARTING:  # it was stopped first: nobody takes its pipes
@@ -394,6 +571,29 @@ class Keeper:
             self._note_agreed(life.line)
             self.send(lifecycle.Shaken())
 
+    def _stream(self, life: Incarnation, name: StreamName) -> LogStream:
+        stream = self.log.stream(name)
+        if isinstance(life.line, SilentLine):
+            life.line.tap(stream)
+        return stream
+
+    async def _await_ready(self, life: Incarnation) -> None:
+        """A program without a protocol has something else that shows when it is Ready."""
+        assert life.child is not None, "a launch that does not raise has a child"
+        await life.line.open(life.child)
+        if self.life is life:
+            self.send(lifecycle.Shaken())
+
+    async def _probe(self, ready: Readiness) -> Finding:
+        pid = self.life.child.pid if self.life and self.life.child else ""
+        return await self.shared.probes.ask(
+            ready,
+            self.spec,
+            self.id,
+            timeout_s=ready.timeout,
+            environment={"CORRAL_CHECK_NAME": "ready", "CORRAL_CHECK_PID": str(pid)},
+        )
+
     def _note_agreed(self, line: Line) -> None:
         if isinstance(line, CorralLine):
             self.announced = line.announced
@@ -412,14 +612,26 @@ class Keeper:
             )
         )
         has_stdin = self.spec.protocol != "none"
-        _refuse_what_is_not_there(self.spec)
-        launch = self._launch_of(life.unit)
-        child = await self.shared.launcher.spawn(launch, pipe_stdin=has_stdin)
+        described = (self.spec, self.shared.host, self.id, life.unit)
+        if self.spec.process.read_paths is None:
+            launch = launch_of(*described)
+        else:  # it looks at the program's files, and a disk may hang
+            launch = await asyncio.to_thread(launch_of, *described)
+        life.temporary = launch.temporary
+        try:
+            child = await self.shared.launcher.spawn(launch, pipe_stdin=has_stdin)
+        except BaseException:
+            self._clear_away(life)
+            raise
+        if launch.read_paths is not None:
+            # What Landlock allows of /proc/PID is lost when the kernel forgets that folder, unless it is held.
+            with contextlib.suppress(OSError):
+                life.proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
         life.child = child
         life.started_at = self._loop.time()
-        life.captures.append(Capture(child.stderr_fd, self.log.stream("stderr")))
+        life.captures.append(Capture(child.stderr_fd, self._stream(life, "stderr")))
         if not has_stdin and child.stdout_fd is not None:
-            life.captures.append(Capture(child.stdout_fd, self.log.stream("stdout")))
+            life.captures.append(Capture(child.stdout_fd, self._stream(life, "stdout")))
         self.send(lifecycle.Spawned(child.pid))
         for report in life.early:
             if report is None:
@@ -427,81 +639,44 @@ class Keeper:
             else:
                 self.exited(report)
 
-    def _launch_of(self, unit: str) -> Launch:
-        spec = self.spec
-        process = spec.process
-        env = {
-            name: self.shared.environ[name]
-            for name in process.inherit_environment
-            if name in self.shared.environ
-        }
-        if process.environment_file is not None:
-            env |= read_environment_file(Path(process.environment_file))
-        user = process.user or self.shared.default_user
-        if user is not None:
-            env |= _home_of(user)
-        env |= spec.environment
-        argv = spec.command
-        if spec.entrypoint is not None:
-            python = spec.python or sys.executable
-            argv = (python, "-P", "-m", "corral.worker", spec.entrypoint)
-            if spec.python is not None:
-                inherited = env.get("PYTHONPATH")
-                paths = [str(self.shared.sdk_path), *([inherited] if inherited else [])]
-                env["PYTHONPATH"] = os.pathsep.join(paths)
-        return Launch(
-            unit=unit,
-            argv=argv,
-            env=env,
-            cwd=process.working_directory,
-            umask=int(process.umask, 8),
-            nice=process.nice,
-            user=user,
-            group=process.group,
-            no_new_privs=process.isolation != "none",
-            limits=self._limits(),
-        )
-
-    def _limits(self) -> dict[str, int]:
-        resources = self.spec.resources
-        limits = {"NOFILE": resources.max_file_descriptors, "CORE": 0}
-        optional = {
-            "CPU": resources.max_cpu_seconds,
-            "FSIZE": resources.max_file_size_bytes,
-            "AS": resources.max_address_space_bytes,
-        }
-        limits |= {name: value for name, value in optional.items() if value}
-        if resources.max_processes:
-            if not self.shared.ordinary_user:
-                raise SpawnFailed(
-                    f'cannot start worker "{self.id}": max_processes = {resources.max_processes} needs'
-                    " a cgroup or an ordinary user, because the kernel does not count root's processes",
-                    limit="max_processes",
-                    value=resources.max_processes,
-                )
-            limits["NPROC"] = resources.max_processes
-        return limits
-
     async def _clean_up(self, life: Incarnation, error: WorkerFailed) -> None:
         """After a death: the last words from the pipes, then the descriptors are closed."""
         await asyncio.gather(
             life.line.finish(error), *(capture.drain(DRAIN_S) for capture in life.captures)
         )
 
+    def _clear_away(self, life: Incarnation) -> None:
+        """Removes what an incarnation of which nothing is left had for its own."""
+        if life.proc_fd is not None:
+            os.close(life.proc_fd)
+            life.proc_fd = None
+        if life.temporary is not None:
+            removal = asyncio.to_thread(remove_temporary, life.temporary)
+            life.temporary = None
+            self._note_cleanup(self._loop.create_task(removal))
+
+    def _note_cleanup(self, cleanup: asyncio.Task[object]) -> None:
+        def forget(done: asyncio.Task[object]) -> None:
+            self._cleanups -= {done}
+
+        self._cleanups |= {cleanup}
+        cleanup.add_done_callback(forget)
+
     async def close(self) -> None:
         """Waits for what is still read from dead incarnations, then closes the log."""
-        self.forget_start()
-        if self._timer is not None:
-            self._timer.cancel()
+        self.forget()
+        for timer in (self._timer, self._refill):
+            if timer is not None:
+                timer.cancel()
         if self.life is not None and self.life.task is not None:
             self.life.task.cancel()
             await asyncio.gather(self.life.task, return_exceptions=True)
+        await self.checkup.close()
         if self._cleanups:
             await asyncio.gather(*self._cleanups, return_exceptions=True)
-        self.log.close()
+        self.shared.logs.release(self.log)
 
-    def _last_words(self, report: Exit) -> str:
-        cause = _cause_of_death(report)
+    def _last_words(self, cause: str) -> str:
         if self.worker.state in UP:
             return cause
         words = self.stderr_tail(1)
@@ -521,7 +696,21 @@ class Keeper:
         return await self.service.serve(self, request)
 
     def _hear(self, notification: Notification) -> None:
-        self.service.hear(self, notification)
+        if self.spec.protocol == "mcp":
+            self._note_message(notification.params)
+        else:
+            self.service.hear(self, notification)
+
+    def _note_message(self, params: Mapping[str, object]) -> None:
+        """Keeps what an MCP server logs (`notifications/message`)."""
+        level, data = str(params.get("level", "info")), params.get("data")
+        monitoring = self.spec.monitoring
+        if self.spec.mcp.enable_mcp_logging and (
+            severity(level) >= severity(monitoring.agent_log_level)
+        ):
+            fields = {"logger": params["logger"]} if "logger" in params else None
+            text = data if isinstance(data, str) else codec.encode(data).decode()
+            self.note(level, text, fields)
 
     def _list(self, tools: tuple[Tool, ...]) -> None:
         self.tools = tools
@@ -543,10 +732,11 @@ class Keeper:
 
     @property
     def takes_tasks(self) -> bool:
-        """Whether it is up and can be spoken with: one that closed its pipes lives on until it is hung."""
+        """Whether it runs and can be spoken with: one that closed its pipes lives on until it is hung."""
         line = self.life.line if self.life is not None else None
         channel = line.channel if isinstance(line, CorralLine) else None
-        return self.worker.state in UP and channel is not None and not channel.is_closed
+        is_up = self.worker.state in UP and self.worker.paused_at is None
+        return is_up and channel is not None and not channel.is_closed
 
     @property
     def session(self) -> Session:
@@ -561,67 +751,9 @@ class Keeper:
         return line.session
 
 
-def _refuse_what_is_not_there(spec: Spec) -> None:
-    """A limit that cannot be held is an error at the start, never silently dropped.
-
-    Raises:
-        SpawnFailed: with `key`.
-    """
-    asked: dict[str, object] = {
-        "resources.cpu_limit_percent": spec.resources.cpu_limit_percent,
-        "resources.max_tokens_per_minute": spec.resources.max_tokens_per_minute,
-        "process.read_paths": spec.process.read_paths,
-        "process.write_paths": spec.process.write_paths,
-        "process.connect_ports": spec.process.connect_ports,
-        "recovery.enable_checkpointing": spec.recovery.enable_checkpointing,
-        "environment": next((v for v in spec.environment.values() if "${secret:" in v), None)
-        and "…",
-    }
-    for key, value in asked.items():
-        if value:
-            raise SpawnFailed(
-                f'cannot start "{spec.name}": {key} is not available in this version', key=key
-            )
-
-
-def _home_of(user: str) -> dict[str, str]:
-    """What login(1) sets: the variables by which programs find their home. An unknown user fails later."""
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        return {}
-    return {"HOME": account.pw_dir, "USER": user, "LOGNAME": user, "SHELL": account.pw_shell}
-
-
-_LIMIT_SIGNALS = {"SIGXCPU": "cpu-time", "SIGXFSZ": "file-size"}
-
-
 def utc_now() -> str:
     """The wall-clock time for people, RFC 3339 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def read_environment_file(path: Path) -> dict[str, str]:
-    """The variables of a file of `NAME=value` lines; `#` begins a comment line, nothing is expanded.
-
-    Raises:
-        SpawnFailed: the file cannot be read, or a line is none of these.
-    """
-    found: dict[str, str] = {}
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeError) as error:
-        raise SpawnFailed(f'cannot read environment_file "{path}": {error}') from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals or not name.strip():
-            raise SpawnFailed(
-                f'cannot read environment_file "{path}": line {number} has no NAME=value'
-            )
-        found[name.strip()] = value
-    return found
 
 
 def _code_and_signal(status: int) -> tuple[int | None, str | None]:

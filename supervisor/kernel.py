@@ -10,11 +10,17 @@ import contextlib
 import ctypes
 import errno
 import os
+import resource
 import signal
 from collections.abc import Iterator
 
 MARK = "CORRAL_WORKER"
 """Environment variable of every worker: its unit."""
+BRAND_BITS = 29
+"""A brand is a resource limit without effect, inherited by everything below a worker, which no program
+takes off by accident: RLIMIT_RSS (getrlimit(2), since Linux 2.4.30).  Its number names the state folder
+of the daemon in so many bits, and then the spawn in 32.  It may only be lowered, so that a bit above
+them is free where we have a brand ourselves."""
 RETRYABLE = frozenset(
     (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ETXTBSY)
 )
@@ -23,7 +29,7 @@ RETRYABLE = frozenset(
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 15, 36, 38
 PR_GET_CHILD_SUBREAPER = 37
 
-OWN_CHILDREN = f"/proc/self/task/{os.getpid()}/children"
+OWN_CHILDREN = "/proc/thread-self/children"  # which is all, in a process of one thread
 HAS_CHILDREN_FILE = os.path.exists(OWN_CHILDREN)
 """Kernels without CONFIG_PROC_CHILDREN do not have it."""
 
@@ -33,9 +39,9 @@ _prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
 _prctl.restype = ctypes.c_int
 
 
-def prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int, detail: int = 0) -> None:
     """Set one attribute of this process."""
-    if _prctl(option, value, 0, 0, 0) != 0:
+    if _prctl(option, value, detail, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
@@ -135,6 +141,26 @@ def mark(pid: int) -> str:
     environ = b"\0" + read_proc(f"/proc/{pid}/environ")
     value = environ.partition(f"\0{MARK}=".encode())[2]
     return os.fsdecode(value.partition(b"\0")[0])
+
+
+def brand_for(state: int, seq: int) -> int | None:
+    """The value of RLIMIT_RSS for a spawn, as far as our own limit lets us set any."""
+    _soft, ceiling = resource.getrlimit(resource.RLIMIT_RSS)
+    number = state << 32 | seq & 0xFFFFFFFF
+    for top in (BRAND_BITS + 33, BRAND_BITS + 32):
+        if ceiling == resource.RLIM_INFINITY or 1 << top | number <= ceiling:
+            return 1 << top | number
+    return None
+
+
+def brand(pid: int) -> tuple[int, int]:
+    """The state folder's number and the spawn's that a process inherited, or (-1, -1)."""
+    for line in read_proc(f"/proc/{pid}/limits").split(b"\n"):
+        if line.startswith(b"Max resident set"):
+            hard = line.split()[4]
+            if hard.isdigit() and int(hard) >> BRAND_BITS + 32:
+                return int(hard) >> 32 & (1 << BRAND_BITS) - 1, int(hard) & 0xFFFFFFFF
+    return -1, -1
 
 
 def signal_other(process: Process, signum: int) -> None:

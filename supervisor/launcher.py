@@ -1,7 +1,9 @@
 """The parent of every worker: starts, signals and reaps them, and leaves none behind.
 
-Run by path, `python -I -S launcher.py FD`, where FD is one end of a SOCK_SEQPACKET pair whose other
-end the daemon holds.  One thread and the standard library alone, so that fork is cheap and plain
+Run by path, `python -I -S launcher.py FD [OPTIONS]`, where FD is one end of a SOCK_SEQPACKET pair whose
+other end the daemon holds, and OPTIONS a JSON object: `state`, the number in the brand of every process;
+`group` and `group_name`, the cgroup whose children are those of the units; `pid_namespace`, whether to
+go on as the first process of a new one.  One thread and the standard library alone, so that fork is cheap and plain
 Python may run between fork and exec.  It guarantees:
 
 - whatever becomes of a worker, its wait status is told at once, and `emptied` when nothing of it is left;
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import os
 import signal
 import socket
@@ -29,22 +32,44 @@ if not __package__:  # run by path: the folder of our package is the last place 
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
 
 # Absolute, since a program that is run by path has no package; and nothing else of ours.
+from corral.supervisor.cgroup import Groups  # noqa: TID251 - see above
 from corral.supervisor.kernel import (  # noqa: TID251 - see above
     PR_SET_CHILD_SUBREAPER,
     PR_SET_NAME,
     prctl,
 )
+from corral.supervisor.lineage import Trees  # noqa: TID251 - see above
 from corral.supervisor.nursery import Nursery  # noqa: TID251 - see above
-from corral.supervisor.packet import Channel  # noqa: TID251 - see above
+from corral.supervisor.packet import Channel, encode  # noqa: TID251 - see above
+
+TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def _wake(_signum: int, _frame: object) -> None:
     """SIGCHLD needs a handler of ours to reach the wake-up descriptor (signal.set_wakeup_fd)."""
 
 
+def _enter_namespace(sock: socket.socket) -> bool:
+    """Go on inside, as the first process there; False where that is refused, which has been told."""
+    from corral.supervisor import namespace  # noqa: TID251, PLC0415 - see above; seldom asked for
+
+    def tell(pid: int) -> None:
+        sock.send(encode({"op": "moved", "pid": pid})[0])
+
+    try:
+        namespace.enter(tell)
+    except namespace.Refused as refused:
+        sock.send(encode({"op": "refused", "errno": refused.errno, "message": str(refused)})[0])
+        return False
+    return True
+
+
 def main() -> None:
     """Serve the daemon on the other end of the descriptor that the command line names."""
     fd, daemon_pid = int(sys.argv[1]), os.getppid()
+    options: Any = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}  # Any: JSON
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     os.closerange(3, fd)
@@ -53,6 +78,9 @@ def main() -> None:
     daemon = os.pidfd_open(daemon_pid)
     if os.getppid() != daemon_pid:
         return  # it died, and this may be the pidfd of a stranger
+    sock = socket.socket(fileno=fd)
+    if options.get("pid_namespace") and not _enter_namespace(sock):
+        return
     wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, _wake)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
@@ -62,11 +90,12 @@ def main() -> None:
     name = ctypes.create_string_buffer(b"corral-launcher")
     prctl(PR_SET_NAME, ctypes.addressof(name))
     os.chdir("/")
-    sock = socket.socket(fileno=fd)
     sock.setblocking(False)
     channel = Channel(sock)
+    groups = Groups(options["group"], options["group_name"]) if "group" in options else None
+    trees = Trees(options.get("state", 0), groups)
     gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
-    nursery = Nursery(channel, daemon, wake, altered)
+    nursery = Nursery(channel, daemon, wake, altered, trees)
     nursery.run()
     nursery.end()
 

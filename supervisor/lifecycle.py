@@ -11,9 +11,13 @@ life can act in a later one. Late and repeated events are normal; each is answer
 Two things are apart that are easily confused. `wanted` is the intent: somebody wants it up. `state`
 is what is. A dead worker passes Terminated and Initial before it starts again, and it leaves
 Terminated only when its whole process tree is empty: there are never two copies.
+
+A pause belongs to one incarnation: its tree is frozen, there is no deadline, and the time counts neither
+as silence nor as time spent Ready. Whatever ends the incarnation ends the pause.
 """
 
 import enum
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +32,9 @@ ABORT_GRACE_S = 2.0
 
 KILL_INTERVAL_S = 2.0
 """SIGKILL is repeated at this interval until the tree is empty."""
+
+TARGET_SHOWN = 100
+"""Characters of what its readiness asks that the message of a start-timeout repeats."""
 
 ALIVE_S = 1.0
 """A program without a protocol is Ready once it has lived this long."""
@@ -82,6 +89,14 @@ class LastExit(Struct, frozen=True):
     message: str = ""
 
 
+class Backoff(Struct, frozen=True):
+    """What the wait for the next start was computed from, so that new values apply while it lasts."""
+
+    since: float
+    earlier: int
+    jitter: float
+
+
 class Worker(Struct, frozen=True):
     """One worker.
 
@@ -89,7 +104,9 @@ class Worker(Struct, frozen=True):
     `deadline` is when the next Tick is due; `resume_at` when it starts again once its tree is empty
     (None: it rests). `waits` says that it is wanted, but is not to be started before Start comes. While
     it is ShuttingDown, `cause` is the result that its end will be called and `left` the state from
-    which the end began.
+    which the end began. `paused_at` is since when it is frozen, `paused_s` the sum of the earlier pauses of
+    this incarnation, `resumed_at` the end of the last one; `backoff` what `resume_at` or, in Initial, the
+    deadline was computed from.
     """
 
     id: str
@@ -110,10 +127,18 @@ class Worker(Struct, frozen=True):
     left: State = State.INITIAL
     reason: str = ""
     resume_at: float | None = None
+    backoff: Backoff | None = None
+    paused_at: float | None = None
+    paused_s: float = 0.0
+    resumed_at: float = 0.0
     spawn_failures: int = 0
     restarts: int = 0
     history: History = History()
     last_exit: LastExit | None = None
+
+    def frozen_s(self, now: float) -> float:
+        """How much of this incarnation's time it was paused, up to `now`."""
+        return self.paused_s + (0.0 if self.paused_at is None else now - self.paused_at)
 
 
 # -- events
@@ -147,6 +172,26 @@ class Replace(Struct, frozen=True):
 
     result: str
     reason: str
+
+
+class Hang(Struct, frozen=True):
+    """It runs and is of no use: it is aborted, then killed, as one that does not beat."""
+
+    reason: str
+
+
+class Halt(Struct, frozen=True):
+    """An emergency: it is killed without grace, whatever it does, and nobody wants it up."""
+
+    reason: str
+
+
+class Pause(Struct, frozen=True):
+    """Somebody wants it to stand still."""
+
+
+class Resume(Struct, frozen=True):
+    """Somebody wants it to go on."""
 
 
 class Reset(Struct, frozen=True):
@@ -217,6 +262,10 @@ Event = (
     | Stop
     | Restart
     | Replace
+    | Hang
+    | Halt
+    | Pause
+    | Resume
     | Reset
     | Reconfigure
     | Spawned
@@ -256,6 +305,14 @@ class Kill(Struct, frozen=True):
     """SIGKILL the whole tree, again and again until it is empty; answer with Emptied."""
 
 
+class Freeze(Struct, frozen=True):
+    """Let no process of the tree run."""
+
+
+class Thaw(Struct, frozen=True):
+    """Let the tree run again."""
+
+
 class Transition(Struct, frozen=True):
     """The state has changed: publish it."""
 
@@ -264,7 +321,7 @@ class Transition(Struct, frozen=True):
     reason: str
 
 
-Action = Spawn | Ask | Signal | Kill | Transition
+Action = Spawn | Ask | Signal | Kill | Freeze | Thaw | Transition
 
 Step = tuple[Worker, list[Action]]
 
@@ -296,21 +353,22 @@ def _start(worker: Worker, _: Start, now: float) -> Step:
         return _spawn(wanted, "asked to start", now)
     if worker.state is State.TERMINATED:
         if not worker.tree:
-            return _initial(replace(wanted, resume_at=now), now, "asked to start", again=0)
-        return replace(wanted, resume_at=now), []
+            return _initial(_at_once(wanted, now), now, "asked to start", again=0)
+        return _at_once(wanted, now), []
     if worker.state is State.SHUTTING_DOWN:
-        return replace(wanted, resume_at=now), []
+        return _at_once(wanted, now), []
     return wanted, []  # it is up or on its way up
 
 
 def _want(worker: Worker, event: Want, now: float) -> Step:
-    if worker.wanted and not worker.waits:
+    rests = worker.state is State.TERMINATED and worker.resume_at is None
+    if worker.wanted and not worker.waits and not rests:
         return worker, []  # it is up, or on its way
     return replace(worker, wanted=True, waits=True, reason=event.reason), []
 
 
 def _stop(worker: Worker, event: Stop, now: float) -> Step:
-    unwanted = replace(worker, wanted=False, waits=False, resume_at=None)
+    unwanted = _unwanted(worker)
     if worker.state is State.INITIAL:
         if worker.deadline is None:
             return unwanted, []  # it was never started
@@ -327,7 +385,7 @@ def _restart(worker: Worker, event: Restart, now: float) -> Step:
         return _start(worker, Start(), now)
     wanted = replace(worker, wanted=True, waits=False)
     if worker.state is State.SHUTTING_DOWN:
-        return replace(wanted, resume_at=now), []
+        return _at_once(wanted, now), []
     return _shut_down(wanted, "stopped", event.reason, now)
 
 
@@ -335,6 +393,39 @@ def _replace(worker: Worker, event: Replace, now: float) -> Step:
     if worker.state not in UP and worker.state is not State.STARTING:
         return worker, []  # it is ending or gone already
     return _kill(worker, event.result, event.reason, now)
+
+
+def _hang(worker: Worker, event: Hang, now: float) -> Step:
+    if worker.state not in UP or worker.paused_at is not None:
+        return worker, []  # it is ending already, or somebody wants it to stand still
+    return _abort(worker, event.reason, now)
+
+
+def _halt(worker: Worker, event: Halt, now: float) -> Step:
+    if worker.state in (State.INITIAL, State.TERMINATED):
+        return _stop(worker, Stop(reason=event.reason), now)
+    if worker.state is State.SHUTTING_DOWN:
+        return _escalate(replace(_unwanted(worker), stage=Stage.SIGNALLED), now)
+    return _kill(_unwanted(worker), "stopped", event.reason, now)
+
+
+def _pause(worker: Worker, _: Pause, now: float) -> Step:
+    runs = worker.pid is not None and (worker.state in UP or worker.state is State.STARTING)
+    if not runs or worker.paused_at is not None:
+        return worker, []  # there is nothing that could be frozen, or it is
+    return replace(worker, paused_at=now, deadline=None), [Freeze()]
+
+
+def _resume(worker: Worker, _: Resume, now: float) -> Step:
+    """Every wait begins anew: how much of it was over before the pause tells nothing."""
+    if worker.paused_at is None:
+        return worker, []
+    awake, actions = _awake(worker, now)
+    if awake.state is State.STARTING:
+        return replace(awake, deadline=now + _start_wait_s(awake)), actions
+    if awake.idle_at is not None:
+        awake = replace(awake, idle_at=now)
+    return replace(awake, deadline=_next_check(awake, now)), actions
 
 
 def _reset(worker: Worker, _: Reset, now: float) -> Step:
@@ -347,9 +438,15 @@ def _reset(worker: Worker, _: Reset, now: float) -> Step:
 
 def _reconfigure(worker: Worker, event: Reconfigure, now: float) -> Step:
     changed = replace(worker, spec=event.spec)
-    if worker.state in UP:
+    if worker.state in UP and worker.paused_at is None:
         return replace(changed, deadline=now), []  # Tick computes it anew from the new values
-    return changed, []
+    backoff = worker.backoff
+    if backoff is None:
+        return changed, []
+    due = backoff.since + backoff_s(event.spec.recovery, backoff.earlier, backoff.jitter)
+    if worker.state is State.INITIAL:
+        return replace(changed, deadline=due), []
+    return replace(changed, resume_at=due), []
 
 
 # -- what the process does
@@ -363,9 +460,7 @@ def _spawned(worker: Worker, event: Spawned, now: float) -> Step:
         return up, [Kill()]  # it was given up before it ran
     if worker.state is not State.STARTING:
         return worker, []
-    protocol = worker.spec.protocol
-    wait_s = ALIVE_S if protocol == "none" else worker.spec.process.spawn_timeout
-    return replace(up, deadline=now + wait_s), []
+    return replace(up, deadline=now + _start_wait_s(worker)), []
 
 
 def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
@@ -381,9 +476,12 @@ def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
         last = LastExit("exec-failed", at=event.at, message=event.message)
         ended = replace(ended, last_exit=last, resume_at=None)
         if event.retryable and worker.wanted:
-            delay_s = backoff_s(worker.spec.recovery, worker.spawn_failures, event.jitter)
+            backoff = Backoff(now, worker.spawn_failures, event.jitter)
+            delay_s = backoff_s(worker.spec.recovery, backoff.earlier, backoff.jitter)
             failures = worker.spawn_failures + 1
-            ended = replace(ended, resume_at=now + delay_s, spawn_failures=failures)
+            ended = replace(
+                ended, resume_at=now + delay_s, backoff=backoff, spawn_failures=failures
+            )
     return _join(
         _move(ended, State.TERMINATED, event.message),
         lambda dead: _initial(dead, now, event.message),
@@ -417,7 +515,7 @@ def _worked(worker: Worker, event: Worked, now: float) -> Step:
 def _exited(worker: Worker, event: Exited, now: float) -> Step:
     if worker.exited or not worker.tree:
         return worker, []  # told twice
-    worker = replace(worker, exited=True)
+    worker, _ = _awake(replace(worker, exited=True), now)  # what is left of it is killed as it is
     if worker.state is State.SHUTTING_DOWN:
         return _ended(worker, event, now)
     last = LastExit(
@@ -436,19 +534,23 @@ def _exited(worker: Worker, event: Exited, now: float) -> Step:
 def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now: float) -> Worker:
     """What an end that nobody asked for means, for a worker that was in the state `left`."""
     ready_for_s = None if worker.ready_at is None else now - worker.ready_at
+    counts = left is not State.BUSY
     decision = decide(
         worker.spec.recovery,
         worker.history,
         clean=last.result == "exited" and last.code == 0 and ready_for_s is not None,
-        counts=left is not State.BUSY,
+        counts=counts,
         ready_for_s=ready_for_s,
         jitter=jitter,
     )
     resume_at = worker.resume_at  # somebody has started it again while it was ending
+    backoff: Backoff | None = None
     if not worker.wanted or worker.waits or resume_at is not None:
         pass  # it is settled what follows
     elif isinstance(decision, Again):
         resume_at = now + decision.delay_s
+        if decision.delay_s > 0:
+            backoff = Backoff(now, len(decision.history.failures) - counts, jitter)
     elif decision.gave_up:
         attempts = worker.spec.recovery.max_restart_attempts
         window_s = worker.spec.recovery.restart_window
@@ -461,6 +563,7 @@ def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now
         history=decision.history,
         last_exit=last,
         resume_at=resume_at,
+        backoff=backoff,
     )
 
 
@@ -519,28 +622,48 @@ def _tick(worker: Worker, event: Tick, now: float) -> Step:
     if worker.state is State.STARTING:
         return _starting_is_over(worker, now)
     if worker.state in UP:
-        return _check_heart(worker, max(event.heard_at, worker.ready_at or 0.0), now)
+        heard_at = max(event.heard_at, worker.ready_at or 0.0, worker.resumed_at)
+        return _check_heart(worker, heard_at, now)
     return _escalate(worker, now)
 
 
 def _starting_is_over(worker: Worker, now: float) -> Step:
-    if worker.spec.protocol == "none" and worker.pid is not None:
+    if _is_ready_by_living(worker.spec) and worker.pid is not None:
         return _ready(worker, f"has lived {ALIVE_S:g} s", now)
     timeout_s = worker.spec.process.spawn_timeout
-    return _kill(worker, "start-timeout", f"not ready within {timeout_s:g} s", now)
+    words = f"not ready within {timeout_s:g} s"
+    if worker.pid is not None:
+        words += f": {_awaited(worker.spec)}"
+    return _kill(worker, "start-timeout", words, now)
+
+
+def _awaited(spec: Spec) -> str:
+    """What did not happen in time, and for a program that is no agent the way out."""
+    if spec.ready is not None:
+        target = json.dumps(" ".join(spec.ready.target)[:TARGET_SHOWN], ensure_ascii=False)
+        if spec.ready.way == "log":
+            return f"no line of its log matched {target}"
+        return f"no good answer from {spec.ready.way} {target}"
+    if spec.protocol == "corral":
+        return 'it did not answer "initialize" (what is no agent needs protocol = "none")'
+    return "it did not answer as an MCP server"
 
 
 def _check_heart(worker: Worker, heard_at: float, now: float) -> Step:
     timeout_s = worker.spec.monitoring.heartbeat_timeout
     if worker.spec.protocol == "corral" and now >= heard_at + timeout_s:
-        reason = f"has not beaten for {timeout_s:g} s"
-        hung = replace(worker, stage=Stage.ABORTED, cause="hung", left=worker.state)
-        hung = replace(hung, deadline=now + ABORT_GRACE_S)
-        after, actions = _move(hung, State.SHUTTING_DOWN, reason)
-        return after, [*actions, Signal("SIGABRT", False)]
+        return _abort(worker, f"has not beaten for {timeout_s:g} s", now)
     if _idle_deadline(worker) <= now:
         return _shut_down(replace(worker, wanted=False), "stopped", "unused", now)
     return replace(worker, deadline=_next_check(worker, heard_at)), []
+
+
+def _abort(worker: Worker, reason: str, now: float) -> Step:
+    """To ShuttingDown for one that hangs: it may say where, then it is killed."""
+    hung = replace(worker, stage=Stage.ABORTED, cause="hung", left=worker.state)
+    hung = replace(hung, deadline=now + ABORT_GRACE_S)
+    after, actions = _move(hung, State.SHUTTING_DOWN, reason)
+    return after, [*actions, Signal("SIGABRT", False)]
 
 
 def _escalate(worker: Worker, now: float) -> Step:
@@ -582,6 +705,9 @@ def _spawn(worker: Worker, reason: str, now: float) -> Step:
         ready_at=None,
         idle_at=None,
         resume_at=None,
+        backoff=None,
+        paused_s=0.0,
+        resumed_at=0.0,
         deadline=now + worker.spec.process.spawn_timeout,
     )
     after, actions = _move(starting, State.STARTING, reason)
@@ -599,6 +725,8 @@ def _watch(moved: Step, now: float) -> Step:
 
 
 def _next_check(worker: Worker, heard_at: float) -> float | None:
+    if worker.paused_at is not None:
+        return None
     checks = [_idle_deadline(worker)]
     if worker.spec.protocol == "corral":
         checks.append(heard_at + worker.spec.monitoring.heartbeat_timeout)
@@ -617,8 +745,9 @@ def _shut_down(worker: Worker, cause: str, reason: str, now: float) -> Step:
     grace_s = worker.spec.process.shutdown_grace_period
     if worker.pid is None:
         return _kill(worker, cause, reason, now)  # nothing runs yet that could be asked
+    awake, thawed = _awake(worker, now)
     asked = replace(
-        worker,
+        awake,
         stage=Stage.ASKED,
         cause=cause,
         left=worker.state,
@@ -626,13 +755,14 @@ def _shut_down(worker: Worker, cause: str, reason: str, now: float) -> Step:
         kill_at=now + grace_s,
     )
     after, actions = _move(asked, State.SHUTTING_DOWN, reason)
-    return after, [*actions, Ask(grace_s)]
+    return after, [*actions, *thawed, Ask(grace_s)]
 
 
 def _kill(worker: Worker, cause: str, reason: str, now: float) -> Step:
-    """To ShuttingDown without grace: it never became ready, or is unfit."""
+    """To ShuttingDown without grace, frozen or not: it never became ready, or is unfit."""
+    awake, _ = _awake(worker, now)
     killed = replace(
-        worker,
+        awake,
         stage=Stage.KILLED,
         cause=cause,
         left=worker.state,
@@ -641,6 +771,40 @@ def _kill(worker: Worker, cause: str, reason: str, now: float) -> Step:
     )
     after, actions = _move(killed, State.SHUTTING_DOWN, reason)
     return after, [*actions, Kill()]
+
+
+def _awake(worker: Worker, now: float) -> Step:
+    """Not paused any more."""
+    if worker.paused_at is None:
+        return worker, []
+    ready_at = worker.ready_at
+    if ready_at is not None:
+        ready_at += now - max(ready_at, worker.paused_at)
+    awake = replace(
+        worker,
+        paused_at=None,
+        paused_s=worker.frozen_s(now),
+        resumed_at=now,
+        ready_at=ready_at,
+    )
+    return awake, [Thaw()]
+
+
+def _unwanted(worker: Worker) -> Worker:
+    return replace(worker, wanted=False, waits=False, resume_at=None, backoff=None)
+
+
+def _at_once(worker: Worker, now: float) -> Worker:
+    """It starts again as soon as its tree is empty."""
+    return replace(worker, resume_at=now, backoff=None)
+
+
+def _start_wait_s(worker: Worker) -> float:
+    return ALIVE_S if _is_ready_by_living(worker.spec) else worker.spec.process.spawn_timeout
+
+
+def _is_ready_by_living(spec: Spec) -> bool:
+    return spec.protocol == "none" and spec.ready is None
 
 
 def _words(event: Exited) -> str:
@@ -655,6 +819,10 @@ _HANDLERS: dict[type[Event], Callable[[Worker, Any, float], Step]] = {  # each b
     Stop: _stop,
     Restart: _restart,
     Replace: _replace,
+    Hang: _hang,
+    Halt: _halt,
+    Pause: _pause,
+    Resume: _resume,
     Reset: _reset,
     Reconfigure: _reconfigure,
     Spawned: _spawned,

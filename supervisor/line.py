@@ -6,6 +6,7 @@ knows the pipes of one incarnation; of the worker it knows the spec and what Hoo
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,9 @@ from ..worker.channel import Channel
 from ..worker.errors import CorralError, InvalidParams
 from ..worker.schema import PROTOCOL_VERSION, Hello
 from ..worker.wire import Foreign, Notification, Peer, Request
+from .check import Readiness
+from .logs import LogStream
+from .probe import Finding
 from .process import Child
 from .spec import Spec
 
@@ -31,7 +35,8 @@ class Hooks:
     """What a line needs of the worker it is for.
 
     `name` is the worker's id; `generation` the daemon's, which marks request ids; `serve` answers what a
-    worker asks, `hear` takes what it tells, `log` lines that are no message, `tools` new lists of tools.
+    worker asks, `hear` takes what it tells, `log` lines that are no message, `tools` new lists of tools;
+    `probe` asks a program without a protocol whether it is ready.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Hooks:
     hear: Callable[[Notification], None]
     log: Callable[[bytes], None]
     tools: Callable[[tuple[Tool, ...]], None]
+    probe: Callable[[Readiness], Awaitable[Finding]]
 
 
 class Line(Protocol):
@@ -113,12 +119,12 @@ class CorralLine:
         try:
             hello = msgspec.convert(answer, Hello)
         except msgspec.ValidationError as error:
-            text = f'cannot start worker "{hooks.name}": its answer to initialize is not valid: {error}'
+            text = f"cannot read its answer to initialize: {error}"
             raise InvalidParams(text) from error
         if hello.protocolVersion != PROTOCOL_VERSION:
             raise InvalidParams(
-                f'cannot start worker "{hooks.name}": it speaks protocol version'
-                f' "{hello.protocolVersion}", not "{PROTOCOL_VERSION}"'
+                f'cannot speak protocol version "{hello.protocolVersion}" with it:'
+                f' "{PROTOCOL_VERSION}" is the only one'
             )
         self.announced = tuple(hello.capabilities)
 
@@ -159,6 +165,7 @@ class McpLine:
             era_hint=hooks.era_hint,
             client_version=__version__,
             on_log=hooks.log,
+            on_notification=hooks.hear,
             on_tools=hooks.tools,
         )
 
@@ -196,22 +203,72 @@ class McpLine:
 
 
 class SilentLine:
-    """A program that speaks no protocol: it is watched, and nothing is asked of it."""
+    """A program that speaks no protocol: it is watched, and asked at most whether it is ready."""
 
     heard_at = 0.0
 
     def __init__(self, spec: Spec, hooks: Hooks) -> None:
-        pass
+        self._ready = spec.ready
+        self._probe = hooks.probe
+        self._opening: asyncio.Task[None] | None = None
+        self._watch: LogWatch | None = None
+        if spec.ready is not None and spec.ready.way == "log":
+            self._watch = LogWatch(spec.ready.target[0])
+
+    def tap(self, stream: LogStream) -> None:
+        """Looks at what comes on a stream, where a line of it makes the program Ready."""
+        if self._watch is not None:
+            stream.tap = self._watch.reader()
 
     async def open(self, child: Child) -> None:
-        """There is nobody to shake hands with."""
+        """Returns when the program is ready by `ready` of its spec; the lifecycle bounds how long that takes."""
+        self._opening = asyncio.current_task()
+        if self._watch is not None:
+            await self._watch.found.wait()
+        elif self._ready is not None:
+            while not (await self._probe(self._ready)).is_good:
+                await asyncio.sleep(self._ready.interval)
 
     def ask(self, grace_s: float) -> bool:
         """There are no words."""
         return False
 
     async def finish(self, error: CorralError) -> None:
-        """There is nothing in flight."""
+        """There is nothing in flight, unless it is still asked whether it is ready."""
+        if self._opening is not None:
+            self._opening.cancel()
+
+
+WATCHED_BYTES = 1024
+"""Of each line, when a log is searched: however long a line is, and whatever the pattern, it costs little."""
+
+_TOO_LONG = re.compile(rb"([^\n]{%d})[^\n]+" % WATCHED_BYTES)
+
+
+class LogWatch:
+    """Waits for a line that a pattern matches, on any of several streams, however they are cut into reads."""
+
+    def __init__(self, pattern: str) -> None:
+        self.found = asyncio.Event()
+        self._pattern = re.compile(pattern.encode("utf-8"), re.MULTILINE)
+
+    def reader(self) -> Callable[[bytes], None]:
+        """What takes the bytes of one stream."""
+        rest = b""  # the beginning of a line
+
+        def read(chunk: bytes) -> None:
+            nonlocal rest
+            if self.found.is_set():
+                return
+            lines, newline, rest_of_chunk = chunk.rpartition(b"\n")
+            if not newline:
+                rest = (rest + chunk)[: WATCHED_BYTES + 1]
+                return
+            if self._pattern.search(_TOO_LONG.sub(rb"\1", rest + lines)):
+                self.found.set()
+            rest = rest_of_chunk[: WATCHED_BYTES + 1]
+
+        return read
 
 
 _LINES: dict[str, Callable[[Spec, Hooks], Line]] = {

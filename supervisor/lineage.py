@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 
+from . import cgroup
 from .kernel import (
     HAS_CHILDREN_FILE,
     OWN_CHILDREN,
     Process,
+    brand,
     children_by_parent,
     look_up,
     mark,
@@ -26,17 +28,32 @@ KILL_AGAIN_S = (0.005, 0.25)
 class Unit:
     """One life of one worker: its leader, and whatever else turns out to belong to it."""
 
-    __slots__ = ("again_s", "is_alive", "key", "pause_s", "pid", "report", "seq", "starttime")
+    __slots__ = (
+        "again_s",
+        "group",
+        "is_alive",
+        "is_frozen",
+        "is_scattered",
+        "key",
+        "pause_s",
+        "pid",
+        "report",
+        "seq",
+        "starttime",
+    )
 
-    def __init__(self, key: str, pid: int, seq: int, report: int) -> None:
+    def __init__(self, key: str, pid: int, seq: int, report: int, group: str | None) -> None:
         self.key = key
         self.pid = pid
         self.seq = seq
         self.report = report  # where a failing stage is told; -1 once the exec is confirmed
+        self.group = group  # the folder of its cgroup
         process = look_up(pid)
         assert process is not None, "our own child has not been reaped yet"
         self.starttime = process.starttime
         self.is_alive = True
+        self.is_frozen = False
+        self.is_scattered = False  # since it was frozen: some of it is in other process groups
         self.again_s = 0.0  # when it is being killed: the next round
         self.pause_s = KILL_AGAIN_S[0]
 
@@ -66,10 +83,13 @@ class Trees:
     """The processes of every unit.
 
     Every descendant hangs below a child of ours: below a leader, or below a stray.  So a unit is
-    empty when its leader is reaped and no stray is its own, and only strays need to be attributed.
+    empty when its leader is reaped, no stray is its own, and its group holds no process that somebody
+    else put there; and only strays need to be attributed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, state: int = 0, groups: cgroup.Groups | None = None) -> None:
+        self.state = state  # in the brand of every process
+        self.groups = groups
         self.units: dict[str, Unit] = {}
         self.leaders: dict[int, Unit] = {}
         self.strays: dict[int, Stray] = {}
@@ -108,26 +128,41 @@ class Trees:
             self.strays[pid] = Stray(pid, unit, candidates)
 
     def owner(self, process: Process) -> Unit | None:
-        """The unit that an escaped process belongs to: by lineage, by session, by its mark.
+        """The unit of an escaped process: by its cgroup, lineage, session, brand, and last its mark.
 
         A process group lies within one session, so that the session answers for both.
         """
+        pid = process.pid
+        if self.groups is not None and (unit := self.units.get(self.groups.unit_of(pid))):
+            return unit
         for lineage in (self.now, self.before):
-            starttime, unit = lineage.processes.get(process.pid, (0, None))
-            if unit is not None and starttime == process.starttime and self.has(unit):
-                return unit
+            starttime, seen = lineage.processes.get(pid, (0, None))
+            if seen is not None and starttime == process.starttime and self.has(seen):
+                return seen
         for unit in self.units.values():
             if unit.pid == process.session:
                 return unit
         for lineage in (self.now, self.before):
-            unit = lineage.sessions.get(process.session)
-            if unit is not None and self.has(unit):
+            seen = lineage.sessions.get(process.session)
+            if seen is not None and self.has(seen):
+                return seen
+        state, seq = brand(pid)
+        for unit in self.units.values():
+            if state == self.state and seq == unit.seq & 0xFFFFFFFF:
                 return unit
-        return self.units.get(mark(process.pid))
+        return self.units.get(mark(pid))
 
     def has(self, unit: Unit) -> bool:
         """It has not become empty yet."""
         return self.units.get(unit.key) is unit
+
+    def strays_of(self) -> dict[str, list[int]]:
+        """The children of ours that escaped, by unit."""
+        found: dict[str, list[int]] = {}
+        for stray in self.strays.values():
+            if stray.unit is not None:
+                found.setdefault(stray.unit.key, []).append(stray.pid)
+        return found
 
     def roots(self, unit: Unit) -> list[int]:
         """Those of our children below which the unit's processes hang."""
@@ -155,7 +190,9 @@ class Trees:
 
     def is_empty(self, unit: Unit) -> bool:
         """Nothing is left that belongs to the unit, or that could."""
-        return not unit.is_alive and not any(
+        if unit.is_alive or any(
             stray.unit is unit or (stray.unit is None and unit in stray.candidates)
             for stray in self.strays.values()
-        )
+        ):
+            return False
+        return unit.group is None or not cgroup.is_populated(unit.group)

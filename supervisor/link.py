@@ -7,12 +7,13 @@ launcher that is silent for too long is killed.  What the messages mean, `proces
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import launcher, orphan, packet
@@ -114,12 +115,17 @@ class Channel:
 class Link:
     """A launcher process that has been started.
 
-    `hear` is called with every message of it.  `ended` is set when the process has ended; `bury` reaps it.
+    `options` are those of its command line, and `hear` is called with every message of it.  `ended` is
+    set when the process has ended; `bury` reaps it.
     """
 
     def __init__(
-        self, python: str, hear: Callable[[Any], None], silence_s: float
-    ) -> None:  # Any: JSON
+        self,
+        python: str,
+        options: Mapping[str, object],
+        hear: Callable[[Any], None],  # Any: JSON
+        silence_s: float,
+    ) -> None:
         """Start it.
 
         Raises:
@@ -132,7 +138,9 @@ class Link:
         self._tick_due_s = 0.0
         self._pings = 0
         self.ended = asyncio.Event()
-        self.pid, self._pidfd, sock = _start(python)
+        self.refusal: tuple[int, str] | None = None  # why there is no PID namespace for it
+        self.is_inside = False  # its pids are those of a PID namespace
+        self.pid, self._pidfd, sock = _start(python, options)
         orphan.launchers.add(self.pid)
         self._loop.add_reader(self._pidfd, self._on_end)
         self.channel = Channel(sock, self._hear)
@@ -172,7 +180,24 @@ class Link:
 
     def _hear(self, message: Any) -> None:  # Any: JSON
         self._heard_s = self._loop.time()
-        self._listener(message)
+        match message["op"]:
+            case "moved":
+                self._follow(message["pid"])
+            case "refused":
+                self.refusal = message["errno"], message["message"]
+            case _:
+                self._listener(message)
+
+    def _follow(self, pid: int) -> None:
+        """It goes on as another process, the first of a PID namespace; the one that we know ends now."""
+        pidfd = os.pidfd_open(pid)  # not reaped yet, since that is up to us
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        os.waitpid(self.pid, 0)
+        orphan.launchers.add(pid)
+        orphan.launchers.discard(self.pid)
+        self.pid, self._pidfd, self.is_inside = pid, pidfd, True
+        self._loop.add_reader(pidfd, self._on_end)
 
     def _on_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -193,7 +218,7 @@ class Link:
         self.watch()
 
 
-def _start(python: str) -> tuple[int, int, socket.socket]:
+def _start(python: str, options: Mapping[str, object]) -> tuple[int, int, socket.socket]:
     """A new launcher process: pid, pidfd, and our end of its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.ExitStack() as undo:
@@ -204,7 +229,7 @@ def _start(python: str) -> tuple[int, int, socket.socket]:
         environment = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
         pid = os.posix_spawn(
             python,
-            [python, "-I", "-S", launcher.__file__, "3"],
+            [python, "-I", "-S", launcher.__file__, "3", json.dumps(options)],
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),

@@ -1,169 +1,276 @@
-"""What each worker's process tree uses, sampled from /proc, and which tree has more memory than it may.
+"""The newest figures of each tree that is watched, and when it is looked at next.
 
-See proc(5): `statm` for resident pages, `stat` for CPU ticks, the entries of `fd` for descriptors,
-`task/TID/children` for the tree, `smaps_rollup` for the proportional share (PSS). The sum of resident
-pages counts shared pages once per process: it is the gate, and PSS decides. A tree is looked at the
-sooner the nearer it is to its limit, so that one that grows by GROWTH_BYTES_PER_S is found before
-it has passed the limit by more than what it takes in MIN_LOOK_S. What has left the tree (a double
-fork) is not counted here.
+A tree where nothing has happened since the last look costs a microsecond or two; any other is surveyed
+in a task of its own, so that one with thousands of processes, or one whose shared pages take long to
+be told apart, delays neither the looks at the others nor the daemon. What follows from the figures, and
+when to look again, is for each tree's judge to say.
+
+No tree can have taken more memory than the whole machine was given since the tree was last looked at.
+So one figure is read as often as the tree that is nearest to its limit asks for, and the trees
+themselves only when that has grown by what one of them may still take.
 """
 
 import asyncio
-import os
-import time
-from collections.abc import Callable, Iterable
+import heapq
+import itertools
+import logging
+import math
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Protocol
 
 from msgspec import Struct
 
-GROWTH_BYTES_PER_S = 1024**3
-"""How fast memory is taken at worst, by one process that touches new pages."""
+from .excess import GROWTH_BYTES_PER_S, MIN_LOOK_S
+from .usage import Tree, Usage, allocated_bytes
 
-MIN_LOOK_S = 0.1
-"""Between two looks at one tree, however near its limit."""
+WINDOW_S = 1.0
+"""The least time over which a share of the processors is told: over less it says little."""
 
-FRESH_S = 1.0
-"""A process that has just started changes fast; what is shown is not older than this."""
+FIRST_WINDOW_S = 0.05
+"""The same until the first window is full: something is to be shown soon after a start."""
 
-MAX_PROCESSES = 4096
-"""Of one tree: what a fork bomb adds beyond that is not counted."""
+GRID_FROM_S = 0.1
+"""Waits of this and more may be shortened, so that many end together: a wake-up costs as much as 50 quiet looks."""
 
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+TICK_S = 0.001
+"""The loop's clock counts milliseconds: what is due within this one is due."""
+
+AHEAD_BYTES = (int(GROWTH_BYTES_PER_S * MIN_LOOK_S), int(GROWTH_BYTES_PER_S * 0.1))
+"""Trees that could pass their limits after so much more are looked at together: least and most."""
+
+AGAIN_S = 5.0
+"""After a look that failed for a reason of ours."""
+
+logger = logging.getLogger(__name__)
+
+
+class Judge(Protocol):
+    """Who decides about one tree."""
+
+    async def judge(self, usage: Usage) -> None:
+        """Takes what the tree uses."""
+        ...
+
+    def wait_s(self) -> float:
+        """In how many seconds to look again, whatever memory is taken meanwhile."""
+        ...
+
+    def pause_s(self) -> float:
+        """How many seconds to let pass, however much is taken."""
+        ...
+
+    def room_bytes(self) -> int | None:
+        """How much more memory the tree may have than at the last look; None where it need not be watched."""
+        ...
+
+    def attend(self) -> Coroutine[None, None, None] | None:
+        """What runs for as long as the tree is watched."""
+        ...
 
 
 class Sample(Struct, frozen=True):
-    """One reading of a tree. `cpu_percent` is over the time since the one before; 100 is one core."""
+    """What `status` shows of a tree. `cpu_percent` is over the last WINDOW_S or more; 100 is one core."""
 
     rss_bytes: int = 0
     cpu_percent: float = 0.0
     open_files: int = 0
-    cpu_ticks: int = 0
-    at: float = 0.0
 
 
-class Watched(Struct, frozen=True):
-    """A tree by its leader's pid; `limit_bytes` 0 means no limit; sampled every `interval_s` at least."""
+@dataclass(eq=False, slots=True)
+class Watched:
+    """A tree that is watched."""
 
-    pid: int
-    limit_bytes: int
-    interval_s: float
-
-
-class Excess(Struct, frozen=True):
-    """A tree that has more memory than it may."""
-
-    pid: int
-    used_bytes: int
-    limit_bytes: int
+    tree: Tree
+    judge: Judge
+    window: tuple[float, float] | None = None
+    """When the window of `cpu_percent` began, and what had been used by then."""
+    is_settled: bool = False
+    """Whether a whole window has passed."""
+    cpu_percent: float = 0.0
+    open_files: int = 0
+    is_known: bool = False
+    is_gone: bool = False
+    is_surveyed: bool = False
+    """Whether a survey is on its way."""
+    due: float = 0.0
+    rests_until: float = 0.0
+    seen_bytes: int = 0
+    """What the machine had given out before the last look."""
+    gate_bytes: int = 0
+    """When the machine has given out so much, the tree may have passed its limit."""
+    waits_for_bytes: float = math.inf
+    """At how much it is asked after: less than `gate_bytes`, where it was looked at meanwhile."""
+    tasks: frozenset[asyncio.Task[None]] = frozenset()
 
 
 class Metrics:
-    """The newest sample of each tree that is watched."""
+    """Looks at trees when they are due."""
 
     def __init__(self) -> None:
-        self._samples: dict[int, Sample] = {}
-        self._due: dict[int, float] = {}
+        self._loop = asyncio.get_running_loop()
+        self._watched: dict[str, Watched] = {}
+        self._new: list[Watched] = []
+        self._due: list[tuple[float, int, Watched]] = []
+        self._gate: list[tuple[int, int, Watched]] = []
+        self._gate_at = math.inf
+        self._count = itertools.count()
+        self._changed = asyncio.Event()
+        self._sleeps_until = math.inf
+        self._given_bytes, self._read_at = allocated_bytes(), self._loop.time()
 
-    def of(self, pid: int) -> Sample:
-        """The newest sample of a tree; a new one is taken when that is older than FRESH_S."""
-        known = self._samples.get(pid)
-        if known is not None and time.monotonic() - known.at < FRESH_S:
-            return known
-        sample = read(pid, known)
-        if sample is None:
+    def watch(self, unit: str, tree: Tree, judge: Judge) -> None:
+        """Looks at a tree from now on."""
+        watched = Watched(tree, judge, seen_bytes=self._given_bytes)
+        self._watched[unit] = watched
+        self._new.append(watched)
+        self._changed.set()
+
+    def forget(self, unit: str) -> None:
+        """Looks at a tree no more; nothing happens when it is not watched."""
+        watched = self._watched.pop(unit, None)
+        if watched is not None:
+            watched.is_gone = True
+            for task in watched.tasks:
+                task.cancel()
+
+    def of(self, unit: str) -> Sample:
+        """The newest figures of a tree, zeros when there are none; it reads nothing."""
+        watched = self._watched.get(unit)
+        if watched is None:
             return Sample()
-        self._samples[pid] = sample
-        return sample
+        rss_bytes = watched.tree.usage.rss_bytes
+        return Sample(rss_bytes, round(watched.cpu_percent, 1), watched.open_files)
 
-    async def run(
-        self, watched: Callable[[], Iterable[Watched]], on_excess: Callable[[Excess], None]
-    ) -> None:
-        """Samples until it is cancelled; `watched` is asked at each turn whom."""
-        while True:
-            now = time.monotonic()
-            soonest = now + 1.0
-            living: set[int] = set()
-            for each in watched():
-                living.add(each.pid)
-                if self._due.get(each.pid, 0.0) <= now:
-                    self._due[each.pid] = now + self._look(each, on_excess)
-                soonest = min(soonest, self._due[each.pid])
-            for pid in self._due.keys() - living:
-                del self._due[pid]
-                self._samples.pop(pid, None)
-            await asyncio.sleep(max(soonest - time.monotonic(), MIN_LOOK_S / 2))
+    async def run(self) -> None:
+        """Looks until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                for watched in self._new:
+                    if not watched.is_gone:
+                        self._again(watched)
+                        attending = watched.judge.attend()
+                        if attending is not None:
+                            self._begin(group, watched, _attend(attending))
+                self._new.clear()
+                if self._gate_at <= self._loop.time() + TICK_S:
+                    self._open_gate()
+                self._turn(group)
+                self._sleeps_until = min(self._gate_at, self._due[0][0] if self._due else math.inf)
+                timer = None
+                if self._sleeps_until < math.inf:
+                    timer = self._loop.call_at(self._sleeps_until, self._changed.set)
+                await self._changed.wait()
+                if timer is not None:
+                    timer.cancel()
 
-    def _look(self, watched: Watched, on_excess: Callable[[Excess], None]) -> float:
-        """Samples a tree, and returns how long it may be left alone."""
-        sample = read(watched.pid, self._samples.get(watched.pid))
-        if sample is None:
-            return watched.interval_s
-        self._samples[watched.pid] = sample
-        limit = watched.limit_bytes
-        if not limit:
-            return watched.interval_s
-        used = sample.rss_bytes
-        if used > limit:
-            used = pss_bytes(watched.pid) or used
-            if used > limit:
-                on_excess(Excess(watched.pid, used, limit))
-        return max(MIN_LOOK_S, min(watched.interval_s, (limit - used) / GROWTH_BYTES_PER_S))
+    def _open_gate(self) -> None:
+        """Finds the trees that may have passed their limits by what was given out meanwhile."""
+        self._given_bytes, self._read_at = allocated_bytes(), self._loop.time()
+        until_bytes = self._given_bytes
+        if self._gate:
+            nearest = self._gate[0][2]
+            half_bytes = (nearest.gate_bytes - nearest.seen_bytes) // 2
+            until_bytes += min(max(half_bytes, AHEAD_BYTES[0]), AHEAD_BYTES[1])
+        while self._gate and self._gate[0][0] <= until_bytes:
+            _, _, watched = heapq.heappop(self._gate)
+            watched.waits_for_bytes = math.inf
+            if watched.is_gone or watched.is_surveyed:
+                continue  # after the survey it comes back
+            if watched.gate_bytes > until_bytes:  # it has been looked at meanwhile
+                self._wait_at_gate(watched)
+            else:
+                self._look_at(watched, min(watched.due, watched.rests_until))
+        self._gate_at = math.inf
+        if self._gate:
+            self._read_gate_before(self._gate[0][0])
 
+    def _wait_at_gate(self, watched: Watched) -> None:
+        if watched.waits_for_bytes <= watched.gate_bytes:
+            return
+        watched.waits_for_bytes = watched.gate_bytes
+        heapq.heappush(self._gate, (watched.gate_bytes, next(self._count), watched))
+        self._read_gate_before(watched.gate_bytes)
 
-def tree(pid: int) -> list[int]:
-    """The process and all that descends from it; empty when it is gone."""
-    found = [pid]
-    for each in found:  # which grows meanwhile
-        if len(found) >= MAX_PROCESSES:
-            break
-        try:
-            threads = os.listdir(f"/proc/{each}/task")
-        except OSError:
-            if each == pid:
-                return []
-            continue
-        for thread in threads:
-            try:
-                with open(f"/proc/{each}/task/{thread}/children", "rb") as children:
-                    found += [int(child) for child in children.read().split()]
-            except OSError:
+    def _read_gate_before(self, given_bytes: int) -> None:
+        """Reads again before so much can have been given to one tree."""
+        wait_s = max(MIN_LOOK_S, (given_bytes - self._given_bytes) / GROWTH_BYTES_PER_S)
+        self._gate_at = min(self._gate_at, self._read_at + wait_s)
+
+    def _turn(self, group: asyncio.TaskGroup) -> None:
+        """Looks at all that are due by now."""
+        now = self._loop.time() + TICK_S
+        while self._due and self._due[0][0] <= now:
+            due, _, watched = heapq.heappop(self._due)
+            if watched.is_gone or watched.is_surveyed or watched.due != due:
                 continue
-    return found
+            watched.seen_bytes = self._given_bytes
+            if watched.is_known and watched.tree.is_quiet():
+                self._note_cpu(watched, watched.tree.usage.cpu_s)
+                self._again(watched)
+            else:
+                watched.is_surveyed = True
+                self._begin(group, watched, self._survey(watched))
 
+    def _begin(
+        self, group: asyncio.TaskGroup, watched: Watched, work: Coroutine[None, None, None]
+    ) -> None:
+        def forget(done: asyncio.Task[None]) -> None:
+            watched.tasks -= {done}
 
-def read(pid: int, before: Sample | None) -> Sample | None:
-    """A new sample of a tree; None when its leader is gone."""
-    now = time.monotonic()
-    pages = ticks = open_files = 0
-    pids = tree(pid)
-    if not pids:
-        return None
-    for each in pids:
+        task = group.create_task(work)
+        watched.tasks |= {task}
+        task.add_done_callback(forget)
+
+    def _again(self, watched: Watched) -> None:
+        """Says when a tree that has just been looked at is due again, by time and by memory."""
+        now, judge = self._loop.time(), watched.judge
+        wait_s = judge.wait_s()
+        due = now + wait_s
+        if wait_s >= GRID_FROM_S:
+            due -= due % 2.0 ** math.floor(math.log2(wait_s / 2))
+        self._look_at(watched, due)
+        room_bytes = judge.room_bytes()
+        if room_bytes is not None:
+            watched.rests_until = now + judge.pause_s()
+            watched.gate_bytes = watched.seen_bytes + max(0, room_bytes)
+            self._wait_at_gate(watched)
+
+    def _look_at(self, watched: Watched, due: float) -> None:
+        watched.due = due
+        heapq.heappush(self._due, (due, next(self._count), watched))
+
+    async def _survey(self, watched: Watched) -> None:
         try:
-            with open(f"/proc/{each}/statm", "rb") as statm:
-                pages += int(statm.read().split()[1])
-            with open(f"/proc/{each}/stat", "rb") as stat:
-                fields = stat.read().rpartition(b")")[2].split()  # the name may hold anything
-            ticks += int(fields[11]) + int(fields[12])
-            open_files += len(os.listdir(f"/proc/{each}/fd"))
-        except (OSError, IndexError):
-            continue  # it ended just now, or its descriptors are not ours to see
-    percent = 0.0
-    if before is not None and now > before.at:
-        percent = 100.0 * (ticks - before.cpu_ticks) / TICKS_PER_S / (now - before.at)
-    return Sample(pages * PAGE_BYTES, round(max(0.0, percent), 1), open_files, ticks, now)
+            usage = await watched.tree.survey()
+            self._note_cpu(watched, usage.cpu_s)
+            watched.open_files = watched.tree.count_files()
+            await watched.judge.judge(usage)
+            watched.is_known = True
+            self._again(watched)
+        except Exception:  # a fault of ours with one tree must not leave the others unwatched
+            logger.exception("cannot look at the processes of a worker")
+            self._look_at(watched, self._loop.time() + AGAIN_S)
+        watched.is_surveyed = False
+        if min(watched.due, self._gate_at) < self._sleeps_until:
+            self._changed.set()
+
+    def _note_cpu(self, watched: Watched, cpu_s: float) -> None:
+        now = self._loop.time()
+        if watched.window is None:
+            watched.window = (now, cpu_s)  # what was used before the first look has no time to it
+        since, before_s = watched.window
+        passed_s = now - since
+        if passed_s >= (WINDOW_S if watched.is_settled else FIRST_WINDOW_S):
+            watched.cpu_percent = 100.0 * (cpu_s - before_s) / passed_s
+        if passed_s >= WINDOW_S:
+            watched.window = (now, cpu_s)
+            watched.is_settled = True
 
 
-def pss_bytes(pid: int) -> int:
-    """The memory of a tree with shared pages divided among those who share them; 0 if it cannot be told."""
-    total = 0
-    for each in tree(pid):
-        try:
-            with open(f"/proc/{each}/smaps_rollup", "rb") as rollup:
-                for line in rollup:
-                    if line.startswith(b"Pss:"):
-                        total += int(line.split()[1]) * 1024
-                        break
-        except OSError:
-            continue
-    return total
+async def _attend(work: Coroutine[None, None, None]) -> None:
+    try:
+        await work
+    except Exception:  # a fault of ours with one tree must not leave the others unwatched
+        logger.exception("cannot attend to the processes of a worker")

@@ -16,8 +16,18 @@ import signal
 import time
 from collections import deque
 
+from . import cgroup
 from .birth import PAGE_BYTES, become, heard, quoted
-from .kernel import MARK, RETRYABLE, Process, kill_below, signal_child, signal_other
+from .kernel import (
+    MARK,
+    RETRYABLE,
+    Process,
+    brand_for,
+    kill_below,
+    look_up,
+    signal_child,
+    signal_other,
+)
 from .lineage import KILL_AGAIN_S, Trees, Unit
 from .packet import Channel, receive
 
@@ -27,8 +37,18 @@ if TYPE_CHECKING:
 
 SURVEY_S = 1.0
 """The pace of surveys of the trees while anything runs…"""
-SURVEY_SHARE = 0.005
-"""…unless they would take more than this share of one core."""
+SURVEY_SHARE = 0.0005
+"""…unless they would take more than this share of one core: a brand is there without them."""
+ROOTS_S = 0.1
+"""The pace at which it is told which processes have escaped."""
+ROOTS = 1024
+"""So many of one unit."""
+STOP_ROUNDS = 10
+"""Looks at one tree that is being stopped, before others are served…"""
+STOP_AGAIN_S = 0.01
+"""…and the pause before the next ones."""
+REMOVE_S = 1.0
+"""How long the launcher stays at its end to remove its groups."""
 # A tree that was stopped would not see these before it is continued.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
 
@@ -36,19 +56,26 @@ ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
 class Nursery:
     """The parent of all workers."""
 
-    def __init__(self, channel: Channel, daemon: int, wake: int, altered: list[int]) -> None:
+    def __init__(
+        self, channel: Channel, daemon: int, wake: int, altered: list[int], trees: Trees
+    ) -> None:
         self.channel = channel
         self.daemon = daemon  # a pidfd
         self.wake = wake
         self.altered = altered
         self.pid = os.getpid()
         self.poller = select.poll()
-        self.trees = Trees()
+        self.trees = trees
         self.reports: dict[int, Unit] = {}
         self.killed: set[Unit] = set()
         self.dead: deque[tuple[Unit, int, resource.struct_rusage]] = deque()
         self.is_settled = True
         self.survey_due_s = 0.0
+        self.turned: set[Unit] = set()  # to be frozen or thawed, as far as they are not yet
+        self.told: dict[str, list[int]] = {}  # the escaped processes of each unit
+        self.tell_due_s = 0.0
+        self.is_told = True
+        self.abandoned: set[str] = set()  # groups to be removed as soon as they are empty
 
     def run(self) -> None:
         """Serve until the daemon is gone."""
@@ -78,7 +105,11 @@ class Nursery:
         due = [unit.again_s for unit in self.killed]
         if self.trees.units:
             due.append(self.survey_due_s)
-        if not self.is_settled:
+        if not self.is_told:
+            due.append(self.tell_due_s)
+        if self.turned:
+            due.append(now + STOP_AGAIN_S)
+        if not self.is_settled or self.abandoned:
             due.append(now + KILL_AGAIN_S[1])
         return max(0.0, min(due) - now) * 1000 + 1 if due else None
 
@@ -104,6 +135,8 @@ class Nursery:
                     self._signal(message["unit"], message["signal"], message["scope"])
                 case "kill":
                     self._kill(message["unit"])
+                case "freeze" | "thaw":
+                    self._turn(message["unit"], message["op"] == "freeze")
                 case "ping":
                     if not self.channel.queue:  # else what waits there is sign of life enough
                         self.channel.send(op="pong", seq=message["seq"])
@@ -120,33 +153,57 @@ class Nursery:
 
     def _spawn(self, message: Any, fds: list[int]) -> None:  # Any: JSON
         seq, key = message["seq"], message["unit"]
-        stage = "descriptors"
+        stage, group = "descriptors", None
         try:
             if len(fds) != 3 or "argv" not in message:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if key in self.trees.units:
                 raise OSError(errno.EEXIST, "this unit lives already")
             report, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            stage = "fork"
-            message["env"][MARK] = key
+            stage = "cgroup"
             try:
+                group = message["cgroup"] = self._make_group(message)
+                self.abandoned.discard(group or "")
+                stage = "fork"
+                message["env"][MARK] = key
+                brand = brand_for(self.trees.state, seq)
+                if brand is not None:
+                    message["limits"]["RSS"] = brand
                 pid = os.fork()
                 if pid == 0:
                     become(message, fds, told, self.pid, self.altered)
+                try:
+                    unit = Unit(key, pid, seq, report, group)
+                except (
+                    OSError
+                ):  # it cannot be looked at: a start that failed, and not one without an answer
+                    self.trees.failed.add(pid)
+                    signal_child(pid, signal.SIGKILL)
+                    raise
             except BaseException:
                 os.close(report)
                 raise
             finally:
                 os.close(told)
         except OSError as error:
+            self._abandon(group)
             text = f"cannot start {quoted(key)}: {str(error.strerror).lower()}"
             self._refuse(seq, key, stage, error.errno or 0, text, {})
             return
         if not self.trees.units:
             self.survey_due_s = time.monotonic() + SURVEY_S
-        unit = Unit(key, pid, seq, report)
         self.trees.units[key] = self.trees.leaders[pid] = self.reports[report] = unit
         self.poller.register(report, select.POLLIN)
+
+    def _make_group(self, message: Any) -> str | None:  # Any: JSON
+        if self.trees.groups is None:
+            return None
+        names = ("memory_bytes", "cpu_percent", "processes")
+        return self.trees.groups.make(message["unit"], *(message[name] for name in names))
+
+    def _abandon(self, group: str | None) -> None:
+        if group is not None:
+            self.abandoned.add(group)
 
     def _refuse(
         self, seq: int, unit: str, stage: str, number: int, message: str, data: dict[str, str]
@@ -175,39 +232,57 @@ class Nursery:
                 op="spawned", seq=unit.seq, unit=unit.key, pid=unit.pid, starttime=starttime
             )
             return
-        del self.trees.units[unit.key], self.trees.leaders[unit.pid]
-        self.killed.discard(unit)
+        del self.trees.leaders[unit.pid]
+        self._forget(unit)
         self.trees.failed.add(unit.pid)
         self._refuse(unit.seq, unit.key, *heard(told))
 
+    def _forget(self, unit: Unit) -> None:
+        del self.trees.units[unit.key]
+        self.killed.discard(unit)
+        self.turned.discard(unit)
+        self._abandon(unit.group)
+
     def _reap(self) -> None:
         """Reap every dead child; its pid may be another's from then on."""
-        self.is_settled = False
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
-                return
-            unit = self.trees.leaders.get(pid)
-            if unit is not None and unit.report >= 0:
-                self._confirm(unit)  # its only writer is dead, so that all has been said
-            if self.trees.leaders.pop(pid, None) is not None:
-                assert unit is not None, "what was popped is what was got"
-                unit.is_alive = False
-                self.dead.append((unit, status, usage))
-            self.trees.strays.pop(pid, None)
-            self.trees.failed.discard(pid)
+                return  # at once, when one was only stopped or continued
+            self._bury(pid, status, usage)
+
+    def _bury(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
+        self.is_settled = False
+        unit = self.trees.leaders.get(pid)
+        if unit is not None and unit.report >= 0:
+            self._confirm(unit)  # its only writer is dead, so that all has been said
+        if self.trees.leaders.pop(pid, None) is not None:
+            assert unit is not None, "what was popped is what was got"
+            unit.is_alive = False
+            self.dead.append((unit, status, usage))
+        self.trees.strays.pop(pid, None)
+        self.trees.failed.discard(pid)
+
+    def _let_go(self, unit: Unit) -> None:
+        """Take for gone what is dead, and kept from us by a debugger that does not wait for it (ptrace(2))."""
+        for pid in self.trees.roots(unit):
+            process = look_up(pid)
+            if process is not None and process.is_dead:
+                reaped, status, usage = os.wait4(pid, os.WNOHANG)
+                self._bury(pid, status if reaped else signal.SIGKILL, usage)
 
     def _tidy(self) -> None:
-        """What follows from deaths and from time: reports, further rounds of SIGKILL, the survey."""
+        """What follows from deaths and from time: reports, rounds of SIGKILL and SIGSTOP, the survey."""
         if not self.is_settled:
             self._settle()
         for unit in [unit for unit in self.killed if unit.again_s <= time.monotonic()]:
             unit.again_s = time.monotonic() + unit.pause_s
             unit.pause_s = min(2 * unit.pause_s, KILL_AGAIN_S[1])
             self._signal_tree(unit, signal.SIGKILL)
+            self._let_go(unit)
         started = time.monotonic()
         if self.trees.units and self.survey_due_s <= started:
             self.survey_due_s = started + SURVEY_S
@@ -215,6 +290,12 @@ class Nursery:
             cost = time.monotonic() - started
             self.survey_due_s = started + max(SURVEY_S, cost / SURVEY_SHARE)
             self._settle()
+        for unit in list(self.turned):
+            if self._is_turned(unit):
+                self.turned.discard(unit)
+        if not self.is_told:
+            self._tell_roots()
+        self.abandoned = {group for group in self.abandoned if not cgroup.remove(group)}
 
     def _settle(self) -> None:
         """Tell the deaths of leaders and which units are empty; end what is nobody's."""
@@ -223,7 +304,8 @@ class Nursery:
         while self.dead:
             unit, status, usage = self.dead[0]
             left = len(trees.members(unit))
-            self.dead.popleft()
+            oom_kills = 0 if unit.group is None else cgroup.oom_kills(unit.group)
+            self.dead.popleft()  # not before all has been read: there may be no descriptor to read it
             self.channel.send(
                 op="exited",
                 unit=unit.key,
@@ -235,24 +317,51 @@ class Nursery:
                     "maxrss_bytes": usage.ru_maxrss * 1024,
                 },
                 left=left,
+                oom_kills=oom_kills,
             )
         for stray in trees.unknown():
             stray.candidates = [unit for unit in stray.candidates if trees.has(unit)]
             if not all(unit.is_alive for unit in stray.candidates) or not stray.candidates:
                 kill_below(stray.pid)
         for unit in [unit for unit in trees.units.values() if trees.is_empty(unit)]:
-            del trees.units[unit.key]
-            self.killed.discard(unit)
+            self._forget(unit)
             self.channel.send(op="emptied", unit=unit.key)
         for unit in self.killed:
             if not unit.is_alive:
                 unit.again_s = 0.0  # something of it has just escaped from a dead parent
-        self.is_settled = True
+        # One that escaped from a stopped parent, or was forked behind our back, is to be stopped too.
+        self.turned.update(unit for unit in trees.units.values() if unit.is_frozen)
+        self.is_told = False
+        # What a group holds that is no child of ours dies without a word to us.
+        self.is_settled = all(self._has_roots(unit) for unit in trees.units.values())
+
+    def _has_roots(self, unit: Unit) -> bool:
+        return unit.is_alive or unit.group is None or bool(self.trees.roots(unit))
+
+    def _tell_roots(self) -> None:
+        """Tell which processes have escaped, once that has changed: in time, and never into a queue."""
+        now = time.monotonic()
+        found = self.trees.strays_of()
+        if found != self.told:
+            if self.channel.queue:
+                self.tell_due_s = now + ROOTS_S
+            if now < self.tell_due_s:
+                return
+            for key in found.keys() | self.told.keys():
+                pids = found.get(key, [])
+                if key in self.trees.units and pids != self.told.get(key, []):
+                    self.channel.send(op="roots", unit=key, pids=pids[:ROOTS])
+            self.told = found
+            self.tell_due_s = now + ROOTS_S
+        self.is_told = True
 
     def _signal(self, key: str, signum: int, scope: str) -> None:
         unit = self.trees.units.get(key)
         if unit is None:
             return  # it has just become empty, and `emptied` is on its way
+        if unit.is_frozen and signum in ENDING:
+            self._turn(key, False)
+            self._is_turned(unit)
         if scope == "tree":
             self._signal_tree(unit, signum)
         elif unit.is_alive:
@@ -262,12 +371,58 @@ class Nursery:
         unit = self.trees.units.get(key)
         if unit is not None:
             unit.again_s = 0.0
+            unit.is_frozen = False  # SIGKILL reaches what is frozen
+            self.turned.discard(unit)
             self.killed.add(unit)
+
+    def _turn(self, key: str, is_frozen: bool) -> None:
+        unit = self.trees.units.get(key)
+        if unit is not None and unit.is_frozen != is_frozen:
+            unit.is_frozen = is_frozen
+            unit.is_scattered = unit.is_scattered and not is_frozen
+            self.turned.add(unit)
+
+    def _is_turned(self, unit: Unit) -> bool:
+        """Freeze or thaw it; False when it has to be looked at again, since a fork may have raced."""
+        if unit.group is not None:
+            cgroup.freeze(unit.group, unit.is_frozen)
+            return True
+        if unit.is_frozen:
+            return self._is_stopped(unit)
+        if unit.is_scattered or not unit.is_alive:
+            self._signal_tree(unit, signal.SIGCONT)
+        else:
+            signal_child(-unit.pid, signal.SIGCONT)
+        return True
+
+    def _is_stopped(self, unit: Unit) -> bool:
+        if unit.is_alive:
+            signal_child(-unit.pid, signal.SIGSTOP)  # no fork escapes what is sent to a group
+        seen: set[int] = set()
+        for _ in range(STOP_ROUNDS):
+            self.trees.adopt()
+            others = [
+                process
+                for process in self.trees.members(unit)
+                if not (unit.is_alive and process.group == unit.pid)
+            ]
+            unit.is_scattered = unit.is_scattered or bool(others)
+            running = [process for process in others if process.state not in b"Tt"]
+            if not running:
+                return True
+            if seen.issuperset(process.pid for process in running):
+                break  # they have been told, and only need time
+            for process in running:
+                seen.add(process.pid)
+                self._signal_one(process, signal.SIGSTOP)
+        return False
 
     def _signal_tree(self, unit: Unit, signum: int) -> None:
         """Signal the leader's group at once and every other process of the unit one by one."""
         members: list[Process] = []
         try:
+            if unit.group is not None and signum == signal.SIGKILL:
+                cgroup.kill(unit.group)  # first, since it is at once; what has left it remains
             self.trees.adopt()
             members = self.trees.members(unit)
         finally:
@@ -304,19 +459,55 @@ class Nursery:
         self.channel.send(op="listed", seq=seq, units=units, unknown=unknown)
 
     def end(self) -> None:
-        """Kill everything below us, again and again, until nothing is left."""
+        """Kill everything below us, again and again, until nothing is left.
+
+        The groups of other units may be the next daemon's already, and so is the folder of them all.
+        """
+        groups = {unit.group for unit in self.trees.units.values() if unit.group is not None}
         pause_s = KILL_AGAIN_S[0]
+        dead: list[int] = []
         while True:
+            with contextlib.suppress(OSError):  # the rounds below need no descriptor
+                for group in groups:
+                    cgroup.kill(group)
             try:
                 while os.wait4(-1, os.WNOHANG)[0]:
                     pass
             except ChildProcessError:
-                return
-            for pid in self.trees.own_children():
+                break
+            left = self.trees.own_children()
+            if left == dead:
+                break  # a debugger keeps them from us
+            dead = left if is_dead(left) else []
+            for pid in left:
                 kill_below(pid)
             select.select([self.wake], [], [], pause_s)
             drain(self.wake)
             pause_s = min(2 * pause_s, KILL_AGAIN_S[1])
+        if self.trees.groups is not None:
+            with contextlib.suppress(OSError):  # else the next daemon removes them
+                self._remove_groups(self.trees.groups.path, groups | self.abandoned)
+
+    def _remove_groups(self, path: str, left: set[str]) -> None:
+        deadline_s = time.monotonic() + REMOVE_S
+        while time.monotonic() < deadline_s:
+            left = {group for group in left if not cgroup.remove(group)}
+            if not left:
+                try:
+                    cgroup.remove_unheld(path)
+                    return
+                except BlockingIOError:
+                    pass  # by the next daemon; or ours has not closed everything yet, dying
+            time.sleep(KILL_AGAIN_S[0])
+
+
+def is_dead(pids: list[int]) -> bool:
+    """None of these lives, as far as we have the means to look."""
+    try:
+        processes = [look_up(pid) for pid in pids]
+    except OSError:
+        return False
+    return all(process is None or process.is_dead for process in processes)
 
 
 def drain(fd: int) -> None:

@@ -1,6 +1,6 @@
-"""What a dead launcher leaves behind: it becomes ours, and is killed and reaped until none is left.
+"""What a dead launcher or daemon leaves behind: it is killed, and reaped where it is ours, until none is left.
 
-It knows processes only: our children, their sessions, marks and parents.
+It knows processes only: our children, their sessions, groups, brands, marks and parents.
 """
 
 import asyncio
@@ -9,10 +9,12 @@ import ctypes
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Container, Iterator
 from itertools import islice
 
 from . import kernel
+from .cgroup import Groups
 
 PATIENCE_S = 5.0
 """After so long it is said what does not end; the rounds go on, unless the daemon is closing."""
@@ -33,15 +35,27 @@ class Family:
     """The processes that were below one launcher.
 
     Where other parts of this process have children too, only those are known to be the launcher's
-    that are in one of `sessions`, have the mark of one of `units`, or were seen below one of these.
-    `sole_parent` promises that there are no others, so that all are.
+    that are in one of `sessions` or of `groups`, have the brand of `state` or the mark of one of
+    `units`, or were seen below one of these.  `sole_parent` promises that there are no others, so
+    that all are.
     """
 
-    def __init__(self, sessions: set[int], units: Container[str], sole_parent: bool) -> None:
+    def __init__(
+        self,
+        *,
+        sessions: set[int],
+        groups: Groups | None,
+        state: int,
+        units: Container[str],
+        sole_parent: bool,
+    ) -> None:
         self._sessions = sessions
+        self._groups = groups
+        self._state = state
         self._units = units
         self._sole_parent = sole_parent
         self._known: set[tuple[int, int]] = set()
+        self._held: set[int] = set()  # dead, and kept from us by a debugger
 
     async def end(self, is_closing: Callable[[], bool]) -> None:
         """Kill and reap all of it, in rounds, until none is left or we are closing and patience ends."""
@@ -68,11 +82,20 @@ class Family:
         assert ourselves is not None, "we run"
         for pid in kernel.children(ourselves):
             process = None if pid in launchers else kernel.look_up(pid)
-            if process is None:
+            if process is None or (process.is_dead and pid in self._held):
                 continue
-            is_known = process.session in self._sessions or (pid, process.starttime) in self._known
-            if self._sole_parent or is_known or kernel.mark(pid) in self._units:
+            if self._sole_parent or self._is_known(process):
                 yield process
+
+    def _is_known(self, process: kernel.Process) -> bool:
+        pid = process.pid
+        return (
+            process.session in self._sessions
+            or (pid, process.starttime) in self._known
+            or (self._groups is not None and self._groups.unit_of(pid) != "")
+            or kernel.brand(pid)[0] == self._state
+            or kernel.mark(pid) in self._units
+        )
 
     def _kill(self, orphan: kernel.Process) -> None:
         self._known.add((orphan.pid, orphan.starttime))
@@ -80,7 +103,51 @@ class Family:
             self._known.add((process.pid, process.starttime))
             kernel.signal_other(process, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(orphan.pid, os.WNOHANG)
+            if os.waitpid(orphan.pid, os.WNOHANG)[0] == 0 and orphan.is_dead:
+                self._held.add(orphan.pid)
+
+
+async def sweep(state: int) -> int:
+    """Kill what a dead daemon of the same state folder left; how many were met.
+
+    That is all that bears its brand, and what is below it: another daemon there brands its own.  We may
+    be below it ourselves, and so is then whoever started us: these live.
+    """
+    kept = set(_ancestors(os.getpid()))
+    met: set[tuple[int, int]] = set()
+    deadline_s = time.monotonic() + PATIENCE_S
+    pause_s = ROUND_S[0]
+    while left := _left_by(state, kept):
+        for process in left.values():
+            met.add((process.pid, process.starttime))
+            kernel.signal_other(process, signal.SIGKILL)
+        if time.monotonic() > deadline_s:
+            log.error("cannot end what an earlier daemon left: pids %s", [*left])
+            break
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, ROUND_S[1])
+    return len(met)
+
+
+def _left_by(state: int, kept: set[int]) -> dict[int, kernel.Process]:
+    found: dict[int, kernel.Process] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in found or int(name) in kept:
+            continue
+        # First the identity, then the brand: whoever has the pid by then is not killed for it.
+        process = kernel.look_up(int(name))
+        if process is None or process.is_dead:  # its new parent takes its time
+            continue
+        if kernel.brand(process.pid)[0] == state:
+            found[process.pid] = process
+            found |= {each.pid: each for each in kernel.walk(process.pid) if each.pid not in kept}
+    return found
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while (process := kernel.look_up(pid)) is not None:
+        yield pid
+        pid = process.parent
 
 
 def become_subreaper() -> None:

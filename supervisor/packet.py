@@ -84,7 +84,7 @@ class Channel:
     """Our end of the socket: never blocks.
 
     What the daemon does not read waits here.  The queue needs no limit of its own: each unit has at
-    most three messages in its life, every other one answers a request, and pongs never queue.
+    most three messages in its life, every other one answers a request, and pongs and roots never queue.
     """
 
     def __init__(self, sock: socket.socket) -> None:

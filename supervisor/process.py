@@ -6,11 +6,16 @@ and a new launcher takes its place.  It never blocks the loop.  It knows process
 
 The messages, in both directions JSON objects over SOCK_SEQPACKET (see `packet.encode`):
 
-    → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, no_new_privs, limits} + 3 descriptors
-    → signal {unit, signal, scope: leader|tree}    → kill {unit}    → ping {seq}    → list {seq}
+    → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, no_new_privs, limits, memory_bytes,
+        cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals}
+        + 3 descriptors
+    → signal {unit, signal, scope: leader|tree}    → kill {unit}    → freeze {unit}    → thaw {unit}
+    → ping {seq}    → list {seq}
     ← spawned {seq, unit, pid, starttime}
     ← failed {seq, unit, stage, errno, message, retryable, data}
-    ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, left}    ← emptied {unit}
+    ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, left, oom_kills}
+    ← emptied {unit}    ← roots {unit, pids}: what has escaped of it, whenever that changes
+    ← moved {pid}, refused {errno, message}: at the start, where a PID namespace was asked for
     ← pong {seq}    ← listed {seq, units: [{unit, pid, starttime, processes}], unknown: [pids]}
 """
 
@@ -19,16 +24,19 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from ..worker.errors import Overloaded, ShuttingDown, SpawnFailed, Timeout
-from . import kernel, orphan
+from . import containment, kernel, namespace, orphan
+from .containment import Containment, Subtree, Wanted
 from .link import PING_S, Link, close_all
 
 SILENCE_S = 5.0
@@ -50,7 +58,13 @@ T = TypeVar("T")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run: `unit` names this one life of the worker, and is never used again."""
+    """What to run: `unit` names this one life of the worker, and is never used again.
+
+    `memory_bytes`, `cpu_percent` and `processes` are limits of the whole tree, and hold where the
+    unit's cgroup has that controller (see `Launcher.containment`); 0 is none.  `temporary` is the path
+    of a temporary folder that is made for the process alone; the paths and ports are those that
+    Landlock leaves it, None all of them.
+    """
 
     unit: str
     argv: Sequence[str]
@@ -62,6 +76,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
     no_new_privs: bool = True
     limits: Mapping[str, int] = {}
+    memory_bytes: int = 0
+    cpu_percent: int = 0
+    processes: int = 0
+    temporary: str | None = None
+    read_paths: Sequence[str] | None = None
+    write_paths: Sequence[str] | None = None
+    connect_ports: Sequence[int] | None = None
+    scope_signals: bool = False
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +104,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a unit's leader: the wait status, and how many of its processes are left.
 
     `lost` says that the launcher died with it: the status is then what we did to it, SIGKILL.
+    `oom_kills` counts the processes of its cgroup that the kernel has killed for their memory, as far
+    as that is known.
     """
 
     unit: str
@@ -92,6 +116,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     maxrss_bytes: int = 0
     left: int = 0
     lost: bool = False
+    oom_kills: int = 0
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,10 +135,13 @@ class _Stage(Enum):
 
 
 class _Unit:
+    __slots__ = ("answer", "is_killed", "is_silent", "pid", "stage", "strays")
+
     def __init__(self, answer: asyncio.Future[tuple[int, int]]) -> None:
         self.answer = answer
         self.stage = _Stage.STARTING
         self.pid = 0
+        self.strays: tuple[int, ...] = ()  # what has escaped of it
         self.is_killed = False
         self.is_silent = False  # its spawn was cancelled: nobody knows of it
 
@@ -139,6 +167,9 @@ class Launcher:
         python: str = sys.executable,
         sole_parent: bool = False,
         silence_s: float = SILENCE_S,
+        state_dir: Path | None = None,
+        tier: Wanted = "auto",
+        pid_namespace: bool = False,
     ) -> None:
         self._on_exit = on_exit
         self._on_empty = on_empty
@@ -146,6 +177,16 @@ class Launcher:
         self._python = python
         self._sole_parent = sole_parent
         self._silence_s = silence_s
+        self._state_dir = state_dir
+        self._tier: Wanted = tier
+        self._pid_namespace = pid_namespace
+        self._state = (
+            secrets.randbits(kernel.BRAND_BITS)
+            if state_dir is None
+            else containment.state_number(state_dir)
+        )
+        self._subtree: Subtree | None = None
+        self._containment = Containment()
         self._units: dict[str, _Unit] = {}
         self._lists: dict[int, asyncio.Future[list[Listed]]] = {}
         self._seq = 0
@@ -161,18 +202,42 @@ class Launcher:
         """The pid of the launcher that runs now."""
         return self._pid
 
+    @property
+    def containment(self) -> Containment:
+        """What holds the units' processes, known once it has started."""
+        return self._containment
+
+    def cgroup_of(self, unit: str) -> Path | None:
+        """The folder of a living unit's cgroup, where it has one."""
+        if self._subtree is None or unit not in self._units:
+            return None
+        return self._subtree.unit(unit)
+
+    def roots(self, unit: str) -> tuple[int, ...]:
+        """The processes below which all of a unit's hang: its leader, and what escaped, 0.1 s late at most."""
+        found = self._units.get(unit)
+        if found is None:
+            return ()
+        return (found.pid, *found.strays) if found.stage is _Stage.RUNNING else found.strays
+
     async def start(self) -> None:
-        """Start the launcher, and return when it answers.
+        """End what an earlier one left, start the launcher, and return when it answers.
+
+        With `state_dir`, everything of an earlier Launcher of that folder is killed first: whoever calls
+        this makes sure that it is dead.  Below a delegated cgroup this process moves to a leaf.
 
         Raises:
             SpawnFailed: it does not; `data["retryable"]` says whether that may change.
         """
         assert self._keeper is None, "a Launcher starts once"
+        await self._prepare()
         orphan.become_subreaper()
         try:
             await self._begin()
         except BaseException:
             orphan.undo_subreaper()
+            if self._subtree is not None:
+                self._subtree.remove()
             raise
         self._keeper = asyncio.create_task(self._keep(), name="launcher-keeper")
         self._keeper.add_done_callback(_complain)
@@ -244,14 +309,7 @@ class Launcher:
         Raises:
             Overloaded: the launcher has not read so many messages yet that this one is refused.
         """
-        if unit not in self._units or self._link is None:
-            return
-        if len(self._link.channel) >= QUEUE_MESSAGES:
-            text = f'cannot signal "{unit}": the launcher does not keep up'
-            raise Overloaded(text, limit=QUEUE_MESSAGES, retry_after_s=PING_S)
-        self._link.channel.send(
-            {"op": "signal", "unit": unit, "signal": int(signum), "scope": scope}
-        )
+        self._ask(unit, "signal", signal=int(signum), scope=scope)
 
     def kill(self, unit: str) -> None:
         """SIGKILL everything of the unit until it is empty, which `on_empty` tells."""
@@ -260,6 +318,22 @@ class Launcher:
             return
         found.is_killed = True
         self._link.channel.send({"op": "kill", "unit": unit})
+
+    def freeze(self, unit: str) -> None:
+        """Let no process of the unit run until `thaw`; a kill or an ending signal reaches them all the same.
+
+        Raises:
+            Overloaded: as `signal`.
+        """
+        self._ask(unit, "freeze")
+
+    def thaw(self, unit: str) -> None:
+        """Let the unit run again.  Without cgroups, what had stopped itself in it runs again too.
+
+        Raises:
+            Overloaded: as `signal`.
+        """
+        self._ask(unit, "thaw")
 
     async def listed(self) -> list[Listed]:
         """All units with their processes, as the launcher finds them now.
@@ -295,6 +369,8 @@ class Launcher:
                     self._idle.clear()
                     await self._idle.wait()
         self._ready.set()
+        if self._subtree is not None:
+            self._subtree.release()
         if self._link is not None:
             self._link.hang_up()  # at the end of the file it kills what is left, and ends
         done, _ = await asyncio.wait([self._keeper], timeout=CLOSE_S)
@@ -304,13 +380,43 @@ class Launcher:
             await asyncio.wait([self._keeper], timeout=2 * CLOSE_S)
             self._keeper.cancel()
         orphan.undo_subreaper()
+        if self._subtree is not None:
+            self._subtree.remove()
+
+    def _ask(self, unit: str, op: str, **facts: object) -> None:
+        if unit not in self._units or self._link is None:
+            return
+        if len(self._link.channel) >= QUEUE_MESSAGES:
+            text = f'cannot {op} "{unit}": the launcher does not keep up'
+            raise Overloaded(text, limit=QUEUE_MESSAGES, retry_after_s=PING_S)
+        self._link.channel.send({"op": op, "unit": unit, **facts})
 
     # --- one launcher process ----------------------------------------------------------------
 
+    async def _prepare(self) -> None:
+        """Find out what this machine gives, and end what an earlier daemon of the state folder left."""
+        reason = "cgroups were not asked for"
+        if self._state_dir is not None and self._tier != "launcher":
+            try:
+                self._subtree = containment.claim(self._state_dir)
+                await self._subtree.clear()
+            except containment.Refusal as refusal:
+                reason = str(refusal)
+        if self._tier == "cgroup" and self._subtree is None:
+            raise _failed("launcher", "cgroup", errno.ENOTSUP, reason)
+        self._containment = containment.contained(
+            self._subtree, reason, pid_namespace=self._pid_namespace
+        )
+        if self._state_dir is not None and (met := await orphan.sweep(self._state)):
+            log.warning("%d processes of an earlier daemon were left, and have been killed", met)
+
     async def _begin(self) -> None:
         """Start a launcher process and wait for its first answer."""
+        options: dict[str, object] = {"state": self._state, "pid_namespace": self._pid_namespace}
+        if self._subtree is not None:
+            options |= {"group": str(self._subtree.path), "group_name": self._subtree.name}
         try:
-            link = Link(self._python, self._hear, self._silence_s)
+            link = Link(self._python, options, self._hear, self._silence_s)
         except OSError as error:
             raise _failed("launcher", "launcher", error.errno or 0, str(error.strerror)) from error
         self._link, self._pid = link, link.pid
@@ -323,10 +429,18 @@ class Launcher:
             ready.cancel()
             if not self._ready.is_set() or link.ended.is_set():
                 link.kill()
+                link.channel.read()  # why it ended, if it said so
                 link.bury()
                 self._link = None
+                if not self._closing.is_set():
+                    self._ready.clear()
+        if link.refusal is not None:
+            number, reason = link.refusal
+            reason = f"this machine gives it no pid namespace: {reason}"
+            raise _failed("launcher", "pid-namespace", number, reason)
         if self._link is None:
             raise _failed("launcher", "launcher", errno.ECHILD, "it does not answer")
+        self._pid = link.pid
         link.watch()
 
     async def _keep(self) -> None:
@@ -367,8 +481,18 @@ class Launcher:
             elif unit.stage is not _Stage.EXITED:
                 unit.stage = _Stage.EXITED
                 self._tell(unit, self._on_exit, _lost(key, unit.pid))
-        family = orphan.Family(sessions, self._units, self._sole_parent)
+        if self._subtree is not None:
+            self._subtree.kill()
+        family = orphan.Family(
+            sessions=sessions,
+            groups=None if self._subtree is None else self._subtree.groups,
+            state=self._state,
+            units=self._units,
+            sole_parent=self._sole_parent,
+        )
         await family.end(self._closing.is_set)
+        if self._subtree is not None:
+            await self._subtree.clear()
         for key in list(self._units):
             self._forget(key)
         if self._closing.is_set():
@@ -386,9 +510,10 @@ class Launcher:
                 self._ready.set()
             case "spawned":
                 unit = self._units[message["unit"]]
-                unit.stage, unit.pid = _Stage.RUNNING, message["pid"]
+                unit.stage = _Stage.RUNNING
+                (unit.pid,) = self._ours([message["pid"]]) or (0,)  # 0: it has ended already
                 if not unit.answer.done():
-                    unit.answer.set_result((message["pid"], message["starttime"]))
+                    unit.answer.set_result((unit.pid, message["starttime"]))
             case "failed":
                 unit = self._units[message["unit"]]
                 facts = {key: message[key] for key in ("unit", "stage", "errno", "retryable")}
@@ -403,16 +528,34 @@ class Launcher:
             case "exited":
                 unit = self._units[message["unit"]]
                 unit.stage = _Stage.EXITED
-                facts = {key: message[key] for key in ("unit", "pid", "status", "left")}
-                self._tell(unit, self._on_exit, Exit(**facts, **message["rusage"]))
+                facts = {key: message[key] for key in ("unit", "status", "left", "oom_kills")}
+                report = Exit(pid=unit.pid, **facts, **message["rusage"])
+                self._tell(unit, self._on_exit, report)
+            case "roots":
+                self._units[message["unit"]].strays = self._ours(message["pids"])
             case "emptied":
                 self._forget(message["unit"])
             case "listed":
                 answer = self._lists.get(message["seq"])
                 if answer is not None and not answer.done():
-                    answer.set_result(msgspec.convert(message["units"], list[Listed]))
+                    listed = msgspec.convert(message["units"], list[Listed])
+                    answer.set_result([self._seen(unit) for unit in listed])
             case other:
                 raise AssertionError(f"the launcher is of our version, yet says {other!r}")
+
+    def _ours(self, pids: Sequence[int], *, deep: bool = False) -> tuple[int, ...]:
+        """The pids as this process sees them; those that are gone are left out."""
+        if self._link is None or not self._link.is_inside:
+            return tuple(pids)
+        return tuple(namespace.ours(self._link.pid, pids, deep=deep).values())
+
+    def _seen(self, listed: Listed) -> Listed:
+        if self._link is None or not self._link.is_inside:
+            return listed
+        processes = list(self._ours(listed.processes, deep=True))
+        return msgspec.structs.replace(
+            listed, pid=self._units[listed.unit].pid, processes=processes
+        )
 
     def _forget(self, key: str) -> None:
         self._tell(self._units.pop(key), self._on_empty, key)
@@ -435,7 +578,7 @@ def _lost(unit: str, pid: int) -> Exit:
 
 def _failed(unit: str, stage: str, number: int, reason: str) -> SpawnFailed:
     return SpawnFailed(
-        f'cannot start "{unit}": {reason.lower()}',
+        f'cannot start "{unit}": {reason[:1].lower()}{reason[1:]}',
         result="exec-failed",
         unit=unit,
         stage=stage,

@@ -16,17 +16,22 @@ Effect = Literal["live", "restart"]
 
 
 class Plan(Struct, frozen=True):
-    """What is to be done, by name; `pending` are keys that take effect at the daemon's next start."""
+    """What is to be done, by name; `keys` are those that made a change.
+
+    Of the keys that are nobody's own, `live` take effect now, `pending` at the next start.
+    """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: dict[str, Effect] = {}
     pending: tuple[str, ...] = ()
+    live: tuple[str, ...] = ()
+    keys: dict[str, tuple[str, ...]] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has changed."""
-        return not (self.added or self.removed or self.changed or self.pending)
+        return self == Plan()
 
 
 def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, new: Config) -> Plan:
@@ -40,17 +45,26 @@ def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, ne
     """
     wanted = {name: spec for name, spec in new.agents.items() if not spec.disabled}
     effects: dict[str, Effect] = {}
+    keys: dict[str, tuple[str, ...]] = {}
     for name, spec in wanted.items():
         if name in running:
             kinds = changed(running[name], spec)
             if kinds:
-                effects[name] = "restart" if "restart" in kinds else "live"
+                effects[name] = "restart" if "restart" in kinds.values() else "live"
+                keys[name] = tuple(kinds)
     return Plan(
         added=tuple(name for name in wanted if name not in running),
         removed=tuple(name for name in running if name in from_file and name not in wanted),
         changed=effects,
         pending=_pending(old, new),
+        live=_live(old, new),
+        keys=keys,
     )
+
+
+def _live(old: Config, new: Config) -> tuple[str, ...]:
+    same = old.process.max_concurrent_processes == new.process.max_concurrent_processes
+    return () if same else ("process.max_concurrent_processes",)
 
 
 def _pending(old: Config, new: Config) -> tuple[str, ...]:

@@ -35,10 +35,11 @@ from ..worker.schema import (
 )
 from ..worker.wire import Notification, Request
 from .agents import Agents
+from .backlog import Entry
 from .bus import Subscription
 from .keeper import Keeper, Shared, utc_now
 from .lifecycle import UP, State
-from .tasks import Entry, Tasks
+from .tasks import Tasks
 
 MAX_VALUE_BYTES = 1024 * 1024
 """The largest value that `memory/put` takes, as JSON."""
@@ -81,6 +82,8 @@ class WorkerService:
     """Serves every worker of one daemon."""
 
     def __init__(self, shared: Shared) -> None:
+        self.listeners: list[Callable[[Keeper], None]] = []
+        """Called at every change of a worker."""
         self._shared = shared
         self._agents: Agents | None = None
         self._tasks: Tasks | None = None
@@ -148,11 +151,15 @@ class WorkerService:
 
     def changed(self, keeper: Keeper) -> None:
         """A worker's state has changed: there may be work for it, or subscriptions to end."""
+        for listener in self.listeners:
+            listener(keeper)
         if self._agents is not None:
             self._agents.fill_room()
         if keeper.worker.state in UP:
             if self._tasks is not None:
                 self._tasks.dispatch(keeper.spec.name)
+                if keeper.worker.paused_at is not None:
+                    self._tasks.say_why(keeper.spec.name)
             return
         if keeper.id in self._subscriptions:
             subscription, _ = self._subscriptions.pop(keeper.id)
@@ -204,6 +211,8 @@ class WorkerService:
         Raises:
             CorralError: as `Pool.call`.
         """
+        assert self._agents is not None, "attach comes before the first call"
+        self._agents.check_may_call(f'call "{name}"')
         started = time.monotonic()
         outcome = "cancelled"
         try:

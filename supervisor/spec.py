@@ -34,6 +34,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..worker.errors import InvalidParams
+from .check import (
+    NO_ACTIONS,
+    SIGNAL,
+    TIMEOUT_S,
+    Actions,
+    Check,
+    Checks,
+    Readiness,
+    Ready,
+    check_table,
+    http_url,
+    readiness_table,
+)
 from .document import KeyPath, Page
 from .values import (
     DAY_S,
@@ -48,7 +61,7 @@ from .values import (
     Paths,
     PositiveSeconds,
     Refused,
-    RefusedVariable,
+    RefusedKey,
     Rule,
     Seconds,
     VariableNames,
@@ -80,6 +93,8 @@ from .values import (
 
 INHERITED = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG")
 ISOLATION_AVAILABLE = ("none", "basic")
+CONFINING = ("read_paths", "write_paths", "connect_ports")
+"""What only an isolated process can be kept to."""
 
 
 class Scale(Struct, frozen=True):
@@ -130,6 +145,7 @@ class Daemon(Struct, frozen=True, kw_only=True):
         | None
     ) = None
     on_daemon_loss: Literal["kill"] = "kill"
+    containment: Literal["auto", "launcher", "cgroup", "pidns"] = "auto"
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -202,6 +218,8 @@ class Monitoring(Struct, frozen=True, kw_only=True):
     max_log_buffer_size: Annotated[Bytes, at_least(4 * KIB)] = MIB
     max_log_file_bytes: Annotated[Bytes, at_least(4 * KIB)] = 10 * MIB
     max_log_files: Annotated[int, whole(1, 1000)] = 5
+    alert: Annotated[tuple[str, ...], argv] | None = None
+    alert_url: Annotated[str, http_url] | None = None
 
 
 class Tasks(Struct, frozen=True, kw_only=True):
@@ -236,6 +254,7 @@ class Recovery(Struct, frozen=True, kw_only=True):
     healthy_after: Seconds = 60.0
     failure_threshold: Annotated[int, whole(1, 1000)] = 3
     enable_graceful_degradation: bool = True
+    actions: Actions = {}
     enable_checkpointing: bool = False
     checkpoint_interval: PositiveSeconds = 60.0
 
@@ -290,8 +309,11 @@ class Spec(Struct, frozen=True, kw_only=True):
         tuple[str, ...], each(matching(r"[^\x00-\x1f\x7f]+", "a name"), "names")
     ] = ()
     autostart: bool = True
+    control: Literal["none", "read", "operate", "admin"] = "none"
     config: Annotated[dict[str, object], free_table] = {}
     environment: Annotated[dict[str, str], variables] = {}
+    health: Checks | None = None
+    ready: Ready | None = None
     idle_timeout: Seconds = 300.0
     concurrency: Literal["auto", "serial", "parallel"] = "auto"
     disabled: bool = False
@@ -301,6 +323,21 @@ class Spec(Struct, frozen=True, kw_only=True):
     monitoring: Monitoring = Monitoring()
     tasks: Tasks = Tasks()
     recovery: Recovery = Recovery()
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The health checks in force, nothing left open; what speaks MCP is asked unless `health` is written."""
+        usual = (Check(name="mcp", way="mcp"),) if self.protocol == "mcp" else ()
+        return tuple(map(self._filled, usual if self.health is None else self.health))
+
+    def _filled(self, check: Check) -> Check:
+        monitoring = self.monitoring
+        interval_s = check.interval or monitoring.health_check_interval
+        timeout_s = check.timeout
+        if timeout_s is None:
+            timeout_s = monitoring.heartbeat_timeout if check.way == "mcp" else TIMEOUT_S
+        delay_s = interval_s if check.start_delay is None else check.start_delay
+        return replace(check, interval=interval_s, timeout=timeout_s, start_delay=delay_s)
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -416,21 +453,23 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
     return table
 
 
-def changed(old: Spec, new: Spec) -> frozenset[Literal["live", "restart"]]:
-    """What it takes to go from `old` to `new`: nothing, a change while the workers run, new workers, or both."""
-    kinds: set[Literal["live", "restart"]] = set()
+def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:
+    """The keys that differ, as `command` or `tasks.max_attempts`: changed while the workers run, or by new ones."""
+    kinds: dict[str, Literal["live", "restart"]] = {}
     for key in ("kind", *_FIELDS[Spec]):
         if not _same(getattr(old, key), getattr(new, key)):
-            kinds.add("restart" if key in RESTART_KEYS else "live")
+            kinds[key] = "restart" if key in RESTART_KEYS else "live"
     for name, section in _SECTIONS.items():
         before, after = getattr(old, name), getattr(new, name)
-        keys = {key for key in _FIELDS[section] if getattr(before, key) != getattr(after, key)}
-        keys -= DAEMON_WIDE.get(name, frozenset())
-        # The era of MCP is settled when a server starts.
-        settled = new.protocol == "mcp" and "protocol_version" in keys
-        if keys:
-            kinds.add("restart" if name in RESTART_KEYS or settled else "live")
-    return frozenset(kinds)
+        for key in _FIELDS[section]:
+            if getattr(before, key) == getattr(after, key):
+                continue
+            if key in DAEMON_WIDE.get(name, frozenset()):
+                continue
+            # The era of MCP is settled when a server starts.
+            settled = new.protocol == "mcp" and key == "protocol_version"
+            kinds[f"{name}.{key}"] = "restart" if name in RESTART_KEYS or settled else "live"
+    return kinds
 
 
 # --- reading tables -------------------------------------------------------------------------------
@@ -461,6 +500,8 @@ def _section(page: Page, path: KeyPath, raw: object, base: _S, directory: str) -
         changes |= _isolation(page, path, table, base)
         if "environment" in changes:
             changes["environment"] = base.environment | changes["environment"]
+    if isinstance(base, Recovery) and "actions" in changes:
+        changes["actions"] = base.actions | changes["actions"]
     return _ordered(page, path, table, replace(base, **changes))
 
 
@@ -475,7 +516,7 @@ def _value(
     try:
         for rule in field.rules:
             value = rule(value)
-    except RefusedVariable as refused:
+    except RefusedKey as refused:
         raise page.error((*path, refused.name), refused.item, refused.reason) from refused
     except Refused as refused:
         item = raw if refused.item is ... else refused.item
@@ -510,7 +551,13 @@ def _isolation(
 
 
 def _ordered(page: Page, path: KeyPath, table: Mapping[str, object], section: _S) -> _S:
-    """Where one duration bounds another: the written one counts, two that contradict are refused."""
+    """Where keys bound one another: the written one counts, two that contradict are refused."""
+    if isinstance(section, Process) and section.isolation == "none":
+        for key in CONFINING:
+            if getattr(section, key) is not None:
+                switch = "isolation" if "isolation" in table else "enable_isolation"
+                guilty, other = (key, switch) if key in table else (switch, key)
+                raise page.error((*path, guilty), table[guilty], f"it contradicts {other}")
     if isinstance(section, Recovery):
         base, most = section.restart_backoff_base, section.restart_backoff_max
         if base <= most:
@@ -565,6 +612,7 @@ def _agent(
     sections["process"] = replace(process, working_directory=folder, environment={})
     for key in _SECTIONS:
         sections.setdefault(key, getattr(defaults, key))
+    _check_health(page, path, own, sections["recovery"])
     return replace(Spec(name=name, kind=kind, source=page.source), **own, **sections)
 
 
@@ -604,6 +652,26 @@ def _check_program(page: Page, path: KeyPath, own: Mapping[str, object]) -> None
     if entrypoint and own.get("protocol", "corral") != "corral":
         reason = 'it contradicts entrypoint: such an agent speaks "corral"'
         raise page.error((*path, "protocol"), own["protocol"], reason)
+
+
+def _check_health(
+    page: Page, path: KeyPath, own: Mapping[str, Any], recovery: Recovery
+) -> None:  # Any: the values of a Spec's fields
+    """What the ways to ask need of the rest: a protocol that has them, actions that exist."""
+    protocol = own.get("protocol", "corral")
+    if own.get("ready") is not None and protocol != "none":
+        reason = f'it goes with protocol = "none": "{protocol}" says itself when it is ready'
+        raise page.error((*path, "ready"), own["ready"].way, reason)
+    for check in own.get("health") or ():
+        if check.way == "mcp" and protocol != "mcp":
+            raise page.error((*path, "health", "mcp"), True, 'it goes with protocol = "mcp"')
+        action = check.recovery
+        if action in NO_ACTIONS or action.startswith(SIGNAL) or action in recovery.actions:
+            continue
+        near = get_close_matches(action, [*NO_ACTIONS, *recovery.actions], 1)
+        guess = f'; did you mean "{near[0]}"?' if near else ""
+        reason = f"no action in [recovery.actions] has this name{guess}"
+        raise page.error((*path, "health", "recovery"), action, reason)
 
 
 def _check_daemon_wide(page: Page, path: KeyPath, raw: object) -> None:
@@ -662,18 +730,31 @@ _HINTS = {
     "type": "leave it out: every MCP server here is started by a command",
     "mcpServers": "write each server as [mcp.servers.NAME]",
     "servers": "write each server as [mcp.servers.NAME]",
+    "server": "write each server as [mcp.servers.NAME]",
+    "memory": "write max_memory_bytes in the section resources",
+    "cpu": "write cpu_limit_percent in the section resources",
+    "autorestart": "write restart in the section recovery",
+    "directory": "write working_directory in the section process",
+    "working_dir": "write working_directory in the section process",
+    "env_file": "write environment_file in the section process",
+    "depends_on": "write requires",
+    "healthcheck": "write health",
+    "replicas": "write instances",
+    "numprocs": "write instances",
 }
+"""Words for the same thing elsewhere: in editors, in Docker, in supervisord."""
 
 
 def _unknown(page: Page, path: KeyPath, value: object, known: Iterable[str]) -> InvalidParams:
     key = path[-1]
+    own = tuple(known)
     elsewhere = {key: name for name, section in _SECTIONS.items() for key in _FIELDS[section]}
     reason = "unknown key"
     if key in _HINTS:
         reason = f"unknown key; {_HINTS[key]}"
-    elif near := get_close_matches(key, known, 1):
+    elif near := [] if key in elsewhere else get_close_matches(key, own, 1):
         reason = f'unknown key; did you mean "{near[0]}"?'
-    elif near := get_close_matches(key, elsewhere, 1):
+    elif near := get_close_matches(key, elsewhere, 1, 0.75):
         reason = f'unknown key here; "{near[0]}" is a key of the section {elsewhere[near[0]]}'
     return page.error(path, value, reason)
 
@@ -693,12 +774,16 @@ def _differences(new: Struct, base: Struct, *, skip: frozenset[str]) -> dict[str
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, Readiness):
+        return readiness_table(value)
+    if isinstance(value, Check):
+        return check_table(value)
     if isinstance(value, Scale):
         return value.min if value.min == value.max else {"min": value.min, "max": value.max}
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if is_list(value):
-        return list(value)
+        return [_plain(item) for item in value]
     return free_table(value) if is_table(value) else value
 
 

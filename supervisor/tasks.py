@@ -6,13 +6,11 @@ Which task is next, on which worker, and what follows a failed attempt is decide
 """
 
 import asyncio
-import heapq
 import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable, Sequence
 from datetime import datetime
 
 from msgspec.structs import replace
@@ -36,8 +34,10 @@ from ..worker.schema import (
     TaskState,
 )
 from ..worker.wire import MAX_MESSAGE_BYTES
-from .agents import Agent, Agents
+from .agents import Agents
 from .attempt import RECORD_MARGIN_BYTES, Attempt, BrokenOff, Failed, Succeeded, words_bytes
+from .backlog import Backlog, Entry, Progress
+from .crew import Agent
 from .keeper import Keeper, Shared, utc_now
 from .lifecycle import State
 from .records import Records
@@ -50,7 +50,6 @@ from .schedule import (
     choose,
     has_capability,
     limits,
-    rank,
     retries,
     retry_delay_s,
     route,
@@ -59,26 +58,12 @@ from .schedule import (
 CLOSE_S = 10.0
 """How long what is still being written down is waited for at the end."""
 
+HALT_S = 10.0
+"""How long an emergency stop waits for its ends to be written down."""
+
 RETRY_AFTER_S = 1.0
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[Task], None]
-
-
-@dataclass
-class Entry:
-    """A task that has not ended, and what hangs on it."""
-
-    task: Task
-    created: float
-    limits: Limits
-    stop: asyncio.Future[CorralError] | None = None
-    attempt: Attempt | None = None
-    is_ending: bool = False  # its end is being written down: nothing else ends or starts it
-    waits: list[str] = field(default_factory=list[str])
-    listeners: list[Progress] = field(default_factory=list[Progress])
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Tasks:
@@ -89,9 +74,7 @@ class Tasks:
         self.agents = agents
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
         self._records = Records(shared.store)
-        self._entries: dict[str, Entry] = {}
-        self._queues: dict[str, list[tuple[float, int, str]]] = {}
-        self._arrivals = 0
+        self._backlog = Backlog()
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -110,7 +93,11 @@ class Tasks:
             await self._end(entry, "failed", error=_gone(task))
             return
         entry = Entry(task, created, limits(task.boundaries, agent.spec.resources))
-        self._entries[task.id] = entry
+        self._backlog.add(entry)
+        if self.agents.brake is not None:
+            halted = Cancelled(f'cannot finish task "{task.id}": an emergency stop')
+            await self._end(entry, "cancelled", error=halted)
+            return
         if task.parent is not None:  # whoever delegated it begins again, and delegates again
             reason = "the daemon died while another task waited for it"
             orphaned = Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)
@@ -126,7 +113,8 @@ class Tasks:
                 )
                 await self._end(entry, "failed", error=gone)
                 return
-            entry.task = replace(task, state="queued", worker=None, reason="the daemon died")
+            again = replace(task, state="queued", worker=None, reason="the daemon died")
+            self._backlog.put(entry, again)
         self._enqueue(entry)
 
     # -- asking
@@ -142,6 +130,7 @@ class Tasks:
         """
         if self.agents.draining:
             raise ShuttingDown("cannot take the task: the daemon is stopping")
+        self.agents.check_brake("take the task")
         agent = self._addressee(params.agent, params.capability)
         self._check_takes_tasks(agent)
         boundaries = params.boundaries
@@ -162,7 +151,7 @@ class Tasks:
         )
         _check_size(task, agent)
         entry = Entry(task, created, limits(boundaries, agent.spec.resources))
-        self._entries[task.id] = entry
+        self._backlog.add(entry)
         # A caller who hangs up meanwhile does not take back what the store may have already.
         await asyncio.shield(self._keep(self._accept(entry, agent)))
         return entry.task
@@ -171,7 +160,7 @@ class Tasks:
         try:
             await self._save(entry, entry.task)
         except BaseException:
-            del self._entries[entry.task.id]
+            self._backlog.drop(entry)
             raise
         self._publish("task.queued", entry.task)
         if agent.spec.tasks.queue_timeout > 0:
@@ -206,7 +195,7 @@ class Tasks:
             for agent in self.agents.agents.values()
             if agent.spec.protocol == "corral" and agent.wanted and _offers(agent, capability)
         ]
-        loads = [Load(a.name, self._free(a.name), len(self._queues.get(a.name, ()))) for a in able]
+        loads = [Load(a.name, self._free(a.name), self.queued(a.name)) for a in able]
         chosen = route(loads)
         if chosen is None:
             raise NotFound(
@@ -237,7 +226,7 @@ class Tasks:
 
     def find(self, task_id: str) -> Task | None:
         """The record of a task that has not ended."""
-        entry = self._entries.get(task_id)
+        entry = self._backlog.find(task_id)
         return None if entry is None else entry.task
 
     async def show(self, task_id: str) -> Task:
@@ -261,17 +250,17 @@ class Tasks:
         return [task for task in fresh if state is None or task.state == state]
 
     async def wait(self, task_id: str, *, listener: Progress | None = None) -> Task:
-        """The record of a task when it has ended; `listener` is told of each change until then.
+        """The record of a task when it has ended; `listener` is told how it stands, and of each change.
 
         Raises:
             NotFound: there is no such task.
         """
-        entry = self._entries.get(task_id)
+        entry = self._backlog.find(task_id)
         if entry is None:
             return await self.show(task_id)
         if listener is not None:
             entry.listeners.append(listener)
-            if entry.task.reason:
+            if entry.task.reason or entry.task.progress is not None:
                 listener(entry.task)
         try:
             await entry.ended.wait()
@@ -286,7 +275,7 @@ class Tasks:
         Raises:
             NotFound: there is no such task.
         """
-        entry = self._entries.get(task_id)
+        entry = self._backlog.find(task_id)
         if entry is None:
             return await self.show(task_id)
         error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
@@ -298,21 +287,43 @@ class Tasks:
         await entry.ended.wait()
         return entry.task
 
+    def halt(self) -> tuple[str, ...]:
+        """Cancels every task, as `halted` then waits for; nothing of them begins any more. Their ids."""
+        reason = "an emergency stop"
+        entries = tuple(self._backlog)
+        for entry in entries:
+            error = Cancelled(f'cannot finish task "{entry.task.id}": {reason}', reason=reason)
+            if entry.stop is None:
+                self._keep(self._end(entry, "cancelled", error=error))
+            elif not entry.stop.done():
+                entry.stop.set_result(error)
+        return tuple(entry.task.id for entry in entries)
+
+    async def halted(self, task_ids: Iterable[str]) -> None:
+        """Waits until the ends of tasks are written down.
+
+        Raises:
+            Overloaded: the store does not take them now; it will, as soon as it can.
+        """
+        try:
+            async with asyncio.timeout(HALT_S):
+                for entry in filter(None, map(self._backlog.find, task_ids)):
+                    await entry.ended.wait()
+        except TimeoutError:
+            text = "cannot write down the ends of all tasks yet: the store takes nothing now"
+            raise Overloaded(text, retry_after_s=RETRY_AFTER_S) from None
+
     # -- the queue
 
     def queued(self, agent: str) -> int:
         """How many tasks wait for a worker of the agent."""
-        return sum(
-            entry.task.agent == agent and entry.task.state == "queued"
-            for entry in self._entries.values()
-        )
+        return self._backlog.queued(agent)
 
     def totals(self) -> dict[str, int]:
         """How many tasks there are, by what became of them; a timeout is a failure."""
-        states = [entry.task.state for entry in self._entries.values()]
         return {
-            "queued": states.count("queued"),
-            "running": states.count("running"),
+            "queued": self._backlog.count("queued"),
+            "running": self._backlog.count("running"),
             "succeeded": self.counts["succeeded"],
             "failed": self.counts["failed"] + self.counts["timeout"],
         }
@@ -326,45 +337,38 @@ class Tasks:
         if entry.task.agent not in self.agents.agents:
             self._keep(self._end(entry, "failed", error=_gone(entry.task)))
             return
-        self._arrivals += 1
-        place = (rank(entry.task.priority, entry.created), self._arrivals, entry.task.id)
-        heapq.heappush(self._queues.setdefault(entry.task.agent, []), place)
+        self._backlog.line_up(entry)
         self.dispatch(entry.task.agent)
         self.say_why(entry.task.agent)
 
     def abandon(self, name: str) -> None:
         """Ends what still waits for an agent that was removed."""
-        self._queues.pop(name, None)
-        for entry in list(self._entries.values()):
-            if entry.task.agent == name and entry.task.state == "queued" and entry.stop is None:
+        for entry in self._backlog.of(name):
+            if entry.task.state == "queued" and entry.stop is None:
                 self._keep(self._end(entry, "failed", error=_gone(entry.task)))
 
     def say_why(self, name: str) -> None:
-        """Tells waiting tasks that no worker is coming, when their agent has given up."""
-        agent = self.agents.agents.get(name)
-        if agent is None or agent.state is not State.TERMINATED:
+        """Tells waiting tasks that no worker takes them, when their agent has given up or is paused."""
+        if not self._backlog.queued(name):
             return
-        reasons = [
-            k.worker.last_exit.message for k in agent.keepers if k.worker.last_exit is not None
-        ]
-        for entry in self._entries.values():
-            if entry.task.agent == name and entry.task.state == "queued" and reasons:
-                entry.task = replace(entry.task, reason=f"no worker is up: {reasons[0]}")
+        agent = self.agents.agents.get(name)
+        reason = None if agent is None else _why_not(agent)
+        if reason is None:
+            return
+        for entry in self._backlog.of(name):
+            if entry.task.state == "queued" and entry.task.reason != reason:
+                entry.task = replace(entry.task, reason=reason)
                 self._tell(entry)
 
     def dispatch(self, name: str) -> None:
         """Gives waiting tasks to free workers of an agent."""
-        queue = self._queues.get(name)
         agent = self.agents.agents.get(name)
-        while queue and agent is not None and not self.agents.draining:
-            entry = self._entries.get(queue[0][2])
-            if entry is None or entry.is_ending or entry.stop is not None:
-                heapq.heappop(queue)  # it has ended meanwhile
-                continue
-            worker_id = choose(_slots(agent))
-            if worker_id is None:
+        while agent is not None and not self.agents.draining:
+            entry = self._backlog.first(name)
+            worker_id = None if entry is None else choose(_slots(agent))
+            if entry is None or worker_id is None:
                 return
-            heapq.heappop(queue)
+            self._backlog.take(entry)
             keeper = next(keeper for keeper in agent.keepers if keeper.id == worker_id)
             entry.stop = self._loop.create_future()
             keeper.begin(entry.task.id)
@@ -392,7 +396,8 @@ class Tasks:
         if entry.is_ending:
             return  # the daemon is stopping: the next one finds it as the store has it
         stop, entry.stop = entry.stop, None
-        entry.task = replace(entry.task, state="queued", worker=None, reason=error.message)
+        task = replace(entry.task, state="queued", worker=None, reason=error.message)
+        self._backlog.put(entry, task)
         if stop is not None and stop.done():
             await self._end(entry, "cancelled", error=stop.result())
         else:
@@ -413,7 +418,7 @@ class Tasks:
         )
         attempt = Attempt(started, entry.limits, keeper, entry.stop)
         await self._save(entry, started)
-        entry.task = started
+        self._backlog.put(entry, started)
         entry.attempt = attempt
         self._publish("task.started", entry.task)
         self._tell(entry)
@@ -441,7 +446,8 @@ class Tasks:
             return
         attempt = task.attempt - 1 if failed.put_down else task.attempt
         reason = failed.error.message
-        entry.task = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
+        again = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
+        self._backlog.put(entry, again)
         entry.stop = None
         await self._save(entry, entry.task)
         self._publish("task.retried", task, reason=reason)
@@ -476,14 +482,14 @@ class Tasks:
             reason="",
         )
         await self._save_end(entry, ended)
+        self._backlog.drop(entry)
         entry.task = ended
         self.counts[state] += 1
-        self._entries.pop(task.id, None)
         entry.ended.set()
         self._tell(entry)
         self._publish("task.ended", entry.task, state=state, duration_s=entry.task.duration_s)
         for child in task.children:
-            if child in self._entries:
+            if self._backlog.find(child) is not None:
                 self._keep(self._cancel_child(child))
 
     async def _save_end(self, entry: Entry, ended: Task) -> None:
@@ -512,7 +518,7 @@ class Tasks:
             if len(keeper.running) != 1:
                 return None
             task_id = next(iter(keeper.running))
-        entry = self._entries.get(task_id)
+        entry = self._backlog.find(task_id)
         if entry is None or task_id not in keeper.running:
             raise NotFound(f'cannot find task "{task_id}" on worker "{keeper.id}"', task=task_id)
         return entry
@@ -541,6 +547,10 @@ class Tasks:
     def used(self, entry: Entry, tokens: int, cost_cents: float) -> None:
         """Adds to what a task has used."""
         task = entry.task
+        agent = self.agents.agents.get(task.agent)
+        for keeper in agent.keepers if agent is not None else ():
+            if keeper.id == task.worker:
+                keeper.spend(tokens)
         entry.task = replace(
             task, tokens_used=task.tokens_used + tokens, cost_cents=task.cost_cents + cost_cents
         )
@@ -587,8 +597,8 @@ class Tasks:
         possible = can_ever_run(
             agent.name,
             asking=parent.task.id,
-            tasks={task_id: entry.task for task_id, entry in self._entries.items()},
-            waits={task_id: entry.waits for task_id, entry in self._entries.items()},
+            tasks={entry.task.id: entry.task for entry in self._backlog},
+            waits={entry.task.id: entry.waits for entry in self._backlog},
             free=self._free,
         )
         if not possible:
@@ -645,6 +655,18 @@ def _gone(task: Task) -> NotFound:
     return NotFound(f'cannot run task "{task.id}": agent "{task.agent}" is gone', name=task.agent)
 
 
+def _why_not(agent: Agent) -> str | None:
+    """Why no worker of an agent takes a task, where that does not change by itself."""
+    if agent.is_paused:
+        return f"it is paused; corral resume {agent.name}"
+    if any(keeper.is_out_of_tokens for keeper in agent.keepers) and not list(_slots(agent)):
+        return "max_tokens_per_minute is used up: it waits for tokens"
+    if agent.state is not State.TERMINATED:
+        return None
+    exits = [k.worker.last_exit for k in agent.keepers if k.worker.last_exit is not None]
+    return f"no worker is up: {exits[0].message}" if exits else None
+
+
 _NO_LIMITS = Limits(0.0, 0, None)
 
 
@@ -653,7 +675,7 @@ def _slots(agent: Agent) -> Iterable[Slot]:
     return [
         Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
         for keeper in agent.keepers
-        if keeper.takes_tasks
+        if keeper.takes_tasks and not keeper.is_out_of_tokens
     ]
 
 

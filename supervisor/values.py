@@ -37,6 +37,14 @@ class Refused(ValueError):
         self.item = item
 
 
+class RefusedKey(Refused):
+    """One key of a table that is a value is wrong: the error names it, too."""
+
+    def __init__(self, name: str, item: object, reason: str) -> None:
+        super().__init__(reason, item)
+        self.name = name
+
+
 Rule = Callable[[Any], Any]  # Any: each rule takes what the rule before it made
 
 _DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?(ms|s|m|h|d)")
@@ -183,7 +191,7 @@ def argument(raw: object) -> str:
 def argv(raw: object) -> tuple[object, ...]:
     """A program and its arguments."""
     if isinstance(raw, str):
-        raise Refused(f"write a list: command = {json.dumps(split_words(raw), ensure_ascii=False)}")
+        raise Refused(f"write a list: {json.dumps(split_words(raw), ensure_ascii=False)}")
     items: tuple[object, ...] = each(argument, "strings")(raw)
     if not items or not items[0]:
         raise Refused("write a list that starts with the program")
@@ -207,12 +215,12 @@ def variables(raw: object) -> dict[str, str]:
     return environment
 
 
-class RefusedVariable(Refused):
+class RefusedVariable(RefusedKey):
     """One variable of an environment is wrong. What could be a secret is not repeated."""
 
     def __init__(self, name: str, value: object, reason: str) -> None:
-        super().__init__(reason, value if isinstance(value, bool | int | float) else kind_of(value))
-        self.name = name
+        shown = value if isinstance(value, bool | int | float) else kind_of(value)
+        super().__init__(name, shown, reason)
 
 
 def free_table(raw: object) -> dict[str, object]:

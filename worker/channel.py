@@ -83,6 +83,8 @@ class Channel(asyncio.Protocol):
         self._on_closed = on_closed
         self._lost = lost
         self._stall_s = stall_s
+        self.is_patient = False
+        """Whether a peer that reads nothing is waited for without end: senders must bound what they queue."""
         self._max_unsent_bytes = max_unsent_bytes
         self._reader: asyncio.BaseTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
@@ -304,9 +306,10 @@ class Channel(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport's buffer is full: senders wait, for a bounded time."""
         self._can_write.clear()
-        self._stall = self._loop.call_later(
-            self._stall_s, self._give_up, f"it has read too little for {self._stall_s:g} s"
-        )
+        if not self.is_patient:
+            self._stall = self._loop.call_later(
+                self._stall_s, self._give_up, f"it has read too little for {self._stall_s:g} s"
+            )
 
     def resume_writing(self) -> None:
         """The peer reads again."""

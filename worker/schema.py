@@ -92,8 +92,22 @@ class ExitRecord(Struct, frozen=True, kw_only=True):
     message: str
 
 
+class HealthRecord(Struct, frozen=True, kw_only=True):
+    """One health check of a worker; `healthy` is null until it has passed or failed."""
+
+    name: str
+    healthy: bool | None
+    degraded: bool
+    failures: int
+    at: str | None
+    message: str
+
+
 class WorkerStatus(Struct, frozen=True, kw_only=True):
-    """One worker in `status`."""
+    """One worker in `status`.
+
+    `throttled`: cpu_limit_percent holds it back; `throttled_s`: for how long so far, in this incarnation.
+    """
 
     id: str
     pid: int | None
@@ -109,6 +123,12 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     next_start_in_s: float | None
     last_exit: ExitRecord | None
     reason: str
+    log_lost_lines: int = 0
+    log_lost_bytes: int = 0
+    log_trouble: str | None = None
+    throttled: bool = False
+    throttled_s: float = 0.0
+    health: list[HealthRecord] = []
 
 
 class AgentStatus(Struct, frozen=True, kw_only=True):
@@ -125,6 +145,14 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     tools: list[str] | UnsetType = UNSET
 
 
+class AlertCounts(Struct, frozen=True, kw_only=True):
+    """What became of the alerts since the daemon's start; the suppressed ones were too many."""
+
+    sent: int = 0
+    failed: int = 0
+    suppressed: int = 0
+
+
 class DaemonStatus(Struct, frozen=True, kw_only=True):
     """The daemon itself in `status`."""
 
@@ -138,6 +166,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     degraded: list[str]
     config: str | None
     launcher_pid: int | None
+    alerts: AlertCounts = AlertCounts()
 
 
 class TaskCounts(Struct, frozen=True, kw_only=True):
@@ -203,6 +232,38 @@ class AddParams(Struct, frozen=True, forbid_unknown_fields=True):
     directory: str | None = None
 
 
+class Addition(Struct, frozen=True, forbid_unknown_fields=True):
+    """One of several new agents or servers; as in AddParams."""
+
+    name: str
+    spec: dict[str, object]
+    kind: Literal["agent", "mcp"] = "agent"
+    directory: str | None = None
+
+
+class AddAllParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Several new agents and servers, which may require each other: all are added, or none."""
+
+    agents: Annotated[list[Addition], Meta(min_length=1, max_length=10_000)]
+    start: bool = True
+    wait: bool = True
+
+
+class RemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to remove, by `name` or `names`; with `cascade` also what requires them."""
+
+    name: str | None = None
+    names: list[str] = []
+    cascade: bool = False
+
+
+class WhomParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Agents, MCP servers or workers."""
+
+    names: list[str] = []
+    all: bool = False
+
+
 class ScaleParams(Struct, frozen=True, forbid_unknown_fields=True):
     """How many workers an agent is to have."""
 
@@ -253,12 +314,21 @@ class TaskListParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose log lines: of all when `names` is absent. `since` in seconds of the Unix epoch."""
+    """Whose log lines: of all when `names` is absent. `since` and `until` in seconds of the Unix epoch.
+
+    `level` is the least severe (lines without one are left out), `grep` a regular expression that a line
+    contains, `previous` means the incarnation before the present one. `follow` is for `log.follow`.
+    """
 
     names: list[str] | None = None
     n: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     since: Moment | None = None
-    stream: Literal["stdout", "stderr"] | None = None
+    stream: Literal["stdout", "stderr", "log"] | None = None
+    until: Moment | None = None
+    level: Literal["debug", "info", "warning", "error", "critical"] | None = None
+    grep: Annotated[str, Meta(max_length=1_000)] | None = None
+    previous: bool = False
+    follow: bool = True
 
 
 class EventParams(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,12 +1,15 @@
 """A small daemon: hosts a Launcher, starts WORKERS trees of launcher_tree.py, and waits to be killed.
 
-`launcher_host.py TOKEN WORKERS` prints the pid of its launcher when every tree is complete.
+`launcher_host.py TOKEN WORKERS [OPTIONS]` prints the pid of its launcher when every tree is complete;
+OPTIONS are those of Launcher, as JSON.
 """
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from corral.supervisor.process import Child, Launch, Launcher
 
@@ -28,7 +31,10 @@ async def read_line(child: Child) -> None:
 
 async def main() -> None:
     token, workers = sys.argv[1], int(sys.argv[2])
-    launcher = Launcher(on_exit=print, on_empty=print)
+    options: dict[str, Any] = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    if "state_dir" in options:
+        options["state_dir"] = Path(options["state_dir"])
+    launcher = Launcher(on_exit=print, on_empty=print, **options)
     await launcher.start()
     argv = [sys.executable, "-I", "-S", str(TREE), token, "3", "0"]
     for n in range(workers):

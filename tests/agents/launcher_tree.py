@@ -2,11 +2,13 @@
 
 `launcher_tree.py TOKEN [escapees] [siblings] [--exit]` prints the pids of all its processes as one JSON line.
 Every process has TOKEN in its command line, ignores SIGTERM, and lives until it is killed; with
---exit the leader itself exits at once after the line.
+--exit the leader itself exits at once after the line; with --no-brand the grandchildren lower even the
+resource limit that tells whose they are.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 
@@ -24,6 +26,8 @@ def escape(token: str) -> int:
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
+            if "--no-brand" in sys.argv:
+                resource.setrlimit(resource.RLIMIT_RSS, (0, 0))
             os.write(writing, str(os.getpid()).encode())
             os.dup2(told, 1)
             live(token, {})

@@ -57,6 +57,17 @@ def main() -> int:
             time.sleep(600)
         serve()
         os._exit(0)
+    if fault == "spends":  # it tells of each of its many tokens by itself
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message.get("method") == "task/run":
+                for _ in range(int(sys.argv[2])):
+                    say({"method": "usage", "params": {"tokens": 1, "cost_cents": 0}})
+                say({"id": message["id"], "result": {"output": "done"}})
+            elif message.get("method") == "initialize":
+                say({"id": message["id"], "result": {"protocolVersion": "1", "name": "spends"}})
+            elif message.get("method") == "shutdown":
+                return 0
     if fault == "blames":  # its task fails with the error of a task that it delegated
         for line in sys.stdin:
             message = json.loads(line)

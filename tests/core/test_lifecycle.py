@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from corral.supervisor import lifecycle
+from corral.supervisor.check import Readiness
 from corral.supervisor.lifecycle import (
     ABORT_GRACE_S,
     ALIVE_S,
@@ -24,12 +25,17 @@ from corral.supervisor.lifecycle import (
     Emptied,
     Event,
     Exited,
+    Freeze,
+    Halt,
+    Hang,
     Kill,
+    Pause,
     Reconfigure,
     Refused,
     Replace,
     Reset,
     Restart,
+    Resume,
     Shaken,
     Signal,
     Spawn,
@@ -38,6 +44,7 @@ from corral.supervisor.lifecycle import (
     Start,
     State,
     Stop,
+    Thaw,
     Tick,
     Transition,
     Want,
@@ -118,6 +125,8 @@ SITUATIONS: dict[str, tuple[Event, ...]] = {
     "Ready": (Start(), Spawned(7), Shaken()),
     "Busy": (Start(), Spawned(7), Shaken(), Worked(True)),
     "Idle": (Start(), Spawned(7), Shaken(), Worked(True), Worked(False)),
+    "paused at its start": (Start(), Spawned(7), Pause()),
+    "paused": (Start(), Spawned(7), Shaken(), Pause()),
     "stopped before it ran": (Start(), Stop()),
     "asked to end": (Start(), Spawned(7), Shaken(), Stop()),
     "ended, tree left": (Start(), Spawned(7), Shaken(), Stop(), CLEAN),
@@ -131,6 +140,10 @@ EVENTS: dict[str, Event] = {
     "Stop": Stop(),
     "Restart": Restart(),
     "Replace": Replace("task-timeout", "does not let go"),
+    "Hang": Hang("does not answer"),
+    "Halt": Halt("an emergency"),
+    "Pause": Pause(),
+    "Resume": Resume(),
     "Reset": Reset(),
     "Reconfigure": Reconfigure(SPEC),
     "Spawned": Spawned(7),
@@ -157,6 +170,8 @@ Stop                     shaking hands          → ShuttingDown, Ask
 Stop                     Ready                  → ShuttingDown, Ask
 Stop                     Busy                   → ShuttingDown, Ask
 Stop                     Idle                   → ShuttingDown, Ask
+Stop                     paused at its start    → ShuttingDown, Thaw, Ask
+Stop                     paused                 → ShuttingDown, Thaw, Ask
 Restart                  never started          → Starting, Spawn
 Restart                  waits for others       → Starting, Spawn
 Restart                  backing off            → Starting, Spawn
@@ -165,6 +180,8 @@ Restart                  shaking hands          → ShuttingDown, Ask
 Restart                  Ready                  → ShuttingDown, Ask
 Restart                  Busy                   → ShuttingDown, Ask
 Restart                  Idle                   → ShuttingDown, Ask
+Restart                  paused at its start    → ShuttingDown, Thaw, Ask
+Restart                  paused                 → ShuttingDown, Thaw, Ask
 Restart                  stopped                → Initial, → Starting, Spawn
 Restart                  cannot run             → Initial, → Starting, Spawn
 Replace                  being launched         → ShuttingDown, Kill
@@ -172,6 +189,28 @@ Replace                  shaking hands          → ShuttingDown, Kill
 Replace                  Ready                  → ShuttingDown, Kill
 Replace                  Busy                   → ShuttingDown, Kill
 Replace                  Idle                   → ShuttingDown, Kill
+Replace                  paused at its start    → ShuttingDown, Kill
+Replace                  paused                 → ShuttingDown, Kill
+Hang                     Ready                  → ShuttingDown, SIGABRT to leader
+Hang                     Busy                   → ShuttingDown, SIGABRT to leader
+Hang                     Idle                   → ShuttingDown, SIGABRT to leader
+Halt                     backing off            → Terminated
+Halt                     being launched         → ShuttingDown, Kill
+Halt                     shaking hands          → ShuttingDown, Kill
+Halt                     Ready                  → ShuttingDown, Kill
+Halt                     Busy                   → ShuttingDown, Kill
+Halt                     Idle                   → ShuttingDown, Kill
+Halt                     paused at its start    → ShuttingDown, Kill
+Halt                     paused                 → ShuttingDown, Kill
+Halt                     stopped before it ran  Kill
+Halt                     asked to end           Kill
+Halt                     ended, tree left       Kill
+Pause                    shaking hands          Freeze
+Pause                    Ready                  Freeze
+Pause                    Busy                   Freeze
+Pause                    Idle                   Freeze
+Resume                   paused at its start    Thaw
+Resume                   paused                 Thaw
 Reset                    backing off            → Starting, Spawn
 Reset                    cannot run             → Initial, → Starting, Spawn
 Spawned                  stopped before it ran  Kill
@@ -180,15 +219,20 @@ SpawnFailed              stopped before it ran  → Terminated
 SpawnFailed, retryable   being launched         → Terminated, → Initial
 SpawnFailed, retryable   stopped before it ran  → Terminated
 Shaken                   shaking hands          → Ready
+Shaken                   paused at its start    → Ready
 Refused                  shaking hands          → ShuttingDown, Kill
+Refused                  paused at its start    → ShuttingDown, Kill
 Worked, busy             Ready                  → Busy
 Worked, busy             Idle                   → Busy
+Worked, busy             paused                 → Busy
 Worked, done             Busy                   → Idle
 Exited                   being launched         → Terminated, Kill
 Exited                   shaking hands          → Terminated, Kill
 Exited                   Ready                  → Terminated, Kill
 Exited                   Busy                   → Terminated, Kill
 Exited                   Idle                   → Terminated, Kill
+Exited                   paused at its start    → Terminated, Kill
+Exited                   paused                 → Terminated, Kill
 Exited                   asked to end           SIGTERM to tree
 Emptied                  ended, tree left       → Terminated
 Emptied                  died, tree left        → Initial
@@ -393,6 +437,36 @@ def test_a_program_that_speaks_another_protocol_is_ended_and_not_tried_again() -
     assert (life.state, life.result) == (State.TERMINATED, "exec-failed")
 
 
+def test_a_program_that_shows_when_it_is_ready_is_ready_then_and_not_by_living() -> None:
+    life = Life(replace(agent("none"), ready=Readiness(way="log", target=("listening",))))
+    life.send(Start(), Spawned(7))
+    life.wait(ALIVE_S * 5).send(Tick())
+    assert life.state is State.STARTING
+    life.send(Shaken())
+    assert (life.state, life.worker.deadline) == (State.READY, None)
+    late = Life(life.worker.spec)
+    late.send(Start(), Spawned(7))
+    assert Kill() in late.tick()
+    assert late.now == 130.0
+
+
+def test_what_is_beyond_recovery_is_aborted_as_hung_and_started_again() -> None:
+    life = Life(agent("none"))
+    life.send(Start(), Spawned(7))
+    life.tick()
+    assert Signal("SIGABRT", False) in life.send(Hang("fails its check"))
+    assert life.worker.deadline == life.now + ABORT_GRACE_S
+    life.fail(Exited(None, "SIGABRT", at="", jitter=0.5))
+    assert (life.result, life.state) == ("hung", State.INITIAL)
+
+
+def test_what_stands_still_on_purpose_does_not_hang() -> None:
+    life = Life().up()
+    life.send(Pause())
+    assert life.send(Hang("does not answer")) == []
+    assert life.state is State.READY
+
+
 def test_silence_at_the_start_is_a_start_timeout_and_a_crash_is_not() -> None:
     silent = Life()
     silent.send(Start(), Spawned(7))
@@ -404,6 +478,21 @@ def test_silence_at_the_start_is_a_start_timeout_and_a_crash_is_not() -> None:
     crashed = Life()
     crashed.send(Start(), Spawned(7))
     assert crashed.fail().result == "exited"
+
+
+@pytest.mark.parametrize(
+    ("spec", "awaited"),
+    [
+        (agent("corral"), 'protocol = "none"'),
+        (replace(agent("none"), ready=Readiness(way="log", target=("listening",))), "listening"),
+        (replace(agent("none"), ready=Readiness(way="tcp", target=("h:1",))), "tcp"),
+    ],
+)
+def test_a_start_timeout_tells_what_was_waited_for(spec: Spec, awaited: str) -> None:
+    life = Life(spec)
+    life.send(Start(), Spawned(7))
+    life.tick()
+    assert awaited in life.worker.reason
 
 
 def test_a_launch_that_never_answers_times_out_too() -> None:
@@ -442,6 +531,15 @@ def test_what_is_to_start_after_others_does_not_when_its_end_is_over() -> None:
     life = Life().up()
     life.send(Stop(), Want("waits for b"), CLEAN, Emptied())
     assert (life.state, life.worker.wanted) == (State.TERMINATED, True)
+    assert Spawn(2) in life.send(Start())
+
+
+def test_what_gave_up_waits_for_others_like_what_was_stopped() -> None:
+    life = Life(agent("corral", restart="never")).up()
+    life.send(Exited(None, "SIGKILL", at="", jitter=0.5), Emptied())
+    assert (life.state, life.worker.wanted) == (State.TERMINATED, True)
+    life.send(Want("waits for b"))
+    assert life.send(Reset()) == []
     assert Spawn(2) in life.send(Start())
 
 
@@ -571,12 +669,131 @@ def test_a_worker_that_does_not_let_go_is_replaced_without_grace() -> None:
     assert life.worker.history.failures == (), "the task is to blame"
 
 
-def test_an_emergency_is_a_replacement_that_nobody_wants() -> None:
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_an_emergency_leaves_nothing_that_is_wanted_and_waits_for_nobody(situation: str) -> None:
+    life = Life()
+    life.send(*SITUATIONS[situation])
+    had_a_tree = life.worker.tree
+    actions = life.send(Halt("an emergency"))
+    assert not life.worker.wanted
+    if had_a_tree and not life.worker.exited:
+        assert actions[-1] == Kill()
+        life.send(Spawned(7))  # what was being launched may still come
+        life.fail(Exited(None, "SIGKILL", at="", jitter=0.5))
+    life.send(Emptied())
+    assert life.state in (State.TERMINATED, State.INITIAL)
+    assert (life.worker.tree, life.worker.deadline) == (False, None)
+
+
+def test_an_emergency_is_told_as_a_stop_that_was_forced() -> None:
+    for stop in ((), (Stop(),)):
+        life = Life().up()
+        life.send(*stop, Halt("an emergency"))
+        life.fail(Exited(None, "SIGKILL", at="", jitter=0.5))
+        assert (life.state, life.result) == (State.TERMINATED, "stopped")
+        assert life.worker.last_exit is not None
+        assert life.worker.last_exit.forced
+
+
+# -- pauses
+
+
+def test_a_paused_worker_has_no_deadline_and_is_never_hung() -> None:
     life = Life().up()
-    assert life.send(Replace("stopped", "emergency"))[-1] == Kill()
-    life.send(Stop())
-    life.fail(Exited(None, "SIGKILL", at="", jitter=0.5))
-    assert (life.state, life.result, life.worker.wanted) == (State.TERMINATED, "stopped", False)
+    assert life.send(Pause()) == [Freeze()]
+    assert life.worker.deadline is None
+    assert life.wait(3600.0).send(Tick()) == []
+    assert life.send(Resume()) == [Thaw()]
+    assert life.worker.deadline == life.now + 30.0, "its silence begins with the resume"
+    assert life.tick()[-1] == Signal("SIGABRT", False)
+
+
+def test_a_resumed_worker_has_its_whole_silence_even_for_a_tick_that_comes_at_once() -> None:
+    life = Life().up()
+    life.send(Pause())
+    life.wait(3600.0).send(Resume(), Reconfigure(SPEC))
+    assert life.tick(heard_at=100.0) == []
+    assert life.state is State.READY
+
+
+@pytest.mark.parametrize("protocol", ["corral", "none"])
+def test_a_start_that_is_paused_does_not_time_out(protocol: Literal["corral", "none"]) -> None:
+    life = Life(agent(protocol))
+    life.send(Start(), Spawned(7), Pause())
+    assert life.worker.deadline is None
+    assert life.wait(3600.0).send(Tick()) == []
+    life.send(Resume())
+    assert life.state is State.STARTING
+    assert life.worker.deadline == life.now + (30.0 if protocol == "corral" else ALIVE_S)
+
+
+@pytest.mark.parametrize(
+    "event", [Reconfigure(SPEC), Worked(True), Shaken(), Start(), Want("x"), Reset(), Pause()]
+)
+@pytest.mark.parametrize("situation", ["paused", "paused at its start"])
+def test_nothing_but_an_end_ends_a_pause(situation: str, event: Event) -> None:
+    life = Life()
+    life.send(*SITUATIONS[situation])
+    assert not {Thaw(), Freeze()} & set(life.send(event))
+    assert (life.worker.paused_at, life.worker.deadline) == (life.now, None)
+
+
+@pytest.mark.parametrize("event", [Stop(), Restart()])
+def test_what_is_paused_is_thawed_before_it_is_asked_to_end(event: Event) -> None:
+    life = Life().up()
+    life.send(Pause())
+    actions = life.send(event)
+    assert actions[-2:] == [Thaw(), Ask(10.0)]
+    assert life.worker.paused_at is None
+    life.fail(CLEAN)
+    assert life.result == "stopped"
+
+
+@pytest.mark.parametrize("event", [Halt("an emergency"), Replace("oom", "too much")])
+def test_what_is_killed_is_not_thawed_for_it(event: Event) -> None:
+    life = Life().up()
+    life.send(Pause())
+    actions = life.send(event)
+    assert actions[-1] == Kill()
+    assert Thaw() not in actions
+    assert life.worker.paused_at is None
+
+
+def test_what_dies_while_it_is_paused_comes_back_unpaused() -> None:
+    life = Life().up()
+    life.wait(5.0).send(Pause())
+    assert life.wait(5.0).fail(Exited(None, "SIGKILL", at="", jitter=0.5)).state is State.STARTING
+    assert (life.result, life.worker.paused_at) == ("signaled", None)
+    assert life.worker.deadline is not None
+
+
+def test_time_in_a_pause_is_not_time_spent_ready() -> None:
+    life = Life().up()
+    life.wait(0.5).send(Pause())
+    life.wait(3600.0).send(Resume())
+    assert life.wait(0.25).fail().starts_in_s == pytest.approx(1.0), "it was Ready for 0.75 s"
+    again = Life().up()
+    again.wait(0.5).send(Pause())
+    assert again.wait(3600.0).fail().starts_in_s == pytest.approx(1.0)
+
+
+def test_the_time_of_the_pauses_of_one_life_is_known() -> None:
+    life = Life().up()
+    for _ in range(2):
+        life.wait(1.0).send(Pause())
+        life.wait(10.0).send(Resume())
+    life.wait(1.0).send(Pause())
+    assert life.wait(5.0).worker.frozen_s(life.now) == pytest.approx(25.0)
+    life.fail(FAILED).send(Start(), Spawned(8))
+    assert life.worker.frozen_s(life.now) == 0.0
+
+
+def test_the_unused_time_of_a_server_begins_anew_with_the_resume() -> None:
+    life = Life(agent("mcp")).up()
+    life.wait(299.0).send(Pause())
+    life.wait(1000.0).send(Resume())
+    assert life.tick()[-1] == Ask(10.0)
+    assert life.now == 100.0 + 299.0 + 1000.0 + 300.0
 
 
 def test_a_stop_during_a_failed_end_is_told_as_that_end_and_not_as_giving_up() -> None:
@@ -674,6 +891,60 @@ def test_a_shorter_timeout_applies_at_once() -> None:
     assert life.tick(heard_at=100.0) == []
     assert life.worker.deadline == 103.0
     assert life.tick(heard_at=100.0)[-1] == Signal("SIGABRT", False)
+
+
+def test_a_new_backoff_applies_to_a_wait_that_lasts() -> None:
+    life = Life(agent(restart_backoff_base=20.0))
+    life.send(Start(), Spawned(7))
+    assert life.fail().starts_in_s == pytest.approx(20.0)
+    life.wait(2.0).send(Reconfigure(agent(restart_backoff_base=5.0)))
+    assert life.starts_in_s == pytest.approx(3.0), "5 s after it ended"
+    life.send(Reconfigure(agent(restart_backoff_base=1.0)))
+    assert Spawn(2) in life.tick(), "that time is over"
+    assert life.now == 102.0
+
+
+def test_a_new_backoff_applies_while_the_tree_of_the_dead_is_left() -> None:
+    life = Life(agent(restart_backoff_base=20.0))
+    life.send(Start(), Spawned(7), FAILED, Reconfigure(agent(restart_backoff_base=5.0)), Emptied())
+    assert life.starts_in_s == pytest.approx(5.0)
+
+
+def test_a_new_backoff_applies_to_what_could_not_be_spawned() -> None:
+    life = Life()
+    life.send(Start(), SpawnFailed("EAGAIN", True, "", 0.5))
+    life.send(Reconfigure(agent(restart_backoff_base=4.0)))
+    assert life.starts_in_s == pytest.approx(4.0)
+
+
+def test_a_new_backoff_does_not_take_back_a_start_that_somebody_asked_for() -> None:
+    life = Life(agent(restart_backoff_base=20.0))
+    life.send(Start(), Spawned(7), FAILED, Start(), Reconfigure(agent(restart_backoff_base=9.0)))
+    assert Spawn(2) in life.send(Emptied())
+
+
+def test_new_values_of_the_intensity_count_at_the_next_end() -> None:
+    life = Life(agent(max_restart_attempts=5)).up()
+    for _ in range(2):
+        life.wait(10.0).fail()
+        life.send(Spawned(7), Shaken())
+    life.send(Reconfigure(agent(max_restart_attempts=2)))
+    life.wait(10.0).fail()
+    assert life.result == "restart-limit"
+    other = Life(agent(max_restart_attempts=1)).up()
+    other.wait(10.0).fail()
+    other.send(Spawned(7), Shaken())
+    other.send(Reconfigure(agent(max_restart_attempts=1, restart_window=5.0)))
+    assert other.wait(10.0).fail().state is State.STARTING, "the failure is older than the window"
+
+
+def test_more_attempts_do_not_start_what_gave_up() -> None:
+    life = Life(agent(max_restart_attempts=0))
+    life.send(Start(), Spawned(7))
+    life.fail()
+    assert life.send(Reconfigure(agent(max_restart_attempts=9))) == []
+    assert life.state is State.TERMINATED
+    assert Spawn(2) in life.send(Reset())
 
 
 # -- what comes late, or twice

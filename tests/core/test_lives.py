@@ -19,6 +19,7 @@ import pytest
 from msgspec.structs import asdict, replace
 
 from corral.supervisor import lifecycle, restart
+from corral.supervisor.check import Readiness
 from corral.supervisor.lifecycle import (
     TRANSITIONS,
     UP,
@@ -27,12 +28,17 @@ from corral.supervisor.lifecycle import (
     Emptied,
     Event,
     Exited,
+    Freeze,
+    Halt,
+    Hang,
     Kill,
+    Pause,
     Reconfigure,
     Refused,
     Replace,
     Reset,
     Restart,
+    Resume,
     Shaken,
     Signal,
     Spawn,
@@ -41,6 +47,7 @@ from corral.supervisor.lifecycle import (
     Start,
     State,
     Stop,
+    Thaw,
     Tick,
     Transition,
     Want,
@@ -65,6 +72,8 @@ GONE_S = (
 )
 """After this time nothing is left of a worker that nobody wants."""
 
+READY = Readiness(way="log", target=("listening",))
+
 Step = Callable[[Worker, Event, float], lifecycle.Step]
 
 
@@ -88,6 +97,10 @@ class Program:
     obeys_signals: bool = True
     kills_needed: int = 1
     kills: int = 0
+    frozen_at: float | None = None
+    thawed_at: float = 0.0
+    plans: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+    """What it would have done while it was frozen."""
 
     @property
     def exists(self) -> bool:
@@ -102,11 +115,15 @@ class Books:
     waits: bool = False
     ready_s: float = 0.0
     ready_at: float | None = None
+    paused_s: float = 0.0
+    """Of the time since `ready_at`."""
     restarts: list[float] = field(default_factory=list[float])
     spawn_failures: int = 0
     back_from: float | None = None
     """When the next start is due; None: it rests until somebody starts it."""
     back_until: float = 0.0
+    backed_off: tuple[float, int] | None = None
+    """Since when it waits for that, and after how many failures."""
     unwanted_at: float = 0.0
     starting_at: float = 0.0
     asked_at: float | None = None
@@ -116,6 +133,7 @@ class Books:
 
     def due(self, now: float, low_s: float = 0.0, high_s: float = 0.0) -> None:
         self.back_from, self.back_until = now + low_s, now + high_s
+        self.backed_off = None
 
 
 class World:
@@ -145,6 +163,7 @@ class World:
         for _ in range(events):
             self._next()
         self.calm = True
+        self._send(Resume())
         self._until(self.now + 300.0)
         books = self.books
         if books.wanted and not books.waits and books.back_from is not None:
@@ -211,6 +230,10 @@ class World:
             return 0.0
         if program.hangs_since is not None:
             return program.hangs_since
+        if program.frozen_at is not None:
+            return program.frozen_at
+        if self.now - program.thawed_at < 5.0:
+            return program.thawed_at - 3600.0  # it has not come to beat again
         if self.woke_at > self.now - 5.0:
             return self.woke_at - 60.0  # its beats are in the pipe, unread
         return self.now - self.random.uniform(0.0, 5.0)
@@ -229,14 +252,23 @@ class World:
             self._send(Worked(self.random.random() < 0.5))
         elif luck < 0.60:
             self._send(Tick(max(self._heard_at(), self.woke_at)))  # of an earlier deadline
-        elif luck < 0.72:
+        elif luck < 0.66:
+            self._send(Pause())
+            self._after(self.random.choice([2.0, 45.0, 200.0]), self._resume)
+        elif luck < 0.67:
+            self._send(Resume())
+        elif luck < 0.68:
+            self._send(Halt("an emergency"))
+        elif luck < 0.73:
             self._send(Start())
         elif luck < 0.79:
             self._send(Stop(self.random.choice(["stopped", "hibernated"])))
         elif luck < 0.85:
             self._send(Restart())
-        elif luck < 0.88:
+        elif luck < 0.87:
             self._send(Replace("task-timeout", "does not let go"))
+        elif luck < 0.88:
+            self._send(Hang("fails its health check"))
         elif luck < 0.92:
             self._send(Reset())
         elif luck < 0.96:
@@ -244,6 +276,11 @@ class World:
             self._after(self.random.uniform(0.0, 60.0), self._required_is_up)
         else:
             self._send(Reconfigure(replace(self.worker.spec, recovery=self._recovery())))
+
+    def _resume(self) -> None:
+        self._send(Resume())
+        if self.random.random() < 0.3:  # which looks at its heart at once
+            self._send(Reconfigure(self.worker.spec))
 
     def _required_is_up(self) -> None:
         if self.books.waits:
@@ -259,6 +296,7 @@ class World:
             source="test",
             command=("w",),
             protocol="corral" if protocol == "corral" else "mcp" if protocol == "mcp" else "none",
+            ready=self.random.choice([None, READY]) if protocol == "none" else None,
             idle_timeout=self.random.choice([0.0, 45.0]),
             process=Process(shutdown_grace_period=GRACE_S, spawn_timeout=SPAWN_TIMEOUT_S),
             monitoring=Monitoring(heartbeat_timeout=HEARTBEAT_TIMEOUT_S),
@@ -320,6 +358,7 @@ class World:
             return
         if luck < 0.16:
             return  # silent for ever
+        is_asked = self.worker.spec.protocol != "none" or self.worker.spec.ready is not None
         if luck < 0.18 and self.worker.spec.protocol != "none":
             self._after(
                 shake_s, lambda: self._if_alive(program, Refused("speaks another protocol"))
@@ -327,7 +366,7 @@ class World:
             return
         if luck < 0.21:
             shake_s += SPAWN_TIMEOUT_S
-        if self.worker.spec.protocol != "none":
+        if is_asked:
             self._after(shake_s, lambda: self._if_alive(program, Shaken()))
         fate = 1.0 if self.calm else self.random.random()
         lives_s = shake_s + self.random.choice([0.2, 2.0, 15.0, 50.0, 100.0]) * self.random.random()
@@ -341,10 +380,15 @@ class World:
 
     def _if_alive(self, program: Program, event: Event) -> None:
         if program is self.program and program.leader:
-            self._send(event)
+            if program.frozen_at is not None:
+                program.plans.append(lambda: self._if_alive(program, event))
+            else:
+                self._send(event)
 
     def _hang(self, program: Program) -> None:
-        if program.leader:
+        if program.frozen_at is not None:
+            program.plans.append(lambda: self._hang(program))
+        elif program.leader:
             self._say("hangs from now on")
             program.hangs_since = self.now
             program.obeys_ask = program.obeys_signals = False
@@ -354,6 +398,9 @@ class World:
     ) -> None:
         def die() -> None:
             if not program.leader:
+                return
+            if program.frozen_at is not None and how[1] != "SIGKILL":
+                program.plans.append(die)
                 return
             program.leader = False
             exited = Exited(*how, at="", jitter=self.random.random())
@@ -407,6 +454,8 @@ class World:
         after, actions = self.step(before, event, self.now)
         self.worker = after
         self._say(f"{event!r} -> {actions!r}")
+        if isinstance(event, Halt) and before.tree and not before.exited:
+            self._demand(Kill() in actions, "an emergency kills at once")
         if before.deadline is not None and isinstance(event, Tick) and self.now < before.deadline:
             self._demand(after == before and not actions, "a tick of an earlier deadline acts")
         state = before.state
@@ -425,12 +474,17 @@ class World:
 
     def _moved(self, before: Worker, event: Event, move: Transition) -> None:
         books = self.books
+        is_shown = before.spec.protocol != "none" or before.spec.ready is not None
+        if move.new is State.READY and is_shown:
+            self._demand(isinstance(event, Shaken), "Ready without a sign")
         if move.new is State.STARTING:
             books.starting_at = self.now
+            books.backed_off = None
             books.ready_at = books.asked_at = None
             books.killed = False
         elif move.new is State.READY:
             books.ready_at = self.now
+            books.paused_s = 0.0
         elif move.new is State.SHUTTING_DOWN:
             books.left = move.old
             books.cause = self._cause(before, event, move)
@@ -440,6 +494,8 @@ class World:
     def _cause(self, before: Worker, event: Event, move: Transition) -> str:
         if isinstance(event, Stop | Restart):
             return "asked"
+        if isinstance(event, Halt):
+            return "halted"
         if isinstance(event, Refused):
             return "refused"
         if isinstance(event, Tick) and move.old in UP:
@@ -462,18 +518,38 @@ class World:
             return
         assert program is not None, "only what was spawned is told something"
         if isinstance(action, Kill):
-            self._killed(program)
+            self._killed(program, event)
+        elif isinstance(action, Freeze):
+            running = program.running and program.leader and program.frozen_at is None
+            self._demand(running or program.told_dead is False, "what does not run is frozen")
+            program.frozen_at = self.now
+        elif isinstance(action, Thaw):
+            self._thawed(program)
         elif isinstance(action, Ask):
+            self._demand(program.frozen_at is None, "what is frozen is asked to end")
             self._demand(program.running, "what does not run is asked to end")
             if program.obeys_ask:
                 self._dies_later(program, self.random.uniform(0.0, 12.0), (0, None))
         elif isinstance(action, Signal):
+            self._demand(program.frozen_at is None, "what is frozen is sent a signal")
             if action.name == "SIGABRT" or program.obeys_signals:
                 late = action.name == "SIGABRT" and self.random.random() < 0.5
                 if not late:
                     self._dies_later(program, self.random.random(), (None, action.name))
             if action.tree and program.obeys_signals:
                 self._others_die_later(program, self.random.random())
+
+    def _thawed(self, program: Program) -> None:
+        self._demand(program.frozen_at is not None, "what runs is thawed")
+        assert program.frozen_at is not None, "demanded above"
+        if self.books.ready_at is not None:
+            self.books.paused_s += self.now - max(self.books.ready_at, program.frozen_at)
+        if program.hangs_since is not None:
+            program.hangs_since = self.now  # its silence begins with the resume
+        program.frozen_at, program.thawed_at = None, self.now
+        for plan in program.plans:
+            self._after(self.random.uniform(0.0, 3.0), plan)
+        program.plans.clear()
 
     def _may_spawn(self, number: int, event: Event) -> None:
         books, program = self.books, self.program
@@ -489,16 +565,19 @@ class World:
             )
         books.back_from = None
 
-    def _killed(self, program: Program) -> None:
+    def _killed(self, program: Program, event: Event) -> None:
         books = self.books
         asked = books.cause == "asked" and books.asked_at is not None
-        if self.worker.state is State.SHUTTING_DOWN and asked and program.leader:
+        ending = self.worker.state is State.SHUTTING_DOWN and program.leader
+        if ending and asked and not isinstance(event, Halt) and books.cause != "halted":
             assert books.asked_at is not None, "tested above"
             self._demand(
                 self.now >= books.asked_at + GRACE_S - 1e-6, "killed within its grace period"
             )
         books.killed = True
         program.doomed = True
+        if program.frozen_at is not None:
+            self._thawed(program)  # for the books: until now it stood still
         if not program.running:
             return
         program.kills += 1
@@ -516,8 +595,18 @@ class World:
             if not going:
                 books.due(self.now)
         elif isinstance(event, Want):
-            books.waits = books.waits or not books.wanted
+            rests = state is State.TERMINATED and books.back_from is None
+            books.waits = books.waits or not books.wanted or rests
             books.wanted = True
+        elif isinstance(event, Halt):
+            if books.wanted:
+                books.unwanted_at = self.now
+            books.wanted = books.waits = False
+            books.back_from = None
+            books.killed = True  # the grace period is over
+        elif isinstance(event, Reconfigure):
+            if books.backed_off is not None:
+                self._due_after(books.backed_off[1], event.spec.recovery, books.backed_off[0])
         elif isinstance(event, Stop):
             if books.wanted:
                 books.unwanted_at = self.now
@@ -537,18 +626,23 @@ class World:
         if self.worker.state is State.SHUTTING_DOWN:
             self._books_of_death(clean=False)
         elif retryable:
-            self._due_after(books.spawn_failures)
+            self._due_after(books.spawn_failures, self.worker.spec.recovery, self.now)
             books.spawn_failures += 1
 
-    def _due_after(self, earlier: int) -> None:
-        recovery = self.worker.spec.recovery
+    def _due_after(self, earlier: int, recovery: Recovery, since: float) -> None:
         wait_s = min(recovery.restart_backoff_base * 2.0**earlier, recovery.restart_backoff_max)
-        self.books.due(self.now, 0.8 * wait_s, 1.2 * wait_s)
+        self.books.due(since, 0.8 * wait_s, 1.2 * wait_s)
+        self.books.backed_off = since, earlier
 
     def _books_of_death(self, *, clean: bool) -> None:
         books, state = self.books, self.worker.state
         recovery = self.worker.spec.recovery
-        ready_for_s = None if books.ready_at is None else self.now - books.ready_at
+        ready_for_s = None
+        if books.ready_at is not None:
+            ready_for_s = self.now - books.ready_at - books.paused_s
+            frozen_at = None if self.program is None else self.program.frozen_at
+            if frozen_at is not None:
+                ready_for_s -= self.now - max(books.ready_at, frozen_at)
         books.ready_s += ready_for_s or 0.0
         if ready_for_s is not None and ready_for_s >= recovery.healthy_after:
             books.restarts.clear()
@@ -562,7 +656,7 @@ class World:
             if not rests:
                 books.due(self.now)
             return
-        if ending and books.cause == "refused":
+        if ending and books.cause in ("refused", "halted"):
             return
         clean = clean and not ending and ready_for_s is not None
         policy = recovery.restart if recovery.enable_auto_restart else "never"
@@ -578,7 +672,7 @@ class World:
         if ready_for_s is not None and ready_for_s >= recovery.restart_backoff_base:
             books.due(self.now)
         else:
-            self._due_after(len(recent))
+            self._due_after(len(recent), recovery, self.now)
 
     # -- the promises
 
@@ -589,6 +683,15 @@ class World:
         patience = max(self.woke_at, 0.0) + 2 * LATE_S
         self._demand(worker.wanted == books.wanted, "what is wanted is forgotten")
         self._demand(worker.tree or not exists, "a process is unknown to its keeper")
+        frozen = program is not None and program.frozen_at is not None
+        paused = worker.paused_at is not None
+        if paused:
+            self._demand(frozen, "what runs is called paused")
+            self._demand(worker.deadline is None, "a deadline runs while it is paused")
+            if self.books.wanted:
+                return
+        elif frozen and not worker.exited and state in (*UP, State.STARTING):
+            self._broken("a pause is forgotten")
         waits = state in (State.STARTING, State.SHUTTING_DOWN)
         waits = waits or (state is State.TERMINATED and worker.tree)
         waits = waits or (state is State.INITIAL and books.back_from is not None)
@@ -598,13 +701,22 @@ class World:
             self._demand(
                 worker.deadline < self.now + 10 * SPAWN_TIMEOUT_S, "its deadline never comes"
             )
+        if state is State.INITIAL and books.backed_off is not None and not books.waits:
+            due = worker.deadline is not None and worker.deadline <= books.back_until + 1e-6
+            self._demand(due, "it waits longer than its backoff")
         if not books.wanted:
             self._demand(
                 not exists or self.now < max(books.unwanted_at, patience) + GONE_S,
                 "a stop is forgotten",
             )
         if state is State.STARTING:
-            until = max(books.starting_at, patience) + LAUNCH_S_MAX + SPAWN_TIMEOUT_S + 2 * LATE_S
+            thawed_at = 0.0 if program is None else program.thawed_at
+            until = (
+                max(books.starting_at, patience, thawed_at)
+                + LAUNCH_S_MAX
+                + SPAWN_TIMEOUT_S
+                + 2 * LATE_S
+            )
             self._demand(self.now < until, "a start without end")
         if state is State.SHUTTING_DOWN and books.asked_at is not None and exists:
             until = max(books.asked_at + GRACE_S, patience) + 4 * LATE_S
@@ -665,16 +777,16 @@ def test_the_lives_are_not_idle() -> None:
 FAULTS = {
     "it does not wait for an empty tree": ("if not worker.tree:", "if True:"),
     "a stop forgets to take the wish back": (
-        "unwanted = replace(worker, wanted=False,",
-        "unwanted = replace(worker,",
+        "return replace(worker, wanted=False,",
+        "return replace(worker,",
     ),
     "a start has no deadline": (
         "deadline=now + worker.spec.process.spawn_timeout,",
         "deadline=None,",
     ),
     "a death while Busy counts for the worker": (
-        "counts=left is not State.BUSY,",
-        "counts=True,",
+        "counts = left is not State.BUSY",
+        "counts = True",
     ),
     "it never gives up": ("elif decision.gave_up:", "elif resume_at := now:"),
     "the backoff is not waited out": ("resume_at = now + decision.delay_s", "resume_at = now"),
@@ -685,6 +797,10 @@ FAULTS = {
     "the grace period never ends": (
         "stage=Stage.SIGNALLED, deadline=worker.kill_at)\n        return signalled,",
         "stage=Stage.SIGNALLED, deadline=None)\n        return signalled,",
+    ),
+    "what waits for a sign is ready by living": (
+        'return spec.protocol == "none" and spec.ready is None',
+        'return spec.protocol == "none"',
     ),
     "it kills only once": (
         "return replace(worker, stage=Stage.KILLED, deadline=now + KILL_INTERVAL_S), [Kill()]",
@@ -721,7 +837,7 @@ FAULTS = {
         "if worker.state in (State.INITIAL, State.TERMINATED):",
     ),
     "a start while it ends is forgotten": (
-        "if worker.state is State.SHUTTING_DOWN:\n        return replace(wanted, resume_at=now), []\n"
+        "if worker.state is State.SHUTTING_DOWN:\n        return _at_once(wanted, now), []\n"
         "    return wanted, []",
         "return worker, []",
     ),
@@ -743,6 +859,60 @@ FAULTS = {
         "return replace(up, deadline=None), []",
     ),
     "a healthy life forgives nothing": ("return History(clock)", "pass"),
+    "a pause leaves the deadline running": (
+        "return replace(worker, paused_at=now, deadline=None), [Freeze()]",
+        "return replace(worker, paused_at=now), [Freeze()]",
+    ),
+    "work that ends in a pause arms a deadline": (
+        "if worker.paused_at is not None:\n        return None",
+        "if False:\n        return None",
+    ),
+    "a change of the configuration arms a deadline in a pause": (
+        "if worker.state in UP and worker.paused_at is None:",
+        "if worker.state in UP:",
+    ),
+    "what is paused is not thawed before it is asked": (
+        "return after, [*actions, *thawed, Ask(grace_s)]",
+        "return after, [*actions, Ask(grace_s)]",
+    ),
+    "what is paused is thawed after it was asked": (
+        "return after, [*actions, *thawed, Ask(grace_s)]",
+        "return after, [*actions, Ask(grace_s), *thawed]",
+    ),
+    "a pause counts as silence": (
+        "worker.ready_at or 0.0, worker.resumed_at)",
+        "worker.ready_at or 0.0)",
+    ),
+    "a resume arms no deadline": (
+        "return replace(awake, deadline=_next_check(awake, now)), actions",
+        "return awake, actions",
+    ),
+    "a resumed start has no deadline": (
+        "return replace(awake, deadline=now + _start_wait_s(awake)), actions",
+        "return awake, actions",
+    ),
+    "a pause is time spent Ready": ("ready_at += now - max(ready_at, worker.paused_at)", "pass"),
+    "a second life is born paused": (
+        "worker, _ = _awake(replace(worker, exited=True), now)",
+        "worker = replace(worker, exited=True)",
+    ),
+    "what is stopped stays paused": (
+        "awake, thawed = _awake(worker, now)",
+        "awake, thawed = worker, [Thaw()]",
+    ),
+    "an emergency leaves a wish": (
+        'return _kill(_unwanted(worker), "stopped", event.reason, now)',
+        'return _kill(worker, "stopped", event.reason, now)',
+    ),
+    "an emergency waits for the grace period": (
+        "return _escalate(replace(_unwanted(worker), stage=Stage.SIGNALLED), now)",
+        "return _unwanted(worker), []",
+    ),
+    "a new backoff is not heeded": (
+        "if backoff is None:\n        return changed",
+        "if True:\n        return changed",
+    ),
+    "a new backoff counts from now": ("due = backoff.since + backoff_s", "due = now + backoff_s"),
     "the backoff does not grow": ("* 2.0 ** min(earlier, 32)", "* 1.0"),
     "one restart too many": (
         "earlier >= recovery.max_restart_attempts",

@@ -1,6 +1,7 @@
 """What a changed file means for the running set."""
 
 import pytest
+from msgspec.structs import replace
 
 from corral.supervisor.reload import Plan, plan
 from corral.supervisor.spec import Config, decode
@@ -42,6 +43,10 @@ CHANGES = '[agents.changes]\ncommand = ["c"]\n'
         ),
         ('daemon.log_level = "debug"\n' + SAME + GOES + CHANGES, Plan(pending=("daemon.log_level",))),
         (
+            "process.max_concurrent_processes = 9\n" + SAME + GOES + CHANGES,
+            Plan(live=("process.max_concurrent_processes",)),
+        ),
+        (
             "recovery.max_restart_attempts = 9\n" + SAME + GOES + CHANGES,
             Plan(changed={"same": "live", "goes": "live", "changes": "live"}),
         ),
@@ -51,8 +56,22 @@ CHANGES = '[agents.changes]\ncommand = ["c"]\n'
 def test_a_plan_holds_what_has_changed_and_nothing_else(text: str, expected: Plan) -> None:
     running = dict(OLD.agents)
     found = plan(running, frozenset(running), OLD, config(text))
-    assert found == expected
+    assert replace(found, keys={}) == expected
+    assert found.keys.keys() == found.changed.keys()
     assert found.is_empty == (expected == Plan())
+
+
+def test_a_plan_names_the_keys_that_changed() -> None:
+    text = (
+        SAME
+        + GOES
+        + CHANGES
+        + "tasks.max_attempts = 9\nresources.max_cpu_seconds = 9\ncapabilities = ['x']\n"
+    )
+    found = plan(dict(OLD.agents), frozenset(OLD.agents), OLD, config(text))
+    assert found.keys == {
+        "changes": ("capabilities", "resources.max_cpu_seconds", "tasks.max_attempts")
+    }
 
 
 def test_what_was_added_at_run_time_stays_unless_the_file_names_it() -> None:
@@ -61,4 +80,4 @@ def test_what_was_added_at_run_time_stays_unless_the_file_names_it() -> None:
     assert plan(running, frozenset(OLD.agents), OLD, config(SAME + GOES + CHANGES)).is_empty
     text = SAME + GOES + CHANGES + '[agents.added]\ncommand = ["y"]\n'
     named = plan(running, frozenset(OLD.agents), OLD, config(text))
-    assert named == Plan(changed={"added": "restart"})
+    assert named == Plan(changed={"added": "restart"}, keys={"added": ("command",)})

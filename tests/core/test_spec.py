@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from corral.supervisor import spec, values
+from corral.supervisor.document import STORE
 from corral.supervisor.spec import Config, Defaults, Scale, Spec
 from corral.worker.errors import InvalidParams
 
@@ -271,6 +272,7 @@ BAD: list[tuple[str, str, object]] = [
     ("[recovery]\nrestart = 'allways'", "recovery.restart", "allways"),
     ("[recovery]\nrestart = true", "recovery.restart", True),
     ("[daemon]\non_daemon_loss = 'keep'", "daemon.on_daemon_loss", "keep"),
+    ("[daemon]\ncontainment = 'jail'", "daemon.containment", "jail"),
     ("[daemon]\nlog_level = 'loud'", "daemon.log_level", "loud"),
     ("[daemon]\nhttp = 8080", "daemon.http", 8080),
     ("[daemon]\nhttp = 'localhost:99999'", "daemon.http", "localhost:99999"),
@@ -433,6 +435,25 @@ def test_an_unknown_word_suggests_the_nearest(text: str, near: str) -> None:
     assert f'"{near}"' in str(refused(text).data["reason"])
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{AGENT}restart = 'always'", ['"restart"', "recovery"]),
+        (f"{AGENT}user = 'nobody'", ['"user"', "process"]),
+        (f"{AGENT}memory = '1GiB'", ["max_memory_bytes", "resources"]),
+        (f"{AGENT}depends_on = ['b']", ["requires"]),
+        ("[mcp.server.time]\ncommand = ['x']", ["[mcp.servers.NAME]"]),
+        ("[monitoring]\nalert = 'mail me'", ['["mail", "me"]']),
+    ],
+)
+def test_a_word_of_another_place_or_program_suggests_where_it_belongs(
+    text: str, words: list[str]
+) -> None:
+    reason = str(refused(text).data["reason"])
+    assert [word for word in words if word not in reason] == []
+    assert "command" not in reason
+
+
 def test_a_circle_is_named_whole() -> None:
     text = "".join(
         f"[agents.{name}]\ncommand = ['x']\nrequires = {needs}\n"
@@ -460,6 +481,25 @@ def test_requires_of_a_running_set_are_checked_too() -> None:
     with pytest.raises(InvalidParams) as caught:
         spec.check_requires({**agents, "b": added})
     assert (caught.value.data["file"], caught.value.data["key"]) == ("store", "agents.b.requires")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "table", "named"),
+    [
+        ("b", "agent", {"command": ["x"], "resources": {"max_memory_bytes": "2gigs"}}, '"2gigs"'),
+        ("b", "mcp", {"command": ["x"], "instances": 0}, "instances = 0"),
+        ("b", "agent", {}, "command"),
+        ("b-1", "agent", {"command": ["x"]}, '"b-1"'),
+    ],
+)
+def test_a_refused_agent_that_is_in_no_file_is_named_itself_and_no_file_is(
+    name: str, kind: Literal["agent", "mcp"], table: dict[str, object], named: str
+) -> None:
+    with pytest.raises(InvalidParams) as caught:
+        spec.decode_agent(name, table, kind=kind, defaults=Defaults(), source=STORE, directory="/")
+    assert f'"{name}"' in caught.value.message
+    assert named in caught.value.message
+    assert "store" not in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -547,12 +587,17 @@ def test_any_text_is_decoded_or_refused(pieces: list[str]) -> None:
     assert_plain(refusal(lambda: decode("".join(pieces))))
 
 
-def some_sections(rng: random.Random) -> dict[str, dict[str, object]]:
+def some_sections(rng: random.Random, isolated: bool) -> dict[str, dict[str, object]]:
     """Random valid section tables."""
+    isolation: dict[str, list[object]] = (
+        {"read_paths": [[], ["x", "/y"]], "connect_ports": [[], [443]]}
+        if isolated
+        else {"isolation": ["none"]}
+    )
     choices: dict[str, dict[str, list[object]]] = {
         "process": {
             "spawn_timeout": [1, 2.5, "3m"], "umask": ["077", "022"], "nice": [0, 5],
-            "isolation": ["none"], "read_paths": [[], ["x", "/y"]], "user": ["u"],
+            "user": ["u"], **isolation,
             "environment": [{"A": "1"}, {"A": "2", "B": "3"}], "working_directory": ["w", "/w"],
         },
         "resources": {"max_memory_bytes": [0, "1GiB", "2GiB"], "max_cpu_seconds": [0, "1h"]},
@@ -568,7 +613,7 @@ def some_sections(rng: random.Random) -> dict[str, dict[str, object]]:
     }
 
 
-def some_table(rng: random.Random, kind: str) -> dict[str, object]:
+def some_table(rng: random.Random, kind: str, isolated: bool) -> dict[str, object]:
     """A random valid table of an agent or a server."""
     choices: dict[str, list[object]] = {
         "instances": [1, 2, {"min": 1, "max": 4}, {"min": 2, "max": 2}],
@@ -592,18 +637,24 @@ def some_table(rng: random.Random, kind: str) -> dict[str, object]:
         table |= {"entrypoint": "m:a", "python": rng.choice(["python3", "venv/python"])}
     else:
         table["command"] = rng.choice([["x"], ["x", "", "-y"]])
-    return table | some_sections(rng)
+    return table | some_sections(rng, isolated)
 
 
 @pytest.mark.parametrize("seed", range(300))
 def test_a_spec_survives_its_own_table(seed: int) -> None:
     rng = random.Random(seed)
     kind: Literal["agent", "mcp"] = rng.choice(["agent", "mcp"])
-    sections = some_sections(rng)
+    isolated = seed % 2 == 0
+    sections = some_sections(rng, isolated)
     document = {**sections, "agents": {}}
     defaults = decode(toml(document)).defaults
     old = spec.decode_agent(
-        "a", some_table(rng, kind), kind=kind, defaults=defaults, source=FILE, directory="/first"
+        "a",
+        some_table(rng, kind, isolated),
+        kind=kind,
+        defaults=defaults,
+        source=FILE,
+        directory="/first",
     )
     table = spec.to_table(old, defaults)
     assert json.loads(json.dumps(table, allow_nan=False)) == table
@@ -680,13 +731,13 @@ def test_a_change_is_live_or_needs_a_restart(before: str, after: str, kinds: set
         decode((text if "[agents.a]" in text else f"{text}\n[agents.a]") + "\ncommand = ['x']\n")
         for text in (before, after)
     )
-    assert spec.changed(old.agents["a"], new.agents["a"]) == kinds
+    assert set(spec.changed(old.agents["a"], new.agents["a"]).values()) == kinds
 
 
 def test_an_agent_that_becomes_a_server_is_restarted() -> None:
     agent = decode(f"{AGENT}protocol = 'mcp'").agents["a"]
     server = decode("[mcp.servers.a]\ncommand = ['x']").agents["a"]
-    assert spec.changed(agent, server) == {"restart"}
+    assert set(spec.changed(agent, server).values()) == {"restart"}
 
 
 # --- the manual ----------------------------------------------------------------------------------
@@ -746,7 +797,7 @@ def test_the_manual_says_what_a_change_needs(heading: str) -> None:
         else:
             new = replace(old, **{key: object()})
         expected = set[str]() if cells[-1] == "daemon" else {cells[-1]}
-        assert spec.changed(old, new) == expected, key
+        assert set(spec.changed(old, new).values()) == expected, key
 
 
 def test_the_example_of_the_manual_decodes() -> None:

@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("cli", "mcp", "supervisor", "worker")
 
 ROWS = """
-supervisor.kernel  worker.errors
-supervisor.packet  supervisor.birth  supervisor.lineage
+supervisor.kernel  supervisor.landlock  worker.errors
+supervisor.packet  supervisor.seccomp  supervisor.cgroup  supervisor.namespace
+supervisor.birth  supervisor.lineage
 supervisor.nursery
 supervisor.launcher
 worker.codec
@@ -23,42 +24,57 @@ worker.agent
 worker.__main__
 worker.schema  worker.client
 supervisor.values
-supervisor.document
+supervisor.document  supervisor.check
 supervisor.spec
-supervisor.restart
-supervisor.lifecycle  supervisor.schedule  supervisor.reload
+supervisor.restart  supervisor.throttle  supervisor.excess
+supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health
 mcp.cortex_store  mcp.cortex_command
 mcp.cortex_memory
-mcp.cortex  mcp.messages
+mcp.cortex  mcp.messages  mcp.liveness
 mcp.session
 mcp.pool
-supervisor.orphan
+supervisor.containment
+supervisor.orphan  supervisor.confinement  supervisor.doctor
 supervisor.link
-supervisor.bus  supervisor.store  supervisor.process  supervisor.metrics
-supervisor.logfile
-supervisor.logs  supervisor.records
-supervisor.line
+supervisor.bus  supervisor.store  supervisor.process  supervisor.usage
+supervisor.archive  supervisor.pattern
+supervisor.logfile  supervisor.metrics
+supervisor.packing  supervisor.cursor  supervisor.capture
+supervisor.logs  supervisor.records  supervisor.launch  supervisor.roster
+supervisor.command
+supervisor.probe
+supervisor.line  supervisor.checkup  supervisor.alert
 supervisor.keeper
-supervisor.agents
+supervisor.crew
+supervisor.tool_server  supervisor.running
+supervisor.agents  supervisor.limits
 supervisor.attempt
+supervisor.backlog
 supervisor.tasks
 supervisor.service
 supervisor.control
-supervisor.listener
+supervisor.report  supervisor.listener
+supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  supervisor.log_methods  supervisor.tool_methods
+supervisor.methods
 supervisor.daemon
 supervisor.__main__
 cli.render
 cli.session
-cli.about  cli.agent  cli.task  cli.log  cli.tool
+cli.about  cli.agent  cli.task  cli.log  cli.tool  cli.doctor
 cli.__main__
 """
 
 CORE = {
     "supervisor.values",
     "supervisor.document",
+    "supervisor.check",
     "supervisor.spec",
     "supervisor.restart",
+    "supervisor.throttle",
+    "supervisor.excess",
     "supervisor.lifecycle",
+    "supervisor.health",
+    "mcp.liveness",
     "supervisor.schedule",
     "supervisor.reload",
 }

@@ -639,6 +639,24 @@ def test_the_time_of_a_request_runs_while_it_waits_to_be_sent(run: Runner, kind:
     run(test)
 
 
+def test_a_patient_channel_waits_for_a_peer_that_does_not_read(run: Runner, kind: str) -> None:
+    async def test() -> None:
+        channel = Ends().channel(stall_s=0.01)
+        channel.is_patient = True
+        raw = await Raw.joined(kind, channel)
+        for _ in range(4):
+            channel.notify("n", {"x": "x" * 1024 * 1024})
+        await asyncio.sleep(0)
+        with pytest.raises(Timeout):
+            await channel.request("a", timeout_s=0.2)
+        for _ in range(4):
+            assert (await raw.message())["method"] == "n"
+        channel.close()
+        raw.close()
+
+    run(test)
+
+
 @pytest.mark.parametrize("unsent", [512 * 1024, 4 * 1024 * 1024])
 @pytest.mark.parametrize("end", ["close", "eof"])
 def test_a_closed_channel_keeps_no_fd_for_a_peer_that_never_reads(

@@ -13,6 +13,7 @@ from typing import IO
 import click
 import pytest
 
+from corral.cli import render
 from corral.cli.__main__ import COMMANDS, command_line
 from corral.worker.errors import (
     CLASSES,
@@ -305,6 +306,27 @@ def test_an_unknown_command_names_the_nearest(world: World) -> None:
     assert json.loads(done.stdout)["error"]["data"]["suggestions"] == ["call"]
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("ps", "status"),
+        ("remove", "rm"),
+        ("delete", "rm"),
+        ("inspect", "show"),
+        ("unpause", "resume"),
+    ],
+)
+def test_a_command_of_another_supervisor_names_ours(world: World, word: str, meant: str) -> None:
+    done = world.corral("--json", word, "x")
+    assert json.loads(done.stdout)["error"]["data"]["suggestions"] == [meant]
+
+
+def test_the_list_of_commands_cuts_no_sentence(world: World) -> None:
+    listed = world.corral("--help").stdout.partition("Commands:")[2]
+    assert len(listed.splitlines()) > len(COMMANDS)
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
+
+
 @pytest.mark.parametrize("code", sorted(set(CLASSES) - {Unreachable.code}))
 def test_an_error_of_the_daemon_is_the_exit_code_of_its_class(world: World, code: int) -> None:
     error = CLASSES[code]("cannot do it:\nno \x1b[31m", worker="w-0")
@@ -433,6 +455,33 @@ def test_status_shows_every_worker_and_why_it_is_not_up(world: World) -> None:
     assert {row[column - 2 : column].strip() for row in lines[1:-1]} == {""}
 
 
+def test_status_tells_who_is_paused_throttled_or_degraded(world: World) -> None:
+    check = {"name": "disk", "healthy": False, "degraded": True, "message": "no space"}
+    entries = [
+        entry("hog", "Ready", worker("hog-0", throttled=True)),
+        entry("ice", "Ready", worker("ice-0", paused=True)),
+        entry("ill", "Ready", worker("ill-0", health=[check]), degraded=True),
+        entry("well", "Ready", worker("well-0", throttled=False)),
+        entry("none", "Initial", wanted=False),
+    ]
+    world.script(daemon_status=STATUS | {"agents": entries, "mcp_servers": []})
+    rows = {line.split()[0]: line for line in world.corral("status").stdout.splitlines()}
+    found = [
+        [word for word in ("throttled", "paused", "no space", "scaled to 0") if word in rows[n]]
+        for n in rows
+    ]
+    assert found[2:7] == [["throttled"], ["paused"], ["no space"], [], ["scaled to 0"]]
+
+
+def test_status_tells_that_alerts_did_not_arrive(world: World) -> None:
+    first: list[str] = []
+    for failed in (0, 17):
+        counts = {"sent": 3, "failed": failed, "suppressed": 0}
+        world.script(daemon_status=STATUS | {"daemon": {"pid": 1, "alerts": counts}})
+        first.append(world.corral("status").stdout.splitlines()[0])
+    assert ["17" in line for line in first] == [False, True]
+
+
 def test_status_of_nothing_says_so(world: World) -> None:
     nothing: dict[str, object] = {"agents": [], "mcp_servers": []}
     world.script(daemon_status=STATUS | nothing)
@@ -544,11 +593,15 @@ def test_add_from_a_file_sends_each_table_and_its_folder(world: World) -> None:
         '[agents.one]\ncommand = ["x"]\n[agents.one.process]\nread_paths = ["data", "/abs", "~/h"]\n'
         'working_directory = "w"\n[mcp.servers.two]\ncommand = ["y"]\n'
     )
-    world.script(agent_add=entry("a", "Ready"))
+    added = [entry("one", "Ready"), entry("two", "Initial")]
+    world.script(agent_add_all={"agents": added, "failures": {}})
     done = world.corral("add", "--file", str(folder / "crew.toml"), "--json")
-    assert json.loads(done.stdout) == [entry("a", "Ready")] * 2
-    world.corral("add", "two", "--file", "conf/crew.toml")
-    one, two, again = world.daemon.asked("agent.add")
+    assert json.loads(done.stdout) == added
+    world.corral("add", "two", "--file", "conf/crew.toml", "--no-start")
+    first, second = world.daemon.asked("agent.add_all")
+    assert (first["start"], first["wait"], second["start"]) == (True, True, False)
+    one, two = render.inners(first, "agents")
+    (again,) = render.inners(second, "agents")
     assert (one["name"], one["kind"], two["name"], two["kind"]) == ("one", "agent", "two", "mcp")
     assert one["spec"] == {
         "command": ["x"],
@@ -562,18 +615,22 @@ def test_add_from_a_file_sends_each_table_and_its_folder(world: World) -> None:
     assert again == two
 
 
-@pytest.mark.parametrize(
-    ("refusal", "asked"), [(SpawnFailed("cannot start"), 2), (Conflict("cannot add"), 1)]
-)
-def test_add_from_a_file_goes_on_past_what_does_not_come_up_and_ends_at_a_refusal(
-    world: World, refusal: CorralError, asked: int
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_add_from_a_file_says_what_was_added_and_ends_with_what_went_wrong(
+    world: World, is_refused: bool
 ) -> None:
     (world.folder / "f.toml").write_text("[agents.one]\n[agents.two]\n")
-    world.script(agent_add=failing(refusal))
-    done = world.corral("add", "--file", "f.toml", "--json")
-    assert done.returncode == refusal.exit_status
-    assert json.loads(done.stdout)["error"]["code"] == refusal.code
-    assert [each["name"] for each in world.daemon.asked("agent.add")] == ["one", "two"][:asked]
+    added = [entry("one", "Terminated"), entry("two", "Ready")]
+    failure = SpawnFailed("cannot start")
+    answer = {"agents": added, "failures": {"one": failure.to_record()}}
+    world.script(agent_add_all=failing(Conflict("cannot add")) if is_refused else answer)
+    done = world.corral("add", "--file", "f.toml")
+    assert done.returncode == (4 if is_refused else 1)
+    assert ("two" in done.stdout) is not is_refused
+    shown = world.corral("add", "--file", "f.toml", "--json")
+    assert shown.returncode == done.returncode
+    error = json.loads(shown.stdout)["error"]
+    assert error["name"] == ("Conflict" if is_refused else "SpawnFailed")
 
 
 @pytest.mark.parametrize(
@@ -604,13 +661,38 @@ def test_a_file_that_is_no_list_of_agents_adds_nothing(
     assert world.daemon.calls == []
 
 
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_pause_and_resume_ask_for_names_or_all(world: World, verb: str) -> None:
+    answer = {"agents": [entry("a", "Ready")]}
+    world.script(**{f"agent_{verb}": answer})
+    assert "a" in world.corral(verb, "a").stdout
+    assert json.loads(world.corral(verb, "--all", "--json").stdout) == answer
+    assert world.corral(verb).returncode == 2
+    assert world.daemon.asked(f"agent.{verb}") == [{"names": ["a"]}, {"all": True}]
+
+
+def test_emergency_stop_says_what_it_ended(world: World) -> None:
+    world.script(daemon_emergency_stop={"workers": 7, "tasks": 3})
+    done = world.corral("emergency-stop")
+    assert (done.returncode, {"7", "3"} <= set(done.stdout.split())) == (0, True)
+    shown = world.corral("emergency-stop", "--json")
+    assert json.loads(shown.stdout) == {"workers": 7, "tasks": 3}
+
+
 def test_rm_scale_and_signal_say_what_was_done(world: World) -> None:
-    world.script(agent_rm={}, agent_scale=entry("a", "Ready"), agent_signal={})
-    assert "a" in world.corral("rm", "a", "b").stdout
+    world.script(
+        agent_rm={"removed": ["c", "a", "b"]}, agent_scale=entry("a", "Ready"), agent_signal={}
+    )
+    done = world.corral("rm", "a", "b", "--cascade").stdout.splitlines()
+    assert [line.split()[-1] for line in done] == ["c", "a", "b"]
+    assert json.loads(world.corral("rm", "a", "--json").stdout) == {"removed": ["c", "a", "b"]}
     assert json.loads(world.corral("scale", "a", "3", "--json").stdout) == entry("a", "Ready")
     for name in ("HUP", "SIGHUP", "1", "hup"):
         assert "SIGHUP" in world.corral("signal", "a-0", name).stdout
-    assert world.daemon.asked("agent.rm") == [{"name": "a"}, {"name": "b"}]
+    assert world.daemon.asked("agent.rm") == [
+        {"names": ["a", "b"], "cascade": True},
+        {"names": ["a"], "cascade": False},
+    ]
     assert world.daemon.asked("agent.scale") == [{"name": "a", "instances": 3}]
     assert world.daemon.asked("agent.signal") == [{"name": "a-0", "signal": "SIGHUP"}] * 4
 

@@ -1,6 +1,5 @@
 """The launcher on its own: a real process, spoken to over its socket as the daemon does."""
 
-import contextlib
 import errno
 import grp
 import json
@@ -8,9 +7,7 @@ import os
 import resource
 import select
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,130 +16,42 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import kernel, launcher, packet
+from corral.supervisor import cgroup, containment, kernel, launcher
+from launcher_wire import (
+    AGENTS,
+    BOUND_S,
+    PATH,
+    PYTHON,
+    Wire,
+    debugged,
+    first_line,
+    with_token,
+)
 
-BOUND_S = 20.0
-AGENTS = Path(__file__).parents[1] / "agents"
-PYTHON = [sys.executable, "-I", "-S"]
-PATH = os.defpath
 ROOT = os.geteuid() == 0
 CAN_IGNORE = 0x7FFFFFFF & ~(1 << 8 | 1 << 18)  # glibc keeps signals 32 and 33 for itself
 
 needs_root = pytest.mark.skipif(not ROOT, reason="only root may change the user")
 
 
-class Wire:
-    """The daemon's end, blocking: one launcher process and what it says."""
-
-    def __init__(self, program: str = launcher.__file__) -> None:
-        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.process = subprocess.Popen(
-                [*PYTHON, program, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env={},
-            )
-        self.sock.settimeout(BOUND_S)
-        self.said: list[dict[str, Any]] = []
-        self.seq = 0
-
-    def send(self, fds: Sequence[int] = (), **message: object) -> int:
-        self.seq += 1
-        data, memfd = packet.encode({**message, "seq": self.seq})
-        socket.send_fds(self.sock, [data], [*fds, *([] if memfd is None else [memfd])])
-        if memfd is not None:
-            os.close(memfd)
-        return self.seq
-
-    def spawn(self, unit: str, argv: Sequence[str], **options: Any) -> tuple[int, int]:
-        """Send a spawn; the sequence number, and the reading end of the child's stdout."""
-        reading, writing = os.pipe()
-        null = os.open(os.devnull, os.O_RDWR)
-        request = {
-            "env": {"PATH": PATH},
-            "cwd": "/",
-            "umask": 0o077,
-            "nice": 0,
-            "user": None,
-            "group": None,
-            "no_new_privs": True,
-            "limits": {},
-        } | options
-        seq = self.send([null, writing, null], op="spawn", unit=unit, argv=list(argv), **request)
-        os.close(writing)
-        os.close(null)
-        return seq, reading
-
-    def start(self, unit: str, argv: Sequence[str], **options: Any) -> tuple[int, str]:
-        """Spawn; the pid, and the first line that it prints."""
-        seq, reading = self.spawn(unit, argv, **options)
-        pid = self.hear("spawned", seq=seq)["pid"]
-        with os.fdopen(reading) as stdout:
-            return pid, first_line(stdout.fileno())
-
-    def tree(self, unit: str, token: str, escapees: int, siblings: int, *more: str) -> list[int]:
-        program = [*PYTHON, str(AGENTS / "launcher_tree.py"), token]
-        line = self.start(unit, [*program, str(escapees), str(siblings), *more])[1]
-        return [int(pid) for pid in json.loads(line)]
-
-    def hear(self, op: str = "", **facts: object) -> dict[str, Any]:
-        """The first message, said already or to come, of this kind and with these facts."""
-        wanted = {"op": op, **facts} if op else facts
-        while True:
-            for message in self.said:
-                if wanted.items() <= message.items():
-                    self.said.remove(message)
-                    return message
-            message, fds = packet.receive(self._wait())
-            for fd in fds:
-                os.close(fd)
-            self.said.append(message)
-
-    def _wait(self) -> socket.socket:
-        assert select.select([self.sock], [], [], BOUND_S)[0], f"silence; said: {self.said}"
-        return self.sock
-
-    def listed(self) -> dict[str, Any]:
-        return self.hear("listed", seq=self.send(op="list"))
-
-    def close(self) -> None:
-        self.sock.close()
-        self.process.wait(BOUND_S)
-
-
-def first_line(fd: int) -> str:
-    line = b""
-    while not line.endswith(b"\n"):
-        assert select.select([fd], [], [], BOUND_S)[0], f"no line, only {line!r}"
-        part = os.read(fd, 65536)
-        assert part, f"the end of the file, after {line!r}"
-        line += part
-    return line.decode()
-
-
-def with_token(token: str) -> list[int]:
-    """The living processes that have the token in their command line."""
-    found: list[int] = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and token.encode() in kernel.read_proc(f"/proc/{name}/cmdline"):
-            found.append(int(name))
-    return found
-
-
-def wait_until_none(token: str) -> None:
-    deadline = time.monotonic() + BOUND_S
-    while left := with_token(token):
-        assert time.monotonic() < deadline, f"still there: {left}"
-        with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(left[0])
-            select.select([pidfd], [], [], BOUND_S)
-            os.close(pidfd)
+@pytest.fixture(params=["launcher", "cgroup"])
+def subtree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[containment.Subtree | None]:
+    """Where units have their groups, in one tier and in the other; nothing is left of it in the end."""
+    if request.param == "launcher":
+        yield None
+        return
+    try:
+        found = containment.claim(tmp_path)
+    except containment.Refusal as refusal:
+        pytest.skip(f"no cgroup: {refusal}")
+    yield found
+    assert cgroup.below(str(found.path)) == [], "the launcher removes what it made"
+    found.remove()
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
-    it = Wire()
+def wire(subtree: containment.Subtree | None) -> Iterator[Wire]:
+    it = Wire(subtree)
     yield it
     it.close()
 
@@ -242,12 +151,10 @@ def test_a_user_with_too_many_processes_is_retryable(wire: Wire) -> None:
     assert (answer["stage"], answer["errno"], answer["retryable"]) == ("exec", errno.EAGAIN, True)
 
 
-def test_an_ordinary_user_may_not_become_another(tmp_path: Path) -> None:
+def test_an_ordinary_user_may_not_become_another(wire: Wire) -> None:
     if ROOT:
         pytest.skip("root may; see the test that does")
-    wire = Wire()
     answer = refusal(wire, ["true"], user="root")
-    wire.close()
     assert (answer["stage"], answer["errno"]) == ("user", errno.EPERM)
 
 
@@ -288,6 +195,51 @@ def test_a_death_without_a_descriptor_to_look_is_told_all_the_same(wire: Wire) -
     assert wire.hear("exited")["left"] >= 1
     wire.send(op="kill", unit="a-0#1")
     wire.hear("emptied")
+
+
+def test_no_death_is_lost_while_there_is_no_descriptor(wire: Wire) -> None:
+    leader, _ = wire.start("a-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    pid = wire.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    pidfd = os.pidfd_open(leader)
+    os.kill(leader, signal.SIGKILL)
+    assert select.select([pidfd], [], [], BOUND_S)[0], "it is dead"
+    os.close(pidfd)
+    for _ in range(2):  # the second is answered after it was tried to tell the death
+        wire.hear("pong", seq=wire.send(op="ping"))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert wire.hear("exited", unit="a-0#1")["status"] == signal.SIGKILL
+    wire.hear("emptied", unit="a-0#1")
+
+
+BLIND = """
+import errno, sys
+sys.path.append({source!r})
+from corral.supervisor import launcher, lineage
+look_up = lineage.look_up
+def refuse(pid):
+    lineage.look_up = look_up
+    raise OSError(errno.ENFILE, "Too many open files in system")
+lineage.look_up = refuse
+launcher.main()
+"""
+"""A launcher for which the machine has no file left at its first look at a process."""
+
+
+def test_a_start_that_cannot_be_looked_at_is_answered_and_leaves_nothing(
+    tmp_path: Path, token: str
+) -> None:
+    program = tmp_path / "blind.py"
+    program.write_text(BLIND.format(source=str(Path(launcher.__file__).parents[2])))
+    wire = Wire(program=str(program))
+    answer = refusal(wire, ["sh", "-c", "sleep 1000", token])
+    assert (answer["errno"], answer["retryable"]) == (errno.ENFILE, True)
+    wire.start("b-0#1", ["echo"])
+    wire.hear("emptied", unit="b-0#1")
+    assert wire.listed()["units"] == []
+    assert with_token(token) == []
+    wire.close()
 
 
 # --- what a process is born with ---
@@ -401,9 +353,12 @@ def test_an_escape_without_a_trace_ends_with_a_worker_that_it_could_belong_to(
     wire: Wire, token: str, ends: str
 ) -> None:
     wire.start("b-0#1", ["sh", "-c", "echo; sleep 1000"])
-    leader, *escaped = wire.tree("a-0#1", token, 2, 0)
+    leader, *escaped = wire.tree("a-0#1", token, 2, 0, "--no-brand")
     listed = wire.listed()
     members = {unit["unit"]: unit["processes"] for unit in listed["units"]}
+    if wire.subtree is not None:  # where a group is a trace that it cannot cover
+        assert sorted(members["a-0#1"]) == sorted([leader, *escaped])
+        return
     # A survey may have met one before its parent died; the other cases are of no interest here.
     assert sorted([*members["a-0#1"], *listed["unknown"]]) == sorted([leader, *escaped])
     unknown = [os.pidfd_open(pid) for pid in listed["unknown"]]
@@ -419,6 +374,17 @@ def test_an_escape_without_a_trace_ends_with_a_worker_that_it_could_belong_to(
     assert listed["unknown"] == []
 
 
+def test_an_escape_without_environment_and_session_is_known_by_its_brand(
+    wire: Wire, token: str
+) -> None:
+    wire.start("b-0#1", ["sh", "-c", "echo; sleep 1000"])
+    pids = wire.tree("a-0#1", token, 3, 0)
+    listed = wire.listed()
+    assert listed["unknown"] == []
+    members = {unit["unit"]: unit["processes"] for unit in listed["units"]}
+    assert sorted(members["a-0#1"]) == sorted(pids)
+
+
 def test_an_escape_whose_mark_is_left_is_not_mistaken(wire: Wire, token: str) -> None:
     code = "(setsid sh -c 'sleep 1000 & exec sleep 1000' &); sleep 0; echo; exec sleep 1000"
     wire.start("b-0#1", ["sh", "-c", "echo; sleep 1000"])
@@ -431,14 +397,33 @@ def test_an_escape_whose_mark_is_left_is_not_mistaken(wire: Wire, token: str) ->
 
 
 @pytest.mark.parametrize("user", [None, pytest.param("nobody", marks=needs_root)])
-def test_a_killed_launcher_takes_its_children_along(user: str | None) -> None:
-    wire = Wire()
+def test_a_killed_launcher_takes_its_children_along(wire: Wire, user: str | None) -> None:
     pid, _line = wire.start("a-0#1", ["sh", "-c", "echo; exec sleep 1000"], user=user)
     pidfd = os.pidfd_open(pid)
     wire.process.kill()
     assert select.select([pidfd], [], [], BOUND_S)[0], "the kernel tells the child (PDEATHSIG)"
     os.close(pidfd)
-    wire.close()
+    if wire.subtree is not None:
+        wire.process.wait()
+        assert cgroup.remove(str(wire.subtree.unit("a-0#1")))  # which is the daemon's task then
+
+
+def test_a_dead_worker_that_a_debugger_keeps_is_told_as_gone(wire: Wire) -> None:
+    pid, _ = wire.start("a-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    with debugged(pid):
+        wire.send(op="kill", unit="a-0#1")
+        assert wire.hear("exited", unit="a-0#1")["status"] == signal.SIGKILL
+        wire.hear("emptied", unit="a-0#1")
+        assert kernel.look_up(pid) is not None, "as a zombie"
+    wire.start("b-0#1", ["echo"])
+    wire.hear("emptied", unit="b-0#1")
+
+
+def test_a_dead_worker_that_a_debugger_keeps_does_not_keep_the_launcher(wire: Wire) -> None:
+    pid, _ = wire.start("a-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    with debugged(pid):
+        wire.sock.close()
+        assert wire.process.wait(BOUND_S) == 0
 
 
 def test_kill_0_9_harms_nobody_else(wire: Wire) -> None:
@@ -493,6 +478,55 @@ def test_a_storm_of_escapes_is_ended_by_one_kill(wire: Wire, token: str) -> None
     assert with_token(token) == []
 
 
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_chain_of_processes_that_never_stands_still_is_ended_by_one_kill(
+    wire: Wire, token: str, attempt: int
+) -> None:
+    # Each link is in a session of its own and lives for an instant; bounded, in case of the worst.
+    code = """
+import os
+os.closerange(3, 100)
+print(flush=True)
+for _ in range(200_000):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+"""
+    wire.start("a-0#1", [*PYTHON, "-c", code, token])
+    wire.send(op="kill", unit="a-0#1")
+    wire.hear("emptied", unit="a-0#1")
+    assert with_token(token) == []
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_three_storms_of_forks_are_ended_while_a_neighbour_lives(
+    wire: Wire, token: str, attempt: int
+) -> None:
+    # Each process forks until there are 3^5 of them in as many sessions, without environment or TERM.
+    code = """
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(flush=True)
+for _ in range(5):
+    for _ in range(2):
+        if os.fork() == 0:
+            os.setsid()
+            break
+while True: signal.pause()
+"""
+    wire.start("n-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    for n in range(3):
+        wire.start(f"a-{n}#1", ["env", "-i", *PYTHON, "-c", code, token])
+    started = time.monotonic()
+    for n in range(3):
+        wire.send(op="kill", unit=f"a-{n}#1")
+    for n in range(3):
+        wire.hear("emptied", unit=f"a-{n}#1")
+    print(f"empty after {time.monotonic() - started:.3f} s")
+    assert with_token(token) == []
+    assert [unit["unit"] for unit in wire.listed()["units"]] == ["n-0#1"]
+
+
 @needs_root
 def test_a_fork_bomb_is_ended_by_one_kill_and_others_are_served(wire: Wire) -> None:
     bomb = 'setsid sh -c "$BOMB" & setsid sh -c "$BOMB" & wait; exec sh -c "$BOMB"'
@@ -509,12 +543,138 @@ def test_a_fork_bomb_is_ended_by_one_kill_and_others_are_served(wire: Wire) -> N
     assert unit["unit"] == "b-0#1"
 
 
+# --- frozen ---
+
+SPIN = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+leader = os.getpid()
+reading, writing = os.pipe()
+for _ in range(2):
+    os.fork() or os.setsid()
+os.write(writing, b"x")
+while os.getpid() == leader and reading >= 0:  # until all four are what they are to be
+    for _ in range(4):
+        os.read(reading, 1)
+    print(flush=True)
+    reading = -1
+while True: pass
+"""
+
+
+def ticks_of(pids: list[int]) -> list[int]:
+    """The processor time of each of them so far."""
+    lines = [kernel.read_proc(f"/proc/{pid}/stat") for pid in pids]
+    return [sum(map(int, line[line.rindex(b")") :].split()[12:14])) for line in lines]
+
+
+def wait_until_still(wire: Wire, pids: list[int]) -> None:
+    """Wait until none of them runs, by the state of each or by that of their group."""
+    deadline = time.monotonic() + BOUND_S
+    while True:
+        assert time.monotonic() < deadline
+        states = [process.state for pid in pids if (process := kernel.look_up(pid))]
+        if all(state == b"T" for state in states):
+            return
+        if wire.subtree is not None:
+            events = cgroup.read(str(wire.subtree.unit("a-0#1")), "cgroup.events")
+            if "frozen 1" in events:
+                return
+
+
+def members(wire: Wire, unit: str = "a-0#1") -> list[int]:
+    found: list[int] = next(u for u in wire.listed()["units"] if u["unit"] == unit)["processes"]
+    return found
+
+
+def start_spinning(wire: Wire, token: str) -> list[int]:
+    wire.start("a-0#1", [*PYTHON, "-c", SPIN, token])
+    found = members(wire)
+    assert len(found) == 4
+    return found
+
+
+def test_a_frozen_tree_takes_no_processor_time_until_it_is_thawed(wire: Wire, token: str) -> None:
+    pids = start_spinning(wire, token)
+    for _ in range(3):
+        wire.send(op="freeze", unit="a-0#1")
+        wait_until_still(wire, pids)
+        before = ticks_of(pids)
+        for _ in range(200):
+            wire.hear("pong", seq=wire.send(op="ping"))
+        assert ticks_of(pids) == before
+        wire.send(op="thaw", unit="a-0#1")
+        deadline = time.monotonic() + BOUND_S
+        while any(now == then for now, then in zip(ticks_of(pids), before, strict=True)):
+            assert time.monotonic() < deadline, "all of them run again"
+
+
+def test_a_kill_and_an_ending_signal_reach_what_is_frozen(wire: Wire, token: str) -> None:
+    pids = start_spinning(wire, token)
+    wire.send(op="freeze", unit="a-0#1")
+    wait_until_still(wire, pids)
+    wire.send(op="signal", unit="a-0#1", signal=signal.SIGTERM, scope="tree")
+    assert os.waitstatus_to_exitcode(wire.hear("exited")["status"]) == 7, "its handler has run"
+    wire.hear("emptied")
+    pids = start_spinning(wire, token)
+    wire.send(op="freeze", unit="a-0#1")
+    wait_until_still(wire, pids)
+    wire.send(op="kill", unit="a-0#1")
+    wire.hear("emptied")
+    assert with_token(token) == []
+
+
+def test_what_is_frozen_ends_with_the_daemon(wire: Wire, token: str) -> None:
+    pids = start_spinning(wire, token)
+    wire.send(op="freeze", unit="a-0#1")
+    wait_until_still(wire, pids)
+    wire.close()
+    assert with_token(token) == []
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_tree_that_forks_while_it_is_frozen_stands_still(
+    wire: Wire, token: str, attempt: int
+) -> None:
+    # Bounded: each process is in a session of its own, and there are 255 of them at last.
+    code = "import os, time\nprint(flush=True)\nfor _ in range(8):\n    os.fork() or os.setsid()\n    time.sleep(0.005)\n"
+    wire.start("a-0#1", [*PYTHON, "-c", code + "while True: time.sleep(0.01)", token])
+    wire.send(op="freeze", unit="a-0#1")
+    deadline = time.monotonic() + BOUND_S
+    count = -1
+    while count != len(pids := members(wire)):  # until nothing new comes between two looks
+        count = len(pids)
+        wait_until_still(wire, pids)
+        assert time.monotonic() < deadline
+    before = ticks_of(pids)
+    for _ in range(50):
+        wire.hear("pong", seq=wire.send(op="ping"))
+    assert (sorted(members(wire)), ticks_of(pids)) == (sorted(pids), before)
+    wire.send(op="thaw", unit="a-0#1")
+    while len(members(wire)) < 256:
+        assert time.monotonic() < deadline
+
+
+def test_what_escapes_is_told_by_its_unit_until_it_is_gone(wire: Wire, token: str) -> None:
+    wire.start("b-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    leader, *escaped = wire.tree("a-0#1", token, 3, 1)
+    strays = escaped[:3]
+    known: list[int] = []
+    while sorted(known) != sorted(strays):
+        known = wire.hear("roots", unit="a-0#1")["pids"]
+        assert set(known) <= set(strays)
+    os.kill(strays[0], signal.SIGKILL)
+    while strays[0] in known:
+        known = wire.hear("roots", unit="a-0#1")["pids"]
+    assert sorted(known) == sorted(strays[1:])
+    assert leader in with_token(token)
+
+
 # --- the daemon is gone ---
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_nothing_is_left_when_the_daemon_hangs_up(token: str, attempt: int) -> None:
-    wire = Wire()
+def test_nothing_is_left_when_the_daemon_hangs_up(wire: Wire, token: str, attempt: int) -> None:
     for n in range(5):
         assert len(wire.tree(f"a-{n}#1", token, 3, 1)) == 5
     assert len(with_token(token)) == 25
@@ -585,7 +745,17 @@ print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib
 """
     folder = str(Path(launcher.__file__).parents[2])
     loaded = subprocess.check_output([*PYTHON, "-c", code, folder], text=True).split()
-    own = {"kernel", "packet", "birth", "lineage", "nursery", "launcher"}
+    own = {
+        "birth",
+        "cgroup",
+        "kernel",
+        "landlock",
+        "launcher",
+        "lineage",
+        "nursery",
+        "packet",
+        "seccomp",
+    }
     package = {"corral", "corral.supervisor"}
     assert set(loaded) - {"__main__"} == package | {f"corral.supervisor.{name}" for name in own}
 
@@ -599,7 +769,7 @@ def test_a_launcher_that_may_not_keep_its_compiled_code_works(tmp_path: Path) ->
     (package / "__init__.py").touch()
     for folder in (package, package / "supervisor"):
         (folder / "__pycache__").touch()  # so that not even root can make it a folder
-    wire = Wire(str(package / "supervisor" / "launcher.py"))
+    wire = Wire(program=str(package / "supervisor" / "launcher.py"))
     wire.start("a-0#1", ["echo"])
     wire.hear("emptied")
     wire.close()

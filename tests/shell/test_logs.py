@@ -1,47 +1,21 @@
 """Logs: real pipes, real files, real processes; what was printed can be read back, or its loss is counted."""
 
 import asyncio
-import base64
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-import uvloop
 
-from corral.supervisor.logfile import LINE_LIMIT_BYTES, Record
-from corral.supervisor.logs import Capture, LogStore, LogWriter
-
-BOUND_S = 30.0
-MIB = 1024 * 1024
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(BOUND_S):
-            await test()
-
-    uvloop.run(bounded())
-
-
-def read(
-    logs: LogStore, *names: str, n: int | None = None, stream: str | None = None
-) -> list[Record]:
-    return asyncio.run(logs.read(names, n=n, stream=stream))
-
-
-def texts(records: list[Record]) -> list[object]:
-    return [record["text"] for record in records]
-
-
-def content(record: Record) -> bytes:
-    coded = record.get("bytes")
-    return base64.b64decode(str(coded)) if coded else str(record["text"]).encode()
+from corral.supervisor.logfile import LINE_LIMIT_BYTES
+from corral.supervisor.logs import Capture, LogStore, Wanted
+from log_folder import BOUND_S, MIB, content, read, run, taken, texts, writer_of
 
 
 @pytest.fixture
@@ -49,20 +23,6 @@ def logs(tmp_path: Path) -> Iterator[LogStore]:
     store = LogStore(tmp_path / "logs")
     yield store
     store.close()
-
-
-def writer_of(logs: LogStore, worker: str = "echo-0", **limits: int) -> LogWriter:
-    agent = worker.rpartition("-")[0]
-    return logs.writer(agent, worker, **{"max_file_bytes": MIB, "max_files": 5, **limits})
-
-
-async def taken(records: AsyncIterator[list[Record]], count: int) -> list[Record]:
-    """The next `count` records that a follower is given."""
-    got: list[Record] = []
-    while len(got) < count:
-        got += await anext(records)
-    assert len(got) == count
-    return got
 
 
 def test_a_line_is_stored_as_container_runtimes_do_and_read_as_a_record(tmp_path: Path) -> None:
@@ -97,7 +57,7 @@ def test_fifty_megabytes_through_a_pipe_and_rotations_come_back_complete_and_in_
             process.stdout.close()
             assert await capture.drain(BOUND_S)
         expected = 0
-        async with aclosing(logs.history()) as batches:
+        async with aclosing(logs.history(Wanted())) as batches:
             async for batch in batches:
                 for record in batch:
                     assert record["text"] == f"{expected:099d}"
@@ -215,6 +175,22 @@ def test_a_drain_ends_although_a_grandchild_holds_the_pipe(logs: LogStore) -> No
     run(test)
 
 
+def test_what_a_dead_process_wrote_is_caught_up_with_at_once(logs: LogStore) -> None:
+    async def test() -> None:
+        reading, writing = os.pipe()
+        capture = Capture(reading, writer_of(logs).stream("stderr"))
+        os.write(writing, b"last words\n" + b"x" * 40_000)
+        capture.catch_up()
+        assert writer_of(logs).tail()[-1].endswith("x")
+        assert not capture.closed
+        os.close(writing)
+        capture.catch_up()
+        assert capture.closed
+        assert [len(content(record)) for record in await logs.read()] == [10, 40_000]
+
+    run(test)
+
+
 def test_a_pipe_that_was_closed_is_not_read_again(logs: LogStore) -> None:
     async def test() -> None:
         reading, writing = os.pipe()
@@ -246,6 +222,47 @@ def test_a_notification_keeps_level_fields_and_newlines_and_cannot_be_forged(
     assert [record["stream"] for record in read(logs, stream="log")] == ["log", "log"]
 
 
+def test_lines_that_come_one_by_one_are_written_together_and_in_order(
+    logs: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_of(logs)
+    writes: list[int] = []
+    write_of = os.write
+
+    def counted(fd: int, data: bytes) -> int:
+        writes.append(len(data))
+        return write_of(fd, data)
+
+    async def test() -> None:
+        foreign, notes = writer.stream("stdout"), writer.stream("log")
+        monkeypatch.setattr(os, "write", counted)
+        for number in range(500):
+            foreign.line(b"%d" % number)
+        assert writes == []
+        await asyncio.sleep(0)
+        assert len(writes) == 1
+        foreign.line(b"before the message")
+        notes.line(b"the message", "info")
+        foreign.line(b"after it")
+        assert writer.tail("stdout")[-1] == "after it"
+        for _ in range(10):
+            foreign.line(b"x" * 20_000)  # more than may be held
+        assert sum(writes) > 100_000
+        foreign.line(b"at the end")
+        logs.release(writer)
+        await asyncio.sleep(0)
+        got = texts(await logs.read())
+        assert got[:503] == [
+            *(str(number) for number in range(500)),
+            "before the message",
+            "the message",
+            "after it",
+        ]
+        assert [len(str(text)) for text in got[503:]] == [20_000] * 10 + [10]
+
+    run(test)
+
+
 def test_the_tail_is_answered_without_the_file(logs: LogStore) -> None:
     writer = writer_of(logs)
     assert writer.tail() == []
@@ -257,152 +274,6 @@ def test_the_tail_is_answered_without_the_file(logs: LogStore) -> None:
     stream.write(b"x" * 3_000 + b"\n" + b"y" * 3_000 + b"\n")
     assert writer.tail() == ["y" * 3_000]
     assert writer.tail("stdout") == []
-
-
-def test_records_of_many_workers_are_merged_by_time(tmp_path: Path) -> None:
-    ticks = iter(range(1_700_000_000_000_000_000, 1_800_000_000_000_000_000, 1_000_000_000))
-    logs = LogStore(tmp_path, clock=lambda: next(ticks))
-    streams = [writer_of(logs, f"crew-{number}").stream("stdout") for number in range(5)]
-    for number in range(100):
-        streams[number * 7 % 5].write(b"%d\n" % number)
-    assert texts(read(logs)) == [str(number) for number in range(100)]
-    assert texts(read(logs, n=12)) == [str(number) for number in range(88, 100)]
-    assert texts(read(logs, "crew-0", n=2)) == ["90", "95"]
-    assert texts(read(logs, "crew", n=1)) == ["99"]
-    assert read(logs, "nobody", "../crew") == []
-    times = [str(record["at"]) for record in read(logs)]
-    assert times == sorted(times)
-    logs.close()
-
-
-def test_since_and_until_choose_by_time_in_long_logs_too(tmp_path: Path) -> None:
-    now = [1_700_000_000_000_000_000]
-    logs = LogStore(tmp_path, clock=lambda: now[0])
-    stream = writer_of(logs, max_file_bytes=100_000, max_files=50).stream("stdout")
-    for number in range(10_000):
-        now[0] += 1_000_000_000
-        stream.write(b"%d\n" % number if number % 1_000 else b"%d%s\n" % (number, b"x" * 40_000))
-
-    async def test() -> None:
-        for first in (0, 1, 999, 1_000, 2_500, 9_999, 20_000):
-            since = 1_700_000_001 + first
-            found = await logs.read(since=since)
-            assert len(found) == max(10_000 - first, 0)
-            assert not found or str(found[0]["text"]).startswith(str(first))
-        found = await logs.read(since=1_700_000_011, until=1_700_000_020)
-        assert texts(found) == [str(number) for number in range(10, 20)]
-        assert texts(await logs.read(since=1_700_000_011, n=1)) == ["9999"]
-        assert len(await logs.read(since=1_700_009_999, n=10)) == 2
-
-    run(test)
-    logs.close()
-
-
-def test_a_follower_sees_each_line_once_across_rotation_restart_and_new_workers(
-    logs: LogStore,
-) -> None:
-    async def test() -> None:
-        writer = writer_of(logs, max_file_bytes=3_000, max_files=50)
-        stream = writer.stream("stdout")
-        for number in range(100):
-            stream.write(b"%d\n" % number)
-        async with aclosing(logs.follow(("echo",), n=5)) as batches:
-            assert texts(await taken(batches, 5)) == ["95", "96", "97", "98", "99"]
-            first = 100
-            for count in (1, 40, 300, 1, 3):  # within a file, over one rotation, over several
-                for number in range(first, first + count):
-                    stream.write(b"%d\n" % number)
-                stream.close()
-                stream = writer.stream("stdout")  # another incarnation
-                numbers = [int(str(text)) for text in texts(await taken(batches, count))]
-                assert numbers == list(range(first, first + count))
-                first += count
-            writer_of(logs, "other-0").stream("stderr").write(b"not asked for\n")
-            writer_of(logs, "echo-1").stream("stderr").write(b"new here\n")
-            assert texts(await taken(batches, 1)) == ["new here"]
-            logs.release("echo", "echo-0")
-            writer_of(logs).stream("stdout").write(b"again\n")
-            assert texts(await taken(batches, 1)) == ["again"]
-
-    run(test)
-
-
-def test_a_follower_beside_a_flood_through_rotations_misses_and_repeats_nothing(
-    logs: LogStore,
-) -> None:
-    count = 100_000
-    program = f"for i in range({count}): print('%050d' % i)"
-    writer = writer_of(logs, max_file_bytes=200_000, max_files=100)
-
-    async def test() -> None:
-        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            capture = Capture(os.dup(process.stdout.fileno()), writer.stream("stdout"))
-            process.stdout.close()
-            async with aclosing(logs.follow(n=None)) as batches:
-                got = await taken(batches, count)
-            assert texts(got) == [f"{number:050d}" for number in range(count)]
-            assert await capture.drain(BOUND_S)
-
-    run(test)
-
-
-def test_a_follower_that_is_too_slow_is_told_how_many_lines_it_missed(logs: LogStore) -> None:
-    async def test() -> None:
-        stream = writer_of(logs, max_file_bytes=2_000, max_files=3).stream("stdout")
-        stream.write(b"0\n")
-        async with aclosing(logs.follow()) as batches:
-            assert texts(await taken(batches, 1)) == ["0"]
-            for number in range(1, 1_000):
-                stream.write(b"%d\n" % number)
-            got: list[Record] = []
-            while not got or got[-1]["text"] != "999":
-                got += await anext(batches)
-            gaps = [record for record in got if record["stream"] == "corral"]
-            numbers = [int(str(r["text"])) for r in got if r["stream"] != "corral"]
-            assert len(gaps) == 1
-            assert gaps[0]["skipped_lines"] == 999 - len(numbers)
-            assert numbers == list(range(numbers[0], 1_000))
-
-    run(test)
-
-
-def test_a_follower_that_begins_inside_a_long_line_is_given_the_whole_line(logs: LogStore) -> None:
-    async def test() -> None:
-        stream = writer_of(logs).stream("stdout")
-        stream.write(b"before\n" + b"x" * 50_000)
-        async with aclosing(logs.follow(n=0)) as batches:
-            waiting = asyncio.ensure_future(anext(batches))
-            await asyncio.sleep(0)
-            stream.write(b"y" * 50_000 + b"\nafter\n")
-            got = await waiting
-            assert [content(record) for record in got] == [b"x" * 50_000 + b"y" * 50_000, b"after"]
-
-    run(test)
-
-
-def test_the_last_lines_of_a_long_log_cost_no_more_than_those_of_a_short_one(
-    logs: LogStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = writer_of(logs, max_file_bytes=100 * MIB).stream("stdout")
-    reads: list[int] = []
-    pread = os.pread
-
-    def counted(fd: int, size: int, offset: int) -> bytes:
-        data = pread(fd, size, offset)
-        reads.append(len(data))
-        return data
-
-    costs: list[int] = []
-    for _ in range(2):
-        stream.write(b"x" * 99 + b"\n")
-        stream.write((b"x" * 99 + b"\n") * 100_000)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "pread", counted)
-            assert len(read(logs, n=100)) == 100
-        costs.append(sum(reads))
-        reads.clear()
-    assert max(costs) < MIB
 
 
 def test_a_deleted_folder_comes_back_and_the_loss_is_counted(tmp_path: Path) -> None:
@@ -432,7 +303,7 @@ def test_a_file_that_others_rotate_is_opened_anew_and_no_line_is_lost(tmp_path: 
 
     async def test() -> None:
         stream.write(b"one\n")
-        async with aclosing(logs.follow()) as batches:
+        async with aclosing(logs.follow(Wanted())) as batches:
             assert texts(await taken(batches, 1)) == ["one"]
             path = logs.directory / "echo" / "echo-0.log"
             path.rename(path.with_name("echo-0.log-20260101"))
@@ -446,44 +317,6 @@ def test_a_file_that_others_rotate_is_opened_anew_and_no_line_is_lost(tmp_path: 
     run(test)
     assert writer.lost_lines == 0
     logs.close()
-
-
-def test_a_follower_goes_on_after_others_truncated_the_file(logs: LogStore) -> None:
-    async def test() -> None:
-        stream = writer_of(logs).stream("stdout")
-        stream.write(b"one\ntwo\nthree\n")
-        async with aclosing(logs.follow()) as batches:
-            assert texts(await taken(batches, 3)) == ["one", "two", "three"]
-            os.truncate(logs.directory / "echo" / "echo-0.log", 0)
-            stream.write(b"four\n")
-            assert texts(await taken(batches, 1)) == ["four"]
-            stream.write(b"five\n")
-            assert texts(await taken(batches, 1)) == ["five"]
-
-    run(test)
-
-
-def test_the_last_lines_are_right_while_files_are_renamed_under_the_reader(logs: LogStore) -> None:
-    async def test() -> None:
-        streams = [
-            writer_of(logs, f"crew-{number}", max_file_bytes=1_000, max_files=9).stream("stdout")
-            for number in range(20)
-        ]
-        for number in range(100):
-            for stream in streams:
-                stream.write(b"%d\n" % number)
-        reading = asyncio.ensure_future(logs.read(["crew"], n=10_000))
-        for number in range(100, 130):
-            await asyncio.sleep(0)
-            for stream in streams:
-                stream.write(b"%d\n" % number)
-        records = await reading
-        for worker in range(20):
-            own = [int(str(r["text"])) for r in records if r["worker"] == f"crew-{worker}"]
-            assert own == list(range(own[0], own[-1] + 1))
-            assert own[-1] >= 99
-
-    run(test)
 
 
 def test_a_line_that_a_killed_daemon_left_torn_is_removed_and_told(logs: LogStore) -> None:
@@ -567,10 +400,10 @@ def test_a_file_that_may_not_grow_loses_lines_but_never_raises(tmp_path: Path) -
     program = """
 import asyncio, resource, sys
 from pathlib import Path
-from corral.supervisor.logs import LogStore
+from corral.supervisor.logs import LogLimits, LogStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 logs = LogStore(Path(sys.argv[1]))
-writer = logs.writer("echo", "echo-0", max_file_bytes=1_000_000, max_files=2)
+writer = logs.writer("echo", "echo-0", LogLimits(1_000_000, 2))
 stream = writer.stream("stdout")
 for number in range(1_000):
     stream.write(b"%08d\\n" % number)
@@ -592,9 +425,9 @@ def test_a_reader_that_is_killed_leaves_only_whole_lines(tmp_path: Path) -> None
     program = """
 import itertools, sys
 from pathlib import Path
-from corral.supervisor.logs import LogStore
+from corral.supervisor.logs import LogLimits, LogStore
 stream = LogStore(Path(sys.argv[1])).writer(
-    "echo", "echo-0", max_file_bytes=300_000, max_files=9).stream("stdout")
+    "echo", "echo-0", LogLimits(300_000, 9)).stream("stdout")
 for number in itertools.count():
     stream.write(b"%099d\\n" % number)
     print(number, flush=True)
@@ -614,3 +447,136 @@ for number in itertools.count():
         assert numbers == list(range(len(numbers)))
         assert len(numbers) > last
         logs.close()
+
+
+@pytest.mark.parametrize("max_buffer_bytes", [4 * 1024, 64 * 1024, MIB])
+def test_nothing_that_is_held_at_once_is_larger_than_the_buffer_and_nothing_is_lost_for_it(
+    logs: LogStore, max_buffer_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = b"\n" * 70_000 + b"x" * 70_000 + b"\n" + b"ab\n" * 40_000 + b"y" * 5_000
+    writer = writer_of(
+        logs, max_file_bytes=100 * MIB, max_files=2, max_buffer_bytes=max_buffer_bytes
+    )
+    sizes: list[int] = []
+    read_of, write_of = os.read, os.write
+
+    def counted_read(fd: int, size: int) -> bytes:
+        sizes.append(size)
+        return read_of(fd, size)
+
+    def counted_write(fd: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write_of(fd, data)
+
+    async def test() -> None:
+        reading, writing = os.pipe()
+        capture = Capture(reading, writer.stream("stdout"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "read", counted_read)
+            patch.setattr(os, "write", counted_write)
+            await asyncio.to_thread(print_all, writing, printed)
+            assert await capture.drain(BOUND_S)
+
+    def print_all(fd: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[write_of(fd, view) :]
+        os.close(fd)
+
+    run(test)
+    assert max(sizes) <= max_buffer_bytes // 2
+    assert b"\n".join(content(record) for record in read(logs)) == printed
+    assert len(writer.tail("stdout")[-1]) <= max_buffer_bytes // 2
+
+
+def test_a_line_of_64_megabytes_costs_no_memory_and_the_next_one_is_whole(logs: LogStore) -> None:
+    writer = writer_of(logs, max_file_bytes=10 * MIB, max_files=20)
+    stream = writer.stream("stdout")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    piece = b"0123456789abcdef" * 4096
+    for _ in range(64 * MIB // len(piece)):
+        stream.write(piece)
+    stream.write(b"\nthe next\n")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
+
+    async def test() -> None:
+        size = 0
+        async with aclosing(logs.history(Wanted())) as batches:
+            async for batch in batches:
+                for record in batch:
+                    if record["text"] == "the next":
+                        assert size == 64 * MIB
+                        return
+                    text = str(record["text"])
+                    assert len(text) <= 2 * MIB
+                    assert (
+                        text.encode()
+                        == piece * (len(text) // len(piece)) + piece[: len(text) % len(piece)]
+                    )
+                    size += len(text)
+        raise AssertionError("the next line is missing")
+
+    run(test)
+
+
+def test_without_a_new_line_a_killed_daemons_gap_is_told_once(tmp_path: Path) -> None:
+    writer_of(LogStore(tmp_path)).stream("stdout").write(b"whole\n")
+    for _ in range(3):  # daemons that are killed, too
+        again = LogStore(tmp_path, unclean=True)
+        writer_of(again)
+        again.check()
+        first, note = read(again)
+        assert first["text"] == "whole"
+        assert (note["stream"], note["lost_lines"], note["lost_bytes"]) == ("corral", 0, 0)
+        again.close()
+    clean = LogStore(tmp_path)
+    writer_of(clean).stream("stdout").write(b"next\n")
+    assert texts(read(clean, stream="stdout"))[-1] == "next"
+    assert len(read(clean)) == 3
+    clean.close()
+
+
+def test_a_gap_is_told_although_the_kill_came_right_after_a_rotation(tmp_path: Path) -> None:
+    writer_of(LogStore(tmp_path)).stream("stdout").write(b"whole\n")
+    (tmp_path / "echo" / "echo-0.log").rename(tmp_path / "echo" / "echo-0.log.1")
+    again = LogStore(tmp_path, unclean=True)
+    writer_of(again).stream("stdout").write(b"next\n")
+    assert [record["stream"] for record in read(again)] == ["stdout", "corral", "stdout"]
+    again.close()
+
+
+def test_what_was_written_since_the_last_look_at_a_truncated_file_counts_as_lost(
+    tmp_path: Path,
+) -> None:
+    now = [1_700_000_000_000_000_000]
+    logs = LogStore(tmp_path / "logs", clock=lambda: now[0])
+    writer = writer_of(logs)
+    stream = writer.stream("stdout")
+    path = logs.directory / "echo" / "echo-0.log"
+    stream.write(b"copied long ago\n")
+    logs.check()
+    stream.write(b"one\ntwo\n")
+    path.with_name("echo-0.log-copy").write_bytes(path.read_bytes())
+    os.truncate(path, 0)
+    logs.check()
+    stream.write(b"after\n")
+    note, after = read(logs)
+    assert (note["lost_lines"], note["lost_bytes"]) == (2, 8)
+    assert after["text"] == "after"
+    os.truncate(path, 0)
+    logs.check()
+    os.truncate(path, 0)  # nothing was written meanwhile
+    logs.check()
+    stream.write(b"again\n")
+    assert writer.lost_lines == 3
+    logs.close()
+
+
+def test_what_is_not_to_be_kept_is_in_the_tail_only(logs: LogStore) -> None:
+    writer = writer_of(logs, keeps=False)
+    writer.stream("stderr").write(b"words\n")
+    writer.stream("log").line(b"a message", "error")
+    assert writer.tail() == ["words"]
+    assert read(logs) == []
+    writer_of(logs, keeps=True).stream("stderr").write(b"kept\n")
+    assert texts(read(logs)) == ["kept"]

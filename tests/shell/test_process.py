@@ -13,14 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import uvloop
 
-from corral.supervisor import kernel
+from corral.supervisor import containment, kernel
 from corral.supervisor.process import Child, Exit, Launch, Launcher
 from corral.worker.errors import Overloaded, ShuttingDown, SpawnFailed
+from launcher_wire import debugged
 
 BOUND_S = 20.0
 AGENTS = Path(__file__).parents[1] / "agents"
@@ -29,7 +30,9 @@ SLEEP = ["sleep", "1000"]
 
 
 class Daemon:
-    """A Launcher, and what it has told."""
+    """A Launcher in the tier of this test, and what it has told."""
+
+    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, **options: Any) -> None:
         self.exits: dict[str, Exit] = {}
@@ -39,7 +42,10 @@ class Daemon:
         self.changed = asyncio.Event()
         self.children: list[Child] = []
         self.launcher = Launcher(
-            on_exit=self._on_exit, on_empty=self._on_empty, on_lost=self._on_lost, **options
+            on_exit=self._on_exit,
+            on_empty=self._on_empty,
+            on_lost=self._on_lost,
+            **self.settings | options,
         )
 
     async def __aenter__(self) -> "Daemon":
@@ -155,8 +161,25 @@ def token() -> Iterator[str]:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture(autouse=True, params=["launcher", "cgroup"])
+def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Every test runs in each tier that is to be had here."""
+    if request.param == "launcher":
+        yield request.param
+        return
+    try:
+        subtree = containment.claim(tmp_path)
+    except containment.Refusal as refusal:
+        pytest.skip(f"no cgroup: {refusal}")
+    subtree.remove()
+    Daemon.settings = {"state_dir": tmp_path, "tier": "cgroup"}
+    yield request.param
+    Daemon.settings = {}
+    assert not subtree.path.exists(), "what was made is removed"
+
+
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(tier: str) -> Iterator[None]:
     """Each test ends with the descriptors and the children that it began with."""
     run(nothing())
     children, fds = own_children(), sorted(os.listdir("/proc/self/fd"))
@@ -355,6 +378,19 @@ def test_a_killed_launcher_takes_its_units_along_and_is_replaced(
     run(main())
 
 
+def test_a_dead_worker_that_a_debugger_keeps_does_not_hold_up_the_next_launcher() -> None:
+    async def main() -> None:
+        async with Daemon() as daemon:
+            child = await daemon.spawn("a-0#1", ["sleep", "1000"])
+            with debugged(child.pid):
+                os.kill(daemon.launcher.pid, signal.SIGKILL)
+                await daemon.until(lambda: "a-0#1" in daemon.empty)
+                assert await line(await daemon.spawn("a-0#2", ["echo"])) == b"\n"
+            os.waitpid(child.pid, 0)  # its next parent, which is init as a rule, does it
+
+    run(main())
+
+
 def test_what_a_launcher_said_before_its_death_is_true() -> None:
     # Each signal is one message, and so one turn of its loop; a turn ends with the reports of deaths.
     code = "trap 'echo got' USR1; echo; while :; do sleep 0.01; done"
@@ -390,7 +426,7 @@ def test_the_other_children_of_this_process_outlive_the_launcher(token: str) -> 
     argv = [*PYTHON, "-c", code, token]
 
     async def main() -> None:
-        async with Daemon() as daemon, Daemon() as neighbour:
+        async with Daemon() as daemon, Daemon(tier="launcher", state_dir=None) as neighbour:
             await neighbour.spawn("a-0#1", SLEEP)
             await daemon.spawn("a-0#1", SLEEP)
             os.kill(daemon.launcher.pid, signal.SIGKILL)
@@ -479,7 +515,7 @@ def test_a_launcher_that_cannot_start_is_an_error() -> None:
     async def main() -> None:
         for python in ("/no/such/python", "/bin/false"):
             with pytest.raises(SpawnFailed):
-                await Launcher(on_exit=print, on_empty=print, python=python).start()
+                await Daemon(python=python).launcher.start()
 
     run(main())
 
@@ -489,7 +525,8 @@ def test_a_launcher_that_cannot_start_is_an_error() -> None:
 
 @pytest.mark.parametrize("attempt", range(4))
 def test_nothing_outlives_a_killed_daemon(token: str, attempt: int) -> None:
-    host = [sys.executable, str(AGENTS / "launcher_host.py"), token, "10"]
+    options = json.dumps(Daemon.settings, default=str)
+    host = [sys.executable, str(AGENTS / "launcher_host.py"), token, "10", options]
     with subprocess.Popen(host, stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout is not None
         launcher_pid = int(daemon.stdout.readline())
@@ -500,3 +537,133 @@ def test_nothing_outlives_a_killed_daemon(token: str, attempt: int) -> None:
     assert select.select([pidfd], [], [], BOUND_S)[0], "the launcher ends"
     os.close(pidfd)
     assert with_token(token) == [], "after everything that it kept"
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_killed_daemon_and_launcher_leave_nothing_beyond_the_next_start(
+    token: str, tmp_path: Path, attempt: int
+) -> None:
+    options = {"tier": "launcher"} | Daemon.settings | {"state_dir": tmp_path}
+    host = [sys.executable, str(AGENTS / "launcher_host.py"), token, "5"]
+    with subprocess.Popen([*host, json.dumps(options, default=str)], stdout=-1) as daemon:
+        assert daemon.stdout is not None
+        launcher_pid = int(daemon.stdout.readline())
+        os.kill(daemon.pid, signal.SIGSTOP)  # so that neither sees the death of the other
+        os.kill(launcher_pid, signal.SIGKILL)
+        daemon.kill()
+    escaped = with_token(token)
+    assert len(escaped) >= 5 * 3, "these cleared their environment and have sessions of their own"
+
+    async def main() -> None:
+        async with Daemon(**options):
+            assert with_token(token) == []
+
+    run(main())
+
+
+def test_an_earlier_daemons_processes_are_told_from_anothers(
+    token: str, tmp_path: Path, tier: str
+) -> None:
+    argv = [*PYTHON, "-c", "print(flush=True); import time; time.sleep(999)", token]
+    this, other = tmp_path / "this", tmp_path / "other"
+    other.mkdir()
+
+    async def main() -> None:
+        async with Daemon(state_dir=other, tier=tier) as daemon:
+            child = await daemon.spawn("a-0#1", argv)
+            await line(child)
+            this.mkdir()
+            async with Daemon(state_dir=this, tier=tier):
+                pass
+            assert with_token(token) == [child.pid]
+            other.rename(tmp_path / "elsewhere")
+            other.mkdir()  # as a container has a folder of its own at the same path
+            async with Daemon(state_dir=other, tier=tier):
+                pass
+            assert with_token(token) == [child.pid], "the name of a folder is not the folder"
+
+    run(main())
+
+
+# --- frozen, seen and limited ---
+
+
+@pytest.mark.parametrize("dies", ["launcher", "daemon"])
+def test_what_is_frozen_outlives_neither_launcher_nor_daemon(token: str, dies: str) -> None:
+    async def main() -> None:
+        async with Daemon(sole_parent=True) as daemon:
+            pids = await daemon.tree("a-0#1", token, 3, 2)
+            await daemon.launcher.listed()
+            daemon.launcher.freeze("a-0#1")
+            assert {unit.unit for unit in await daemon.launcher.listed()} == {"a-0#1"}
+            if dies == "launcher":
+                os.kill(daemon.launcher.pid, signal.SIGKILL)
+                await daemon.until(lambda: daemon.losses == 1)
+            assert (dies == "daemon") == bool(set(pids) & set(with_token(token)))
+        assert with_token(token) == []
+
+    run(main())
+
+
+def test_a_unit_is_frozen_and_thawed() -> None:
+    code = "import os\nprint(flush=True)\nwhile os.read(0, 1): os.write(1, b'.\\n')"
+
+    async def main() -> None:
+        async with Daemon() as daemon:
+            child = await daemon.spawn("a-0#1", [*PYTHON, "-c", code])
+            await line(child)
+            assert child.stdin_fd is not None
+            assert child.stdout_fd is not None
+            for _ in range(20):
+                daemon.launcher.freeze("a-0#1")
+                await daemon.launcher.listed()
+                os.write(child.stdin_fd, b"x")
+                for _ in range(10):
+                    await daemon.launcher.listed()
+                assert not select.select([child.stdout_fd], [], [], 0)[0]
+                daemon.launcher.thaw("a-0#1")
+                assert await line(child) == b".\n"
+            daemon.launcher.freeze("a-0#1")
+            daemon.launcher.freeze("nobody-0#1")
+            daemon.launcher.signal("a-0#1", signal.SIGTERM)
+            await daemon.until(lambda: "a-0#1" in daemon.empty)
+            assert os.WTERMSIG(daemon.exits["a-0#1"].status) == signal.SIGTERM
+
+    run(main())
+
+
+def test_the_roots_of_a_unit_are_its_leader_and_what_escaped(token: str) -> None:
+    async def main() -> None:
+        async with Daemon() as daemon:
+            assert daemon.launcher.roots("a-0#1") == ()
+            leader, *rest = await daemon.tree("a-0#1", token, 2, 1)
+            async with asyncio.timeout(BOUND_S):
+                while sorted(daemon.launcher.roots("a-0#1")) != sorted([leader, *rest[:2]]):
+                    await daemon.launcher.listed()
+            os.kill(leader, signal.SIGKILL)
+            await daemon.until(lambda: "a-0#1" in daemon.exits)
+            async with asyncio.timeout(BOUND_S):
+                while sorted(daemon.launcher.roots("a-0#1")) != sorted(rest):
+                    await daemon.launcher.listed()
+            daemon.launcher.kill("a-0#1")
+            await daemon.until(lambda: "a-0#1" in daemon.empty)
+            assert daemon.launcher.roots("a-0#1") == ()
+
+    run(main())
+
+
+def test_the_group_of_a_unit_is_told_while_it_lives(tier: str) -> None:
+    async def main() -> None:
+        async with Daemon() as daemon:
+            child = await daemon.spawn("a-0#1", SLEEP, memory_bytes=1 << 30, cpu_percent=50)
+            folder = daemon.launcher.cgroup_of("a-0#1")
+            assert (folder is None) == (tier == "launcher")
+            assert daemon.launcher.containment.cgroup == (folder and str(folder.parent))
+            if folder is not None:
+                assert (folder / "cgroup.procs").read_text() == f"{child.pid}\n"
+            daemon.launcher.kill("a-0#1")
+            await daemon.until(lambda: "a-0#1" in daemon.empty)
+            assert daemon.exits["a-0#1"].oom_kills == 0
+            assert daemon.launcher.cgroup_of("a-0#1") is None
+
+    run(main())

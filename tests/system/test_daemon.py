@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -296,6 +297,25 @@ def test_a_daemon_that_was_stopped_itself_holds_nobody_for_hung(tmp_path: Path) 
         subprocess.run(["sleep", "4"], check=True)
         os.kill(daemon.pid, signal.SIGCONT)
         assert daemon.call("task.run", agent="crew", objective="echo")["state"] == "succeeded"
+        assert daemon.worker("crew-0")["incarnation"] == before["incarnation"]
+
+
+def test_stalls_of_the_daemon_that_are_short_hold_nobody_for_hung_either(tmp_path: Path) -> None:
+    config = f"""
+        [agents.crew]
+        entrypoint = "crew_agent:agent"
+        process.working_directory = "{AGENTS}"
+        monitoring.heartbeat_interval = "200ms"
+        monitoring.heartbeat_timeout = "800ms"
+        """
+    with DaemonProcess(tmp_path, config) as daemon:
+        before = daemon.await_worker("crew-0", lambda w: w["state"] == "Ready")
+        for _ in range(3):
+            os.kill(daemon.pid, signal.SIGSTOP)
+            # The subject is time that passes while the daemon does not run, as above.
+            subprocess.run(["sleep", "1.5"], check=True)
+            os.kill(daemon.pid, signal.SIGCONT)
+            assert daemon.call("task.run", agent="crew", objective="echo")["state"] == "succeeded"
         assert daemon.worker("crew-0")["incarnation"] == before["incarnation"]
 
 
@@ -623,3 +643,39 @@ def test_a_socket_path_that_is_too_long_is_said_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "107" in done.stderr
+
+
+def test_a_server_that_a_call_has_started_is_not_unused_while_the_call_lasts(
+    tmp_path: Path,
+) -> None:
+    config = f"""
+        [mcp.servers.odd]
+        command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py"]
+        autostart = false
+        idle_timeout = "500ms"
+        process.shutdown_grace_period = "500ms"
+        """
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("mcp.call", name="odd__echo", arguments={"text": "x"})
+        daemon.await_worker("odd-0", lambda w: w["state"] == "Terminated")
+        with pytest.raises(Timeout):  # of the call, which never saw the end of its server
+            daemon.call("mcp.call", name="odd__hold", timeout_s=2)
+        events = daemon.call("event.list", types=["worker.state"])["events"]
+        assert max(event["incarnation"] for event in events) == 2
+        assert "Ready" not in [e["from"] for e in events if e["to"] == "ShuttingDown"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_is_stopped_before_it_is_ready_ends_in_order(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [str(BIN / "corrald"), f"--socket={tmp_path}/s", f"--state-dir={tmp_path}/state"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as daemon:
+        deadline = time.monotonic() + BOUND_S
+        while not (tmp_path / "state/corral.db").exists():  # its first act
+            assert time.monotonic() < deadline
+        daemon.send_signal(signal.SIGHUP)
+        daemon.send_signal(number)
+        assert daemon.wait(BOUND_S) == 0
+    assert not (tmp_path / "s").exists()
+    assert marked(tmp_path) == []

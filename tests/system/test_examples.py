@@ -1,6 +1,7 @@
 """The examples, and the one in the README, with a real daemon: a newcomer's first minute."""
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,16 @@ def test_an_example_runs_under_its_own_configuration(tmp_path: Path, example: st
             task = daemon.call("task.run", agent=agent["name"], objective="try it", input="corral")
             assert task["state"] == "succeeded", task
             assert task["output"] is not None
+
+
+def test_the_plain_service_is_replaced_when_it_hangs(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    config = (ROOT / "examples" / "web" / "corral.toml").read_text("utf-8").replace("8765", port)
+    with DaemonProcess(tmp_path, config) as daemon:
+        assert daemon.corral("start", "web").returncode == 0
+        assert daemon.corral("signal", "web", "STOP").returncode == 0
+        second = daemon.await_worker(
+            "web-0", lambda w: w["incarnation"] == 2 and w["state"] == "Ready"
+        )
+        assert second["last_exit"]["result"] == "stopped"

@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,3 +90,77 @@ def test_more_workers_in_the_file_are_more_workers(daemon: DaemonProcess) -> Non
     assert daemon.call("daemon.reload")["changed"] == {"crew": "live"}
     daemon.await_worker("crew-1", lambda w: w["state"] == "Ready")
     assert daemon.worker("crew-0")["pid"] == before
+
+
+def plain(names: Iterable[str], *, seconds: int = 600, limit: int = 100) -> str:
+    """A file with programs that are Ready by living."""
+    agents = "".join(PLAIN.format(name=name, seconds=seconds) for name in names)
+    return f"process.max_concurrent_processes = {limit}\n{agents}"
+
+
+def up(daemon: DaemonProcess) -> list[str]:
+    """The workers that have a process."""
+    agents = daemon.call("daemon.status")["agents"]
+    return [w["id"] for agent in agents for w in agent["workers"] if w["pid"] is not None]
+
+
+def test_what_found_no_room_is_not_started_because_it_has_changed(tmp_path: Path) -> None:
+    three = ("one", "two", "three")
+    with DaemonProcess(tmp_path, plain(three, limit=1)) as daemon:
+        daemon.await_worker("one-0", lambda w: w["state"] == "Ready")
+        daemon.config.write_text(plain(three, seconds=601, limit=1))
+        assert daemon.call("daemon.reload")["changed"] == dict.fromkeys(three, "restart")
+        daemon.await_worker("one-0", lambda w: w["incarnation"] == 2 and w["state"] == "Ready")
+        assert up(daemon) == ["one-0"]
+
+
+def test_a_higher_limit_of_processes_alone_is_told_and_lets_those_start_that_wait(
+    tmp_path: Path,
+) -> None:
+    two = ("one", "two")
+    with DaemonProcess(tmp_path, plain(two, limit=1)) as daemon:
+        daemon.await_worker("one-0", lambda w: w["state"] == "Ready")
+        daemon.config.write_text(plain(two, limit=2))
+        assert daemon.corral("reload").stdout != "nothing has changed\n"
+        daemon.await_worker("two-0", lambda w: w["state"] == "Ready")
+
+
+def test_what_waits_for_another_goes_on_waiting_when_it_has_changed(tmp_path: Path) -> None:
+    first = PLAIN.format(name="first", seconds=600) + 'ready = { log = "never" }\n'
+    after = PLAIN.format(name="after", seconds=600) + 'requires = ["first"]\n'
+    with DaemonProcess(tmp_path, first + after) as daemon:
+        daemon.await_worker("first-0", lambda w: w["state"] == "Starting")
+        daemon.config.write_text(first + after.replace("600", "601"))
+        assert daemon.call("daemon.reload")["changed"] == {"after": "restart"}
+        assert daemon.worker("after-0")["state"] == "Initial"
+
+
+def test_workers_that_require_each_other_are_renewed_in_order(tmp_path: Path) -> None:
+    first, after = PLAIN.format(name="first", seconds=600), PLAIN.format(name="after", seconds=600)
+    config = f"{after}requires = ['first']\n{first}"
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.await_worker("after-0", lambda w: w["state"] == "Ready")
+        daemon.config.write_text(config.replace("600", "601"))
+        daemon.call("daemon.reload")
+        daemon.await_worker("after-0", lambda w: w["incarnation"] == 2 and w["state"] == "Ready")
+        events = daemon.call("event.list", types=["worker.state"])["events"]
+        seen = {(e["agent"], e["to"], e["incarnation"]): e["seq"] for e in events}
+        assert seen["after", "Terminated", 1] < seen["first", "ShuttingDown", 1]
+        assert seen["first", "Ready", 2] < seen["after", "Starting", 2]
+
+
+def test_what_the_file_names_again_while_it_ends_comes_back(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", str(AGENTS / "raw_worker.py"), "deaf"]
+    slow = f"[agents.slow]\ncommand = {command}\nprocess.shutdown_grace_period = '1s'\n"
+    stays = PLAIN.format(name="stays", seconds=600)
+    with DaemonProcess(tmp_path, stays + slow) as daemon:
+        daemon.await_worker("slow-0", lambda w: w["state"] == "Ready")
+        daemon.config.write_text(stays)
+        os.kill(daemon.pid, signal.SIGHUP)
+        daemon.await_worker("slow-0", lambda w: w["state"] == "ShuttingDown")
+        daemon.config.write_text(stays + slow)
+        with daemon.client() as client:
+            client.call("event.follow", {"types": ["agent.added"]}, timeout_s=BOUND_S)
+            daemon.call("daemon.reload")
+            next(client.notifications())
+        daemon.await_worker("slow-0", lambda w: w["incarnation"] == 2 and w["state"] == "Ready")

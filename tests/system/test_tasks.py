@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, NotFound, Overloaded, ResourceLimitExceeded
+from corral.worker.errors import Conflict, NotFound, Overloaded, ResourceLimitExceeded, Timeout
 from corral.worker.schema import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -31,6 +31,11 @@ process.working_directory = "{AGENTS}"
 entrypoint = "crew_agent:agent"
 process.working_directory = "{AGENTS}"
 monitoring.stall_timeout = "300ms"
+
+[agents.free]
+entrypoint = "crew_agent:agent"
+process.working_directory = "{AGENTS}"
+process.isolation = "none"
 
 [agents.strict]
 entrypoint = "crew_agent:agent"
@@ -68,6 +73,16 @@ def submit_and_await(daemon: DaemonProcess, agent: str, objective: str, message:
             if any(e["task"] == task["id"] and e["message"] == message for e in events):
                 return str(task["id"])
     raise AssertionError("the stream of events does not end")
+
+
+def test_who_waits_late_is_told_how_far_the_task_is(daemon: DaemonProcess) -> None:
+    task = submit_and_await(daemon, "crew", "wait", "waits")
+    with daemon.client() as client:
+        with pytest.raises(Timeout):
+            client.call("task.wait", {"task": task, "timeout_s": 0.01}, timeout_s=BOUND_S)
+        told = next(client.notifications())
+    assert (told.method, told.params["message"]) == ("task.progress", "waits")
+    daemon.call("task.cancel", task=task)
 
 
 def test_a_task_comes_back_with_its_output(daemon: DaemonProcess) -> None:
@@ -285,7 +300,8 @@ def test_an_agent_has_no_rights_on_the_control_socket(daemon: DaemonProcess) -> 
 def test_an_agent_gets_no_rights_by_a_child_that_is_dead_when_the_daemon_looks(
     daemon: DaemonProcess,
 ) -> None:
-    task = run(daemon, "crew", f"connect-by-a-dead-child {daemon.pid} {daemon.socket}")
+    # An isolated one may not stop the daemon, and so could not make it look too late.
+    task = run(daemon, "free", f"connect-by-a-dead-child {daemon.pid} {daemon.socket}")
     assert '"code":-33003' in task["output"]
 
 

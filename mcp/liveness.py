@@ -1,0 +1,56 @@
+"""Whether a server's silence may be held against it: what was heard of it, and which calls excuse it.
+
+A server that works on a call may be silent for as long as the call may take: a call in flight is an excuse.
+But calls that are sent to a server that has proved silent excuse nothing, else one that no longer reads
+would look busy for as long as somebody calls it. It has proved silent when a call went without an answer
+and nothing at all was heard since `patience_s`. Times are the loop's; this module reads no clock.
+"""
+
+
+class Liveness:
+    """What is known of one connection."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.heard_at = 0.0
+        """When the last valid message came."""
+        self.rested_at = 0.0
+        """When the last call that excused its silence ended."""
+        self._patience_s = patience_s
+        self._asked_at: float | None = None  # the first call since it was heard
+        self._calls: set[int] = set()
+        self._excuses: set[int] = set()
+        self._has_proved_silent = False
+        self._last_call = 0
+
+    @property
+    def is_excused(self) -> bool:
+        """Whether its silence means nothing now."""
+        return bool(self._excuses)
+
+    def heard(self, now: float) -> None:
+        """A valid message came: it lives, so that every call in flight is an excuse."""
+        self.heard_at = now
+        self._has_proved_silent = False
+        self._asked_at = now if self._calls else None
+        self._excuses = set(self._calls)
+
+    def began(self, now: float) -> int:
+        """A call was sent; returns its number for `ended`."""
+        self._last_call += 1
+        self._calls.add(self._last_call)
+        if self._asked_at is None:
+            self._asked_at = now
+        if not self._has_proved_silent:
+            self._excuses.add(self._last_call)
+        return self._last_call
+
+    def ended(self, call: int, now: float, *, is_answered: bool) -> None:
+        """A call has ended; without an answer, when its time was over or its caller gave it up."""
+        self._calls.discard(call)
+        asked_at = self._asked_at
+        if not is_answered and asked_at is not None and now - asked_at >= self._patience_s:
+            self._has_proved_silent = True
+        if call in self._excuses:
+            self._excuses.discard(call)
+            if not self._excuses:
+                self.rested_at = now

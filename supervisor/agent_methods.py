@@ -1,0 +1,180 @@
+"""The methods `agent.*` of the table: look at agents, start, stop and change them."""
+
+import asyncio
+import signal as signals
+from collections.abc import Awaitable
+
+import msgspec
+
+from ..worker import codec
+from ..worker.errors import Conflict, InvalidParams, Timeout
+from ..worker.schema import (
+    AddAllParams,
+    AddParams,
+    NameParams,
+    NamesParams,
+    RemoveParams,
+    ScaleParams,
+    SignalParams,
+    WhomParams,
+)
+from .agents import Addition
+from .control import Caller, Control, method
+from .report import agent_status, exit_record
+from .spec import to_table
+
+STDERR_LINES = 20
+
+
+@method("agent.show", "read", NameParams)
+async def _show(control: Control, params: NameParams, _caller: Caller) -> object:
+    """One agent in full: its spec (environment values hidden), last exits, the end of its stderr."""
+    keepers = control.agents.keepers(params.name)
+    name = params.name if params.name in control.agents.agents else keepers[0].spec.name
+    agent = control.agents.of(name)
+    spec = to_table(agent.spec, control.agents.config.defaults)
+    environment = codec.as_object(spec.get("environment"))
+    if environment is not None:
+        spec["environment"] = dict.fromkeys(environment, "***")
+    exits = [
+        {"worker": keeper.id, "incarnation": number, **msgspec.to_builtins(exit_record(last))}
+        for keeper in keepers
+        for number, last in keeper.exits
+    ]
+    exits.sort(key=lambda each: str(each["at"]), reverse=True)
+    return {
+        "agent": msgspec.to_builtins(agent_status(control, agent)),
+        "spec": spec,
+        "source": agent.spec.source,
+        "exits": exits,
+        "stderr": {keeper.id: keeper.stderr_tail(STDERR_LINES) for keeper in keepers},
+    }
+
+
+async def _bounded(params: NamesParams, work: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(params.timeout_s):
+            await work
+    except TimeoutError:
+        raise Timeout(
+            f"cannot wait longer than {params.timeout_s:g} s: it goes on", names=params.names
+        ) from None
+
+
+def _named(control: Control, params: NamesParams | WhomParams) -> object:
+    """The status of the agents that a command named."""
+    names = dict.fromkeys(
+        keeper.spec.name for keeper in control.agents.selected(params.names, params.all)
+    )
+    statuses = [agent_status(control, control.agents.of(name)) for name in names]
+    return {"agents": msgspec.to_builtins(statuses)}
+
+
+@method("agent.start", "operate", NamesParams)
+async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
+    """Starts agents or workers and waits until they are ready."""
+    keepers = control.agents.selected(params.names, params.all)
+    await _bounded(params, control.agents.start(keepers, wait=params.wait))
+    return _named(control, params)
+
+
+@method("agent.stop", "operate", NamesParams)
+async def _stop(control: Control, params: NamesParams, _caller: Caller) -> object:
+    """Stops agents or workers and waits until no process of them is left."""
+    keepers = control.agents.selected(params.names, params.all)
+    await _bounded(params, control.agents.stop(keepers, wait=params.wait))
+    return _named(control, params)
+
+
+@method("agent.restart", "operate", NamesParams)
+async def _restart(control: Control, params: NamesParams, _caller: Caller) -> object:
+    """Stops agents or workers, starts them again and waits until they are ready."""
+    keepers = control.agents.selected(params.names, params.all)
+    await _bounded(params, control.agents.restart(keepers, wait=params.wait))
+    return _named(control, params)
+
+
+@method("agent.reset", "operate", NamesParams)
+async def _reset(control: Control, params: NamesParams, _caller: Caller) -> object:
+    """Forgets failures; what is wanted and has given up starts again."""
+    control.agents.reset(control.agents.selected(params.names, params.all))
+    return _named(control, params)
+
+
+@method("agent.pause", "operate", WhomParams)
+async def _pause(control: Control, params: WhomParams, _caller: Caller) -> object:
+    """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
+    await control.agents.pause(params.names, params.all)
+    return _named(control, params)
+
+
+@method("agent.resume", "operate", WhomParams)
+async def _resume(control: Control, params: WhomParams, _caller: Caller) -> object:
+    """Lets paused agents or workers run again."""
+    control.agents.resume(control.agents.selected(params.names, params.all))
+    return _named(control, params)
+
+
+@method("agent.add", "admin", AddParams)
+async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
+    """Adds an agent or an MCP server, which is kept until it is removed."""
+    addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
+    failures = await control.agents.add([addition], start=params.start, wait=params.wait)
+    for error in failures.values():
+        raise error
+    return msgspec.to_builtins(agent_status(control, control.agents.of(params.name)))
+
+
+@method("agent.add_all", "admin", AddAllParams)
+async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> object:
+    """Adds several agents and MCP servers, all or none; `failures` tells which of them did not come up."""
+    additions = [
+        Addition(each.name, each.kind, each.spec, each.directory or "/") for each in params.agents
+    ]
+    failures = await control.agents.add(additions, start=params.start, wait=params.wait)
+    present = [control.agents.agents.get(each.name) for each in params.agents]
+    statuses = [agent_status(control, agent) for agent in present if agent is not None]
+    return {
+        "agents": msgspec.to_builtins(statuses),
+        "failures": {name: error.to_record() for name, error in failures.items()},
+    }
+
+
+@method("agent.rm", "admin", RemoveParams)
+async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object:
+    """Stops agents and MCP servers and forgets them, all or none; tells who is gone."""
+    names = params.names if params.name is None else [params.name, *params.names]
+    if not names:
+        raise InvalidParams("cannot tell whom to remove: give a name", key="names", value=[])
+    return {"removed": await control.agents.remove(names, cascade=params.cascade)}
+
+
+@method("agent.scale", "operate", ScaleParams)
+async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> object:
+    """Changes how many workers an agent has."""
+    agent = await control.agents.scale(params.name, params.instances, wait=params.wait)
+    return msgspec.to_builtins(agent_status(control, agent))
+
+
+@method("agent.signal", "operate", SignalParams)
+async def _signal(control: Control, params: SignalParams, _caller: Caller) -> object:
+    """Sends a signal to the leader of each worker that runs."""
+    name = params.signal.upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    if name not in signals.Signals.__members__:
+        raise InvalidParams(
+            f'cannot send signal "{params.signal}": it is unknown',
+            key="signal",
+            value=params.signal,
+        )
+    keepers = control.agents.keepers(params.name)
+    paused = [k.id for k in keepers if k.worker.paused_at is not None]
+    if paused and name != "SIGKILL":  # it would wait, or let the program run
+        hint = f"{paused[0]} is paused; corral resume {paused[0]}"
+        raise Conflict(f'cannot signal "{params.name}": {hint}', name=params.name, reason="paused")
+    running = [k for k in keepers if k.worker.pid is not None]
+    if not running:
+        raise Conflict(f'cannot signal "{params.name}": it has no process', name=params.name)
+    for keeper in running:
+        keeper.signal(name, tree=False)
+    return {}

@@ -1,0 +1,608 @@
+"""What one worker prints, kept whole and in order in files that log shippers read as they are.
+
+A worker's files are DIRECTORY/AGENT/WORKER.log and, rotated by size at the end of a line, WORKER.log.1 and on. Because
+the prefix is the same for all lines of a chunk, capture costs one `bytes.replace` per chunk and no work per line; the
+text is the worker's bytes, untouched.
+
+Nothing here waits: not for a reader, and not for a disk that refuses. What is lost is counted, and a line says so as
+soon as writing works again. What is held in memory is bounded by `max_buffer_bytes` a worker. Everything is on the
+loop's thread.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, Self, TypeAlias
+
+from . import archive
+from .logfile import (
+    CAPTURED,
+    FIRST,
+    LINE_LIMIT_BYTES,
+    NOTIFIED,
+    OWN,
+    PREFIX_BYTES,
+    File,
+    chain,
+    json_line,
+    last_line,
+    names,
+    superfluous,
+    text_fields,
+)
+from .spec import Monitoring
+
+StreamName: TypeAlias = Literal["stdout", "stderr", "log"]
+
+READ_BYTES = 64 * 1024  # the size of a pipe
+DRAIN_READS = 64  # what is read at most after the time of a drain is over
+TAIL_BYTES = 4 * 1024
+VERIFY_NS = 1_000_000_000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """What the configuration says of one worker's log; `max_files` counts the present file, too.
+
+    Without `keeps` only the tail of what it prints is kept, in memory.
+    """
+
+    max_file_bytes: int
+    max_files: int
+    max_buffer_bytes: int = 1024 * 1024
+    keeps: bool = True
+
+    @classmethod
+    def of(cls, monitoring: Monitoring) -> Self:
+        """What `[monitoring]` says."""
+        return cls(
+            max_file_bytes=monitoring.max_log_file_bytes,
+            max_files=monitoring.max_log_files,
+            max_buffer_bytes=monitoring.max_log_buffer_size,
+            keeps=monitoring.enable_log_aggregation,
+        )
+
+
+class Shelf(Protocol):
+    """Where writers put their files."""
+
+    directory: Path
+    clock: Callable[[], int]
+    unclean: bool
+
+    def stamp(self, kind: bytes) -> bytes:
+        """The time of now, 30 bytes, with the kind as its last digit."""
+        ...
+
+    def wake(self, writer: "LogWriter") -> None:
+        """Tells the followers that there is something new."""
+        ...
+
+    def rotated(self, writer: "LogWriter") -> None:
+        """A writer has begun a new file."""
+        ...
+
+
+class LogStream:
+    """One stream of one incarnation: bytes in, whole lines out to the writer's file."""
+
+    __slots__ = (
+        "_closed",
+        "_cut",
+        "_gathered",
+        "_gathered_bytes",
+        "_incarnation",
+        "_rest",
+        "_tag",
+        "_writer",
+        "name",
+        "tap",
+    )
+
+    def __init__(self, writer: "LogWriter", name: StreamName) -> None:
+        self._writer = writer
+        self.name: StreamName = name
+        self._tag = b"stdout" if name == "stdout" else b"stderr"  # CRI knows no third
+        self._incarnation = writer.incarnation
+        self.tap: Callable[[bytes], None] | None = None
+        """Takes what is written, too, while somebody waits for a line of it."""
+        self._gathered: list[bytes] = []  # lines that came one by one, for one write of all
+        self._gathered_bytes = 0
+        self._rest = b""  # the beginning of a line, at most as long as one part
+        self._cut = False  # a part of the present line was lost: so is what follows of it
+        self._closed = False
+
+    @property
+    def read_bytes(self) -> int:
+        """How much to read from a pipe at a time."""
+        return self._writer.read_bytes
+
+    def write(self, chunk: bytes) -> None:
+        """Take bytes as they were printed. Never raises for the disk; after `close` it does nothing."""
+        if self._closed or not chunk:
+            return
+        if self.tap is not None:
+            self.tap(chunk)
+        self._writer.remember(self.name, chunk)
+        if self._writer.keeps:
+            self._rest = self._lines(self._rest + chunk if self._rest else chunk)
+
+    def line(
+        self, text: bytes, level: str | None = None, fields: Mapping[str, object] | None = None
+    ) -> None:
+        """Take one line: without `level` as if it had been printed, with it as a `log` notification.
+
+        The former are written together, at the end of this turn of the loop.
+        """
+        if level is None:
+            self._gathered.append(text)
+            self._gathered_bytes += len(text) + 1
+            if self._gathered_bytes > self.read_bytes or not self._writer.will_flush(self):
+                self.flush()
+        elif not self._closed:
+            self._writer.remember(self.name, text + b"\n")
+            shown = {"level": level, **text_fields(text), **({"fields": fields} if fields else {})}
+            if self._writer.keeps:
+                self._writer.append_json(shown, NOTIFIED)
+
+    def flush(self) -> None:
+        """Write the lines that came one by one."""
+        if self._gathered:
+            lines, self._gathered, self._gathered_bytes = self._gathered, [], 0
+            self.write(b"\n".join(lines) + b"\n")
+
+    def close(self) -> None:
+        """Keep a last line that has no newline, then take no more."""
+        if self._closed:
+            return
+        self.flush()
+        if self._cut:
+            self._writer.lose(1, 0)
+        elif self._rest:
+            self._append(self._rest + b"\n")
+        self._rest = b""
+        self._closed = True
+
+    def _lines(self, data: bytes) -> bytes:
+        """Write all that can be written; return the beginning of a line that is left."""
+        limit = self._writer.part_bytes
+        start = position = 0
+        while True:
+            if self._cut:
+                end = data.find(b"\n", position) + 1
+                self._writer.lose(1 if end else 0, (end or len(data)) - position)
+                if not end:
+                    return b""
+                self._cut = False
+                start = position = end
+            # The last newline that a line of legal length can reach: no work per line.
+            newline = data.rfind(b"\n", position, position + limit + 1)
+            if newline >= 0:
+                position = newline + 1
+                continue
+            if len(data) - position <= limit:
+                break
+            if position > start:
+                self._append(data[start:position])
+            start = position + limit
+            self._cut = not self._append(data[position:start], part=True)
+            position = start
+        if position > start:
+            self._append(data[start:position])
+        return data[position:]
+
+    def _append(self, data: bytes, *, part: bool = False) -> bool:
+        tag, number = self._tag, self._incarnation
+        return self._writer.append(data, tag, CAPTURED, part=part, incarnation=number)
+
+
+@dataclass(slots=True)
+class _Gap:
+    """What was lost since the last line that is in the file."""
+
+    lines: int = 0
+    size_bytes: int = 0
+    reasons: list[str] = field(default_factory=lambda: [])
+
+
+class LogWriter:
+    """The files of one worker, through all its incarnations."""
+
+    def __init__(self, shelf: Shelf, agent: str, worker: str, limits: LogLimits) -> None:
+        self.agent = agent
+        self.worker = worker
+        self.users = 0
+        self.incarnation = 0
+        """How many incarnations have begun since this writer exists."""
+        self.lost_lines = 0
+        self.lost_bytes = 0
+        self.lines = 0
+        """Lines written since this writer exists."""
+        self.files: list[File] = []
+        """The files that this writer wrote to and that should exist, oldest first."""
+        self._shelf = shelf
+        self._directory = shelf.directory / agent
+        self._path = self._directory / f"{worker}.log"
+        self._fd = -1
+        self._size = 0
+        self._verified_ns = 0
+        self._unsure = _Gap()  # written since the file was last seen in its place
+        self._gap: _Gap | None = None
+        self._opened = False
+        self._released = False
+        self._printed = 0  # the newest incarnation of which something is in the files
+        self._refusal: str | None = None  # of the present write
+        self._to_flush: set[LogStream] = set()
+        self._tails: dict[str, bytes] = {}
+        self.configure(limits)
+
+    def configure(self, limits: LogLimits) -> None:
+        """Take new limits."""
+        self.max_file_bytes = limits.max_file_bytes
+        self.max_files = limits.max_files
+        self.keeps = limits.keeps
+        max_buffer_bytes = limits.max_buffer_bytes
+        # Beside these there are, for a moment, a copy of what was read and what is written of it.
+        self.read_bytes = min(READ_BYTES, max_buffer_bytes // 8)
+        self.part_bytes = min(LINE_LIMIT_BYTES, max_buffer_bytes // 8)
+        self._tail_bytes = min(TAIL_BYTES, max_buffer_bytes // 16)
+        self._body_bytes = max_buffer_bytes // 4
+
+    @property
+    def trouble(self) -> str | None:
+        """Why lines are being lost at present, None if all is well."""
+        return "; ".join(self._gap.reasons) or "unknown" if self._gap else None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the present incarnation has printed nothing yet."""
+        return self.incarnation > self._printed
+
+    def begin(self) -> None:
+        """A new incarnation starts: what its streams print first is marked."""
+        self._flush()
+        self.incarnation += 1
+
+    def stream(self, name: StreamName) -> LogStream:
+        """A new stream: one for each pipe of each incarnation."""
+        return LogStream(self, name)
+
+    def tail(self, stream: StreamName = "stderr", lines: int = 20) -> list[str]:
+        """The last lines of a stream, from at most 4 KiB that are kept in memory."""
+        self._flush()
+        kept = self._tails.get(stream, b"")
+        first = kept.find(b"\n") + 1 if len(kept) == self._tail_bytes else 0
+        shown = kept[first:].removesuffix(b"\n").split(b"\n")[-lines:] if kept else []
+        return [line.decode("utf-8", "replace") for line in shown]
+
+    def check(self) -> None:
+        """Find a file that was moved or deleted, and tell of a gap once writing works again."""
+        if self._unsure.size_bytes:  # else the next write looks, and nothing can be lost until then
+            self._verify()
+        if self._shelf.unclean and not self._opened and chain(self._directory, self.worker):
+            self._open()  # tells itself that a gap is possible
+        if self._gap is not None:
+            self._put(b"", 0)
+
+    def replace(self, inode: int, by: int) -> None:
+        """One of the files was compressed."""
+        self.files = [
+            File(by, file.first_line) if file.inode == inode else file for file in self.files
+        ]
+
+    def close(self) -> None:
+        """Close the file. The streams are to be closed before; a later write opens it again."""
+        self._flush()
+        if self._gap is not None:
+            self._put(b"", 0)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def release(self) -> None:
+        """Close the file for good."""
+        self.close()
+        self._released = True
+
+    # For the streams:
+
+    def will_flush(self, stream: LogStream) -> bool:
+        """Whether the stream's lines will be asked for: not where no loop runs."""
+        if not self._to_flush:
+            try:
+                asyncio.get_running_loop().call_soon(self._flush)
+            except RuntimeError:
+                return False
+        self._to_flush.add(stream)
+        return True
+
+    def _flush(self) -> None:
+        streams, self._to_flush = self._to_flush, set()
+        for stream in streams:
+            stream.flush()
+
+    def remember(self, stream: StreamName, chunk: bytes) -> None:
+        """Keep the end of what a stream printed, for `tail`."""
+        if len(chunk) < self._tail_bytes:
+            chunk = self._tails.get(stream, b"") + chunk
+        self._tails[stream] = chunk[-self._tail_bytes :]
+
+    def append(
+        self, data: bytes, stream: bytes, kind: bytes, *, part: bool = False, incarnation: int = 0
+    ) -> bool:
+        """Write whole lines, or one part of a line; say whether all of it is in the file."""
+        count = 1 if part else data.count(b"\n")
+        if count > 1 and len(data) + count * PREFIX_BYTES > self._body_bytes:
+            middle = data.rfind(b"\n", 0, len(data) // 2) + 1 or data.find(b"\n") + 1
+            first = self.append(data[:middle], stream, kind, incarnation=incarnation)
+            return self.append(data[middle:], stream, kind, incarnation=incarnation) and first
+        is_first = incarnation > self._printed
+        stamp = self._shelf.stamp(FIRST[kind] if is_first else kind)
+        prefix = b"%s %s %s " % (stamp, stream, b"P" if part else b"F")
+        before = self.lines
+        if part:
+            is_whole = self._put(prefix + data + b"\n", 0)
+        else:
+            body = b"".join((prefix, data[:-1].replace(b"\n", b"\n" + prefix), b"\n"))
+            is_whole = self._put(body, count)
+        if is_first and (is_whole or self.lines > before):
+            self._printed = incarnation
+        return is_whole
+
+    def append_json(self, shown: Mapping[str, object], kind: bytes) -> None:
+        """Write one line of corral's own shape, behind those that came before it."""
+        self._flush()
+        text = json_line(shown)
+        number = self.incarnation
+        while len(text) > self.part_bytes:
+            part = text[: self.part_bytes]
+            if not self.append(part, b"stderr", kind, part=True, incarnation=number):
+                self.lose(1, len(text) - len(part) + 1)
+                return
+            text = text[self.part_bytes :]
+        self.append(text + b"\n", b"stderr", kind, incarnation=number)
+
+    def lose(self, lines: int, size_bytes: int, reason: str | None = None) -> None:
+        """Count what will not be in the file."""
+        self.lost_lines += lines
+        self.lost_bytes += size_bytes
+        gap = self._gap = self._gap or _Gap()
+        gap.lines += lines
+        gap.size_bytes += size_bytes
+        if reason and reason not in gap.reasons and len(gap.reasons) < 4:
+            gap.reasons.append(reason)
+
+    def _put(self, body: bytes, lines: int) -> bool:
+        """Append a body of whole lines, of which `lines` end with it (a part ends none)."""
+        if abs(self._shelf.clock() - self._verified_ns) >= VERIFY_NS:
+            self._verify()
+        self._refusal = None
+        note = b""
+        kept = 0
+        if not self._released and (self._fd >= 0 or self._open()):
+            note = self._gap_note()
+            kept = self._write(note + body if note else body)
+        if note and kept >= len(note):
+            self._gap = None
+            self.lines += 1
+        kept_body = max(kept - len(note), 0)
+        lost = 0
+        if kept_body < len(body):
+            lost = body.count(b"\n", kept_body) if lines else 0
+            prefixes = PREFIX_BYTES * lost if lines else PREFIX_BYTES + 1
+            self.lose(lost, len(body) - kept_body - prefixes, self._refusal)
+        elif self._refusal and self._gap:
+            self.lose(0, 0, self._refusal)
+        self.lines += lines - lost
+        if kept_body:
+            prefixes = PREFIX_BYTES * (lines - lost) if lines else PREFIX_BYTES + 1
+            self._unsure.lines += lines - lost
+            self._unsure.size_bytes += kept_body - prefixes
+        if kept:
+            self._shelf.wake(self)
+        return kept_body == len(body)
+
+    def _gap_note(self) -> bytes:
+        gap = self._gap
+        if gap is None:
+            return b""
+        counts = f"{gap.lines} lines, {gap.size_bytes} bytes lost"
+        text = f"corral: {counts}: {'; '.join(gap.reasons) or 'unknown'}"
+        facts = {"level": "warning", "text": text, "lost_lines": gap.lines}
+        note = json_line({**facts, "lost_bytes": gap.size_bytes})
+        return b"%s stderr F %s\n" % (self._shelf.stamp(OWN), note)
+
+    def _write(self, body: bytes) -> int:
+        """Append and rotate; return how many bytes, always whole lines, are in the files."""
+        view = memoryview(body)
+        kept = done = 0
+        try:
+            while kept < len(body):
+                end = len(body)
+                room = self.max_file_bytes - self._size
+                if end - kept > room:
+                    end = body.rfind(b"\n", kept, kept + max(room, 0)) + 1
+                    if not end and self._size:
+                        self._rotate(body.count(b"\n", 0, kept))
+                        continue
+                    end = end or body.index(b"\n", kept) + 1
+                while done < end:
+                    done += os.write(self._fd, view[done:end])
+                self._size += end - kept
+                kept = end
+        except OSError as error:
+            self._refused(error)
+            whole = body.rfind(b"\n", 0, done) + 1
+            if done > whole:  # a torn line must not stay: the next one would be glued to it
+                with suppress(OSError):
+                    os.ftruncate(self._fd, os.fstat(self._fd).st_size - (done - whole))
+            self._size += whole - kept
+            kept = whole
+        return kept
+
+    def _refused(self, error: OSError) -> None:
+        self._refusal = (error.strerror or type(error).__name__).lower()
+        if self._gap is None:
+            logger.warning("cannot write the log of %s: %s", self.worker, error)
+
+    def _open(self, ahead: int = 0) -> bool:
+        """Open the present file and append to it; say whether that worked.
+
+        `ahead` lines are in the file before it, and not counted yet.
+        """
+        fd = -1
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self._path, flags, 0o600)
+            status = os.fstat(fd)
+            torn_bytes, prefix = last_line(fd, status.st_size)
+            if torn_bytes:
+                os.ftruncate(fd, status.st_size - torn_bytes)
+        except OSError as error:
+            self._refused(error)
+            if fd >= 0:
+                os.close(fd)
+            return False
+        self._fd = fd
+        self._size = status.st_size - torn_bytes
+        self._verified_ns = self._shelf.clock()
+        self._unsure = _Gap()
+        # The number of a deleted file may be that of a new one.
+        self.files = [file for file in self.files if file.inode != status.st_ino]
+        self.files.append(File(status.st_ino, self.lines + ahead))
+        del self.files[: -self.max_files]
+        if not self._opened:
+            self._opened = True
+            self._note_earlier(torn_bytes, prefix)
+        return True
+
+    def _note_earlier(self, torn_bytes: int, prefix: bytes) -> None:
+        """What an earlier daemon left undone."""
+        with suppress(OSError):
+            for path in superfluous(self._directory, self.worker):
+                path.unlink()
+        has_earlier = bool(self._size) or len(chain(self._directory, self.worker)) > 1
+        is_told = prefix[28:29] == OWN and not torn_bytes
+        in_part = prefix[38:40] == b"P "
+        if torn_bytes or in_part or (self._shelf.unclean and has_earlier and not is_told):
+            reason = "the daemon ended without closing this file, lines may be missing here"
+            self.lose(1 if torn_bytes else 0, torn_bytes, reason)
+
+    def _verify(self) -> None:
+        """Let go of a file that is no longer in its place; the next write opens a new one."""
+        self._verified_ns = self._shelf.clock()
+        if self._fd < 0:
+            return
+        here = os.fstat(self._fd)
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            there = None
+        if there is not None and (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev):
+            if here.st_size < self._size and self._unsure.size_bytes:
+                # When that was is not known: at worst, all since it was last seen is gone.
+                reason = "the file was truncated, at most this was lost"
+                self.lose(self._unsure.lines, self._unsure.size_bytes, reason)
+            self._size = here.st_size
+            self._unsure = _Gap()
+            return
+        if not here.st_nlink and self._unsure.size_bytes:
+            reason = "the file was deleted, at most this was lost"
+            self.lose(self._unsure.lines, self._unsure.size_bytes, reason)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _rotate(self, ahead: int) -> None:
+        self._verify()
+        if self._fd >= 0:
+            self._shift()
+            os.close(self._fd)
+            self._fd = -1
+        if not self._open(ahead):
+            raise OSError(0, self._refusal)
+        self._shelf.rotated(self)
+
+    def _shift(self) -> None:
+        """Every file becomes older by one, up to the first number that is free: that of one that a kill left out."""
+        found = names(self._directory, self.worker)
+        numbers = {name.number for name in found}
+        free = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
+        for name in found:  # the oldest first, so that a kill loses and repeats nothing
+            number = name.number + 1 if name.number < free else name.number
+            if number >= self.max_files:
+                name.path.unlink(missing_ok=True)
+            elif number != name.number:
+                packed = archive.SUFFIX if name.is_packed else ""
+                name.path.rename(f"{self._path}.{number}{packed}")
+
+
+class Capture:
+    """Reads one pipe of a worker into a stream, as fast as it comes, until its end."""
+
+    __slots__ = ("_ended", "_fd", "_loop", "_stream", "closed")
+
+    def __init__(self, fd: int, stream: LogStream) -> None:
+        """Own the descriptor from now on; needs the running loop."""
+        self._fd = fd
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Event | None = None  # made for whoever waits for it: it takes 1 kB
+        self.closed = False
+        """True once the pipe has ended, or was given up."""
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._read)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """After the exit of the worker: read to the end, for `timeout_s` at most, and close.
+
+        False if somebody else still held the pipe open; what he writes from now on is lost to him (EPIPE).
+        """
+        if not self.closed:
+            self._ended = self._ended or asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._ended.wait()
+        ended = self.closed
+        self.close()
+        return ended
+
+    def close(self) -> None:
+        """Read what is there, bounded, then close the pipe and the stream."""
+        self.catch_up()
+        self._end()
+
+    def catch_up(self) -> None:
+        """Read what is in the pipe now, bounded: of a process that is dead, all that it wrote."""
+        for _ in range(DRAIN_READS):
+            if self.closed or not self._read():
+                break
+
+    def _read(self) -> bool:
+        """One read per wake-up: the pipe holds no more, and a flood must not starve the others."""
+        try:
+            chunk = os.read(self._fd, self._stream.read_bytes)
+        except BlockingIOError:
+            return False
+        except OSError:  # EIO: the other side of a terminal is gone
+            chunk = b""
+        if chunk:
+            self._stream.write(chunk)
+        else:
+            self._end()
+        return bool(chunk)
+
+    def _end(self) -> None:
+        if not self.closed:
+            self.closed = True
+            if self._ended is not None:
+                self._ended.set()
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._stream.close()

@@ -1,0 +1,266 @@
+"""How one asks whether a program is well, as the configuration says it: the tables of `health` and `ready`.
+
+A table names one way to ask (`exec`, `http`, `tcp`, `mcp`, `log`) and how often, how long, how patiently. What is
+written is checked here; that an action exists, and that the way fits the protocol, is checked where both are known.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from .values import (
+    Refused,
+    RefusedKey,
+    Rule,
+    above_zero,
+    argv,
+    duration,
+    is_list,
+    is_table,
+    matching,
+    port_of,
+    quoted,
+    signal_name,
+    whole,
+)
+
+CHECKS_MAX = 20
+"""Of one agent."""
+
+READY_INTERVAL_S = 0.5
+"""Between two questions to a program that is starting, where nothing else is written."""
+
+TIMEOUT_S = 5.0
+"""For one answer, where nothing else is written."""
+
+PATTERN_MAX = 1000
+"""Characters of the regular expression of `ready.log`."""
+
+Way = Literal["exec", "http", "tcp", "mcp", "log"]
+
+SIGNAL = "signal:"
+NO_ACTIONS = ("none", "restart")
+"""Recoveries that are no names in `[recovery.actions]`."""
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """One health check. `interval`, `timeout`, `start_delay` None: see `Spec.checks`, which fills them in.
+
+    `target` is what is asked: the argv of `exec`, the address of `http` and `tcp`, nothing for `mcp`.
+    Every `threshold` bad answers in a row are one failure, and for each failure `recovery` is run once.
+    """
+
+    name: str
+    way: Way
+    target: tuple[str, ...] = ()
+    interval: float | None = None
+    timeout: float | None = None
+    threshold: int = 1
+    start_delay: float | None = None
+    recovery: str = "none"
+
+
+class Readiness(Struct, frozen=True, kw_only=True):
+    """When a program without a protocol is Ready: a line of its log matches, or a question is answered well."""
+
+    way: Way
+    target: tuple[str, ...]
+    interval: float = READY_INTERVAL_S
+    timeout: float = TIMEOUT_S
+
+
+def http_url(raw: object) -> str:
+    """An address that can be asked by HTTP."""
+    words = 'write an address such as "http://127.0.0.1:8080/health"'
+    if not isinstance(raw, str) or not re.fullmatch(r"https?://[!-~]{1,2000}", raw):
+        raise Refused(words)
+    try:
+        parts = urlsplit(raw)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise Refused(words) from error
+    if not host or parts.username is not None or parts.fragment or port == 0:
+        raise Refused(words)
+    return raw
+
+
+tcp_address = matching(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", '"HOST:PORT"')
+
+
+def _tcp(raw: object) -> str:
+    address = port_of(tcp_address(raw))
+    if address.endswith((":0", ":00", ":000", ":0000", ":00000")):
+        raise Refused("write a port from 1 to 65535")
+    return address
+
+
+def pattern(raw: object) -> str:
+    """A regular expression of Python."""
+    if not isinstance(raw, str) or not 0 < len(raw) <= PATTERN_MAX:
+        raise Refused(f"write a regular expression of 1 to {PATTERN_MAX} characters")
+    try:
+        re.compile(raw.encode("utf-8"), re.MULTILINE)
+    except (re.error, UnicodeError, OverflowError, RecursionError) as error:
+        raise Refused(f"write a regular expression: {error}") from error
+    return raw
+
+
+def _yes(raw: object) -> str:
+    if raw is not True:
+        raise Refused("write mcp = true")
+    return ""
+
+
+def recovery(raw: object) -> str:
+    """What is done about a failure: none, restart, signal:NAME, or the name of an action."""
+    if isinstance(raw, str) and raw.startswith(SIGNAL):
+        return SIGNAL + signal_name(raw.removeprefix(SIGNAL))
+    return str(action_name(raw))
+
+
+action_name = matching(
+    r"[A-Za-z][A-Za-z0-9_-]{0,47}",
+    '"none", "restart", "signal:NAME", or the name of an action in [recovery.actions]',
+)
+_name = matching(r"[A-Za-z][A-Za-z0-9_-]{0,47}", "a name: letters, digits, _ and -")
+
+
+def _duration_above_zero(raw: object) -> float:
+    return above_zero(duration(raw))
+
+
+_WAYS: dict[str, Rule] = {
+    "exec": argv,
+    "http": http_url,
+    "tcp": _tcp,
+    "mcp": _yes,
+    "log": pattern,
+}
+_PACE: dict[str, Rule] = {"interval": _duration_above_zero, "timeout": _duration_above_zero}
+_CHECK_KEYS: dict[str, Rule] = {
+    "name": _name,
+    **_PACE,
+    "threshold": whole(1, 1000),
+    "start_delay": duration,
+    "recovery": recovery,
+}
+_HEALTH_WAYS = ("exec", "http", "tcp", "mcp")
+_READY_WAYS = ("log", "http", "tcp", "exec")
+_NOT_OF_MCP = ("threshold", "recovery")
+
+assert set(_WAYS) == set(get_args(Way)), "every way has its rule"
+
+
+def checks(raw: object) -> tuple[Check, ...]:
+    """The rule of `health`: one table, or a list of tables with different names."""
+    tables = raw if is_list(raw) else [raw]
+    if len(tables) > CHECKS_MAX:
+        raise Refused(f"write at most {CHECKS_MAX} checks")
+    found: dict[str, Check] = {}
+    for table in tables:
+        check = _check(table)
+        if check.name in found:
+            raise RefusedKey("name", check.name, "two checks have this name: give each its own")
+        found[check.name] = check
+    return tuple(found.values())
+
+
+def _check(raw: object) -> Check:
+    way, target, rest = _asked(raw, _HEALTH_WAYS, _CHECK_KEYS, 'health = { tcp = "127.0.0.1:80" }')
+    if way == "mcp":
+        for key in _NOT_OF_MCP:
+            if key in rest:
+                reason = "a server that does not answer is always replaced: leave it out"
+                raise RefusedKey(key, rest[key], reason)
+    rest.setdefault("name", way)
+    return Check(way=way, target=target, **rest)
+
+
+def readiness(raw: object) -> Readiness:
+    """The rule of `ready`: one table."""
+    way, target, rest = _asked(raw, _READY_WAYS, _PACE, 'ready = { log = "listening" }')
+    if way == "log" and rest:
+        key = next(iter(rest))
+        raise RefusedKey(key, rest[key], "a log is not asked: leave it out")
+    return Readiness(way=way, target=target, **rest)
+
+
+# Any: a table of values of several types, each of which passed its own rule.
+def _asked(
+    raw: object, ways: tuple[str, ...], keys: Mapping[str, Rule], example: str
+) -> tuple[Way, tuple[str, ...], dict[str, Any]]:
+    if not is_table(raw):
+        raise Refused(f"write a table: {example}")
+    for key, value in raw.items():
+        if key not in ways and key not in keys:
+            raise RefusedKey(key, value, f"unknown key; known are {quoted([*ways, *keys])}")
+    named = [way for way in ways if way in raw]
+    if len(named) != 1:
+        raise Refused(f"write one of {quoted(ways)}: {example}")
+    read = {key: _read(_WAYS.get(key) or keys[key], key, value) for key, value in raw.items()}
+    target = read.pop(named[0])
+    way: Any = named[0]  # one of the literals of Way
+    return way, _target(target), read
+
+
+def _target(value: object) -> tuple[str, ...]:
+    if is_list(value):
+        return tuple(map(str, value))
+    return (str(value),) if value else ()
+
+
+def _read(rule: Callable[[Any], Any], key: str, value: object) -> Any:  # Any: as the rule says
+    try:
+        return rule(value)
+    except Refused as refused:
+        item = value if refused.item is ... else refused.item
+        raise RefusedKey(key, item, refused.reason) from refused
+
+
+def actions(raw: object) -> dict[str, tuple[str, ...]]:
+    """The rule of `[recovery.actions]`: NAME = [program, arguments]."""
+    if not is_table(raw):
+        raise Refused('write a table of commands: [recovery.actions], NAME = ["program"]')
+    for name in raw:
+        if name in NO_ACTIONS or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,47}", name):
+            reason = f"a name has letters, digits, _ and -, and is none of {quoted(NO_ACTIONS)}"
+            raise RefusedKey(name, name, reason)
+    return {name: _target(_read(argv, name, value)) for name, value in raw.items()}
+
+
+def check_table(check: Check) -> dict[str, object]:
+    """The smallest table from which `checks` makes an equal Check."""
+    table: dict[str, object] = {}
+    if check.name != check.way:
+        table["name"] = check.name
+    table[check.way] = _written(check.way, check.target)
+    for key in ("interval", "timeout", "threshold", "start_delay", "recovery"):
+        value = getattr(check, key)
+        if value != (1 if key == "threshold" else "none" if key == "recovery" else None):
+            table[key] = _number(value)
+    return table
+
+
+def readiness_table(ready: Readiness) -> dict[str, object]:
+    """The smallest table from which `readiness` makes an equal Readiness."""
+    table: dict[str, object] = {ready.way: _written(ready.way, ready.target)}
+    for key, usual in (("interval", READY_INTERVAL_S), ("timeout", TIMEOUT_S)):
+        if getattr(ready, key) != usual:
+            table[key] = _number(getattr(ready, key))
+    return table
+
+
+def _written(way: str, target: tuple[str, ...]) -> object:
+    return list(target) if way == "exec" else True if way == "mcp" else target[0]
+
+
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Checks = Annotated[tuple[Check, ...], checks]
+Ready = Annotated[Readiness, readiness]
+Actions = Annotated[dict[str, tuple[str, ...]], actions]

@@ -1,0 +1,334 @@
+"""The health checks of one worker: performs what `health.step` decides, and turns every outcome into an event.
+
+Beside the checks it notes that the worker has given up, which degrades its agent too. It lives as long as the
+worker is configured, and is told of every change of it. Nothing here decides when a check has failed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from msgspec import Struct
+
+from ..mcp.session import Session
+from ..worker.errors import CorralError, Overloaded
+from . import health, lifecycle
+from .bus import Bus
+from .check import NO_ACTIONS, SIGNAL, Check
+from .health import Health, Rule
+from .lifecycle import UP, State, Worker
+from .probe import Finding, Probes
+from .spec import Spec
+
+LOOK_S = 1.0
+"""How often is looked whether a server that is silent has an excuse, or has said something."""
+
+MESSAGE_CHARS = 500
+"""Of what a check has shown; a program wrote part of it."""
+
+logger = logging.getLogger(__name__)
+
+
+class Subject(Protocol):
+    """The worker that is looked after, with its keeper's hands."""
+
+    worker: Worker
+
+    @property
+    def spec(self) -> Spec:
+        """The spec in force."""
+        ...
+
+    @property
+    def session(self) -> Session:
+        """The connection to an MCP server.
+
+        Raises:
+            CorralError: it has none now.
+        """
+        ...
+
+    def send(self, event: lifecycle.Event) -> None:
+        """Takes an event to the lifecycle."""
+        ...
+
+    def signal(self, name: str, *, tree: bool) -> None:
+        """Sends a signal."""
+        ...
+
+
+class Surroundings(Struct, frozen=True):
+    """What the checks of all workers share; `awake_since` is when the daemon last woke from a stall."""
+
+    bus: Bus
+    probes: Probes
+    awake_since: Callable[[], float]
+    wall_clock: Callable[[], str]
+
+
+class Checkup:
+    """The checks of one worker."""
+
+    def __init__(self, subject: Subject, surroundings: Surroundings) -> None:
+        self._subject = subject
+        self._around = surroundings
+        self._loop = asyncio.get_running_loop()
+        self._healths: dict[str, Health] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._recovering: dict[str, asyncio.Task[None]] = {}
+        self._gave_up = False
+        self._spec: Spec | None = None
+        self._incarnation: int | None = None  # the one that may be asked now
+        self.changed()
+
+    @property
+    def healths(self) -> list[Health]:
+        """Every check, as it stands."""
+        return list(self._healths.values())
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the worker is wanted, and has given up or fails a check for too long."""
+        is_ill = self._gave_up or any(each.degraded for each in self._healths.values())
+        return is_ill and self._subject.worker.wanted
+
+    def changed(self) -> None:
+        """The worker may have changed: its state, its incarnation, its spec."""
+        worker = self._subject.worker
+        if worker.spec is not self._spec:
+            self._spec = worker.spec
+            self._configure(worker.spec)
+        self._note_giving_up(worker)
+        if not worker.wanted:
+            for recovering in self._recovering.values():
+                recovering.cancel()  # nothing is mended that is to be gone
+        may_be_asked = worker.state in UP and worker.paused_at is None
+        incarnation = worker.incarnation if may_be_asked else None
+        if incarnation == self._incarnation:
+            return
+        self._incarnation = incarnation
+        event = health.Down() if incarnation is None else health.Up(incarnation)
+        for name in list(self._healths):
+            self._send(name, event)
+
+    async def close(self) -> None:
+        """The worker is no more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        tasks = [*self._asking.values(), *self._recovering.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _configure(self, spec: Spec) -> None:
+        threshold = spec.recovery.failure_threshold
+        is_graceful = spec.recovery.enable_graceful_degradation
+        rules = {each.name: Rule(each, threshold, is_graceful) for each in spec.checks}
+        for name in list(self._healths):
+            if name not in rules:
+                self._send(name, health.Down())
+                if self._healths.pop(name).degraded:
+                    self._publish("health.recovered", name, {"message": "it is no longer checked"})
+        for name, rule in rules.items():
+            if name in self._healths:
+                self._send(name, health.Configure(rule))
+            else:
+                self._healths[name] = Health(rule)
+                if self._incarnation is not None:
+                    self._send(name, health.Up(self._incarnation))
+
+    def _note_giving_up(self, worker: Worker) -> None:
+        last = worker.last_exit
+        if worker.state in UP:
+            if self._gave_up:
+                self._gave_up = False
+                self._publish("health.recovered", None, {"message": "it is up again"})
+        elif worker.state is State.TERMINATED and worker.wanted and not self._gave_up:
+            self._gave_up = last is not None and last.result == "restart-limit"
+            if last is not None and self._gave_up:
+                self._publish("health.degraded", None, {"message": last.message[:MESSAGE_CHARS]})
+
+    # -- events in
+
+    def _send(self, name: str, event: health.Event) -> None:
+        known = self._healths.get(name)
+        if known is None:
+            return  # it is no longer checked
+        after, actions = health.step(known, event, self._loop.time())
+        self._healths[name] = after
+        asking = self._asking.get(name)
+        if asking is not None and after.phase is not health.Phase.ASKING:
+            asking.cancel()  # unless it has just brought its answer
+        for action in actions:
+            self._perform(name, action)
+        self._rearm(name)
+
+    def _rearm(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+        known = self._healths.get(name)
+        if known is not None and known.deadline is not None:
+            self._timers[name] = self._loop.call_at(known.deadline, self._send, name, health.Tick())
+
+    # -- actions out
+
+    def _perform(self, name: str, action: health.Action) -> None:
+        if isinstance(action, health.Ask):
+            self._asking[name] = self._loop.create_task(self._ask(name, action.run))
+        elif isinstance(action, health.Recover):
+            before = self._recovering.get(name)
+            recovering = self._recover(name, action.run, action.recovery, before)
+            self._recovering[name] = self._loop.create_task(recovering)
+        elif isinstance(action, health.Hang):
+            self._subject.send(lifecycle.Hang(action.reason))
+        elif isinstance(action, health.Fail):
+            limit = self._healths[name].rule.failure_threshold
+            facts: dict[str, object] = {"failures": action.failures, "message": action.message}
+            # One that fails for ever is not stored for ever.
+            self._publish("health.failed", name, facts, store=action.failures <= limit)
+        elif isinstance(action, health.Degrade):
+            facts = {"failures": action.failures, "message": action.message}
+            logger.warning("%s is degraded: %s: %s", self._worker, name, action.message)
+            self._publish("health.degraded", name, facts)
+        else:
+            self._publish("health.recovered" if action.was_degraded else "health.passed", name)
+
+    def _publish(
+        self,
+        event_type: str,
+        check: str | None,
+        facts: Mapping[str, object] | None = None,
+        *,
+        store: bool = True,
+    ) -> None:
+        worker = self._subject.worker
+        self._around.bus.publish(
+            event_type,
+            agent=worker.spec.name,
+            worker=worker.id,
+            incarnation=worker.incarnation,
+            store=store,
+            check=check,
+            **dict(facts or {}),
+        )
+
+    @property
+    def _worker(self) -> str:
+        return self._subject.worker.id
+
+    async def _ask(self, name: str, run: int) -> None:
+        known = self._healths[name]
+        check = known.rule.check
+        try:
+            if check.way == "mcp":
+                finding = await self._ask_server(known.rule)
+            else:
+                assert check.timeout is not None, "Spec.checks fills it in"
+                finding = await self._around.probes.ask(
+                    check,
+                    self._subject.spec,
+                    self._worker,
+                    timeout_s=check.timeout,
+                    environment=self._environment(check),
+                )
+        except Exception as error:  # a defect of ours must not end the checking
+            logger.exception("cannot ask %s by %s", self._worker, name)
+            finding = Finding(False, f"cannot ask: {error!r}")
+        message = finding.message[:MESSAGE_CHARS]
+        at, awake_since = self._around.wall_clock(), self._around.awake_since()
+        del self._asking[name]
+        self._send(name, health.Answer(run, finding.is_good, message, at, awake_since))
+
+    async def _ask_server(self, rule: Rule) -> Finding:
+        """Whether the server says anything at all; it is not asked while it has an excuse to be silent."""
+        timeout_s = rule.check.timeout
+        assert timeout_s is not None, "Spec.checks fills it in"
+        try:
+            session = self._subject.session
+        except CorralError as error:
+            return Finding(False, error.message)
+        live = session.liveness
+        begun = self._loop.time() - rule.interval_s
+        while live.is_excused and live.heard_at < begun:
+            await asyncio.sleep(LOOK_S)
+        if live.heard_at >= begun:
+            return Finding(True)
+        asked_at = self._loop.time()
+        ping = self._loop.create_task(session.ping(timeout_s=None))
+        try:
+            while live.heard_at < asked_at:
+                if ping.done() and not live.is_excused:
+                    return _end_of(ping)
+                silent_at = health.silent_at(
+                    asked_at=asked_at,
+                    heard_at=live.heard_at,
+                    rested_at=live.rested_at,
+                    timeout_s=timeout_s,
+                )
+                left_s = silent_at - self._loop.time()
+                if left_s <= 0 and not live.is_excused:
+                    return Finding(False, f"it has been silent for {timeout_s:g} s")
+                waiting = () if ping.done() else (ping,)
+                await _wait(waiting, min(max(left_s, 0.01), LOOK_S))
+            return Finding(True)
+        finally:
+            ping.cancel()
+            await asyncio.gather(ping, return_exceptions=True)
+
+    async def _recover(
+        self, name: str, run: int, recovery: str, before: asyncio.Task[None] | None
+    ) -> None:
+        """Runs a recovery, after one of an earlier incarnation that still runs: never two at a time."""
+        if before is not None:
+            await asyncio.gather(before, return_exceptions=True)
+        known = self._healths.get(name)
+        if known is None or known.phase is not health.Phase.RECOVERING or known.run != run:
+            return  # somebody stopped or restarted it meanwhile
+        check = known.rule.check
+        facts: dict[str, object] = {"code": None, "signal": None, "message": "", "result": "done"}
+        if recovery not in NO_ACTIONS and not recovery.startswith(SIGNAL):
+            outcome = await self._around.probes.recover(
+                recovery,
+                self._subject.spec,
+                self._worker,
+                environment=self._environment(check, known.message),
+            )
+            message = "" if outcome.is_success else outcome.words[:MESSAGE_CHARS]
+            facts |= {"code": outcome.code, "signal": outcome.signal, "message": message}
+            facts["result"] = "done" if outcome.is_success else "failed"
+        is_kept = known.failures <= known.rule.failure_threshold
+        self._publish("health.recovery", name, {"recovery": recovery, **facts}, store=is_kept)
+        if recovery == "restart":
+            reason = f'health check "{name}" has failed: {known.message}'
+            self._subject.send(lifecycle.Restart(reason))
+        elif recovery.startswith(SIGNAL):
+            self._subject.signal(recovery.removeprefix(SIGNAL), tree=False)
+        self._send(name, health.Acted(run))
+
+    def _environment(self, check: Check, message: str = "") -> dict[str, str]:
+        """What a check's command and its recovery are told."""
+        pid = self._subject.worker.pid
+        return {
+            "CORRAL_CHECK_NAME": check.name,
+            "CORRAL_CHECK_WORKER": self._worker,
+            "CORRAL_CHECK_PID": "" if pid is None else str(pid),
+            "CORRAL_CHECK_MESSAGE": message.replace("\0", " "),
+        }
+
+
+def _end_of(ping: asyncio.Task[None]) -> Finding:
+    """What a ping that ended without a word of the server has shown."""
+    error = ping.exception()
+    if error is None or isinstance(error, Overloaded):
+        return Finding(True)  # so much is in flight to it that calls will tell
+    return Finding(False, str(error))
+
+
+async def _wait(tasks: tuple[asyncio.Task[None], ...], timeout_s: float) -> None:
+    if tasks:
+        await asyncio.wait(tasks, timeout=timeout_s)
+    else:
+        await asyncio.sleep(timeout_s)

@@ -1,0 +1,225 @@
+"""Runs a short command through the launcher, as a unit of its own: for health checks, recoveries and alerts.
+
+It has the user, the environment, the limits and the isolation of a spec, a time that bounds it, and ends with its
+whole tree: whatever it leaves behind is killed. The end of what it printed is kept, the rest is read and dropped.
+How many run at a time is the caller's business. It knows neither agents nor why it is run.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..worker.errors import CorralError
+from .confinement import remove_temporary
+from .launch import Host, launch_of
+from .process import Child, Exit, Launch, Launcher
+from .spec import Spec
+
+OUTPUT_BYTES = 4 * 1024
+"""What is kept of what a command printed: the end."""
+
+DRAIN_S = 0.5
+"""How long the pipes of a dead command are still read: what it left behind may hold them."""
+
+GONE_S = 10.0
+"""How long the end of a command that was killed, and of its tree, is waited for."""
+
+INPUT_BYTES = 4 * 1024
+"""The most that a command is given on its stdin: any pipe takes so much at once (pipe(7))."""
+
+LINE_CHARS = 300
+
+
+class Outcome(Struct, frozen=True):
+    """How a command ended; neither code nor signal where it never ran, `problem` says why."""
+
+    code: int | None = None
+    signal: str | None = None
+    output: str = ""
+    problem: str = ""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether it exited with status 0, in time."""
+        return self.code == 0 and not self.problem
+
+    @property
+    def words(self) -> str:
+        """How it ended, and the last line that it printed."""
+        ended = self.problem or (
+            f"killed by {self.signal}" if self.signal else f"exited with status {self.code}"
+        )
+        lines = [line for line in self.output.splitlines() if line.strip()]
+        return f"{ended}: {lines[-1].strip()[:LINE_CHARS]}" if lines else ended
+
+
+@dataclass
+class _Running:
+    agent: str
+    exit: asyncio.Future[Exit]
+    pid: int | None = None
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Commands:
+    """The commands that run now."""
+
+    def __init__(self, launcher: Launcher, host: Host, generation: int) -> None:
+        self._launcher = launcher
+        self._host = host
+        self._generation = generation
+        self._running: dict[str, _Running] = {}
+        self._numbers = itertools.count(1)
+
+    async def run(
+        self,
+        spec: Spec,
+        argv: Sequence[str],
+        *,
+        unit: str,
+        timeout_s: float,
+        environment: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+    ) -> Outcome:
+        """How the command ended, once nothing of it is left. It never raises for what the command does.
+
+        Args:
+            spec: whose process it could be: it has this spec's user, limits, folder and environment.
+            argv: the program and its arguments.
+            unit: the beginning of the unit's name, which is made unique here.
+            timeout_s: from the start to the end; then it is killed.
+            environment: variables over those of the spec.
+            stdin: at most INPUT_BYTES; None is /dev/null.
+        """
+        assert stdin is None or len(stdin) <= INPUT_BYTES, "whoever makes it bounds it"
+        key = f"{unit}#{self._generation}.{next(self._numbers)}"
+        running = _Running(spec.name, asyncio.get_running_loop().create_future())
+        self._running[key] = running
+        own = replace(spec, command=tuple(argv), entrypoint=None, python=None)
+        own = replace(own, environment={**spec.environment, **(environment or {})})
+        launch: Launch | None = None
+        try:
+            described = (own, self._host, spec.name, key)
+            if own.process.read_paths is None:
+                launch = launch_of(*described)
+            else:  # it looks at the program's files, and a disk may hang
+                launch = await asyncio.to_thread(launch_of, *described)
+            return await self._run(launch, running, timeout_s, stdin)
+        except CorralError as error:
+            return Outcome(problem=error.message)
+        finally:
+            del self._running[key]
+            if launch is not None and launch.temporary is not None:
+                await asyncio.to_thread(remove_temporary, launch.temporary)
+
+    def exited(self, report: Exit) -> None:
+        """The launcher says that a leader is dead; of other units too."""
+        running = self._running.get(report.unit)
+        if running is not None and not running.exit.done():
+            running.exit.set_result(report)
+
+    def emptied(self, unit: str) -> None:
+        """The launcher says that nothing of a unit is left; of other units too."""
+        running = self._running.get(unit)
+        if running is not None:
+            running.emptied.set()
+
+    def leaders(self) -> dict[int, str]:
+        """The pids of all commands that run, and whose they are."""
+        return {each.pid: each.agent for each in self._running.values() if each.pid is not None}
+
+    async def _run(
+        self, launch: Launch, running: _Running, timeout_s: float, stdin: bytes | None
+    ) -> Outcome:
+        pipes: _Pipes | None = None
+        problem = ""
+        try:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    child = await self._launcher.spawn(launch, pipe_stdin=stdin is not None)
+                    running.pid = child.pid
+                    pipes = _Pipes(child, stdin)
+                    await asyncio.shield(running.exit)
+            except TimeoutError:
+                problem = f"not done within {timeout_s:g} s"
+            if pipes is None:  # a spawn that was cancelled leaves no process
+                return Outcome(problem=problem)
+            self._launcher.kill(launch.unit)  # what it left behind, too
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    await pipes.ended.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GONE_S):
+                    await running.emptied.wait()
+            code, name = _code_and_signal(running.exit)
+            return Outcome(code, name, pipes.text, problem)
+        finally:
+            self._launcher.kill(launch.unit)
+            if pipes is not None:
+                pipes.close()
+
+
+def _code_and_signal(exit_: asyncio.Future[Exit]) -> tuple[int | None, str | None]:
+    if not exit_.done():
+        return None, None  # the kernel cannot end it
+    status = exit_.result().status
+    if not os.WIFSIGNALED(status):
+        return os.waitstatus_to_exitcode(status), None
+    try:
+        return None, signal.Signals(os.WTERMSIG(status)).name
+    except ValueError:
+        return None, f"SIG{os.WTERMSIG(status)}"
+
+
+class _Pipes:
+    """The pipes of one command: its input is written at once, the end of its output is kept."""
+
+    def __init__(self, child: Child, stdin: bytes | None) -> None:
+        self.ended = asyncio.Event()
+        self._tail = b""
+        self._loop = asyncio.get_running_loop()
+        self._open: set[int] = set()
+        if child.stdin_fd is not None:
+            with contextlib.suppress(OSError):  # it has ended already: its status tells the rest
+                os.write(child.stdin_fd, stdin or b"")
+            os.close(child.stdin_fd)
+        for fd in (child.stdout_fd, child.stderr_fd):
+            assert fd is not None, "both are asked for"
+            self._open.add(fd)
+            self._loop.add_reader(fd, self._read, fd)
+
+    @property
+    def text(self) -> str:
+        """The end of what was printed on either stream."""
+        return self._tail.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Reads no more."""
+        for fd in list(self._open):
+            self._close(fd)
+
+    def _read(self, fd: int) -> None:
+        try:
+            chunk = os.read(fd, 64 * 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if chunk:
+            self._tail = (self._tail + chunk)[-OUTPUT_BYTES:]
+        else:
+            self._close(fd)
+
+    def _close(self, fd: int) -> None:
+        self._loop.remove_reader(fd)
+        os.close(fd)
+        self._open.discard(fd)
+        if not self._open:
+            self.ended.set()

@@ -1,0 +1,112 @@
+"""One agent or MCP server with its keepers, and in which order several are started and stopped."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+
+from ..mcp.messages import Tool
+from ..worker.errors import Conflict, CorralError, SpawnFailed, Timeout
+from .keeper import Keeper
+from .lifecycle import UP, State, Worker
+from .spec import Spec
+
+LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
+
+
+@dataclass
+class Agent:
+    """One agent or MCP server and its workers. `held`: somebody stopped it, so calls do not start it."""
+
+    spec: Spec
+    keepers: list[Keeper] = field(default_factory=list[Keeper])
+    held: bool = False
+    added: bool = False
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def name(self) -> str:
+        """The agent's name."""
+        return self.spec.name
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody wants a worker of it up."""
+        return any(keeper.worker.wanted for keeper in self.keepers)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all of its workers are up."""
+        return all(keeper.worker.state in UP for keeper in self.keepers)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a worker of it is up, and all that are stand still."""
+        up = [keeper.worker for keeper in self.keepers if keeper.worker.state in UP]
+        return bool(up) and all(worker.paused_at is not None for worker in up)
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """A server's tools, as it listed them last."""
+        return next((keeper.tools for keeper in self.keepers if keeper.tools), ())
+
+    @property
+    def state(self) -> State:
+        """The one state for all workers, as `status` shows it."""
+        workers = [keeper.worker for keeper in self.keepers]
+        counted = [worker for worker in workers if worker.wanted] or workers
+        states = [worker.state for worker in counted]
+        for state in LEAST_ADVANCED:
+            if state in states:
+                return state
+        for state in (State.BUSY, State.IDLE, State.READY):
+            if state in states:
+                return state
+        return State.INITIAL  # scaled to none
+
+
+def waves(specs: Iterable[Spec]) -> Iterator[set[str]]:
+    """The names in the order of starts: each wave requires only what is in earlier ones, or is not there."""
+    requires: Mapping[str, tuple[str, ...]] = {spec.name: spec.requires for spec in specs}
+    sorter = TopologicalSorter(
+        {
+            name: [each for each in required if each in requires]
+            for name, required in requires.items()
+        }
+    )
+    sorter.prepare()
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        yield set(ready)
+        sorter.done(*ready)
+
+
+def users(keepers: Iterable[Keeper]) -> dict[str, list[Keeper]]:
+    """Those of the keepers whose agents require another, by the name of that."""
+    found: dict[str, list[Keeper]] = {}
+    for keeper in keepers:
+        for name in keeper.spec.requires:
+            found.setdefault(name, []).append(keeper)
+    return found
+
+
+def not_paused(name: str, workers: Iterable[Worker]) -> CorralError:
+    """Why none of the workers that a name means can be paused."""
+    if State.SHUTTING_DOWN in {worker.state for worker in workers}:
+        return Conflict(f'cannot pause "{name}": it is being stopped', name=name)
+    return Conflict(f'cannot pause "{name}": it does not run; corral start {name}', name=name)
+
+
+def not_up(worker: Worker) -> CorralError:
+    """Why a worker that was started is not up."""
+    if worker.paused_at is not None:
+        text = f'cannot wait for "{worker.id}": it is paused; corral resume {worker.id}'
+        return Conflict(text, worker=worker.id, reason="paused")
+    last = worker.last_exit
+    if last is None or not worker.wanted:  # then its last exit is of an earlier life, or no failure
+        return Conflict(f'cannot start "{worker.id}": it was stopped', worker=worker.id)
+    facts = {"worker": worker.id, "result": last.result, "code": last.code, "signal": last.signal}
+    text = f'cannot start "{worker.id}": {last.message}'
+    if last.result == "start-timeout":
+        return Timeout(text, **facts)
+    return SpawnFailed(text, **facts)

@@ -1,0 +1,77 @@
+"""The methods `daemon.*` and `rpc.*` of the table."""
+
+import asyncio
+import os
+
+import msgspec
+
+from .. import __version__
+from ..worker.errors import CorralError
+from ..worker.schema import NoParams, ReloadParams, StatusParams
+from .control import Caller, Control, method, openrpc
+from .report import status
+
+
+@method("daemon.ping", "read", NoParams)
+async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object:
+    """Answers, so that a client knows that the daemon does."""
+    return {}
+
+
+@method("daemon.emergency_stop", "operate", NoParams)
+async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> object:
+    """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`."""
+    halted: list[str] = []
+    killed = await control.agents.halt(caller.name, lambda: halted.extend(control.tasks.halt()))
+    await control.tasks.halted(halted)
+    return {"workers": killed, "tasks": len(halted)}
+
+
+@method("daemon.reload", "admin", ReloadParams)
+async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> object:
+    """Reads the configuration again, applies what has changed and tells what; a broken file changes nothing."""
+    config = control.daemon.read_config()
+    return msgspec.to_builtins(await control.agents.reload(config, dry_run=params.dry_run))
+
+
+@method("rpc.discover", "read", NoParams)
+async def _discover(_control: Control, _params: NoParams, _caller: Caller) -> object:
+    """This table as an OpenRPC document (https://spec.open-rpc.org)."""
+    return openrpc()
+
+
+@method("daemon.status", "read", StatusParams)
+async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
+    """The daemon, agents, MCP servers and task counts."""
+    return status(control, params.names)
+
+
+@method("daemon.doctor", "read", NoParams)
+async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object:
+    """What the machine gives the daemon, what is in force, and which promises hold because of it."""
+    from . import doctor  # noqa: PLC0415 - start-up time: few ask
+
+    problem = ""
+    try:
+        control.daemon.read_config()
+    except CorralError as error:
+        problem = error.message
+    held = control.shared.launcher.containment
+    parts = ("tier", "kill", "freeze", "memory", "cpu", "processes", "branded", "reason")
+    facts = await asyncio.to_thread(  # a file system that hangs must not hang us
+        doctor.look,
+        socket=control.daemon.socket,
+        state_dir=control.daemon.state_dir,
+        isolation=control.agents.config.defaults.process.isolation,
+        containment=doctor.Containment(**{part: getattr(held, part) for part in parts}),
+        store_stalled_s=control.shared.store.stalled_s,
+        config_problem=problem,
+        environ=os.environ,
+    )
+    daemon = {
+        "running": True,
+        "pid": os.getpid(),
+        "version": __version__,
+        "rights": caller.permission,
+    }
+    return {"daemon": daemon, **doctor.report(facts)}

@@ -1,0 +1,551 @@
+"""What this machine gives a daemon, what is in force, and which promises hold because of it.
+
+`look` collects the facts; everything after it is a function of them. The daemon asks for itself, since it
+alone knows what is in force for it; `corral doctor` asks where no daemon runs, and learns what one that the
+caller starts would get. Standard library alone: the command starts in the time that it takes to import.
+"""
+
+import errno
+import os
+import pwd
+import resource
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from . import cgroup, kernel, landlock
+
+AGENT_USER = "corral-agent"
+CONTROLLERS = ("memory", "cpu", "pids")
+DESCRIPTORS_PER_WORKER = 5
+DESCRIPTORS_ENOUGH = 4096
+"""For hundreds of workers, with their logs and clients."""
+FREE_ENOUGH_BYTES = 1 << 30
+FREE_LEAST_BYTES = 64 << 20
+"""Below this the store and the logs are about to fail."""
+PIDS_ENOUGH = 4096
+VOLATILE = frozenset({"tmpfs", "ramfs"})
+REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph"})
+CAP_SYS_PTRACE = 19
+UNIT_REMEDY = "run corrald by its unit (make -C systemd install), which delegates a subtree to it"
+SUBTREE_REMEDY = (
+    "cgroup v2 on Linux 5.14 or newer, Delegate=yes, and the unit's own group in ReadWritePaths="
+)
+
+Verdict = Literal["ok", "warning", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing by itself: what is found, and what would make it better."""
+
+    topic: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Whether a promise holds on this machine; `why` names the exception, or what it rests on."""
+
+    name: str
+    holds: Literal["yes", "except", "no"]
+    why: str
+
+
+@dataclass(frozen=True)
+class Containment:
+    """What holds a worker's processes together, each part by itself."""
+
+    tier: str = "launcher"
+    kill: str = "subreaper"
+    freeze: str = "signals"
+    memory: str = "sampled"
+    cpu: str = "sampled"
+    processes: str = "rlimit"
+    branded: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The machine as one process sees it; `is_daemon` says that it is the daemon itself.
+
+    `agent_user` is whom agents without a `user` run as, None where that is the daemon's own user.
+    """
+
+    is_daemon: bool
+    uid: int
+    agent_user: str | None
+    under_systemd: bool
+    containment: Containment
+    landlock_abi: int
+    isolation: str
+    descriptors: tuple[int, int]
+    pids: int
+    state_dir: str
+    state_free_bytes: int | None
+    state_filesystem: str
+    state_problem: str
+    socket: str
+    socket_problem: str
+    reads_others: bool
+    oom_score_adj: int
+    store_stalled_s: float = 0.0
+    config_problem: str = ""
+
+
+def look(
+    *,
+    socket: str,
+    state_dir: str,
+    isolation: str = "basic",
+    containment: Containment | None = None,
+    store_stalled_s: float = 0.0,
+    config_problem: str = "",
+    environ: Mapping[str, str],
+) -> Facts:
+    """The facts. With `containment`, which only a daemon has, they are the daemon's own."""
+    is_daemon = containment is not None
+    free_bytes, filesystem, problem = _storage(Path(state_dir))
+    return Facts(
+        is_daemon=is_daemon,
+        uid=os.geteuid(),
+        agent_user=_agent_user(),
+        under_systemd=is_daemon and _is_service(environ),
+        containment=_outlook() if containment is None else containment,
+        landlock_abi=landlock.abi(),
+        isolation=isolation,
+        descriptors=resource.getrlimit(resource.RLIMIT_NOFILE),
+        pids=min(_number("/proc/sys/kernel/pid_max"), _number("/proc/sys/kernel/threads-max")),
+        state_dir=state_dir,
+        state_free_bytes=free_bytes,
+        state_filesystem=filesystem,
+        state_problem=problem,
+        socket=socket,
+        socket_problem="" if is_daemon else _folder_problem(Path(socket).parent),
+        reads_others=os.geteuid() != 0 or _has_capability(CAP_SYS_PTRACE),
+        oom_score_adj=_number("/proc/self/oom_score_adj", 0),
+        store_stalled_s=store_stalled_s,
+        config_problem=config_problem,
+    )
+
+
+def default_state_dir(environ: Mapping[str, str], uid: int) -> str:
+    """Where a daemon of this user keeps its state when its configuration does not say otherwise."""
+    if named := environ.get("CORRAL_STATE_DIR"):
+        return named
+    if uid == 0:
+        return "/var/lib/corral"
+    home = environ.get("HOME") or pwd.getpwuid(uid).pw_dir
+    return f"{environ.get('XDG_STATE_HOME') or home + '/.local/state'}/corral"
+
+
+# -- what it means
+
+
+def report(facts: Facts) -> dict[str, object]:
+    """Findings and promises as plain values."""
+    return {
+        "findings": [asdict(finding) for finding in findings(facts)],
+        "promises": [asdict(promise) for promise in promises(facts)],
+    }
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """Everything that is found, in a fixed order; topics are stable."""
+    return [
+        *_containment(facts),
+        *_isolation(facts),
+        _user(facts),
+        *_sizes(facts),
+        *_places(facts),
+        *_care(facts),
+    ]
+
+
+def _containment(facts: Facts) -> list[Finding]:
+    held = facts.containment
+    reason = f": {held.reason}" if held.reason else ""
+    remedy = SUBTREE_REMEDY if facts.under_systemd else UNIT_REMEDY
+    is_tree = held.tier != "launcher"
+    found = [
+        Finding(
+            "containment",
+            "ok" if is_tree else "warning",
+            f"tier {held.tier}{reason}",
+            "" if is_tree else remedy,
+        )
+    ]
+    parts = {
+        "kill": (held.kill, held.kill != "subreaper", "what has escaped is found by its parents, session and mark"),
+        "freeze": (held.freeze, held.freeze == "cgroup.freeze", "pause stops processes one by one"),
+        "memory": (held.memory, held.memory == "cgroup", "looked at several times a second, so a fast hog passes its limit by a little"),
+        "cpu": (held.cpu, held.cpu == "cgroup", "held by stopping and continuing the tree"),
+        "processes": (held.processes, held.processes == "cgroup", "counted per user, and for root not at all"),
+    }  # fmt: skip
+    wanted = "the controllers memory, cpu and pids in the delegated subtree (cgroup v2 alone, not beside v1)"
+    for name, (value, is_best, lack) in parts.items():
+        text = value if is_best else f"{value}: {lack}"
+        advice = "" if is_best else remedy if not is_tree else wanted
+        found.append(Finding(f"containment.{name}", "ok" if is_best else "warning", text, advice))
+    return found
+
+
+def _isolation(facts: Facts) -> list[Finding]:
+    is_on = facts.isolation != "none"
+    found = [
+        Finding(
+            "isolation",
+            "ok" if is_on else "warning",
+            f"{facts.isolation} by default",
+            "" if is_on else 'isolation = "basic" in [process]',
+        )
+    ]
+    for part, key in (
+        ("paths", "write_paths"),
+        ("ports", "connect_ports"),
+        ("signals", "scope_signals"),
+    ):
+        needed = landlock.NEEDED_ABI[key]
+        has = facts.landlock_abi >= needed
+        text = (
+            f"Landlock {facts.landlock_abi}"
+            if has
+            else f"Landlock {facts.landlock_abi or 'is missing'}, {needed} is needed"
+        )
+        advice = "" if has else f"a kernel with Landlock {needed} (and `landlock` among its lsm=)"
+        found.append(Finding(f"isolation.{part}", "ok" if has else "warning", text, advice))
+    return found
+
+
+def _user(facts: Facts) -> Finding:
+    if facts.uid != 0:
+        text = f"agents run as uid {facts.uid}, the daemon's own"
+        return Finding(
+            "user",
+            "ok",
+            text,
+            "for agents that are not trusted: corrald as root, whose agents have a user of their own",
+        )
+    if facts.agent_user is not None:
+        return Finding("user", "ok", f"agents without a user run as {facts.agent_user}")
+    remedy = f"make -C systemd install, or useradd --system {AGENT_USER}; then start corrald again"
+    return Finding(
+        "user",
+        "warning",
+        f"agents without a user run as root: there is no user {AGENT_USER}",
+        remedy,
+    )
+
+
+def _sizes(facts: Facts) -> list[Finding]:
+    soft, hard = facts.descriptors
+    most = (hard if hard != resource.RLIM_INFINITY else 1 << 20) // DESCRIPTORS_PER_WORKER
+    verdict: Verdict = "ok" if most * DESCRIPTORS_PER_WORKER >= DESCRIPTORS_ENOUGH else "warning"
+    limit = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    text = f"{limit} at most (soft {soft}), enough for about {most} workers"
+    remedy = (
+        ""
+        if verdict == "ok"
+        else "LimitNOFILE= of the unit, or `ulimit -Hn` of whoever starts corrald"
+    )
+    sizes = [Finding("descriptors", verdict, text, remedy)]
+    verdict = "ok" if facts.pids >= PIDS_ENOUGH else "warning"
+    remedy = "" if verdict == "ok" else "sysctl kernel.pid_max and kernel.threads-max"
+    sizes.append(
+        Finding("pids", verdict, f"{facts.pids} processes and threads on this machine", remedy)
+    )
+    return sizes
+
+
+def _places(facts: Facts) -> list[Finding]:
+    found: list[Finding] = []
+    free = facts.state_free_bytes
+    if facts.state_problem:
+        found.append(
+            Finding(
+                "state",
+                "broken",
+                f"{facts.state_dir}: {facts.state_problem}",
+                "--state-dir, or another owner of the folder",
+            )
+        )
+    elif free is not None and free < FREE_LEAST_BYTES:
+        found.append(
+            Finding("state", "broken", f"{facts.state_dir} has {free >> 20} MiB free", "make room")
+        )
+    elif free is not None and free < FREE_ENOUGH_BYTES:
+        found.append(
+            Finding("state", "warning", f"{facts.state_dir} has {free >> 20} MiB free", "make room")
+        )
+    else:
+        size = "" if free is None else f" has {free >> 30} GiB free"
+        found.append(Finding("state", "ok", f"{facts.state_dir}{size}"))
+    if facts.state_filesystem in VOLATILE | REMOTE:
+        text = f"{facts.state_dir} is on {facts.state_filesystem}"
+        found.append(
+            Finding("state.disk", "warning", text, "a state_dir on a disk of this machine")
+        )
+    if facts.socket_problem:
+        found.append(
+            Finding(
+                "socket",
+                "broken",
+                f"{facts.socket}: {facts.socket_problem}",
+                "--socket, or CORRAL_SOCKET",
+            )
+        )
+    else:
+        found.append(Finding("socket", "ok", _socket(facts.socket)))
+    if facts.config_problem:
+        found.append(Finding("configuration", "broken", facts.config_problem, "corrald --check"))
+    return found
+
+
+def _care(facts: Facts) -> list[Finding]:
+    """How the daemon itself is kept."""
+    found: list[Finding] = []
+    if facts.is_daemon:
+        text = "kept by systemd" if facts.under_systemd else "nobody starts it again when it dies"
+        found.append(
+            Finding(
+                "service",
+                "ok" if facts.under_systemd else "warning",
+                text,
+                "" if facts.under_systemd else UNIT_REMEDY,
+            )
+        )
+        is_shielded = facts.oom_score_adj < 0
+        text = f"oom_score_adj {facts.oom_score_adj}"
+        found.append(
+            Finding(
+                "oom",
+                "ok" if is_shielded else "warning",
+                text,
+                "" if is_shielded else "OOMScoreAdjust= of the unit",
+            )
+        )
+        if facts.store_stalled_s > 1:
+            text = f"the store has not answered for {facts.store_stalled_s:.0f} s: durable work is refused"
+            found.append(Finding("store", "broken", text, "look at the disk of the state folder"))
+    if (
+        not facts.reads_others
+        and facts.containment.memory != "cgroup"
+        and facts.agent_user is not None
+    ):
+        text = "the shared memory of agents of other users cannot be told from their own: workers that share pages look larger"
+        found.append(
+            Finding(
+                "proportional memory",
+                "warning",
+                text,
+                "CapabilityBoundingSet=CAP_SYS_PTRACE in a drop-in",
+            )
+        )
+    return found
+
+
+def promises(facts: Facts) -> list[Promise]:
+    """What corral promises, and whether it holds here."""
+    held = facts.containment
+    shares_uid = facts.uid != 0 or facts.agent_user is None
+    whom = f"uid {facts.uid}" if facts.uid else "root"
+    if shares_uid:
+        scope = (
+            ""
+            if facts.landlock_abi >= landlock.NEEDED_ABI["scope_signals"]
+            else " and may signal them"
+        )
+        malice = Promise(
+            "a bad worker hurts nobody else",
+            "except",
+            f"a hostile one: agents run as {whom}, as the daemon does, may read and write its files{scope}",
+        )
+    elif facts.landlock_abi < landlock.NEEDED_ABI["scope_signals"]:
+        malice = Promise(
+            "a bad worker hurts nobody else",
+            "except",
+            f"a hostile one may signal the others that run as {facts.agent_user}",
+        )
+    elif held.processes != "cgroup":
+        malice = Promise(
+            "a bad worker hurts nobody else",
+            "except",
+            "a fork bomb: it takes the processes of its user, which other agents share",
+        )
+    else:
+        malice = Promise(
+            "a bad worker hurts nobody else",
+            "yes",
+            f"agents run as {facts.agent_user}, and the kernel holds their limits",
+        )
+    kept = Promise(
+        "nothing accepted is lost", "yes", f"the store is on {facts.state_filesystem or 'a disk'}"
+    )
+    if facts.state_filesystem in VOLATILE:
+        kept = Promise(
+            "nothing accepted is lost",
+            "except",
+            f"{facts.state_dir} is in memory, and gone with the next boot",
+        )
+    elif facts.state_filesystem in REMOTE:
+        kept = Promise(
+            "nothing accepted is lost",
+            "except",
+            f"{facts.state_filesystem} may lose what it has acknowledged",
+        )
+    elif facts.store_stalled_s > 1 or facts.state_problem:
+        kept = Promise(
+            "nothing accepted is lost", "yes", "by refusing: the store takes nothing now"
+        )
+    why = (
+        "memory deaths are told by the kernel"
+        if held.memory == "cgroup"
+        else "memory deaths are told by the sampler; the kernel's own are guessed from SIGKILL"
+    )
+    return [_no_orphan(facts), malice, kept, Promise("it says why", "yes", why)]
+
+
+def _no_orphan(facts: Facts) -> Promise:
+    """It depends on who is left when daemon and launcher are killed in one instant."""
+    held = facts.containment
+    if held.tier == "pidns":
+        return Promise("no orphan", "yes", "everything dies with the launcher, by the kernel")
+    if facts.under_systemd:
+        why = "by the launcher, and by systemd for what is left of the service"
+        return Promise("no orphan", "yes", why)
+    end = "until the next start"
+    if held.tier == "launcher" and not held.branded:
+        end = "on: RLIMIT_RSS is limited already, by which the next start would know it"
+    why = "when daemon and launcher are killed in one instant, what has left its session lives"
+    return Promise("no orphan", "except", f"{why} {end}")
+
+
+# -- how it is found
+
+
+def _is_service(environ: Mapping[str, str]) -> bool:
+    """Whether systemd has started this very process: what a service starts inherits INVOCATION_ID."""
+    if "INVOCATION_ID" not in environ:
+        return False
+    pid = environ.get("SYSTEMD_EXEC_PID")  # since systemd 248
+    return "NOTIFY_SOCKET" in environ if pid is None else pid == str(os.getpid())
+
+
+def _agent_user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(AGENT_USER).pw_name
+    except KeyError:
+        return None
+
+
+def _outlook() -> Containment:
+    """What a daemon that we start would find, as far as that can be told without trying."""
+    name = cgroup.name_of("self")
+    folder = _cgroup_folder(name) if name else None
+    branded = kernel.brand_for(0, 0) is not None
+    if folder is None:
+        return Containment(branded=branded, reason="there are no control groups of version 2 here")
+    uid = os.geteuid()
+    is_own = uid != 0 and folder.stat().st_uid == uid
+    if not is_own and os.path.isdir("/run/systemd/system"):
+        return Containment(
+            branded=branded, reason="a daemon started by hand gets no subtree from systemd"
+        )
+    if not os.access(folder / "cgroup.procs", os.W_OK):
+        return Containment(branded=branded, reason=f"uid {uid} may not write to {folder}")
+    if not (folder / "cgroup.freeze").exists() and name != "/":
+        return Containment(branded=branded, reason="this kernel's control groups cannot be frozen")
+    offered = cgroup.read(str(folder), "cgroup.controllers").split()
+    missing = [each for each in CONTROLLERS if each not in offered]
+    return Containment(
+        tier="cgroup-kill" if missing else "cgroup",
+        kill="cgroup.kill",
+        freeze="cgroup.freeze",
+        memory="cgroup" if "memory" in offered else "sampled",
+        cpu="cgroup" if "cpu" in offered else "sampled",
+        processes="cgroup" if "pids" in offered else "rlimit",
+        branded=branded,
+        reason=f"{folder} does not offer the controllers: {', '.join(missing)}" if missing else "",
+    )
+
+
+def _cgroup_folder(name: str) -> Path | None:
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, kind = line.partition(" - ")
+        root, mounted = fields.split()[3:5]
+        if kind.startswith("cgroup2 ") and (name + "/").startswith(root.rstrip("/") + "/"):
+            folder = Path(mounted + name[len(root.rstrip("/")) :])
+            if (folder / "cgroup.procs").exists():
+                return folder
+    return None
+
+
+def _storage(folder: Path) -> tuple[int | None, str, str]:
+    """Free bytes and file system of a folder or of where it would be made, and why it cannot be used."""
+    problem = _folder_problem(folder)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free, _filesystem(folder), problem
+    except OSError as error:
+        return None, "", problem or str(error.strerror).lower()
+
+
+def _folder_problem(folder: Path) -> str:
+    """Why files cannot be made in a folder, which may have to be made first; empty where they can."""
+    if folder.exists():
+        if not folder.is_dir():
+            return "it is no folder"
+        return (
+            ""
+            if os.access(folder, os.W_OK | os.X_OK)
+            else f"uid {os.geteuid()} may not write there"
+        )
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return (
+        ""
+        if os.access(folder, os.W_OK | os.X_OK)
+        else f"uid {os.geteuid()} may not make it in {folder}"
+    )
+
+
+def _filesystem(folder: Path) -> str:
+    """The type of the file system, from the longest mount point above it."""
+    real = os.path.realpath(folder)
+    best, kind = "", ""
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, rest = line.partition(" - ")
+        mounted = fields.split()[4].replace("\\040", " ")
+        if (real + "/").startswith(mounted.rstrip("/") + "/") and len(mounted) >= len(best):
+            best, kind = mounted, rest.split()[0]
+    return kind
+
+
+def _socket(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return f"{path}, not there" if error.errno == errno.ENOENT else f"{path}: {error.strerror}"
+    return f"{path}, mode {status.st_mode & 0o777:04o}, uid {status.st_uid}, gid {status.st_gid}"
+
+
+def _number(path: str, otherwise: int = 1 << 22) -> int:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return otherwise
+
+
+def _has_capability(number: int) -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> number & 1)
+    return False

@@ -1,0 +1,188 @@
+"""Which limit of `[resources]` was passed, what that is called, and how soon a tree has to be looked at again.
+
+It decides from figures: readings of a tree, or what the kernel says of an end. The kernel tells of some
+limits only by how a process ends (SIGXCPU, SIGXFSZ, its OOM killer); others it tells to the program alone
+(EMFILE, EAGAIN, ENOMEM), and from outside only a full table can be seen.
+"""
+
+from msgspec import Struct
+
+from .spec import Resources
+
+GROWTH_BYTES_PER_S = 4 * 1024**3
+"""How fast a tree takes memory at worst; one process that touches new pages was measured at 2.4 GiB/s."""
+
+MIN_LOOK_S = 0.02
+"""Between two looks at one tree, however near its limit."""
+
+YOUNG_S = 0.1
+"""The first wait of a tree that has just been started: what it uses changes fast, then ever less."""
+
+SHARE = 0.02
+"""Of one processor at most for the looks at one tree: one of thousands of processes is looked at less often."""
+
+CPU_MARGIN_S = 1
+"""Beyond max_cpu_seconds: so long the kernel's own limit, RLIMIT_CPU, may act first, as with its hard limit."""
+
+TICKS_ARE_TRUE = 0.7
+"""The kernel ends a process by a count of its clock's ticks; on a busy machine that was seen to be 1.3 of the truth."""
+
+TOKENS_S = 60.0
+"""max_tokens_per_minute looks back for so long."""
+
+EVENTS = {
+    "max_memory_bytes": "limit.memory",
+    "max_cpu_seconds": "limit.cpu_seconds",
+    "max_file_size_bytes": "limit.file_size",
+    "max_file_descriptors": "limit.file_descriptors",
+    "max_processes": "limit.worker_processes",
+    "max_tokens_per_minute": "limit.tokens",
+}
+"""The event that tells of it, by the key in `[resources]`."""
+
+
+class Excess(Struct, frozen=True):
+    """A limit that was reached or passed: its key, its value, and what was found.
+
+    `used` is None where the kernel says that, but not how much. `result` is what the end of the worker is
+    called on account of it, None where it lives on.
+    """
+
+    key: str
+    limit: int
+    used: float | None
+    message: str
+    result: str | None = None
+
+    @property
+    def event(self) -> str:
+        """The type of the event that tells of it."""
+        return EVENTS[self.key]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the event says."""
+        used = {} if self.used is None else {"used": self.used}
+        return {"key": self.key, "limit": self.limit, **used, "reason": self.message}
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes} bytes"
+
+
+def memory(used_bytes: int, resources: Resources) -> Excess | None:
+    """Whether a tree has more memory than it may."""
+    limit = resources.max_memory_bytes
+    if not limit or used_bytes <= limit:
+        return None
+    text = f"its process tree uses {_mib(used_bytes)} of max_memory_bytes = {_mib(limit)}"
+    return Excess("max_memory_bytes", limit, used_bytes, text, "oom")
+
+
+def cpu_seconds(used_s: float, resources: Resources) -> Excess | None:
+    """Whether a tree, all processes together, has used more processor time than it may."""
+    limit = resources.max_cpu_seconds
+    if not limit or used_s <= limit + CPU_MARGIN_S:
+        return None
+    text = f"its process tree has used {used_s:.1f} s of max_cpu_seconds = {limit}"
+    return Excess("max_cpu_seconds", limit, round(used_s, 3), text, "cpu-time")
+
+
+def file_descriptors(open_files: int, resources: Resources) -> Excess | None:
+    """Whether one process can open no more: it has been told EMFILE, or is about to be."""
+    limit = resources.max_file_descriptors
+    if open_files < limit:
+        return None
+    text = f"one of its processes has {open_files} of max_file_descriptors = {limit} open"
+    return Excess("max_file_descriptors", limit, open_files, text)
+
+
+def processes(threads: int, resources: Resources) -> Excess | None:
+    """Whether a tree can start no more processes and threads: fork(2) says EAGAIN."""
+    limit = resources.max_processes
+    if not limit or threads < limit:
+        return None
+    text = f"its process tree has {threads} of max_processes = {limit} processes and threads"
+    return Excess("max_processes", limit, threads, text)
+
+
+class Spending(Struct, frozen=True):
+    """The tokens that a worker has used: when, and how many, the oldest first."""
+
+    entries: tuple[tuple[float, int], ...] = ()
+
+    def plus(self, tokens: int, now: float) -> "Spending":
+        """With these tokens, and without what is older than a minute; in steps of a second."""
+        kept = [(at, count) for at, count in self.entries if at > now - TOKENS_S]
+        if kept and kept[-1][0] > now - 1.0:
+            at, count = kept.pop()
+            return Spending((*kept, (at, count + tokens)))
+        return Spending((*kept, (now, tokens)))
+
+    def used(self, now: float) -> int:
+        """How many were used within the last minute."""
+        return sum(count for at, count in self.entries if at > now - TOKENS_S)
+
+    def wait_s(self, limit: int, now: float) -> float:
+        """How long it takes until fewer than `limit` are counted; 0 when it is so."""
+        left = self.used(now)
+        for at, count in self.entries:
+            if left < limit:
+                break
+            if at > now - TOKENS_S:
+                left -= count
+                if left < limit:
+                    return at + TOKENS_S - now
+        return 0.0
+
+
+def tokens(used: int, resources: Resources) -> Excess | None:
+    """Whether a worker has used as many tokens within a minute as it may: it takes no more tasks for now."""
+    limit = resources.max_tokens_per_minute
+    if not limit or used < limit:
+        return None
+    text = f"it has used {used} of max_tokens_per_minute = {limit}"
+    return Excess("max_tokens_per_minute", limit, used, text)
+
+
+def at_end(
+    code: int | None, signal: str | None, cpu_s: float, oom_kills: int, resources: Resources
+) -> Excess | None:
+    """The limit on account of which a leader has ended, as far as the kernel tells.
+
+    `cpu_s` is what it and the children that it waited for had used, `oom_kills` how many processes of the
+    tree the kernel's OOM killer has ended.
+    """
+    if oom_kills and code != 0:
+        limit = resources.max_memory_bytes
+        text = f"the kernel ended {oom_kills} of its processes: max_memory_bytes = {_mib(limit)}"
+        return Excess("max_memory_bytes", limit, None, text, "oom")
+    limit = resources.max_cpu_seconds
+    was_killed = signal == "SIGKILL" and limit and cpu_s > TICKS_ARE_TRUE * (limit + CPU_MARGIN_S)
+    if signal == "SIGXCPU" or was_killed:
+        text = f"killed by {signal} after {cpu_s:.1f} s: max_cpu_seconds = {limit}"
+        return Excess("max_cpu_seconds", limit, round(cpu_s, 3), text, "cpu-time")
+    if signal == "SIGXFSZ":
+        limit = resources.max_file_size_bytes
+        text = f"killed by SIGXFSZ, writing a file: max_file_size_bytes = {limit}"
+        return Excess("max_file_size_bytes", limit, None, text, "file-size")
+    return None
+
+
+def look_in_s(
+    cpu_s: float, resources: Resources, *, age_s: float, interval_s: float, processors: int
+) -> float:
+    """In how many seconds a tree is due again, whatever memory is taken: before it could have passed a limit.
+
+    `interval_s` is for a tree that is old and far from any limit.
+    """
+    wait_s = min(interval_s, max(YOUNG_S, age_s))
+    if resources.max_cpu_seconds:
+        left_s = resources.max_cpu_seconds + CPU_MARGIN_S - cpu_s
+        wait_s = min(wait_s, left_s / processors)
+    return wait_s
+
+
+def pause_s(cost_s: float) -> float:
+    """The least between two looks at one tree; `cost_s` is what the last one took."""
+    return max(MIN_LOOK_S, cost_s / SHARE)

@@ -1,0 +1,293 @@
+"""Holds each worker to its `[resources]`, as far as the kernel does not do that by itself, and tells of it.
+
+`excess` and `throttle` decide; here a tree that is over a limit is ended, one that uses too much of the
+processors is frozen and thawed, and events say so. What holds a limit is in `Launcher.containment`:
+where a cgroup has the controller, the kernel; else what is sampled here.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import NamedTuple
+
+from ..worker.errors import Overloaded
+from . import cgroup, excess, throttle
+from .bus import Bus
+from .containment import Containment
+from .excess import Excess
+from .keeper import Incarnation, Keeper
+from .lifecycle import Replace, State
+from .metrics import Metrics, Sample
+from .process import Launcher
+from .spec import Resources
+from .throttle import Throttle
+from .usage import Tree, Usage
+
+EPISODE_S = 5.0
+"""A tree that was not held back for so long is not throttled any more: one event at each end, none between."""
+
+KERNEL_LOOK_S = 1.0
+"""Between two looks at how much the kernel holds a tree back."""
+
+BELOW = 0.9
+"""A table is full until it is below this share of its limit: then it can be told of again."""
+
+REASON = "cpu_limit_percent"
+"""Why a tree is frozen, beside others who may want it frozen."""
+
+PROCESSORS = os.cpu_count() or 1
+
+logger = logging.getLogger(__name__)
+
+
+class Throttling(NamedTuple):
+    """How far a worker is held back: now, and for how many seconds in this incarnation."""
+
+    throttled: bool = False
+    throttled_s: float = 0.0
+
+
+class Limits:
+    """The limits of all workers."""
+
+    def __init__(self, launcher: Launcher, bus: Bus) -> None:
+        self._launcher = launcher
+        self._bus = bus
+        self._metrics = Metrics()
+        self._wardens: dict[Keeper, Warden] = {}
+
+    async def run(self) -> None:
+        """Holds them until it is cancelled."""
+        await self._metrics.run()
+
+    def changed(self, keeper: Keeper) -> None:
+        """Takes note of a worker's start and end; for every change of a worker."""
+        worker, life = keeper.worker, keeper.life
+        warden = self._wardens.get(keeper)
+        if warden is not None and (life is not warden.life or worker.pid is None):
+            del self._wardens[keeper]
+            warden.release()
+            self._metrics.forget(warden.life.unit)
+            warden = None
+        if worker.pid is None or life is None:
+            return
+        if warden is None:
+            self._watch(keeper, life)
+        elif worker.state is State.SHUTTING_DOWN:
+            warden.release()  # what is frozen cannot end within its grace period
+
+    def _watch(self, keeper: Keeper, life: Incarnation) -> None:
+        unit = life.unit
+        if not _is_needed(keeper.spec.resources, self._launcher.containment):
+            return
+        tree = Tree(lambda: self._launcher.roots(unit), self._launcher.cgroup_of(unit))
+        warden = Warden(keeper, life, tree, self._launcher, self._bus)
+        self._wardens[keeper] = warden
+        self._metrics.watch(unit, tree, warden)
+
+    def sample(self, keeper: Keeper) -> Sample:
+        """What a worker uses, as it was last looked at."""
+        warden = self._wardens.get(keeper)
+        if warden is None or not warden.resources.enable_resource_tracking:
+            return Sample()
+        return self._metrics.of(warden.life.unit)
+
+    def throttling(self, keeper: Keeper) -> Throttling:
+        """How far a worker is held back by cpu_limit_percent."""
+        warden = self._wardens.get(keeper)
+        return Throttling() if warden is None else warden.throttling
+
+
+class Warden:
+    """Holds one incarnation of one worker to the limits that it was started with."""
+
+    def __init__(
+        self, keeper: Keeper, life: Incarnation, tree: Tree, launcher: Launcher, bus: Bus
+    ) -> None:
+        self.keeper = keeper
+        self.life = life
+        self.resources = keeper.spec.resources
+        self.throttling = Throttling()
+        self._tree = tree
+        self._launcher = launcher
+        self._bus = bus
+        self._loop = asyncio.get_running_loop()
+        contained = launcher.containment
+        self._samples_memory = contained.memory == "sampled"
+        self._samples_cpu = contained.cpu == "sampled"
+        self._used_bytes = 0
+        self._is_over = False
+        self._is_released = False
+        self._is_holding = False
+        self._attending: asyncio.Task[object] | None = None
+        self._stirred: asyncio.Event | None = None
+        self._held_at = 0.0
+        self._full: frozenset[str] = frozenset()
+
+    # -- what is told
+
+    async def judge(self, usage: Usage) -> None:
+        """Ends a tree that is over a limit, and tells of full tables."""
+        self._used_bytes = usage.rss_bytes
+        if self._stirred is not None:
+            self._stirred.set()
+        if self._is_over:
+            return
+        over = excess.cpu_seconds(usage.cpu_s, self.resources)
+        if self._samples_memory and excess.memory(usage.rss_bytes, self.resources):
+            self._used_bytes = await self._tree.pss_bytes()
+            over = excess.memory(self._used_bytes, self.resources) or over
+        if over is not None:
+            self._end(over)
+            return
+        files = self._tree.most_files
+        for full, used in ((excess.file_descriptors, files), (excess.processes, usage.threads)):
+            found = full(used, self.resources)
+            name = full.__name__
+            if found is not None and name not in self._full:
+                self._full |= {name}
+                self.keeper.publish_excess(found)
+            elif full(int(used / BELOW), self.resources) is None:
+                self._full -= {name}
+
+    def wait_s(self) -> float:
+        """In how many seconds to look again, whatever memory is taken meanwhile."""
+        longest_s = self.keeper.spec.monitoring.metrics_interval
+        if self._is_holding:
+            longest_s = min(longest_s, throttle.IDLE_LOOK_S)
+        wait_s = excess.look_in_s(
+            self._tree.usage.cpu_s,
+            self.resources,
+            age_s=self._loop.time() - self.life.started_at,
+            interval_s=longest_s,
+            processors=PROCESSORS,
+        )
+        return max(wait_s, self.pause_s())
+
+    def pause_s(self) -> float:
+        """How many seconds to let pass, however much is taken."""
+        return excess.pause_s(self._tree.cost_s)
+
+    def room_bytes(self) -> int | None:
+        """How much more memory the tree may have; None where the kernel holds it, or nothing does."""
+        if not self._samples_memory or not self.resources.max_memory_bytes:
+            return None
+        return self.resources.max_memory_bytes - self._used_bytes
+
+    def _end(self, over: Excess) -> None:
+        """Ends a tree that is over a limit, whatever it is doing."""
+        keeper = self.keeper
+        if keeper.life is not self.life or keeper.worker.pid is None:
+            return  # it has ended meanwhile
+        assert over.result is not None, "only an excess that ends a worker comes here"
+        self._is_over = True
+        self.keeper.publish_excess(over)
+        if keeper.worker.state is State.SHUTTING_DOWN:
+            self._launcher.kill(self.life.unit)  # it has been asked already, and has lost its grace
+        else:
+            keeper.send(Replace(over.result, over.message))
+
+    # -- the share of the processors
+
+    def attend(self) -> Coroutine[None, None, None] | None:
+        """What holds the tree to its share of the processors, or sees the kernel do it."""
+        if not self.resources.cpu_limit_percent or self._is_released:
+            return None
+        self._is_holding = self._samples_cpu
+        return self._attend(self.resources.cpu_limit_percent)
+
+    async def _attend(self, percent: int) -> None:
+        self._attending = asyncio.current_task()
+        if self._samples_cpu:
+            await self._hold(throttle.begin(percent, 0.0, self._loop.time()))
+        else:
+            await self._watch_kernel()
+
+    def release(self) -> None:
+        """Freezes the tree no more."""
+        self._is_released = True
+        self._is_holding = False
+        if self._attending is not None:
+            self._attending.cancel()
+
+    async def _hold(self, account: Throttle) -> None:
+        is_frozen = False
+        stirred = self._stirred = asyncio.Event()
+        try:
+            while True:
+                used_s = await self._tree.cpu_s()
+                has_run = used_s > account.used_s
+                account, wait_s = throttle.step(account, used_s, self._loop.time())
+                if account.is_frozen:
+                    self.keeper.freeze(REASON)
+                    if is_frozen and has_run:  # it was forked while the others were being frozen
+                        self._freeze_again()
+                    self.keeper.excuse(wait_s)
+                else:
+                    self.keeper.thaw(REASON)
+                    wait_s = max(wait_s, self._tree.cost_s / excess.SHARE)
+                is_frozen = account.is_frozen
+                self._note_held(is_frozen, account.frozen_s)
+                stirred.clear()
+                if is_frozen or has_run or self.throttling.throttled:
+                    await asyncio.sleep(wait_s)
+                else:
+                    await stirred.wait()  # an idle one is looked at with all others, for less
+        finally:
+            if self.keeper.life is self.life:
+                self.keeper.thaw(REASON)
+
+    def _freeze_again(self) -> None:
+        try:
+            self._launcher.freeze(self.life.unit)
+        except Overloaded as error:  # the next look finds out
+            logger.warning("%s", error)
+
+    async def _watch_kernel(self) -> None:
+        path = self._launcher.cgroup_of(self.life.unit)
+        before_s = 0.0
+        while path is not None:
+            held_s = _throttled_s(path)
+            self._note_held(held_s > before_s, held_s)
+            before_s = held_s
+            await asyncio.sleep(KERNEL_LOOK_S)
+
+    def _note_held(self, is_held: bool, held_s: float) -> None:
+        """Tells of the beginning and the end of an episode, however often the tree is frozen in it."""
+        now = self._loop.time()
+        before = self.throttling.throttled
+        if is_held:
+            self._held_at = now
+        is_throttled = is_held or (before and now - self._held_at < EPISODE_S)
+        self.throttling = Throttling(is_throttled, round(held_s, 3))
+        if is_throttled != before:
+            self._bus.publish(
+                "limit.cpu",
+                agent=self.keeper.spec.name,
+                worker=self.keeper.id,
+                incarnation=self.life.number,
+                limit=self.resources.cpu_limit_percent,
+                throttled=is_throttled,
+                throttled_s=self.throttling.throttled_s,
+            )
+
+
+def _is_needed(asked: Resources, contained: Containment) -> bool:
+    """Whether there is anything to be looked at."""
+    holds_memory = contained.memory == "sampled" and asked.max_memory_bytes > 0
+    return (
+        asked.enable_resource_tracking
+        or holds_memory
+        or asked.max_cpu_seconds > 0
+        or asked.cpu_limit_percent > 0
+    )
+
+
+def _throttled_s(path: Path) -> float:
+    for line in cgroup.read(str(path), "cpu.stat").split("\n"):
+        name, _, value = line.partition(" ")
+        if name == "throttled_usec":
+            return int(value) / 1e6
+    return 0.0

@@ -1,0 +1,142 @@
+"""What `status` and `show` tell of the daemon, its agents and their workers."""
+
+import os
+from dataclasses import asdict
+
+import msgspec
+
+from .. import __version__
+from ..worker.schema import (
+    AgentStatus,
+    AlertCounts,
+    DaemonStatus,
+    ExitRecord,
+    HealthRecord,
+    Status,
+    TaskCounts,
+    WorkerStatus,
+)
+from .control import Control
+from .crew import Agent
+from .health import Health
+from .keeper import Keeper
+from .lifecycle import LastExit, State
+from .store import STALL_S
+
+
+def status(control: Control, names: list[str] | None) -> Status:
+    """The daemon, the agents and MCP servers of `names` (None: all), and task counts.
+
+    Raises:
+        NotFound: a name is neither an agent's nor a worker's.
+    """
+    agents = control.agents
+    if names is None:
+        chosen = list(agents.agents.values())
+    else:
+        chosen = []
+        for name in names:
+            agent = agents.of(
+                agents.keepers(name)[0].spec.name if name not in agents.agents else name
+            )
+            if agent not in chosen:
+                chosen.append(agent)
+    entries = [agent_status(control, agent) for agent in chosen]
+    degraded: list[str] = ["store"] if control.shared.store.stalled_s > STALL_S else []
+    if any(keeper.log.trouble for keeper in agents.all_keepers()):
+        degraded.append("logs")
+    if agents.brake is not None:
+        degraded.append("emergency-stop")
+    return Status(
+        daemon=DaemonStatus(
+            pid=os.getpid(),
+            version=__version__,
+            uptime_s=round(control.loop.time() - control.daemon.started, 3),
+            socket=control.daemon.socket,
+            state_dir=control.daemon.state_dir,
+            containment=control.shared.launcher.containment.tier,
+            draining=agents.draining,
+            degraded=degraded,
+            config=control.daemon.config,
+            launcher_pid=control.shared.launcher.pid or None,
+            alerts=AlertCounts(**asdict(control.shared.alert_counts)),
+        ),
+        agents=[entry for entry in entries if entry.kind == "agent"],
+        mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
+        tasks=TaskCounts(**control.tasks.totals()),
+    )
+
+
+def agent_status(control: Control, agent: Agent) -> AgentStatus:
+    """One agent or server in `status`."""
+    spec = agent.spec
+    status = AgentStatus(
+        name=agent.name,
+        kind=spec.kind,
+        state=agent.state,
+        wanted=agent.wanted,
+        degraded=any(keeper.checkup.is_degraded for keeper in agent.keepers),
+        protocol=spec.protocol,
+        workers=[worker_status(control, keeper) for keeper in agent.keepers],
+        queued=control.tasks.queued(agent.name),
+    )
+    if spec.kind == "mcp":
+        tools = [tool.name for tool in agent.tools]
+        status = msgspec.structs.replace(status, tools=tools)
+    return status
+
+
+def worker_status(control: Control, keeper: Keeper) -> WorkerStatus:
+    """One worker in `status`."""
+    worker = keeper.worker
+    now = control.loop.time()
+    life = keeper.life
+    sample = control.limits.sample(keeper)
+    throttling = control.limits.throttling(keeper)
+    next_start = worker.deadline if worker.state is State.INITIAL else None
+    return WorkerStatus(
+        id=worker.id,
+        pid=worker.pid,
+        state=worker.state,
+        incarnation=worker.incarnation,
+        restarts=worker.restarts,
+        uptime_s=round(now - life.started_at, 3) if life and worker.pid is not None else 0.0,
+        rss_bytes=sample.rss_bytes,
+        paused=worker.paused_at is not None,
+        cpu_percent=sample.cpu_percent,
+        open_files=sample.open_files,
+        task=next(iter(keeper.running), None) if keeper.spec.kind == "agent" else None,
+        next_start_in_s=None if next_start is None else round(max(0.0, next_start - now), 3),
+        last_exit=None if worker.last_exit is None else exit_record(worker.last_exit),
+        reason=worker.reason,
+        log_lost_lines=keeper.log.lost_lines,
+        log_lost_bytes=keeper.log.lost_bytes,
+        log_trouble=keeper.log.trouble,
+        health=[health_record(each) for each in keeper.checkup.healths],
+        throttled=throttling.throttled,
+        throttled_s=throttling.throttled_s,
+    )
+
+
+def health_record(health: Health) -> HealthRecord:
+    """How a check of a worker stands."""
+    return HealthRecord(
+        name=health.name,
+        healthy=health.healthy,
+        degraded=health.degraded,
+        failures=health.failures,
+        at=health.at or None,
+        message=health.message,
+    )
+
+
+def exit_record(last: LastExit) -> ExitRecord:
+    """How an incarnation ended, as `status` and `show` tell it."""
+    return ExitRecord(
+        result=last.result,
+        code=last.code,
+        signal=last.signal,
+        forced=last.forced,
+        at=last.at,
+        message=last.message,
+    )

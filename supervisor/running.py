@@ -1,0 +1,595 @@
+"""The agents and MCP servers that there are, and what people do with their workers.
+
+Start, stop, pause and the rest are events for the lifecycle, which puts them in order by itself, so they
+need no lock: each is sent in one go, and the last one wins. What requires others is started when they
+are Ready, and stopped before them; where that has to be waited for, whatever is asked meanwhile
+takes it back. The limit of processes is checked, and the room taken, without anything in between.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from ..worker.errors import (
+    Conflict,
+    InvalidParams,
+    NotFound,
+    ResourceLimitExceeded,
+    ShuttingDown,
+    Timeout,
+)
+from . import lifecycle
+from .crew import Agent, not_paused, not_up, users, waves
+from .keeper import Keeper, Shared, utc_now
+from .lifecycle import ASKED_FOR, UP, State, Worker
+from .process import Exit
+from .roster import Brake, Roster
+from .spec import Config
+
+Exits: TypeAlias = Mapping[str, lifecycle.LastExit | None]
+"""Last exits by worker id."""
+
+STOP_MARGIN_S = 30.0
+"""Beyond the grace period: a stop that takes longer meets a process that the kernel cannot end."""
+
+
+class Running:
+    """The agents and servers of one daemon, by name."""
+
+    def __init__(self, shared: Shared, config: Config) -> None:
+        self.shared = shared
+        self.config = config
+        self.agents: dict[str, Agent] = {}
+        self.draining = False
+        self.brake: Brake | None = None
+        """The emergency stop that is in force."""
+        self._roster = Roster(shared.store)
+        self._braking = asyncio.Lock()
+        self._no_room: list[Keeper] = []
+        self._leaving: set[Keeper] = set()
+
+    # -- who there is
+
+    def of(self, name: str) -> Agent:
+        """The agent or server of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        agent = self.agents.get(name)
+        if agent is None:
+            raise NotFound(f'cannot find agent "{name}"', name=name, known=sorted(self.agents))
+        return agent
+
+    def keepers(self, name: str) -> list[Keeper]:
+        """All keepers of an agent, or the one of a worker id.
+
+        Raises:
+            NotFound: the name is neither.
+        """
+        if name in self.agents:
+            return self.agents[name].keepers
+        found = self._keeper_of(name)
+        if found is not None:
+            return [found]
+        raise NotFound(
+            f'cannot find agent or worker "{name}"', name=name, known=sorted(self.agents)
+        )
+
+    def all_keepers(self) -> list[Keeper]:
+        """Every keeper, in the order of the configuration."""
+        return [keeper for agent in self.agents.values() for keeper in agent.keepers]
+
+    def selected(self, names: Sequence[str], everything: bool) -> list[Keeper]:
+        """The keepers that a command names, each once.
+
+        Raises:
+            NotFound: a name is unknown.
+            InvalidParams: nothing is named, or both names and all.
+        """
+        if everything == bool(names):
+            raise InvalidParams(
+                "cannot tell whom: give names, or all", key="names", value=list(names)
+            )
+        if everything:
+            return self.all_keepers()
+        return list(dict.fromkeys(keeper for name in names for keeper in self.keepers(name)))
+
+    def _keeper_of(self, worker_id: str) -> Keeper | None:
+        name, _, number = worker_id.rpartition("-")
+        agent = self.agents.get(name)
+        if agent is None or not number.isdecimal() or int(number) >= len(agent.keepers):
+            return None
+        keeper = agent.keepers[int(number)]  # they stand in the order of their numbers
+        return keeper if keeper.id == worker_id else None
+
+    # -- reports of the launcher
+
+    def exited(self, report: Exit) -> None:
+        """Hands the death of a leader to its keeper."""
+        keeper = self._keeper_of(report.unit.rpartition("#")[0])
+        if keeper is not None:
+            keeper.exited(report)
+
+    def emptied(self, unit: str) -> None:
+        """Hands the end of a tree to its keeper."""
+        keeper = self._keeper_of(unit.rpartition("#")[0])
+        if keeper is not None:
+            keeper.emptied(unit)
+
+    # -- room
+
+    def active(self) -> int:
+        """How many workers and servers have, or are about to have, processes."""
+        return sum(keeper.takes_room for keeper in self.all_keepers())
+
+    def check_capacity(self, more: int) -> None:
+        """Refuses to start more processes than the daemon may have.
+
+        Raises:
+            ResourceLimitExceeded: with `limit` and `value`.
+        """
+        limit = self.config.process.max_concurrent_processes
+        active = self.active() if more else 0
+        if active + more > limit:
+            raise ResourceLimitExceeded(
+                f"cannot start {more} more processes: {active} of"
+                f" max_concurrent_processes = {limit} are in use",
+                limit="max_concurrent_processes",
+                value=active + more,
+            )
+
+    def fill_room(self) -> None:
+        """Starts what found no room at boot, as far as there is some now."""
+        while self._no_room and not self.draining and self.brake is None:
+            keeper = self._no_room[0]
+            if keeper.worker.waits and not keeper.takes_room:
+                needed = self._needed([keeper])
+                limit = self.config.process.max_concurrent_processes
+                if self.active() + _idle(needed) > limit:
+                    return
+                self._no_room.remove(keeper)
+                self._begin(needed)
+            else:  # it was started, stopped or removed
+                self._no_room.remove(keeper)
+
+    def _start_as_room_allows(self, keepers: Iterable[Keeper]) -> None:
+        """What starts by itself: what finds no room waits for it, and says so."""
+        limit = self.config.process.max_concurrent_processes
+        taken = self.active()
+        for keeper in keepers:
+            needed = self._needed([keeper])
+            more = _idle(needed)
+            if taken + more > limit:
+                reason = f"max_concurrent_processes = {limit} is reached"
+                keeper.send(lifecycle.Want(reason))
+                self._no_room.append(keeper)
+                self.shared.bus.publish("limit.processes", worker=keeper.id, reason=reason)
+            else:
+                taken += more
+                self._begin(needed)
+
+    # -- starting
+
+    async def start(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
+        """Starts workers and what they require, and waits until they are up; ends an emergency stop.
+
+        Raises:
+            SpawnFailed: one did not come up; `data` has `result`.
+            Timeout: one was not ready in time.
+            Conflict: one is being removed, or is paused before it was ready.
+            ResourceLimitExceeded: they are too many; none is started.
+        """
+        self._startable(keepers)
+        await self._release_brake()
+        await self.bring_up(keepers, wait=wait)
+
+    async def bring_up(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
+        """As `start`, for whoever may not end an emergency stop.
+
+        Raises:
+            Conflict: an emergency stop is in force.
+            CorralError: as for `start`.
+        """
+        self.check_brake("start anything")
+        needed = self._startable(keepers)
+        before = {keeper.id: keeper.worker.last_exit for keeper in self.all_keepers()}
+        self._begin(needed)
+        if wait:
+            await self._until_up(keepers, before)
+
+    async def call_up(self, keeper: Keeper) -> None:
+        """Starts the worker of a server that is called, or waits for one that is on its way."""
+        worker = keeper.worker
+        last = worker.last_exit
+        if worker.state is State.TERMINATED and last is not None and last.result == "restart-limit":
+            raise not_up(worker)
+        if worker.wanted and worker.state is not State.TERMINATED:
+            await self._until_up([keeper], {keeper.id: last})
+        else:
+            await self.bring_up([keeper])
+
+    def check_may_start(self, keepers: Iterable[Keeper]) -> None:
+        """Refuses to start anything while the daemon stops, and whatever comes or goes.
+
+        Raises:
+            ShuttingDown, Conflict, NotFound: it is so.
+        """
+        if self.draining:
+            raise ShuttingDown("cannot start anything: the daemon is stopping")
+        for keeper in keepers:
+            if self._keeper_of(keeper.id) is not keeper:
+                raise NotFound(f'cannot start "{keeper.id}": it was removed', name=keeper.id)
+            if keeper in self._leaving:
+                raise Conflict(
+                    f'cannot start "{keeper.id}": it is being added or removed', worker=keeper.id
+                )
+
+    def _startable(self, keepers: Iterable[Keeper]) -> list[Keeper]:
+        """The keepers after those that have to be started for them, if all of them may be.
+
+        Raises:
+            CorralError: as for `start`.
+        """
+        self.check_may_start(keepers)
+        needed = self._needed(keepers)
+        self.check_may_start(needed)
+        self.check_capacity(_idle(needed))
+        return needed
+
+    def _needed(self, keepers: Iterable[Keeper]) -> list[Keeper]:
+        """The keepers after those that have to be started for them, each once."""
+        found: dict[Keeper, None] = {}
+        seen = set[str]()
+
+        def add(agent: Agent, chosen: Iterable[Keeper]) -> None:
+            if agent.name not in seen:
+                seen.add(agent.name)
+                for required in (self.agents[name] for name in agent.spec.requires):
+                    add(required, [k for k in required.keepers if _needs_a_start(k)])
+            found.update(dict.fromkeys(chosen))
+
+        for keeper in keepers:
+            add(self.agents[keeper.spec.name], [keeper])
+        return list(found)
+
+    def _begin(self, keepers: Iterable[Keeper]) -> None:
+        """Starts each, those that require others when they are up."""
+        for keeper in keepers:
+            if keeper in self._leaving:
+                continue  # whoever requires it waits for the next of its name
+            agent = self.agents[keeper.spec.name]
+            agent.held = False
+            names = ", ".join(n for n in agent.spec.requires if not self.agents[n].is_up)
+            if names:
+                keeper.start_after(self._until_required(agent), f"waits for {names}")
+            else:
+                keeper.forget()
+                keeper.send(lifecycle.Start())
+            keeper.has_room = False  # it has taken it
+
+    def _required(self, agent: Agent) -> list[Keeper]:
+        found = filter(None, map(self.agents.get, agent.spec.requires))  # one may be gone by now
+        return [keeper for each in found for keeper in each.keepers]
+
+    async def _until_required(self, agent: Agent) -> None:
+        for keeper in self._required(agent):
+            await keeper.until(lambda worker: worker.state in UP)
+
+    async def _until_up(self, keepers: Iterable[Keeper], before: Exits) -> None:
+        """Waits until workers and what they require are up, or one has failed since `before`.
+
+        Raises:
+            SpawnFailed, Timeout, Conflict: one is not coming up.
+        """
+        for keeper in keepers:
+            await self._until(keeper, _has_settled(before.get(keeper.id)), before)
+            if keeper.worker.state not in UP:
+                raise not_up(keeper.worker)
+
+    async def _until(self, keeper: Keeper, done: Callable[[Worker], bool], before: Exits) -> None:
+        """Waits for a worker, which may wait for others: as long as those are coming up, or are up.
+
+        Raises:
+            SpawnFailed, Timeout, Conflict: what it waits for is not coming up.
+        """
+        agent = self.agents.get(keeper.spec.name)
+        while not done(keeper.worker):
+            if agent is None or not keeper.worker.waits:
+                await keeper.until(lambda worker: done(worker) or worker.waits)
+                continue
+            required = self._required(agent)
+            await self._until_up(required, before)
+            async with asyncio.TaskGroup() as group:
+                waits = [group.create_task(each.until(_is_down)) for each in required]
+                changes = keeper.until(lambda worker: done(worker) or not worker.waits)
+                waits.append(group.create_task(changes))
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for each in waits:
+                    each.cancel()
+
+    # -- stopping
+
+    async def stop(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
+        """Stops workers, at once but for those that others of them require, and waits until nothing is left.
+
+        Raises:
+            Timeout: something survives SIGKILL; the killing goes on.
+        """
+        chosen, using = set(keepers), users(keepers)
+        wholly = {
+            name
+            for name in {keeper.spec.name for keeper in keepers}
+            if name in self.agents and chosen.issuperset(self.agents[name].keepers)
+        }
+        for keeper in keepers:
+            after = [k for k in using.get(keeper.spec.name, ()) if k.worker.tree]
+            if after:
+                stop = partial(self._stop, keeper, wholly)
+                keeper.do_after(self._until_each_has_ended(after), stop, ends=True)
+            else:
+                self._stop(keeper, wholly)
+        if wait:
+            await self._until_gone(keepers)
+
+    def _stop(self, keeper: Keeper, wholly: set[str]) -> None:
+        keeper.forget()
+        agent = self.agents.get(keeper.spec.name)
+        if agent is not None and agent.name in wholly:
+            agent.held = True  # one of several workers leaves the others to be called
+        keeper.send(lifecycle.Stop())
+
+    async def _until_each_has_ended(self, keepers: Iterable[Keeper]) -> None:
+        """Waits for the end of the lives that they have now; what cannot be ended holds up nobody."""
+        for keeper in keepers:
+            try:
+                async with asyncio.timeout(_patience_s([keeper])):
+                    await keeper.until(_has_ended(keeper.worker.incarnation))
+            except TimeoutError:
+                continue
+
+    async def _until_gone(self, keepers: Sequence[Keeper]) -> None:
+        stages = sum(
+            1 for _ in waves({keeper.spec.name: keeper.spec for keeper in keepers}.values())
+        )
+        try:
+            async with asyncio.timeout(stages * _patience_s(keepers)):
+                for keeper in keepers:
+                    await keeper.until(_is_gone(keeper))
+        except TimeoutError:
+            left = [keeper.id for keeper in keepers if keeper.worker.tree]
+            raise Timeout(
+                f"cannot end {', '.join(left)}: processes survive SIGKILL", workers=left
+            ) from None
+
+    async def restart(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
+        """Ends workers and starts a new incarnation of each; what requires others of them ends first and starts last.
+
+        Raises:
+            SpawnFailed, Timeout, Conflict, ResourceLimitExceeded: as for start.
+        """
+        self.check_brake("start anything")
+        needed = self._startable(keepers)
+        exits = {keeper.id: keeper.worker.last_exit for keeper in self.all_keepers()}
+        chosen = set(keepers)
+        self._begin(keeper for keeper in needed if keeper not in chosen)
+        numbers = self._renew_each(keepers, "asked to restart")
+        if not wait:
+            return
+        # One may have failed again while another was still ending: that is not its exit from before.
+        for keeper in self._in_order(keepers):
+            await self._until(keeper, _has_moved_on(keeper, numbers[keeper.id]), exits)
+            exits[keeper.id] = _last_exit_until(keeper, numbers[keeper.id])
+            await self._until_up([keeper], exits)
+
+    def _renew_each(self, keepers: Sequence[Keeper], reason: str) -> dict[str, int]:
+        """Restarts of several, as `restart` says; the numbers of the lives that end, by worker id."""
+        numbers = {keeper.id: keeper.worker.incarnation for keeper in keepers}
+        using = users(keepers)
+        for keeper in keepers:
+            self.agents[keeper.spec.name].held = False
+            after = [k for k in using.get(keeper.spec.name, ()) if k.worker.tree]
+            again = partial(self._renew, keeper, numbers, reason)
+            if after:
+                keeper.do_after(self._until_each_has_ended(after), again)
+            else:
+                again()
+        return numbers
+
+    def _renew(self, keeper: Keeper, numbers: Mapping[str, int], reason: str) -> None:
+        """One restart among others: what requires one of those starts when that one is up again."""
+        keeper.forget()
+        agent = self.agents.get(keeper.spec.name)
+        if agent is None:
+            return  # it was removed meanwhile
+        required = self._required(agent)
+        if all(k.id not in numbers and k.worker.state in UP for k in required):
+            keeper.send(lifecycle.Restart(reason))
+            return
+        keeper.send(lifecycle.Stop(reason=reason))
+        names = ", ".join(agent.spec.requires)
+        keeper.start_after(_until_up_after(required, numbers), f"waits for {names}")
+
+    def _in_order(self, keepers: Iterable[Keeper]) -> list[Keeper]:
+        specs = {keeper.spec.name: keeper.spec for keeper in keepers}
+        place = {name: n for n, wave in enumerate(waves(specs.values())) for name in wave}
+        return sorted(keepers, key=lambda keeper: place[keeper.spec.name])
+
+    def reset(self, keepers: Sequence[Keeper]) -> None:
+        """Forgets failures; what is wanted and has given up is started, after what it requires.
+
+        Raises:
+            ResourceLimitExceeded: that would be too many; nothing is changed.
+            ShuttingDown: the daemon is stopping.
+        """
+        self.check_may_start(())
+        needed = self._needed(k for k in keepers if k.worker.wanted and _rests(k.worker))
+        self.check_capacity(_idle(needed))
+        self._begin(needed)
+        for keeper in keepers:
+            keeper.send(lifecycle.Reset())
+
+    # -- standing still
+
+    async def pause(self, names: Sequence[str], everything: bool) -> None:
+        """Freezes workers with all their processes until they are resumed, stopped or die; again is harmless.
+
+        With `everything`, or for an agent of several, those that do not run are passed over.
+
+        Raises:
+            Conflict: a name has no worker that runs; nobody is paused.
+        """
+        chosen = self.selected(names, everything)
+        for name in names:
+            workers = [keeper.worker for keeper in self.keepers(name)]
+            if not any(map(_can_pause, workers)):
+                raise not_paused(name, workers)
+        for keeper in chosen:
+            keeper.send(lifecycle.Pause())
+        try:
+            await self.shared.launcher.listed()  # by this answer it has heard of them
+        except Timeout:
+            return  # it is being replaced, and they with it
+
+    def resume(self, keepers: Iterable[Keeper]) -> None:
+        """Lets workers run again; what is not paused stays as it is."""
+        for keeper in keepers:
+            keeper.send(lifecycle.Resume())
+
+    # -- emergencies
+
+    def check_brake(self, what: str) -> None:
+        """Refuses work while an emergency stop is in force; `what` is what cannot be done.
+
+        Raises:
+            Conflict: it is.
+        """
+        if self.brake is not None:
+            raise Conflict(
+                f"cannot {what}: an emergency stop is in force; corral start NAME, or --all",
+                reason="emergency-stop",
+                **{"at": self.brake.at, "by": self.brake.by},
+            )
+
+    def check_may_call(self, what: str) -> None:
+        """Refuses calls of servers that would be started for them; `what` as for `check_brake`.
+
+        Raises:
+            Conflict, ShuttingDown: an emergency stop is in force, or the daemon stops.
+        """
+        self.check_brake(what)
+        if self.draining:
+            raise ShuttingDown(f"cannot {what}: the daemon is stopping")
+
+    async def halt(self, by: str, stop_tasks: Callable[[], None]) -> int:
+        """Kills every worker and server without grace, and starts none until `start`; how many there were.
+
+        Nothing is waited for before they are killed. `stop_tasks` is called in between, so that nobody
+        takes their deaths for failures.
+
+        Raises:
+            Overloaded: it is done, but the store takes nothing now: a new daemon would not know of it.
+            Timeout: something survives SIGKILL; the killing goes on.
+        """
+        brake = Brake(utc_now(), by)
+        self.brake = brake
+        self._no_room.clear()
+        stop_tasks()
+        keepers = self.all_keepers()
+        killed = sum(keeper.worker.tree for keeper in keepers)
+        for agent in self.agents.values():
+            agent.held = True
+        for keeper in keepers:
+            keeper.forget()
+            keeper.send(lifecycle.Halt("an emergency stop"))
+        self.shared.bus.publish("daemon.emergency_stop", by=by, workers=killed)
+        async with self._braking:
+            await self._roster.pull(brake)
+        await self._until_gone(keepers)
+        return killed
+
+    async def _release_brake(self) -> None:
+        """The first start after an emergency stop; a stop that is still going on is waited for."""
+        async with self._braking:
+            brake = self.brake
+            if brake is None:
+                return
+            await self._roster.release()
+            if self.brake is not brake:
+                self.check_brake("start anything")  # another has come meanwhile
+            self.brake = None
+        self.shared.bus.publish("daemon.emergency_over")
+
+
+def _idle(keepers: Iterable[Keeper]) -> int:
+    return sum(not keeper.takes_room for keeper in keepers)
+
+
+def _needs_a_start(keeper: Keeper) -> bool:
+    is_leaving = keeper.is_to_end or not keeper.worker.wanted
+    return is_leaving or not keeper.takes_room or _rests(keeper.worker)
+
+
+def _rests(worker: Worker) -> bool:
+    """It has given up, or was not to start again: nothing brings it up but a start."""
+    return worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
+
+
+def _can_pause(worker: Worker) -> bool:
+    return worker.pid is not None and (worker.state in UP or worker.state is State.STARTING)
+
+
+def _patience_s(keepers: Iterable[Keeper]) -> float:
+    grace_s = max((k.spec.process.shutdown_grace_period for k in keepers), default=0.0)
+    return grace_s + STOP_MARGIN_S
+
+
+def _has_ended(incarnation: int) -> Callable[[Worker], bool]:
+    return lambda worker: not worker.tree or worker.incarnation != incarnation
+
+
+def _is_gone(keeper: Keeper) -> Callable[[Worker], bool]:
+    """Nothing is left of it, or somebody has started it again."""
+    return lambda worker: not worker.tree or (worker.wanted and not keeper.is_to_end)
+
+
+def _is_down(worker: Worker) -> bool:
+    return worker.state not in UP
+
+
+def _has_settled(before: lifecycle.LastExit | None) -> Callable[[Worker], bool]:
+    """It is up, or is not coming up: nobody wants it, it is paused, or it has failed since `before`."""
+    tried = (State.TERMINATED, State.INITIAL, State.STARTING)
+
+    def check(worker: Worker) -> bool:
+        last = worker.last_exit  # an end that somebody asked for is none of its failures
+        has_failed = last is not None and last is not before and last.result not in ASKED_FOR
+        stands = not worker.wanted or worker.paused_at is not None or _rests(worker)
+        return worker.state in UP or stands or (has_failed and worker.state in tried)
+
+    return check
+
+
+def _is_up_after(incarnation: int) -> Callable[[Worker], bool]:
+    return lambda worker: worker.state in UP and worker.incarnation > incarnation
+
+
+def _has_moved_on(keeper: Keeper, incarnation: int) -> Callable[[Worker], bool]:
+    """It lives anew, or somebody has taken the restart back."""
+
+    def check(worker: Worker) -> bool:
+        is_kept = worker.state in UP and not keeper.is_following
+        return worker.incarnation > incarnation or not worker.wanted or is_kept
+
+    return check
+
+
+async def _until_up_after(keepers: Iterable[Keeper], numbers: Mapping[str, int]) -> None:
+    """Waits until each is up, those with a number in a later life than that."""
+    for keeper in keepers:
+        await keeper.until(_is_up_after(numbers.get(keeper.id, -1)))
+
+
+def _last_exit_until(keeper: Keeper, incarnation: int) -> lifecycle.LastExit | None:
+    return next((last for number, last in keeper.exits if number <= incarnation), None)

@@ -1,0 +1,324 @@
+"""What a tree of processes uses: memory, processor time, descriptors, read from /proc.
+
+See proc(5). A look is cheap where nothing happened: a tree whose processes used no processor time has
+taken no memory and forked nothing, and clock_gettime(2) on a process's own clock costs a tenth of
+reading a file. Resident pages that are shared count once per process: their sum is the gate, and the
+proportional share (PSS) decides, which takes 10 ms for each GiB and therefore a thread. However many processes a
+tree has, the loop is given back after every BATCH of them. It decides nothing.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from . import cgroup as groups
+from .excess import GROWTH_BYTES_PER_S
+from .kernel import HAS_CHILDREN_FILE, children_by_parent, read_proc
+
+BATCH = 64
+"""Processes that are looked at before the loop has its turn: less than 3 ms."""
+
+MAX_PROCESSES = 4096
+"""Of one tree: what a fork bomb adds beyond that is not counted."""
+
+PSS_S = 5.0
+"""To tell shared pages apart takes 10 ms for each GiB, and for ever where a process hangs in the kernel."""
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Process(NamedTuple):
+    """One process at one moment; its identity is its pid with `started`, in ticks since the boot.
+
+    `own_ns` is its own processor time, `reaped_s` that of all children that it has waited for.
+    """
+
+    started: int
+    parent: int
+    threads: int
+    rss_bytes: int
+    own_ns: int
+    reaped_s: float
+
+    @property
+    def total_s(self) -> float:
+        """What would be added to its parent's `reaped_s` if it ended now."""
+        return self.own_ns / 1e9 + self.reaped_s
+
+
+class Usage(NamedTuple):
+    """A tree at one moment. `cpu_s` is since the tree was first looked at, and never decreases."""
+
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+    processes: int = 0
+    threads: int = 0
+
+
+class Tree:
+    """The processes below `roots`, or those in `cgroup` where there is one; asked anew at every survey."""
+
+    __slots__ = (
+        "_cgroup",
+        "_cpu_s",
+        "_known",
+        "_known_roots",
+        "_owed",
+        "_reading",
+        "_roots",
+        "_surveyed",
+        "_turn",
+        "cost_s",
+        "most_files",
+        "usage",
+    )
+
+    def __init__(self, roots: Callable[[], Sequence[int]], cgroup: Path | None = None) -> None:
+        self._roots = roots
+        self._cgroup = None if cgroup is None else str(cgroup)
+        self._known_roots: Sequence[int] = ()
+        self._known: dict[int, Process] = {}
+        self._surveyed = 0  # when, in ticks since the boot; 0 for never
+        self._cpu_s = 0.0
+        self._owed: dict[int, float] = {}
+        self._turn = asyncio.Lock()
+        self._reading: asyncio.Future[int] | None = None
+        self.usage = Usage()
+        self.most_files = 0
+        self.cost_s = 0.0
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the last survey."""
+        return list(self._known)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has happened since the last survey; False, too, where that takes long to tell."""
+        if not self._known or len(self._known) > BATCH or self._roots() != self._known_roots:
+            return False
+        for pid, process in self._known.items():  # noqa: SIM110 - it is asked for very often
+            if _own_ns(pid) != process.own_ns:
+                return False
+        return True
+
+    async def survey(self) -> Usage:
+        """Looks at every process; `cost_s` is then what that took of this thread's time."""
+        async with self._turn:
+            roots = self._roots()
+            now: dict[int, Process] = {}
+            boot_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
+            began = time.perf_counter()
+            cost_s = 0.0
+            inside: frozenset[int] = frozenset()
+            if self._cgroup is not None:
+                inside = _members(self._cgroup)
+            waiting = [*inside, *roots]
+            while waiting and len(now) < MAX_PROCESSES:
+                pid = waiting.pop()
+                if pid in now:
+                    continue
+                process = read_process(pid)
+                if process is None:
+                    continue
+                now[pid] = process
+                if pid not in inside:  # whose children are listed already
+                    waiting += children(pid, process.threads)
+                if len(now) % BATCH == 0:
+                    cost_s += time.perf_counter() - began
+                    await asyncio.sleep(0)
+                    began = time.perf_counter()
+            seen_s, self._owed = used_s(self._known, now, self._surveyed, self._owed)
+            self._count_cpu(seen_s)
+            self._known, self._known_roots, self._surveyed = now, roots, boot_ticks
+            self.cost_s = cost_s + time.perf_counter() - began
+            self.usage = Usage(
+                sum(process.rss_bytes for process in now.values()),
+                self._cpu_s,
+                len(now),
+                sum(process.threads for process in now.values()),
+            )
+            return self.usage
+
+    async def cpu_s(self) -> float:
+        """As `usage.cpu_s`, now; without a survey where that can be had for less."""
+        if self._cgroup is not None and (counted_s := _cgroup_cpu_s(self._cgroup)) is not None:
+            return max(self._cpu_s, counted_s)
+        return self._cpu_s if self.is_quiet() else (await self.survey()).cpu_s
+
+    def _count_cpu(self, seen_s: float) -> None:
+        counted_s = None if self._cgroup is None else _cgroup_cpu_s(self._cgroup)
+        if counted_s is None:
+            self._cpu_s += seen_s
+        else:
+            self._cpu_s = max(self._cpu_s, counted_s)
+
+    async def pss_bytes(self) -> int:
+        """The memory with shared pages divided among all who share them, whoever they are.
+
+        Where that cannot be told, or not within PSS_S, all that a process has counts.
+        """
+        rss = {pid: process.rss_bytes for pid, process in self._known.items()}
+        if self._reading is None or self._reading.done():
+            self._reading = _in_thread(lambda: _pss_bytes(rss))
+        await asyncio.wait({self._reading}, timeout=PSS_S)
+        return self._reading.result() if self._reading.done() else sum(rss.values())
+
+    def count_files(self) -> int:
+        """How many descriptors the first BATCH processes have open; `most_files` is the most of one."""
+        counts = [open_files(pid) for pid in self.pids[:BATCH]]
+        self.most_files = max(counts, default=0)
+        return sum(counts)
+
+
+def allocated_bytes() -> int:
+    """The memory that the kernel has ever given out, to whomever and for whatever; it never decreases.
+
+    What a process takes is in it, but for pages that were there already: of files, and shared ones. Where the
+    kernel does not tell, it is as if a process had taken memory all the time, as fast as it can.
+    """
+    pages = 0
+    told = read_proc("/proc/vmstat")
+    at = told.find(b"\npgalloc_") + 1
+    while at and told.startswith(b"pgalloc_", at):
+        end = told.find(b"\n", at)
+        pages += int(told[told.find(b" ", at) : end])
+        at = end + 1
+    return pages * PAGE_BYTES or int(time.monotonic() * GROWTH_BYTES_PER_S)
+
+
+def read_process(pid: int) -> Process | None:
+    """The process, a zombie included; None when it is gone or hidden from us."""
+    line = read_proc(f"/proc/{pid}/stat")
+    if not line:
+        return None
+    fields = line[line.rindex(b")") + 2 :].split()  # the name may hold anything
+    own_ns = _own_ns(pid)
+    if own_ns < 0:
+        own_ns = (int(fields[11]) + int(fields[12])) * (10**9 // TICKS_PER_S)
+    return Process(
+        started=int(fields[19]),
+        parent=int(fields[1]),
+        threads=int(fields[17]),
+        rss_bytes=int(fields[21]) * PAGE_BYTES,
+        own_ns=own_ns,
+        reaped_s=(int(fields[13]) + int(fields[14])) / TICKS_PER_S,
+    )
+
+
+def _members(cgroup: str) -> frozenset[int]:
+    """The processes of a cgroup and of those that its own processes have made below it."""
+    found = frozenset(groups.processes(cgroup))
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(cgroup).st_nlink > 2:
+            found = found.union(*map(_members, groups.below(cgroup)))
+    return found
+
+
+def _cgroup_cpu_s(cgroup: str) -> float | None:
+    """What all processes of a cgroup have used, the dead ones included; see the kernel's cgroup-v2.rst."""
+    name, _, rest = groups.read(cgroup, "cpu.stat").partition(" ")
+    return int(rest.partition("\n")[0]) / 1e6 if name == "usage_usec" else None
+
+
+def _own_ns(pid: int) -> int:
+    """The processor time of all threads of a process; -1 when it is gone."""
+    try:
+        # What clock_getcpuclockid(3) makes of a pid; anybody may read it.
+        return time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError:
+        return -1
+
+
+def children(pid: int, threads: int) -> list[int]:
+    """The pids of a process's children, zombies included."""
+    if not HAS_CHILDREN_FILE:
+        return children_by_parent(pid)
+    if threads == 1:
+        return [int(child) for child in read_proc(f"/proc/{pid}/task/{pid}/children").split()]
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, read_proc(f"/proc/{pid}/task/{thread}/children").split())
+    return found
+
+
+def open_files(pid: int) -> int:
+    """How many descriptors a process has open; 0 when it is gone or hidden from us."""
+    try:
+        told = os.stat(f"/proc/{pid}/fd").st_size  # since Linux 6.2, also of other users' processes
+        return told or len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
+def used_s(
+    before: Mapping[int, Process],
+    now: Mapping[int, Process],
+    since: int,
+    owed: Mapping[int, float],
+) -> tuple[float, dict[int, float]]:
+    """The processor time that a tree used between two surveys, the first one at `since` (ticks).
+
+    A process that ended is in what its parent has reaped, as far as the parent is of the tree; what had
+    been counted of it is not counted again. Where the parent was read before it reaped, that is owed, by the
+    parent's pid, until the next survey: what is returned is to be passed then. A process that is not
+    new, but was not seen before, brings nothing: whoever has lost sight of it had counted it.
+    """
+    gone_s: dict[int, float] = {}
+    for pid, process in before.items():
+        left = now.get(pid)
+        if left is None or left.started != process.started:
+            gone_s[process.parent] = gone_s.get(process.parent, 0.0) + process.total_s
+    total_s = 0.0
+    still_owed: dict[int, float] = {}
+    for pid, process in now.items():
+        known = before.get(pid)
+        if known is None or known.started != process.started:
+            if process.started >= since:
+                total_s += process.total_s
+            continue
+        total_s += max(0, process.own_ns - known.own_ns) / 1e9
+        counted_s = gone_s.get(pid, 0.0)
+        reaped_s = process.reaped_s - known.reaped_s - counted_s - owed.get(pid, 0.0)
+        total_s += max(0.0, reaped_s)
+        if reaped_s < 0.0 < counted_s:
+            still_owed[pid] = min(-reaped_s, counted_s)
+    return total_s, still_owed
+
+
+def _in_thread(read: Callable[[], int]) -> asyncio.Future[int]:
+    """What `read` returns, from a thread that nothing waits for at the end, since it may never return."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[int] = loop.create_future()
+
+    def tell(found: int) -> None:
+        if not answer.done():
+            answer.set_result(found)
+
+    def run() -> None:
+        found = read()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, found)
+
+    threading.Thread(target=run, name="pss", daemon=True).start()
+    return answer
+
+
+def _pss_bytes(rss_bytes: Mapping[int, int]) -> int:
+    """See `Tree.pss_bytes`: where the share of a process cannot be told, all that it has counts."""
+    total = 0
+    for pid, resident in rss_bytes.items():
+        share = resident
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:
+            for line in rollup:
+                if line.startswith(b"Pss:"):
+                    share = int(line.split()[1]) * 1024
+                    break
+        total += share
+    return total

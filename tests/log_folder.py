@@ -1,0 +1,58 @@
+"""What the tests of logs share: short words for writing them and for reading them back."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import uvloop
+
+from corral.supervisor.logfile import Record
+from corral.supervisor.logs import LogLimits, LogStore, LogWriter
+
+BOUND_S = 30.0
+MIB = 1024 * 1024
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(BOUND_S):
+            await test()
+
+    uvloop.run(bounded())
+
+
+def read(
+    logs: LogStore, *names: str, n: int | None = None, stream: str | None = None
+) -> list[Record]:
+    return asyncio.run(logs.read(names, n=n, stream=stream))
+
+
+def texts(records: list[Record]) -> list[object]:
+    return [record["text"] for record in records]
+
+
+def content(record: Record) -> bytes:
+    coded = record.get("bytes")
+    return base64.b64decode(str(coded)) if coded else str(record["text"]).encode()
+
+
+def writer_of(
+    logs: LogStore,
+    worker: str = "echo-0",
+    *,
+    max_file_bytes: int = MIB,
+    max_files: int = 5,
+    max_buffer_bytes: int = MIB,
+    keeps: bool = True,
+) -> LogWriter:
+    limits = LogLimits(max_file_bytes, max_files, max_buffer_bytes, keeps)
+    return logs.writer(worker.rpartition("-")[0], worker, limits)
+
+
+async def taken(records: AsyncIterator[list[Record]], count: int) -> list[Record]:
+    """The next `count` records that a follower is given."""
+    got: list[Record] = []
+    while len(got) < count:
+        got += await anext(records)
+    assert len(got) == count
+    return got

@@ -1,0 +1,377 @@
+"""Eight clients do a thousand things at once; whatever they do, there is one copy of each worker, and none is lost.
+
+The operations come from a printed seed; how they interleave does not. After each burst everything that
+was paused is resumed, the daemon comes to rest, and it is looked at: the processes of the machine, the
+status, the stream of events. In the ordinary run it is a short form; `CORRAL_OPERATIONS=1000` and
+`CORRAL_SEED=7` make it long, or repeat one.
+"""
+
+import os
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.supervisor.kernel import MARK
+from corral.supervisor.lifecycle import TRANSITIONS, UP, State
+from corral.worker.client import Client
+from corral.worker.errors import CorralError, Unreachable
+from corral.worker.schema import ENDED
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
+
+OPERATIONS = int(os.environ.get("CORRAL_OPERATIONS", "300"))
+SEED = int(os.environ.get("CORRAL_SEED", "0")) or random.randrange(1, 1_000_000)
+CLIENTS = 8
+BURST = 100
+"""Operations between two looks."""
+
+REST_S = 60.0
+"""So long the daemon may take to come to rest: every start and every stop is bounded by less."""
+
+RAW = f'"{sys.executable}", "-S", "{AGENTS}/raw_worker.py"'
+QUICK = """
+process.shutdown_grace_period = "1s"
+process.spawn_timeout = "10s"
+recovery.restart_backoff_base = "{base}ms"
+"""
+
+CONFIG = (
+    f"""
+process.max_concurrent_processes = 14
+[agents.crew]
+command = [{RAW}, "garbage"]
+instances = 2
+{QUICK}
+[agents.deaf]
+command = [{RAW}, "deaf"]
+{QUICK}
+[agents.litter]
+command = [{RAW}, "litter"]
+{QUICK}
+[agents.exits]
+command = [{RAW}, "exit"]
+{QUICK}
+[agents.plain]
+command = ["sleep", "600"]
+protocol = "none"
+{QUICK}
+[agents.after]
+command = [{RAW}, "garbage"]
+requires = ["plain", "crew"]
+{QUICK}
+[mcp.servers.odd]
+command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py"]
+{QUICK}
+"""
+).replace("{base}", "20")
+
+NAMES = ("crew", "deaf", "litter", "exits", "plain", "after", "odd")
+ADDED = ("one", "two", "three", "four")
+"""Names that come and go."""
+
+REFUSALS = {
+    "ok",
+    "NotFound",
+    "Conflict",
+    "SpawnFailed",
+    "Timeout",
+    "InvalidParams",
+    "ResourceLimitExceeded",
+    "ToolFailed",
+    "NotInitialized",
+}
+"""How a call may end when others do what they like."""
+
+LEGAL = frozenset({"Initial", "Starting", "Ready", "Busy", "Idle", "ShuttingDown", "Terminated"})
+
+
+def result(call: Callable[[], Any]) -> tuple[str, Any]:
+    """How a call ended: "ok" and its answer, or the name of the error and that."""
+    try:
+        return "ok", call()
+    except Unreachable:
+        raise
+    except CorralError as error:
+        return error.name, error
+
+
+class Person:
+    """One client, and what it does."""
+
+    def __init__(self, world: "World", number: int) -> None:
+        self.world = world
+        self.random = random.Random(SEED * CLIENTS + number)
+        self.client: Client = world.daemon.client()
+        luck = self.random
+        self.deeds: list[tuple[int, Callable[[], tuple[str, dict[str, object]]]]] = [
+            (14, lambda: ("agent.start", {"names": self.some(), "wait": luck.random() < 0.5})),
+            (10, lambda: ("agent.stop", {"names": self.some(), "wait": luck.random() < 0.5})),
+            (8, lambda: ("agent.restart", {"names": self.some(), "wait": luck.random() < 0.5})),
+            (2, lambda: ("agent.start", {"all": True, "wait": False})),
+            (2, lambda: ("agent.restart", {"all": True, "wait": luck.random() < 0.5})),
+            (1, lambda: ("agent.stop", {"all": True, "wait": luck.random() < 0.5})),
+            (5, lambda: ("agent.reset", {"names": self.some()})),
+            (6, lambda: ("agent.scale", {"name": self.one(), "instances": luck.randrange(4)})),
+            (10, self.add),
+            (8, lambda: ("agent.rm", {"names": [luck.choice(ADDED)], "cascade": luck.random() < 0.5})),
+            (7, lambda: ("agent.pause", {"names": self.some()})),
+            (9, lambda: ("agent.resume", {"names": self.some()})),
+            (6, lambda: ("agent.signal", {"name": self.one(), "signal": luck.choice(["KILL", "TERM", "HUP"])})),
+            (3, self.reload),
+            (10, lambda: ("task.submit", {"agent": luck.choice(("crew", "after", *ADDED)), "objective": "x"})),
+            (4, lambda: ("mcp.call", {"name": "odd__echo", "arguments": {"text": "a"}, "timeout_s": 5.0})),
+            (3, lambda: ("daemon.status", {})),
+            (1, lambda: ("daemon.emergency_stop", {})),
+        ]  # fmt: skip
+
+    def one(self) -> str:
+        name = self.random.choice(NAMES + ADDED)
+        return name if self.random.random() < 0.7 else f"{name}-{self.random.randrange(2)}"
+
+    def some(self) -> list[str]:
+        return [self.one() for _ in range(self.random.choice([1, 1, 1, 2, 3]))]
+
+    def add(self) -> tuple[str, dict[str, object]]:
+        names = self.random.sample(ADDED, self.random.choice([1, 1, 2]))
+        agents: list[dict[str, object]] = []
+        for name in names:
+            spec: dict[str, object] = {
+                "command": [sys.executable, "-S", f"{AGENTS}/raw_worker.py", "garbage"],
+                "instances": self.random.choice([1, 1, 2]),
+                "process": {"shutdown_grace_period": "1s"},
+                "requires": self.random.choice([[], [], ["crew"], [self.random.choice(ADDED)]]),
+            }
+            directory = str(self.world.daemon.folder)
+            agents.append({"name": name, "spec": spec, "directory": directory})
+        return "agent.add_all", {"agents": agents, "wait": self.random.random() < 0.5}
+
+    def reload(self) -> tuple[str, dict[str, object]]:
+        text = CONFIG.replace('"20ms"', f'"{self.random.choice([10, 20, 40])}ms"')
+        if self.random.random() < 0.3:
+            text = text.replace("instances = 2", "instances = 3")
+        if self.random.random() < 0.2:
+            text = text.replace('"sleep", "600"', f'"sleep", "60{self.random.randrange(10)}"')
+        new = self.world.daemon.folder / f"corral.toml.{threading.get_ident()}"
+        new.write_text(text)
+        new.rename(self.world.daemon.config)
+        return "daemon.reload", {}
+
+    def act(self, deeds: int) -> None:
+        """Does so many things, one after the other."""
+        weights = [weight for weight, _ in self.deeds]
+        for _ in range(deeds):
+            (deed,) = self.random.choices([deed for _, deed in self.deeds], weights)
+            method, params = deed()
+            self.world.say(f"{method} {params}")
+            began = time.monotonic()
+            outcome, answer = result(lambda: self.client.call(method, params, timeout_s=REST_S))  # noqa: B023 - called at once
+            assert outcome in REFUSALS, (method, params, answer)
+            assert time.monotonic() - began < REST_S, f"{method} {params} hung"
+            if (method, outcome) == ("task.submit", "ok"):
+                self.world.tasks.append(answer["id"])
+            self.world.outcomes[method, outcome] += 1
+
+
+class World:
+    """A daemon, what was done to it, and what it must look like."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.daemon = daemon
+        self.tasks: list[str] = []
+        self.outcomes = Counter[tuple[str, str]]()
+        self.done: list[str] = []
+        self.moves: list[dict[str, Any]] = []
+        self._ended = threading.Event()
+        self._stream = daemon.client()
+        types = ["worker.state", "agent.removed", "agent.scaled"]
+        self._stream.call("event.follow", {"since": 0, "types": types}, timeout_s=BOUND_S)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def say(self, what: str) -> None:
+        self.done.append(f"{time.monotonic():.3f} {threading.current_thread().name} {what}")
+
+    def _read(self) -> None:
+        try:
+            for notification in self._stream.notifications():
+                events: Any = notification.params["events"]
+                self.moves += events
+        except Unreachable:
+            pass
+        self._ended.set()
+
+    def close(self) -> None:
+        """After the daemon has ended: the stream has, too."""
+        assert self._ended.wait(BOUND_S)
+        self._reader.join()
+        self._stream.close()
+
+    # -- at rest
+
+    def workers(self) -> dict[str, Any]:
+        """Every worker's status, by its id."""
+        status = self.daemon.call("daemon.status")
+        entries = (*status["agents"], *status["mcp_servers"])
+        return {
+            worker["id"]: {**worker, "wanted": entry["wanted"]}
+            for entry in entries
+            for worker in entry["workers"]
+        }
+
+    def come_to_rest(self) -> dict[str, Any]:
+        """Resumes all, and waits until nothing more is on its way."""
+        end = time.monotonic() + REST_S
+        while time.monotonic() < end:
+            self.daemon.call("agent.resume", all=True)
+            workers = self.workers()
+            if all(is_at_rest(worker) for worker in workers.values()):
+                return workers
+            time.sleep(0.05)
+        restless = [worker for worker in self.workers().values() if not is_at_rest(worker)]
+        raise AssertionError(f"no rest: {restless}")
+
+    def snapshot(self) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+        """Workers and processes of one moment: nothing has changed while both were read."""
+        end = time.monotonic() + REST_S
+        workers = self.come_to_rest()
+        while time.monotonic() < end:
+            lives = living(self.daemon.folder)
+            before, workers = workers, self.come_to_rest()
+            if current(before) == current(workers):
+                return workers, lives
+        raise AssertionError("the workers change for ever")
+
+    def look(self) -> None:
+        """The promises, when everybody has been answered."""
+        workers, lives = self.snapshot()
+        assert {worker["state"] for worker in workers.values()} <= LEGAL
+        strays = [(pid, unit) for pid, unit in lives if unit not in current(workers)]
+        assert strays == [], [workers.get(unit.rpartition("#")[0]) for _, unit in strays]
+        leaders = {f"{w['id']}#{w['incarnation']}": w["pid"] for w in workers.values() if w["pid"]}
+        assert {(pid, unit) for unit, pid in leaders.items()} <= set(lives), (lives, workers)
+        self.look_at_moves(workers)
+        assert "Traceback" not in self.daemon.log.read_text()
+
+    def look_at_moves(self, workers: dict[str, Any]) -> None:
+        """Every worker went from each state to a legal next one, and its lives are counted upwards."""
+        states: dict[str, str] = {}
+        numbers: dict[str, int] = {}
+        for event in list(self.moves):
+            if event["type"] == "agent.removed":
+                for worker in [w for w in states if w.rpartition("-")[0] == event["agent"]]:
+                    del states[worker]
+                continue
+            if event["type"] == "agent.scaled":
+                for worker in [w for w in states if w.rpartition("-")[0] == event["agent"]]:
+                    if int(worker.rpartition("-")[2]) >= event["instances"]:
+                        del states[worker]
+                continue
+            worker, old, new = event["worker"], State(event["from"]), State(event["to"])
+            story = [e for e in self.moves if worker == e["worker"] or e["agent"] == event["agent"]]
+            if states.get(worker, State.INITIAL) != old:
+                raise AssertionError("\n".join(map(str, story)))
+            assert new in TRANSITIONS[old], event
+            earlier, number = numbers.get(worker, 0), event["incarnation"]
+            assert number > earlier if new is State.STARTING else number == earlier, event
+            states[worker], numbers[worker] = new, max(number, earlier)
+
+
+def is_at_rest(worker: dict[str, Any]) -> bool:
+    """Up, or down for a reason that somebody can read, and nothing on its way."""
+    if worker["state"] in UP:
+        return not worker["paused"]
+    if worker["state"] == "Initial":
+        return worker["next_start_in_s"] is None and (not worker["wanted"] or worker["reason"])
+    ended = worker["last_exit"] is not None
+    return worker["state"] == "Terminated" and worker["pid"] is None and ended
+
+
+def current(workers: dict[str, Any]) -> set[str]:
+    """The marks that processes may have now."""
+    up = [worker for worker in workers.values() if worker["state"] in UP]
+    return {f"{worker['id']}#{worker['incarnation']}" for worker in up}
+
+
+def living(folder: Path) -> list[tuple[int, str]]:
+    """The processes below the daemon, each with the mark of the life that it belongs to."""
+    found: list[tuple[int, str]] = []
+    for pid in marked(folder):
+        try:
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        value = (b"\0" + environ).partition(f"\0{MARK}=".encode())[2].partition(b"\0")[0]
+        if value:  # else it is just between fork and exec, or gone
+            found.append((pid, value.decode()))
+    return found
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with DaemonProcess(tmp_path, CONFIG) as daemon:
+        world = World(daemon)
+        try:
+            yield world
+        finally:
+            daemon.stop()
+            world.close()
+    assert marked(tmp_path) == []
+
+
+def test_whatever_eight_clients_do_at_once_the_promises_hold(world: World) -> None:
+    print(f"seed {SEED}, {OPERATIONS} operations")
+    people = [Person(world, number) for number in range(CLIENTS)]
+    try:
+        left = OPERATIONS
+        while left > 0:
+            burst = min(BURST, left)
+            left -= burst
+            with ThreadPoolExecutor(CLIENTS) as pool:
+                shares = [burst // CLIENTS + (n < burst % CLIENTS) for n in range(CLIENTS)]
+                acts = [
+                    pool.submit(person.act, n) for person, n in zip(people, shares, strict=True)
+                ]
+                for act in acts:
+                    act.result()
+            world.look()
+        world.daemon.call("agent.stop", all=True)
+        assert living(world.daemon.folder) == []
+    except BaseException:
+        print("\n".join(world.done[-60:]))
+        print(*world.workers().values(), sep="\n")
+        raise
+    finally:
+        for person in people:
+            person.client.close()
+        print(*sorted(world.outcomes.items()), sep="\n")
+
+
+def test_no_task_is_lost_whatever_is_done_to_its_agent(world: World) -> None:
+    people = [Person(world, number) for number in range(CLIENTS)]
+    try:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            for act in [pool.submit(person.act, 8) for person in people]:
+                act.result()
+    finally:
+        for person in people:
+            person.client.close()
+    world.come_to_rest()
+    world.daemon.call("agent.stop", all=True)
+    for name in ("crew", "plain", "after", *ADDED):
+        for method, params in (
+            ("agent.start", {"names": [name]}),  # which also lets go of the brake
+            ("agent.scale", {"name": name, "instances": 1}),  # it may have been left with none
+        ):
+            outcome, _ = result(lambda: world.daemon.call(method, **params))  # noqa: B023 - called at once
+            assert outcome in ("ok", "NotFound"), name
+    for task in world.tasks:
+        outcome, _ = result(lambda: world.daemon.call("task.wait", task=task))  # noqa: B023 - called at once
+        record = world.daemon.call("task.show", task=task)
+        assert record["state"] in ENDED, (outcome, record, world.daemon.call("daemon.status"))
