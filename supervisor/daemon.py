@@ -13,7 +13,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from .bus import Bus, Event
 from .command import Commands
 from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
+from .expiry import expire
 from .keeper import Keeper, Shared, Wakefulness
 from .launch import Host
 from .lifecycle import State, Worked
@@ -51,12 +51,6 @@ BEAT_S = 1.0
 
 NOTIFY_S = 0.5
 """How long a service manager that does not read may hold us up."""
-
-EXPIRY_S = 3600.0
-"""How often what has expired is removed from the store."""
-
-JUMP_S = 600.0
-"""The wall clock is off by more than this from the monotonic one: somebody has set it, or we were suspended."""
 
 SEQ_GAP = 10_000
 """Skipped after a kill: numbers of events that were shown and not yet stored are not given again."""
@@ -298,7 +292,9 @@ class _Daemon:
         left = leftovers(self.shared.host.temporary_root)
         chores = [
             loop.create_task(self._beat(manager)),
-            loop.create_task(self._expire()),
+            loop.create_task(
+                expire(self.shared.store, self.shared.logs, lambda: self.agents.config)
+            ),
             loop.create_task(self.alerts.run()),
             loop.create_task(asyncio.to_thread(remove_leftovers, left)),
             loop.create_task(self.limits.run()),
@@ -374,32 +370,6 @@ class _Daemon:
             except OSError as error:
                 logger.warning("cannot look after the logs: %s", error)
             await asyncio.sleep(BEAT_S)
-
-    async def _expire(self) -> None:
-        offset_s = time.time() - time.monotonic()
-        while True:
-            now = time.time()
-            jumped_s = now - time.monotonic() - offset_s
-            if abs(jumped_s) > JUMP_S:  # a wrong date for an hour must not cost the records
-                logger.warning("the wall clock jumped by %.0f s: nothing expires yet", jumped_s)
-                offset_s += jumped_s
-                await asyncio.sleep(EXPIRY_S)
-                continue
-            past = time.gmtime(now - self.config.events.retention)
-            events_before = time.strftime("%Y-%m-%dT%H:%M:%S", past)
-            tasks_before = now - self.config.defaults.tasks.result_retention
-            await self.shared.logs.expire(now - self.config.events.retention)
-            try:
-                await self.shared.store.write(
-                    ("DELETE FROM event WHERE at < ?", (events_before,)),
-                    ("DELETE FROM tool_call WHERE at < ?", (events_before,)),
-                    ("DELETE FROM task WHERE finished_at < ?", (tasks_before,)),
-                    ("DELETE FROM checkpoint WHERE at < ?", (tasks_before,)),
-                    ("DELETE FROM memory WHERE expires_at < ?", (now,)),
-                )
-            except CorralError as error:
-                logger.warning("%s", error)
-            await asyncio.sleep(EXPIRY_S)
 
 
 class ServiceManager:

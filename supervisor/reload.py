@@ -14,6 +14,19 @@ from .spec import Config, Spec, changed
 
 Effect = Literal["live", "restart"]
 
+LIVE = frozenset(
+    {
+        "audit.max_bytes",
+        "audit.retention",
+        "daemon.log_level",
+        "events.max_bytes",
+        "events.max_publish_per_second",
+        "events.retention",
+        "process.max_concurrent_processes",
+    }
+)
+"""Keys that are nobody's own and take effect at a reload; the others wait for the next start of the daemon."""
+
 
 class Plan(Struct, frozen=True):
     """What is to be done, by name; `keys` are those that made a change.
@@ -63,15 +76,23 @@ def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, ne
 
 
 def _live(old: Config, new: Config) -> tuple[str, ...]:
-    same = old.process.max_concurrent_processes == new.process.max_concurrent_processes
-    return () if same else ("process.max_concurrent_processes",)
+    before, after = _daemon_wide(old), _daemon_wide(new)
+    return tuple(key for key in before if key in LIVE and before[key] != after[key])
 
 
 def _pending(old: Config, new: Config) -> tuple[str, ...]:
-    before, after = asdict(old.daemon), asdict(new.daemon)
-    keys = [f"daemon.{key}" for key in before if before[key] != after[key]]
-    if old.process.start_concurrency != new.process.start_concurrency:
-        keys.append("process.start_concurrency")
-    if old.events != new.events:
-        keys.append("events")
-    return tuple(keys)
+    before, after = _daemon_wide(old), _daemon_wide(new)
+    return tuple(key for key in before if key not in LIVE and before[key] != after[key])
+
+
+def _daemon_wide(config: Config) -> dict[str, object]:
+    """The keys that are nobody's own, by their full names."""
+    sections = {"daemon": config.daemon, "events": config.events, "audit": config.audit}
+    values = {
+        f"{section}.{key}": value
+        for section, struct in sections.items()
+        for key, value in asdict(struct).items()
+    }
+    for key in ("max_concurrent_processes", "start_concurrency"):
+        values[f"process.{key}"] = getattr(config.process, key)
+    return values

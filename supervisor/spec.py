@@ -136,6 +136,8 @@ class Daemon(Struct, frozen=True, kw_only=True):
     state_dir: Path | None = None
     group: Account | None = None
     log_level: Level = "info"
+    log_format: Literal["text", "json"] = "text"
+    journal: bool = False
     http: (
         Annotated[
             str,
@@ -240,6 +242,14 @@ class Events(Struct, frozen=True, kw_only=True):
 
     retention: Seconds = 7 * DAY_S
     max_bytes: Bytes = GIB
+    max_publish_per_second: Annotated[int, whole(0, 1_000_000)] = 1000
+
+
+class Audit(Struct, frozen=True, kw_only=True):
+    """`[audit]`: how long it stays known who did what, whichever bound is met first."""
+
+    retention: Seconds = 90 * DAY_S
+    max_bytes: Bytes = 256 * MIB
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
@@ -345,6 +355,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     daemon: Daemon
     events: Events
+    audit: Audit
     process: Process
     agents: dict[str, Spec]
     defaults: Defaults
@@ -373,7 +384,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
     """
     page = Page(source, text)
     top = page.tables()
-    known = [*_SECTIONS, "daemon", "events", "agents"]
+    known = [*_SECTIONS, "daemon", "events", "audit", "agents"]
     for key, value in top.items():
         if key not in known:
             raise _unknown(page, (key,), value, known)
@@ -398,6 +409,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
     return Config(
         daemon=_section(page, ("daemon",), top.get("daemon", {}), Daemon(), directory),
         events=_section(page, ("events",), top.get("events", {}), Events(), directory),
+        audit=_section(page, ("audit",), top.get("audit", {}), Audit(), directory),
         process=defaults.process,
         agents=agents,
         defaults=defaults,
@@ -806,7 +818,7 @@ def _field(hint: object) -> _Field:
 _SECTIONS: dict[str, type[Struct]] = {
     name: type(getattr(Defaults(), name)) for name in Defaults.__struct_fields__
 }
-_STRUCTS: tuple[type[Struct], ...] = (Daemon, Events, Spec, *_SECTIONS.values())
+_STRUCTS: tuple[type[Struct], ...] = (Daemon, Events, Audit, Spec, *_SECTIONS.values())
 _FIELDS: dict[type[Struct], dict[str, _Field]] = {
     cls: {
         key: _field(hint)

@@ -41,7 +41,7 @@ CHANGES = '[agents.changes]\ncommand = ["c"]\n'
             SAME + GOES + CHANGES + "tasks.max_attempts = 9\nresources.max_cpu_seconds = 9\n",
             Plan(changed={"changes": "restart"}),
         ),
-        ('daemon.log_level = "debug"\n' + SAME + GOES + CHANGES, Plan(pending=("daemon.log_level",))),
+        ('daemon.log_level = "debug"\n' + SAME + GOES + CHANGES, Plan(live=("daemon.log_level",))),
         (
             "process.max_concurrent_processes = 9\n" + SAME + GOES + CHANGES,
             Plan(live=("process.max_concurrent_processes",)),

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from corral.supervisor import spec, values
+from corral.supervisor import reload, spec, values
 from corral.supervisor.document import STORE
 from corral.supervisor.spec import Config, Defaults, Scale, Spec
 from corral.worker.errors import InvalidParams
@@ -31,6 +31,7 @@ SERVER = '[mcp.servers.s]\ncommand = ["x"]\n'
 
 
 NOT_KEYS = {"name", "kind", "source", *Defaults.__struct_fields__}
+DAEMON_WIDE = ("daemon", "events", "audit")
 STRUCTS: dict[str, type[msgspec.Struct]] = {
     "### `[daemon]`": spec.Daemon,
     "### `[process]`": spec.Process,
@@ -39,6 +40,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "### `[monitoring]`": spec.Monitoring,
     "### `[tasks]`": spec.Tasks,
     "### `[events]`": spec.Events,
+    "### `[audit]`": spec.Audit,
     "### `[recovery]`": spec.Recovery,
     "## `[agents.NAME]` and `[mcp.servers.NAME]`": spec.Spec,
 }
@@ -62,6 +64,7 @@ def test_an_empty_file_gives_every_default() -> None:
     assert config == Config(
         daemon=spec.Daemon(),
         events=spec.Events(),
+        audit=spec.Audit(),
         process=spec.Process(),
         agents={},
         defaults=Defaults(),
@@ -104,7 +107,7 @@ def test_an_empty_file_gives_every_default() -> None:
 )  # fmt: skip
 def test_a_value_is_decoded(section: str, key: str, written: str, value: object) -> None:
     config = decode(f"[{section}]\n{key} = {written}\n")
-    home = config if section in ("daemon", "events") else config.defaults
+    home = config if section in DAEMON_WIDE else config.defaults
     decoded = getattr(getattr(home, section), key)
     assert decoded == value
     assert type(decoded) is type(value)
@@ -769,7 +772,7 @@ def test_the_manual_has_the_default_of_every_section_key(heading: str) -> None:
     for key, (default, *_) in manual_rows(heading).items():
         written = "" if default == "-" else f"{key} = {default}"
         config = decode(f"[{name}]\n{written}\n")
-        section = getattr(config if name in ("daemon", "events") else config.defaults, name)
+        section = getattr(config if name in DAEMON_WIDE else config.defaults, name)
         assert section == STRUCTS[heading](), key
         if default == "-":
             assert getattr(section, key) in (None, ""), key
@@ -789,8 +792,9 @@ def test_the_manual_says_what_a_change_needs(heading: str) -> None:
     name = heading.strip("# `[]")
     old = decode(AGENT).agents["a"]
     for key, cells in manual_rows(heading).items():
-        if name in ("daemon", "events"):
-            assert cells[-1] == "daemon"
+        if name in DAEMON_WIDE:
+            assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in reload.LIVE), key
+            assert cells[-1].startswith("daemon"), key
             continue
         if name in Defaults.__struct_fields__:
             new = replace(old, **{name: replace(getattr(old, name), **{key: object()})})

@@ -35,17 +35,18 @@ mcp.session
 mcp.pool
 supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
-supervisor.link
-supervisor.bus  supervisor.store  supervisor.process  supervisor.usage
+supervisor.link  supervisor.event_types
+supervisor.bus  supervisor.store  supervisor.journal  supervisor.process  supervisor.usage
 supervisor.archive  supervisor.pattern
 supervisor.logfile  supervisor.metrics
 supervisor.packing  supervisor.cursor  supervisor.capture
-supervisor.logs  supervisor.records  supervisor.launch  supervisor.roster
+supervisor.logs  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit
+supervisor.expiry  supervisor.diary  supervisor.forwarding
 supervisor.command
 supervisor.probe
 supervisor.line  supervisor.checkup  supervisor.alert
 supervisor.keeper
-supervisor.crew
+supervisor.crew  supervisor.broker
 supervisor.tool_server  supervisor.running
 supervisor.agents  supervisor.limits
 supervisor.attempt
@@ -54,13 +55,13 @@ supervisor.tasks
 supervisor.service
 supervisor.control
 supervisor.report  supervisor.listener
-supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  supervisor.log_methods  supervisor.tool_methods
+supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  supervisor.log_methods  supervisor.event_methods  supervisor.audit_methods  supervisor.tool_methods
 supervisor.methods
 supervisor.daemon
 supervisor.__main__
 cli.render
 cli.session
-cli.about  cli.agent  cli.task  cli.log  cli.tool  cli.doctor
+cli.about  cli.agent  cli.task  cli.log  cli.event  cli.audit  cli.daemon  cli.tool  cli.doctor
 cli.__main__
 """
 
