@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench workers orphans chaos operations systemd format clean
+.PHONY: demo test check bench workers logs lines orphans chaos operations systemd format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -25,6 +25,12 @@ bench: $(VENV)/.test
 # The long runs; each has a short form in the tests.  docs/HACKING.md says what they show.
 workers: $(VENV)/.test
 	$(BIN)/python -P benchmarks/workers.py $(ARGS)
+
+logs: $(VENV)/.test
+	$(BIN)/python -P benchmarks/logs.py $(ARGS)
+
+lines: $(VENV)/.test
+	$(BIN)/python -P tests/chaos/lines.py $(ARGS)
 
 orphans: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/orphans.py $(ARGS)

@@ -277,6 +277,12 @@ def memory_mb(pid: int) -> tuple[float, float]:
     return rss, pss
 
 
+def cpu_s(pid: int) -> float:
+    """The processor time that one process has used, without that of its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def children(pid: int) -> list[int]:
     """The direct children of all threads of a process."""
     return [

@@ -1,21 +1,19 @@
 """How fast are logs captured, and what does it cost?
 
-Numbered lines of 100 bytes from one worker and from fifty, attributed, with times, and rotated, against a C program
-that copies the pipes to files as they are (`copier.c`), in the same rounds. After each round all files are read:
-a line that is missing, cut, repeated or out of order ends the benchmark. Without a C compiler there is nothing to
-compare with; the report says so.
+Numbered lines of 100 bytes, 200 MB and 500 MB of them, from one worker and from fifty, attributed, with times, and rotated,
+against others that keep what programs print, in the same rounds (`loggers.py`): `cat`, the least in C (`copier.c`),
+s6-log with times and without, supervisord. After each round all files are read: what the others lost or cut is told below
+the table, and if corral did, the benchmark ends. Who is not there, or no C compiler, is left out with a word.
 """
 
-import gzip
-import os
-import re
-import resource
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,14 @@ from corral.worker.client import Client
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench
+import loggers
 from bench import BOUND_S, Daemon, Measure
+from loggers import Flood, Kept
 
 HERE = Path(__file__).parent
 
 WIDTH = 100
 PREFIX = 40
-MANY = 50
 PAUSE_S = 0.005
 """Between two looks at the status: they are not to be what keeps the daemon busy."""
 
@@ -66,157 +65,167 @@ class Size:
     """How much of everything."""
 
     rounds: int
-    size_bytes: int
+    megabytes: tuple[int, ...]
     kept_bytes: int
     reads: int
+    workers: tuple[int, ...] = (1, 50)
 
 
-WHOLE = Size(rounds=5, size_bytes=500_000_000, kept_bytes=1_000_000_000, reads=20)
-QUICK = Size(rounds=1, size_bytes=20_000_000, kept_bytes=50_000_000, reads=3)
+WHOLE = Size(rounds=5, megabytes=(200, 500), kept_bytes=1_000_000_000, reads=20)
+QUICK = Size(rounds=1, megabytes=(20,), kept_bytes=50_000_000, reads=3)
+
+CORRAL = "corral"
+
+BASE = "cat"
+"""Which all others are compared with."""
 
 
-def measures(size: Size, has_compiler: bool) -> list[Measure]:
-    """The rows; those of the C program, and the ratios to them, only where there is one."""
-    mega = f"{size.size_bytes / 1e6:.0f} MB"
-    rows = [
-        Measure("copy_one", f"C: copy of {mega} from one pipe", "MB/s"),
-        Measure("cat_one", f"`cat` of {mega} to a file", "MB/s", "copy_one"),
-        Measure("one", f"corrald: {mega} from one worker", "MB/s", "copy_one"),
-        Measure("copy_many", f"C: copy of {mega} from {MANY} pipes", "MB/s"),
-        Measure("many", f"corrald: {mega} from {MANY} workers", "MB/s", "copy_many"),
-        Measure("copy_cpu_one", "C: CPU, one pipe", "s/GB"),
-        Measure("cpu_one", "corrald: CPU, one worker", "s/GB", "copy_cpu_one"),
-        Measure("copy_cpu_many", f"C: CPU, {MANY} pipes", "s/GB"),
-        Measure("cpu_many", f"corrald: CPU, {MANY} workers", "s/GB", "copy_cpu_many"),
-        Measure("status_one", "`daemon.status` while one worker floods", "ms"),
-        Measure("status_many", f"`daemon.status` while {MANY} flood", "ms"),
-        Measure("rss_before", "RSS of corrald before", "MB"),
-        Measure("rss_one", "RSS of corrald after one", "MB", "rss_before"),
-        Measure("rss_many", f"RSS of corrald after {MANY}", "MB", "rss_before"),
-        Measure("last_short", "the last 100 lines of a log of 1 MB", "ms"),
-        Measure(
-            "last_long",
-            f"the last 100 lines of a log of {size.kept_bytes / 1e6:.0f} MB",
-            "ms",
-            "last_short",
-        ),
-    ]
-    if has_compiler:
-        return rows
-    left = [row for row in rows if not row.name.startswith("copy")]
+@dataclass
+class Keepers:
+    """Whoever is there to keep what is printed, by a short name, and what they did wrong."""
+
+    by_name: dict[str, tuple[str, Callable[[Flood, Path], Kept]]]
+    wrong: Counter[str] = field(default_factory=Counter[str])
+    """Lines lost and files that end inside a line, of each."""
+    floods: Counter[str] = field(default_factory=Counter[str])
+
+    def part(self, name: str, flood: Flood, folder: Path, suffix: str) -> Found:
+        """One flood to one keeper."""
+        kept = self.by_name[name][1](flood, folder / f"{name}-{suffix}")
+        self.wrong[f"{name} lost"] += kept.lost
+        self.wrong[f"{name} cut"] += kept.cut
+        self.floods[name] += flood.lines * flood.workers
+        assert name != CORRAL or not kept.lost + kept.cut, f"corral has lost or cut lines: {kept}"
+        giga = flood.size_bytes / 1e9
+        found = {
+            f"{name}_{suffix}": [giga * 1000 / kept.passed_s],
+            f"{name}_cpu_{suffix}": [max(kept.cpu_s, 0.001) / giga],
+        }
+        if kept.rss_mb is not None:
+            before, after = f"{name}_rss_before_{suffix}", f"{name}_rss_after_{suffix}"
+            found |= {before: [kept.rss_mb[0]], after: [kept.rss_mb[1]]}
+        if kept.answers_ms:
+            found[f"{name}_status_{suffix}"] = kept.answers_ms
+        return found
+
+    def told(self) -> str:
+        """What all of them did wrong."""
+        words = [
+            f"{self.by_name[name][0]}: of {self.floods[name]} lines {self.wrong[f'{name} lost']} lost,"
+            f" {self.wrong[f'{name} cut']} cut in two"
+            for name in self.by_name
+        ]
+        return "read back from the files: " + "; ".join(words) + "."
+
+
+def measures(size: Size, keepers: Keepers) -> list[Measure]:
+    """The rows."""
+    rows: list[Measure] = []
+    floods = [(mega, workers) for mega in size.megabytes for workers in size.workers]
+    for what, unit, infix in (("", "MB/s", ""), ("CPU, ", "s/GB", "cpu_")):
+        for mega, workers in floods:
+            suffix = _suffix(mega, workers)
+            for name, (words, _) in keepers.by_name.items():
+                base = None if name == BASE else f"{BASE}_{infix}{suffix}"
+                text = f"{words}: {what}{mega} MB from {workers}"
+                rows.append(Measure(f"{name}_{infix}{suffix}", text, unit, base))
+    for mega, workers in floods:
+        suffix = _suffix(mega, workers)
+        text = f"`daemon.status` while {mega} MB come from {workers}"
+        rows.append(Measure(f"{CORRAL}_status_{suffix}", text, "ms"))
+    for name, words in ((CORRAL, "corrald"), ("supervisord", "supervisord")):
+        for workers in size.workers if name in keepers.by_name else ():
+            mega = max(size.megabytes)
+            suffix = _suffix(mega, workers)
+            before = f"{name}_rss_before_{suffix}"
+            text = f"{mega} MB from {workers}"
+            rows.append(Measure(before, f"RSS of {words} before {text}", "MB"))
+            rows.append(
+                Measure(f"{name}_rss_after_{suffix}", f"RSS of {words} after {text}", "MB", before)
+            )
+    long = f"the last 100 lines of a log of {size.kept_bytes / 1e6:.0f} MB"
     return [
-        Measure(r.name, r.what, r.unit, None if (r.against or "").startswith("copy") else r.against)
-        for r in left
+        *rows,
+        Measure("last_short", "the last 100 lines of a log of 1 MB", "ms"),
+        Measure("last_long", long, "ms", "last_short"),
     ]
+
+
+def _suffix(megabytes: int, workers: int) -> str:
+    return f"{megabytes}_{workers}"
 
 
 def main() -> None:
     options = bench.arguments(__doc__ or "")
     size = QUICK if options.quick else WHOLE
     machine = bench.Machine()
-    compiler = shutil.which("cc")
     with bench.folder() as folder:
-        programs = _programs(folder, compiler)
-        parts = [
-            *_copies(folder, size, programs, compiler),
-            lambda: _captured(folder, size, programs, 1, "one"),
-            lambda: _captured(folder, size, programs, MANY, "many"),
-            lambda: _last_lines(folder, size, programs),
-        ]
+        printer, copier = _programs(folder, shutil.which("cc"))
+        keepers = _keepers(copier)
+        parts: list[Part] = []
+        for mega in size.megabytes:
+            for workers in size.workers:
+                lines = mega * 1_000_000 // WIDTH // workers
+                flood = Flood([*printer, str(lines), str(WIDTH)], workers, lines, WIDTH)
+                suffix = _suffix(mega, workers)
+                parts += [
+                    partial(keepers.part, name, flood, folder, suffix) for name in keepers.by_name
+                ]
+        parts.append(lambda: _last_lines(folder, size, printer))
         taken = bench.interleaved(size.rounds, parts)
-    bench.report("logs", measures(size, compiler is not None), taken, machine, options)
+    bench.report("logs", measures(size, keepers), taken, machine, options)
+    print(f"\n{keepers.told()}")
 
 
-def _programs(folder: Path, compiler: str | None) -> list[str]:
-    """The command of the printer, without its count; the copier is compiled beside it."""
+def _programs(folder: Path, compiler: str | None) -> tuple[list[str], Path | None]:
+    """The command of the printer, without its count, and the copier."""
     if compiler is None:
-        print("no C compiler: nothing to compare with", file=sys.stderr)
-        return [sys.executable, "-c", PRINTER]
+        print("no C compiler: the least in C is left out", file=sys.stderr)
+        return [sys.executable, "-c", PRINTER], None
     for name in ("copier", "printer"):
         source = str(HERE / f"{name}.c")
         subprocess.run([compiler, "-O2", "-o", str(folder / name), source], check=True)
-    return [str(folder / "printer")]
+    return [str(folder / "printer")], folder / "copier"
 
 
-def _arguments(programs: list[str], size_bytes: int, workers: int) -> list[str]:
-    return [*programs, str(size_bytes // WIDTH // workers), str(WIDTH)]
+def _keepers(copier: Path | None) -> Keepers:
+    """Those that are there, in the order of the table."""
+    found: dict[str, tuple[str, Callable[[Flood, Path], Kept]]] = {
+        BASE: ("`cat` to a file each", loggers.by_cat)
+    }
+    if copier is not None:
+        found["copier"] = ("C: copy to files", partial(loggers.by_copier, copier=copier))
+    found[CORRAL] = ("corrald", _by_corral)
+    if shutil.which("s6-log") is None:
+        print("no s6-log: it is left out", file=sys.stderr)
+    else:
+        stamped = partial(loggers.by_s6_log, stamped=True)
+        found["s6_stamped"] = ("s6-log with times", stamped)
+        found["s6"] = ("s6-log without", partial(loggers.by_s6_log, stamped=False))
+    if shutil.which("supervisord") is None:
+        print("no supervisord: it is left out", file=sys.stderr)
+    else:
+        found["supervisord"] = ("supervisord, no times", loggers.by_supervisord)
+    return Keepers(found)
 
 
-def _copies(folder: Path, size: Size, programs: list[str], compiler: str | None) -> list[Part]:
-    def copy(workers: int, name: str) -> Found:
-        target = folder / f"copy-{name}"
-        target.mkdir()
-        command = _arguments(programs, size.size_bytes, workers)
-        began, cpu = time.perf_counter(), _children_cpu_s()
-        subprocess.run([folder / "copier", target, str(workers), *command], check=True)
-        passed_s = time.perf_counter() - began
-        # The printers' own time is in it, too; in corrald's it is not: they are the launcher's children.
-        used_s = _children_cpu_s() - cpu - _printing_s(command, workers)
-        shutil.rmtree(target)
-        giga = size.size_bytes / 1e9
-        return {
-            f"copy_{name}": [giga * 1000 / passed_s],
-            f"copy_cpu_{name}": [max(used_s, 0.001) / giga],
-        }
-
-    def cat() -> Found:
-        with (folder / "cat").open("wb") as target:
-            began = time.perf_counter()
-            printer = subprocess.Popen(
-                _arguments(programs, size.size_bytes, 1), stdout=subprocess.PIPE
-            )
-            subprocess.run(["cat"], stdin=printer.stdout, stdout=target, check=True)
-            assert printer.stdout is not None, "it is a pipe"
-            printer.stdout.close()
-            assert printer.wait(BOUND_S) == 0
-            passed_s = time.perf_counter() - began
-        (folder / "cat").unlink()
-        return {"cat_one": [size.size_bytes / 1e6 / passed_s]}
-
-    if compiler is None:
-        return [cat]
-    return [lambda: copy(1, "one"), cat, lambda: copy(MANY, "many")]
-
-
-def _children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _printing_s(command: list[str], workers: int) -> float:
-    """What the printers use by themselves."""
-    before = _children_cpu_s()
-    with open(os.devnull, "wb") as nowhere:
-        for _ in range(workers):
-            subprocess.run(command, stdout=nowhere, check=True)
-    return _children_cpu_s() - before
-
-
-def _captured(folder: Path, size: Size, programs: list[str], workers: int, name: str) -> Found:
-    where = folder / f"capture-{name}"
-    command = _arguments(programs, size.size_bytes, workers)
-    shown = ", ".join(map(repr, command))
-    config = CONFIG.format(command=shown, workers=workers, file_bytes=FILE_BYTES)
-    with Daemon(where, config) as daemon, Client(daemon.socket) as client:
-        pid = daemon.process.pid
-        rss_before, cpu_before = bench.memory_mb(pid)[0], _cpu_s(pid)
+def _by_corral(flood: Flood, folder: Path) -> Kept:
+    shown = ", ".join(map(repr, flood.command))
+    config = CONFIG.format(command=shown, workers=flood.workers, file_bytes=FILE_BYTES)
+    with Daemon(folder, config) as daemon, Client(daemon.socket) as client:
+        pids = (daemon.process.pid, daemon.launcher)
+        before_mb, used_before_s = bench.memory_mb(pids[0])[0], sum(map(bench.cpu_s, pids))
         began = time.perf_counter()
         client.call("agent.start", {"names": ["flood"], "wait": False}, timeout_s=BOUND_S)
-        answers = _await_ends(client)
+        answers_ms = _await_ends(client)
         passed_s = time.perf_counter() - began
-        used_s = _cpu_s(pid) - cpu_before
-        rss_after = bench.memory_mb(pid)[0]
-    count = size.size_bytes // WIDTH // workers
-    for number in range(workers):
-        _check(where / "state" / "logs" / "flood", f"flood-{number}", count)
-    shutil.rmtree(where)
-    found = {
-        name: [size.size_bytes / 1e6 / passed_s],
-        f"cpu_{name}": [used_s / (size.size_bytes / 1e9)],
-        f"status_{name}": answers,
-        f"rss_{name}": [rss_after],
-    }
-    return found | ({"rss_before": [rss_before]} if workers == 1 else {})
+        cpu_s = sum(map(bench.cpu_s, pids)) - used_before_s
+        rss_mb = (before_mb, bench.memory_mb(pids[0])[0])
+    logs = folder / "state" / "logs" / "flood"
+    files = (loggers.numbered(logs, f"flood-{number}.log") for number in range(flood.workers))
+    lost, cut = loggers.read_back(files, flood, PREFIX)
+    shutil.rmtree(folder)
+    return Kept(passed_s, cpu_s, lost, cut, rss_mb, answers_ms)
 
 
 def _await_ends(client: Client) -> list[float]:
@@ -234,36 +243,13 @@ def _await_ends(client: Client) -> list[float]:
         time.sleep(PAUSE_S)
 
 
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _check(folder: Path, worker: str, count: int) -> None:
-    """Every line once, whole and in order, over all files."""
-    names = [
-        path
-        for path in folder.iterdir()
-        if re.fullmatch(rf"{worker}\.log(\.\d+(\.gz)?)?", path.name)
-    ]
-    names.sort(key=lambda path: int([*path.name.split("."), "0"][2]), reverse=True)
-    expected = 0
-    for path in names:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        assert data.endswith(b"\n"), f"{path} ends inside a line"
-        for line in data[:-1].split(b"\n"):
-            assert len(line) == PREFIX + WIDTH - 1, f"a line of {path} is cut: {line!r}"
-            assert int(line[PREFIX:]) == expected, f"{path}: {line!r} is not {expected}"
-            expected += 1
-    assert expected == count, f"{worker}: {expected} lines of {count}"
-
-
-def _last_lines(folder: Path, size: Size, programs: list[str]) -> Found:
+def _last_lines(folder: Path, size: Size, printer: list[str]) -> Found:
     """The same question to a short log and to a long one."""
     found: Found = {}
     for name, kept_bytes in (("last_short", 1_000_000), ("last_long", size.kept_bytes)):
         where = folder / name
-        command = ", ".join(map(repr, _arguments(programs, kept_bytes, 1)))
+        arguments = [*printer, str(kept_bytes // WIDTH), str(WIDTH)]
+        command = ", ".join(map(repr, arguments))
         # In a few files, as by default: to list a hundred takes time of its own.
         config = CONFIG.format(command=command, workers=1, file_bytes=kept_bytes // 3)
         with Daemon(where, config) as daemon, Client(daemon.socket) as client:

@@ -1,28 +1,45 @@
-/* printer COUNT WIDTH: prints COUNT numbered lines of WIDTH bytes, 64 KiB at a time, then waits for its end. */
+/* printer COUNT WIDTH: prints COUNT numbered lines of WIDTH bytes in blocks of 64 KiB that end anywhere in a line, as
+ * those of stdio do. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+static char block[65536];
+static size_t used;
+
+static void flush(void)
+{
+    for (size_t done = 0; done < used;) {
+        ssize_t written = write(1, block + done, used - done);
+        if (written < 0)
+            exit(1);
+        done += written;
+    }
+    used = 0;
+}
+
 int main(int number, char **arguments)
 {
-    static char block[65536];
+    char line[4096];
     if (number < 3)
         return 2;
     long count = atol(arguments[1]);
-    int width = atoi(arguments[2]);
-    size_t used = 0;
+    size_t width = atoi(arguments[2]);
+    if (width < 2 || width > sizeof line)
+        return 2;
     for (long i = 0; i < count; i++) {
-        if (used + width + 1 > sizeof block) {
-            for (size_t done = 0; done < used;)
-                done += write(1, block + done, used - done);
-            used = 0;
+        snprintf(line, width, "%0*ld", (int)width - 1, i);
+        line[width - 1] = '\n';
+        for (size_t done = 0; done < width;) {
+            size_t some = width - done < sizeof block - used ? width - done : sizeof block - used;
+            memcpy(block + used, line + done, some);
+            used += some;
+            done += some;
+            if (used == sizeof block)
+                flush();
         }
-        snprintf(block + used, width, "%0*ld", width - 1, i);
-        block[used + width - 1] = '\n';
-        used += width;
     }
-    for (size_t done = 0; done < used;)
-        done += write(1, block + done, used - done);
+    flush();
     return 0;
 }

@@ -1,11 +1,13 @@
-"""`corral logs` and `corral events`: what workers wrote and what happened, past and following."""
+"""`corral logs`: what workers wrote, past and following."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import click
 
-from ..worker.errors import ResourceLimitExceeded, from_wire
+from ..worker.client import Client
+from ..worker.errors import ResourceLimitExceeded, Unreachable, from_wire
 from . import render
 from .render import inners, word
 from .session import ANSWER_S, Session, Verb, complete_agents, moment
@@ -14,6 +16,9 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 LINES_SHOWN = 100
 LINES_BEFORE_FOLLOWING = 10
 LOUD = {"warning": "yellow", "warn": "yellow", "error": "red", "critical": "red", "fatal": "red"}
+
+SEARCHES = {"grep", "level", "previous"}
+"""What may take the daemon longer than an answer is waited for, in long logs."""
 
 Records = list[dict[str, object]]
 
@@ -65,41 +70,54 @@ def logs(
         shown = LINES_BEFORE_FOLLOWING if follow else LINES_SHOWN
         params["n"] = shown if count is None else count
     write = session.print_ndjson if session.json else _LogWriter(session).write
-    _stream(session, "log", params, follow, write)
+    try:
+        with session.connect() as connection:
+            if follow or SEARCHES & params.keys() or not _read(connection, params, write):
+                _follow(connection, params if follow else {**params, "follow": False}, write)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
 
 
-def _stream(
-    session: Session,
-    noun: str,
-    params: Mapping[str, object],
-    follow: bool,
-    write: Callable[[Records], None],
+def _read(
+    connection: Client, params: Mapping[str, object], write: Callable[[Records], None]
+) -> bool:
+    """Writes the records that are there, unless they are too much for one answer."""
+    try:
+        found = connection.call("log.read", params, timeout_s=ANSWER_S)
+    except ResourceLimitExceeded as error:
+        if error.data.get("limit") != "answer":
+            raise
+        return False
+    write(inners(render.as_record(found), "records"))
+    return True
+
+
+def _follow(
+    connection: Client, params: Mapping[str, object], write: Callable[[Records], None]
 ) -> None:
-    """Writes the records of `noun` that are there; with `follow` those that come, until Ctrl-C."""
-    key = f"{noun}s" if noun == "event" else "records"
-    with session.connect() as connection:
-        try:
-            if not follow:
-                verb = "list" if noun == "event" else "read"
-                try:
-                    found = connection.call(f"{noun}.{verb}", params, timeout_s=ANSWER_S)
-                    write(inners(render.as_record(found), key))
-                    return
-                except ResourceLimitExceeded as error:
-                    if error.data.get("limit") != "answer":
-                        raise
-                params = {**params, "follow": False}  # too much for one answer: in pieces
-            connection.call(f"{noun}.follow", params, timeout_s=ANSWER_S)
-            for notification in connection.notifications():
-                if notification.method == noun:
-                    write(inners(notification.params, key))
-                elif notification.method == f"{noun}.end":
-                    if "error" in notification.params:
-                        raise from_wire(notification.params["error"])
-                    return
-        except KeyboardInterrupt:
-            if not follow:
-                raise
+    """Writes records as they come, to the end if there is one.
+
+    Raises:
+        Unreachable: the daemon is gone; `since` in its data is the time of the last record that was written.
+    """
+    connection.call("log.follow", params, timeout_s=ANSWER_S)
+    last = ""
+    try:
+        for notification in connection.notifications():
+            if notification.method == "log":
+                records = inners(notification.params, "records")
+                write(records)
+                last = word(records[-1], "at") if records else last
+            elif notification.method == "log.end":
+                if "error" in notification.params:
+                    raise from_wire(notification.params["error"])
+                return
+    except Unreachable as error:
+        if not last:
+            raise
+        words = f"{error.message}; --since {last} goes on"
+        raise Unreachable(words, **{**error.data, "since": last}) from error
 
 
 class _LogWriter:
@@ -133,78 +151,28 @@ class _LogWriter:
         if level in LOUD:
             head += session.styled(level, LOUD[level]) + " "
         stamp = session.styled(render.at(word(record, "at")), "grey")
+        # A message may have several lines: none of them is to look like another worker's.
+        lines = word(record, "text").split("\n")
+        for line in lines[:-1]:
+            session.stdout.write(f"{stamp} {head}")
+            session.print_foreign(line)
         session.stdout.write(f"{stamp} {head}")
-        session.print_foreign(word(record, "text"))
+        session.print_foreign(lines[-1] + _facts(record))
+
+
+def _facts(record: Mapping[str, object]) -> str:
+    """The fields of a message, as ` key=value`."""
+    fields = record.get("fields")
+    if not isinstance(fields, dict):
+        return ""
+    facts = cast("dict[str, object]", fields)  # JSON has no other keys
+    return "".join(
+        render.one_line(
+            f" {key}={value if isinstance(value, str) else render.json_text(value, indent=False)}"
+        )
+        for key, value in facts.items()
+    )
 
 
 def _origin(record: Mapping[str, object]) -> str:
     return word(record, "worker") or word(record, "agent") or "corrald"
-
-
-EVENT_KEYS = frozenset({"seq", "at", "type", "agent", "worker", "incarnation"})
-
-
-@click.command("events", cls=Verb)
-@click.option("-f", "--follow", is_flag=True, help="Go on as things happen, until Ctrl-C.")
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(0),
-    metavar="N",
-    help="The last N events; default 100, with -f 10.",
-)
-@click.option(
-    "--since", metavar="N|T", help="After event number N, or not older than 5m or a time."
-)
-@click.option(
-    "--type", "types", multiple=True, metavar="GLOB", help='Only such as "task.*"; repeatable.'
-)
-@click.option("--agent", metavar="NAME", help="Only of this agent.", shell_complete=complete_agents)
-@click.pass_obj
-def events(
-    session: Session,
-    follow: bool,
-    count: int | None,
-    since: str | None,
-    types: tuple[str, ...],
-    agent: str | None,
-) -> None:
-    """Show what happened. Transitions, tasks, tool calls, health, limits, changes."""
-    params: dict[str, object] = {}
-    if types:
-        params["types"] = list(types)
-    if agent is not None:
-        params["agent"] = agent
-    if since is not None and since.isdecimal():
-        params["since"] = int(since)
-    elif since is not None:
-        params["since_time"] = moment(since, "--since", time.time())
-    if count is not None or since is None:
-        shown = LINES_BEFORE_FOLLOWING if follow else LINES_SHOWN
-        params["n"] = shown if count is None else count
-
-    def write(records: Records) -> None:
-        for record in records:
-            session.print(_event_line(session, record))
-        session.stdout.flush()
-
-    _stream(session, "event", params, follow, session.print_ndjson if session.json else write)
-
-
-def _event_line(session: Session, record: Mapping[str, object]) -> str:
-    kind = word(record, "type", "-")
-    whom = word(record, "worker") or word(record, "agent", "-")
-    if kind == "worker.state":
-        state = word(record, "to", "-")
-        colour = render.STATE_COLOURS.get(state, "grey")
-        reason = render.one_line(word(record, "reason"))
-        text = f"{render.one_line(word(record, 'from', '-'))} -> {session.styled(render.one_line(state), colour)}"
-        text += f" ({reason})" if reason else ""
-    else:
-        facts = [(k, v) for k, v in record.items() if k not in EVENT_KEYS and v is not None]
-        shown = (
-            (k, v if isinstance(v, str) else render.json_text(v, indent=False)) for k, v in facts
-        )
-        text = render.one_line(" ".join(f"{k}={v}" for k, v in shown))
-    head = render.one_line(f"{word(record, 'seq', '-'):>6} {kind} {whom}")
-    return f"{session.styled(render.at(word(record, 'at')), 'grey')} {head} {text}".rstrip()

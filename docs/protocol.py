@@ -43,7 +43,7 @@ its log. Anything valid that it says counts as a heartbeat. "→" is what it hea
 | → | `task/run` {task, attempt, objective, input, context, boundaries: {timeout_s, max_tool_calls, allowed_tools, constraints, scope}, checkpoint?} → {output, tokens_used?, cost_cents?} | it is Busy until the answer |
 | → | `ping` → {} | |
 | → | `notifications/cancelled` {requestId, reason} | let go of that task within cancel_grace |
-| → | `event` {type, data, from, at} | of a type that it subscribed to |
+| → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} in place of those that it was too slow for ([EVENTS](EVENTS.md)) |
 | → | `shutdown` {grace_s} | take no more tasks, finish, exit |
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
 | ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields} | |
@@ -51,7 +51,7 @@ its log. Anything valid that it says counts as a heartbeat. "→" is what it hea
 | ← | `task/delegate` {agent or capability, objective, input?, context?, priority?, timeout_s?, boundaries?, task} → the ended record | |
 | ← | `memory/put` {key, value, ttl_s?, session?}, `memory/get` {key, session?} → {value}, `memory/delete` {key, session?}, `memory/search` {query, limit?, session?} → {items} | the agent's own |
 | ← | `checkpoint/put` {task?, data} → {id} | the next attempt of the task is given it |
-| ← | `event/publish` {type, data}, `event/subscribe` {types: [globs]} | types that begin like the daemon's own are refused |
+| ← | `event/publish` {type, data} → {seq}, `event/subscribe` {types: [globs]} | types that begin like the daemon's own are refused; a subscription takes the place of the one before |
 """
 
 ERRORS = """

@@ -18,8 +18,13 @@ from .. import __version__
 from ..worker.errors import CorralError, InvalidParams
 from . import daemon
 from .daemon import Paths
+from .diary import STDERR, Diary
+from .journal import is_stream_to_journal
 from .listener import inherited_socket
 from .spec import Config
+
+ERROR_MARK = "<3>"
+"""Before a line of stderr that the journal reads: it is an error; see sd-daemon(3)."""
 
 GC_THRESHOLDS = (10_000, 20, 50)
 """Cycles come from errors alone, and a look for them takes tens of milliseconds with thousands of workers."""
@@ -28,34 +33,46 @@ GC_THRESHOLDS = (10_000, 20, 50)
 def main() -> None:
     """Runs the daemon. Exit status: 0 after a stop, 2 for a wrong configuration, 1 for all else."""
     arguments = _parser().parse_args()
+    _open_standard_streams()
+    stream = os.environ.pop("JOURNAL_STREAM", "")  # about our stderr, and nobody else's
+    mark = ERROR_MARK if is_stream_to_journal(STDERR, stream) else ""
     try:
         inherited = None if arguments.check else inherited_socket(os.environ, os.getpid())
         paths, config = _locate(arguments, os.environ, os.getuid(), inherited)
     except CorralError as error:
-        _fail(error)
+        _fail(error, mark)
     if arguments.check:
         count = len(config.agents)
         print(f"{paths.config or 'no configuration file'}: ok, {count} agents and MCP servers")
         return
-    logging.basicConfig(
-        level=config.daemon.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    settings = config.daemon
+    diary = Diary(settings.log_level, settings.log_format, journal_stream=stream)
     setproctitle.setproctitle("corrald")
     gc.freeze()  # the program itself is never garbage
     gc.set_threshold(*GC_THRESHOLDS)
     if paths.config is None:
         logging.getLogger(__name__).info("no configuration file: agents are added by corral add")
     try:
-        uvloop.run(daemon.run(config, paths, inherited))
+        uvloop.run(daemon.run(config, paths, diary, inherited))
     except CorralError as error:
-        _fail(error)
+        _fail(error, mark)
+    except Exception:
+        logging.getLogger(__name__).critical("cannot go on: this is a defect", exc_info=True)
+        sys.exit(1)
+    finally:
+        diary.close()
 
 
-def _fail(error: CorralError) -> NoReturn:
-    print(f"corrald: {error.message}", file=sys.stderr)
+def _fail(error: CorralError, mark: str) -> NoReturn:
+    print(f"{mark}corrald: {error.message}", file=sys.stderr)
     sys.exit(2 if isinstance(error, InvalidParams) else 1)
+
+
+def _open_standard_streams() -> None:
+    """Takes the numbers 0 to 2, where they are free: what is printed must never get into a file of ours."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 class _Parser(argparse.ArgumentParser):

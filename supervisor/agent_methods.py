@@ -70,7 +70,7 @@ def _named(control: Control, params: NamesParams | WhomParams) -> object:
     return {"agents": msgspec.to_builtins(statuses)}
 
 
-@method("agent.start", "operate", NamesParams)
+@method("agent.start", "operate", NamesParams, recorded="or-refused")
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts agents or workers and waits until they are ready."""
     keepers = control.agents.selected(params.names, params.all)
@@ -78,7 +78,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> obje
     return _named(control, params)
 
 
-@method("agent.stop", "operate", NamesParams)
+@method("agent.stop", "operate", NamesParams, recorded="always")
 async def _stop(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers and waits until no process of them is left."""
     keepers = control.agents.selected(params.names, params.all)
@@ -86,7 +86,7 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> objec
     return _named(control, params)
 
 
-@method("agent.restart", "operate", NamesParams)
+@method("agent.restart", "operate", NamesParams, recorded="or-refused")
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers, starts them again and waits until they are ready."""
     keepers = control.agents.selected(params.names, params.all)
@@ -94,28 +94,28 @@ async def _restart(control: Control, params: NamesParams, _caller: Caller) -> ob
     return _named(control, params)
 
 
-@method("agent.reset", "operate", NamesParams)
+@method("agent.reset", "operate", NamesParams, recorded="or-refused")
 async def _reset(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Forgets failures; what is wanted and has given up starts again."""
     control.agents.reset(control.agents.selected(params.names, params.all))
     return _named(control, params)
 
 
-@method("agent.pause", "operate", WhomParams)
+@method("agent.pause", "operate", WhomParams, recorded="always")
 async def _pause(control: Control, params: WhomParams, _caller: Caller) -> object:
     """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
     await control.agents.pause(params.names, params.all)
     return _named(control, params)
 
 
-@method("agent.resume", "operate", WhomParams)
+@method("agent.resume", "operate", WhomParams, recorded="always")
 async def _resume(control: Control, params: WhomParams, _caller: Caller) -> object:
     """Lets paused agents or workers run again."""
     control.agents.resume(control.agents.selected(params.names, params.all))
     return _named(control, params)
 
 
-@method("agent.add", "admin", AddParams)
+@method("agent.add", "admin", AddParams, recorded="or-refused")
 async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     """Adds an agent or an MCP server, which is kept until it is removed."""
     addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
@@ -125,7 +125,7 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     return msgspec.to_builtins(agent_status(control, control.agents.of(params.name)))
 
 
-@method("agent.add_all", "admin", AddAllParams)
+@method("agent.add_all", "admin", AddAllParams, recorded="or-refused", tells=("failures",))
 async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> object:
     """Adds several agents and MCP servers, all or none; `failures` tells which of them did not come up."""
     additions = [
@@ -140,7 +140,7 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
     }
 
 
-@method("agent.rm", "admin", RemoveParams)
+@method("agent.rm", "admin", RemoveParams, recorded="always", tells=("removed",))
 async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object:
     """Stops agents and MCP servers and forgets them, all or none; tells who is gone."""
     names = params.names if params.name is None else [params.name, *params.names]
@@ -149,14 +149,14 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
     return {"removed": await control.agents.remove(names, cascade=params.cascade)}
 
 
-@method("agent.scale", "operate", ScaleParams)
+@method("agent.scale", "operate", ScaleParams, recorded="or-refused")
 async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> object:
     """Changes how many workers an agent has."""
     agent = await control.agents.scale(params.name, params.instances, wait=params.wait)
     return msgspec.to_builtins(agent_status(control, agent))
 
 
-@method("agent.signal", "operate", SignalParams)
+@method("agent.signal", "operate", SignalParams, recorded="always")
 async def _signal(control: Control, params: SignalParams, _caller: Caller) -> object:
     """Sends a signal to the leader of each worker that runs."""
     name = params.signal.upper()
@@ -177,4 +177,11 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
         raise Conflict(f'cannot signal "{params.name}": it has no process', name=params.name)
     for keeper in running:
         keeper.signal(name, tree=False)
+        control.shared.bus.publish(
+            "agent.signalled",
+            agent=keeper.spec.name,
+            worker=keeper.id,
+            incarnation=keeper.worker.incarnation,
+            signal=name,
+        )
     return {}

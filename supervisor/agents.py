@@ -7,7 +7,7 @@ agents at once are all taken or none.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from msgspec.structs import asdict, replace
@@ -41,6 +41,8 @@ class Agents(Running):
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
         super().__init__(shared, config)
         self.pool = pool
+        self.on_reload: list[Callable[[Config], None]] = []
+        """Called with a configuration that was read again and is in force now."""
         self._service = service
         self._incarnations: dict[str, int] = {}
 
@@ -300,6 +302,8 @@ class Agents(Running):
         if dry_run:
             return planned
         self.config = config
+        for listener in self.on_reload:
+            listener(config)
         if planned.is_empty:
             return planned
         # Nothing is awaited until all is as the plan found it.
@@ -318,6 +322,9 @@ class Agents(Running):
             self._start_from_file([self._insert(spec) for spec in self._come_back(planned.removed)])
         told = {key: value for key, value in asdict(planned).items() if key != "keys"}
         self.shared.bus.publish("config.reloaded", **told)
+        for name, effect in planned.changed.items():
+            keys = planned.keys[name]
+            self.shared.bus.publish("agent.changed", agent=name, effect=effect, keys=keys)
         return planned
 
     def _start_from_file(self, agents: Iterable[Agent]) -> None:
@@ -374,7 +381,8 @@ class Agents(Running):
         agent = self.of(name)
         async with self._changing(agent):
             self.check_may_start(())
-            more = instances - len(agent.keepers)
+            before = len(agent.keepers)
+            more = instances - before
             if more > 0:
                 await self._grow(agent, more, wait)
             elif more < 0:
@@ -382,7 +390,7 @@ class Agents(Running):
             if agent.added and instances > 0:  # of the file's agents the file says how many
                 agent.spec = replace(agent.spec, instances=Scale(instances, instances))
                 await self._roster.change(name, to_table(agent.spec, self.config.defaults))
-            self.shared.bus.publish("agent.scaled", agent=name, instances=instances)
+            self.shared.bus.publish("agent.scaled", agent=name, instances=instances, before=before)
         return agent
 
     async def _grow(self, agent: Agent, more: int, wait: bool) -> None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from ..worker import codec
-from .bus import SKIPPED, Bus, Event
+from .bus import Bus, Event
 from .command import INPUT_BYTES, Commands
+from .event_types import SKIPPED
 from .probe import http_status
 from .spec import Config, Monitoring, Spec
 

@@ -95,6 +95,8 @@ class Archive:
                 block = zlib.decompress(raw[_HEADER.size : -_TRAILER.size], -zlib.MAX_WBITS)
             except zlib.error:
                 break
+            if zlib.crc32(block) != _TRAILER.unpack(raw[-_TRAILER.size :])[0]:
+                break
             part = block[offset - self._offsets[number] :][:size]
             found.append(part)
             offset += len(part)

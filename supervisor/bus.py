@@ -1,8 +1,8 @@
 """One ordered stream of all that happens: numbered here, kept by the sink, seen by every subscriber.
 
 Everything is on the loop's thread and nothing here waits: a publisher is never held up, and a
-subscriber that does not read loses the oldest events of its own queue and is told how many.
-The stream's memory is bounded in events; whoever publishes what a peer sent bounds its size.
+subscriber that does not read loses the oldest events of its own queue and is told how many. A queue is
+bounded in events and in bytes. What the daemon itself publishes is held to the catalogue of its types.
 """
 
 import asyncio
@@ -17,13 +17,24 @@ from typing import Self
 import msgspec
 
 from ..worker.errors import InvalidParams, Overloaded
+from .event_types import FIELDS, SKIPPED
 
 ROUTES_LIMIT = 1_000
 SUBSCRIPTIONS_LIMIT = 10_000
 PATTERNS_LIMIT = 64
 PATTERN_LIMIT_BYTES = 256
 
-SKIPPED = "events.skipped"
+QUEUE_LIMIT = 1_000
+"""Events that wait for one subscriber…"""
+
+QUEUE_LIMIT_BYTES = 4 * 1024 * 1024
+"""…and their size; one event always has room."""
+
+ENVELOPE_BYTES = 256
+"""What an event is reckoned to take beside its text."""
+
+RESERVE = 100_000
+"""Numbers that are reserved ahead, so that none that was shown is given again after a kill."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +49,8 @@ class Event(msgspec.Struct, frozen=True):
     worker: str | None
     incarnation: int | None
     fields: dict[str, object]
+    size_bytes: int = ENVELOPE_BYTES
+    """About what it takes in memory and as JSON."""
 
     def record(self) -> dict[str, object]:
         """The event as JSON shows it: `{"seq", "at", "type", "agent", "worker", "incarnation", …}`."""
@@ -52,14 +65,28 @@ class Event(msgspec.Struct, frozen=True):
         }
 
 
+Where = Callable[[Event], bool]
+
+
 class Subscription:
     """The events of some types, in order, for one reader; a `with` closes it."""
 
-    def __init__(self, bus: "Bus", patterns: tuple[re.Pattern[str], ...], limit: int) -> None:
+    def __init__(
+        self,
+        bus: "Bus",
+        types: "Types",
+        *,
+        limit: int,
+        limit_bytes: int,
+        where: Where | None,
+    ) -> None:
         self._bus = bus
-        self._patterns = patterns
+        self._types = types
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._where = where
         self._queue: deque[Event] = deque()
+        self._queued_bytes = 0
         self._skipped: tuple[int, Event] | None = None  # how many, and the last of them
         self._ready = asyncio.Event()
         self._closed = False
@@ -75,10 +102,11 @@ class Subscription:
             await self._ready.wait()
         batch = list(self._queue)
         self._queue.clear()
+        self._queued_bytes = 0
         if self._skipped is not None:
             count, last = self._skipped
             self._skipped = None
-            batch.insert(0, Event(last.seq, last.at, SKIPPED, None, None, None, {"count": count}))
+            batch.insert(0, skipped(count, last.seq, last.at))
         return batch
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -101,35 +129,51 @@ class Subscription:
 
     def matches(self, event_type: str) -> bool:
         """Whether an event of this type is wanted."""
-        return any(pattern.match(event_type) for pattern in self._patterns)
+        return self._types.match(event_type)
 
     def offer(self, event: Event) -> None:
         """Queue an event; the bus calls this."""
-        if len(self._queue) >= self._limit:
-            last = self._queue.popleft()
+        if self._where is not None and not self._where(event):
+            return
+        queue = self._queue
+        self._queued_bytes += event.size_bytes
+        while queue and (len(queue) >= self._limit or self._queued_bytes > self._limit_bytes):
+            last = queue.popleft()
+            self._queued_bytes -= last.size_bytes
             count = self._skipped[0] if self._skipped else 0
             self._skipped = (count + 1, last)
-        self._queue.append(event)
+        queue.append(event)
         self._ready.set()
 
 
 class Bus:
-    """The stream. `sink` gets every event that is to be kept, at once and in order."""
+    """The stream. `sink` gets every event that is to be kept, at once and in order.
+
+    `reserve` is told, ahead of time, up to which number events may have been given out.
+    """
 
     def __init__(
         self,
         first_seq: int,
         sink: Callable[[Event], None] | None = None,
         *,
+        reserve: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._next_seq = first_seq
         self._sink = sink
+        self._reserve = reserve
+        self._reserve_at = first_seq + RESERVE // 2
         self._clock = clock
         self._subscriptions: dict[Subscription, None] = {}  # in the order of subscribing
         self._routes: dict[
             str, tuple[Subscription, ...]
         ] = {}  # by type, until somebody comes or goes
+
+    @property
+    def newest(self) -> int:
+        """The number that was given last."""
+        return self._next_seq - 1
 
     def publish(
         self,
@@ -142,44 +186,89 @@ class Bus:
         store: bool = True,
         **fields: object,
     ) -> Event:
-        """Number the event, hand it to the sink (unless `store` is false) and to its subscribers.
+        """Publish an event of the daemon's own: to the sink, unless `store` is false, and its subscribers.
 
-        `fields` must be encodable as JSON and must not be changed afterwards. Never raises for what
+        `fields` are those of the catalogue, and must not be changed afterwards. Never raises for what
         the sink or a subscriber does; may be called by a subscriber.
         """
-        event = Event(
-            self._next_seq, _rfc3339(self._clock()), event_type, agent, worker, incarnation, fields
+        assert fields.keys() == FIELDS.get(event_type), (
+            f"{event_type} with {sorted(fields)} is not as the catalogue has it"
         )
+        size_bytes = ENVELOPE_BYTES + sum(_weight(value) for value in fields.values())
+        return self._post(event_type, agent, worker, incarnation, fields, size_bytes, store)
+
+    def relay(
+        self,
+        event_type: str,
+        data: object,
+        /,
+        *,
+        sender: str,
+        agent: str | None = None,
+        worker: str | None = None,
+        incarnation: int | None = None,
+        data_bytes: int,
+    ) -> Event:
+        """Publish somebody else's event, whose type is his to choose; it is always stored.
+
+        Whoever calls this bounds `data`, whose size as JSON is `data_bytes`.
+        """
+        fields = {"data": data, "from": sender}
+        size_bytes = ENVELOPE_BYTES + data_bytes
+        return self._post(event_type, agent, worker, incarnation, fields, size_bytes, True)
+
+    def _post(
+        self,
+        event_type: str,
+        agent: str | None,
+        worker: str | None,
+        incarnation: int | None,
+        fields: dict[str, object],
+        size_bytes: int,
+        store: bool,
+    ) -> Event:
+        seq = self._next_seq
+        at = rfc3339(self._clock())
+        event = Event(seq, at, event_type, agent, worker, incarnation, fields, size_bytes)
         self._next_seq += 1
+        if seq >= self._reserve_at and self._reserve is not None:
+            self._reserve_at = seq + RESERVE // 2
+            self._reserve(seq + RESERVE)
         if store and self._sink is not None:
             try:
                 self._sink(event)
             except Exception:
                 # Whoever publishes is in the middle of something that must not be left half done.
-                logger.exception("cannot keep event %d of type %s", event.seq, event_type)
+                logger.exception("cannot keep event %d of type %s", seq, event_type)
         for subscription in self._route(event_type):
             subscription.offer(event)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("event %s", event_type, extra={"fields": event.record()})
         return event
 
-    def subscribe(self, types: Sequence[str] = ("*",), *, limit: int = 1_000) -> Subscription:
-        """The events from now on whose type matches one of the globs (`task.*`), at most `limit` queued.
+    def subscribe(
+        self,
+        types: Sequence[str] = ("*",),
+        *,
+        limit: int = QUEUE_LIMIT,
+        limit_bytes: int = QUEUE_LIMIT_BYTES,
+        where: Where | None = None,
+    ) -> Subscription:
+        """The events from now on whose type matches one of the globs (`task.*`) and that `where` takes.
+
+        At most `limit` of them, and `limit_bytes`, are queued.
 
         Raises:
             InvalidParams: too many globs, or one that is too long.
             Overloaded: too many subscriptions.
         """
-        if len(types) > PATTERNS_LIMIT:
-            text = f"cannot subscribe to {len(types)} patterns: the limit is {PATTERNS_LIMIT}"
-            raise InvalidParams(text, key="types", limit=PATTERNS_LIMIT, value=len(types))
-        for glob in types:
-            if len(glob) > PATTERN_LIMIT_BYTES:
-                text = f'cannot subscribe to "{glob[:32]}…": the pattern is too long'
-                raise InvalidParams(text, key="types", limit=PATTERN_LIMIT_BYTES, value=len(glob))
+        patterns = Types(types)
         if len(self._subscriptions) >= SUBSCRIPTIONS_LIMIT:
             text = f"cannot subscribe: {SUBSCRIPTIONS_LIMIT} subscriptions are open"
             raise Overloaded(text, limit=SUBSCRIPTIONS_LIMIT, retry_after_s=1.0)
-        patterns = tuple(re.compile(fnmatch.translate(glob)) for glob in types)
-        subscription = Subscription(self, patterns, limit)
+        subscription = Subscription(
+            self, patterns, limit=limit, limit_bytes=limit_bytes, where=where
+        )
         self._subscriptions[subscription] = None
         self._routes.clear()
         return subscription
@@ -199,7 +288,41 @@ class Bus:
         return route
 
 
-def _rfc3339(at_s: float) -> str:
+class Types:
+    """Globs of event types, in the words of fnmatch(3): `*` is any text, dots included, `?` one character.
+
+    Raises:
+        InvalidParams: too many globs, or one that is too long.
+    """
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        if len(globs) > PATTERNS_LIMIT:
+            text = f"cannot subscribe to {len(globs)} patterns: the limit is {PATTERNS_LIMIT}"
+            raise InvalidParams(text, key="types", limit=PATTERNS_LIMIT, value=len(globs))
+        for glob in globs:
+            if len(glob) > PATTERN_LIMIT_BYTES:
+                text = f'cannot subscribe to "{glob[:32]}…": the pattern is too long'
+                raise InvalidParams(text, key="types", limit=PATTERN_LIMIT_BYTES, value=len(glob))
+        self._patterns = tuple(re.compile(fnmatch.translate(glob)) for glob in globs)
+
+    def match(self, event_type: str) -> bool:
+        """Whether one of the globs matches the whole type."""
+        return any(pattern.match(event_type) for pattern in self._patterns)
+
+
+def skipped(count: int, seq: int, at: str) -> Event:
+    """What a reader is told in place of `count` events, the last of which had this number."""
+    return Event(seq, at, SKIPPED, None, None, None, {"count": count})
+
+
+def rfc3339(at_s: float) -> str:
     """`2026-01-01T00:00:00.123Z`."""
     at_ms = int(at_s * 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at_ms // 1000))}.{at_ms % 1000:03d}Z"
+
+
+def _weight(value: object) -> int:
+    """About how many bytes a field takes: the daemon's own are short, but for lists of names."""
+    if isinstance(value, str):
+        return len(value)
+    return 64 * len(value) if isinstance(value, list | tuple | dict) else 8  # pyright: ignore[reportUnknownArgumentType]  only its length matters

@@ -10,8 +10,10 @@ loop's thread.
 """
 
 import asyncio
+import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,17 +32,17 @@ from .logfile import (
     chain,
     json_line,
     last_line,
+    messages_of,
     names,
     superfluous,
-    text_fields,
 )
 from .spec import Monitoring
 
 StreamName: TypeAlias = Literal["stdout", "stderr", "log"]
 
 READ_BYTES = 64 * 1024  # the size of a pipe
-DRAIN_READS = 64  # what is read at most after the time of a drain is over
 TAIL_BYTES = 4 * 1024
+OVERSHOOT_BYTES = 2 * 1024 * 1024
 VERIFY_NS = 1_000_000_000
 
 logger = logging.getLogger(__name__)
@@ -147,9 +149,9 @@ class LogStream:
                 self.flush()
         elif not self._closed:
             self._writer.remember(self.name, text + b"\n")
-            shown = {"level": level, **text_fields(text), **({"fields": fields} if fields else {})}
             if self._writer.keeps:
-                self._writer.append_json(shown, NOTIFIED)
+                for shown in messages_of(text, level, fields):
+                    self._writer.append_json(shown, NOTIFIED)
 
     def flush(self) -> None:
         """Write the lines that came one by one."""
@@ -172,6 +174,7 @@ class LogStream:
     def _lines(self, data: bytes) -> bytes:
         """Write all that can be written; return the beginning of a line that is left."""
         limit = self._writer.part_bytes
+        view = memoryview(data)
         start = position = 0
         while True:
             if self._cut:
@@ -189,15 +192,15 @@ class LogStream:
             if len(data) - position <= limit:
                 break
             if position > start:
-                self._append(data[start:position])
+                self._append(view[start:position])
             start = position + limit
-            self._cut = not self._append(data[position:start], part=True)
+            self._cut = not self._append(view[position:start], part=True)
             position = start
         if position > start:
-            self._append(data[start:position])
+            self._append(view[start:position])
         return data[position:]
 
-    def _append(self, data: bytes, *, part: bool = False) -> bool:
+    def _append(self, data: bytes | memoryview, *, part: bool = False) -> bool:
         tag, number = self._tag, self._incarnation
         return self._writer.append(data, tag, CAPTURED, part=part, incarnation=number)
 
@@ -214,7 +217,15 @@ class _Gap:
 class LogWriter:
     """The files of one worker, through all its incarnations."""
 
-    def __init__(self, shelf: Shelf, agent: str, worker: str, limits: LogLimits) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        agent: str,
+        worker: str,
+        limits: LogLimits,
+        earlier: "LogWriter | None" = None,
+    ) -> None:
+        """`earlier` wrote these files before, and its lines are counted on: somebody may still read them."""
         self.agent = agent
         self.worker = worker
         self.users = 0
@@ -222,9 +233,9 @@ class LogWriter:
         """How many incarnations have begun since this writer exists."""
         self.lost_lines = 0
         self.lost_bytes = 0
-        self.lines = 0
-        """Lines written since this writer exists."""
-        self.files: list[File] = []
+        self.lines: int = earlier.lines if earlier else 0
+        """Lines written since this writer exists, or since an earlier one did."""
+        self.files: list[File] = [*earlier.files] if earlier else []
         """The files that this writer wrote to and that should exist, oldest first."""
         self._shelf = shelf
         self._directory = shelf.directory / agent
@@ -239,6 +250,7 @@ class LogWriter:
         self._printed = 0  # the newest incarnation of which something is in the files
         self._refusal: str | None = None  # of the present write
         self._to_flush: set[LogStream] = set()
+        self._unended: set[bytes] = set()  # streams of which the last line in the files is a part
         self._tails: dict[str, bytes] = {}
         self.configure(limits)
 
@@ -288,7 +300,7 @@ class LogWriter:
         if self._shelf.unclean and not self._opened and chain(self._directory, self.worker):
             self._open()  # tells itself that a gap is possible
         if self._gap is not None:
-            self._put(b"", 0)
+            self._put(b"", 0, 0)
 
     def replace(self, inode: int, by: int) -> None:
         """One of the files was compressed."""
@@ -300,7 +312,7 @@ class LogWriter:
         """Close the file. The streams are to be closed before; a later write opens it again."""
         self._flush()
         if self._gap is not None:
-            self._put(b"", 0)
+            self._put(b"", 0, 0)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -334,39 +346,60 @@ class LogWriter:
         self._tails[stream] = chunk[-self._tail_bytes :]
 
     def append(
-        self, data: bytes, stream: bytes, kind: bytes, *, part: bool = False, incarnation: int = 0
+        self,
+        data: bytes | memoryview,
+        stream: bytes,
+        kind: bytes,
+        *,
+        part: bool = False,
+        incarnation: int = 0,
     ) -> bool:
         """Write whole lines, or one part of a line; say whether all of it is in the file."""
-        count = 1 if part else data.count(b"\n")
-        if count > 1 and len(data) + count * PREFIX_BYTES > self._body_bytes:
-            middle = data.rfind(b"\n", 0, len(data) // 2) + 1 or data.find(b"\n") + 1
-            first = self.append(data[:middle], stream, kind, incarnation=incarnation)
-            return self.append(data[middle:], stream, kind, incarnation=incarnation) and first
         is_first = incarnation > self._printed
         stamp = self._shelf.stamp(FIRST[kind] if is_first else kind)
         prefix = b"%s %s %s " % (stamp, stream, b"P" if part else b"F")
         before = self.lines
         if part:
-            is_whole = self._put(prefix + data + b"\n", 0)
+            body = b"%s%s\n" % (prefix, data)
+            is_whole = self._put(body, 0, len(body))
+            if is_whole:
+                self._unended.add(stream)
         else:
-            body = b"".join((prefix, data[:-1].replace(b"\n", b"\n" + prefix), b"\n"))
-            is_whole = self._put(body, count)
+            most = max(2, (self._body_bytes - len(data)) // PREFIX_BYTES)
+            # Its last newline gets a prefix, too, which is not written: cheaper than to copy all but that newline.
+            body = b"".join((prefix, data)).replace(b"\n", b"\n" + prefix, most)
+            count = (len(body) - len(data)) // PREFIX_BYTES - 1
+            if count == most:
+                del body
+                return self._append_halves(bytes(data), stream, kind, incarnation)
+            is_whole = self._put(body, count, len(body) - PREFIX_BYTES)
+            if self._unended and kind == CAPTURED:
+                self._unended.discard(stream)
         if is_first and (is_whole or self.lines > before):
             self._printed = incarnation
         return is_whole
+
+    def _append_halves(self, data: bytes, stream: bytes, kind: bytes, incarnation: int) -> bool:
+        """Lines so short that they are much longer with their prefixes: not all of them at once."""
+        middle = data.rfind(b"\n", 0, len(data) // 2) + 1 or data.find(b"\n") + 1
+        first = self.append(data[:middle], stream, kind, incarnation=incarnation)
+        return self.append(data[middle:], stream, kind, incarnation=incarnation) and first
 
     def append_json(self, shown: Mapping[str, object], kind: bytes) -> None:
         """Write one line of corral's own shape, behind those that came before it."""
         self._flush()
         text = json_line(shown)
         number = self.incarnation
+        # Shippers join the parts of each stream, and know nothing of kinds: not into the middle of a line.
+        stream = b"stdout" if self._unended == {b"stderr"} else b"stderr"
         while len(text) > self.part_bytes:
             part = text[: self.part_bytes]
-            if not self.append(part, b"stderr", kind, part=True, incarnation=number):
+            if not self.append(part, stream, kind, part=True, incarnation=number):
                 self.lose(1, len(text) - len(part) + 1)
                 return
             text = text[self.part_bytes :]
-        self.append(text + b"\n", b"stderr", kind, incarnation=number)
+        self.append(text + b"\n", stream, kind, incarnation=number)
+        self._unended.discard(stream)
 
     def lose(self, lines: int, size_bytes: int, reason: str | None = None) -> None:
         """Count what will not be in the file."""
@@ -378,8 +411,8 @@ class LogWriter:
         if reason and reason not in gap.reasons and len(gap.reasons) < 4:
             gap.reasons.append(reason)
 
-    def _put(self, body: bytes, lines: int) -> bool:
-        """Append a body of whole lines, of which `lines` end with it (a part ends none)."""
+    def _put(self, body: bytes, lines: int, size_bytes: int) -> bool:
+        """Append a body of whole lines, its first `size_bytes`, of which `lines` end with it (a part ends none)."""
         if abs(self._shelf.clock() - self._verified_ns) >= VERIFY_NS:
             self._verify()
         self._refusal = None
@@ -387,16 +420,17 @@ class LogWriter:
         kept = 0
         if not self._released and (self._fd >= 0 or self._open()):
             note = self._gap_note()
-            kept = self._write(note + body if note else body)
+            kept = self._write(note + body if note else body, len(note) + size_bytes)
         if note and kept >= len(note):
             self._gap = None
             self.lines += 1
+            self._unended.discard(self._note_stream)
         kept_body = max(kept - len(note), 0)
         lost = 0
-        if kept_body < len(body):
+        if kept_body < size_bytes:
             lost = body.count(b"\n", kept_body) if lines else 0
             prefixes = PREFIX_BYTES * lost if lines else PREFIX_BYTES + 1
-            self.lose(lost, len(body) - kept_body - prefixes, self._refusal)
+            self.lose(lost, size_bytes - kept_body - prefixes, self._refusal)
         elif self._refusal and self._gap:
             self.lose(0, 0, self._refusal)
         self.lines += lines - lost
@@ -406,7 +440,7 @@ class LogWriter:
             self._unsure.size_bytes += kept_body - prefixes
         if kept:
             self._shelf.wake(self)
-        return kept_body == len(body)
+        return kept_body == size_bytes
 
     def _gap_note(self) -> bytes:
         gap = self._gap
@@ -416,16 +450,23 @@ class LogWriter:
         text = f"corral: {counts}: {'; '.join(gap.reasons) or 'unknown'}"
         facts = {"level": "warning", "text": text, "lost_lines": gap.lines}
         note = json_line({**facts, "lost_bytes": gap.size_bytes})
-        return b"%s stderr F %s\n" % (self._shelf.stamp(OWN), note)
+        return b"%s %s F %s\n" % (self._shelf.stamp(OWN), self._note_stream, note)
 
-    def _write(self, body: bytes) -> int:
-        """Append and rotate; return how many bytes, always whole lines, are in the files."""
+    @property
+    def _note_stream(self) -> bytes:
+        """Where a line is left unended, that stream: for shippers this ends it."""
+        return min(self._unended, default=b"stderr")
+
+    def _write(self, body: bytes, size_bytes: int) -> int:
+        """Append the first `size_bytes` and rotate; return how many, always whole lines, are in the files."""
         view = memoryview(body)
         kept = done = 0
         try:
-            while kept < len(body):
-                end = len(body)
+            while kept < size_bytes:
+                end = size_bytes
                 room = self.max_file_bytes - self._size
+                if self._unended:  # a line is to be in one file, within reason
+                    room += min(self.max_file_bytes, OVERSHOOT_BYTES)
                 if end - kept > room:
                     end = body.rfind(b"\n", kept, kept + max(room, 0)) + 1
                     if not end and self._size:
@@ -440,8 +481,11 @@ class LogWriter:
             self._refused(error)
             whole = body.rfind(b"\n", 0, done) + 1
             if done > whole:  # a torn line must not stay: the next one would be glued to it
-                with suppress(OSError):
+                try:
                     os.ftruncate(self._fd, os.fstat(self._fd).st_size - (done - whole))
+                except OSError:  # whoever opens it again tries that again
+                    os.close(self._fd)
+                    self._fd = -1
             self._size += whole - kept
             kept = whole
         return kept
@@ -458,13 +502,22 @@ class LogWriter:
         """
         fd = -1
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(self._path, flags, 0o600)
+            for folder in (self._directory.parent, self._directory):  # what is above is not ours
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # A FIFO with our name would hold up whoever opens or writes it.
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            fd = os.open(self._path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
             status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
             torn_bytes, prefix = last_line(fd, status.st_size)
             if torn_bytes:
                 os.ftruncate(fd, status.st_size - torn_bytes)
+            elif status.st_size and not prefix:
+                os.write(
+                    fd, b"\n"
+                )  # not ours, or blocks that a power cut left empty: our line is not to be glued to it
+                status = os.fstat(fd)
         except OSError as error:
             self._refused(error)
             if fd >= 0:
@@ -474,9 +527,11 @@ class LogWriter:
         self._size = status.st_size - torn_bytes
         self._verified_ns = self._shelf.clock()
         self._unsure = _Gap()
+        known = [file for file in self.files if file.inode == status.st_ino]
         # The number of a deleted file may be that of a new one.
+        first_line = known[0].first_line if known and self._size else self.lines + ahead
         self.files = [file for file in self.files if file.inode != status.st_ino]
-        self.files.append(File(status.st_ino, self.lines + ahead))
+        self.files.append(File(status.st_ino, first_line))
         del self.files[: -self.max_files]
         if not self._opened:
             self._opened = True
@@ -491,6 +546,8 @@ class LogWriter:
         has_earlier = bool(self._size) or len(chain(self._directory, self.worker)) > 1
         is_told = prefix[28:29] == OWN and not torn_bytes
         in_part = prefix[38:40] == b"P "
+        if in_part:
+            self._unended.add(prefix[31:37])
         if torn_bytes or in_part or (self._shelf.unclean and has_earlier and not is_told):
             reason = "the daemon ended without closing this file, lines may be missing here"
             self.lose(1 if torn_bytes else 0, torn_bytes, reason)
@@ -539,70 +596,9 @@ class LogWriter:
             if number >= self.max_files:
                 name.path.unlink(missing_ok=True)
             elif number != name.number:
-                packed = archive.SUFFIX if name.is_packed else ""
-                name.path.rename(f"{self._path}.{number}{packed}")
-
-
-class Capture:
-    """Reads one pipe of a worker into a stream, as fast as it comes, until its end."""
-
-    __slots__ = ("_ended", "_fd", "_loop", "_stream", "closed")
-
-    def __init__(self, fd: int, stream: LogStream) -> None:
-        """Own the descriptor from now on; needs the running loop."""
-        self._fd = fd
-        self._stream = stream
-        self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Event | None = None  # made for whoever waits for it: it takes 1 kB
-        self.closed = False
-        """True once the pipe has ended, or was given up."""
-        os.set_blocking(fd, False)
-        self._loop.add_reader(fd, self._read)
-
-    async def drain(self, timeout_s: float) -> bool:
-        """After the exit of the worker: read to the end, for `timeout_s` at most, and close.
-
-        False if somebody else still held the pipe open; what he writes from now on is lost to him (EPIPE).
-        """
-        if not self.closed:
-            self._ended = self._ended or asyncio.Event()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._ended.wait()
-        ended = self.closed
-        self.close()
-        return ended
-
-    def close(self) -> None:
-        """Read what is there, bounded, then close the pipe and the stream."""
-        self.catch_up()
-        self._end()
-
-    def catch_up(self) -> None:
-        """Read what is in the pipe now, bounded: of a process that is dead, all that it wrote."""
-        for _ in range(DRAIN_READS):
-            if self.closed or not self._read():
-                break
-
-    def _read(self) -> bool:
-        """One read per wake-up: the pipe holds no more, and a flood must not starve the others."""
-        try:
-            chunk = os.read(self._fd, self._stream.read_bytes)
-        except BlockingIOError:
-            return False
-        except OSError:  # EIO: the other side of a terminal is gone
-            chunk = b""
-        if chunk:
-            self._stream.write(chunk)
-        else:
-            self._end()
-        return bool(chunk)
-
-    def _end(self) -> None:
-        if not self.closed:
-            self.closed = True
-            if self._ended is not None:
-                self._ended.set()
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._stream.close()
+                target = Path(f"{self._path}.{number}{archive.SUFFIX if name.is_packed else ''}")
+                try:
+                    name.path.rename(target)
+                except IsADirectoryError:  # somebody's
+                    target.rename(f"{target}-aside-{target.lstat().st_ino}")
+                    name.path.rename(target)

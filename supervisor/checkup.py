@@ -148,7 +148,8 @@ class Checkup:
         elif worker.state is State.TERMINATED and worker.wanted and not self._gave_up:
             self._gave_up = last is not None and last.result == "restart-limit"
             if last is not None and self._gave_up:
-                self._publish("health.degraded", None, {"message": last.message[:MESSAGE_CHARS]})
+                facts = {"failures": None, "message": last.message[:MESSAGE_CHARS]}
+                self._publish("health.degraded", None, facts)
 
     # -- events in
 
@@ -194,7 +195,10 @@ class Checkup:
             logger.warning("%s is degraded: %s: %s", self._worker, name, action.message)
             self._publish("health.degraded", name, facts)
         else:
-            self._publish("health.recovered" if action.was_degraded else "health.passed", name)
+            if action.was_degraded:
+                self._publish("health.recovered", name, {"message": None})
+            else:
+                self._publish("health.passed", name)
 
     def _publish(
         self,

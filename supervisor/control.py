@@ -6,6 +6,8 @@ OpenRPC document, from which docs/PROTOCOL.md is generated.
 """
 
 import asyncio
+import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -15,18 +17,49 @@ from msgspec import Struct
 
 from .. import __version__
 from ..mcp.pool import Pool
+from ..worker import codec
 from ..worker.errors import (
+    CorralError,
+    InvalidParams,
     MethodNotFound,
     PermissionDenied,
 )
 from .agents import Agents
-from .keeper import Shared
+from .audit import REFUSALS, Audit
+from .chain import digest
+from .diary import Diary, told, without_values
+from .forwarding import Forwarding
+from .keeper import Shared, utc_now
 from .limits import Limits
 from .service import WorkerService, convert
 from .spec import Config
 from .tasks import Tasks
 
 Permission = Literal["read", "operate", "admin"]
+
+Recorded = Literal["never", "always", "or-refused"]
+"""Whether a method changes the running set, so that the audit has a record of each call before it is answered.
+
+What gives the daemon less to do is done `always`, and its record follows when the store takes it; what
+gives it more is refused while no record can be stored.
+"""
+
+logger = logging.getLogger(__name__)
+
+NAMES_KEPT = 50
+"""Names of one call that its record has; its params have all, or their digest."""
+
+MAX_NAME = 100
+"""Characters of a name: a longer one is nobody's."""
+
+MAX_MESSAGE = 300
+"""Characters of an error's message in a record."""
+
+MAX_PARAMS_BYTES = 4096
+"""Of JSON in a record; longer params are kept as their SHA-256."""
+
+SECRET = "token|secret|password|passwd|api_?key|credential|authorization"
+"""What is in the name of a key whose value is not shown."""
 
 RIGHTS: tuple[Permission, ...] = ("read", "operate", "admin")
 """Each includes those before it."""
@@ -37,6 +70,8 @@ class Caller(Protocol):
 
     name: str
     permission: Permission
+    who: Mapping[str, object]
+    """As the audit names it: `uid` and `pid` as the kernel noted them, and `agent` whose worker it descends from."""
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Sends a notification."""
@@ -64,6 +99,8 @@ class Daemon:
     state_dir: str
     config: str | None
     read_config: Callable[[], Config]
+    diary: Diary
+    forwarding: Forwarding
 
 
 @dataclass(frozen=True)
@@ -74,6 +111,9 @@ class Method:
     permission: Permission
     params: type[Struct]
     serve: Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
+    recorded: Recorded = "never"
+    tells: tuple[str, ...] = ()
+    """What of its result goes into the record."""
 
     @property
     def summary(self) -> str:
@@ -87,11 +127,18 @@ METHODS: dict[str, Method] = {}
 Serve = Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
 
 
-def method(name: str, permission: Permission, params: type[Struct]) -> Callable[[Serve], Serve]:
+def method(
+    name: str,
+    permission: Permission,
+    params: type[Struct],
+    *,
+    recorded: Recorded = "never",
+    tells: tuple[str, ...] = (),
+) -> Callable[[Serve], Serve]:
     """Enters a function into the table."""
 
     def enter(serve: Serve) -> Serve:
-        METHODS[name] = Method(name, permission, params, serve)
+        METHODS[name] = Method(name, permission, params, serve, recorded, tells)
         return serve
 
     return enter
@@ -108,6 +155,7 @@ class Control:
         pool: Pool,
         service: WorkerService,
         limits: Limits,
+        audit: Audit,
         daemon: Daemon,
         methods: Mapping[str, Method],
     ) -> None:
@@ -117,11 +165,23 @@ class Control:
         self.pool = pool
         self.service = service
         self.limits = limits
+        self.audit = audit
         self.daemon = daemon
         self.methods = methods
         self.loop = asyncio.get_running_loop()
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
+        """The result of a method, as plain values; the log tells of the call at DEBUG.
+
+        Raises:
+            CorralError: as `answer`.
+        """
+        if not logger.isEnabledFor(logging.DEBUG):
+            return await self.answer(name, params, caller)
+        facts = {"caller": caller.name, "method": name, "params": without_values(params)}
+        return await told(logger, "call", facts, self.answer(name, params, caller))
+
+    async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """The result of a method, as plain values.
 
         Raises:
@@ -133,14 +193,124 @@ class Control:
         entry = self.methods.get(name)
         if entry is None:
             raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
-        if RIGHTS.index(caller.permission) < RIGHTS.index(entry.permission):
-            raise PermissionDenied(
-                f'cannot call "{name}": {caller.name} may only {caller.permission}',
-                method=name,
-                needs=entry.permission,
+        if entry.recorded == "never" or params.get("dry_run") is True:
+            return await entry.serve(self, _asked(entry, params, caller), caller)
+        return await self._change(entry, params, caller)
+
+    async def _change(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
+        """As `call`, for what the audit keeps: its record is durable before this returns or raises.
+
+        It is not where the store takes none within seconds; where the caller is refused once more
+        what it was refused before; and where it hangs up, since what it asked for may go on.
+        """
+        at, started = utc_now(), self.loop.time()
+
+        def record(result: str, **facts: object) -> dict[str, object]:
+            duration_s = round(self.loop.time() - started, 6)
+            said = _record(entry.name, params, caller)
+            return {**said, "at": at, "result": result, "duration_s": duration_s, **facts}
+
+        try:
+            asked = _asked(entry, params, caller)
+            if entry.recorded == "or-refused":
+                await self.audit.require(f'call "{entry.name}"')
+        except CorralError as error:
+            self.note_refused(entry.name, params, caller, error)
+            raise
+        try:
+            result = await entry.serve(self, asked, caller)
+        except CorralError as error:
+            said = record(error.name, **_failure(error))
+            if not isinstance(error, REFUSALS) or self.audit.refuse(said, _whose(caller)):
+                await self.audit.keep(said)
+            raise
+        except (
+            BaseException
+        ) as error:  # it hung up, or a defect of ours: who asked is known all the same
+            self.audit.add(
+                record(
+                    "Cancelled" if isinstance(error, asyncio.CancelledError) else "InternalError"
+                )
             )
-        asked = convert(params, entry.params, name)
-        return await entry.serve(self, asked, caller)
+            raise
+        answer = codec.as_object(result) or {}
+        facts = {key: answer[key] for key in entry.tells if key in answer}
+        await self.audit.keep(record("ok", **({"told": _bounded(facts)} if facts else {})))
+        return result
+
+    def note_refused(
+        self, name: str, params: Mapping[str, object], caller: Caller, error: CorralError
+    ) -> None:
+        """Records that a change was refused before anything was done, unless it was just before."""
+        entry = self.methods.get(name)
+        if entry is not None and entry.recorded != "never":
+            record = {**_record(name, params, caller), "at": utc_now(), "result": error.name}
+            record |= _failure(error)
+            if self.audit.refuse(record, _whose(caller)):
+                self.audit.add(record)
+
+
+def _asked(entry: Method, params: Mapping[str, object], caller: Caller) -> Struct:
+    if RIGHTS.index(caller.permission) < RIGHTS.index(entry.permission):
+        raise PermissionDenied(
+            f'cannot call "{entry.name}": {caller.name} may only {caller.permission}',
+            method=entry.name,
+            needs=entry.permission,
+        )
+    return convert(params, entry.params, entry.name)
+
+
+# -- what the audit keeps of a call
+
+
+def _whose(caller: Caller) -> str:
+    """Who may not flood the audit with refusals: an agent with all its workers, or a user with all programs."""
+    return str(caller.who.get("agent") or caller.who.get("uid"))
+
+
+def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
+    return {
+        "action": name,
+        "who": dict(caller.who),
+        "names": _names(params),
+        "params": _bounded(params),
+    }
+
+
+def _names(params: Mapping[str, object]) -> list[object]:
+    """Whom a call is about; `*` for all."""
+    if params.get("all") is True:
+        return ["*"]
+    found = [params.get("name")]
+    found += codec.as_array(params.get("names")) or []
+    added = codec.as_array(params.get("agents")) or []
+    found += [(codec.as_object(each) or {}).get("name") for each in added[:NAMES_KEPT]]
+    return [each[:MAX_NAME] for each in found[:NAMES_KEPT] if isinstance(each, str)]
+
+
+def _bounded(value: Mapping[str, object]) -> dict[str, object]:
+    """Params or a result as the audit may show them: without secrets, and as a digest where they are long."""
+    sha256, size_bytes = digest(value)
+    if sha256 is None or size_bytes > MAX_PARAMS_BYTES:
+        return {"sha256": sha256, "bytes": size_bytes}
+    return codec.as_object(masked(value)) or {}
+
+
+def masked(value: object, key: str = "") -> object:
+    """A JSON value without what looks like a secret: values of environments, and those under such names."""
+    if (table := codec.as_object(value)) is not None:
+        hidden = key == "environment"
+        return {name: "***" if hidden else masked(each, name) for name, each in table.items()}
+    if (items := codec.as_array(value)) is not None:
+        return [masked(each, key) for each in items]
+    return "***" if value is not None and re.search(SECRET, key, re.IGNORECASE) else value
+
+
+def _failure(error: CorralError) -> dict[str, object]:
+    """What became of it; the message of InvalidParams quotes what was given, which may be a secret."""
+    if isinstance(error, InvalidParams):
+        return {"code": error.code, "key": str(error.data.get("key", ""))[:MAX_MESSAGE]}
+    return {"code": error.code, "message": error.message[:MAX_MESSAGE]}
 
 
 # -- the table as a document
@@ -170,6 +340,7 @@ def openrpc() -> dict[str, object]:
                 ],
                 "result": {"name": "result", "schema": {}},
                 "x-permission": entry.permission,
+                "x-recorded": entry.recorded,
             }
         )
     return {

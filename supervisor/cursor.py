@@ -7,9 +7,9 @@ its file is gone a reader is skipped ahead, with a count. Nothing here writes.
 import asyncio
 import heapq
 import itertools
-from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar, cast
 
 from .logfile import (
     CAPTURED,
@@ -23,13 +23,16 @@ from .logfile import (
     OpenFile,
     Place,
     Record,
+    Search,
     Wanted,
     at_of,
     back,
     chain,
     first_from,
     instant,
+    json_line,
     opened,
+    passed_over,
     places_of,
     previous_span,
     shown_of,
@@ -44,8 +47,16 @@ BATCH_RECORDS = 256
 BATCH_BYTES = 256 * 1024
 """With JOIN_LIMIT_BYTES: as JSON, where one byte may take six, a batch stays below a message's limit."""
 
+KEPT_BYTES = 4 * 1024 * 1024
+"""Of found records that one reader holds, before it prefers to read them a second time."""
+
+RECORD_BYTES = 600
+"""What a record takes beside its text."""
+
 SEARCH_FACTOR = 8
 """Of lines that are looked at for the last that match: more each time, until there are enough."""
+
+T = TypeVar("T")
 
 _CAPTURED = (CAPTURED, FIRST[CAPTURED])
 _NOTIFIED = (NOTIFIED, FIRST[NOTIFIED])
@@ -59,6 +70,8 @@ class Cursor:
         self.worker = worker
         self.until: tuple[int, int] | None = None
         """Where to stop: an inode and an offset in it; None is the end of what there is."""
+        self.count = 0
+        """How many of the lines that were asked for are between the place of the last rewind and its end."""
         self.line: int | None = 0
         """How many lines the writer had written up to here, if that is known."""
         self._library = library
@@ -71,41 +84,64 @@ class Cursor:
         self._path: Path | None = None
         self._at = "1970-01-01T00:00:00.000000000Z"
         self._parts: dict[tuple[bytes, bytes], bytearray] = {}
+        self._broken = False  # the file has more than can be read
 
-    def rewind(self, files: list[Place], wanted: Wanted, n: int | None) -> bool:
-        """Go to where the last `n` lines begin, or all; say whether no wanted line is before that."""
+    async def rewind(
+        self, files: list[Place], wanted: Wanted, n: int | None, *, stream: str | None = None
+    ) -> bool:
+        """Go to where the last `n` lines begin, or all of them; say whether no wanted line is before that.
+
+        With `stream` only its lines count, and those of corral itself.
+        """
         library = self._library
         while not files[0].is_ours and len(files) > 1:
             files = files[1:]
         writer = library.find_writer(self.agent, self.worker)
+        # Only now, before anybody else has a turn, the writer's count belongs to the end of the file.
+        written = writer.lines if writer and files[-1].refresh() else None
         end = (len(files) - 1, files[-1].size)
         first, last = (0, 0), end
         if wanted.previous:
             is_running = self.worker in wanted.running
             is_current = is_running and not (writer is not None and writer.is_fresh)
-            first, last = previous_span(files, library, is_current=is_current)
+            first, last = await _stepwise(
+                previous_span(files, library, is_current=is_current), library.turn
+            )
         if wanted.since is not None:
             first = max(first, first_from(files, library, instant(wanted.since).encode()))
         if wanted.until is not None:
             after = instant(wanted.until)[:-1] + "["  # the character behind Z
             last = min(last, first_from(files, library, after.encode()))
         last = max(first, last)
-        position = (
-            first if n is None else back(files, library, last, n, stream=wanted.stream, floor=first)
-        )
+        count, position = 0, first
+        if n is not None:
+            search = back(files, library, last, n, stream=stream, floor=first)
+            position, count = await _stepwise(search, library.turn)
         reaches_back = position <= first
         if n is None or position < first:
-            position = back(files, library, first, 0)
+            position, _ = await _stepwise(back(files, library, first, 0), library.turn)
         self.until = (files[last[0]].inode, last[1])
         self._until_head = self._head_of(files[last[0]])
-        self._line_until = writer.lines if writer and last == end else None
+        self._line_until = written if last == end else None
         place = files[position[0]]
         self._inode, self._offset, self._path = place.inode, position[1], place.path
         self._head = b""
         self._parts.clear()
         self.line = None
         self._block(0)
+        self.count = count
         return reaches_back
+
+    def place(self) -> Callable[[], None]:
+        """What brings the cursor back to where it is now, right after a rewind."""
+        inode, offset, path, head = self._inode, self._offset, self._path, self._head
+
+        def restore() -> None:
+            self._inode, self._offset, self._path, self._head = inode, offset, path, head
+            self._parts.clear()
+            self.line = None
+
+        return restore
 
     def _head_of(self, place: Place) -> bytes:
         with opened(self._directory, place.inode, self._library, place.path) as file:
@@ -119,34 +155,45 @@ class Cursor:
     def pull(self, block_bytes: int) -> list[Record]:
         """The next records, about one block of them; [] at the end of what there is."""
         while True:
+            records = self.step(block_bytes)
+            if records is None:
+                return []
+            if records:
+                return records
+
+    def step(self, block_bytes: int, stream: str | None = None) -> list[Record] | None:
+        """The records of the next block, which may have none; None at the end of what there is.
+
+        With `stream` a block in which none can be of it is passed over.
+        """
+        while True:
             size = block_bytes
             if self._is_last():
                 assert self.until is not None, "only then a file can be the last"
                 size = min(size, self.until[1] - self._offset)
                 if size <= 0:
                     self.line = self._line_until
-                    return []
+                    return None
             data = self._block(size)
             if data is None:
-                gap = self._skip_ahead()
-                if gap is None:
-                    return []
-                if gap:
-                    return [gap]
-                continue
+                return self._skip_ahead(self._newer())
             end = data.rfind(b"\n") + 1
             if not end and len(data) == size and size == block_bytes:
                 if block_bytes < LONGEST_BLOCK_BYTES:
                     block_bytes *= 2  # a line that is longer than a block
                     continue
                 end = len(data)  # not our file: take it in pieces
-            if end:
-                self._offset += end
-                records = self._parse(data[: end - 1].split(b"\n"))
-                if records:
-                    return records
-            elif not self._advance():
-                return []
+            if self._broken:
+                return [self._gap_record(None, "the file cannot be read here")]
+            if not end:
+                return self._advance()
+            self._offset += end
+            passed = passed_over(data[:end], stream)
+            if passed is None:
+                return self._parse(data[: end - 1].split(b"\n"))
+            if self.line is not None:
+                self.line += passed
+            return []
 
     def _is_last(self) -> bool:
         if self.until is None:
@@ -186,10 +233,15 @@ class Cursor:
                 return None
             self._head, self._offset = head, 0  # ours, truncated from outside
         self._path, self._inode = file.path, file.inode
-        return file.pread(size, self._offset)
+        expected = min(size, file.size - self._offset)
+        data = file.pread(size, self._offset)
+        self._broken = len(data) < expected and b"\n" not in data
+        if self._broken:
+            self._offset = file.size
+        return data
 
-    def _advance(self) -> bool:
-        """From the end of this file go to the next newer one, if there is one."""
+    def _advance(self) -> list[Record] | None:
+        """From the end of this file go to the next newer one; None if there is none yet."""
         writer = self._library.find_writer(self.agent, self.worker)
         written = writer.files if writer else []
         numbers = [file.inode for file in written]
@@ -197,38 +249,38 @@ class Cursor:
             newer = written[numbers.index(self._inode) + 1 :]
             if newer:
                 self._go(newer[0].inode, newer[0].first_line)
-            else:
-                self.line = writer.lines
-            return bool(newer)
-        # A file of an earlier daemon: the names tell the order.
-        places = self.files()
-        inodes = [place.inode for place in places]
-        position = inodes.index(self._inode) + 1 if self._inode in inodes else len(inodes)
-        first_lines = {file.inode: file.first_line for file in written}
-        for place in places[position:]:
-            if place.is_ours:
-                self._go(place.inode, first_lines.get(place.inode))
-                return True
-        return False
+                return []
+            self.line = writer.lines
+            return None
+        # Of an earlier daemon, or so old that the writer has forgotten it: the names tell the order.
+        is_next = self._inode in [place.inode for place in self.files()]
+        return self._skip_ahead(self._newer(), is_next=is_next)
 
     def files(self) -> list[Place]:
         """The files of the worker as they are now, oldest first."""
         return places_of(chain(self._directory, self.worker))
 
-    def _skip_ahead(self) -> Record | None:
-        """From a file that is gone go to the oldest newer one, and tell what was missed.
-
-        {} if that was nothing; None if there is nothing newer yet.
-        """
+    def _newer(self) -> list[File]:
+        """The files behind this one, oldest first; what is not known of one is how many lines were before it: -1."""
         writer = self._library.find_writer(self.agent, self.worker)
         written = writer.files if writer else []
         numbers = [file.inode for file in written]
         if self._inode in numbers:
-            newer = written[numbers.index(self._inode) + 1 :]
-        else:
-            first_lines = {file.inode: file.first_line for file in written}
-            ours = (place for place in self.files() if place.is_ours)
-            newer = [File(place.inode, first_lines.get(place.inode, -1)) for place in ours]
+            return written[numbers.index(self._inode) + 1 :]
+        first_lines = {file.inode: file.first_line for file in written}
+        places = [place for place in self.files() if place.is_ours]
+        inodes = [place.inode for place in places]
+        if self._inode in inodes:
+            places = places[inodes.index(self._inode) + 1 :]
+        else:  # it was rotated away, or somebody has moved it: then what is older is still there
+            places = [place for place in places if self._head_of(place) > self._head]
+        return [File(place.inode, first_lines.get(place.inode, -1)) for place in places]
+
+    def _skip_ahead(self, newer: list[File], *, is_next: bool = False) -> list[Record] | None:
+        """From the end of a file, or one that is gone, go to the next that is left, and tell what was missed between them.
+
+        None if there is nothing newer yet. `is_next`: nothing was, as far as is known.
+        """
         if not newer:
             return None
         target = newer[0]
@@ -237,10 +289,13 @@ class Cursor:
         skipped = target.first_line - (self.line or 0) if known else None
         self._parts.clear()
         self._go(target.inode, target.first_line if target.first_line >= 0 else None)
-        if skipped == 0:
-            return {}
+        if skipped == 0 or (skipped is None and is_next):
+            return []
+        return [self._gap_record(skipped, "they were rotated away before they were read")]
+
+    def _gap_record(self, skipped: int | None, reason: str) -> Record:
         count = "lines" if skipped is None else f"{skipped} lines"
-        text = f"corral: {count} skipped: they were rotated away before they were read"
+        text = f"corral: {count} skipped: {reason}"
         shown = {"level": "warning", "text": text, "skipped_lines": skipped}
         return self._record(self._at, "corral", shown)
 
@@ -309,47 +364,109 @@ class Cursor:
 
 
 async def merged(
-    cursors: list[Cursor], wanted: Wanted, n: int | None
+    cursors: list[Cursor], wanted: Wanted, n: int | None, turn: asyncio.Lock
 ) -> AsyncGenerator[list[Record], None]:
-    """What the cursors give up to their ends, by time, in batches; the last `n` if given."""
+    """What the cursors give up to their ends, by time, in batches; the last `n` lines if given.
+
+    Each cursor was rewound by `n`, unless the wanted ones have to be looked for. What is held at a time does not
+    grow with `n`. `turn` is held while there is something to do.
+    """
     block_bytes = block_size(len(cursors))
-    last: deque[Record] = deque(maxlen=n)
+    kept_bytes = KEPT_BYTES // max(len(cursors), 1)
     runs: list[Iterator[Record]] = []
+    excess = -(n or 0)
     for cursor in cursors:
         if n is not None and wanted.is_rare:
-            runs.append(iter(await _last_rare(cursor, wanted, n, block_bytes)))
-            continue
-        first = cursor.pull(block_bytes)  # here: the merge would begin with all of them at once
-        runs.append(itertools.chain(first, cursor.records(block_bytes)))
-        await asyncio.sleep(0)
-    merging = heapq.merge(*runs, key=at_of)
-    while some := list(itertools.islice(merging, BATCH_RECORDS)):
-        chosen = wanted.select(some)
-        if n is None:
-            for batch in in_batches(chosen):
-                yield batch
+            count, found = await _last_rare(cursor, wanted, n, (block_bytes, kept_bytes), turn)
+            excess += count
+            runs.append(cursor.records(block_bytes) if found is None else iter(found))
         else:
-            last.extend(chosen)
-        await asyncio.sleep(0)
-    for batch in in_batches(last):
-        yield batch
+            excess += cursor.count
+            async with turn:
+                first = cursor.pull(block_bytes)  # here: the merge would begin with all at once
+                runs.append(itertools.chain(first, cursor.records(block_bytes)))
+                await asyncio.sleep(0)
+    merging = heapq.merge(*runs, key=at_of)
+    some: list[Record] | None = None
+    while some or some is None:
+        async with turn:
+            some = list(itertools.islice(merging, BATCH_RECORDS))
+            chosen = wanted.select(some)
+            await asyncio.sleep(0)
+        if n is not None:
+            chosen, excess = _without_first(chosen, excess)
+        for batch in in_batches(chosen):
+            yield batch
 
 
-async def _last_rare(cursor: Cursor, wanted: Wanted, n: int, block_bytes: int) -> deque[Record]:
-    """The last `n` records of one worker that are wanted; leaves the cursor at its end."""
+def _without_first(records: list[Record], lines: int) -> tuple[list[Record], int]:
+    """The records behind so many lines, and how many lines are still to be left out."""
+    for index, record in enumerate(records):
+        if lines <= 0:
+            return records[index:], lines
+        lines -= _ends_line(record)
+    return [], lines
+
+
+def _ends_line(record: Record) -> bool:
+    # Pieces of a message are lines of their own in the files.
+    return record["stream"] == "log" or not record.get("partial")
+
+
+async def _last_rare(
+    cursor: Cursor, wanted: Wanted, n: int, limits: tuple[int, int], turn: asyncio.Lock
+) -> tuple[int, list[Record] | None]:
+    """How many of the last lines of one worker that are wanted were found, and they, the last `n` of them.
+
+    None where they are too much to be held: then the cursor is where they begin, else at its end. The limits are
+    what is read at a time, and what may be held.
+    """
+    block_bytes, kept_bytes = limits
+    stream = "log" if wanted.level is not None else wanted.stream
     lines = max(n, BATCH_RECORDS)
     while True:
-        found: deque[Record] = deque(maxlen=n)
         files = cursor.files()
         if not files:
-            return found
-        reaches_back = cursor.rewind(files, wanted, lines)
-        while some := cursor.pull(block_bytes):
-            found.extend(wanted.select(some))
-            await asyncio.sleep(0)
-        if reaches_back or len(found) == n:
-            return found
+            return 0, []
+        reaches_back = await cursor.rewind(files, wanted, lines, stream=stream)
+        go_back = cursor.place()
+        found: list[Record] | None = []
+        count = size = 0
+        while True:
+            async with turn:
+                some = cursor.step(block_bytes, stream)
+                chosen = wanted.select(some or [])
+                await asyncio.sleep(0)
+            if some is None:
+                break
+            count += sum(map(_ends_line, chosen))
+            if found is not None:
+                found += chosen
+                size += sum(RECORD_BYTES + _text_bytes(record) for record in chosen)
+                found = found if size <= kept_bytes else None
+        if reaches_back or count >= n:
+            if found is None:
+                go_back()
+            return count, found
         lines *= SEARCH_FACTOR
+
+
+def _text_bytes(record: Record) -> int:
+    """About what a record's contents take in a message, with one byte for each character."""
+    size = len(str(record["text"])) + len(str(record.get("bytes", "")))
+    fields = record.get("fields")
+    return size if fields is None else size + len(json_line(cast("Record", fields)))
+
+
+async def _stepwise(search: Search[T], turn: asyncio.Lock) -> T:
+    """What the search finds; between its blocks all others have their turns."""
+    while True:
+        async with turn:
+            try:
+                next(search)
+            except StopIteration as found:
+                return cast("T", found.value)  # a generator's result is untyped
+            await asyncio.sleep(0)
 
 
 def in_batches(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -357,7 +474,7 @@ def in_batches(records: Iterable[Record]) -> Iterator[list[Record]]:
     batch: list[Record] = []
     size = 0
     for record in records:
-        added = len(str(record["text"]))
+        added = _text_bytes(record)
         if batch and (len(batch) == BATCH_RECORDS or size + added > BATCH_BYTES):
             yield batch
             batch, size = [], 0

@@ -18,23 +18,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from msgspec.structs import asdict
+
+from .. import __version__
 from ..mcp import cortex_command
 from ..mcp.pool import Pool
-from ..worker import codec
 from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from .agents import Agents
 from .alert import Alerts, Counts
-from .bus import Bus, Event
+from .audit import Audit, own
+from .bus import Bus
+from .chronicle import Chronicle
 from .command import Commands
 from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
+from .diary import Diary
 from .expiry import expire
+from .forwarding import Forwarding
 from .keeper import Keeper, Shared, Wakefulness
 from .launch import Host
 from .lifecycle import State, Worked
 from .limits import Limits
 from .listener import Listener, SocketLock, group_id
 from .logs import LogStore
+from .loss import Losses
 from .methods import METHODS
 from .probe import Probes
 from .process import Exit, Launcher
@@ -49,11 +56,11 @@ AGENT_USER = "corral-agent"
 BEAT_S = 1.0
 """How often the daemon looks after itself: stalls, moved log files, the watchdog."""
 
+MAX_NAMES = 200
+"""Agents that the audit's record of a start names; it has the number of all."""
+
 NOTIFY_S = 0.5
 """How long a service manager that does not read may hold us up."""
-
-SEQ_GAP = 10_000
-"""Skipped after a kill: numbers of events that were shown and not yet stored are not given again."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +112,12 @@ def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
     return Paths(config / "corral" / "corral.toml", run / "corral.sock", state / "corral")
 
 
-async def run(config: Config, paths: Paths, inherited: socket.socket | None = None) -> None:
+async def run(
+    config: Config, paths: Paths, diary: Diary, inherited: socket.socket | None = None
+) -> None:
     """Runs the daemon until SIGTERM or SIGINT; returns when nothing of it is left.
 
-    `inherited` is the control socket where the service manager listens already.
+    `diary` is its log, and stays open; `inherited` is the control socket where the service manager listens already.
 
     Raises:
         Conflict: another daemon has the socket.
@@ -133,7 +142,7 @@ async def run(config: Config, paths: Paths, inherited: socket.socket | None = No
         _make_state_dir(paths.state_dir)
         store = Store.open(paths.state_dir / "corral.db")
         stack.push_async_callback(store.close)
-        this = await _Daemon.begin(config, paths, store, stack, end)
+        this = await _Daemon.begin(config, paths, diary, store, stack, end)
         await this.serve(
             lock, started, stack.enter_context(ServiceManager(os.environ, os.getpid()))
         )
@@ -159,8 +168,20 @@ class _End:
 class _Daemon:
     """The rooms of a running daemon."""
 
-    def __init__(self, config: Config, paths: Paths, shared: Shared, end: _End) -> None:
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        shared: Shared,
+        diary: Diary,
+        forwarding: Forwarding,
+        audit: Audit,
+        end: _End,
+    ) -> None:
         self.config = config
+        self.diary = diary
+        self.forwarding = forwarding
+        self.audit = audit
         self._end = end
         self.paths = paths
         self.shared = shared
@@ -168,7 +189,7 @@ class _Daemon:
         self.pool = Pool(on_flight=self._note_calls)
         self.agents = Agents(shared, config, self.service, self.pool)
         self.tasks = Tasks(shared, self.agents)
-        self.service.attach(self.agents, self.tasks, self.pool)
+        self.service.attach(self.agents, self.tasks, self.pool, audit)
         self.limits = Limits(shared.launcher, shared.bus)
         self.service.listeners += [self.limits.changed, self._note_start]
         self.alerts = Alerts(
@@ -179,7 +200,12 @@ class _Daemon:
             self._spec_of,
             "/" if paths.config is None else str(paths.config.resolve().parent),
         )
-        self._store_stalls = False
+        self.agents.on_reload.append(self._apply)
+        self._reloaded = asyncio.Event()
+        self._losses = Losses(shared.bus)
+        self._store_fails = False
+        self._lost_seen = 0
+        self._lost_told = 0
         self._reloading: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -187,16 +213,23 @@ class _Daemon:
         cls,
         config: Config,
         paths: Paths,
+        diary: Diary,
         store: Store,
         stack: contextlib.AsyncExitStack,
         end: _End,
     ) -> "_Daemon":
         """Makes the rooms and starts the launcher."""
-        was_clean, next_seq = await _previous(store)
-        logs = LogStore(paths.state_dir / "logs", unclean=not was_clean)
+        chronicle = await Chronicle.open(store)
+        logs = LogStore(paths.state_dir / "logs", unclean=not chronicle.was_clean)
         stack.callback(logs.close)
-        bus = Bus(next_seq, lambda event: store.post(_insert_event(event)))
-        stack.push_async_callback(_note_clean_end, store, bus)
+        bus = Bus(chronicle.first_seq, chronicle.keep, reserve=chronicle.reserve)
+        audit = await Audit.open(store, lambda: this.agents.config.audit)
+        await _note_head(audit)
+        stack.push_async_callback(_note_clean_end, chronicle, bus, audit)
+        forwarding = Forwarding(logs, bus)
+        stack.push_async_callback(forwarding.close)  # when the last worker has ended
+        forwarding.want(config.daemon.journal)
+        await forwarding.placed()
         wanted = config.daemon.containment
 
         def exited(report: Exit) -> None:
@@ -227,6 +260,7 @@ class _Daemon:
         shared = Shared(
             launcher=launcher,
             bus=bus,
+            chronicle=chronicle,
             store=store,
             logs=logs,
             generation=store.generation,
@@ -236,7 +270,7 @@ class _Daemon:
             probes=Probes(Commands(launcher, host, store.generation)),
             starting=asyncio.Semaphore(config.process.start_concurrency),
         )
-        this = cls(config, paths, shared, end)
+        this = cls(config, paths, shared, diary, forwarding, audit, end)
         await launcher.start()
         stack.push_async_callback(launcher.close)
         await this.agents.load(_built_in(config, paths, ordinary_user, default_user))
@@ -248,12 +282,23 @@ class _Daemon:
         return None if agent is None else agent.spec
 
     def _note_store(self) -> None:
-        """Publishes that the store takes nothing now, or takes things again."""
-        stalled_s = self.shared.store.stalled_s
-        if self._store_stalls != (stalled_s > STALL_S):
-            self._store_stalls = not self._store_stalls
-            what = "daemon.degraded" if self._store_stalls else "daemon.recovered"
-            self.shared.bus.publish(what, part="store", stalled_s=round(stalled_s, 3))
+        """Publishes that the store takes nothing now, or has lost what was posted, or takes things again."""
+        store = self.shared.store
+        stalled_s, lost = store.stalled_s, store.lost_posts
+        is_bad = stalled_s > STALL_S or lost > self._lost_seen
+        self._lost_seen = lost
+        if self._store_fails != is_bad:
+            self._store_fails = is_bad
+            what = "daemon.degraded" if is_bad else "daemon.recovered"
+            since, self._lost_told = lost - self._lost_told, lost
+            self.shared.bus.publish(what, part="store", stalled_s=round(stalled_s, 3), lost=since)
+
+    def _apply(self, config: Config) -> None:
+        """Puts in force what a configuration that was read again says of the daemon itself."""
+        self.shared.chronicle.stir()
+        self._reloaded.set()
+        self.diary.level = config.daemon.log_level
+        self.forwarding.want(config.daemon.journal)
 
     def exited(self, report: Exit) -> None:
         """The launcher says that a leader is dead: a worker's, or a command's."""
@@ -276,6 +321,8 @@ class _Daemon:
             str(self.paths.state_dir),
             config_path,
             lambda: read_config(self.paths.config),
+            self.diary,
+            self.forwarding,
         )
         control = Control(
             self.shared,
@@ -284,6 +331,7 @@ class _Daemon:
             self.pool,
             self.service,
             self.limits,
+            self.audit,
             daemon,
             METHODS,
         )
@@ -292,20 +340,37 @@ class _Daemon:
         left = leftovers(self.shared.host.temporary_root)
         chores = [
             loop.create_task(self._beat(manager)),
+            loop.create_task(self.diary.keep_up()),
             loop.create_task(
-                expire(self.shared.store, self.shared.logs, lambda: self.agents.config)
+                expire(
+                    self.shared.store,
+                    self.shared.logs,
+                    self.shared.chronicle,
+                    self.audit,
+                    lambda: self.agents.config,
+                    self._reloaded,
+                )
             ),
+            loop.create_task(self.shared.chronicle.run(lambda: self.agents.config.events)),
             loop.create_task(self.alerts.run()),
             loop.create_task(asyncio.to_thread(remove_leftovers, left)),
             loop.create_task(self.limits.run()),
         ]
         try:
-            self.shared.bus.publish("daemon.started", generation=self.shared.generation)
+            self.shared.bus.publish(
+                "daemon.started",
+                generation=self.shared.generation,
+                version=__version__,
+                clean=self.shared.chronicle.was_clean,
+            )
+            self._record_start()
             if not self._end.is_wanted.is_set():
                 self.agents.boot()
             manager.tell("READY=1")
-            logger.info("ready: pid %d, socket %s", os.getpid(), self.paths.socket)
+            facts = {"pid": os.getpid(), "socket": str(self.paths.socket)}
+            logger.info("ready", extra={"fields": facts})
             await self._end.is_wanted.wait()
+            self.audit.add(own("daemon.stop"))
             manager.tell("STOPPING=1")
             logger.info("stopping")
             await self._drain()
@@ -335,13 +400,31 @@ class _Daemon:
         task.add_done_callback(self._reloading.discard)
 
     async def _reload(self) -> None:
-        """What SIGHUP asks for; the daemon's log has the answer."""
+        """What SIGHUP asks for; the daemon's log has the answer. Who sent it, asyncio does not tell."""
+        record = own("daemon.reload") | {"who": {"signal": "SIGHUP"}}
         try:
+            await self.audit.require("reload")
             planned = await self.agents.reload(read_config(self.paths.config), dry_run=False)
-            logger.info("reloaded: %s", planned)
+            logger.info("reloaded", extra={"fields": asdict(planned)})
+            told = {key: value for key, value in asdict(planned).items() if key != "keys"}
+            self.audit.add({**record, "told": told})
         except CorralError as error:
-            logger.error("%s", error.message)
+            logger.error("%s", error)
             self.shared.bus.publish("config.refused", reason=error.message)
+            self.audit.add({**record, "result": error.name, "code": error.code})
+
+    def _record_start(self) -> None:
+        """The set that this life begins with; `unclean` where the last tool calls before may not be recorded."""
+        names = list(self.agents.agents)
+        self.audit.add(
+            own(
+                "daemon.start",
+                names=names[:MAX_NAMES],
+                agents=len(names),
+                generation=self.shared.generation,
+                unclean=not self.shared.chronicle.was_clean,
+            )
+        )
 
     def _note_calls(self, server: str, in_flight: int) -> None:
         agent = self.agents.agents.get(server)
@@ -365,6 +448,7 @@ class _Daemon:
                 manager.tell("WATCHDOG=1")
             self.shared.wakefulness.floor()
             self._note_store()
+            self._losses.look(self.agents.all_keepers())
             try:
                 self.shared.logs.check()
             except OSError as error:
@@ -399,36 +483,21 @@ class ServiceManager:
         self._socket.close()
 
 
-async def _previous(store: Store) -> tuple[bool, int]:
-    """Whether the last daemon ended in order, and the first free number for an event."""
-    rows = await store.read("SELECT value FROM meta WHERE key = 'ended_at_seq'")
-    newest = await store.read("SELECT COALESCE(MAX(seq), 0) FROM event")
-    last = int(str(newest[0][0]))
-    await store.write(("DELETE FROM meta WHERE key = 'ended_at_seq'", ()))
-    if rows:
-        return True, max(last, int(str(rows[0][0]))) + 1
-    return last == 0, last + 1 if last == 0 else last + SEQ_GAP
+async def _note_clean_end(chronicle: Chronicle, bus: Bus, audit: Audit) -> None:
+    await audit.close()
+    await _note_head(audit)
+    await chronicle.end(bus.publish("daemon.stopped").seq)
 
 
-async def _note_clean_end(store: Store, bus: Bus) -> None:
-    last = bus.publish("daemon.stopped").seq
-    await store.write(
-        ("INSERT OR REPLACE INTO meta (key, value) VALUES ('ended_at_seq', ?)", (last,))
-    )
+async def _note_head(audit: Audit) -> None:
+    """The log is another place than the store: what is noted there shows what was done to the store."""
+    with contextlib.suppress(CorralError):  # what cannot be read says so when it is verified
+        head = (await audit.chain()).head
+        logger.info("audit head", extra={"fields": {"audit_head": str(head)}})
 
 
 def _note_loss(bus: Bus) -> None:
     bus.publish("daemon.launcher_lost")
-
-
-def _insert_event(event: Event) -> tuple[str, tuple[object, ...]]:
-    fields = event.fields
-    if event.incarnation is not None:
-        fields = {**fields, "incarnation": event.incarnation}
-    return (
-        "INSERT INTO event (seq, at, type, agent, worker, data) VALUES (?, ?, ?, ?, ?, ?)",
-        (event.seq, event.at, event.type, event.agent, event.worker, codec.encode(fields)),
-    )
 
 
 def _make_state_dir(path: Path) -> None:
@@ -463,9 +532,8 @@ def _default_user() -> str | None:
     try:
         pwd.getpwnam(AGENT_USER)
     except KeyError:
-        logger.warning(
-            "agents without a user run as root, because user %s does not exist", AGENT_USER
-        )
+        text = "agents without a user run as root, because user %s does not exist"
+        logger.warning(text, AGENT_USER, extra={"fields": {"user": AGENT_USER}})
         return None
     return AGENT_USER
 

@@ -7,7 +7,7 @@ import msgspec
 
 from .. import __version__
 from ..worker.errors import CorralError
-from ..worker.schema import NoParams, ReloadParams, StatusParams
+from ..worker.schema import LogLevelParams, NoParams, ReloadParams, StatusParams
 from .control import Caller, Control, method, openrpc
 from .report import status
 
@@ -18,7 +18,13 @@ async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object
     return {}
 
 
-@method("daemon.emergency_stop", "operate", NoParams)
+@method(
+    "daemon.emergency_stop",
+    "operate",
+    NoParams,
+    recorded="always",
+    tells=("workers", "tasks"),
+)
 async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> object:
     """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`."""
     halted: list[str] = []
@@ -27,11 +33,24 @@ async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -
     return {"workers": killed, "tasks": len(halted)}
 
 
-@method("daemon.reload", "admin", ReloadParams)
+@method(
+    "daemon.reload",
+    "admin",
+    ReloadParams,
+    recorded="or-refused",
+    tells=("added", "removed", "changed", "live", "pending"),
+)
 async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> object:
     """Reads the configuration again, applies what has changed and tells what; a broken file changes nothing."""
     config = control.daemon.read_config()
     return msgspec.to_builtins(await control.agents.reload(config, dry_run=params.dry_run))
+
+
+@method("daemon.log_level", "operate", LogLevelParams, recorded="always")
+async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) -> object:
+    """Sets from which level on the daemon logs, until a reload or its end; `daemon.status` tells which it is."""
+    control.daemon.diary.level = params.level
+    return {"level": params.level}
 
 
 @method("rpc.discover", "read", NoParams)
@@ -57,6 +76,10 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
     except CorralError as error:
         problem = error.message
     held = control.shared.launcher.containment
+    diary, forwarding = control.daemon.diary, control.daemon.forwarding
+    places = "files and the journal" if forwarding.is_wanted else "files"
+    log = f"the daemon's own to {diary.where}, from {diary.level} on; workers' lines to {places}"
+    stuck = "the journal takes no lines of workers" if forwarding.is_degraded else ""
     parts = ("tier", "kill", "freeze", "memory", "cpu", "processes", "branded", "reason")
     facts = await asyncio.to_thread(  # a file system that hangs must not hang us
         doctor.look,
@@ -66,6 +89,8 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
         containment=doctor.Containment(**{part: getattr(held, part) for part in parts}),
         store_stalled_s=control.shared.store.stalled_s,
         config_problem=problem,
+        log=log,
+        journal_problem=stuck,
         environ=os.environ,
     )
     daemon = {

@@ -96,6 +96,8 @@ class Facts:
     oom_score_adj: int
     store_stalled_s: float = 0.0
     config_problem: str = ""
+    log: str = ""
+    journal_problem: str = ""
 
 
 def look(
@@ -106,6 +108,8 @@ def look(
     containment: Containment | None = None,
     store_stalled_s: float = 0.0,
     config_problem: str = "",
+    log: str = "",
+    journal_problem: str = "",
     environ: Mapping[str, str],
 ) -> Facts:
     """The facts. With `containment`, which only a daemon has, they are the daemon's own."""
@@ -131,6 +135,8 @@ def look(
         oom_score_adj=_number("/proc/self/oom_score_adj", 0),
         store_stalled_s=store_stalled_s,
         config_problem=config_problem,
+        log=log,
+        journal_problem=journal_problem,
     )
 
 
@@ -329,6 +335,11 @@ def _care(facts: Facts) -> list[Finding]:
                 "" if is_shielded else "OOMScoreAdjust= of the unit",
             )
         )
+        if facts.journal_problem:
+            advice = "systemctl status systemd-journald; the lines wait in the log files"
+            found.append(Finding("log", "warning", facts.journal_problem, advice))
+        elif facts.log:
+            found.append(Finding("log", "ok", facts.log))
         if facts.store_stalled_s > 1:
             text = f"the store has not answered for {facts.store_stalled_s:.0f} s: durable work is refused"
             found.append(Finding("store", "broken", text, "look at the disk of the state folder"))

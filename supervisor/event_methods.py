@@ -1,76 +1,141 @@
-"""The methods `event.*` of the table: what happened, and what comes."""
+"""The methods `event.*` of the table: what happened, what comes, and what somebody outside wants to tell."""
 
-import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from ..worker import codec
-from ..worker.schema import EventParams
-from .bus import Event
+from ..worker.schema import EventParams, EventPublishParams
+from .bus import Bus, Event, skipped
+from .chronicle import PAGE_BYTES, Chronicle, Page, Wanted
 from .control import Caller, Control, method
+from .event_types import SKIPPED
+
+ANSWER_BYTES = 8 * 1024 * 1024
+"""Of events in one answer; `next` says where it goes on."""
+
+ANSWER_EVENTS = 1_000
+"""In one answer, unless `n` asks for more."""
 
 
-async def _events(control: Control, params: EventParams) -> list[dict[str, object]]:
-    """Stored events, oldest first, and those of the last moments that are never stored."""
-    clauses = ["1"]
-    values: list[object] = []
-    if params.since is not None:
-        clauses.append("seq > ?")
-        values.append(params.since)
-    if params.since_time is not None:
-        clauses.append("at >= ?")
-        stamp = time.gmtime(params.since_time)
-        values.append(time.strftime("%Y-%m-%dT%H:%M:%S", stamp))
-    if params.agent is not None:
-        clauses.append("agent = ?")
-        values.append(params.agent)
-    if params.types:
-        clauses.append("(" + " OR ".join("type GLOB ?" for _ in params.types) + ")")
-        values += params.types
-    n = params.n if params.n is not None else 1000
-    rows = await control.shared.store.read(
-        "SELECT seq, at, type, agent, worker, data FROM event"
-        f" WHERE {' AND '.join(clauses)} ORDER BY seq DESC LIMIT ?",
-        [*values, n],
-    )
-    found: list[dict[str, object]] = []
-    for seq, at, kind, agent, worker, data in reversed(rows):
-        assert isinstance(data, bytes), "the sink stores JSON"
-        fields = codec.as_object(codec.decode(data)) or {}
-        found.append(
-            {**fields, "seq": seq, "at": at, "type": kind, "agent": agent, "worker": worker}
-        )
-    return found
+def _wanted(params: EventParams) -> Wanted:
+    return Wanted(params.types, params.agent, params.worker, params.task, params.since_time)
 
 
 @method("event.list", "read", EventParams)
 async def _list_events(control: Control, params: EventParams, _caller: Caller) -> object:
-    """Events of the past, oldest first."""
-    await control.shared.store.write()  # what is posted is in the store after this
-    return {"events": await _events(control, params)}
+    """Stored events, oldest first; `next`, where it is no null, is the `since` for more of them."""
+    chronicle, newest = control.shared.chronicle, control.shared.bus.newest
+    wanted = _wanted(params)
+    until = newest if params.until is None else min(params.until, newest)
+    most = ANSWER_EVENTS if params.n is None else params.n
+    n = ANSWER_EVENTS if params.since is None and params.since_time is None else None
+    n = n if params.n is None else params.n
+    start = await chronicle.begin(wanted, newest=newest, since=params.since, n=n, until=until)
+    found: list[dict[str, object]] = []
+    size_bytes = 0
+    following: object = None
+    tells = params.since is not None and params.n is None
+    async for page in chronicle.history(start, until, wanted, tells_expired=tells):
+        for record in page.records:
+            if len(found) >= most or size_bytes > ANSWER_BYTES:
+                following = found[-1]["seq"] if found else start
+                break
+            found.append(record)
+        size_bytes += page.size_bytes
+        if following is not None:
+            break
+    return {"events": found, "next": following, "newest": newest}
 
 
 @method("event.follow", "read", EventParams)
 async def _follow_events(control: Control, params: EventParams, caller: Caller) -> object:
-    """Events of the past, then all that happens, as `event` notifications {events}."""
-    caller.follow(_send_events(control, params, caller))
-    return {}
+    """Events of the past, after `position`, then all that happens, as `event` notifications {events}."""
+    wanted = _wanted(params)
+    newest = control.shared.bus.newest
+    has_past = params.since is not None or params.since_time is not None or params.n is not None
+    n = params.n if has_past else 0
+    start = await control.shared.chronicle.begin(
+        wanted, newest=newest, since=params.since, n=n, until=newest
+    )
+    shared = control.shared
+    following = Following(shared.bus, shared.chronicle, wanted, params.types or ["*"], caller)
+    caller.follow(following.run(start, tells_expired=params.since is not None))
+    return {"position": start}
 
 
-async def _send_events(control: Control, params: EventParams, caller: Caller) -> None:
-    with control.shared.bus.subscribe(params.types or ["*"]) as subscription:
-        await control.shared.store.write()
-        past: list[dict[str, object]] = []
-        if params.since is not None or params.since_time is not None or params.n:
-            past = await _events(control, params)
-        if past:
-            caller.notify("event", {"events": past})
-        last = past[-1]["seq"] if past else 0
-        assert isinstance(last, int), "a sequence number is an integer"
-        while batch := await subscription.next_batch():
-            fresh = [event.record() for event in batch if _is_due(event, last, params.agent)]
-            if fresh:
-                caller.notify("event", {"events": fresh})
-            await caller.drain()
+class Reader(Protocol):
+    """The part of a caller that a follower needs."""
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Sends a notification."""
+        ...
+
+    async def drain(self) -> None:
+        """Waits while it reads too slowly."""
+        ...
 
 
-def _is_due(event: Event, last: int, agent: str | None) -> bool:
-    return event.seq > last and (agent is None or event.agent in (agent, None))
+class Following:
+    """One reader that is a position: what it missed while it was slow is read from the store."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        chronicle: Chronicle,
+        wanted: Wanted,
+        types: Sequence[str],
+        caller: Reader,
+    ) -> None:
+        self._bus = bus
+        self._chronicle = chronicle
+        self._wanted = wanted
+        self._types = types
+        self._caller = caller
+
+    async def run(self, position: int, *, tells_expired: bool) -> None:
+        """Sends what is stored after `position`, then what comes, until the reader is gone."""
+        with self._bus.subscribe(self._types, where=self._wanted.takes) as subscription:
+            newest = self._bus.newest
+            await self._send_stored(position, newest, tells_expired=tells_expired)
+            position = newest
+            while batch := await subscription.next_batch():
+                if batch[0].type == SKIPPED:
+                    await self._catch_up(position, batch[0], batch[1].seq - 1)
+                    del batch[0]
+                await self._send_live(batch)
+                position = batch[-1].seq
+
+    async def _catch_up(self, position: int, told: Event, until: int) -> None:
+        """Reads what the queue had no room for; what was never stored is lost, and counted."""
+        count = told.fields["count"]
+        assert isinstance(count, int), "the bus counts them"
+        lost = count - await self._send_stored(position, until, tells_expired=True)
+        if lost > 0:
+            await self._send([skipped(lost, told.seq, told.at).record()])
+
+    async def _send_stored(self, position: int, until: int, *, tells_expired: bool) -> int:
+        """Sends the stored events in (`position`, `until`], and returns how many there were."""
+        sent = 0
+        pages = self._chronicle.history(position, until, self._wanted, tells_expired=tells_expired)
+        async for page in pages:
+            sent += 0 if page.is_notice else len(page.records)
+            await self._send(page.records)
+        return sent
+
+    async def _send_live(self, batch: Sequence[Event]) -> None:
+        page = Page(0)
+        for event in batch:
+            if page.records and page.size_bytes + event.size_bytes > PAGE_BYTES:
+                await self._send(page.records)
+                page = Page(0)
+            page.add(event.record(), event.size_bytes)
+        await self._send(page.records)
+
+    async def _send(self, records: list[dict[str, object]]) -> None:
+        self._caller.notify("event", {"events": records})
+        await self._caller.drain()
+
+
+@method("event.publish", "operate", EventPublishParams)
+async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> object:
+    """Publishes an event to the agents and whoever else has subscribed to its type; tells its number."""
+    return {"seq": control.service.broker.publish_from(caller.who, params.type, params.data)}

@@ -62,8 +62,12 @@ class Excess(Struct, frozen=True):
     @property
     def facts(self) -> dict[str, object]:
         """What the event says."""
-        used = {} if self.used is None else {"used": self.used}
-        return {"key": self.key, "limit": self.limit, **used, "reason": self.message}
+        return {
+            "key": self.key,
+            "limit": self.limit,
+            "used": self.used,
+            "reason": self.message,
+        }
 
 
 def _mib(size_bytes: int) -> str:

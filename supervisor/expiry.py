@@ -1,11 +1,14 @@
 """What has an end: what is older or more than the configuration keeps goes from the store and the log folder."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 
 from ..worker.errors import CorralError
+from .audit import Audit
+from .chronicle import Chronicle
 from .logs import LogStore
 from .spec import Config
 from .store import Store
@@ -19,8 +22,15 @@ JUMP_S = 600.0
 logger = logging.getLogger(__name__)
 
 
-async def expire(store: Store, logs: LogStore, config: Callable[[], Config]) -> None:
-    """Removes what has expired, at once and then every hour, by the configuration that is in force then."""
+async def expire(
+    store: Store,
+    logs: LogStore,
+    chronicle: Chronicle,
+    audit: Audit,
+    config: Callable[[], Config],
+    reloaded: asyncio.Event,
+) -> None:
+    """Removes what has expired, at once, every hour, and when the configuration was `reloaded`."""
     offset_s = time.time() - time.monotonic()
     while True:
         now = time.time()
@@ -30,19 +40,20 @@ async def expire(store: Store, logs: LogStore, config: Callable[[], Config]) -> 
             offset_s += jumped_s
             await asyncio.sleep(EXPIRY_S)
             continue
+        reloaded.clear()
         kept = config()
-        past = time.gmtime(now - kept.events.retention)
-        events_before = time.strftime("%Y-%m-%dT%H:%M:%S", past)
         tasks_before = now - kept.defaults.tasks.result_retention
         await logs.expire(now - kept.events.retention)
+        await audit.prune(now)
         try:
+            await chronicle.expire(now - kept.events.retention)
             await store.write(
-                ("DELETE FROM event WHERE at < ?", (events_before,)),
-                ("DELETE FROM tool_call WHERE at < ?", (events_before,)),
                 ("DELETE FROM task WHERE finished_at < ?", (tasks_before,)),
                 ("DELETE FROM checkpoint WHERE at < ?", (tasks_before,)),
                 ("DELETE FROM memory WHERE expires_at < ?", (now,)),
             )
         except CorralError as error:
             logger.warning("%s", error)
-        await asyncio.sleep(EXPIRY_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXPIRY_S):
+                await reloaded.wait()

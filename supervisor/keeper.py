@@ -35,6 +35,7 @@ from .alert import Counts
 from .bus import Bus
 from .check import Readiness
 from .checkup import Checkup, Surroundings
+from .chronicle import Chronicle
 from .confinement import remove_temporary
 from .excess import Excess, Spending
 from .launch import Host, launch_of
@@ -61,6 +62,9 @@ READ_S = 0.02
 
 READINGS = 5
 """How often, at most, one deadline is put off for that."""
+
+TOOLS_TOLD = 100
+"""Names of tools in one event, of those that came and of those that went."""
 
 EXITS_KEPT = 10
 """Ends that `show` lists per worker."""
@@ -97,6 +101,7 @@ class Shared:
 
     launcher: Launcher
     bus: Bus
+    chronicle: Chronicle
     store: Store
     logs: LogStore
     generation: int
@@ -469,7 +474,9 @@ class Keeper:
             reason=transition.reason,
         )
         if transition.new is State.TERMINATED:
-            logger.info("worker %s is Terminated: %s", self.id, transition.reason)
+            facts = {"agent": self.spec.name, "worker": self.id, "incarnation": incarnation}
+            text = "worker %s is Terminated: %s"
+            logger.info(text, self.id, transition.reason, extra={"fields": facts})
 
     def _tell(self, what: str) -> None:
         number = self.worker.incarnation
@@ -713,7 +720,20 @@ class Keeper:
             self.note(level, text, fields)
 
     def _list(self, tools: tuple[Tool, ...]) -> None:
+        """Takes the tools of a server; a list that differs from the one before is told."""
+        before, after = ({tool.name for tool in each} for each in (self.tools, tools))
+        is_first = not self.tools
         self.tools = tools
+        if before != after and not is_first:
+            self.shared.bus.publish(
+                "mcp.tools_changed",
+                agent=self.spec.name,
+                worker=self.id,
+                incarnation=self.worker.incarnation,
+                added=sorted(after - before)[:TOOLS_TOLD],
+                removed=sorted(before - after)[:TOOLS_TOLD],
+                tools=len(after),
+            )
         self.service.changed(self)
 
     @property

@@ -45,6 +45,8 @@ class Channel:
     def send(self, message: dict[str, object], fds: Sequence[int] = ()) -> None:
         """Send it now or later, or drop it once we have hung up; `fds` are ours to close from now on."""
         owned = list(fds)
+        if log.isEnabledFor(logging.DEBUG):
+            _tell("to the launcher", message)
         if self._sock.fileno() < 0:
             close_all(owned)
             return
@@ -180,6 +182,8 @@ class Link:
 
     def _hear(self, message: Any) -> None:  # Any: JSON
         self._heard_s = self._loop.time()
+        if log.isEnabledFor(logging.DEBUG):
+            _tell("from the launcher", message)
         match message["op"]:
             case "moved":
                 self._follow(message["pid"])
@@ -216,6 +220,13 @@ class Link:
         if not len(self.channel):
             self.ping()
         self.watch()
+
+
+def _tell(what: str, message: dict[str, object]) -> None:
+    """Writes a message into the log, without what is in an environment, and without those that only show life."""
+    if message["op"] not in ("ping", "pong"):
+        facts = {key: value for key, value in message.items() if key not in ("v", "env")}
+        log.debug("%s: %s", what, message["op"], extra={"fields": facts})
 
 
 def _start(python: str, options: Mapping[str, object]) -> tuple[int, int, socket.socket]:

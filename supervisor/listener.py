@@ -416,6 +416,7 @@ class Connection(Channel):
             on_closed=self._closed,
         )
         self.permission: Permission = "read"
+        self.who: Mapping[str, object] = {}
         self._control = control
         self._listener = listener
         self._identity = Identity(0, 0, is_inside=True, agent=None)
@@ -427,6 +428,7 @@ class Connection(Channel):
         """Finds out who it is."""
         self._identity = self._listener.identify(transport.get_extra_info("socket"))
         self.name = f"uid {self._identity.uid} pid {self._identity.pid}"
+        self.who = self._identity.who
         if not self._identity.is_inside:
             self._outside = self._listener.permission(self._identity)
         if self._listener.is_full:
@@ -449,7 +451,9 @@ class Connection(Channel):
             hint = (
                 f'; "control" of agent "{who}" grants none' if (who := self._identity.agent) else ""
             )
-            raise PermissionDenied(f"cannot serve {self.name}: it has no rights here{hint}")
+            error = PermissionDenied(f"cannot serve {self.name}: it has no rights here{hint}")
+            self._control.note_refused(request.method, request.params, self, error)
+            raise error
         if self._refusal is not None:
             raise self._refusal
         if self._listener.closing:
@@ -489,6 +493,12 @@ class Identity(NamedTuple):
     uid: int
     is_inside: bool
     agent: str | None
+
+    @property
+    def who(self) -> dict[str, object]:
+        """As the audit names it; `agent` is there for whoever is inside, and null where it is unknown."""
+        who: dict[str, object] = {"uid": self.uid, "pid": self.pid}
+        return {**who, "agent": self.agent} if self.is_inside else who
 
 
 def identify(sock: socket.socket, leaders: Mapping[int, str]) -> Identity:

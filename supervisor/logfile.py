@@ -8,22 +8,25 @@ A line has the format that Kubernetes' container runtimes write (CRI, `logs.go` 
 reading is one slice per field. The last digit of the nanoseconds says who wrote the line: 0 the worker; 1 a `log`
 notification, whose text is `{"level":…,"text":…,"fields":…}`; 2 corral itself (lines were lost), in the same shape;
 3 and 4 are 0 and 1 in what an incarnation printed first. Shippers take 1, 2 and 4 for JSON on stderr, which they can
-parse; nothing that a worker prints is mistaken for it.
+parse (on stdout while a line of stderr is in parts: they join those of one stream); nothing that a worker prints is
+mistaken for it.
 
 A file is known by its inode, whatever others rename it to, and by the time of its first line, since inodes are used
 again. Nothing here writes.
 """
 
+import asyncio
 import base64
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -36,6 +39,11 @@ Record: TypeAlias = dict[str, object]
 Position: TypeAlias = tuple[int, int]
 """An index in a list of files, and an offset in that file: always where a line begins, or the end."""
 
+T = TypeVar("T")
+
+Search: TypeAlias = Generator[None, None, T]
+"""A search that may take long: it stops after each block, so that whoever goes on with it can let others go first."""
+
 PREFIX_BYTES = 40
 HEAD_BYTES = 30  # the time
 CAPTURED, NOTIFIED, OWN = b"0", b"1", b"2"
@@ -43,6 +51,7 @@ FIRST = {CAPTURED: b"3", NOTIFIED: b"4", OWN: OWN}
 """What stands for a kind in what an incarnation printed first."""
 
 LINE_LIMIT_BYTES = 16 * 1024  # longer lines are stored in parts
+PIECE_BYTES = 512 * 1024  # of a message: as JSON one byte may take six
 BLOCK_BYTES = 64 * 1024
 LOOKBACK_LINES = 1_000
 
@@ -77,6 +86,7 @@ class Library(Protocol):
     """What readers need of whoever keeps the files."""
 
     directory: Path
+    turn: asyncio.Lock
 
     @property
     def packed(self) -> Mapping[int, int]:
@@ -105,7 +115,10 @@ class Wanted:
     @property
     def is_rare(self) -> bool:
         """Whether records have to be read to know if they are wanted."""
-        return self.level is not None or self.pattern is not None
+        return any(
+            each is not None
+            for each in (self.level, self.pattern, self.stream, self.since, self.until)
+        )
 
     def select(self, records: Iterable[Record]) -> list[Record]:
         """Those of them that are wanted; those of the stream `corral`, which tell of lost lines, always are.
@@ -157,6 +170,15 @@ class Place:
         """False for a compressed file that somebody else has made, or that is broken: it cannot be read."""
         return not self.path.name.endswith(archive.SUFFIX) or self.size > 0
 
+    def refresh(self) -> bool:
+        """Look at a plain file's size again; say whether it is still where it was found."""
+        with suppress(OSError):
+            status = self.path.lstat()
+            if status.st_ino == self.inode and self._size is not None:
+                self._size = status.st_size
+                return True
+        return False
+
     @property
     def size(self) -> int:
         """The bytes of it, or of what was compressed: looked up when somebody asks, since there may be many files."""
@@ -188,7 +210,7 @@ def names(directory: Path, worker: str | None = None) -> list[Name]:
     """The names of log files in an agent's folder, of one worker or of all, oldest first."""
     beginning = "" if worker is None else f"{worker}.log"
     found: list[Name] = []
-    for name in _listed(directory):
+    for name in _listed(directory, files=True):
         match = _NAME.fullmatch(name) if name.startswith(beginning) and name[0] != "." else None
         if match and worker in (None, match[1]):
             found.append(Name(directory / name, match[1], int(match[2] or 0), match[3] is not None))
@@ -237,15 +259,22 @@ def workers(directory: Path, wanted: frozenset[str]) -> Iterator[tuple[str, str,
         for name in names(directory / agent):
             if not wanted or agent in wanted or name.worker in wanted:
                 found.setdefault(name.worker, []).append(name)
-        for worker, own in sorted(found.items()):
-            places = places_of(_distinct(own))
-            if places:
-                yield agent, worker, places
+        # Of all at once: between two turns of a reader names may come to mean other files.
+        places = [(worker, places_of(_distinct(own))) for worker, own in sorted(found.items())]
+        yield from ((agent, worker, each) for worker, each in places if each)
 
 
-def _listed(directory: Path) -> list[str]:
+def _listed(directory: Path, *, files: bool = False) -> list[str]:
+    """The names of the folders in a folder, or of its files: whoever may write there can put anything beside them."""
     try:
-        return os.listdir(directory)
+        with os.scandir(directory) as entries:
+            # A name that is no text could not be told to anybody.
+            return [
+                entry.name
+                for entry in entries
+                if entry.name.isprintable()
+                and (entry.is_file(follow_symlinks=False) if files else entry.is_dir())
+            ]
     except OSError:
         return []
 
@@ -259,6 +288,8 @@ def places_of(paths: Iterable[Path]) -> list[Place]:
     for path in paths:
         with suppress(OSError):
             status = path.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                continue
             is_packed = path.name.endswith(archive.SUFFIX)
             places.append(Place(path, status.st_ino, None if is_packed else status.st_size))
     return places
@@ -279,10 +310,13 @@ class OpenFile:
         return os.fstat(self._fd).st_size if self._packed is None else self._packed.size
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Bytes of the original."""
-        if self._packed is None:
-            return os.pread(self._fd, size, offset)
-        return self._packed.pread(size, offset)
+        """Bytes of the original; fewer at its end, and where it cannot be read."""
+        try:
+            if self._packed is None:
+                return os.pread(self._fd, size, offset)
+            return self._packed.pread(size, offset)
+        except OSError:  # a disk that is going, or something that has taken the file's name
+            return b""
 
     def close(self) -> None:
         """Closes it."""
@@ -357,50 +391,75 @@ def back(
     *,
     stream: str | None = None,
     floor: Position = (0, 0),
-) -> Position:
-    """Where the `n` lines before `end` begin, but not before `floor`: with all parts of a line that is open there."""
+) -> Search[tuple[Position, int]]:
+    """Where the `n` lines before `end` begin, but not before `floor`, and how many there are.
+
+    All parts of a line that is open there are behind that place, too, and so the whole lines between them count. With
+    `stream` only its lines do, and those of corral itself.
+    """
     whole: set[bytes] = set()  # streams of which the line before the place has ended
-    idle = 0
+    idle = count = between = 0
     found = end
-    for position, line in _backwards(files, library, end):
-        tag = line[38:40]
-        if n > 0 and position >= floor:
+    for position, block in _blocks_backwards(files, library, end):
+        yield
+        if count < n and position >= floor and not _has(block, stream):
             found = position
-            n -= tag != b"P " and (stream is None or _stream_name(line) == stream)
             continue
-        n = 0
-        if line[31:37] in whole:
-            idle += 1
-        elif tag == b"P ":
-            found, idle = position, 0
-        else:
-            whole.add(line[31:37])
-        if len(whole) == 2 or idle > LOOKBACK_LINES:
-            break
-    return found
-
-
-def _backwards(
-    files: list[Place], library: Library, end: Position
-) -> Iterator[tuple[Position, bytes]]:
-    """The lines before a position, last first."""
-    for i in range(end[0], -1, -1):
-        place = files[i]
-        with opened(place.path.parent, place.inode, library, place.path) as file:
-            if file is None:
+        offset = position[1] + len(block)
+        for line in reversed(block.split(b"\n")[:-1]):
+            offset -= len(line) + 1
+            at = (position[0], offset)
+            is_part = line[38:40] == b"P "
+            counts = not is_part and (stream is None or _counts(line, stream))
+            if count < n and at >= floor:
+                found = at
+                count += counts
                 continue
-            position = end[1] if i == end[0] else place.size
-            rest = b""
-            while position > 0:
-                start = max(0, position - BLOCK_BYTES)
-                block = file.pread(position - start, start) + rest
-                first = block.find(b"\n") + 1 if start else 0
-                offset = start + block.rfind(b"\n") + 1
-                for line in reversed(block[first:].split(b"\n")[:-1]):
-                    offset -= len(line) + 1
-                    yield (i, offset), line
-                rest = block[:first] if first or not start else block
-                position = start
+            n = 0
+            if is_part and line[31:37] not in whole:
+                found, count = at, count + between
+                idle = between = 0
+                continue
+            between += counts
+            if line[31:37] in whole:
+                idle += 1
+            whole.add(line[31:37])
+            if len(whole) == 2 or idle > LOOKBACK_LINES:
+                return found, count
+    return found, count
+
+
+_KINDS = {
+    "stdout": (CAPTURED, FIRST[CAPTURED]),
+    "stderr": (CAPTURED, FIRST[CAPTURED]),
+    "log": (NOTIFIED, FIRST[NOTIFIED]),
+}
+
+_SIGNS = {
+    name: tuple(
+        kind + (b"Z std" if kind == OWN or name == "log" else b"Z %s " % name.encode())
+        for kind in (*kinds, OWN)
+    )
+    for name, kinds in _KINDS.items()
+}
+"""What is in each line of a stream, or of corral itself: where none of it is, no line has to be looked at."""
+
+
+def _has(block: bytes, stream: str | None) -> bool:
+    return stream is None or any(sign in block for sign in _SIGNS[stream])
+
+
+def passed_over(block: bytes, stream: str | None) -> int | None:
+    """How many lines a block of whole lines has if none of them can be of the stream; None if one may be."""
+    if _has(block, stream) or b" P " in block:
+        return None
+    return block.count(b"\n")
+
+
+def _counts(line: bytes, stream: str) -> bool:
+    kind = line[28:29]
+    is_of = kind in _KINDS[stream] and (stream == "log" or line[31:37] == stream.encode())
+    return is_of or kind == OWN
 
 
 def first_from(files: list[Place], library: Library, key: bytes) -> Position:
@@ -436,54 +495,66 @@ def _first_after(file: OpenFile, offset: int, end: int, key: bytes) -> int:
     return end
 
 
-_MARKED = re.compile(rb"^[^\n]{28}[34]Z std", re.MULTILINE)
+_MARKED = re.compile(rb"\n[^\n]{28}[34]Z std")
 
 
 def previous_span(
     files: list[Place], library: Library, *, is_current: bool
-) -> tuple[Position, Position]:
+) -> Search[tuple[Position, Position]]:
     """From where to where the last incarnation printed; with `is_current` the one before it."""
     end = (len(files) - 1, files[-1].size)
-    starts = _starts(files, library)
-    if is_current:
-        end = next(starts, (0, 0))
-    return next(starts, (0, 0)), end
+    starts: list[Position] = []
+    for start in _starts(files, library, end):
+        yield
+        if start is not None:
+            starts.append(start)
+            if len(starts) == 1 + is_current:
+                break
+    starts += [(0, 0)] * (1 + is_current - len(starts))
+    return (starts[1], starts[0]) if is_current else (starts[0], end)
 
 
-def _starts(files: list[Place], library: Library) -> Iterator[Position]:
-    """Where incarnations begin, newest first: of lines that were written at once each is marked."""
+def _starts(files: list[Place], library: Library, end: Position) -> Iterator[Position | None]:
+    """Where incarnations begin, newest first: of lines that were written at once each is marked.
+
+    None after each block, found or not.
+    """
     found: Position | None = None
     stamp = b""
-    for position, block in _blocks_backwards(files, library):
-        for match in reversed(list(_MARKED.finditer(block))):
-            at = match[0][:28]
-            if found is not None and at != stamp:
-                yield found
-            stamp = at
-            found = (position[0], position[1] + match.start())
+    for position, block in _blocks_backwards(files, library, end):
+        if b"3Z std" in block or b"4Z std" in block:
+            for match in reversed(list(_MARKED.finditer(b"\n" + block))):
+                at = match[0][1:29]
+                if found is not None and at != stamp:
+                    yield found
+                stamp = at
+                found = (position[0], position[1] + match.start())
+        yield None
     if found is not None:
         yield found
 
 
-def _blocks_backwards(files: list[Place], library: Library) -> Iterator[tuple[Position, bytes]]:
-    """The files in blocks of whole lines, last first."""
-    for i in range(len(files) - 1, -1, -1):
+def _blocks_backwards(
+    files: list[Place], library: Library, end: Position
+) -> Iterator[tuple[Position, bytes]]:
+    """What is before a position, in blocks of whole lines, last first."""
+    for i in range(end[0], -1, -1):
         place = files[i]
         with opened(place.path.parent, place.inode, library, place.path) as file:
-            position = 0 if file is None else place.size
+            if file is None:
+                continue
+            position = end[1] if i == end[0] else place.size
             rest = b""
-            while file is not None and position > 0:
+            while position > 0:
                 start = max(0, position - BLOCK_BYTES)
-                block = file.pread(position - start, start) + rest
-                first = block.find(b"\n") + 1 if start else 0
-                yield (i, start + first), block[first:]
+                block = file.pread(position - start, start)
+                block += rest if len(block) == position - start else b""  # else it is broken there
+                first = block.find(b"\n") + 1 if start else 0  # 0: no line of ours is so long
+                last = block.rfind(b"\n") + 1  # what is behind was cut off
+                if last > first:
+                    yield (i, start + first), block[first:last]
                 rest = block[:first]
                 position = start
-
-
-def _stream_name(line: bytes) -> str:
-    is_notified = line[28:29] in (NOTIFIED, FIRST[NOTIFIED])
-    return "log" if is_notified else line[31:37].decode("ascii", "replace")
 
 
 # -- text
@@ -495,6 +566,22 @@ def text_fields(text: bytes) -> Record:
         return {"text": text.decode()}
     except UnicodeDecodeError:
         return {"text": text.decode("utf-8", "replace"), "bytes": base64.b64encode(text).decode()}
+
+
+def messages_of(
+    text: bytes, level: str, fields: Mapping[str, object] | None
+) -> Iterator[Mapping[str, object]]:
+    """A `log` notification as it is stored: in pieces where no reader could be sent the whole.
+
+    Fields that are too long for that become text.
+    """
+    more: Record = {"fields": fields} if fields else {}
+    if fields and len(shown := json_line(fields)) > PIECE_BYTES:
+        text, more = text + b" " + shown, {}
+    while len(text) > PIECE_BYTES:
+        yield {"level": level, **text_fields(text[:PIECE_BYTES]), "partial": True}
+        text = text[PIECE_BYTES:]
+    yield {"level": level, **text_fields(text), **more}
 
 
 def shown_of(text: bytes) -> Record:

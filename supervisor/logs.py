@@ -9,16 +9,20 @@ import asyncio
 import heapq
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from .capture import Capture, LogLimits, LogStream, LogWriter, StreamName
+from .capture import LogLimits, LogStream, LogWriter, StreamName
 from .cursor import Cursor, block_size, in_batches, merged
+from .intake import Capture
 from .logfile import Record, Wanted, at_of, known, rfc3339_seconds, workers
 from .packing import PACK_AFTER_S, Packer
 
 __all__ = ["Capture", "LogLimits", "LogStore", "LogStream", "LogWriter", "StreamName", "Wanted"]
+
+RELEASED_KEPT = 256
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,10 @@ class LogStore:
         self.clock = clock
         self.unclean = unclean
         self._writers: dict[tuple[str, str], LogWriter] = {}
-        self._followers: set[_Follower] = set()
+        self.turn = asyncio.Lock()
+        """Held by the one reader that works in this turn of the loop: however many they are, others wait for one."""
+        self._followers: set[Follower] = set()
+        self._released: OrderedDict[tuple[str, str], LogWriter] = OrderedDict()
         self._packer = Packer(directory, pack_after_s)
         self._second = (-1, "")
 
@@ -52,7 +59,9 @@ class LogStore:
         """The writer of a worker, the same one for all its incarnations; for each call a `release` is due."""
         writer = self._writers.get((agent, worker))
         if writer is None:
-            writer = self._writers[agent, worker] = LogWriter(self, agent, worker, limits)
+            earlier = self._released.pop((agent, worker), None)
+            writer = LogWriter(self, agent, worker, limits, earlier)
+            self._writers[agent, worker] = writer
         writer.users += 1
         writer.configure(limits)
         return writer
@@ -63,6 +72,12 @@ class LogStore:
         if writer.users <= 0 and self._writers.get((writer.agent, writer.worker)) is writer:
             del self._writers[writer.agent, writer.worker]
             writer.release()
+            if (
+                self._followers
+            ):  # who has not read it to its end is told of no gap, or of the true one
+                self._released[writer.agent, writer.worker] = writer
+                if len(self._released) > RELEASED_KEPT:
+                    self._released.popitem(last=False)
 
     def check(self) -> None:
         """About once a second: find moved and deleted files, end gaps of silent workers, compress what is old."""
@@ -117,47 +132,51 @@ class LogStore:
             ResourceLimitExceeded: the pattern takes too long.
         """
         cursors = await self._cursors(wanted, n)
-        async for batch in merged(cursors, wanted, n):
+        async for batch in merged(cursors, wanted, n, self.turn):
             yield batch
 
     async def follow(
-        self, wanted: Wanted, n: int | None = 10
+        self, wanted: Wanted, n: int | None = 10, follower: "Follower | None" = None
     ) -> AsyncGenerator[list[Record], None]:
         """`history`, then all that is written from then on, without gap or repeat, without end.
 
         Workers that appear later are followed too. Who takes the batches so slowly that a file is
         rotated away before it was read gets a record of the stream `corral` with `skipped_lines`.
-        Close it with `contextlib.aclosing`.
+        Close it with `contextlib.aclosing`; a `follower` of the caller's own tells more, and can end it.
 
         Raises:
             ResourceLimitExceeded: the pattern takes too long.
         """
-        follower = _Follower(wanted)
+        follower = follower or Follower(wanted)
         self._followers.add(follower)
         try:
             cursors = await self._cursors(wanted, n)
-            async for batch in merged(cursors, wanted, n):
+            async for batch in merged(cursors, wanted, n, self.turn):
                 yield batch
             by_worker = {(cursor.agent, cursor.worker): cursor for cursor in cursors}
             for cursor in cursors:
                 cursor.until = None
             behind: set[tuple[str, str]] = set(by_worker)
-            while True:
+            follower.placed.set()
+            while not (follower.is_to_end and not behind):
                 behind |= await follower.changed(wait=not behind)
                 block_bytes = block_size(len(behind))
                 fresh: list[list[Record]] = []
                 for key in sorted(behind):
                     if key not in by_worker:  # no file when this began: start before its first
                         by_worker[key] = Cursor(self, *key)
-                    records = by_worker[key].pull(block_bytes)
-                    if not records:
-                        behind.discard(key)
-                    fresh.append(wanted.select(records))
+                    async with self.turn:
+                        records = by_worker[key].pull(block_bytes)
+                        if not records:
+                            behind.discard(key)
+                        fresh.append(wanted.select(records))
+                        await asyncio.sleep(0)
                 for batch in in_batches(heapq.merge(*fresh, key=at_of)):
                     yield batch
-                await asyncio.sleep(0)
         finally:
             self._followers.discard(follower)
+            if not self._followers:
+                self._released.clear()
 
     # For the writers and cursors:
 
@@ -178,11 +197,11 @@ class LogStore:
         self._packer.rotated(writer.agent, writer.worker)
 
     def find_writer(self, agent: str, worker: str) -> LogWriter | None:
-        """The writer of a worker, if it has one at present."""
-        return self._writers.get((agent, worker))
+        """The writer of a worker, or what the last one knew if somebody may still read what it wrote."""
+        return self._writers.get((agent, worker)) or self._released.get((agent, worker))
 
     def _replace(self, agent: str, worker: str, inode: int, by: int) -> None:
-        writer = self._writers.get((agent, worker))
+        writer = self.find_writer(agent, worker)
         if writer is not None:
             writer.replace(inode, by)
 
@@ -191,19 +210,33 @@ class LogStore:
         cursors: list[Cursor] = []
         for agent, worker, files in workers(self.directory, wanted.names):
             cursor = Cursor(self, agent, worker)
-            cursor.rewind(files, wanted, n)
+            if n is None or not wanted.is_rare:
+                await cursor.rewind(files, wanted, n)
             cursors.append(cursor)
             await asyncio.sleep(0)
         return cursors
 
 
-class _Follower:
+class Follower:
     """Which of the workers that somebody follows have written since he last looked."""
 
     def __init__(self, wanted: Wanted) -> None:
+        self.placed = asyncio.Event()
+        """Set when nothing that is written from then on is missed."""
+        self._is_ending = False
         self._wanted = wanted
         self._changed: set[tuple[str, str]] = set()
         self._ready = asyncio.Event()
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return self._is_ending and not self._changed
+
+    def end(self) -> None:
+        """Ends the following when all that has been written until then was taken."""
+        self._is_ending = True
+        self._ready.set()
 
     def touch(self, agent: str, worker: str) -> None:
         if not self._wanted.names or not self._wanted.names.isdisjoint((agent, worker)):
@@ -214,5 +247,6 @@ class _Follower:
         if wait:
             await self._ready.wait()
         changed, self._changed = self._changed, set()
-        self._ready.clear()
+        if not self._is_ending:
+            self._ready.clear()
         return changed

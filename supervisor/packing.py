@@ -110,7 +110,8 @@ class Packer:
         if abs(time.time() - status.st_mtime) < self._after_s:
             self.rotated(agent, worker)
             return None
-        source = os.open(plain[0].path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        source = os.open(plain[0].path, flags)
         temporary = plain[0].path.with_name(f".{worker}.log.{status.st_ino}.tmp")
         target = -1
         try:

@@ -18,6 +18,7 @@ LIVE = frozenset(
     {
         "audit.max_bytes",
         "audit.retention",
+        "daemon.journal",
         "daemon.log_level",
         "events.max_bytes",
         "events.max_publish_per_second",

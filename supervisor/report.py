@@ -45,6 +45,11 @@ def status(control: Control, names: list[str] | None) -> Status:
     degraded: list[str] = ["store"] if control.shared.store.stalled_s > STALL_S else []
     if any(keeper.log.trouble for keeper in agents.all_keepers()):
         degraded.append("logs")
+    forwarding, diary = control.daemon.forwarding, control.daemon.diary
+    if forwarding.is_degraded:
+        degraded.append("journal")
+    if control.audit.is_behind:
+        degraded.append("audit")
     if agents.brake is not None:
         degraded.append("emergency-stop")
     return Status(
@@ -60,6 +65,10 @@ def status(control: Control, names: list[str] | None) -> Status:
             config=control.daemon.config,
             launcher_pid=control.shared.launcher.pid or None,
             alerts=AlertCounts(**asdict(control.shared.alert_counts)),
+            log_level=diary.level,
+            log_lost=diary.lost,
+            journal=forwarding.is_wanted,
+            journal_lost=forwarding.lost_lines,
         ),
         agents=[entry for entry in entries if entry.kind == "agent"],
         mcp_servers=[entry for entry in entries if entry.kind == "mcp"],

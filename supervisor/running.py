@@ -165,7 +165,9 @@ class Running:
                 reason = f"max_concurrent_processes = {limit} is reached"
                 keeper.send(lifecycle.Want(reason))
                 self._no_room.append(keeper)
-                self.shared.bus.publish("limit.processes", worker=keeper.id, reason=reason)
+                self.shared.bus.publish(
+                    "limit.processes", agent=keeper.spec.name, worker=keeper.id, reason=reason
+                )
             else:
                 taken += more
                 self._begin(needed)
@@ -428,6 +430,7 @@ class Running:
         self.check_capacity(_idle(needed))
         self._begin(needed)
         for keeper in keepers:
+            self.shared.bus.publish("agent.reset", agent=keeper.spec.name, worker=keeper.id)
             keeper.send(lifecycle.Reset())
 
     # -- standing still

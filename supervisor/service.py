@@ -4,10 +4,12 @@ A worker is not trusted: it speaks only for its own tasks, sees only its own age
 the tools that its agent and its task are allowed, and cannot invent events of the daemon.
 """
 
-import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypedDict, TypeVar
 
 import msgspec
 
@@ -17,7 +19,6 @@ from ..worker.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
-    PermissionDenied,
 )
 from ..worker.schema import (
     BeatParams,
@@ -35,29 +36,33 @@ from ..worker.schema import (
 )
 from ..worker.wire import Notification, Request
 from .agents import Agents
+from .audit import REFUSALS, Audit
 from .backlog import Entry
-from .bus import Subscription
+from .broker import Broker
+from .chain import digest
 from .keeper import Keeper, Shared, utc_now
 from .lifecycle import UP, State
+from .spec import Events
 from .tasks import Tasks
 
 MAX_VALUE_BYTES = 1024 * 1024
 """The largest value that `memory/put` takes, as JSON."""
 
-RESERVED = (
-    "agent.",
-    "config.",
-    "daemon.",
-    "events.",
-    "health.",
-    "limit.",
-    "mcp.",
-    "task.",
-    "worker.",
-)
-"""Beginnings of event types that only the daemon publishes."""
+
+class Caller(TypedDict):
+    """Who made a tool call."""
+
+    agent: str | None
+    worker: str | None
+    incarnation: int | None
+
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
+
+MAX_TOOL_NAME = 200
+"""Characters of a tool's name in a record: a longer one is no tool's."""
+
+REFUSED = frozenset(error.__name__ for error in REFUSALS)
 
 T = TypeVar("T")
 
@@ -88,7 +93,8 @@ class WorkerService:
         self._agents: Agents | None = None
         self._tasks: Tasks | None = None
         self._pool: Pool | None = None
-        self._subscriptions: dict[str, tuple[Subscription, asyncio.Task[None]]] = {}
+        self._audit: Audit | None = None
+        self.broker = Broker(shared.bus, self._events)
         self._methods: dict[str, Handler] = {
             "tools/list": self._list_tools,
             "tools/call": self._call_tool,
@@ -102,11 +108,12 @@ class WorkerService:
             "event/subscribe": self._subscribe,
         }
 
-    def attach(self, agents: Agents, tasks: Tasks, pool: Pool) -> None:
+    def attach(self, agents: Agents, tasks: Tasks, pool: Pool, audit: Audit) -> None:
         """Completes the circle: these are made with this service as an argument."""
         self._agents = agents
         self._tasks = tasks
         self._pool = pool
+        self._audit = audit
 
     @property
     def tasks(self) -> Tasks:
@@ -119,6 +126,10 @@ class WorkerService:
         """The tool pool of the daemon."""
         assert self._pool is not None, "attach comes before the first worker"
         return self._pool
+
+    def _events(self) -> Events:
+        assert self._agents is not None, "attach comes before the first worker"
+        return self._agents.config.events
 
     # -- the keepers' side
 
@@ -153,6 +164,7 @@ class WorkerService:
         """A worker's state has changed: there may be work for it, or subscriptions to end."""
         for listener in self.listeners:
             listener(keeper)
+        self.broker.changed(keeper)
         if self._agents is not None:
             self._agents.fill_room()
         if keeper.worker.state in UP:
@@ -161,9 +173,6 @@ class WorkerService:
                 if keeper.worker.paused_at is not None:
                     self._tasks.say_why(keeper.spec.name)
             return
-        if keeper.id in self._subscriptions:
-            subscription, _ = self._subscriptions.pop(keeper.id)
-            subscription.close()
         if keeper.worker.state is State.TERMINATED and self._tasks is not None:
             self._tasks.say_why(keeper.spec.name)
 
@@ -180,17 +189,23 @@ class WorkerService:
     async def _call_tool(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         call = convert(params, WorkerCallParams, "tools/call")
         entry = self.tasks.task_of(keeper, call.task)
-        if entry is not None:
-            self.tasks.count_tool_call(entry)
         allowed = keeper.spec.tools
-        backend, _ = await self.pool.resolve(call.name, allowed)
-        if entry is not None and entry.limits.allowed_tools is not None:
-            await self.pool.resolve(call.name, entry.limits.allowed_tools)
+        record = _ToolCall(call.name, _who(keeper), None if entry is None else entry.task.id)
+        try:
+            if entry is not None:
+                self.tasks.count_tool_call(entry)
+            backend, _ = await self.pool.resolve(call.name, allowed)
+            if entry is not None and entry.limits.allowed_tools is not None:
+                await self.pool.resolve(call.name, entry.limits.allowed_tools)
+        except CorralError as error:
+            self._record(record, error.name)
+            raise
         return await self.call(
             call.name,
             call.arguments,
             caller=keeper.id,
-            task=None if entry is None else entry.task.id,
+            who=record.who,
+            task=record.task,
             server=backend.name,
             allowed=allowed,
         )
@@ -201,18 +216,26 @@ class WorkerService:
         arguments: Mapping[str, object],
         *,
         caller: str,
+        who: Mapping[str, object],
         server: str | None = None,
         task: str | None = None,
         allowed: tuple[str, ...] | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, object]:
-        """MCP's result of one tool call, which is recorded with its caller and outcome.
+        """MCP's result of one tool call, which the audit keeps with its caller and outcome.
+
+        `caller` is for the event, `who` for the audit.
 
         Raises:
             CorralError: as `Pool.call`.
         """
         assert self._agents is not None, "attach comes before the first call"
-        self._agents.check_may_call(f'call "{name}"')
+        record = _ToolCall(name, who, task, server)
+        try:
+            self._agents.check_may_call(f'call "{name}"')
+        except CorralError as error:
+            self._record(record, error.name)
+            raise
         started = time.monotonic()
         outcome = "cancelled"
         try:
@@ -224,21 +247,51 @@ class WorkerService:
             raise
         finally:
             duration_s = round(time.monotonic() - started, 6)
+            prefix = name.partition("__")[0]
             self._shared.bus.publish(
                 "mcp.call",
-                worker=caller,
+                **self._whom(caller),
+                caller=caller,
+                server=server or (prefix if prefix in self.pool.names() else None),
                 tool=name,
                 task=task,
                 outcome=outcome,
                 duration_s=duration_s,
             )
-            self._shared.store.post(
-                (
-                    "INSERT INTO tool_call (at, caller, tool, server, duration_s, outcome, task)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (utc_now(), caller, name, server, duration_s, outcome, task),
-                )
-            )
+            self._record(record, outcome, arguments)
+
+    def _record(
+        self, call: "_ToolCall", outcome: str, arguments: Mapping[str, object] | None = None
+    ) -> None:
+        """Has the audit keep a call that has ended; of its arguments the digest alone."""
+        assert self._audit is not None, "attach comes before the first call"
+        record: dict[str, object] = {
+            "at": call.at,
+            "action": "mcp.call",
+            "who": call.who,
+            "tool": call.tool[:MAX_TOOL_NAME],
+            "server": call.server or call.tool.partition("__")[0][:MAX_TOOL_NAME],
+            "task": call.task,
+            "result": outcome,
+            "duration_s": round(time.monotonic() - call.started, 6),
+        }
+        if outcome in REFUSED:
+            whose = call.who.get("agent") or call.who.get("uid")
+            if self._audit.refuse(record, str(whose)):
+                self._audit.add(record)
+            return
+        sha256, size_bytes = digest({} if arguments is None else arguments)
+        self._audit.add({**record, "arguments": {"sha256": sha256, "bytes": size_bytes}})
+
+    def _whom(self, caller: str) -> Caller:
+        """Whom an event of a tool call is about: the worker that made it, else nobody."""
+        assert self._agents is not None, "attach comes before the first call"
+        agent = self._agents.agents.get(caller.rpartition("-")[0])
+        for keeper in () if agent is None else agent.keepers:
+            if keeper.id == caller:
+                number = keeper.worker.incarnation
+                return Caller(agent=keeper.spec.name, worker=caller, incarnation=number)
+        return Caller(agent=None, worker=None, incarnation=None)
 
     # -- delegation
 
@@ -335,30 +388,10 @@ class WorkerService:
 
     async def _publish(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, PublishParams, "event/publish")
-        if asked.type.startswith(RESERVED):
-            raise PermissionDenied(
-                f'cannot publish "{asked.type}": events of that kind are the daemon\'s',
-                type=asked.type,
-            )
-        if len(codec.encode(asked.data)) > MAX_VALUE_BYTES:
-            raise InvalidParams(f'cannot publish "{asked.type}": its data is too long', key="data")
-        self._shared.bus.publish(
-            asked.type,
-            agent=keeper.spec.name,
-            worker=keeper.id,
-            incarnation=keeper.worker.incarnation,
-            data=asked.data,
-        )
-        return {}
+        return {"seq": self.broker.publish(keeper, asked.type, asked.data)}
 
     async def _subscribe(self, keeper: Keeper, params: Mapping[str, object]) -> object:
-        asked = convert(params, SubscribeParams, "event/subscribe")
-        if keeper.id in self._subscriptions:
-            earlier, _ = self._subscriptions.pop(keeper.id)
-            earlier.close()
-        subscription = self._shared.bus.subscribe(asked.types)
-        follower = asyncio.create_task(_forward(keeper, subscription))
-        self._subscriptions[keeper.id] = (subscription, follower)
+        self.broker.subscribe(keeper, convert(params, SubscribeParams, "event/subscribe").types)
         return {}
 
     # -- notifications
@@ -389,26 +422,28 @@ class WorkerService:
 
     async def close(self) -> None:
         """Ends what forwards events to workers."""
-        followers = [follower for _, follower in self._subscriptions.values()]
-        for subscription, _ in self._subscriptions.values():
-            subscription.close()
-        await asyncio.gather(*followers, return_exceptions=True)
+        await self.broker.close()
 
 
-async def _forward(keeper: Keeper, subscription: Subscription) -> None:
-    channel = keeper.channel
-    while batch := await subscription.next_batch():
-        for event in batch:
-            record = event.record()
-            source = {"agent": event.agent, "worker": event.worker}
-            data = record.get("data", event.fields)
-            channel.notify(
-                "event", {"type": event.type, "data": data, "from": source, "at": event.at}
-            )
-        try:
-            await channel.drain()
-        except CorralError:
-            return  # the worker is gone
+@dataclass(frozen=True)
+class _ToolCall:
+    """What the audit says of a tool call before it is known what comes of it."""
+
+    tool: str
+    who: Mapping[str, object]
+    task: str | None
+    server: str | None = None
+    at: str = field(default_factory=utc_now)
+    started: float = field(default_factory=time.monotonic)
+
+
+def _who(keeper: Keeper) -> dict[str, object]:
+    """A worker as the audit names it; its uid is the one that its process has now."""
+    pid = keeper.worker.pid
+    uid: int | None = None
+    with suppress(OSError):
+        uid = os.stat(f"/proc/{pid}").st_uid
+    return {"uid": uid, "pid": pid, "agent": keeper.spec.name, "worker": keeper.id}
 
 
 def _value(stored: object) -> object:

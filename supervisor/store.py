@@ -12,6 +12,7 @@ This module knows tables, but nothing of what the rows mean.
 import asyncio
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import sqlite3
@@ -73,9 +74,26 @@ MIGRATIONS: tuple[str, ...] = (
         at REAL NOT NULL, data BLOB NOT NULL
     );
     """,
+    # Tool calls are records of the audit from here on. Those from before go: they were in no chain, and each
+    # is in the stream of events, too, for as long as they would have been kept.
+    """
+    CREATE TABLE audit (id INTEGER PRIMARY KEY, record BLOB NOT NULL, hash BLOB NOT NULL);
+    CREATE TABLE audit_chain (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        anchor_id INTEGER NOT NULL, anchor_hash BLOB NOT NULL,
+        head_id INTEGER NOT NULL, head_hash BLOB NOT NULL, size_bytes INTEGER NOT NULL
+    );
+    INSERT INTO audit_chain VALUES (1, 0, zeroblob(32), 0, zeroblob(32), 0);
+    DROP TABLE tool_call
+    """,
 )
 
 logger = logging.getLogger(__name__)
+
+
+def chain_hash(previous: bytes, number: int, record: bytes) -> bytes:
+    """The hash that stands for a record and all before it; SQL has it as `chain_hash` where one can write."""
+    return hashlib.sha256(b"".join((previous, number.to_bytes(8, "big"), record))).digest()
 
 
 @dataclass(slots=True)
@@ -268,7 +286,16 @@ class Store:
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            began_s = self._clock()
             self._commit(batch)
+            if logger.isEnabledFor(logging.DEBUG):
+                facts: dict[str, object] = {
+                    "groups": len(batch),
+                    "statements": sum(len(group.statements) for group in batch),
+                    "failed": sum(group.error is not None for group in batch),
+                    "ms": round((self._clock() - began_s) * 1000, 3),
+                }
+                logger.debug("commit", extra={"fields": facts})
             self._answer(batch)
         self._writer.close()
         os.close(self._lock_fd)
@@ -392,6 +419,8 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     )
     if mode == "ro":
         connection.execute("PRAGMA query_only = ON")
+    else:  # where the order of the records is the order of the commits
+        connection.create_function("chain_hash", 3, chain_hash, deterministic=True)
     return connection
 
 

@@ -63,6 +63,9 @@ HALT_S = 10.0
 
 RETRY_AFTER_S = 1.0
 
+REASON_CHARS = 1_000
+"""Of an error's message in an event; the task's record has it whole."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -162,7 +165,8 @@ class Tasks:
         except BaseException:
             self._backlog.drop(entry)
             raise
-        self._publish("task.queued", entry.task)
+        task = entry.task
+        self._publish("task.queued", task, priority=task.priority, parent=task.parent)
         if agent.spec.tasks.queue_timeout > 0:
             self._loop.call_later(agent.spec.tasks.queue_timeout, self._leave_queue, entry)
         self._enqueue(entry)
@@ -450,7 +454,7 @@ class Tasks:
         self._backlog.put(entry, again)
         entry.stop = None
         await self._save(entry, entry.task)
-        self._publish("task.retried", task, reason=reason)
+        self._publish("task.retried", task, reason=reason[:REASON_CHARS])
         self._tell(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.
         first = failed.put_down or (failed.died and task.attempt == 1)
@@ -487,7 +491,17 @@ class Tasks:
         self.counts[state] += 1
         entry.ended.set()
         self._tell(entry)
-        self._publish("task.ended", entry.task, state=state, duration_s=entry.task.duration_s)
+        self._publish(
+            "task.ended",
+            ended,
+            state=state,
+            error=None if error is None else error.name,
+            reason=None if error is None else error.message[:REASON_CHARS],
+            duration_s=ended.duration_s,
+            tool_calls=ended.tool_calls,
+            tokens_used=ended.tokens_used,
+            cost_cents=ended.cost_cents,
+        )
         for child in task.children:
             if self._backlog.find(child) is not None:
                 self._keep(self._cancel_child(child))

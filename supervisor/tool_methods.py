@@ -34,5 +34,9 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
 async def _call(control: Control, params: CallParams, caller: Caller) -> object:
     """Calls a tool and answers with MCP's result object."""
     return await control.service.call(
-        params.name, params.arguments, caller=caller.name, timeout_s=params.timeout_s
+        params.name,
+        params.arguments,
+        caller=caller.name,
+        who=caller.who,
+        timeout_s=params.timeout_s,
     )

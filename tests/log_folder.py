@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import uvloop
@@ -56,3 +57,17 @@ async def taken(records: AsyncIterator[list[Record]], count: int) -> list[Record
         got += await anext(records)
     assert len(got) == count
     return got
+
+
+def packed(logs: LogStore) -> list[str]:
+    """The names of the files that are compressed."""
+    return sorted(path.name for path in logs.directory.glob("*/*.gz"))
+
+
+def pack(logs: LogStore, until: int) -> None:
+    """Lets the daemon look after its logs until so many are compressed."""
+    deadline = time.monotonic() + BOUND_S
+    while len(packed(logs)) < until:
+        assert time.monotonic() < deadline
+        logs.check()
+        time.sleep(0.001)  # what it waits for happens in a thread

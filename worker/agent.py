@@ -14,12 +14,27 @@
 Importing it costs a few milliseconds: asyncio comes with `run`.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from .errors import Conflict, InvalidParams
-from .task import Event, Hooks, Json, Start, SyncTask, Task
+from .errors import Conflict, InvalidParams, NotInitialized
+from .task import (
+    Event,
+    EventHook,
+    Hooks,
+    Json,
+    Running,
+    Start,
+    SyncTask,
+    Task,
+    ToolResult,
+    call_tool,
+    publish_event,
+)
+
+MAX_TYPES = 64
+"""Globs that one worker can subscribe to."""
 
 Handler = Callable[[Task], Awaitable[object]] | Callable[[SyncTask], object]
 H = TypeVar("H", bound=Handler)
@@ -27,6 +42,7 @@ OnStart = TypeVar("OnStart", bound=Callable[[Start], object])
 OnEvent = TypeVar("OnEvent", bound=Callable[[Event], object])
 Restore = TypeVar("Restore", bound=Callable[[Json], object])
 Hook = TypeVar("Hook", bound=Callable[[], object])
+T = TypeVar("T")
 
 
 class Agent:
@@ -95,9 +111,13 @@ class Agent:
     def on_event(self, *types: str) -> Callable[[OnEvent], OnEvent]: ...
 
     def on_event(self, *args: object) -> object:
-        """Called with each Event, one after the other.
+        """Called with each Event, one after the other; there may be several, each with its own types.
 
-        `@agent.on_event` gets all events, `@agent.on_event("build.*", "deploy.*")` those types.
+        `@agent.on_event` gets all events, `@agent.on_event("build.*", "deploy.*")` those types. A `*` is
+        any text, dots included, `?` one character, `[ab]` one of these.
+
+        Raises:
+            InvalidParams: the hooks have more than 64 types together.
         """
         if len(args) == 1 and callable(args[0]):
             return self._subscribe(args[0], ("*",))
@@ -105,10 +125,69 @@ class Agent:
         return lambda hook: self._subscribe(hook, types)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType, reportUnknownVariableType]  overloads type it
 
     def _subscribe(self, hook: Callable[[Event], object], types: tuple[str, ...]) -> object:
-        _once(self._hooks.on_event, "on_event")
-        self._hooks.on_event = hook
-        self._hooks.event_types = types
+        known = {glob for each in self._hooks.on_event for glob in each.types}
+        if len(known.union(types)) > MAX_TYPES:
+            raise InvalidParams(
+                f"cannot subscribe to more than {MAX_TYPES} types", key="types", limit=MAX_TYPES
+            )
+        self._hooks.on_event.append(EventHook(hook, types))
         return hook
+
+    # -- for hooks: a task has the same, and counts what it does
+
+    def publish(self, type: str, data: Json = None) -> Awaitable[None]:  # noqa: A002  its wire name
+        """Publishes an event to whoever has subscribed to its type, such as "build.done".
+
+        In an `async def` it is on its way when this returns; await the answer to know that the daemon took
+        it. In a thread, as in a `def` hook, the daemon has taken it when this returns.
+
+        Raises:
+            NotInitialized: the worker does not run.
+        """
+        running = self._running(f'publish "{type}"')
+        coroutine = publish_event(running.calls, type, data)
+        if running.bridge.is_on_loop:
+            return running.calls.begin(coroutine, f'cannot publish event "{type}"')
+        running.bridge.wait(coroutine)
+        return _Done()
+
+    async def tool(
+        self,
+        name: str,
+        arguments: Mapping[str, object] | None = None,
+        /,
+        *,
+        check: bool = True,
+        **keywords: object,
+    ) -> ToolResult:
+        """Calls a tool, as Task.tool does, outside any task; `agent.wait(agent.tool(…))` in a `def` hook.
+
+        Raises:
+            NotInitialized: the worker does not run.
+            CorralError: as Task.tool.
+        """
+        calls = self._running(f'call "{name}"').calls
+        given = {**(arguments or {}), **keywords}
+        return await call_tool(calls, name, given, task=None, check=check)
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the worker's loop and returns its result: for `def` hooks and other threads.
+
+        Raises:
+            NotInitialized: the worker does not run.
+            RuntimeError: the caller is on the loop itself.
+        """
+        try:
+            running = self._running("wait")
+        except NotInitialized:
+            coroutine.close()
+            raise
+        return running.bridge.wait(coroutine)
+
+    def _running(self, what: str) -> Running:
+        if self._hooks.running is None:
+            raise NotInitialized(f"cannot {what}: the worker does not run")
+        return self._hooks.running
 
     def run(self) -> None:
         """Works for the daemon until it says `shutdown`; started by hand it says how to run it.
@@ -127,6 +206,14 @@ class Agent:
         status = runtime.run(self._hooks)
         if status:
             raise SystemExit(status)
+
+
+class _Done:
+    """An answer that has come."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
 
 
 class _Loading:

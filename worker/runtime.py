@@ -38,8 +38,9 @@ from .errors import (
     TaskFailed,
     Unreachable,
 )
+from .hearing import Ears
 from .stdio import Pipes, leave, say, say_traceback, take_stdio
-from .task import Event, Hooks, Json, Start, SyncTask, Task
+from .task import Hooks, Json, Running, Start, SyncTask, Task
 from .wire import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
 
 PROTOCOL_VERSION = "1"
@@ -53,8 +54,8 @@ RESERVE_S = 1.0
 LEAVE_S = 0.5
 """How long handlers, hooks and threads have for leaving when no time is given."""
 
-MAX_EVENTS = 1000
-"""Events that wait for the on_event hook; what comes beyond is dropped, and said on stderr."""
+SUBSCRIBE_S = 5.0
+"""How long the daemon's answer to a subscription holds up the start."""
 
 MAX_TEXT = 4096
 """How much of an exception's text travels."""
@@ -139,8 +140,7 @@ class Worker:
         self._idle.set()
         self._running: set[asyncio.Task[Any]] = set()  # one for each task/run
         self._beside: set[asyncio.Task[Any]] = set()  # what runs beside: publishing, delivering
-        self._events: asyncio.Queue[Event] = asyncio.Queue(MAX_EVENTS)
-        self._events_lost = 0
+        self._ears = Ears(hooks.on_event, self._call)
         self._methods: dict[str, Callable[[dict[str, Json]], Awaitable[object]]] = {
             "initialize": self._initialize,
             "task/run": self._run_task,
@@ -164,6 +164,7 @@ class Worker:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._end, 0, SIGNAL_GRACE_S)
+        self._hooks.running = Running(self, _ThreadBridge(self._loop))
         await self._channel.open_pipes(*pipes)
         await self._stopping.wait()
         await self._wind_up()
@@ -235,17 +236,8 @@ class Worker:
             if not isinstance(grace_s, int | float):
                 grace_s = SIGNAL_GRACE_S
             self._loop.call_soon(self._end, 0, grace_s)  # after the requests that came before it
-        elif notification.method == "event" and self._hooks.on_event is not None:
-            event = Event(
-                str(params.get("type", "")),
-                params.get("data"),
-                str(params.get("from", "")),
-                str(params.get("at", "")),
-            )
-            try:
-                self._events.put_nowait(event)
-            except asyncio.QueueFull:
-                self._events_lost += 1
+        elif notification.method == "event":
+            self._ears.hear(params)
         # Others are of a later protocol: a notification that nobody knows is dropped.
 
     async def _ping(self, _: dict[str, Json]) -> object:
@@ -261,6 +253,7 @@ class Worker:
                 await self._call(self._hooks.on_start, start)
             if start.checkpoint is not None and self._hooks.restore is not None:
                 await self._call(self._hooks.restore, start.checkpoint)
+            await self._subscribe()
         except BaseException as error:
             self._end(1, 0.0)
             raise _reason(
@@ -271,8 +264,8 @@ class Worker:
         self._phase = _Phase.READY
         self._start = start
         self._loop.call_soon(self._beat)  # after the reply, which is queued when this returns
-        if self._hooks.on_event is not None:
-            self.begin(self._deliver(self._hooks.on_event), "cannot deliver events")
+        for listening in self._ears.listen():
+            self.begin(listening, "cannot deliver events")
         return {
             "protocolVersion": PROTOCOL_VERSION,
             "name": self._hooks.name or start.agent,
@@ -310,19 +303,15 @@ class Worker:
             raise _reason(error, "cannot restore a checkpoint", TaskFailed) from error
         return {}
 
-    async def _deliver(self, hook: Callable[[Event], object]) -> None:
-        await self._channel.request(
-            "event/subscribe", {"types": list(self._hooks.event_types)}, timeout_s=None
-        )
-        while True:
-            event = await self._events.get()
-            if self._events_lost:
-                say(f"corral: {self._events_lost} events were dropped: on_event is too slow")
-                self._events_lost = 0
+    async def _subscribe(self) -> None:
+        """Before the worker is Ready, so that nothing is missed that comes after."""
+        if types := self._ears.types:
             try:
-                await self._call(hook, event)
-            except Exception as error:  # an author's hook may raise anything
-                say_traceback(error, f'on_event failed for "{event.type}"')
+                await self._channel.request(
+                    "event/subscribe", {"types": types}, timeout_s=SUBSCRIBE_S
+                )
+            except CorralError as error:
+                say_traceback(error, "cannot subscribe to events")
 
     # -- tasks
 
@@ -478,11 +467,16 @@ class _ThreadBridge:
         self._loop_thread = threading.get_ident()
         self._waiting: set[asyncio.Task[Any]] = set()
 
+    @property
+    def is_on_loop(self) -> bool:
+        """Whether the caller runs on the worker's loop."""
+        return threading.get_ident() == self._loop_thread
+
     def wait(self, coroutine: Coroutine[Any, Any, T], /) -> T:
         """Runs it on the loop and returns its result, or raises Cancelled."""
-        if threading.get_ident() == self._loop_thread:
+        if self.is_on_loop:
             coroutine.close()
-            raise RuntimeError("cannot use a SyncTask on the loop: it would wait for itself")
+            raise RuntimeError("cannot wait on the loop: it would wait for itself")
         return asyncio.run_coroutine_threadsafe(self._guard(coroutine), self._loop).result()
 
     async def _guard(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -154,7 +154,11 @@ class AlertCounts(Struct, frozen=True, kw_only=True):
 
 
 class DaemonStatus(Struct, frozen=True, kw_only=True):
-    """The daemon itself in `status`."""
+    """The daemon itself in `status`.
+
+    `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
+    in the system's journal.
+    """
 
     pid: int
     version: str
@@ -167,6 +171,10 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     config: str | None
     launcher_pid: int | None
     alerts: AlertCounts = AlertCounts()
+    log_level: str = "info"
+    log_lost: int = 0
+    journal: bool = False
+    journal_lost: int = 0
 
 
 class TaskCounts(Struct, frozen=True, kw_only=True):
@@ -198,6 +206,12 @@ class ReloadParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether to tell only what would change."""
 
     dry_run: bool = False
+
+
+class LogLevelParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """The least severe of what the daemon says of itself."""
+
+    level: Literal["debug", "info", "warning", "error"]
 
 
 class StatusParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -332,13 +346,46 @@ class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EventParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which events: after the sequence number `since`, or since a time of the Unix epoch."""
+    """Which events: after the sequence number `since`, not older than a time of the Unix epoch, the last `n`.
+
+    `types` are globs; `until` is the last number of a list, which a follower ignores.
+    """
 
     since: Sequence | None = None
     since_time: Moment | None = None
     n: Annotated[int, Meta(ge=0, le=100_000)] | None = None
     types: list[str] | None = None
     agent: str | None = None
+    worker: str | None = None
+    task: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    until: Sequence | None = None
+
+
+class EventPublishParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """An event of somebody outside; the type is the publisher's to choose."""
+
+    type: Annotated[str, Meta(min_length=1, max_length=128)]
+    data: object = None
+
+
+class AuditParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which audit records: those after the number `since`, else the newest; all conditions have to hold.
+
+    `actions` are globs of methods (`agent.*`, `mcp.call`), `name` an agent or a worker, times in seconds of the Unix epoch.
+    """
+
+    since: Sequence | None = None
+    since_time: Moment | None = None
+    until_time: Moment | None = None
+    n: Count | None = None
+    actions: Annotated[list[str], Meta(max_length=100)] | None = None
+    name: str | None = None
+
+
+class VerifyParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A head that was noted earlier, as `NUMBER:HASH`: the chain has to contain it."""
+
+    head: str | None = None
 
 
 class ToolsParams(Struct, frozen=True, forbid_unknown_fields=True):

@@ -40,7 +40,7 @@ class Event(NamedTuple):
     type: str
     data: Json
     sender: str
-    """Who published it, as the daemon names it."""
+    """Who published it: a worker ("historian-0"), "uid 1000" by hand, or "corrald"."""
     at: str
     """When, UTC, RFC 3339."""
 
@@ -110,6 +110,11 @@ class Bridge(Protocol):
     @property
     def cancelled(self) -> "Flag":
         """Set when the task is cancelled."""
+        ...
+
+    @property
+    def is_on_loop(self) -> bool:
+        """Whether the caller runs on the worker's loop, where waiting would be for ever."""
         ...
 
     def wait(self, coroutine: Coroutine[Any, Any, T], /) -> T:
@@ -200,16 +205,7 @@ class Task(Assignment):
             ResourceLimitExceeded: the task has used up its tool calls.
         """
         given = {**(arguments or {}), **keywords}
-        answer = await self._calls.ask(
-            "tools/call", {"name": name, "arguments": given, "task": self.id}
-        )
-        result = _tool_result(answer)
-        if check and result.is_error:
-            first = result.text.strip().partition("\n")[0]
-            raise ToolFailed(
-                f'cannot complete the call of "{name}": {first}', tool=name, content=result.content
-            )
-        return result
+        return await call_tool(self._calls, name, given, task=self.id, check=check)
 
     async def tools(self) -> list[dict[str, Json]]:
         """The tools that this agent may call: name, server, tool, description, input_schema, annotations."""
@@ -315,11 +311,8 @@ class Task(Assignment):
 
         It is on its way when this returns; await the answer to know that the daemon took it.
         """
-        coroutine = self._publish(type, data)
+        coroutine = publish_event(self._calls, type, data)
         return self._calls.begin(coroutine, f'cannot publish event "{type}"')
-
-    async def _publish(self, event_type: str, data: Json) -> None:
-        await self._calls.ask("event/publish", {"type": event_type, "data": data})
 
     def usage(self, tokens: int = 0, cost_cents: float = 0.0) -> None:
         """Adds to what this task has cost; the record shows the sum."""
@@ -439,6 +432,20 @@ class SyncTask(Assignment):
         self._bridge.wait(_done(lambda: self._task.log(message, level, **fields)))
 
 
+class EventHook(NamedTuple):
+    """A function that gets the events whose type one of the globs matches."""
+
+    call: Callable[[Event], object]
+    types: tuple[str, ...]
+
+
+class Running(NamedTuple):
+    """The two ways to the daemon, for hooks: from the loop, and from a thread."""
+
+    calls: Calls
+    bridge: Bridge
+
+
 class Hooks:
     """What an author has registered; the runtime calls it. Any of them may be sync or async."""
 
@@ -451,8 +458,29 @@ class Hooks:
         self.on_shutdown: Callable[[], object] | None = None
         self.checkpoint: Callable[[], object] | None = None
         self.restore: Callable[[Json], object] | None = None
-        self.on_event: Callable[[Event], object] | None = None
-        self.event_types: tuple[str, ...] = ()
+        self.on_event: list[EventHook] = []
+        self.running: Running | None = None  # while the worker lives
+
+
+async def call_tool(
+    calls: Calls, name: str, arguments: Mapping[str, object], *, task: str | None, check: bool
+) -> ToolResult:
+    """The answer of a tool; see Task.tool."""
+    params: dict[str, object] = {"name": name, "arguments": arguments}
+    if task is not None:
+        params["task"] = task
+    result = _tool_result(await calls.ask("tools/call", params))
+    if check and result.is_error:
+        first = result.text.strip().partition("\n")[0]
+        raise ToolFailed(
+            f'cannot complete the call of "{name}": {first}', tool=name, content=result.content
+        )
+    return result
+
+
+async def publish_event(calls: Calls, event_type: str, data: Json) -> None:
+    """Returns when the daemon has taken an event; see Task.publish."""
+    await calls.ask("event/publish", {"type": event_type, "data": data})
 
 
 async def _done(act: Callable[[], None]) -> None:

@@ -19,6 +19,7 @@ worker.codec
 worker.wire
 worker.channel
 worker.task  worker.stdio
+worker.hearing
 worker.runtime
 worker.agent
 worker.__main__
@@ -38,9 +39,10 @@ supervisor.orphan  supervisor.confinement  supervisor.doctor
 supervisor.link  supervisor.event_types
 supervisor.bus  supervisor.store  supervisor.journal  supervisor.process  supervisor.usage
 supervisor.archive  supervisor.pattern
-supervisor.logfile  supervisor.metrics
+supervisor.logfile  supervisor.metrics  supervisor.chain
 supervisor.packing  supervisor.cursor  supervisor.capture
-supervisor.logs  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit
+supervisor.intake
+supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit
 supervisor.expiry  supervisor.diary  supervisor.forwarding
 supervisor.command
 supervisor.probe
@@ -48,7 +50,7 @@ supervisor.line  supervisor.checkup  supervisor.alert
 supervisor.keeper
 supervisor.crew  supervisor.broker
 supervisor.tool_server  supervisor.running
-supervisor.agents  supervisor.limits
+supervisor.agents  supervisor.limits  supervisor.loss
 supervisor.attempt
 supervisor.backlog
 supervisor.tasks

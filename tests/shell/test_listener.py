@@ -46,6 +46,9 @@ class Table:
         no_commands = SimpleNamespace(leaders=dict)
         self.shared = SimpleNamespace(probes=SimpleNamespace(commands=no_commands))
 
+    def note_refused(self, *_: object) -> None:
+        """What is refused is recorded elsewhere."""
+
     async def call(self, _name: str, _params: Mapping[str, object], caller: Any) -> object:
         return {"permission": caller.permission}
 

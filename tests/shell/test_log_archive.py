@@ -14,7 +14,7 @@ import pytest
 
 from corral.supervisor.archive import BLOCK_BYTES, Archive, compress
 from corral.supervisor.logs import LogStore, LogWriter, Wanted
-from log_folder import BOUND_S, read, run, taken, texts, writer_of
+from log_folder import pack, packed, read, run, taken, texts, writer_of
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -58,19 +58,6 @@ def fill(writer: LogWriter, first: int, count: int) -> None:
 
 def number_of(text: object) -> int:
     return int(str(text).partition(" ")[0])
-
-
-def packed(logs: LogStore) -> list[str]:
-    return sorted(path.name for path in logs.directory.glob("*/*.gz"))
-
-
-def pack(logs: LogStore, until: int) -> None:
-    """Lets the daemon look after its logs until so many are compressed."""
-    deadline = time.monotonic() + BOUND_S
-    while len(packed(logs)) < until:
-        assert time.monotonic() < deadline
-        logs.check()
-        time.sleep(0.001)  # what it waits for happens in a thread
 
 
 def test_all_but_the_two_newest_files_are_compressed_and_read_like_the_others(

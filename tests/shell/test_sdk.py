@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from corral.worker import Agent
-from corral.worker.errors import Conflict, InvalidParams, NotFound, PermissionDenied
+from corral.worker.errors import (
+    Conflict,
+    InvalidParams,
+    NotFound,
+    NotInitialized,
+    PermissionDenied,
+)
 from worker_peer import WorkerPeer, never, on_loop, text_result
 
 BOTH = pytest.mark.parametrize("agent", ["sdk_async", "sdk_sync"])
@@ -282,14 +288,28 @@ async def test_a_refusal_that_nobody_awaits_is_logged() -> None:
 # -- what an author gets wrong
 
 
-@pytest.mark.parametrize(
-    "hook", ["task", "on_start", "on_shutdown", "checkpoint", "restore", "on_event"]
-)
+@pytest.mark.parametrize("hook", ["task", "on_start", "on_shutdown", "checkpoint", "restore"])
 def test_a_second_handler_or_hook_of_a_kind_is_refused(hook: str) -> None:
     agent = Agent("twice")
     getattr(agent, hook)(print)
     with pytest.raises(Conflict):
         getattr(agent, hook)(print)
+
+
+def test_the_hooks_of_an_agent_can_want_so_many_types_together() -> None:
+    agent = Agent("listens")
+    agent.on_event(*(f"type.{number}" for number in range(40)))(print)
+    agent.on_event(*(f"type.{number}" for number in range(20, 64)))(print)
+    with pytest.raises(InvalidParams):
+        agent.on_event("one.more")(print)
+
+
+def test_an_agent_that_does_not_run_can_tell_nobody() -> None:
+    agent = Agent("not yet")
+    with pytest.raises(NotInitialized):
+        agent.publish("too.early")
+    with pytest.raises(NotInitialized):
+        agent.wait(agent.tool("time__now"))
 
 
 def test_capabilities_that_are_one_string_are_refused() -> None:

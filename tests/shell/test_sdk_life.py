@@ -278,6 +278,41 @@ async def test_events_are_subscribed_to_and_heard_in_order(kind: str, types: lis
 
 
 @on_loop
+async def test_a_worker_is_subscribed_to_what_all_its_hooks_want_before_it_is_ready() -> None:
+    async with WorkerPeer.of("gossip") as peer:
+        answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        peer.answers["event/publish"] = lambda _: {}
+        peer.answers["event/subscribe"] = lambda _: answered
+        starting = asyncio.create_task(peer.initialize())
+        types = cast("list[str]", (await peer.hear_request("event/subscribe"))["types"])
+        assert set(types) >= {"ping.*", "pong.*", "ask.tool", "trouble", "events.skipped"}
+        assert len(types) == len(set(types))
+        peer.notify("event", {"type": "told.early", "data": 1, "from": "a", "at": "now"})
+        assert not starting.done()
+        answered.set_result({})
+        await starting
+        heard: object = []
+        while not heard:
+            heard = await peer.run("heard")
+        assert heard == [["told.early", 1, "a"]]
+
+
+@on_loop
+async def test_a_hook_that_wants_it_is_told_what_the_daemon_left_out() -> None:
+    async with WorkerPeer.of("gossip") as peer:
+        peer.answers["event/publish"] = lambda _: {}
+        peer.answers["event/subscribe"] = lambda _: {}
+        await peer.initialize()
+        left_out = {"type": "events.skipped", "data": {"count": 7}, "from": "corrald", "at": "now"}
+        peer.notify("event", {**left_out})
+        await peer.hear_stderr("7 events")
+        heard: object = []
+        while not heard:
+            heard = await peer.run("heard")
+        assert heard == [["events.skipped", {"count": 7}, "corrald"]]
+
+
+@on_loop
 async def test_an_agent_without_hooks_saves_nothing_and_restores_nothing() -> None:
     async with WorkerPeer.of("sdk_async") as peer:
         assert (await peer.fails(peer.request("checkpoint/save"))).code == -33006

@@ -279,6 +279,82 @@ def test_a_member_of_the_group_operates_and_a_stranger_does_not_get_in(box: Box)
     assert code("stranger", "status") == 6
 
 
+# -- the journal
+
+
+def entries(box: Box, *arguments: str) -> list[Any]:
+    """What the journal has of all that was sent to it until now."""
+    box.run("journalctl", "--sync")
+    told = box.run("journalctl", "--output=json", "--all", "--no-pager", *arguments).stdout
+    return [json.loads(line) for line in told.splitlines()]
+
+
+def test_workers_lines_are_in_the_journal_whole_and_more_than_its_own_limit(box: Box) -> None:
+    count = 5_000
+    box.write("/etc/systemd/journald.conf.d/tests.conf", "[Journal]\nRateLimitBurst=100\n")
+    box.run("systemctl", "restart", "systemd-journald")
+    printer = f"""
+import sys, time
+sys.stdout.write("".join(f"{{number}}\\n" for number in range({count})) + "x" * 1_000_000 + "\\n")
+sys.stdout.flush()
+sys.stdout.buffer.write(b"\\xff\\n\\n")
+sys.stdout.flush()
+sys.stderr.write("the end")
+sys.stderr.flush()
+time.sleep(1000)
+"""
+    box.write(f"{AGENTS}/printer.py", printer)
+    agent = (
+        f'[agents.printer]\ncommand = ["/usr/bin/env", "python3", "{AGENTS}/printer.py"]\n'
+        'protocol = "none"\n'
+    )
+    box.write("/etc/corral/corral.toml", BASE + "journal = true\n" + agent, 0o600)
+    box.run("systemctl", "start", "corrald")
+    assert answer(box, "status")["daemon"]["journal"] is True
+    next(text for text in followed(box, "printer") if text == "")
+    stop(box)  # a stop sends what is left
+    found = entries(box, "CORRAL_AGENT=printer", "CORRAL_STREAM=stdout")
+    messages = [entry["MESSAGE"] for entry in found]
+    assert messages[:count] == [str(number) for number in range(count)]
+    assert messages[count] == "x" * 1_000_000
+    assert messages[count + 1 :] == [[255], ""]
+    (last,) = entries(box, "CORRAL_AGENT=printer", "CORRAL_STREAM=stderr")
+    expected = {"MESSAGE": "the end", "PRIORITY": "6", "SYSLOG_IDENTIFIER": "printer-0"}
+    expected |= {"CORRAL_WORKER": "printer-0", "_SYSTEMD_UNIT": "corrald.service"}
+    assert {key: last[key] for key in expected} == expected
+
+
+def test_the_daemon_s_own_log_is_in_the_journal_with_levels_and_facts(box: Box) -> None:
+    start(box, '[agents.plain]\ncommand = ["sleep", "1000"]\nprotocol = "none"\n')
+    begun = shown(box, "InvocationID")["InvocationID"]
+    box.run("corral", "log-level", "debug")
+    box.run("systemctl", "restart", "systemd-journald")  # what is said meanwhile waits
+    box.run("corral", "restart", "plain")
+    stop(box)
+    own = ("--unit=corrald", "--identifier=corrald", f"_SYSTEMD_INVOCATION_ID={begun}")
+    told = entries(box, *own)
+    (ready,) = [entry for entry in told if entry["MESSAGE"].startswith("ready ")]
+    assert (ready["PRIORITY"], ready["CORRAL_SOCKET"]) == ("6", SOCKET)
+    assert ready["CODE_FUNC"] == "serve"
+    calls = [entry["CORRAL_METHOD"] for entry in told if "CORRAL_METHOD" in entry]
+    assert "agent.restart" in calls
+    states = [
+        (entry["CORRAL_FROM"], entry["CORRAL_TO"])
+        for entry in entries(box, *own, "CORRAL_WORKER=plain-0", "CORRAL_TYPE=worker.state")
+    ]
+    assert ("ShuttingDown", "Terminated") in states
+    assert states[-2:] == [("Ready", "ShuttingDown"), ("ShuttingDown", "Terminated")]
+    plain = entries(box, *own, "--priority=info")
+    assert 0 < len(plain) < len(told)
+
+
+def test_why_it_does_not_start_is_an_error_in_the_journal(box: Box) -> None:
+    box.write("/etc/corral/corral.toml", "[agents.broken]\n", 0o600)
+    box.run("systemctl", "start", "corrald", status=1)
+    told = entries(box, "--unit=corrald", "--identifier=corrald", "--priority=err")
+    assert [entry["MESSAGE"] for entry in told if "agents.broken" in entry["MESSAGE"]]
+
+
 # -- what agents can do in it
 
 

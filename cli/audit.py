@@ -1,0 +1,171 @@
+"""`corral audit`: who did what, and whether the record of it is still what was written."""
+
+import time
+from collections.abc import Mapping
+
+import click
+
+from . import render
+from .render import duration, inner, inners, items, number, word
+from .session import ANSWER_S, Noun, Session, Verb, complete_agents, moment
+
+RECORDS_SHOWN = 100
+
+VERIFY_S = 600.0
+"""How long a whole audit may take to be gone through: a slow disk reads it in a minute."""
+
+GLOBAL_OPTIONS = frozenset({"--json", "--no-color"})
+
+
+class _Audit(Noun):
+    """Without a command it lists, with the options of `list`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts `list` where the command would stand, if none is there."""
+        place = 0
+        while place < len(args) and (args[place] in GLOBAL_OPTIONS or args[place] == "--socket"):
+            place += 2 if args[place] == "--socket" else 1
+        word = args[place] if place < len(args) else "-"
+        if word.startswith("-") and word not in ctx.help_option_names:
+            args = [*args[:place], "list", *args[place:]]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    "audit",
+    cls=_Audit,
+    epilog="Without a command: list. `corral audit -n 20` is `corral audit list -n 20`.",
+)
+def audit() -> None:
+    """Show who did what; verify that it is as it was written."""
+
+
+@audit.command("list", cls=Verb)
+@click.option(
+    "-n", "count", type=click.IntRange(1), metavar="N", help="The last N records; default 100."
+)
+@click.option(
+    "--since", metavar="N|T", help="After record number N, or not older than 5m or a time."
+)
+@click.option("--until", metavar="T", help="Not younger than 5m, or than a time.")
+@click.option(
+    "--action", "actions", multiple=True, metavar="GLOB", help='Only such as "agent.*"; repeatable.'
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Only about this agent or worker, or by it.",
+    shell_complete=complete_agents,
+)
+@click.pass_obj
+def list_(
+    session: Session,
+    count: int | None,
+    since: str | None,
+    until: str | None,
+    actions: tuple[str, ...],
+    name: str | None,
+) -> None:
+    """Show who changed what, and who called which tool."""
+    params: dict[str, object] = {}
+    if actions:
+        params["actions"] = list(actions)
+    if name is not None:
+        params["name"] = name
+    now = time.time()
+    if until is not None:
+        params["until_time"] = moment(until, "--until", now)
+    if since is not None and since.isdecimal():
+        params["since"] = int(since)
+    elif since is not None:
+        params["since_time"] = moment(since, "--since", now)
+        if count is None:
+            params["since"] = 0  # all of them, page by page
+    _print_pages(session, params, count)
+
+
+def _print_pages(session: Session, params: Mapping[str, object], count: int | None) -> None:
+    is_paged = "since" in params
+    left = count if count is not None else None if is_paged else RECORDS_SHOWN
+    following: object = params.get("since")
+    with session.connect() as connection:
+        while left is None or left > 0:
+            page = {**params, "n": min(left or 10_000, 10_000)}
+            if is_paged:
+                page["since"] = following
+            found = render.as_record(connection.call("audit.list", page, timeout_s=ANSWER_S))
+            records = inners(found, "records")
+            if session.json:
+                session.print_ndjson(records)
+            elif records:
+                session.print_table(HEADER, map(_row, records), right=("ID", "TOOK"))
+            following = found.get("next")
+            left = None if left is None else left - len(records)
+            if not is_paged or following is None:
+                return
+
+
+HEADER = ("ID", "TIME", "WHO", "ACTION", "ABOUT", "TOOK", "RESULT")
+
+
+def _row(record: Mapping[str, object]) -> tuple[str, ...]:
+    about = word(record, "tool") or " ".join(str(each) for each in items(record, "names"))
+    result = word(record, "result", "-")
+    if word(record, "message"):
+        result += f": {word(record, 'message')}"
+    if record.get("repeated") is not None:
+        result += f" ({word(record, 'repeated')} times more)"
+    return (
+        word(record, "id"),
+        render.at(word(record, "at")),
+        _who(inner(record, "who")),
+        word(record, "action"),
+        about,
+        duration(number(record, "duration_s")),
+        result,
+    )
+
+
+def _who(who: Mapping[str, object]) -> str:
+    if who.get("daemon"):
+        return "corrald"
+    if word(who, "signal"):
+        return word(who, "signal")
+    process = f"{_user(who.get('uid'))} pid {word(who, 'pid', '-')}"
+    inside = word(who, "worker") or word(who, "agent") or ("inside" if "agent" in who else "")
+    return f"{inside} ({process})" if inside else process
+
+
+def _user(uid: object) -> str:
+    import pwd  # noqa: PLC0415 - start-up time: only here
+
+    try:
+        return pwd.getpwuid(uid).pw_name if isinstance(uid, int) else "-"
+    except (KeyError, OverflowError):
+        return f"uid {uid}"
+
+
+@audit.command("verify", cls=Verb)
+@click.option(
+    "--head",
+    metavar="NUMBER:HASH",
+    help="A head that was printed earlier: the audit has to contain it.",
+)
+@click.pass_obj
+def verify(session: Session, head: str | None) -> int:
+    """Check that no record was changed or removed."""
+    params = {} if head is None else {"head": head}
+    found = session.call("audit.verify", params, timeout_s=VERIFY_S)
+    is_whole = found.get("ok") is True
+    if session.json:
+        session.print_json(found)
+    elif is_whole:
+        span = f", {word(found, 'first')} to {word(found, 'last')}" if found.get("last") else ""
+        session.print(f"{word(found, 'records')} records{span}: as they were written")
+        session.print(f"head {word(found, 'head')}")
+    else:
+        wrong = inner(found, "wrong")
+        text = f"record {word(wrong, 'id')} {word(wrong, 'what')}"
+        session.print(session.styled(render.one_line(text), "red"))
+        session.print(f"right up to {word(found, 'head')}")
+    return 0 if is_whole else 1

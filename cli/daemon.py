@@ -1,0 +1,27 @@
+"""`corral log-level`: about the daemon itself."""
+
+import click
+
+from .render import inner, word
+from .session import Session, Verb
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command("log-level", cls=Verb)
+@click.argument("level", required=False, type=click.Choice(LEVELS))
+@click.pass_obj
+def log_level(session: Session, level: str | None) -> None:
+    """Show or set the level of the daemon's own log.
+
+    It holds until the next reload, which puts the file's in force again, and not over a restart.
+    """
+    if level is None:
+        status = session.call("daemon.status", {"names": []})
+        level = word(inner(status, "daemon"), "log_level")
+    else:
+        session.call("daemon.log_level", {"level": level})
+    if session.json:
+        session.print_json({"level": level})
+        return
+    session.print(level)

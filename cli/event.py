@@ -1,0 +1,191 @@
+"""`corral events`: what happened, what happens, and telling the agents something."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import click
+
+from ..worker.errors import InvalidParams, Unreachable
+from . import render
+from .render import inners, word
+from .session import (
+    ANSWER_S,
+    Noun,
+    Session,
+    complete_agents,
+    json_value,
+    moment,
+    session_of,
+    unknown_word,
+)
+
+EVENTS_SHOWN = 100
+EVENTS_BEFORE_FOLLOWING = 10
+EVENT_KEYS = frozenset({"seq", "at", "type", "agent", "worker", "incarnation"})
+
+TO_FOLLOW = frozenset({"subscribe", "follow", "listen", "watch", "tail"})
+"""What others call `corral events -f`."""
+
+Records = list[dict[str, object]]
+
+
+class _Events(Noun):
+    """`corral events` itself shows them; a word after it is a command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without a word it is no mistake, unlike for other nouns."""
+        return click.Group.parse_args(self, ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command, or a usage error that tells how to follow."""
+        if args and args[0] in TO_FOLLOW:
+            hint = 'corral events -f --type "GLOB"'
+            raise InvalidParams(
+                f'cannot run "corral events {args[0]}": no such command; it is {hint}',
+                command=args[0],
+                suggestions=[hint],
+            )
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown_word(ctx.command_path, args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+@click.group("events", cls=_Events, invoke_without_command=True, subcommand_metavar="[publish]")
+@click.option("-f", "--follow", is_flag=True, help="Go on as things happen, until Ctrl-C.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(0),
+    metavar="N",
+    help="The last N events; default 100, with -f 10.",
+)
+@click.option(
+    "--since", metavar="N|T", help="After event number N, or not older than 5m or a time."
+)
+@click.option(
+    "--type", "types", multiple=True, metavar="GLOB", help='Only such as "task.*"; repeatable.'
+)
+@click.option("--agent", metavar="NAME", help="Only of this agent.", shell_complete=complete_agents)
+@click.option("--worker", metavar="ID", help="Only of this worker.")
+@click.option("--task", metavar="ID", help="Only of this task.")
+@click.pass_context
+def events(
+    context: click.Context,
+    /,
+    follow: bool,
+    count: int | None,
+    since: str | None,
+    types: tuple[str, ...],
+    **only: str | None,
+) -> None:
+    """Show what happened. Transitions, tasks, tool calls, health, limits, changes, agents' own events.
+
+    With -f --type GLOB it is a subscription.
+    """
+    session = session_of(context)
+    params: dict[str, object] = {key: value for key, value in only.items() if value is not None}
+    if types:
+        params["types"] = list(types)
+    if since is not None and since.isdecimal():
+        params["since"] = int(since)
+    elif since is not None:
+        params["since_time"] = moment(since, "--since", time.time())
+    if context.invoked_subcommand is not None:
+        if params or follow or count is not None:
+            raise click.UsageError(f"options do not go with {context.invoked_subcommand}")
+        return
+    if count is not None or since is None:
+        shown = EVENTS_BEFORE_FOLLOWING if follow else EVENTS_SHOWN
+        params["n"] = shown if count is None else count
+    write = session.print_ndjson if session.json else _writer(session)
+    if follow:
+        _follow(session, params, write)
+    else:
+        _list(session, params, write)
+
+
+Write = Callable[[Records], None]
+
+
+def _list(session: Session, params: Mapping[str, object], write: Write) -> None:
+    """Writes what is stored, page by page, up to the newest at the first page."""
+    with session.connect() as connection:
+        asked = dict(params)
+        while True:
+            found = render.as_record(connection.call("event.list", asked, timeout_s=ANSWER_S))
+            write(inners(found, "events"))
+            if found.get("next") is None:
+                return
+            asked.pop("n", None)
+            asked |= {"since": found["next"], "until": asked.get("until", found.get("newest"))}
+
+
+def _follow(session: Session, params: Mapping[str, object], write: Write) -> None:
+    """Writes what is stored and what comes, until Ctrl-C; when the daemon is lost, tells where to go on."""
+    last: object = params.get("since")
+    try:
+        with session.connect() as connection:
+            started = render.as_record(connection.call("event.follow", params, timeout_s=ANSWER_S))
+            last = started.get("position", last)
+            for notification in connection.notifications():
+                if notification.method == "event":
+                    records = inners(notification.params, "events")
+                    write(records)
+                    last = records[-1]["seq"] if records else last
+    except KeyboardInterrupt:
+        return
+    except Unreachable as error:
+        raise Unreachable(
+            f"{error.message}; go on with: corral events -f --since {last}",
+            **{**error.data, "since": last},
+        ) from error
+
+
+def _writer(session: Session) -> Write:
+    def write(records: Iterable[Mapping[str, object]]) -> None:
+        for record in records:
+            session.print(_line(session, record))
+        session.stdout.flush()
+
+    return write
+
+
+def _line(session: Session, record: Mapping[str, object]) -> str:
+    kind = word(record, "type", "-")
+    whom = word(record, "worker") or word(record, "agent", "-")
+    if kind == "worker.state":
+        state = word(record, "to", "-")
+        colour = render.STATE_COLOURS.get(state, "grey")
+        reason = render.one_line(word(record, "reason"))
+        text = f"{render.one_line(word(record, 'from', '-'))} -> {session.styled(render.one_line(state), colour)}"
+        text += f" ({reason})" if reason else ""
+    else:
+        facts = [(k, v) for k, v in record.items() if k not in EVENT_KEYS and v is not None]
+        shown = (
+            (k, v if isinstance(v, str) else render.json_text(v, indent=False)) for k, v in facts
+        )
+        text = render.one_line(" ".join(f"{k}={v}" for k, v in shown))
+    head = render.one_line(f"{word(record, 'seq', '-'):>6} {kind} {whom}")
+    return f"{session.styled(render.at(word(record, 'at')), 'grey')} {head} {text}".rstrip()
+
+
+@events.command("publish")
+@click.argument("type", metavar="TYPE")
+@click.argument("data", metavar="[JSON|@FILE|-]", required=False)
+@click.pass_obj
+def publish(session: Session, /, data: str | None, **arguments: Any) -> None:  # Any: click's
+    """Tell every agent that has subscribed to TYPE, such as build.done.
+
+    The data is JSON as it stands, from a file, or from stdin with "-"; null where there is none.
+    """
+    params: dict[str, object] = {"type": arguments["type"]}
+    if data is not None:
+        params["data"] = json_value(data, "JSON")
+    published = session.call("event.publish", params)
+    if session.json:
+        session.print_json(published)
+    else:
+        session.print(f"published as event {published.get('seq')}")

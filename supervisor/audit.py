@@ -1,0 +1,548 @@
+"""Who did what, when, and what came of it: a chain of hashes in the store that only grows at its end.
+
+The hash of a record stands for it and for all before it: SHA-256 of the hash before, its number (8 bytes,
+big-endian) and its bytes. It is calculated by the store's writer inside the transaction that
+appends the record, so that the chain has the order of the commits, and a commit that fails leaves no hole.
+Only the oldest records go, behind an *anchor* (the number and hash of the last that went), and a
+record in the chain says which.
+
+A record that the store does not take waits here, in bounded memory; what is more than that is counted, and a
+record `audit.gap` stands in its place. What a record says is its writer's business.
+"""
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from ..worker.errors import (
+    Conflict,
+    CorralError,
+    InvalidParams,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    ResourceLimitExceeded,
+    ShuttingDown,
+)
+from .chain import (
+    CHAIN,
+    COLUMNS,
+    MAX_RECORD_BYTES,
+    ROW_BYTES,
+    SLICE,
+    Chain,
+    Position,
+    Record,
+    Walk,
+    append,
+    cells,
+    decode,
+    encode,
+    integer,
+    to_bytes,
+)
+from .spec import Audit as Keys
+from .store import Statement, Store
+
+SOON_S = 0.04
+"""How long a record that nobody waits for may wait for others, to be stored with them."""
+
+KEEP_S = 2.0
+"""How long a change waits for its record before it is answered all the same."""
+
+RETRY_S = 0.5
+"""How long after the store has refused records they are offered again."""
+
+BATCH_RECORDS = 500
+"""Records that are stored as one group."""
+
+WAITING_LIMIT = 10_000
+"""Records that wait for a store that takes none; what comes then is counted."""
+
+WAITING_LIMIT_BYTES = 8 * 1024 * 1024
+
+REPEAT_S = 60.0
+"""Refusals of the same thing to the same caller within this time are one record, and one with their number."""
+
+KINDS_PER_CALLER = 20
+"""Kinds of refusals that are told apart within that time, of one caller…"""
+
+CALLERS_LIMIT = 200
+"""…and callers; what is beyond has one number for all."""
+
+SLICE_ROWS = 250
+"""Rows that are looked at in one go: the loop and the reader's thread do something else in between."""
+
+PRUNE_ROWS = 1_000
+"""Records that go in one transaction, for which other writes wait."""
+
+LEAST_BYTES = 64 * 1024
+"""A limit below this would have the records of pruning chase each other."""
+
+FILL_LEVEL = 0.9
+"""How full the audit is after it was too full."""
+
+ANSWER_BYTES = 4 * 1024 * 1024
+"""Of records on one page."""
+
+
+REFUSALS = (
+    Conflict,
+    InvalidParams,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    ResourceLimitExceeded,
+    ShuttingDown,
+)
+"""Errors that cost a caller nothing to get: of many alike, the audit keeps the number."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A record on its way to the store, and who waits for it."""
+
+    record: bytes
+    since_s: float
+    is_stored: asyncio.Future[bool] | None = None
+
+
+@dataclass(slots=True)
+class _Gap:
+    """Records that found no room here while the store took none."""
+
+    since_s: float
+    first_at: str
+    last_at: str
+    count: int = 1
+
+    @property
+    def record(self) -> bytes:
+        """What stands in their place."""
+        return encode(
+            own("audit.gap", count=self.count, first_at=self.first_at, last_at=self.last_at)
+        )
+
+
+@dataclass(slots=True)
+class _Repeats:
+    """Refusals since the window began, by caller and kind: how many beyond the first, and the last of them."""
+
+    kinds: dict[str, tuple[int, Record]] = field(default_factory=dict[str, tuple[int, Record]])
+    more: int = 0
+
+
+def now() -> str:
+    """The wall-clock time, RFC 3339 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def own(action: str, **facts: object) -> Record:
+    """A record of what the daemon did by itself."""
+    who = {"uid": os.getuid(), "pid": os.getpid(), "daemon": True}
+    return {"at": now(), "action": action, "who": who, "result": "ok", **facts}
+
+
+class Audit:
+    """The audit of one daemon. `keys` are what the configuration says now.
+
+    All methods belong to the loop's thread. `open` begins and `close` ends what writes.
+    """
+
+    def __init__(self, store: Store, keys: Callable[[], Keys], size_bytes: int) -> None:
+        self._store = store
+        self._keys = keys
+        self._size_bytes = size_bytes
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Waiting | _Gap] = deque()
+        self._waiting_bytes = 0
+        self._flying: list[_Waiting | _Gap] = []
+        self._some = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._stored = asyncio.Event()
+        self._entered_count = 0
+        self._stored_count = 0
+        self._closing = False
+        self._refusals: dict[str, _Repeats] = {}
+        self._window: asyncio.TimerHandle | None = None
+        self._still = asyncio.Lock()  # nothing is pruned while somebody verifies
+        self._pruning: asyncio.Task[None] | None = None
+        self._writing = self._loop.create_task(self._write())
+
+    @classmethod
+    async def open(cls, store: Store, keys: Callable[[], Keys]) -> "Audit":
+        """The audit in a store.
+
+        Raises:
+            CorralError: the store cannot be read.
+        """
+        found = await store.read(CHAIN)
+        return cls(store, keys, integer(found[0][4]) if found else 0)
+
+    async def close(self) -> None:
+        """Stores what waits, as far as the store takes it within KEEP_S; the rest goes to the daemon's log."""
+        self._tell_repeats()
+        self._closing = True
+        self._some.set()
+        self._urgent.set()
+        await asyncio.wait([self._writing], timeout=KEEP_S)
+        for task in (self._writing, self._pruning):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        for lost in [*self._flying, *self._waiting]:
+            _log(lost.record)
+
+    # -- writing
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a record waits for longer than a change does: the store takes none."""
+        oldest = next(iter(self._flying), None) or next(iter(self._waiting), None)
+        return oldest is not None and self._loop.time() - oldest.since_s > KEEP_S
+
+    def add(self, record: Record) -> None:
+        """Has a record stored within 100 ms, if the store takes it."""
+        self._enter(record)
+
+    async def keep(self, record: Record) -> bool:
+        """Stores a record, which is durable when this returns True.
+
+        False where the store does not take it now, after KEEP_S at most: it is in the daemon's log then, and
+        is stored as soon as that goes.
+        """
+        entry = self._enter(record)
+        if entry is not None:
+            entry.is_stored = self._loop.create_future()
+            self._urgent.set()
+            done, _ = await asyncio.wait([entry.is_stored], timeout=KEEP_S)
+            if done and entry.is_stored.result():
+                return True
+        _log(_encoded(record))
+        return False
+
+    async def require(self, what: str) -> None:
+        """Refuses what is not to be done without a record while none can be stored; `what` cannot be done.
+
+        Raises:
+            Overloaded: it is so.
+        """
+        if self.is_behind and not await self.settle():
+            raise Overloaded(
+                f"cannot {what}: no audit record of it can be stored",
+                reason="audit",
+                retry_after_s=1.0,
+            )
+
+    async def settle(self) -> bool:
+        """Waits until what has been added so far is stored, KEEP_S at most; whether it is."""
+        end = self._entered_count
+        try:
+            async with asyncio.timeout(KEEP_S):
+                while self._stored_count < end:
+                    self._urgent.set()
+                    self._stored.clear()
+                    await self._stored.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def refuse(self, record: Record, caller: str) -> bool:
+        """Adds the record of a refusal; one of many alike is only counted. Whether it was the first.
+
+        Who asks in a loop neither pushes older records out of the audit nor keeps the store busy.
+        """
+        if self._window is None:
+            self._window = self._loop.call_later(REPEAT_S, self._tell_repeats)
+        if caller not in self._refusals and len(self._refusals) >= CALLERS_LIMIT:
+            caller = ""
+        repeats = self._refusals.setdefault(caller, _Repeats())
+        names = record.get("names") or record.get("tool")
+        kind = f"{record['action']} {names} {record['result']}"
+        if kind in repeats.kinds:
+            count, _ = repeats.kinds[kind]
+            repeats.kinds[kind] = (count + 1, record)
+        elif len(repeats.kinds) < KINDS_PER_CALLER and caller:
+            repeats.kinds[kind] = (0, record)
+            return True
+        else:
+            repeats.more += 1
+        return False
+
+    def _tell_repeats(self) -> None:
+        """Ends the window."""
+        if self._window is not None:
+            self._window.cancel()
+            self._window = None
+        told, self._refusals = self._refusals, {}
+        for caller, repeats in told.items():
+            for count, record in repeats.kinds.values():
+                if count:
+                    self._enter({**record, "repeated": count})
+            if repeats.more:
+                self._enter(own("audit.refusals", caller=caller, repeated=repeats.more))
+
+    def _enter(self, record: Record) -> _Waiting | None:
+        """Queues a record; None where it is only counted."""
+        encoded = _encoded(record)
+        at = str(record.get("at"))
+        since_s = self._loop.time()
+        is_full = (
+            len(self._waiting) >= WAITING_LIMIT
+            or self._waiting_bytes + len(encoded) > WAITING_LIMIT_BYTES
+        )
+        if self._writing.done():  # it is closed
+            _log(encoded)
+            return None
+        self._some.set()
+        if is_full:
+            last = self._waiting[-1] if self._waiting else None
+            if isinstance(last, _Gap):
+                last.count += 1
+                last.last_at = at
+            else:
+                self._waiting.append(_Gap(since_s, at, at))
+                self._entered_count += 1
+            return None
+        entry = _Waiting(encoded, since_s)
+        self._waiting.append(entry)
+        self._waiting_bytes += len(encoded)
+        self._entered_count += 1
+        return entry
+
+    async def _write(self) -> None:
+        """Hands what waits to the store, group by group, until the audit is closed."""
+        while True:
+            if not self._waiting:
+                if self._closing:
+                    return
+                self._some.clear()
+                await self._some.wait()
+                continue
+            await _wait(self._urgent, SOON_S)
+            self._urgent.clear()
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_RECORDS))]
+            self._flying = batch
+            is_stored = await self._store_batch(batch)
+            if not is_stored:
+                self._waiting.extendleft(reversed(batch))
+            else:
+                self._waiting_bytes -= sum(
+                    len(each.record) for each in batch if isinstance(each, _Waiting)
+                )
+                self._stored_count += len(batch)
+                self._stored.set()
+                self._prune_if_full()
+            self._flying = []
+            for each in batch:
+                if isinstance(each, _Waiting) and each.is_stored and not each.is_stored.done():
+                    each.is_stored.set_result(is_stored)
+            if len(self._waiting) > BATCH_RECORDS and is_stored:
+                self._urgent.set()  # they have waited
+            elif not is_stored:
+                if self._closing:
+                    return
+                await _wait(self._urgent, RETRY_S)
+
+    async def _store_batch(self, batch: list[_Waiting | _Gap]) -> bool:
+        records = [each.record for each in batch]
+        statements = [statement for record in records for statement in append(record)]
+        try:
+            numbers = await self._store.write(*statements)
+        except (CorralError, sqlite3.Error) as error:
+            logger.warning("cannot store %d audit records: %s", len(batch), error)
+            return False
+        if not all(numbers[::2]):  # a chain without a state takes nothing
+            logger.error("cannot store %d audit records: the chain has no head", len(batch))
+            return False
+        self._size_bytes += sum(len(record) + ROW_BYTES for record in records)
+        return True
+
+    # -- reading
+
+    async def page(
+        self,
+        n: int,
+        wanted: Callable[[Record], bool],
+        *,
+        after: int | None = None,
+    ) -> tuple[list[Record], int | None]:
+        """Records in their order: the newest `n` that are wanted, or those after a number; and where to go on.
+
+        With `after`, the second is the number after which there may be more, None at the end. Less than `n`
+        where they would be more than ANSWER_BYTES.
+
+        Raises:
+            CorralError: the store cannot be read.
+        """
+        await self.settle()
+        forward = after is not None
+        order = "id > ? ORDER BY id" if forward else "id < ? ORDER BY id DESC"
+        edge = after if after is not None else 2**63 - 1
+        found: list[Record] = []
+        room = ANSWER_BYTES
+        while rows := await self._store.read(
+            f"SELECT {COLUMNS} FROM audit WHERE {order} LIMIT ?", (edge, SLICE_ROWS)
+        ):
+            for row in rows:
+                number, record, hash_ = cells(row)
+                shown = decode(record)
+                if wanted(shown):
+                    room -= len(record) + 200
+                    if len(found) == n or (room < 0 and found):
+                        return (found, edge) if forward else (found[::-1], None)
+                    found.append({"id": number, **shown, "hash": hash_.hex()})
+                edge = number
+            if len(found) == n and not forward:
+                break
+        return (found, None) if forward else (found[::-1], None)
+
+    async def chain(self) -> Chain:
+        """Where the chain begins and ends.
+
+        Raises:
+            Conflict: the store is corrupt, or somebody has removed what says so.
+        """
+        rows = await self._store.read(CHAIN)
+        if not rows:
+            raise Conflict("cannot read the audit: its chain has no head", reason="corrupt")
+        anchor_id, anchor_hash, head_id, head_hash, size_bytes = rows[0]
+        return Chain(
+            Position(integer(anchor_id), to_bytes(anchor_hash)),
+            Position(integer(head_id), to_bytes(head_hash)),
+            integer(size_bytes),
+        )
+
+    async def verify(self, expected: Position | None = None) -> Record:
+        """Goes through the whole chain: what it holds, and the first number at which it is wrong, if any.
+
+        `{"ok", "records", "first", "last", "anchor", "head", "wrong"}`; `wrong` is None or `{"id", "what"}`. With
+        `expected`, a position that was noted earlier, the chain has to contain that.
+
+        Raises:
+            Conflict: SQLite cannot read the file.
+            Overloaded: the store takes no more reads now.
+        """
+        await self.settle()
+        async with self._still:
+            chain = await self.chain()
+            walk = Walk(chain, expected)
+            walk.look_before(await self._first("SELECT MIN(id) FROM audit"))
+            while walk.wrong is None:
+                rows = await self._store.read(
+                    SLICE,
+                    (walk.at.number, chain.head.number, SLICE_ROWS),
+                )
+                if not rows:
+                    break
+                walk.take(rows)
+            # After the walk, since records are appended meanwhile: those are in the chain by then.
+            beyond = "SELECT MIN(id) FROM audit WHERE id > (SELECT head_id FROM audit_chain)"
+            walk.look_behind(await self._first(beyond))
+        return walk.verdict()
+
+    async def _first(self, sql: str) -> int | None:
+        ((number,),) = await self._store.read(sql)
+        return None if number is None else integer(number)
+
+    # -- pruning
+
+    def _prune_if_full(self) -> None:
+        limit = max(self._keys().max_bytes, LEAST_BYTES)
+        is_idle = self._pruning is None or self._pruning.done()
+        if self._size_bytes > limit and is_idle and not self._closing:
+            self._pruning = self._loop.create_task(self.prune())
+
+    async def prune(self, now_s: float | None = None) -> None:
+        """Lets the oldest records go: what is more than the audit may take, and what is too old at `now_s`.
+
+        What the store does not take now stays until the next time.
+        """
+        try:
+            async with self._still:
+                while await self._prune(now_s):  # what came meanwhile was too much again
+                    now_s = None
+        except (CorralError, sqlite3.Error) as error:
+            if not isinstance(error, ShuttingDown):
+                logger.warning("cannot prune the audit: %s", error)
+
+    async def _prune(self, now_s: float | None) -> bool:
+        """One round; whether something went and there is still too much."""
+        keys = self._keys()
+        chain = await self.chain()
+        end, position, size_bytes = chain.head.number, chain.anchor.number, chain.size_bytes
+        limit = max(keys.max_bytes, LEAST_BYTES)
+        goal = limit * FILL_LEVEL if size_bytes > limit else size_bytes
+        before = "" if now_s is None else stamp(now_s - keys.retention)
+        gain = 0
+        while True:
+            rows = await self._store.read(SLICE, (position, end, PRUNE_ROWS))
+            freed = 0
+            last: Position | None = None
+            for row in rows:
+                number, record, hash_ = cells(row)
+                is_old = before and str(decode(record).get("at", "")) < before
+                if not is_old and size_bytes - freed <= goal:
+                    break
+                freed += len(record) + ROW_BYTES
+                last = Position(number, hash_)
+            if last is None:
+                break
+            said = encode(
+                own("audit.pruned", first=position + 1, last=last.number, hash=last.hash.hex())
+            )
+            await self._store.write(*_prune_statements(last, freed, said))
+            size_bytes -= freed
+            gain += freed - len(said) - ROW_BYTES
+            position = last.number
+        self._size_bytes = (await self.chain()).size_bytes
+        # Each slice has a record of its own: where that is all that went, it must not go on for ever.
+        return self._size_bytes > limit and gain > 0
+
+
+def _encoded(record: Record) -> bytes:
+    """A record as it is stored: of one that is too long, or that JSON cannot say, only who did what."""
+    try:
+        encoded = encode(record)
+    except ValueError:
+        encoded = b""
+    if 0 < len(encoded) <= MAX_RECORD_BYTES:
+        return encoded
+    kept = ("at", "action", "who", "result", "duration_s", "code")
+    return encode({**{key: record[key] for key in kept if key in record}, "cut": True})
+
+
+def _log(record: bytes) -> None:
+    """The daemon's log is where a record goes that the store does not take."""
+    logger.warning("cannot store an audit record now: %s", record.decode())
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _prune_statements(last: Position, freed_bytes: int, said: bytes) -> list[Statement]:
+    return [
+        (
+            "UPDATE audit_chain SET anchor_id = ?, anchor_hash = ?, size_bytes = size_bytes - ?",
+            (last.number, last.hash, freed_bytes),
+        ),
+        ("DELETE FROM audit WHERE id <= ?", (last.number,)),
+        *append(said),
+    ]
+
+
+def stamp(at_s: float) -> str:
+    """The beginning that is common to all times in records of that moment, in seconds of the Unix epoch."""
+    return datetime.fromtimestamp(max(at_s, 0.0), UTC).isoformat(timespec="milliseconds")[:23]

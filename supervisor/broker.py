@@ -1,0 +1,223 @@
+"""What agents tell each other: who may publish what, who hears it, and how much of it.
+
+Any worker may publish under a type of its own choosing, as fast as the configuration lets it, and may
+subscribe to types. It hears what agents and people publish, the daemon's events about its own agent, and of
+those about others only what the catalogue shows to everybody, since reasons, tasks and tool calls
+are theirs. An agent that may read the control socket (`control` of its spec) hears everything.
+
+A subscription belongs to one incarnation and ends with it. Its queue is bounded: when a worker reads too
+slowly the oldest events go, and it is told how many.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..worker import codec
+from ..worker.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
+from .bus import Bus, Event, Subscription
+from .event_types import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
+from .keeper import Incarnation, Keeper
+from .lifecycle import UP, State
+from .spec import Events
+
+MAX_DATA_BYTES = 1024 * 1024
+"""The longest data of one event, as JSON."""
+
+DAEMON = "corrald"
+"""Who publishes the daemon's own events, as subscribers are told."""
+
+OUTSIDE = "control"
+"""Whoever publishes on the control socket: all together are held to the rate of one worker."""
+
+
+class Meter:
+    """How many events one publisher may still publish: a second's worth at once."""
+
+    def __init__(self, now: float) -> None:
+        self._left = 1.0  # of a second's worth
+        self._counted_at = now
+
+    def wait_s(self, per_s: int, now: float) -> float:
+        """0 when one more may be published now, which is counted; else the seconds until it may."""
+        if not per_s:
+            return 0.0
+        self._left = min(1.0, self._left + now - self._counted_at)
+        self._counted_at = now
+        cost = 1 / per_s
+        if self._left < cost:
+            return cost - self._left
+        self._left -= cost
+        return 0.0
+
+
+@dataclass(frozen=True)
+class _Hearing:
+    """One incarnation's subscription."""
+
+    life: Incarnation
+    subscription: Subscription
+    forwarding: asyncio.Task[None]
+
+
+class Broker:
+    """The bus of the agents of one daemon; `config` is what is in force."""
+
+    def __init__(self, bus: Bus, config: Callable[[], Events]) -> None:
+        self._bus = bus
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._hearings: dict[Keeper, _Hearing] = {}
+        self._meters: dict[object, Meter] = {}
+
+    def publish(self, keeper: Keeper, event_type: str, data: object) -> int:
+        """Publishes a worker's event and returns its number.
+
+        Raises:
+            InvalidParams: it is no type, or the data is too long.
+            PermissionDenied: the type is the daemon's.
+            Overloaded: the worker publishes too fast.
+        """
+        data_bytes = self._check(keeper, keeper.id, event_type, data)
+        return self._bus.relay(
+            event_type,
+            data,
+            sender=keeper.id,
+            agent=keeper.spec.name,
+            worker=keeper.id,
+            incarnation=keeper.worker.incarnation,
+            data_bytes=data_bytes,
+        ).seq
+
+    def publish_from(self, who: Mapping[str, object], event_type: str, data: object) -> int:
+        """Publishes the event of a caller of the control socket and returns its number.
+
+        `who` has its `uid`, and the `agent` in whose tree it is, if any.
+
+        Raises:
+            InvalidParams, PermissionDenied, Overloaded: as for `publish`.
+        """
+        sender = f"uid {who['uid']}"
+        data_bytes = self._check(OUTSIDE, sender, event_type, data)
+        agent = who.get("agent")
+        return self._bus.relay(
+            event_type,
+            data,
+            sender=sender,
+            agent=agent if isinstance(agent, str) else None,
+            data_bytes=data_bytes,
+        ).seq
+
+    def _check(self, publisher: object, name: str, event_type: str, data: object) -> int:
+        """Whether this may be published; returns the size of the data as JSON."""
+        if not is_type(event_type):
+            raise InvalidParams(
+                f'cannot publish "{event_type[:TYPE_CHARS]}": a type is words of A-Z a-z 0-9 _ -, joined by dots',
+                key="type",
+                value=event_type[:TYPE_CHARS],
+                limit=TYPE_CHARS,
+            )
+        if is_reserved(event_type):
+            raise PermissionDenied(
+                f'cannot publish "{event_type}": events of that kind are the daemon\'s',
+                type=event_type,
+            )
+        per_s = self._config().max_publish_per_second
+        now = self._loop.time()
+        meter = self._meters.get(publisher)
+        if meter is None:
+            meter = self._meters[publisher] = Meter(now)
+        wait_s = meter.wait_s(per_s, now)
+        if wait_s > 0:
+            raise Overloaded(
+                f'cannot publish "{event_type}": {name} has published {per_s} events in a second',
+                limit="events.max_publish_per_second",
+                value=per_s,
+                retry_after_s=round(wait_s, 3),
+            )
+        size_bytes = len(codec.encode(data))
+        if size_bytes > MAX_DATA_BYTES:
+            raise InvalidParams(
+                f'cannot publish "{event_type}": {size_bytes} bytes of data are more than {MAX_DATA_BYTES}',
+                key="data",
+                limit=MAX_DATA_BYTES,
+                value=size_bytes,
+            )
+        return size_bytes
+
+    def subscribe(self, keeper: Keeper, types: list[str]) -> None:
+        """Sends a worker, from now on, the events of these types, in place of what it subscribed to before.
+
+        Raises:
+            InvalidParams: too many globs, or one that is too long.
+            Overloaded: too many subscriptions.
+        """
+        life = keeper.life
+        assert life is not None, "only what lives can ask"
+
+        def hears(event: Event) -> bool:
+            return _shown(keeper, event) is not None
+
+        subscription = self._bus.subscribe(types, where=hears)
+        self._end(keeper)
+        forwarding = self._loop.create_task(_forward(keeper, subscription))
+        self._hearings[keeper] = _Hearing(life, subscription, forwarding)
+
+    def changed(self, keeper: Keeper) -> None:
+        """A worker's state has changed: what belongs to an incarnation ends with it."""
+        hearing = self._hearings.get(keeper)
+        state = keeper.worker.state
+        is_alive = state in UP or state is State.STARTING
+        if hearing is not None and not (is_alive and keeper.life is hearing.life):
+            self._end(keeper)
+        if not is_alive:
+            self._meters.pop(keeper, None)
+
+    def _end(self, keeper: Keeper) -> None:
+        hearing = self._hearings.pop(keeper, None)
+        if hearing is not None:
+            hearing.subscription.close()
+            hearing.forwarding.cancel()
+
+    async def close(self) -> None:
+        """Ends all subscriptions."""
+        forwardings = [hearing.forwarding for hearing in self._hearings.values()]
+        for keeper in list(self._hearings):
+            self._end(keeper)
+        await asyncio.gather(*forwardings, return_exceptions=True)
+
+
+def _shown(keeper: Keeper, event: Event) -> object:
+    """The data of an event as a worker may see it; None where it may not see it at all."""
+    known = CATALOGUE.get(event.type)
+    if known is None:
+        return event.fields
+    if event.agent == keeper.spec.name or keeper.spec.control != "none":
+        return event.fields
+    if known.shown is None:
+        return None
+    return {key: value for key, value in event.fields.items() if key in known.shown}
+
+
+def _message(keeper: Keeper, event: Event) -> dict[str, object]:
+    """The `event` notification that a worker gets: for what agents publish, the data as it was published."""
+    head: dict[str, object] = {"type": event.type, "at": event.at, "seq": event.seq}
+    if event.type == SKIPPED:
+        return {**head, "data": event.fields, "from": DAEMON}
+    if not is_reserved(event.type):
+        return {**head, "data": event.fields["data"], "from": event.fields["from"]}
+    fields = _shown(keeper, event)
+    assert isinstance(fields, dict), "the subscription takes nothing else"
+    whom = {"agent": event.agent, "worker": event.worker, "incarnation": event.incarnation}
+    return {**head, "data": {**whom, **fields}, "from": DAEMON}
+
+
+async def _forward(keeper: Keeper, subscription: Subscription) -> None:
+    try:
+        channel = keeper.channel
+        while batch := await subscription.next_batch():
+            for event in batch:
+                channel.notify("event", _message(keeper, event))
+            await channel.drain()
+    except CorralError:
+        subscription.close()  # the worker is gone, or has been given up since it does not read

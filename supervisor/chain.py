@@ -1,0 +1,204 @@
+"""The chain of hashes that the audit is: how a record becomes bytes, how it is appended, and how the whole is looked at.
+
+The hash of a record is SHA-256 over the hash before, its number (8 bytes, big-endian) and its bytes. Here
+are the statements and what they mean; who runs them, and when, is not known.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import msgspec
+
+from ..worker import codec
+from .store import Row, Statement, chain_hash
+
+MAX_RECORD_BYTES = 16 * 1024
+"""No record is longer: whoever makes one cuts it."""
+
+ROW_BYTES = 60
+"""What a record takes beside itself in the store: its hash, its number, and their headers."""
+
+APPEND = (
+    "UPDATE audit_chain SET head_id = head_id + 1, head_hash = chain_hash(head_hash, head_id + 1, ?1),"
+    f" size_bytes = size_bytes + length(?1) + {ROW_BYTES}",
+    "INSERT INTO audit (id, record, hash) SELECT head_id, ?1, head_hash FROM audit_chain",
+)
+
+CHAIN = (
+    "SELECT CAST(anchor_id AS INTEGER), CAST(anchor_hash AS BLOB), CAST(head_id AS INTEGER),"
+    " CAST(head_hash AS BLOB), CAST(size_bytes AS INTEGER) FROM audit_chain WHERE one = 1"
+)
+
+# Whatever somebody has put there, it is read as bytes, and no more of it than a record may have.
+COLUMNS = f"id, CAST(substr(record, 1, {MAX_RECORD_BYTES + 1}) AS BLOB), CAST(hash AS BLOB)"
+
+SLICE = f"SELECT {COLUMNS} FROM audit WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+
+Record = dict[str, object]
+
+
+class Position(NamedTuple):
+    """A record's number and hash, written `NUMBER:HASH` with the hash in hexadecimal digits."""
+
+    number: int
+    hash: bytes
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.hash.hex()}"
+
+
+class Chain(NamedTuple):
+    """Where the chain begins (after the anchor) and ends, and what it takes in the store."""
+
+    anchor: Position
+    head: Position
+    size_bytes: int
+
+
+def encode(value: object) -> bytes:
+    """JSON in its one form: UTF-8, sorted keys, no spaces.
+
+    Raises:
+        ValueError: the value holds something that JSON cannot say.
+    """
+    try:
+        return msgspec.json.encode(value, order="deterministic")
+    except (TypeError, OverflowError, RecursionError, UnicodeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def parse_position(text: str) -> Position:
+    """The position that `NUMBER:HASH` says.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    number, _, digits = text.partition(":")
+    if not number.isdecimal() or len(digits) != 64:
+        raise ValueError("not NUMBER:HASH")
+    return Position(int(number), bytes.fromhex(digits))
+
+
+def digest(value: object) -> tuple[str | None, int]:
+    """SHA-256 of the one form of a JSON value, in hexadecimal digits, and the length of that form."""
+    try:
+        data = encode(value)
+    except ValueError:
+        return None, 0
+    return hashlib.sha256(data).hexdigest(), len(data)
+
+
+def append(record: bytes) -> list[Statement]:
+    """What appends a record, as a part of one group; the first changes one row, or the chain has no head."""
+    return [(sql, (record,)) for sql in APPEND]
+
+
+def cells(row: Row) -> tuple[int, bytes, bytes]:
+    """The number, the record and the hash of a row, whatever somebody has made of it."""
+    number, record, hash_ = row
+    return integer(number), to_bytes(record), to_bytes(hash_)
+
+
+def decode(record: bytes) -> Record:
+    """What a record says; what somebody has damaged says only that."""
+    try:
+        said = codec.as_object(codec.decode(record))
+    except ValueError:
+        said = None
+    return said if said is not None else {"action": "?", "damaged": True}
+
+
+class Walk:
+    """One look at the whole chain, slice by slice."""
+
+    def __init__(self, chain: Chain, expected: Position | None) -> None:
+        self.at = chain.anchor
+        """The last position that was found right."""
+        self.wrong: Record | None = None
+        self._chain = chain
+        self._expected = expected
+        self._records = 0
+        self._pruned: Record | None = None
+
+    def look_before(self, first: int | None) -> None:
+        """Nothing may be left that the anchor says is gone."""
+        if first is not None and first <= self._chain.anchor.number:
+            self._blame(first, "is at or before the anchor")
+
+    def take(self, rows: list[Row]) -> None:
+        """The next records."""
+        for row in rows:
+            number, record, hash_ = cells(row)
+            if number != self.at.number + 1:
+                self._blame(self.at.number + 1, "is missing")
+                return
+            if len(record) > MAX_RECORD_BYTES or chain_hash(self.at.hash, number, record) != hash_:
+                self._blame(number, "is not what was written")
+                return
+            self.at = Position(number, hash_)
+            self._records += 1
+            if self._expected is not None and self._expected.number == number:
+                self._check_expected(hash_)
+                if self.wrong is not None:
+                    return
+            if b'"audit.pruned"' in record and (said := decode(record))["action"] == "audit.pruned":
+                self._pruned = said
+
+    def look_behind(self, beyond: int | None) -> None:
+        """All that the head stands for was there, the anchor is the one that was written, and no more is there."""
+        if self.wrong is not None:
+            return
+        head, anchor, expected = self._chain.head, self._chain.anchor, self._expected
+        if self.at.number != head.number:
+            self._blame(self.at.number + 1, "is missing")
+        elif self.at.hash != head.hash:
+            self._blame(head.number, "is not the head of the chain")
+        elif beyond is not None:
+            self._blame(beyond, "is behind the head of the chain")
+        elif anchor.number and not self._has_anchor():
+            self._blame(anchor.number, "is an anchor that the audit did not write")
+        elif expected is not None and expected.number <= anchor.number:
+            if expected.number < anchor.number:
+                self._blame(expected.number, "is pruned, so that it cannot be compared")
+            else:
+                self._check_expected(anchor.hash)
+        elif expected is not None and expected.number > head.number:
+            self._blame(expected.number, "is missing")
+
+    def verdict(self) -> Record:
+        """What `Audit.verify` answers."""
+        return {
+            "ok": self.wrong is None,
+            "records": self._records,
+            "first": self._chain.anchor.number + 1 if self._records else None,
+            "last": self.at.number if self._records else None,
+            "anchor": str(self._chain.anchor),
+            "head": str(self.at),
+            "wrong": self.wrong,
+        }
+
+    def _has_anchor(self) -> bool:
+        """Whether the newest record of a pruning names the anchor; it is never pruned before another comes."""
+        said, anchor = self._pruned, self._chain.anchor
+        return said is not None and (said.get("last"), said.get("hash")) == (
+            anchor.number,
+            anchor.hash.hex(),
+        )
+
+    def _check_expected(self, hash_: bytes) -> None:
+        assert self._expected is not None, "the caller has looked"
+        if self._expected.hash != hash_:
+            self._blame(self._expected.number, "has another hash than the expected one")
+
+    def _blame(self, number: int, what: str) -> None:
+        self.wrong = {"id": number, "what": what}
+
+
+def integer(value: object) -> int:
+    """A column that was cast to a number."""
+    return value if isinstance(value, int) else 0
+
+
+def to_bytes(value: object) -> bytes:
+    """A column that was cast to bytes; none where it is null."""
+    return value if isinstance(value, bytes) else b""

@@ -1,0 +1,494 @@
+"""The stored part of the stream of events: kept, read back in pages, and bounded in age and size.
+
+A reader is a position, the number of the last event that it has seen. What it reads from a position on is
+whole: what was posted and is not on disk yet comes from memory, so that between the past and the present
+nothing is left out and nothing comes twice. What was removed is told, never passed over.
+
+Every read and every removal is a slice of bounded rows and bytes, since one thread reads for everybody
+and one writes.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ..worker import codec
+from ..worker.errors import Conflict, CorralError, Overloaded
+from .bus import RESERVE, Event, Types, rfc3339
+from .event_types import EXPIRED, RESERVED, is_reserved
+from .spec import Events
+from .store import Row, Statement, Store
+
+SCAN_ROWS = 2_000
+"""Rows that one read looks at."""
+
+PAGE_BYTES = 512 * 1024
+"""Of events in one page; one event always has room."""
+
+REMOVED_ROWS = 1_000
+REMOVED_BYTES = 4 * 1024 * 1024
+"""What one write removes at most: other writes wait for so long."""
+
+COUNTED_ROWS = 20_000
+"""Rows that one read adds up."""
+
+RECENT_EVENTS = 1_000
+RECENT_BYTES = 4 * 1024 * 1024
+"""Events that are remembered until they are certainly on disk; beyond that a reader asks the store to write."""
+
+KEPT_SHARE = 0.9
+"""Of the limit, what is left after events were removed for it."""
+
+AGENTS_SHARE = 0.5
+"""Of the limit, what the events of agents may take: they cannot crowd out the daemon's."""
+
+ROW_BYTES = 48
+"""What a row is reckoned to take beside its text."""
+
+RETRY_S = 5.0
+
+_COST = f"length(data) + length(type) + ifnull(length(agent), 0) + ifnull(length(worker), 0) + {ROW_BYTES}"
+_IS_AGENTS = (
+    "substr(type, 1, instr(type || '.', '.') - 1) NOT IN"
+    f" ({', '.join(repr(word) for word in sorted(RESERVED))})"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Wanted:
+    """Which events a reader wants; None is all.
+
+    Raises:
+        InvalidParams: too many globs, or one that is too long.
+    """
+
+    def __init__(
+        self,
+        types: Sequence[str] | None = None,
+        agent: str | None = None,
+        worker: str | None = None,
+        task: str | None = None,
+        since_s: float | None = None,
+    ) -> None:
+        self._types = Types(types or ["*"])
+        self._agent = agent
+        self._worker = worker
+        self.task = task
+        self.since_at = None if since_s is None else rfc3339(max(since_s, 0.0))
+
+    def takes(self, event: Event) -> bool:
+        """Whether a live event is wanted."""
+        is_wanted = self.wants(event.type, event.agent, event.worker, event.at)
+        return is_wanted and (self.task is None or event.fields.get("task") == self.task)
+
+    def wants(self, event_type: object, agent: object, worker: object, at: object) -> bool:
+        """Whether a row is wanted, but for its task."""
+        return (
+            (self._agent is None or agent == self._agent)
+            and (self._worker is None or worker == self._worker)
+            and (self.since_at is None or str(at) >= self.since_at)
+            and self._types.match(str(event_type))
+        )
+
+
+@dataclass
+class Page:
+    """Some events in ascending order, and up to which number everything has been looked at."""
+
+    scanned_to: int
+    records: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+    size_bytes: int = 0
+    is_last: bool = False
+    is_notice: bool = False
+    """Whether it is about events that are not there."""
+
+    def add(self, record: dict[str, object], size_bytes: int) -> None:
+        """Takes one more."""
+        self.records.append(record)
+        self.size_bytes += size_bytes
+
+
+class Chronicle:
+    """The event table of one daemon; of the loop's thread."""
+
+    def __init__(self, store: Store, *, first_seq: int, was_clean: bool, removed_to: int) -> None:
+        self.first_seq = first_seq
+        """The first number that this daemon may give."""
+        self.was_clean = was_clean
+        """Whether the daemon before ended in order, or there was none."""
+        self.removed_to = removed_to
+        """The newest event that was ever removed."""
+        self._store = store
+        self._recent: deque[Event] = deque()
+        self._recent_bytes = 0
+        self._forgotten_to = 0
+        self._all_bytes = 0
+        self._agents_bytes = 0
+        self._limit_bytes: int | None = None  # None until all is counted
+        self._stirred = asyncio.Event()
+        self._counted = asyncio.Event()
+        self._removing = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, store: Store) -> "Chronicle":
+        """Finds out where the daemon before left off, and reserves the next numbers."""
+        rows = await store.read(
+            "SELECT key, value FROM meta WHERE key IN ('ended_at_seq', 'events_reserved', 'events_removed')"
+        )
+        said = {str(key): int(str(value)) for key, value in rows}
+        newest = await store.read("SELECT COALESCE(MAX(seq), 0) FROM event")
+        last = int(str(newest[0][0]))
+        was_clean = "ended_at_seq" in said or (not last and "events_reserved" not in said)
+        # After a kill, numbers may have been shown up to the reserved one, and are not given again.
+        shown = (
+            said.get("ended_at_seq") if was_clean else said.get("events_reserved", last + RESERVE)
+        )
+        first = max(last, shown or 0) + 1
+        await store.write(
+            ("DELETE FROM meta WHERE key = 'ended_at_seq'", ()), _reservation(first + RESERVE)
+        )
+        removed_to = said.get("events_removed", 0)
+        return cls(store, first_seq=first, was_clean=was_clean, removed_to=removed_to)
+
+    def reserve(self, up_to: int) -> None:
+        """Notes that numbers up to this one may be given: the next daemon begins after them."""
+        self._store.post(_reservation(up_to))
+
+    async def end(self, last: int) -> None:
+        """Notes the last number of a daemon that ends in order; all that was posted is on disk after it."""
+        await self._store.write(
+            ("INSERT OR REPLACE INTO meta (key, value) VALUES ('ended_at_seq', ?)", (last,))
+        )
+
+    # -- keeping
+
+    def keep(self, event: Event) -> None:
+        """Posts an event to the store: on disk within 100 ms."""
+        fields = event.fields
+        if event.incarnation is not None:
+            fields = {**fields, "incarnation": event.incarnation}
+        data = codec.encode(fields)
+        self._store.post(
+            (
+                "INSERT INTO event (seq, at, type, agent, worker, data) VALUES (?, ?, ?, ?, ?, ?)",
+                (event.seq, event.at, event.type, event.agent, event.worker, data),
+            )
+        )
+        self._remember(event)
+        names = len(event.type) + len(event.agent or "") + len(event.worker or "")
+        self._account(len(data) + names + ROW_BYTES, is_agents=not is_reserved(event.type))
+
+    def _remember(self, event: Event) -> None:
+        self._recent.append(event)
+        self._recent_bytes += event.size_bytes
+        while len(self._recent) > RECENT_EVENTS or self._recent_bytes > RECENT_BYTES:
+            forgotten = self._recent.popleft()
+            self._recent_bytes -= forgotten.size_bytes
+            self._forgotten_to = forgotten.seq
+
+    def _account(self, size_bytes: int, *, is_agents: bool) -> None:
+        self._all_bytes += size_bytes
+        if is_agents:
+            self._agents_bytes += size_bytes
+        if self._is_over(1.0):
+            self._stirred.set()
+
+    def _is_over(self, share: float) -> bool:
+        """Whether more is stored than this share of the limit."""
+        limit = self._limit_bytes
+        if limit is None:
+            return False
+        is_agents_over = self._agents_bytes > limit * AGENTS_SHARE * share
+        return is_agents_over or self._all_bytes > limit * share
+
+    # -- reading
+
+    async def page(self, position: int, until: int, wanted: Wanted, rows: int = SCAN_ROWS) -> Page:
+        """The next events on disk after `position`, up to number `until`: at most so many, and PAGE_BYTES."""
+        task = b"" if wanted.task is None else codec.encode(wanted.task)
+        scanned = await self._store.read(
+            "SELECT seq, type, agent, worker, at, length(data), ?1 = x'' OR instr(data, ?1)"
+            " FROM event WHERE seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
+            (task, position, until, SCAN_ROWS),
+        )
+        page = Page(position, is_last=len(scanned) < SCAN_ROWS)
+        chosen: list[int] = []
+        size_bytes = 0
+        for seq, event_type, agent, worker, at, length, has_task in scanned:
+            assert isinstance(seq, int), "the table's key"
+            assert isinstance(length, int), "the sink stores JSON"
+            if has_task and wanted.wants(event_type, agent, worker, at):
+                size_bytes += length
+                if chosen and (size_bytes > PAGE_BYTES or len(chosen) >= rows):
+                    page.is_last = False
+                    break
+                chosen.append(seq)
+            page.scanned_to = seq
+        for row in await self._rows(chosen):
+            record, length = _record(row)
+            if wanted.task is None or record.get("task") == wanted.task:
+                page.add(record, length)
+        return page
+
+    async def _rows(self, seqs: Sequence[int]) -> Sequence[Row]:
+        if not seqs:
+            return ()
+        marks = ", ".join("?" * len(seqs))
+        return await self._store.read(
+            f"SELECT seq, at, type, agent, worker, data FROM event WHERE seq IN ({marks}) ORDER BY seq",
+            seqs,
+        )
+
+    async def history(
+        self, position: int, until: int, wanted: Wanted, *, tells_expired: bool = True
+    ) -> AsyncGenerator[Page, None]:
+        """All wanted events that were to be stored with a number in (`position`, `until`], in pages.
+
+        `until` is a number that has been given. Where events in between were removed, an `events.expired`
+        comes before what is left.
+
+        Raises:
+            Overloaded: the store takes nothing now, and more waits for it than is remembered here.
+        """
+        told_to = position if tells_expired else self.removed_to
+        is_written = False
+        while True:
+            page = await self.page(position, until, wanted)
+            removed_to = min(self.removed_to, until)
+            if removed_to > max(position, told_to):
+                yield Page(position, [_expired(position, removed_to + 1)], is_notice=True)
+                told_to = removed_to
+            position = page.scanned_to
+            if page.records:
+                yield page
+            if not page.is_last:
+                continue
+            if is_written or position >= until or self._forgotten_to <= position:
+                break
+            # More is on its way to the disk than is remembered: all of it is there after this.
+            await self._store.write()
+            is_written = True
+        rest = Page(until)
+        for event in [e for e in self._recent if position < e.seq <= until and wanted.takes(e)]:
+            if rest.size_bytes + event.size_bytes > PAGE_BYTES and rest.records:
+                yield rest
+                rest = Page(until)
+            rest.add(event.record(), event.size_bytes)
+        if rest.records:
+            yield rest
+
+    async def begin(
+        self, wanted: Wanted, *, newest: int, since: int | None, n: int | None, until: int
+    ) -> int:
+        """The position from which a reader gets what it asked for: the last `n`, after `since`, not too old.
+
+        Raises:
+            Conflict: `since` is a number that was never given.
+        """
+        if since is not None and since > newest:
+            raise Conflict(
+                f"cannot go on after event {since}: the newest is {newest}",
+                since=since,
+                newest=newest,
+                reason="no such event yet",
+            )
+        floor = since or 0
+        if n == 0:
+            return until
+        if n is None and wanted.since_at is None:
+            return floor
+        with suppress(Overloaded):  # then what is on disk has to do
+            await self._store.write()
+        left = n
+        top = until
+        while True:
+            rows = await self._store.read(
+                "SELECT seq, type, agent, worker, at, ?1 = x'' OR instr(data, ?1) FROM event"
+                " WHERE seq > ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT ?4",
+                (
+                    b"" if wanted.task is None else codec.encode(wanted.task),
+                    floor,
+                    top,
+                    SCAN_ROWS,
+                ),
+            )
+            young = False
+            for seq, event_type, agent, worker, at, has_task in rows:
+                assert isinstance(seq, int), "the table's key"
+                top = seq - 1
+                young = young or wanted.since_at is None or str(at) >= wanted.since_at
+                if left is not None and has_task and wanted.wants(event_type, agent, worker, at):
+                    left -= 1
+                    if left == 0:
+                        return top
+            if len(rows) < SCAN_ROWS or not young:
+                return max(top, floor) if len(rows) == SCAN_ROWS else floor
+
+    # -- removing
+
+    def stir(self) -> None:
+        """The configuration may have changed: the size is looked at again."""
+        self._stirred.set()
+
+    async def run(self, config: Callable[[], Events]) -> None:
+        """Keeps the table below `max_bytes` until it is cancelled."""
+        try:
+            await self._count()
+        except CorralError as error:
+            logger.warning("cannot count the events that are stored: %s", error)
+        self._counted.set()
+        while True:
+            self._stirred.clear()
+            self._limit_bytes = config().max_bytes
+            try:
+                if self._is_over(1.0):
+                    await self._shrink(self._limit_bytes)
+            except CorralError as error:
+                logger.warning("cannot remove events for events.max_bytes: %s", error)
+                await asyncio.sleep(RETRY_S)
+                self._stirred.set()
+            await self._stirred.wait()
+
+    async def _count(self) -> None:
+        """Adds up what earlier daemons have stored; what comes meanwhile is added as it comes."""
+        position = 0
+        while True:
+            rows = await self._store.read(
+                f"SELECT max(seq), sum(cost), sum(cost) FILTER (WHERE {_IS_AGENTS}), count(*) FROM ("
+                f"SELECT seq, type, {_COST} AS cost FROM event WHERE seq > ? AND seq < ?"
+                " ORDER BY seq LIMIT ?)",
+                (position, self.first_seq, COUNTED_ROWS),
+            )
+            last, all_bytes, agents_bytes, count = (int(str(value or 0)) for value in rows[0])
+            self._all_bytes += all_bytes
+            self._agents_bytes += agents_bytes
+            if count < COUNTED_ROWS:
+                return
+            position = last
+
+    async def _shrink(self, limit: int) -> None:
+        """Removes the oldest down to KEPT_SHARE; of the daemon's none while agents have more than their share."""
+        share = limit * AGENTS_SHARE
+        while self._is_over(1.0):
+            if self._agents_bytes > share:
+                await self._remove(
+                    lambda: self._agents_bytes > share * KEPT_SHARE, only_agents=True
+                )
+            else:
+                await self._remove(
+                    lambda: self._all_bytes > limit * KEPT_SHARE and self._agents_bytes <= share
+                )
+
+    async def expire(self, before_s: float) -> None:
+        """Removes what is older than a time of the Unix epoch; while `run` does its work.
+
+        Raises:
+            CorralError: the store takes nothing now.
+        """
+        await self._counted.wait()  # what is counted must not go meanwhile
+        await self._remove(lambda: True, before_at=rfc3339(max(before_s, 0.0)))
+
+    async def _remove(
+        self,
+        more: Callable[[], bool],
+        *,
+        only_agents: bool = False,
+        before_at: str | None = None,
+    ) -> None:
+        async with self._removing:
+            await self._remove_slices(more, only_agents=only_agents, before_at=before_at)
+
+    async def _remove_slices(
+        self, more: Callable[[], bool], *, only_agents: bool, before_at: str | None
+    ) -> None:
+        """Removes the oldest, slice by slice, as long as `more` says so."""
+        position = 0
+        is_written = False
+        while more():
+            rows = await self._store.read(
+                f"SELECT seq, type, at, {_COST} FROM event WHERE seq > ? ORDER BY seq LIMIT ?",
+                (position, SCAN_ROWS),
+            )
+            chosen: list[int] = []
+            size_bytes = agents_bytes = 0
+            for seq, event_type, at, cost in rows:
+                assert isinstance(seq, int), "the table's key"
+                assert isinstance(cost, int), "a sum of lengths"
+                position = seq
+                is_agents = not is_reserved(str(event_type))
+                if (only_agents and not is_agents) or (before_at and str(at) >= before_at):
+                    continue
+                chosen.append(seq)
+                size_bytes += cost
+                agents_bytes += cost if is_agents else 0
+                self._all_bytes -= cost
+                self._agents_bytes -= cost if is_agents else 0
+                if len(chosen) >= REMOVED_ROWS or size_bytes >= REMOVED_BYTES or not more():
+                    break
+            if before_at and not chosen:
+                return
+            if not rows and is_written:
+                self._forget_sizes(only_agents=only_agents)
+                return
+            if not rows:
+                await self._store.write()  # what is counted and not there yet is there after this
+                is_written = True
+            if chosen:
+                # Before it is so: a reader must neither miss them untold nor find them in memory later.
+                self.removed_to = max(self.removed_to, chosen[-1])
+                gone = set(chosen)
+                self._recent = deque(event for event in self._recent if event.seq not in gone)
+                self._recent_bytes = sum(event.size_bytes for event in self._recent)
+                try:
+                    await self._store.write(*self._removal(chosen))
+                except CorralError:
+                    self._all_bytes += size_bytes
+                    self._agents_bytes += agents_bytes
+                    raise
+
+    def _forget_sizes(self, *, only_agents: bool) -> None:
+        """None is left, though some are counted: the store could not keep what was posted."""
+        self._all_bytes -= self._agents_bytes if only_agents else self._all_bytes
+        self._agents_bytes = 0
+
+    def _removal(self, seqs: Sequence[int]) -> tuple[Statement, ...]:
+        marks = ", ".join("?" * len(seqs))
+        return (
+            (f"DELETE FROM event WHERE seq IN ({marks})", seqs),
+            (
+                "INSERT OR REPLACE INTO meta (key, value) VALUES ('events_removed', ?)",
+                (self.removed_to,),
+            ),
+        )
+
+
+def _reservation(up_to: int) -> Statement:
+    return ("INSERT OR REPLACE INTO meta (key, value) VALUES ('events_reserved', ?)", (up_to,))
+
+
+def _record(row: Row) -> tuple[dict[str, object], int]:
+    """The record as it was when it was shown, and its size."""
+    seq, at, event_type, agent, worker, data = row
+    assert isinstance(data, bytes), "the sink stores JSON"
+    fields = codec.as_object(codec.decode(data)) or {}
+    incarnation = fields.pop("incarnation", None)
+    record = {
+        **fields,
+        "seq": seq,
+        "at": at,
+        "type": event_type,
+        "agent": agent,
+        "worker": worker,
+        "incarnation": incarnation,
+    }
+    return record, len(data)
+
+
+def _expired(after: int, first: int) -> dict[str, object]:
+    """Has the number that the reader had, from which it can go on."""
+    nobody: dict[str, object] = {"at": None, "agent": None, "worker": None, "incarnation": None}
+    return {"seq": after, "type": EXPIRED, **nobody, "after": after, "first": first}

@@ -1,0 +1,253 @@
+"""The catalogue of what the daemon tells: every type of event, what it means, its fields, and who may see it.
+
+The stream holds the publisher to it (`check`), and docs/EVENTS.md is written from it. It decides nothing
+else, and knows nobody who publishes.
+"""
+
+import re
+from typing import NamedTuple
+
+RESERVED = frozenset(
+    {
+        "agent",
+        "audit",
+        "checkpoint",
+        "config",
+        "corral",
+        "daemon",
+        "events",
+        "health",
+        "limit",
+        "log",
+        "mcp",
+        "memory",
+        "task",
+        "team",
+        "tenant",
+        "worker",
+        "workflow",
+    }
+)
+"""The first words of types that only the daemon publishes, those of later versions among them."""
+
+TYPE_CHARS = 128
+"""The longest type that an agent may give an event."""
+
+SKIPPED = "events.skipped"
+EXPIRED = "events.expired"
+
+_GRAMMAR = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+class Field(NamedTuple):
+    """One field of an event; `kind` names its JSON type or its unit."""
+
+    name: str
+    kind: str
+    meaning: str
+
+
+class EventType(NamedTuple):
+    """One type of event.
+
+    `stored` is "yes", "no", or when. `subject` says which of agent and worker the event names. `shown`
+    are the fields that workers of other agents may see, None where they do not see the event at all.
+    """
+
+    name: str
+    meaning: str
+    subject: str
+    fields: tuple[Field, ...] = ()
+    stored: str = "yes"
+    shown: frozenset[str] | None = None
+
+    @property
+    def field_names(self) -> frozenset[str]:
+        """What `fields` are called."""
+        return frozenset(field.name for field in self.fields)
+
+
+DAEMON = "the daemon"
+AGENT = "agent"
+WORKER = "agent, worker"
+LIFE = "agent, worker, incarnation"
+TASK = "agent; worker once it has one"
+
+_ALL: frozenset[str] = frozenset()
+"""The event may be seen, and has no fields that may."""
+
+_REASON = Field("reason", "text", "why, in words")
+_CHECK = Field("check", "text or null", "the health check's name; null: the worker gave up")
+_MESSAGE = Field("message", "text", "what went wrong, in words")
+_FAILURES = Field("failures", "count", "how often in a row")
+_TASK = (
+    Field("task", "text", "the task's id"),
+    Field("attempt", "count", "which attempt, from 1; 0 before the first"),
+)
+_EXCESS = (
+    Field("key", "text", "the key in `[resources]`"),
+    Field("limit", "number", "its value: bytes, seconds or a count, as the key says"),
+    Field("used", "number or null", "what was found, in the same unit; null where nobody knows"),
+    _REASON,
+)
+_PART = (
+    Field("part", "text", "`store` or `journal`"),
+    Field("stalled_s", "seconds", "how long the oldest write waits"),
+    Field(
+        "lost",
+        "count",
+        "what was lost since the event before: posted records (events among them), or lines",
+    ),
+)
+
+_TYPES = (
+    EventType("agent.added", "There is an agent or an MCP server that was not there.", AGENT,
+              (Field("kind", "text", "`agent` or `mcp`"),), shown=frozenset({"kind"})),
+    EventType("agent.changed", "A reload has changed its configuration.", AGENT, (
+        Field("effect", "text", "`live`, or `restart`: its workers are renewed"),
+        Field("keys", "list of text", "the keys that have changed"),
+    )),
+    EventType("agent.paused", "A worker is frozen.", LIFE, shown=_ALL),
+    EventType("agent.removed", "It is gone from the running set.", AGENT, shown=_ALL),
+    EventType("agent.reset", "Its failures were forgotten, by `reset`.", WORKER),
+    EventType("agent.resumed", "A worker runs again.", LIFE, shown=_ALL),
+    EventType("agent.scaled", "It has another number of workers.", AGENT, (
+        Field("instances", "count", "how many now"),
+        Field("before", "count", "how many there were"),
+    ), shown=frozenset({"instances", "before"})),
+    EventType("agent.signalled", "Somebody sent a signal to a worker's leader.", LIFE,
+              (Field("signal", "text", "such as `SIGHUP`"),)),
+    EventType("config.refused", "A configuration was not taken; nothing has changed.",
+              "the daemon, or the agent that the store holds", (_REASON,)),
+    EventType("config.reloaded", "A changed configuration is in force.", DAEMON, (
+        Field("added", "list of text", "agents and servers that came"),
+        Field("removed", "list of text", "that went"),
+        Field("changed", "object", "that have changed: name to `live` or `restart`"),
+        Field("pending", "list of text", "keys that wait for the next start of the daemon"),
+        Field("live", "list of text", "keys of no agent that took effect"),
+    )),
+    EventType("config.shadowed", "An agent that was added at run time is in the file, too, which wins.",
+              AGENT, (_REASON,)),
+    EventType("daemon.alert_failed", "An alert was not delivered; it is not tried again.", DAEMON, (
+        Field("about", "number", "the `seq` of the event that it was about"),
+        Field("key", "text", "`alert` or `alert_url`"),
+        _MESSAGE,
+    )),
+    EventType("daemon.degraded", "A part of the daemon does not do its work now.", DAEMON, _PART),
+    EventType("daemon.emergency_over", "The first start after an emergency stop.", DAEMON, shown=_ALL),
+    EventType("daemon.emergency_stop", "Everything was killed, and nothing starts until `start`.", DAEMON, (
+        Field("by", "text", "who asked for it"),
+        Field("workers", "count", "how many were killed"),
+    ), shown=_ALL),
+    EventType("daemon.launcher_lost",
+              "The launcher died, its workers with it; a new one starts them.", DAEMON),
+    EventType("daemon.recovered", "The part does its work again.", DAEMON, _PART),
+    EventType("daemon.started", "A daemon is there; workers start after this.", DAEMON, (
+        Field("generation", "count", "which start of this state folder it is"),
+        Field("version", "text", "corral's"),
+        Field("clean", "boolean", "whether the daemon before ended in order, or there was none"),
+    ), shown=_ALL),
+    EventType("daemon.stopped", "The last event of a daemon that ends in order.", DAEMON),
+    EventType("daemon.stopping", "It takes no more work, and stops everything.", DAEMON, shown=_ALL),
+    EventType(EXPIRED, "For one reader, not of the stream: some of the events between two numbers were"
+              " removed by `[events]`.", DAEMON, (
+        Field("after", "number", "the number that the reader had"),
+        Field("first", "number", "the number from which on all that is stored is there"),
+    ), stored="no"),
+    EventType(SKIPPED, "For one reader, not of the stream: it read too slowly, and these are left out.",
+              DAEMON, (Field("count", "count", "how many"),), stored="no"),
+    EventType("health.degraded", "A check has failed too often, or the worker gave up.", LIFE,
+              (_CHECK, Field("failures", "count or null", "how often in a row"), _MESSAGE)),
+    EventType("health.failed", "A check has failed.", LIFE, (_CHECK, _FAILURES, _MESSAGE),
+              stored="up to `failure_threshold` in a row"),
+    EventType("health.passed", "A check that had failed is good again, before the agent was degraded.",
+              LIFE, (_CHECK,)),
+    EventType("health.recovered", "What was degraded is not any more.", LIFE,
+              (_CHECK, Field("message", "text or null", "why, where the check did not pass"))),
+    EventType("health.recovery", "A recovery action has ended.", LIFE, (
+        _CHECK,
+        Field("recovery", "text", "the action, as it is configured"),
+        Field("result", "text", "`done` or `failed`"),
+        Field("code", "number or null", "the command's exit status"),
+        Field("signal", "text or null", "the signal that ended the command"),
+        _MESSAGE,
+    ), stored="up to `failure_threshold` in a row"),
+    EventType("limit.cpu", "A worker is held back by cpu_limit_percent, or no longer.", LIFE, (
+        Field("limit", "percent", "of one processor"),
+        Field("throttled", "boolean", "whether it is held back now"),
+        Field("throttled_s", "seconds", "in this incarnation so far"),
+    )),
+    EventType("limit.cpu_seconds", "max_cpu_seconds is used up: the worker is ended.", LIFE, _EXCESS),
+    EventType("limit.file_descriptors", "A process can open no more files.", LIFE, _EXCESS),
+    EventType("limit.file_size", "A file would have become too long: the worker was ended.", LIFE, _EXCESS),
+    EventType("limit.memory", "Too much memory is used: the worker is ended.", LIFE, _EXCESS),
+    EventType("limit.processes", "There is no room for a worker below max_concurrent_processes.",
+              "agent; worker where it is about one", (_REASON,)),
+    EventType("limit.tokens", "max_tokens_per_minute is used up: the worker takes no task for now.",
+              LIFE, _EXCESS),
+    EventType("limit.worker_processes", "A worker can start no more processes.", LIFE, _EXCESS),
+    EventType("log.losing", "Lines of a worker cannot be written; what is lost is counted.", WORKER,
+              (_REASON,)),
+    EventType("log.lost", "Lines can be written again; the log itself says where they are missing.", WORKER, (
+        Field("lines", "count", "lost since the last such event"),
+        Field("bytes", "bytes", "likewise"),
+    )),
+    EventType("mcp.call", "A tool call has ended.", "agent, worker of the caller; null from outside", (
+        Field("caller", "text", "the worker, or `uid N pid N`"),
+        Field("server", "text or null", "the MCP server; null where none has the tool"),
+        Field("tool", "text", "as it was called"),
+        Field("task", "text or null", "the task that it was made for"),
+        Field("outcome", "text", "`ok`, `error` (the tool said so), or the name of the error"),
+        Field("duration_s", "seconds", "from the call to its end"),
+    )),
+    EventType("mcp.tools_changed", "A server lists other tools than before.", LIFE, (
+        Field("added", "list of text", "tools that came, at most 100"),
+        Field("removed", "list of text", "tools that went, at most 100"),
+        Field("tools", "count", "how many there are"),
+    )),
+    EventType("task.ended", "A task has ended, once and for all.", TASK, (
+        *_TASK,
+        Field("state", "text", "`succeeded`, `failed`, `cancelled` or `timeout`"),
+        Field("error", "text or null", "the error's name"),
+        Field("reason", "text or null", "the error's message"),
+        Field("duration_s", "seconds or null", "of the last attempt; null if there was none"),
+        Field("tool_calls", "count", "in the last attempt"),
+        Field("tokens_used", "count", "in all"),
+        Field("cost_cents", "number", "in all"),
+    )),
+    EventType("task.progress", "A worker says how far it is.", TASK, (
+        *_TASK,
+        Field("progress", "number", "what is done"),
+        Field("total", "number or null", "of how much; null is 1"),
+        Field("message", "text", "in words"),
+    ), stored="no"),
+    EventType("task.queued", "A task was accepted.", TASK, (
+        *_TASK,
+        Field("priority", "number", "1 to 10"),
+        Field("parent", "text or null", "the task that delegated it"),
+    )),
+    EventType("task.retried", "An attempt has failed, and another will be made.", TASK,
+              (*_TASK, _REASON)),
+    EventType("task.started", "A worker was given the task.", TASK, _TASK),
+    EventType("worker.state", "A worker has gone from one state to the next.", LIFE, (
+        Field("from", "text", "the state before"),
+        Field("to", "text", "the state now"),
+        _REASON,
+    ), stored="but for Busy, and Idle after it", shown=frozenset({"from", "to"})),
+)  # fmt: skip
+
+CATALOGUE = {each.name: each for each in _TYPES}
+"""Every type of the daemon's own, by name."""
+
+FIELDS = {each.name: each.field_names for each in _TYPES}
+"""What an event of each type has, no more and no less."""
+
+
+def is_reserved(event_type: str) -> bool:
+    """Whether a type is the daemon's by its first word."""
+    return event_type.partition(".")[0] in RESERVED
+
+
+def is_type(text: str) -> bool:
+    """Whether it can be a type at all: words of `A-Z a-z 0-9 _ -`, joined by dots."""
+    return len(text) <= TYPE_CHARS and _GRAMMAR.fullmatch(text) is not None

@@ -1,0 +1,66 @@
+"""The catalogue of events agrees with the code that publishes, and with the page that is written from it."""
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from corral.supervisor.event_types import CATALOGUE, EXPIRED, RESERVED, SKIPPED
+
+ROOT = Path(__file__).parents[2]
+
+PUBLISHERS = {"publish", "_publish", "_tell"}
+
+MADE = {EXPIRED, SKIPPED}
+"""For one reader, by whoever reads for it."""
+
+
+def trees() -> Iterator[tuple[str, ast.AST]]:
+    for path in sorted((ROOT / "supervisor").glob("*.py")):
+        if path.name != "event_types.py":
+            yield path.name, ast.parse(path.read_text("utf-8"))
+
+
+def words(node: ast.AST) -> Iterator[str]:
+    for each in ast.walk(node):
+        if isinstance(each, ast.Constant) and isinstance(each.value, str):
+            yield each.value
+
+
+def test_what_is_published_is_in_the_catalogue() -> None:
+    unknown = [
+        (file, node.lineno, node.args[0].value)
+        for file, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in PUBLISHERS
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and node.args[0].value not in CATALOGUE
+    ]
+    assert unknown == []
+
+
+def test_what_is_in_the_catalogue_is_published() -> None:
+    said = {word for _, tree in trees() for word in words(tree)}
+    assert sorted(CATALOGUE.keys() - said - MADE) == []
+
+
+def test_a_type_of_the_catalogue_begins_with_a_reserved_word() -> None:
+    assert {name.partition(".")[0] for name in CATALOGUE} <= RESERVED
+
+
+def test_what_others_see_are_fields_that_there_are() -> None:
+    for each in CATALOGUE.values():
+        assert (each.shown or frozenset()) <= each.field_names, each.name
+        assert not each.field_names & {"seq", "at", "type", "agent", "worker", "incarnation"}
+
+
+def test_the_page_of_events_is_what_the_catalogue_says() -> None:
+    spec = importlib.util.spec_from_file_location("events", ROOT / "docs" / "events.py")
+    assert spec is not None
+    assert spec.loader is not None
+    events = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(events)
+    assert (ROOT / "docs" / "EVENTS.md").read_text("utf-8") == events.page()
