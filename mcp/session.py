@@ -75,7 +75,7 @@ class Session:
             passes it forgets it after an `open` that failed: some servers end when asked in the wrong era.
         probe_s: how long a server that is believed to be modern may be silent before it is greeted
             the legacy way.
-        on_log: takes each line on the server's stdout that is no message.
+        on_log: takes each line on the server's stdout that is no message, a long one in pieces.
         on_tools: takes the tools whenever they have changed after `open`.
         on_notification: takes `notifications/message`, the server's own log.
         on_closed: called once when the connection has ended, with the reason if it was ours.
@@ -90,7 +90,7 @@ class Session:
         protocol_version: str = "auto",
         era_hint: Era | None = None,
         probe_s: float = PROBE_S,
-        on_log: Callable[[bytes], None] = _ignore,
+        on_log: Callable[[Foreign], None] = _ignore,
         on_tools: Callable[[tuple[Tool, ...]], None] = _ignore,
         on_notification: Callable[[Notification], None] = _ignore,
         on_closed: Callable[[CorralError | None], None] = _ignore,
@@ -103,7 +103,6 @@ class Session:
         self._protocol_version = protocol_version
         self._probe_s = probe_s
         self._eras = messages.eras_to_try(protocol_version, era_hint)
-        self._on_log = on_log
         self._on_tools = on_tools
         self._on_notification = on_notification
         self._on_closed = on_closed
@@ -117,11 +116,11 @@ class Session:
         self._listening: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(
-            Peer(),
+            Peer(log_foreign=True),
             name=f'MCP server "{name}"',
             on_request=self._answer,
             on_notification=self._hear,
-            on_foreign=self._log,
+            on_foreign=on_log,
             on_heard=self._heard,
             on_closed=self._ended,
             lost=_Lost,
@@ -448,9 +447,6 @@ class Session:
                 self._refresh_soon()
         elif notification.method == messages.LOG_MESSAGE:
             self._on_notification(notification)
-
-    def _log(self, foreign: Foreign) -> None:
-        self._on_log(foreign.line)
 
     def _heard(self) -> None:
         self.liveness.heard(self._loop.time())

@@ -29,7 +29,6 @@ from .logfile import (
     OWN,
     PREFIX_BYTES,
     File,
-    chain,
     json_line,
     last_line,
     messages_of,
@@ -43,6 +42,9 @@ StreamName: TypeAlias = Literal["stdout", "stderr", "log"]
 READ_BYTES = 64 * 1024  # the size of a pipe
 TAIL_BYTES = 4 * 1024
 OVERSHOOT_BYTES = 2 * 1024 * 1024
+ALIVE = ".alive"
+"""The folder, beside those of the agents, of empty files named after the workers that live or have lines to be told lost."""
+
 VERIFY_NS = 1_000_000_000
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,14 @@ class LogStream:
         """How much to read from a pipe at a time."""
         return self._writer.read_bytes
 
+    def hold(self) -> None:
+        """A pipe of a living process leads here."""
+        self._writer.hold()
+
+    def let_go(self) -> None:
+        """Its process is dead, and the pipe was read to its end or given up."""
+        self._writer.let_go()
+
     def write(self, chunk: bytes) -> None:
         """Take bytes as they were printed. Never raises for the disk; after `close` it does nothing."""
         if self._closed or not chunk:
@@ -136,17 +146,27 @@ class LogStream:
             self._rest = self._lines(self._rest + chunk if self._rest else chunk)
 
     def line(
-        self, text: bytes, level: str | None = None, fields: Mapping[str, object] | None = None
+        self,
+        text: bytes,
+        level: str | None = None,
+        fields: Mapping[str, object] | None = None,
+        *,
+        ended: bool = True,
+        cut_bytes: int = 0,
     ) -> None:
         """Take one line: without `level` as if it had been printed, with it as a `log` notification.
 
-        The former are written together, at the end of this turn of the loop.
+        The former are written together, at the end of this turn of the loop. One may come in pieces, `ended` with the
+        last one; so many bytes of it as are `cut_bytes` come never.
         """
         if level is None:
-            self._gathered.append(text)
+            self._gathered.append(text + b"\n" if ended else text)
             self._gathered_bytes += len(text) + 1
-            if self._gathered_bytes > self.read_bytes or not self._writer.will_flush(self):
+            is_full = self._gathered_bytes > self.read_bytes
+            if is_full or cut_bytes or not self._writer.will_flush(self):
                 self.flush()
+            if cut_bytes and self._writer.keeps and not self._closed:
+                self._writer.lose(1, cut_bytes, "a line that began like a message was too long")
         elif not self._closed:
             self._writer.remember(self.name, text + b"\n")
             if self._writer.keeps:
@@ -157,7 +177,7 @@ class LogStream:
         """Write the lines that came one by one."""
         if self._gathered:
             lines, self._gathered, self._gathered_bytes = self._gathered, [], 0
-            self.write(b"\n".join(lines) + b"\n")
+            self.write(b"".join(lines))
 
     def close(self) -> None:
         """Keep a last line that has no newline, then take no more."""
@@ -239,6 +259,11 @@ class LogWriter:
         """The files that this writer wrote to and that should exist, oldest first."""
         self._shelf = shelf
         self._directory = shelf.directory / agent
+        self._mark = shelf.directory / ALIVE / worker
+        self._is_due = False  # an incarnation has begun, and its first pipe is to come
+        self._held = 0  # pipes of the incarnations that live
+        self._was_alive = shelf.unclean and earlier is None and self._mark.exists()
+        """Whether its pipes may have held lines when the last daemon was killed; until that is told."""
         self._path = self._directory / f"{worker}.log"
         self._fd = -1
         self._size = 0
@@ -280,6 +305,30 @@ class LogWriter:
         """A new incarnation starts: what its streams print first is marked."""
         self._flush()
         self.incarnation += 1
+        self._is_due = True
+        if self.keeps:
+            try:
+                self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._mark.touch(mode=0o600)
+            except OSError as error:
+                logger.debug("cannot note that %s lives: %s", self.worker, error)
+
+    def hold(self) -> None:
+        """One more pipe of a living process leads here."""
+        self._is_due = False
+        self._held += 1
+
+    def let_go(self) -> None:
+        """One pipe fewer; with the last of them nothing that was printed is anywhere but here."""
+        self._held -= 1
+        self._flush()
+        self._unmark()
+
+    def _unmark(self) -> None:
+        """Once nothing could be lost unseen: the next daemon, if we are killed, has nothing to tell."""
+        if not (self._is_due or self._held or self._was_alive or self._gap):
+            with suppress(OSError):
+                self._mark.unlink(missing_ok=True)
 
     def stream(self, name: StreamName) -> LogStream:
         """A new stream: one for each pipe of each incarnation."""
@@ -297,7 +346,7 @@ class LogWriter:
         """Find a file that was moved or deleted, and tell of a gap once writing works again."""
         if self._unsure.size_bytes:  # else the next write looks, and nothing can be lost until then
             self._verify()
-        if self._shelf.unclean and not self._opened and chain(self._directory, self.worker):
+        if self._was_alive and not self._opened:
             self._open()  # tells itself that a gap is possible
         if self._gap is not None:
             self._put(b"", 0, 0)
@@ -321,6 +370,8 @@ class LogWriter:
         """Close the file for good."""
         self.close()
         self._released = True
+        self._is_due = False
+        self._unmark()
 
     # For the streams:
 
@@ -423,6 +474,7 @@ class LogWriter:
             kept = self._write(note + body if note else body, len(note) + size_bytes)
         if note and kept >= len(note):
             self._gap = None
+            self._unmark()
             self.lines += 1
             self._unended.discard(self._note_stream)
         kept_body = max(kept - len(note), 0)
@@ -543,14 +595,15 @@ class LogWriter:
         with suppress(OSError):
             for path in superfluous(self._directory, self.worker):
                 path.unlink()
-        has_earlier = bool(self._size) or len(chain(self._directory, self.worker)) > 1
         is_told = prefix[28:29] == OWN and not torn_bytes
         in_part = prefix[38:40] == b"P "
         if in_part:
             self._unended.add(prefix[31:37])
-        if torn_bytes or in_part or (self._shelf.unclean and has_earlier and not is_told):
-            reason = "the daemon ended without closing this file, lines may be missing here"
+        if torn_bytes or in_part or (self._was_alive and not is_told):
+            reason = "the daemon ended while this worker lived, lines may be missing here"
             self.lose(1 if torn_bytes else 0, torn_bytes, reason)
+        self._was_alive = False
+        self._unmark()
 
     def _verify(self) -> None:
         """Let go of a file that is no longer in its place; the next write opens a new one."""

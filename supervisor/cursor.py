@@ -1,7 +1,9 @@
 """Reading the log of one worker from a position on, across rotation, and those of several merged by time.
 
-A position is (inode, offset): it holds no descriptor, so that a slow reader keeps no deleted file on the disk. Where
-its file is gone a reader is skipped ahead, with a count. Nothing here writes.
+A position is a place in a file, and how many lines the worker's writer had written before it. It holds no
+descriptor, so that a slow reader keeps no deleted file on the disk. What comes next follows from the writer's count of
+lines, not from names: at the end of a file, or where it is gone, the reader goes to the next that is left, and what the
+count has jumped by is what it is told to have missed. Nothing here writes.
 """
 
 import asyncio
@@ -25,12 +27,16 @@ from .logfile import (
     Record,
     Search,
     Wanted,
+    Written,
     at_of,
     back,
     chain,
+    entered,
     first_from,
+    first_line_of,
     instant,
     json_line,
+    lines_behind,
     opened,
     passed_over,
     places_of,
@@ -46,6 +52,9 @@ LONGEST_BLOCK_BYTES = 1024 * 1024
 BATCH_RECORDS = 256
 BATCH_BYTES = 256 * 1024
 """With JOIN_LIMIT_BYTES: as JSON, where one byte may take six, a batch stays below a message's limit."""
+
+COUNTED_BYTES = 16 * 1024 * 1024
+"""Of a file, of which the lines are counted where a reader begins, so that it can be told what it misses."""
 
 KEPT_BYTES = 4 * 1024 * 1024
 """Of found records that one reader holds, before it prefers to read them a second time."""
@@ -65,26 +74,32 @@ _NOTIFIED = (NOTIFIED, FIRST[NOTIFIED])
 class Cursor:
     """A position in the files of one worker, and the parts of lines that have been read up to it."""
 
-    def __init__(self, library: Library, agent: str, worker: str) -> None:
+    def __init__(self, library: Library, agent: str, worker: str, line: int | None = None) -> None:
+        """Before the worker's first file; `line` is how many lines its writer has written already, if that is known."""
         self.agent = agent
         self.worker = worker
-        self.until: tuple[int, int] | None = None
-        """Where to stop: an inode and an offset in it; None is the end of what there is."""
+        self.is_bounded = False
+        """Whether to stop where the end was at the last rewind."""
         self.count = 0
         """How many of the lines that were asked for are between the place of the last rewind and its end."""
-        self.line: int | None = 0
+        self.line: int | None = line
         """How many lines the writer had written up to here, if that is known."""
         self._library = library
         self._directory = library.directory / agent
-        self._until_head = b""
-        self._line_until: int | None = 0
-        self._inode = 0  # none: before the first file
-        self._head = b""  # the time of the first line: numbers of deleted files are used again
+        self._end = (b"", 0)  # the time of the first line of the last file, and an offset in it
+        self._line_at_end: int | None = None
+        self._inode = 0
+        self._head = b""  # none: before the first file
+        self._first_line: int | None = None  # `line` where the file begins
         self._offset: int = 0
         self._path: Path | None = None
         self._at = "1970-01-01T00:00:00.000000000Z"
         self._parts: dict[tuple[bytes, bytes], bytearray] = {}
         self._broken = False  # the file has more than can be read
+
+    def forget(self) -> None:
+        """The writer's count begins anew."""
+        self.line = self._first_line = self._line_at_end = None
 
     async def rewind(
         self, files: list[Place], wanted: Wanted, n: int | None, *, stream: str | None = None
@@ -94,12 +109,18 @@ class Cursor:
         With `stream` only its lines count, and those of corral itself.
         """
         library = self._library
-        while not files[0].is_ours and len(files) > 1:
-            files = files[1:]
-        writer = library.find_writer(self.agent, self.worker)
-        # Only now, before anybody else has a turn, the writer's count belongs to the end of the file.
-        written = writer.lines if writer and files[-1].refresh() else None
-        end = (len(files) - 1, files[-1].size)
+        writer = self._writer()
+        # Only now, before anybody else has a turn, all this belongs together: files, their ends, the writer's count.
+        files = self._readable(files)
+        ends = _line_ends(writer)
+        for place in files:
+            place.first_line = first_line_of(writer, place.inode)
+        if not files:
+            self._settle(None, 0, writer.lines if writer else self.line)
+            self._end, self._line_at_end = (b"", 0), self.line
+            return True
+        with files[-1].opened(library):  # from now on it is known by its head
+            end = (len(files) - 1, files[-1].size)
         first, last = (0, 0), end
         if wanted.previous:
             is_running = self.worker in wanted.running
@@ -118,34 +139,57 @@ class Cursor:
             search = back(files, library, last, n, stream=stream, floor=first)
             position, count = await _stepwise(search, library.turn)
         reaches_back = position <= first
+        is_counted = n is not None and position >= first and last == end and stream is None
         if n is None or position < first:
             position, _ = await _stepwise(back(files, library, first, 0), library.turn)
-        self.until = (files[last[0]].inode, last[1])
-        self._until_head = self._head_of(files[last[0]])
-        self._line_until = written if last == end else None
         place = files[position[0]]
-        self._inode, self._offset, self._path = place.inode, position[1], place.path
-        self._head = b""
-        self._parts.clear()
-        self.line = None
-        self._block(0)
+        line = ends.get(place.inode)
+        if is_counted and (place is files[-1] or line is None or place.size > COUNTED_BYTES):
+            line = ends.get(files[-1].inode)
+            line = None if line is None else line - count
+        elif line is not None and place.size - position[1] <= COUNTED_BYTES:
+            line -= await _stepwise(lines_behind(place, library, position[1]), library.turn)
+        else:
+            line = None
+        if line is not None and line < 0:
+            line = None  # an earlier daemon wrote these lines: nobody has counted them
+        with files[last[0]].opened(library):
+            self._end = (files[last[0]].head, last[1])
+        self._line_at_end = ends.get(files[-1].inode) if last == end else None
+        with place.opened(library):
+            self._settle(place, position[1], line)
         self.count = count
         return reaches_back
 
+    def _readable(self, files: list[Place]) -> list[Place]:
+        """The files as they are now, without those that have no line or cannot be read."""
+        found = [place.refresh() for place in files]  # every one: they are measured, too
+        if not all(found):
+            files = self.files()
+        files = [place for place in files if not place.is_empty]
+        while files and not files[0].is_ours:
+            files = files[1:]
+        return files
+
+    def _settle(self, place: Place | None, offset: int, line: int | None) -> None:
+        self._inode = place.inode if place else 0
+        self._path = place.path if place else None
+        self._head = place.head if place else b""
+        self._first_line = place.first_line if place else None
+        self._offset = offset
+        self._parts.clear()
+        self.line = line
+        self.is_bounded = True
+
     def place(self) -> Callable[[], None]:
         """What brings the cursor back to where it is now, right after a rewind."""
-        inode, offset, path, head = self._inode, self._offset, self._path, self._head
+        found = self._inode, self._path, self._head, self._first_line, self._offset, self.line
 
         def restore() -> None:
-            self._inode, self._offset, self._path, self._head = inode, offset, path, head
+            self._inode, self._path, self._head, self._first_line, self._offset, self.line = found
             self._parts.clear()
-            self.line = None
 
         return restore
-
-    def _head_of(self, place: Place) -> bytes:
-        with opened(self._directory, place.inode, self._library, place.path) as file:
-            return b"" if file is None else file.pread(HEAD_BYTES, 0)
 
     def records(self, block_bytes: int) -> Iterator[Record]:
         """All records up to where the cursor is to stop."""
@@ -168,15 +212,15 @@ class Cursor:
         """
         while True:
             size = block_bytes
-            if self._is_last():
-                assert self.until is not None, "only then a file can be the last"
-                size = min(size, self.until[1] - self._offset)
+            if self.is_bounded and self._end[0] == self._head:
+                size = min(size, self._end[1] - self._offset)
                 if size <= 0:
-                    self.line = self._line_until
+                    if self.line is None:
+                        self.line = self._line_at_end
                     return None
             data = self._block(size)
             if data is None:
-                return self._skip_ahead(self._newer())
+                return self._leave(is_gone=True)
             end = data.rfind(b"\n") + 1
             if not end and len(data) == size and size == block_bytes:
                 if block_bytes < LONGEST_BLOCK_BYTES:
@@ -184,9 +228,10 @@ class Cursor:
                     continue
                 end = len(data)  # not our file: take it in pieces
             if self._broken:
+                self.line = None  # it is known again at the end of the file
                 return [self._gap_record(None, "the file cannot be read here")]
             if not end:
-                return self._advance()
+                return self._leave(is_gone=False)
             self._offset += end
             passed = passed_over(data[:end], stream)
             if passed is None:
@@ -195,44 +240,39 @@ class Cursor:
                 self.line += passed
             return []
 
-    def _is_last(self) -> bool:
-        if self.until is None:
-            return False
-        inode = self.until[0]
-        if self._inode not in (inode, self._library.packed.get(inode)):
-            return False
-        if not self._head:
-            self._block(0)
-        return self._head == self._until_head
+    def files(self) -> list[Place]:
+        """The files of the worker as they are now, oldest first."""
+        return places_of(chain(self._directory, self.worker))
+
+    def _writer(self) -> Written | None:
+        return self._library.find_writer(self.agent, self.worker)
 
     def _block(self, size: int) -> bytes | None:
         """Bytes at the position, b"" at the end of the file, None if the file is gone."""
-        packed = self._library.packed.get(self._inode)
-        for inode, hint in ((self._inode, self._path), (packed, None)):
-            if inode is None:
-                continue
-            with opened(self._directory, inode, self._library, hint) as file:
-                if file is None:
-                    continue
-                found = self._pread(file, size)
-            if found is not None:
-                return found
-            if packed is None:
-                self._inode = 0  # a new file got the number of ours
-        return None
-
-    def _pread(self, file: OpenFile, size: int) -> bytes | None:
-        """None if it is another file."""
-        head = file.pread(HEAD_BYTES, 0)
-        self._head = self._head or head
-        if head != self._head or file.size < self._offset:
-            writer = self._library.find_writer(self.agent, self.worker)
-            written = writer.files if writer else []
-            ours = [each for each in written if each.inode == file.inode]
-            if not ours or self.line is None or ours[0].first_line > self.line:
+        if not self._inode:
+            return None
+        if self._head:
+            with opened(
+                self._directory, self._inode, self._library, self._path, self._head
+            ) as file:
+                if file is not None:
+                    return self._read(file, size)
+        # Of a file that its writer goes on with the head is another after somebody truncated it.
+        if self._first_line is None or self._first_line != first_line_of(
+            self._writer(), self._inode
+        ):
+            return None
+        with entered(self._directory, self.worker, self._inode) as file:
+            if file is None:
                 return None
-            self._head, self._offset = head, 0  # ours, truncated from outside
+            self._head, self._offset = file.head, 0
+            return self._read(file, size)
+
+    def _read(self, file: OpenFile, size: int) -> bytes:
         self._path, self._inode = file.path, file.inode
+        if self._first_line is None:  # an earlier daemon's: has a writer gone on with it?
+            self._first_line = first_line_of(self._writer(), self._inode)
+        self._offset = min(self._offset, file.size)  # what is beyond was read, and then cut off
         expected = min(size, file.size - self._offset)
         data = file.pread(size, self._offset)
         self._broken = len(data) < expected and b"\n" not in data
@@ -240,57 +280,76 @@ class Cursor:
             self._offset = file.size
         return data
 
-    def _advance(self) -> list[Record] | None:
-        """From the end of this file go to the next newer one; None if there is none yet."""
-        writer = self._library.find_writer(self.agent, self.worker)
-        written = writer.files if writer else []
-        numbers = [file.inode for file in written]
-        if writer is not None and self._inode in numbers:
-            newer = written[numbers.index(self._inode) + 1 :]
-            if newer:
-                self._go(newer[0].inode, newer[0].first_line)
-                return []
-            self.line = writer.lines
+    def _leave(self, *, is_gone: bool) -> list[Record] | None:
+        """From the end of a file, or one that is gone, go to the next that is left, and tell what was missed between them.
+
+        None if there is nothing newer yet.
+        """
+        writer = self._writer()
+        later, is_next = self._later(writer.files if writer else [], is_gone=is_gone)
+        if self.is_bounded and self._line_at_end is not None:
+            later = [file for file in later if file.first_line < self._line_at_end]
+        for file in later:
+            if self._enter(file):
+                # A file that was there before its writer has lines that nobody has counted.
+                is_known = file.first_line > 0 or (file.first_line == 0 and self.line is not None)
+                return self._gap_to(file.first_line if is_known else None, is_next=is_next)
+            is_next = False
+        is_present = writer is not None and not is_gone and is_next and not later
+        if writer is None or not is_present or self._first_line is None:
             return None
-        # Of an earlier daemon, or so old that the writer has forgotten it: the names tell the order.
-        is_next = self._inode in [place.inode for place in self.files()]
-        return self._skip_ahead(self._newer(), is_next=is_next)
+        # At the end of the present file nothing may be missing.
+        return self._gap_to(writer.lines, is_next=True) or None
 
-    def files(self) -> list[Place]:
-        """The files of the worker as they are now, oldest first."""
-        return places_of(chain(self._directory, self.worker))
+    def _later(self, written: list[File], *, is_gone: bool) -> tuple[list[File], bool]:
+        """The files behind this one, oldest first, and whether the first of them is the very next.
 
-    def _newer(self) -> list[File]:
-        """The files behind this one, oldest first; what is not known of one is how many lines were before it: -1."""
-        writer = self._library.find_writer(self.agent, self.worker)
-        written = writer.files if writer else []
-        numbers = [file.inode for file in written]
-        if self._inode in numbers:
-            return written[numbers.index(self._inode) + 1 :]
+        What is not known of one is how many lines were before it: -1.
+        """
+        numbers = (self._inode, self._library.packed.get(self._inode))
+        if self._first_line is not None:
+            for index, file in enumerate(written):
+                if file.first_line == self._first_line and file.inode in numbers:
+                    return written[index + 1 :], not is_gone
+        # Its writer has forgotten it: then it is older than all that the writer knows.
+        line, first_line = self.line, self._first_line
+        if written and line is not None:
+            return [file for file in written if file.first_line >= line], False
+        if written and first_line is not None:
+            return [file for file in written if file.first_line > first_line], False
+        # Of an earlier daemon: the names tell the order.
         first_lines = {file.inode: file.first_line for file in written}
         places = [place for place in self.files() if place.is_ours]
         inodes = [place.inode for place in places]
-        if self._inode in inodes:
+        is_there = not is_gone and self._inode in inodes
+        if is_there:
             places = places[inodes.index(self._inode) + 1 :]
         else:  # it was rotated away, or somebody has moved it: then what is older is still there
-            places = [place for place in places if self._head_of(place) > self._head]
-        return [File(place.inode, first_lines.get(place.inode, -1)) for place in places]
+            places = [p for p in places if p.inode in first_lines or self._head_of(p) > self._head]
+        later = [File(place.inode, first_lines.get(place.inode, -1)) for place in places]
+        return later, is_there or not self._head
 
-    def _skip_ahead(self, newer: list[File], *, is_next: bool = False) -> list[Record] | None:
-        """From the end of a file, or one that is gone, go to the next that is left, and tell what was missed between them.
+    def _head_of(self, place: Place) -> bytes:
+        with entered(self._directory, self.worker, place.inode) as file:
+            return b"" if file is None else file.head
 
-        None if there is nothing newer yet. `is_next`: nothing was, as far as is known.
-        """
-        if not newer:
-            return None
-        target = newer[0]
-        # Not known of files of an earlier daemon, nor if the worker has got a new writer.
-        known = self.line is not None and target.first_line >= self.line
-        skipped = target.first_line - (self.line or 0) if known else None
-        self._parts.clear()
-        self._go(target.inode, target.first_line if target.first_line >= 0 else None)
-        if skipped == 0 or (skipped is None and is_next):
+    def _enter(self, file: File) -> bool:
+        """Go to the beginning of a file; False if it is gone, or has none yet."""
+        with entered(self._directory, self.worker, file.inode) as found:
+            head = b"" if found is None else found.head
+            if found is None or not head:
+                return False
+            self._inode, self._path, self._head, self._offset = file.inode, found.path, head, 0
+            self._first_line = file.first_line if file.first_line >= 0 else None
+            return True
+
+    def _gap_to(self, line: int | None, *, is_next: bool) -> list[Record]:
+        """The place is so many lines on now: what is told of that."""
+        before, self.line = self.line, line
+        skipped = None if before is None or line is None else line - before
+        if (is_next and skipped is None) or (skipped is not None and skipped <= 0):
             return []
+        self._parts.clear()
         return [self._gap_record(skipped, "they were rotated away before they were read")]
 
     def _gap_record(self, skipped: int | None, reason: str) -> Record:
@@ -298,14 +357,6 @@ class Cursor:
         text = f"corral: {count} skipped: {reason}"
         shown = {"level": "warning", "text": text, "skipped_lines": skipped}
         return self._record(self._at, "corral", shown)
-
-    def _go(self, inode: int, line: int | None) -> None:
-        self._inode = inode
-        self._head = b""
-        self._offset = 0
-        self._path = None
-        self.line = line
-        self._block(0)  # from now on it is known by its head
 
     def _parse(self, lines: list[bytes]) -> list[Record]:
         records: list[Record] = []
@@ -361,6 +412,16 @@ class Cursor:
     def _record(self, at: str, stream: str, shown: Mapping[str, object]) -> Record:
         record: Record = {"at": at, "agent": self.agent, "worker": self.worker, "stream": stream}
         return {**record, "level": None, **shown}
+
+
+def _line_ends(writer: Written | None) -> dict[int, int]:
+    """How many lines the writer had written where each of its files ends, by their inodes."""
+    if writer is None or not writer.files:
+        return {}
+    firsts = [file.first_line for file in writer.files[1:]]
+    return {
+        file.inode: end for file, end in zip(writer.files, [*firsts, writer.lines], strict=True)
+    }
 
 
 async def merged(

@@ -38,6 +38,7 @@ class Capture:
         hold_heap()
         self._fd = fd
         self._stream = stream
+        stream.hold()
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Event | None = None  # made for whoever waits for it: it takes 1 kB
         self.closed = False
@@ -57,6 +58,7 @@ class Capture:
                     await self._ended.wait()
         ended = self.closed
         self.close()
+        self._stream.let_go()
         return ended
 
     def close(self) -> None:

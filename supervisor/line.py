@@ -30,6 +30,14 @@ DRAIN_S = 1.0
 """How long the pipes of a dead process are still read: a grandchild may hold them open."""
 
 
+class Log(Protocol):
+    """Where lines go that are no messages."""
+
+    def __call__(self, text: bytes, *, ended: bool = True, cut_bytes: int = 0) -> None:
+        """Takes a line or a piece of it, `ended` with its last one; so much as `cut_bytes` of it comes never."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What a line needs of the worker it is for.
@@ -45,7 +53,7 @@ class Hooks:
     era_hint: Era | None
     serve: Callable[[Request], Awaitable[object]]
     hear: Callable[[Notification], None]
-    log: Callable[[bytes], None]
+    log: Log
     tools: Callable[[tuple[Tool, ...]], None]
     probe: Callable[[Readiness], Awaitable[Finding]]
 
@@ -97,7 +105,7 @@ class CorralLine:
         assert child.stdout_fd is not None, "a worker that speaks has a stdout"
         hooks = self._hooks
         self.channel = Channel(
-            Peer(str(hooks.generation)),
+            Peer(str(hooks.generation), log_foreign=True),
             name=f'worker "{hooks.name}"',
             on_request=hooks.serve,
             on_notification=hooks.hear,
@@ -132,7 +140,7 @@ class CorralLine:
         self._heard_at = self._loop.time()
 
     def _log(self, foreign: Foreign) -> None:
-        self._hooks.log(foreign.line)
+        self._hooks.log(foreign.line, ended=foreign.ended, cut_bytes=foreign.cut_bytes)
 
     def ask(self, grace_s: float) -> bool:
         """Says `shutdown`."""
@@ -157,6 +165,7 @@ class McpLine:
 
     def __init__(self, spec: Spec, hooks: Hooks) -> None:
         self._spec = spec
+        self._hooks = hooks
         self._opened = False
         self.session = Session(
             spec.name,
@@ -164,10 +173,13 @@ class McpLine:
             protocol_version=spec.mcp.protocol_version,
             era_hint=hooks.era_hint,
             client_version=__version__,
-            on_log=hooks.log,
+            on_log=self._log,
             on_notification=hooks.hear,
             on_tools=hooks.tools,
         )
+
+    def _log(self, foreign: Foreign) -> None:
+        self._hooks.log(foreign.line, ended=foreign.ended, cut_bytes=foreign.cut_bytes)
 
     @property
     def heard_at(self) -> float:

@@ -11,8 +11,9 @@ notification, whose text is `{"level":…,"text":…,"fields":…}`; 2 corral it
 parse (on stdout while a line of stderr is in parts: they join those of one stream); nothing that a worker prints is
 mistaken for it.
 
-A file is known by its inode, whatever others rename it to, and by the time of its first line, since inodes are used
-again. Nothing here writes.
+A file is known by the time of its first line, which no other file of its folder has (`LogStore.stamp`), and found by
+its inode, whatever others rename it to: an inode alone is no identity, since its number is used again at once. A file
+without a line has no identity, and is no place to be. Nothing here writes.
 """
 
 import asyncio
@@ -22,11 +23,11 @@ import os
 import re
 import stat
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -159,11 +160,21 @@ def severity(level: object) -> int:
 class Place:
     """A file of a worker as it was found in the folder."""
 
-    def __init__(self, path: Path, inode: int, size: int | None) -> None:
+    def __init__(self, path: Path, inode: int, size: int | None, modified_ns: int) -> None:
         """`size` None means that it is compressed."""
         self.path = path
         self.inode = inode
+        self.head = b""
+        """The time of its first line, once it was opened."""
+        self.first_line: int | None = None
+        """What its writer said of it when it was found."""
         self._size = size
+        self._modified_ns = modified_ns
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing, as far as its own size tells."""
+        return self._size == 0
 
     @property
     def is_ours(self) -> bool:
@@ -174,10 +185,29 @@ class Place:
         """Look at a plain file's size again; say whether it is still where it was found."""
         with suppress(OSError):
             status = self.path.lstat()
-            if status.st_ino == self.inode and self._size is not None:
-                self._size = status.st_size
+            if status.st_ino == self.inode:
+                if self._size is not None:
+                    self._size = status.st_size
                 return True
         return False
+
+    @contextmanager
+    def opened(self, library: Library) -> Generator["OpenFile | None", None, None]:
+        """The file, wherever it is now, whole as it was found; None if it is gone."""
+        directory, path = self.path.parent, self.path
+        with opened(directory, self.inode, library, path, self.head or self._is_same) as file:
+            if file is not None and not self.head:
+                self.head = file.head
+            yield file
+
+    def _is_same(self, file: "OpenFile", library: Library) -> bool:
+        # Between two turns of a reader it may have been rotated away, and its number given to a new file.
+        match = _NAME.fullmatch(self.path.name)
+        writer = library.find_writer(self.path.parent.name, match[1] if match else "")
+        first_line = first_line_of(writer, file.inode)
+        return first_line == self.first_line and (
+            first_line is not None or file.modified_ns == self._modified_ns
+        )
 
     @property
     def size(self) -> int:
@@ -291,7 +321,8 @@ def places_of(paths: Iterable[Path]) -> list[Place]:
             if not stat.S_ISREG(status.st_mode):
                 continue
             is_packed = path.name.endswith(archive.SUFFIX)
-            places.append(Place(path, status.st_ino, None if is_packed else status.st_size))
+            size = None if is_packed else status.st_size
+            places.append(Place(path, status.st_ino, size, status.st_mtime_ns))
     return places
 
 
@@ -302,12 +333,19 @@ class OpenFile:
         self.path = path
         self._fd = fd
         self._packed = packed
-        self.inode = os.fstat(fd).st_ino
+        status = os.fstat(fd)
+        self.inode = status.st_ino
+        self.modified_ns = status.st_mtime_ns
 
     @property
     def size(self) -> int:
         """The bytes of the original."""
         return os.fstat(self._fd).st_size if self._packed is None else self._packed.size
+
+    @property
+    def head(self) -> bytes:
+        """The time of the first line; b"" if there is none."""
+        return self.pread(HEAD_BYTES, 0)
 
     def pread(self, size: int, offset: int) -> bytes:
         """Bytes of the original; fewer at its end, and where it cannot be read."""
@@ -336,21 +374,62 @@ def _open(path: Path) -> OpenFile | None:
         return None
 
 
+Identity: TypeAlias = "bytes | Callable[[OpenFile, Library], bool]"
+"""How to know a file: by the time of its first line, or by a question."""
+
+
 @contextmanager
 def opened(
-    directory: Path, inode: int, library: Library, hint: Path | None = None
+    directory: Path, inode: int, library: Library, hint: Path | None, identity: Identity
 ) -> Generator[OpenFile | None, None, None]:
-    """The file with that inode, wherever it was renamed to, or what it was compressed to; None if it is gone."""
-    file = None if hint is None else _open_inode(hint, inode)
-    for number in (inode, library.packed.get(inode)):
-        if file is None and number is not None:
-            path = _find(directory, number)
-            file = None if path is None else _open_inode(path, number)
+    """The file that had that inode, wherever it was renamed to, or what it was compressed to; None if it is gone."""
+    file = _found(directory, inode, library, hint, identity)
     try:
         yield file
     finally:
         if file is not None:
             file.close()
+
+
+def _found(
+    directory: Path, inode: int, library: Library, hint: Path | None, identity: Identity
+) -> OpenFile | None:
+    packed = library.packed.get(inode)
+    for number, paths in ((inode, (hint, None)), (packed, (None,))):
+        for path in paths if number is not None else ():
+            path = path or _find(directory, cast("int", number))  # None was left out above
+            file = None if path is None else _open_inode(path, cast("int", number))
+            if file is None:
+                continue
+            is_it = (
+                file.head == identity if isinstance(identity, bytes) else identity(file, library)
+            )
+            if is_it:
+                return file
+            file.close()
+            break  # a new file has its number
+    return None
+
+
+@contextmanager
+def entered(directory: Path, worker: str, inode: int) -> Generator[OpenFile | None, None, None]:
+    """The file of a worker with that inode, of which no more is known yet; None if there is none."""
+    path = _find(directory, inode)
+    match = None if path is None else _NAME.fullmatch(path.name)
+    # Where ours was deleted, its number may have gone to a file of another worker.
+    file = None if path is None or (match and match[1] != worker) else _open_inode(path, inode)
+    try:
+        yield file
+    finally:
+        if file is not None:
+            file.close()
+
+
+def first_line_of(writer: Written | None, inode: int) -> int | None:
+    """How many lines the writer had written before it began the file that has that inode now, if it knows it."""
+    if writer is None:
+        return None
+    return next((file.first_line for file in writer.files if file.inode == inode), None)
 
 
 def _open_inode(path: Path, inode: int) -> OpenFile | None:
@@ -449,6 +528,24 @@ def _has(block: bytes, stream: str | None) -> bool:
     return stream is None or any(sign in block for sign in _SIGNS[stream])
 
 
+def lines_behind(place: Place, library: Library, offset: int) -> Search[int]:
+    """How many lines end between that place of a file and where its end was when it was found."""
+    count = 0
+    size = place.size
+    with place.opened(library) as file:
+        while file is not None and offset < size:
+            yield
+            block = file.pread(min(BLOCK_BYTES, size - offset), offset)
+            end = block.rfind(b"\n") + 1
+            if not end:
+                break  # not our file
+            offset += end
+            count += block.count(b"\n")
+            if b" P " in block:
+                count -= sum(line[38:40] == b"P " for line in block[:end].split(b"\n"))
+    return count
+
+
 def passed_over(block: bytes, stream: str | None) -> int | None:
     """How many lines a block of whole lines has if none of them can be of the stream; None if one may be."""
     if _has(block, stream) or b" P " in block:
@@ -466,8 +563,8 @@ def first_from(files: list[Place], library: Library, key: bytes) -> Position:
     """Where the first line begins of which the time is at least `key`; the end if there is none."""
     for index in range(len(files) - 1, -1, -1):
         place = files[index]
-        with opened(place.path.parent, place.inode, library, place.path) as file:
-            if file is None or (index and file.pread(HEAD_BYTES, 0) >= key):
+        with place.opened(library) as file:
+            if file is None or (index and file.head >= key):
                 continue
             low, high = 0, place.size
             while high - low > BLOCK_BYTES:
@@ -540,7 +637,7 @@ def _blocks_backwards(
     """What is before a position, in blocks of whole lines, last first."""
     for i in range(end[0], -1, -1):
         place = files[i]
-        with opened(place.path.parent, place.inode, library, place.path) as file:
+        with place.opened(library) as file:
             if file is None:
                 continue
             position = end[1] if i == end[0] else place.size

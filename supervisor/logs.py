@@ -10,9 +10,10 @@ import heapq
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from weakref import WeakSet
 
 from .capture import LogLimits, LogStream, LogWriter, StreamName
 from .cursor import Cursor, block_size, in_batches, merged
@@ -23,6 +24,8 @@ from .packing import PACK_AFTER_S, Packer
 __all__ = ["Capture", "LogLimits", "LogStore", "LogStream", "LogWriter", "StreamName", "Wanted"]
 
 RELEASED_KEPT = 256
+STEP_BACK_TICKS = 1_000_000
+"""Of 10 ns: a clock that seems to go back by less stands still."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +49,12 @@ class LogStore:
         self.turn = asyncio.Lock()
         """Held by the one reader that works in this turn of the loop: however many they are, others wait for one."""
         self._followers: set[Follower] = set()
+        self._readers = 0
+        self._cursors_held: WeakSet[Cursor] = WeakSet()
         self._released: OrderedDict[tuple[str, str], LogWriter] = OrderedDict()
         self._packer = Packer(directory, pack_after_s)
         self._second = (-1, "")
+        self._tick = 0
 
     @property
     def packed(self) -> Mapping[int, int]:
@@ -73,11 +79,14 @@ class LogStore:
             del self._writers[writer.agent, writer.worker]
             writer.release()
             if (
-                self._followers
+                self._readers
             ):  # who has not read it to its end is told of no gap, or of the true one
                 self._released[writer.agent, writer.worker] = writer
                 if len(self._released) > RELEASED_KEPT:
-                    self._released.popitem(last=False)
+                    forgotten, _ = self._released.popitem(last=False)
+                    for cursor in self._cursors_held:
+                        if (cursor.agent, cursor.worker) == forgotten:
+                            cursor.forget()
 
     def check(self) -> None:
         """About once a second: find moved and deleted files, end gaps of silent workers, compress what is old."""
@@ -131,9 +140,10 @@ class LogStore:
         Raises:
             ResourceLimitExceeded: the pattern takes too long.
         """
-        cursors = await self._cursors(wanted, n)
-        async for batch in merged(cursors, wanted, n, self.turn):
-            yield batch
+        with self._reading():
+            cursors = await self._cursors(wanted, n)
+            async for batch in merged(cursors, wanted, n, self.turn):
+                yield batch
 
     async def follow(
         self, wanted: Wanted, n: int | None = 10, follower: "Follower | None" = None
@@ -148,14 +158,15 @@ class LogStore:
             ResourceLimitExceeded: the pattern takes too long.
         """
         follower = follower or Follower(wanted)
-        self._followers.add(follower)
-        try:
+        # Of a worker whose files were removed the writer does not begin at 0.
+        lines = {key: writer.lines for key, writer in (self._released | self._writers).items()}
+        with self._reading(follower):
             cursors = await self._cursors(wanted, n)
             async for batch in merged(cursors, wanted, n, self.turn):
                 yield batch
             by_worker = {(cursor.agent, cursor.worker): cursor for cursor in cursors}
             for cursor in cursors:
-                cursor.until = None
+                cursor.is_bounded = False
             behind: set[tuple[str, str]] = set(by_worker)
             follower.placed.set()
             while not (follower.is_to_end and not behind):
@@ -164,7 +175,7 @@ class LogStore:
                 fresh: list[list[Record]] = []
                 for key in sorted(behind):
                     if key not in by_worker:  # no file when this began: start before its first
-                        by_worker[key] = Cursor(self, *key)
+                        by_worker[key] = self._cursor(*key, lines.get(key, 0))
                     async with self.turn:
                         records = by_worker[key].pull(block_bytes)
                         if not records:
@@ -173,16 +184,33 @@ class LogStore:
                         await asyncio.sleep(0)
                 for batch in in_batches(heapq.merge(*fresh, key=at_of)):
                     yield batch
+
+    @contextmanager
+    def _reading(self, follower: "Follower | None" = None) -> Generator[None, None, None]:
+        self._readers += 1
+        if follower is not None:
+            self._followers.add(follower)
+        try:
+            yield
         finally:
-            self._followers.discard(follower)
-            if not self._followers:
+            if follower is not None:
+                self._followers.discard(follower)
+            self._readers -= 1
+            if not self._readers:
                 self._released.clear()
 
     # For the writers and cursors:
 
     def stamp(self, kind: bytes) -> bytes:
-        """The time of now, 30 bytes, with the kind as its last digit."""
-        seconds, nanoseconds = divmod(self.clock(), 1_000_000_000)
+        """The time of now, 30 bytes, with the kind as its last digit.
+
+        No two are the same: it is by them that readers know the files. A clock that is set back is followed.
+        """
+        tick = self.clock() // 10
+        if 0 <= self._tick - tick < STEP_BACK_TICKS:
+            tick = self._tick + 1
+        self._tick = tick
+        seconds, nanoseconds = divmod(tick * 10, 1_000_000_000)
         if seconds != self._second[0]:
             self._second = (seconds, rfc3339_seconds(seconds))
         return b"%s.%08d%sZ" % (self._second[1].encode(), nanoseconds // 10, kind)
@@ -203,13 +231,20 @@ class LogStore:
     def _replace(self, agent: str, worker: str, inode: int, by: int) -> None:
         writer = self.find_writer(agent, worker)
         if writer is not None:
+            # A file that somebody has deleted had that number, if its writer knows it.
+            writer.files = [file for file in writer.files if file.inode != by]
             writer.replace(inode, by)
+
+    def _cursor(self, agent: str, worker: str, line: int | None = None) -> Cursor:
+        cursor = Cursor(self, agent, worker, line)
+        self._cursors_held.add(cursor)
+        return cursor
 
     async def _cursors(self, wanted: Wanted, n: int | None) -> list[Cursor]:
         """A cursor at the right place of every worker that has files."""
         cursors: list[Cursor] = []
         for agent, worker, files in workers(self.directory, wanted.names):
-            cursor = Cursor(self, agent, worker)
+            cursor = self._cursor(agent, worker)
             if n is None or not wanted.is_rare:
                 await cursor.rewind(files, wanted, n)
             cursors.append(cursor)

@@ -7,7 +7,8 @@ flight with their deadlines, and every limit; it knows no clock, no socket and n
 
 A peer's mistake never raises: it becomes an event or an error reply, and the next line is read as if
 nothing had happened. Memory is bounded while bytes arrive: a line is given up as soon as it is too
-long, and only its first 4 KiB are kept to find out whom it concerned.
+long, and only its first 4 KiB are kept to find out whom it concerned. Where lines that are no messages
+belong to a log, they are handed out as they arrive, however long they are.
 """
 
 import heapq
@@ -34,6 +35,9 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 HEAD_BYTES = 4096
 """What is kept of a line that is too long."""
 
+PIECE_BYTES = 64 * 1024
+"""How much of a line that can be no message is waited for, where such lines are handed out as they arrive."""
+
 MESSAGE_CHARS = 1000
 """What is kept of an error's message when the whole error cannot be sent."""
 
@@ -41,6 +45,8 @@ MAX_REQUESTS = 10_000
 """Requests in flight in one direction of one connection."""
 
 CANCELLED = "notifications/cancelled"
+
+NO_MESSAGE = "cannot read the line as a request: it does not begin like one"
 
 Id = str | int
 
@@ -79,11 +85,15 @@ class Withdrawn(NamedTuple):
 class Foreign(NamedTuple):
     """A line that is no JSON-RPC message; `reason` says what is wrong with it.
 
-    Of a line that is too long, `line` holds the first 4 KiB (or as much as one message may have).
+    Of a line that is too long, `line` holds the first 4 KiB (or as much as one message may have). From a peer whose
+    foreign lines are handed out as they arrive, this may be a piece of a line, `ended` with its last one; `cut_bytes`
+    of it are left out before its end: it began like a message, and was too long for one.
     """
 
     line: bytes
     reason: str
+    ended: bool = True
+    cut_bytes: int = 0
 
 
 Event = Request | Notification | Response | Withdrawn | Foreign
@@ -103,6 +113,8 @@ class Peer:
             is never taken for one to this life; without it ids are integers.
         answer_foreign: answer lines that are no messages with ParseError or InvalidRequest (a
             control socket does), beside handing them out as Foreign events.
+        log_foreign: lines that are no messages belong to a log: blank ones count, what begins unlike a
+            message is handed out in pieces as it arrives, and of what is given up it is told how much.
         max_message_bytes: the longest line, in both directions.
         max_requests: how many requests may be in flight, in each direction.
     """
@@ -112,11 +124,13 @@ class Peer:
         prefix: str = "",
         *,
         answer_foreign: bool = False,
+        log_foreign: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_requests: int = MAX_REQUESTS,
     ) -> None:
         self._prefix = prefix
         self._answer_foreign = answer_foreign
+        self._log_foreign = log_foreign
         self._max_message_bytes = max_message_bytes
         self._head_bytes = min(HEAD_BYTES, max_message_bytes)  # the same however the line is split
         self._max_requests = max_requests
@@ -126,6 +140,8 @@ class Peer:
         self._serving: set[Id] = set()
         self._partial = bytearray()
         self._skipping = False
+        self._skipped_bytes = 0
+        self._in_pieces = False
         self._outgoing: list[bytes] = []
         self.dropped = 0
         """Answers that belonged to no request in flight: late, repeated or invented ones."""
@@ -139,33 +155,60 @@ class Peer:
         while (end := data.find(b"\n", start)) >= 0:
             piece = data[start:end]
             start = end + 1
-            if self._skipping:
-                self._skipping = False
+            if self._skipping or self._in_pieces:
+                self._go_on(piece, events)
+                self._end_line(events)
                 continue
             if self._partial:
                 self._partial += piece
                 piece = bytes(self._partial)
                 self._partial.clear()
             if len(piece) > self._max_message_bytes:
-                self._give_up(piece[: self._head_bytes], events)
+                self._give_up(piece, events)
+                self._end_line(events)
             else:
                 self._read_line(piece, events)
-        if start < len(data) and not self._skipping:
-            self._keep(data[start:], events)
+        if start < len(data):
+            if self._skipping or self._in_pieces:
+                self._go_on(data[start:], events)
+            else:
+                self._keep(data[start:], events)
         return events
 
     def _keep(self, piece: bytes, events: list[Event]) -> None:
         self._partial += piece
-        if len(self._partial) > self._max_message_bytes:
-            head = bytes(self._partial[: self._head_bytes])
+        size_bytes = len(self._partial)
+        if size_bytes > self._max_message_bytes or (
+            self._log_foreign
+            and size_bytes > PIECE_BYTES
+            and not self._is_like_message(self._partial)
+        ):
+            self._give_up(self._partial, events)
             self._partial.clear()
-            self._skipping = True
-            self._give_up(head, events)
+
+    def _is_like_message(self, line: bytes | bytearray) -> bool:
+        return line[: self._head_bytes].lstrip().startswith(b"{")
+
+    def _go_on(self, piece: bytes, events: list[Event]) -> None:
+        """More of a line that was given up."""
+        if self._in_pieces:
+            events.append(Foreign(piece, NO_MESSAGE, ended=False))
+        else:
+            self._skipped_bytes += len(piece)
+
+    def _end_line(self, events: list[Event]) -> None:
+        """The line that was given up has ended."""
+        if self._log_foreign:
+            events.append(Foreign(b"", NO_MESSAGE, cut_bytes=self._skipped_bytes))
+        self._skipping = self._in_pieces = False
+        self._skipped_bytes = 0
 
     def finish(self) -> list[Event]:
         """The events in what is left when the peer has closed: a last line without its newline."""
         events: list[Event] = []
-        if self._partial:
+        if self._skipping or self._in_pieces:
+            self._end_line(events)
+        elif self._partial:
             line = bytes(self._partial)
             self._partial.clear()
             self._read_line(line, events)
@@ -173,6 +216,8 @@ class Peer:
 
     def _read_line(self, line: bytes, events: list[Event]) -> None:
         if not line or line.isspace():
+            if self._log_foreign:
+                events.append(Foreign(line, NO_MESSAGE))
             return
         try:
             message = codec.as_object(codec.decode(line))
@@ -249,14 +294,23 @@ class Peer:
     ) -> None:
         if self._answer_foreign or request_id is not None:
             self._send_error(request_id, error)
-        events.append(Foreign(line, error.message))
+        events.append(
+            Foreign(line, error.message, ended=not (self._skipping and self._log_foreign))
+        )
 
-    def _give_up(self, head: bytes, events: list[Event]) -> None:
-        """Answers for a line that is too long, as far as its first 4 KiB tell whose it was."""
+    def _give_up(self, line: bytes | bytearray, events: list[Event]) -> None:
+        """Answers for a line that is too long, as far as its first 4 KiB tell whose it was; its end is still to come."""
+        if self._log_foreign and not self._is_like_message(line):
+            self._in_pieces = True
+            events.append(Foreign(bytes(line), NO_MESSAGE, ended=False))
+            return
+        self._skipping = True
+        head = bytes(line[: self._head_bytes])
+        self._skipped_bytes = len(line) - len(head)
         limit = self._max_message_bytes
         text = f"cannot take a message of more than {limit} bytes"
         error = ResourceLimitExceeded(text, limit="message", value=limit)
-        if not head.lstrip().startswith(b"{"):
+        if not self._is_like_message(head):
             self._refuse(head, error, events)  # a log line: it concerns no request
             return
         keys = _top_level(head)
@@ -271,7 +325,7 @@ class Peer:
         for each in lost:
             entry = self._in_flight.pop(each)
             events.append(Response(each, entry.context, None, error))
-        events.append(Foreign(head, error.message))
+        events.append(Foreign(head, error.message, ended=not self._log_foreign))
 
     # -- sending
 

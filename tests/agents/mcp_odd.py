@@ -319,8 +319,8 @@ NOISE = (
     b'{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "hello"}}\n',
     b'{"jsonrpc": "2.0", "method": "notifications/unheard-of"}\n',
 )
-NOISE_FOREIGN = 5
-"""How many of them are no messages: blank lines and answers to nobody are dropped without a word."""
+NOISE_FOREIGN = 7
+"""How many lines of them are no messages; answers to nobody are dropped without a word."""
 
 
 def main() -> None:

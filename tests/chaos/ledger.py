@@ -131,10 +131,9 @@ def _judged(jump: Jump, lives: Sequence[Life]) -> Tally:
     missing = jump.before - jump.after - 1
     open_lines = 0  # of the missing: whether they were printed is not known
     struck = 0  # of the missing: printed shortly before a daemon was killed
-    is_told = jump.notes > 0 or jump.after < 0  # before the first line there is no log to tell it
     for life in lives:
         open_lines += _common(jump, life.done, life.begun)
-        if life.struck and is_told:
+        if life.struck and jump.notes:
             struck += _common(jump, max(life.first, life.done - STRUCK_LINES), life.done)
     for piece in jump.pieces:
         is_open = any(life.done <= jump.after + 1 < life.begun for life in lives)

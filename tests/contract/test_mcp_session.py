@@ -21,6 +21,7 @@ from corral.worker.errors import (
     Timeout,
     ToolFailed,
 )
+from corral.worker.wire import Foreign
 
 SHORT_S = 0.2
 """A timeout that is meant to run out."""
@@ -325,7 +326,11 @@ def test_rubbish_on_stdout_goes_to_the_log_and_breaks_nothing() -> None:
     async def test() -> None:
         log: list[bytes] = []
         notices: list[object] = []
-        options: dict[str, Any] = {"on_log": log.append, "on_notification": notices.append}
+
+        def on_log(foreign: Foreign) -> None:
+            log.append(foreign.line)
+
+        options: dict[str, Any] = {"on_log": on_log, "on_notification": notices.append}
         async with life((*ODD, "--noise"), **options) as server:
             before = len(log)
             for n in range(20):

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from collections.abc import Iterable
 from types import ModuleType
 from typing import cast
 
@@ -342,10 +343,18 @@ def test_a_request_whose_method_is_no_string_is_answered_under_its_id() -> None:
     assert [(r["id"], code_of(r)) for r in sent(peer)] == [(4, INVALID_REQUEST)]
 
 
-def test_blank_lines_are_nothing() -> None:
+def test_blank_lines_are_nothing_but_where_they_belong_to_a_log() -> None:
     peer = Peer(answer_foreign=True)
     assert peer.receive(b"\n\r\n \t \n\n") == []
     assert peer.take() == b""
+    logging = Peer(log_foreign=True)
+    assert [foreign[0] for foreign in logging.receive(b"\n\r\n \t \n\n")] == [
+        b"",
+        b"\r",
+        b" \t ",
+        b"",
+    ]
+    assert logging.take() == b""
 
 
 def test_what_is_left_at_the_end_is_read_once() -> None:
@@ -482,6 +491,61 @@ def test_a_line_is_given_up_as_soon_as_it_is_too_long(wire: ModuleType) -> None:
     assert peer.receive(start[LIMIT_BYTES + 1 :]) == []
     assert peer.dropped == 0
     assert len(peer.receive(line(id=2, result=1))) == 1
+
+
+def logged(pieces: Iterable[bytes]) -> list[tuple[bytes, int]]:
+    """The lines that a peer hands out for a log, put together, each with how much of it was cut."""
+    peer = Peer(log_foreign=True, max_message_bytes=LIMIT_BYTES)
+    events = [event for piece in pieces for event in peer.receive(piece)] + peer.finish()
+    lines: list[tuple[bytes, int]] = []
+    text = b""
+    for event in events:
+        assert isinstance(event, Foreign)
+        text += event.line
+        if event.ended:
+            lines.append((text, event.cut_bytes))
+            text = b""
+    assert not text
+    assert peer.take() == b""
+    return lines
+
+
+LOGGED = {
+    "longer than a message": (b"x" * 3 * LIMIT_BYTES, 0),
+    "of blanks": (b" " * 2 * LIMIT_BYTES, 0),
+    "JSON, but no object": (b"[" + b"1" * 2 * LIMIT_BYTES, 0),
+    "begins late": (b" " * 5000 + b"{" * LIMIT_BYTES, 0),
+    "short": (b"x", 0),
+    "like a message": (b'{"level": "' + b"x" * LIMIT_BYTES, LIMIT_BYTES + 11 - 4096),
+    "blank, then like a message": (b" {" + b"x" * 2 * LIMIT_BYTES, 2 * LIMIT_BYTES + 2 - 4096),
+}
+
+
+@pytest.mark.parametrize(("text", "cut_bytes"), LOGGED.values(), ids=LOGGED.keys())
+def test_of_a_line_for_a_log_all_is_handed_out_or_it_is_told_how_much_is_not(
+    text: bytes, cut_bytes: int
+) -> None:
+    data = b"before\n\n%s\nafter\n" % text
+    expected = [(b"before", 0), (b"", 0), (text[: len(text) - cut_bytes], cut_bytes), (b"after", 0)]
+    for size in (1, 100, 4096, 4097, LIMIT_BYTES, len(data)):
+        pieces = [data[start : start + size] for start in range(0, len(data), size)]
+        assert logged(pieces) == expected, size
+    assert logged([data[: -len(b"\nafter\n")]]) == expected[:3]
+
+
+def foreign_of(peer: Peer, data: bytes) -> list[tuple[bytes, bool]]:
+    events = peer.receive(data)
+    return [(event.line, event.ended) for event in events if isinstance(event, Foreign)]
+
+
+def test_a_long_line_for_a_log_is_handed_out_before_it_ends_and_not_kept() -> None:
+    peer = Peer(log_foreign=True)
+    piece = b"x" * 50_000
+    assert foreign_of(peer, piece) == []
+    assert foreign_of(peer, piece) == [(2 * piece, False)]
+    assert foreign_of(peer, piece) == [(piece, False)]
+    assert foreign_of(peer, b"end\nnext") == [(b"end", False), (b"", True)]
+    assert foreign_of(peer, b"\n") == [(b"next", True)]
 
 
 def test_a_message_of_ours_that_is_too_long_is_refused_and_nothing_sent(wire: ModuleType) -> None:

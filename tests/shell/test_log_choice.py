@@ -48,10 +48,10 @@ def test_the_last_lines_until_a_time_are_those_before_it(tmp_path: Path) -> None
         stream.write(b"%d\n" % number if number % 1_000 else b"%d%s\n" % (number, b"x" * 40_000))
     for second in (0, 1, 700, 1_500, 3_332, 3_333, 9_999):
         last = min(3 * second + 2, 9_999)
-        found = chosen(logs, Wanted(until=START_S + second), 5)
+        found = chosen(logs, Wanted(until=START_S + second + 0.001), 5)  # no two times are the same
         numbers = [int(str(text).rstrip("x")) for text in texts(found)]
         assert numbers == list(range(max(0, last - 4), last + 1))
-        found = chosen(logs, Wanted(since=START_S + second - 1, until=START_S + second))
+        found = chosen(logs, Wanted(since=START_S + second - 1, until=START_S + second + 0.001))
         numbers = [int(str(text).rstrip("x")) for text in texts(found)]
         assert numbers == list(range(max(0, 3 * second - 3), last + 1))[: len(numbers)]
         assert len(numbers) == min(6, last + 1, max(0, 10_000 - 3 * second + 3))

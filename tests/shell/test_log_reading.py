@@ -61,6 +61,15 @@ def test_since_and_until_choose_by_time_in_long_logs_too(tmp_path: Path) -> None
     logs.close()
 
 
+def test_an_empty_newest_file_hides_nothing_that_is_older(logs: LogStore) -> None:
+    writer_of(logs).stream("stdout").write(b"early\n")
+    current = logs.directory / "echo" / "echo-0.log"
+    current.rename(current.with_name("echo-0.log.1"))
+    current.touch()  # the disk was full at a rotation
+    assert texts(asyncio.run(logs.read(["echo-0"], since=0.0))) == ["early"]
+    assert texts(read(logs, n=1)) == ["early"]
+
+
 def test_a_follower_sees_each_line_once_across_rotation_restart_and_new_workers(
     logs: LogStore,
 ) -> None:

@@ -25,16 +25,23 @@ def test_wherever_a_file_is_cut_off_all_lines_before_are_whole_and_the_gap_is_to
     whole = (tmp_path / "whole" / "echo" / "echo-0.log").read_bytes()
     lines = whole.splitlines(keepends=True)
     ends = {sum(map(len, lines[: i + 1])): line for i, line in enumerate(lines)}
-    for size in [*range(len(whole) - 200, len(whole) + 1), 20_000, 1]:
+    last = len(lines[-1])
+    around = [end + offset for end in ends for offset in (-1, 0, 1)]
+    # Anywhere in the last line, about the end of each other one, and far from any.
+    for size in {*range(len(whole) - last - 2, len(whole) + 1), *around[:-1], 20_000}:
         path = tmp_path / str(size) / "echo" / "echo-0.log"
         path.parent.mkdir(parents=True)
         path.write_bytes(whole[:size])
+        killed = LogStore(tmp_path / str(size))
+        writer_of(killed).begin()
+        killed.close()
         count = sum(end <= size for end, line in ends.items() if b" stdout F " in line)
         expected = LINES[:count]
         for life in range(2):  # the second daemon is killed, too, and had nothing to write
             logs = LogStore(tmp_path / str(size), unclean=True)
             writer = writer_of(logs)
             logs.check()
+            writer.begin()
             records = read(logs)
             kept = [r for r in records if r["stream"] == "stdout" and not r.get("partial")]
             assert [content(record) for record in kept] == expected
@@ -49,7 +56,9 @@ def test_wherever_a_file_is_cut_off_all_lines_before_are_whole_and_the_gap_is_to
 @pytest.mark.parametrize("size", [1, 1_000, 100_000])
 def test_blocks_that_a_power_cut_left_empty_are_glued_to_no_line(tmp_path: Path, size: int) -> None:
     first = LogStore(tmp_path)
-    writer_of(first).stream("stdout").write(b"before\n")
+    writer = writer_of(first)
+    writer.begin()
+    writer.stream("stdout").write(b"before\n")
     first.close()
     with (tmp_path / "echo" / "echo-0.log").open("ab") as file:
         file.write(bytes(size))

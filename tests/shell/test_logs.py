@@ -520,11 +520,14 @@ def test_a_line_of_64_megabytes_costs_no_memory_and_the_next_one_is_whole(logs: 
 
 
 def test_without_a_new_line_a_killed_daemons_gap_is_told_once(tmp_path: Path) -> None:
-    writer_of(LogStore(tmp_path)).stream("stdout").write(b"whole\n")
+    writer = writer_of(LogStore(tmp_path))
+    writer.begin()
+    writer.stream("stdout").write(b"whole\n")
     for _ in range(3):  # daemons that are killed, too
         again = LogStore(tmp_path, unclean=True)
-        writer_of(again)
+        writer = writer_of(again)
         again.check()
+        writer.begin()
         first, note = read(again)
         assert first["text"] == "whole"
         assert (note["stream"], note["lost_lines"], note["lost_bytes"]) == ("corral", 0, 0)
@@ -536,8 +539,95 @@ def test_without_a_new_line_a_killed_daemons_gap_is_told_once(tmp_path: Path) ->
     clean.close()
 
 
+def test_a_killed_daemons_gap_is_told_of_the_living_alone_and_also_of_those_that_were_silent(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        logs = LogStore(tmp_path)
+        writers = [writer_of(logs, f"echo-{number}") for number in range(3)]
+        pipes = [os.pipe() for _ in writers]
+        captures: list[Capture] = []
+        for writer, (reader, _) in zip(writers, pipes, strict=True):
+            writer.begin()
+            captures.append(Capture(reader, writer.stream("stderr")))
+        ended, printing, silent = captures
+        for capture, (_, end) in zip((ended, printing), pipes, strict=False):
+            os.write(end, b"whole\n")
+            capture.catch_up()
+        os.close(pipes[0][1])
+        assert await ended.drain(BOUND_S)
+        writers[2].begin()  # its next life, before the last words of the one before were read
+        os.close(pipes[2][1])
+        assert await silent.drain(BOUND_S)
+        again = LogStore(tmp_path, unclean=True)
+        for number in range(4):
+            writer_of(again, f"echo-{number}")
+        again.check()
+        told = {
+            str(record["worker"]) for record in await again.read() if record["stream"] == "corral"
+        }
+        assert told == {"echo-1", "echo-2"}
+        third = LogStore(tmp_path, unclean=True)
+        writer_of(third, "echo-1")
+        third.check()
+        assert len(await third.read(["echo-1"])) == 2  # it lived no more
+        for store in (logs, again, third):
+            store.close()
+        os.close(pipes[1][1])
+
+    run(test)
+
+
+def test_a_gap_that_a_killed_daemon_could_not_tell_is_possible_for_the_next(tmp_path: Path) -> None:
+    async def test() -> None:
+        logs = LogStore(tmp_path)
+        writer = writer_of(logs)
+        writer.begin()
+        path = tmp_path / "echo" / "echo-0.log"
+        path.mkdir(parents=True)  # nothing can be written
+        reader, end = os.pipe()
+        capture = Capture(reader, writer.stream("stderr"))
+        os.write(end, b"lost\n")
+        os.close(end)
+        await capture.drain(BOUND_S)
+        assert writer.lost_lines == 1
+        path.rmdir()
+        again = LogStore(tmp_path, unclean=True)
+        writer_of(again)
+        again.check()
+        assert [record["stream"] for record in await again.read()] == ["corral"]
+        again.close()
+        logs.close()
+
+    run(test)
+
+
+def test_pieces_of_a_line_become_one_and_what_was_cut_of_it_is_counted(logs: LogStore) -> None:
+    writer = writer_of(logs)
+    stream = writer.stream("stdout")
+    stream.line(b"before")
+    stream.line(b"x" * 50_000, ended=False)
+    stream.line(b"y" * 50_000, ended=False)
+    stream.line(b"")
+    stream.line(b"")
+    assert (writer.lost_lines, writer.lost_bytes) == (0, 0)
+    stream.line(b'{"head', ended=False)
+    stream.line(b"", cut_bytes=1_000)
+    stream.line(b"after")
+    records = read(logs)
+    assert [record["stream"] for record in records] == ["stdout"] * 4 + ["corral", "stdout"]
+    assert texts(records)[:4] == ["before", "x" * 50_000 + "y" * 50_000, "", '{"head']
+    assert (records[4]["lost_lines"], records[4]["lost_bytes"]) == (1, 1_000)
+    assert (writer.lost_lines, writer.lost_bytes) == (1, 1_000)
+    silent = writer_of(logs, "mute-0", keeps=False)
+    silent.stream("stdout").line(b"head", cut_bytes=5)
+    assert silent.lost_lines == 0
+
+
 def test_a_gap_is_told_although_the_kill_came_right_after_a_rotation(tmp_path: Path) -> None:
-    writer_of(LogStore(tmp_path)).stream("stdout").write(b"whole\n")
+    writer = writer_of(LogStore(tmp_path))
+    writer.begin()
+    writer.stream("stdout").write(b"whole\n")
     (tmp_path / "echo" / "echo-0.log").rename(tmp_path / "echo" / "echo-0.log.1")
     again = LogStore(tmp_path, unclean=True)
     writer_of(again).stream("stdout").write(b"next\n")

@@ -195,9 +195,9 @@ async def test_a_signal_to_stop_is_a_shutdown(number: signal.Signals) -> None:
 async def test_the_last_answer_is_whole_before_the_worker_leaves() -> None:
     async with WorkerPeer.of("sdk_async") as peer:
         await peer.initialize()
-        request_id = peer.start("long", 15 * MIB)
+        request_id = peer.start("long", 4 * MIB)
         peer.shut_down(BOUND_S)
-        assert await peer.output(request_id) == "x" * 15 * MIB
+        assert await peer.output(request_id) == "x" * 4 * MIB
         assert await peer.exit_status() == 0
 
 

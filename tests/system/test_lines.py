@@ -1,14 +1,17 @@
 """No line is lost, cut or repeated: the short form of tests/chaos/lines.py, with a seed that pytest shows."""
 
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from chaos.ledger import Life, Seen, Tally
+from chaos.ledger import OWN, PREFIX_BYTES, Life, Seen, Tally
 from chaos.lines import Course, NoMount, Verdict, ordeal
 from chaos.scribe import WIDTH, line
+from daemon_process import DaemonProcess
 
 
 def run(folder: Path, course: Course) -> Verdict:
@@ -20,7 +23,7 @@ def run(folder: Path, course: Course) -> Verdict:
 def test_every_line_is_read_back_once_and_whole_although_its_printer_is_killed(
     tmp_path: Path,
 ) -> None:
-    verdict = run(tmp_path, Course(megabytes=2, workers=3, kills=8))
+    verdict = run(tmp_path, Course(megabytes=1, workers=2, kills=5))
     assert verdict.wrong == []
     assert set(verdict.tallies) == {"files", "logs", "logs -f"}
     assert all(tally.wrong == 0 for tally in verdict.tallies.values())
@@ -29,7 +32,7 @@ def test_every_line_is_read_back_once_and_whole_although_its_printer_is_killed(
 
 def test_what_a_full_disk_swallows_is_what_log_and_status_say(tmp_path: Path) -> None:
     try:
-        verdict = run(tmp_path, Course(megabytes=2, workers=2, full_disk=True))
+        verdict = run(tmp_path, Course(megabytes=1, workers=2, full_disk=True))
     except NoMount as error:
         pytest.skip(f"no small disk for us: {error}")
     assert verdict.wrong == []
@@ -37,9 +40,53 @@ def test_what_a_full_disk_swallows_is_what_log_and_status_say(tmp_path: Path) ->
 
 
 def test_what_a_killed_daemon_takes_with_it_is_bounded_and_told(tmp_path: Path) -> None:
-    verdict = run(tmp_path, Course(megabytes=2, workers=2, kills=2, daemon_kills=2))
+    verdict = run(tmp_path, Course(megabytes=1, workers=2, kills=1, daemon_kills=2))
     assert verdict.wrong == []
     assert verdict.daemon_kills == 2
+
+
+TALKER = """
+import json, sys
+request = json.loads(sys.stdin.readline())
+hello = {"protocolVersion": "1", "name": "talker"}
+print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": hello}), flush=True)
+out = sys.stdout
+out.write("before\\n\\n  \\n" + "x" * 2**20 + "\\n")
+out.write('{"level": "' + "y" * 17 * 2**20 + "\\nafter\\n")
+out.flush()
+sys.stdin.readline()
+"""
+
+
+def test_what_is_printed_beside_the_protocol_is_kept_however_long_or_it_is_told_how_much_is_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "talker.py").write_text(TALKER)
+    config = f"""
+monitoring.max_log_file_bytes = "100MiB"
+[agents.talker]
+command = ["{sys.executable}", "-I", "{tmp_path / "talker.py"}"]
+"""
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", names=["talker"])
+    lines: list[bytes] = []
+    notes: list[dict[str, object]] = []
+    text = b""
+    (path,) = (tmp_path / "state" / "logs" / "talker").iterdir()
+    for each in path.read_bytes().split(b"\n")[:-1]:
+        if each[28:29] == OWN:
+            notes.append(msgspec.json.decode(each[PREFIX_BYTES:]))
+            continue
+        text += each[PREFIX_BYTES:]
+        if each[38:39] == b"F":
+            lines.append(text)
+            text = b""
+    assert lines[:3] == [b"before", b"", b"  "]
+    assert lines[3] == b"x" * 2**20
+    assert lines[4][:100] == b'{"level": "' + b"y" * 89
+    assert [*map(len, lines[4:])] == [4096, 5]
+    cut_bytes = 17 * 2**20 + len('{"level": "') - 4096
+    assert [(note["lost_lines"], note["lost_bytes"]) for note in notes] == [(1, cut_bytes)]
 
 
 # -- what is wrong would be seen
@@ -118,4 +165,4 @@ def test_a_daemon_that_was_killed_excuses_nothing_that_the_log_does_not_tell() -
     for number in range(30, COUNT):
         told.line(line(number)[:-1])
     assert judged(told, *lives) == Tally(struck=10)
-    assert judged(with_lines(*range(30, COUNT)), *lives) == Tally(struck=30)  # no log yet
+    assert judged(with_lines(*range(30, COUNT)), *lives) == Tally(lost=30)
