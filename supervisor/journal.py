@@ -137,9 +137,11 @@ class Journal:
 
     def _connected(self) -> socket.socket | None:
         if self._socket is None:
-            sock = socket.socket(
-                socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            )
+            kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            try:
+                sock = socket.socket(socket.AF_UNIX, kind)
+            except OSError:  # no descriptor is free
+                return None
             try:
                 with suppress(OSError):  # as much as there may be
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

@@ -7,9 +7,10 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import select
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -213,6 +214,28 @@ def test_nobody_who_listens_is_away_until_somebody_does(tmp_path: Path) -> None:
     journald.close()
     assert journal.send({"MESSAGE": "lost"}) is Outcome.AWAY
     journal.close()
+
+
+def test_without_a_free_descriptor_it_is_away_until_there_is_one(
+    journald: Journald, journal: Journal
+) -> None:
+    for size in (1, MIB):
+        with no_free_descriptor():
+            assert journal.send({"MESSAGE": b"x" * size}) is Outcome.AWAY
+        assert journal.send({"MESSAGE": b"y" * size}) is Outcome.SENT
+    assert [entry["MESSAGE"][:1] for entry in journald.entries()] == [b"y", b"y"]
+
+
+@contextlib.contextmanager
+def no_free_descriptor() -> Generator[None, None, None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("was_full", [False, True])
