@@ -54,7 +54,8 @@ class Forwarding:
         self._close_s = close_s
         self._journal = Journal(path)
         self._is_wanted = False
-        self._follower: Follower | None = None
+        self._follower: _Following | None = None
+        self._closing: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._stalled_at: float | None = None
         self._is_degraded = False
@@ -75,15 +76,28 @@ class Forwarding:
         return self._is_degraded
 
     def want(self, wanted: bool) -> None:
-        """Starts with what is written from now on, or ends after what was written until now."""
+        """Starts with what is written from now on, or ends after what was written until now.
+
+        Who wants it again before it has ended misses nothing of what is written meanwhile.
+        """
         self._is_wanted = wanted
-        if wanted and self._task is None:
-            self._follower = Follower(Wanted())
+        if not wanted:
+            self._end()
+            self._recover()  # what nobody wants is nobody's trouble
+        elif self._task is None:
+            self._follower = _Following(Wanted())
             self._task = asyncio.create_task(self._run(self._follower), name="forwarding")
             self._task.add_done_callback(self._ended)
-        elif not wanted and self._follower is not None and self._task is not None:
+        elif self._closing is not None and self._follower is not None:
+            self._closing.cancel()
+            self._closing = None
+            self._follower.resume()
+
+    def _end(self) -> None:
+        if self._follower is not None and self._task is not None and self._closing is None:
             self._follower.end()
-            asyncio.get_running_loop().call_later(self._close_s, self._task.cancel)
+            loop = asyncio.get_running_loop()
+            self._closing = loop.call_later(self._close_s, self._task.cancel)
 
     async def placed(self) -> bool:
         """Waits until nothing that is written from then on is missed; False where that takes too long."""
@@ -98,7 +112,8 @@ class Forwarding:
 
     async def close(self) -> None:
         """Ends when the last line was sent, or after `close_s`."""
-        self.want(False)
+        self._is_wanted = False
+        self._end()
         if self._task is not None:
             ending = self._task
             await asyncio.wait([ending])
@@ -109,9 +124,12 @@ class Forwarding:
         self._journal.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._task = self._follower = None
+        self._task = self._follower = self._stalled_at = None
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._is_degraded = True
+            self._is_degraded = self._is_wanted
             logger.error("cannot go on sending lines to the journal", exc_info=error)
         elif self._is_wanted:  # somebody has changed his mind meanwhile
             self.want(True)
@@ -137,6 +155,9 @@ class Forwarding:
             lost += skipped if isinstance(skipped, int) else 1  # how many is not known
         self.lost_lines += lost
         self._untold += lost
+        self._recover()
+
+    def _recover(self) -> None:
         if self._is_degraded:
             self._is_degraded = False
             self._tell("daemon.recovered", 0.0)
@@ -150,7 +171,7 @@ class Forwarding:
         loop = asyncio.get_running_loop()
         self._stalled_at = loop.time() if self._stalled_at is None else self._stalled_at
         stalled_s = loop.time() - self._stalled_at
-        if stalled_s > self._patience_s and not self._is_degraded:
+        if stalled_s > self._patience_s and self._is_wanted and not self._is_degraded:
             self._is_degraded = True
             self._tell("daemon.degraded", stalled_s)
         fd = self._journal.fd
@@ -168,6 +189,14 @@ class Forwarding:
             loop.remove_writer(fd)
         if not writable.is_set():
             self._journal.close()  # perhaps somebody else listens at that path by now
+
+
+class _Following(Follower):
+    """A follower that can be told to go on after all."""
+
+    def resume(self) -> None:
+        """Goes on, unless the following has ended already."""
+        self._is_ending = False
 
 
 def entry_of(record: Record) -> Fields:

@@ -451,3 +451,73 @@ def test_lines_wait_in_the_files_while_journald_is_away_and_come_with_it(
                 await sender.close()
 
     run(whole)
+
+
+def test_a_journald_that_never_read_is_no_trouble_any_more_once_no_lines_are_wanted_there(
+    tmp_path: Path, journald: Journald
+) -> None:
+    async def whole() -> None:
+        sender = Sender(tmp_path, journald.path, patience_s=0.01, close_s=0.01)
+        with sender.bus.subscribe(["daemon.*"]) as told:
+            await sender.start()
+            stream = writer_of(sender.logs).stream("stdout")
+            for number in range(10_000):
+                stream.write(b"%d\n" % number)
+            try:
+                (event,) = await told.next_batch()
+                assert event.type == "daemon.degraded"
+                sender.forwarding.want(False)
+                (event,) = await told.next_batch()
+                assert (event.type, event.fields["part"]) == ("daemon.recovered", "journal")
+                assert not sender.forwarding.is_degraded
+            finally:
+                await sender.close()
+
+    run(whole)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 5])
+def test_what_is_written_after_off_and_on_again_is_sent(
+    turns: int, tmp_path: Path, journald: Journald
+) -> None:
+    async def test(sender: Sender) -> None:
+        workers = [f"echo-{number}" for number in range(5)]
+        streams = [writer_of(sender.logs, worker).stream("stdout") for worker in workers]
+        sender.forwarding.want(False)
+        sender.forwarding.want(True)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for stream in streams:
+            stream.write(b"x\n")
+        entries = await journald.take(len(workers))
+        assert {entry["CORRAL_WORKER"].decode() for entry in entries} == {*workers}
+
+    forwarded(tmp_path, journald, test)
+
+
+def test_lines_that_journald_has_not_taken_yet_survive_off_and_on_again(
+    tmp_path: Path, journald: Journald
+) -> None:
+    count = 2_000
+
+    async def whole() -> None:
+        sender = Sender(tmp_path, journald.path, patience_s=0.01, close_s=0.05)
+        with sender.bus.subscribe(["daemon.*"]) as told:
+            await sender.start()
+            stream = writer_of(sender.logs).stream("stdout")
+            for number in range(count):
+                stream.write(b"%d\n" % number)
+            try:
+                await told.next_batch()  # it waits
+                sender.forwarding.want(False)
+                sender.forwarding.want(True)
+                (event,) = await told.next_batch()
+                assert event.type == "daemon.recovered"
+                (event,) = await told.next_batch()
+                assert event.type == "daemon.degraded"
+                entries = await journald.take(count)
+                assert [int(entry["MESSAGE"]) for entry in entries] == list(range(count))
+            finally:
+                await sender.close()
+
+    run(whole)
