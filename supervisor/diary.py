@@ -285,9 +285,11 @@ class _Outlet:
         self._fd = fd
         self._own_fd = -1
         self._socket: socket.socket | None = None
+        self._is_file = True
         try:
             mode = os.fstat(fd).st_mode
         except OSError:
+            self._fd = -1  # its number may become that of another file
             return
         self._is_file = stat.S_ISREG(mode)
         if stat.S_ISSOCK(mode):

@@ -235,6 +235,13 @@ def test_a_reader_that_has_gone_costs_the_entries_alone(pipe: Pipe) -> None:
         assert diary.lost == 3
 
 
+def test_a_descriptor_that_was_closed_costs_the_entries_alone(pipe: Pipe) -> None:
+    os.close(pipe.writing)
+    with kept(Diary(fd=pipe.writing)) as diary:
+        logger.info("lost")
+        assert diary.lost == 1
+
+
 # -- the daemon's
 
 
