@@ -2,7 +2,7 @@
 
 Callers use `logging` and give facts for programs by `extra={"fields": {…}}`; those of a CorralError that is logged come
 by themselves. Nothing here ever waits for a reader: what cannot be written now waits in a bounded queue, what does not
-fit is counted, and the log says so when it is read again. A stderr that is closed costs its entries and nothing else.
+fit is counted, and the log says so when it can be written again. A stderr that is closed costs its entries and nothing else.
 """
 
 import asyncio
@@ -172,7 +172,8 @@ class Handler(logging.Handler):
         self.lost = 0
         self._untold = 0
         self._sink = sink
-        self._queue: deque[tuple[object, int]] = deque()
+        self._queue: deque[tuple[object, int, int]] = deque()
+        """Entries, their sizes, and how many lost ones they tell of."""
         self._queued_bytes = 0
 
     @property
@@ -216,24 +217,27 @@ class Handler(logging.Handler):
         self._sink.close()
         super().close()
 
-    def _put(self, entry: object, size: int) -> None:
-        self._queue.append((entry, size))
+    def _put(self, entry: object, size: int, tells: int = 0) -> None:
+        self._queue.append((entry, size, tells))
         self._queued_bytes += size
 
     def _pump(self) -> None:
-        while self._queue or self._untold:
+        is_broken = False
+        while self._queue or (self._untold and not is_broken):
             if not self._queue:
-                text = f"{self._untold} entries of this log were lost: nobody read them"
-                self._untold = 0
-                self._put(*self._sink.render(_record("warning", text)))
-            entry, size = self._queue[0]
+                count, self._untold = self._untold, 0
+                text = f"{count} entries of this log were lost: they could not be written"
+                self._put(*self._sink.render(_record("warning", text)), count)
+            entry, size, tells = self._queue[0]
             try:
                 left = self._sink.write(entry)
             except OSError:
-                self.lost += 1
                 left = None
+                is_broken = True
+                self.lost += not tells
+                self._untold += tells or 1
             if left is not None:
-                self._queue[0] = left, size
+                self._queue[0] = left, size, tells
                 return
             self._queue.popleft()
             self._queued_bytes -= size
@@ -253,6 +257,10 @@ class _StderrSink:
         self._outlet = outlet
         self._form = form
         self._with_priority = with_priority
+        self._is_at_start = True
+        """Whether what comes next begins a line."""
+        self._has_rest = False
+        """Whether what comes next is the rest of an entry."""
 
     def render(self, record: logging.LogRecord) -> tuple[object, int]:
         line = json_line(record) if self._form == "json" else text_lines(record)
@@ -264,11 +272,17 @@ class _StderrSink:
 
     def write(self, entry: object) -> object | None:
         assert isinstance(entry, bytes), "render has made it"
+        if not (self._is_at_start or self._has_rest):
+            entry = b"\n" + entry  # only a part of the one before could be written
+        self._has_rest = False
         while entry:
             try:
-                entry = entry[self._outlet.write(entry) :]
+                count = self._outlet.write(entry)
             except BlockingIOError:
+                self._has_rest = True
                 return entry
+            self._is_at_start = entry[count - 1 : count] == b"\n"
+            entry = entry[count:]
         return None
 
     def wait(self, timeout_s: float) -> None:

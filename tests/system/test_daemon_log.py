@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import resource
 import select
 import socket
 import subprocess
@@ -240,6 +241,34 @@ def test_a_descriptor_that_was_closed_costs_the_entries_alone(pipe: Pipe) -> Non
     with kept(Diary(fd=pipe.writing)) as diary:
         logger.info("lost")
         assert diary.lost == 1
+
+
+def test_a_full_disk_costs_whole_entries_and_is_told_of_when_there_is_room(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with open(path, "ab", buffering=0) as file, kept(Diary(fd=file.fileno())) as diary:
+        logger.info("first")
+        with no_room_beyond(path.stat().st_size + 20):
+            logger.info("cut")
+            logger.info("lost")
+            assert diary.lost == 2
+        diary.flush()
+        logger.info("last")
+    first, cut, told, last = path.read_text().splitlines()
+    assert len(cut) == 20
+    assert all(TEXT.match(line) for line in (first, told, last))
+    assert "2 entries" in told
+    assert (first.endswith(" first"), last.endswith(" last")) == (True, True)
+
+
+@contextlib.contextmanager
+def no_room_beyond(size: int) -> Generator[None, None, None]:
+    """A limit for files, which ends a write as a full disk does: a part, then an error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # -- the daemon's
