@@ -10,12 +10,14 @@ import contextlib
 import json
 import logging
 import os
+import re
 import select
 import socket
 import stat
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping
+from itertools import islice
 from typing import Literal, Protocol, TypeVar
 
 from ..worker.errors import CorralError
@@ -29,6 +31,11 @@ QUEUE_BYTES = 1024 * 1024
 TEXT_LIMIT = 16 * 1024
 VALUE_LIMIT = 4 * 1024
 """Characters: of a whole entry, without its traceback, and of one fact."""
+DATA_LIMIT = 32
+NAME_LIMIT = 64
+"""Facts that an error may bring, and characters of their names."""
+TRACEBACK_LIMIT = 32 * 1024
+"""Characters of a traceback; what is too much is left out of its middle."""
 CLOSE_S = 1.0
 """How long the last entries may take."""
 BEHIND_S, IDLE_S = 0.05, 1.0
@@ -39,6 +46,7 @@ HIDDEN_DEPTH = 8
 
 T = TypeVar("T")
 
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.-]|^$")
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _CONTROL |= {
     ord("\n"): "\\n",
@@ -431,7 +439,10 @@ def facts_of(record: logging.LogRecord) -> dict[str, object]:
         errors.append(record.exc_info[1])
     for error in errors:
         if isinstance(error, CorralError):
-            facts |= {**error.data, "error": error.name, "code": error.code}
+            # Of errors that a worker or a server has answered, the data is whatever it likes.
+            for key in islice(error.data, DATA_LIMIT):
+                facts[_NO_NAME.sub("_", key[:NAME_LIMIT])] = error.data[key]
+            facts |= {"error": error.name, "code": error.code}
     given: object = getattr(record, "fields", None)
     if isinstance(given, Mapping):
         facts |= {str(key): value for key, value in given.items()}
@@ -443,6 +454,8 @@ def traceback_of(record: logging.LogRecord) -> str:
     if not record.exc_info:
         return ""
     text = logging.Formatter().formatException(record.exc_info)
+    if len(text) > TRACEBACK_LIMIT:
+        text = f"{text[: TRACEBACK_LIMIT // 2]}…\n…{text[-TRACEBACK_LIMIT // 2 :]}"
     return "\n".join(line.translate(_CONTROL) for line in text.split("\n"))
 
 

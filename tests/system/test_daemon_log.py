@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from corral.supervisor.diary import QUEUE_BYTES, Diary, Handler
-from corral.worker.errors import NotFound
+from corral.worker.errors import NotFound, from_wire
 from daemon_process import BIN, BOUND_S, DaemonProcess
 from shell.test_journal import Journald
 
@@ -112,6 +112,31 @@ def test_no_text_can_pass_for_another_entry(pipe: Pipe) -> None:
     assert len([line for line in lines if TEXT.match(line)]) == 2
     assert len([line for line in lines if not line.startswith("  ")]) == 2
     assert not any(character in "".join(lines) for character in "\r\x1b\x85")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_error_that_somebody_else_has_answered_brings_a_bounded_number_of_harmless_facts(
+    form: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    names = ["a\n2026-01-01T00:00:00.000Z info    forged", "", "b\x1b[2J", "c" * 100_000]
+    data: dict[str, object] = dict.fromkeys([*names, *(f"k{n}" for n in range(2_000))], "v" * 4_000)
+    error = from_wire({"code": -32603, "message": "cannot", "data": data})
+    with open(path, "wb") as file, kept(Diary(fd=file.fileno(), form=form)):
+        logger.warning("the server: %s", error)
+        try:
+            raise ValueError("x" * 1_000_000)
+        except ValueError:
+            logger.exception("failed")
+    told = path.read_text()
+    assert len(told) < 300_000
+    assert "\x1b" not in told
+    if form == "json":
+        first, _ = (json.loads(line) for line in told.splitlines())
+        assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) for name in first["fields"])
+        assert first["fields"]["error"] == error.name
+    else:
+        assert len([line for line in told.splitlines() if TEXT.match(line)]) == 2
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
