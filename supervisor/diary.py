@@ -44,6 +44,9 @@ STDERR = 2
 HIDDEN_DEPTH = 8
 """An environment is nowhere deeper in the params of a method."""
 
+ENVIRONMENTS = frozenset({"environment", "env"})
+"""Keys of environments, and of what is refused where somebody means one."""
+
 T = TypeVar("T")
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]|^$")
@@ -135,17 +138,19 @@ async def told(
 
 
 def without_values(value: object, depth: int = HIDDEN_DEPTH) -> object:
-    """Params as the log may show them: of environments the names alone."""
+    """Params as the log may show them: of environments the names alone, whatever their shape."""
     if isinstance(value, Mapping) and depth:
         return {
-            key: dict.fromkeys(inner, "…")
-            if key == "environment" and isinstance(inner, Mapping)
-            else without_values(inner, depth - 1)
+            key: _names_alone(inner) if key in ENVIRONMENTS else without_values(inner, depth - 1)
             for key, inner in value.items()
         }
     if isinstance(value, list) and depth:
         return [without_values(each, depth - 1) for each in value]
     return value
+
+
+def _names_alone(value: object) -> object:
+    return dict.fromkeys(value, "…") if isinstance(value, Mapping) else "…"
 
 
 class _Sink(Protocol):

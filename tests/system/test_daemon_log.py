@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from corral.supervisor.diary import QUEUE_BYTES, Diary, Handler
-from corral.worker.errors import NotFound, from_wire
+from corral.worker.errors import InvalidParams, NotFound, from_wire
 from daemon_process import BIN, BOUND_S, DaemonProcess
 from shell.test_journal import Journald
 
@@ -388,6 +388,21 @@ def test_at_debug_each_operation_shows_and_nothing_of_an_environment(daemon: Dae
     log = daemon.log.read_text()
     assert "never-shown" not in log
     assert "TOKEN" in log
+
+
+@pytest.mark.parametrize("key", ["environment", "env"])
+@pytest.mark.parametrize(
+    "value", [["TOKEN=never-shown"], "TOKEN=never-shown", {"TOKEN": ["never-shown"]}]
+)
+def test_what_is_refused_as_an_environment_is_not_shown_at_debug_either(
+    key: str, value: object, daemon: DaemonProcess
+) -> None:
+    daemon.call("daemon.log_level", level="debug")
+    for place in ({key: value}, {"process": {key: value}}):
+        with pytest.raises(InvalidParams):
+            daemon.call("agent.add", name="new", spec={"command": ["true"], **place})
+    daemon.call("daemon.log_level", level="info")
+    assert "never-shown" not in daemon.log.read_text()
 
 
 def operate(daemon: DaemonProcess) -> None:
