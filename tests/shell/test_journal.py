@@ -290,7 +290,7 @@ def forwarded(
     tmp_path: Path, journald: Journald, test: Callable[[Sender], Awaitable[None]]
 ) -> None:
     async def whole() -> None:
-        sender = Sender(tmp_path, journald.path)
+        sender = Sender(tmp_path, journald.path, close_s=BOUND_S)
         await sender.start()
         try:
             await test(sender)
