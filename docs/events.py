@@ -56,7 +56,8 @@ FOREIGN = """
 ## Types of agents and people
 
 Everything else is published by agents and by `corral events publish`. A type is up to 128 characters: words of `A-Z a-z 0-9 _ -`, joined
-by dots. Reserved as a first word: {reserved}. `data` is any JSON of at most 1 MiB.
+by dots. Reserved as a first word: {reserved}. `data` is any JSON of at most 1 MiB, nested at most some
+800 deep.
 
 | field | is |
 |---|---|

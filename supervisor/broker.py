@@ -24,6 +24,9 @@ from .spec import Events
 MAX_DATA_BYTES = 1024 * 1024
 """The longest data of one event, as JSON."""
 
+SPARE_DEPTH = 100
+"""How much deeper than the deepest data everything around it may nest, here and at whoever reads it."""
+
 DAEMON = "corrald"
 """Who publishes the daemon's own events, as subscribers are told."""
 
@@ -74,7 +77,7 @@ class Broker:
         """Publishes a worker's event and returns its number.
 
         Raises:
-            InvalidParams: it is no type, or the data is too long.
+            InvalidParams: it is no type, or the data is too long or nested too deep.
             PermissionDenied: the type is the daemon's.
             Overloaded: the worker publishes too fast.
         """
@@ -135,7 +138,14 @@ class Broker:
                 value=per_s,
                 retry_after_s=round(wait_s, 3),
             )
-        size_bytes = len(codec.encode(data))
+        try:
+            size_bytes = len(codec.encode(_nested(data))) - 2 * SPARE_DEPTH
+        except (
+            ValueError
+        ) as error:  # it was read, but in the store and in answers it would nest deeper
+            raise InvalidParams(
+                f'cannot publish "{event_type}": its data is nested too deep', key="data"
+            ) from error
         if size_bytes > MAX_DATA_BYTES:
             raise InvalidParams(
                 f'cannot publish "{event_type}": {size_bytes} bytes of data are more than {MAX_DATA_BYTES}',
@@ -185,6 +195,12 @@ class Broker:
         for keeper in list(self._hearings):
             self._end(keeper)
         await asyncio.gather(*forwardings, return_exceptions=True)
+
+
+def _nested(data: object) -> object:
+    for _ in range(SPARE_DEPTH):
+        data = [data]
+    return data
 
 
 def _shown(keeper: Keeper, event: Event) -> object:

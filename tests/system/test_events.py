@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,7 +15,14 @@ from typing import Any
 import pytest
 
 from corral.worker.client import Client
-from corral.worker.errors import Conflict, CorralError, InvalidParams, PermissionDenied, Unreachable
+from corral.worker.errors import (
+    Conflict,
+    CorralError,
+    InvalidParams,
+    ParseError,
+    PermissionDenied,
+    Unreachable,
+)
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 
 GOSSIP = f"""
@@ -171,6 +179,33 @@ def test_data_may_have_a_mebibyte_and_no_more(daemon: DaemonProcess) -> None:
     assert refusal.value.data["key"] == "data"
 
 
+def test_data_that_is_nested_too_deep_is_refused_and_what_is_taken_can_be_read_again(
+    daemon: DaemonProcess,
+) -> None:
+    # The deepest that can be read at all is too deep for the answers that it would be in.
+    begun = daemon.call("event.list")["newest"]
+    taken = 0
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(BOUND_S)
+        raw.connect(str(daemon.socket))
+        lines = raw.makefile("rb")
+        for depth in range(850, 1_010):
+            data = "[" * depth + "]" * depth
+            raw.sendall(
+                b'{"jsonrpc":"2.0","id":1,"method":"event.publish","params":'
+                b'{"type":"told.deep","data":%s}}\n' % data.encode()
+            )
+            answer = json.loads(lines.readline())
+            taken += "result" in answer
+            if "error" in answer:
+                assert answer["error"]["code"] in (InvalidParams.code, ParseError.code), answer
+    listed = daemon.call("event.list", since=begun, types=["told.deep"])["events"]
+    assert len(listed) == taken > 0
+    publish(daemon, "told.after")
+    heard = [each[0] for each in await_heard(daemon, "anna", "told.after")]
+    assert heard.count("told.deep") == taken
+
+
 def test_data_comes_from_a_file_from_stdin_or_not_at_all(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
@@ -322,7 +357,9 @@ def test_lines_that_cannot_be_written_are_told_of_and_then_counted(tmp_path: Pat
     program = (
         "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.01)"
     )
-    config = f"[agents.prints]\ncommand = ['python', '-c', {json.dumps(program)}]\nprotocol = 'none'\n"
+    config = (
+        f"[agents.prints]\ncommand = ['python', '-c', {json.dumps(program)}]\nprotocol = 'none'\n"
+    )
     with DaemonProcess(tmp_path, config) as daemon, daemon.client() as client:
         events = follow(client, types=["log.*"])
         folder = daemon.state_dir / "logs" / "prints"
