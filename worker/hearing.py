@@ -101,8 +101,17 @@ class _Ear:
     async def _give(self, event: Event) -> None:
         try:
             await self._call(self.hook.call, event)
-        except Exception as error:  # an author's hook may raise anything
+        except BaseException as error:  # an author's hook may raise anything, and call sys.exit
+            is_cancelled = isinstance(error, asyncio.CancelledError)
+            if isinstance(error, GeneratorExit) or (is_cancelled and _is_ending()):
+                raise
             say_traceback(error, f'{_name(self.hook)} failed for "{event.type}"')
+
+
+def _is_ending() -> bool:
+    """Whether it is the worker that ends the delivery, and not what a hook awaited that was cancelled."""
+    me = asyncio.current_task()
+    return me is None or me.cancelling() > 0
 
 
 def _name(hook: EventHook) -> str:

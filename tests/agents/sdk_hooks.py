@@ -1,5 +1,6 @@
 """An agent with every hook; the argument says whether they are async."""
 
+import asyncio
 import sys
 
 from corral.worker import Agent, Conflict, Event, Start, Task
@@ -63,6 +64,10 @@ def listen(event: Event) -> None:
     seen.append(list(event))
     if event.data == "raise":
         raise ValueError("a bad event")
+    if event.data == "exit":
+        sys.exit("a bad exit")
+    if event.data == "cancelled":
+        raise asyncio.CancelledError("a bad end")
 
 
 @agent.task

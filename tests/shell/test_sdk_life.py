@@ -277,6 +277,24 @@ async def test_events_are_subscribed_to_and_heard_in_order(kind: str, types: lis
         assert heard[1:] == [["build.x", data, "a", "now"] for data in ("raise", 2, 3)]
 
 
+@pytest.mark.parametrize("how", ["exit", "cancelled"])
+@pytest.mark.parametrize("kind", ["async", "sync"])
+@on_loop
+async def test_a_hook_that_exits_or_is_cancelled_ends_neither_the_worker_nor_its_hearing(
+    kind: str, how: str
+) -> None:
+    async with WorkerPeer.of("sdk_hooks", kind) as peer:
+        peer.answers["event/subscribe"] = lambda _: {}
+        await peer.initialize()
+        for data in (how, "next"):
+            peer.notify("event", {"type": "build.x", "data": data, "from": "a", "at": "now"})
+        await peer.hear_stderr("a bad e")
+        heard: list[object] = []
+        while len(heard) < 3:
+            heard = cast("list[object]", await peer.run())
+        assert heard[2] == ["build.x", "next", "a", "now"]
+
+
 @on_loop
 async def test_a_worker_is_subscribed_to_what_all_its_hooks_want_before_it_is_ready() -> None:
     async with WorkerPeer.of("gossip") as peer:
