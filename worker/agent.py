@@ -113,15 +113,17 @@ class Agent:
     def on_event(self, *args: object) -> object:
         """Called with each Event, one after the other; there may be several, each with its own types.
 
-        `@agent.on_event` gets all events, `@agent.on_event("build.*", "deploy.*")` those types. A `*` is
-        any text, dots included, `?` one character, `[ab]` one of these.
+        `@agent.on_event` gets all events, and so does `@agent.on_event()`; `@agent.on_event("build.*", "deploy.*")`
+        gets those types. A `*` is any text, dots included, `?` one character, `[ab]` one of these.
 
         Raises:
-            InvalidParams: the hooks have more than 64 types together.
+            InvalidParams: the hooks have more than 64 types together, or one is no string.
         """
         if len(args) == 1 and callable(args[0]):
             return self._subscribe(args[0], ("*",))
-        types = tuple(str(each) for each in args)
+        types = tuple(each for each in args or ("*",) if isinstance(each, str))
+        if len(types) < len(args):
+            raise InvalidParams(f"cannot subscribe to {args}: a type is a string", key="types")
         return lambda hook: self._subscribe(hook, types)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType, reportUnknownVariableType]  overloads type it
 
     def _subscribe(self, hook: Callable[[Event], object], types: tuple[str, ...]) -> object:

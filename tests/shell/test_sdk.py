@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -302,6 +303,14 @@ def test_the_hooks_of_an_agent_can_want_so_many_types_together() -> None:
     agent.on_event(*(f"type.{number}" for number in range(20, 64)))(print)
     with pytest.raises(InvalidParams):
         agent.on_event("one.more")(print)
+
+
+def test_a_hook_without_types_hears_all_and_what_is_no_type_is_refused() -> None:
+    agent = Agent("listens")
+    agent.on_event()(print)
+    assert [hook.types for hook in agent._hooks.on_event] == [("*",)]  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(InvalidParams):
+        agent.on_event(*cast("list[str]", [["build.*"]]))(print)
 
 
 def test_an_agent_that_does_not_run_can_tell_nobody() -> None:
