@@ -299,7 +299,8 @@ class Chronicle:
         floor = since or 0
         if n == 0:
             return until
-        if n is None and wanted.since_at is None:
+        # With a number there is no need to look for the time: a list that goes on would do it each time.
+        if n is None and (wanted.since_at is None or since is not None):
             return floor
         with suppress(Overloaded):  # then what is on disk has to do
             await self._store.write()

@@ -348,3 +348,14 @@ async def test_what_is_too_old_goes_in_slices_and_the_rest_stays(tmp_path: Path)
             await events.chronicle.expire(now + 50.0)  # also what is still remembered
         (told,) = await events.read(0)
         assert told["type"] == "events.expired"
+
+
+@on_loop
+async def test_a_list_that_goes_on_after_a_number_does_not_look_for_its_time_again(
+    tmp_path: Path,
+) -> None:
+    async with stream(tmp_path) as it:
+        seq = it.say()
+        await it.store.close()  # so that to look would fail
+        wanted = Wanted(since_s=0.0)
+        assert await it.chronicle.begin(wanted, newest=seq, since=0, n=None, until=seq) == 0
