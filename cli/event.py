@@ -138,6 +138,8 @@ def _follow(session: Session, params: Mapping[str, object], write: Write) -> Non
     except KeyboardInterrupt:
         return
     except Unreachable as error:
+        if last is None:  # it was never reached
+            raise
         raise Unreachable(
             f"{error.message}; go on with: corral events -f --since {last}",
             **{**error.data, "since": last},

@@ -476,6 +476,13 @@ def test_the_command_that_loses_the_daemon_tells_where_to_go_on(tmp_path: Path) 
             assert started["clean"] is False
 
 
+def test_who_never_reached_the_daemon_is_told_of_no_number_to_go_on_from(tmp_path: Path) -> None:
+    command = [str(BIN / "corral"), "--json", "--socket", str(tmp_path / "none"), "events", "-f"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S, check=False)
+    assert done.returncode == 6
+    assert "since" not in json.loads(done.stdout)["error"]["data"]
+
+
 def test_what_is_kept_of_the_past_follows_the_file(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, "events.max_publish_per_second = 0\n") as daemon:
         for number in range(40):
