@@ -10,6 +10,8 @@ from .render import duration, inner, inners, items, number, word
 from .session import ANSWER_S, Noun, Session, Verb, complete_agents, moment
 
 RECORDS_SHOWN = 100
+MOST_RECORDS = 10_000
+"""In one answer."""
 
 VERIFY_S = 600.0
 """How long a whole audit may take to be gone through: a slow disk reads it in a minute."""
@@ -42,7 +44,11 @@ def audit() -> None:
 
 @audit.command("list", cls=Verb)
 @click.option(
-    "-n", "count", type=click.IntRange(1), metavar="N", help="The last N records; default 100."
+    "-n",
+    "count",
+    type=click.IntRange(1, MOST_RECORDS),
+    metavar="N",
+    help="The last N records; default 100, with --since all of them.",
 )
 @click.option(
     "--since", metavar="N|T", help="After record number N, or not older than 5m or a time."
@@ -75,34 +81,41 @@ def list_(
     now = time.time()
     if until is not None:
         params["until_time"] = moment(until, "--until", now)
+    after = 0
     if since is not None and since.isdecimal():
-        params["since"] = int(since)
+        after = int(since)
     elif since is not None:
         params["since_time"] = moment(since, "--since", now)
-        if count is None:
-            params["since"] = 0  # all of them, page by page
-    _print_pages(session, params, count)
+    if since is None or count is not None:
+        _print_last(session, params, count or RECORDS_SHOWN, after)
+    else:
+        _print_pages(session, params, after)
 
 
-def _print_pages(session: Session, params: Mapping[str, object], count: int | None) -> None:
-    is_paged = "since" in params
-    left = count if count is not None else None if is_paged else RECORDS_SHOWN
-    following: object = params.get("since")
+def _print_last(session: Session, params: Mapping[str, object], count: int, after: int) -> None:
+    """Prints the newest records, of those after a number."""
+    found = session.call("audit.list", {**params, "n": count})
+    _print(
+        session, [each for each in inners(found, "records") if (number(each, "id") or 0) > after]
+    )
+
+
+def _print_pages(session: Session, params: Mapping[str, object], after: int) -> None:
+    """Prints all records after a number."""
+    following: object = after
     with session.connect() as connection:
-        while left is None or left > 0:
-            page = {**params, "n": min(left or 10_000, 10_000)}
-            if is_paged:
-                page["since"] = following
+        while following is not None:
+            page = {**params, "n": MOST_RECORDS, "since": following}
             found = render.as_record(connection.call("audit.list", page, timeout_s=ANSWER_S))
-            records = inners(found, "records")
-            if session.json:
-                session.print_ndjson(records)
-            elif records:
-                session.print_table(HEADER, map(_row, records), right=("ID", "TOOK"))
+            _print(session, inners(found, "records"))
             following = found.get("next")
-            left = None if left is None else left - len(records)
-            if not is_paged or following is None:
-                return
+
+
+def _print(session: Session, records: list[dict[str, object]]) -> None:
+    if session.json:
+        session.print_ndjson(records)
+    elif records:
+        session.print_table(HEADER, map(_row, records), right=("ID", "TOOK"))
 
 
 HEADER = ("ID", "TIME", "WHO", "ACTION", "ABOUT", "TOOK", "RESULT")

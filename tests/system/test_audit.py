@@ -353,6 +353,18 @@ def test_the_command_lists_verifies_and_says_by_its_status_whether_all_is_as_it_
     assert daemon.corral("audit", "verify", "--head", "nonsense").returncode == 2
 
 
+@pytest.mark.parametrize("since", ["1", "1h"])
+def test_a_count_means_the_last_ones_whatever_since_says(daemon: DaemonProcess, since: str) -> None:
+    for _ in range(3):
+        daemon.call("agent.reset", names=["plain"])
+    every = daemon.corral("audit", "--json", "--since", since).stdout.splitlines()
+    assert len(every) >= 3
+    last = daemon.corral("audit", "--json", "--since", since, "-n", "2").stdout.splitlines()
+    assert last == every[-2:]
+    newest = json.loads(every[-1])["id"]
+    assert daemon.corral("audit", "--since", str(newest), "-n", "2").stdout == ""
+
+
 def test_a_change_of_the_file_while_the_daemon_was_down_is_found(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["plain"], wait=False)
     daemon.call("agent.stop", names=["plain"])
