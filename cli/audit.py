@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 
 import click
+from click.shell_completion import CompletionItem
 
 from . import render
 from .render import duration, inner, inners, items, number, word
@@ -27,10 +28,18 @@ class _Audit(Noun):
         place = 0
         while place < len(args) and (args[place] in GLOBAL_OPTIONS or args[place] == "--socket"):
             place += 2 if args[place] == "--socket" else 1
+        if ctx.resilient_parsing and place >= len(args):
+            return super().parse_args(ctx, args)  # TAB offers the commands
         word = args[place] if place < len(args) else "-"
         if word.startswith("-") and word not in ctx.help_option_names:
             args = [*args[:place], "list", *args[place:]]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, or the options of `list`."""
+        if incomplete.startswith("-"):
+            return list_.shell_complete(ctx, incomplete)
+        return super().shell_complete(ctx, incomplete)
 
 
 @click.group(

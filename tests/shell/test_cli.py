@@ -1133,5 +1133,8 @@ def test_tab_completes_commands_and_the_daemons_names(world: World) -> None:
     assert completed(world, "corral sta") == {"status", "start"}
     assert completed(world, "corral show c") == {"crawler"}
     assert completed(world, "corral logs ") == {"echo", "crawler", "time"}
+    assert completed(world, "corral audit ") == {"list", "verify"}
+    assert completed(world, "corral audit --si") == {"--since"}
+    assert completed(world, "corral audit -n 5 --act") == {"--action"}
     world.daemon.die()
     assert completed(world, "corral show c") == set()
