@@ -8,7 +8,7 @@ from click.shell_completion import CompletionItem
 
 from . import render
 from .render import duration, inner, inners, items, number, word
-from .session import ANSWER_S, Noun, Session, Verb, complete_agents, moment
+from .session import ANSWER_S, Noun, Session, Verb, complete_agents, moment, place
 
 RECORDS_SHOWN = 100
 MOST_RECORDS = 10_000
@@ -90,11 +90,9 @@ def list_(
     now = time.time()
     if until is not None:
         params["until_time"] = moment(until, "--until", now)
-    after = 0
-    if since is not None and since.isdecimal():
-        after = int(since)
-    elif since is not None:
-        params["since_time"] = moment(since, "--since", now)
+    if since is not None:
+        params |= place(since, now)
+    after = int(str(params.pop("since", 0)))
     if since is None or count is not None:
         _print_last(session, params, count or RECORDS_SHOWN, after)
     else:

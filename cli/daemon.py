@@ -9,12 +9,13 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command("log-level", cls=Verb)
-@click.argument("level", required=False, type=click.Choice(LEVELS))
+@click.argument("level", required=False, metavar="[LEVEL]", type=click.Choice(LEVELS))
 @click.pass_obj
 def log_level(session: Session, level: str | None) -> None:
     """Show or set the level of the daemon's own log.
 
-    It holds until the next reload, which puts the file's in force again, and not over a restart.
+    LEVEL is debug, info, warning or error. It holds until the next reload, which puts that of the file in
+    force again, or until corrald ends.
     """
     if level is None:
         status = session.call("daemon.status", {"names": []})

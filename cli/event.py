@@ -15,13 +15,14 @@ from .session import (
     Session,
     complete_agents,
     json_value,
-    moment,
+    place,
     session_of,
     unknown_word,
 )
 
 EVENTS_SHOWN = 100
 EVENTS_BEFORE_FOLLOWING = 10
+MOST_EVENTS = 100_000
 EVENT_KEYS = frozenset({"seq", "at", "type", "agent", "worker", "incarnation"})
 
 TO_FOLLOW = frozenset({"subscribe", "follow", "listen", "watch", "tail"})
@@ -58,7 +59,7 @@ class _Events(Noun):
 @click.option(
     "-n",
     "count",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_EVENTS),
     metavar="N",
     help="The last N events; default 100, with -f 10.",
 )
@@ -89,10 +90,8 @@ def events(
     params: dict[str, object] = {key: value for key, value in only.items() if value is not None}
     if types:
         params["types"] = list(types)
-    if since is not None and since.isdecimal():
-        params["since"] = int(since)
-    elif since is not None:
-        params["since_time"] = moment(since, "--since", time.time())
+    if since is not None:
+        params |= place(since, time.time())
     if context.invoked_subcommand is not None:
         if params or follow or count is not None:
             raise click.UsageError(f"options do not go with {context.invoked_subcommand}")
@@ -185,7 +184,7 @@ def publish(session: Session, /, data: str | None, **arguments: Any) -> None:  #
     """
     params: dict[str, object] = {"type": arguments["type"]}
     if data is not None:
-        params["data"] = json_value(data, "JSON")
+        params["data"] = json_value(data, "data")
     published = session.call("event.publish", params)
     if session.json:
         session.print_json(published)

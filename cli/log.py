@@ -15,6 +15,7 @@ from .session import ANSWER_S, Session, Verb, complete_agents, moment
 LEVELS = ("debug", "info", "warning", "error", "critical")
 LINES_SHOWN = 100
 LINES_BEFORE_FOLLOWING = 10
+MOST_LINES = 1_000_000
 LOUD = {"warning": "yellow", "warn": "yellow", "error": "red", "critical": "red", "fatal": "red"}
 
 SEARCHES = {"grep", "level", "previous"}
@@ -29,7 +30,7 @@ Records = list[dict[str, object]]
 @click.option(
     "-n",
     "count",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_LINES),
     metavar="N",
     help="The last N lines; default 100, with -f 10.",
 )

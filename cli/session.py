@@ -21,6 +21,12 @@ from . import render
 ANSWER_S = 30.0
 """How long a question is waited for that the daemon answers from memory."""
 
+MOST_NUMBER = 2**63 - 1
+"""Of an event or a record, as SQLite has it."""
+
+END_OF_TIMES = 253_402_300_799.0
+"""The last second of the year 9999."""
+
 COMPLETION_S = 1.0
 """How long the shell's TAB may hang."""
 
@@ -288,7 +294,7 @@ def json_value(text: str, option: str) -> object:
             with open(text[1:], "rb") as file:
                 source = file.read().decode("utf-8")
     except OSError as error:
-        words = f"cannot read {option} from {text[1:]!r}: {(error.strerror or '').lower()}"
+        words = f'cannot read {option} from "{text[1:]}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, key=option, value=text) from error
     except UnicodeError as error:
         words = f"cannot read {option}: it is not UTF-8"
@@ -296,28 +302,46 @@ def json_value(text: str, option: str) -> object:
     try:
         return codec.decode(source.encode("utf-8"))
     except ValueError as error:
-        words = f"cannot read {option} as JSON: {error}"
+        shown = f'"{text}" ' if 0 < len(text) <= 40 else ""
+        words = f"cannot read {option} {shown}as JSON: {error}"
         raise InvalidParams(words, key=option, value=text) from error
 
 
-def moment(text: str, option: str, now: float) -> float:
+def place(text: str, now: float) -> dict[str, object]:
+    """The params that `--since` means: `since` for a number, `since_time` for what `moment` reads.
+
+    Raises:
+        InvalidParams: it is neither.
+    """
+    if not text.isdecimal():
+        return {"since_time": moment(text, "--since", now, "a number, 5m,")}
+    if len(text) > len(str(MOST_NUMBER)) or int(text) > MOST_NUMBER:
+        words = f'cannot read --since "{text}": no number is larger than {MOST_NUMBER}'
+        raise InvalidParams(words, key="--since", value=text)
+    return {"since": int(text)}
+
+
+def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:
     """Unix seconds from an RFC 3339 time, or from a duration such as `5m`: that long ago.
 
-    A time without a zone is UTC, as every time that corral prints.
+    A time without a zone is UTC, as every time that corral prints. What was before 1970 is 1970.
 
     Raises:
         InvalidParams: it is neither.
     """
     ago_s = duration_s(text)
     if ago_s is not None:
-        return now - ago_s
+        return max(0.0, now - ago_s)
     from datetime import UTC, datetime  # noqa: PLC0415 - start-up time: only for absolute times
 
     try:
         when = datetime.fromisoformat(text)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        at = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        return min(max(0.0, at), END_OF_TIMES)
     except (ValueError, OverflowError) as error:
-        words = f'cannot read {option} "{text}": write 5m, or a time such as 2026-01-31T12:00:00Z'
+        words = (
+            f'cannot read {option} "{text}": write {forms} or a time such as 2026-01-31T12:00:00Z'
+        )
         raise InvalidParams(words, key=option, value=text) from error
 
 

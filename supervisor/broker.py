@@ -115,7 +115,8 @@ class Broker:
         """Whether this may be published; returns the size of the data as JSON."""
         if not is_type(event_type):
             raise InvalidParams(
-                f'cannot publish "{event_type[:TYPE_CHARS]}": a type is words of A-Z a-z 0-9 _ -, joined by dots',
+                f'cannot publish "{event_type[:TYPE_CHARS]}": a type is words of A-Z a-z 0-9 _ -, joined by dots, '
+                f"{TYPE_CHARS} characters at most",
                 key="type",
                 value=event_type[:TYPE_CHARS],
                 limit=TYPE_CHARS,

@@ -280,7 +280,15 @@ WRONG = [
     "run a b --input @/nonexistent",
     "logs --since yesterday",
     "logs --stream stdin",
+    "logs -n 1000001",
     "events --since soon",
+    "events --since 99999999999999999999",
+    "events -n 100001",
+    "events publish a.b nonsense",
+    "audit --since soon",
+    "audit --since 99999999999999999999",
+    "audit -n 10001",
+    "log-level trace",
     "mcp call t --args []",
     "tasks --state odd",
     "completion cmd.exe",
@@ -964,6 +972,14 @@ def test_since_is_a_time_in_utc(world: World, since: str, expected: float) -> No
     assert world.corral("events", "--since", since).returncode == 0
     assert world.daemon.asked("log.read") == [{"since": expected}]
     assert world.daemon.asked("event.list") == [{"since_time": expected}]
+
+
+def test_a_time_that_is_too_early_or_too_late_is_the_earliest_or_the_latest(world: World) -> None:
+    world.script(log_read={"records": []})
+    until = "9999-12-31T23:59:59.9Z"
+    assert world.corral("logs", "--since", "99999999d", "--until", until).returncode == 0
+    (call,) = world.daemon.calls
+    assert (call[1]["since"], call[1]["until"]) == (0.0, 253_402_300_799.0)
 
 
 def test_since_is_a_duration_ago(world: World) -> None:
