@@ -58,6 +58,9 @@ MAX_MESSAGE = 300
 MAX_PARAMS_BYTES = 4096
 """Of JSON in a record; longer params are kept as their SHA-256."""
 
+MAX_DEPTH = 40
+"""Levels of params in a record: no table that is accepted has more, and looking at it must not end in the stack."""
+
 SECRET = "token|secret|password|passwd|api_?key|credential|authorization"
 """What is in the name of a key whose value is not shown."""
 
@@ -296,13 +299,17 @@ def _bounded(value: Mapping[str, object]) -> dict[str, object]:
     return codec.as_object(masked(value)) or {}
 
 
-def masked(value: object, key: str = "") -> object:
+def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
     """A JSON value without what looks like a secret: values of environments, and those under such names."""
+    if not depth and isinstance(value, dict | list):
+        return "***"
     if (table := codec.as_object(value)) is not None:
         hidden = key == "environment"
-        return {name: "***" if hidden else masked(each, name) for name, each in table.items()}
+        return {
+            name: "***" if hidden else masked(each, name, depth - 1) for name, each in table.items()
+        }
     if (items := codec.as_array(value)) is not None:
-        return [masked(each, key) for each in items]
+        return [masked(each, key, depth - 1) for each in items]
     return "***" if value is not None and re.search(SECRET, key, re.IGNORECASE) else value
 
 

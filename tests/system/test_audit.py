@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from corral.supervisor.methods import METHODS
-from corral.worker.errors import CorralError, NotFound, Overloaded
+from corral.worker.errors import CorralError, InvalidParams, NotFound, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CONFIG = f"""
@@ -143,6 +143,19 @@ def test_no_value_of_an_environment_and_no_secret_is_in_the_store(daemon: Daemon
     assert "api_key" in said
     assert "hunter2-a" not in said
     assert [letter for letter in "abcd" if f"hunter2-{letter}" in said] == []
+
+
+@pytest.mark.parametrize("depth", [30, 300, 700], ids=str)
+def test_params_of_any_depth_are_refused_and_recorded_like_others(
+    daemon: DaemonProcess, depth: int
+) -> None:
+    nested: object = "x"
+    for _ in range(depth):
+        nested = [nested]
+    with pytest.raises(InvalidParams):
+        daemon.call("agent.stop", names=["plain"], nested=nested)
+    (found,) = records(daemon, actions=["agent.stop"])
+    assert (found["result"], found["names"]) == ("InvalidParams", ["plain"])
 
 
 def test_long_params_are_kept_as_their_digest(daemon: DaemonProcess) -> None:
