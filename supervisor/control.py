@@ -22,10 +22,11 @@ from ..worker.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
+    NotFound,
     PermissionDenied,
 )
 from .agents import Agents
-from .audit import REFUSALS, Audit
+from .audit import Audit
 from .chain import digest
 from .diary import Diary, told, without_values
 from .forwarding import Forwarding
@@ -63,6 +64,10 @@ MAX_DEPTH = 40
 
 SECRET = "token|secret|password|passwd|api_?key|credential|authorization"
 """What is in the name of a key whose value is not shown."""
+
+UNDONE = (InvalidParams, NotFound, PermissionDenied)
+"""Errors of a method that say that nothing was done; others may come after a part of it was (a store that no longer
+takes what is stopped already, a start that somebody stopped): each of those has a record of its own."""
 
 RIGHTS: tuple[Permission, ...] = ("read", "operate", "admin")
 """Each includes those before it."""
@@ -224,7 +229,7 @@ class Control:
             result = await entry.serve(self, asked, caller)
         except CorralError as error:
             said = record(error.name, **_failure(error))
-            if not isinstance(error, REFUSALS) or self.audit.refuse(said, _whose(caller)):
+            if not isinstance(error, UNDONE) or self.audit.refuse(said, _whose(caller)):
                 await self.audit.keep(said)
             raise
         except (

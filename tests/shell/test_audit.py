@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import random
 import sqlite3
 import subprocess
@@ -20,9 +21,11 @@ from corral.supervisor import audit as audit_module
 from corral.supervisor import store as store_module
 from corral.supervisor.audit import Audit
 from corral.supervisor.chain import ROW_BYTES, Position, parse_position
+from corral.supervisor.control import Control, Method, Permission, Serve
 from corral.supervisor.spec import Audit as Keys
 from corral.supervisor.store import MIGRATIONS, Store
-from corral.worker.errors import Conflict, Overloaded
+from corral.worker.errors import Conflict, CorralError, Overloaded, ResourceLimitExceeded
+from corral.worker.schema import NoParams
 
 BOUND_S = 60.0
 
@@ -479,6 +482,7 @@ FULL_DISK = """
 import asyncio, resource, signal, sys
 from pathlib import Path
 from corral.supervisor.audit import Audit
+from corral.supervisor.control import Control, Method, Permission, Serve
 from corral.supervisor.spec import Audit as Keys
 from corral.supervisor.store import Store
 
@@ -541,6 +545,42 @@ def test_refusals_alike_are_one_record_and_one_with_their_number(path: Path) -> 
         assert len(records) == 2
 
     run(path, look)
+
+
+def control(audit: Audit, serve: Serve, *, permission: Permission = "operate") -> Control:
+    """A method table with one change, `test.change`, and nothing behind it."""
+    entry = Method("test.change", permission, NoParams, serve, "always")
+    none: Any = None  # the method asks for nothing
+    return Control(none, none, none, none, none, none, audit, none, {entry.name: entry})
+
+
+def caller(permission: Permission = "operate") -> Any:  # as much of a Caller as is looked at
+    return SimpleNamespace(name="test", permission=permission, who={"uid": 7, "pid": 8})
+
+
+async def stored(store: Store) -> list[object]:
+    """What is on disk at this moment."""
+    rows = await store.read("SELECT CAST(record AS TEXT) FROM audit ORDER BY id")
+    return [json.loads(str(row[0]))["result"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "error", [Conflict("x"), Overloaded("x"), ResourceLimitExceeded("x")], ids=lambda e: e.name
+)
+def test_a_change_that_may_be_done_in_part_has_a_record_before_the_answer_each_time(
+    path: Path, error: CorralError
+) -> None:
+    async def fail(*_: object) -> object:
+        raise error
+
+    async def test(audit: Audit, store: Store) -> None:
+        table = control(audit, fail)
+        for number in range(1, 4):
+            with pytest.raises(type(error)):
+                await table.call("test.change", {}, caller())
+            assert await stored(store) == [error.name] * number
+
+    run(path, test)
 
 
 def test_any_number_of_callers_who_are_refused_take_bounded_memory(path: Path) -> None:
