@@ -238,12 +238,17 @@ class WorkerService:
             raise
         started = time.monotonic()
         outcome = "cancelled"
+        has_reached = False
         try:
             result = await self.pool.call(name, arguments, allowed=allowed, timeout_s=timeout_s)
             outcome = "error" if result.get("isError") is True else "ok"
             return result
         except CorralError as error:
             outcome = error.name
+            has_reached = error.data.keys() >= {
+                "server",
+                "tool",
+            }  # its session says so, and it may have run
             raise
         finally:
             duration_s = round(time.monotonic() - started, 6)
@@ -258,12 +263,20 @@ class WorkerService:
                 outcome=outcome,
                 duration_s=duration_s,
             )
-            self._record(record, outcome, arguments)
+            self._record(record, outcome, arguments, has_reached=has_reached)
 
     def _record(
-        self, call: "_ToolCall", outcome: str, arguments: Mapping[str, object] | None = None
+        self,
+        call: "_ToolCall",
+        outcome: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        has_reached: bool = False,
     ) -> None:
-        """Has the audit keep a call that has ended; of its arguments the digest alone."""
+        """Has the audit keep a call that has ended; of its arguments the digest alone.
+
+        Only what no server has seen is a refusal, of which many alike are one record.
+        """
         assert self._audit is not None, "attach comes before the first call"
         record: dict[str, object] = {
             "at": call.at,
@@ -275,7 +288,7 @@ class WorkerService:
             "result": outcome,
             "duration_s": round(time.monotonic() - call.started, 6),
         }
-        if outcome in REFUSED:
+        if outcome in REFUSED and not has_reached:
             whose = call.who.get("agent") or call.who.get("uid")
             if self._audit.refuse(record, str(whose)):
                 self._audit.add(record)

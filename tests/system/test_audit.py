@@ -244,6 +244,18 @@ def test_a_tool_call_is_recorded_with_the_digest_of_its_arguments_and_without_th
     assert "hunter2" not in json.dumps(stored(daemon))
 
 
+def test_each_call_that_a_server_has_seen_is_a_record_also_where_it_says_no(
+    daemon: DaemonProcess,
+) -> None:
+    for number in range(3):
+        arguments = {"error": {"code": InvalidParams.code, "message": "no"}, "number": number}
+        with pytest.raises(InvalidParams):
+            daemon.call("mcp.call", name="odd__error", arguments=arguments)
+    found = records(daemon, actions=["mcp.call"])
+    assert [each["result"] for each in found] == ["InvalidParams"] * 3
+    assert len({each["arguments"]["sha256"] for each in found}) == 3
+
+
 def test_a_reload_by_signal_is_recorded_as_that(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         client.call("event.follow", {"types": ["config.reloaded"]}, timeout_s=BOUND_S)
