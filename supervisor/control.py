@@ -38,11 +38,11 @@ from .tasks import Tasks
 
 Permission = Literal["read", "operate", "admin"]
 
-Recorded = Literal["never", "always", "or-refused"]
+Recorded = Literal["never", "by-itself", "always", "or-refused"]
 """Whether a method changes the running set, so that the audit has a record of each call before it is answered.
 
 What gives the daemon less to do is done `always`, and its record follows when the store takes it; what
-gives it more is refused while no record can be stored.
+gives it more is refused while no record can be stored. What is recorded `by-itself` is a tool call.
 """
 
 logger = logging.getLogger(__name__)
@@ -201,9 +201,15 @@ class Control:
         entry = self.methods.get(name)
         if entry is None:
             raise MethodNotFound(f'cannot call "{name}": there is no such method', method=name)
-        if entry.recorded == "never" or params.get("dry_run") is True:
-            return await entry.serve(self, _asked(entry, params, caller), caller)
-        return await self._change(entry, params, caller)
+        is_dry = params.get("dry_run") is True and "dry_run" in entry.params.__struct_fields__
+        if entry.recorded in ("always", "or-refused") and not is_dry:
+            return await self._change(entry, params, caller)
+        try:
+            asked = _asked(entry, params, caller)
+        except CorralError as error:
+            self.note_refused(name, params, caller, error)
+            raise
+        return await entry.serve(self, asked, caller)
 
     async def _change(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
         """As `call`, for what the audit keeps: its record is durable before this returns or raises.
@@ -249,9 +255,11 @@ class Control:
     def note_refused(
         self, name: str, params: Mapping[str, object], caller: Caller, error: CorralError
     ) -> None:
-        """Records that a change was refused before anything was done, unless it was just before."""
+        """Records that a change or a tool call was refused before anything was done, unless it was just before."""
         entry = self.methods.get(name)
-        if entry is not None and entry.recorded != "never":
+        if entry is not None and entry.recorded == "by-itself":
+            self.service.note_refused(params.get("name"), caller.who, error)
+        elif entry is not None and entry.recorded != "never":
             record = {**_record(name, params, caller), "at": utc_now(), "result": error.name}
             record |= _failure(error)
             if self.audit.refuse(record, _whose(caller)):

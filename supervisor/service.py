@@ -265,6 +265,10 @@ class WorkerService:
             )
             self._record(record, outcome, arguments, has_reached=has_reached)
 
+    def note_refused(self, tool: object, who: Mapping[str, object], error: CorralError) -> None:
+        """Has the audit keep a tool call from outside that was refused before it was one."""
+        self._record(_ToolCall(str(tool)[:MAX_TOOL_NAME], who, None), error.name)
+
     def _record(
         self,
         call: "_ToolCall",

@@ -30,7 +30,7 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
     return {"tools": tools, "failures": refusals}
 
 
-@method("mcp.call", "operate", CallParams)
+@method("mcp.call", "operate", CallParams, recorded="by-itself")
 async def _call(control: Control, params: CallParams, caller: Caller) -> object:
     """Calls a tool and answers with MCP's result object."""
     return await control.service.call(

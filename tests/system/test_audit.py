@@ -123,7 +123,6 @@ def test_every_method_that_may_do_something_says_whether_it_is_recorded() -> Non
         "task.cancel",  # and so is a task
         "task.run",
         "task.submit",
-        "mcp.call",  # in another way: whoever calls a tool
     }
 
 
@@ -186,7 +185,10 @@ import json, socket, sys, time
 sock = socket.socket(socket.AF_UNIX)
 sock.connect(sys.argv[1])
 for method in sys.argv[2:]:
-    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"names": ["plain"]}}
+    params = {"names": ["plain"]} if method != "mcp.call" else {"name": "odd__echo", "arguments": {"a": "hunter2"}}
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "dry_run": True}}
+    if method == "agent.reset":
+        del request["params"]["dry_run"]
     sock.sendall(json.dumps(request).encode() + b"\\n")
     sock.recv(65536)
 print("done", flush=True)
@@ -217,6 +219,22 @@ def test_what_a_process_of_an_agent_asks_for_is_recorded_as_its_agents(
     assert len(found) == (1 if control == "none" else 3), "refusals are counted"
     assert found[0]["who"] == {"uid": os.getuid(), "pid": pid, "agent": "inside"}
     assert {r["action"] for r in records(daemon, name="inside")} == {"agent.add", "agent.reset"}
+
+
+@pytest.mark.parametrize("method", ["mcp.call", "agent.stop"])
+def test_what_a_worker_without_rights_is_refused_is_recorded_whatever_it_adds_to_the_call(
+    daemon: DaemonProcess, method: str
+) -> None:
+    command = [sys.executable, "-c", INSIDE, str(daemon.socket), method]
+    spec = {"command": command, "protocol": "none", "control": "read"}
+    daemon.call("agent.add", name="inside", spec=spec)
+    with daemon.client() as client:
+        client.call("log.follow", {"names": ["inside"], "n": 10}, timeout_s=BOUND_S)
+        next(client.notifications())
+    (found,) = records(daemon, actions=[method])
+    assert (found["result"], found["who"]["agent"]) == ("PermissionDenied", "inside")
+    assert found.get("tool") == (None if method == "agent.stop" else "odd__echo")
+    assert "hunter2" not in json.dumps(found)
 
 
 def test_a_tool_call_is_recorded_with_the_digest_of_its_arguments_and_without_them(
