@@ -62,8 +62,13 @@ MAX_PARAMS_BYTES = 4096
 MAX_DEPTH = 40
 """Levels of params in a record: no table that is accepted has more, and looking at it must not end in the stack."""
 
-SECRET = "token|secret|password|passwd|api_?key|credential|authorization"
+SECRET = (
+    "token|secret|password|passwd|passphrase|(api|access|private)_?key|credential|authorization"
+)
 """What is in the name of a key whose value is not shown."""
+
+HIDDEN = frozenset({"env", "environment", "headers"})
+"""Keys of which no value is shown, whatever shape somebody gave them: also of what is refused because of it."""
 
 UNDONE = (InvalidParams, NotFound, PermissionDenied)
 """Errors of a method that say that nothing was done; others may come after a part of it was (a store that no longer
@@ -317,13 +322,19 @@ def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
     if not depth and isinstance(value, dict | list):
         return "***"
     if (table := codec.as_object(value)) is not None:
-        hidden = key == "environment"
+        hidden = _hides(key)
         return {
             name: "***" if hidden else masked(each, name, depth - 1) for name, each in table.items()
         }
     if (items := codec.as_array(value)) is not None:
         return [masked(each, key, depth - 1) for each in items]
-    return "***" if value is not None and re.search(SECRET, key, re.IGNORECASE) else value
+    hides = _hides(key) or re.search(SECRET, key, re.IGNORECASE)
+    return "***" if value is not None and hides else value
+
+
+def _hides(key: str) -> bool:
+    """Whether it is a table of values that are nobody's business; `process.environment` is one as well."""
+    return key.rpartition(".")[2].lower() in HIDDEN
 
 
 def _failure(error: CorralError) -> dict[str, object]:

@@ -157,6 +157,28 @@ def test_params_of_any_depth_are_refused_and_recorded_like_others(
     assert (found["result"], found["names"]) == ("InvalidParams", ["plain"])
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"env": {"DATABASE_URL": "hunter2"}},
+        {"environment": ["DATABASE_URL=hunter2"]},
+        {"environment": "hunter2"},
+        {"process.environment": {"A": "hunter2"}},
+        {"headers": {"X-Auth": ["hunter2"]}},
+        {"config": {"private_key": "hunter2", "AccessKey": "hunter2"}},
+    ],
+    ids=["env", "a list", "a string", "dotted", "headers", "keys"],
+)
+def test_a_secret_that_stands_where_others_write_it_is_not_recorded(
+    daemon: DaemonProcess, spec: dict[str, object]
+) -> None:
+    with suppress(CorralError):
+        daemon.call("agent.add", name="x", spec={**SLEEPS, **spec}, start=False)
+    (found,) = [r for r in stored(daemon) if r["action"] == "agent.add"]
+    assert next(iter(spec)) in found["params"]["spec"]
+    assert "hunter2" not in json.dumps(found)
+
+
 def test_long_params_are_kept_as_their_digest(daemon: DaemonProcess) -> None:
     spec = {**SLEEPS, "command": ["sleep", "600", *["x" * 100] * 100]}
     params = {"name": "x", "spec": spec, "start": False}
