@@ -75,6 +75,9 @@ KINDS_PER_CALLER = 20
 CALLERS_LIMIT = 200
 """…and callers; what is beyond has one number for all."""
 
+REFUSALS_KEPT = 100
+"""Records that refusals of one caller may take before they are only counted; one more after each REPEAT_S."""
+
 SLICE_ROWS = 250
 """Rows that are looked at in one go: the loop and the reader's thread do something else in between."""
 
@@ -137,6 +140,7 @@ class _Repeats:
 
     kinds: dict[str, tuple[int, Record]] = field(default_factory=dict[str, tuple[int, Record]])
     more: int = 0
+    left: int = field(default_factory=lambda: REFUSALS_KEPT)
 
 
 def now() -> str:
@@ -188,8 +192,8 @@ class Audit:
 
     async def close(self) -> None:
         """Stores what waits, as far as the store takes it within KEEP_S; the rest goes to the daemon's log."""
-        self._tell_repeats()
         self._closing = True
+        self.tell_repeats()
         self._some.set()
         self._urgent.set()
         await asyncio.wait([self._writing], timeout=KEEP_S)
@@ -260,7 +264,7 @@ class Audit:
         Who asks in a loop neither pushes older records out of the audit nor keeps the store busy.
         """
         if self._window is None:
-            self._window = self._loop.call_later(REPEAT_S, self._tell_repeats)
+            self._window = self._loop.call_later(REPEAT_S, self.tell_repeats)
         if caller not in self._refusals and len(self._refusals) >= CALLERS_LIMIT:
             caller = ""
         repeats = self._refusals.setdefault(caller, _Repeats())
@@ -269,25 +273,33 @@ class Audit:
         if kind in repeats.kinds:
             count, _ = repeats.kinds[kind]
             repeats.kinds[kind] = (count + 1, record)
-        elif len(repeats.kinds) < KINDS_PER_CALLER and caller:
+        elif len(repeats.kinds) < KINDS_PER_CALLER and repeats.left and caller:
             repeats.kinds[kind] = (0, record)
+            repeats.left -= 1
             return True
         else:
             repeats.more += 1
         return False
 
-    def _tell_repeats(self) -> None:
-        """Ends the window."""
+    def tell_repeats(self) -> None:
+        """Ends the window in which refusals alike are one: adds their numbers."""
         if self._window is not None:
             self._window.cancel()
             self._window = None
         told, self._refusals = self._refusals, {}
         for caller, repeats in told.items():
             for count, record in repeats.kinds.values():
-                if count:
+                if count and repeats.left:
+                    repeats.left -= 1
                     self._enter({**record, "repeated": count})
+                else:
+                    repeats.more += count
             if repeats.more:
                 self._enter(own("audit.refusals", caller=caller, repeated=repeats.more))
+            if repeats.left + 1 < REFUSALS_KEPT and not self._closing:
+                self._refusals[caller] = _Repeats(left=repeats.left + 1)
+        if self._refusals:
+            self._window = self._loop.call_later(REPEAT_S, self.tell_repeats)
 
     def _enter(self, record: Record) -> _Waiting | None:
         """Queues a record; None where it is only counted."""

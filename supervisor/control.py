@@ -59,6 +59,11 @@ MAX_MESSAGE = 300
 MAX_PARAMS_BYTES = 4096
 """Of JSON in a record; longer params are kept as their SHA-256."""
 
+MAX_DENIED_NAMES = 5
+
+MAX_DENIED_BYTES = 512
+"""Names and JSON in the record of somebody who has no right to what he asks: it is not his to fill."""
+
 MAX_DEPTH = 40
 """Levels of params in a record: no table that is accepted has more, and looking at it must not end in the stack."""
 
@@ -267,6 +272,9 @@ class Control:
         elif entry is not None and entry.recorded != "never":
             record = {**_record(name, params, caller), "at": utc_now(), "result": error.name}
             record |= _failure(error)
+            if isinstance(error, PermissionDenied):
+                record["names"] = _names(params)[:MAX_DENIED_NAMES]
+                record["params"] = _bounded(params, MAX_DENIED_BYTES)
             if self.audit.refuse(record, _whose(caller)):
                 self.audit.add(record)
 
@@ -286,6 +294,8 @@ def _asked(entry: Method, params: Mapping[str, object], caller: Caller) -> Struc
 
 def _whose(caller: Caller) -> str:
     """Who may not flood the audit with refusals: an agent with all its workers, or a user with all programs."""
+    if caller.who.get("agent", "") is None:  # it has left its tree: not to be taken for its user
+        return "inside"
     return str(caller.who.get("agent") or caller.who.get("uid"))
 
 
@@ -309,10 +319,10 @@ def _names(params: Mapping[str, object]) -> list[object]:
     return [each[:MAX_NAME] for each in found[:NAMES_KEPT] if isinstance(each, str)]
 
 
-def _bounded(value: Mapping[str, object]) -> dict[str, object]:
+def _bounded(value: Mapping[str, object], limit: int = MAX_PARAMS_BYTES) -> dict[str, object]:
     """Params or a result as the audit may show them: without secrets, and as a digest where they are long."""
     sha256, size_bytes = digest(value)
-    if sha256 is None or size_bytes > MAX_PARAMS_BYTES:
+    if sha256 is None or size_bytes > limit:
         return {"sha256": sha256, "bytes": size_bytes}
     return codec.as_object(masked(value)) or {}
 

@@ -24,7 +24,13 @@ from corral.supervisor.chain import ROW_BYTES, Position, parse_position
 from corral.supervisor.control import Control, Method, Permission, Serve
 from corral.supervisor.spec import Audit as Keys
 from corral.supervisor.store import MIGRATIONS, Store
-from corral.worker.errors import Conflict, CorralError, Overloaded, ResourceLimitExceeded
+from corral.worker.errors import (
+    Conflict,
+    CorralError,
+    Overloaded,
+    PermissionDenied,
+    ResourceLimitExceeded,
+)
 from corral.worker.schema import NoParams
 
 BOUND_S = 60.0
@@ -545,6 +551,49 @@ def test_refusals_alike_are_one_record_and_one_with_their_number(path: Path) -> 
         assert len(records) == 2
 
     run(path, look)
+
+
+def test_who_is_refused_ever_new_things_for_long_takes_few_records_and_is_still_counted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "REFUSALS_KEPT", 30)
+    windows = 40
+
+    async def test(audit: Audit, store: Store) -> None:
+        for window in range(windows):
+            for number in range(20):
+                for _ in range(2):
+                    refusal = record(number, result="NotFound", names=[f"{window}-{number}"])
+                    if audit.refuse(refusal, "mallory"):
+                        audit.add(refusal)
+            audit.tell_repeats()
+
+    run(path, test)
+
+    async def look(audit: Audit, store: Store) -> None:
+        records, _ = await audit.page(10_000, lambda _: True)
+        own = [each for each in records if each["action"] == "audit.refusals"]
+        assert len(records) - len(own) <= 30 + windows
+        counted = sum(int(str(each["repeated"])) for each in records if "repeated" in each)
+        first = sum("repeated" not in each for each in records)
+        assert first + counted == windows * 40, "none is forgotten"
+
+    run(path, look)
+
+
+def test_the_record_of_whoever_has_no_right_is_short(path: Path) -> None:
+    async def never(*_: object) -> object:
+        raise AssertionError
+
+    async def test(audit: Audit, store: Store) -> None:
+        table = control(audit, never, permission="admin")
+        with pytest.raises(PermissionDenied):
+            await table.call("test.change", {"names": ["x" * 100] * 50}, caller())
+        await audit.settle()
+        ((size,),) = await store.read("SELECT length(record) FROM audit")
+        assert int(str(size)) < 4_096
+
+    run(path, test)
 
 
 def control(audit: Audit, serve: Serve, *, permission: Permission = "operate") -> Control:
