@@ -15,6 +15,7 @@ from ..worker.errors import (
     Conflict,
     InvalidParams,
     NotFound,
+    Overloaded,
     ResourceLimitExceeded,
     ShuttingDown,
     Timeout,
@@ -32,6 +33,9 @@ Exits: TypeAlias = Mapping[str, lifecycle.LastExit | None]
 
 STOP_MARGIN_S = 30.0
 """Beyond the grace period: a stop that takes longer meets a process that the kernel cannot end."""
+
+BRAKE_S = 2.0
+"""How long an emergency stop waits for the store: a disk that hangs must not keep its answer."""
 
 
 class Running:
@@ -507,8 +511,15 @@ class Running:
             keeper.forget()
             keeper.send(lifecycle.Halt("an emergency stop"))
         self.shared.bus.publish("daemon.emergency_stop", by=by, workers=killed)
-        async with self._braking:
-            await self._roster.pull(brake)
+        try:
+            async with asyncio.timeout(BRAKE_S), self._braking:
+                await self._roster.pull(brake)
+        except TimeoutError:
+            raise Overloaded(
+                "cannot keep the emergency stop for a new daemon: the store has not answered; all are killed",
+                reason="stalled",
+                retry_after_s=1.0,
+            ) from None
         await self._until_gone(keepers)
         return killed
 
