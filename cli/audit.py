@@ -1,7 +1,7 @@
 """`corral audit`: who did what, and whether the record of it is still what was written."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 from click.shell_completion import CompletionItem
@@ -55,7 +55,7 @@ def audit() -> None:
 @click.option(
     "-n",
     "count",
-    type=click.IntRange(1, MOST_RECORDS),
+    type=click.IntRange(0),
     metavar="N",
     help="The last N records; default 100, with --since all of them.",
 )
@@ -94,21 +94,30 @@ def list_(
         params |= place(since, now)
     after = int(str(params.pop("since", 0)))
     if since is None or count is not None:
-        _print_last(session, params, count or RECORDS_SHOWN, after)
+        _print_last(session, params, RECORDS_SHOWN if count is None else count, after)
     else:
-        _print_pages(session, params, after)
+        _print_all(session, params, after)
 
 
 def _print_last(session: Session, params: Mapping[str, object], count: int, after: int) -> None:
-    """Prints the newest records, of those after a number."""
-    found = session.call("audit.list", {**params, "n": count})
-    _print(
-        session, [each for each in inners(found, "records") if (number(each, "id") or 0) > after]
-    )
+    """Prints the newest records, of those after a number, when the oldest of them is there."""
+    newest: list[Sequence[Mapping[str, object]]] = []
+    before: dict[str, object] = {}
+    with session.connect() as connection:
+        while count > 0:
+            page = {**params, **before, "n": min(count, MOST_RECORDS)}
+            found = render.as_record(connection.call("audit.list", page, timeout_s=ANSWER_S))
+            records = inners(found, "records")
+            newest.append([each for each in records if (number(each, "id") or 0) > after])
+            count -= len(records)
+            if found.get("next") is None or len(newest[-1]) < len(records):
+                break
+            before = {"before": found["next"]}
+    _print(session, [record for records in reversed(newest) for record in records])
 
 
-def _print_pages(session: Session, params: Mapping[str, object], after: int) -> None:
-    """Prints all records after a number."""
+def _print_all(session: Session, params: Mapping[str, object], after: int) -> None:
+    """Prints each page of the records after a number as it comes."""
     following: object = after
     with session.connect() as connection:
         while following is not None:
@@ -118,7 +127,7 @@ def _print_pages(session: Session, params: Mapping[str, object], after: int) -> 
             following = found.get("next")
 
 
-def _print(session: Session, records: list[dict[str, object]]) -> None:
+def _print(session: Session, records: Sequence[Mapping[str, object]]) -> None:
     if session.json:
         session.print_ndjson(records)
     elif records:

@@ -81,6 +81,9 @@ REFUSALS_KEPT = 100
 SLICE_ROWS = 250
 """Rows that are looked at in one go: the loop and the reader's thread do something else in between."""
 
+LOOKED_ROWS = 20_000
+"""Rows that one page looks at: a question that few records answer must not take a client's whole patience."""
+
 PRUNE_ROWS = 1_000
 """Records that go in one transaction, for which other writes wait."""
 
@@ -385,11 +388,12 @@ class Audit:
         wanted: Callable[[Record], bool],
         *,
         after: int | None = None,
+        before: int | None = None,
     ) -> tuple[list[Record], int | None]:
-        """Records in their order: the newest `n` that are wanted, or those after a number; and where to go on.
+        """Records in their order: those after a number, else the newest (before a number); and where to go on.
 
-        With `after`, the second is the number after which there may be more, None at the end. Less than `n`
-        where they would be more than ANSWER_BYTES.
+        That is the next `after`, or without it the next `before`, None at the end. Less than `n` where they would be
+        more than ANSWER_BYTES, or where LOOKED_ROWS have not enough that are wanted.
 
         Raises:
             CorralError: the store cannot be read.
@@ -397,9 +401,13 @@ class Audit:
         await self.settle()
         forward = after is not None
         order = "id > ? ORDER BY id" if forward else "id < ? ORDER BY id DESC"
-        edge = after if after is not None else 2**63 - 1
+        edge = after if after is not None else 2**63 - 1 if before is None else before
         found: list[Record] = []
-        room = ANSWER_BYTES
+        room, looked = ANSWER_BYTES, 0
+
+        def page(following: int | None) -> tuple[list[Record], int | None]:
+            return (found if forward else found[::-1]), following
+
         while rows := await self._store.read(
             f"SELECT {COLUMNS} FROM audit WHERE {order} LIMIT ?", (edge, SLICE_ROWS)
         ):
@@ -409,12 +417,13 @@ class Audit:
                 if wanted(shown):
                     room -= len(record) + 200
                     if len(found) == n or (room < 0 and found):
-                        return (found, edge) if forward else (found[::-1], None)
+                        return page(edge)
                     found.append({"id": number, **shown, "hash": hash_.hex()})
                 edge = number
-            if len(found) == n and not forward:
-                break
-        return (found, None) if forward else (found[::-1], None)
+            looked += len(rows)
+            if looked >= LOOKED_ROWS or (len(found) == n and not forward):
+                return page(edge)
+        return page(None)
 
     async def chain(self) -> Chain:
         """Where the chain begins and ends.

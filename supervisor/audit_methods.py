@@ -48,9 +48,13 @@ def _is_about(record: Record, name: str) -> bool:
 
 @method("audit.list", "operate", AuditParams)
 async def _list(control: Control, params: AuditParams, _caller: Caller) -> object:
-    """Who did what, oldest first: the newest `n`, or with `since` those after that number, until `next`."""
+    """Who did what, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`."""
     n = RECORDS if params.n is None else params.n
-    records, following = await control.audit.page(n, _filter(params), after=params.since)
+    if params.since is not None and params.before is not None:
+        raise InvalidParams("cannot list from both ends: give since or before", key="before")
+    records, following = await control.audit.page(
+        n, _filter(params), after=params.since, before=params.before
+    )
     return {"records": records, "next": following}
 
 

@@ -369,12 +369,13 @@ class EventPublishParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuditParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which audit records: those after the number `since`, else the newest; all conditions have to hold.
+    """Which audit records: those after the number `since`, else the newest (`before` a number); all conditions have to hold.
 
     `actions` are globs of methods (`agent.*`, `mcp.call`), `name` an agent or a worker, times in seconds of the Unix epoch.
     """
 
     since: Sequence | None = None
+    before: Sequence | None = None
     since_time: Moment | None = None
     until_time: Moment | None = None
     n: Count | None = None

@@ -681,6 +681,29 @@ def test_a_page_is_bounded_in_bytes(path: Path, monkeypatch: pytest.MonkeyPatch)
     run(path, test)
 
 
+def test_a_question_that_few_records_answer_is_answered_page_by_page_in_both_directions(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "SLICE_ROWS", 10)
+    monkeypatch.setattr(audit_module, "LOOKED_ROWS", 50)
+
+    async def test(audit: Audit, store: Store) -> None:
+        await filled(audit, 400)
+        for edge, start in (("after", 0), ("before", None)):
+            seen: list[object] = []
+            pages, following = 0, start
+            while pages == 0 or following is not None:
+                records, following = await audit.page(
+                    5, lambda r: r["number"] in (3, 399), **{edge: following}
+                )
+                seen += [each["id"] for each in records]
+                pages += 1
+            assert sorted(map(str, seen)) == ["3", "399"]
+            assert pages >= 8, "none looks at all of them"
+
+    run(path, test)
+
+
 # -- long random lives
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from corral.supervisor.chain import append, encode
 from corral.supervisor.methods import METHODS
+from corral.supervisor.store import chain_hash
 from corral.worker.errors import CorralError, InvalidParams, NotFound, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -428,6 +430,19 @@ def test_a_count_means_the_last_ones_whatever_since_says(daemon: DaemonProcess, 
     assert last == every[-2:]
     newest = json.loads(every[-1])["id"]
     assert daemon.corral("audit", "--since", str(newest), "-n", "2").stdout == ""
+
+
+def test_the_command_lists_as_many_as_it_was_told(daemon: DaemonProcess) -> None:
+    assert daemon.stop() == 0
+    with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as file, file:
+        file.create_function("chain_hash", 3, chain_hash)
+        for number in range(10_100):
+            for statement in append(encode({"action": "test.done", "number": number})):
+                file.execute(*statement)
+    daemon.start()
+    done = daemon.corral("audit", "--json", "-n", "10050", "--action", "test.*")
+    numbers = [json.loads(line)["number"] for line in done.stdout.splitlines()]
+    assert numbers == list(range(50, 10_100))
 
 
 def test_a_change_of_the_file_while_the_daemon_was_down_is_found(daemon: DaemonProcess) -> None:
