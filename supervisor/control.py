@@ -248,14 +248,11 @@ class Control:
             if not isinstance(error, UNDONE) or self.audit.refuse(said, _whose(caller)):
                 await self.audit.keep(said)
             raise
-        except (
-            BaseException
-        ) as error:  # it hung up, or a defect of ours: who asked is known all the same
-            self.audit.add(
-                record(
-                    "Cancelled" if isinstance(error, asyncio.CancelledError) else "InternalError"
-                )
-            )
+        except asyncio.CancelledError:  # it hung up: nobody waits
+            self.audit.add(record("Cancelled"))
+            raise
+        except Exception:  # a defect of ours: what it has done by then is known all the same
+            await self.audit.keep(record("InternalError"))
             raise
         answer = codec.as_object(result) or {}
         facts = {key: answer[key] for key in entry.tells if key in answer}

@@ -613,6 +613,20 @@ async def stored(store: Store) -> list[object]:
     return [json.loads(str(row[0]))["result"] for row in rows]
 
 
+def test_a_change_that_ends_in_a_defect_of_ours_has_its_record_before_the_answer(
+    path: Path,
+) -> None:
+    async def fail(*_: object) -> object:
+        raise ZeroDivisionError
+
+    async def test(audit: Audit, store: Store) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await control(audit, fail).call("test.change", {}, caller())
+        assert await stored(store) == ["InternalError"]
+
+    run(path, test)
+
+
 @pytest.mark.parametrize(
     "error", [Conflict("x"), Overloaded("x"), ResourceLimitExceeded("x")], ids=lambda e: e.name
 )
