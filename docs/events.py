@@ -44,7 +44,7 @@ A list that is longer than one answer (8 MiB, or 1,000 events where `n` does not
 
 `--type`, `event.follow` and `event/subscribe` take globs: `*` is any text, **dots included**, so that `build.*` matches `build.done` and
 `build.linux.done`, and not `build`; `?` is one character; `[ab]` is one of these, `[!ab]` any other. The whole type has to match, and case
-counts. At most 64 globs of 256 characters.
+counts. At most 64 globs of 256 characters, 1,024 together.
 
 ## The daemon's own types
 

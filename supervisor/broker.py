@@ -10,6 +10,7 @@ slowly the oldest events go, and it is told how many.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ DAEMON = "corrald"
 
 OUTSIDE = "control"
 """Whoever publishes on the control socket: all together are held to the rate of one worker."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Meter:
@@ -238,3 +242,6 @@ async def _forward(keeper: Keeper, subscription: Subscription) -> None:
             await channel.drain()
     except CorralError:
         subscription.close()  # the worker is gone, or has been given up since it does not read
+    except Exception:
+        logger.exception("cannot tell %s what happens any more", keeper.id)
+        subscription.close()

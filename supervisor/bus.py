@@ -23,6 +23,8 @@ ROUTES_LIMIT = 1_000
 SUBSCRIPTIONS_LIMIT = 10_000
 PATTERNS_LIMIT = 64
 PATTERN_LIMIT_BYTES = 256
+PATTERNS_LIMIT_BYTES = 1_024
+"""Of all together: what it takes to understand them is time in which nobody else is served."""
 
 QUEUE_LIMIT = 1_000
 """Events that wait for one subscriber…"""
@@ -292,7 +294,7 @@ class Types:
     """Globs of event types, in the words of fnmatch(3): `*` is any text, dots included, `?` one character.
 
     Raises:
-        InvalidParams: too many globs, or one that is too long.
+        InvalidParams: too many globs, or too long ones.
     """
 
     def __init__(self, globs: Sequence[str]) -> None:
@@ -303,6 +305,10 @@ class Types:
             if len(glob) > PATTERN_LIMIT_BYTES:
                 text = f'cannot subscribe to "{glob[:32]}…": the pattern is too long'
                 raise InvalidParams(text, key="types", limit=PATTERN_LIMIT_BYTES, value=len(glob))
+        size = sum(map(len, globs))
+        if size > PATTERNS_LIMIT_BYTES:
+            text = f"cannot subscribe to patterns of {size} characters: the limit is {PATTERNS_LIMIT_BYTES}"
+            raise InvalidParams(text, key="types", limit=PATTERNS_LIMIT_BYTES, value=size)
         self._patterns = tuple(re.compile(fnmatch.translate(glob)) for glob in globs)
 
     def match(self, event_type: str) -> bool:

@@ -43,9 +43,9 @@ async def expire(
         reloaded.clear()
         kept = config()
         tasks_before = now - kept.defaults.tasks.result_retention
-        await logs.expire(now - kept.events.retention)
-        await audit.prune(now)
         try:
+            await logs.expire(now - kept.events.retention)
+            await audit.prune(now)
             await chronicle.expire(now - kept.events.retention)
             await store.write(
                 ("DELETE FROM task WHERE finished_at < ?", (tasks_before,)),
@@ -54,6 +54,8 @@ async def expire(
             )
         except CorralError as error:
             logger.warning("%s", error)
+        except Exception:
+            logger.exception("cannot remove what has expired; tried again in an hour")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXPIRY_S):
                 await reloaded.wait()

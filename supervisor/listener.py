@@ -25,6 +25,7 @@ from ..worker.channel import Channel
 from ..worker.errors import (
     Conflict,
     CorralError,
+    InternalError,
     InvalidParams,
     Overloaded,
     PermissionDenied,
@@ -471,6 +472,9 @@ class Connection(Channel):
             except CorralError as error:
                 if not self.is_closed:  # else it hung up, which is how following ends
                     self.close(error)
+            except Exception as error:
+                logger.exception("cannot go on following for %s", self.name)
+                self.close(InternalError(f"cannot go on: {type(error).__name__}"))
 
         task = asyncio.get_running_loop().create_task(run())
         self._following.add(task)

@@ -240,16 +240,16 @@ class Tasks(Struct, frozen=True, kw_only=True):
 class Events(Struct, frozen=True, kw_only=True):
     """`[events]`: how much of the past is kept, whichever bound is met first."""
 
-    retention: Seconds = 7 * DAY_S
-    max_bytes: Bytes = GIB
+    retention: PositiveSeconds = 7 * DAY_S
+    max_bytes: Annotated[Bytes, at_least(64 * KIB)] = GIB
     max_publish_per_second: Annotated[int, whole(0, 1_000_000)] = 1000
 
 
 class Audit(Struct, frozen=True, kw_only=True):
     """`[audit]`: how long it stays known who did what, whichever bound is met first."""
 
-    retention: Seconds = 90 * DAY_S
-    max_bytes: Bytes = 256 * MIB
+    retention: PositiveSeconds = 90 * DAY_S
+    max_bytes: Annotated[Bytes, at_least(64 * KIB)] = 256 * MIB
 
 
 class Recovery(Struct, frozen=True, kw_only=True):

@@ -482,6 +482,10 @@ def _end(pid: int, program: bytes) -> bool:
     return True
 
 
+def _leave(_signal: int, _frame: object) -> None:
+    sys.exit(1)  # not without unmounting
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line asks for; 1 when something was wrong."""
     parser = argparse.ArgumentParser(
@@ -495,7 +499,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1, help="how often each of the runs")
     parser.add_argument("--seed", type=int, help="the first one; without it, any")
     options: Any = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not without unmounting
+    signal.signal(signal.SIGTERM, _leave)
     first = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     runs = itertools.product(range(options.rounds), options.megabytes, options.workers)
     failed = False
