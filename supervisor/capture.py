@@ -289,7 +289,8 @@ class LogWriter:
         self.read_bytes = min(READ_BYTES, max_buffer_bytes // 8)
         self.part_bytes = min(LINE_LIMIT_BYTES, max_buffer_bytes // 8)
         self._tail_bytes = min(TAIL_BYTES, max_buffer_bytes // 16)
-        self._body_bytes = max_buffer_bytes // 4
+        # What is written at once has one time, and at most one file may begin with it: readers know files by that.
+        self._body_bytes = min(max_buffer_bytes // 4, limits.max_file_bytes)
 
     @property
     def trouble(self) -> str | None:

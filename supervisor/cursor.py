@@ -29,21 +29,17 @@ from .logfile import (
     Wanted,
     Written,
     at_of,
-    back,
     chain,
     entered,
-    first_from,
     first_line_of,
     instant,
     json_line,
-    lines_behind,
     opened,
-    passed_over,
     places_of,
-    previous_span,
     shown_of,
     text_fields,
 )
+from .position import back, first_from, lines_behind, passed_over, previous_span
 
 JOIN_LIMIT_BYTES = 2 * 1024 * 1024  # longer lines are shown in pieces, marked `partial`
 BLOCK_BYTES = 64 * 1024
@@ -287,8 +283,8 @@ class Cursor:
         """
         writer = self._writer()
         later, is_next = self._later(writer.files if writer else [], is_gone=is_gone)
-        if self.is_bounded and self._line_at_end is not None:
-            later = [file for file in later if file.first_line < self._line_at_end]
+        if self.is_bounded:
+            later = [file for file in later if self._is_before_end(file)]
         for file in later:
             if self._enter(file):
                 # A file that was there before its writer has lines that nobody has counted.
@@ -300,6 +296,14 @@ class Cursor:
             return None
         # At the end of the present file nothing may be missing.
         return self._gap_to(writer.lines, is_next=True) or None
+
+    def _is_before_end(self, file: File) -> bool:
+        """Whether a file was there at the last rewind."""
+        if self._line_at_end is None or file.first_line < self._line_at_end:
+            return True
+        # An earlier daemon may have written to it, and its writer nothing yet.
+        with entered(self._directory, self.worker, file.inode) as found:
+            return found is not None and found.head == self._end[0]
 
     def _later(self, written: list[File], *, is_gone: bool) -> tuple[list[File], bool]:
         """The files behind this one, oldest first, and whether the first of them is the very next.

@@ -40,6 +40,7 @@ supervisor.link  supervisor.event_types
 supervisor.bus  supervisor.store  supervisor.journal  supervisor.process  supervisor.usage
 supervisor.archive  supervisor.pattern
 supervisor.logfile  supervisor.metrics  supervisor.chain
+supervisor.position
 supervisor.packing  supervisor.cursor  supervisor.capture
 supervisor.intake
 supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit

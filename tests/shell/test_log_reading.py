@@ -70,6 +70,38 @@ def test_an_empty_newest_file_hides_nothing_that_is_older(logs: LogStore) -> Non
     assert texts(read(logs, n=1)) == ["early"]
 
 
+def test_what_was_written_before_its_writer_opened_a_file_is_read_to_its_end(
+    tmp_path: Path,
+) -> None:
+    lines = [str(number).zfill(99) for number in range(120)]
+    killed = LogStore(tmp_path)
+    writer = writer_of(killed, max_file_bytes=5_000)
+    writer.begin()
+    writer.stream("stdout").write("".join(f"{line}\n" for line in lines).encode())
+    for _ in range(
+        2
+    ):  # the first of the next daemons says that lines may be missing, and is killed, too
+        logs = LogStore(tmp_path, unclean=True)
+        writer = writer_of(logs, max_file_bytes=5_000)
+        logs.check()
+        writer.begin()
+        *shown, note = read(logs)
+        assert texts(shown) == lines
+        assert (note["stream"], note["lost_lines"]) == ("corral", 0)
+
+
+@pytest.mark.parametrize("width", [1, 99, 20_000])
+def test_files_that_are_shorter_than_what_is_written_at_once_are_all_read(
+    logs: LogStore, width: int
+) -> None:
+    writer = writer_of(logs, max_file_bytes=5_000, max_files=1_000)
+    stream = writer.stream("stdout")
+    lines = [str(number).zfill(width)[:width] for number in range(1_000 if width < 1_000 else 5)]
+    stream.write("".join(f"{line}\n" for line in lines).encode())
+    assert texts(read(logs)) == lines
+    assert texts(read(logs, n=3)) == lines[-3:]
+
+
 def test_a_follower_sees_each_line_once_across_rotation_restart_and_new_workers(
     logs: LogStore,
 ) -> None:
