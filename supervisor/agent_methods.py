@@ -74,6 +74,7 @@ def _named(control: Control, params: NamesParams | WhomParams) -> object:
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts agents or workers and waits until they are ready."""
     keepers = control.agents.selected(params.names, params.all)
+    control.agents.let_grow(params.names, params.all)
     await _bounded(params, control.agents.start(keepers, wait=params.wait))
     return _named(control, params)
 

@@ -401,6 +401,13 @@ class Agents(Running):
         new = [self._keeper(agent.spec, number) for number in range(first, first + more)]
         agent.keepers += new
         if wanted:
+            try:
+                self.check_may_begin(new)
+            except CorralError:
+                del agent.keepers[first:]  # nobody would start them later
+                for keeper in new:
+                    await keeper.close()
+                raise
             await self.bring_up(new, wait=wait)
 
     async def _shrink(self, agent: Agent, instances: int) -> None:

@@ -205,6 +205,21 @@ class Running:
         if wait:
             await self._until_up(keepers, before)
 
+    def check_may_begin(self, keepers: Sequence[Keeper]) -> None:
+        """Refuses what `bring_up` would refuse.
+
+        Raises:
+            CorralError: as for `bring_up`.
+        """
+        self.check_brake("start anything")
+        self._startable(keepers)
+
+    def let_grow(self, names: Sequence[str], everything: bool) -> None:
+        """Somebody starts these agents: those that have no worker now have them started when they are scaled up."""
+        for name, agent in self.agents.items():
+            if everything or name in names:
+                agent.held = False
+
     async def call_up(self, keeper: Keeper) -> None:
         """Starts the worker of a server that is called, or waits for one that is on its way."""
         worker = keeper.worker

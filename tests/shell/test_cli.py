@@ -287,7 +287,6 @@ WRONG = [
     "events publish a.b nonsense",
     "audit --since soon",
     "audit --since 99999999999999999999",
-    "audit -n 10001",
     "log-level trace",
     "mcp call t --args []",
     "tasks --state odd",

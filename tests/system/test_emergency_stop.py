@@ -219,8 +219,8 @@ def test_it_needs_no_store_to_end_what_runs(daemon: DaemonProcess) -> None:
         with pytest.raises(Overloaded):
             daemon.call("daemon.emergency_stop")
         assert not any(Path(f"/proc/{pid}").exists() for pid in before)
-        assert refusals(daemon) == ["emergency-stop"] * 5
         held.execute("ROLLBACK")
+    assert refusals(daemon) == ["emergency-stop"] * 5
     while "store" in daemon.call("daemon.status")["daemon"]["degraded"]:
         time.sleep(0.01)  # no event tells of it
     assert daemon.call("daemon.emergency_stop")["workers"] == 0

@@ -503,7 +503,7 @@ def test_what_is_kept_of_the_past_follows_the_file(tmp_path: Path) -> None:
             first = next(events)
             assert (first["type"], first["after"]) == ("events.expired", 0)
             assert first["first"] == left[0]["seq"]
-        daemon.config.write_text('events.retention = "0s"\n')
+        daemon.config.write_text('events.retention = "1ms"\n')
         daemon.call("daemon.reload")
         while daemon.call("event.list", types=["big"], n=100)["events"]:
             pass

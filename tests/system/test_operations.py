@@ -6,6 +6,7 @@ status, the stream of events. In the ordinary run it is a short form; `CORRAL_OP
 `CORRAL_SEED=7` make it long, or repeat one.
 """
 
+import json
 import os
 import random
 import sys
@@ -374,4 +375,5 @@ def test_no_task_is_lost_whatever_is_done_to_its_agent(world: World) -> None:
     for task in world.tasks:
         outcome, _ = result(lambda: world.daemon.call("task.wait", task=task))  # noqa: B023 - called at once
         record = world.daemon.call("task.show", task=task)
-        assert record["state"] in ENDED, (outcome, record, world.daemon.call("daemon.status"))
+        status = world.daemon.call("daemon.status")
+        assert record["state"] in ENDED, json.dumps([outcome, record, status], indent=1)

@@ -449,3 +449,36 @@ def test_of_many_that_are_added_at_once_those_beyond_the_limit_are_not_there(
             taken = list(pool.map(add, range(32)))
         assert sum(taken) == limit
         assert sorted(names(daemon)) == sorted(f"a{n}" for n, is_in in enumerate(taken) if is_in)
+
+
+def test_a_scale_that_is_refused_adds_no_worker(tmp_path: Path) -> None:
+    config = """
+process.max_concurrent_processes = 2
+recovery.restart = "never"
+[agents.ground]
+command = ["sleep", "1.2"]
+protocol = "none"
+[agents.wall]
+command = ["sleep", "600"]
+protocol = "none"
+requires = ["ground"]
+"""
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.await_worker("wall-0", lambda worker: worker["state"] == "Ready")
+        daemon.await_worker("ground-0", lambda worker: worker["state"] == "Terminated")
+        with pytest.raises(ResourceLimitExceeded):  # the ground would have to be started, too
+            daemon.call("agent.scale", name="wall", instances=2)
+        (wall,) = daemon.call("daemon.status", names=["wall"])["agents"]
+        assert [worker["id"] for worker in wall["workers"]] == ["wall-0"]
+
+
+def test_what_was_started_without_workers_is_up_when_it_is_given_some(
+    daemon: DaemonProcess,
+) -> None:
+    daemon.call("agent.add", name="one", spec=raw())
+    daemon.call("agent.stop", names=["one"])
+    daemon.call("agent.scale", name="one", instances=0)
+    daemon.call("daemon.emergency_stop")
+    daemon.call("agent.start", names=["one"])
+    daemon.call("agent.scale", name="one", instances=1)
+    assert daemon.worker("one-0")["state"] == "Ready"
