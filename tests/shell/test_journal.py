@@ -10,13 +10,13 @@ import os
 import resource
 import select
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
-from corral.supervisor.bus import Bus
+from corral.supervisor.bus import Bus, Subscription
 from corral.supervisor.forwarding import Forwarding
 from corral.supervisor.journal import Journal, Outcome, is_stream_to_journal
 from corral.supervisor.logs import LogStore
@@ -407,22 +407,31 @@ def test_a_journald_that_does_not_read_costs_the_lines_that_are_rotated_away_and
     forwarded(tmp_path, journald, test)
 
 
+@contextlib.asynccontextmanager
+async def degraded(
+    folder: Path, journald: Journald, *, patience_s: float, close_s: float
+) -> AsyncGenerator[tuple[Sender, Subscription], None]:
+    """A sender with 10,000 lines for a journald that does not read, once it says so, and what else is published."""
+    sender = Sender(folder, journald.path, patience_s=patience_s, close_s=close_s)
+    with sender.bus.subscribe(["daemon.*"]) as told:
+        await sender.start()
+        stream = writer_of(sender.logs).stream("stdout")
+        for number in range(10_000):
+            stream.write(b"%d\n" % number)
+        try:
+            (event,) = await told.next_batch()
+            assert (event.type, event.fields["part"]) == ("daemon.degraded", "journal")
+            yield sender, told
+        finally:
+            await sender.close()
+
+
 def test_a_journald_that_never_reads_is_told_of_and_holds_up_the_end_for_a_bounded_time(
     tmp_path: Path, journald: Journald
 ) -> None:
     async def whole() -> None:
-        sender = Sender(tmp_path, journald.path, patience_s=0.05, close_s=0.1)
-        with sender.bus.subscribe(["daemon.*"]) as told:
-            await sender.start()
-            stream = writer_of(sender.logs).stream("stdout")
-            for number in range(10_000):
-                stream.write(b"%d\n" % number)
-            try:
-                (event,) = await told.next_batch()
-                assert (event.type, event.fields["part"]) == ("daemon.degraded", "journal")
-                assert sender.forwarding.is_degraded
-            finally:
-                await sender.close()
+        async with degraded(tmp_path, journald, patience_s=0.05, close_s=0.1) as (sender, _):
+            assert sender.forwarding.is_degraded
 
     run(whole)
 
@@ -457,21 +466,11 @@ def test_a_journald_that_never_read_is_no_trouble_any_more_once_no_lines_are_wan
     tmp_path: Path, journald: Journald
 ) -> None:
     async def whole() -> None:
-        sender = Sender(tmp_path, journald.path, patience_s=0.01, close_s=0.01)
-        with sender.bus.subscribe(["daemon.*"]) as told:
-            await sender.start()
-            stream = writer_of(sender.logs).stream("stdout")
-            for number in range(10_000):
-                stream.write(b"%d\n" % number)
-            try:
-                (event,) = await told.next_batch()
-                assert event.type == "daemon.degraded"
-                sender.forwarding.want(False)
-                (event,) = await told.next_batch()
-                assert (event.type, event.fields["part"]) == ("daemon.recovered", "journal")
-                assert not sender.forwarding.is_degraded
-            finally:
-                await sender.close()
+        async with degraded(tmp_path, journald, patience_s=0.01, close_s=0.01) as (sender, told):
+            sender.forwarding.want(False)
+            (event,) = await told.next_batch()
+            assert (event.type, event.fields["part"]) == ("daemon.recovered", "journal")
+            assert not sender.forwarding.is_degraded
 
     run(whole)
 
