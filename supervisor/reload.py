@@ -16,6 +16,7 @@ Effect = Literal["live", "restart"]
 
 LIVE = frozenset(
     {
+        "audit.arguments",
         "audit.max_bytes",
         "audit.retention",
         "daemon.journal",
@@ -23,6 +24,7 @@ LIVE = frozenset(
         "events.max_bytes",
         "events.max_publish_per_second",
         "events.retention",
+        "mcp.profiles",
         "process.max_concurrent_processes",
     }
 )
@@ -96,4 +98,5 @@ def _daemon_wide(config: Config) -> dict[str, object]:
     }
     for key in ("max_concurrent_processes", "start_concurrency"):
         values[f"process.{key}"] = getattr(config.process, key)
+    values["mcp.profiles"] = config.profiles
     return values

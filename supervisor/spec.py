@@ -75,6 +75,7 @@ from .values import (
     file_path,
     file_paths,
     free_table,
+    http_headers,
     is_list,
     is_table,
     matching,
@@ -84,6 +85,7 @@ from .values import (
     quoted,
     signal_name,
     variables,
+    web_url,
     whole,
     whole_seconds,
 )
@@ -146,6 +148,8 @@ class Daemon(Struct, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    http_token_file: Path | None = None
+    secrets_file: Path | None = None
     on_daemon_loss: Literal["kill"] = "kill"
     containment: Literal["auto", "launcher", "cgroup", "pidns"] = "auto"
 
@@ -195,13 +199,35 @@ class Resources(Struct, frozen=True, kw_only=True):
     enable_resource_tracking: bool = True
 
 
+RELAYS = ("elicitation", "roots", "sampling")
+Relay = Literal["elicitation", "roots", "sampling"]
+"""What a server may ask a client for, in MCP until 2025-11-25."""
+
+Patterns = Annotated[
+    tuple[str, ...],
+    each(matching(r"[A-Za-z0-9_.*?-]{1,128}", 'a pattern such as "time__*"'), "patterns"),
+]
+"""Names of tools, with wildcards as in a shell."""
+
+
+class Profile(Struct, frozen=True, kw_only=True):
+    """`[mcp.profiles.NAME]`: what a client of corral's own MCP server sees of the pool, and of corral itself."""
+
+    tools: Patterns | None = None
+    denied_tools: Patterns = ()
+    read_only: bool = False
+    control: bool = True
+
+
 class Mcp(Struct, frozen=True, kw_only=True):
     """`[mcp]`: how MCP servers are spoken to. The table `servers` beside these keys holds the servers."""
 
     cortex_binary_path: Path | None = None
     cortex_args: Annotated[tuple[str, ...], each(argument, "strings")] = ("mcp", "stdio")
     protocol_version: Annotated[str, protocol_revision] = "auto"
+    probe_timeout: PositiveSeconds = 5.0
     request_timeout: PositiveSeconds = 30.0
+    max_request_timeout: PositiveSeconds = 600.0
     max_retries: Annotated[int, whole(0, 100)] = 3
     enable_mcp_logging: bool = True
 
@@ -250,6 +276,7 @@ class Audit(Struct, frozen=True, kw_only=True):
 
     retention: PositiveSeconds = 90 * DAY_S
     max_bytes: Annotated[Bytes, at_least(64 * KIB)] = 256 * MIB
+    arguments: Literal["hash", "keep"] = "hash"
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
@@ -308,13 +335,8 @@ class Spec(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings"),
     ] = ()
-    tools: (
-        Annotated[
-            tuple[str, ...],
-            each(matching(r"[A-Za-z0-9_.*?-]{1,128}", 'a pattern such as "time__*"'), "patterns"),
-        ]
-        | None
-    ) = None
+    tools: Patterns | None = None
+    denied_tools: Patterns = ()
     requires: Annotated[
         tuple[str, ...], each(matching(r"[^\x00-\x1f\x7f]+", "a name"), "names")
     ] = ()
@@ -324,8 +346,14 @@ class Spec(Struct, frozen=True, kw_only=True):
     environment: Annotated[dict[str, str], variables] = {}
     health: Checks | None = None
     ready: Ready | None = None
+    url: Annotated[str, web_url] | None = None
+    headers: Annotated[dict[str, str], http_headers] = {}
     idle_timeout: Seconds = 300.0
     concurrency: Literal["auto", "serial", "parallel"] = "auto"
+    share: Literal["all", "tenant", "agent"] = "all"
+    spares: Annotated[int, whole(0, 100)] = 0
+    max_calls_per_minute: Annotated[int, whole(0, 1_000_000)] = 0
+    relays: Annotated[tuple[Relay, ...], each(one_of(RELAYS), "names")] = ()
     disabled: bool = False
     process: Process = Process()
     resources: Resources = Resources()
@@ -359,6 +387,7 @@ class Config(Struct, frozen=True, kw_only=True):
     process: Process
     agents: dict[str, Spec]
     defaults: Defaults
+    profiles: dict[str, Profile] = {}
 
 
 # Keys of a section that count for the whole daemon: refused in an agent's table, no change of a Spec.
@@ -369,9 +398,11 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
 # What a running worker was started with; every other key of a Spec takes effect at once.
 RESTART_KEYS = frozenset(
     ("kind", "command", "entrypoint", "python", "protocol", "config", "environment", "disabled")
-) | {"process", "resources"}
+) | {"url", "headers", "relays", "process", "resources"}
 ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"})
-ONLY_OF_SERVERS = frozenset({"idle_timeout", "concurrency", "disabled"})
+ONLY_OF_SERVERS = frozenset(
+    {"url", "headers", "idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute"}
+) | {"relays", "disabled"}
 
 # --- public ---------------------------------------------------------------------------------------
 
@@ -390,6 +421,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
             raise _unknown(page, (key,), value, known)
     mcp = dict(_table(page, ("mcp",), top.get("mcp", {})))
     servers = _table(page, ("mcp", "servers"), mcp.pop("servers", {}))
+    profiles = _table(page, ("mcp", "profiles"), mcp.pop("profiles", {}))
     sections = {**top, "mcp": mcp}
     resolved = {
         name: _section(page, (name,), sections.get(name, {}), base(), directory)
@@ -413,6 +445,10 @@ def decode(text: str, *, source: str, directory: str) -> Config:
         process=defaults.process,
         agents=agents,
         defaults=defaults,
+        profiles={
+            name: _section(page, ("mcp", "profiles", name), table, Profile(), directory)
+            for name, table in profiles.items()
+        },
     )
 
 
@@ -452,7 +488,7 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
     base = defaults or Defaults()
     blank = Spec(name=spec.name, kind=spec.kind, source=spec.source)
     if spec.kind == "mcp":
-        blank = replace(blank, protocol="mcp")
+        blank = replace(blank, protocol="mcp", autostart=False)
     table = _differences(spec, blank, skip=frozenset({"environment"}))
     inherited = base.process.environment
     own = {k: v for k, v in spec.environment.items() if inherited.get(k) != v}
@@ -617,6 +653,8 @@ def _agent(
         own[key] = _value(page, here, value, _FIELDS[Spec], directory)
     if kind == "mcp" and own.setdefault("protocol", "mcp") != "mcp":
         raise page.error((*path, "protocol"), table["protocol"], 'an MCP server speaks "mcp"')
+    if kind == "mcp":
+        own.setdefault("autostart", False)  # its first call starts it
     _check_program(page, path, own)
     process: Process = sections.get("process", defaults.process)
     own["environment"] = process.environment | own.get("environment", {})
@@ -639,6 +677,8 @@ def _check_name(page: Page, path: KeyPath, name: str) -> None:
         reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
     elif "__" in name:
         reason = '"__" stands between a server and its tool'
+    elif path[:2] == ("mcp", "servers") and name == "corral":
+        reason = "corral's own tools have this name"
     elif re.search(r"-[0-9]+$", name):
         reason = "a name that ends in - and digits is that of a worker"
     if reason:
@@ -648,6 +688,14 @@ def _check_name(page: Page, path: KeyPath, name: str) -> None:
 def _check_program(page: Page, path: KeyPath, own: Mapping[str, object]) -> None:
     """Exactly one of command and entrypoint; the keys that go with one of them only."""
     command, entrypoint = own.get("command"), own.get("entrypoint")
+    if "url" in own:
+        if command:
+            raise page.error(
+                (*path, "url"), own["url"], "it contradicts command: write one of the two"
+            )
+        return
+    if own.get("headers"):
+        raise page.error((*path, "headers"), None, "they go with url only")
     if command and entrypoint:
         reason = "it contradicts command: write one of the two"
         raise page.error((*path, "entrypoint"), entrypoint, reason)
@@ -738,8 +786,8 @@ _HINTS = {
     "args": "write the program and its arguments as one list: command",
     "env": "write environment",
     "cwd": "write working_directory in the section process",
-    "url": "only MCP servers that are started by a command are available in this version",
-    "type": "leave it out: every MCP server here is started by a command",
+    "url": "only an MCP server has one: [mcp.servers.NAME]",
+    "type": "leave it out: a command is spoken to over its pipes, a url over streamable HTTP",
     "mcpServers": "write each server as [mcp.servers.NAME]",
     "servers": "write each server as [mcp.servers.NAME]",
     "server": "write each server as [mcp.servers.NAME]",
@@ -818,7 +866,7 @@ def _field(hint: object) -> _Field:
 _SECTIONS: dict[str, type[Struct]] = {
     name: type(getattr(Defaults(), name)) for name in Defaults.__struct_fields__
 }
-_STRUCTS: tuple[type[Struct], ...] = (Daemon, Events, Audit, Spec, *_SECTIONS.values())
+_STRUCTS: tuple[type[Struct], ...] = (Daemon, Events, Audit, Profile, Spec, *_SECTIONS.values())
 _FIELDS: dict[type[Struct], dict[str, _Field]] = {
     cls: {
         key: _field(hint)

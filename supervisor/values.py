@@ -223,6 +223,25 @@ class RefusedVariable(RefusedKey):
         super().__init__(name, shown, reason)
 
 
+def web_url(raw: object) -> str:
+    """The address of a remote MCP server; userinfo would end up in lists and logs."""
+    url = matching(r"https?://[^\s/?#@]+(:[0-9]{1,5})?([/?][^\s#]*)?", '"https://HOST/PATH"')(raw)
+    assert isinstance(url, str), "it has matched"
+    return url
+
+
+def http_headers(raw: object) -> dict[str, str]:
+    """Names and values of HTTP headers (RFC 9110, 5.1 and 5.5)."""
+    if not is_table(raw):
+        raise Refused('write a table: { Authorization = "Bearer ${secret:TOKEN}" }')
+    for name, value in raw.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise RefusedVariable(name, value, "this is no name of an HTTP header")
+        if not isinstance(value, str) or not re.fullmatch(r"[\t\x20-\x7e]*", value):
+            raise RefusedVariable(name, value, "write a string of printable ASCII characters")
+    return {name: str(value) for name, value in raw.items()}
+
+
 def free_table(raw: object) -> dict[str, object]:
     """A table of the agent's own. It travels as JSON, so it holds only what JSON can say."""
     if not is_table(raw):

@@ -32,18 +32,19 @@ supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health
 mcp.cortex_store  mcp.cortex_command
 mcp.cortex_memory
 mcp.cortex  mcp.messages  mcp.liveness
-mcp.session
+mcp.catalogue  mcp.caller  mcp.remote
+mcp.session  mcp.validation  mcp.dispatch  mcp.face
 mcp.pool
 supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
 supervisor.link  supervisor.event_types
 supervisor.bus  supervisor.store  supervisor.journal  supervisor.process  supervisor.usage
-supervisor.archive  supervisor.pattern
+supervisor.archive  supervisor.pattern  supervisor.secret
 supervisor.logfile  supervisor.metrics  supervisor.chain
 supervisor.position
 supervisor.packing  supervisor.cursor  supervisor.capture
 supervisor.intake
-supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit
+supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit  supervisor.listing
 supervisor.expiry  supervisor.diary  supervisor.forwarding
 supervisor.command
 supervisor.probe
@@ -57,12 +58,13 @@ supervisor.backlog
 supervisor.tasks
 supervisor.service
 supervisor.control
-supervisor.report  supervisor.listener
+supervisor.report  supervisor.offering
+supervisor.listener  supervisor.web
 supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  supervisor.log_methods  supervisor.event_methods  supervisor.audit_methods  supervisor.tool_methods
 supervisor.methods
 supervisor.daemon
 supervisor.__main__
-cli.render
+cli.render  cli.serve  cli.client_config
 cli.session
 cli.about  cli.agent  cli.task  cli.log  cli.event  cli.audit  cli.daemon  cli.tool  cli.doctor
 cli.__main__
@@ -79,6 +81,8 @@ CORE = {
     "supervisor.lifecycle",
     "supervisor.health",
     "mcp.liveness",
+    "mcp.catalogue",
+    "mcp.dispatch",
     "supervisor.schedule",
     "supervisor.reload",
 }
