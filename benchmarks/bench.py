@@ -229,11 +229,14 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def arguments(question: str) -> argparse.Namespace:
-    """The options that every benchmark takes."""
+def arguments(
+    question: str, add_options: Callable[[argparse.ArgumentParser], None] = lambda _: None
+) -> argparse.Namespace:
+    """The options that every benchmark takes, and those of one."""
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that it works")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    add_options(parser)
     return parser.parse_args()
 
 

@@ -72,7 +72,9 @@ def main() -> NoReturn:
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # `corral … >&-`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the end
     try:
-        status = _run(sys.argv[1:])
+        status = _serve(sys.argv[1:]) if "serve" in sys.argv else None
+        if status is None:
+            status = _run(sys.argv[1:])
     except KeyboardInterrupt:
         _die_by("SIGINT")
     except BrokenPipeError:
@@ -96,6 +98,19 @@ def _keep_out() -> None:
     """
     sys.modules.setdefault("inspect", _Later("inspect"))
     sys.modules.setdefault("msgspec", None)  # type: ignore[arg-type]  # None is how an import is refused
+
+
+def _serve(arguments: list[str]) -> int | None:
+    """The status of `corral mcp serve`, which runs without click; None where the command line is another."""
+    from ..worker.errors import CorralError  # noqa: PLC0415 - after _keep_out
+    from .serve import handed_over  # noqa: PLC0415 - likewise
+
+    serve = None if COMPLETE_VARIABLE in os.environ else handed_over(arguments)
+    try:
+        return None if serve is None else serve()
+    except CorralError as error:
+        print(f"corral: {' '.join(error.message.split())}", file=sys.stderr, flush=True)
+        return error.exit_status
 
 
 def _run(arguments: list[str]) -> int:

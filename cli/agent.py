@@ -10,7 +10,7 @@ from ..worker.codec import as_array, as_object
 from ..worker.errors import InvalidParams, from_wire
 from . import render
 from .render import duration, inner, inners, items, number, size, word
-from .session import Session, Verb, complete_agents, waiting_s
+from .session import Adding, Session, Verb, complete_agents, pair, waiting_s
 from .session import duration as a_duration
 
 DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
@@ -336,23 +336,9 @@ def emergency_stop(session: Session) -> None:
 # --- changing the set -----------------------------------------------------------------------------
 
 
-class _Add(Verb):
-    """`add`, whose command is what stands after the first `--` and nothing else."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keeps a forgotten NAME from being read off the command, and a forgotten `--` from passing."""
-        dashes = args.index("--") if "--" in args else len(args)
-        rest = super().parse_args(ctx, args[:dashes])
-        if ctx.params["command"] and not ctx.resilient_parsing:
-            words = f'cannot add "{ctx.params["name"]}": write -- before its command'
-            raise InvalidParams(words, key="command", value=list(ctx.params["command"]))
-        ctx.params["command"] = tuple(args[dashes + 1 :])
-        return rest
-
-
 @click.command(
     "add",
-    cls=_Add,
+    cls=Adding,
     epilog="The command stands after --, so that its own options are not taken for ours.",
 )
 @click.argument("name", required=False, metavar="[NAME]")
@@ -430,7 +416,7 @@ def _request_of_options(options: Mapping[str, Any]) -> dict[str, object]:
     lists = ("command", "capabilities")
     spec |= {key: list(options[key]) for key in lists if options[key]}
     if options["environment"]:
-        spec["environment"] = dict(_variable(name, text) for text in options["environment"])
+        spec["environment"] = dict(pair(name, "--env", each) for each in options["environment"])
     if options["memory"] is not None:
         memory = options["memory"]
         spec["resources"] = {"max_memory_bytes": int(memory) if memory.isdecimal() else memory}
@@ -442,15 +428,6 @@ def _request_of_options(options: Mapping[str, Any]) -> dict[str, object]:
         "spec": spec,
         "directory": os.getcwd(),
     }
-
-
-def _variable(name: str, text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise InvalidParams(
-            f'cannot add "{name}": --env {text!r} is not K=V', key="--env", value=text
-        )
-    return key, value
 
 
 def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:

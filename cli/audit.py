@@ -17,6 +17,9 @@ MOST_RECORDS = 10_000
 VERIFY_S = 600.0
 """How long a whole audit may take to be gone through: a slow disk reads it in a minute."""
 
+ARGUMENTS_SHOWN = 100
+"""Characters of the arguments of a tool call."""
+
 GLOBAL_OPTIONS = frozenset({"--json", "--no-color"})
 
 
@@ -139,6 +142,9 @@ HEADER = ("ID", "TIME", "WHO", "ACTION", "ABOUT", "TOOK", "RESULT")
 
 def _row(record: Mapping[str, object]) -> tuple[str, ...]:
     about = word(record, "tool") or " ".join(str(each) for each in items(record, "names"))
+    kept = inner(inner(record, "arguments"), "value")
+    if kept:
+        about += f" {_brief(kept)}"
     result = word(record, "result", "-")
     if word(record, "message"):
         result += f": {word(record, 'message')}"
@@ -153,6 +159,12 @@ def _row(record: Mapping[str, object]) -> tuple[str, ...]:
         duration(number(record, "duration_s")),
         result,
     )
+
+
+def _brief(arguments: Mapping[str, object]) -> str:
+    """The arguments of a call, as far as one line has room; `--json` has them whole."""
+    text = render.json_text(arguments, indent=False)
+    return text if len(text) <= ARGUMENTS_SHOWN else f"{text[: ARGUMENTS_SHOWN - 1]}…"
 
 
 def _who(who: Mapping[str, object]) -> str:

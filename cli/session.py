@@ -184,6 +184,33 @@ class Verb(click.Command):
         self.params += global_options()
 
 
+class Adding(Verb):
+    """A command with NAME whose `command` is what stands after the first `--` and nothing else."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keeps a forgotten NAME from being read off the command, and a forgotten `--` from passing."""
+        dashes = args.index("--") if "--" in args else len(args)
+        rest = super().parse_args(ctx, args[:dashes])
+        if ctx.params["command"] and not ctx.resilient_parsing:
+            words = f'cannot add "{ctx.params["name"]}": write -- before its command'
+            raise InvalidParams(words, key="command", value=list(ctx.params["command"]))
+        ctx.params["command"] = tuple(args[dashes + 1 :])
+        return rest
+
+
+def pair(name: str, option: str, text: str) -> tuple[str, str]:
+    """Key and value of `K=V`, an option of the command that adds `name`.
+
+    Raises:
+        InvalidParams: it is not K=V.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        words = f'cannot add "{name}": {option} {text!r} is not K=V'
+        raise InvalidParams(words, key=option, value=text)
+    return key, value
+
+
 class Noun(click.Group):
     """A group of commands that takes the global options too.
 

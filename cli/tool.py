@@ -1,13 +1,28 @@
-"""`corral mcp …`: the servers of the pool, their tools, and one call."""
+"""`corral mcp …`: the servers of the pool, what they offer, one call, and how servers come and go."""
 
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..worker.errors import InvalidParams
+from ..worker.errors import Conflict, InvalidParams, NotFound, from_wire
 from . import render
-from .render import inner, inners, items, word
-from .session import Noun, Session, complete_names, duration, json_value, waiting_s
+from .render import inner, inners, items, number, word
+from .session import (
+    Adding,
+    Noun,
+    Session,
+    complete_names,
+    duration,
+    json_value,
+    pair,
+    waiting_s,
+)
+
+if TYPE_CHECKING:
+    from .client_config import Section, Server, Skipped, Surroundings
 
 mcp = Noun("mcp", help="MCP servers and their tools. As every client of the pool sees them.")
 
@@ -27,16 +42,33 @@ def servers(session: Session) -> None:
     if not entries:
         session.note("there are no MCP servers")
         return
-    rows = [
-        (
-            word(entry, "name"),
-            word(entry, "state", "-"),
-            str(len(items(entry, "tools"))),
-            " ".join(map(str, items(entry, "tools"))),
-        )
-        for entry in entries
-    ]
-    session.print_table(("NAME", "STATE", "TOOLS", "NAMES"), rows, right=("TOOLS",))
+    rows = [_server_row(entry, inner(entry, "mcp")) for entry in entries]
+    session.print_table(
+        ("NAME", "STATE", "SPEAKS", "CALLS", "FAILED", "TOOLS", "NAMES"),
+        rows,
+        droppable=("SPEAKS", "FAILED", "CALLS"),
+        right=("CALLS", "FAILED", "TOOLS"),
+    )
+    for entry in entries:
+        about = inner(entry, "mcp")
+        for text in (word(about, "warning"), *map(str, items(about, "stderr"))):
+            if text:
+                session.note(f"{word(entry, 'name')}: {text}")
+
+
+def _server_row(entry: Mapping[str, object], about: Mapping[str, object]) -> tuple[str, ...]:
+    calls = word(about, "calls", "-")
+    if number(about, "in_flight"):
+        calls += f" ({word(about, 'in_flight')} now)"
+    return (
+        word(entry, "name"),
+        word(entry, "state", "-"),
+        word(about, "version") or word(about, "era", "-"),
+        calls,
+        word(about, "failures", "-"),
+        str(len(items(entry, "tools"))),
+        " ".join(map(str, items(entry, "tools"))),
+    )
 
 
 @mcp.command("tools")
@@ -70,20 +102,31 @@ def _arguments(tool: Mapping[str, object]) -> str:
     return " ".join((*required, *(f"[{name}]" for name in optional)))
 
 
-@mcp.command("call")
+@mcp.command("call", epilog="KEY=VALUE is text, or what the tool's schema says; KEY:=JSON is JSON.")
 @click.argument("name", metavar="SERVER__TOOL", shell_complete=complete_tools)
+@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--args",
     "arguments",
-    default="{}",
     metavar="JSON|@FILE|-",
-    help="What the tool takes; default {}.",
+    help="All that the tool takes, in place of pairs; default {}.",
 )
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after that long.")
 @click.pass_obj
-def call(session: Session, name: str, arguments: str, timeout_s: float | None) -> int:
+def call(
+    session: Session,
+    name: str,
+    pairs: tuple[str, ...],
+    arguments: str | None,
+    timeout_s: float | None,
+) -> int:
     """Call a tool and print the text that it answers; 1 when it answers an error."""
-    given = json_value(arguments, "--args")
+    if arguments is not None and pairs:
+        words = f'cannot call "{name}": {pairs[0]!r} stands beside --args'
+        raise InvalidParams(words, key="--args", value=pairs[0])
+    given: object = _arguments_of_pairs(session, name, pairs)
+    if arguments is not None:
+        given = json_value(arguments, "--args")
     if not isinstance(given, dict):
         raise InvalidParams(
             "cannot read --args: it is no JSON object", key="--args", value=arguments
@@ -97,10 +140,63 @@ def call(session: Session, name: str, arguments: str, timeout_s: float | None) -
     else:
         for text in _texts(result):
             session.print_foreign(text)
+    if result.get("resultType") == "input_required":
+        words = (
+            f'cannot finish the call of "{name}": the tool asks for input, which nobody here gives'
+        )
+        session.note(f"corral: {words}; --json shows what")
+        return 1
     if result.get("isError"):
         session.note(f'corral: cannot finish the call of "{name}": the tool answered an error')
         return 1
     return 0
+
+
+def _arguments_of_pairs(session: Session, name: str, pairs: Sequence[str]) -> dict[str, object]:
+    """The arguments that pairs say; where a text could be JSON, the tool's schema decides."""
+    found: dict[str, object] = {}
+    doubtful: dict[str, object] = {}
+    for text in pairs:
+        key, equals, value = text.partition("=")
+        if not equals or key in ("", ":"):
+            words = f'cannot call "{name}": {text!r} is not KEY=VALUE'
+            raise InvalidParams(words, key="arguments", value=text)
+        if key.endswith(":"):
+            found[key[:-1]] = json_value(value, key[:-1])
+            continue
+        found[key] = value
+        try:
+            parsed = json_value(value if value[:1] != "@" and value != "-" else '""', key)
+        except InvalidParams:
+            continue  # text, whatever the schema says: the daemon tells what is wrong with it
+        if not isinstance(parsed, str):
+            doubtful[key] = parsed
+    if doubtful:
+        schema = _schema(session, name)
+        for key, parsed in doubtful.items():
+            if not _takes_text(inner(inner(schema, "properties"), key)):
+                found[key] = parsed
+    return found
+
+
+def _schema(session: Session, name: str) -> dict[str, object]:
+    """The input schema of a tool by its exposed or short name; empty where there is none such."""
+    tools = inners(session.call("mcp.tools", {}, timeout_s=None), "tools")
+    named = [t for t in tools if word(t, "name") == name]
+    named = named or [t for t in tools if word(t, "tool") == name]
+    return inner(named[0], "input_schema") if named else {}
+
+
+def _takes_text(schema: Mapping[str, object]) -> bool:
+    """Whether a member may be a text; one without a type may be anything, and is taken as JSON."""
+    kinds = items(schema, "type") or [schema.get("type")]
+    choices = [*inners(schema, "anyOf"), *inners(schema, "oneOf")]
+    options = items(schema, "enum")
+    return (
+        "string" in kinds
+        or any(_takes_text(each) for each in choices)
+        or any(isinstance(each, str) for each in options)
+    )
 
 
 def _texts(result: Mapping[str, object]) -> Iterable[str]:
@@ -120,3 +216,403 @@ def _texts(result: Mapping[str, object]) -> Iterable[str]:
         where = word(resource, "uri") or word(block, "uri")
         what = word(block, "mimeType") or word(resource, "mimeType")
         yield f"[{' '.join(part for part in (kind or 'content', where, what) if part)}]"
+
+
+@mcp.command("serve")
+@click.option(
+    "--only", multiple=True, metavar="PATTERN", help="Only tools of such a name; repeatable."
+)
+@click.option(
+    "--deny", multiple=True, metavar="PATTERN", help="No tools of such a name; repeatable."
+)
+@click.option("--read-only", is_flag=True, help="Only tools that say that they change nothing.")
+@click.option("--profile", metavar="NAME", help="What [mcp.profiles.NAME] of the daemon allows.")
+@click.pass_obj
+def serve(
+    session: Session,
+    only: tuple[str, ...],
+    deny: tuple[str, ...],
+    read_only: bool,
+    profile: str | None,
+) -> int:
+    """Be an MCP server on stdin and stdout, for an editor or an agent: the tools of all servers, and corral's own."""
+    from .serve import serve  # noqa: PLC0415 - main has run it already, unless the line is unusual
+
+    return serve(session.socket, only=only, deny=deny, read_only=read_only, profile=profile)
+
+
+@mcp.command("prompts")
+@click.pass_obj
+def prompts(session: Session) -> None:
+    """List prompts, with what they take."""
+    found = _listed(session, "mcp.prompts")
+    if session.json:
+        session.print_json(found.get("prompts", []))
+        return
+    records = inners(found, "prompts")
+    if not records:
+        session.note("there are no prompts")
+        return
+    rows = [
+        (
+            word(each, "name"),
+            " ".join(
+                word(one, "name") if one.get("required") else f"[{word(one, 'name')}]"
+                for one in inners(each, "arguments")
+            ),
+            word(each, "description").strip().partition("\n")[0],
+        )
+        for each in records
+    ]
+    session.print_table(("NAME", "ARGUMENTS", "DESCRIPTION"), rows, droppable=("ARGUMENTS",))
+
+
+@mcp.command("resources")
+@click.pass_obj
+def resources(session: Session) -> None:
+    """List resources and templates of them."""
+    found = _listed(session, "mcp.resources")
+    if session.json:
+        session.print_json({key: found.get(key, []) for key in ("resources", "templates")})
+        return
+    rows = [
+        (word(each, key), word(each, "mimeType", "-"), word(each, "title") or word(each, "name"))
+        for kind, key in (("resources", "uri"), ("templates", "uriTemplate"))
+        for each in inners(found, kind)
+    ]
+    if not rows:
+        session.note("there are no resources")
+        return
+    session.print_table(("URI", "TYPE", "NAME"), rows, droppable=("TYPE",))
+
+
+def _listed(session: Session, method: str) -> dict[str, object]:
+    found = session.call(method, {}, timeout_s=None)  # it may start servers first
+    for name, error in inner(found, "failures").items():
+        session.note(f"corral: {name}: {word(render.as_record(error), 'message', 'it failed')}")
+    return found
+
+
+@mcp.command("read")
+@click.argument("uri", metavar="URI")
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after that long.")
+@click.pass_obj
+def read(session: Session, uri: str, timeout_s: float | None) -> None:
+    """Read a resource. Prints its text; what is no text is named."""
+    params: dict[str, object] = {"uri": uri}
+    if timeout_s is not None:
+        params["timeout_s"] = timeout_s
+    result = session.call("mcp.read", params, timeout_s=waiting_s(timeout_s))
+    if session.json:
+        session.print_json(result)
+        return
+    for text in _texts({"content": [{"resource": each} for each in inners(result, "contents")]}):
+        session.print_foreign(text)
+
+
+# --- servers come and go --------------------------------------------------------------------------
+
+
+@mcp.command("add", cls=Adding, epilog="The command stands after --; or --url in place of it.")
+@click.argument("name", required=False, metavar="NAME")
+@click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
+@click.option("--url", metavar="URL", help="A remote server, over streamable HTTP.")
+@click.option("--header", "headers", multiple=True, metavar="K=V", help="For --url; repeatable.")
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; repeatable.")
+@click.option("--cwd", metavar="DIR", help="Its working directory; default this one.")
+@click.option("--idle-timeout", metavar="D", help="Stop it when unused for that long; default 5m.")
+@click.option(
+    "--concurrency",
+    type=click.Choice(("auto", "serial", "parallel")),
+    help="Whether calls may overlap.",
+)
+@click.option(
+    "--share", type=click.Choice(("all", "tenant", "agent")), help="Who shares a process."
+)
+@click.option(
+    "--deny", "denied", multiple=True, metavar="PATTERN", help="Hide such tools of it; repeatable."
+)
+@click.option("--no-start", is_flag=True, help="Only add it.")
+@click.pass_obj
+def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
+    """Add a server and start it once. It stays over a restart of the daemon."""
+    request = {
+        "name": options["name"],
+        "kind": "mcp",
+        "spec": _table(options),
+        "directory": os.getcwd(),
+        "start": not options["no_start"],
+    }
+    entry = session.call("agent.add", request, timeout_s=None)
+    if session.json:
+        session.print_json(entry)
+        return
+    tools = f", {len(items(entry, 'tools'))} tools" if items(entry, "tools") else ""
+    session.print(
+        render.one_line(f"added {word(entry, 'name')} ({word(entry, 'state', '-')}{tools})")
+    )
+
+
+def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values of options
+    """The table of the server that the options of `add` say."""
+    name = options["name"]
+    if name is None:
+        raise InvalidParams("cannot add: no NAME is given", key="name", value=None)
+    if bool(options["command"]) == bool(options["url"]):
+        reason = (
+            "both a command and --url are given" if options["url"] else "no command and no --url"
+        )
+        raise InvalidParams(f'cannot add "{name}": {reason}', key="command", value=None)
+    spec: dict[str, object] = {
+        "process": {"working_directory": os.path.abspath(options["cwd"] or ".")}
+    }
+    direct = ("url", "idle_timeout", "concurrency", "share")
+    spec |= {key: options[key] for key in direct if options[key] is not None}
+    if options["command"]:
+        spec["command"] = list(options["command"])
+    if options["denied"]:
+        spec["denied_tools"] = list(options["denied"])
+    for kept, option in (("environment", "--env"), ("headers", "--header")):
+        if options[kept]:
+            spec[kept] = dict(pair(name, option, each) for each in options[kept])
+    return spec
+
+
+@mcp.command("rm")
+@click.argument(
+    "names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_servers
+)
+@click.option("--cascade", is_flag=True, help="Remove what requires them, too.")
+@click.pass_obj
+def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
+    """Stop servers and remove them. All or none."""
+    known = [word(each, "name") for each in inners(session.call("mcp.servers", {}), "servers")]
+    for name in names:
+        if name not in known:
+            raise NotFound(f'cannot remove "{name}": there is no such MCP server', name=name)
+    request: dict[str, object] = {"names": list(names), "cascade": cascade}
+    found = session.call("agent.rm", request, timeout_s=None)
+    if session.json:
+        session.print_json(found)
+        return
+    for gone in items(found, "removed"):
+        session.print(render.one_line(f"removed {gone}"))
+
+
+# --- import ---------------------------------------------------------------------------------------
+
+
+@mcp.command("import", epilog="Variables are expanded now; ${secret:NAME} is kept as it stands.")
+@click.argument("words", nargs=-1, metavar="[FILE]...", type=click.Path())
+@click.option("--scan", is_flag=True, help="Look into the usual files; then [NAME]... or --all.")
+@click.option("--all", "everything", is_flag=True, help="With --scan: all servers that are found.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this server; repeatable.")
+@click.option("--project", metavar="DIR", help="Only what concerns this folder, or every one.")
+@click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="Another name.")
+@click.option("--input", "inputs", multiple=True, metavar="ID=VALUE", help="For ${input:ID}.")
+@click.option("--replace", is_flag=True, help="Replace servers that differ and were added so.")
+@click.option("--start", is_flag=True, help="Start each now; else its first call does.")
+@click.option("--dry-run", is_flag=True, help="Only tell.")
+@click.option("--write", metavar="FILE|-", help="Write TOML, and leave the daemon alone.")
+@click.pass_obj
+def import_servers(session: Session, /, **options: Any) -> None:  # Any: the values of the options
+    """Take over MCP servers from the files of editors and agents. At once and for good."""
+    from .client_config import Surroundings, chosen  # noqa: PLC0415 - start-up time
+
+    around = Surroundings(
+        os.environ,
+        os.path.expanduser("~"),
+        dict(pair("inputs", "--input", each) for each in options["inputs"]),
+        os.path.abspath(options["project"]) if options["project"] else None,
+    )
+    only = [*options["only"], *(options["words"] if options["scan"] else ())]
+    sections, failures = _sections(session, around, options)
+    if options["scan"] and not (only or options["everything"]):
+        _print_found(session, sections, failures)
+        return
+    renames = dict(pair("names", "--rename", each) for each in options["renames"])
+    servers, skipped = chosen(sections, around, only=only, renames=renames)
+    _tell(session, servers, skipped, is_written=options["write"] is not None)
+    if options["write"] is not None:
+        _write(session, servers, skipped, options["write"])
+    elif servers:
+        _take(session, servers, skipped, options)
+    elif session.json:
+        session.print_json({"added": [], "changed": {}, "unchanged": [], **_untaken(skipped)})
+    else:
+        session.print("there is nothing to import")
+
+
+def _sections(
+    session: Session, around: "Surroundings", options: Mapping[str, Any]
+) -> tuple[list["Section"], dict[str, str]]:
+    """What the files have that were named or, with --scan, found; and why some of the latter cannot be read."""
+    from .client_config import read, usual_files  # noqa: PLC0415 - start-up time
+
+    failures: dict[str, str] = {}
+    if not (options["scan"] or options["words"]):
+        raise InvalidParams("cannot import: name a FILE, or say --scan", key="FILE", value=None)
+    if not options["scan"]:
+        sections = [each for path in options["words"] for each in read(path, around.home)]
+        if not any(each.entries for each in sections):
+            words = f"cannot import {options['words'][0]!r}: it has no MCP servers"
+            raise InvalidParams(words, file=options["words"][0], reason="no servers")
+    else:
+        sections = []
+        for _client, path in usual_files(around, around.project or os.getcwd()):
+            try:
+                sections += read(path, around.home)
+            except InvalidParams as error:
+                failures[path] = error.message
+                session.note(f"corral: {error.message}")
+    if around.project is not None:
+        sections = [each for each in sections if each.project in (None, around.project)]
+    return [each for each in sections if each.entries], failures
+
+
+def _print_found(
+    session: Session, sections: Sequence["Section"], failures: Mapping[str, str]
+) -> None:
+    if session.json:
+        found = [
+            {"file": each.file, "project": each.project, "servers": list(each.entries)}
+            for each in sections
+        ]
+        session.print_json({"found": found, "failures": failures})
+        return
+    if not sections:
+        session.print("no usual file has MCP servers")
+        return
+    session.print_table(
+        ("NAME", "FILE"), [(name, each.place) for each in sections for name in each.entries]
+    )
+    session.note('"corral mcp import --scan NAME..." takes some, --all takes all of them')
+
+
+def _tell(
+    session: Session, servers: Sequence["Server"], skipped: Sequence["Skipped"], *, is_written: bool
+) -> None:
+    """What a person should know of each server before it is used, on stderr."""
+    for each in skipped:
+        session.note(f"skipped {each.name} of {each.place}: {each.reason}")
+    for server in servers:
+        for note in server.notes:
+            session.note(f"{server.original}: {note}")
+        if server.secrets and not is_written:
+            names = ", ".join(name for _, name in server.secrets)
+            advice = "kept as it stands; safer is ${secret:NAME} in its place"
+            session.note(f"{server.original}: looks like a secret: {names}: {advice}")
+
+
+def _untaken(skipped: Sequence["Skipped"], servers: Sequence["Server"] = ()) -> dict[str, object]:
+    return {
+        "skipped": [each._asdict() for each in skipped],
+        "notes": {server.name: list(server.notes) for server in servers if server.notes},
+        "secrets": {s.name: [name for _, name in s.secrets] for s in servers if s.secrets},
+    }
+
+
+def _write(
+    session: Session, servers: Sequence["Server"], skipped: Sequence["Skipped"], target: str
+) -> None:
+    """Writes TOML with references in place of what looks like a secret; an existing file is left alone."""
+    from .client_config import toml, with_references  # noqa: PLC0415 - start-up time
+
+    servers, wanted = with_references(servers)
+    text = toml(servers)
+    if target == "-":
+        if session.json:
+            session.print_json({"toml": text, "wanted": wanted, **_untaken(skipped, servers)})
+        else:
+            sys.stdout.write(text)
+    else:
+        try:
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as error:
+            words = f'cannot write "{target}": it is there already'
+            raise Conflict(words, file=target) from error
+        except OSError as error:
+            words = f'cannot write "{target}": {(error.strerror or "").lower()}'
+            raise InvalidParams(words, file=target) from error
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        names = [server.name for server in servers]
+        if session.json:
+            found = {"file": target, "servers": names, "wanted": wanted}
+            session.print_json({**found, **_untaken(skipped, servers)})
+        else:
+            session.print(render.one_line(f"wrote {len(names)} servers to {target}"))
+    if wanted:
+        names = sorted({name for each in wanted.values() for name in each})
+        session.note(
+            f"write NAME=VALUE lines for these into [daemon] secrets_file: {', '.join(names)}"
+        )
+
+
+def _take(
+    session: Session,
+    servers: Sequence["Server"],
+    skipped: Sequence["Skipped"],
+    options: Mapping[str, Any],
+) -> None:
+    """Adds the servers to the running set, or tells what that would do."""
+    from .client_config import hidden  # noqa: PLC0415 - start-up time
+
+    is_dry = options["dry_run"]
+    request = {
+        "agents": [
+            {"name": each.name, "kind": "mcp", "spec": each.table, "directory": os.getcwd()}
+            for each in servers
+        ],
+        "start": options["start"],
+        "present": "replace" if options["replace"] else "keep",
+        "dry_run": is_dry,
+    }
+    places = {each.name: f'"{each.original}" of {each.place}' for each in servers}
+    try:
+        found = session.call("agent.add_all", request, timeout_s=None)
+    except Conflict as error:
+        if (place := places.get(str(error.data.get("name")))) is None:
+            raise
+        reason = error.message.partition(": ")[2]
+        hint = (
+            "--replace, --rename or --only" if error.data.get("changed") else "--rename or --only"
+        )
+        raise Conflict(f"cannot import {place}: {reason}; {hint}", **error.data) from error
+    if session.json:
+        done = {key: found.get(key) for key in ("added", "changed", "unchanged", "failures")}
+        tables = {"servers": {s.name: hidden(s.table) for s in servers}} if is_dry else {}
+        session.print_json({**done, **tables, **_untaken(skipped, servers)})
+    else:
+        _print_taken(session, found, servers if is_dry else (), is_refused=not options["replace"])
+    for failure in inner(found, "failures").values():  # it was added all the same
+        raise from_wire(failure)
+
+
+def _print_taken(
+    session: Session,
+    found: Mapping[str, object],
+    dry: Sequence["Server"],
+    *,
+    is_refused: bool,
+) -> None:
+    from .client_config import hidden, toml  # noqa: PLC0415 - start-up time
+
+    verbs = (
+        ("would add", "would leave", "would replace") if dry else ("added", "unchanged", "replaced")
+    )
+    lines = [f"{verbs[0]} {name}" for name in items(found, "added")]
+    lines += [f"{verbs[1]} {name}" for name in items(found, "unchanged")]
+    for name, keys in inner(found, "changed").items():
+        verb = "would refuse" if dry and is_refused else verbs[2]
+        hint = "; see --replace" if dry and is_refused else ""
+        words = ", ".join(str(key) for key in render.items({"keys": keys}, "keys"))
+        lines.append(f"{verb} {name}: it differs in {words}{hint}")
+    for line in lines:
+        session.print(render.one_line(line))
+    if dry:
+        session.print(
+            "\n" + toml([each._replace(table=hidden(each.table)) for each in dry]).rstrip()
+        )
+    elif items(found, "added"):
+        session.note('a server starts at its first call; "corral mcp tools" starts each once')

@@ -47,7 +47,7 @@ its log. Anything valid that it says counts as a heartbeat. "→" is what it hea
 | → | `shutdown` {grace_s} | take no more tasks, finish, exit |
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
 | ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields} | |
-| ← | `tools/list` {} → {tools}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
+| ← | `tools/list` {task?} → {tools}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
 | ← | `task/delegate` {agent or capability, objective, input?, context?, priority?, timeout_s?, boundaries?, task} → the ended record | |
 | ← | `memory/put` {key, value, ttl_s?, session?}, `memory/get` {key, session?} → {value}, `memory/delete` {key, session?}, `memory/search` {query, limit?, session?} → {items} | the agent's own |
 | ← | `checkpoint/put` {task?, data} → {id} | the next attempt of the task is given it |

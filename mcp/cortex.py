@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -18,8 +19,8 @@ from .. import __version__
 from ..worker.codec import as_array, as_object, encode
 from ..worker.errors import CorralError, InternalError, InvalidParams, MethodNotFound
 from ..worker.wire import Peer, Request
-from .cortex_memory import Item, Memory
-from .cortex_store import Store
+from .cortex_memory import Item, Memory, Quota
+from .cortex_store import MAX_FILE_BYTES, Store
 
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
@@ -36,7 +37,10 @@ LIST_TTL_MS = 300_000
 READ_BYTES = 65_536
 STDIN_FD, STDOUT_FD = 0, 1
 
-USAGE = "usage: corral-cortex mcp stdio [--db FILE]"
+USAGE = (
+    "usage: corral-cortex mcp stdio [--db FILE] [--max-items N] [--max-bytes SIZE] "
+    "[--max-file-bytes SIZE]"
+)
 
 _SERVER_INFO = {"name": "corral-cortex", "title": "corral memory", "version": __version__}
 _CAPABILITIES: dict[str, object] = {"tools": {}}
@@ -269,6 +273,7 @@ def _store(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]
         tags=_strings(arguments, "tags"),
         metadata=as_object(arguments.get("metadata")),
         ttl_s=float(ttl_s) if isinstance(ttl_s, int | float) else None,
+        idempotency_key=_string(arguments, "idempotency_key"),
     )
     return {"id": stored.id, "created": stored.created}
 
@@ -279,10 +284,19 @@ def _search(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object
         str(arguments["query"]),
         namespace=_string(arguments, "namespace"),
         tags=_strings(arguments, "tags"),
+        metadata=as_object(arguments.get("metadata")),
+        since=_moment(arguments, "since"),
+        until=_moment(arguments, "until"),
         limit=int(limit) if isinstance(limit, int | float) else 10,
+        cursor=_string(arguments, "cursor"),
     )
     items = [{**_shape(item), "score": score} for item, score in found.items]
-    return {"items": items, "truncated": found.truncated}
+    answer: dict[str, object] = {"items": items, "truncated": found.truncated}
+    if found.cursor is not None:
+        answer["next_cursor"] = found.cursor
+    if found.damaged:
+        answer["damaged"] = list(found.damaged)
+    return answer
 
 
 def _retrieve(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
@@ -312,6 +326,18 @@ def _string(arguments: Mapping[str, object], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _moment(arguments: Mapping[str, object], name: str) -> float | None:
+    text = _string(arguments, name)
+    if text is None:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        words = "must be a time such as 2026-01-31T12:00:00Z"
+        raise _misfit(name, "format", words) from error
+
+
 def _strings(arguments: Mapping[str, object], name: str) -> list[str]:
     return [each for each in as_array(arguments.get(name)) or () if isinstance(each, str)]
 
@@ -335,6 +361,9 @@ _TOOLS = (
                     "maximum": 3_153_600_000,
                     "description": "Forget it after that many seconds; without it, never.",
                 },
+                "idempotency_key": _name(
+                    256, "Of this one store: the same again with it, within a week, does nothing."
+                ),
             },
             ["content"],
         ),
@@ -356,7 +385,18 @@ _TOOLS = (
                 "query": {"type": "string", "maxLength": 10_000, "description": "Words."},
                 "namespace": {**_NAMESPACE, "description": "Search here only; else everywhere."},
                 "tags": {**_TAGS, "description": "Find only what has all of these labels."},
+                "metadata": {
+                    "type": "object",
+                    "description": "Find only what has these members with these values.",
+                },
+                "since": {**_TIME, "maxLength": 64},
+                "until": {**_TIME, "maxLength": 64},
                 "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+                "cursor": {
+                    "type": "string",
+                    "maxLength": 128,
+                    "description": "The next_cursor of the same search: go on behind it.",
+                },
             },
             ["query"],
         ),
@@ -376,6 +416,14 @@ _TOOLS = (
                 "truncated": {
                     "type": "boolean",
                     "description": "True when more was found than fits into one answer.",
+                },
+                "next_cursor": {
+                    "type": "string",
+                    "description": "Where to go on; absent when that was all.",
+                },
+                "damaged": {
+                    **_IDS,
+                    "description": "Items that were found, but are not what was stored.",
                 },
             },
             ["items", "truncated"],
@@ -515,6 +563,41 @@ def default_path(environ: Mapping[str, str]) -> Path:
     return folder / "corral" / "cortex.db"
 
 
+class Options(NamedTuple):
+    """What the command line says."""
+
+    path: Path
+    quota: Quota
+    max_file_bytes: int
+
+
+_SIZE = re.compile(r"([1-9][0-9]{0,15})(|KiB|MiB|GiB|TiB)")
+
+
+def _options(arguments: Sequence[str]) -> Options | None:
+    """What the command line says; None where it says nothing that can be understood."""
+    if list(arguments[:2]) != ["mcp", "stdio"] or len(arguments) % 2:
+        return None
+    given = dict(zip(arguments[2::2], arguments[3::2], strict=True))
+    named = given.pop("--db", None)
+    usual = Quota()
+    numbers = {
+        "--max-items": usual.items,
+        "--max-bytes": usual.bytes,
+        "--max-file-bytes": MAX_FILE_BYTES,
+    }
+    for option, text in given.items():
+        size = _SIZE.fullmatch(text)
+        if option not in numbers or size is None:
+            return None
+        numbers[option] = int(size[1]) << 10 * ("", "KiB", "MiB", "GiB", "TiB").index(size[2])
+    if named == "" or len(given) + (named is not None) < (len(arguments) - 2) // 2:  # one twice
+        return None
+    path = default_path(os.environ) if named is None else Path(named)
+    quota = Quota(numbers["--max-items"], numbers["--max-bytes"])
+    return Options(path, quota, numbers["--max-file-bytes"])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `corral-cortex`; returns the exit status: 0, 1 when the file is unusable, 2 for usage."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -523,21 +606,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments in (["--help"], ["-h"], ["--version"]):
         print(f"corral-cortex {__version__}" if arguments == ["--version"] else USAGE)
         return 0
-    match arguments:
-        case ["mcp", "stdio"]:
-            path = default_path(os.environ)
-        case ["mcp", "stdio", "--db", named] if named:
-            path = Path(named)
-        case _:
-            print(f"corral-cortex: cannot understand {arguments}; {USAGE}", file=sys.stderr)
-            return 2
+    options = _options(arguments)
+    if options is None:
+        print(f"corral-cortex: cannot understand {arguments}; {USAGE}", file=sys.stderr)
+        return 2
     try:
-        store = Store(path)
+        store = Store(options.path, max_file_bytes=options.max_file_bytes)
     except CorralError as error:
         print(f"corral-cortex: {error.message}", file=sys.stderr)
         return 1
     try:
-        serve(Memory(store), STDIN_FD, STDOUT_FD)
+        serve(Memory(store, quota=options.quota), STDIN_FD, STDOUT_FD)
     except BrokenPipeError:
         pass  # the client went away without waiting for its answer
     finally:

@@ -2,15 +2,18 @@
 
 Guarantees: a store that has returned survives `kill -9` and a power cut (WAL, synchronous=FULL); several
 processes may use one file at once; any text is a safe query; nothing is ever deleted, what is replaced,
-expired or merged is archived. It must not know MCP, JSON-RPC or who asks.
+expired or merged is archived; what a disk has changed is not taken for what was stored. It must not know
+MCP, JSON-RPC or who asks.
 
 An *item* is a content in a namespace, found by its id, by words, or by a key. A key names one item, and
 storing under it again replaces the content. The same content without a key is kept once in a namespace.
 """
 
+import base64
 import hashlib
 import os
 import sqlite3
+import struct
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +21,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ..worker.codec import as_array, as_object, decode, encode
-from ..worker.errors import InvalidParams, NotFound, ResourceLimitExceeded
+from ..worker.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
 from .cortex_store import Store
 
 MAX_ITEM_BYTES = 4 * 1024 * 1024
@@ -33,10 +36,17 @@ MAX_TERMS = 64
 MAX_ARCHIVED = 10_000
 """Items that one consolidation archives at most; the next one goes on."""
 
+MAX_OFFSET = 10_000
+"""How many items of one search can be had page by page."""
+
+RECEIPT_S = 7 * 86_400.0
+"""How long an idempotency key is known."""
+
 HALF_LIFE_S = 30 * 86_400.0
 """An item of this age has half of the freshness that a new one adds to its score."""
 
-_ITEM = "m.id, m.key, m.namespace, m.content, m.tags, m.metadata, m.created_at, m.expires_at, m.archived_at"
+_ITEM = """m.id, m.key, m.namespace, m.content, m.tags, m.metadata, m.created_at, m.expires_at, m.archived_at,
+    m.hash, m.seal"""
 _UNEXPIRED = "(m.expires_at IS NULL OR m.expires_at > :now)"
 _LIVE = f"m.archived_at IS NULL AND {_UNEXPIRED}"
 _IN_NAMESPACE = "(:namespace IS NULL OR m.namespace = :namespace)"
@@ -46,15 +56,25 @@ _SCORE = """-bm25(memory_index, 1.0, 2.0, 1.0)
     * (1.0 + :half_life / (:half_life + max(0.0, :now - m.created_at)))"""
 _HAS_TAGS = """NOT EXISTS (SELECT 1 FROM json_each(:tags) AS wanted
     WHERE wanted.value NOT IN (SELECT value FROM json_each(m.tags)))"""
+_HAS_METADATA = """NOT EXISTS (SELECT 1 FROM json_each(:metadata) AS wanted WHERE NOT EXISTS (
+    SELECT 1 FROM json_each(CASE WHEN json_valid(m.metadata) THEN m.metadata END) AS has
+    WHERE has.key = wanted.key AND has.type = wanted.type AND has.value IS wanted.value))"""
+_IN_TIME = (
+    """(:since IS NULL OR m.created_at >= :since) AND (:until IS NULL OR m.created_at < :until)"""
+)
 _SEARCH = f"""
     SELECT {_ITEM}, best.score FROM (
         SELECT m.seq AS seq, {_SCORE} AS score
         FROM memory_index JOIN memory AS m ON m.seq = memory_index.rowid
-        WHERE memory_index MATCH :match AND {_LIVE} AND {_IN_NAMESPACE} AND {_HAS_TAGS}
-        ORDER BY score DESC, m.seq DESC LIMIT :limit
+        WHERE memory_index MATCH :match AND {_LIVE} AND {_IN_NAMESPACE} AND {_IN_TIME}
+            AND m.seq <= :newest AND (:tags = '[]' OR json_valid(m.tags) AND {_HAS_TAGS})
+            AND (:metadata = '{{}}' OR {_HAS_METADATA})
+        ORDER BY score DESC, m.seq DESC LIMIT :limit OFFSET :offset
     ) AS best JOIN memory AS m ON m.seq = best.seq ORDER BY best.score DESC, m.seq DESC"""
 
-_ItemRow = tuple[str, str | None, str, str, str, str, float, float | None, float | None]
+_ItemRow = tuple[
+    str, str | None, str, str, str, str, float, float | None, float | None, bytes, bytes | None
+]
 
 
 class Stored(NamedTuple):
@@ -79,10 +99,23 @@ class Item(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The items of a search with their scores, best first; `truncated` when more did not fit."""
+    """The items of a search with their scores, best first.
+
+    `truncated`: more did not fit into one answer; `cursor` leads to what follows, whatever the reason; `damaged`
+    are ids of items that were found and are not what was stored.
+    """
 
     items: list[tuple[Item, float]]
-    truncated: bool
+    truncated: bool = False
+    cursor: str | None = None
+    damaged: tuple[str, ...] = ()
+
+
+class Quota(NamedTuple):
+    """What a namespace may hold; archived items do not count."""
+
+    items: int = 1_000_000
+    bytes: int = 1024 * 1024 * 1024
 
 
 class Consolidated(NamedTuple):
@@ -102,17 +135,24 @@ class _Row(NamedTuple):
     tags: str
     metadata: str
     expires_at: float | None
+    namespace: str
+    created_at: float
 
 
-_ROW = "m.seq, m.id, m.plain, m.hash, m.tags, m.metadata, m.expires_at"
+_ROW = (
+    """m.seq, m.id, m.plain, m.hash, m.tags, m.metadata, m.expires_at, m.namespace, m.created_at"""
+)
 
 
 class Memory:
-    """The items in one store; `clock` gives the seconds since 1970."""
+    """The items in one store; `clock` gives the seconds since 1970, `quota` holds for each namespace."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time):
+    def __init__(
+        self, store: Store, *, clock: Callable[[], float] = time.time, quota: Quota | None = None
+    ):
         self._store = store
         self._clock = clock
+        self._quota = quota or Quota()
 
     def store(
         self,
@@ -123,20 +163,78 @@ class Memory:
         tags: Sequence[str] = (),
         metadata: Mapping[str, object] | None = None,
         ttl_s: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Stored:
         """Remembers `content`; it is on the disk when this returns.
 
+        The same again with the same `idempotency_key`, within RECEIPT_S, does nothing and has the first answer.
+
         Raises:
             InvalidParams: the metadata cannot be said in JSON.
-            ResourceLimitExceeded: the item is too large, or the disk is full.
+            Conflict: the idempotency key was used for something else.
+            ResourceLimitExceeded: the item is too large, the namespace has its quota, or the disk is full.
             Overloaded: another process kept the file locked for longer than BUSY_S.
         """
         now = self._clock()
         new = _New.of(content, key, namespace, tags, metadata or {}, now, ttl_s)
+        asked = encode([content, key, sorted(set(tags)), new.metadata, ttl_s])
         with self._store.transaction():
+            known = self._receipt(idempotency_key, asked, new)
+            if known is not None:
+                return known
+            before = self._used(namespace)
             stored = self._store_plain(new) if key is None else self._store_keyed(new)
+            self._check_quota(namespace, before, now)
+            if idempotency_key is not None:
+                self._store.connection.execute(
+                    "INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?)",
+                    (namespace, idempotency_key, _sha256(asked), *stored, now),
+                )
         self._store.trim_log()
         return stored
+
+    def _receipt(self, idempotency_key: str | None, asked: bytes, new: "_New") -> Stored | None:
+        if idempotency_key is None:
+            return None
+        connection = self._store.connection
+        connection.execute("DELETE FROM receipt WHERE at <= ?", (new.now - RECEIPT_S,))
+        row = connection.execute(
+            "SELECT digest, item, created FROM receipt WHERE namespace = ? AND key = ?",
+            (new.parameters["namespace"], idempotency_key),
+        ).fetchone()
+        if row is None:
+            return None
+        digest, item_id, created = row
+        if digest != _sha256(asked):
+            words = (
+                f'cannot store the item: idempotency key "{idempotency_key}" was used for another'
+            )
+            raise Conflict(words, field="idempotency_key", id=item_id)
+        return Stored(item_id, created=bool(created))
+
+    def _used(self, namespace: str) -> Quota:
+        query = "SELECT items, bytes FROM usage WHERE namespace = ?"
+        row = self._store.connection.execute(query, (namespace,)).fetchone()
+        return Quota(0, 0) if row is None else Quota(*row)
+
+    def _check_quota(self, namespace: str, before: Quota, now: float) -> None:
+        """Refuses what has made a namespace larger than it may be; what has expired does not count."""
+        if not self._excess(before, self._used(namespace)):
+            return
+        for row in self._expired(namespace, now):
+            self._archive(row.seq, "expired", now)
+        used = self._used(namespace)
+        for limit in self._excess(before, used):
+            most, has = getattr(self._quota, limit), getattr(used, limit)
+            words = f'cannot store the item: namespace "{namespace}" would have {has} {limit}, its quota is {most}'
+            raise ResourceLimitExceeded(
+                words, limit=limit, namespace=namespace, quota=most, value=has
+            )
+
+    def _excess(self, before: Quota, used: Quota) -> list[str]:
+        """Which limits are exceeded by more than they were."""
+        each = zip(Quota._fields, before, used, self._quota, strict=True)
+        return [limit for limit, had, has, most in each if has > max(had, most)]
 
     def _store_plain(self, new: "_New") -> Stored:
         same = self._same_content(new)
@@ -164,22 +262,29 @@ class Memory:
         if named.hash != new.hash:
             self._store.connection.execute(
                 """INSERT INTO memory (id, namespace, plain, content, hash, normal, tags, metadata,
-                    created_at, expires_at, archived_at, archived_why)
+                    created_at, expires_at, seal, archived_at, archived_why)
                 SELECT ?, namespace, 0, content, hash, normal, tags, metadata,
-                    created_at, expires_at, ?, 'replaced' FROM memory WHERE seq = ?""",
+                    created_at, expires_at, seal, ?, 'replaced' FROM memory WHERE seq = ?""",
                 (_new_id(), new.now, named.seq),
             )
         self._store.connection.execute(
             """UPDATE memory SET content = :content, hash = :hash, normal = :normal, tags = :tags,
-                metadata = :metadata, created_at = :now, expires_at = :expires_at,
+                metadata = :metadata, created_at = :now, expires_at = :expires_at, seal = :seal,
                 archived_at = NULL, archived_why = NULL WHERE seq = :seq""",
             {**new.parameters, "seq": named.seq},
         )
         return Stored(named.id, created=False)
 
     def _same_content(self, new: "_New", condition: str = "") -> _Row | None:
+        """The item that has this content already; one that is damaged does not count."""
         where = f"m.namespace = :namespace AND m.hash = :hash AND {_LIVE} {condition}"
-        return self._row(where, new.parameters)
+        row = self._row(where, new.parameters)
+        return row if row is not None and self._is_whole(row) else None
+
+    def _is_whole(self, row: _Row) -> bool:
+        """Whether an item is what was stored."""
+        query = f"SELECT {_ITEM} FROM memory AS m WHERE m.seq = ?"
+        return _is_whole(self._store.connection.execute(query, (row.seq,)).fetchone())
 
     def _row(self, where: str, parameters: Mapping[str, object]) -> _Row | None:
         query = f"SELECT {_ROW} FROM memory AS m WHERE {where} ORDER BY m.seq LIMIT 1"
@@ -190,8 +295,8 @@ class Memory:
         item_id = _new_id()
         self._store.connection.execute(
             """INSERT INTO memory (id, namespace, key, plain, content, hash, normal, tags, metadata,
-                created_at, expires_at) VALUES (:id, :namespace, :key, :plain, :content, :hash,
-                :normal, :tags, :metadata, :now, :expires_at)""",
+                created_at, expires_at, seal) VALUES (:id, :namespace, :key, :plain, :content, :hash,
+                :normal, :tags, :metadata, :now, :expires_at, :seal)""",
             {**new.parameters, "id": item_id, "plain": plain},
         )
         return Stored(item_id, created=True)
@@ -201,17 +306,12 @@ class Memory:
         metadata = encode({**_object(row.metadata), **_object(new.metadata)}).decode()
         tags = _union([row.tags, new.tags])
         _check_size([new.parameters["content"], metadata, tags])
+        expires_at = _longest([row.expires_at, new.expires_at])
+        seal = _seal(row.namespace, tags, metadata, row.created_at, expires_at)
         self._store.connection.execute(
             """UPDATE memory SET plain = plain OR ?, key = coalesce(?, key), tags = ?, metadata = ?,
-                expires_at = ? WHERE seq = ?""",
-            (
-                int(key_of is None),
-                key_of,
-                tags,
-                metadata,
-                _longest([row.expires_at, new.expires_at]),
-                row.seq,
-            ),
+                expires_at = ?, seal = ? WHERE seq = ?""",
+            (int(key_of is None), key_of, tags, metadata, expires_at, seal, row.seq),
         )
 
     def _release_key(self, seq: int) -> None:
@@ -228,30 +328,58 @@ class Memory:
         *,
         namespace: str | None = None,
         tags: Sequence[str] = (),
+        metadata: Mapping[str, object] | None = None,
+        since: float | None = None,
+        until: float | None = None,
         limit: int = 10,
+        cursor: str | None = None,
     ) -> Found:
         """The best `limit` items that have all words of `query`, or else any of them, and all `tags`.
 
-        Without a namespace all namespaces are searched. A query without a word finds nothing.
+        Without a namespace all namespaces are searched. A query without a word finds nothing. `metadata` are members
+        that an item's has to have, `since` (included) and `until` are of its `created_at`. With the `cursor` of an
+        earlier search of the same, what follows: items stored in the meantime are not among it.
+
+        Raises:
+            InvalidParams: the cursor is not one of this search.
         """
         # FTS5 reads a query as a C string and knows operators; a quoted term has neither.
         words = dict.fromkeys(query.replace("\0", " ").split())
         terms = ['"' + word.replace('"', '""') + '"' for word in list(words)[:MAX_TERMS]]
-        found = Found([], truncated=False)
-        for operator in (" AND ", " OR ")[: len(terms)]:  # one term needs one try, none needs none
+        filters: dict[str, object] = {
+            "namespace": namespace,
+            "tags": encode(list(tags)).decode(),
+            "metadata": encode(metadata or {}).decode(),
+            "since": since,
+            "until": until,
+        }
+        asked = _sha256(encode([terms, filters]))[:8]
+        now = self._clock()
+        place = self._first(now) if cursor is None else _Place.read(cursor, asked)
+        for operator in (" AND ", " OR ")[place.tries : max(1, len(terms))]:
             parameters = {
+                **filters,
                 "match": operator.join(terms),
-                "now": self._clock(),
-                "namespace": namespace,
-                "tags": encode(list(tags)).decode(),
-                "limit": limit,
+                "now": place.now,
+                "newest": place.newest,
+                "limit": limit + 1,
+                "offset": place.offset,
                 "half_life": HALF_LIFE_S,
             }
-            with self._store.typed_errors():
-                found = _within_limit(self._store.connection.execute(_SEARCH, parameters))
-            if found.items:
+            if not terms:
                 break
-        return found
+            with self._store.typed_errors():
+                rows = self._store.connection.execute(_SEARCH, parameters)
+                found = _page(rows, place, limit, now, asked)
+            if found.items or found.damaged or cursor is not None:
+                return found
+            place = place._replace(tries=place.tries + 1)
+        return Found([])
+
+    def _first(self, now: float) -> "_Place":
+        with self._store.typed_errors():
+            row = self._store.connection.execute("SELECT max(seq) FROM memory").fetchone()
+        return _Place(now, row[0] or 0, 0, 0)
 
     def retrieve(
         self, *, item_id: str | None = None, key: str | None = None, namespace: str | None = None
@@ -260,6 +388,7 @@ class Memory:
 
         Raises:
             NotFound: there is none, or it has expired.
+            Conflict: what the disk has is not what was stored; `data` has the id.
         """
         assert (item_id is None) != (key is None), "an item is retrieved by its id or by its key"
         query = f"""SELECT {_ITEM} FROM memory AS m
@@ -269,6 +398,9 @@ class Memory:
         with self._store.typed_errors():
             row: _ItemRow | None = self._store.connection.execute(query, parameters).fetchone()
         if row is not None:
+            if not _is_whole(row):
+                words = f'cannot retrieve item "{row[0]}": it is damaged: not what was stored'
+                raise Conflict(words, id=row[0], reason="checksum")
             return _item(row)
         asked: dict[str, object] = {"id": item_id} if key is None else {"key": key}
         if namespace is not None:
@@ -317,7 +449,9 @@ class Memory:
             ORDER BY m.created_at DESC, m.seq DESC LIMIT {MAX_ARCHIVED}"""
         for group_namespace, normal in groups:
             parameters = {"namespace": group_namespace, "normal": normal, "now": now}
-            yield [_Row(*row) for row in self._store.connection.execute(query, parameters)]
+            found = [_Row(*row) for row in self._store.connection.execute(query, parameters)]
+            if whole := [row for row in found if self._is_whole(row)]:
+                yield whole
 
     def _replace_duplicates(self, kept: _Row, older: list[_Row], now: float) -> None:
         for row in older:
@@ -325,9 +459,10 @@ class Memory:
         tags = _union([row.tags for row in (kept, *older)])
         expires_at = _longest([row.expires_at for row in (kept, *older)])
         if (tags, expires_at) != (kept.tags, kept.expires_at):
+            seal = _seal(kept.namespace, tags, kept.metadata, kept.created_at, expires_at)
             self._store.connection.execute(
-                "UPDATE memory SET tags = ?, expires_at = ? WHERE seq = ?",
-                (tags, expires_at, kept.seq),
+                "UPDATE memory SET tags = ?, expires_at = ?, seal = ? WHERE seq = ?",
+                (tags, expires_at, seal, kept.seq),
             )
 
 
@@ -362,7 +497,7 @@ class _New(NamedTuple):
         _check_size([content, facts, wanted])
         normal = " ".join(unicodedata.normalize("NFKC", content).casefold().split())
         expires_at = None if ttl_s is None else now + ttl_s
-        digest = hashlib.sha256(content.encode()).digest()
+        digest = _sha256(content.encode())
         parameters: dict[str, object] = {
             "content": content,
             "key": key,
@@ -370,9 +505,10 @@ class _New(NamedTuple):
             "tags": wanted,
             "metadata": facts,
             "hash": digest,
-            "normal": hashlib.sha256(normal.encode()).digest(),
+            "normal": _sha256(normal.encode()),
             "now": now,
             "expires_at": expires_at,
+            "seal": _seal(namespace, wanted, facts, now, expires_at),
         }
         return cls(key, digest, wanted, facts, now, expires_at, parameters)
 
@@ -384,22 +520,90 @@ def _check_size(parts: Sequence[object]) -> None:
         raise ResourceLimitExceeded(text, field="content", limit=MAX_ITEM_BYTES, value=size)
 
 
-def _within_limit(rows: sqlite3.Cursor) -> Found:
+class _Place(NamedTuple):
+    """Where a search goes on: as of which time and item, with all words (0) or any (1), and after how many."""
+
+    now: float
+    newest: int
+    tries: int
+    offset: int
+
+    def cursor(self, asked: bytes) -> str:
+        """The text that `read` takes, for the search that `asked` is the digest of."""
+        packed = asked + struct.pack("!dqBI", *self)
+        return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+    @classmethod
+    def read(cls, cursor: str, asked: bytes) -> "_Place":
+        try:
+            packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
+            place = cls(*struct.unpack("!dqBI", packed[len(asked) :]))
+        except (ValueError, struct.error) as error:
+            raise InvalidParams("cannot search on: it is no cursor", field="cursor") from error
+        if packed[: len(asked)] != asked or place.tries > 1 or place.offset > MAX_OFFSET:
+            words = "cannot search on: the cursor is that of another search"
+            raise InvalidParams(words, field="cursor")
+        return place
+
+
+def _page(rows: sqlite3.Cursor, place: _Place, limit: int, now: float, asked: bytes) -> Found:
+    """As many items as there may be in one answer, and where the next one begins."""
     items: list[tuple[Item, float]] = []
+    damaged: list[str] = []
     size = 0
+    passed = 0
+    is_full = False
     for *columns, score in rows:
         row: _ItemRow = tuple(columns)
-        item = _item(row)
-        size += len(encode(item))
-        if items and size > MAX_FOUND_BYTES:
-            rows.close()
-            return Found(items, truncated=True)
-        items.append((item, score))
-    return Found(items, truncated=False)
+        if passed == limit:
+            is_full = True
+            break
+        if not _is_whole(row):
+            damaged.append(row[0].encode("utf-8", "replace").decode())
+        elif row[7] is None or row[7] > now:  # a later page must not have what has expired since
+            item = _item(row)
+            size += len(encode(item))
+            if items and size > MAX_FOUND_BYTES:
+                is_full = True
+                break
+            items.append((item, score))
+        passed += 1
+    rows.close()
+    following = place._replace(offset=place.offset + passed)
+    goes_on = is_full and following.offset <= MAX_OFFSET
+    return Found(
+        items,
+        truncated=is_full and passed < limit,
+        cursor=following.cursor(asked) if goes_on else None,
+        damaged=tuple(damaged),
+    )
+
+
+def _is_whole(row: _ItemRow) -> bool:
+    """Whether an item is what was stored: content by its hash, the rest by the seal, where it has one."""
+    _, _, namespace, content, tags, metadata, created_at, expires_at, _, digest, seal = row
+    try:
+        return digest == _sha256(content.encode()) and (
+            seal is None or seal == _seal(namespace, tags, metadata, created_at, expires_at)
+        )
+    except (UnicodeError, AttributeError, TypeError, struct.error):  # no UTF-8, or of another type
+        return False
+
+
+def _seal(
+    namespace: str, tags: str, metadata: str, created_at: float, expires_at: float | None
+) -> bytes:
+    times = struct.pack("!dd", created_at, -1.0 if expires_at is None else expires_at)
+    texts = "\0".join((namespace, tags, metadata)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(times + texts, digest_size=16).digest()
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _item(row: _ItemRow) -> Item:
-    item_id, key, namespace, content, tags, metadata, created_at, expires_at, archived_at = row
+    item_id, key, namespace, content, tags, metadata, created_at, expires_at, archived_at, *_ = row
     return Item(
         item_id,
         key,

@@ -23,7 +23,10 @@ BUSY_SLICE_S = 0.5
 WAL_BYTES = 4 * 1024 * 1024
 """The write-ahead log is copied into the database when it is larger than this."""
 
-SCHEMA_VERSION = 1
+MAX_FILE_BYTES = 4 * 1024 * 1024 * 1024
+"""What the database may grow to, if nobody says otherwise; its write-ahead log comes on top."""
+
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x636F7274
 """Marks the file as ours; see https://www.sqlite.org/pragma.html#pragma_application_id."""
 
@@ -61,14 +64,54 @@ _SCHEMA = (
         SELECT new.seq, new.content, new.key, new.tags WHERE new.archived_at IS NULL;
     END""",
     f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+
+_BYTES = " + ".join(
+    f"length(CAST({{row}}.{column} AS BLOB))" for column in ("content", "tags", "metadata")
+)
+_OLD, _NEW = (f"({row}.archived_at IS NULL)" for row in ("old", "new"))
+
+_SECOND = (
+    # Of namespace, tags, metadata and times; `hash` is that of the content. Older items have none.
+    "ALTER TABLE memory ADD COLUMN seal BLOB",
+    """CREATE TABLE usage (
+        namespace TEXT PRIMARY KEY,
+        items INTEGER NOT NULL,         -- that are not archived
+        bytes INTEGER NOT NULL          -- of their contents, tags and metadata
+    ) WITHOUT ROWID""",
+    f"""INSERT INTO usage SELECT namespace, count(*), sum({_BYTES.format(row="memory")})
+        FROM memory WHERE archived_at IS NULL GROUP BY namespace""",
+    f"""CREATE TRIGGER memory_counted AFTER INSERT ON memory WHEN new.archived_at IS NULL BEGIN
+        INSERT INTO usage VALUES (new.namespace, 1, {_BYTES.format(row="new")})
+        ON CONFLICT DO UPDATE SET items = items + 1, bytes = bytes + excluded.bytes;
+    END""",
+    f"""CREATE TRIGGER memory_recounted
+        AFTER UPDATE OF namespace, content, tags, metadata, archived_at ON memory BEGIN
+        UPDATE usage SET items = items - {_OLD}, bytes = bytes - {_OLD} * ({_BYTES.format(row="old")})
+            WHERE namespace = old.namespace;
+        INSERT INTO usage VALUES (new.namespace, {_NEW}, {_NEW} * ({_BYTES.format(row="new")}))
+        ON CONFLICT DO UPDATE SET items = items + excluded.items, bytes = bytes + excluded.bytes;
+    END""",
+    """CREATE TABLE receipt (             -- what a store with an idempotency key was answered
+        namespace TEXT NOT NULL,
+        key TEXT NOT NULL,
+        digest BLOB NOT NULL,           -- SHA-256 of what was asked for
+        item TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (namespace, key)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX receipt_age ON receipt (at)",
+)
+
+STEPS = (_SCHEMA, _SECOND)
+"""What leads from each version of the schema to the next; the first from an empty file."""
 
 
 class Store:
     """The open file. For one thread; other processes may have the same file open."""
 
-    def __init__(self, path: Path, *, busy_s: float = BUSY_S):
+    def __init__(self, path: Path, *, busy_s: float = BUSY_S, max_file_bytes: int = MAX_FILE_BYTES):
         """Opens the file, which is created with mode 0600 (its folder 0700) if it is not there.
 
         Raises:
@@ -88,8 +131,11 @@ class Store:
             raise Conflict(_cannot_open(path, error.strerror), path=str(path)) from error
         with self.typed_errors():
             self.connection = sqlite3.connect(path, timeout=BUSY_SLICE_S, isolation_level=None)
+            self.connection.text_factory = _text
             try:
                 self._patiently(lambda: _prepare(path, self.connection))
+                size: int = self.connection.execute("PRAGMA page_size").fetchone()[0]
+                self.connection.execute(f"PRAGMA max_page_count = {max(1, max_file_bytes // size)}")
             except BaseException:
                 self.connection.close()
                 raise
@@ -176,11 +222,12 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise Conflict(_cannot_open(path, "its file system has no WAL"), path=str(path), mode=mode)
-    if version == 0:
+    if version < SCHEMA_VERSION:
         connection.execute("BEGIN IMMEDIATE")
-        if _schema_version(path, connection) == 0:  # else another process was faster
-            for statement in _SCHEMA:
+        for step in STEPS[_schema_version(path, connection) :]:  # another process may be faster
+            for statement in step:
                 connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     connection.execute("SELECT 1 FROM memory JOIN memory_index ON 0").fetchone()
 
@@ -202,6 +249,11 @@ def _schema_version(path: Path, connection: sqlite3.Connection) -> int:
         text = _cannot_open(path, reason)
         raise Conflict(text, path=str(path), version=version, limit=SCHEMA_VERSION)
     return version
+
+
+def _text(data: bytes) -> str:
+    """A text of the database; bytes that a damaged disk made no UTF-8 stay, for a checksum to find them."""
+    return str(data, "utf-8", "surrogateescape")
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -17,40 +17,43 @@ class Liveness:
         """When the last call that excused its silence ended."""
         self._patience_s = patience_s
         self._asked_at: float | None = None  # the first call since it was heard
-        self._calls: set[int] = set()
-        self._excuses: set[int] = set()
+        self._in_flight = 0
+        self._no_excuses: set[int] = (
+            set()
+        )  # of the calls in flight; the others are, in all but bad times all
         self._has_proved_silent = False
         self._last_call = 0
 
     @property
     def is_excused(self) -> bool:
         """Whether its silence means nothing now."""
-        return bool(self._excuses)
+        return self._in_flight > len(self._no_excuses)
 
     def heard(self, now: float) -> None:
         """A valid message came: it lives, so that every call in flight is an excuse."""
         self.heard_at = now
-        self._has_proved_silent = False
-        self._asked_at = now if self._calls else None
-        self._excuses = set(self._calls)
+        self._asked_at = now if self._in_flight else None
+        if self._has_proved_silent:
+            self._has_proved_silent = False
+            self._no_excuses.clear()
 
     def began(self, now: float) -> int:
         """A call was sent; returns its number for `ended`."""
         self._last_call += 1
-        self._calls.add(self._last_call)
+        self._in_flight += 1
         if self._asked_at is None:
             self._asked_at = now
-        if not self._has_proved_silent:
-            self._excuses.add(self._last_call)
+        if self._has_proved_silent:
+            self._no_excuses.add(self._last_call)
         return self._last_call
 
     def ended(self, call: int, now: float, *, is_answered: bool) -> None:
         """A call has ended; without an answer, when its time was over or its caller gave it up."""
-        self._calls.discard(call)
+        self._in_flight -= 1
         asked_at = self._asked_at
         if not is_answered and asked_at is not None and now - asked_at >= self._patience_s:
             self._has_proved_silent = True
-        if call in self._excuses:
-            self._excuses.discard(call)
-            if not self._excuses:
-                self.rested_at = now
+        if call in self._no_excuses:
+            self._no_excuses.discard(call)
+        elif self._in_flight == len(self._no_excuses):
+            self.rested_at = now

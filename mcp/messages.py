@@ -1,4 +1,4 @@
-"""What MCP says, without saying it: revisions, params, results, tools and the names they are exposed by.
+"""What MCP says, without saying it: methods and revisions, params, results and tools.
 
 Values in, values out; no I/O and no clock. Both eras of the protocol (https://modelcontextprotocol.io/specification):
 *legacy*, 2024-11-05 to 2025-11-25, opens with `initialize` and keeps state per connection; *modern*,
@@ -7,23 +7,26 @@ and is asked with `server/discover`. What a server sends is hostile input: whate
 becomes a typed error or is left out.
 """
 
-import hashlib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import msgspec
 
-from ..worker.codec import as_array, as_object, encode
+from ..worker.codec import as_array, as_object
 from ..worker.errors import InvalidParams, ToolFailed
 
 Era = Literal["legacy", "modern"]
+Relay = Literal["elicitation", "roots", "sampling"]
 
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
+BATCHING_VERSION = "2025-03-26"
+"""The only revision in which several messages may come in one line."""
 
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 CALL = "tools/call"
 DISCOVER = "server/discover"
+GET_PROMPT = "prompts/get"
 INITIALIZE = "initialize"
 INITIALIZED = "notifications/initialized"
 LISTEN = "subscriptions/listen"
@@ -31,19 +34,38 @@ LIST_TOOLS = "tools/list"
 LOG_MESSAGE = "notifications/message"
 PING = "ping"
 PROGRESS = "notifications/progress"
-TOOLS_CHANGED = "notifications/tools/list_changed"
+READ = "resources/read"
+SET_LEVEL = "logging/setLevel"
+SUBSCRIBE = "resources/subscribe"
+UNSUBSCRIBE = "resources/unsubscribe"
+UPDATED = "notifications/resources/updated"
 
-LISTEN_PARAMS: dict[str, object] = {"notifications": {"toolsListChanged": True}}
+LIST_CHANGED = {
+    f"notifications/{family}/list_changed": family for family in ("tools", "prompts", "resources")
+}
+"""The notifications of changed lists, with the capability that each belongs to."""
+
+RELAYED: dict[str, Relay] = {
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+    "sampling/createMessage": "sampling",
+}
+"""What a legacy server may ask of its client, with the capability that the client declares for it."""
 
 META = "io.modelcontextprotocol/"
 
-MAX_EXPOSED_CHARACTERS = 48
-"""Clients allow names of 64 characters and put a prefix of their own before ours."""
+OURS = frozenset(
+    {
+        "progressToken",
+        *(META + key for key in ("protocolVersion", "clientInfo", "clientCapabilities")),
+    }
+)
+"""Keys of `_meta` that say who speaks on a connection: never passed on from a caller."""
 
-HASH_CHARACTERS = 8
+LOG_LEVEL = META + "logLevel"
 
-_FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]")
-
+RESOURCE_NOT_FOUND = -32002
+"""Of legacy servers; since 2026-07-28 it is -32602."""
 
 # -- opening
 
@@ -84,12 +106,20 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str = ""
 
 
-def initialize_params(protocol_version: str, client_version: str) -> dict[str, object]:
-    """The params of `initialize`. We declare no capability: a shared server has no one user to ask."""
+def initialize_params(
+    protocol_version: str, client_version: str, relays: Collection[Relay] = ()
+) -> dict[str, object]:
+    """The params of `initialize`.
+
+    Of capabilities we declare what `relays` names and nothing else: a shared server has no one user to ask.
+    """
     offered = protocol_version if protocol_version in LEGACY_VERSIONS else LEGACY_VERSIONS[-1]
+    capabilities: dict[str, object] = {
+        relay: {"listChanged": False} if relay == "roots" else {} for relay in sorted(relays)
+    }
     return {
         "protocolVersion": offered,
-        "capabilities": {},
+        "capabilities": capabilities,
         "clientInfo": client_info(client_version),
     }
 
@@ -141,48 +171,63 @@ def read_discover(result: object) -> Opened:
     )
 
 
-def announces_tools(opened: Opened) -> bool:
-    """Whether the server says that it tells of changed tools."""
-    tools = as_object(opened.capabilities.get("tools"))
-    return tools is not None and tools.get("listChanged") is True
+def announced(opened: Opened) -> list[str]:
+    """The families of lists, as in LIST_CHANGED, of which the server says that it tells when they change."""
+    families: list[str] = []
+    for family in LIST_CHANGED.values():
+        declared = as_object(opened.capabilities.get(family))
+        if declared is not None and declared.get("listChanged") is True:
+            families.append(family)
+    return families
 
 
-def with_meta(
-    params: Mapping[str, object],
+def request_meta(
+    given: object,
     *,
     modern_version: str | None,
     client_version: str,
-    progress_token: int | None = None,
+    capabilities: Mapping[str, object],
+    log_level: str | None = None,
 ) -> dict[str, object]:
-    """The params of a request with the `_meta` that its era asks for.
+    """The `_meta` of a request as its era asks for; what the caller gave is kept where it is not OURS.
 
     Args:
-        params: without `_meta`.
+        given: the caller's `_meta`, if it has one.
         modern_version: the revision on a modern connection, None on a legacy one.
         client_version: corral's own.
-        progress_token: given when somebody wants to hear of progress.
+        capabilities: the caller's, which a modern server is told with each request.
+        log_level: the least severe log message that a modern server shall send, unless the caller says one.
     """
     meta: dict[str, object] = {}
-    if modern_version is not None:
-        meta[META + "protocolVersion"] = modern_version
-        meta[META + "clientInfo"] = client_info(client_version)
-        meta[META + "clientCapabilities"] = {}
-    if progress_token is not None:
-        meta["progressToken"] = progress_token
-    return {**params, "_meta": meta} if meta else dict(params)
+    theirs = as_object(given)
+    if theirs:
+        meta = {key: value for key, value in theirs.items() if key not in OURS}
+    if modern_version is None:
+        meta.pop(LOG_LEVEL, None)
+        return meta
+    meta[META + "protocolVersion"] = modern_version
+    meta[META + "clientInfo"] = client_info(client_version)
+    meta[META + "clientCapabilities"] = dict(capabilities)
+    if log_level is not None:
+        meta.setdefault(LOG_LEVEL, log_level)
+    return meta
 
 
 # -- tools
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """One tool, as its server describes it."""
+    """One tool, as its server describes it.
+
+    `fields` is the entry as it came, with all its keys: clients may know more of them than we do.
+    """
 
     name: str
     description: str = ""
     input_schema: dict[str, object] = {}
     output_schema: dict[str, object] | None = None
     annotations: dict[str, object] = {}
+    fields: dict[str, object] = {}
 
     @staticmethod
     def from_wire(value: object) -> "Tool | None":
@@ -197,6 +242,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
             input_schema=as_object(fields.get("inputSchema")) or {"type": "object"},
             output_schema=as_object(fields.get("outputSchema")),
             annotations=as_object(fields.get("annotations")) or {},
+            fields=fields,
         )
 
     @property
@@ -209,65 +255,16 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the server says that a second call changes nothing more."""
         return self.is_read_only or self.annotations.get("idempotentHint") is True
 
-    @property
-    def size_bytes(self) -> int:
-        """What keeping it costs, roughly: its length as JSON."""
-        return len(encode(self))
+
+# -- requests
 
 
-def read_tools(result: object) -> tuple[list[Tool], str | None]:
-    """The tools of one page and the cursor of the next; None after the last, `""` is a cursor.
-
-    Raises:
-        ToolFailed: it is no page.
-    """
-    fields = as_object(result)
-    entries = None if fields is None else as_array(fields.get("tools"))
-    if fields is None or entries is None:
-        raise ToolFailed("cannot read the tools: the answer has no list of them")
-    tools = [tool for tool in map(Tool.from_wire, entries) if tool is not None]
-    cursor = fields.get("nextCursor")
-    return tools, cursor if isinstance(cursor, str) else None
-
-
-def exposed_names(server: str, tools: Iterable[Tool]) -> dict[str, Tool]:
-    """The tools of a server by the name under which clients see them, `SERVER__TOOL`.
-
-    Names consist of [A-Za-z0-9_-] and of MAX_EXPOSED_CHARACTERS at most. A longer one ends in a hash
-    of the whole; so does one that had to be altered, where another tool would have the same. The
-    names do not depend on the order of the tools. Of two tools of one name the first counts.
-    """
-    distinct: dict[str, Tool] = {}
-    for tool in tools:
-        distinct.setdefault(tool.name, tool)
-    plain = {name: f"{server}__{_FORBIDDEN.sub('_', name)}" for name in distinct}
-    crowd: dict[str, int] = {}
-    for name in plain.values():
-        crowd[name] = crowd.get(name, 0) + 1
-    exposed: dict[str, Tool] = {}
-    for name, tool in distinct.items():
-        whole = f"{server}__{name}"
-        short = plain[name]
-        is_altered_twin = short != whole and crowd[short] > 1
-        if len(short) > MAX_EXPOSED_CHARACTERS or is_altered_twin:
-            short = _hashed(short, whole)
-        exposed[short] = tool
-    return exposed
-
-
-def _hashed(name: str, whole: str) -> str:
-    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:HASH_CHARACTERS]
-    return f"{name[: MAX_EXPOSED_CHARACTERS - HASH_CHARACTERS - 1]}_{digest}"
-
-
-# -- calls
-
-
-def read_call(result: object) -> dict[str, object]:
-    """The result of a tool call as it came, after a check that a client can rely on its shape.
+def read_result(method: str, result: object) -> dict[str, object]:
+    """The result of a request as it came, after a check that a client can rely on its shape.
 
     A failed tool (`isError`) is a result, and so is `input_required`: both are the caller's to read.
-    Absent `content` is an empty one.
+    Absent `content` of a tool is an empty one. Whether structured content fits the tool's output schema
+    is not looked at: the caller has the schema as well, and corral uses none of it.
 
     Raises:
         ToolFailed: the answer is outside the protocol.
@@ -275,12 +272,14 @@ def read_call(result: object) -> dict[str, object]:
     fields = as_object(result)
     if fields is None:
         raise ToolFailed("cannot read the answer: it is no object")
-    kind = fields.get("resultType", "complete")
-    if kind == "input_required":
+    if method != CALL or fields.get("resultType") == "input_required":
         return fields
     content = as_array(fields.setdefault("content", []))
-    if content is None or any(as_object(part) is None for part in content):
-        raise ToolFailed("cannot read the answer: its content is no list of objects")
+    if content is None:
+        raise ToolFailed("cannot read the answer: its content is no list")
+    for part in content:
+        if not isinstance(part, dict):
+            raise ToolFailed("cannot read the answer: its content is no list of objects")
     if not isinstance(fields.get("isError", False), bool):
         raise ToolFailed("cannot read the answer: its isError is neither true nor false")
     return fields

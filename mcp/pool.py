@@ -1,79 +1,49 @@
-"""One shared pool of MCP servers: who may call which tool, in which order, and how often it is tried.
+"""One shared pool of MCP servers: who may use what of them, which process takes a call, and how often it is tried.
 
-The pool decides; a `Backend` keeps the process. Calls to a server run in the order of their arrival, one
-at a time, for many servers lose writes when calls overlap; tools marked `readOnlyHint` overlap each other,
-and `concurrency` in the configuration has the last word. Waiting is bounded in number and in time.
-What it decides without awaiting stands at the end as plain functions.
+The pool decides; a `Backend` keeps the processes of a server. At each process calls run in the order of their
+arrival, one at a time, for many servers lose writes when calls overlap; tools marked `readOnlyHint` and
+everything that only reads overlap each other, and `concurrency` in the configuration has the last word.
+Waiting is bounded in number and in time. A call that finds its process up and free awaits nothing but its answer.
 """
 
 import asyncio
 import difflib
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple, Protocol
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from ..worker.codec import as_object
 from ..worker.errors import (
     Conflict,
     CorralError,
+    InvalidParams,
+    MethodNotFound,
     NotFound,
     Overloaded,
-    PermissionDenied,
     Timeout,
     ToolFailed,
 )
-from .messages import Progress, Tool, exposed_names
+from .backend import Backend, Concurrency, Process
+from .caller import NOBODY, Caller
+from .catalogue import FULL, KINDS, Access, Catalogue, Kind, admits
+from .directory import MAX_NEAR, Directory, may_admit, not_allowed
+from .dispatch import Share
+from .dispatcher import Dispatcher, is_backing_off, too_late, within
+from .gate import Gate
+from .messages import CALL, GET_PROMPT, READ, Tool
 from .session import Session
-
-Concurrency = Literal["auto", "serial", "parallel"]
-
-MAX_WAITING = 1_000
-"""Calls that wait for their turn at one server."""
+from .subscribers import Subscribers
+from .validation import Validators
 
 UNSENT_RETRIES = 2
 """How often a server that died before it was sent the call is started anew for it."""
 
-MAX_NEAR = 3
-"""Names suggested for one that does not exist."""
+REFRESH_PAUSE_S = 3.0
+"""The least time between two listings of a server because of its `ttlMs`: it may be 0."""
 
-
-class Backend(Protocol):
-    """A configured server, running or not, as the pool sees it."""
-
-    @property
-    def name(self) -> str:
-        """The server's, the first part of its tools' exposed names."""
-        ...
-
-    @property
-    def concurrency(self) -> Concurrency:
-        """What the configuration says about overlapping calls."""
-        ...
-
-    @property
-    def request_timeout_s(self) -> float:
-        """For calls that bring no timeout."""
-        ...
-
-    @property
-    def max_retries(self) -> int:
-        """How often a call that is safe to repeat is repeated when the server dies."""
-        ...
-
-    @property
-    def tools(self) -> tuple[Tool, ...]:
-        """What the server listed last, also while it is stopped; empty when it never did."""
-        ...
-
-    async def acquire(self) -> Session:
-        """A session with `is_open`; starts the server if need be and waits until it is ready.
-
-        Bounded by the backend itself (spawn timeout, restart limit). Concurrent callers share one start.
-        """
-        ...
+COMPLETE = "completion/complete"
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -87,37 +57,38 @@ class Stats(msgspec.Struct, frozen=True):
     waiting: int = 0
 
 
-class _Entry:
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.gate = Gate(backend.name)
-        self.calls = 0
-        self.failures = 0
-        self.retries = 0
-        self.in_flight = 0
-        self._listed: tuple[Tool, ...] = ()
-        self._exposed: dict[str, Tool] = {}
+class Target(NamedTuple):
+    """What a request is about: its server, the params in the server's own names, and how it may be run."""
+
+    entry: Dispatcher
+    name: str
+    params: Mapping[str, object]
+    tool: Tool | None
 
     @property
-    def exposed(self) -> dict[str, Tool]:
-        """The tools by exposed name, computed once per listing."""
-        if self.backend.tools is not self._listed:
-            self._listed = self.backend.tools
-            self._exposed = exposed_names(self.backend.name, self._listed)
-        return self._exposed
+    def is_shared(self) -> bool:
+        """Whether it may run beside others that may."""
+        return may_overlap(self.tool, self.entry.backend.concurrency)
 
 
 class Pool:
     """The servers that are shared.
 
     Args:
-        on_flight: called with a server's name and its number of calls in flight whenever that changes;
-            a server with none is idle.
+        on_refused: called with a server's name, its limit and the seconds to wait, at the first of several
+            requests that exceed `max_calls_per_minute`.
     """
 
-    def __init__(self, *, on_flight: Callable[[str, int], None] | None = None) -> None:
-        self._entries: dict[str, _Entry] = {}
-        self._on_flight = on_flight
+    def __init__(self, *, on_refused: Callable[[str, int, float], None] | None = None) -> None:
+        self._entries: dict[str, Dispatcher] = {}
+        self._directory = Directory()
+        self._validators = Validators()
+        self._watchers: dict[int, Callable[[Kind], None]] = {}
+        self._last_watcher = 0
+        self._on_refused = on_refused
+        self._subscribers = Subscribers(self._connect)
+
+    # -- servers come, change and go
 
     def add(self, backend: Backend) -> None:
         """Adds a server.
@@ -127,7 +98,10 @@ class Pool:
         """
         if backend.name in self._entries:
             raise Conflict(f'cannot add MCP server "{backend.name}": the name is taken')
-        self._entries[backend.name] = _Entry(backend)
+        self._entries[backend.name] = Dispatcher(backend)
+        self._directory.put(backend.name, backend.catalogue, backend.denied_tools)
+        known = backend.catalogue.is_known
+        self._tell(self._directory.of(backend.name).differs(Catalogue()) if known else KINDS)
 
     def remove(self, name: str) -> None:
         """Removes a server; calls that are under way end by themselves.
@@ -135,8 +109,37 @@ class Pool:
         Raises:
             NotFound: there is none of this name.
         """
-        self._entry(name)
+        entry = self._entry(name)
         del self._entries[name]
+        entry.close()
+        self._subscribers.drop(name)
+        while entry.waiting:
+            entry.wake()
+        self._tell(self._directory.drop(name))
+
+    def listed(self, name: str) -> None:
+        """A server's catalogue or `denied_tools` has changed."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            backend = entry.backend
+            self._tell(self._directory.put(name, backend.catalogue, backend.denied_tools))
+
+    def changed(self, name: str) -> None:
+        """Something about a server's processes has changed: who waits for one looks again."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            entry.changed()
+            self._subscribers.renew(name)
+
+    def updated(self, name: str, uri: str) -> None:
+        """A server says that a resource has changed."""
+        self._subscribers.updated(name, uri)
+
+    async def close(self) -> None:
+        """Ends what goes on beside requests."""
+        for entry in self._entries.values():
+            entry.close()
+        await self._subscribers.close()
 
     def names(self) -> list[str]:
         """The servers, sorted."""
@@ -149,37 +152,80 @@ class Pool:
             NotFound: there is none of this name.
         """
         entry = self._entry(name)
+        slots = entry.slots
         return Stats(
-            entry.calls, entry.failures, entry.retries, entry.in_flight, entry.gate.waiting
+            entry.calls,
+            entry.failures,
+            entry.retries,
+            sum(slot.in_flight for slot in slots),
+            sum(slot.gate.waiting for slot in slots) + len(entry.waiting),
         )
 
-    def tools(self, allowed: Sequence[str] | None = None) -> list[dict[str, object]]:
-        """The records of the tools that are known and allowed, sorted by exposed name; starts nothing.
+    # -- lists
+
+    def tools(self, access: Access = FULL) -> list[dict[str, object]]:
+        """The records of the tools that are known and allowed, sorted by exposed name; starts nothing."""
+        return self._directory.records(access)
+
+    def offered(self, kind: Kind, access: Access = FULL) -> list[dict[str, object]]:
+        """MCP's objects of what is known and allowed, under exposed names, sorted by them; starts nothing."""
+        return self._directory.offered(kind, access)
+
+    def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
+        """Has `on_change` called when a list has changed, whoever may see it; returns what ends that."""
+        self._last_watcher += 1
+        number = self._last_watcher
+        self._watchers[number] = on_change
+
+        def end() -> None:
+            self._watchers.pop(number, None)
+
+        return end
+
+    def _tell(self, kinds: Sequence[Kind]) -> None:
+        for kind in kinds:
+            for watcher in list(self._watchers.values()):
+                watcher(kind)
+
+    async def list_servers(
+        self, names: Sequence[str] | None = None, *, patience_s: float | None = None
+    ) -> dict[str, CorralError]:
+        """Starts the servers that have never listed anything, so that the lists know them.
+
+        A server that runs and says that its lists are out of date is asked again, and `watch` tells what came of it.
 
         Args:
-            allowed: patterns as in `fnmatch` on exposed names; None allows all, an empty list none.
-        """
-        return [
-            tool_record(exposed, server, tool)
-            for exposed, (server, tool) in sorted(self._catalogue().items())
-            if is_allowed(exposed, allowed)
-        ]
-
-    async def list_servers(self, names: Sequence[str] | None = None) -> dict[str, CorralError]:
-        """Starts the servers that have never listed their tools, so that `tools` knows them.
+            names: those that matter; all when absent.
+            patience_s: how long starts are waited for; as long as they may take when absent. They go on after it.
 
         Returns the errors of those that could not be started, by name.
         """
-        wanted = [
+        chosen = [
             self._entries[name]
             for name in (self._entries if names is None else names)
-            if name in self._entries and not self._entries[name].backend.tools
+            if name in self._entries
         ]
+        for entry in chosen:
+            self._refresh(entry)
+        wanted = [entry for entry in chosen if not entry.backend.catalogue.is_known]
+        if not wanted:
+            return {}
         failures: dict[str, CorralError] = {}
 
-        async def start(entry: _Entry) -> None:
+        async def start(entry: Dispatcher) -> None:
+            waits = [slot.process for slot in entry.slots if is_backing_off(slot.process)]
+            if len(waits) == len(entry.slots) and waits:
+                trouble = waits[0].trouble()
+                if trouble is not None:  # nobody who lists waits for the next start of what fails
+                    failures[entry.backend.name] = trouble
+                    return
             try:
-                await entry.backend.acquire()
+                async with asyncio.timeout(patience_s):
+                    await self._any_session(entry)
+            except TimeoutError:
+                name = entry.backend.name
+                text = f'cannot wait for MCP server "{name}" longer than {patience_s:g} s'
+                failures[name] = Timeout(text, server=name, timeout_s=patience_s)
             except CorralError as error:
                 failures[entry.backend.name] = error
 
@@ -188,14 +234,39 @@ class Pool:
                 group.create_task(start(entry))
         return failures
 
-    async def resolve(
-        self, name: str, allowed: Sequence[str] | None = None
-    ) -> tuple[Backend, Tool]:
+    def _refresh(self, entry: Dispatcher) -> None:
+        """Has lists read again that are older than their server says they may be."""
+        now = asyncio.get_running_loop().time()
+        if now - entry.refreshed_at < REFRESH_PAUSE_S:
+            return
+        for slot in entry.slots:
+            session = slot.process.session
+            if session is not None:
+                age_s = time.time() - session.catalogue.listed_at
+                kinds = [kind for kind, ttl_s in session.ttl_s.items() if age_s > ttl_s]
+                if kinds:
+                    entry.refreshed_at = now
+                    session.refresh(kinds)
+                return
+
+    async def _any_session(self, entry: Dispatcher, deadline: float | None = None) -> Session:
+        """A session to list with: nothing of a caller's is sent over it."""
+        entry.backend.check()
+        slots = entry.slots
+        slot = min(slots, key=lambda each: each.process.phase) if slots else None
+        if slot is None:
+            await entry.backend.grow()
+            slot = entry.slots[0]
+        return slot.process.session or await entry.acquire(slot.process, deadline)
+
+    # -- what a request is about
+
+    async def resolve(self, name: str, access: Access = FULL) -> tuple[Backend, Tool]:
         """The server and the tool that a name means; a server that never listed its tools is started.
 
         Args:
             name: an exposed name, or a tool's own name where only one server has it.
-            allowed: as for `tools`.
+            access: what there is for the caller.
 
         Raises:
             NotFound: nothing has this name; `data["near"]` has those that look like it.
@@ -203,238 +274,299 @@ class Pool:
             PermissionDenied: it is not allowed.
             CorralError: the server that the name begins with cannot be started.
         """
-        server, separator, _ = name.partition("__")
-        entry = self._entries.get(server) if separator else None
-        if entry is not None:
-            if not is_allowed(name, allowed):
-                raise _not_allowed(name)
-            if not entry.backend.tools:
-                await entry.backend.acquire()
-            known = entry.exposed.get(name)
-            if known is not None:
-                return entry.backend, known
-        elif name not in self._catalogue():
-            await (
-                self.list_servers()
-            )  # one that cannot be started has no say in what the name means
-        catalogue = self._catalogue()
-        exposed = choose(name, catalogue, allowed)
-        server, tool = catalogue[exposed]
-        return self._entries[server].backend, tool
+        target = await self._resolve(CALL, {"name": name}, access)
+        assert target.tool is not None, "a call is of a tool"
+        return target.entry.backend, target.tool
+
+    async def _resolve(
+        self,
+        method: str,
+        params: Mapping[str, object],
+        access: Access,
+        deadline: float | None = None,
+    ) -> Target:
+        """As `_target`, after the start of servers of which nothing is known and that could be meant."""
+        name = _name_in(method, params)
+        server = self._directory.server_in(name)
+        if server is not None:
+            if method == CALL and not may_admit(access, name):
+                raise not_allowed(name)
+            if not self._directory.of(server).is_known:
+                await self._any_session(self._entries[server], deadline)
+            return self._target(method, name, params, access)
+        try:
+            return self._target(method, name, params, access)
+        except NotFound:
+            unknown = [each for each in self._entries if not self._directory.of(each).is_known]
+            if not unknown:
+                raise
+            # One that cannot be started has no say in what the name means.
+            await within(deadline, self.list_servers(unknown), lambda: _not_in_time(name))
+            return self._target(method, name, params, access)
+
+    def _target(
+        self, method: str, name: str, params: Mapping[str, object], access: Access
+    ) -> Target:
+        directory = self._directory
+        if method == CALL:
+            server, tool = directory.tool(name, access)
+            return Target(self._entries[server], name, {**params, "name": tool.name}, tool)
+        if method == GET_PROMPT:
+            server, own = directory.prompt(name, access)
+            return Target(self._entries[server], name, {**params, "name": own}, None)
+        ref = as_object(params.get("ref"))
+        if method == COMPLETE and ref is not None and ref.get("type") == "ref/prompt":
+            server, own = directory.prompt(name, access)
+            return Target(
+                self._entries[server], name, {**params, "ref": {**ref, "name": own}}, None
+            )
+        server, own = directory.resource(name, access)
+        sent = {**params, "uri": own} if ref is None else {**params, "ref": {**ref, "uri": own}}
+        return Target(self._entries[server], name, sent, None)
+
+    # -- requests
 
     async def call(
         self,
         name: str,
         arguments: Mapping[str, object],
         *,
-        allowed: Sequence[str] | None = None,
+        access: Access = FULL,
+        caller: Caller = NOBODY,
         timeout_s: float | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
     ) -> dict[str, object]:
-        """MCP's result object of one call.
+        """MCP's result object of one call of a tool; see `request`."""
+        params = {"name": name, "arguments": arguments}
+        return await self.request(CALL, params, access=access, caller=caller, timeout_s=timeout_s)
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, object],
+        *,
+        access: Access = FULL,
+        caller: Caller = NOBODY,
+        timeout_s: float | None = None,
+    ) -> dict[str, object]:
+        """MCP's result of one request, as its server gave it.
 
         Args:
-            name: as for `resolve`.
-            arguments: for the tool.
-            allowed: as for `tools`.
-            timeout_s: for everything, the start of the server and the wait for its turn included.
-                When absent, the server's request timeout bounds the wait and the call, and a start
-                has its own bounds.
-            on_progress: called with the server's progress.
+            method: tools/call, prompts/get, resources/read or completion/complete.
+            params: of MCP, with exposed names or URIs.
+            access: what there is for the caller.
+            caller: who hears of progress and may be asked, and whose processes it may be.
+            timeout_s: for everything, the start of the server and the wait for its turn included; not more than
+                the server's maximum. When absent, the server's request timeout bounds the wait, then the request
+                as far as it reports no progress, and a start has its own bounds.
 
         Raises:
             NotFound, Conflict, PermissionDenied: as for `resolve`.
-            InvalidParams, ToolFailed, ResourceLimitExceeded: as for `Session.call_tool`.
+            InvalidParams: the arguments are not what the tool asks for, or as for `Session.request`.
+            ToolFailed, ResourceLimitExceeded: as for `Session.request`.
             Timeout: it took too long; the server was told to stop.
-            Overloaded: too many calls wait for this server.
+            Overloaded: too many requests wait for this server, or were made in this minute.
             CorralError: the server could not be started.
         """
-        loop = asyncio.get_running_loop()
-        limit_s = timeout_s
+        deadline = None
+        if timeout_s is not None:
+            deadline = asyncio.get_running_loop().time() + timeout_s
+        name = params.get("name")
+        found = self._directory.tools.get(name) if method == CALL and type(name) is str else None
+        if found is not None and (
+            access is FULL or admits(access, str(name), found[1].is_read_only)
+        ):
+            server, tool = found
+            target = Target(self._entries[server], str(name), {**params, "name": tool.name}, tool)
+        else:
+            target = await self._resolve(method, params, access, deadline)
+        entry = target.entry
+        if timeout_s is not None and timeout_s > entry.backend.max_request_timeout_s:
+            assert deadline is not None, "there is one where there is a timeout"
+            deadline -= timeout_s - entry.backend.max_request_timeout_s
+            timeout_s = entry.backend.max_request_timeout_s
+        entry.calls += 1
+        has_failed = True
         try:
-            async with asyncio.timeout(timeout_s) as clock:
-                backend, tool = await self.resolve(name, allowed)
-                entry = self._entry(backend.name)
-                if limit_s is None:
-                    await backend.acquire()
-                    limit_s = backend.request_timeout_s
-                    clock.reschedule(loop.time() + limit_s)
-                with self._counted(entry) as outcome:
-                    deadline = clock.when()
-                    assert deadline is not None, "every call has a deadline by now"
-                    result = await self._call(entry, tool, arguments, deadline, on_progress)
-                    outcome.is_failure = result.get("isError") is True
-                    return result
-        except TimeoutError as error:
-            assert limit_s is not None, "without a limit nothing of ours times out"
-            text = f'cannot wait for "{name}" longer than {limit_s:g} s'
-            raise Timeout(text, tool=name, timeout_s=limit_s) from error
+            if target.tool is not None:
+                self._check_arguments(target)
+            if entry.backend.max_calls_per_minute:
+                self._check_rate(entry)
+            result = await self._run(target, method, caller, deadline, timeout_s)
+            has_failed = result.get("isError") is True
+            return result
+        finally:
+            entry.failures += has_failed
 
-    async def _call(
+    def _check_arguments(self, target: Target) -> None:
+        arguments = target.params.get("arguments")
+        tool = target.tool
+        assert tool is not None, "only tools have schemas"
+        fields = {} if arguments is None else as_object(arguments)
+        if fields is None:
+            text = f'cannot call "{target.name}": its arguments are no object'
+            raise InvalidParams(text, tool=target.name, key="arguments", rule="type")
+        self._validators.check(target.name, tool, fields)
+
+    def _check_rate(self, entry: Dispatcher) -> None:
+        wait_s = entry.check_rate()
+        if not wait_s:
+            entry.is_refusing = False
+            return
+        name, limit = entry.backend.name, entry.backend.max_calls_per_minute
+        if not entry.is_refusing:
+            entry.is_refusing = True
+            if self._on_refused is not None:
+                self._on_refused(name, limit, wait_s)
+        raise Overloaded(
+            f'cannot call MCP server "{name}": max_calls_per_minute = {limit} is used up',
+            server=name,
+            limit="max_calls_per_minute",
+            value=limit,
+            retry_after_s=round(wait_s, 3),
+        )
+
+    async def _run(
         self,
-        entry: _Entry,
-        tool: Tool,
-        arguments: Mapping[str, object],
-        deadline: float,
-        on_progress: Callable[[Progress], None] | None,
+        target: Target,
+        method: str,
+        caller: Caller,
+        deadline: float | None,
+        timeout_s: float | None,
     ) -> dict[str, object]:
+        """Sends a request to a process, and again where that is safe and of use."""
         loop = asyncio.get_running_loop()
-        backend = entry.backend
+        entry = target.entry
+        is_shared = target.is_shared
+        sharer = _sharer(entry.backend.share, caller)
         attempt = 0
-        async with entry.gate.hold(shared=may_overlap(tool, backend.concurrency)):
-            while True:
-                session = await backend.acquire()
-                try:
-                    return await session.call_tool(
-                        tool.name,
-                        arguments,
-                        timeout_s=max(0.0, deadline - loop.time()),
-                        on_progress=on_progress,
-                    )
-                except ToolFailed as error:
-                    attempt += 1
-                    if not may_retry(tool, error, attempt, backend.max_retries):
-                        raise
-                    entry.retries += 1
 
-    def _entry(self, name: str) -> _Entry:
+        limit_s = entry.backend.request_timeout_s if timeout_s is None else timeout_s
+
+        def late() -> Timeout:
+            return too_late(target.name, limit_s)
+
+        while True:
+            slot = entry.pick(sharer, is_shared) or await entry.wait(sharer, is_shared, deadline)
+            try:
+                process, gate = slot.process, slot.gate
+                if process.session is None:  # its start is no part of the wait for a turn
+                    await entry.acquire(process, deadline, late)
+                if not gate.enter(is_shared):
+                    await self._wait_for_turn(gate, target, deadline, timeout_s)
+                try:
+                    session = process.session or await entry.acquire(process, deadline, late)
+                    if sharer is not None:
+                        slot.leased_in = process.life
+                    left_s = None if deadline is None else max(0.0, deadline - loop.time())
+                    return await session.request(
+                        method, target.params, timeout_s=left_s, caller=caller
+                    )
+                finally:
+                    gate.leave(is_shared)
+            except ToolFailed as error:
+                attempt += 1
+                if not may_retry(target.tool, error, attempt, entry.backend.max_retries):
+                    raise
+                entry.retries += 1
+            finally:
+                entry.give_back(slot)
+
+    async def _wait_for_turn(
+        self, gate: Gate, target: Target, deadline: float | None, timeout_s: float | None
+    ) -> None:
+        limit_s = target.entry.backend.request_timeout_s if timeout_s is None else timeout_s
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + limit_s
+        await within(deadline, gate.wait(target.is_shared), lambda: too_late(target.name, limit_s))
+
+    # -- subscriptions
+
+    async def subscribe(
+        self,
+        uri: str,
+        on_updated: Callable[[str], None],
+        access: Access = FULL,
+        *,
+        caller: Caller = NOBODY,
+    ) -> Callable[[], None]:
+        """Has `on_updated` called with the URI whenever the resource changes; returns what ends that.
+
+        Callers share one subscription at the server. It outlives the process, which is kept up for it.
+
+        Raises:
+            CorralError: there is no such resource, or its server does not tell.
+        """
+        target = await self._resolve(READ, {"uri": uri}, access)
+        backend = target.entry.backend
+        key = (backend.name, str(target.params["uri"]), _sharer(backend.share, caller))
+        return await self._subscribers.subscribe(key, lambda: on_updated(uri))
+
+    async def _connect(self, server: str, sharer: str | None) -> tuple[Process, Callable[[], None]]:
+        """The process that a subscription of this sharer lives at, and what lets go of it."""
+        entry = self._entry(server)
+        slot = entry.pick(sharer, True) or await entry.wait(sharer, True, None)
+
+        def let_go() -> None:
+            entry.give_back(slot)
+
+        try:
+            if slot.process.session is None:
+                await entry.acquire(slot.process, None)
+            slot.leased_in = slot.process.life
+        except BaseException:
+            let_go()
+            raise
+        return slot.process, let_go
+
+    def _entry(self, name: str) -> Dispatcher:
         entry = self._entries.get(name)
         if entry is None:
             near = difflib.get_close_matches(name, self._entries, MAX_NEAR)
             raise NotFound(f'cannot find MCP server "{name}"', server=name, near=near)
         return entry
 
-    def _catalogue(self) -> dict[str, tuple[str, Tool]]:
-        """All known tools by exposed name; of two servers with the same (cut off) name the first counts."""
-        found: dict[str, tuple[str, Tool]] = {}
-        for server, entry in self._entries.items():
-            for exposed, tool in entry.exposed.items():
-                found.setdefault(exposed, (server, tool))
-        return found
-
-    def _counted(self, entry: _Entry) -> "_Counted":
-        return _Counted(entry, self._on_flight)
-
-
-class _Counted:
-    """Counts one call while it waits and runs, and how it ended."""
-
-    def __init__(self, entry: _Entry, on_flight: Callable[[str, int], None] | None) -> None:
-        self._entry = entry
-        self._on_flight = on_flight
-        self.is_failure = True
-
-    def __enter__(self) -> "_Counted":
-        self._entry.calls += 1
-        self._change(+1)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._entry.failures += self.is_failure
-        self._change(-1)
-
-    def _change(self, step: int) -> None:
-        self._entry.in_flight += step
-        if self._on_flight is not None:
-            self._on_flight(self._entry.backend.name, self._entry.in_flight)
-
-
-class _Turn(NamedTuple):
-    ready: asyncio.Future[None]
-    shared: bool
-
-
-class Gate:
-    """Whose turn it is at one server: either several that share, or one alone, in order of arrival.
-
-    Nobody overtakes: a writer that waits holds back the readers that came after it.
-    """
-
-    def __init__(self, name: str, max_waiting: int = MAX_WAITING) -> None:
-        self._name = name
-        self._max_waiting = max_waiting
-        self._queue: deque[_Turn] = deque()
-        self._sharing = 0
-        self._is_exclusive = False
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for their turn."""
-        return len(self._queue)
-
-    @asynccontextmanager
-    async def hold(self, *, shared: bool) -> AsyncGenerator[None, None]:
-        """Waits for a turn and keeps it for the block.
-
-        Raises:
-            Overloaded: too many wait already.
-        """
-        if self._queue or not self._is_free(shared):
-            await self._wait(shared)
-        else:
-            self._take(shared)
-        try:
-            yield
-        finally:
-            self._give_back(shared)
-
-    async def _wait(self, shared: bool) -> None:
-        if len(self._queue) >= self._max_waiting:
-            text = f'cannot queue a call of MCP server "{self._name}": {self._max_waiting} wait already'
-            raise Overloaded(
-                text, server=self._name, limit="queue", value=self._max_waiting, retry_after_s=1
-            )
-        turn = _Turn(asyncio.get_running_loop().create_future(), shared)
-        self._queue.append(turn)
-        try:
-            await turn.ready
-        except asyncio.CancelledError:
-            if turn.ready.done() and not turn.ready.cancelled():
-                self._give_back(shared)  # the turn came in the same instant
-            else:
-                with suppress(ValueError):  # its turn may have been passed over already
-                    self._queue.remove(turn)
-                self._admit()  # those behind may share with whoever is in
-            raise
-
-    def _is_free(self, shared: bool) -> bool:
-        return not self._is_exclusive and (shared or self._sharing == 0)
-
-    def _take(self, shared: bool) -> None:
-        if shared:
-            self._sharing += 1
-        else:
-            self._is_exclusive = True
-
-    def _give_back(self, shared: bool) -> None:
-        if shared:
-            self._sharing -= 1
-        else:
-            self._is_exclusive = False
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._queue and self._is_free(self._queue[0].shared):
-            turn = self._queue.popleft()
-            if not turn.ready.done():
-                self._take(turn.shared)
-                turn.ready.set_result(None)
-
 
 # -- decisions
 
 
-def is_allowed(exposed: str, allowed: Sequence[str] | None) -> bool:
-    """Whether an allow-list admits an exposed name; None admits all, an empty list none."""
-    return allowed is None or any(fnmatchcase(exposed, pattern) for pattern in allowed)
+def _name_in(method: str, params: Mapping[str, object]) -> str:
+    """The exposed name or URI that a request is about."""
+    if method in (CALL, GET_PROMPT):
+        field, value = "name", params.get("name")
+    elif method == READ:
+        field, value = "uri", params.get("uri")
+    elif method == COMPLETE:
+        ref = as_object(params.get("ref")) or {}
+        field = "name" if ref.get("type") == "ref/prompt" else "uri"
+        value = ref.get(field)
+        field = f"ref.{field}"
+    else:
+        raise MethodNotFound(f'cannot call "{method}": the pool has no such method', method=method)
+    if not isinstance(value, str) or not value:
+        raise InvalidParams(f'cannot call "{method}": it needs {field}', key=field)
+    return value
 
 
-def may_overlap(tool: Tool, concurrency: Concurrency) -> bool:
-    """Whether a call may run beside others that may."""
-    return concurrency == "parallel" or (concurrency == "auto" and tool.is_read_only)
+def _sharer(share: Share, caller: Caller) -> str | None:
+    """Whose processes a caller uses; None where they are everybody's."""
+    if share == "all":
+        return None
+    return caller.tenant if share == "tenant" else caller.sharer
 
 
-def may_retry(tool: Tool, error: ToolFailed, attempt: int, max_retries: int) -> bool:
+def _not_in_time(name: str) -> Timeout:
+    text = f'cannot find "{name}" in time: the servers that could have it are being started'
+    return Timeout(text, tool=name, reason="starting")
+
+
+def may_overlap(tool: Tool | None, concurrency: Concurrency) -> bool:
+    """Whether a request may run beside others that may: of a tool, or (None) one that reads."""
+    if concurrency == "auto":
+        return tool is None or tool.is_read_only
+    return concurrency == "parallel"
+
+
+def may_retry(tool: Tool | None, error: ToolFailed, attempt: int, max_retries: int) -> bool:
     """Whether to try again after the attempt with this number, from 1, ended with `error`.
 
     Only a server that is gone is worth another try. If it cannot have seen the call, any call is; else
@@ -444,56 +576,4 @@ def may_retry(tool: Tool, error: ToolFailed, attempt: int, max_retries: int) -> 
         return False
     if error.data.get("sent") is False:
         return attempt <= max(UNSENT_RETRIES, max_retries)
-    return tool.is_idempotent and attempt <= max_retries
-
-
-def choose(
-    name: str, catalogue: Mapping[str, tuple[str, Tool]], allowed: Sequence[str] | None
-) -> str:
-    """The exposed name that `name` means: itself, or the one tool whose own name it is.
-
-    Raises:
-        NotFound, Conflict, PermissionDenied: as for `Pool.resolve`.
-    """
-    if name in catalogue:
-        if not is_allowed(name, allowed):
-            raise _not_allowed(name)
-        return name
-    having = sorted(exposed for exposed, (_, tool) in catalogue.items() if tool.name == name)
-    candidates = [exposed for exposed in having if is_allowed(exposed, allowed)]
-    if len(candidates) == 1:
-        return candidates[0]
-    if candidates:
-        text = f'cannot choose a tool "{name}": {len(candidates)} servers have one'
-        raise Conflict(text, tool=name, candidates=candidates)
-    if having:
-        raise _not_allowed(name)
-    visible = [exposed for exposed in catalogue if is_allowed(exposed, allowed)]
-    raise NotFound(f'cannot find tool "{name}"', tool=name, near=near_names(name, visible))
-
-
-def near_names(name: str, exposed: Sequence[str]) -> list[str]:
-    """Exposed names that resemble `name`, as a whole or in their part after the server's name."""
-    own = {each.partition("__")[2] or each: each for each in exposed}
-    short = name.partition("__")[2] or name
-    matches = [own[each] for each in difflib.get_close_matches(short, own, MAX_NEAR)]
-    return list(dict.fromkeys(difflib.get_close_matches(name, exposed, MAX_NEAR) + matches))
-
-
-def tool_record(exposed: str, server: str, tool: Tool) -> dict[str, object]:
-    """A tool as control clients and agents see it."""
-    record: dict[str, object] = {
-        "name": exposed,
-        "server": server,
-        "tool": tool.name,
-        "description": tool.description,
-        "input_schema": tool.input_schema,
-        "annotations": tool.annotations,
-    }
-    if tool.output_schema is not None:
-        record["output_schema"] = tool.output_schema
-    return record
-
-
-def _not_allowed(name: str) -> PermissionDenied:
-    return PermissionDenied(f'cannot call "{name}": it is not in the list of tools', tool=name)
+    return (tool is None or tool.is_idempotent) and attempt <= max_retries

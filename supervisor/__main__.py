@@ -17,10 +17,13 @@ import uvloop
 from .. import __version__
 from ..worker.errors import CorralError, InvalidParams
 from . import daemon
+from .bearer import loopback
 from .daemon import Paths
 from .diary import STDERR, Diary
 from .journal import is_stream_to_journal
+from .launch import secret_problems
 from .listener import inherited_socket
+from .secret import Secrets
 from .spec import Config
 
 ERROR_MARK = "<3>"
@@ -42,6 +45,9 @@ def main() -> None:
     except CorralError as error:
         _fail(error, mark)
     if arguments.check:
+        secrets = Secrets.of(config.daemon.secrets_file, os.environ)
+        for problem in secret_problems(config.agents.values(), secrets):
+            print(f"corrald: warning: {problem}", file=sys.stderr)
         count = len(config.agents)
         print(f"{paths.config or 'no configuration file'}: ok, {count} agents and MCP servers")
         return
@@ -126,6 +132,8 @@ def _locate(
                 reason="another socket was passed",
             )
         socket_path = passed
+    if written.http is not None:
+        loopback(written.http)
     paths = replace(
         defaults,
         config=None if path is None else path.absolute(),

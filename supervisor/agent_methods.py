@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 import msgspec
 
 from ..worker import codec
-from ..worker.errors import Conflict, InvalidParams, Timeout
+from ..worker.errors import Conflict, CorralError, InvalidParams, Timeout
 from ..worker.schema import (
     AddAllParams,
     AddParams,
@@ -21,6 +21,7 @@ from ..worker.schema import (
 from .agents import Addition
 from .control import Caller, Control, method
 from .report import agent_status, exit_record
+from .secret import MASK
 from .spec import to_table
 
 STDERR_LINES = 20
@@ -28,14 +29,14 @@ STDERR_LINES = 20
 
 @method("agent.show", "read", NameParams)
 async def _show(control: Control, params: NameParams, _caller: Caller) -> object:
-    """One agent in full: its spec (environment values hidden), last exits, the end of its stderr."""
+    """One agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr."""
     keepers = control.agents.keepers(params.name)
     name = params.name if params.name in control.agents.agents else keepers[0].spec.name
     agent = control.agents.of(name)
     spec = to_table(agent.spec, control.agents.config.defaults)
-    environment = codec.as_object(spec.get("environment"))
-    if environment is not None:
-        spec["environment"] = dict.fromkeys(environment, "***")
+    for key in ("environment", "headers"):
+        if (values := codec.as_object(spec.get(key))) is not None:
+            spec[key] = dict.fromkeys(values, MASK)
     exits = [
         {"worker": keeper.id, "incarnation": number, **msgspec.to_builtins(exit_record(last))}
         for keeper in keepers
@@ -128,16 +129,35 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
 
 @method("agent.add_all", "admin", AddAllParams, recorded="or-refused", tells=("failures",))
 async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> object:
-    """Adds several agents and MCP servers, all or none; `failures` tells which of them did not come up."""
+    """Adds several agents and MCP servers, all or none; `failures` tells which of them did not come up.
+
+    `added`, `changed` (with the keys) and `unchanged` name what was done, or in a dry run would be.
+    """
+    agents = control.agents
     additions = [
         Addition(each.name, each.kind, each.spec, each.directory or "/") for each in params.agents
     ]
-    failures = await control.agents.add(additions, start=params.start, wait=params.wait)
-    present = [control.agents.agents.get(each.name) for each in params.agents]
+    there = {} if params.present == "refuse" else agents.compared(additions)
+    changed = {name: list(keys) for name, keys in there.items() if keys}
+    if changed and params.present == "keep" and not params.dry_run:
+        name, keys = next(iter(changed.items()))
+        words = f'cannot add "{name}": it is there and differs in {", ".join(keys)}'
+        raise Conflict(words, name=name, keys=keys, changed=changed)
+    fresh = [each for each in additions if each.name not in there or each.name in changed]
+    failures: dict[str, CorralError] = {}
+    if params.dry_run:
+        agents.check(fresh, replacing=changed)
+    elif fresh:
+        how = {"start": params.start, "wait": params.wait}
+        failures = await agents.add(fresh, **how, replacing=changed)
+    present = [agents.agents.get(each.name) for each in params.agents]
     statuses = [agent_status(control, agent) for agent in present if agent is not None]
     return {
         "agents": msgspec.to_builtins(statuses),
         "failures": {name: error.to_record() for name, error in failures.items()},
+        "added": [each.name for each in fresh if each.name not in changed],
+        "changed": changed,
+        "unchanged": [name for name, keys in there.items() if not keys],
     }
 
 

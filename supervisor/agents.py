@@ -14,14 +14,15 @@ from msgspec.structs import asdict, replace
 
 from ..mcp.pool import Pool
 from ..worker.errors import Conflict, CorralError, NotFound, ResourceLimitExceeded, Timeout
-from .crew import Agent
+from .crew import Agent, processes_of, spec_of
 from .document import STORE
 from .keeper import Keeper, Service, Shared
+from .listing import Listings
 from .reload import Plan, plan
 from .roster import Entry
 from .running import Running
-from .spec import Config, Scale, Spec, check_requires, decode_agent, to_table
-from .tool_server import ToolServer
+from .spec import Config, Scale, Spec, changed, check_requires, decode_agent, to_table
+from .tool_server import ToolServers
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Agents(Running):
 
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
         super().__init__(shared, config)
-        self.pool = pool
+        self.servers = ToolServers(pool, shared.bus, Listings(shared.store), self)
         self.on_reload: list[Callable[[Config], None]] = []
         """Called with a configuration that was read again and is in force now."""
         self._service = service
@@ -52,6 +53,7 @@ class Agents(Running):
         """Takes in the configured agents, those added at run time, and the built-in ones."""
         self._incarnations = await self._roster.incarnations()
         self.brake = await self._roster.brake()
+        await self.servers.load()
         for spec in self.config.agents.values():
             if not spec.disabled:
                 self._insert(spec)
@@ -89,17 +91,18 @@ class Agents(Running):
     def _insert(self, spec: Spec, *, added: bool = False) -> Agent:
         agent = Agent(spec, added=added, held=self.brake is not None)
         self.agents[spec.name] = agent
-        for number in range(spec.instances.minimum):
+        for number in range(processes_of(spec)):
             agent.keepers.append(self._keeper(spec, number))
         if spec.kind == "mcp":
-            self.pool.add(ToolServer(agent, check=self.check_may_call, bring_up=self.call_up))
+            self.servers.add(agent)
         self.shared.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
         return agent
 
     def _keeper(self, spec: Spec, number: int) -> Keeper:
         worker_id = f"{spec.name}-{number}"
         earlier = self._incarnations.get(worker_id, 0)
-        return Keeper(self.shared, worker_id, spec, self._service, incarnation=earlier)
+        own = spec_of(spec, number)
+        return Keeper(self.shared, worker_id, own, self._service, incarnation=earlier)
 
     def boot(self) -> None:
         """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force."""
@@ -113,11 +116,41 @@ class Agents(Running):
 
     # -- adding
 
+    def compared(self, additions: Iterable[Addition]) -> dict[str, tuple[str, ...]]:
+        """Of those whose name is taken: the keys in which they differ from what has it, none if it is the same.
+
+        Raises:
+            Conflict: they differ, and what has the name was not added at run time, or is of the other kind.
+            InvalidParams: a table is not valid.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for addition in additions:
+            agent = self.agents.get(addition.name)
+            if agent is None:
+                continue
+            keys = tuple(changed(agent.spec, self._decode(addition)))
+            if keys and (not agent.added or agent.spec.kind != addition.kind):
+                source = agent.spec.source if not agent.added else f"the {agent.spec.kind} there"
+                words = f'cannot add "{agent.name}": {source} has this name'
+                raise Conflict(words, name=agent.name, keys=list(keys), source=agent.spec.source)
+            found[addition.name] = keys
+        return found
+
+    def check(self, additions: Sequence[Addition], *, replacing: Collection[str] = ()) -> None:
+        """Refuses what `add` would refuse because of what is asked for; nothing is done."""
+        self._checked(additions, replacing)
+
     async def add(
-        self, additions: Sequence[Addition], *, start: bool, wait: bool
+        self,
+        additions: Sequence[Addition],
+        *,
+        start: bool,
+        wait: bool,
+        replacing: Collection[str] = (),
     ) -> dict[str, CorralError]:
         """Adds agents and servers at run time, all or none; they are in the store before this returns.
 
+        What is there and named in `replacing` goes over to its new table, as at a reload.
         Returns why those that were started did not come up, by name; they are added all the same.
 
         Raises:
@@ -128,40 +161,63 @@ class Agents(Running):
         self.check_may_start(())
         if start:
             self.check_brake("start anything")
-        specs = self._checked(additions)
-        needs = {spec.name: spec.instances.minimum if start else 0 for spec in specs}
+        checked = self._checked(additions, replacing)
+        changes = [spec for spec in checked if spec.name in self.agents]
+        specs = [spec for spec in checked if spec.name not in self.agents]
+        needs = {spec.name: processes_of(spec) if start else 0 for spec in specs}
         self.check_capacity(sum(needs.values()) + self._idle_required(specs, start))
         entries = [
-            Entry(spec.name, spec.kind, to_table(spec, self.config.defaults)) for spec in specs
+            Entry(spec.name, spec.kind, to_table(spec, self.config.defaults)) for spec in checked
         ]
         agents = [self._insert(spec, added=True) for spec in specs]  # so that the names are taken
         keepers = [keeper for agent in agents for keeper in agent.keepers]
         for keeper in keepers:
             keeper.has_room = start  # also while others are added
         try:
-            await self._keep_added(agents, keepers, entries)
+            await self._keep_added(agents, keepers, entries, changes)
+            for spec in changes:
+                await self._rescale(spec.name, spec.instances.minimum)
             return await self._start_added(agents, wait) if start else {}
         finally:
             for keeper in keepers:
                 keeper.has_room = False
 
     async def _keep_added(
-        self, agents: Sequence[Agent], keepers: Sequence[Keeper], entries: Iterable[Entry]
+        self,
+        agents: Sequence[Agent],
+        keepers: Sequence[Keeper],
+        entries: Iterable[Entry],
+        changes: Iterable[Spec],
     ) -> None:
         async with contextlib.AsyncExitStack() as stack:
             for agent in agents:  # which nobody else knows yet: none is waited for
                 await stack.enter_async_context(agent.changing)
             await stack.enter_async_context(self._leave(keepers))
             try:
+                for spec in sorted(changes, key=lambda each: each.name):  # in one order for all
+                    await stack.enter_async_context(self._changing(self.of(spec.name)))
                 await self._roster.add(entries)
             except CorralError:
                 await self._forget(agents)
                 raise
+            self._change_added(changes)
 
-    def _checked(self, additions: Sequence[Addition]) -> list[Spec]:
+    def _change_added(self, specs: Iterable[Spec]) -> None:
+        """Gives agents that were added at run time what was added under their names once more."""
+        keys = {spec.name: changed(self.agents[spec.name].spec, spec) for spec in specs}
+        for spec in specs:
+            self._change(self.agents[spec.name], spec)
+            self.agents[spec.name].added = True
+        self._renew_changed(name for name, kinds in keys.items() if "restart" in kinds.values())
+        for name, kinds in keys.items():
+            effect = "restart" if "restart" in kinds.values() else "live"
+            self.shared.bus.publish("agent.changed", agent=name, effect=effect, keys=list(kinds))
+
+    def _checked(self, additions: Sequence[Addition], replacing: Collection[str]) -> list[Spec]:
         for n, addition in enumerate(additions):
             name = addition.name
-            if name in self.agents or any(name == each.name for each in additions[:n]):
+            taken = name in self.agents and name not in replacing
+            if taken or any(name == each.name for each in additions[:n]):
                 raise Conflict(f'cannot add "{name}": the name is taken', name=name)
         specs = [self._decode(addition) for addition in additions]
         present = {name: agent.spec for name, agent in self.agents.items()}
@@ -254,7 +310,7 @@ class Agents(Running):
         for agent in agents:  # before anything is awaited: the caller may hang up
             del self.agents[agent.name]
             if agent.spec.kind == "mcp":
-                self.pool.remove(agent.name)
+                self.servers.remove(agent.name)
         for agent in agents:
             self._service.removed(agent.name)
             self.shared.bus.publish("agent.removed", agent=agent.name)
@@ -339,10 +395,12 @@ class Agents(Running):
         return [spec for spec in specs if not spec.disabled and spec.name not in self.agents]
 
     def _change(self, agent: Agent, spec: Spec) -> None:
-        agent.spec = spec
+        before, agent.spec = agent.spec, spec
         agent.added = False
-        for keeper in agent.keepers:
-            keeper.reconfigure(spec)
+        for number, keeper in enumerate(agent.keepers):
+            keeper.reconfigure(spec_of(spec, number))
+        if spec.kind == "mcp":
+            self.servers.reconfigure(agent, before)
 
     def _renew_changed(self, names: Iterable[str]) -> None:
         """New workers for a new configuration, in the order of what they require, and no more than may be.
@@ -363,8 +421,12 @@ class Agents(Running):
 
     async def _rescale(self, name: str, instances: int) -> None:
         agent = self.agents.get(name)
-        if agent is None or len(agent.keepers) == instances:
+        if agent is None:
             return
+        spec = agent.spec
+        most = spec.instances.maximum if spec.kind == "mcp" else instances
+        if instances + spec.spares <= len(agent.keepers) <= max(instances, most) + spec.spares:
+            return  # calls may have asked for more than the least
         try:
             await self.scale(name, instances, wait=False)
         except ResourceLimitExceeded as error:
@@ -381,25 +443,50 @@ class Agents(Running):
         agent = self.of(name)
         async with self._changing(agent):
             self.check_may_start(())
-            before = len(agent.keepers)
+            spares = agent.spec.spares if instances > 0 else 0
+            before = max(0, len(agent.keepers) - spares)
             more = instances - before
             if more > 0:
-                await self._grow(agent, more, wait)
+                await self._grow(agent, instances + spares - len(agent.keepers), wait)
             elif more < 0:
-                await self._shrink(agent, instances)
+                await self._shrink(agent, instances + spares)
             if agent.added and instances > 0:  # of the file's agents the file says how many
                 agent.spec = replace(agent.spec, instances=Scale(instances, instances))
                 await self._roster.change(name, to_table(agent.spec, self.config.defaults))
             self.shared.bus.publish("agent.scaled", agent=name, instances=instances, before=before)
         return agent
 
+    async def grow(self, agent: Agent) -> None:
+        """Gives a server one more worker for a caller, which starts it.
+
+        Raises:
+            NotFound, ResourceLimitExceeded, ShuttingDown: that cannot be done.
+        """
+        async with self._changing(agent):
+            self.check_may_start(())
+            self.check_capacity(1)
+            before = len(agent.keepers)
+            if before < agent.spec.instances.maximum + agent.spec.spares:
+                self._append(agent, 1)
+                self.shared.bus.publish(
+                    "agent.scaled", agent=agent.name, instances=before + 1, before=before
+                )
+
+    def _append(self, agent: Agent, more: int) -> list[Keeper]:
+        first = len(agent.keepers)
+        new = [self._keeper(agent.spec, number) for number in range(first, first + more)]
+        agent.keepers += new
+        if agent.spec.kind == "mcp":
+            for keeper in new:
+                self.servers.attach(agent, keeper)
+        return new
+
     async def _grow(self, agent: Agent, more: int, wait: bool) -> None:
         wanted = agent.wanted or not (agent.keepers or agent.held)
         if wanted:
             self.check_capacity(more)
         first = len(agent.keepers)
-        new = [self._keeper(agent.spec, number) for number in range(first, first + more)]
-        agent.keepers += new
+        new = self._append(agent, more)
         if wanted:
             try:
                 self.check_may_begin(new)

@@ -35,11 +35,11 @@ from .chain import (
     MAX_RECORD_BYTES,
     ROW_BYTES,
     SLICE,
+    Appending,
     Chain,
     Position,
     Record,
     Walk,
-    append,
     cells,
     decode,
     encode,
@@ -368,13 +368,12 @@ class Audit:
 
     async def _store_batch(self, batch: list[_Waiting | _Gap]) -> bool:
         records = [each.record for each in batch]
-        statements = [statement for record in records for statement in append(record)]
         try:
-            numbers = await self._store.write(*statements)
+            (appended,) = await self._store.write(Appending(records))
         except (CorralError, sqlite3.Error) as error:
             logger.warning("cannot store %d audit records: %s", len(batch), error)
             return False
-        if not all(numbers[::2]):  # a chain without a state takes nothing
+        if appended != len(records):  # a chain without a state takes nothing
             logger.error("cannot store %d audit records: the chain has no head", len(batch))
             return False
         self._size_bytes += sum(len(record) + ROW_BYTES for record in records)
@@ -560,7 +559,7 @@ def _prune_statements(last: Position, freed_bytes: int, said: bytes) -> list[Sta
             (last.number, last.hash, freed_bytes),
         ),
         ("DELETE FROM audit WHERE id <= ?", (last.number,)),
-        *append(said),
+        Appending([said]),
     ]
 
 

@@ -12,6 +12,7 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import lru_cache
 from typing import Self
 
 import msgspec
@@ -196,7 +197,9 @@ class Bus:
         assert fields.keys() == FIELDS.get(event_type), (
             f"{event_type} with {sorted(fields)} is not as the catalogue has it"
         )
-        size_bytes = ENVELOPE_BYTES + sum(_weight(value) for value in fields.values())
+        size_bytes = ENVELOPE_BYTES
+        for value in fields.values():
+            size_bytes += len(value) if type(value) is str else _weight(value)
         return self._post(event_type, agent, worker, incarnation, fields, size_bytes, store)
 
     def relay(
@@ -323,8 +326,13 @@ def skipped(count: int, seq: int, at: str) -> Event:
 
 def rfc3339(at_s: float) -> str:
     """`2026-01-01T00:00:00.123Z`."""
-    at_ms = int(at_s * 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at_ms // 1000))}.{at_ms % 1000:03d}Z"
+    second, ms = divmod(int(at_s * 1000), 1000)
+    return f"{_second(second)}.{ms:03d}Z"
+
+
+@lru_cache(64)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def _weight(value: object) -> int:

@@ -5,12 +5,14 @@ are the statements and what they mean; who runs them, and when, is not known.
 """
 
 import hashlib
+import sqlite3
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from ..worker import codec
-from .store import Row, Statement, chain_hash
+from .store import Row, chain_hash, insert
 
 MAX_RECORD_BYTES = 16 * 1024
 """No record is longer: whoever makes one cuts it."""
@@ -18,10 +20,10 @@ MAX_RECORD_BYTES = 16 * 1024
 ROW_BYTES = 60
 """What a record takes beside itself in the store: its hash, its number, and their headers."""
 
-APPEND = (
-    "UPDATE audit_chain SET head_id = head_id + 1, head_hash = chain_hash(head_hash, head_id + 1, ?1),"
-    f" size_bytes = size_bytes + length(?1) + {ROW_BYTES}",
-    "INSERT INTO audit (id, record, hash) SELECT head_id, ?1, head_hash FROM audit_chain",
+HEAD = "SELECT CAST(head_id AS INTEGER), CAST(head_hash AS BLOB) FROM audit_chain WHERE one = 1"
+
+ADVANCE = (
+    "UPDATE audit_chain SET head_id = ?, head_hash = ?, size_bytes = size_bytes + ? WHERE one = 1"
 )
 
 CHAIN = (
@@ -88,9 +90,36 @@ def digest(value: object) -> tuple[str | None, int]:
     return hashlib.sha256(data).hexdigest(), len(data)
 
 
-def append(record: bytes) -> list[Statement]:
-    """What appends a record, as a part of one group; the first changes one row, or the chain has no head."""
-    return [(sql, (record,)) for sql in APPEND]
+class Appending:
+    """Appends records, as a step of one group: either all of them are behind the head, or none is.
+
+    The hashes are calculated here, inside the transaction: their order is that of the commits, and a commit that
+    fails leaves no hole.
+    """
+
+    def __init__(self, records: Sequence[bytes]) -> None:
+        self._records = records
+        self.size_bytes = sum(map(len, records))
+        self.count = len(records)
+
+    def seal(self) -> None:
+        """Nothing: it does not grow."""
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """How many records were appended: none, where the chain has no head."""
+        head = connection.execute(HEAD).fetchone()
+        if head is None:
+            return 0
+        number, hash_ = integer(head[0]), to_bytes(head[1])
+        rows: list[Row] = []
+        for record in self._records:
+            number += 1
+            hash_ = chain_hash(hash_, number, record)
+            rows.append((number, record, hash_))
+        insert(connection, "audit (id, record, hash)", rows)
+        taken_bytes = self.size_bytes + len(rows) * ROW_BYTES
+        connection.execute(ADVANCE, (number, hash_, taken_bytes))
+        return len(rows)
 
 
 def cells(row: Row) -> tuple[int, bytes, bytes]:

@@ -10,6 +10,8 @@ and one writes.
 
 import asyncio
 import logging
+import sqlite3
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -20,7 +22,7 @@ from ..worker.errors import Conflict, CorralError, Overloaded
 from .bus import RESERVE, Event, Types, rfc3339
 from .event_types import EXPIRED, RESERVED, is_reserved
 from .spec import Events
-from .store import Row, Statement, Store
+from .store import Row, Statement, Store, insert
 
 SCAN_ROWS = 2_000
 """Rows that one read looks at."""
@@ -47,6 +49,9 @@ AGENTS_SHARE = 0.5
 
 ROW_BYTES = 48
 """What a row is reckoned to take beside its text."""
+
+POSTED_BYTES = 64 * 1024
+"""Of events that are posted together."""
 
 RETRY_S = 5.0
 
@@ -112,6 +117,43 @@ class Page:
         self.size_bytes += size_bytes
 
 
+class _Rows:
+    """Events that are posted together: as many as come until the writer takes them, or there is no more room."""
+
+    def __init__(self, row: Row, data_bytes: int) -> None:
+        self.size_bytes = max(POSTED_BYTES, data_bytes)  # all that it may become
+        self._lock = threading.Lock()
+        # Under the lock:
+        self._rows: list[Row] = [row]
+        self._room_bytes = POSTED_BYTES - data_bytes
+        self._is_taken = False
+
+    @property
+    def count(self) -> int:
+        """How many events."""
+        return len(self._rows)
+
+    def add(self, row: Row, data_bytes: int) -> bool:
+        """Takes one more; False where it is too late or too much."""
+        with self._lock:
+            self._room_bytes -= data_bytes + ROW_BYTES
+            if self._is_taken or self._room_bytes < 0:
+                self._is_taken = True
+                return False
+            self._rows.append(row)
+            return True
+
+    def seal(self) -> None:
+        """On the writer's thread: whatever becomes of them, no more can come."""
+        with self._lock:
+            self._is_taken = True
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """On the writer's thread."""
+        insert(connection, "event (seq, at, type, agent, worker, data)", self._rows)
+        return len(self._rows)
+
+
 class Chronicle:
     """The event table of one daemon; of the loop's thread."""
 
@@ -126,6 +168,7 @@ class Chronicle:
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._forgotten_to = 0
+        self._posted: _Rows | None = None  # posted last, and open for more
         self._all_bytes = 0
         self._agents_bytes = 0
         self._limit_bytes: int | None = None  # None until all is counted
@@ -172,12 +215,10 @@ class Chronicle:
         if event.incarnation is not None:
             fields = {**fields, "incarnation": event.incarnation}
         data = codec.encode(fields)
-        self._store.post(
-            (
-                "INSERT INTO event (seq, at, type, agent, worker, data) VALUES (?, ?, ?, ?, ?, ?)",
-                (event.seq, event.at, event.type, event.agent, event.worker, data),
-            )
-        )
+        row = (event.seq, event.at, event.type, event.agent, event.worker, data)
+        if self._posted is None or not self._posted.add(row, len(data)):
+            rows = _Rows(row, len(data))
+            self._posted = rows if self._store.post(rows) else None
         self._remember(event)
         names = len(event.type) + len(event.agent or "") + len(event.worker or "")
         self._account(len(data) + names + ROW_BYTES, is_agents=not is_reserved(event.type))
@@ -194,7 +235,7 @@ class Chronicle:
         self._all_bytes += size_bytes
         if is_agents:
             self._agents_bytes += size_bytes
-        if self._is_over(1.0):
+        if self._limit_bytes is not None and self._is_over(1.0):
             self._stirred.set()
 
     def _is_over(self, share: float) -> bool:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from ..worker.errors import CorralError
 from .confinement import remove_temporary
-from .launch import Host, launch_of
+from .launch import Host, prepare
 from .process import Child, Exit, Launch, Launcher
 from .spec import Spec
 
@@ -106,11 +106,7 @@ class Commands:
         own = replace(own, environment={**spec.environment, **(environment or {})})
         launch: Launch | None = None
         try:
-            described = (own, self._host, spec.name, key)
-            if own.process.read_paths is None:
-                launch = launch_of(*described)
-            else:  # it looks at the program's files, and a disk may hang
-                launch = await asyncio.to_thread(launch_of, *described)
+            launch = await prepare(own, self._host, spec.name, key)
             return await self._run(launch, running, timeout_s, stdin)
         except CorralError as error:
             return Outcome(problem=error.message)

@@ -7,7 +7,6 @@ OpenRPC document, from which docs/PROTOCOL.md is generated.
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -25,13 +24,15 @@ from ..worker.errors import (
     NotFound,
     PermissionDenied,
 )
+from ..worker.schema import AttachParams
 from .agents import Agents
 from .audit import Audit
 from .chain import digest
-from .diary import Diary, told, without_values
+from .diary import Diary, told
 from .forwarding import Forwarding
 from .keeper import Shared, utc_now
 from .limits import Limits
+from .secret import masked
 from .service import WorkerService, convert
 from .spec import Config
 from .tasks import Tasks
@@ -63,17 +64,6 @@ MAX_DENIED_NAMES = 5
 
 MAX_DENIED_BYTES = 512
 """Names and JSON in the record of somebody who has no right to what he asks: it is not his to fill."""
-
-MAX_DEPTH = 40
-"""Levels of params in a record: no table that is accepted has more, and looking at it must not end in the stack."""
-
-SECRET = (
-    "token|secret|password|passwd|passphrase|(api|access|private)_?key|credential|authorization"
-)
-"""What is in the name of a key whose value is not shown."""
-
-HIDDEN = frozenset({"env", "environment", "headers"})
-"""Keys of which no value is shown, whatever shape somebody gave them: also of what is refused because of it."""
 
 UNDONE = (InvalidParams, NotFound, PermissionDenied)
 """Errors of a method that say that nothing was done; others may come after a part of it was (a store that no longer
@@ -107,6 +97,14 @@ class Caller(Protocol):
         """Goes on with `following` after the call, until the caller hangs up."""
         ...
 
+    def attach(self, view: AttachParams) -> None:
+        """Speaks MCP from now on.
+
+        Raises:
+            CorralError: it cannot, or there is no such profile.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Daemon:
@@ -119,6 +117,8 @@ class Daemon:
     read_config: Callable[[], Config]
     diary: Diary
     forwarding: Forwarding
+    http: str | None = None
+    """Where MCP is served over HTTP."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Control:
         """
         if not logger.isEnabledFor(logging.DEBUG):
             return await self.answer(name, params, caller)
-        facts = {"caller": caller.name, "method": name, "params": without_values(params)}
+        facts = {"caller": caller.name, "method": name, "params": masked(params)}
         return await told(logger, "call", facts, self.answer(name, params, caller))
 
     async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
@@ -322,26 +322,6 @@ def _bounded(value: Mapping[str, object], limit: int = MAX_PARAMS_BYTES) -> dict
     if sha256 is None or size_bytes > limit:
         return {"sha256": sha256, "bytes": size_bytes}
     return codec.as_object(masked(value)) or {}
-
-
-def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
-    """A JSON value without what looks like a secret: values of environments, and those under such names."""
-    if not depth and isinstance(value, dict | list):
-        return "***"
-    if (table := codec.as_object(value)) is not None:
-        hidden = _hides(key)
-        return {
-            name: "***" if hidden else masked(each, name, depth - 1) for name, each in table.items()
-        }
-    if (items := codec.as_array(value)) is not None:
-        return [masked(each, key, depth - 1) for each in items]
-    hides = _hides(key) or re.search(SECRET, key, re.IGNORECASE)
-    return "***" if value is not None and hides else value
-
-
-def _hides(key: str) -> bool:
-    """Whether it is a table of values that are nobody's business; `process.environment` is one as well."""
-    return key.rpartition(".")[2].lower() in HIDDEN
 
 
 def _failure(error: CorralError) -> dict[str, object]:

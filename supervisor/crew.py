@@ -5,6 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
+from msgspec.structs import replace
+
+from ..mcp.catalogue import Catalogue
 from ..mcp.messages import Tool
 from ..worker.errors import Conflict, CorralError, SpawnFailed, Timeout
 from .keeper import Keeper
@@ -16,12 +19,16 @@ LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.ST
 
 @dataclass
 class Agent:
-    """One agent or MCP server and its workers. `held`: somebody stopped it, so calls do not start it."""
+    """One agent or MCP server and its workers.
+
+    `held`: somebody stopped it, so calls do not start it. `catalogue` is what a server offers, as it said last.
+    """
 
     spec: Spec
     keepers: list[Keeper] = field(default_factory=list[Keeper])
     held: bool = False
     added: bool = False
+    catalogue: Catalogue = field(default_factory=Catalogue)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -48,7 +55,7 @@ class Agent:
     @property
     def tools(self) -> tuple[Tool, ...]:
         """A server's tools, as it listed them last."""
-        return next((keeper.tools for keeper in self.keepers if keeper.tools), ())
+        return self.catalogue.tools
 
     @property
     def state(self) -> State:
@@ -63,6 +70,26 @@ class Agent:
             if state in states:
                 return state
         return State.INITIAL  # scaled to none
+
+
+def processes_of(spec: Spec) -> int:
+    """How many workers an agent or server has by its spec: those that work, and those in reserve."""
+    return spec.instances.minimum + spec.spares
+
+
+def spec_of(spec: Spec, number: int) -> Spec:
+    """The spec of one worker: what is held in reserve does not end because nobody uses it."""
+    first = spec.instances.minimum
+    is_reserve = first <= number < first + spec.spares
+    return replace(spec, idle_timeout=0.0) if is_reserve else spec
+
+
+def is_at_risk(agent: Agent) -> bool:
+    """Whether a server has several processes for everybody although its era keeps state in each of them."""
+    spec = agent.spec
+    is_wide = max(spec.instances.maximum, len(agent.keepers) - spec.spares) > 1
+    legacy = agent.catalogue.era == "legacy"
+    return legacy and is_wide and spec.share == "all" and spec.concurrency != "parallel"
 
 
 def waves(specs: Iterable[Spec]) -> Iterator[set[str]]:

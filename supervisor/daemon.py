@@ -14,19 +14,22 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from msgspec.structs import asdict
 
 from .. import __version__
 from ..mcp import cortex_command
+from ..mcp.caller import Caller
 from ..mcp.pool import Pool
 from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDenied
+from ..worker.schema import AttachParams
 from .agents import Agents
 from .alert import Alerts, Counts
 from .audit import Audit, own
+from .bearer import loopback, read_token
 from .bus import Bus
 from .chronicle import Chronicle
 from .command import Commands
@@ -35,20 +38,24 @@ from .control import Control, Daemon
 from .diary import Diary
 from .expiry import expire
 from .forwarding import Forwarding
-from .keeper import Keeper, Shared, Wakefulness
+from .keeper import Shared, Wakefulness
 from .launch import Host
-from .lifecycle import State, Worked
 from .limits import Limits
 from .listener import Listener, SocketLock, group_id
 from .logs import LogStore
 from .loss import Losses
 from .methods import METHODS
+from .offering import Client, ClientOffering
 from .probe import Probes
 from .process import Exit, Launcher
+from .secret import Secrets
 from .service import WorkerService
 from .spec import Config, Process, Spec, decode, decode_agent
 from .store import STALL_S, Store
 from .tasks import Tasks
+
+if TYPE_CHECKING:
+    from .web import Web
 
 AGENT_USER = "corral-agent"
 """The system user that agents of a root daemon run as, when it exists."""
@@ -123,13 +130,6 @@ async def run(
         Conflict: another daemon has the socket.
         CorralError: something that it needs cannot be had.
     """
-    if config.daemon.http is not None:
-        raise InvalidParams(
-            "cannot serve HTTP: daemon.http is not available in this version",
-            key="daemon.http",
-            value=config.daemon.http,
-            reason="not available in this version",
-        )
     if config.daemon.group is not None:
         group_id(config.daemon.group)
     started = asyncio.get_running_loop().time()
@@ -186,12 +186,12 @@ class _Daemon:
         self.paths = paths
         self.shared = shared
         self.service = WorkerService(shared)
-        self.pool = Pool(on_flight=self._note_calls)
+        self.pool = Pool(on_refused=self._note_refused)
         self.agents = Agents(shared, config, self.service, self.pool)
         self.tasks = Tasks(shared, self.agents)
         self.service.attach(self.agents, self.tasks, self.pool, audit)
         self.limits = Limits(shared.launcher, shared.bus)
-        self.service.listeners += [self.limits.changed, self._note_start]
+        self.service.listeners += [self.limits.changed, self.agents.servers.changed]
         self.alerts = Alerts(
             shared.bus,
             shared.probes.commands,
@@ -256,6 +256,7 @@ class _Daemon:
             default_user=default_user,
             temporary_root=make_temporary_root(paths.state_dir),
             containment=lambda: launcher.containment,
+            secrets=Secrets.of(config.daemon.secrets_file, os.environ),
         )
         shared = Shared(
             launcher=launcher,
@@ -336,6 +337,7 @@ class _Daemon:
             METHODS,
         )
         listener = Listener(control, lock, group=self.config.daemon.group)
+        web = await self._open_web(control)
         listener.open()
         left = leftovers(self.shared.host.temporary_root)
         chores = [
@@ -378,7 +380,40 @@ class _Daemon:
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
+            if web is not None:
+                await web.close()
             await listener.close()
+
+    async def _open_web(self, control: Control) -> "Web | None":
+        """Serves MCP over HTTP, if that is wanted.
+
+        Raises:
+            CorralError: it cannot be.
+        """
+        address = self.config.daemon.http
+        if address is None:
+            return None
+        from .web import Wanted, Web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
+
+        def offer(wanted: Wanted, caller: Caller) -> ClientOffering:
+            who = {"http": caller.name}
+            client = Client(caller.name, caller.sharer, who, lambda: "operate")
+            view = AttachParams(
+                only=None if wanted.only is None else list(wanted.only),
+                deny=list(wanted.deny),
+                read_only=wanted.read_only,
+                profile=wanted.profile,
+            )
+            return ClientOffering(control, client, view)
+
+        token = read_token(
+            Path(self.config.daemon.http_token_file or self.paths.state_dir / "http.token")
+        )
+        web = Web(offer, token=token, version=__version__)
+        place = await web.open(*loopback(address))
+        control.daemon = replace(control.daemon, http=place)
+        logger.info("serving MCP over HTTP", extra={"fields": {"address": f"http://{place}/mcp"}})
+        return web
 
     async def _drain(self) -> None:
         self.shared.bus.publish("daemon.stopping")
@@ -391,6 +426,7 @@ class _Daemon:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
                     await draining
+        await self.pool.close()
         await self.service.close()
         await self.tasks.close()
 
@@ -426,20 +462,11 @@ class _Daemon:
             )
         )
 
-    def _note_calls(self, server: str, in_flight: int) -> None:
-        agent = self.agents.agents.get(server)
-        if agent is None:
-            return
-        for keeper in agent.keepers:
-            if keeper.worker.pid is not None:
-                keeper.send(Worked(in_flight > 0))
-
-    def _note_start(self, keeper: Keeper) -> None:
-        """A server that was started by a call works from the moment that it is ready."""
-        name, is_ready = keeper.spec.name, keeper.worker.state is State.READY
-        is_server = keeper.spec.kind == "mcp" and name in self.agents.agents
-        if is_ready and is_server and self.pool.stats(name).in_flight > 0:
-            keeper.send(Worked(True))
+    def _note_refused(self, server: str, limit: int, wait_s: float) -> None:
+        reason = f"max_calls_per_minute = {limit} is used up"
+        self.shared.bus.publish(
+            "limit.calls", agent=server, limit=limit, wait_s=round(wait_s, 3), reason=reason
+        )
 
     async def _beat(self, manager: "ServiceManager") -> None:
         """Feeds the watchdog by the mere turning of the loop: a full disk or a stalled store is no reason to die."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -9,7 +10,16 @@ from .. import __version__
 from ..worker.errors import CorralError
 from ..worker.schema import LogLevelParams, NoParams, ReloadParams, StatusParams
 from .control import Caller, Control, method, openrpc
+from .launch import secret_problems
+from .lifecycle import UP, State
 from .report import status
+from .secret import is_reference
+
+if TYPE_CHECKING:
+    from .doctor import Services
+
+FAILED = ("restart-limit", "exec-failed", "start-timeout")
+"""Ends after which nobody starts a worker again by itself."""
 
 
 @method("daemon.ping", "read", NoParams)
@@ -91,6 +101,7 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
         config_problem=problem,
         log=log,
         journal_problem=stuck,
+        services=await _services(control),
         environ=os.environ,
     )
     daemon = {
@@ -100,3 +111,29 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
         "rights": caller.permission,
     }
     return {"daemon": daemon, **doctor.report(facts)}
+
+
+async def _services(control: Control) -> "Services":
+    from .doctor import Services  # noqa: PLC0415 - start-up time: few ask
+
+    agents = control.agents.agents.values()
+    specs = [agent.spec for agent in agents]
+    values = [v for spec in specs for v in (*spec.environment.values(), *spec.headers.values())]
+    servers = [agent for agent in agents if agent.spec.kind == "mcp" and not agent.spec.disabled]
+    ends = [
+        (keeper.id, keeper.worker.last_exit)
+        for server in servers
+        for keeper in server.keepers
+        if keeper.worker.state is State.TERMINATED
+    ]
+    problems = await asyncio.to_thread(secret_problems, specs, control.shared.host.secrets)
+    return Services(
+        secrets=sum(map(is_reference, values)),
+        secret_problems=tuple(problems),
+        servers=len(servers),
+        up=sum(server.state in UP for server in servers),
+        failed=tuple(
+            f"{name}: {last.message}" for name, last in ends if last and last.result in FAILED
+        ),
+        http=control.agents.config.daemon.http or "",
+    )

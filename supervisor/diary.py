@@ -41,11 +41,6 @@ CLOSE_S = 1.0
 BEHIND_S, IDLE_S = 0.05, 1.0
 """How often what waits is tried again, and how often anybody looks whether something waits."""
 STDERR = 2
-HIDDEN_DEPTH = 8
-"""An environment is nowhere deeper in the params of a method."""
-
-ENVIRONMENTS = frozenset({"environment", "env"})
-"""Keys of environments, and of what is refused where somebody means one."""
 
 T = TypeVar("T")
 
@@ -135,22 +130,6 @@ async def told(
     finally:
         taken_ms = round((time.perf_counter() - began_s) * 1000, 3)
         logger.debug(what, extra={"fields": {**facts, "result": result, "ms": taken_ms}})
-
-
-def without_values(value: object, depth: int = HIDDEN_DEPTH) -> object:
-    """Params as the log may show them: of environments the names alone, whatever their shape."""
-    if isinstance(value, Mapping) and depth:
-        return {
-            key: _names_alone(inner) if key in ENVIRONMENTS else without_values(inner, depth - 1)
-            for key, inner in value.items()
-        }
-    if isinstance(value, list) and depth:
-        return [without_values(each, depth - 1) for each in value]
-    return value
-
-
-def _names_alone(value: object) -> object:
-    return dict.fromkeys(value, "…") if isinstance(value, Mapping) else "…"
 
 
 class _Sink(Protocol):

@@ -98,6 +98,23 @@ class Facts:
     config_problem: str = ""
     log: str = ""
     journal_problem: str = ""
+    services: "Services | None" = None
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a running daemon knows of the tools that it shares.
+
+    `secrets` is how many values name a secret, and `secret_problems` what is wrong with them; `failed` are MCP
+    servers that gave up, each with its reason; `http` is the address of the MCP endpoint, empty without one.
+    """
+
+    secrets: int = 0
+    secret_problems: tuple[str, ...] = ()
+    servers: int = 0
+    up: int = 0
+    failed: tuple[str, ...] = ()
+    http: str = ""
 
 
 def look(
@@ -110,6 +127,7 @@ def look(
     config_problem: str = "",
     log: str = "",
     journal_problem: str = "",
+    services: Services | None = None,
     environ: Mapping[str, str],
 ) -> Facts:
     """The facts. With `containment`, which only a daemon has, they are the daemon's own."""
@@ -137,6 +155,7 @@ def look(
         config_problem=config_problem,
         log=log,
         journal_problem=journal_problem,
+        services=services,
     )
 
 
@@ -170,6 +189,7 @@ def findings(facts: Facts) -> list[Finding]:
         *_sizes(facts),
         *_places(facts),
         *_care(facts),
+        *_services(facts.services),
     ]
 
 
@@ -357,6 +377,26 @@ def _care(facts: Facts) -> list[Finding]:
                 "CapabilityBoundingSet=CAP_SYS_PTRACE in a drop-in",
             )
         )
+    return found
+
+
+def _services(services: Services | None) -> list[Finding]:
+    """Of a running daemon alone."""
+    if services is None:
+        return []
+    found: list[Finding] = []
+    advice = "corral show NAME, then corral reset NAME"
+    found += [Finding("servers", "warning", each, advice) for each in services.failed]
+    if not services.failed:
+        text = f"{services.servers} MCP servers, {services.up} of them up"
+        found.append(Finding("servers", "ok", text))
+    advice = "[daemon] secrets_file (mode 0600), or LoadCredential= of the unit"
+    found += [Finding("secrets", "warning", each, advice) for each in services.secret_problems]
+    if services.secrets and not services.secret_problems:
+        text = f"{services.secrets} values name secrets, and all of them are there"
+        found.append(Finding("secrets", "ok", text))
+    http = f"MCP over HTTP on {services.http}, with a token" if services.http else "no HTTP"
+    found.append(Finding("http", "ok", http))
     return found
 
 

@@ -74,7 +74,7 @@ def _one_line(text: str) -> str:
 
 def _shown(path: KeyPath, value: object) -> object:
     """What an error may repeat of `value`: plain, short, and nothing that could be a secret."""
-    if is_table(value) or path[-1] in ("env", "environment"):
+    if is_table(value) or path[-1] in ("env", "environment", "headers"):
         return kind_of(value)
     if isinstance(value, int) and abs(value) > SIZE_MAX_BYTES:
         return "a huge number"

@@ -5,6 +5,7 @@ else, and knows nobody who publishes.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 RESERVED = frozenset(
@@ -172,6 +173,11 @@ _TYPES = (
         Field("signal", "text or null", "the signal that ended the command"),
         _MESSAGE,
     ), stored="up to `failure_threshold` in a row"),
+    EventType("limit.calls", "An MCP server was called too often; the first of several refusals in a row.", AGENT, (
+        Field("limit", "count", "max_calls_per_minute"),
+        Field("wait_s", "seconds", "until the next call is taken"),
+        _REASON,
+    )),
     EventType("limit.cpu", "A worker is held back by cpu_limit_percent, or no longer.", LIFE, (
         Field("limit", "percent", "of one processor"),
         Field("throttled", "boolean", "whether it is held back now"),
@@ -199,7 +205,7 @@ _TYPES = (
         Field("task", "text or null", "the task that it was made for"),
         Field("outcome", "text", "`ok`, `error` (the tool said so), or the name of the error"),
         Field("duration_s", "seconds", "from the call to its end"),
-    )),
+    ), stored="no, the audit has it"),
     EventType("mcp.tools_changed", "A server lists other tools than before.", LIFE, (
         Field("added", "list of text", "tools that came, at most 100"),
         Field("removed", "list of text", "tools that went, at most 100"),
@@ -243,6 +249,7 @@ FIELDS = {each.name: each.field_names for each in _TYPES}
 """What an event of each type has, no more and no less."""
 
 
+@lru_cache(256)
 def is_reserved(event_type: str) -> bool:
     """Whether a type is the daemon's by its first word."""
     return event_type.partition(".")[0] in RESERVED

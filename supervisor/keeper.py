@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from ..mcp.messages import Era, Tool
+from ..mcp.catalogue import Catalogue
+from ..mcp.messages import Era
 from ..mcp.session import Session
 from ..worker import codec
 from ..worker.channel import Channel
@@ -38,7 +39,7 @@ from .checkup import Checkup, Surroundings
 from .chronicle import Chronicle
 from .confinement import remove_temporary
 from .excess import Excess, Spending
-from .launch import Host, launch_of
+from .launch import Host, prepare
 from .lifecycle import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
 from .logfile import severity
@@ -62,9 +63,6 @@ READ_S = 0.02
 
 READINGS = 5
 """How often, at most, one deadline is put off for that."""
-
-TOOLS_TOLD = 100
-"""Names of tools in one event, of those that came and of those that went."""
 
 EXITS_KEPT = 10
 """Ends that `show` lists per worker."""
@@ -162,8 +160,11 @@ class Keeper:
         self.running: dict[str, float] = {}
         self.rested_at = 0.0
         self.exits: list[tuple[int, LastExit]] = []
-        self.tools: tuple[Tool, ...] = ()
         self.era: Era | None = None
+        self.on_catalogue: Callable[[Catalogue], None] = _ignore
+        """Takes what an MCP server offers, at each handshake and whenever that changes."""
+        self.on_updated: Callable[[str], None] = _ignore
+        """Takes the URI of a resource of an MCP server that has changed."""
         self.announced: tuple[str, ...] = ()
         limits = LogLimits.of(spec.monitoring)
         self.log: LogWriter = shared.logs.writer(spec.name, worker_id, limits)
@@ -279,6 +280,9 @@ class Keeper:
     def reconfigure(self, spec: Spec) -> None:
         """Takes a changed spec; what needs a new process takes effect with the next one."""
         self.log.configure(LogLimits.of(spec.monitoring))
+        line = self.life.line if self.life is not None else None
+        if isinstance(line, McpLine):
+            line.session.limit(spec.mcp.request_timeout, spec.mcp.max_request_timeout)
         self.send(lifecycle.Reconfigure(spec))
 
     def start_after(self, ready: Coroutine[None, None, None], reason: str) -> None:
@@ -534,7 +538,8 @@ class Keeper:
                 serve=self._serve,
                 hear=self._hear,
                 log=self.log.stream("stdout").line,
-                tools=self._list,
+                listed=self._list,
+                updated=self._update,
                 probe=self._probe,
             ),
         )
@@ -606,7 +611,7 @@ class Keeper:
             self.announced = line.announced
         elif isinstance(line, McpLine):
             self.era = line.session.era
-            self._list(line.session.tools)
+            self._list(line.session.catalogue)
 
     async def _launch(self, life: Incarnation) -> None:
         if life.doomed:
@@ -619,11 +624,7 @@ class Keeper:
             )
         )
         has_stdin = self.spec.protocol != "none"
-        described = (self.spec, self.shared.host, self.id, life.unit)
-        if self.spec.process.read_paths is None:
-            launch = launch_of(*described)
-        else:  # it looks at the program's files, and a disk may hang
-            launch = await asyncio.to_thread(launch_of, *described)
+        launch = await prepare(self.spec, self.shared.host, self.id, life.unit)
         life.temporary = launch.temporary
         try:
             child = await self.shared.launcher.spawn(launch, pipe_stdin=has_stdin)
@@ -719,22 +720,11 @@ class Keeper:
             text = data if isinstance(data, str) else codec.encode(data).decode()
             self.note(level, text, fields)
 
-    def _list(self, tools: tuple[Tool, ...]) -> None:
-        """Takes the tools of a server; a list that differs from the one before is told."""
-        before, after = ({tool.name for tool in each} for each in (self.tools, tools))
-        is_first = not self.tools
-        self.tools = tools
-        if before != after and not is_first:
-            self.shared.bus.publish(
-                "mcp.tools_changed",
-                agent=self.spec.name,
-                worker=self.id,
-                incarnation=self.worker.incarnation,
-                added=sorted(after - before)[:TOOLS_TOLD],
-                removed=sorted(before - after)[:TOOLS_TOLD],
-                tools=len(after),
-            )
-        self.service.changed(self)
+    def _list(self, catalogue: Catalogue) -> None:
+        self.on_catalogue(catalogue)
+
+    def _update(self, uri: str) -> None:
+        self.on_updated(uri)
 
     @property
     def channel(self) -> Channel:
@@ -769,6 +759,10 @@ class Keeper:
         if not isinstance(line, McpLine) or self.worker.state not in UP:
             raise NotInitialized(f'cannot reach MCP server "{self.spec.name}": it is not ready')
         return line.session
+
+
+def _ignore(_: object) -> None:
+    return
 
 
 def utc_now() -> str:

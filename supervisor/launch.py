@@ -1,21 +1,33 @@
 """What a worker's process is started with: its spec and the host's facts in, a Launch out.
 
 Everything that a spec says about a process becomes a field of Launch here, and what cannot be held on this
-host is refused by name. It reads the environment file and the user database, and starts nothing.
+host is refused by name. It reads secrets, the environment file and the user database, and starts nothing.
 """
 
+import asyncio
 import os
 import pwd
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
 
 from ..worker.errors import SpawnFailed
 from . import confinement
 from .containment import Containment
 from .process import Launch
+from .secret import Secrets, is_reference
 from .spec import Spec
+
+URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
+"""The variables that tell the process of a remote server where it is, and which headers it gets, a JSON object."""
+
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -34,13 +46,31 @@ class Host:
     default_user: str | None = None
     temporary_root: Path | None = None
     containment: Callable[[], Containment] = Containment
+    secrets: Secrets = field(default_factory=Secrets)
+
+
+async def prepare(spec: Spec, host: Host, worker: str, unit: str) -> Launch:
+    """As `launch_of`, without keeping the loop waiting for a disk that may hang.
+
+    Raises:
+        SpawnFailed: as there.
+    """
+    looks_at_files = (
+        spec.process.read_paths is not None
+        or spec.process.environment_file is not None
+        or any(map(is_reference, (*spec.environment.values(), *spec.headers.values())))
+    )
+    if looks_at_files:
+        return await asyncio.to_thread(launch_of, spec, host, worker, unit)
+    return launch_of(spec, host, worker, unit)
 
 
 def launch_of(spec: Spec, host: Host, worker: str, unit: str) -> Launch:
     """How one incarnation, `unit`, of a worker is started.
 
     Raises:
-        SpawnFailed: the spec asks for what cannot be held here, or its environment file cannot be read.
+        SpawnFailed: the spec asks for what cannot be held here, or its secrets or its environment file cannot
+            be read.
     """
     _refuse_what_is_not_there(spec)
     process = spec.process
@@ -74,15 +104,33 @@ def launch_of(spec: Spec, host: Host, worker: str, unit: str) -> Launch:
         temporary=temporary,
         read_paths=read_paths,
         write_paths=write_paths,
-        connect_ports=process.connect_ports,
+        connect_ports=_connect_ports(spec),
         scope_signals=is_isolated and confinement.scopes_signals(),
     )
 
 
+def secret_problems(specs: Iterable[Spec], secrets: Secrets) -> list[str]:
+    """Why some of the specs could not be started now: which values name secrets that cannot be had, a line each."""
+    return [
+        problem
+        for spec in specs
+        if not spec.disabled
+        for what, values in (("variable", spec.environment), ("header", spec.headers))
+        for problem in secrets.problems(values, spec.name, what)
+    ]
+
+
 def _argv(spec: Spec) -> tuple[str, ...]:
+    if _is_remote(spec):
+        return (sys.executable, "-P", "-m", "corral.mcp.remote")
     if spec.entrypoint is None:
         return spec.command
     return (spec.python or sys.executable, "-P", "-m", "corral.worker", spec.entrypoint)
+
+
+def _is_remote(spec: Spec) -> bool:
+    """Whether a process of ours speaks for the server; a command of its health checks is no such process."""
+    return spec.url is not None and not spec.command
 
 
 def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
@@ -92,13 +140,39 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
         env |= read_environment_file(Path(process.environment_file))
     if user is not None:
         env |= _home_of(user)
-    env |= spec.environment
+    env |= host.secrets.expand(spec.environment, spec.name, "variable")
+    if _is_remote(spec):
+        assert spec.url is not None, "a remote server has one"
+        env |= {URL: spec.url, HEADERS: _headers(spec, host)}
     if spec.entrypoint is not None and spec.python is not None:
         inherited = env.get("PYTHONPATH")
         env["PYTHONPATH"] = os.pathsep.join(
             [str(host.sdk_path), *([inherited] if inherited else [])]
         )
     return env
+
+
+def _connect_ports(spec: Spec) -> tuple[int, ...] | None:
+    """The ports that it may connect to; that of a remote server itself is always among them."""
+    ports = spec.process.connect_ports
+    if ports is None or not _is_remote(spec):
+        return ports
+    address = urlsplit(spec.url or "")
+    own = address.port or PORTS[address.scheme]
+    return ports if own in ports else (*ports, own)
+
+
+def _headers(spec: Spec, host: Host) -> str:
+    headers = host.secrets.expand(spec.headers, spec.name, "header")
+    for name, value in headers.items():
+        if not HEADER_VALUE.fullmatch(value):
+            raise SpawnFailed(
+                f'cannot send header "{name}" of "{spec.name}": with its secret it is not one line of'
+                " printable ASCII characters",
+                agent=spec.name,
+                header=name,
+            )
+    return msgspec.json.encode(headers).decode()
 
 
 def _limits(spec: Spec, host: Host, user: str | None) -> dict[str, int]:
@@ -140,8 +214,6 @@ def _refuse_what_is_not_there(spec: Spec) -> None:
     """
     asked: dict[str, object] = {
         "recovery.enable_checkpointing": spec.recovery.enable_checkpointing,
-        "environment": next((v for v in spec.environment.values() if "${secret:" in v), None)
-        and "…",
     }
     for key, value in asked.items():
         if value:

@@ -14,7 +14,8 @@ from typing import Protocol
 import msgspec
 
 from .. import __version__
-from ..mcp.messages import Era, Tool
+from ..mcp.catalogue import Catalogue
+from ..mcp.messages import Era
 from ..mcp.session import Session
 from ..worker.channel import Channel
 from ..worker.errors import CorralError, InvalidParams
@@ -43,8 +44,9 @@ class Hooks:
     """What a line needs of the worker it is for.
 
     `name` is the worker's id; `generation` the daemon's, which marks request ids; `serve` answers what a
-    worker asks, `hear` takes what it tells, `log` lines that are no message, `tools` new lists of tools;
-    `probe` asks a program without a protocol whether it is ready.
+    worker asks, `hear` takes what it tells, `log` lines that are no message, `listed` a catalogue that differs from
+    the one before, `updated` the URI of a resource that has changed; `probe` asks a program without a protocol
+    whether it is ready.
     """
 
     name: str
@@ -54,7 +56,8 @@ class Hooks:
     serve: Callable[[Request], Awaitable[object]]
     hear: Callable[[Notification], None]
     log: Log
-    tools: Callable[[tuple[Tool, ...]], None]
+    listed: Callable[[Catalogue], None]
+    updated: Callable[[str], None]
     probe: Callable[[Readiness], Awaitable[Finding]]
 
 
@@ -170,12 +173,16 @@ class McpLine:
         self.session = Session(
             spec.name,
             request_timeout_s=spec.mcp.request_timeout,
+            max_request_timeout_s=spec.mcp.max_request_timeout,
             protocol_version=spec.mcp.protocol_version,
             era_hint=hooks.era_hint,
+            probe_s=spec.mcp.probe_timeout,
+            relays=spec.relays,
             client_version=__version__,
             on_log=self._log,
             on_notification=hooks.hear,
-            on_tools=hooks.tools,
+            on_catalogue=hooks.listed,
+            on_updated=hooks.updated,
         )
 
     def _log(self, foreign: Foreign) -> None:

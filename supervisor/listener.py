@@ -17,10 +17,13 @@ import pwd
 import select
 import socket
 import struct
-from collections.abc import Awaitable, Mapping, MutableMapping
+from collections.abc import Awaitable, Container, Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import __version__
+from ..mcp.caller import Caller
+from ..mcp.face import Face
 from ..worker.channel import Channel
 from ..worker.errors import (
     Conflict,
@@ -31,8 +34,11 @@ from ..worker.errors import (
     PermissionDenied,
     ShuttingDown,
 )
-from ..worker.wire import Peer, Request
+from ..worker.schema import AttachParams
+from ..worker.wire import Notification, Peer, Request
 from .control import Control, Permission
+from .keeper import Keeper
+from .offering import Client, ClientOffering
 
 MAX_PATH_BYTES = 107
 """`sun_path` holds 108 bytes with the final NUL (unix(7))."""
@@ -376,6 +382,13 @@ class Listener:
         found = None if agent is None else self._control.agents.agents.get(agent)
         return None if found is None or found.spec.control == "none" else found.spec.control
 
+    def keeper(self, leader: int | None) -> Keeper | None:
+        """The keeper of the worker with this pid."""
+        if leader is None:
+            return None
+        keepers = self._control.agents.all_keepers()
+        return next((keeper for keeper in keepers if keeper.worker.pid == leader), None)
+
     def identify(self, sock: socket.socket) -> "Identity":
         """Who is at the other end of a connection."""
         leaders = {
@@ -410,10 +423,13 @@ class Connection(Channel):
     """One client."""
 
     def __init__(self, control: Control, listener: Listener) -> None:
+        token = os.urandom(6).hex()
         super().__init__(
-            Peer(answer_foreign=True, max_requests=MAX_REQUESTS),
+            # Ids of what an MCP client is asked are never those of an earlier connection of its `corral mcp serve`.
+            Peer(token, answer_foreign=True, max_requests=MAX_REQUESTS),
             name="client",
             on_request=self._call,
+            on_notification=self._hear,
             on_closed=self._closed,
         )
         self.permission: Permission = "read"
@@ -422,6 +438,9 @@ class Connection(Channel):
         self._listener = listener
         self._identity = Identity(0, 0, is_inside=True, agent=None)
         self._outside: Permission | None = None
+        self._token = token
+        self._keeper: Keeper | None = None
+        self._face: Face | None = None
         self._refusal: Overloaded | None = None
         self._following: set[asyncio.Task[None]] = set()
 
@@ -432,6 +451,8 @@ class Connection(Channel):
         self.who = self._identity.who
         if not self._identity.is_inside:
             self._outside = self._listener.permission(self._identity)
+        else:
+            self._keeper = self._listener.keeper(self._identity.leader)
         if self._listener.is_full:
             self._refusal = Overloaded(
                 f"cannot take a connection beyond {MAX_CONNECTIONS}", retry_after_s=1.0
@@ -444,10 +465,11 @@ class Connection(Channel):
         return not self._serving
 
     async def _call(self, request: Request) -> object:
-        inside = (
-            self._identity.is_inside
-        )  # whoever the user is, only the spec counts, and as it is now
-        permission = self._listener.granted(self._identity.agent) if inside else self._outside
+        if self._face is not None and not self._listener.closing:
+            return await self._face.request(request.id, request.method, request.params, self)
+        permission = self._granted()
+        if permission is None and request.method == "mcp.attach" and self._identity.agent:
+            permission = "read"  # the tools of its agent are a worker's without any control
         if permission is None:
             hint = (
                 f'; "control" of agent "{who}" grants none' if (who := self._identity.agent) else ""
@@ -461,6 +483,38 @@ class Connection(Channel):
             raise ShuttingDown(f'cannot call "{request.method}": the daemon is stopping')
         self.permission = permission
         return await self._control.call(request.method, request.params, self)
+
+    def _granted(self) -> Permission | None:
+        """What it may do: inside a tree only the spec counts, whoever the user is, and as it is now."""
+        if self._identity.is_inside:
+            return self._listener.granted(self._identity.agent)
+        return self._outside
+
+    # -- as an MCP client
+
+    def attach(self, view: AttachParams) -> None:
+        """Speaks MCP from now on.
+
+        Raises:
+            NotFound: there is no such profile.
+        """
+        sharer = self._identity.agent or f"client {self._token}"
+        client = Client(self.name, sharer, self.who, self._granted, self._keeper)
+        offering = ClientOffering(self._control, client, view)
+        caller = Caller(name=self.name, sharer=sharer)
+        self._face = Face(offering, version=__version__, caller=caller, notify=self.notify)
+
+    async def ask(self, method: str, params: Mapping[str, object]) -> object:
+        """What an MCP client answers to a request of ours; whoever asks bounds the wait.
+
+        Raises:
+            CorralError: it refuses, or is gone.
+        """
+        return await self.request(method, params, timeout_s=None)
+
+    def _hear(self, notification: Notification) -> None:
+        if self._face is not None:
+            self._face.hear(notification.method, notification.params)
 
     def follow(self, following: Awaitable[None]) -> None:
         """Goes on until the client hangs up; one that reads slowly is skipped ahead, and never given up."""
@@ -481,6 +535,8 @@ class Connection(Channel):
         task.add_done_callback(self._following.discard)
 
     def _closed(self, _: object) -> None:
+        if self._face is not None:
+            self._face.close()
         for task in self._following:
             task.cancel()
         self._listener.forget(self)
@@ -490,13 +546,15 @@ class Identity(NamedTuple):
     """A peer as the kernel knew it when it connected.
 
     `is_inside` says that it descends from this daemon, or that this cannot be told; `agent` is whose
-    worker it descends from, None where that is unknown: it has left its tree, or the worker is dead.
+    worker it descends from, None where that is unknown: it has left its tree, or the worker is dead;
+    `leader` is the pid of that worker.
     """
 
     pid: int
     uid: int
     is_inside: bool
     agent: str | None
+    leader: int | None = None
 
     @property
     def who(self) -> dict[str, object]:
@@ -510,10 +568,10 @@ def identify(sock: socket.socket, leaders: Mapping[int, str]) -> Identity:
     size = struct.calcsize("3i")
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     pid, uid, _ = struct.unpack("3i", raw)
-    is_inside, agent = _descent(pid, os.getpid(), leaders)
+    is_inside, leader = _descent(pid, os.getpid(), leaders)
     if _is_gone(sock):  # so that the pid may have been another's when we looked
-        is_inside, agent = True, None
-    return Identity(pid, uid, is_inside, agent)
+        is_inside, leader = True, None
+    return Identity(pid, uid, is_inside, None if leader is None else leaders[leader], leader)
 
 
 def _is_gone(sock: socket.socket) -> bool:
@@ -531,7 +589,7 @@ def _is_gone(sock: socket.socket) -> bool:
         os.close(pidfd)
 
 
-def _descent(pid: int, ancestor: int, leaders: Mapping[int, str]) -> tuple[bool, str | None]:
+def _descent(pid: int, ancestor: int, leaders: Container[int]) -> tuple[bool, int | None]:
     """Whether a process descends from `ancestor`, and through which leader, by /proc/PID/stat (proc(5)).
 
     It does where that cannot be told: a worker may let a child connect that is dead when we look.
@@ -540,7 +598,7 @@ def _descent(pid: int, ancestor: int, leaders: Mapping[int, str]) -> tuple[bool,
         if pid == ancestor:
             return True, None
         if pid in leaders:
-            return True, leaders[pid]
+            return True, pid
         if pid <= 1:
             return False, None
         try:

@@ -12,16 +12,23 @@ from ..worker.schema import (
     DaemonStatus,
     ExitRecord,
     HealthRecord,
+    ServerStatus,
     Status,
     TaskCounts,
     WorkerStatus,
 )
+from .bus import rfc3339
 from .control import Control
-from .crew import Agent
+from .crew import Agent, is_at_risk
 from .health import Health
 from .keeper import Keeper
-from .lifecycle import LastExit, State
+from .lifecycle import ASKED_FOR, LastExit, State
 from .store import STALL_S
+
+LAST_WORDS = 5
+"""Lines of stderr of a server that gave up, in `status`; `show` has more."""
+
+RISK = "several processes of a server that keeps its state in each of them: a call may not find what another has left"
 
 
 def status(control: Control, names: list[str] | None) -> Status:
@@ -69,6 +76,7 @@ def status(control: Control, names: list[str] | None) -> Status:
             log_lost=diary.lost,
             journal=forwarding.is_wanted,
             journal_lost=forwarding.lost_lines,
+            http=control.daemon.http,
         ),
         agents=[entry for entry in entries if entry.kind == "agent"],
         mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
@@ -91,8 +99,33 @@ def agent_status(control: Control, agent: Agent) -> AgentStatus:
     )
     if spec.kind == "mcp":
         tools = [tool.name for tool in agent.tools]
-        status = msgspec.structs.replace(status, tools=tools)
+        status = msgspec.structs.replace(status, tools=tools, mcp=server_status(control, agent))
     return status
+
+
+def server_status(control: Control, agent: Agent) -> ServerStatus:
+    """What is particular to an MCP server in `status`."""
+    catalogue, stats = agent.catalogue, control.pool.stats(agent.name)
+    has_ended = agent.state is State.TERMINATED
+    last = [keeper.worker.last_exit for keeper in agent.keepers]
+    has_failed = has_ended and any(each and each.result not in ASKED_FOR for each in last)
+    spoke = agent.keepers if has_failed else []
+    words = [line for keeper in spoke for line in keeper.stderr_tail(LAST_WORDS)]
+    return ServerStatus(
+        era=catalogue.era,
+        version=catalogue.version or None,
+        listed_at=rfc3339(catalogue.listed_at) if catalogue.is_known else None,
+        prompts=len(catalogue.prompts),
+        resources=len(catalogue.resources),
+        templates=len(catalogue.templates),
+        calls=stats.calls,
+        failures=stats.failures,
+        retries=stats.retries,
+        in_flight=stats.in_flight,
+        waiting=stats.waiting,
+        warning=RISK if is_at_risk(agent) else None,
+        stderr=words[-LAST_WORDS:],
+    )
 
 
 def worker_status(control: Control, keeper: Keeper) -> WorkerStatus:

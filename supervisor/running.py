@@ -7,12 +7,14 @@ takes it back. The limit of processes is checked, and the room taken, without an
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
 from ..worker.errors import (
     Conflict,
+    CorralError,
     InvalidParams,
     NotFound,
     Overloaded,
@@ -36,6 +38,9 @@ STOP_MARGIN_S = 30.0
 
 BRAKE_S = 2.0
 """How long an emergency stop waits for the store: a disk that hangs must not keep its answer."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Running:
@@ -226,10 +231,18 @@ class Running:
         last = worker.last_exit
         if worker.state is State.TERMINATED and last is not None and last.result == "restart-limit":
             raise not_up(worker)
-        if worker.wanted and worker.state is not State.TERMINATED:
+        if worker.wanted and not _rests(worker):
             await self._until_up([keeper], {keeper.id: last})
         else:
             await self.bring_up([keeper])
+
+    def start_soon(self, keeper: Keeper) -> None:
+        """Starts a worker beside others of its server, if there is room for it; waits for nothing."""
+        try:
+            self.check_brake("start anything")
+            self._begin(self._startable([keeper]))
+        except CorralError as error:
+            logger.info("%s is not started: %s", keeper.id, error)
 
     def check_may_start(self, keepers: Iterable[Keeper]) -> None:
         """Refuses to start anything while the daemon stops, and whatever comes or goes.

@@ -5,14 +5,18 @@ the tools that its agent and its task are allowed, and cannot invent events of t
 """
 
 import os
+import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TypedDict, TypeVar
+from functools import lru_cache
+from typing import TypeVar
 
 import msgspec
 
+from ..mcp.caller import Caller
+from ..mcp.catalogue import FULL, Access
+from ..mcp.directory import SEPARATOR
 from ..mcp.pool import Pool
 from ..worker import codec
 from ..worker.errors import (
@@ -33,34 +37,38 @@ from ..worker.schema import (
     UsageParams,
     WorkerCallParams,
     WorkerLogParams,
+    WorkerToolsParams,
 )
 from ..worker.wire import Notification, Request
 from .agents import Agents
 from .audit import REFUSALS, Audit
 from .backlog import Entry
 from .broker import Broker
+from .bus import rfc3339
 from .chain import digest
-from .keeper import Keeper, Shared, utc_now
+from .keeper import Keeper, Shared
 from .lifecycle import UP, State
-from .spec import Events
+from .secret import masked
+from .spec import Events, Spec
 from .tasks import Tasks
 
 MAX_VALUE_BYTES = 1024 * 1024
 """The largest value that `memory/put` takes, as JSON."""
 
 
-class Caller(TypedDict):
-    """Who made a tool call."""
-
-    agent: str | None
-    worker: str | None
-    incarnation: int | None
-
-
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 MAX_TOOL_NAME = 200
 """Characters of a tool's name in a record: a longer one is no tool's."""
+
+MAX_ARGUMENTS_BYTES = 4096
+"""Of JSON in a record that keeps arguments; of longer ones it has the SHA-256 alone."""
+
+KNOWN_S = 1.0
+"""How long it is not looked again whose a worker's process is."""
+
+REACHED = frozenset({"server", "tool"})
+"""What is in the data of an error of a call that a server may have seen: its session says so."""
 
 REFUSED = frozenset(error.__name__ for error in REFUSALS)
 
@@ -83,6 +91,28 @@ def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
         raise InvalidParams(f'cannot call "{method}": {error}', key=key, reason=reason) from error
 
 
+def access_of(spec: Spec, tasks: Iterable[Sequence[str] | None] = ()) -> Access:
+    """Which tools an agent may see and call; with the lists of tasks, only what each of them allows as well."""
+    lists = tuple(tuple(each) for each in tasks if each is not None)
+    return _access(spec.tools, spec.denied_tools, lists)
+
+
+@lru_cache(1024)
+def _access(
+    allowed: tuple[str, ...] | None, denied: tuple[str, ...], lists: tuple[tuple[str, ...], ...]
+) -> Access:
+    within: Access | None = None
+    for each in lists:
+        within = Access(each, within=within)
+    return Access(allowed, denied, within=within)
+
+
+@lru_cache(1024)
+def caller_of(name: str, sharer: str) -> Caller:
+    """Who makes a call, as the pool has to know him: by name for errors, and whose processes he may share."""
+    return Caller(name=name, sharer=sharer)
+
+
 class WorkerService:
     """Serves every worker of one daemon."""
 
@@ -94,6 +124,7 @@ class WorkerService:
         self._tasks: Tasks | None = None
         self._pool: Pool | None = None
         self._audit: Audit | None = None
+        self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
         self.broker = Broker(shared.bus, self._events)
         self._methods: dict[str, Handler] = {
             "tools/list": self._list_tools,
@@ -178,137 +209,217 @@ class WorkerService:
 
     def removed(self, agent: str) -> None:
         """An agent is no more: nobody will run what waits for it."""
+        self._known.clear()
         self.tasks.abandon(agent)
 
     # -- tools
 
     async def _list_tools(self, keeper: Keeper, params: Mapping[str, object]) -> object:
-        await self.pool.list_servers()
-        return {"tools": self.pool.tools(keeper.spec.tools)}
+        asked = convert(params, WorkerToolsParams, "tools/list")
+        access = access_of(keeper.spec, _lists(self._entries(keeper, asked.task)))
+        concerned = [name for name in self.pool.names() if concerns(access, name)]
+        await self.pool.list_servers(concerned)
+        return {"tools": self.pool.tools(access)}
 
     async def _call_tool(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         call = convert(params, WorkerCallParams, "tools/call")
-        entry = self.tasks.task_of(keeper, call.task)
-        allowed = keeper.spec.tools
-        record = _ToolCall(call.name, _who(keeper), None if entry is None else entry.task.id)
+        entries = self._entries(keeper, call.task)
+        record = _ToolCall(call.name, self._who(keeper), keeper)
+        self._charge(entries, record)
+        access = access_of(keeper.spec, _lists(entries))
+        caller = caller_of(keeper.id, keeper.spec.name)
+        return await self._call(record, {"arguments": call.arguments}, caller, access, None)
+
+    def _entries(self, keeper: Keeper, task: str | None) -> Sequence[Entry]:
+        """The tasks that a request is for: the one that it names, else all that the worker runs.
+
+        Who names none must not be freer than any of his tasks.
+
+        Raises:
+            NotFound: the worker does not run that task.
+        """
+        named = (task,) if task is not None else tuple(keeper.running)
+        found = [self.tasks.task_of(keeper, each) for each in named]
+        return [entry for entry in found if entry is not None]
+
+    def _charge(self, entries: Sequence[Entry], record: "_ToolCall") -> None:
+        """Counts a call for the tasks that it is made for.
+
+        Raises:
+            ResourceLimitExceeded: one of them may make no more.
+        """
+        record.task = entries[0].task.id if len(entries) == 1 else None
         try:
-            if entry is not None:
+            for entry in entries:
                 self.tasks.count_tool_call(entry)
-            backend, _ = await self.pool.resolve(call.name, allowed)
-            if entry is not None and entry.limits.allowed_tools is not None:
-                await self.pool.resolve(call.name, entry.limits.allowed_tools)
         except CorralError as error:
             self._record(record, error.name)
             raise
-        return await self.call(
-            call.name,
-            call.arguments,
-            caller=keeper.id,
-            who=record.who,
-            task=record.task,
-            server=backend.name,
-            allowed=allowed,
-        )
+
+    def access_for(self, who: Mapping[str, object]) -> Access:
+        """What a client of the control socket may see and call: all, or inside an agent's tree what that may."""
+        assert self._agents is not None, "attach comes before the first call"
+        if "agent" not in who:
+            return FULL
+        agent = self._agents.agents.get(str(who["agent"]))
+        return Access(()) if agent is None else access_of(agent.spec)
 
     async def call(
         self,
         name: str,
         arguments: Mapping[str, object],
         *,
-        caller: str,
+        caller: Caller,
         who: Mapping[str, object],
-        server: str | None = None,
-        task: str | None = None,
-        allowed: tuple[str, ...] | None = None,
+        access: Access = FULL,
         timeout_s: float | None = None,
+        more: Mapping[str, object] | None = None,
+        keeper: Keeper | None = None,
     ) -> dict[str, object]:
         """MCP's result of one tool call, which the audit keeps with its caller and outcome.
 
-        `caller` is for the event, `who` for the audit.
+        Every call of a tool goes through here or comes from a worker.
+
+        Args:
+            name: the tool's exposed name.
+            arguments: for the tool.
+            caller: for the pool, the server and the event.
+            who: for the audit.
+            access: what of the pool there is for him.
+            timeout_s: as for `Pool.request`.
+            more: what else is in the params of `tools/call`, such as `_meta` and `inputResponses`.
+            keeper: the worker in whose tree the caller is: the call counts for each of its tasks.
 
         Raises:
-            CorralError: as `Pool.call`.
+            ResourceLimitExceeded: a task of that worker may make no more calls.
+            CorralError: as `Pool.request`.
         """
+        record = _ToolCall(name, who, keeper)
+        if keeper is not None:
+            self._charge(self._entries(keeper, None), record)
+        return await self._call(
+            record, {**(more or {}), "arguments": arguments}, caller, access, timeout_s
+        )
+
+    async def _call(
+        self,
+        record: "_ToolCall",
+        params: Mapping[str, object],
+        caller: Caller,
+        access: Access,
+        timeout_s: float | None,
+    ) -> dict[str, object]:
         assert self._agents is not None, "attach comes before the first call"
-        record = _ToolCall(name, who, task, server)
-        try:
-            self._agents.check_may_call(f'call "{name}"')
-        except CorralError as error:
-            self._record(record, error.name)
-            raise
-        started = time.monotonic()
         outcome = "cancelled"
-        has_reached = False
+        has_reached = True
         try:
-            result = await self.pool.call(name, arguments, allowed=allowed, timeout_s=timeout_s)
+            self._agents.check_may_call(f'call "{record.tool}"')
+            if SEPARATOR not in record.tool:
+                backend, _ = await self.pool.resolve(record.tool, access)
+                record.server = backend.name
+            result = await self.pool.request(
+                "tools/call",
+                {**params, "name": record.tool},
+                access=access,
+                caller=caller,
+                timeout_s=timeout_s,
+            )
             outcome = "error" if result.get("isError") is True else "ok"
             return result
         except CorralError as error:
             outcome = error.name
-            has_reached = error.data.keys() >= {
-                "server",
-                "tool",
-            }  # its session says so, and it may have run
+            has_reached = error.data.keys() >= REACHED
             raise
         finally:
-            duration_s = round(time.monotonic() - started, 6)
-            prefix = name.partition("__")[0]
-            self._shared.bus.publish(
-                "mcp.call",
-                **self._whom(caller),
-                caller=caller,
-                server=server or (prefix if prefix in self.pool.names() else None),
-                tool=name,
-                task=task,
-                outcome=outcome,
-                duration_s=duration_s,
-            )
-            self._record(record, outcome, arguments, has_reached=has_reached)
+            self._note(record, caller, outcome, params["arguments"], has_reached=has_reached)
 
     def note_refused(self, tool: object, who: Mapping[str, object], error: CorralError) -> None:
         """Has the audit keep a tool call from outside that was refused before it was one."""
         self._record(_ToolCall(str(tool)[:MAX_TOOL_NAME], who, None), error.name)
 
-    def _record(
+    def _note(
         self,
         call: "_ToolCall",
+        caller: Caller,
         outcome: str,
-        arguments: Mapping[str, object] | None = None,
+        arguments: object,
         *,
-        has_reached: bool = False,
+        has_reached: bool,
     ) -> None:
-        """Has the audit keep a call that has ended; of its arguments the digest alone.
+        """Tells of a call that has ended, and has the audit keep it.
 
-        Only what no server has seen is a refusal, of which many alike are one record.
+        Only what no server has seen is a refusal, of which many alike are one record, and a worker's no event.
         """
+        call.duration_s = round(time.monotonic() - call.started, 6)
+        assert self._agents is not None, "attach comes before the first call"
+        found = self._agents.agents.get(call.server)
+        has_server = found is not None and found.spec.kind == "mcp"
+        keeper = call.keeper
+        is_refusal = outcome in REFUSED and not has_reached
+        if keeper is None or not is_refusal:
+            self._shared.bus.publish(
+                "mcp.call",
+                agent=None if keeper is None else keeper.spec.name,
+                worker=None if keeper is None else keeper.id,
+                incarnation=None if keeper is None else keeper.worker.incarnation,
+                caller=caller.name,
+                server=call.server if has_server else None,
+                tool=call.tool,
+                task=call.task,
+                outcome=outcome,
+                duration_s=call.duration_s,
+                store=False,  # the audit has it: a tool call is one stored row
+            )
+        self._record(call, outcome, None if is_refusal else arguments, is_refusal=is_refusal)
+
+    def _record(
+        self, call: "_ToolCall", outcome: str, arguments: object = None, *, is_refusal: bool = True
+    ) -> None:
         assert self._audit is not None, "attach comes before the first call"
         record: dict[str, object] = {
-            "at": call.at,
+            "at": rfc3339(call.at_s),
             "action": "mcp.call",
             "who": call.who,
             "tool": call.tool[:MAX_TOOL_NAME],
-            "server": call.server or call.tool.partition("__")[0][:MAX_TOOL_NAME],
+            "server": call.server[:MAX_TOOL_NAME],
             "task": call.task,
             "result": outcome,
-            "duration_s": round(time.monotonic() - call.started, 6),
+            "duration_s": call.duration_s,
         }
-        if outcome in REFUSED and not has_reached:
+        if is_refusal:
             whose = call.who.get("agent") or call.who.get("uid")
             if self._audit.refuse(record, str(whose)):
                 self._audit.add(record)
             return
-        sha256, size_bytes = digest({} if arguments is None else arguments)
-        self._audit.add({**record, "arguments": {"sha256": sha256, "bytes": size_bytes}})
+        sha256, size_bytes = digest(arguments)
+        kept: dict[str, object] = {"sha256": sha256, "bytes": size_bytes}
+        if sha256 is not None and self._keeps(size_bytes):
+            kept["value"] = masked(arguments)
+        record["arguments"] = kept
+        self._audit.add(record)
 
-    def _whom(self, caller: str) -> Caller:
-        """Whom an event of a tool call is about: the worker that made it, else nobody."""
+    def _keeps(self, size_bytes: int) -> bool:
+        """Whether arguments of this size are kept, beside their digest."""
         assert self._agents is not None, "attach comes before the first call"
-        agent = self._agents.agents.get(caller.rpartition("-")[0])
-        for keeper in () if agent is None else agent.keepers:
-            if keeper.id == caller:
-                number = keeper.worker.incarnation
-                return Caller(agent=keeper.spec.name, worker=caller, incarnation=number)
-        return Caller(agent=None, worker=None, incarnation=None)
+        return size_bytes <= MAX_ARGUMENTS_BYTES and self._agents.config.audit.arguments == "keep"
+
+    def _who(self, keeper: Keeper) -> dict[str, object]:
+        """A worker as the audit names it; its uid is the one that its process had within the last second."""
+        pid, now = keeper.worker.pid, time.monotonic()
+        known = self._known.get(keeper.id)
+        if known is not None and known[0] == pid and known[1] > now:
+            return known[2]
+        uid: int | None = None
+        with suppress(OSError):
+            uid = os.stat(f"/proc/{pid}").st_uid
+        who: dict[str, object] = {
+            "uid": uid,
+            "pid": pid,
+            "agent": keeper.spec.name,
+            "worker": keeper.id,
+        }
+        self._known[keeper.id] = (pid, now + KNOWN_S, who)
+        return who
 
     # -- delegation
 
@@ -442,25 +553,37 @@ class WorkerService:
         await self.broker.close()
 
 
-@dataclass(frozen=True)
 class _ToolCall:
-    """What the audit says of a tool call before it is known what comes of it."""
+    """What is known of a tool call before it is known what comes of it."""
 
-    tool: str
-    who: Mapping[str, object]
-    task: str | None
-    server: str | None = None
-    at: str = field(default_factory=utc_now)
-    started: float = field(default_factory=time.monotonic)
+    __slots__ = ("at_s", "duration_s", "keeper", "server", "started", "task", "tool", "who")
+
+    def __init__(self, tool: str, who: Mapping[str, object], keeper: Keeper | None) -> None:
+        self.tool = tool
+        self.server = tool.partition(SEPARATOR)[0]
+        self.who = who
+        self.task: str | None = None
+        self.keeper = keeper
+        self.at_s = time.time()
+        self.started = time.monotonic()
+        self.duration_s = 0.0
 
 
-def _who(keeper: Keeper) -> dict[str, object]:
-    """A worker as the audit names it; its uid is the one that its process has now."""
-    pid = keeper.worker.pid
-    uid: int | None = None
-    with suppress(OSError):
-        uid = os.stat(f"/proc/{pid}").st_uid
-    return {"uid": uid, "pid": pid, "agent": keeper.spec.name, "worker": keeper.id}
+def _lists(entries: Iterable[Entry]) -> list[tuple[str, ...] | None]:
+    return [entry.limits.allowed_tools for entry in entries]
+
+
+def concerns(access: Access, server: str) -> bool:
+    """Whether a tool of a server could be admitted, whatever its name is: whom nobody may call is not started."""
+    patterns = access.allowed
+    if patterns is not None and not any(_may_mean(pattern, f"{server}__") for pattern in patterns):
+        return False
+    return access.within is None or concerns(access.within, server)
+
+
+def _may_mean(pattern: str, beginning: str) -> bool:
+    head = re.split(r"[*?]", pattern, maxsplit=1)[0]
+    return head.startswith(beginning) or (head != pattern and beginning.startswith(head))
 
 
 def _value(stored: object) -> object:

@@ -23,14 +23,38 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 from urllib.parse import quote
 
 from ..worker.errors import Conflict, CorralError, Overloaded, PermissionDenied, ShuttingDown
 
 Params: TypeAlias = Sequence[object] | Mapping[str, object]
-Statement: TypeAlias = tuple[str, Params]
 Row: TypeAlias = tuple[object, ...]
+
+
+class Step(Protocol):
+    """Part of a group that is more than a statement, or that grows until it is done."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of the memory for what waits."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many it stores, for who counts what is lost."""
+        ...
+
+    def seal(self) -> None:
+        """The writer's thread has taken it, and it must not grow any more; comes before `run`."""
+        ...
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Does it, on the writer's thread and inside a transaction; returns how much. It may be run again."""
+        ...
+
+
+Statement: TypeAlias = tuple[str, Params] | Step
 
 POST_DELAY_S = 0.1  # how long a posted group may wait for somebody else's commit
 STALL_S = 5.0  # from here on the store counts as stalled and takes nothing more
@@ -38,6 +62,8 @@ BUSY_TIMEOUT_S = 5.0  # how long a foreign lock (a backup tool) is waited for
 QUEUE_LIMIT = 20_000  # groups
 QUEUE_LIMIT_BYTES = 128 * 1024 * 1024  # parameters
 READS_LIMIT = 1_000
+ROWS_AT_ONCE = (64, 8, 1)
+"""Rows that one statement inserts: few forms, which SQLite prepares once."""
 CHECK_LIMIT_BYTES = 16 * 1024 * 1024  # larger files are not checked as a whole at start
 RETRY_AFTER_S = 1.0
 
@@ -86,14 +112,39 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO audit_chain VALUES (1, 0, zeroblob(32), 0, zeroblob(32), 0);
     DROP TABLE tool_call
     """,
+    # What each MCP server offered, for as long as it is started in the same way.
+    """
+    CREATE TABLE catalogue (server TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, value BLOB NOT NULL)
+    """,
 )
 
 logger = logging.getLogger(__name__)
 
 
 def chain_hash(previous: bytes, number: int, record: bytes) -> bytes:
-    """The hash that stands for a record and all before it; SQL has it as `chain_hash` where one can write."""
+    """The hash that stands for a record and all before it."""
     return hashlib.sha256(b"".join((previous, number.to_bytes(8, "big"), record))).digest()
+
+
+def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row]) -> None:
+    """Inserts rows `into` a table, as `event (seq, at)`, with few statements.
+
+    With each the thread lets go of the interpreter, and waits for it while the loop is busy.
+    """
+    done = 0
+    for size in ROWS_AT_ONCE:
+        while len(rows) - done >= size:
+            chunk = rows[done : done + size]
+            connection.execute(
+                _insertion(into, size, len(chunk[0])), [cell for row in chunk for cell in row]
+            )
+            done += size
+
+
+@lru_cache(64)
+def _insertion(into: str, rows: int, columns: int) -> str:
+    marks = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO {into} VALUES {', '.join([marks] * rows)}"
 
 
 @dataclass(slots=True)
@@ -106,6 +157,12 @@ class _Group:
     size_bytes: int
     results: list[int] = field(default_factory=lambda: [])
     error: Exception | None = None
+
+    @property
+    def count(self) -> int:
+        """How many posts it is."""
+        only = self.statements[0] if len(self.statements) == 1 else None
+        return 1 if only is None or isinstance(only, tuple) else only.count
 
 
 class Store:
@@ -204,16 +261,19 @@ class Store:
         self._enqueue(statements, answer)
         return await answer
 
-    def post(self, *statements: Statement) -> None:
+    def post(self, *statements: Statement) -> bool:
         """Store the statements as one atomic group with the next commit, at most 100 ms later.
 
-        Never raises for the state of the store: what cannot be stored is counted in `lost_posts`.
+        Never raises for the state of the store: what cannot be stored is counted in `lost_posts`. Returns
+        whether it was taken.
         """
         try:
             self._enqueue(statements, None)
         except (Overloaded, ShuttingDown):
             with self._wake:
                 self.lost_posts += 1
+            return False
+        return True
 
     async def read(self, sql: str, params: Params = ()) -> list[Row]:
         """The rows of a query over what is committed; never waits for a write. The caller sets a LIMIT.
@@ -254,7 +314,10 @@ class Store:
         self, statements: tuple[Statement, ...], answer: asyncio.Future[list[int]] | None
     ) -> None:
         now_s = self._clock()
-        size_bytes = sum(_size_bytes(params) for _, params in statements)
+        size_bytes = sum(
+            _size_bytes(each[1]) if isinstance(each, tuple) else each.size_bytes
+            for each in statements
+        )
         with self._wake:
             if self._closed is not None:
                 raise ShuttingDown("cannot write to the store: it is closing", file=str(self.path))
@@ -287,6 +350,10 @@ class Store:
     def _run(self) -> None:
         while batch := self._next_batch():
             began_s = self._clock()
+            for group in batch:
+                for each in group.statements:
+                    if not isinstance(each, tuple):
+                        each.seal()
             self._commit(batch)
             if logger.isEnabledFor(logging.DEBUG):
                 facts: dict[str, object] = {
@@ -356,12 +423,17 @@ class Store:
     def _apply(self, group: _Group) -> None:
         group.error = None
         group.results = []
-        # A single statement is atomic by itself.
-        savepoint = len(group.statements) > 1
+        # A single statement is atomic by itself; a step may be several.
+        steps = any(not isinstance(each, tuple) for each in group.statements)
+        savepoint = steps or len(group.statements) > 1
         if savepoint:
             self._writer.execute("SAVEPOINT one_group")
         try:
-            for sql, params in group.statements:
+            for statement in group.statements:
+                if not isinstance(statement, tuple):
+                    group.results.append(statement.run(self._writer))
+                    continue
+                sql, params = statement
                 cursor = self._writer.execute(sql, params)
                 rowid = cursor.lastrowid if _is_insert(sql) else None
                 group.results.append(cursor.rowcount if rowid is None else rowid)
@@ -379,7 +451,7 @@ class Store:
         with self._wake:
             self._committing = []
             self._size_bytes -= sum(group.size_bytes for group in batch)
-            self.lost_posts += len(failed_posts)
+            self.lost_posts += sum(group.count for group in failed_posts)
         if failed_posts:
             error = failed_posts[0].error
             logger.error("cannot store %d posted groups: %s", len(failed_posts), error)
@@ -419,8 +491,6 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     )
     if mode == "ro":
         connection.execute("PRAGMA query_only = ON")
-    else:  # where the order of the records is the order of the commits
-        connection.create_function("chain_hash", 3, chain_hash, deterministic=True)
     return connection
 
 

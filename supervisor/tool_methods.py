@@ -3,9 +3,10 @@
 import msgspec
 
 from ..worker.errors import NotFound
-from ..worker.schema import CallParams, NoParams, ToolsParams
+from ..worker.schema import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from .control import Caller, Control, method
 from .report import agent_status
+from .service import caller_of
 
 
 @method("mcp.servers", "read", NoParams)
@@ -36,7 +37,49 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> object:
     return await control.service.call(
         params.name,
         params.arguments,
-        caller=caller.name,
+        caller=caller_of(
+            caller.name, str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")
+        ),
         who=caller.who,
+        access=control.service.access_for(caller.who),
+        timeout_s=params.timeout_s,
+    )
+
+
+@method("mcp.attach", "read", AttachParams)
+async def _attach(_control: Control, params: AttachParams, caller: Caller) -> object:
+    """From the answer on this connection speaks MCP, of either era; what is offered is as its params narrow it."""
+    caller.attach(params)
+    return {}
+
+
+@method("mcp.prompts", "read", NoParams)
+async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> object:
+    """The prompts of all servers, by exposed name; a server that never listed anything is started first."""
+    failures = await control.pool.list_servers()
+    refusals = {name: error.to_record() for name, error in failures.items()}
+    return {"prompts": control.pool.offered("prompts"), "failures": refusals}
+
+
+@method("mcp.resources", "read", NoParams)
+async def _resources(control: Control, _params: NoParams, _caller: Caller) -> object:
+    """The resources of all servers and their templates; a server that never listed anything is started first."""
+    failures = await control.pool.list_servers()
+    return {
+        "resources": control.pool.offered("resources"),
+        "templates": control.pool.offered("resourceTemplates"),
+        "failures": {name: error.to_record() for name, error in failures.items()},
+    }
+
+
+@method("mcp.read", "operate", ReadParams)
+async def _read(control: Control, params: ReadParams, caller: Caller) -> object:
+    """Reads a resource and answers with MCP's result object."""
+    whose = str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")
+    return await control.pool.request(
+        "resources/read",
+        {"uri": params.uri},
+        access=control.service.access_for(caller.who),
+        caller=caller_of(caller.name, whose),
         timeout_s=params.timeout_s,
     )

@@ -1,35 +1,167 @@
-"""One MCP server as the tool pool sees it: started by a call, its tools known while it is stopped."""
+"""MCP servers as the tool pool sees them: processes that a call starts, and lists that outlive the processes.
 
-from collections.abc import Awaitable, Callable
+Which process takes a call is the pool's to decide; how one is started, restarted and told that it has work is
+what stands here. It starts nothing by itself.
+"""
 
-from ..mcp.messages import Tool
-from ..mcp.pool import Concurrency
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from ..mcp.backend import Concurrency
+from ..mcp.catalogue import Catalogue
+from ..mcp.dispatch import Phase, Share
+from ..mcp.pool import Pool
 from ..mcp.session import Session
-from ..worker.errors import Conflict
-from .crew import Agent
+from ..worker.errors import Conflict, CorralError, Timeout, ToolFailed
+from .bus import Bus
+from .crew import Agent, is_at_risk, not_up
 from .keeper import Keeper
-from .lifecycle import UP
+from .lifecycle import ASKED_FOR, UP, State, Worked, Worker
+from .line import McpLine
+from .listing import Listings, fingerprint
+from .spec import Spec
+
+GONE_S = 5.0
+"""How long a process that has closed its pipes is waited for: until then its end is told, or it lives on deaf."""
+
+TOOLS_TOLD = 100
+"""Names of tools in one event, of those that came and of those that went."""
+
+logger = logging.getLogger(__name__)
+
+
+class Steering(Protocol):
+    """What the running set does for the servers."""
+
+    def check_may_call(self, what: str) -> None:
+        """Raises CorralError when nothing is called now."""
+        ...
+
+    async def call_up(self, keeper: Keeper) -> None:
+        """Starts a worker, or waits for one that is on its way."""
+        ...
+
+    def start_soon(self, keeper: Keeper) -> None:
+        """Starts a worker if that can be done, without waiting."""
+        ...
+
+    async def restart(self, keepers: Sequence[Keeper]) -> None:
+        """Ends workers, starts them anew and waits for them."""
+        ...
+
+    async def grow(self, agent: Agent) -> None:
+        """Adds a worker."""
+        ...
+
+
+class ServerProcess:
+    """One worker of a server."""
+
+    def __init__(self, keeper: Keeper, steering: Steering) -> None:
+        self.keeper = keeper
+        self._steering = steering
+
+    @property
+    def phase(self) -> Phase:
+        """What can be had of it now."""
+        worker = self.keeper.worker
+        if worker.paused_at is not None or _has_given_up(worker):
+            return Phase.LOST
+        if worker.state in UP:
+            return Phase.UP
+        is_coming = worker.wanted and not (
+            worker.state is State.TERMINATED and worker.resume_at is None
+        )
+        return Phase.COMING if is_coming else Phase.DOWN
+
+    @property
+    def life(self) -> int:
+        """The number of its incarnation."""
+        return self.keeper.worker.incarnation
+
+    @property
+    def session(self) -> Session | None:
+        """The session, where a request can be sent at once."""
+        keeper = self.keeper
+        worker, life = keeper.worker, keeper.life
+        if worker.state not in UP or worker.paused_at is not None or life is None:
+            return None
+        line = life.line
+        return line.session if isinstance(line, McpLine) and line.session.is_open else None
+
+    async def acquire(self) -> Session:
+        """A session with the process, which is started if it is not up.
+
+        Raises:
+            Conflict: it is paused.
+            SpawnFailed, Timeout: it does not come up.
+            ToolFailed: it is deaf, or went in this instant.
+            ResourceLimitExceeded: there is no room for it.
+        """
+        keeper = self.keeper
+        name = keeper.spec.name
+        if keeper.worker.paused_at is not None:
+            text = f'cannot call MCP server "{name}": it is paused; corral resume {name}'
+            raise Conflict(text, server=name, reason="paused")
+        if keeper.worker.state in UP and self.session is None:
+            try:
+                async with asyncio.timeout(GONE_S):
+                    await keeper.until(lambda worker: worker.state not in UP)
+            except TimeoutError as error:
+                raise self._gone() from error
+        if keeper.worker.state not in UP:
+            await self._steering.call_up(keeper)
+        session = self.session
+        if session is None:
+            raise self._gone()
+        return session
+
+    def _gone(self) -> ToolFailed:
+        name = self.keeper.spec.name
+        text = f'cannot call MCP server "{name}": it has closed its connection'
+        return ToolFailed(text, server=name, lost=True, sent=False)
+
+    async def renew(self) -> None:
+        """Restarts it, and waits until it is up again.
+
+        Raises:
+            CorralError: it does not come up.
+        """
+        await self._steering.restart([self.keeper])
+
+    def start(self) -> None:
+        """Starts it, if that can be done; waits for nothing."""
+        self._steering.start_soon(self.keeper)
+
+    def note(self, *, is_busy: bool) -> None:
+        """Takes note that it has work, or has none left."""
+        if self.keeper.worker.pid is not None:
+            self.keeper.send(Worked(is_busy))
+
+    def trouble(self) -> CorralError | None:
+        """Why it is not up: how it ended last, or what it said while it starts."""
+        keeper = self.keeper
+        worker, name = keeper.worker, keeper.spec.name
+        last = worker.last_exit
+        if worker.state in UP or not worker.wanted:
+            return None
+        if last is not None and last.result not in ASKED_FOR and worker.state is not State.STARTING:
+            return not_up(worker)
+        words = keeper.stderr_tail(1)
+        text = f'cannot wait for MCP server "{name}" any longer: it is being started'
+        return Timeout(f"{text}: {words[-1]}" if words else text, server=name, reason="starting")
 
 
 class ToolServer:
-    """A backend of the pool.
+    """A backend of the pool."""
 
-    Args:
-        agent: the server.
-        check: raises when nothing is called now.
-        bring_up: starts a worker, or waits for one that is on its way.
-    """
-
-    def __init__(
-        self,
-        agent: Agent,
-        *,
-        check: Callable[[str], None],
-        bring_up: Callable[[Keeper], Awaitable[None]],
-    ) -> None:
+    def __init__(self, agent: Agent, steering: Steering) -> None:
         self._agent = agent
-        self._check = check
-        self._bring_up = bring_up
+        self._steering = steering
+        self._processes: tuple[ServerProcess, ...] = ()
 
     @property
     def name(self) -> str:
@@ -42,9 +174,30 @@ class ToolServer:
         return self._agent.spec.concurrency
 
     @property
+    def share(self) -> Share:
+        """Who has processes of its own."""
+        return self._agent.spec.share
+
+    @property
+    def spares(self) -> int:
+        """How many of the processes are held in reserve."""
+        return self._agent.spec.spares
+
+    @property
+    def max_processes(self) -> int:
+        """How many processes there may be."""
+        spec = self._agent.spec
+        return max(spec.instances.maximum + spec.spares, len(self._agent.keepers))
+
+    @property
     def request_timeout_s(self) -> float:
         """The longest wait for an answer where the caller names none."""
         return self._agent.spec.mcp.request_timeout
+
+    @property
+    def max_request_timeout_s(self) -> float:
+        """The longest wait of all."""
+        return self._agent.spec.mcp.max_request_timeout
 
     @property
     def max_retries(self) -> int:
@@ -52,33 +205,130 @@ class ToolServer:
         return self._agent.spec.mcp.max_retries
 
     @property
-    def tools(self) -> tuple[Tool, ...]:
-        """Its tools, as it listed them last."""
-        return self._agent.tools
+    def max_calls_per_minute(self) -> int:
+        """How many requests it takes; 0 is any number."""
+        return self._agent.spec.max_calls_per_minute
 
-    async def acquire(self) -> Session:
-        """A session with the server, which is started if it is not up.
+    @property
+    def denied_tools(self) -> Sequence[str]:
+        """Patterns of tools that nobody sees."""
+        return self._agent.spec.denied_tools
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What it offers, as it said last."""
+        return self._agent.catalogue
+
+    @property
+    def processes(self) -> Sequence[ServerProcess]:
+        """One for each of its workers."""
+        keepers, known = self._agent.keepers, self._processes
+        is_same = len(keepers) == len(known)
+        if is_same:
+            for process, keeper in zip(known, keepers, strict=True):
+                is_same = is_same and process.keeper is keeper
+        if not is_same:
+            earlier = {process.keeper: process for process in known}
+            self._processes = tuple(
+                earlier.get(keeper) or ServerProcess(keeper, self._steering) for keeper in keepers
+            )
+        return self._processes
+
+    def check(self) -> None:
+        """Refuses calls of what somebody has stopped.
 
         Raises:
-            Conflict: somebody stopped or paused it, or an emergency stop is in force.
-            SpawnFailed, Timeout: it does not come up.
-            ResourceLimitExceeded: there is no room for its process.
+            Conflict: it is stopped, or an emergency stop is in force.
+            ShuttingDown: the daemon stops.
         """
         what = f'call MCP server "{self.name}"'
-        self._check(what)
+        self._steering.check_may_call(what)
         if self._agent.held or not self._agent.keepers:
-            raise Conflict(
-                f"cannot {what}: it is stopped; corral start {self.name}", server=self.name
+            text = f"cannot {what}: it is stopped; corral start {self.name}"
+            raise Conflict(text, server=self.name)
+
+    async def grow(self) -> None:
+        """Adds a process.
+
+        Raises:
+            ResourceLimitExceeded: there is no room for it.
+        """
+        await self._steering.grow(self._agent)
+
+
+class ToolServers:
+    """The servers of the running set: what they offer is kept, told and served by the pool."""
+
+    def __init__(self, pool: Pool, bus: Bus, listings: Listings, steering: Steering) -> None:
+        self._pool = pool
+        self._bus = bus
+        self._listings = listings
+        self._steering = steering
+        self._warned: set[str] = set()
+
+    async def load(self) -> None:
+        """Reads what servers offered to an earlier daemon."""
+        await self._listings.load()
+
+    def add(self, agent: Agent) -> None:
+        """A server has come: it is listed at once if it is known what it offers."""
+        agent.catalogue = self._listings.of(agent.spec)
+        for keeper in agent.keepers:
+            self.attach(agent, keeper)
+        self._pool.add(ToolServer(agent, self._steering))
+
+    def attach(self, agent: Agent, keeper: Keeper) -> None:
+        """A server has one more worker."""
+        keeper.era = agent.catalogue.era
+        keeper.on_catalogue = partial(self._listed, agent, keeper)
+        keeper.on_updated = partial(self._pool.updated, agent.name)
+
+    def remove(self, name: str) -> None:
+        """A server is gone, and what it offered with it."""
+        self._pool.remove(name)
+        self._listings.forget([name])
+        self._warned.discard(name)
+
+    def reconfigure(self, agent: Agent, before: Spec) -> None:
+        """A server's spec has changed: what another program offered is not what this one does."""
+        if fingerprint(before) != fingerprint(agent.spec):
+            agent.catalogue = Catalogue()
+            self._listings.forget([agent.name])
+        self._pool.listed(agent.name)
+
+    def changed(self, keeper: Keeper) -> None:
+        """A worker has changed: calls may wait for that."""
+        if keeper.spec.kind == "mcp":
+            self._pool.changed(keeper.spec.name)
+
+    def _listed(self, agent: Agent, keeper: Keeper, catalogue: Catalogue) -> None:
+        """Takes what a server offers; other tools than before are told."""
+        earlier = agent.catalogue
+        agent.catalogue = catalogue
+        self._listings.keep(agent.spec, catalogue)
+        before, after = (_tool_names(each) for each in (earlier, catalogue))
+        if before != after and earlier.is_known:
+            self._bus.publish(
+                "mcp.tools_changed",
+                agent=agent.name,
+                worker=keeper.id,
+                incarnation=keeper.worker.incarnation,
+                added=sorted(after - before)[:TOOLS_TOLD],
+                removed=sorted(before - after)[:TOOLS_TOLD],
+                tools=len(after),
             )
-        running = [k for k in self._agent.keepers if k.worker.paused_at is None]
-        if not running:
-            raise Conflict(
-                f"cannot {what}: it is paused; corral resume {self.name}",
-                server=self.name,
-                reason="paused",
-            )
-        up = [keeper for keeper in running if keeper.worker.state in UP]
-        keeper = min(up or running, key=lambda each: len(each.running))
-        if keeper.worker.state not in UP:
-            await self._bring_up(keeper)
-        return keeper.session
+        if is_at_risk(agent) and agent.name not in self._warned:
+            self._warned.add(agent.name)
+            text = "server %s speaks a revision of MCP in which its state is its process's, and has several: %s"
+            logger.warning(text, agent.name, "calls of one caller may meet different states")
+        self._pool.listed(agent.name)
+
+
+def _tool_names(catalogue: Catalogue) -> set[str]:
+    return {tool.name for tool in catalogue.tools}
+
+
+def _has_given_up(worker: Worker) -> bool:
+    last = worker.last_exit
+    is_at_rest = worker.state is State.TERMINATED and worker.resume_at is None
+    return is_at_rest and last is not None and last.result == "restart-limit"

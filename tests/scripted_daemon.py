@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from corral.worker.errors import CorralError, MethodNotFound
-from corral.worker.wire import Peer, Request, Withdrawn
+from corral.worker.wire import Notification, Peer, Request, Withdrawn
 
 BOUND_S = 20.0
 """How long any test waits for anything before it is a failure."""
@@ -54,7 +54,7 @@ class ScriptedDaemon:
     """Listens on `path`; each method is a function of the caller and the params, or a fixed answer.
 
     A script runs in its connection's thread: it may notify, raise a CorralError, return SILENCE, or
-    hang up. `calls` keeps what was asked, `withdrawn` the ids of requests that were given up.
+    hang up. `calls` keeps what was asked and told, `withdrawn` the ids of requests that were given up.
     """
 
     def __init__(self, path: Path, scripts: Mapping[str, object]) -> None:
@@ -97,6 +97,11 @@ class ScriptedDaemon:
                 assert not thread.is_alive()
         self._listener.close()
 
+    @property
+    def dropped(self) -> int:
+        """How many answers came that were asked for by nobody."""
+        return sum(caller.peer.dropped for caller in self._callers)
+
     def asked(self, method: str) -> list[dict[str, object]]:
         """The params of every call of `method` so far."""
         with self.heard:
@@ -129,6 +134,10 @@ class ScriptedDaemon:
                     for event in caller.peer.receive(data):
                         if isinstance(event, Request):
                             self._answer(caller, event)
+                        elif isinstance(event, Notification):
+                            with self.heard:
+                                self.calls.append((event.method, event.params))
+                                self.heard.notify_all()
                         elif isinstance(event, Withdrawn):
                             with self.heard:
                                 self.withdrawn.append(event.id)

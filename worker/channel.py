@@ -6,14 +6,14 @@ stops reading is waited for STALL_S seconds; then the channel is closed and says
 """
 
 import asyncio
-import functools
+import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, cast
 
 from .errors import Cancelled, CorralError, InternalError, Overloaded, Timeout, WorkerFailed
-from .wire import Foreign, Id, Notification, Peer, Request, Response, Withdrawn
+from .wire import Event, Foreign, Id, Notification, Peer, Request, Response, Withdrawn
 
 STALL_S = 30.0
 """How long a peer that does not read is waited for."""
@@ -96,6 +96,8 @@ class Channel(asyncio.Protocol):
         self._linger: asyncio.TimerHandle | None = None
         self._can_write = asyncio.Event()
         self._can_write.set()
+        self.is_closed = False
+        """Whether the peer is gone: nothing more will be received."""
         self._ended = asyncio.Event()
         self._error: CorralError | None = None
 
@@ -133,11 +135,6 @@ class Channel(asyncio.Protocol):
             return
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._flush()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the peer is gone: nothing more will be received."""
-        return self._ended.is_set()
 
     def close(self, error: CorralError | None = None) -> None:
         """Sends what is queued, closes both directions and ends requests in flight with `error`."""
@@ -181,13 +178,14 @@ class Channel(asyncio.Protocol):
         return False
 
     def _dispatch_last(self) -> None:
-        if not self._ended.is_set():
+        if not self.is_closed:
             for event in self.peer.finish():
                 self._dispatch(event)
 
     def _end(self) -> None:
-        if self._ended.is_set():
+        if self.is_closed:
             return
+        self.is_closed = True
         self._ended.set()
         error = self._error or self._lost(f"cannot reach {self.name}: the connection is closed")
         for response in self.peer.close(error):
@@ -222,10 +220,7 @@ class Channel(asyncio.Protocol):
         try:
             return await call.answer
         except asyncio.CancelledError:
-            if call.answer.done() and not call.answer.cancelled():
-                call.answer.exception()  # it came in the same turn; nobody will look at it
-            self.peer.cancel(call.id, "the caller was cancelled")
-            self._wake()
+            self.cancel(call, "the caller was cancelled")
             raise
 
     async def call(
@@ -247,11 +242,46 @@ class Channel(asyncio.Protocol):
                     await self.drain()
             except TimeoutError as error:
                 raise Timeout(f'cannot send "{method}": {self.name} does not read') from error
+        return self._start(method, params, deadline)
+
+    @property
+    def can_send(self) -> bool:
+        """Whether the peer reads fast enough that a request may be queued without waiting."""
+        return self._can_write.is_set()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether messages are queued that go out at the end of this turn of the loop."""
+        return self.peer.has_unsent
+
+    def start(
+        self, method: str, params: Mapping[str, object] | None = None, *, timeout_s: float | None
+    ) -> Call:
+        """As `call`, at once: for whoever has seen that it `can_send`."""
+        deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        return self._start(method, params, deadline)
+
+    def _start(
+        self, method: str, params: Mapping[str, object] | None, deadline: float | None
+    ) -> Call:
         self._check_open()
         answer: asyncio.Future[object] = self._loop.create_future()
         request_id = self.peer.request(method, params, deadline=deadline, context=answer)
-        self._wake()
+        if self._flush_handle is None:
+            self._flush_handle = self._loop.call_soon(self._flush)
         return Call(request_id, answer)
+
+    def cancel(self, call: Call, reason: str) -> None:
+        """Tells the peer that the answer is no longer wanted, and forgets the request: its answer never ends."""
+        if call.answer.done() and not call.answer.cancelled():
+            call.answer.exception()  # it came in the same turn; nobody will look at it
+        self.peer.cancel(call.id, reason)
+        self._wake()
+
+    def reschedule(self, call: Call, deadline: float) -> None:
+        """Gives a request that was made with a time limit another deadline, on the loop's clock."""
+        self.peer.reschedule(call.id, deadline)
+        self._wake()
 
     def withdraw(self, call: Call, reason: str) -> None:
         """Tells the peer that the answer is no longer wanted; it may still come."""
@@ -260,7 +290,7 @@ class Channel(asyncio.Protocol):
 
     def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
         """Queues a notification; to a peer that is gone it is dropped."""
-        if not self._ended.is_set():
+        if not self.is_closed:
             self.peer.notify(method, params)
             self._wake()
 
@@ -282,7 +312,7 @@ class Channel(asyncio.Protocol):
             await self._can_write.wait()
 
     def _check_open(self) -> None:
-        if self._ended.is_set() or (self._writer is not None and self._writer.is_closing()):
+        if self.is_closed or (self._writer is not None and self._writer.is_closing()):
             raise self._error or self._lost(f"cannot reach {self.name}: the connection is closed")
 
     def _wake(self) -> None:
@@ -297,7 +327,7 @@ class Channel(asyncio.Protocol):
         if self._writer is None:
             return
         data = self.peer.take()
-        if not data or self._ended.is_set() or self._writer.is_closing():
+        if not data or self.is_closed or self._writer.is_closing():
             return
         self._writer.write(data)
         if self._writer.get_write_buffer_size() > self._max_unsent_bytes:
@@ -332,7 +362,7 @@ class Channel(asyncio.Protocol):
 
     def _arm_expiry(self) -> None:
         deadline = self.peer.deadline
-        if deadline is None or self._ended.is_set():
+        if deadline is None or self.is_closed:
             return
         if self._expiry is not None:
             if self._expiry_at <= deadline:
@@ -353,28 +383,37 @@ class Channel(asyncio.Protocol):
         """Bytes of the peer."""
         for event in self.peer.receive(data):
             self._dispatch(event)
-            if self._ended.is_set():  # a handler closed the channel
+            if self.is_closed:  # a handler closed the channel
                 return
         self._wake()
 
-    def _dispatch(self, event: object) -> None:
-        if isinstance(event, Foreign):
-            self._on_foreign(event)
-            return
-        if self._on_heard is not None:
+    def _dispatch(self, event: Event) -> None:
+        if self._on_heard is not None and type(event) is not Foreign:
             self._on_heard()
-        if isinstance(event, Response):
+        if type(event) is Response:
             self._settle(event)
-        elif isinstance(event, Notification):
+        elif type(event) is Request:
+            self._serving[event.id] = self._loop.create_task(self._serve(event))
+        elif type(event) is Notification:
             self._on_notification(event)
-        elif isinstance(event, Request):
-            task = self._loop.create_task(self._serve(event))
-            task.add_done_callback(functools.partial(self._served, event))
-            self._serving[event.id] = task
-        elif isinstance(event, Withdrawn):
-            task_or_none = self._serving.get(event.id)
-            if task_or_none is not None:
-                task_or_none.cancel(event.reason)
+        elif type(event) is Withdrawn:
+            self._withdraw(event)
+        elif type(event) is Foreign:
+            self._on_foreign(event)
+
+    def _withdraw(self, event: Withdrawn) -> None:
+        task = self._serving.get(event.id)
+        if task is None:
+            return
+        task.cancel(event.reason)
+        serving = task.get_coro()
+        if (
+            inspect.iscoroutine(serving)
+            and inspect.getcoroutinestate(serving) == inspect.CORO_CREATED
+        ):
+            # Withdrawn before its first step: `_serve` never runs.
+            del self._serving[event.id]
+            self.peer.fail(event.id, Cancelled("cannot start the request: cancelled"))
 
     @staticmethod
     def _settle(response: Response) -> None:
@@ -402,17 +441,9 @@ class Channel(asyncio.Protocol):
         else:
             self.peer.respond(request.id, result)
         finally:
-            if not self._ended.is_set():
-                self._wake()
-
-    def _served(self, request: Request, task: asyncio.Task[None]) -> None:
-        if self._serving.get(request.id) is task:
-            del self._serving[request.id]
-        if task.cancelled():  # withdrawn before its first step: `_serve` never ran
-            text = f'cannot start "{request.method}": cancelled'
-            self.peer.fail(request.id, Cancelled(text))
-        if not self._ended.is_set():
-            self._wake()
+            self._serving.pop(request.id, None)
+            if self._flush_handle is None and not self.is_closed:
+                self._flush_handle = self._loop.call_soon(self._flush)
 
 
 class _Reader(asyncio.Protocol):

@@ -73,7 +73,7 @@ class Client:
         self.path = path
         self._peer = Peer()
         self._notifications: deque[Notification] = deque()
-        self._socket = _connect(path)
+        self._socket = connect(path)
 
     def __enter__(self) -> "Client":
         return self
@@ -227,7 +227,12 @@ def await_daemon(path: str, *, patience_s: float) -> Client:
         pause_s = min(pause_s * 2, RETRY_LAST_S)
 
 
-def _connect(path: str) -> socket.socket:
+def connect(path: str, *, wait_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
+    """A connected socket, which blocks; a full queue of connections is waited for `wait_s`.
+
+    Raises:
+        Unreachable: as `Client`.
+    """
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         text = f"the path is longer than {SOCKET_PATH_BYTES_MAX} bytes"
         raise _unreachable(path, "too-long", text, limit=SOCKET_PATH_BYTES_MAX)
@@ -235,7 +240,7 @@ def _connect(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # A socket that does not block gets EAGAIN at once from a full queue; one that blocks waits in it.
-        wait = struct.pack("ll", CONNECT_TIMEOUT_S, 0)
+        wait = struct.pack("ll", int(wait_s), int(wait_s % 1 * 1_000_000))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
         connection.connect(path)
     except (OSError, ValueError) as error:
@@ -268,7 +273,7 @@ def _why(error: Exception) -> tuple[str, str]:
     """The reason and the words for a connection that could not be made."""
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EAGAIN:
-        return "busy", f"the daemon took no connection for {CONNECT_TIMEOUT_S} s"
+        return "busy", "the daemon took no connection for too long"
     if number in (errno.ENOENT, errno.ENOTDIR):
         return "missing", "there is no such socket (is corrald running?)"
     if number == errno.ECONNREFUSED:

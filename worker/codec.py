@@ -117,12 +117,12 @@ else:
 def as_object(value: object) -> dict[str, object] | None:
     """The value if it is a JSON object, else None."""
     if isinstance(value, dict):
-        return cast("dict[str, object]", value)  # JSON has no keys but strings
+        return value  # pyright: ignore[reportUnknownVariableType]  JSON has no keys but strings
     return None
 
 
 def as_array(value: object) -> list[object] | None:
     """The value if it is a JSON array, else None."""
     if isinstance(value, list):
-        return cast("list[object]", value)  # a JSON array may hold anything
+        return value  # pyright: ignore[reportUnknownVariableType]  a JSON array may hold anything
     return None

@@ -131,8 +131,31 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     health: list[HealthRecord] = []
 
 
+class ServerStatus(Struct, frozen=True, kw_only=True):
+    """What is particular to an MCP server in `status`.
+
+    `era` and `version` are those of the protocol that it spoke last, null where it never did. `listed_at` is when it
+    said last what it offers, also to an earlier daemon. `calls`, `failures` and `retries` count since it was added or
+    the daemon started. `warning` names a risk of its configuration, `stderr` has its last words when it gave up.
+    """
+
+    era: str | None
+    version: str | None
+    listed_at: str | None
+    prompts: int
+    resources: int
+    templates: int
+    calls: int
+    failures: int
+    retries: int
+    in_flight: int
+    waiting: int
+    warning: str | None = None
+    stderr: list[str] = []
+
+
 class AgentStatus(Struct, frozen=True, kw_only=True):
-    """One agent or MCP server in `status`; `tools` only where it is a server."""
+    """One agent or MCP server in `status`; `tools` and `mcp` only where it is a server."""
 
     name: str
     kind: Literal["agent", "mcp"]
@@ -143,6 +166,7 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     workers: list[WorkerStatus]
     queued: int = 0
     tools: list[str] | UnsetType = UNSET
+    mcp: ServerStatus | UnsetType = UNSET
 
 
 class AlertCounts(Struct, frozen=True, kw_only=True):
@@ -157,7 +181,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     """The daemon itself in `status`.
 
     `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
-    in the system's journal.
+    in the system's journal. `http` is where MCP is served over HTTP.
     """
 
     pid: int
@@ -175,6 +199,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     log_lost: int = 0
     journal: bool = False
     journal_lost: int = 0
+    http: str | None = None
 
 
 class TaskCounts(Struct, frozen=True, kw_only=True):
@@ -256,11 +281,17 @@ class Addition(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AddAllParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Several new agents and servers, which may require each other: all are added, or none."""
+    """Several new agents and servers, which may require each other: all are added, or none.
+
+    `present` says what becomes of a name that is taken: it is refused; `keep` lets pass what has the same table; with
+    `replace` another table takes the place of one that was added at run time. A dry run only tells.
+    """
 
     agents: Annotated[list[Addition], Meta(min_length=1, max_length=10_000)]
     start: bool = True
     wait: bool = True
+    present: Literal["refuse", "keep", "replace"] = "refuse"
+    dry_run: bool = False
 
 
 class RemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -403,7 +434,32 @@ class CallParams(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Seconds | None = None
 
 
+class ReadParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A resource of an MCP server, by its own URI or `SERVER__URI`."""
+
+    uri: str
+    timeout_s: Seconds | None = None
+
+
+class AttachParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """What of the pool and of corral an MCP client is offered, beside what it has the right to.
+
+    `only` and `deny` are globs of the names of tools, prompts and resources; `profile` is `[mcp.profiles.NAME]`.
+    """
+
+    only: Annotated[list[str], Meta(max_length=1000)] | None = None
+    deny: Annotated[list[str], Meta(max_length=1000)] = []
+    read_only: bool = False
+    profile: str | None = None
+
+
 # -- what workers ask for
+
+
+class WorkerToolsParams(Struct, frozen=True):
+    """`tools/list` of a worker; with `task`, only what that task may call."""
+
+    task: str | None = None
 
 
 class WorkerCallParams(Struct, frozen=True):

@@ -145,6 +145,8 @@ class Peer:
         self._outgoing: list[bytes] = []
         self.dropped = 0
         """Answers that belonged to no request in flight: late, repeated or invented ones."""
+        self.takes_batches = False
+        """Whether a line may be a list of messages: so it was in MCP's revision 2025-03-26. None is ever sent."""
 
     # -- receiving
 
@@ -220,11 +222,16 @@ class Peer:
                 events.append(Foreign(line, NO_MESSAGE))
             return
         try:
-            message = codec.as_object(codec.decode(line))
+            value = codec.decode(line)
         except ValueError as error:
             self._refuse(line, ParseError(f"cannot read the line as JSON: {error}"), events)
             return
-        if message is None or message.get("jsonrpc") != "2.0":
+        message = codec.as_object(value)
+        if message is None and self.takes_batches and isinstance(value, list):
+            for part in codec.as_array(value) or []:
+                if isinstance(part, dict):
+                    self._read_line(codec.encode(part), events)
+        elif message is None or message.get("jsonrpc") != "2.0":
             reason = 'cannot read the line as a request: no object with "jsonrpc": "2.0"'
             self._refuse(line, InvalidRequest(reason), events)
         elif "method" in message:
@@ -235,7 +242,7 @@ class Peer:
     def _read_call(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
         method = message["method"]
         raw = message.get("params")
-        params = {} if raw is None else codec.as_object(raw)
+        params = raw if type(raw) is dict else {} if raw is None else codec.as_object(raw)
         request_id = _id(message.get("id"))
         error: CorralError
         if not isinstance(method, str):
@@ -270,6 +277,8 @@ class Peer:
         request_id = _id(params.get("requestId"))
         if request_id in self._serving:  # else it is answered already: the usual race
             events.append(Withdrawn(request_id, str(params.get("reason") or "")))
+        elif request_id in self._in_flight:  # so MCP's servers end what was subscribed to
+            events.append(Notification(method, params))
 
     def _read_response(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
         has_error = message.get("error") is not None
@@ -390,7 +399,7 @@ class Peer:
             self.fail(request_id, error)
             return
         self._serving.discard(request_id)
-        self._send(line)
+        self._outgoing += (line, b"\n")
 
     def fail(self, request_id: Id, error: CorralError) -> None:
         """Queues an error as the answer to a Request; a second answer is dropped."""
@@ -408,13 +417,24 @@ class Peer:
         if request_id in self._in_flight:
             self.notify(CANCELLED, {"requestId": request_id, "reason": reason})
 
+    def reschedule(self, request_id: Id, deadline: float) -> None:
+        """Gives a request in flight that has a deadline another one."""
+        entry = self._in_flight.get(request_id)
+        if entry is None or entry.deadline is None:
+            return
+        self._in_flight[request_id] = entry._replace(deadline=deadline)
+        if deadline < entry.deadline:  # a later one is found out when the earlier comes
+            heapq.heappush(self._deadlines, (deadline, 0, request_id))
+
     def expire(self, now: float) -> list[Response]:
         """Ends the requests whose deadline has come, each with Timeout, and tells the peer."""
         ended: list[Response] = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            request_id = heapq.heappop(self._deadlines)[2]
+            _, number, request_id = heapq.heappop(self._deadlines)
             entry = self._in_flight.get(request_id)
-            if entry is not None:
+            if entry is not None and entry.deadline is not None and entry.deadline > now:
+                heapq.heappush(self._deadlines, (entry.deadline, number, request_id))
+            elif entry is not None:
                 self.cancel(request_id, "timeout")
                 error = Timeout(f'cannot wait longer for the answer to "{entry.method}"')
                 ended.append(Response(request_id, entry.context, None, error))
@@ -440,6 +460,11 @@ class Peer:
         while self._deadlines and self._deadlines[0][2] not in self._in_flight:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `take` has something to give."""
+        return bool(self._outgoing)
 
     @property
     def in_flight(self) -> int:
@@ -474,9 +499,7 @@ class Peer:
 
 def _id(value: object) -> Id | None:
     """A JSON-RPC id as we use it: a string or an integer, not null and not a fraction."""
-    if isinstance(value, str | int) and not isinstance(value, bool):
-        return value
-    return None
+    return value if type(value) is int or type(value) is str else None
 
 
 # The last string of a cut-off line has no closing quote: what is in it is still not structure.

@@ -15,12 +15,20 @@ It answers as a plain legacy server of revision 2025-11-25 (or as the client ask
   --no-tools                does not know tools/list
   --chatty=N                sends N list_changed after each tools/list
   --orphan                  leaves a child that holds stdout
+  --declares=FAMILY         declares tools, prompts, resources, completions or logging (repeatable; tools alone without
+                            it; `nothing` declares nothing); prompts and resources are listed by pages as tools are
+  --broken=METHOD           answers it with an internal error
+  --batches                 answers all calls that were held in one line
+  --listen=silent|refuse|nothing   what it does instead of acknowledging subscriptions/listen; acknowledges nothing
+  --everything              all at once: noise, questions, changed lists after each listing, cursors that are ignored,
+                            answers that come twice, out of order, and once more after they were cancelled
 Progress of a call comes once more after its end, and every cancelled call is answered nevertheless.
 """
 
 import argparse
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -40,12 +48,41 @@ TOOLS: dict[str, Message] = {
     "raw": {},
     "error": {},
     "grow": {},
+    "ask": READ_ONLY,
+    "break": READ_ONLY,
+    "log": READ_ONLY,
+    "nudge": READ_ONLY,
+    "params": READ_ONLY,
+    "touch": READ_ONLY,
+    "unlisten": READ_ONLY,
     "deaf": {},
     "crash": {},
     "crash_once": {},
     "crash_once_reading": READ_ONLY,
     "crash_once_idempotent": {"idempotentHint": True},
 }
+
+
+OFFERS: dict[str, list[Message]] = {
+    "prompts": [
+        {
+            "name": "greet",
+            "title": "Greeting",
+            "arguments": [{"name": "whom"}],
+            "icons": [],
+            "new": 1,
+        }
+    ],
+    "resources": [{"uri": "odd://a", "name": "a", "size": 3}, {"uri": "odd://b", "name": "b"}],
+    "resourceTemplates": [{"uriTemplate": "odd://{name}", "name": "any", "_meta": {"x": [1]}}],
+}
+KINDS = {
+    "tools/list": "tools",
+    "prompts/list": "prompts",
+    "resources/list": "resources",
+    "resources/templates/list": "resourceTemplates",
+}
+META = "io.modelcontextprotocol/"
 
 
 class Odd:
@@ -58,6 +95,12 @@ class Odd:
         self.late: list[object] = []
         self.finished: list[object] = []
         self.pinned: str | None = None
+        self.offers = {kind: list(entries) for kind, entries in OFFERS.items()}
+        self.asked: dict[str, object] = {}  # the call that each question belongs to
+        self.listening: dict[object, Message] = {}
+        self.delayed: list[Message] = []
+        self.answers = 0
+        self.tokens: list[object] = []  # of the calls that are held, or were
 
     def write(self, raw: bytes) -> None:
         os.write(1, raw) if len(raw) < 65_536 else self.write_all(raw)
@@ -80,7 +123,22 @@ class Odd:
         self.write(line[half:])
 
     def result(self, request_id: object, result: object) -> None:
-        self.send({"id": request_id, "result": result})
+        if not self.options.everything or self.pinned is None:
+            self.send({"id": request_id, "result": result})
+            return
+        self.delayed.append({"id": request_id, "result": result})
+        if len(self.delayed) >= 4:
+            self.flush()
+
+    def flush(self) -> None:
+        for answer in reversed(self.delayed):
+            self.answers += 1
+            if self.answers % 5 == 0:
+                asked = ASKED[self.answers // 5 % len(ASKED)]
+                self.send({"id": f"everything-{self.answers}", "method": asked, "params": {}})
+            self.send(answer)
+            self.send(answer)
+        self.delayed.clear()
 
     def refuse(self, request_id: object, code: int, text: str = "no") -> None:
         self.send({"id": request_id, "error": {"code": code, "message": text}})
@@ -97,13 +155,18 @@ class Odd:
         if self.options.orphan:
             subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"])
         for line in sys.stdin.buffer:
-            message = json.loads(line)
-            self.heard.append(message)
-            if "method" not in message:
-                self.replies.append(message)
-                continue
-            if message["method"] == self.options.silent:
-                continue
+            self.hear(json.loads(line))
+            if self.delayed and not select.select([0], [], [], 0)[0]:
+                self.flush()
+
+    def hear(self, message: Message) -> None:
+        self.heard.append(message)
+        if "method" not in message:
+            self.replies.append(message)
+            call_id = self.asked.pop(str(message.get("id")), None)
+            if call_id is not None:
+                self.text(call_id, json.dumps(message))
+        elif message["method"] != self.options.silent:
             for request_id in self.late:
                 self.pinned = "modern"
                 self.discovered(request_id)
@@ -116,12 +179,10 @@ class Odd:
         if method == "initialize":
             self.crash_at("initialize")
             version = self.options.answer_version or params["protocolVersion"]
-            capabilities = {"tools": {"listChanged": True}}
             info = {"name": "odd", "version": "1"}
-            self.result(
-                request_id,
-                {"protocolVersion": version, "capabilities": capabilities, "serverInfo": info},
-            )
+            declared = self.capabilities()
+            answer = {"protocolVersion": version, "capabilities": declared, "serverInfo": info}
+            self.send({"id": request_id, "result": answer})
         elif method == "notifications/initialized":
             self.crash_at("initialized")
             if self.options.asks:
@@ -129,13 +190,22 @@ class Odd:
                     self.send({"id": f"ask-{n}", "method": asked, "params": {}})
         elif method == "server/discover":
             self.discover(request_id)
-        elif method == "ping":
+        elif method == self.options.broken:
+            self.refuse(request_id, -32603)
+        elif method == "subscriptions/listen":
+            self.listen(params["notifications"], request_id)
+        elif method in ("ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"):
             self.result(request_id, {})
         elif method == "tools/list":
             self.list_tools(params, request_id)
+        elif method in KINDS:
+            self.list_others(KINDS[method], params, request_id)
+        elif method in ("prompts/get", "resources/read", "completion/complete"):
+            self.fetch(method, params, request_id)
         elif method == "tools/call":
             self.call(params["name"], params["arguments"], params, request_id)
         elif method == "notifications/cancelled":
+            self.listening.pop(params.get("requestId"), None)
             if params.get("requestId") in self.held:
                 self.held.remove(params["requestId"])
                 self.text(params["requestId"], "too late")
@@ -187,7 +257,7 @@ class Odd:
             request_id,
             {
                 "supportedVersions": ["2026-07-28"],
-                "capabilities": {"tools": {"listChanged": True}},
+                "capabilities": self.capabilities(),
                 "resultType": "complete",
                 "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "odd", "version": "2"}},
             },
@@ -207,28 +277,93 @@ class Odd:
             self.send({"method": "notifications/tools/list_changed"})
         self.crash_at("listed")
 
-    def page(self, tools: list[Message], cursor: str | None) -> Message:
+    def list_others(self, kind: str, params: Message, request_id: object) -> None:
+        self.result(request_id, self.page(self.offers[kind], params.get("cursor"), kind))
+        for _ in range(self.options.chatty):
+            self.send({"method": f"notifications/{FAMILIES[kind]}/list_changed"})
+
+    def capabilities(self) -> Message:
+        declared: Message = {}
+        for family in self.options.declares or ["tools"]:
+            if family in ("tools", "prompts"):
+                declared[family] = {"listChanged": True}
+            elif family == "resources":
+                declared[family] = {"listChanged": True, "subscribe": True}
+            elif family != "nothing":
+                declared[family] = {}
+        return declared
+
+    def listen(self, wanted: Message, request_id: object) -> None:
+        if self.options.listen == "refuse":
+            self.refuse(request_id, -32601)
+        elif self.options.listen != "silent":
+            self.listening[request_id] = wanted
+            meta = {META + "subscriptionId": request_id}
+            honoured: Message = {} if self.options.listen == "nothing" else wanted
+            notice: Message = {"notifications": honoured, "_meta": meta}
+            self.send({"method": "notifications/subscriptions/acknowledged", "params": notice})
+
+    def announce(self, what: str, uri: str | None = None) -> None:
+        """Tells of a change as the era does: to everybody, or on the subscriptions that want it."""
+        method = "resources/updated" if uri is not None else f"{what}/list_changed"
+        params: Message = {} if uri is None else {"uri": uri}
+        era = self.pinned if self.options.era == "both" else self.options.era
+        if era in ("legacy", "strict"):
+            self.send({"method": f"notifications/{method}", "params": params})
+            return
+        for request_id, wanted in self.listening.items():
+            if wanted.get(f"{what}ListChanged") or uri in wanted.get("resourceSubscriptions", []):
+                tagged = {**params, "_meta": {META + "subscriptionId": request_id}}
+                self.send({"method": f"notifications/{method}", "params": tagged})
+
+    def fetch(self, method: str, params: Message, request_id: object) -> None:
+        given: Message = params.get("arguments") or {}
+        name = params.get("name") or params.get("uri") or params.get("ref")
+        if params.get("inputResponses") is not None:
+            answer: Message = {
+                "echo": {key: params[key] for key in ("inputResponses", "requestState")}
+            }
+        elif name in ("input", "odd://input"):
+            answer = {
+                "resultType": "input_required",
+                "requestState": "s",
+                "inputRequests": {"q": {}},
+            }
+        elif name == "odd://gone":
+            self.refuse(request_id, -32002)
+            return
+        else:
+            answer = {
+                "method": method,
+                "about": name,
+                "given": given,
+                "_meta": {"x": 1},
+                "new": [1.0],
+            }
+        self.result(request_id, answer)
+
+    def page(self, tools: list[Message], cursor: str | None, kind: str = "tools") -> Message:
         count = self.options.pages
-        kind = self.options.cursor
+        style = self.options.cursor
         if not count:
-            return {"tools": tools}
-        if kind == "endless":
-            return {"tools": tools[:1], "nextCursor": f"{cursor}+"}
-        if kind == "ignored":
-            return {"tools": tools, "nextCursor": "next"}
-        if kind == "loop":
+            return {kind: tools}
+        if style == "endless":
+            return {kind: tools[:1], "nextCursor": f"{cursor}+"}
+        if style == "ignored":
+            return {kind: tools, "nextCursor": "next"}
+        if style == "loop":
             number = {"a": 1, "b": 2}.get(str(cursor), 0)
             return {
-                "tools": tools[number : number + 1],
+                kind: tools[number : number + 1],
                 "nextCursor": "b" if cursor == "a" else "a",
             }
         cursors: list[str | None] = [
             None,
-            *("" if kind == "empty" and n == 0 else f"c{n}" for n in range(count - 1)),
+            *("" if style == "empty" and n == 0 else f"c{n}" for n in range(count - 1)),
         ]
         number = cursors.index(cursor)
         last = number == count - 1
-        page: Message = {"tools": tools[number:] if last else tools[number : number + 1]}
+        page: Message = {kind: tools[number:] if last else tools[number : number + 1]}
         if not last:
             page["nextCursor"] = cursors[number + 1]
         return page
@@ -246,7 +381,14 @@ class Odd:
             self.text(request_id, json.dumps(self.replies))
         elif name == "hold":
             self.held.append(request_id)
+            meta: Message = params.get("_meta") or {}
+            self.tokens.append(meta.get("progressToken"))
         elif name == "release":
+            if self.options.batches:
+                released: Message = {"content": [{"type": "text", "text": "released"}]}
+                batch = [{"jsonrpc": "2.0", "id": held, "result": released} for held in self.held]
+                self.write(json.dumps(batch).encode() + b"\n")
+                self.held.clear()
             for held in self.held:
                 self.text(held, "released")
             self.held.clear()
@@ -260,9 +402,36 @@ class Odd:
         elif name == "error":
             self.send({"id": request_id, "error": arguments["error"]})
         elif name == "grow":
-            self.names.append(str(arguments["name"]))
-            self.send({"method": "notifications/tools/list_changed"})
+            kind = arguments.get("kind", "tools")
+            if kind == "tools":
+                self.names.append(str(arguments["name"]))
+            else:
+                self.offers[kind].append(arguments["entry"])
+            self.announce(FAMILIES[kind])
             self.text(request_id, "grown")
+        elif name == "ask":
+            self.asked[f"ask-{request_id}"] = request_id
+            about: Message = {"method": arguments["method"], "params": arguments.get("params", {})}
+            self.send({"id": f"ask-{request_id}", **about})
+        elif name == "log":
+            self.send({"method": "notifications/message", "params": arguments["params"]})
+            self.text(request_id, "logged")
+        elif name == "nudge":
+            for token in self.tokens:
+                step: Message = {"progressToken": token, "progress": 1}
+                self.send({"method": "notifications/progress", "params": step})
+            self.text(request_id, "nudged")
+        elif name == "params":
+            self.text(request_id, json.dumps(params))
+        elif name == "touch":
+            self.announce("", str(arguments["uri"]))
+            self.text(request_id, "touched")
+        elif name == "unlisten":
+            self.unlisten(str(arguments["how"]))
+            self.text(request_id, "unlistened")
+        elif name == "break":
+            self.options.broken = str(arguments["method"])
+            self.text(request_id, "broken")
         elif name == "deaf":
             os.close(0)
             self.text(request_id, "deaf")
@@ -273,6 +442,16 @@ class Odd:
             self.crash_once(str(arguments["mark"]), request_id)
         else:
             self.refuse(request_id, -32602, f"Unknown tool: {name}")
+
+    def unlisten(self, how: str) -> None:
+        for request_id in list(self.listening):
+            if how == "result":
+                meta = {META + "subscriptionId": request_id}
+                self.result(request_id, {"resultType": "complete", "_meta": meta})
+            else:
+                params: Message = {"requestId": request_id}
+                self.send({"method": "notifications/cancelled", "params": params})
+        self.listening.clear()
 
     def progress(self, arguments: Message, params: Message, request_id: object) -> None:
         meta: Message = params.get("_meta") or {}
@@ -299,6 +478,13 @@ class Odd:
         self.text(request_id, "survived")
 
 
+FAMILIES = {
+    "tools": "tools",
+    "prompts": "prompts",
+    "resources": "resources",
+    "resourceTemplates": "resources",
+}
+
 ASKED = ("roots/list", "sampling/createMessage", "elicitation/create", "ping")
 
 NOISE = (
@@ -312,7 +498,7 @@ NOISE = (
     b'{"jsonrpc": "2.0", "id": "nobody-asked", "result": {}}\n',
     b'{"jsonrpc": "2.0", "id": 99999, "error": "a string"}\n',
     b'{"jsonrpc": "2.0", "id": true, "result": {}}\n',
-    b'{"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 77, "progress": 1}}\n',
+    b'{"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 777777, "progress": 1}}\n',
     b'{"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": [1], "progress": "x"}}\n',
     b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}\n',
     b'{"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "x:y"}}\n',
@@ -339,7 +525,16 @@ def main() -> None:
     parser.add_argument("--no-tools", action="store_true")
     parser.add_argument("--chatty", type=int, default=0)
     parser.add_argument("--orphan", action="store_true")
-    Odd(parser.parse_args()).serve()
+    parser.add_argument("--declares", action="append", default=[])
+    parser.add_argument("--broken")
+    parser.add_argument("--batches", action="store_true")
+    parser.add_argument("--listen", default="")
+    parser.add_argument("--everything", action="store_true")
+    options = parser.parse_args()
+    if options.everything:
+        options.noise = options.asks = True
+        options.pages, options.cursor, options.chatty = 2, "ignored", 2
+    Odd(options).serve()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from corral.mcp.messages import Tool
-from corral.mcp.pool import Concurrency
+from corral.mcp.backend import Concurrency
+from corral.mcp.catalogue import Catalogue
+from corral.mcp.dispatch import Phase, Share
+from corral.mcp.pool import Pool
 from corral.mcp.session import Session
 
 BOUND_S = 20.0
@@ -45,7 +47,8 @@ class Life:
 
     async def text(self, tool: str, **arguments: object) -> str:
         """The text that a tool answers."""
-        result: Any = await self.session.call_tool(tool, arguments)  # MCP's object, read freely
+        params = {"name": tool, "arguments": arguments}
+        result: Any = await self.session.request("tools/call", params)  # MCP's object, read freely
         return str(result["content"][0]["text"])
 
 
@@ -66,8 +69,65 @@ async def life(
         await ended(process)
 
 
+class ServerProcess:
+    """One process of a backend, which is started anew whenever it is gone."""
+
+    def __init__(self, backend: "ProcessBackend") -> None:
+        self.backend = backend
+        self.life = 0
+        self._session: Session | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def phase(self) -> Phase:
+        return Phase.DOWN if self.session is None else Phase.UP
+
+    @property
+    def session(self) -> Session | None:
+        return self._session if self._session is not None and self._session.is_open else None
+
+    async def acquire(self) -> Session:
+        async with self._lock:
+            if self.session is None:
+                backend = self.backend
+                session = Session(
+                    backend.name, request_timeout_s=backend.request_timeout_s, client_version="0"
+                )
+                process, read_fd, write_fd = spawn(backend.command)
+                backend.started.append(process)
+                await session.open(read_fd, write_fd, timeout_s=BOUND_S)
+                self.life += 1
+                self._session = session
+                backend.list(session.catalogue)
+            assert self._session is not None
+            return self._session
+
+    async def renew(self) -> None:
+        self.close()
+        await self.acquire()
+
+    def start(self) -> None:
+        raise AssertionError("one process is enough")
+
+    def note(self, *, is_busy: bool) -> None:
+        self.backend.busy = is_busy
+
+    def trouble(self) -> None:
+        return None
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+
 class ProcessBackend:
-    """A backend as the daemon has one, without policy: it starts the server anew whenever it is gone."""
+    """A backend as the daemon has one, without policy: one process."""
+
+    share: Share = "all"
+    spares = 0
+    max_processes = 1
+    max_calls_per_minute = 0
+    denied_tools = ()
 
     def __init__(
         self,
@@ -79,32 +139,32 @@ class ProcessBackend:
         max_retries: int = 3,
     ) -> None:
         self.name = name
+        self.command = command
         self.concurrency: Concurrency = concurrency
         self.request_timeout_s = request_timeout_s
+        self.max_request_timeout_s = 10 * BOUND_S
         self.max_retries = max_retries
-        self.tools: tuple[Tool, ...] = ()
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self._command = command
-        self._session: Session | None = None
-        self._lock = asyncio.Lock()
+        self.catalogue = Catalogue()
+        self.busy = False
+        self.pool: Pool | None = None
+        self.started: list[subprocess.Popen[bytes]] = []
+        self._process = ServerProcess(self)
+        self.processes = (self._process,)
 
-    async def acquire(self) -> Session:
-        async with self._lock:
-            if self._session is None or not self._session.is_open:
-                session = Session(
-                    self.name, request_timeout_s=self.request_timeout_s, client_version="0"
-                )
-                process, read_fd, write_fd = spawn(self._command)
-                self.processes.append(process)
-                await session.open(read_fd, write_fd, timeout_s=BOUND_S)
-                self.tools = session.tools
-                self._session = session
-            return self._session
+    def list(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        if self.pool is not None:
+            self.pool.listed(self.name)
+
+    def check(self) -> None:
+        return
+
+    async def grow(self) -> None:
+        raise AssertionError("one process is enough")
 
     async def stop(self) -> None:
         """Ends every process that it started."""
-        if self._session is not None:
-            self._session.close()
-        for process in self.processes:
+        self._process.close()
+        for process in self.started:
             process.kill()
             await ended(process)

@@ -37,9 +37,9 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 class Cortex:
     """One server process, spoken to in lines."""
 
-    def __init__(self, db: Path) -> None:
+    def __init__(self, db: Path, *options: str) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, "--db", str(db)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [*COMMAND, "--db", str(db), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._last_id = 0
 
@@ -86,8 +86,8 @@ class Cortex:
 
 
 @contextmanager
-def cortex(db: Path) -> Generator[Cortex, None, None]:
-    server = Cortex(db)
+def cortex(db: Path, *options: str) -> Generator[Cortex, None, None]:
+    server = Cortex(db, *options)
     with server.process:
         watch = threading.Timer(BOUND_S, server.process.kill)  # nothing here waits for ever
         watch.start()
@@ -508,7 +508,17 @@ def test_a_database_that_cannot_be_used_ends_it_with_one_and_one_line(db: Path) 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["mcp"], ["mcp", "stdio", "x"], ["mcp", "stdio", "--db"], ["mcp", "stdio", "--db", ""]],
+    [
+        [],
+        ["mcp"],
+        ["mcp", "stdio", "x"],
+        ["mcp", "stdio", "--db"],
+        ["mcp", "stdio", "--db", ""],
+        ["mcp", "stdio", "--db", "a", "--db", "b"],
+        ["mcp", "stdio", "--max-items", "0"],
+        ["mcp", "stdio", "--max-bytes", "1 MB"],
+        ["mcp", "stdio", "--max-days", "1"],
+    ],
 )
 def test_wrong_usage_ends_it_with_two(arguments: list[str]) -> None:
     done = run(*arguments)
@@ -529,6 +539,63 @@ def test_without_a_state_folder_the_file_is_in_the_home() -> None:
     home = Path.home() / ".local" / "state" / "corral" / "cortex.db"
     assert default_path({}) == home
     assert default_path({"XDG_STATE_HOME": "relative"}) == home
+
+
+# -- quotas, pages, idempotency and damage
+
+
+def test_a_search_goes_on_with_its_cursor_and_the_answers_fit_the_schema(server: Cortex) -> None:
+    schema: Any = TOOLS["cortex_search"].output_schema
+    for number in range(3):
+        server.call("cortex_store", content=f"row {number}", metadata={"n": number})
+    first = server.call("cortex_search", query="row", limit=2)["structuredContent"]
+    assert fits(schema, first)
+    cursor = first["next_cursor"]
+    last = server.call("cortex_search", query="row", limit=2, cursor=cursor)["structuredContent"]
+    assert (len(last["items"]), "next_cursor" in last) == (1, False)
+    one = server.call("cortex_search", query="row", metadata={"n": 1})["structuredContent"]
+    assert [item["content"] for item in one["items"]] == ["row 1"]
+    late = server.call("cortex_search", query="row", since="2999-01-01T00:00:00Z")
+    assert late["structuredContent"]["items"] == []
+    for wrong in ({"since": "soon"}, {"until": "9" * 20}, {"cursor": "x"}):
+        failed = server.call("cortex_search", query="row", **wrong)
+        assert failed["_meta"]["corral/error"]["data"]["field"] == next(iter(wrong))
+
+
+def test_the_same_store_with_its_idempotency_key_is_answered_as_before(server: Cortex) -> None:
+    asked = {"content": "once", "idempotency_key": "i-1"}
+    first = server.call("cortex_store", **asked)["structuredContent"]
+    assert first["created"]
+    assert server.call("cortex_store", **asked)["structuredContent"] == first
+    other = server.call("cortex_store", content="twice", idempotency_key="i-1")
+    assert other["_meta"]["corral/error"]["name"] == "Conflict"
+
+
+def test_a_quota_is_an_option_and_its_refusal_is_typed(db: Path) -> None:
+    with cortex(db, "--max-items", "2", "--max-bytes", "1KiB") as server:
+        for content in ("one", "two"):
+            assert server.call("cortex_store", content=content)["isError"] is False
+        refused = server.call("cortex_store", content="three")["_meta"]["corral/error"]
+        assert (refused["name"], refused["data"]["limit"]) == ("ResourceLimitExceeded", "items")
+        large = server.call("cortex_store", content="x" * 2000, namespace="other")
+        assert large["_meta"]["corral/error"]["data"]["limit"] == "bytes"
+
+
+def test_a_flipped_byte_is_an_error_that_names_the_item_and_the_server_lives(db: Path) -> None:
+    with cortex(db) as server:
+        kept = server.call("cortex_store", content="kept " + "k" * 50)["structuredContent"]["id"]
+        item = server.call("cortex_store", content="flip " + "q" * 50)["structuredContent"]["id"]
+        assert server.end() == 0
+    data = bytearray(db.read_bytes())
+    data[data.index(b"qqqq")] ^= 1
+    db.write_bytes(data)
+    with cortex(db) as server:
+        failed = server.call("cortex_retrieve", id=item)["_meta"]["corral/error"]
+        assert (failed["name"], failed["data"]["id"]) == ("Conflict", item)
+        found = server.call("cortex_search", query="kept flip")["structuredContent"]
+        assert found["damaged"] == [item]
+        assert [each["id"] for each in found["items"]] == [kept]
+        assert fits(TOOLS["cortex_search"].output_schema, found)
 
 
 # -- many at once

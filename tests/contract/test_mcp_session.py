@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,8 +12,11 @@ import uvloop
 
 from agents.mcp_odd import NOISE, NOISE_FOREIGN
 from agents.mcp_process import BOUND_S, ODD, OFFICIAL, Life, ended, life
-from corral.mcp.messages import LEGACY_VERSIONS, Progress, Tool
-from corral.mcp.session import MAX_PAGES, RELIST_PAUSE_S, Session
+from corral.mcp.caller import Caller
+from corral.mcp.catalogue import Catalogue
+from corral.mcp.inventory import MAX_PAGES, RELIST_PAUSE_S
+from corral.mcp.messages import LEGACY_VERSIONS, Progress
+from corral.mcp.session import Session
 from corral.worker.errors import (
     CorralError,
     InvalidParams,
@@ -43,6 +46,23 @@ async def heard(server: Life) -> list[Any]:
 
 async def methods(server: Life) -> list[str]:
     return [message["method"] for message in await heard(server) if "method" in message]
+
+
+async def call(
+    session: Session,
+    tool: str,
+    arguments: Mapping[str, object],
+    *,
+    timeout_s: float | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> dict[str, object]:
+    """The result of a tool."""
+    return await session.request(
+        "tools/call",
+        {"name": tool, "arguments": arguments},
+        timeout_s=timeout_s,
+        caller=Caller(on_progress=on_progress),
+    )
 
 
 async def refusal(call: Awaitable[object]) -> CorralError:
@@ -283,11 +303,11 @@ def test_a_server_without_tools_has_none() -> None:
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 def test_a_changed_list_of_tools_is_read_again(era: str) -> None:
     async def test() -> None:
-        changed: asyncio.Queue[tuple[Tool, ...]] = asyncio.Queue()
-        async with life((*ODD, f"--era={era}"), on_tools=changed.put_nowait) as server:
+        changed: asyncio.Queue[Catalogue] = asyncio.Queue()
+        async with life((*ODD, f"--era={era}"), on_catalogue=changed.put_nowait) as server:
             before = {tool.name for tool in server.session.tools}
             await server.text("grow", name="sprout")
-            tools = await changed.get()
+            tools = (await changed.get()).tools
             assert {tool.name for tool in tools} - before == {"sprout"}
             assert server.session.tools == tools
 
@@ -379,7 +399,7 @@ def test_an_answer_that_is_too_long_fails_its_call_alone() -> None:
 def test_a_call_that_takes_too_long_is_cancelled_at_the_server_and_its_answer_dropped() -> None:
     async def test() -> None:
         async with life(ODD) as server:
-            error = await refusal(server.session.call_tool("hold", {}, timeout_s=SHORT_S))
+            error = await refusal(call(server.session, "hold", {}, timeout_s=SHORT_S))
             assert error.code == Timeout.code
             assert error.data == {"server": "odd", "tool": "hold", "timeout_s": SHORT_S}
             assert await server.text("echo", text="next") == "next"
@@ -410,7 +430,7 @@ def test_progress_reaches_the_call_that_makes_it() -> None:
         async with life(ODD) as server:
             reports: dict[str, list[Progress]] = {"a": [], "b": []}
             calls = [
-                server.session.call_tool("progress", {"text": key}, on_progress=reports[key].append)
+                call(server.session, "progress", {"text": key}, on_progress=reports[key].append)
                 for key in reports
             ]
             await asyncio.gather(*calls)
@@ -434,7 +454,7 @@ def test_progress_reaches_the_call_that_makes_it() -> None:
 def test_a_result_is_handed_over_as_it_came(result: dict[str, object]) -> None:
     async def test() -> None:
         async with life(ODD) as server:
-            assert await server.session.call_tool("raw", {"result": result}) == result
+            assert await call(server.session, "raw", {"result": result}) == result
 
     run(test())
 
@@ -443,7 +463,7 @@ def test_a_result_is_handed_over_as_it_came(result: dict[str, object]) -> None:
 def test_a_result_outside_the_protocol_is_a_failure_of_the_tool(result: object) -> None:
     async def test() -> None:
         async with life(ODD) as server:
-            error = await refusal(server.session.call_tool("raw", {"result": result}))
+            error = await refusal(call(server.session, "raw", {"result": result}))
             assert error.code == ToolFailed.code
             assert error.data == {"server": "odd", "tool": "raw"}
 
@@ -468,7 +488,7 @@ def test_an_error_of_the_server_is_a_failure_of_the_tool_unless_the_arguments_ar
 ) -> None:
     async def test() -> None:
         async with life(ODD) as server:
-            caught = await refusal(server.session.call_tool("error", {"error": error}))
+            caught = await refusal(call(server.session, "error", {"error": error}))
             assert type(caught) is expected
             assert (caught.data["server"], caught.data["tool"]) == ("odd", "error")
             assert "lost" not in caught.data
@@ -479,7 +499,7 @@ def test_an_error_of_the_server_is_a_failure_of_the_tool_unless_the_arguments_ar
 def test_arguments_that_json_cannot_say_are_refused() -> None:
     async def test() -> None:
         async with life(ODD) as server:
-            error = await refusal(server.session.call_tool("echo", {"text": object()}))
+            error = await refusal(call(server.session, "echo", {"text": object()}))
             assert error.code == InvalidParams.code
             assert await server.text("echo", text="next") == "next"
 
@@ -604,8 +624,14 @@ def test_a_ping_of_a_server_that_is_gone_fails() -> None:
 )
 def test_the_official_server_is_spoken_to_in_both_eras(asked: str, era: str, version: str) -> None:
     async def test() -> None:
-        changed: asyncio.Queue[tuple[Tool, ...]] = asyncio.Queue()
-        options: dict[str, Any] = {"protocol_version": asked, "on_tools": changed.put_nowait}
+        changed: asyncio.Queue[Catalogue] = asyncio.Queue()
+        updated: asyncio.Queue[str] = asyncio.Queue()
+        options: dict[str, Any] = {
+            "protocol_version": asked,
+            "relays": ("elicitation",),
+            "on_catalogue": changed.put_nowait,
+            "on_updated": updated.put_nowait,
+        }
         async with life(OFFICIAL, **options) as server:
             session = server.session
             assert (session.era, session.version) == (era, version)
@@ -614,18 +640,68 @@ def test_the_official_server_is_spoken_to_in_both_eras(asked: str, era: str, ver
             tools = {tool.name: tool for tool in session.tools}
             assert tools["add"].is_read_only
             assert tools["add"].output_schema is not None
-            result = await session.call_tool("add", {"a": 1, "b": 2})
+            result = await call(session, "add", {"a": 1, "b": 2})
             assert result["structuredContent"] == {"result": 3}
-            assert (await session.call_tool("fail", {}))["isError"] is True
-            assert (await session.call_tool("nothing", {}))["isError"] is True
+            assert (await call(session, "fail", {}))["isError"] is True
+            assert (await call(session, "nothing", {}))["isError"] is True
             reports: list[Progress] = []
-            await session.call_tool("count", {"to": 3}, on_progress=reports.append)
+            await call(session, "count", {"to": 3}, on_progress=reports.append)
             assert [report.progress for report in reports] == [1, 2, 3]
             await session.ping(timeout_s=BOUND_S)
             if era == "modern":
-                await session.call_tool("grow", {})
-                assert "grown" in {tool.name for tool in await changed.get()}
+                await call(session, "grow", {})
+                assert "grown" in {tool.name for tool in (await changed.get()).tools}
+                await session.request("resources/subscribe", {"uri": "official://a"})
+                await call(session, "touch", {"uri": "official://a"})
+                assert await updated.get() == "official://a"
+                await session.request("resources/unsubscribe", {"uri": "official://a"})
+            await speak_to_the_official_server(session, era)
             session.close_input()
             assert await ended(server.process) == 0
 
     run(test())
+
+
+async def speak_to_the_official_server(session: Session, era: str) -> None:
+    """Everything beside tools."""
+    catalogue = session.catalogue
+    assert [(each["name"], each["title"]) for each in catalogue.prompts] == [("greet", "Greeting")]
+    assert [each["uri"] for each in catalogue.resources] == ["official://a"]
+    assert [each["uriTemplate"] for each in catalogue.templates] == ["official://of/{name}"]
+    prompt: Any = await session.request(
+        "prompts/get", {"name": "greet", "arguments": {"whom": "x"}}
+    )
+    assert prompt["messages"][0]["content"]["text"] == "Greet x."
+    for uri, text in (("official://a", "the text of a"), ("official://of/x", "of x")):
+        read: Any = await session.request("resources/read", {"uri": uri})
+        assert read["contents"][0]["text"] == text
+    ref = {"type": "ref/prompt", "name": "greet"}
+    argument = {"name": "whom", "value": ""}
+    completed: Any = await session.request(
+        "completion/complete", {"ref": ref, "argument": argument}
+    )
+    assert completed["completion"]["values"] == ["one", "two"]
+    error = await refusal(session.request("resources/read", {"uri": "official://none"}))
+    assert type(error) is InvalidParams or error.data.get("code") == -32002
+    error = await refusal(session.request("prompts/get", {"name": "none"}))
+    assert error.data["prompt"] == "none"
+    await meet_the_user(session, era)
+
+
+async def meet_the_user(session: Session, era: str) -> None:
+    """A tool that has to ask: the legacy server asks, the modern one has to be called again."""
+    answer = {"action": "accept", "content": {"name": "Ann"}}
+
+    async def ask(method: str, _params: Mapping[str, object]) -> object:
+        assert method == "elicitation/create"
+        return answer
+
+    caller = Caller(capabilities={"elicitation": {}}, ask=ask)
+    call: dict[str, object] = {"name": "meet", "arguments": {}}
+    result: Any = await session.request("tools/call", call, caller=caller)
+    if era == "modern":
+        assert result["resultType"] == "input_required"
+        assert result["inputRequests"]["name"]["method"] == "elicitation/create"
+        again = {"inputResponses": {"name": answer}, "requestState": result["requestState"]}
+        result = await session.request("tools/call", {**call, **again}, caller=caller)
+    assert result["content"][0]["text"] == "accept Ann"

@@ -207,6 +207,57 @@ def test_a_cancel_of_what_is_not_being_served_is_no_event(request_id: object) ->
     assert peer.take() == b""
 
 
+def test_a_peer_that_gives_up_a_request_of_ours_is_heard_and_it_is_still_in_flight() -> None:
+    peer = Peer()
+    request_id = peer.request("a", deadline=None)
+    params: dict[str, object] = {"requestId": request_id}
+    assert peer.receive(line(method="notifications/cancelled", params=params)) == [
+        Notification("notifications/cancelled", params)
+    ]
+    assert peer.in_flight == 1
+
+
+def test_a_list_of_messages_is_none_unless_batches_are_taken() -> None:
+    peer = Peer()
+    one, two = (peer.request("a", deadline=None, context=name) for name in ("one", "two"))
+    answers: list[dict[str, object]] = [
+        {"jsonrpc": "2.0", "id": each, "result": {}} for each in (two, one)
+    ]
+    batch = json.dumps([*answers, 3, [answers[0]], {}]).encode() + b"\n"
+    (foreign,) = peer.receive(batch)
+    assert isinstance(foreign, Foreign)
+    peer.takes_batches = True
+    first, second, third = peer.receive(batch)
+    assert (first, second) == (Response(two, "two", {}, None), Response(one, "one", {}, None))
+    assert isinstance(third, Foreign)
+
+
+def test_a_deadline_may_be_moved_either_way() -> None:
+    peer = Peer()
+    one, two = (peer.request("a", deadline=5.0, context=name) for name in ("one", "two"))
+    peer.reschedule(one, 9.0)
+    peer.reschedule(two, 3.0)
+    assert peer.deadline == 3.0
+    assert [response.context for response in peer.expire(3.0)] == ["two"]
+    assert peer.expire(8.0) == []
+    assert peer.deadline == 9.0
+    peer.reschedule(one, 7.0)
+    peer.reschedule(one, 8.5)
+    assert peer.expire(8.0) == []
+    assert [response.context for response in peer.expire(8.5)] == ["one"]
+    assert peer.expire(99.0) == []
+    assert peer.deadline is None
+
+
+def test_a_deadline_is_given_neither_to_what_is_over_nor_to_what_had_none() -> None:
+    peer = Peer()
+    request_id = peer.request("a", deadline=None)
+    peer.reschedule(request_id, 1.0)
+    peer.reschedule(99, 1.0)
+    assert peer.deadline is None
+    assert peer.expire(2.0) == []
+
+
 def test_a_cancel_after_the_answer_is_no_event() -> None:
     peer = Peer()
     peer.receive(line(id=5, method="a"))

@@ -1,5 +1,6 @@
 """What the memory keeps, finds, forgets and merges; and which server is started for it."""
 
+import hashlib
 import os
 import random
 import sqlite3
@@ -7,16 +8,18 @@ import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corral.mcp.cortex_command import command
-from corral.mcp.cortex_memory import MAX_ITEM_BYTES, MAX_TERMS, Item, Memory
-from corral.mcp.cortex_store import SCHEMA_VERSION, WAL_BYTES, Store
+from corral.mcp.cortex_memory import MAX_ITEM_BYTES, MAX_TERMS, Item, Memory, Quota
+from corral.mcp.cortex_store import SCHEMA_VERSION, STEPS, WAL_BYTES, Store
 from corral.worker.errors import (
     Conflict,
+    InvalidParams,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -573,3 +576,237 @@ def test_dist_is_relative_to_the_folder_that_is_given() -> None:
         folder="/srv",
     )
     assert line == ("/srv/../dist/cortex",)
+
+
+# -- idempotency, quotas, pages, damage
+
+
+def test_a_store_with_a_known_idempotency_key_does_nothing_and_answers_as_before(
+    memory: Memory, clock: Clock
+) -> None:
+    first = memory.store("one", key="k", idempotency_key="i")
+    memory.store("two", key="k")
+    assert memory.store("one", key="k", idempotency_key="i") == first
+    assert memory.retrieve(key="k", namespace="default").content == "two"
+    with pytest.raises(Conflict) as caught:
+        memory.store("another", key="k", idempotency_key="i")
+    assert caught.value.data["field"] == "idempotency_key"
+    assert memory.store("one", namespace="other", idempotency_key="i").created
+    clock.now += 8 * DAY_S
+    assert memory.store("another", key="k", idempotency_key="i") == (first.id, False)
+
+
+def test_a_refused_store_leaves_its_idempotency_key_free(store: Store) -> None:
+    memory = Memory(store, quota=Quota(items=1))
+    memory.store("one")
+    with pytest.raises(ResourceLimitExceeded):
+        memory.store("two", idempotency_key="i")
+    memory = Memory(store)
+    assert memory.store("two", idempotency_key="i").created
+
+
+@pytest.mark.parametrize("quota", [Quota(items=3), Quota(bytes=3 * len("text 0" + "[]" + "{}"))])
+def test_a_namespace_that_has_its_quota_takes_nothing_more(
+    store: Store, clock: Clock, quota: Quota
+) -> None:
+    memory = Memory(store, clock=clock, quota=quota)
+    for number in range(2):
+        memory.store(f"text {number}", key=str(number))
+    memory.store("text 2", key="2", ttl_s=60)
+    with pytest.raises(ResourceLimitExceeded) as caught:
+        memory.store("text 3")
+    limit = caught.value.data["limit"]
+    assert limit == ("items" if quota.items == 3 else "bytes")
+    assert caught.value.data["namespace"] == "default"
+    assert found(memory, "text 3 text") == ["text 2", "text 1", "text 0"]
+    memory.store("text 3", namespace="other")
+    memory.store("text 4", key="0")  # in place of another
+    memory.store("text 4")  # the same
+    clock.now += 61
+    memory.store("text 5")  # what has expired makes room
+
+
+def test_a_namespace_over_its_quota_may_shrink(store: Store) -> None:
+    Memory(store).store("x" * 1000, key="k")
+    memory = Memory(store, quota=Quota(bytes=10))
+    memory.store("x" * 900, key="k")
+    with pytest.raises(ResourceLimitExceeded):
+        memory.store("x" * 901, key="k")
+    assert len(memory.retrieve(key="k", namespace="default").content) == 900
+
+
+def test_what_is_used_agrees_with_the_table_after_a_long_life(
+    memory: Memory, store: Store, clock: Clock
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    source = random.Random(seed)
+    for _ in range(300):
+        clock.now += source.random()
+        memory.store(
+            source.choice(["Alpha", "alpha ", "bétà", "gamma"]) * source.randint(1, 2),
+            key=source.choice([None, None, "k1", "k2"]),
+            namespace=source.choice("ab"),
+            tags=source.sample("xyzä", 1),
+            ttl_s=source.choice([None, 3.0]),
+        )
+        if source.random() < 0.05:
+            memory.consolidate(dry_run=False)
+    counted = """SELECT namespace, count(*), sum(length(CAST(content AS BLOB))
+        + length(CAST(tags AS BLOB)) + length(CAST(metadata AS BLOB)))
+        FROM memory WHERE archived_at IS NULL GROUP BY namespace"""
+    assert (
+        store.connection.execute("SELECT * FROM usage").fetchall()
+        == store.connection.execute(counted).fetchall()
+    )
+    for row in store.connection.execute("SELECT id FROM memory").fetchall():
+        try:
+            memory.retrieve(item_id=row[0])
+        except NotFound:
+            continue  # expired or replaced; a broken seal is a Conflict
+
+
+def test_a_file_may_not_grow_beyond_its_limit(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cortex.db", max_file_bytes=512 * 1024)
+    memory = Memory(store)
+    stored: list[str] = []
+
+    def fill() -> None:
+        for number in range(100):
+            stored.append(memory.store(f"{number} " + os.urandom(20_000).hex()).id)
+
+    with pytest.raises(ResourceLimitExceeded) as caught:
+        fill()
+    assert caught.value.data["limit"] == "disk"
+    assert [get(memory, item_id).id for item_id in stored] == stored
+    store.close()
+
+
+def test_a_cursor_leads_through_all_that_was_found_once(memory: Memory, clock: Clock) -> None:
+    for number in range(23):
+        clock.now += 1
+        memory.store(f"page word{number % 3} number {number}")
+    seen: list[str] = []
+    cursor = None
+    for _ in range(4):
+        page = memory.search("page number", limit=7, cursor=cursor)
+        seen += [item.content for item, _score in page.items]
+        clock.now += DAY_S
+        memory.store(f"page number late {clock.now}")
+        cursor = page.cursor
+    assert cursor is None
+    assert len(seen) == len(set(seen)) == 23
+    assert not any("late" in content for content in seen)
+
+
+def test_the_last_page_has_no_cursor_and_a_foreign_one_is_refused(memory: Memory) -> None:
+    for number in range(4):
+        memory.store(f"row {number}")
+    assert memory.search("row", limit=4).cursor is None
+    cursor = memory.search("row", limit=3).cursor
+    assert cursor is not None
+    assert len(memory.search("row", limit=3, cursor=cursor).items) == 1
+    for wrong in ("", "x", cursor[:-4], "A" * 40, "ü"):
+        with pytest.raises(InvalidParams):
+            memory.search("row", cursor=wrong)
+    with pytest.raises(InvalidParams):
+        memory.search("other", cursor=cursor)
+    with pytest.raises(InvalidParams):
+        memory.search("row", tags=["t"], cursor=cursor)
+
+
+def test_an_answer_that_is_cut_by_its_size_goes_on_with_its_cursor(memory: Memory) -> None:
+    for number in range(3):
+        memory.store(f"large {number} " + "x" * 2_500_000)
+    first = memory.search("large")
+    assert (len(first.items), first.truncated) == (1, True)
+    second = memory.search("large", cursor=first.cursor)
+    third = memory.search("large", cursor=second.cursor)
+    contents = {page.items[0][0].content[:8] for page in (first, second, third)}
+    assert len(contents) == 3
+    assert (third.truncated, third.cursor) == (False, None)
+
+
+def test_a_search_keeps_to_times_and_metadata(memory: Memory, clock: Clock) -> None:
+    begin = clock.now
+    facts: list[dict[str, object]] = [
+        {"n": 1, "a": {"b": [1]}},
+        {"n": 1.5},
+        {"n": "1"},
+        {"n": True},
+    ]
+    for number, metadata in enumerate(facts):
+        clock.now = begin + number
+        memory.store(f"row {number}", metadata=metadata)
+
+    def rows(**how: Any) -> str:  # Any: what `search` takes
+        items = memory.search("row", **how).items
+        return "".join(sorted(item.content[4:] for item, _score in items))
+
+    assert rows(since=begin + 1, until=begin + 3) == "12"
+    assert rows(metadata={"n": 1}) == "0"
+    assert rows(metadata={"n": "1"}) == "2"
+    assert rows(metadata={"n": True}) == "3"
+    assert rows(metadata={"a": {"b": [1]}, "n": 1}) == "0"
+    assert rows(metadata={"gone": None}) == ""
+    assert rows(metadata={}) == "0123"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("content", "the 0tter sleeps"),
+        ("content", b"the otter \xff sleeps"),
+        ("tags", '["river","lake"]'),
+        ("tags", "[broken"),
+        ("metadata", '{"n": 2}'),
+        ("namespace", "elsewhere"),
+        ("created_at", 12.5),
+        ("expires_at", 1e12),
+        ("hash", b"x"),
+    ],
+)
+def test_an_item_that_the_disk_has_changed_is_named_and_the_others_are_served(
+    memory: Memory, store: Store, column: str, value: object
+) -> None:
+    item_id = memory.store("the otter sleeps", tags=["river"], metadata={"n": 1}).id
+    memory.store("the other otter sleeps")
+    is_text = isinstance(value, bytes) and column != "hash"
+    marker = "CAST(? AS TEXT)" if is_text else "?"
+    query = f"UPDATE memory SET {column} = {marker} WHERE id = ?"
+    store.connection.execute(query, (value, item_id))
+    with pytest.raises(Conflict) as caught:
+        memory.retrieve(item_id=item_id)
+    assert (caught.value.data["id"], caught.value.data["reason"]) == (item_id, "checksum")
+    page = memory.search("sleeps")
+    assert (page.damaged, len(page.items)) == ((item_id,), 1)
+    other = memory.store("THE OTTER SLEEPS").id
+    assert memory.consolidate(dry_run=False).archived == []
+    again = memory.store("the otter sleeps")
+    assert (again.created, get(memory, again.id).content) == (True, "the otter sleeps")
+    assert memory.consolidate(dry_run=False) == ([other], [again.id])
+
+
+def test_a_file_of_the_first_schema_is_taken_over_with_all_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "cortex.db"
+    old = sqlite3.connect(path)
+    for statement in STEPS[0]:
+        old.execute(statement)
+    old.execute("PRAGMA user_version = 1")
+    old.execute(
+        """INSERT INTO memory (id, namespace, plain, content, hash, normal, tags, metadata, created_at)
+        VALUES ('a', 'n', 1, 'an old text', ?, x'00', '["t"]', '{}', 1.5)""",
+        (hashlib.sha256(b"an old text").digest(),),
+    )
+    old.commit()
+    old.close()
+    store = Store(path)
+    memory = Memory(store, quota=Quota(items=2))
+    assert get(memory, "a").content == "an old text"
+    assert found(memory, "old", tags=["t"]) == ["an old text"]
+    assert memory.store("an old text", namespace="n", tags=["u"]) == ("a", False)
+    assert get(memory, "a").tags == ["t", "u"]
+    memory.store("second", namespace="n")
+    with pytest.raises(ResourceLimitExceeded):
+        memory.store("third", namespace="n")
+    store.close()

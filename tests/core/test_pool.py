@@ -3,35 +3,35 @@
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
-from corral.mcp.messages import (
+from corral.mcp.backend import Concurrency
+from corral.mcp.caller import NOBODY, Caller
+from corral.mcp.catalogue import (
+    FULL,
     MAX_EXPOSED_CHARACTERS,
-    Era,
-    Progress,
-    Tool,
-    eras_to_try,
-    exposed_names,
+    Access,
+    Catalogue,
+    Kind,
+    exposed_tools,
+    exposed_uris,
+    template_matches,
 )
-from corral.mcp.pool import (
-    UNSENT_RETRIES,
-    Concurrency,
-    Gate,
-    Pool,
-    choose,
-    is_allowed,
-    may_overlap,
-    may_retry,
-    near_names,
-)
+from corral.mcp.directory import Directory, near_names
+from corral.mcp.dispatch import Phase, Share
+from corral.mcp.gate import Gate
+from corral.mcp.messages import Era, Progress, Tool, eras_to_try
+from corral.mcp.pool import UNSENT_RETRIES, Pool, may_overlap, may_retry
 from corral.mcp.session import Session
 from corral.worker.errors import (
     Conflict,
     CorralError,
     InvalidParams,
+    MethodNotFound,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -101,31 +101,31 @@ def test_eras_are_tried_in_an_order_that_no_legacy_server_suffers_from(
     ],
 )
 def test_a_tool_is_exposed_under_the_name_of_its_server(name: str, exposed: str) -> None:
-    assert exposed_names("time", [tool(name)]) == {exposed: tool(name)}
+    assert exposed_tools("time", [tool(name)]) == {exposed: tool(name)}
 
 
 @pytest.mark.parametrize("server", ["t", "time", "s" * 48])
 @pytest.mark.parametrize("length", [46, 70, 5_000])
 def test_a_long_name_ends_in_a_hash_that_never_changes(server: str, length: int) -> None:
     one, two = tool("x" * length + "1"), tool("x" * length + "2")
-    exposed = exposed_names(server, [one, two])
+    exposed = exposed_tools(server, [one, two])
     assert len(exposed) == 2
     assert all(len(name) == MAX_EXPOSED_CHARACTERS for name in exposed)
-    assert exposed_names(server, [one]) | exposed_names(server, [two]) == exposed
+    assert exposed_tools(server, [one]) | exposed_tools(server, [two]) == exposed
 
 
 def test_the_hash_of_a_long_name_is_the_same_in_every_version() -> None:
-    exposed = exposed_names("files", [tool("t" * 70)])
+    exposed = exposed_tools("files", [tool("t" * 70)])
     assert list(exposed) == ["files__" + "t" * 32 + "_2ef75ea1"]
 
 
 def test_names_that_would_be_the_same_are_told_apart_in_any_order() -> None:
     tools = [tool("a.b"), tool("a/b"), tool("a_b"), tool("c.d")]
-    exposed = exposed_names("s", tools)
+    exposed = exposed_tools("s", tools)
     assert exposed["s__a_b"].name == "a_b"
     assert exposed["s__c_d"].name == "c.d"
     assert {t.name for t in exposed.values()} == {"a.b", "a/b", "a_b", "c.d"}
-    assert exposed_names("s", reversed(tools)) == exposed
+    assert exposed_tools("s", reversed(tools)) == exposed
 
 
 def test_any_names_are_exposed_once_and_within_the_rules() -> None:
@@ -136,14 +136,14 @@ def test_any_names_are_exposed_once_and_within_the_rules() -> None:
         names = {
             "".join(draw.choices("ab_-./ é\x00\ud800", k=draw.randint(1, 60))) for _ in range(20)
         }
-        exposed = exposed_names("s", [tool(name) for name in names])
+        exposed = exposed_tools("s", [tool(name) for name in names])
         assert {t.name for t in exposed.values()} == names
         assert all(re.fullmatch(r"s__[A-Za-z0-9_-]{1,45}", name) for name in exposed)
 
 
 def test_of_two_tools_of_one_name_the_first_counts() -> None:
     first, second = Tool(name="a", description="1"), Tool(name="a", description="2")
-    assert exposed_names("s", [first, second]) == {"s__a": first}
+    assert exposed_tools("s", [first, second]) == {"s__a": first}
 
 
 @pytest.mark.parametrize(
@@ -161,75 +161,194 @@ def test_a_tool_with_odd_fields_is_a_tool_all_the_same() -> None:
         "annotations": "x",
         "new": 1,
     }
-    assert Tool.from_wire(entry) == Tool(name="a", input_schema={"type": "object"})
+    assert Tool.from_wire(entry) == Tool(name="a", input_schema={"type": "object"}, fields=entry)
+
+
+def test_tools_that_nobody_is_to_see_are_meant_by_their_own_or_their_exposed_name() -> None:
+    tools = [tool("add"), tool("remove"), tool("remove_all")]
+    assert list(exposed_tools("s", tools, ["remove*"])) == ["s__add"]
+    assert list(exposed_tools("s", tools, ["s__add", "remove"])) == ["s__remove_all"]
+    assert exposed_tools("s", tools, ["other__*"]).keys() == exposed_tools("s", tools).keys()
+
+
+def test_a_resource_keeps_its_uri_where_one_server_has_it() -> None:
+    listed = {
+        "a": [{"uri": "file:///x", "name": "x"}, {"uri": "file:///both"}, {"name": "none"}],
+        "b": [{"uri": "file:///both"}, {"uri": "file:///both", "name": "again"}],
+    }
+    assert exposed_uris(listed, "uri") == {
+        "file:///x": ("a", {"uri": "file:///x", "name": "x"}),
+        "a__file:///both": ("a", {"uri": "file:///both"}),
+        "b__file:///both": ("b", {"uri": "file:///both"}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("template", "uri", "expected"),
+    [
+        ("file:///{path}", "file:///etc/hosts", True),
+        ("file:///{path}", "http://x", False),
+        ("db://{table}/{id}", "db://users/3", True),
+        ("db://{table}/{id}", "db://users", False),
+        ("db://{table}/{id}/x", "db://a/x", False),
+        ("same", "same", True),
+        ("same", "sam", False),
+        ("{a}" * 200, "x" * 2000, True),
+        ("{a}x" * 200 + "y", "x" * 20_000, False),
+    ],
+)
+def test_a_template_says_which_uris_a_server_has(template: str, uri: str, expected: bool) -> None:
+    assert template_matches(template, uri) is expected
 
 
 # -- rights and choice
 
-CATALOGUE = {
-    "git__log": ("git", tool("log")),
-    "git__status": ("git", tool("status")),
-    "svn__log": ("svn", tool("log")),
-    "svn__a_b": ("svn", tool("a.b")),
-}
+DIRECTORY = Directory()
+DIRECTORY.put("git", Catalogue(tools=(tool("log", READ_ONLY), tool("status")), listed_at=1))
+DIRECTORY.put("svn", Catalogue(tools=(tool("log"), tool("a.b")), listed_at=1))
+
+
+def access(*allowed: str) -> Access:
+    return Access(allowed)
 
 
 @pytest.mark.parametrize(
-    ("allowed", "expected"),
+    ("given", "expected"),
     [
-        (None, True),
-        ([], False),
-        (["*"], True),
-        (["git__*"], True),
-        (["git__log"], True),
-        (["git__lo?"], True),
-        (["GIT__*"], False),
-        (["log"], False),
-        (["svn__*", "git__l*"], True),
+        (FULL, True),
+        (access(), False),
+        (access("*"), True),
+        (access("git__*"), True),
+        (access("git__lo?"), True),
+        (access("GIT__*"), False),
+        (access("log"), False),
+        (access("svn__*", "git__l*"), True),
+        (Access(denied=("git__*",)), False),
+        (Access(("git__log",), ("*log",)), False),
+        (Access(within=access("svn__*")), False),
+        (Access(("git__*",), within=access("*log")), True),
+        (Access(read_only=True), True),
     ],
 )
-def test_an_allow_list_has_patterns_on_exposed_names(
-    allowed: list[str] | None, expected: bool
-) -> None:
-    assert is_allowed("git__log", allowed) is expected
+def test_an_access_has_patterns_on_exposed_names(given: Access, expected: bool) -> None:
+    named = {record["name"] for record in DIRECTORY.records(given)}
+    assert ("git__log" in named) is expected
+    assert {each["name"] for each in DIRECTORY.offered("tools", given)} == named
+    if expected:
+        assert DIRECTORY.tool("git__log", given)[1].name == "log"
+    else:
+        with pytest.raises(PermissionDenied):
+            DIRECTORY.tool("git__log", given)
+
+
+def test_with_read_only_there_are_only_tools_that_say_they_change_nothing() -> None:
+    given = Access(read_only=True)
+    assert [record["name"] for record in DIRECTORY.records(given)] == ["git__log"]
+    assert DIRECTORY.tool("log", given) == ("git", tool("log", READ_ONLY))
+    with pytest.raises(PermissionDenied):
+        DIRECTORY.tool("status", given)
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed", "chosen"),
+    ("name", "given", "server", "own"),
     [
-        ("git__log", None, "git__log"),
-        ("status", None, "git__status"),
-        ("a.b", None, "svn__a_b"),
-        ("svn__a_b", None, "svn__a_b"),
-        ("log", ["git__*"], "git__log"),
+        ("git__log", FULL, "git", "log"),
+        ("status", FULL, "git", "status"),
+        ("a.b", FULL, "svn", "a.b"),
+        ("svn__a_b", FULL, "svn", "a.b"),
+        ("log", access("git__*"), "git", "log"),
     ],
 )
 def test_a_name_means_the_tool_of_this_name(
-    name: str, allowed: list[str] | None, chosen: str
+    name: str, given: Access, server: str, own: str
 ) -> None:
-    assert choose(name, CATALOGUE, allowed) == chosen
+    found, meant = DIRECTORY.tool(name, given)
+    assert (found, meant.name) == (server, own)
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed", "error", "key", "value"),
+    ("name", "given", "error", "key", "value"),
     [
-        ("log", None, Conflict, "candidates", ["git__log", "svn__log"]),
-        ("nothing", None, NotFound, "near", []),
-        ("git__lag", ["git__l*"], NotFound, "near", ["git__log"]),
-        ("statsu", None, NotFound, "near", ["git__status"]),
-        ("statsu", ["svn__*"], NotFound, "near", []),
-        ("git__log", ["svn__*"], PermissionDenied, "tool", "git__log"),
-        ("status", ["svn__*"], PermissionDenied, "tool", "status"),
-        ("git__log", [], PermissionDenied, "tool", "git__log"),
+        ("log", FULL, Conflict, "candidates", ["git__log", "svn__log"]),
+        ("nothing", FULL, NotFound, "near", []),
+        ("git__lag", access("git__l*"), NotFound, "near", ["git__log"]),
+        ("statsu", FULL, NotFound, "near", ["git__status"]),
+        ("statsu", access("svn__*"), NotFound, "near", []),
+        ("git__log", access("svn__*"), PermissionDenied, "tool", "git__log"),
+        ("status", access("svn__*"), PermissionDenied, "tool", "status"),
+        ("git__log", access(), PermissionDenied, "tool", "git__log"),
     ],
 )
 def test_a_name_that_means_no_tool_is_refused_with_a_reason(
-    name: str, allowed: list[str] | None, error: type[CorralError], key: str, value: object
+    name: str, given: Access, error: type[CorralError], key: str, value: object
 ) -> None:
     with pytest.raises(error) as caught:
-        choose(name, CATALOGUE, allowed)
+        DIRECTORY.tool(name, given)
     assert caught.value.data[key] == value
     assert caught.value.data["tool"] == name
+
+
+def files(name: str, *uris: str, template: str | None = None) -> Catalogue:
+    resources: list[dict[str, object]] = [{"uri": uri, "name": name} for uri in uris]
+    templates: list[dict[str, object]] = [{"uriTemplate": template}] if template else []
+    return Catalogue(resources=tuple(resources), templates=tuple(templates), listed_at=1)
+
+
+def shelves(**catalogues: Catalogue) -> Directory:
+    directory = Directory()
+    for name, catalogue in catalogues.items():
+        directory.put(name, catalogue)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        ("file:///a", ("a", "file:///a")),
+        ("b__file:///both", ("b", "file:///both")),
+        ("b__file:///unlisted", ("b", "file:///unlisted")),
+        ("log://2026/1", ("b", "log://2026/1")),
+    ],
+)
+def test_a_uri_means_the_server_that_lists_it_or_whose_template_it_fits(
+    uri: str, found: tuple[str, str]
+) -> None:
+    directory = shelves(
+        a=files("a", "file:///a", "file:///both"),
+        b=files("b", "file:///both", template="log://{day}/{n}"),
+        c=Catalogue(tools=(tool("t"),), listed_at=1),
+    )
+    assert directory.resource(uri, FULL) == found
+
+
+def test_a_uri_that_nobody_lists_is_of_the_only_server_with_resources() -> None:
+    tools = Catalogue(tools=(tool("t"),), listed_at=1)
+    assert shelves(a=files("a", "x:1"), b=tools).resource("y:2", FULL) == ("a", "y:2")
+    declared = Catalogue(capabilities={"resources": {}}, listed_at=1)
+    assert shelves(a=declared, b=tools).resource("y:2", FULL) == ("a", "y:2")
+    with pytest.raises(NotFound):
+        shelves(a=files("a", "x:1"), b=files("b", "z:1")).resource("y:2", FULL)
+
+
+def test_a_uri_that_two_servers_have_is_ambiguous_unless_one_is_allowed() -> None:
+    directory = shelves(a=files("a", "x:1"), b=files("b", "x:1"))
+    with pytest.raises(Conflict) as caught:
+        directory.resource("x:1", FULL)
+    assert caught.value.data["candidates"] == ["a__x:1", "b__x:1"]
+    assert directory.resource("x:1", access("b__*")) == ("b", "x:1")
+    for uri in ("x:1", "a__x:1"):
+        with pytest.raises(PermissionDenied):
+            directory.resource(uri, access("c__*"))
+    assert [each["uri"] for each in directory.offered("resources", access("b__*"))] == ["b__x:1"]
+
+
+def test_a_prompt_is_exposed_found_and_refused_as_a_tool_is() -> None:
+    directory = shelves(a=Catalogue(prompts=({"name": "p.q", "x": 1}, {"x": 2}), listed_at=1))
+    assert directory.offered("prompts") == [{"name": "a__p_q", "x": 1}]
+    assert directory.prompt("a__p_q", FULL) == directory.prompt("p.q", FULL) == ("a", "p.q")
+    with pytest.raises(PermissionDenied):
+        directory.prompt("p.q", access("b__*"))
+    assert directory.offered("prompts", access("b__*")) == []
 
 
 def test_near_names_are_found_by_either_part() -> None:
@@ -308,12 +427,15 @@ class Walkers:
             await turns()
 
     async def walk(self, name: str) -> None:
-        async with self.gate.hold(shared=name.islower()):
-            self.inside.append(name)
-            try:
-                await self.leave[name].wait()
-            finally:
-                self.inside.remove(name)
+        shared = name.islower()
+        if not self.gate.enter(shared):
+            await self.gate.wait(shared)
+        self.inside.append(name)
+        try:
+            await self.leave[name].wait()
+        finally:
+            self.inside.remove(name)
+            self.gate.leave(shared)
 
     async def go(self, *names: str) -> None:
         for name in names:
@@ -368,24 +490,14 @@ def test_a_turn_that_comes_in_the_instant_of_giving_up_is_passed_on() -> None:
     async def test() -> None:
         gate = Gate("g")
         w = Walkers(gate)
-        async with gate.hold(shared=False):
-            await w.come("B", "C")
+        assert gate.enter(False)
+        await w.come("B", "C")
+        gate.leave(False)
         w.tasks["B"].cancel()  # B has its turn, but has not run since
         await turns()
         assert w.tasks.pop("B").cancelled()
         assert w.inside == ["C"]
         await w.go("C")
-
-    run(test())
-
-
-def test_one_that_fails_inside_gives_its_turn_back() -> None:
-    async def test() -> None:
-        gate = Gate("g")
-        for shared in (False, True, False):
-            with pytest.raises(ZeroDivisionError):
-                async with gate.hold(shared=shared):
-                    _ = 1 / 0
 
     run(test())
 
@@ -396,8 +508,7 @@ def test_the_queue_for_a_turn_is_bounded() -> None:
         w = Walkers(gate)
         await w.come("A", "B", "C")
         with pytest.raises(Overloaded) as caught:
-            async with gate.hold(shared=True):
-                raise AssertionError("nobody may enter")
+            await gate.wait(True)
         assert caught.value.data["server"] == "g"
         assert "retry_after_s" in caught.value.data
         for name in "ABC":
@@ -445,20 +556,80 @@ class Played:
 
     def __init__(self, play: Callable[[str], Awaitable[dict[str, object]]]) -> None:
         self.play = play
+        self.ttl_s: dict[Kind, float] = {}
+        self.catalogue = Catalogue()
+        self.requests: list[tuple[str, Mapping[str, object]]] = []
         self.timeouts_s: list[float | None] = []
+        self.refreshed: list[Sequence[Kind]] = []
 
-    async def call_tool(
+    async def request(
         self,
-        name: str,
-        arguments: Mapping[str, object],
+        method: str,
+        params: Mapping[str, object],
         *,
         timeout_s: float | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        caller: Caller = NOBODY,
     ) -> dict[str, object]:
+        self.requests.append((method, params))
         self.timeouts_s.append(timeout_s)
-        if on_progress is not None:
-            on_progress(Progress(1))
-        return await self.play(name)
+        if caller.on_progress is not None:
+            caller.on_progress(Progress(1))
+        return await self.play(str(params.get("name", method)))
+
+    def refresh(self, kinds: Sequence[Kind]) -> None:
+        self.refreshed.append(kinds)
+
+
+class PlayedProcess:
+    def __init__(self, backend: "PlayedBackend", *, is_up: bool) -> None:
+        self.backend = backend
+        self.life = 1 if is_up else 0
+        self.is_up = is_up
+        self.is_lost = False
+        self.played = Played(backend.play)
+        self.starts = 0
+        self.renewals = 0
+        self.busy: list[bool] = []
+
+    @property
+    def phase(self) -> Phase:
+        if self.is_lost:
+            return Phase.LOST
+        return Phase.UP if self.is_up else Phase.DOWN
+
+    @property
+    def session(self) -> Session | None:
+        return cast("Session", self.played) if self.is_up else None  # it has what the pool uses
+
+    async def acquire(self) -> Session:
+        await self.backend.starting()
+        if self.backend.failure is not None:
+            raise self.backend.failure
+        if not self.is_up:
+            self.starts += 1
+            self.life += 1
+            self.is_up = True
+            self.backend.list()
+        return cast("Session", self.played)  # it has what the pool uses of one
+
+    async def renew(self) -> None:
+        self.renewals += 1
+        self.die()
+        await self.acquire()
+
+    def start(self) -> None:
+        self.starts += 1
+        self.life += 1
+        self.is_up = True
+
+    def die(self) -> None:
+        self.is_up = False
+
+    def note(self, *, is_busy: bool) -> None:
+        self.busy.append(is_busy)
+
+    def trouble(self) -> CorralError | None:
+        return self.backend.trouble
 
 
 class PlayedBackend:
@@ -468,35 +639,63 @@ class PlayedBackend:
         *tools: Tool,
         play: Callable[[str], Awaitable[dict[str, object]]] | None = None,
         lazy: bool = False,
-        concurrency: Concurrency = "auto",
-        request_timeout_s: float = BOUND_S,
-        max_retries: int = 3,
+        catalogue: Catalogue | None = None,
+        **options: Any,
     ) -> None:
         self.name = name
-        self.concurrency: Concurrency = concurrency
-        self.request_timeout_s = request_timeout_s
-        self.max_retries = max_retries
-        self.tools: tuple[Tool, ...] = () if lazy else tools
-        self.starts = 0
+        self.concurrency: Concurrency = options.get("concurrency", "auto")
+        self.share: Share = options.get("share", "all")
+        self.spares: int = options.get("spares", 0)
+        self.max_processes: int = options.get("max_processes", 1)
+        self.request_timeout_s: float = options.get("request_timeout_s", BOUND_S)
+        self.max_request_timeout_s: float = options.get("max_request_timeout_s", 10 * BOUND_S)
+        self.max_retries: int = options.get("max_retries", 3)
+        self.max_calls_per_minute: int = options.get("max_calls_per_minute", 0)
+        self.denied_tools: Sequence[str] = options.get("denied_tools", ())
+        self.play = play or self.echo
         self.failure: CorralError | None = None
-        self.session = Played(play or self.echo)
-        self._all = tools
+        self.trouble: CorralError | None = None
+        self.refusal: CorralError | None = None
+        self.pool: Pool | None = None
+        self._all = catalogue or Catalogue(tools=tools, listed_at=1)
+        self.catalogue = Catalogue() if lazy else self._all
+        count = options.get("processes", 1)
+        self.processes = tuple(PlayedProcess(self, is_up=not lazy) for _ in range(count))
+
+    @property
+    def played(self) -> Played:
+        return self.processes[0].played
+
+    @property
+    def starts(self) -> int:
+        return sum(process.starts for process in self.processes)
 
     @staticmethod
     async def echo(name: str) -> dict[str, object]:
         return {"content": [{"type": "text", "text": name}]}
 
-    async def acquire(self) -> Session:
-        self.starts += 1
-        if self.failure is not None:
-            raise self.failure
-        self.tools = self._all
-        return cast("Session", self.session)  # it has what the pool uses of one
+    async def starting(self) -> None:
+        return
+
+    def list(self, *tools: Tool) -> None:
+        if tools:
+            self._all = replace(self._all, tools=tools)
+        self.catalogue = self._all
+        if self.pool is not None:
+            self.pool.listed(self.name)
+
+    def check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def grow(self) -> None:
+        self.processes = (*self.processes, PlayedProcess(self, is_up=False))
 
 
 def pool_of(*backends: PlayedBackend) -> Pool:
     pool = Pool()
     for backend in backends:
+        backend.pool = pool
         pool.add(backend)
     return pool
 
@@ -510,14 +709,19 @@ async def refusal(call: Awaitable[object]) -> CorralError:
 def test_the_tools_of_all_servers_are_listed_by_exposed_name_as_far_as_allowed() -> None:
     schema: dict[str, object] = {"type": "object"}
     full = Tool(
-        name="b", description="B.", input_schema=schema, output_schema=schema, annotations=READ_ONLY
+        name="b",
+        description="B.",
+        input_schema=schema,
+        output_schema=schema,
+        annotations=READ_ONLY,
+        fields={"name": "b", "title": "T", "_meta": {"x": 1}, "inputSchema": schema},
     )
 
     async def test() -> None:
         pool = pool_of(PlayedBackend("two", full), PlayedBackend("one", tool("a"), tool("b")))
         assert pool.names() == ["one", "two"]
         assert [record["name"] for record in pool.tools()] == ["one__a", "one__b", "two__b"]
-        assert pool.tools(["t*"]) == [
+        assert pool.tools(access("t*")) == [
             {
                 "name": "two__b",
                 "server": "two",
@@ -528,7 +732,10 @@ def test_the_tools_of_all_servers_are_listed_by_exposed_name_as_far_as_allowed()
                 "annotations": READ_ONLY,
             }
         ]
-        assert pool.tools([]) == []
+        assert pool.offered("tools", access("t*")) == [
+            {"name": "two__b", "title": "T", "_meta": {"x": 1}, "inputSchema": schema}
+        ]
+        assert pool.tools(access()) == []
 
     run(test())
 
@@ -585,12 +792,25 @@ def test_the_error_of_a_server_that_does_not_start_reaches_the_caller() -> None:
     run(test())
 
 
+def test_a_list_waits_no_longer_for_a_start_than_it_is_told() -> None:
+    async def test() -> None:
+        class Slow(PlayedBackend):
+            async def starting(self) -> None:
+                await asyncio.Event().wait()
+
+        pool = pool_of(Slow("slow", tool("x"), lazy=True), PlayedBackend("git", tool("log")))
+        failures = await pool.list_servers(patience_s=SHORT_S)
+        assert {name: error.code for name, error in failures.items()} == {"slow": Timeout.code}
+
+    run(test())
+
+
 @pytest.mark.parametrize("name", ["git__log", "log"])
 def test_what_is_not_allowed_is_not_called(name: str) -> None:
     async def test() -> None:
         git = PlayedBackend("git", tool("log"), lazy=name == "git__log")
         pool = pool_of(git)
-        error = await refusal(pool.call(name, {}, allowed=["svn__*"]))
+        error = await refusal(pool.call(name, {}, access=access("svn__*")))
         assert (error.code, error.data) == (PermissionDenied.code, {"tool": name})
         assert git.starts == 0
         assert pool.stats("git").calls == 0
@@ -609,10 +829,8 @@ def test_calls_of_one_server_wait_for_their_turn_and_readers_overlap() -> None:
             return {"content": []}
 
         tools = [tool("r1", READ_ONLY), tool("r2", READ_ONLY), tool("w1"), tool("w2")]
-        flights: list[int] = []
-        pool = Pool(on_flight=lambda _, count: flights.append(count))
-        pool.add(PlayedBackend("s", *tools, play=play))
-        pool.add(PlayedBackend("other", tool("x")))
+        backend = PlayedBackend("s", *tools, play=play)
+        pool = pool_of(backend, PlayedBackend("other", tool("x")))
         calls: list[asyncio.Task[dict[str, object]]] = []
         for name in ("w1", "r1", "r2", "w2"):
             calls.append(asyncio.create_task(pool.call(name, {})))
@@ -632,7 +850,11 @@ def test_calls_of_one_server_wait_for_their_turn_and_readers_overlap() -> None:
         await asyncio.gather(*calls)
         stats = pool.stats("s")
         assert (stats.calls, stats.failures, stats.in_flight, stats.waiting) == (4, 0, 0, 0)
-        assert (max(flights), flights[-1]) == (4, 0)
+        busy = backend.processes[0].busy
+        assert busy == [True]
+        while busy != [True, False]:  # it is told when it has rested for a while
+            await asyncio.sleep(0)
+        await pool.close()
 
     run(test())
 
@@ -652,7 +874,7 @@ def test_waiting_for_a_turn_counts_towards_the_timeout() -> None:
         for timeout_s in (SHORT_S, None):
             error = await refusal(pool.call("w", {}, timeout_s=timeout_s))
             assert (error.code, error.data["timeout_s"]) == (Timeout.code, SHORT_S)
-        assert len(backend.session.timeouts_s) == 1
+        assert len(backend.played.timeouts_s) == 1
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         stats = pool.stats("s")
@@ -664,26 +886,35 @@ def test_waiting_for_a_turn_counts_towards_the_timeout() -> None:
 def test_the_start_of_a_server_counts_only_towards_a_timeout_of_the_caller() -> None:
     async def test() -> None:
         class Slow(PlayedBackend):
-            async def acquire(self) -> Session:
-                if self.starts == 0:
+            async def starting(self) -> None:
+                if not self.starts:
                     await asyncio.sleep(3 * SHORT_S)  # the start is what takes time here
-                return await super().acquire()
 
-        slow = Slow("s", tool("w"), request_timeout_s=SHORT_S)
-        assert await pool_of(slow).call("w", {}) == await slow.echo("w")
-        slow = Slow("s", tool("w"))
+        slow = Slow("s", tool("w"), lazy=True, request_timeout_s=SHORT_S)
+        assert await pool_of(slow).call("s__w", {}) == await slow.echo("w")
+        slow = Slow("s", tool("w"), lazy=True)
+        slow.list()
         error = await refusal(pool_of(slow).call("w", {}, timeout_s=SHORT_S))
         assert error.code == Timeout.code
+        slow.trouble = SpawnFailed("cannot start", result="exited")
+        error = await refusal(pool_of(slow).call("w", {}, timeout_s=SHORT_S))
+        assert error.data["result"] == "exited", "its last words are worth more than the time"
 
     run(test())
 
 
-def test_what_is_left_of_the_timeout_bounds_the_call() -> None:
+def test_what_is_left_of_the_timeout_bounds_the_call_and_never_more_than_the_maximum() -> None:
     async def test() -> None:
-        backend = PlayedBackend("s", tool("w"))
-        await pool_of(backend).call("w", {}, timeout_s=5.0)
-        left_s: Any = backend.session.timeouts_s[0]
-        assert 0 < left_s <= 5.0
+        backend = PlayedBackend("s", tool("w"), max_request_timeout_s=10.0)
+        pool = pool_of(backend)
+        for timeout_s in (5.0, 1000.0, None):
+            await pool.call("w", {}, timeout_s=timeout_s)
+        short, cut, default = backend.played.timeouts_s
+        assert short is not None
+        assert cut is not None
+        assert 0 < short <= 5.0
+        assert 5.0 < cut <= 10.0
+        assert default is None, "the session reckons from the last progress"
 
     run(test())
 
@@ -741,19 +972,424 @@ def test_a_tool_that_says_it_failed_is_a_result_and_a_failure() -> None:
 def test_a_caller_hears_of_progress() -> None:
     async def test() -> None:
         reports: list[Progress] = []
-        await pool_of(PlayedBackend("s", tool("t"))).call("t", {}, on_progress=reports.append)
+        caller = Caller(on_progress=reports.append)
+        await pool_of(PlayedBackend("s", tool("t"))).call("t", {}, caller=caller)
         assert reports == [Progress(1)]
 
     run(test())
 
 
-def test_a_changed_list_of_tools_is_seen_at_once() -> None:
+def test_a_changed_list_is_seen_at_once_and_told_by_its_kind() -> None:
     async def test() -> None:
         backend = PlayedBackend("s", tool("t"))
         pool = pool_of(backend)
+        told: list[Kind] = []
+        end = pool.watch(told.append)
         assert [record["name"] for record in pool.tools()] == ["s__t"]
-        backend.tools = (tool("u"),)
+        backend.list(tool("u"))
         assert [record["name"] for record in pool.tools()] == ["s__u"]
         assert (await refusal(pool.resolve("s__t"))).code == NotFound.code
+        assert told == ["tools"]
+        backend.list()
+        assert told == ["tools"], "it lists the same"
+        backend.denied_tools = ("u",)
+        backend.list()
+        assert pool.tools() == []
+        assert told == ["tools", "tools"]
+        catalogue = replace(files("r", "x:1"), prompts=({"name": "p"},))
+        pool.add(PlayedBackend("r", catalogue=catalogue))
+        pool.remove("r")
+        assert told[2:] == ["prompts", "resources"] * 2
+        end()
+        pool.remove("s")
+        assert len(told) == 6
+
+    run(test())
+
+
+def test_requests_reach_the_server_under_its_own_names() -> None:
+    prompt: dict[str, object] = {"name": "p.q"}
+    catalogue = Catalogue(
+        tools=(tool("t"),),
+        prompts=(prompt,),
+        resources=({"uri": "x:1"},),
+        templates=({"uriTemplate": "x:{n}"},),
+        listed_at=1,
+    )
+    asked: list[tuple[str, dict[str, object], dict[str, object]]] = [
+        ("tools/call", {"name": "s__t", "_meta": {"a": 1}}, {"name": "t", "_meta": {"a": 1}}),
+        ("prompts/get", {"name": "s__p_q", "arguments": {}}, {"name": "p.q", "arguments": {}}),
+        ("resources/read", {"uri": "x:1"}, {"uri": "x:1"}),
+        ("resources/read", {"uri": "s__x:7"}, {"uri": "x:7"}),
+        ("resources/read", {"uri": "x:9"}, {"uri": "x:9"}),
+        (
+            "completion/complete",
+            {"ref": {"type": "ref/prompt", "name": "s__p_q"}, "argument": {}},
+            {"ref": {"type": "ref/prompt", "name": "p.q"}, "argument": {}},
+        ),
+        (
+            "completion/complete",
+            {"ref": {"type": "ref/resource", "uri": "s__x:{n}"}},
+            {"ref": {"type": "ref/resource", "uri": "x:{n}"}},
+        ),
+    ]
+
+    async def test() -> None:
+        backend = PlayedBackend("s", catalogue=catalogue)
+        pool = pool_of(backend)
+        for method, params, _ in asked:
+            await pool.request(method, params)
+        assert backend.played.requests == [(method, sent) for method, _, sent in asked]
+        wrong: list[tuple[str, dict[str, object], type[CorralError]]] = [
+            ("tools/list", {}, MethodNotFound),
+            ("tools/call", {}, InvalidParams),
+            ("prompts/get", {"name": 3}, InvalidParams),
+            ("completion/complete", {"ref": {"type": "ref/prompt"}}, InvalidParams),
+            ("tools/call", {"name": "s__t", "arguments": []}, InvalidParams),
+        ]
+        for method, params, error in wrong:
+            assert (await refusal(pool.request(method, params))).code == error.code
+
+    run(test())
+
+
+def test_reads_overlap_and_are_repeated() -> None:
+    async def test() -> None:
+        left: list[CorralError] = [LOST]
+
+        async def play(name: str) -> dict[str, object]:
+            if left:
+                raise left.pop()
+            await gate.wait()
+            return {"contents": []}
+
+        gate = asyncio.Event()
+        backend = PlayedBackend("s", catalogue=files("s", "x:1"), play=play)
+        pool = pool_of(backend)
+        reads = [
+            asyncio.create_task(pool.request("resources/read", {"uri": "x:1"})) for _ in range(3)
+        ]
+        await turns()
+        assert len(backend.played.requests) == 4
+        gate.set()
+        await asyncio.gather(*reads)
+        assert pool.stats("s").retries == 1
+
+    run(test())
+
+
+def test_more_calls_than_a_minute_may_have_are_refused_with_a_hint_and_told_once() -> None:
+    async def test() -> None:
+        told: list[tuple[str, int]] = []
+        pool = Pool(on_refused=lambda name, limit, _: told.append((name, limit)))
+        pool.add(PlayedBackend("s", tool("t"), max_calls_per_minute=3))
+        pool.add(PlayedBackend("other", tool("u")))
+        for _ in range(3):
+            await pool.call("t", {})
+        for _ in range(3):
+            error = await refusal(pool.call("t", {}))
+            assert (error.code, error.data["limit"]) == (Overloaded.code, "max_calls_per_minute")
+            wait_s: Any = error.data["retry_after_s"]
+            assert 0 < wait_s <= 20
+        assert told == [("s", 3)]
+        await pool.call("u", {})
+
+    run(test())
+
+
+def test_a_list_that_is_older_than_its_server_allows_is_read_again_when_somebody_lists() -> None:
+    async def test() -> None:
+        backend = PlayedBackend("s", tool("t"))
+        pool = pool_of(backend)
+        backend.played.ttl_s = {"tools": 0.0, "prompts": 1e12}
+        for _ in range(3):
+            assert await pool.list_servers() == {}
+        assert backend.played.refreshed == [["tools"]]
+
+    run(test())
+
+
+def held(backend: PlayedBackend, answers: asyncio.Event) -> None:
+    async def play(name: str) -> dict[str, object]:
+        await answers.wait()
+        return {"content": []}
+
+    for process in backend.processes:
+        process.played.play = play
+
+
+def test_calls_go_to_the_process_with_the_least_work() -> None:
+    async def test() -> None:
+        answers = asyncio.Event()
+        backend = PlayedBackend("s", tool("t"), processes=3, max_processes=3)
+        held(backend, answers)
+        pool = pool_of(backend)
+        calls = [asyncio.create_task(pool.call("t", {})) for _ in range(7)]
+        await turns()
+        assert [len(process.played.requests) for process in backend.processes] == [1, 1, 1]
+        stats = pool.stats("s")
+        assert (stats.in_flight, stats.waiting) == (7, 4)
+        answers.set()
+        await asyncio.gather(*calls)
+        assert sorted(len(p.played.requests) for p in backend.processes) == [2, 2, 3]
+
+    run(test())
+
+
+def test_a_spare_gets_no_call_until_another_is_down() -> None:
+    async def test() -> None:
+        backend = PlayedBackend("s", tool("t"), processes=2, max_processes=2, spares=1)
+        pool = pool_of(backend)
+        first, spare = backend.processes
+        await asyncio.gather(*(pool.call("t", {}) for _ in range(5)))
+        assert (len(first.played.requests), len(spare.played.requests)) == (5, 0)
+        first.die()
+        await pool.call("t", {})
+        assert (len(first.played.requests), len(spare.played.requests)) == (5, 1)
+        assert first.is_up, "it was started beside, so that one is in reserve again"
+
+    run(test())
+
+
+def names(requests: Sequence[PlayedProcess]) -> list[int]:
+    return [len(process.played.requests) for process in requests]
+
+
+def test_whoever_shares_with_nobody_has_a_process_of_his_own_and_meets_no_state_of_others() -> None:
+    async def test() -> None:
+        backend = PlayedBackend("s", tool("t", READ_ONLY), share="agent", max_processes=2)
+        pool = pool_of(backend)
+
+        async def call(who: str) -> None:
+            await pool.call("t", {}, caller=Caller(sharer=who))
+
+        await asyncio.gather(*(call("a") for _ in range(3)))
+        await call("b")
+        await call("a")
+        assert names(backend.processes) == [4, 1]
+        assert [process.renewals for process in backend.processes] == [0, 0]
+        await call("c")  # b has rested for longer than a
+        assert names(backend.processes) == [4, 2]
+        assert [process.renewals for process in backend.processes] == [0, 1]
+        backend.processes[0].die()
+        await call("d")  # a fresh life is as good as a new one
+        assert [process.renewals for process in backend.processes] == [0, 1]
+        assert names(backend.processes) == [5, 2]
+
+    run(test())
+
+
+def test_tenants_share_by_tenant() -> None:
+    async def test() -> None:
+        backend = PlayedBackend("s", tool("t"), share="tenant", max_processes=2)
+        pool = pool_of(backend)
+        for agent, tenant in (("a", "x"), ("b", "x"), ("c", "y")):
+            await pool.call("t", {}, caller=Caller(sharer=agent, tenant=tenant))
+        assert names(backend.processes) == [2, 1]
+
+    run(test())
+
+
+def test_who_finds_all_processes_in_use_by_others_waits_and_is_refused_in_the_end() -> None:
+    async def test() -> None:
+        answers = asyncio.Event()
+        backend = PlayedBackend("s", tool("t"), share="agent")
+        held(backend, answers)
+        pool = pool_of(backend)
+        first = asyncio.create_task(pool.call("t", {}, caller=Caller(sharer="a")))
+        await turns()
+        error = await refusal(pool.call("t", {}, caller=Caller(sharer="b"), timeout_s=SHORT_S))
+        assert (error.code, error.data["limit"]) == (Overloaded.code, "instances")
+        second = asyncio.create_task(pool.call("t", {}, caller=Caller(sharer="b")))
+        await turns()
+        assert pool.stats("s").waiting == 1
+        answers.set()
+        await asyncio.gather(first, second)
+        assert backend.processes[0].renewals == 1
+        stats = pool.stats("s")
+        assert (stats.in_flight, stats.waiting) == (0, 0)
+
+    run(test())
+
+
+def test_a_server_that_was_stopped_is_not_called() -> None:
+    async def test() -> None:
+        backend = PlayedBackend("s", tool("t"))
+        backend.processes[0].die()
+        backend.refusal = Conflict("cannot call: it is stopped", server="s")
+        pool = pool_of(backend)
+        assert (await refusal(pool.call("t", {}))).code == Conflict.code
+        assert backend.starts == 0
+        backend.processes = ()
+        assert (await refusal(pool.call("t", {}))).code == Conflict.code
+
+    run(test())
+
+
+def test_subscribers_share_one_subscription_that_outlives_the_process() -> None:
+    async def test() -> None:
+        backend = PlayedBackend("s", catalogue=files("s", "x:1", "x:2"))
+        pool = pool_of(backend)
+        told: list[tuple[str, str]] = []
+        ends = [
+            await pool.subscribe(uri, lambda uri, who=who: told.append((who, uri)))  # type: ignore[misc]  # a default
+            for who, uri in (("a", "x:1"), ("b", "s__x:1"), ("c", "x:2"))
+        ]
+        asked = [(method, params["uri"]) for method, params in backend.played.requests]
+        assert asked == [("resources/subscribe", "x:1"), ("resources/subscribe", "x:2")]
+        pool.updated("s", "x:1")
+        assert told == [("a", "x:1"), ("b", "s__x:1")]
+        assert pool.stats("s").in_flight == 2, "who waits for news keeps a server from being unused"
+
+        backend.played.requests.clear()
+        told.clear()
+        backend.processes[0].die()
+        await backend.processes[0].acquire()
+        pool.changed("s")
+        pool.changed("s")
+        await turns()
+        assert len(backend.played.requests) == 2
+        assert len(told) == 3, "what changed meanwhile was missed"
+
+        backend.played.requests.clear()
+        ends[0]()
+        ends[0]()
+        await turns()
+        assert backend.played.requests == []
+        ends[1]()
+        ends[2]()
+        await turns()
+        methods = [method for method, _ in backend.played.requests]
+        assert methods == ["resources/unsubscribe"] * 2
+        assert pool.stats("s").in_flight == 0
+        await pool.close()
+
+    run(test())
+
+
+def test_a_subscription_that_is_refused_leaves_nothing() -> None:
+    async def test() -> None:
+        async def play(name: str) -> dict[str, object]:
+            raise ToolFailed("cannot", code=-32601)
+
+        backend = PlayedBackend("s", catalogue=files("s", "x:1"), play=play)
+        pool = pool_of(backend)
+        for _ in range(2):
+            error = await refusal(pool.subscribe("x:1", lambda _: None))
+            assert error.data["code"] == -32601
+        assert len(backend.played.requests) == 2
+        assert pool.stats("s").in_flight == 0
+        assert (await refusal(pool.subscribe("x:1", lambda _: None, access("t__*")))).code == (
+            PermissionDenied.code
+        )
+        await pool.close()
+
+    run(test())
+
+
+# -- arguments
+
+
+def schema_of(**properties: object) -> dict[str, object]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "rule"),
+    [
+        ({}, "n", "required"),
+        ({"n": "x" * 5000}, "n", "type"),
+        ({"n": 0}, "n", "minimum"),
+        ({"n": 1, "m": 1}, "m", "additionalProperties"),
+        ({"n": 1, "deep": {"list": [1, "two"]}}, "deep.list[1]", "type"),
+        ({"n": 1, "one": "z" * 5000}, "one", "enum"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name_before_the_server_sees_them(
+    arguments: dict[str, object], key: str, rule: str
+) -> None:
+    deep = {"type": "object", "properties": {"list": {"items": {"type": "integer"}}}}
+    schema = schema_of(n={"type": "integer", "minimum": 1}, deep=deep, one={"enum": ["a", "b"]})
+    schema["required"] = ["n"]
+
+    async def test() -> None:
+        backend = PlayedBackend("s", Tool(name="t", input_schema=schema))
+        pool = pool_of(backend)
+        error = await refusal(pool.call("t", arguments))
+        assert (error.code, error.data["key"], error.data["rule"]) == (
+            InvalidParams.code,
+            key,
+            rule,
+        )
+        assert len(str(error.to_record())) < 1000
+        assert backend.played.requests == []
+        assert (await pool.call("t", {"n": 1, "one": "a"}))["content"]
+
+    run(test())
+
+
+def doubling(levels: int) -> dict[str, object]:
+    """A schema that is short and 2**levels wide."""
+    defs: dict[str, object] = {
+        f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(levels)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{levels}": {"type": "object"}}}
+
+
+def hidden_doubling(levels: int) -> dict[str, object]:
+    """The same behind properties whose names look like keywords."""
+    inner: dict[str, object] = {"type": "string"}
+    for _ in range(levels):
+        inner = {"allOf": [inner, inner]}
+    return schema_of(definitions=inner, default=inner)
+
+
+BRANCHING: dict[str, object] = {
+    "type": "object",
+    "properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#/$defs/again"}]}},
+    "$defs": {"again": {"allOf": [{"type": "object"}, {"$ref": "#"}]}},
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "http://127.0.0.1:9/schema.json"},
+        {"$ref": "file:///etc/passwd"},
+        {"properties": {"x": {"$ref": "https://example.org/a#/b"}}},
+        {"$schema": "http://127.0.0.1:9/meta", "type": "object"},
+        {"type": "no such type"},
+        {"$ref": "#/$defs/nowhere"},
+        {"$dynamicRef": "#x"},
+        {"allOf": [{"$ref": "#"}, {"$ref": "#"}]},
+        {"properties": {"x": {"pattern": "(?=lookahead)"}}},
+        {"properties": {f"p{n}": {"pattern": "a{1000}"} for n in range(500)}},
+        doubling(40),
+        hidden_doubling(40),
+        BRANCHING,
+    ],
+)
+def test_a_schema_that_is_broken_hostile_or_too_much_costs_no_call(
+    schema: dict[str, object],
+) -> None:
+    deep: dict[str, object] = {"text": "x"}
+    for _ in range(60):
+        deep = {"x": deep}
+
+    async def test() -> None:
+        backend = PlayedBackend("s", Tool(name="t", input_schema=schema))
+        assert (await pool_of(backend).call("t", deep))["content"]
+
+    run(test())
+
+
+def test_a_pattern_that_would_backtrack_for_ever_is_matched_in_no_time() -> None:
+    schema = schema_of(text={"type": "string", "pattern": "^(a+)+$"})
+
+    async def test() -> None:
+        pool = pool_of(PlayedBackend("s", Tool(name="t", input_schema=schema)))
+        error = await refusal(pool.call("t", {"text": "a" * 50_000 + "b"}))
+        assert error.data["rule"] == "pattern"
+        assert (await pool.call("t", {"text": "a" * 50_000}))["content"]
 
     run(test())

@@ -32,8 +32,12 @@ supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health
 mcp.cortex_store  mcp.cortex_command
 mcp.cortex_memory
 mcp.cortex  mcp.messages  mcp.liveness
+mcp.mirror  mcp.event_stream
 mcp.catalogue  mcp.caller  mcp.remote
-mcp.session  mcp.validation  mcp.dispatch  mcp.face
+mcp.inventory  mcp.flight  mcp.subscription  mcp.exchange
+mcp.session  mcp.validation  mcp.dispatch  mcp.directory  mcp.gate  mcp.face
+mcp.subscribers  mcp.backend
+mcp.dispatcher
 mcp.pool
 supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
@@ -57,13 +61,15 @@ supervisor.attempt
 supervisor.backlog
 supervisor.tasks
 supervisor.service
-supervisor.control
-supervisor.report  supervisor.offering
+supervisor.control  supervisor.stream  supervisor.header  supervisor.bearer
+supervisor.report  supervisor.steering  supervisor.visit
+supervisor.offering
 supervisor.listener  supervisor.web
 supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  supervisor.log_methods  supervisor.event_methods  supervisor.audit_methods  supervisor.tool_methods
 supervisor.methods
 supervisor.daemon
 supervisor.__main__
+cli.absence
 cli.render  cli.serve  cli.client_config
 cli.session
 cli.about  cli.agent  cli.task  cli.log  cli.event  cli.audit  cli.daemon  cli.tool  cli.doctor

@@ -17,7 +17,7 @@ from corral.supervisor.event_methods import Following
 from corral.supervisor.spec import Events
 from corral.supervisor.store import Store
 from corral.worker import codec
-from corral.worker.errors import Conflict
+from corral.worker.errors import Conflict, Overloaded
 
 BOUND_S = 60.0
 
@@ -176,6 +176,43 @@ async def test_what_is_read_back_is_what_was_shown(tmp_path: Path) -> None:
         assert from_memory == shown
     async with stream(tmp_path) as events:
         assert await events.read(0) == shown
+
+
+@on_loop
+async def test_an_event_is_on_disk_no_later_than_what_is_written_after_it(tmp_path: Path) -> None:
+    async with stream(tmp_path) as events:
+        said = 0
+        for size in (1, 10, 1_000, 100, 1):
+            for number in range(size):
+                events.say(data="x" * (number * 37 % 700))
+            said += size
+            await events.store.write(
+                ("INSERT OR REPLACE INTO meta (key, value) VALUES ('later', ?)", (size,))
+            )
+            with closing(sqlite3.connect(tmp_path / "corral.db")) as file:
+                numbers = file.execute("SELECT seq FROM event ORDER BY seq").fetchall()
+            assert [number for (number,) in numbers] == list(range(1, said + 1))
+
+
+@on_loop
+async def test_events_that_a_locked_store_could_not_take_are_counted_and_later_ones_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.supervisor.store.BUSY_TIMEOUT_S", 0.0)
+    async with stream(tmp_path) as events:
+        with closing(sqlite3.connect(tmp_path / "corral.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            events.say()
+            events.say()
+            with pytest.raises(Overloaded):
+                await events.store.write()
+            other.execute("ROLLBACK")
+            assert events.store.lost_posts == 2
+        kept = events.say()
+        await events.store.write()
+        assert events.store.lost_posts == 2
+        with closing(sqlite3.connect(tmp_path / "corral.db")) as file:
+            assert file.execute("SELECT seq FROM event").fetchall() == [(kept,)]
 
 
 @on_loop

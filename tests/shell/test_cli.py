@@ -1087,6 +1087,34 @@ def test_servers_and_tools_are_lists(world: World) -> None:
     assert world.daemon.asked("mcp.tools") == [{}, {"server": "git"}]
 
 
+def test_servers_tell_what_they_speak_and_what_is_wrong(world: World) -> None:
+    about = {"era": "legacy", "version": "2025-06-18", "calls": 7, "failures": 2, "in_flight": 1}
+    about |= {"warning": "a risk", "stderr": ["last\x1bwords"]}
+    world.script(mcp_servers={"servers": [entry("git", "Ready", kind="mcp", tools=[], mcp=about)]})
+    done = world.corral("mcp", "servers")
+    assert "2025-06-18  7 (1 now)" in done.stdout
+    assert done.stderr.splitlines() == ["git: a risk", "git: last^[words"]
+
+
+def test_pairs_are_texts_unless_the_schema_wants_something_else(world: World) -> None:
+    kinds: dict[str, object] = {
+        "text": {"type": "string"},
+        "count": {"type": "integer"},
+        "either": {"anyOf": [{"type": "null"}, {"type": "string"}]},
+        "any": {},
+    }
+    tool = TOOL | {"name": "git__log", "tool": "log", "input_schema": {"properties": kinds}}
+    world.script(mcp_tools={"tools": [tool]}, mcp_call={"content": []})
+    for name in ("git__log", "log"):
+        world.corral("mcp", "call", name, "text=1", "count=2", "either=3", "any=4", "raw:=[5]")
+    world.corral("mcp", "call", "git__log", "text=a=b", "mail=@home", "empty=")
+    first, second, third = (asked["arguments"] for asked in world.daemon.asked("mcp.call"))
+    assert first == second == {"text": "1", "count": 2, "either": "3", "any": 4, "raw": [5]}
+    assert third == {"text": "a=b", "mail": "@home", "empty": ""}
+    for words in (["x"], ["=1"], ["a:=oops"], ["a=1", "--args", "{}"]):
+        assert world.corral("mcp", "call", "git__log", *words).returncode == 2
+
+
 def test_a_call_prints_text_or_mcps_result(world: World) -> None:
     text = {"type": "text", "text": "two\nlines"}
     image = {"type": "image", "mimeType": "image/png", "data": "eA=="}

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from corral.supervisor import store as store_module
-from corral.supervisor.store import Store
+from corral.supervisor.store import Statement, Store, insert
 from corral.worker.errors import Conflict, Overloaded, PermissionDenied, ShuttingDown
 
 BOUND_S = 60.0
@@ -116,6 +116,56 @@ def test_a_posted_group_is_stored_soon_without_anybody_waiting(path: Path) -> No
         await store.write((PUT, ("k", 1)))
         assert await store.read(COUNT) == [(3,)]
         assert store.lost_posts == 1
+
+    run(path, test)
+
+
+def put(key: str) -> Statement:
+    return (PUT, (key, 1))
+
+
+class Rows:
+    """A step that inserts rows, and then fails if it is told to."""
+
+    size_bytes = 100
+
+    def __init__(self, *keys: str, fails: bool = False) -> None:
+        self._keys = keys
+        self._fails = fails
+
+    @property
+    def count(self) -> int:
+        return len(self._keys)
+
+    def seal(self) -> None:
+        self.is_sealed = True
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        assert self.is_sealed
+        insert(connection, "meta (key, value)", [(key, 1) for key in self._keys])
+        if self._fails:
+            raise ValueError("no")
+        return len(self._keys)
+
+
+def test_a_step_is_done_whole_or_not_at_all_and_what_it_would_have_stored_counts_as_lost(
+    path: Path,
+) -> None:
+    many = [f"many {number}" for number in range(200)]
+
+    async def test(store: Store) -> None:
+        assert (await store.write(Rows(*many), put("k")))[0] == len(many)
+        with pytest.raises(ValueError, match="no"):
+            await store.write(Rows("a", "b", fails=True))
+        with pytest.raises(ValueError, match="no"):
+            await store.write(put("c"), Rows("d", fails=True))
+        with pytest.raises(Conflict):
+            await store.write(Rows("e", "f", "many 199"))
+        store.post(Rows("g", "h", "i", fails=True))
+        await store.write(put("z"))
+        assert store.lost_posts == 3
+        rows = await store.read("SELECT key FROM meta WHERE key NOT IN ('generation')")
+        assert {key for (key,) in rows} == {*many, "k", "z"}
 
     run(path, test)
 

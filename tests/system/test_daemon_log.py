@@ -414,7 +414,7 @@ def operate(daemon: DaemonProcess) -> None:
     }
     daemon.call("agent.add", name="new", spec=spec)
     daemon.call("agent.restart", names=["new"])
-    daemon.call("mcp.call", name="cortex__cortex_store", arguments={"text": "x"})
+    daemon.call("mcp.call", name="cortex__cortex_store", arguments={"content": "x"})
     with pytest.raises(NotFound):
         daemon.call("agent.show", name="nobody")
     daemon.call("agent.rm", name="new")

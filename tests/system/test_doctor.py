@@ -197,6 +197,19 @@ def test_what_is_missing_is_named_with_its_remedy_and_the_promise_that_it_costs(
     assert set(broken_promises(facts)) == promises
 
 
+def test_a_running_daemon_tells_of_servers_secrets_and_http() -> None:
+    well = doctor.Services(secrets=2, servers=3, up=1, http="127.0.0.1:7080")
+    found = verdicts(replace(BEST, services=well))
+    assert {found[topic].verdict for topic in ("servers", "secrets", "http")} == {"ok"}
+    assert "127.0.0.1:7080" in found["http"].found
+    ill = doctor.Services(secret_problems=("cannot expand x",), failed=("time-0: exited",))
+    found = verdicts(replace(BEST, services=ill))
+    assert (found["servers"].verdict, found["servers"].found) == ("warning", "time-0: exited")
+    assert (found["secrets"].verdict, found["secrets"].found) == ("warning", "cannot expand x")
+    assert found["servers"].remedy
+    assert found["secrets"].remedy
+
+
 def test_what_nobody_would_find_again_is_told_from_what_the_next_start_ends() -> None:
     alone = replace(BEST, under_systemd=False, containment=LAUNCHER)
     unbranded = replace(alone, containment=replace(LAUNCHER, branded=False))

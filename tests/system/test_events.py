@@ -344,11 +344,13 @@ def test_what_is_done_by_hand_is_an_event(tmp_path: Path) -> None:
 
 
 def test_a_tool_call_names_server_caller_and_outcome(daemon: DaemonProcess) -> None:
-    begun = daemon.call("event.list")["newest"]
-    with pytest.raises(CorralError):
-        daemon.call("mcp.call", name="cortex__nothing")
-    (call,) = daemon.call("event.list", since=begun, types=["mcp.call"])["events"]
+    with daemon.client() as client:
+        events = follow(client, types=["mcp.call"])
+        with pytest.raises(CorralError):
+            daemon.call("mcp.call", name="cortex__nothing")
+        call = next(events)
     assert (call["server"], call["tool"]) == ("cortex", "cortex__nothing")
+    assert daemon.call("event.list", types=["mcp.call"])["events"] == []  # the audit has it
     assert (call["agent"], call["worker"], call["outcome"]) == (None, None, "NotFound")
     assert call["caller"].startswith(f"uid {os.getuid()} ")
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from agents.mcp_process import BOUND_S, ODD, ProcessBackend, ended, life
-from corral.mcp.pool import Concurrency, Pool
+from corral.mcp.backend import Concurrency
+from corral.mcp.catalogue import Access
+from corral.mcp.pool import Pool
 from corral.worker.errors import CorralError, ToolFailed
 
 GIT_SERVER = (sys.executable, "-m", "mcp_server_git")
@@ -41,10 +43,12 @@ def repository(tmp_path: Path) -> Path:
 async def pooled(*backends: ProcessBackend) -> AsyncGenerator[Pool, None]:
     pool = Pool()
     for backend in backends:
+        backend.pool = pool
         pool.add(backend)
     try:
         yield pool
     finally:
+        await pool.close()
         for backend in backends:
             await backend.stop()
 
@@ -86,14 +90,16 @@ def test_the_git_server_in_the_pool_is_found_called_killed_and_called_again(
             arguments: dict[str, object] = {"repo_path": str(repository)}
             assert "change 1" in text(await pool.call("git__git_log", arguments))
             assert "change 1" in text(await pool.call("git_log", arguments))
-            assert "git__git_status" in {record["name"] for record in pool.tools(["git__*"])}
-            assert len(git.processes) == 1
+            assert "git__git_status" in {
+                record["name"] for record in pool.tools(Access(("git__*",)))
+            }
+            assert len(git.started) == 1
 
-            git.processes[0].kill()
-            git.processes[0].wait(BOUND_S)
+            git.started[0].kill()
+            git.started[0].wait(BOUND_S)
             assert "git__git_status" in {record["name"] for record in pool.tools()}
             assert "change 1" in text(await pool.call("git__git_log", arguments))
-            assert len(git.processes) == 2
+            assert len(git.started) == 2
 
             branch = {**arguments, "branch_name": "side"}
             assert not (await pool.call("git__git_create_branch", branch)).get("isError")
@@ -125,7 +131,7 @@ def test_a_call_during_which_the_server_dies_is_repeated_only_when_that_is_safe(
                 error = await refusal(pool.call(tool, arguments))
                 assert (error.code, error.data["server"]) == (ToolFailed.code, "odd")
                 assert text(await pool.call(tool, arguments)) == "survived"
-            assert len(backend.processes) == 2
+            assert len(backend.started) == 2
 
     run(test())
 
@@ -138,7 +144,7 @@ def test_the_last_of_many_deaths_is_reported() -> None:
                 error = await refusal(pool.call("odd__crash", {}))
                 assert error.data["lost"] is True
             assert text(await pool.call("odd__echo", {"text": "hi"})) == "hi"
-            assert len(backend.processes) == 4
+            assert len(backend.started) == 4
             assert (pool.stats("odd").calls, pool.stats("odd").failures) == (4, 3)
 
     run(test())

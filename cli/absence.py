@@ -1,0 +1,112 @@
+"""What is answered instead of the daemon while it is away: the same that its face says, of nothing.
+
+Values in, values out; the standard library alone, since `corral mcp serve` has to be small. A test compares it with
+the face.
+"""
+
+from collections.abc import Mapping
+
+from .. import __version__
+from ..worker import codec
+from ..worker.errors import CorralError, InvalidParams, WorkerFailed
+
+LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN_VERSIONS = ("2026-07-28",)
+META = "io.modelcontextprotocol/"
+UNSUPPORTED_VERSION = -32022
+
+CAPABILITIES: dict[str, object] = {
+    "tools": {"listChanged": True},
+    "prompts": {"listChanged": True},
+    "resources": {"subscribe": True, "listChanged": True},
+    "completions": {},
+    "logging": {},
+}
+"""What the daemon's face declares: while it is away, a client must be told the same."""
+
+SERVER_INFO: dict[str, object] = {"name": "corral", "version": __version__}
+
+INSTRUCTIONS = (
+    "corral runs the MCP servers and AI agents of this machine. A tool named SERVER__TOOL belongs to the MCP server"
+    " SERVER, which starts at its first call. Tools named corral__* tell of agents, servers, tasks and logs, and"
+    " steer them: corral__run gives an agent a task and returns what comes of it."
+)
+"""What models are told; the daemon says the same."""
+
+LISTS = {
+    "tools/list": "tools",
+    "prompts/list": "prompts",
+    "resources/list": "resources",
+    "resources/templates/list": "resourceTemplates",
+}
+
+
+class Asked:
+    """A request of the client that waits for its answer."""
+
+    __slots__ = ("id", "is_acknowledged", "is_modern", "line", "method", "params", "version")
+
+    def __init__(self, message: Mapping[str, object], line: bytes) -> None:
+        self.id = message["id"]
+        self.method = str(message["method"])
+        self.params = codec.as_object(message.get("params")) or {}
+        meta = codec.as_object(self.params.get("_meta")) or {}
+        self.version = meta.get(META + "protocolVersion")
+        self.is_modern = self.version is not None
+        self.is_acknowledged = False
+        self.line = line
+
+    def forget(self) -> None:
+        """Lets go of what it takes to send it: arguments may be large, and many be on their way."""
+        self.line = b""
+        if self.method != "initialize":
+            self.params = {key: self.params[key] for key in ("name", "uri") if key in self.params}
+
+    @property
+    def filter(self) -> dict[str, object]:
+        """What a `subscriptions/listen` wants to be told of."""
+        return codec.as_object(self.params.get("notifications")) or {}
+
+
+class UnsupportedVersion(InvalidParams):
+    """A modern request of a revision that is not spoken; `data["supported"]` has those that are."""
+
+    code = UNSUPPORTED_VERSION
+
+
+def instead(asked: Asked, absence: CorralError) -> dict[str, object] | None:
+    """The result of a request while the daemon is away; None where there is none to give."""
+    if (key := LISTS.get(asked.method)) is not None:
+        return {key: [], **({"ttlMs": 0, "cacheScope": "private"} if asked.is_modern else {})}
+    if asked.method == "tools/call":
+        name = asked.params.get("name")
+        what = f'cannot call "{name}": {absence.message}'
+        if asked.line == b"":  # it was sent
+            what = f'cannot tell what became of the call of "{name}": the daemon is gone'
+            absence = WorkerFailed(what, reason="daemon-gone")
+        return {
+            "content": [{"type": "text", "text": what}],
+            "isError": True,
+            "_meta": {"corral/error": {**absence.to_record(), "message": what}},
+        }
+    if asked.is_modern:
+        if asked.method != "server/discover":
+            return None
+        return {
+            "supportedVersions": list(MODERN_VERSIONS),
+            "capabilities": CAPABILITIES,
+            "instructions": INSTRUCTIONS,
+            "ttlMs": 0,
+            "cacheScope": "private",
+        }
+    if asked.method == "initialize":
+        version = asked.params.get("protocolVersion")
+        return {
+            "protocolVersion": version if version in LEGACY_VERSIONS else LEGACY_VERSIONS[-1],
+            "capabilities": CAPABILITIES,
+            "serverInfo": SERVER_INFO,
+            "instructions": INSTRUCTIONS,
+        }
+    if asked.method in ("ping", "logging/setLevel", "resources/unsubscribe"):
+        return {}  # what they ask for is had with the next daemon
+    return None

@@ -1,0 +1,668 @@
+"""The MCP servers in the configuration files of other programs, as tables of corral's own configuration.
+
+Values in, values out but for the files that are read: nothing is started, no shell is asked, and no daemon is
+known here. What a file says that corral has no word for becomes a note, what it cannot mean an error that names
+server and field; a value never stands in either.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+from ..worker.codec import as_array, as_object
+from ..worker.errors import InvalidParams
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""A client keeps its whole history in such a file, but no more than this is read."""
+
+Table = dict[str, object]
+
+
+class Section(NamedTuple):
+    """The servers that stand together in one place of one file."""
+
+    file: str
+    project: str | None
+    """The folder that `${workspaceFolder}` means and commands run in; None: the file counts for all of the user's."""
+    entries: Mapping[str, Mapping[str, object]]
+    inputs: Mapping[str, Mapping[str, object]] = {}
+    timeout_unit_s: float | None = None
+    """What a `timeout` of 1 means; None where it is not known."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        in_file = self.project is not None and not self.file.startswith(self.project + os.sep)
+        return f"{self.file} (project {self.project})" if in_file else self.file
+
+
+class Server(NamedTuple):
+    """One server as corral has it: `table` is that of `[mcp.servers.NAME]`, `secrets` the keys that look like one."""
+
+    name: str
+    original: str
+    place: str
+    table: Table
+    notes: tuple[str, ...] = ()
+    secrets: tuple[tuple[str, str], ...] = ()
+
+
+class Skipped(NamedTuple):
+    """A server that is not taken, and why."""
+
+    name: str
+    place: str
+    reason: str
+
+
+class Surroundings(NamedTuple):
+    """What variables mean: the environment, the user's home, and what was answered to `${input:ID}`."""
+
+    environ: Mapping[str, str]
+    home: str
+    inputs: Mapping[str, str] = {}
+    project: str | None = None
+    """`${workspaceFolder}` in files that belong to no project."""
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+USUAL_FILES: tuple[tuple[str, str], ...] = (
+    ("Claude Code", "~/.claude.json"),
+    ("Claude Desktop", "$CONFIG/Claude/claude_desktop_config.json"),
+    ("Cursor", "~/.cursor/mcp.json"),
+    ("VS Code", "$CONFIG/Code/User/mcp.json"),
+    ("VS Code", "$CONFIG/Code/User/settings.json"),
+    ("VS Code Insiders", "$CONFIG/Code - Insiders/User/mcp.json"),
+    ("VSCodium", "$CONFIG/VSCodium/User/mcp.json"),
+    ("Windsurf", "~/.codeium/windsurf/mcp_config.json"),
+    ("Zed", "$CONFIG/zed/settings.json"),
+    ("Codex", "~/.codex/config.toml"),
+    ("Gemini CLI", "~/.gemini/settings.json"),
+    (
+        "Cline",
+        "$CONFIG/Code/User/globalStorage/saoudrizwan.claude-dev/settings/cline_mcp_settings.json",
+    ),
+    ("Claude Code", "./.mcp.json"),
+    ("Cursor", "./.cursor/mcp.json"),
+    ("VS Code", "./.vscode/mcp.json"),
+    ("Zed", "./.zed/settings.json"),
+    ("Gemini CLI", "./.gemini/settings.json"),
+    ("Codex", "./.codex/config.toml"),
+)
+"""Client -> where it keeps its servers: of the user, then of the folder that one is in."""
+
+
+def usual_files(around: Surroundings, folder: str) -> list[tuple[str, str]]:
+    """The usual files of this user and of `folder` that are there, each with its client."""
+    config = around.environ.get("XDG_CONFIG_HOME", "")
+    config = config if config.startswith("/") else os.path.join(around.home, ".config")
+    found: dict[str, str] = {}
+    for client, pattern in USUAL_FILES:
+        head, _, rest = pattern.partition("/")
+        root = {"~": around.home, "$CONFIG": config, ".": folder}[head]
+        path = os.path.join(root, rest)
+        if os.path.isfile(path):
+            found.setdefault(os.path.realpath(path), client)
+    return [(client, path) for path, client in found.items()]
+
+
+def read(path: str, home: str) -> list[Section]:
+    """The servers of one file; an empty list where it is none of those that are known.
+
+    Raises:
+        InvalidParams: it cannot be read, or is neither JSON (with comments) nor, called *.toml, TOML.
+    """
+    file = os.path.abspath(path)
+    document = _document(file)
+    project = _project(file, home)
+    unit_s = 1.0 if os.path.basename(file).endswith("mcp_settings.json") else None
+    if "/.gemini/" in file or os.path.basename(file) in (".mcp.json", ".claude.json"):
+        unit_s = 0.001
+    sections = [
+        Section(file, project, _entries(document[key], file, key), timeout_unit_s=unit_s)
+        for key in ("mcpServers", "context_servers", "mcp_servers", "amp.mcpServers")
+        if key in document
+    ]
+    for holder in (document, as_object(document.get("mcp")) or {}):
+        if "servers" in holder:
+            inputs = _inputs(holder.get("inputs"))
+            entries = _entries(holder["servers"], file, "servers")
+            sections.append(Section(file, project, entries, inputs))
+    for folder, inner in (as_object(document.get("projects")) or {}).items():
+        table = as_object(inner) or {}
+        if table.get("mcpServers"):
+            entries = _entries(table["mcpServers"], file, "mcpServers")
+            sections.append(Section(file, folder, entries, timeout_unit_s=unit_s))
+    return sections
+
+
+def _document(file: str) -> Mapping[str, object]:
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise InvalidParams(f'cannot read "{file}": {reason}', file=file, reason=reason) from error
+    if len(data) > MAX_FILE_BYTES:
+        reason = f"it has more than {MAX_FILE_BYTES} bytes"
+        raise InvalidParams(f'cannot read "{file}": {reason}', file=file, reason=reason)
+    try:
+        text = data.decode("utf-8-sig")
+        if file.endswith(".toml"):
+            import tomllib  # noqa: PLC0415 - start-up time: only such a file needs it
+
+            return tomllib.loads(text)
+        value: object = json.loads(plain_json(text) or "{}", object_pairs_hook=_once)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be sent
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # of which UnicodeError and TOMLDecodeError are some
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InvalidParams(f'cannot read "{file}": {reason}', file=file, reason=reason) from error
+    table = as_object(value)
+    if table is None:
+        reason = "it is no JSON object"
+        raise InvalidParams(f'cannot read "{file}": {reason}', file=file, reason=reason)
+    return table
+
+
+def _once(pairs: list[tuple[str, object]]) -> Table:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f'"{next(key for key in keys if keys.count(key) > 1)}" is there twice')
+    return table
+
+
+_PIECES = re.compile(
+    r'("(?:[^"\\]|\\.)*"?)'  # a string, which may have anything in it
+    r"|(//[^\n]*|/\*.*?(?:\*/|\Z))"  # a comment
+    r"|(,)(?=(?:\s|//[^\n]*|/\*.*?\*/)*+[}\]])",  # a comma that nothing follows
+    re.DOTALL,
+)
+
+
+def plain_json(text: str) -> str:
+    """JSON from JSON with comments and trailing commas; what stays is where it was, so that errors name the place."""
+    return _PIECES.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text).strip(" ")
+
+
+def _entries(value: object, file: str, key: str) -> dict[str, Mapping[str, object]]:
+    table = as_object(value)
+    if table is None:
+        reason = f"{key} is no table of servers"
+        raise InvalidParams(f'cannot read "{file}": {reason}', file=file, reason=reason)
+    entries = {name: as_object(entry) for name, entry in table.items()}
+    wrong = [name for name, entry in entries.items() if entry is None]
+    if wrong:
+        _refuse(file, wrong[0], key, "it is no table")
+    return {name: entry for name, entry in entries.items() if entry is not None}
+
+
+def _inputs(value: object) -> dict[str, Mapping[str, object]]:
+    found = [as_object(each) or {} for each in as_array(value) or []]
+    return {str(each.get("id")): each for each in found}
+
+
+def _project(file: str, home: str) -> str | None:
+    """The folder that a file is about: its own, or that around `.vscode`; None for the user's own files."""
+    folder = os.path.dirname(file)
+    if os.path.basename(folder).startswith("."):
+        folder = os.path.dirname(folder)
+    inside = os.path.relpath(folder, home)
+    return None if inside == "." or re.match(r"\.[^./]", inside) else folder
+
+
+# --- one server -----------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}")
+SECRET = re.compile(
+    "token|secret|password|passwd|passphrase|(api|access|private)[_-]?key|credential|authorization|cookie",
+    re.IGNORECASE,
+)
+"""What is in the name of a variable or header whose value nobody should see."""
+
+_LOOKS_SECRET = re.compile(r"(sk|ghp|gho|ghs|github_pat|glpat|xox[abp])[-_][A-Za-z0-9_-]{8,}")
+SECRET_REFERENCE = re.compile(r"\$\{secret:([^}]*)\}")
+ENDLESS_S = 600.0
+"""The usual `max_request_timeout`: a longer `timeout` raises it."""
+
+_KNOWN = (
+    {"command", "args", "env", "environment", "cwd", "envFile", "env_vars", "type", "transport"}
+    | {"url", "serverUrl", "httpUrl", "headers", "http_headers", "env_http_headers", "name"}
+    | {"bearer_token_env_var", "disabled", "enabled", "disabledTools", "disabled_tools", "source"}
+    | {"excludeTools", "timeout", "tool_timeout_sec", "startup_timeout_sec", "startup_timeout_ms"}
+)
+_ALLOW_LISTS = ("includeTools", "enabled_tools", "enabledTools", "tools", "allowedTools")
+_HTTP = ("http", "streamable-http", "streamableHttp", "streamable_http", "remote")
+
+
+def allowed_name(name: str) -> str:
+    """The name itself where corral allows it, else the nearest that it does: always the same for the same name."""
+    fits = _NAME.fullmatch(name) and "__" not in name and not re.search(r"-[0-9]+$", name)
+    if fits and name != "corral":
+        return name
+    near = re.sub(r"_{2,}", "_", re.sub(r"[^A-Za-z0-9_-]+", "-", name)).strip("-_")
+    near = re.sub(r"-([0-9]+)$", r"\1", near)
+    if not near or not near[0].isalpha():
+        near = f"mcp-{near}" if near and not near.isdecimal() else f"mcp{near}"
+    if near == "corral":
+        near = "corral-server"
+    if len(near) > 48:
+        near = f"{near[:39].rstrip('-_')}-h{hashlib.sha256(name.encode()).hexdigest()[:7]}"
+    return near
+
+
+def translated(
+    section: Section, name: str, around: Surroundings, *, rename: str | None = None
+) -> Server | Skipped:
+    """One entry of a section as a table of corral, or why there is none.
+
+    Raises:
+        InvalidParams: a field is not what it should be, or a variable in it has no value; `server` and `field`.
+    """
+    entry = section.entries[name]
+    if entry.get("disabled") is True or entry.get("enabled") is False:
+        return Skipped(name, section.place, "it is disabled there")
+    reader = _Entry(section, name, entry, around)
+    table, reason = reader.table()
+    if reason:
+        return Skipped(name, section.place, reason)
+    chosen = rename or allowed_name(name)
+    notes = reader.notes
+    if chosen != name and rename is None:
+        notes = [f'called "{chosen}" here: corral does not allow "{name}"', *notes]
+    return Server(chosen, name, section.place, table, tuple(notes), tuple(reader.secrets))
+
+
+class _Entry:
+    """Reads one entry; keeps what there is to say about it."""
+
+    def __init__(
+        self, section: Section, name: str, entry: Mapping[str, object], around: Surroundings
+    ) -> None:
+        self._section, self._name, self._entry, self._around = section, name, entry, around
+        self.notes: list[str] = []
+        self.secrets: list[tuple[str, str]] = []
+
+    def table(self) -> tuple[Table, str]:
+        """The table, or "" where it is taken, and the reason where it is not."""
+        entry = self._entry
+        kind = str(entry.get("type") or entry.get("transport") or "")
+        url = next((k for k in ("httpUrl", "serverUrl", "url") if entry.get(k)), None)
+        if kind in ("sse", "ws", "websocket"):
+            return {}, f"corral does not speak {kind}: use the server's streamable HTTP address"
+        if kind and kind not in (*_HTTP, "stdio", "local"):
+            self.fail("type", f'"{kind}" is unknown: stdio or http')
+        is_remote = url is not None and (kind in _HTTP or not entry.get("command"))
+        table = self._remote(url) if is_remote and url is not None else self._local()
+        argv = as_array(table.get("command")) or []
+        if is_corral([str(word) for word in argv]):
+            return {}, "it is corral itself, which would call itself"
+        self._limits(table)
+        ignored = [key for key in entry if key not in _KNOWN and key not in _ALLOW_LISTS]
+        if ignored:
+            self.notes.append(f"not taken over: {', '.join(ignored)}")
+        for key in _ALLOW_LISTS:
+            if key in entry and as_array(entry[key]) != ["*"]:
+                advice = "say which with the tools of an agent or a profile"
+                self.notes.append(f"{key} is not taken over: all tools are offered; {advice}")
+        return table, ""
+
+    # -- a process
+
+    def _local(self) -> Table:
+        argv = self._argv()
+        table: Table = {"command": argv}
+        environment = self._variables("environment" if "environment" in self._entry else "env")
+        for n, word in enumerate(as_array(self._entry.get("env_vars")) or []):
+            if str(word) in self._around.environ:
+                environment.setdefault(str(word), self._around.environ[str(word)])
+            else:
+                self.fail(f"env_vars[{n}]", f"the variable {word} is not set")
+        process: Table = {"working_directory": self._folder()}
+        if (path := self._text("envFile")) is not None:
+            self._take_file(path, process, environment)
+        if environment:
+            table["environment"] = environment
+            self._note_secrets("environment", environment)
+        table["process"] = process
+        if any(_LOOKS_SECRET.search(word) for word in argv) or _names_secret(argv):
+            self.notes.append("its command line seems to have a secret, which all users can see")
+        return table
+
+    def _argv(self) -> list[str]:
+        command: object = self._entry.get("command")
+        args: object = self._entry.get("args", [])
+        if (inner := as_object(command)) is not None:  # Zed's older spelling
+            command, args = inner.get("path"), inner.get("args", [])
+        words = as_array(command)  # a list: opencode's
+        if words is None and isinstance(command, str) and command:
+            words = [command]
+        if not words:
+            self.fail("command", "it is missing, and there is no url")
+        more = as_array(args)
+        if more is None:
+            self.fail("args", "it is no list")
+        argv = [self.expanded(word, "command") for word in words]
+        argv += [self.expanded(word, f"args[{n}]") for n, word in enumerate(more)]
+        argv[0] = self._at_home(argv[0])
+        if not argv[0]:
+            self.fail("command", "it is empty")
+        return argv
+
+    def _folder(self) -> str:
+        folder = self._section.project or self._around.home
+        given = self._text("cwd")
+        return folder if given is None else os.path.join(folder, self._at_home(given))
+
+    def _at_home(self, text: str) -> str:
+        return self._around.home + text[1:] if text == "~" or text.startswith("~/") else text
+
+    def _take_file(self, path: str, process: Table, environment: dict[str, str]) -> None:
+        """A file of variables: named where corral reads it the same way, else its values are taken now."""
+        folder = self._section.project or self._around.home
+        file = os.path.join(folder, self._at_home(path))
+        try:
+            with open(file, encoding="utf-8-sig") as opened:
+                lines = [line.strip() for line in opened]
+        except (OSError, UnicodeError) as error:
+            words = getattr(error, "strerror", None) or "it is not UTF-8"
+            self.fail("envFile", f"cannot read {file}: {words.lower()}")
+        pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+        if all(equals and _is_plain(key, value) for key, equals, value in pairs):
+            process["environment_file"] = file
+            return
+        for key, equals, value in pairs:
+            if equals:
+                name = key.strip().removeprefix("export ").strip()
+                environment.setdefault(name, _unquoted(value.strip()))
+        self.notes.append("the values of envFile were copied: it has quotes, which corral keeps")
+
+    # -- over HTTP
+
+    def _remote(self, key: str) -> Table:
+        table: Table = {"url": self.expanded(self._entry[key], key)}
+        headers = self._variables("http_headers" if "http_headers" in self._entry else "headers")
+        for header, variable in (as_object(self._entry.get("env_http_headers")) or {}).items():
+            headers[header] = self.expanded(f"${{{variable}}}", f"env_http_headers.{header}")
+        if (variable := self._text("bearer_token_env_var")) is not None:
+            token = self.expanded(f"${{{variable}}}", "bearer_token_env_var")
+            headers["Authorization"] = f"Bearer {token}"
+        if headers:
+            table["headers"] = headers
+            self._note_secrets("headers", headers)
+        if re.search(rf"[?&][^=&]*({SECRET.pattern})[^=&]*=", str(table["url"]), re.IGNORECASE):
+            self.notes.append("its url seems to have a secret: a header could be ${secret:NAME}")
+        return table
+
+    # -- the rest
+
+    def _limits(self, table: Table) -> None:
+        entry = self._entry
+        denied = [
+            str(name)
+            for key in ("disabledTools", "disabled_tools", "excludeTools")
+            for name in as_array(entry.get(key)) or []
+        ]
+        if denied:
+            patterns = (re.sub(r"[^A-Za-z0-9_.-]", "?", name)[:128] for name in denied)
+            table["denied_tools"] = list(dict.fromkeys(patterns))
+        if timeout_s := self._timeout_s():
+            table["mcp"] = {"request_timeout": timeout_s}
+            if timeout_s > ENDLESS_S:
+                table["mcp"] = {"request_timeout": timeout_s, "max_request_timeout": timeout_s}
+        start_s = self._number("startup_timeout_sec")
+        if (start_ms := self._number("startup_timeout_ms")) is not None:
+            start_s = start_ms / 1000
+        if start_s:
+            process = as_object(table.get("process")) or {}
+            table["process"] = {**process, "spawn_timeout": start_s}
+
+    def _timeout_s(self) -> float | None:
+        if (seconds := self._number("tool_timeout_sec")) is not None:
+            return seconds
+        given = self._number("timeout")
+        unit_s = self._section.timeout_unit_s
+        if given is None or unit_s is not None:
+            return None if given is None else given * (unit_s or 1.0)
+        unit_s = 0.001 if given >= 1000 else 1.0
+        self.notes.append(f"timeout {given:g} was taken as {given * unit_s:g} s")
+        return given * unit_s
+
+    def _number(self, key: str) -> float | None:
+        value = self._entry.get(key)
+        if value is None or value == 0:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+            self.fail(key, "it is no number above 0")
+        return float(value)
+
+    def _text(self, key: str) -> str | None:
+        value = self._entry.get(key)
+        return None if value in (None, "") else self.expanded(value, key)
+
+    def _variables(self, key: str) -> dict[str, str]:
+        if self._entry.get(key) is None:
+            return {}
+        table = as_object(self._entry[key])
+        if table is None:
+            self.fail(key, "it is no table")
+        found: dict[str, str] = {}
+        for name, value in table.items():
+            if value is None:
+                self.notes.append(f"{key}.{name} is null: not taken over")
+                continue
+            scalar = json.dumps(value) if isinstance(value, bool | int | float) else value
+            found[name] = self.expanded(scalar, f"{key}.{name}", is_secret_place=True)
+        return found
+
+    def _note_secrets(self, key: str, values: Mapping[str, str]) -> None:
+        """What looks like a secret and is none of ours to keep: told by name."""
+        found = [
+            name
+            for name, value in values.items()
+            if value and (SECRET.search(name) or _LOOKS_SECRET.search(value))
+            if not SECRET_REFERENCE.search(value)
+        ]
+        self.secrets += [(key, name) for name in found]
+
+    def fail(self, field: str, reason: str) -> NoReturn:
+        """Refuses the entry because of one field."""
+        _refuse(self._section.file, self._name, field, reason)
+
+    # -- variables
+
+    def expanded(self, value: object, field: str, *, is_secret_place: bool = False) -> str:
+        """The text with its variables replaced, once; `${secret:NAME}` stays where corral expands it."""
+        if not isinstance(value, str):
+            self.fail(field, "it is no string")
+        if "\0" in value:
+            self.fail(field, "it has a NUL character")
+        pieces: list[str] = []
+        end = 0
+        for found in re.finditer(r"\$\{([^}]*)\}", value):
+            meant = self._meaning(found[1], field)
+            if SECRET_REFERENCE.search(meant) and not is_secret_place:
+                self.fail(field, "${secret:NAME} works in variables and headers only")
+            pieces += [value[end : found.start()], meant]
+            end = found.end()
+        return "".join([*pieces, value[end:]])
+
+    def _meaning(self, body: str, field: str) -> str:
+        around, section = self._around, self._section
+        folder = section.project or around.project
+        if "${" in body:
+            self.fail(field, f"variables do not stand in one another: ${{{body}}}")
+        if body in ("workspaceFolder", "workspaceFolderBasename"):
+            if folder is None:
+                self.fail(field, f"${{{body}}} has no meaning in a file of no project: --project")
+            return folder if body == "workspaceFolder" else os.path.basename(folder)
+        fixed = {"userHome": around.home, "pathSeparator": os.sep, "/": os.sep}
+        if body in fixed:
+            return fixed[body]
+        form, colon, rest = body.partition(":")
+        if colon and form == "secret":
+            return f"${{{body}}}"
+        if colon and form == "input":
+            return self._input(rest, field)
+        name, has_default, default = body.removeprefix("env:").partition(":-")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            if re.match(r"[A-Za-z_]\w*:", body):
+                self.fail(field, f"corral does not know what ${{{body}}} means")
+            return f"${{{body}}}"  # no variable: text such as ${#list}
+        if name in around.environ:
+            return around.environ[name]
+        if not has_default:
+            self.fail(field, f"the variable {name} is not set, and has no default")
+        return default
+
+    def _input(self, name: str, field: str) -> str:
+        if name in self._around.inputs:
+            return self._around.inputs[name]
+        asked = self._section.inputs.get(name, {})
+        default = asked.get("default")
+        if isinstance(default, str) and default:
+            return default
+        value = "'${secret:NAME}'" if asked.get("password") else "VALUE"
+        return self.fail(field, f"${{input:{name}}} has no value: --input {name}={value}")
+
+
+def _refuse(file: str, server: str, field: str, reason: str) -> NoReturn:
+    words = f'cannot import "{server}" of "{file}": {field}: {reason}'
+    raise InvalidParams(words, file=file, server=server, field=field, reason=reason)
+
+
+def is_corral(argv: Sequence[str]) -> bool:
+    """Whether a command line is `corral mcp serve` in one of its spellings."""
+    names = [os.path.basename(word) for word in argv]
+    program = next((n for n, name in enumerate(names) if name in ("corral", "corral.cli")), None)
+    if program is None:
+        return False
+    return ("mcp", "serve") in zip(argv[program:], argv[program + 1 :], strict=False)
+
+
+def _names_secret(argv: Sequence[str]) -> bool:
+    """Whether an option such as `--api-key` is followed by its value."""
+    return any(
+        word.startswith("--") and SECRET.search(word) and ("=" in word or following != "")
+        for word, following in zip(argv, [*argv[1:], ""], strict=True)
+    )
+
+
+def _is_plain(key: str, value: str) -> bool:
+    return not key.startswith("export ") and value[:1] not in ("'", '"') and value == value.strip()
+
+
+def _unquoted(value: str) -> str:
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
+
+
+# --- several --------------------------------------------------------------------------------------
+
+
+def chosen(
+    sections: Sequence[Section],
+    around: Surroundings,
+    *,
+    only: Sequence[str] = (),
+    renames: Mapping[str, str] | None = None,
+) -> tuple[list[Server], list[Skipped]]:
+    """The servers of several sections, all or those named; the same one in two places counts once.
+
+    Raises:
+        InvalidParams: an entry cannot be taken; a name in `only` or `renames` is nowhere; two have one name.
+    """
+    renames = renames or {}
+    known = [name for section in sections for name in section.entries]
+    for name in (*only, *renames):
+        if name not in known:
+            words = f'cannot import "{name}": no file has a server of this name'
+            raise InvalidParams(words, server=name, known=known)
+    servers: dict[str, Server] = {}
+    skipped: list[Skipped] = []
+    for section in sections:
+        for name in section.entries:
+            if only and name not in only:
+                continue
+            found = translated(section, name, around, rename=renames.get(name))
+            if isinstance(found, Skipped):
+                skipped.append(found)
+                continue
+            earlier = servers.setdefault(found.name, found)
+            if earlier.table != found.table:
+                where = f'"{earlier.original}" of {earlier.place} and "{name}" of {section.place}'
+                words = (
+                    f'cannot import "{found.name}": {where} differ; --rename, --only or --project'
+                )
+                raise InvalidParams(words, server=name, places=[earlier.place, section.place])
+    return list(servers.values()), skipped
+
+
+def with_references(servers: Sequence[Server]) -> tuple[list[Server], dict[str, list[str]]]:
+    """The servers with `${secret:NAME}` in place of what looks like a secret, and which server wants which NAME."""
+    changed: list[Server] = []
+    values: dict[str, str] = {}
+    wanted: dict[str, list[str]] = {}
+    for server in servers:
+        table = dict(server.table)
+        for key, name in server.secrets:
+            inner = dict(as_object(table[key]) or {})
+            secret = re.sub(r"[^A-Za-z0-9_]", "_", name)
+            if values.setdefault(secret, str(inner[name])) != inner[name]:
+                secret = re.sub(r"[^A-Za-z0-9_]", "_", f"{server.name}_{name}")
+            inner[name] = f"${{secret:{secret}}}"
+            table[key] = inner
+            wanted.setdefault(server.name, []).append(secret)
+        changed.append(server._replace(table=table))
+    return changed, wanted
+
+
+def hidden(table: Mapping[str, object]) -> Table:
+    """The table with the values of its environment and headers hidden."""
+    return {
+        key: dict.fromkeys(as_object(value) or {}, "***")
+        if key in ("environment", "headers")
+        else value
+        for key, value in table.items()
+    }
+
+
+# --- TOML -----------------------------------------------------------------------------------------
+
+
+def toml(servers: Sequence[Server]) -> str:
+    """The servers as `[mcp.servers.NAME]` tables of a corral configuration file."""
+    return "\n".join(
+        "\n".join(_tables(("mcp", "servers", s.name), s.table)) + "\n" for s in servers
+    )
+
+
+def _tables(path: tuple[str, ...], table: Mapping[str, object]) -> Iterator[str]:
+    yield f"[{'.'.join(map(_key, path))}]"
+    inner = {key: as_object(value) for key, value in table.items()}
+    for key, value in table.items():
+        if inner[key] is None:
+            yield f"{_key(key)} = {_value(value)}"
+    for key, value in inner.items():
+        if value is not None:
+            yield from _tables((*path, key), value)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: object) -> str:
+    if (array := as_array(value)) is not None:
+        return f"[{', '.join(map(_value, array))}]"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = json.dumps(value, ensure_ascii=False)  # its escapes are TOML's, too
+    return text.replace("\x7f", "\\u007F")

@@ -1,0 +1,578 @@
+"""`corral mcp serve`: an MCP server on stdio that relays to the daemon, and answers for it while it is away.
+
+An editor starts one per session, so it must be small: the standard library, one thread, one `poll`. It
+passes lines on as they are and knows of MCP only what outliving the daemon takes: which requests wait for
+an answer, and what a session consists of (`initialize`, the logging level, subscriptions), so that it can
+be had again from the next daemon. Nothing but MCP is written to stdout. What waits to be written is
+bounded: whoever does not read is not read from either.
+"""
+
+import os
+import re
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from ..worker import client, codec
+from ..worker.errors import (
+    CorralError,
+    InvalidParams,
+    InvalidRequest,
+    MethodNotFound,
+    NotFound,
+    ParseError,
+    PermissionDenied,
+    ResourceLimitExceeded,
+    Timeout,
+    Unreachable,
+    from_wire,
+)
+from .absence import META, MODERN_VERSIONS, SERVER_INFO, Asked, UnsupportedVersion, instead
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+"""The longest message, in either direction."""
+
+HIGH_WATER_BYTES = 1024 * 1024
+"""Unsent bytes from which on nothing more is read that would add to them."""
+
+READ_BYTES = 65_536
+
+RETRY_FIRST_S, RETRY_LAST_S = 0.05, 2.0
+"""Between two attempts to reach the daemon: doubling, with jitter."""
+
+CONNECT_S = 0.05
+"""How long a connection may wait in a full queue; then it is tried again."""
+
+ATTACH_S = 5.0
+"""How long the daemon may take to let us in, the session included."""
+
+LINGER_S = 0.5
+"""How long answers on their way are waited for after EOF on stdin."""
+
+ANNOUNCED = {
+    "toolsListChanged": "notifications/tools/list_changed",
+    "promptsListChanged": "notifications/prompts/list_changed",
+    "resourcesListChanged": "notifications/resources/list_changed",
+}
+"""What tells of a changed list, by the key that asks for it in `subscriptions/listen`."""
+
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+CANCELLED = "notifications/cancelled"
+UPDATED = "notifications/resources/updated"
+
+HOPELESS = (NotFound, PermissionDenied, InvalidParams, MethodNotFound)
+"""Refusals of the daemon that trying again does not mend."""
+
+OWN = "corral-serve-"
+"""What the ids of our own requests to the daemon begin with."""
+
+HINT = 'start it with "systemctl start corrald", or "corrald" by hand'
+
+_HEAD = re.compile(
+    rb'\{"jsonrpc":"2\.0","id":(-?\d+|"(?:[^"\\]|\\.)*"),"(result|error|method)":', re.DOTALL
+)
+"""How the daemon's messages with an id begin; peers of corral write it before the rest."""
+
+Key = tuple[bool, object]
+
+
+def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
+    """What runs the command line if it is a plain `mcp serve`; None leaves it to click: help, and mistakes.
+
+    This is read here because click costs as much time and memory as all the rest.
+    """
+    given: dict[str, list[str]] = {"--socket": [], "--only": [], "--deny": [], "--profile": []}
+    words: list[str] = []
+    read_only = False
+    rest = iter(arguments)
+    for argument in rest:
+        name, is_joined, value = argument.partition("=")
+        if name in given and len(words) in (0, 2):
+            word = value if is_joined else next(rest, None)
+            if word is None or (name != "--socket" and len(words) < 2):
+                return None
+            given[name].append(word)
+        elif argument == "--read-only" and len(words) == 2:
+            read_only = True
+        elif len(words) < 2 and argument == ("mcp", "serve")[len(words)]:
+            words.append(argument)
+        else:
+            return None
+    if len(words) < 2:
+        return None
+    socket_path = given["--socket"][-1] if given["--socket"] else None
+    profile = given["--profile"][-1] if given["--profile"] else None
+    return lambda: serve(
+        socket_path or client.default_socket(os.environ, os.getuid()),
+        only=given["--only"],
+        deny=given["--deny"],
+        read_only=read_only,
+        profile=profile,
+    )
+
+
+def serve(
+    socket_path: str,
+    *,
+    only: Sequence[str] = (),
+    deny: Sequence[str] = (),
+    read_only: bool = False,
+    profile: str | None = None,
+) -> int:
+    """Relays between stdin and stdout and the daemon until EOF; returns the exit status, which is 0.
+
+    Raises:
+        CorralError: the daemon has refused us before a session began: an unknown profile, no rights.
+    """
+    attach: dict[str, object] = {"read_only": read_only}
+    if only:
+        attach["only"] = list(only)
+    if deny:
+        attach["deny"] = list(deny)
+    if profile is not None:
+        attach["profile"] = profile
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed: the next thing that is opened must not be taken for it
+            os.open(os.devnull, os.O_RDWR)
+    relay = Relay(socket_path, attach)
+    with suppress(BrokenPipeError):  # the client no longer reads: the same as EOF
+        relay.run()
+    return 0
+
+
+class Lines:
+    """Whole lines out of pieces; None stands for one that was too long."""
+
+    def __init__(self) -> None:
+        self._partial = bytearray()
+        self._is_skipping = False
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """The lines that end in `data`."""
+        *ends, rest = data.split(b"\n")
+        found: list[bytes | None] = []
+        for piece in ends:
+            is_long = self._is_skipping or len(self._partial) + len(piece) > MAX_LINE_BYTES
+            found.append(None if is_long else bytes(self._partial) + piece)
+            self._partial.clear()
+            self._is_skipping = False
+        if not self._is_skipping:
+            self._partial += rest
+            if len(self._partial) > MAX_LINE_BYTES:
+                self._is_skipping = True
+                self._partial.clear()
+        return found
+
+
+class Link:
+    """One connection to the daemon: attaching, then replaying the session, then ready."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.socket = connection
+        self.fd = connection.fileno()
+        self.deadline = deadline
+        self.is_ready = False
+        self.unsent = bytearray()
+        self.lines = Lines()
+        self._number = 0
+        self.own: dict[str, str] = {}
+        """Our own requests by id: which method each was."""
+
+    def send(self, line: bytes) -> None:
+        """Queues a line, and sends what goes."""
+        self.unsent += line
+        self.unsent += b"\n"
+        self.flush()
+
+    def ask(self, method: str, params: Mapping[str, object]) -> None:
+        """Sends a request of our own."""
+        self._number += 1
+        request_id = f"{OWN}{self._number}"
+        self.own[request_id] = method
+        self.send(
+            codec.encode({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+        )
+
+    def flush(self) -> None:
+        """Sends what the socket takes now; that it is broken shows when it is read."""
+        try:
+            while self.unsent:
+                with memoryview(self.unsent) as view:
+                    sent = self.socket.send(view[:READ_BYTES])
+                del self.unsent[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.unsent.clear()
+
+
+class Relay:
+    """One client on stdin and stdout, and the daemon as far as it is there.
+
+    Args:
+        path: of the control socket.
+        attach: the params of `mcp.attach`.
+    """
+
+    def __init__(self, path: str, attach: Mapping[str, object]) -> None:
+        self._path = path
+        self._attach = attach
+        self._link: Link | None = None
+        self._tried_at = 0.0
+        self._try_at = 0.0
+        self._pause_s = RETRY_FIRST_S
+        self._absence: CorralError = Unreachable("cannot reach the daemon: it was not tried yet")
+        self._input = Lines()
+        self._pending: deque[bytes | None] = deque()
+        self._unsent = bytearray()
+        self._end_at: float | None = None
+        self._poller = select.poll()
+        # What a session consists of.
+        self._has_begun = False
+        self._initialize: dict[str, object] | None = None
+        self._is_initialized = False
+        self._level: object = None
+        self._subscribed: dict[str, None] = {}
+        self._listening: dict[Key, Asked] = {}
+        # What is on its way.
+        self._in_flight: dict[Key, Asked] = {}
+        self._asks: dict[Key, object] = {}
+
+    def run(self) -> None:
+        """Returns at EOF on stdin, when what was asked before is answered or LINGER_S has passed.
+
+        Raises:
+            BrokenPipeError: the client no longer reads.
+            CorralError: the daemon has refused us before a session began.
+        """
+        while True:
+            now = time.monotonic()
+            link = self._link
+            if link is None and now >= self._try_at:
+                self._connect(now)
+            elif link is not None and not link.is_ready and now >= link.deadline:
+                text = f'cannot reach the daemon at "{self._path}": it does not answer'
+                self._lose(Timeout(text, socket=self._path))
+            self._take_pending(now)
+            if self._end_at is not None and self._is_done(now):
+                return
+            self._wait(now)
+
+    def _is_done(self, now: float) -> bool:
+        """Whether nothing is left to be waited for after EOF."""
+        is_quiet = not self._pending and not self._in_flight and not self._unsent
+        return is_quiet or (self._end_at is not None and now >= self._end_at)
+
+    def _wait(self, now: float) -> None:
+        """Waits until something can be read or written or is due, and reads and writes."""
+        link = self._link
+        is_full = len(self._unsent) > HIGH_WATER_BYTES
+        poller = self._poller
+        if self._end_at is None:
+            poller.register(0, 0 if self._pending or is_full else select.POLLIN)
+        poller.register(1, select.POLLOUT if self._unsent else 0)
+        due = [self._end_at] if self._end_at is not None else []
+        if link is None:
+            due.append(self._try_at)
+        else:
+            reading = 0 if is_full else select.POLLIN
+            poller.register(link.fd, reading | (select.POLLOUT if link.unsent else 0))
+            if not link.is_ready:
+                due.append(link.deadline)
+        wait_ms = max(0, int((min(due) - now) * 1000) + 1) if due else None
+        for fd, events in poller.poll(wait_ms):
+            if fd == 0:
+                self._read_client(events)
+            elif fd == 1:
+                self._write_client(events)
+            elif link is not None and link is self._link:
+                if events & select.POLLOUT:
+                    link.flush()
+                if events & ~select.POLLOUT:
+                    self._read_daemon(link)
+
+    # -- the client
+
+    def _read_client(self, events: int) -> None:
+        is_wanted = not self._pending and len(self._unsent) <= HIGH_WATER_BYTES
+        # A client that is gone is not waited for, whatever it has left unread or unanswered.
+        data = os.read(0, READ_BYTES) if is_wanted and events & ~select.POLLNVAL else b""
+        if not data:
+            self._end_at = time.monotonic() + LINGER_S
+            self._poller.unregister(0)
+            data = b"\n"  # the last line may be without one
+        self._pending.extend(self._input.feed(data))
+
+    def _write_client(self, events: int) -> None:
+        if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+            raise BrokenPipeError
+        # Stdout may be shared, so that it stays as it is: this much a writable pipe takes without blocking.
+        with memoryview(self._unsent) as view:
+            written = os.write(1, view[: select.PIPE_BUF])
+        del self._unsent[:written]
+
+    def _say(self, line: bytes) -> None:
+        self._unsent += line
+        self._unsent += b"\n"
+
+    def _tell(self, method: str, params: Mapping[str, object] | None = None) -> None:
+        message: dict[str, object] = {"jsonrpc": "2.0", "method": method}
+        self._say(codec.encode(message if params is None else {**message, "params": params}))
+
+    def _fail(self, request_id: object, error: CorralError) -> None:
+        self._say(codec.encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()}))
+
+    def _take_pending(self, now: float) -> None:
+        """Serves what the client has said, as far as it can be passed on or answered."""
+        while self._pending and len(self._unsent) <= HIGH_WATER_BYTES:
+            if self._link is None and now - self._tried_at >= RETRY_FIRST_S:
+                self._connect(now)  # somebody waits: the daemon may just have come
+            link = self._link
+            if link is not None and (not link.is_ready or len(link.unsent) > HIGH_WATER_BYTES):
+                return
+            line = self._pending.popleft()
+            if line is None:
+                text = f"cannot take a message of more than {MAX_LINE_BYTES} bytes"
+                self._fail(None, ResourceLimitExceeded(text, limit=MAX_LINE_BYTES))
+            elif line and not line.isspace():
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            message = codec.as_object(codec.decode(line))
+        except ValueError as error:
+            self._fail(None, ParseError(f"cannot read the line as JSON: {error}"))
+            return
+        if message is None:
+            self._fail(None, InvalidRequest("cannot read the line as a message: it is no object"))
+        elif "method" not in message:
+            if self._asks.pop(_key(message.get("id")), None) is not None and self._link is not None:
+                self._link.send(line)
+        elif "id" not in message:
+            self._take_notification(line, message)
+        elif isinstance(message["id"], str | int) and isinstance(message["method"], str):
+            self._take_request(Asked(message, line))
+        else:
+            text = "cannot read the request: its id is no string and no integer"
+            self._fail(None, InvalidRequest(text))
+
+    def _take_notification(self, line: bytes, message: Mapping[str, object]) -> None:
+        if message["method"] == "notifications/initialized":
+            self._is_initialized = True
+        elif message["method"] == CANCELLED:
+            params = codec.as_object(message.get("params")) or {}
+            key = _key(params.get("requestId"))
+            self._in_flight.pop(key, None)  # what is cancelled gets no answer
+            self._listening.pop(key, None)
+        if self._link is not None:
+            self._link.send(line)
+
+    def _take_request(self, asked: Asked) -> None:
+        self._has_begun = True
+        if asked.method == "initialize":
+            self._initialize = asked.params
+        elif asked.method == "logging/setLevel":
+            self._level = asked.params.get("level")
+        elif asked.method == "resources/unsubscribe":
+            self._subscribed.pop(str(asked.params.get("uri")), None)
+        elif asked.method == "subscriptions/listen" and asked.is_modern:
+            self._listening[_key(asked.id)] = asked
+        if self._link is None:
+            self._answer(asked, self._absence)
+            return
+        if asked.method != "subscriptions/listen":
+            self._in_flight[_key(asked.id)] = asked
+        self._link.send(asked.line)
+        if asked.method != "subscriptions/listen":
+            asked.forget()
+
+    # -- the daemon
+
+    def _connect(self, now: float) -> None:
+        self._tried_at = now
+        try:
+            connection = client.connect(self._path, wait_s=CONNECT_S)
+        except Unreachable as error:
+            self._absence = Unreachable(f"{error.message}; {HINT}", **error.data)
+            self._wait_longer(now)
+            return
+        connection.setblocking(False)
+        self._link = Link(connection, now + ATTACH_S)
+        self._link.ask("mcp.attach", self._attach)
+
+    def _wait_longer(self, now: float) -> None:
+        jitter = 0.5 + os.urandom(1)[0] / 510
+        self._try_at = now + self._pause_s * jitter
+        self._pause_s = min(self._pause_s * 2, RETRY_LAST_S)
+
+    def _lose(self, absence: CorralError) -> None:
+        """The daemon is gone: what it was asked is answered without it, what it asked is of no interest any more."""
+        link = self._link
+        if link is None:
+            return
+        self._poller.unregister(link.fd)
+        link.socket.close()
+        self._link = None
+        self._absence = absence
+        if link.is_ready:
+            self._pause_s = RETRY_FIRST_S
+        self._wait_longer(time.monotonic())
+        for request_id in self._asks.values():
+            self._tell(CANCELLED, {"requestId": request_id, "reason": "the daemon is gone"})
+        self._asks.clear()
+        lost = list(self._in_flight.values())
+        self._in_flight.clear()
+        for asked in lost:
+            self._answer(asked, absence)
+
+    def _read_daemon(self, link: Link) -> None:
+        try:
+            data = link.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            text = (
+                f'cannot reach the daemon at "{self._path}": it has closed the connection; {HINT}'
+            )
+            self._lose(Unreachable(text, socket=self._path, reason="closed"))
+            return
+        for line in link.lines.feed(data):
+            if line is not None and link is self._link:
+                self._hear(link, line)
+
+    def _hear(self, link: Link, line: bytes) -> None:
+        """Takes a line of the daemon, which is the client's unless it answers us."""
+        found = _HEAD.match(line)
+        if found is None:
+            if ACKNOWLEDGED.encode() in line[:256] and not self._note_acknowledged(line):
+                return
+            if CANCELLED.encode() in line[:256]:
+                params = codec.as_object((codec.as_object(codec.decode(line)) or {}).get("params"))
+                self._asks.pop(_key((params or {}).get("requestId")), None)
+            if link.is_ready:
+                self._say(line)
+            return
+        request_id = codec.decode(found[1])
+        key = _key(request_id)
+        if found[2] == b"method":
+            self._asks[key] = request_id
+            self._say(line)
+            return
+        method = link.own.pop(request_id, None) if isinstance(request_id, str) else None
+        if method is not None:
+            self._hear_own(link, method, codec.as_object(codec.decode(line)) or {})
+            return
+        asked = self._in_flight.pop(key, None) or self._listening.pop(key, None)
+        if asked is None:
+            return  # it was cancelled: its answer is of no interest
+        if found[2] == b"result" and asked.method == "resources/subscribe":
+            self._subscribed[str(asked.params.get("uri"))] = None
+        elif found[2] == b"error" and asked.method == "initialize":
+            self._initialize = None
+        self._say(line)
+
+    def _note_acknowledged(self, line: bytes) -> bool:
+        """Whether the client is to see this acknowledgement: it wants one for each subscription."""
+        params = codec.as_object((codec.as_object(codec.decode(line)) or {}).get("params")) or {}
+        meta = codec.as_object(params.get("_meta")) or {}
+        asked = self._listening.get(_key(meta.get(META + "subscriptionId")))
+        if asked is None or asked.is_acknowledged:
+            return False
+        asked.is_acknowledged = True
+        return True
+
+    def _hear_own(self, link: Link, method: str, message: Mapping[str, object]) -> None:
+        if method == "mcp.attach":
+            if message.get("error") is not None:
+                error = from_wire(message["error"])
+                if isinstance(error, HOPELESS) and not self._has_begun:
+                    raise error
+                self._lose(error)
+            elif self._initialize is not None and not self._has_asked("initialize"):
+                link.ask("initialize", self._initialize)
+            else:
+                self._resume(link)
+        elif method == "initialize":
+            if message.get("error") is not None:
+                self._lose(from_wire(message["error"]))
+            else:
+                self._resume(link)
+        # What else we ask is best effort: a resource may be gone by now.
+
+    def _has_asked(self, method: str) -> bool:
+        return any(asked.method == method for asked in self._in_flight.values())
+
+    def _resume(self, link: Link) -> None:
+        """Has the rest of the session again, and tells the client what may have changed meanwhile."""
+        link.is_ready = True
+        self._pause_s = RETRY_FIRST_S
+        if not self._has_begun:
+            return
+        if self._is_initialized:
+            link.send(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
+        if self._level is not None:
+            link.ask("logging/setLevel", {"level": self._level})
+        for uri in self._subscribed:
+            link.ask("resources/subscribe", {"uri": uri})
+        for asked in self._listening.values():
+            link.send(asked.line)
+        if self._is_initialized:
+            for method in ANNOUNCED.values():
+                self._tell(method)
+            for uri in self._subscribed:
+                self._tell(UPDATED, {"uri": uri})
+        for asked in self._listening.values():
+            self._announce(asked)
+
+    def _announce(self, asked: Asked) -> None:
+        """Tells one subscription of 2026-07-28 that all it listens for may have changed."""
+        if not asked.is_acknowledged:
+            return  # it has seen nothing yet
+        stamp = {META + "subscriptionId": asked.id}
+        for key, method in ANNOUNCED.items():
+            if asked.filter.get(key) is True:
+                self._tell(method, {"_meta": stamp})
+        for uri in codec.as_array(asked.filter.get("resourceSubscriptions")) or []:
+            self._tell(UPDATED, {"_meta": stamp, "uri": uri})
+
+    # -- instead of the daemon
+
+    def _answer(self, asked: Asked, absence: CorralError) -> None:
+        """Answers a request while the daemon is away."""
+        if asked.is_modern and asked.version not in MODERN_VERSIONS:
+            text = f'cannot speak MCP revision "{asked.version}"'
+            self._fail(asked.id, UnsupportedVersion(text, supported=list(MODERN_VERSIONS)))
+            return
+        if asked.method == "subscriptions/listen" and asked.is_modern:
+            if not asked.is_acknowledged:
+                asked.is_acknowledged = True
+                stamp = {META + "subscriptionId": asked.id}
+                self._tell(ACKNOWLEDGED, {"_meta": stamp, "notifications": asked.filter})
+            return
+        result = instead(asked, absence)
+        if result is None:
+            if asked.method == "resources/subscribe":
+                self._subscribed.pop(str(asked.params.get("uri")), None)
+            self._fail(asked.id, absence)
+            return
+        if asked.is_modern:
+            meta = {
+                **(codec.as_object(result.get("_meta")) or {}),
+                META + "serverInfo": SERVER_INFO,
+            }
+            result = {"resultType": "complete", **result, "_meta": meta}
+        self._say(codec.encode({"jsonrpc": "2.0", "id": asked.id, "result": result}))
+
+
+def _key(request_id: object) -> Key:
+    """An id as a key: 1 and "1" are two, and so are 1 and true."""
+    return isinstance(request_id, str), request_id if isinstance(request_id, str | int) else None

@@ -1,0 +1,305 @@
+"""The processes of one MCP server at work: performs what `dispatch` decides, and keeps count.
+
+Whoever calls gets a process, by rule, and a session with it. It is started, added or restarted where need be, and
+waiting for one is bounded in number and in time. Nothing here knows what is called.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from ..worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from .backend import Backend, Process
+from .dispatch import Allowance, Decision, Grow, Phase, Place, Renew, Use, allow, choose
+from .gate import MAX_WAITING, Gate
+from .session import Session
+
+REST_S = 0.1
+"""A process is busy until it has had no call for so long: telling each of its short rests would cost more than a call."""
+
+BUSY_RETRY_S = 1.0
+"""When whoever found no process of a server free had better come again."""
+
+T = TypeVar("T")
+
+
+class Slot:
+    """What the pool knows of one process."""
+
+    __slots__ = (
+        "_loop",
+        "_noted_in",
+        "_rest",
+        "gate",
+        "in_flight",
+        "leased_in",
+        "process",
+        "rested_at",
+        "sharer",
+    )
+
+    def __init__(self, process: Process, gate: Gate) -> None:
+        self.process = process
+        self.gate = gate
+        self.in_flight = 0
+        """Calls that run or wait here, and subscriptions."""
+        self.sharer: str | None = None
+        self.leased_in = -1
+        self.rested_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._rest: asyncio.TimerHandle | None = None
+        """Set from the first call on, until it is told that there is no work left."""
+        self._noted_in = -1
+
+    def take(self) -> None:
+        """A request, or a subscription, has come."""
+        self.in_flight += 1
+        if self._rest is None:
+            self._noted_in = self.process.life
+            self.process.note(is_busy=True)
+            self._rest = self._loop.call_later(REST_S, self._look)
+
+    def changed(self) -> None:
+        """It may be another life now, which has the work of the one before."""
+        process = self.process
+        if self.in_flight and process.life != self._noted_in and process.session is not None:
+            self._noted_in = process.life
+            process.note(is_busy=True)
+
+    def give_back(self) -> None:
+        """It has ended."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self.rested_at = self._loop.time()
+
+    def _look(self) -> None:
+        """One timer, however many calls there are: who calls one after the other keeps a process busy."""
+        now = self._loop.time()
+        due = now + REST_S if self.in_flight else self.rested_at + REST_S
+        if due > now:
+            self._rest = self._loop.call_at(due, self._look)
+        else:
+            self._rest = None
+            self.process.note(is_busy=False)
+
+    def close(self) -> None:
+        """Nothing is told any more."""
+        if self._rest is not None:
+            self._rest.cancel()
+
+    def place(self, is_shared: bool) -> Place:
+        """As the choice sees it."""
+        process = self.process
+        return Place(
+            phase=process.phase,
+            load=self.in_flight,
+            is_free=self.gate.is_free(is_shared),
+            life=process.life,
+            sharer=self.sharer,
+            leased_in=self.leased_in,
+            rested_at=self.rested_at,
+        )
+
+
+class Dispatcher:
+    """The processes of one server, and what was done for it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.calls = 0
+        self.failures = 0
+        self.retries = 0
+        self.allowance: Allowance | None = None
+        self.is_refusing = False
+        self.refreshed_at = float("-inf")
+        self.waiting: deque[asyncio.Future[None]] = deque()
+        self._slots: list[Slot] = []
+        self._processes: Sequence[Process] = ()
+
+    @property
+    def slots(self) -> list[Slot]:
+        """One for each process that there is now."""
+        processes = self.backend.processes
+        if processes is not self._processes:
+            known = {id(slot.process): slot for slot in self._slots}
+            self._slots = [
+                known.get(id(process)) or Slot(process, Gate(self.backend.name))
+                for process in processes
+            ]
+            for slot in known.values():
+                if slot not in self._slots:
+                    slot.close()
+            self._processes = processes
+        return self._slots
+
+    def close(self) -> None:
+        """Nothing is told of its processes any more."""
+        for slot in self._slots:
+            slot.close()
+
+    def wake(self) -> None:
+        """Lets the first of those that wait for a process look again."""
+        while self.waiting:
+            turn = self.waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def pick(self, sharer: str | None, is_shared: bool) -> Slot | None:
+        """The process for a request, taken, where that can be had at once; None where it has to be waited for."""
+        slots = self.slots
+        if sharer is None and len(slots) == 1:
+            slots[0].take()
+            return slots[0]
+        decision = self._decide(slots, sharer, is_shared)
+        return self._use(slots, decision, sharer) if isinstance(decision, Use) else None
+
+    def _decide(self, slots: Sequence[Slot], sharer: str | None, is_shared: bool) -> Decision:
+        backend = self.backend
+        return choose(
+            [slot.place(is_shared) for slot in slots],
+            share=backend.share,
+            sharer=sharer or "",
+            spares=backend.spares,
+            maximum=backend.max_processes,
+        )
+
+    def _use(self, slots: Sequence[Slot], decision: Use, sharer: str | None) -> Slot | None:
+        if not slots:
+            return None
+        if decision.also is not None:
+            slots[decision.also].process.start()
+        slot = slots[decision.number]
+        slot.sharer = sharer
+        slot.take()
+        return slot
+
+    async def wait(self, sharer: str | None, is_shared: bool, deadline: float | None) -> Slot:
+        """A process, taken, where one has to be added, taken from another sharer, or waited for.
+
+        Raises:
+            Overloaded: all are in use by others, and stay so.
+            CorralError: the server is not to be called, or has no room for one more.
+        """
+        backend = self.backend
+        name = backend.name
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + backend.request_timeout_s
+        while True:
+            backend.check()
+            slots = self.slots
+            decision = self._decide(slots, sharer, is_shared)
+            if isinstance(decision, Use):
+                slot = self._use(slots, decision, sharer)
+                if slot is not None:
+                    return slot
+            elif isinstance(decision, Renew):
+                return await self._renew(slots[decision.number], sharer, deadline)
+            if isinstance(decision, Grow | Use):
+                await within(deadline, backend.grow(), lambda: all_in_use(name))
+            else:
+                await self._wait_for_change(deadline)
+
+    async def _renew(self, slot: Slot, sharer: str | None, deadline: float) -> Slot:
+        earlier, slot.sharer = slot.sharer, sharer
+        slot.take()
+        try:
+            name = self.backend.name
+            await within(deadline, slot.process.renew(), lambda: all_in_use(name))
+        except BaseException:
+            slot.sharer = earlier  # whose state may still be there
+            slot.give_back()
+            raise
+        return slot
+
+    async def _wait_for_change(self, deadline: float) -> None:
+        name = self.backend.name
+        if len(self.waiting) >= MAX_WAITING:
+            raise all_in_use(name)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(turn)
+        try:
+            await within(deadline, turn, lambda: all_in_use(name))
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.wake()  # it came in the same instant
+            else:
+                with suppress(ValueError):  # its turn may have been passed over already
+                    self.waiting.remove(turn)
+            raise
+
+    def give_back(self, slot: Slot) -> None:
+        """A request has ended: whoever waits for a process may have this one."""
+        slot.give_back()
+        if self.waiting:
+            self.wake()
+
+    def changed(self) -> None:
+        """Something about its processes has changed."""
+        for slot in self.slots:
+            slot.changed()
+        if self.waiting:
+            self.wake()
+
+    def check_rate(self) -> float:
+        """Counts a request towards `max_calls_per_minute`; the seconds to wait if it is one too many, else 0."""
+        now = asyncio.get_running_loop().time()
+        limit = self.backend.max_calls_per_minute
+        self.allowance, wait_s = allow(self.allowance, limit, now)
+        return wait_s
+
+    async def acquire(
+        self,
+        process: Process,
+        deadline: float | None,
+        late: Callable[[], CorralError] | None = None,
+    ) -> Session:
+        """A session with a process that may have to be started: a start is waited for, a long backoff is not.
+
+        Where there is no time left, its last words are worth more than the time that has passed.
+
+        Raises:
+            CorralError: it does not come up, or not by the deadline on the loop's clock.
+        """
+        self.backend.check()
+        limit_s = self.backend.request_timeout_s
+        if deadline is None and is_backing_off(process):
+            deadline = asyncio.get_running_loop().time() + limit_s
+        if late is None:
+            late = _late_of(self.backend.name, limit_s)
+        instead = late
+        return await within(deadline, process.acquire(), lambda: process.trouble() or instead())
+
+
+async def within(deadline: float | None, doing: Awaitable[T], late: Callable[[], CorralError]) -> T:
+    """What `doing` gives, or the error `late` when it is not there at the deadline, on the loop's clock."""
+    if deadline is None:
+        return await doing
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await doing
+    except TimeoutError as error:
+        raise late() from error
+
+
+def is_backing_off(process: Process) -> bool:
+    """Whether it has failed and waits for its next start."""
+    return process.phase is Phase.COMING and isinstance(process.trouble(), SpawnFailed)
+
+
+def _late_of(name: str, limit_s: float) -> Callable[[], CorralError]:
+    return lambda: too_late(name, limit_s)
+
+
+def too_late(name: str, limit_s: float) -> Timeout:
+    """The error of a wait that has an end."""
+    text = f'cannot wait for "{name}" longer than {limit_s:g} s'
+    return Timeout(text, tool=name, timeout_s=limit_s)
+
+
+def all_in_use(server: str) -> Overloaded:
+    """The error of whoever got no process."""
+    text = f'cannot call MCP server "{server}": all of its processes are in use by others'
+    return Overloaded(text, server=server, limit="instances", retry_after_s=BUSY_RETRY_S)

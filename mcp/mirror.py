@@ -1,0 +1,143 @@
+"""What streamable HTTP repeats of a message in headers, and which tools may ask for more of it.
+
+Values in, values out; no I/O. From revision 2026-07-28 on a client mirrors the method, the name and those arguments
+of a tool that its schema marks with `x-mcp-header`, so that whatever stands between the two need not read bodies
+(https://modelcontextprotocol.io/specification/2026-07-28/basic/transports/streamable-http#request-metadata).
+"""
+
+import base64
+import re
+from collections.abc import Mapping
+
+from ..worker.codec import as_array, as_object
+from . import messages
+
+VERSION = "MCP-Protocol-Version"
+
+MARK = "x-mcp-header"
+
+Path = tuple[str, ...]
+"""The keys that lead to an argument."""
+
+MAX_MARKS = 100
+"""Of one tool: servers and proxies take about as many headers."""
+
+_NAMED = {messages.CALL: "name", "prompts/get": "name", "resources/read": "uri"}
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_PLAIN = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?")
+_ENCODED = re.compile(r"=\?base64\?.*\?=", re.DOTALL)
+_DATA = frozenset(("const", "default", "enum", "examples"))
+_PRIMITIVE = frozenset(("boolean", "integer", "string"))
+_MAX_INTEGER = 2**53 - 1
+
+
+def modern_version(params: Mapping[str, object]) -> str | None:
+    """The revision that a request of the modern era names; None for one of the legacy era."""
+    meta = as_object(params.get("_meta")) or {}
+    version = meta.get(messages.META + "protocolVersion")
+    return version if isinstance(version, str) else None
+
+
+def request_headers(
+    version: str,
+    method: str,
+    params: Mapping[str, object],
+    marks: Mapping[Path, str],
+) -> dict[str, str]:
+    """The headers of a request of the modern era.
+
+    Args:
+        version: the revision that the request names.
+        method: its method.
+        params: its params.
+        marks: what the schema of the tool that it calls has marked, see `marks_of`.
+    """
+    headers = {VERSION: version, "Mcp-Method": encoded(method)}
+    name = params.get(_NAMED.get(method, ""))
+    if isinstance(name, str):
+        headers["Mcp-Name"] = encoded(name)
+    for path, mark in marks.items():
+        value = _text(_at(params.get("arguments"), path))
+        if value is not None:
+            headers[f"Mcp-Param-{mark}"] = encoded(value)
+    return headers
+
+
+def encoded(text: str) -> str:
+    """The text as a header can carry it: itself where that is safe, else in Base64 and marked so."""
+    if _PLAIN.fullmatch(text) and not _ENCODED.fullmatch(text):
+        return text
+    return f"=?base64?{base64.b64encode(text.encode('utf-8', 'replace')).decode('ascii')}?="
+
+
+def marks_of(schema: object) -> dict[Path, str]:
+    """The arguments that a tool's input schema has mirrored, by path, with the name of each one's header.
+
+    Raises:
+        ValueError: the schema marks what may not be marked; such a tool must not be offered to anybody.
+    """
+    marks: dict[Path, str] = {}
+    seen: set[str] = set()
+    # None in place of a path: it cannot be reached through `properties` alone.
+    left: list[tuple[object, Path | None]] = [(schema, ())]
+    while left:
+        node, path = left.pop()
+        if (items := as_array(node)) is not None:
+            left += [(item, None) for item in items]
+        if (fields := as_object(node)) is None:
+            continue
+        if MARK in fields:
+            mark = _checked(fields, path)
+            if mark.lower() in seen:
+                raise ValueError(f'two properties are marked "{mark}"')
+            seen.add(mark.lower())
+            assert path is not None, "it was checked"
+            marks[path] = mark
+        for key, value in fields.items():
+            properties = as_object(value) if key == "properties" else None
+            if properties is not None:
+                for name, child in properties.items():
+                    left.append((child, None if path is None else (*path, name)))
+            elif key not in _DATA:
+                left.append((value, None))
+    if len(marks) > MAX_MARKS:
+        raise ValueError(f"it marks {len(marks)} properties, more than {MAX_MARKS}")
+    return marks
+
+
+def _checked(fields: Mapping[str, object], path: Path | None) -> str:
+    mark = fields[MARK]
+    if not isinstance(mark, str) or not _TOKEN.fullmatch(mark):
+        raise ValueError(f"{mark!r} is no name of a header")
+    if not path:
+        raise ValueError(f'"{mark}" is marked where only properties can be')
+    kind = fields.get("type")
+    kinds = as_array(kind) or [kind]
+    named = {one if isinstance(one, str) else "" for one in kinds}
+    if not named & _PRIMITIVE or named - _PRIMITIVE - {"null"}:
+        raise ValueError(f'"{mark}" is neither string, integer nor boolean')
+    return mark
+
+
+def _at(value: object, path: Path) -> object:
+    for key in path:
+        fields = as_object(value)
+        if fields is None:
+            return None
+        value = fields.get(key)
+    return value
+
+
+def _text(value: object) -> str | None:
+    """An argument as text; None where there is no header for it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return value
+        case int() if abs(value) <= _MAX_INTEGER:
+            return str(value)
+        case float() if value.is_integer() and abs(value) <= _MAX_INTEGER:
+            return str(int(value))
+        case _:
+            return None

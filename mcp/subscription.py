@@ -1,0 +1,169 @@
+"""What a modern server is asked to tell: requests that stay open (`subscriptions/listen`, MCP 2026-07-28).
+
+Each subscription is one such request. It holds from its acknowledgement until we cancel it; a server that ends it
+on its own is asked again after a pause, and what it may not have told meanwhile is reported as a gap. One that
+refuses is not asked again. It knows no lists and no resources, only the filters that it is given.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Mapping
+
+from ..worker.channel import Call, Channel
+from ..worker.codec import as_object
+from ..worker.errors import CorralError, Overloaded, Timeout, ToolFailed
+from .messages import LISTEN, META
+
+SUBSCRIPTION_ID = META + "subscriptionId"
+
+RELISTEN_S = 1.0
+"""The pause before a subscription that its server has ended is asked for again."""
+
+MAX_SUBSCRIPTIONS = 1_000
+"""Of one connection."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Stream:
+    """One subscription through all its requests."""
+
+    def __init__(self, key: str, wanted: Mapping[str, object]) -> None:
+        self.key = key
+        self.wanted = wanted
+        self.call: Call | None = None
+        self.honoured: asyncio.Future[Mapping[str, object] | CorralError] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.again: asyncio.Task[None] | None = None
+
+
+class Subscriptions:
+    """The subscriptions on one connection, by a key of their owner's choice.
+
+    Args:
+        channel: to the server.
+        params_of: the params of a request with the `_meta` that its era asks for.
+        on_gap: called with the key of a subscription that was interrupted and is in force again.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        params_of: Callable[[Mapping[str, object]], dict[str, object]],
+        on_gap: Callable[[str], None],
+    ) -> None:
+        self._channel = channel
+        self._params_of = params_of
+        self._on_gap = on_gap
+        self._streams: dict[str, _Stream] = {}
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is one of this key, acknowledged or not."""
+        return key in self._streams
+
+    async def start(self, key: str, wanted: Mapping[str, object]) -> None:
+        """Sends the request, and does not wait for its acknowledgement; nothing if there is one of this key.
+
+        Raises:
+            Overloaded: there are too many.
+            CorralError: it could not be sent.
+        """
+        if key in self._streams:
+            return
+        if len(self._streams) >= MAX_SUBSCRIPTIONS:
+            text = f'cannot subscribe to "{key}": there are {MAX_SUBSCRIPTIONS} subscriptions'
+            raise Overloaded(text, limit=MAX_SUBSCRIPTIONS, retry_after_s=1)
+        stream = self._streams[key] = _Stream(key, wanted)
+        try:
+            await self._send(stream)
+        except BaseException:
+            self.end(key)
+            raise
+
+    async def honoured(self, key: str, *, timeout_s: float) -> Mapping[str, object]:
+        """What the server has agreed to tell; waits for its acknowledgement.
+
+        Raises:
+            Timeout: there was none.
+            CorralError: it refused, or is gone.
+        """
+        stream = self._streams.get(key)
+        if stream is None:
+            raise ToolFailed(f'cannot subscribe to "{key}": the subscription has ended')
+        done, _ = await asyncio.wait((stream.honoured,), timeout=timeout_s)
+        if not done:
+            text = f'cannot subscribe to "{key}": not acknowledged within {timeout_s:g} s'
+            raise Timeout(text, timeout_s=timeout_s)
+        honoured = stream.honoured.result()
+        if isinstance(honoured, CorralError):
+            raise honoured
+        return honoured
+
+    def end(self, key: str) -> None:
+        """Cancels a subscription at the server; nothing if there is none."""
+        stream = self._streams.pop(key, None)
+        if stream is None:
+            return
+        self._settle(stream, ToolFailed(f'cannot subscribe to "{key}": it was ended'))
+        if stream.again is not None:
+            stream.again.cancel()
+        if stream.call is not None and not stream.call.answer.done():
+            self._channel.cancel(stream.call, "no longer wanted")
+
+    def close(self) -> None:
+        """The connection has ended."""
+        for key in list(self._streams):
+            self.end(key)
+
+    def acknowledged(self, params: Mapping[str, object]) -> None:
+        """Takes the params of an acknowledgement; one of no request in flight is dropped."""
+        request_id = (as_object(params.get("_meta")) or {}).get(SUBSCRIPTION_ID)
+        for stream in self._streams.values():
+            if stream.call is not None and stream.call.id == request_id:
+                self._settle(stream, as_object(params.get("notifications")) or {})
+
+    def withdrawn(self, request_id: object) -> None:
+        """The server has cancelled one of our requests: so it may end a subscription."""
+        for stream in list(self._streams.values()):
+            if stream.call is not None and stream.call.id == request_id:
+                self._channel.cancel(stream.call, "ended by the server")
+                stream.call.answer.cancel()
+
+    @staticmethod
+    def _settle(stream: _Stream, outcome: Mapping[str, object] | CorralError) -> None:
+        if not stream.honoured.done():
+            stream.honoured.set_result(outcome)
+
+    async def _send(self, stream: _Stream) -> None:
+        params = self._params_of({"notifications": stream.wanted})
+        stream.call = await self._channel.call(LISTEN, params, timeout_s=None)
+        stream.call.answer.add_done_callback(functools.partial(self._over, stream))
+
+    def _over(self, stream: _Stream, answer: asyncio.Future[object]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if self._streams.get(stream.key) is not stream:
+            return
+        if not stream.honoured.done() or self._channel.is_closed:
+            logger.debug("%s does not tell of %s: %s", self._channel.name, stream.key, error)
+            refusal = error if isinstance(error, CorralError) else None
+            text = f'cannot subscribe to "{stream.key}": the server has ended it at once'
+            self._settle(stream, refusal or ToolFailed(text))
+            del self._streams[stream.key]
+            return
+        stream.call = None
+        stream.again = asyncio.get_running_loop().create_task(self._listen_again(stream))
+
+    async def _listen_again(self, stream: _Stream) -> None:
+        await asyncio.sleep(RELISTEN_S)
+        stream.honoured = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(stream)
+        except CorralError as error:
+            logger.debug("cannot listen again: %s", error)
+            if self._streams.get(stream.key) is stream:
+                del self._streams[stream.key]
+            self._settle(stream, error)
+        else:
+            self._on_gap(stream.key)

@@ -1,0 +1,318 @@
+"""Whether the arguments of a call are what the tool's input schema asks for, before the server sees them.
+
+A schema is hostile input. Nothing is fetched for it, patterns are matched in linear time, and the work that it
+can make is reckoned beforehand: a schema that refers to the network, does not compile or could take long is
+not applied, and the server judges the arguments itself. A bad schema never costs a call.
+"""
+
+import importlib
+import logging
+import re
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, Protocol, cast
+
+from ..worker.codec import as_array, as_object
+from ..worker.errors import InvalidParams
+from .messages import Tool
+
+MAX_SCHEMA_NODES = 20_000
+"""Objects and lists in a schema."""
+
+MAX_DEPTH = 100
+"""Levels of a schema or of arguments."""
+
+MAX_PATTERNS = 100
+MAX_PATTERN_BYTES = 256 * 1024
+"""Of one compiled pattern."""
+
+MAX_WORK = 2_000_000
+"""Steps of one check, about a tenth of a second: places in the schema times places in the arguments."""
+
+CHARACTERS_A_STEP = 64
+
+PLAIN_ARGUMENTS = 20
+PLAIN_CHARACTERS = 1_000
+PLAIN_STEPS = 1 + PLAIN_ARGUMENTS * (1 + PLAIN_CHARACTERS // CHARACTERS_A_STEP)
+"""What so many arguments without anything in them weigh at most."""
+
+ERRORS_TOLD = 5
+TEXT_TOLD = 120
+"""Characters of what a schema says, in an error."""
+
+KEPT = 4096
+"""Tools of which the validators are remembered."""
+
+_DYNAMIC = frozenset({"$dynamicRef", "$recursiveRef"})
+_DATA = frozenset({"const", "default", "example", "examples"})
+_DEFINITIONS = frozenset({"$defs", "definitions"})
+_BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "dependencies"})
+
+logger = logging.getLogger(__name__)
+
+
+class _Uncheckable(Exception):
+    """Why a schema is not applied; never leaves this module."""
+
+
+class _Kind(Protocol):
+    name: str
+
+
+class _Error(Protocol):
+    kind: _Kind
+    instance_path: list[str | int]
+
+
+class Validators:
+    """The validators of tools, each made at the first call of its tool."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tool, _Validator | None]] = {}
+
+    def check(self, exposed: str, tool: Tool, arguments: Mapping[str, object]) -> None:
+        """Returns when the arguments are what the tool asks for, or that cannot be told.
+
+        Raises:
+            InvalidParams: they are not; `data` has `key`, the path of the argument, and `rule`.
+        """
+        # By identity: a listing makes its tools anew. The tool is kept, so that its id is not given again.
+        found = self._known.get(id(tool))
+        if found is None:
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            found = tool, _validator(exposed, tool)
+            self._known[id(tool)] = found
+        validator = found[1]
+        if validator is not None:
+            validator.check(exposed, arguments)
+
+
+class _Validator:
+    """One compiled schema, with what it costs."""
+
+    def __init__(self, compiled: Any, width: int, returns: int) -> None:  # of a C extension
+        self._compiled = compiled
+        self._width = width
+        self._returns = returns
+        self._is_light = width * PLAIN_STEPS <= MAX_WORK and returns <= 1
+
+    def _takes_long(self, arguments: Mapping[str, object]) -> bool:
+        size, depth = _weight(arguments, MAX_WORK // self._width)
+        growth = self._returns**depth if self._returns > 1 else 1
+        return self._width * size * growth > MAX_WORK
+
+    def check(self, exposed: str, arguments: Mapping[str, object]) -> None:
+        if not (self._is_light and _is_plain(arguments)) and self._takes_long(arguments):
+            logger.debug("the arguments of %s are not checked: it could take too long", exposed)
+            return
+        try:
+            if self._compiled.is_valid(arguments):
+                return
+            errors = list(islice(self._compiled.iter_errors(arguments), ERRORS_TOLD))
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+        ) as error:  # JSON cannot say them: the wire says so
+            logger.debug("the arguments of %s are not checked: %s", exposed, error)
+            return
+        told = [_told(error) for error in errors]
+        if told:
+            key, rule, words = told[0]
+            text = f'cannot call "{exposed}": {words}'
+            others = [{"key": key, "rule": rule, "reason": words} for key, rule, words in told]
+            raise InvalidParams(text, tool=exposed, key=key, rule=rule, reason=words, errors=others)
+
+
+def _validator(exposed: str, tool: Tool) -> _Validator | None:
+    schema = tool.input_schema
+    if schema == {"type": "object"} or not schema:
+        return None  # every call sends an object
+    try:
+        width, returns = _Measure(schema).taken()
+        return _Validator(_compile(schema), width, returns)
+    except _Uncheckable as error:
+        logger.warning("the arguments of %s are not checked: %s", exposed, error)
+        return None
+
+
+def _compile(schema: Mapping[str, object]) -> Any:  # of a C extension
+    # Imported at the first call of a tool: it takes 10 ms and 5 MB.
+    rules: Any = importlib.import_module("jsonschema_rs")  # has types of its own, which we narrow
+
+    def refuse(address: str) -> object:
+        raise ValueError(f"nothing is fetched for a schema: {address[:TEXT_TOLD]}")
+
+    options = rules.RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=MAX_PATTERN_BYTES)
+    try:
+        return rules.validator_for(schema, retriever=refuse, pattern_options=options)
+    except (ValueError, rules.ReferencingError) as error:  # its ValidationError is a ValueError
+        reason = str(error).partition("\n")[0][:TEXT_TOLD]
+        raise _Uncheckable(f"its schema is not usable: {reason}") from error
+
+
+# -- what a check can cost
+
+
+class _Measure:
+    """How many places of a schema one value can be held against.
+
+    References are followed, so that a short schema which doubles itself thirty times is as wide as it is. One
+    that leads back to where it is used counts as one place; how many of those there are says how the work grows
+    with each level of the arguments.
+    """
+
+    def __init__(self, schema: Mapping[str, object]) -> None:
+        self._schema = schema
+        self._known: dict[int, tuple[int, int]] = {}
+        self._open: set[int] = set()
+        self._nodes = 0
+        self._patterns = 0
+
+    def taken(self) -> tuple[int, int]:
+        """The places, and the references that lead back.
+
+        Raises:
+            _Uncheckable: the schema is too large, or uses what cannot be followed.
+        """
+        return self._of(self._schema, 0)
+
+    def _of(self, value: object, depth: int) -> tuple[int, int]:
+        fields, items = as_object(value), as_array(value)
+        if fields is None and items is None:
+            return (0, 0)
+        known = self._known.get(id(value))
+        if known is not None:
+            return known
+        if id(value) in self._open:
+            return (1, 1)
+        self._nodes += 1
+        if self._nodes > MAX_SCHEMA_NODES or depth > MAX_DEPTH:
+            raise _Uncheckable("its schema is too large")
+        self._open.add(id(value))
+        parts = self._parts(fields) if fields is not None else (items or [])
+        width, returns = 1 + len(items or ()), 0
+        for each in parts:
+            more, back = self._of(each, depth + 1)
+            width, returns = width + more, returns + back
+            if width > MAX_WORK:
+                raise _Uncheckable("its schema is too wide")
+        self._open.discard(id(value))
+        if not returns or not self._open:
+            self._known[id(value)] = width, returns
+        return width, returns
+
+    def _parts(self, fields: dict[str, object]) -> list[object]:
+        """What a value is held against as well, where it is held against this schema."""
+        parts = list[object]()
+        for key, value in fields.items():
+            inner = as_object(value)
+            if key == "$ref" and isinstance(value, str):
+                parts.append(self._target(value))
+            elif key in _DYNAMIC:
+                raise _Uncheckable(f"its schema uses {key}")
+            elif key in _DATA:
+                continue
+            elif key in _DEFINITIONS and inner is not None:
+                continue  # counted where they are used
+            elif key in _BY_NAME and inner is not None:
+                parts.extend(inner.values())
+            else:
+                parts.append(value)
+            if key in ("pattern", "patternProperties"):
+                self._patterns += 1 if inner is None else len(inner)
+        if self._patterns > MAX_PATTERNS:
+            raise _Uncheckable("its schema has too many patterns")
+        return parts
+
+    def _target(self, reference: str) -> object:
+        if reference != "#" and not reference.startswith("#/"):
+            raise _Uncheckable(f"its schema refers to {reference[:TEXT_TOLD]}")
+        value: object = self._schema
+        for part in reference.split("/")[1:]:
+            name = part.replace("~1", "/").replace("~0", "~")
+            fields, items = as_object(value), as_array(value)
+            if fields is not None and name in fields:
+                value = fields[name]
+            elif items is not None and re.fullmatch("[0-9]{1,6}", name) and int(name) < len(items):
+                value = items[int(name)]
+            else:
+                raise _Uncheckable(f"its schema refers to {reference[:TEXT_TOLD]}")
+        return value
+
+
+def _is_plain(arguments: Mapping[str, object]) -> bool:
+    """Whether there are few arguments and nothing is in them: the usual case, told at no cost."""
+    if len(arguments) > PLAIN_ARGUMENTS:
+        return False
+    for value in arguments.values():
+        kind = type(value)
+        if kind is str:
+            if len(cast("str", value)) > PLAIN_CHARACTERS:
+                return False
+        elif kind is dict or kind is list:
+            return False
+    return True
+
+
+def _weight(arguments: Mapping[str, object], limit: int) -> tuple[int, int]:
+    """How many places there are in the arguments, and how deep they are; counting ends at the limit."""
+    size, depth = 1, 1
+    level = list(arguments.values())
+    while level and size <= limit:
+        depth += 1
+        below = list[object]()
+        for each in level:
+            size += 1
+            if isinstance(each, str):
+                size += len(each) // CHARACTERS_A_STEP
+            elif isinstance(each, dict):
+                below.extend(cast("dict[str, object]", each).values())
+            elif isinstance(each, list):
+                below.extend(cast("list[object]", each))
+        level = below
+    return size, depth
+
+
+# -- what is told of an error
+
+
+def _told(error: _Error) -> tuple[str, str, str]:
+    """The path of the argument, the rule that it breaks, and both in words, without its value."""
+    kind: Any = error.kind  # each has attributes of its own
+    rule = str(kind.name)
+    path = list(error.instance_path)
+    if rule == "required":
+        path.append(str(kind.property))
+        words = "is missing"
+    elif rule == "additionalProperties":
+        unexpected = [str(name) for name in kind.unexpected]
+        path.append(unexpected[0] if unexpected else "")
+        words = "is not known"
+    elif rule == "type":
+        words = f"has to be {_short(' or '.join(map(str, kind.types)))}"
+    elif rule == "enum":
+        words = f"has to be one of {_short(kind.options)}"
+    elif rule == "const":
+        words = f"has to be {_short(kind.expected_value)}"
+    else:
+        limit = getattr(kind, "limit", None)
+        words = f'breaks the rule "{rule}"' if limit is None else f"breaks {rule} = {_short(limit)}"
+    key = _path(path)
+    return key, rule, f'argument "{key}" {words}' if key else f"they break {rule}"
+
+
+def _path(path: list[str | int]) -> str:
+    key = ""
+    for part in path:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        else:
+            key += f".{part}" if key else part
+    return key if len(key) <= TEXT_TOLD else f"{key[:TEXT_TOLD]}…"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= TEXT_TOLD else f"{text[:TEXT_TOLD]}…"

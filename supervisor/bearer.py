@@ -1,0 +1,97 @@
+"""Who may speak to us over HTTP: programs of this machine that know the token.
+
+The token is in a file that its owner alone can read, so that it stands for that user. An address that others could
+reach is never used; and what a browser sends here for a page of somebody else says so in `Origin`.
+"""
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from ..worker.errors import InvalidParams, PermissionDenied
+
+TOKEN_BYTES = 32
+
+MIN_TOKEN = 16
+"""Characters of a token that somebody else has written: fewer can be guessed."""
+
+MAX_TOKEN_BYTES = 4096
+
+NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""How this machine calls itself."""
+
+
+def loopback(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, if the host is this machine's own.
+
+    Raises:
+        InvalidParams: others could reach it.
+    """
+    host, _, port = address.rpartition(":")
+    bare = host.strip("[]")
+    try:
+        is_ours = bare == "localhost" or ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        is_ours = False
+    if not is_ours:
+        raise InvalidParams(
+            f'cannot serve HTTP at "{address}": the host is no loopback address; write 127.0.0.1, [::1] or localhost',
+            key="daemon.http",
+            value=address,
+            reason="no loopback address",
+        )
+    return bare, int(port)
+
+
+def read_token(path: Path) -> str:
+    """The bearer token in a file that nobody else may read; a file that does not exist is made.
+
+    Raises:
+        PermissionDenied: the file is not ours alone, or cannot be used.
+        InvalidParams: what is in it is no token.
+    """
+
+    def refused(reason: str) -> PermissionDenied:
+        text = f'cannot use token file "{path}": {reason}'
+        return PermissionDenied(text, key="daemon.http_token_file", path=str(path), reason=reason)
+
+    try:
+        with contextlib.suppress(FileExistsError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(path, flags, 0o600), "wb") as made:
+                made.write(secrets.token_urlsafe(TOKEN_BYTES).encode("ascii") + b"\n")
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            status = os.fstat(file.fileno())
+            raw = file.read(MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise refused(error.strerror or "") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise refused("it is no regular file")
+    if status.st_uid != os.getuid():
+        raise refused(f"it belongs to uid {status.st_uid}")
+    if status.st_mode & 0o077:
+        raise refused(f"its mode is {stat.S_IMODE(status.st_mode):04o}, and must be 0600")
+    token = raw.decode("ascii", "replace").strip()
+    is_plain = all("!" <= character <= "~" for character in token)
+    if not MIN_TOKEN <= len(token) <= MAX_TOKEN_BYTES or not is_plain:
+        raise InvalidParams(
+            f'cannot use token file "{path}": its token is not {MIN_TOKEN} or more visible ASCII characters',
+            key="daemon.http_token_file",
+            reason="no token",
+        )
+    return token
+
+
+def is_local(origin: str) -> bool:
+    """Whether the page of this `Origin` is one of this machine."""
+    scheme, separator, rest = origin.lower().partition("://")
+    host = rest.rpartition(":")[0] if rest.rpartition(":")[2].isdecimal() else rest
+    return (
+        scheme in ("http", "https")
+        and bool(separator)
+        and host in ("localhost", "127.0.0.1", "[::1]")
+    )

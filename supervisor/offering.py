@@ -1,0 +1,225 @@
+"""What one MCP client is offered: the pool as far as it may use it, and corral's own tools.
+
+Who it is decides what it may: a client outside has the permission of its uid; one inside a worker's tree has the
+tools of its agent, within the limits of the tasks that run there, and of corral's own tools what `control` of the
+agent's spec grants. What it asks for itself, by patterns or a profile, only narrows that. Nothing of it is
+looked at once and for all: a reload counts from the next request on.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ..mcp.caller import Caller
+from ..mcp.catalogue import FULL, Access, Kind
+from ..worker import codec
+from ..worker.errors import InvalidParams, NotFound, PermissionDenied
+from ..worker.schema import AttachParams
+from .backlog import Entry
+from .control import Control, Permission
+from .keeper import Keeper
+from .service import access_of, concerns
+from .spec import Config, Profile
+from .steering import OWN_TOOLS, PREFIX, OwnTool, Steerer
+
+LISTING_S = 10.0
+"""How long a list waits for servers that never listed anything; what they have is told of when they are up."""
+
+NOTHING = Access(())
+
+INSTRUCTIONS = (
+    "corral runs the MCP servers and AI agents of this machine. A tool named SERVER__TOOL belongs to the MCP server"
+    " SERVER, which starts at its first call. Tools named corral__* tell of agents, servers, tasks and logs, and"
+    " steer them: corral__run gives an agent a task and returns what comes of it."
+)
+"""What models are told; `corral mcp serve` says the same while the daemon is away."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Whoever is offered something.
+
+    Attributes:
+        name: for errors and events.
+        sharer: whose processes of servers it uses that are not shared by all.
+        who: as the audit names it.
+        permission: what it may do of what corral itself does, as things are now; None for nothing.
+        keeper: of the worker in whose tree it is, if that is known.
+    """
+
+    name: str
+    sharer: str
+    who: Mapping[str, object]
+    permission: Callable[[], Permission | None]
+    keeper: Keeper | None = None
+
+
+class ClientOffering:
+    """The Offering of one client.
+
+    Args:
+        control: of the daemon.
+        client: who it is.
+        view: what it asks for itself.
+
+    Raises:
+        NotFound: there is no such profile.
+    """
+
+    def __init__(self, control: Control, client: Client, view: AttachParams) -> None:
+        self._control = control
+        self._client = client
+        self._view = view
+        self._own = Access(
+            None if view.only is None else tuple(view.only),
+            tuple(view.deny),
+            view.read_only,
+        )
+        self._access = self._own
+        self._base: Access | None = None
+        name, profiles = view.profile, control.agents.config.profiles
+        if name is not None and name not in profiles:
+            known = sorted(profiles)
+            hint = f"; there are {', '.join(known)}" if known else ""
+            raise NotFound(f'cannot find profile "{name}"{hint}', profile=name, known=known)
+        self._profile = Profile() if name is None else profiles[name]
+
+    @property
+    def instructions(self) -> str:
+        """What models are told about the whole."""
+        return INSTRUCTIONS
+
+    @property
+    def access(self) -> Access:
+        """What of the pool there is for this client now."""
+        keeper = self._client.keeper
+        if keeper is None:
+            base = self._control.service.access_for(self._client.who)
+        else:
+            try:
+                lists = [entry.limits.allowed_tools for entry in self._entries(keeper)]
+                base = access_of(keeper.spec, lists)
+            except NotFound:
+                base = NOTHING  # it has not let go of a task that is over: its limits are unknown
+        profile = self._current_profile()
+        if base is not self._base or profile is not self._profile:
+            self._base, self._profile = base, profile
+            if profile != Profile(control=profile.control):
+                base = Access(profile.tools, profile.denied_tools, profile.read_only, within=base)
+            own = self._own
+            if own != FULL:
+                base = Access(own.allowed, own.denied, own.read_only, within=base)
+            self._access = base
+        return self._access
+
+    def _entries(self, keeper: Keeper) -> list[Entry]:
+        """All tasks of the worker: it does not say for which of them it asks, and is no freer than any."""
+        found = [self._control.tasks.task_of(keeper, task) for task in tuple(keeper.running)]
+        return [entry for entry in found if entry is not None]
+
+    def _current_profile(self) -> Profile:
+        """The profile as it is now; one that is gone stays what it was: nobody has more for that."""
+        name = self._view.profile
+        if name is None:
+            return self._profile
+        return self._control.agents.config.profiles.get(name, self._profile)
+
+    def _may_use(self, tool: OwnTool) -> bool:
+        """Whether one of corral's own tools is offered; a profile's list of tools is about the pool alone."""
+        profile = self._current_profile()
+        of_profile = Access(None, profile.denied_tools, profile.read_only)
+        return (
+            profile.control
+            and tool.is_within(self._client.permission())
+            and self._own.admits(tool.name, is_read_only=tool.is_read_only)
+            and of_profile.admits(tool.name, is_read_only=tool.is_read_only)
+        )
+
+    async def listed(self, kind: Kind) -> list[dict[str, object]]:
+        """MCP's objects under exposed names, sorted; starts servers that never listed anything."""
+        pool, access = self._control.pool, self.access
+        concerned = [name for name in pool.names() if concerns(access, name)]
+        await pool.list_servers(concerned, patience_s=LISTING_S)
+        found = pool.offered(kind, self.access)
+        if kind == "tools":
+            own = [tool.described() for tool in OWN_TOOLS.values() if self._may_use(tool)]
+            found = sorted([*own, *found], key=lambda tool: str(tool["name"]))
+        return found
+
+    def tool(self, name: str) -> Mapping[str, object] | None:
+        """The tool of this exposed name, as it is listed; None if it is not known, or not offered."""
+        own = OWN_TOOLS.get(name)
+        if own is not None:
+            return own.described() if self._may_use(own) else None
+        found = self._control.pool.offered("tools", self.access)
+        return next((tool for tool in found if tool["name"] == name), None)
+
+    async def request(
+        self, method: str, params: Mapping[str, object], caller: Caller
+    ) -> dict[str, object]:
+        """The result of tools/call, prompts/get, resources/read or completion/complete.
+
+        Raises:
+            CorralError: it could not be had.
+        """
+        control = self._control
+        if method != "tools/call":
+            control.agents.check_may_call(f'call "{method}"')
+            return await control.pool.request(method, params, access=self.access, caller=caller)
+        name = str(params["name"])
+        arguments = codec.as_object(params.get("arguments", {}))
+        if arguments is None:
+            raise InvalidParams(
+                f'cannot call "{name}": its arguments are no object', key="arguments"
+            )
+        if name.startswith(PREFIX):
+            return await self._call_own(name, arguments, caller)
+        more = {key: value for key, value in params.items() if key not in ("name", "arguments")}
+        return await control.service.call(
+            name,
+            arguments,
+            caller=caller,
+            who=self._client.who,
+            access=self.access,
+            more=more,
+            keeper=self._client.keeper,
+        )
+
+    async def _call_own(
+        self, name: str, arguments: Mapping[str, object], caller: Caller
+    ) -> dict[str, object]:
+        tool = OWN_TOOLS.get(name)
+        permission = self._client.permission()
+        if tool is None:
+            raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
+        if permission is None or not self._may_use(tool):
+            raise PermissionDenied(f'cannot call "{name}": it is not allowed', tool=name)
+        steerer = Steerer(self._client.name, permission, self._client.who, caller.on_progress)
+        return await tool.call(self._control, arguments, steerer)
+
+    async def subscribe(self, uri: str, on_updated: Callable[[str], None]) -> Callable[[], None]:
+        """Has `on_updated` called with the URI whenever the resource changes; returns what ends that.
+
+        Raises:
+            CorralError: there is no such resource, or its server does not tell.
+        """
+        caller = Caller(name=self._client.name, sharer=self._client.sharer)
+        return await self._control.pool.subscribe(uri, on_updated, self.access, caller=caller)
+
+    def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
+        """Has `on_change` called when a list has changed; returns what ends that."""
+        reloads = self._control.agents.on_reload
+        end = self._control.pool.watch(on_change)
+
+        def reloaded(_config: Config) -> None:
+            on_change("tools")
+            on_change("prompts")
+            on_change("resources")
+
+        def ended() -> None:
+            end()
+            with suppress(ValueError):
+                reloads.remove(reloaded)
+
+        reloads.append(reloaded)
+        return ended

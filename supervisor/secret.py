@@ -1,0 +1,237 @@
+"""Secrets by reference: where they are, which values name them, and what looks like one and is not shown.
+
+`${secret:NAME}` is the one form that is expanded, in values of environments and of headers. A secret is read when
+a process is started and is kept nowhere, so that the next start has the one that is there then. No error and
+no log names a value. Which process gets which secret is not known here.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ..worker import codec
+from ..worker.errors import SpawnFailed
+
+REFERENCE = re.compile(r"\$\{secret:([A-Za-z_][A-Za-z0-9_.-]*)\}")
+
+BEGINNING = "${secret:"
+"""What begins a reference, also one that is none: that is a mistake, and no value."""
+
+MAX_BYTES = 1024 * 1024
+"""Of the file of secrets, and of one credential: systemd has the same bound for all of them."""
+
+MAX_DEPTH = 40
+"""Levels of what is masked: no table that is accepted has more, and looking at it must not end in the stack."""
+
+TELLING = re.compile(
+    "token|secret|password|passwd|passphrase|(api|access|private)_?key|credential|authorization",
+    re.IGNORECASE,
+)
+"""What is in the name of a key whose value is not shown."""
+
+HIDDEN = frozenset({"env", "environment", "headers"})
+"""Keys of which no value is shown, whatever shape somebody gave them: also of what is refused because of it."""
+
+MASK = "***"
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The secrets that a daemon can reach: those of `[daemon] secrets_file`, then the service manager's.
+
+    `folder` is that of the credentials of systemd.exec(5), `$CREDENTIALS_DIRECTORY`.
+    """
+
+    file: str | None = None
+    folder: str | None = None
+
+    def expand(self, values: Mapping[str, str], owner: str, what: str) -> dict[str, str]:
+        """The values with each reference replaced by its secret, which is taken as it is.
+
+        Args:
+            values: of an environment, or of headers.
+            owner: whose they are, for errors.
+            what: what one of them is, for errors: "variable" or "header".
+
+        Raises:
+            SpawnFailed: a reference is malformed, its secret is not there or cannot be read; `data` has `agent`,
+                `variable` or `header`, and `secret`.
+        """
+        if not any(BEGINNING in value for value in values.values()):
+            return dict(values)
+        stored: dict[str, str] | None = None
+        expanded: dict[str, str] = {}
+        for name, value in values.items():
+            here = _Place(owner, what, name)
+            names = list(_names(value, here))
+            if names and stored is None:
+                stored = self._stored(here)
+            found = {each: self._secret(each, stored or {}, here) for each in names}
+            expanded[name] = _filled(value, found)
+        return expanded
+
+    @classmethod
+    def of(cls, file: str | None, environ: Mapping[str, str]) -> "Secrets":
+        """Those of a daemon with this `secrets_file` and environment."""
+        return cls(file, environ.get("CREDENTIALS_DIRECTORY"))
+
+    def problems(self, values: Mapping[str, str], owner: str, what: str) -> list[str]:
+        """Why values cannot be expanded now, a line for each that cannot."""
+        found: list[str] = []
+        for name, value in values.items():
+            try:
+                self.expand({name: value}, owner, what)
+            except SpawnFailed as error:
+                found.append(error.message)
+        return found
+
+    def _stored(self, here: "_Place") -> dict[str, str]:
+        if self.file is None:
+            return {}
+        try:
+            return _parse(_read(self.file, is_private=True))
+        except (OSError, ValueError) as error:
+            why = error.strerror or type(error).__name__ if isinstance(error, OSError) else error
+            raise here.error(f'secrets_file "{self.file}": {why}') from None
+
+    def _secret(self, name: str, stored: Mapping[str, str], here: "_Place") -> str:
+        value = stored.get(name)
+        if value is None and self.folder is not None:
+            value = self._credential(name, here)
+        if value is None:
+            raise here.error(f'there is no secret "{name}"; {self._places}', secret=name)
+        if "\0" in value:
+            raise here.error(f'the secret "{name}" has a NUL', secret=name)
+        return value
+
+    def _credential(self, name: str, here: "_Place") -> str | None:
+        assert self.folder is not None, "the caller has looked"
+        try:
+            text = _read(os.path.join(self.folder, name), is_private=False)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            why = error.strerror or type(error).__name__ if isinstance(error, OSError) else error
+            raise here.error(f'credential "{name}": {why}', secret=name) from None
+        return text.removesuffix("\n")
+
+    @property
+    def _places(self) -> str:
+        places = [] if self.file is None else [f'"{self.file}"']
+        places += [] if self.folder is None else ["the service manager's credentials"]
+        if not places:
+            return (
+                "[daemon] secrets_file is not set, and the service manager has given no credentials"
+            )
+        return f"looked in {' and '.join(places)}"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The value that is being expanded."""
+
+    owner: str
+    what: str
+    name: str
+
+    def error(self, why: str, **data: object) -> SpawnFailed:
+        facts = {"agent": self.owner, self.what: self.name, **data}
+        return SpawnFailed(
+            f'cannot expand {self.what} "{self.name}" of "{self.owner}": {why}', **facts
+        )
+
+
+def is_reference(value: str) -> bool:
+    """Whether a value names a secret, or means to."""
+    return BEGINNING in value
+
+
+def _filled(value: str, secrets: Mapping[str, str]) -> str:
+    return REFERENCE.sub(lambda match: secrets[match[1]], value)
+
+
+def _names(value: str, here: _Place) -> Iterator[str]:
+    """The secrets that a value names.
+
+    Raises:
+        SpawnFailed: what begins like a reference is none.
+    """
+    for match in REFERENCE.finditer(value):
+        yield match[1]
+    if BEGINNING in REFERENCE.sub("\0", value):
+        raise here.error(
+            "${secret:NAME} is malformed; a name has letters, digits, _ . and -, and no digit, . or - first"
+        )
+
+
+def _read(path: str, *, is_private: bool) -> str:
+    """The text of a file, which has to be its owner's alone where `is_private`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no file of secrets; the text says why.
+    """
+    # Without waiting: a pipe has no writer for as long as nobody writes.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
+        if is_private and found.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"it belongs to uid {found.st_uid}: chown it to the daemon's user")
+        if is_private and found.st_mode & 0o077:
+            raise ValueError(
+                f"others may use it, mode {stat.S_IMODE(found.st_mode):04o}: chmod 600"
+            )
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:  # whose text has the bytes
+        raise ValueError("it is not UTF-8") from None
+
+
+def _parse(text: str) -> dict[str, str]:
+    """The secrets of `NAME=VALUE` lines; `#` begins a comment line, nothing is quoted or expanded.
+
+    Raises:
+        ValueError: a line is none of these.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = line.removesuffix("\r").partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"line {number} has no NAME=VALUE")
+        found[name.strip()] = value
+    return found
+
+
+# -- what is not shown
+
+
+def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
+    """A JSON value without what looks like a secret: values of environments, and those under such names."""
+    if not depth and isinstance(value, dict | list):
+        return MASK
+    if (table := codec.as_object(value)) is not None:
+        hidden = _hides(key) or _tells(key)
+        return {
+            name: MASK if hidden else masked(each, name, depth - 1) for name, each in table.items()
+        }
+    if (items := codec.as_array(value)) is not None:
+        return [masked(each, key, depth - 1) for each in items]
+    return MASK if value is not None and (_hides(key) or _tells(key)) else value
+
+
+def _tells(key: str) -> bool:
+    return TELLING.search(key) is not None
+
+
+def _hides(key: str) -> bool:
+    """Whether it is a table of values that are nobody's business; `process.environment` is one as well."""
+    return key.rpartition(".")[2].lower() in HIDDEN

@@ -1,0 +1,577 @@
+"""corral's own tools for MCP clients, `corral__*`: look at agents and servers, steer them, run tasks, read logs.
+
+Each is a few calls of the method table under the client's permission, so that rights, limits and audit are
+those of every other caller. What a tool takes and answers is described by Structs, from which its schemas
+are made. It knows no client and no connection.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ..mcp.messages import Progress
+from ..worker import codec
+from ..worker.errors import Conflict, CorralError, Overloaded, PermissionDenied
+from ..worker.schema import ENDED, AttachParams, Priority, Seconds, Task, TaskState
+from .control import RIGHTS, Control, Permission
+from .service import convert
+
+PREFIX = "corral__"
+"""What the names of these tools begin with; no server can have it."""
+
+MAX_TEXT = 100_000
+"""Characters of log in one answer: it goes into a model's context."""
+
+MAX_OBJECTIVE = 200
+"""Characters of an objective in a list of tasks."""
+
+CANCEL_S = 10.0
+"""How long the cancelling of a task is waited for when the client has withdrawn its call."""
+
+UP = ("Ready", "Busy", "Idle")
+
+
+# -- what they take
+
+Name = Annotated[str, Meta(description="Name of an agent or MCP server, or id of a worker")]
+
+
+class ListArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which entries."""
+
+    kind: Annotated[Literal["all", "agents", "servers"], Meta(description="What to list")] = "all"
+
+
+class ShowArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom."""
+
+    name: Name
+
+
+class SteerArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom, and how long to wait until it is so."""
+
+    name: Name
+    timeout_s: Annotated[Seconds, Meta(description="Wait that many seconds at most")] = 60.0
+
+
+class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """A task, and who is to do it."""
+
+    objective: Annotated[str, Meta(description="What is to be done")]
+    agent: Annotated[str | None, Meta(description="Who does it; else give a capability")] = None
+    capability: Annotated[str | None, Meta(description="Any agent that has it may do it")] = None
+    input: Annotated[object, Meta(description="Any JSON value for the agent")] = None
+    timeout_s: Annotated[
+        Seconds | None, Meta(description="Give up after so many seconds of running")
+    ] = None
+    priority: Annotated[Priority | None, Meta(description="10 is the most urgent")] = None
+    detach: Annotated[
+        bool, Meta(description="Return at once; corral__task tells how it goes on")
+    ] = False
+
+
+class LogsArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose log lines, and which."""
+
+    name: Annotated[
+        str | None, Meta(description="Agent, MCP server or worker; all when absent")
+    ] = None
+    lines: Annotated[int, Meta(ge=1, le=2000, description="How many of the last lines")] = 100
+    stream: Literal["stdout", "stderr", "log"] | None = None
+    level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"] | None,
+        Meta(description="The least severe"),
+    ] = None
+    grep: Annotated[
+        Annotated[str, Meta(max_length=1000)] | None,
+        Meta(description="A regular expression that a line contains"),
+    ] = None
+    previous: Annotated[bool, Meta(description="Of the life before the present one")] = False
+
+
+class TasksArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which tasks."""
+
+    agent: Annotated[str | None, Meta(description="Of one agent; of all when absent")] = None
+    state: TaskState | None = None
+    limit: Annotated[int, Meta(ge=1, le=500, description="How many, the newest first")] = 20
+
+
+class TaskArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which task."""
+
+    task: Annotated[str, Meta(description="Its id")]
+    wait_s: Annotated[
+        float, Meta(ge=0, le=3600, description="Wait so many seconds at most for its end")
+    ] = 0.0
+
+
+class CancelArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which task."""
+
+    task: Annotated[str, Meta(description="Its id")]
+
+
+# -- what they answer
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """An agent or MCP server in short."""
+
+    name: str
+    kind: str
+    state: str
+    wanted: bool
+    degraded: bool
+    workers: int
+    workers_up: int
+    tasks: list[str]
+    queued: int
+    reason: str
+
+
+class Listed(Struct, frozen=True):
+    """Agents and MCP servers."""
+
+    entries: list[Entry]
+
+
+class Shown(Struct, frozen=True):
+    """An agent or MCP server in full."""
+
+    agent: dict[str, object]
+    spec: dict[str, object]
+    source: str
+    exits: list[dict[str, object]]
+    stderr: dict[str, list[str]]
+
+
+class Logged(Struct, frozen=True):
+    """Lines of logs, merged by time."""
+
+    records: list[dict[str, object]]
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """A task in short."""
+
+    id: str
+    agent: str
+    state: str
+    objective: str
+    priority: int
+    attempt: int
+    created_at: str
+    finished_at: str | None
+    duration_s: float | None
+    progress: float | None
+    error: str | None
+
+
+class Tasks(Struct, frozen=True):
+    """Tasks, the newest first."""
+
+    tasks: list[Summary]
+
+
+class Answer(NamedTuple):
+    """What a tool answers: for programs, and for people and models where that is something else than its JSON."""
+
+    structured: object
+    text: str | None = None
+    is_error: bool = False
+
+
+class Steerer:
+    """Whoever calls one of these tools, as the method table knows him.
+
+    Args:
+        name: for errors.
+        permission: what he may do now.
+        who: as the audit names him.
+        on_progress: takes the progress of a task that he waits for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        permission: Permission,
+        who: Mapping[str, object],
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.name = name
+        self.permission: Permission = permission
+        self.who = who
+        self._on_progress = on_progress
+        self._last = -1.0
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Tells of progress; in MCP that has to grow, whatever a worker says."""
+        if method != "task.progress" or self._on_progress is None:
+            return
+        progress, total, message = (params.get(key) for key in ("progress", "total", "message"))
+        reached = float(progress) if isinstance(progress, int | float) else 0.0
+        if reached > self._last:
+            self._last = reached
+            of = float(total) if isinstance(total, int | float) else None
+            said = str(message) if message else f"{params.get('task')}: {params.get('state')}"
+            self._on_progress(Progress(reached, of, said))
+
+    async def drain(self) -> None:
+        """Progress is short, and the transport bounds it."""
+
+    def follow(self, following: Awaitable[None]) -> None:
+        """Refuses: a tool has one answer."""
+        raise Conflict("cannot follow anything through a tool")
+
+    def attach(self, view: AttachParams) -> None:
+        """Refuses: this is MCP already."""
+        raise Conflict("cannot attach through a tool")
+
+
+@dataclass(frozen=True)
+class OwnTool:
+    """One of these tools."""
+
+    name: str
+    title: str
+    description: str
+    arguments: type[Struct]
+    result: type[Struct]
+    needs: Permission
+    serve: Callable[[Control, Any, Steerer], Awaitable[Answer]]  # each with its own arguments
+    is_read_only: bool = False
+    is_destructive: bool = False
+    is_idempotent: bool = False
+
+    def is_within(self, permission: Permission | None) -> bool:
+        """Whether somebody with this permission may use it."""
+        return permission is not None and RIGHTS.index(permission) >= RIGHTS.index(self.needs)
+
+    def described(self) -> dict[str, object]:
+        """The entry of `tools/list`."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "description": self.description,
+            "inputSchema": _schema(self.arguments),
+            "outputSchema": _schema(self.result),
+            "annotations": {
+                "title": self.title,
+                "readOnlyHint": self.is_read_only,
+                "destructiveHint": self.is_destructive,
+                "idempotentHint": self.is_read_only or self.is_idempotent,
+                "openWorldHint": self.name == f"{PREFIX}run",
+            },
+        }
+
+    async def call(
+        self, control: Control, arguments: Mapping[str, object], caller: Steerer
+    ) -> dict[str, object]:
+        """MCP's result object.
+
+        Raises:
+            CorralError: what the method table raises, or the arguments are not those of the schema.
+        """
+        if not self.is_within(caller.permission):
+            raise PermissionDenied(
+                f'cannot call "{self.name}": {caller.name} may only {caller.permission}',
+                tool=self.name,
+                needs=self.needs,
+            )
+        answer = await self.serve(control, convert(arguments, self.arguments, self.name), caller)
+        structured = msgspec.to_builtins(answer.structured)
+        text = answer.text
+        if text is None:
+            text = codec.encode(structured).decode()
+        return {
+            "content": [{"type": "text", "text": text}],
+            "structuredContent": structured,
+            "isError": answer.is_error,
+        }
+
+
+@cache
+def _schema(type_: type[Struct]) -> dict[str, object]:
+    (reference,), components = msgspec.json.schema_components(
+        [type_], schema_hook=_any_value, ref_template="#/$defs/{name}"
+    )
+    name = str(reference["$ref"]).rpartition("/")[2]
+    schema = components.pop(name)
+    for each in (schema, *components.values()):
+        each.pop("title", None)  # what a Struct is called, and says to who reads the code,
+        each.pop("description", None)  # tells a client nothing
+    return {**schema, "$defs": components} if components else schema
+
+
+def _any_value(type_: type) -> dict[str, object]:
+    assert type_ is object, f"{type_} has a schema of its own"
+    return {"description": "any JSON value"}  # an empty schema counts as none
+
+
+# -- what they do
+
+
+def _entry(status: Mapping[str, object]) -> Entry:
+    """In short what `status` tells of an agent."""
+    workers = [codec.as_object(each) or {} for each in codec.as_array(status.get("workers")) or []]
+    down = [worker for worker in workers if worker.get("state") not in UP]
+    reasons = [str(worker.get("reason") or "") for worker in down]
+    for worker in down:
+        last = codec.as_object(worker.get("last_exit"))
+        if worker.get("state") == "Terminated" and last is not None:
+            reasons.append(f"{last.get('result')}: {last.get('message')}")
+    return Entry(
+        name=str(status["name"]),
+        kind=str(status["kind"]),
+        state=str(status["state"]),
+        wanted=status.get("wanted") is True,
+        degraded=status.get("degraded") is True,
+        workers=len(workers),
+        workers_up=len(workers) - len(down),
+        tasks=[str(each["task"]) for each in workers if each.get("task") is not None],
+        queued=int(str(status.get("queued") or 0)),
+        reason=next((reason for reason in reasons if reason), ""),
+    )
+
+
+async def _call(
+    control: Control, method: str, params: Mapping[str, object], caller: Steerer
+) -> dict[str, object]:
+    return codec.as_object(msgspec.to_builtins(await control.call(method, params, caller))) or {}
+
+
+async def _list(control: Control, asked: ListArguments, caller: Steerer) -> Answer:
+    status = await _call(control, "daemon.status", {}, caller)
+    keys = {"all": ("agents", "mcp_servers"), "agents": ("agents",), "servers": ("mcp_servers",)}
+    found = [each for key in keys[asked.kind] for each in codec.as_array(status.get(key)) or []]
+    return Answer(Listed([_entry(codec.as_object(each) or {}) for each in found]))
+
+
+async def _show(control: Control, asked: ShowArguments, caller: Steerer) -> Answer:
+    return Answer(await _call(control, "agent.show", {"name": asked.name}, caller))
+
+
+def _steer(method: str) -> Callable[[Control, SteerArguments, Steerer], Awaitable[Answer]]:
+    async def steer(control: Control, asked: SteerArguments, caller: Steerer) -> Answer:
+        params = {"names": [asked.name], "timeout_s": asked.timeout_s}
+        found = await _call(control, method, params, caller)
+        agents = codec.as_array(found.get("agents")) or []
+        return Answer(Listed([_entry(codec.as_object(each) or {}) for each in agents]))
+
+    return steer
+
+
+def _told(record: Mapping[str, object]) -> Answer:
+    """A task for a model: what came of it, or why nothing did."""
+    state = record.get("state")
+    error = codec.as_object(record.get("error"))
+    if state == "succeeded":
+        output = record.get("output")
+        return Answer(record, output if isinstance(output, str) else codec.encode(output).decode())
+    if state in ENDED:
+        why = f": {error.get('message')}" if error is not None else ""
+        return Answer(record, f"task {record.get('id')} has ended as {state}{why}", is_error=True)
+    return Answer(record, f"task {record.get('id')} is {state}; ask corral__task for its end")
+
+
+async def _run(control: Control, asked: RunArguments, caller: Steerer) -> Answer:
+    given = msgspec.to_builtins(asked)
+    params = {key: value for key, value in given.items() if value is not None and key != "detach"}
+    record = await _call(control, "task.submit", params, caller)
+    if asked.detach:
+        return _told(record)
+    task = {"task": record["id"]}
+    try:
+        return _told(await _call(control, "task.wait", task, caller))
+    except asyncio.CancelledError as withdrawn:
+        if withdrawn.args:  # on request; a client that has only gone leaves the task running
+            try:
+                async with asyncio.timeout(CANCEL_S):
+                    await _call(control, "task.cancel", task, caller)
+            except (CorralError, TimeoutError):
+                pass  # it goes on, and nobody is there to be told
+        raise
+
+
+async def _logs(control: Control, asked: LogsArguments, caller: Steerer) -> Answer:
+    params: dict[str, object] = {"n": asked.lines, "previous": asked.previous}
+    if asked.name is not None:
+        params["names"] = [asked.name]
+    for key in ("stream", "level", "grep"):
+        if (value := getattr(asked, key)) is not None:
+            params[key] = value
+    found = await _call(control, "log.read", params, caller)
+    records = [codec.as_object(each) or {} for each in codec.as_array(found.get("records")) or []]
+    size = 0
+    kept: list[dict[str, object]] = []
+    lines: list[str] = []
+    for record in reversed(records):
+        line = " ".join(str(record.get(key) or "-") for key in ("at", "worker", "stream", "text"))
+        size += len(line)
+        if size > MAX_TEXT:
+            if not kept:
+                raise Overloaded(f"cannot show a line of more than {MAX_TEXT} characters")
+            break
+        kept.append(record)
+        lines.append(line)
+    return Answer(Logged(kept[::-1]), "\n".join(lines[::-1]) or "there are no such lines")
+
+
+async def _tasks(control: Control, asked: TasksArguments, caller: Steerer) -> Answer:
+    given = msgspec.to_builtins(asked)
+    params = {key: value for key, value in given.items() if value is not None}
+    found = await _call(control, "task.list", params, caller)
+    tasks = [msgspec.convert(each, Task) for each in codec.as_array(found.get("tasks")) or []]
+    return Answer(
+        Tasks(
+            [
+                Summary(
+                    id=task.id,
+                    agent=task.agent,
+                    state=task.state,
+                    objective=task.objective[:MAX_OBJECTIVE],
+                    priority=task.priority,
+                    attempt=task.attempt,
+                    created_at=task.created_at,
+                    finished_at=task.finished_at,
+                    duration_s=task.duration_s,
+                    progress=task.progress,
+                    error=None if task.error is None else task.error.message,
+                )
+                for task in tasks
+            ]
+        )
+    )
+
+
+async def _task(control: Control, asked: TaskArguments, caller: Steerer) -> Answer:
+    if asked.wait_s > 0:
+        try:
+            async with asyncio.timeout(asked.wait_s):
+                return _told(await _call(control, "task.wait", {"task": asked.task}, caller))
+        except TimeoutError:
+            pass  # it goes on: how it stands is the answer
+    told = _told(await _call(control, "task.show", {"task": asked.task}, caller))
+    return told._replace(is_error=False)  # a question about a task that failed has not failed
+
+
+async def _cancel(control: Control, asked: CancelArguments, caller: Steerer) -> Answer:
+    told = _told(await _call(control, "task.cancel", {"task": asked.task}, caller))
+    return told._replace(is_error=False)
+
+
+OWN_TOOLS: Mapping[str, OwnTool] = {
+    tool.name: tool
+    for tool in (
+        OwnTool(
+            f"{PREFIX}list",
+            "List agents and servers",
+            "The agents and MCP servers that corral keeps: state, workers, running tasks, and why one is not up.",
+            ListArguments,
+            Listed,
+            "read",
+            _list,
+            is_read_only=True,
+        ),
+        OwnTool(
+            f"{PREFIX}show",
+            "Show an agent or server",
+            "An agent or MCP server in full: its configuration, workers, last exits and the end of its stderr.",
+            ShowArguments,
+            Shown,
+            "read",
+            _show,
+            is_read_only=True,
+        ),
+        OwnTool(
+            f"{PREFIX}start",
+            "Start an agent or server",
+            "Starts an agent, MCP server or worker and waits until it is ready.",
+            SteerArguments,
+            Listed,
+            "operate",
+            _steer("agent.start"),
+            is_idempotent=True,
+        ),
+        OwnTool(
+            f"{PREFIX}stop",
+            "Stop an agent or server",
+            "Stops an agent, MCP server or worker and waits until no process of it is left.",
+            SteerArguments,
+            Listed,
+            "operate",
+            _steer("agent.stop"),
+            is_destructive=True,
+            is_idempotent=True,
+        ),
+        OwnTool(
+            f"{PREFIX}restart",
+            "Restart an agent or server",
+            "Stops an agent, MCP server or worker, starts it again and waits until it is ready.",
+            SteerArguments,
+            Listed,
+            "operate",
+            _steer("agent.restart"),
+            is_destructive=True,
+        ),
+        OwnTool(
+            f"{PREFIX}run",
+            "Run a task",
+            "Gives an agent a task and waits for its end, with progress; the answer is what the agent returned.",
+            RunArguments,
+            Task,
+            "operate",
+            _run,
+            is_destructive=True,
+        ),
+        OwnTool(
+            f"{PREFIX}logs",
+            "Read logs",
+            "The last lines that agents and MCP servers wrote, merged by time.",
+            LogsArguments,
+            Logged,
+            "read",
+            _logs,
+            is_read_only=True,
+        ),
+        OwnTool(
+            f"{PREFIX}tasks",
+            "List tasks",
+            "Tasks, the newest first, each in short.",
+            TasksArguments,
+            Tasks,
+            "read",
+            _tasks,
+            is_read_only=True,
+        ),
+        OwnTool(
+            f"{PREFIX}task",
+            "Look at a task",
+            "One task with its result or how far it is; can wait for its end.",
+            TaskArguments,
+            Task,
+            "read",
+            _task,
+            is_read_only=True,
+        ),
+        OwnTool(
+            f"{PREFIX}cancel",
+            "Cancel a task",
+            "Cancels a task and what it delegated.",
+            CancelArguments,
+            Task,
+            "operate",
+            _cancel,
+            is_destructive=True,
+            is_idempotent=True,
+        ),
+    )
+}
+"""By name."""

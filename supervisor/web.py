@@ -1,0 +1,575 @@
+"""MCP over streamable HTTP, on the daemon's own loop: https://modelcontextprotocol.io/specification (transports).
+
+Nobody but programs of this machine that know the token is served: the address is a loopback one, `Host` and
+`Origin` must name this machine (a page in a browser can reach loopback, too, by a name that it resolves as it
+likes), and each request brings the bearer token. Clients of the legacy era have a session, whose requests go on
+when a connection breaks, and whose streams can be taken up again; a modern request stands for itself, and ends with its connection.
+All of it is bounded: bodies, sessions, requests, streams and what is kept for those who come back.
+
+It speaks for an `Offering` and knows neither pool nor daemon. aiohttp is imported with this module, and this
+module only where HTTP is on.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, cast
+
+from aiohttp import web
+
+from ..mcp.caller import Caller
+from ..mcp.exchange import unsupported_version
+from ..mcp.face import Face, Offering
+from ..mcp.messages import CALL, INITIALIZE, LEGACY_VERSIONS, LISTEN, META, MODERN_VERSIONS
+from ..worker import codec
+from ..worker.codec import as_array, as_object
+from ..worker.errors import (
+    CorralError,
+    InternalError,
+    InvalidParams,
+    InvalidRequest,
+    MethodNotFound,
+    NotFound,
+    Overloaded,
+    ParseError,
+    PermissionDenied,
+    ResourceLimitExceeded,
+    Timeout,
+)
+from . import header
+from .bearer import NAMES, TOKEN_BYTES, is_local
+from .stream import Stream, place_of
+from .visit import Asked, Id, Refused, Reply, Visit, failure, read_request
+
+PATH = "/mcp"
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+
+BODY_S = 30.0
+"""How long a body may take to arrive."""
+
+STALL_S = 30.0
+"""How long a client that does not read is waited for."""
+
+DEFER_S = 0.25
+"""How long an answer is waited for before a stream is begun for it; one that comes sooner needs none."""
+
+IDLE_S = 1800.0
+"""How long a session is kept without any request or stream."""
+
+SWEEP_S = 30.0
+
+MAX_CONNECTIONS = 512
+
+MAX_SESSIONS = 256
+
+MAX_REQUESTS = 256
+"""Requests under way in one session, and streams of it that are not finished."""
+
+MAX_MODERN = 1024
+"""Requests of modern clients under way."""
+
+MAX_BATCH = 100
+
+KEPT_BYTES = 32 * 1024 * 1024
+"""What is kept of finished streams, of all sessions together, for clients that lost them."""
+
+KEPT_STREAMS = 1000
+
+SINCE_PRIMED = "2025-11-25"
+"""From this revision on a client knows what an event without data is."""
+
+BATCHED = "2025-03-26"
+"""The one revision with batches."""
+
+STATUS = {-32700: 400, -32600: 400, -32602: 400, -32020: 400, -32021: 400, -32022: 400, -32601: 404}
+"""The status of an answer to a modern request by its error code; others, and results, are 200."""
+
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+class WebOffering(Offering, Protocol):
+    """An Offering whose tools can be looked at one by one."""
+
+    def tool(self, name: str) -> Mapping[str, object] | None:
+        """The tool of this exposed name, as it is listed; None if it is not known, or not offered."""
+        ...
+
+
+class Wanted(NamedTuple):
+    """What a client chooses of what there is, by the query of its address."""
+
+    only: tuple[str, ...] | None = None
+    deny: tuple[str, ...] = ()
+    read_only: bool = False
+    profile: str | None = None
+
+
+Offer = Callable[[Wanted, Caller], WebOffering]
+"""What a client that wants this is offered; raises CorralError, NotFound of an unknown profile."""
+
+
+class Web:
+    """Serves MCP over HTTP.
+
+    Args:
+        offer: what a client is offered.
+        token: what it has to send.
+        version: corral's own.
+        max_sessions: how many legacy clients may be there at once.
+    """
+
+    def __init__(
+        self, offer: Offer, *, token: str, version: str, max_sessions: int = MAX_SESSIONS
+    ) -> None:
+        self._offer = offer
+        self._token = token.encode("ascii")
+        self._version = version
+        self._max_sessions = max_sessions
+        self._loop = asyncio.get_running_loop()
+        self._hosts: frozenset[str] = frozenset()
+        self._runner: web.AppRunner | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._listening: asyncio.Server | None = None
+        self._sessions: dict[str, Visit] = {}
+        self._kept: deque[tuple[Visit, Stream]] = deque()
+        self._kept_bytes = 0
+        self._modern: set[asyncio.Task[None]] = set()
+        self._faces: set[Face] = set()
+        self._is_closing = False
+
+    # -- opening and closing
+
+    async def open(self, host: str, port: int) -> str:
+        """Listens, and returns the address: `HOST:PORT`.
+
+        Raises:
+            PermissionDenied: it cannot be had.
+        """
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_route("*", "/{path:.*}", self._serve)
+        self._runner = web.AppRunner(
+            app,
+            handle_signals=False,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=1.0,
+        )
+        await self._runner.setup()
+        try:
+            place = "127.0.0.1" if host == "localhost" else host
+            self._listening = await self._loop.create_server(
+                self._connection, place, port, backlog=128, reuse_address=True
+            )
+        except OSError as error:
+            await self._runner.cleanup()
+            text = f'cannot serve HTTP at "{host}:{port}": {error.strerror or error}'
+            raise PermissionDenied(text, key="daemon.http", value=f"{host}:{port}") from error
+        number = int(self._listening.sockets[0].getsockname()[1])
+        names = NAMES | {_bracketed(host)}
+        self._hosts = frozenset(f"{name}:{number}" for name in names)
+        if number == 80:
+            self._hosts |= names
+        self._sweep()
+        return f"{_bracketed(host)}:{number}"
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        server = None if self._runner is None else self._runner.server
+        assert server is not None, "it listens"
+        return _Turned() if len(server.connections) >= MAX_CONNECTIONS else server()
+
+    async def close(self) -> None:
+        """Stops listening and ends every session and every stream."""
+        self._is_closing = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._listening is not None:
+            self._listening.close()
+        for face in list(self._faces):
+            face.close()  # what listens is answered
+        tasks = list(self._modern)
+        for session in list(self._sessions.values()):
+            tasks += session.running.values()
+            self._end(session)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _sweep(self) -> None:
+        """Ends sessions that nobody uses."""
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        before = self._loop.time() - IDLE_S
+        for session in list(self._sessions.values()):
+            if session.is_idle and session.used_at < before:
+                self._end(session)
+
+    # -- one HTTP request
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        try:
+            self._admit(request)
+            if request.path != PATH:
+                raise Refused(404, NotFound(f'cannot find "{request.path}"'))
+            if self._is_closing:
+                raise Refused(503, Overloaded("cannot serve HTTP: the daemon is stopping"))
+            if request.method == "POST":
+                return await self._post(request)
+            if request.method == "GET":
+                return await self._get(request)
+            if request.method == "DELETE":
+                self._end(self._session(request))
+                return web.Response(status=204)
+            error = MethodNotFound(f"cannot serve {request.method}")
+            raise Refused(405, error, Allow="GET, POST, DELETE")
+        except Refused as refused:
+            return _json(
+                failure(refused.request_id, refused.error), refused.status, refused.headers
+            )
+        except web.HTTPException as error:  # a body that is too long
+            text = f"cannot take a message of more than {MAX_BODY_BYTES} bytes"
+            fault = ResourceLimitExceeded(text, limit="message", value=MAX_BODY_BYTES)
+            return _json(failure(None, fault), error.status)
+
+    def _admit(self, request: web.Request) -> None:
+        """Lets pass who is on this machine, says so, and knows the token."""
+        hosts, origins = (request.headers.getall(name, []) for name in ("Host", "Origin"))
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            said = hosts[0] if hosts else ""
+            raise Refused(403, PermissionDenied(f"cannot serve host {said!r}", header="Host"))
+        if origins and (len(origins) > 1 or not is_local(origins[0])):
+            raise Refused(
+                403, PermissionDenied(f"cannot serve origin {origins[0]!r}", header="Origin")
+            )
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        said_token = token.strip().encode("utf-8", "surrogateescape")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(said_token, self._token):
+            error = PermissionDenied("cannot serve the request without the bearer token")
+            raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"')
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+            error = InvalidRequest("cannot read the body: it is no plain application/json")
+            raise Refused(415, error)
+        takes = _taken(request)
+        if not takes:
+            text = "cannot answer: the client takes neither application/json nor text/event-stream"
+            raise Refused(406, InvalidRequest(text))
+        try:
+            async with asyncio.timeout(BODY_S):
+                body = await request.read()
+            message = codec.decode(body)
+        except TimeoutError as error:
+            raise Refused(408, Timeout("cannot wait longer for the body")) from error
+        except ValueError as error:
+            raise Refused(400, ParseError(f"cannot read the body as JSON: {error}")) from error
+        fields = as_object(message)
+        version = request.headers.get(header.VERSION, "").strip()
+        if fields is not None and (
+            (version and version not in LEGACY_VERSIONS) or _version_of(fields) is not None
+        ):
+            return await self._modern_post(request, fields, takes)
+        if fields is not None and fields.get("method") == INITIALIZE:
+            return await self._initialize(request, fields)
+        return await self._legacy_post(request, message, takes)
+
+    # -- the modern era
+
+    async def _modern_post(
+        self, request: web.Request, message: dict[str, object], takes: frozenset[str]
+    ) -> web.StreamResponse:
+        if "id" not in message and isinstance(message.get("method"), str):
+            version = request.headers.get(header.VERSION, "").strip()
+            if version not in MODERN_VERSIONS:
+                raise Refused(400, unsupported_version(version))
+            return web.Response(status=202)  # there is none that concerns us
+        asked = read_request(message)
+        caller = Caller(name="http", sharer="http")
+        try:
+            offering = self._offer(_wanted(request), caller)
+            _check_headers(request, asked, offering)
+        except CorralError as error:
+            raise Refused(400, error, request_id=asked.id) from error
+        streams = "text/event-stream" in takes
+        if asked.method == LISTEN and not streams:
+            text = "cannot listen: the client takes no text/event-stream"
+            raise Refused(406, InvalidRequest(text), request_id=asked.id)
+        if len(self._modern) >= MAX_MODERN:
+            full = Overloaded(f"cannot serve more than {MAX_MODERN} requests", retry_after_s=1)
+            raise Refused(503, full, request_id=asked.id, Retry_After="1")
+        face = Face(offering, version=self._version, caller=caller)
+        reply = Reply(Stream(0, keeps=False) if streams else None)
+        task = self._loop.create_task(reply.answer(face, asked))
+        self._modern.add(task)
+        self._faces.add(face)
+        try:
+            if await reply.is_short():
+                code = (as_object(reply.answers[0].get("error")) or {}).get("code")
+                return _json(reply.answers[0], STATUS.get(cast("int", code), 200))  # None is no key
+            return await self._stream(request, reply.begin())
+        finally:
+            task.cancel()  # the client is gone; or it has ended by itself
+            self._modern.discard(task)
+            self._faces.discard(face)
+            face.close()
+
+    # -- the legacy era
+
+    async def _initialize(
+        self, request: web.Request, message: dict[str, object]
+    ) -> web.StreamResponse:
+        asked = read_request(message)
+        if len(self._sessions) >= self._max_sessions:
+            self._make_room(asked.id)
+        session_id = secrets.token_urlsafe(TOKEN_BYTES)
+        client = as_object(asked.params.get("clientInfo")) or {}
+        caller = Caller(
+            name=f"http {str(client.get('name'))[:100]}", sharer=f"http {session_id[:8]}"
+        )
+        try:
+            offering = self._offer(_wanted(request), caller)
+        except CorralError as error:
+            raise Refused(400, error, request_id=asked.id) from error
+        session = Visit(session_id, offering, caller, self._version)
+        reply = Reply(None)
+        await reply.answer(session.face, asked)
+        if "error" in reply.answers[0]:
+            return _json(reply.answers[0])
+        self._sessions[session_id] = session
+        return _json(reply.answers[0], headers={header.SESSION: session_id})
+
+    def _make_room(self, request_id: Id) -> None:
+        idle = next((session for session in self._sessions.values() if session.is_idle), None)
+        if idle is None:  # the first is the one that was not used for longest
+            error = Overloaded(
+                f"cannot open more than {self._max_sessions} sessions", retry_after_s=10
+            )
+            raise Refused(503, error, request_id=request_id, Retry_After="10")
+        self._end(idle)
+
+    def _session(self, request: web.Request) -> "Visit":
+        session_id = request.headers.get(header.SESSION)
+        if session_id is None:
+            error = InvalidRequest(f"cannot serve the request without {header.SESSION}")
+            raise Refused(400, error)
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise Refused(404, NotFound("cannot find the session: it has ended"))
+        version = request.headers.get(header.VERSION, "").strip()
+        if version and version not in LEGACY_VERSIONS:
+            raise Refused(400, unsupported_version(version))
+        session.used_at = self._loop.time()
+        self._sessions[session_id] = self._sessions.pop(session_id)
+        return session
+
+    def _end(self, session: "Visit") -> None:
+        if self._sessions.pop(session.id, None) is not None:
+            session.close()
+
+    async def _legacy_post(
+        self, request: web.Request, message: object, takes: frozenset[str]
+    ) -> web.StreamResponse:
+        session = self._session(request)
+        batch = as_array(message)
+        if batch is not None and (
+            session.face.version != BATCHED or not 0 < len(batch) <= MAX_BATCH
+        ):
+            raise Refused(400, InvalidRequest("cannot take the batch"))
+        questions: list[Asked] = []
+        for each in [message] if batch is None else batch:
+            fields = as_object(each)
+            if fields is not None and "id" in fields and "method" in fields:
+                questions.append(read_request(fields))
+            else:
+                session.take(fields)
+        if not questions:
+            return web.Response(status=202)
+        ids = {question.id for question in questions}
+        if len(ids) < len(questions) or not session.running.keys().isdisjoint(ids):
+            error = InvalidRequest("cannot take the request: its id is in use")
+            raise Refused(400, error, request_id=questions[0].id)
+        if len(session.running) + len(questions) > MAX_REQUESTS:
+            full = Overloaded(f"cannot take more than {MAX_REQUESTS} requests", retry_after_s=1)
+            raise Refused(429, full, request_id=questions[0].id, Retry_After="1")
+        stream = session.new_stream() if "text/event-stream" in takes else None
+        reply = Reply(stream, session, expected=len(questions), on_finished=self._keep)
+        tasks = [session.start(reply, question) for question in questions]
+        is_short = True
+        try:
+            is_short = await reply.is_short(None if stream is None else DEFER_S)
+        except asyncio.CancelledError:  # nobody can come back for what no stream was begun for
+            for task in tasks:
+                task.cancel()
+            raise
+        finally:
+            if is_short and stream is not None:
+                session.streams.pop(stream.number)
+        if stream is None or is_short:
+            if not reply.answers:  # it was withdrawn
+                return web.Response(status=202)
+            return _json(reply.answers if batch is not None else reply.answers[0])
+        if session.face.version >= SINCE_PRIMED:
+            stream.prime()
+        return await self._stream(request, reply.begin())
+
+    def _keep(self, session: "Visit", stream: Stream) -> None:
+        """Keeps a finished stream for a client that has lost it, at the cost of the oldest."""
+        self._kept.append((session, stream))
+        self._kept_bytes += stream.size_bytes
+        while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_STREAMS:
+            whose, oldest = self._kept.popleft()
+            self._kept_bytes -= oldest.size_bytes
+            whose.streams.pop(oldest.number, None)
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        version = request.headers.get(header.VERSION, "").strip()
+        if version in MODERN_VERSIONS:
+            raise Refused(405, MethodNotFound("cannot serve GET in this revision"), Allow="POST")
+        if "text/event-stream" not in _taken(request):
+            raise Refused(
+                406, InvalidRequest("cannot stream: the client takes no text/event-stream")
+            )
+        session = self._session(request)
+        last = request.headers.get(header.LAST_EVENT)
+        place = (0, None) if last is None else place_of(last)
+        stream = None if place is None else session.streams.get(place[0])
+        if place is None or stream is None:
+            raise Refused(400, NotFound(f"cannot go on after event {last!r}: it is not kept"))
+        return await self._stream(request, stream, after=place[1], greeting=b": corral\n\n")
+
+    # -- streams
+
+    async def _stream(
+        self,
+        request: web.Request,
+        stream: Stream,
+        *,
+        after: int | None = None,
+        greeting: bytes = b"",
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers=SSE_HEADERS)
+        await response.prepare(request)
+        if greeting:  # so that its headers are sent
+            await _write(request, response, greeting)
+        async with contextlib.aclosing(stream.read(after)) as events:
+            async for data in events:
+                await _write(request, response, data)
+        if stream.is_broken and request.transport is not None:
+            request.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await response.write_eof()
+        return response
+
+
+class _Turned(asyncio.Protocol):
+    """A connection beyond the limit."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()  # of a TCP server, it is one
+
+
+# -- requests and answers
+
+
+def _check_headers(request: web.Request, asked: "Asked", offering: WebOffering) -> None:
+    meta = as_object(asked.params.get("_meta")) or {}
+    for key in ("protocolVersion", "clientCapabilities"):
+        if META + key not in meta:
+            raise InvalidParams(
+                f'cannot serve "{asked.method}": its _meta has no "{META}{key}"', key=META + key
+            )
+
+    def values(name: str) -> list[str]:
+        return request.headers.getall(name, [])
+
+    header.check_routing(values, asked.method, asked.params, _version_of({"params": asked.params}))
+    tool = offering.tool(str(asked.params.get("name"))) if asked.method == CALL else None
+    if tool is not None:
+        arguments = as_object(asked.params.get("arguments")) or {}
+        header.check_params(values, tool.get("inputSchema"), arguments)
+
+
+def _version_of(message: Mapping[str, object]) -> object:
+    """The revision in the `_meta` of a request; None where it names none."""
+    params = as_object(message.get("params")) or {}
+    return (as_object(params.get("_meta")) or {}).get(META + "protocolVersion")
+
+
+def _wanted(request: web.Request) -> Wanted:
+    """What the query chooses.
+
+    Raises:
+        InvalidParams: it says something else, which may have been meant to narrow the choice.
+    """
+    query = request.query
+    known = {"only", "deny", "read_only", "profile"}
+    if unknown := sorted(query.keys() - known):
+        raise InvalidParams(
+            f'cannot serve "?{unknown[0]}=": there is no such parameter',
+            key=unknown[0],
+            known=sorted(known),
+        )
+    read_only = query.get("read_only", "0")
+    if read_only not in ("0", "1", "true", "false"):
+        raise InvalidParams(f"cannot read read_only={read_only!r}: write 1 or 0", key="read_only")
+    return Wanted(
+        only=tuple(query.getall("only")) if "only" in query else None,
+        deny=tuple(query.getall("deny", [])),
+        read_only=read_only in ("1", "true"),
+        profile=query.get("profile"),
+    )
+
+
+def _taken(request: web.Request) -> frozenset[str]:
+    """Which of our two types of content the client takes."""
+    ours = ("application/json", "text/event-stream")
+    said = ",".join(request.headers.getall("Accept", ["*/*"]))
+    found: set[str] = set()
+    for part in said.lower().split(","):
+        kind, _, rest = part.strip().partition(";")
+        if rest.replace(" ", "") in ("q=0", "q=0.0"):
+            continue
+        main, _, sub = kind.strip().partition("/")
+        found |= {
+            each
+            for each in ours
+            if kind.strip() in (each, "*/*") or (each.startswith(f"{main}/") and sub == "*")
+        }
+    return frozenset(found)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _json(
+    message: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    try:
+        body = codec.encode(message)
+    except ValueError as error:
+        fields = as_object(message) or {}
+        fault = InternalError(f"cannot send the result: {error}")
+        body = codec.encode(
+            failure(cast("Id | None", fields.get("id")), fault)
+        )  # it was read from JSON
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """Sends a part of a stream to a client that reads it in time."""
+    try:
+        async with asyncio.timeout(STALL_S):
+            await response.write(data)
+    except TimeoutError as error:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client does not read") from error

@@ -1,0 +1,96 @@
+"""What a remote server's process is started with; the whole of a launch is held by the tests of the daemon."""
+
+import json
+import sys
+from dataclasses import replace as with_
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from corral.supervisor.launch import HEADERS, URL, Host, launch_of, secret_problems
+from corral.supervisor.secret import Secrets
+from corral.supervisor.spec import Spec, decode
+from corral.worker.errors import InvalidParams, SpawnFailed
+
+VALUE = "hunter2"
+
+REMOTE = """
+[mcp.servers.far]
+url = "https://far.example:8443/mcp?key=1"
+headers = { Authorization = "Bearer ${secret:TOKEN}", X-Plain = "${TOKEN}" }
+environment = { HTTPS_PROXY = "http://proxy.example:3128", KEY = "${secret:TOKEN}" }
+"""
+
+
+def spec(text: str = REMOTE) -> Spec:
+    return decode(text, source="c.toml", directory="/").agents["far"]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return keeping(tmp_path, VALUE)
+
+
+def keeping(folder: Path, value: str) -> Host:
+    (folder / "TOKEN").write_text(value)
+    secrets = Secrets(None, str(folder))
+    return Host({"PATH": "/usr/bin"}, folder, ordinary_user=True, secrets=secrets)
+
+
+def test_its_address_and_its_headers_are_in_its_environment_and_in_no_argument(host: Host) -> None:
+    launch = launch_of(spec(), host, "far-0", "far-0#1.1")
+    assert tuple(launch.argv) == (sys.executable, "-P", "-m", "corral.mcp.remote")
+    assert launch.env[URL] == "https://far.example:8443/mcp?key=1"
+    headers = {"Authorization": f"Bearer {VALUE}", "X-Plain": "${TOKEN}"}
+    assert json.loads(launch.env[HEADERS]) == headers
+    assert (launch.env["KEY"], launch.env["PATH"]) == (VALUE, "/usr/bin")
+
+
+@pytest.mark.parametrize(
+    ("url", "ports", "allowed"),
+    [
+        ("https://far.example:8443/mcp", "[53]", (53, 8443)),
+        ("https://far.example/mcp", "[]", (443,)),
+        ("http://[::1]/mcp", "[80]", (80,)),
+        ("https://far.example/mcp", None, None),
+    ],
+)
+def test_its_own_port_is_among_those_that_it_may_connect_to(
+    host: Host, url: str, ports: str | None, allowed: tuple[int, ...] | None
+) -> None:
+    more = "" if ports is None else f"process.connect_ports = {ports}\n"
+    text = f'[mcp.servers.far]\nurl = "{url}"\n{more}'
+    launch = launch_of(spec(text), host, "far-0", "far-0#1.1")
+    assert launch.connect_ports == allowed
+
+
+def test_a_command_in_its_name_has_neither_address_nor_headers(host: Host) -> None:
+    check = replace(spec(), command=("true",))
+    launch = launch_of(check, host, "far-0", "far-0#1.1")
+    assert tuple(launch.argv) == ("true",)
+    assert {URL, HEADERS}.isdisjoint(launch.env)
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "naïve", "bell\a"])
+def test_a_secret_that_is_no_part_of_a_header_is_refused_without_being_shown(
+    tmp_path: Path, value: str
+) -> None:
+    with pytest.raises(SpawnFailed) as caught:
+        launch_of(spec(), keeping(tmp_path, value), "far-0", "far-0#1.1")
+    assert caught.value.data["header"] == "Authorization"
+    assert value not in f"{caught.value.message} {caught.value.data}"
+
+
+def test_every_value_that_names_what_is_not_there_is_told(host: Host) -> None:
+    assert secret_problems([spec()], host.secrets) == []
+    told = secret_problems([spec()], with_(host, secrets=Secrets()).secrets)
+    assert ['variable "KEY"' in told[0], 'header "Authorization"' in told[1]] == [True, True]
+    disabled = replace(spec(), disabled=True)
+    assert secret_problems([disabled], Secrets()) == []
+
+
+def test_headers_that_are_no_table_are_refused_without_being_shown() -> None:
+    with pytest.raises(InvalidParams) as caught:
+        spec(f'[mcp.servers.far]\nurl = "http://far.example"\nheaders = "{VALUE}"\n')
+    assert VALUE not in f"{caught.value.message} {caught.value.data}"
