@@ -811,7 +811,7 @@ def test_the_manual_says_what_a_change_needs(heading: str) -> None:
 
 
 def test_the_example_of_the_manual_decodes() -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", MANUAL.read_text("utf-8"), re.S)
+    *_, example = re.findall(r"```toml\n(.*?)```", MANUAL.read_text("utf-8"), re.S)
     config = decode(example)
     assert set(config.agents) == {"planner", "researcher", "bridge", "time", "cortex"}
     assert config.agents["researcher"].resources.max_memory_bytes == 512 << 20

@@ -486,8 +486,6 @@ def test_an_mcp_server_that_was_killed_serves_the_next_call(daemon: DaemonProces
     second = daemon.call("mcp.call", name="git_status", arguments=arguments)
     assert second["isError"] is False
     assert daemon.worker("git-0")["incarnation"] == before["incarnation"] + 1
-    calls = daemon.call("event.list", types=["mcp.call"])["events"]
-    assert [call["outcome"] for call in calls[-2:]] == ["ok", "ok"]
 
 
 def test_a_stopped_server_is_not_started_by_a_call(daemon: DaemonProcess) -> None:
