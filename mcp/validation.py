@@ -44,6 +44,7 @@ KEPT = 4096
 """Tools of which the validators are remembered."""
 
 _DYNAMIC = frozenset({"$dynamicRef", "$recursiveRef"})
+_NAMES = frozenset({"$id", "id"})
 _DATA = frozenset({"const", "default", "example", "examples"})
 _DEFINITIONS = frozenset({"$defs", "definitions"})
 _BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "dependencies"})
@@ -212,6 +213,8 @@ class _Measure:
                 parts.append(self._target(value))
             elif key in _DYNAMIC:
                 raise _Uncheckable(f"its schema uses {key}")
+            elif key in _NAMES and isinstance(value, str) and fields is not self._schema:
+                raise _Uncheckable("its schema has another within, with references of its own")
             elif key in _DATA:
                 continue
             elif key in _DEFINITIONS and inner is not None:
@@ -227,7 +230,8 @@ class _Measure:
         return parts
 
     def _target(self, reference: str) -> object:
-        if reference != "#" and not reference.startswith("#/"):
+        # What is escaped twice over could be counted at one place and applied from another.
+        if (reference != "#" and not reference.startswith("#/")) or "%" in reference:
             raise _Uncheckable(f"its schema refers to {reference[:TEXT_TOLD]}")
         value: object = self._schema
         for part in reference.split("/")[1:]:

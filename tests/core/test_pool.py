@@ -1336,6 +1336,22 @@ def doubling(levels: int) -> dict[str, object]:
     return {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{levels}": {"type": "object"}}}
 
 
+def own_doubling(levels: int, name: str) -> dict[str, object]:
+    """The same within a schema that has a name, so that its references are its own."""
+    whole = doubling(levels)
+    inner = {name: "https://example.org/inner", "allOf": [whole], "$defs": whole["$defs"]}
+    schema = schema_of(x=inner)
+    if name == "id":
+        schema["$schema"] = "http://json-schema.org/draft-04/schema#"
+    return {**schema, "$defs": {f"d{level}": {} for level in range(levels + 1)}}
+
+
+def escaped_doubling(levels: int) -> dict[str, object]:
+    """The same under a name that is that of another definition as it is written."""
+    defs = cast("dict[str, object]", doubling(levels)["$defs"])
+    return {**schema_of(x={"$ref": "#/$defs/d%30"}), "$defs": {**defs, "d%30": {}}}
+
+
 def hidden_doubling(levels: int) -> dict[str, object]:
     """The same behind properties whose names look like keywords."""
     inner: dict[str, object] = {"type": "string"}
@@ -1366,6 +1382,9 @@ BRANCHING: dict[str, object] = {
         {"properties": {f"p{n}": {"pattern": "a{1000}"} for n in range(500)}},
         doubling(40),
         hidden_doubling(40),
+        own_doubling(40, "$id"),
+        own_doubling(40, "id"),
+        escaped_doubling(40),
         BRANCHING,
     ],
 )
