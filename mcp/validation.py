@@ -145,9 +145,12 @@ def _compile(schema: Mapping[str, object]) -> Any:  # of a C extension
     def refuse(address: str) -> object:
         raise ValueError(f"nothing is fetched for a schema: {address[:TEXT_TOLD]}")
 
+    # A format is a note, as in 2020-12: libraries differ in what they take for a time or an address.
     options = rules.RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=MAX_PATTERN_BYTES)
     try:
-        return rules.validator_for(schema, retriever=refuse, pattern_options=options)
+        return rules.validator_for(
+            schema, retriever=refuse, pattern_options=options, validate_formats=False
+        )
     except (ValueError, rules.ReferencingError) as error:  # its ValidationError is a ValueError
         reason = str(error).partition("\n")[0][:TEXT_TOLD]
         raise _Uncheckable(f"its schema is not usable: {reason}") from error

@@ -1402,6 +1402,19 @@ def test_a_schema_that_is_broken_hostile_or_too_much_costs_no_call(
     run(test())
 
 
+@pytest.mark.parametrize("draft", ["draft-04", "draft-07"])
+def test_a_format_is_the_server_s_to_judge_whatever_the_draft(draft: str) -> None:
+    schema = schema_of(at={"type": "string", "format": "date-time"})
+    schema["$schema"] = f"http://json-schema.org/{draft}/schema#"
+
+    async def test() -> None:
+        pool = pool_of(PlayedBackend("s", Tool(name="t", input_schema=schema)))
+        assert (await pool.call("t", {"at": "2026-01-01T00:00:00"}))["content"]
+        assert (await refusal(pool.call("t", {"at": 1}))).data["rule"] == "type"
+
+    run(test())
+
+
 def test_a_pattern_that_would_backtrack_for_ever_is_matched_in_no_time() -> None:
     schema = schema_of(text={"type": "string", "pattern": "^(a+)+$"})
 
