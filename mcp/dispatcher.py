@@ -209,8 +209,11 @@ class Dispatcher:
             name = self.backend.name
             await within(deadline, slot.process.renew(), lambda: all_in_use(name))
         except BaseException:
-            slot.sharer = earlier  # whose state may still be there
-            slot.give_back()
+            if (
+                slot.in_flight == 1
+            ):  # else others of this sharer are there, and it is made new for them
+                slot.sharer = earlier  # whose state may still be there
+            self.give_back(slot)
             raise
         return slot
 

@@ -1179,6 +1179,32 @@ def test_whoever_shares_with_nobody_has_a_process_of_his_own_and_meets_no_state_
     run(test())
 
 
+def test_who_gives_up_a_process_that_is_made_new_for_him_leaves_it_to_others_of_his() -> None:
+    async def test() -> None:
+        may_start = asyncio.Event()
+        may_start.set()
+        backend = PlayedBackend("s", tool("t", READ_ONLY), share="agent")
+        backend.starting = may_start.wait  # type: ignore[method-assign,assignment]  # as long as the test says
+        pool = pool_of(backend)
+
+        async def call(who: str) -> None:
+            await pool.call("t", {}, caller=Caller(sharer=who))
+
+        await call("a")
+        may_start.clear()
+        first, second = (asyncio.create_task(call("b")) for _ in range(2))
+        await turns()
+        first.cancel()
+        await turns()
+        may_start.set()
+        await second
+        assert backend.processes[0].renewals == 1
+        await call("a")
+        assert backend.processes[0].renewals == 2, "b has left something in it"
+
+    run(test())
+
+
 def test_tenants_share_by_tenant() -> None:
     async def test() -> None:
         backend = PlayedBackend("s", tool("t"), share="tenant", max_processes=2)
