@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
 from .backend import Backend, Process
@@ -103,6 +103,11 @@ class Slot:
         )
 
 
+class _Turn(NamedTuple):
+    ready: asyncio.Future[None]
+    sharer: str | None
+
+
 class Dispatcher:
     """The processes of one server, and what was done for it."""
 
@@ -114,7 +119,7 @@ class Dispatcher:
         self.allowance: Allowance | None = None
         self.is_refusing = False
         self.refreshed_at = float("-inf")
-        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.waiting: deque[_Turn] = deque()
         self._slots: list[Slot] = []
         self._processes: Sequence[Process] = ()
 
@@ -143,9 +148,22 @@ class Dispatcher:
         """Lets the first of those that wait for a process look again."""
         while self.waiting:
             turn = self.waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            if not turn.ready.done():
+                turn.ready.set_result(None)
                 return
+
+    def _wake_all(self) -> None:
+        """Lets all of them look again."""
+        for _ in range(len(self.waiting)):
+            self.wake()
+
+    def _wake_others(self, sharer: str | None) -> None:
+        """This sharer has a process now, which those of his that wait may use as well."""
+        others = [turn for turn in self.waiting if turn.sharer == sharer]
+        for turn in others:
+            self.waiting.remove(turn)
+            if not turn.ready.done():
+                turn.ready.set_result(None)
 
     def pick(self, sharer: str | None, is_shared: bool) -> Slot | None:
         """The process for a request, taken, where that can be had at once; None where it has to be waited for."""
@@ -174,6 +192,8 @@ class Dispatcher:
         slot = slots[decision.number]
         slot.sharer = sharer
         slot.take()
+        if self.waiting:
+            self._wake_others(sharer)
         return slot
 
     async def wait(self, sharer: str | None, is_shared: bool, deadline: float | None) -> Slot:
@@ -200,11 +220,12 @@ class Dispatcher:
             if isinstance(decision, Grow | Use):
                 await within(deadline, backend.grow(), lambda: all_in_use(name))
             else:
-                await self._wait_for_change(deadline)
+                await self._wait_for_change(sharer, deadline)
 
     async def _renew(self, slot: Slot, sharer: str | None, deadline: float) -> Slot:
         earlier, slot.sharer = slot.sharer, sharer
         slot.take()
+        self._wake_others(sharer)
         try:
             name = self.backend.name
             await within(deadline, slot.process.renew(), lambda: all_in_use(name))
@@ -217,16 +238,16 @@ class Dispatcher:
             raise
         return slot
 
-    async def _wait_for_change(self, deadline: float) -> None:
+    async def _wait_for_change(self, sharer: str | None, deadline: float) -> None:
         name = self.backend.name
         if len(self.waiting) >= MAX_WAITING:
             raise all_in_use(name)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn = _Turn(asyncio.get_running_loop().create_future(), sharer)
         self.waiting.append(turn)
         try:
-            await within(deadline, turn, lambda: all_in_use(name))
+            await within(deadline, turn.ready, lambda: all_in_use(name))
         except BaseException:
-            if turn.done() and not turn.cancelled():
+            if turn.ready.done() and not turn.ready.cancelled():
                 self.wake()  # it came in the same instant
             else:
                 with suppress(ValueError):  # its turn may have been passed over already
@@ -236,15 +257,14 @@ class Dispatcher:
     def give_back(self, slot: Slot) -> None:
         """A request has ended: whoever waits for a process may have this one."""
         slot.give_back()
-        if self.waiting:
+        if self.waiting and not slot.in_flight:
             self.wake()
 
     def changed(self) -> None:
         """Something about its processes has changed."""
         for slot in self.slots:
             slot.changed()
-        if self.waiting:
-            self.wake()
+        self._wake_all()
 
     def check_rate(self) -> float:
         """Counts a request towards `max_calls_per_minute`; the seconds to wait if it is one too many, else 0."""

@@ -1238,6 +1238,58 @@ def test_who_finds_all_processes_in_use_by_others_waits_and_is_refused_in_the_en
     run(test())
 
 
+def test_who_waits_for_a_process_shares_it_with_the_other_of_his_who_got_it() -> None:
+    async def test() -> None:
+        answers = asyncio.Event()
+        backend = PlayedBackend("s", tool("t", READ_ONLY), share="agent")
+        held(backend, answers)
+        pool = pool_of(backend)
+
+        def call(who: str) -> asyncio.Task[dict[str, object]]:
+            return asyncio.create_task(pool.call("t", {}, caller=Caller(sharer=who)))
+
+        calls = [call("a")]
+        await turns()
+        calls += [call(who) for who in "bcb"]
+        await turns()
+        assert pool.stats("s").waiting == 3
+        together = asyncio.Barrier(2)
+
+        async def meet(name: str) -> dict[str, object]:
+            await together.wait()
+            return {"content": []}
+
+        backend.played.play = meet
+        answers.set()
+        await asyncio.gather(calls[0], calls[1], calls[3])
+        calls[2].cancel()
+        await asyncio.wait(calls)
+        stats = pool.stats("s")
+        assert (stats.in_flight, stats.waiting) == (0, 0)
+
+    run(test())
+
+
+def test_all_who_wait_for_a_process_hear_that_its_server_was_stopped() -> None:
+    async def test() -> None:
+        backend = PlayedBackend("s", tool("t"), share="agent")
+        held(backend, asyncio.Event())
+        pool = pool_of(backend)
+        waiting = [
+            asyncio.create_task(refusal(pool.call("t", {}, caller=Caller(sharer=who))))
+            for who in "abcd"
+        ]
+        await turns()
+        backend.refusal = Conflict("cannot call: it is stopped", server="s")
+        pool.changed("s")
+        for each in waiting[1:]:
+            assert (await each).code == Conflict.code
+        waiting[0].cancel()
+        await asyncio.wait(waiting)
+
+    run(test())
+
+
 def test_a_server_that_was_stopped_is_not_called() -> None:
     async def test() -> None:
         backend = PlayedBackend("s", tool("t"))
