@@ -57,7 +57,8 @@ class Slot:
         """A request, or a subscription, has come."""
         self.in_flight += 1
         if self._rest is None:
-            self._noted_in = self.process.life
+            # One that is being started cannot be busy yet: it is told so again when it is up.
+            self._noted_in = -1 if self.process.session is None else self.process.life
             self.process.note(is_busy=True)
             self._rest = self._loop.call_later(REST_S, self._look)
 

@@ -1155,6 +1155,30 @@ def names(requests: Sequence[PlayedProcess]) -> list[int]:
     return [len(process.played.requests) for process in requests]
 
 
+def test_a_process_that_was_called_while_it_started_is_busy_when_it_is_up() -> None:
+    async def test() -> None:
+        may_start, answers = asyncio.Event(), asyncio.Event()
+        backend = PlayedBackend("s", tool("t"))
+        held(backend, answers)
+        pool = pool_of(backend)
+        (process,) = backend.processes
+        process.die()  # its next life is under way, for another reason than the call
+        process.life += 1
+        backend.starting = may_start.wait  # type: ignore[method-assign,assignment]  # as long as the test says
+        call = asyncio.create_task(pool.call("t", {}))
+        await turns()
+        process.busy.clear()  # what is starting cannot be busy, so that this was not heard
+        process.is_up = True
+        pool.changed("s")
+        pool.changed("s")
+        may_start.set()
+        assert process.busy == [True]
+        answers.set()
+        await call
+
+    run(test())
+
+
 def test_whoever_shares_with_nobody_has_a_process_of_his_own_and_meets_no_state_of_others() -> None:
     async def test() -> None:
         backend = PlayedBackend("s", tool("t", READ_ONLY), share="agent", max_processes=2)
