@@ -395,10 +395,10 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
     "process": frozenset({"max_concurrent_processes", "start_concurrency"}),
     "mcp": frozenset({"cortex_binary_path", "cortex_args"}),
 }
-# What a running worker was started with; every other key of a Spec takes effect at once.
+# What a running worker was started with, or for whom; every other key of a Spec takes effect at once.
 RESTART_KEYS = frozenset(
     ("kind", "command", "entrypoint", "python", "protocol", "config", "environment", "disabled")
-) | {"url", "headers", "relays", "process", "resources"}
+) | {"url", "headers", "relays", "share", "process", "resources"}
 ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"})
 ONLY_OF_SERVERS = frozenset(
     {"url", "headers", "idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute"}

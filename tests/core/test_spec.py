@@ -793,6 +793,12 @@ def test_the_manual_has_the_default_of_every_key_of_an_agent_or_server() -> None
         assert decode(f"{bare}{key} = {default}\n") == decode(bare), name
 
 
+def test_what_all_have_used_is_started_anew_before_it_is_one_s_own() -> None:
+    server = "[mcp.servers.a]\ncommand = ['x']\n"
+    old, new = decode(server).agents["a"], decode(server + "share = 'agent'").agents["a"]
+    assert spec.changed(old, new) == {"share": "restart"}
+
+
 @pytest.mark.parametrize("heading", STRUCTS)
 def test_the_manual_says_what_a_change_needs(heading: str) -> None:
     name = heading.strip("# `[]")
