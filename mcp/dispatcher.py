@@ -224,17 +224,16 @@ class Dispatcher:
                 await self._wait_for_change(sharer, deadline)
 
     async def _renew(self, slot: Slot, sharer: str | None, deadline: float) -> Slot:
-        earlier, slot.sharer = slot.sharer, sharer
+        earlier, slot.sharer = (slot.sharer, slot.leased_in), sharer
         slot.take()
         self._wake_others(sharer)
         try:
             name = self.backend.name
             await within(deadline, slot.process.renew(), lambda: all_in_use(name))
         except BaseException:
-            if (
-                slot.in_flight == 1
-            ):  # else others of this sharer are there, and it is made new for them
-                slot.sharer = earlier  # whose state may still be there
+            # Others of this sharer may be there, or have been served by the new life: then it is theirs.
+            if slot.in_flight == 1 and slot.leased_in == earlier[1]:
+                slot.sharer = earlier[0]  # whose state may still be there
             self.give_back(slot)
             raise
         return slot

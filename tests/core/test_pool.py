@@ -1203,21 +1203,31 @@ def test_whoever_shares_with_nobody_has_a_process_of_his_own_and_meets_no_state_
     run(test())
 
 
-def test_who_gives_up_a_process_that_is_made_new_for_him_leaves_it_to_others_of_his() -> None:
+@pytest.mark.parametrize("is_served_before", [False, True])
+def test_who_gives_up_a_process_that_is_made_new_for_him_leaves_it_to_others_of_his(
+    is_served_before: bool,
+) -> None:
     async def test() -> None:
         may_start = asyncio.Event()
-        may_start.set()
+        starts = 0
+
+        async def starting() -> None:
+            nonlocal starts
+            starts += 1
+            if starts == 1 or not is_served_before:
+                await may_start.wait()
+
         backend = PlayedBackend("s", tool("t", READ_ONLY), share="agent")
-        backend.starting = may_start.wait  # type: ignore[method-assign,assignment]  # as long as the test says
         pool = pool_of(backend)
 
         async def call(who: str) -> None:
             await pool.call("t", {}, caller=Caller(sharer=who))
 
         await call("a")
-        may_start.clear()
+        backend.starting = starting  # type: ignore[method-assign]  # as long as the test says
         first, second = (asyncio.create_task(call("b")) for _ in range(2))
         await turns()
+        assert second.done() is is_served_before
         first.cancel()
         await turns()
         may_start.set()
