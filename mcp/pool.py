@@ -131,9 +131,11 @@ class Pool:
             entry.changed()
             self._subscribers.renew(name)
 
-    def updated(self, name: str, uri: str) -> None:
-        """A server says that a resource has changed."""
-        self._subscribers.updated(name, uri)
+    def updated(self, name: str, number: int, uri: str) -> None:
+        """The process of this number, from 0, of a server says that a resource has changed."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            self._subscribers.updated(name, entry.backend.processes[number], uri)
 
     async def close(self) -> None:
         """Ends what goes on beside requests."""

@@ -45,6 +45,8 @@ class _Subscription:
         self.key = key
         self.listeners: dict[int, Callable[[], None]] = {}
         self.changing = asyncio.Lock()
+        self.asked: Holder | None = None
+        """Whose news are of it, from before it has answered."""
         self.holder: Holder | None = None
         self.let_go: Callable[[], None] | None = None
         self.life = -1
@@ -106,6 +108,7 @@ class Subscribers:
     async def _open(self, subscription: _Subscription) -> None:
         server, uri, sharer = subscription.key
         holder, let_go = await self._connect(server, sharer)
+        subscription.asked = holder
         try:
             session = holder.session
             if session is not None:  # one that has just died comes again, and `renew` after it
@@ -138,10 +141,18 @@ class Subscribers:
         finally:
             subscription.release()
 
-    def updated(self, server: str, uri: str) -> None:
-        """A server says that a resource has changed, one that is subscribed to or below one that is."""
+    def updated(self, server: str, holder: Holder, uri: str) -> None:
+        """A process says that a resource has changed, one that is subscribed to or below one that is.
+
+        Where a server is not shared by all, whoever has another process does not hear of it.
+        """
         for key, subscription in list(self._subscriptions.items()):
-            if key[0] == server and (uri == key[1] or uri.startswith(key[1].rstrip("/") + "/")):
+            is_theirs = key[2] is None or subscription.asked is holder
+            if (
+                key[0] == server
+                and is_theirs
+                and (uri == key[1] or uri.startswith(key[1].rstrip("/") + "/"))
+            ):
                 subscription.tell()
 
     def renew(self, server: str) -> None:

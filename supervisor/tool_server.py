@@ -281,7 +281,7 @@ class ToolServers:
         """A server has one more worker."""
         keeper.era = agent.catalogue.era
         keeper.on_catalogue = partial(self._listed, agent, keeper)
-        keeper.on_updated = partial(self._pool.updated, agent.name)
+        keeper.on_updated = partial(self._updated, agent, keeper)
 
     def remove(self, name: str) -> None:
         """A server is gone, and what it offered with it."""
@@ -300,6 +300,10 @@ class ToolServers:
         """A worker has changed: calls may wait for that."""
         if keeper.spec.kind == "mcp":
             self._pool.changed(keeper.spec.name)
+
+    def _updated(self, agent: Agent, keeper: Keeper, uri: str) -> None:
+        if keeper in agent.keepers:
+            self._pool.updated(agent.name, agent.keepers.index(keeper), uri)
 
     def _listed(self, agent: Agent, keeper: Keeper, catalogue: Catalogue) -> None:
         """Takes what a server offers; other tools than before are told."""

@@ -1349,7 +1349,7 @@ def test_subscribers_share_one_subscription_that_outlives_the_process() -> None:
         ]
         asked = [(method, params["uri"]) for method, params in backend.played.requests]
         assert asked == [("resources/subscribe", "x:1"), ("resources/subscribe", "x:2")]
-        pool.updated("s", "x:1")
+        pool.updated("s", 0, "x:1")
         assert told == [("a", "x:1"), ("b", "s__x:1")]
         assert pool.stats("s").in_flight == 2, "who waits for news keeps a server from being unused"
 
@@ -1374,6 +1374,30 @@ def test_subscribers_share_one_subscription_that_outlives_the_process() -> None:
         methods = [method for method, _ in backend.played.requests]
         assert methods == ["resources/unsubscribe"] * 2
         assert pool.stats("s").in_flight == 0
+        await pool.close()
+
+    run(test())
+
+
+def test_nobody_hears_what_changes_in_the_process_of_another() -> None:
+    async def test() -> None:
+        catalogue = files("s", "x:1")
+        backend = PlayedBackend("s", catalogue=catalogue, share="agent", max_processes=2)
+        pool = pool_of(backend)
+        told: list[str] = []
+
+        def hear(who: str) -> Callable[[str], None]:
+            return lambda _: told.append(who)
+
+        ends = [await pool.subscribe("x:1", hear(who), caller=Caller(sharer=who)) for who in "ab"]
+        assert len(backend.processes) == 2
+        pool.updated("s", 1, "x:1")
+        assert told == ["b"]
+        pool.updated("s", 0, "x:1")
+        assert told == ["b", "a"]
+        for end in ends:
+            end()
+        await turns()
         await pool.close()
 
     run(test())
