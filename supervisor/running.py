@@ -225,6 +225,10 @@ class Running:
             if everything or name in names:
                 agent.held = False
 
+    def is_to_go(self, keeper: Keeper) -> bool:
+        """Whether a worker is being added or removed, or was removed: nothing starts it now."""
+        return keeper in self._leaving or self._keeper_of(keeper.id) is not keeper
+
     async def call_up(self, keeper: Keeper) -> None:
         """Starts the worker of a server that is called, or waits for one that is on its way."""
         worker = keeper.worker

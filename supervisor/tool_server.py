@@ -15,7 +15,7 @@ from ..mcp.catalogue import Catalogue
 from ..mcp.dispatch import Phase, Share
 from ..mcp.pool import Pool
 from ..mcp.session import Session
-from ..worker.errors import Conflict, CorralError, Timeout, ToolFailed
+from ..worker.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
 from .bus import Bus
 from .crew import Agent, is_at_risk, not_up
 from .keeper import Keeper
@@ -38,6 +38,10 @@ class Steering(Protocol):
 
     def check_may_call(self, what: str) -> None:
         """Raises CorralError when nothing is called now."""
+        ...
+
+    def is_to_go(self, keeper: Keeper) -> bool:
+        """Whether the worker is being added or removed, or was removed: nothing starts it now."""
         ...
 
     async def call_up(self, keeper: Keeper) -> None:
@@ -72,6 +76,8 @@ class ServerProcess:
             return Phase.LOST
         if worker.state in UP:
             return Phase.UP
+        if self._steering.is_to_go(self.keeper):
+            return Phase.LOST
         is_coming = worker.wanted and not (
             worker.state is State.TERMINATED and worker.resume_at is None
         )
@@ -98,7 +104,7 @@ class ServerProcess:
         Raises:
             Conflict: it is paused.
             SpawnFailed, Timeout: it does not come up.
-            ToolFailed: it is deaf, or went in this instant.
+            ToolFailed: it is deaf, went in this instant, or is being removed: another one may take the call.
             ResourceLimitExceeded: there is no room for it.
         """
         keeper = self.keeper
@@ -113,7 +119,12 @@ class ServerProcess:
             except TimeoutError as error:
                 raise self._gone() from error
         if keeper.worker.state not in UP:
-            await self._steering.call_up(keeper)
+            try:
+                await self._steering.call_up(keeper)
+            except (Conflict, NotFound) as error:
+                if not self._steering.is_to_go(keeper):
+                    raise
+                raise ToolFailed(error.message, server=name, lost=True, sent=False) from error
         session = self.session
         if session is None:
             raise self._gone()

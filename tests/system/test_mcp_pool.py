@@ -17,6 +17,7 @@ from corral.worker.errors import (
     Overloaded,
     PermissionDenied,
     SpawnFailed,
+    Timeout,
 )
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -45,6 +46,9 @@ max_calls_per_minute = 2
 spares = 1
 idle_timeout = 0
 [mcp.servers.wide]
+{STATE}]
+instances = 2
+[mcp.servers.narrowed]
 {STATE}]
 instances = 2
 [mcp.servers.private]
@@ -220,6 +224,27 @@ def test_two_processes_work_at_the_same_time_and_the_risk_of_that_is_told(
     assert server(daemon, "wide")["mcp"]["warning"]
     assert server(daemon, "lazy")["mcp"]["warning"] is None
     assert daemon.log.read_text().count("server wide") == 1
+
+
+def test_a_call_does_not_go_to_a_process_that_is_being_removed(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    def meet(name: str) -> str:
+        return call(daemon, "narrowed__meet", folder=str(tmp_path), name=name, other="end")
+
+    daemon.call("agent.start", names=["narrowed"])
+    with ThreadPoolExecutor(4) as many:
+        calls = [many.submit(meet, name) for name in "ab"]
+        for worker in ("narrowed-0", "narrowed-1"):
+            daemon.await_worker(worker, lambda w: w["state"] == "Busy")
+        scaled = many.submit(daemon.call, "agent.scale", name="narrowed", instances=1)
+        daemon.await_worker("narrowed-1", lambda w: w["state"] == "ShuttingDown")
+        calls.append(many.submit(call, daemon, "narrowed__get"))
+        error = refusal(daemon, "narrowed__get", 0.1)
+        (tmp_path / "end").touch()
+        assert [each.result(BOUND_S) for each in calls] == ["met", "met", ""]
+        scaled.result(BOUND_S)
+    assert isinstance(error, Timeout), "there is one process left, and it is at work"
 
 
 def test_agents_that_share_with_nobody_find_their_own_state_and_never_another_s(
