@@ -115,6 +115,7 @@ class Pool:
         self._subscribers.drop(name)
         while entry.waiting:
             entry.wake()
+        self._validators.forget(self._directory.of(name).tools)
         self._tell(self._directory.drop(name))
 
     def listed(self, name: str) -> None:
@@ -122,7 +123,10 @@ class Pool:
         entry = self._entries.get(name)
         if entry is not None:
             backend = entry.backend
+            earlier = self._directory.of(name)
             self._tell(self._directory.put(name, backend.catalogue, backend.denied_tools))
+            if earlier is not backend.catalogue:
+                self._validators.forget(earlier.tools)
 
     def changed(self, name: str) -> None:
         """Something about a server's processes has changed: who waits for one looks again."""

@@ -8,7 +8,7 @@ not applied, and the server judges the arguments itself. A bad schema never cost
 import importlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, Protocol, cast
 
@@ -87,6 +87,11 @@ class Validators:
         validator = found[1]
         if validator is not None:
             validator.check(exposed, arguments)
+
+    def forget(self, tools: Iterable[Tool]) -> None:
+        """These are listed no more."""
+        for tool in tools:
+            self._known.pop(id(tool), None)
 
 
 class _Validator:

@@ -1,8 +1,10 @@
 """What the pool decides: names, rights, turns and retries. No process: the sessions are played."""
 
 import asyncio
+import gc
 import random
 import re
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -1534,6 +1536,29 @@ def test_a_schema_that_is_broken_hostile_or_too_much_costs_no_call(
     async def test() -> None:
         backend = PlayedBackend("s", Tool(name="t", input_schema=schema))
         assert (await pool_of(backend).call("t", deep))["content"]
+
+    run(test())
+
+
+class Schema(dict[str, object]):
+    """One of which can be told whether it is still there."""
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_schema_that_is_listed_no_more_is_not_kept(is_removed: bool) -> None:
+    async def test() -> None:
+        schema = Schema(schema_of(text={"type": "string"}))
+        kept = weakref.ref(schema)
+        backend = PlayedBackend("s", Tool(name="t", input_schema=schema))
+        del schema
+        pool = pool_of(backend)
+        assert (await refusal(pool.call("t", {"text": 1}))).data["rule"] == "type"
+        if is_removed:
+            pool.remove("s")
+            backend.pool = None
+        backend.list(tool("t"))
+        gc.collect()
+        assert kept() is None
 
     run(test())
 
