@@ -124,15 +124,24 @@ class Web:
         token: what it has to send.
         version: corral's own.
         max_sessions: how many legacy clients may be there at once.
+        max_connections: how many connections may be there at once.
     """
 
     def __init__(
-        self, offer: Offer, *, token: str, version: str, max_sessions: int = MAX_SESSIONS
+        self,
+        offer: Offer,
+        *,
+        token: str,
+        version: str,
+        max_sessions: int = MAX_SESSIONS,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self._offer = offer
         self._token = token.encode("ascii")
         self._version = version
         self._max_sessions = max_sessions
+        self._max_connections = max_connections
+        self._known: set[asyncio.BaseProtocol] = set()
         self._loop = asyncio.get_running_loop()
         self._hosts: frozenset[str] = frozenset()
         self._runner: web.AppRunner | None = None
@@ -183,7 +192,21 @@ class Web:
     def _connection(self) -> asyncio.BaseProtocol:
         server = None if self._runner is None else self._runner.server
         assert server is not None, "it listens"
-        return _Turned() if len(server.connections) >= MAX_CONNECTIONS else server()
+        connections = server.connections
+        if len(self._known) > self._max_connections:
+            self._known.intersection_update(connections)
+        if len(connections) >= self._max_connections:
+            # Any user of this machine can open connections and say nothing: who has the token goes before them.
+            strangers = (
+                each
+                for each in connections
+                if each.transport is not None and each not in self._known
+            )
+            first = next(strangers, None)
+            if first is None:
+                return _Turned()
+            first.force_close()
+        return server()
 
     async def close(self) -> None:
         """Stops listening and ends every session and every stream."""
@@ -217,6 +240,7 @@ class Web:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         try:
             self._admit(request)
+            self._known.add(request.protocol)
             if request.path != PATH:
                 raise Refused(404, NotFound(f'cannot find "{request.path}"'))
             if self._is_closing:

@@ -235,6 +235,26 @@ def test_only_who_is_here_and_has_the_token_is_served(header: str, value: str, s
     run(test)
 
 
+def test_connections_that_never_show_the_token_do_not_keep_out_who_has_it() -> None:
+    async def test(site: Site) -> None:
+        session = await site.initialize()
+        async with contextlib.AsyncExitStack() as stack:
+            listening = await stack.enter_async_context(site.http.get(site.url, headers=session))
+            host, port = site.address.split(":")
+            silent = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+            for _, writer in silent:
+                stack.callback(writer.close)
+            assert await silent[0][0].read() == b"", "the first to come is the first to go"
+            async with site.post(site.message("ping"), session) as answer:
+                assert answer.status == 200
+            site.offering.change("tools")
+            told = await event(listening)
+            assert told is not None
+            assert told.message["method"] == "notifications/tools/list_changed"
+
+    run(test, max_connections=4)
+
+
 def test_what_http_forbids_is_answered_with_its_status() -> None:
     async def test(site: Site) -> None:
         session = await site.initialize()
