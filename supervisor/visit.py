@@ -107,8 +107,10 @@ class Visit:
         method, params = message.get("method"), as_object(message.get("params")) or {}
         if method == "notifications/cancelled":
             request_id = params.get("requestId")
-            if isinstance(request_id, str | int) and request_id in self.running:
-                self.running[request_id].cancel()
+            is_id = isinstance(request_id, str | int) and not isinstance(request_id, bool)
+            if is_id and request_id in self.running:
+                # With a reason, which tells what serves it from a client that is only gone.
+                self.running[request_id].cancel(str(params.get("reason") or ""))
         elif isinstance(method, str):
             self.face.hear(method, params)
         elif "result" in message or "error" in message:

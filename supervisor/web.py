@@ -339,8 +339,12 @@ class Web:
                 code = (as_object(reply.answers[0].get("error")) or {}).get("code")
                 return _json(reply.answers[0], STATUS.get(cast("int", code), 200))  # None is no key
             return await self._stream(request, reply.begin())
+        except (asyncio.CancelledError, ConnectionError):
+            if not self._is_closing:  # hanging up is how a client of this era withdraws a request
+                task.cancel("the client has hung up")
+            raise
         finally:
-            task.cancel()  # the client is gone; or it has ended by itself
+            task.cancel()  # the daemon ends, or it has ended by itself
             self._modern.discard(task)
             self._faces.discard(face)
             face.close()

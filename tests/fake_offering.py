@@ -43,6 +43,8 @@ class FakeOffering:
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.reasons: tuple[object, ...] = ()
+        """With which the last call was cancelled: none where the client is only gone."""
 
     def tool(self, name: str) -> Mapping[str, object] | None:
         return next((tool for tool in self.lists["tools"] if tool["name"] == name), None)
@@ -97,7 +99,8 @@ class FakeOffering:
         self.begun.set()
         try:
             await self.go_on.wait()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as withdrawn:
+            self.reasons = withdrawn.args
             self.cancelled.set()
             raise
         return {"content": []}

@@ -474,6 +474,7 @@ def test_a_call_that_is_withdrawn_is_cancelled_and_has_no_answer() -> None:
                 assert accepted.status == 202
             assert [each.data for each in await events(answer)] == [""]
         assert site.offering.cancelled.is_set()
+        assert site.offering.reasons, "who serves it can tell that from a client that is gone"
 
     run(test)
 
@@ -634,6 +635,24 @@ def test_a_modern_call_ends_with_its_connection() -> None:
         await site.offering.begun.wait()
         task.cancel()
         await site.offering.cancelled.wait()
+        assert site.offering.reasons, "hanging up is how it is withdrawn"
+
+    run(test)
+
+
+def test_a_modern_call_that_the_end_of_the_daemon_cuts_off_is_not_withdrawn() -> None:
+    async def test(site: Site) -> None:
+        async def call() -> None:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with site.modern("tools/call", name="wait"):
+                    pass
+
+        task = asyncio.ensure_future(call())
+        await site.offering.begun.wait()
+        await site.web.close()
+        await task
+        assert site.offering.cancelled.is_set()
+        assert not site.offering.reasons
 
     run(test)
 
