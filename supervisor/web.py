@@ -150,7 +150,8 @@ class Web:
         self._sessions: dict[str, Visit] = {}
         self._kept: deque[tuple[Visit, Stream]] = deque()
         self._kept_bytes = 0
-        self._modern: set[asyncio.Task[None]] = set()
+        self._modern: dict[asyncio.Task[None], bool] = {}
+        """Each with whether it listens, and so ends by itself when its face is closed."""
         self._faces: set[Face] = set()
         self._is_closing = False
 
@@ -218,6 +219,9 @@ class Web:
         for face in list(self._faces):
             face.close()  # what listens is answered
         tasks = list(self._modern)
+        for task, listens in self._modern.items():
+            if not listens:
+                task.cancel()
         for session in list(self._sessions.values()):
             tasks += session.running.values()
             self._end(session)
@@ -332,10 +336,14 @@ class Web:
         face = Face(offering, version=self._version, caller=caller)
         reply = Reply(Stream(0, keeps=False) if streams else None)
         task = self._loop.create_task(reply.answer(face, asked))
-        self._modern.add(task)
+        task.add_done_callback(lambda task: reply.give_up() if task.cancelled() else None)
+        self._modern[task] = asked.method == LISTEN
         self._faces.add(face)
         try:
             if await reply.is_short():
+                if not reply.answers:
+                    ending = Overloaded("cannot finish the request: the daemon is stopping")
+                    raise Refused(503, ending, request_id=asked.id)
                 code = (as_object(reply.answers[0].get("error")) or {}).get("code")
                 return _json(reply.answers[0], STATUS.get(cast("int", code), 200))  # None is no key
             return await self._stream(request, reply.begin())
@@ -345,7 +353,7 @@ class Web:
             raise
         finally:
             task.cancel()  # the daemon ends, or it has ended by itself
-            self._modern.discard(task)
+            self._modern.pop(task, None)
             self._faces.discard(face)
             face.close()
 

@@ -25,7 +25,7 @@ from corral.supervisor import header
 from corral.supervisor.bearer import loopback, read_token
 from corral.supervisor.stream import MAX_BYTES, MAX_EVENTS, Stream, place_of
 from corral.supervisor.web import MAX_BODY_BYTES, Wanted, Web
-from corral.worker.errors import InvalidParams, NotFound, PermissionDenied
+from corral.worker.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
 from fake_offering import FakeOffering
 
@@ -640,17 +640,19 @@ def test_a_modern_call_ends_with_its_connection() -> None:
     run(test)
 
 
-def test_a_modern_call_that_the_end_of_the_daemon_cuts_off_is_not_withdrawn() -> None:
+def test_a_modern_call_that_the_end_of_the_daemon_cuts_short_is_answered_and_not_withdrawn() -> (
+    None
+):
     async def test(site: Site) -> None:
-        async def call() -> None:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with site.modern("tools/call", name="wait"):
-                    pass
+        async def call() -> int:
+            async with site.modern("tools/call", name="wait") as answer:
+                assert (await answer.json())["error"]["code"] == Overloaded.code
+                return int(answer.status)
 
         task = asyncio.ensure_future(call())
         await site.offering.begun.wait()
         await site.web.close()
-        await task
+        assert await task == 503
         assert site.offering.cancelled.is_set()
         assert not site.offering.reasons
 
