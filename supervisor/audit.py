@@ -15,7 +15,7 @@ import logging
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -149,6 +149,13 @@ class _Repeats:
 def now() -> str:
     """The wall-clock time, RFC 3339 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def whose(who: Mapping[str, object]) -> str:
+    """Who may not flood the audit with refusals: an agent with all its workers, an HTTP client by its name, or a user."""
+    if "agent" in who:  # null where it has left its tree: it is not to be taken for its user
+        return "inside" if who["agent"] is None else str(who["agent"])
+    return f"over {who['http']}" if "http" in who else str(who.get("uid"))
 
 
 def own(action: str, **facts: object) -> Record:

@@ -26,7 +26,7 @@ from ..worker.errors import (
 )
 from ..worker.schema import AttachParams
 from .agents import Agents
-from .audit import Audit
+from .audit import Audit, whose
 from .chain import digest
 from .diary import Diary, told
 from .forwarding import Forwarding
@@ -245,7 +245,7 @@ class Control:
             result = await entry.serve(self, asked, caller)
         except CorralError as error:
             said = record(error.name, **_failure(error))
-            if not isinstance(error, UNDONE) or self.audit.refuse(said, _whose(caller)):
+            if not isinstance(error, UNDONE) or self.audit.refuse(said, whose(caller.who)):
                 await self.audit.keep(said)
             raise
         except asyncio.CancelledError:  # it hung up: nobody waits
@@ -272,7 +272,7 @@ class Control:
             if isinstance(error, PermissionDenied):
                 record["names"] = _names(params)[:MAX_DENIED_NAMES]
                 record["params"] = _bounded(params, MAX_DENIED_BYTES)
-            if self.audit.refuse(record, _whose(caller)):
+            if self.audit.refuse(record, whose(caller.who)):
                 self.audit.add(record)
 
 
@@ -287,13 +287,6 @@ def _asked(entry: Method, params: Mapping[str, object], caller: Caller) -> Struc
 
 
 # -- what the audit keeps of a call
-
-
-def _whose(caller: Caller) -> str:
-    """Who may not flood the audit with refusals: an agent with all its workers, or a user with all programs."""
-    if caller.who.get("agent", "") is None:  # it has left its tree: not to be taken for its user
-        return "inside"
-    return str(caller.who.get("agent") or caller.who.get("uid"))
 
 
 def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:

@@ -41,7 +41,7 @@ from ..worker.schema import (
 )
 from ..worker.wire import Notification, Request
 from .agents import Agents
-from .audit import REFUSALS, Audit
+from .audit import REFUSALS, Audit, whose
 from .backlog import Entry
 from .broker import Broker
 from .bus import rfc3339
@@ -387,8 +387,7 @@ class WorkerService:
             "duration_s": call.duration_s,
         }
         if is_refusal:
-            whose = call.who.get("agent") or call.who.get("uid")
-            if self._audit.refuse(record, str(whose)):
+            if self._audit.refuse(record, whose(call.who)):
                 self._audit.add(record)
             return
         sha256, size_bytes = digest(arguments)

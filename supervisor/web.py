@@ -79,6 +79,9 @@ KEPT_BYTES = 32 * 1024 * 1024
 
 KEPT_STREAMS = 1000
 
+MAX_NAME = 100
+"""Characters of a client's name that are kept."""
+
 SINCE_PRIMED = "2025-11-25"
 """From this revision on a client knows what an event without data is."""
 
@@ -320,7 +323,8 @@ class Web:
                 raise Refused(400, unsupported_version(version))
             return web.Response(status=202)  # there is none that concerns us
         asked = read_request(message)
-        caller = Caller(name="http", sharer="http")
+        meta = as_object(asked.params.get("_meta")) or {}
+        caller = Caller(name=_named(meta.get(META + "clientInfo")), sharer="http")
         try:
             offering = self._offer(_wanted(request), caller)
             _check_headers(request, asked, offering)
@@ -366,10 +370,8 @@ class Web:
         if len(self._sessions) >= self._max_sessions:
             self._make_room(asked.id)
         session_id = secrets.token_urlsafe(TOKEN_BYTES)
-        client = as_object(asked.params.get("clientInfo")) or {}
-        caller = Caller(
-            name=f"http {str(client.get('name'))[:100]}", sharer=f"http {session_id[:8]}"
-        )
+        name = _named(asked.params.get("clientInfo"))
+        caller = Caller(name=name, sharer=f"http {session_id[:8]}")
         try:
             offering = self._offer(_wanted(request), caller)
         except CorralError as error:
@@ -537,6 +539,12 @@ def _version_of(message: Mapping[str, object]) -> object:
     """The revision in the `_meta` of a request; None where it names none."""
     params = as_object(message.get("params")) or {}
     return (as_object(params.get("_meta")) or {}).get(META + "protocolVersion")
+
+
+def _named(client: object) -> str:
+    """A client as events and the audit name it: by what it says of itself."""
+    name = (as_object(client) or {}).get("name")
+    return f"http {name[:MAX_NAME]}" if isinstance(name, str) and name else "http"
 
 
 def _wanted(request: web.Request) -> Wanted:

@@ -749,6 +749,22 @@ def test_a_daemon_serves_its_own_tools_to_who_has_its_token(tmp_path: Path) -> N
                 async with http.post(url, json=body) as answer:
                     tools = (await answer.json())["result"]["tools"]
                     assert {"corral__list", "corral__run"} <= {tool["name"] for tool in tools}
+                for name in ("one", "one", "two"):
+                    meta = {**META_2026, META + "clientInfo": {"name": name, "version": "1"}}
+                    params = {
+                        "_meta": meta,
+                        "name": "corral__stop",
+                        "arguments": {"name": "nobody"},
+                    }
+                    asked = {**body, "method": "tools/call", "params": params}
+                    said = {**headers, "Mcp-Method": "tools/call", "Mcp-Name": "corral__stop"}
+                    async with http.post(url, json=asked, headers=said) as answer:
+                        assert (await answer.json())["result"]["isError"]
+                records = daemon.call("audit.list", actions=["agent.stop"])["records"]
+                assert [each["who"] for each in records] == [
+                    {"http": "http one"},
+                    {"http": "http two"},
+                ], "refusals of one client do not hide those of another"
                 headers["Authorization"] = "Bearer x"
                 async with http.post(url, json=body, headers=headers) as answer:
                     assert answer.status == 401
