@@ -191,7 +191,7 @@ class Face:
         self._era: Era | None = None
         self._version = ""
         self._capabilities: dict[str, object] = {}
-        self._level = 0
+        self._level: str | None = None
         self._subscribed: dict[str, Callable[[], None]] = {}
         self._changes: _Changes | None = None
         self._listens: set[asyncio.Future[None]] = set()
@@ -230,7 +230,8 @@ class Face:
                 key=f"_meta.{VERSION_KEY}",
             )
         self._begin()
-        exchange = Exchange(request_id, link, meta, self._capabilities, self._level)
+        least = 0 if self._level is None else LEVELS.index(self._level)
+        exchange = Exchange(request_id, link, meta, self._capabilities, least)
         return await self._serve_legacy(exchange, method, params)
 
     def hear(self, method: str, _params: Mapping[str, object]) -> None:
@@ -320,7 +321,7 @@ class Face:
                 raise InvalidParams(
                     f"cannot log at level {level!r}", key="level", known=list(LEVELS)
                 )
-            self._level = LEVELS.index(str(level))
+            self._level = str(level)
             return {}
         if method == SUBSCRIBE:
             return await self._subscribe(_text(params, "uri"))
@@ -382,6 +383,9 @@ class Face:
             raise InvalidParams(f'cannot call "{method}": "{key}" is no string', key=key)
         if "_meta" in params:
             params = _without_protocol(params)
+        if self._level is not None and not exchange.is_modern:  # modern servers are told each time
+            meta = as_object(params.get("_meta")) or {}
+            params = {**params, "_meta": {**meta, LEVEL_KEY: self._level}}
         try:
             return await self._offering.request(method, params, exchange.caller(self._caller))
         except CorralError as error:

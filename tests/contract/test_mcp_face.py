@@ -414,6 +414,10 @@ def test_a_legacy_client_chooses_the_level_of_what_servers_log() -> None:
         assert await client.ask("logging/setLevel", level="warning") == {}
         await client.ask("tools/call", name="chat")
         assert [params["level"] for _, params in client.way.told] == ["error"]
+        sent = client.offering.asked[-1][1]
+        assert sent["_meta"] == {META + "logLevel": "warning"}, "a modern server has to be told"
+        await client.modern("tools/call", name="chat")
+        assert "_meta" not in client.offering.asked[-1][1], "a modern request stands for itself"
         assert (await client.refusal(client.ask("logging/setLevel", level="x")))["code"] == -32602
 
     run(test)
