@@ -494,7 +494,7 @@ class Face:
                 self._offering, methods, lambda method: exchange.notify(method, {"_meta": meta})
             )
             stack.callback(changes.end)
-            if self._is_closed:
+            if self._is_closed and not over.done():  # else it was there to be ended
                 over.set_result(None)
             await over
         return {"_meta": meta}

@@ -124,6 +124,9 @@ class FakeOffering:
             raise NotFound(f'cannot find resource "{uri}"')
         if uri == "test://mute":
             raise ToolFailed(f'cannot subscribe to "{uri}"')
+        if uri == "test://slow":
+            self.begun.set()
+            await self.go_on.wait()
         callbacks = self.updated.setdefault(uri, [])
         callbacks.append(on_updated)
         return lambda: callbacks.remove(on_updated)

@@ -577,6 +577,21 @@ def test_a_modern_client_that_listens_is_told_first_what_of_it_holds_and_then_on
     run(test)
 
 
+def test_who_is_about_to_listen_when_the_face_is_closed_is_answered() -> None:
+    async def test(client: Client) -> None:
+        wanted = {"resourceSubscriptions": ["test://slow"]}
+        listening = asyncio.ensure_future(
+            client.modern("subscriptions/listen", notifications=wanted)
+        )
+        await client.offering.begun.wait()
+        client.face.close()
+        client.offering.go_on.set()
+        assert (await listening)["_meta"][META + "subscriptionId"] == 1
+        assert client.offering.updated["test://slow"] == []
+
+    run(test)
+
+
 def test_a_client_that_withdraws_leaves_nothing_behind() -> None:
     async def test(client: Client) -> None:
         listening = asyncio.ensure_future(
