@@ -357,7 +357,7 @@ class Relay:
                 self._link.send(line)
         elif "id" not in message:
             self._take_notification(line, message)
-        elif isinstance(message["id"], str | int) and isinstance(message["method"], str):
+        elif _is_id(message["id"]) and isinstance(message["method"], str):
             self._take_request(Asked(message, line))
         else:
             text = "cannot read the request: its id is no string and no integer"
@@ -573,6 +573,10 @@ class Relay:
         self._say(codec.encode({"jsonrpc": "2.0", "id": asked.id, "result": result}))
 
 
+def _is_id(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
 def _key(request_id: object) -> Key:
-    """An id as a key: 1 and "1" are two, and so are 1 and true."""
-    return isinstance(request_id, str), request_id if isinstance(request_id, str | int) else None
+    """An id as a key: 1 and "1" are two, and true is none."""
+    return isinstance(request_id, str), request_id if _is_id(request_id) else None

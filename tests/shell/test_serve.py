@@ -123,7 +123,12 @@ def test_without_a_daemon_a_call_says_so_and_the_session_goes_on(path: Path) -> 
 
 def test_what_is_no_request_is_answered_and_the_next_one_is_served(path: Path) -> None:
     with serving(path) as editor:
-        for line, code in ((b"{", -32700), (b"[]", -32600), (b'{"id":null,"method":"x"}', -32600)):
+        for line, code in (
+            (b"{", -32700),
+            (b"[]", -32600),
+            (b'{"id":null,"method":"x"}', -32600),
+            (b'{"jsonrpc":"2.0","id":true,"method":"ping"}', -32600),
+        ):
             editor.send_raw(line + b"\n")
             assert editor.next()["error"]["code"] == code
         editor.send_raw(b"\n \n" + b'{"jsonrpc":"2.0","id":9,"method":"ping"}\n')
