@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from ..worker import client, codec
 from ..worker.errors import (
@@ -31,6 +32,7 @@ from ..worker.errors import (
     Unreachable,
     from_wire,
 )
+from ..worker.wire import HEAD_BYTES, request_id_in
 from .absence import META, MODERN_VERSIONS, SERVER_INFO, Asked, UnsupportedVersion, instead
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -147,28 +149,38 @@ def serve(
     return 0
 
 
+class Cut(NamedTuple):
+    """A line that was too long."""
+
+    head: bytes
+
+
 class Lines:
-    """Whole lines out of pieces; None stands for one that was too long."""
+    """Whole lines out of pieces; of one that was too long the beginning."""
 
     def __init__(self) -> None:
         self._partial = bytearray()
         self._is_skipping = False
 
-    def feed(self, data: bytes) -> list[bytes | None]:
+    def feed(self, data: bytes) -> list[bytes | Cut]:
         """The lines that end in `data`."""
         *ends, rest = data.split(b"\n")
-        found: list[bytes | None] = []
+        found: list[bytes | Cut] = []
         for piece in ends:
-            is_long = self._is_skipping or len(self._partial) + len(piece) > MAX_LINE_BYTES
-            found.append(None if is_long else bytes(self._partial) + piece)
+            self._keep(piece)
+            line = bytes(self._partial)
+            found.append(Cut(line) if self._is_skipping else line)
             self._partial.clear()
             self._is_skipping = False
+        self._keep(rest)
+        return found
+
+    def _keep(self, piece: bytes) -> None:
         if not self._is_skipping:
-            self._partial += rest
+            self._partial += piece
             if len(self._partial) > MAX_LINE_BYTES:
                 self._is_skipping = True
-                self._partial.clear()
-        return found
+                del self._partial[HEAD_BYTES:]
 
 
 class Link:
@@ -230,7 +242,7 @@ class Relay:
         self._pause_s = RETRY_FIRST_S
         self._absence: CorralError = Unreachable("cannot reach the daemon: it was not tried yet")
         self._input = Lines()
-        self._pending: deque[bytes | None] = deque()
+        self._pending: deque[bytes | Cut] = deque()
         self._unsent = bytearray()
         self._end_at: float | None = None
         self._poller = select.poll()
@@ -338,9 +350,10 @@ class Relay:
             if link is not None and (not link.is_ready or len(link.unsent) > HIGH_WATER_BYTES):
                 return
             line = self._pending.popleft()
-            if line is None:
+            if isinstance(line, Cut):
                 text = f"cannot take a message of more than {MAX_LINE_BYTES} bytes"
-                self._fail(None, ResourceLimitExceeded(text, limit=MAX_LINE_BYTES))
+                fault = ResourceLimitExceeded(text, limit=MAX_LINE_BYTES)
+                self._fail(request_id_in(line.head), fault)
             elif line and not line.isspace():
                 self._take(line)
 
@@ -446,7 +459,7 @@ class Relay:
             self._lose(Unreachable(text, socket=self._path, reason="closed"))
             return
         for line in link.lines.feed(data):
-            if line is not None and link is self._link:
+            if not isinstance(line, Cut) and link is self._link:
                 self._hear(link, line)
 
     def _hear(self, link: Link, line: bytes) -> None:

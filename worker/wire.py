@@ -506,6 +506,12 @@ def _id(value: object) -> Id | None:
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}\[\],:]|[^\s"{}\[\],:]+')
 
 
+def request_id_in(head: bytes) -> Id | None:
+    """The id of the request that a cut-off line begins with; None where it is none, or the id comes later."""
+    keys = _top_level(head[:HEAD_BYTES])
+    return _id(keys.get("id")) if "method" in keys else None
+
+
 def _top_level(head: bytes) -> dict[str, object]:
     """The keys of the outermost object in a cut-off line; scalars with their value, others with None."""
     found: dict[str, object] = {}

@@ -308,7 +308,7 @@ def test_a_line_of_16_mib_passes_and_a_longer_one_costs_only_itself(path: Path) 
         assert editor.next()["error"]["code"] == -33005
         editor.send_raw(head + b"x" * (room + MIB) + tail + b"\n")
         refused = editor.next()
-        assert (refused["id"], refused["error"]["code"]) == (None, -33005)
+        assert (refused["id"], refused["error"]["code"]) == (1, -33005), "who asked is told"
         assert editor.ask(2, "tools/list")["result"]["tools"]
 
 
