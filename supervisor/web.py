@@ -409,8 +409,12 @@ class Web:
         return session
 
     def _end(self, session: "Visit") -> None:
-        if self._sessions.pop(session.id, None) is not None:
-            session.close()
+        if self._sessions.pop(session.id, None) is None:
+            return
+        session.close()
+        if any(whose is session for whose, _ in self._kept):  # nobody can come back for that
+            self._kept = deque(each for each in self._kept if each[0] is not session)
+            self._kept_bytes = sum(stream.size_bytes for _, stream in self._kept)
 
     async def _legacy_post(
         self, request: web.Request, message: object, takes: frozenset[str]
@@ -460,6 +464,8 @@ class Web:
 
     def _keep(self, session: "Visit", stream: Stream) -> None:
         """Keeps a finished stream for a client that has lost it, at the cost of the oldest."""
+        if session.id not in self._sessions:
+            return
         self._kept.append((session, stream))
         self._kept_bytes += stream.size_bytes
         while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_STREAMS:

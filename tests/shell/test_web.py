@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import os
@@ -459,6 +460,32 @@ def test_a_call_whose_stream_was_lost_goes_on_and_is_heard_to_its_end_once() -> 
             headers = {**back, "Last-Event-ID": unknown}
             async with site.http.get(site.url, headers=headers) as answer:
                 assert answer.status == 400
+
+    run(test)
+
+
+def test_what_is_kept_for_a_session_goes_with_it() -> None:
+    def streams() -> int:
+        gc.collect()
+        return sum(type(each) is Stream for each in gc.get_objects())
+
+    async def test(site: Site) -> None:
+        before = streams()
+        for name in ("progress", "wait"):  # one stream is finished by then, the other is not
+            session = await site.initialize()
+            asked = site.message("tools/call", name=name, _meta={"progressToken": 7})
+            async with site.post(asked, session) as answer:
+                await event(answer)
+                if name == "progress":
+                    site.offering.go_on.set()
+                    await events(answer)
+                    site.offering.go_on.clear()
+                assert streams() > before
+                async with site.http.delete(site.url, headers=session) as ended:
+                    assert ended.status == 204
+                await events(answer)
+        site.offering.asked.clear()  # each has a way back to its client
+        assert streams() == before
 
     run(test)
 
