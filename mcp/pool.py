@@ -320,8 +320,8 @@ class Pool:
         if method == GET_PROMPT:
             server, own = directory.prompt(name, access)
             return Target(self._entries[server], name, {**params, "name": own}, None)
-        ref = as_object(params.get("ref"))
-        if method == COMPLETE and ref is not None and ref.get("type") == "ref/prompt":
+        ref = as_object(params.get("ref")) if method == COMPLETE else None
+        if ref is not None and ref.get("type") == "ref/prompt":
             server, own = directory.prompt(name, access)
             return Target(
                 self._entries[server], name, {**params, "ref": {**ref, "name": own}}, None

@@ -1023,6 +1023,7 @@ def test_requests_reach_the_server_under_its_own_names() -> None:
         ("prompts/get", {"name": "s__p_q", "arguments": {}}, {"name": "p.q", "arguments": {}}),
         ("resources/read", {"uri": "x:1"}, {"uri": "x:1"}),
         ("resources/read", {"uri": "s__x:7"}, {"uri": "x:7"}),
+        ("resources/read", {"uri": "s__x:7", "ref": {}}, {"uri": "x:7", "ref": {}}),
         ("resources/read", {"uri": "x:9"}, {"uri": "x:9"}),
         (
             "completion/complete",
