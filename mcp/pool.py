@@ -28,7 +28,7 @@ from ..worker.errors import (
 from .backend import Backend, Concurrency, Process
 from .caller import NOBODY, Caller
 from .catalogue import FULL, KINDS, Access, Catalogue, Kind, admits
-from .directory import MAX_NEAR, Directory, may_admit, not_allowed
+from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
 from .dispatch import Share
 from .dispatcher import Dispatcher, is_backing_off, too_late, within
 from .gate import Gate
@@ -176,6 +176,14 @@ class Pool:
     def offered(self, kind: Kind, access: Access = FULL) -> list[dict[str, object]]:
         """MCP's objects of what is known and allowed, under exposed names, sorted by them; starts nothing."""
         return self._directory.offered(kind, access)
+
+    def tool(self, name: str, access: Access = FULL) -> dict[str, object] | None:
+        """MCP's object of the tool that a call of this name would be of; None if none is known or allowed; starts nothing."""
+        try:
+            _, found = self._directory.tool(name, access)
+        except CorralError:
+            return None
+        return {**tool_object(found), "name": name}
 
     def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
         """Has `on_change` called when a list has changed, whoever may see it; returns what ends that."""

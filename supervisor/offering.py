@@ -147,12 +147,11 @@ class ClientOffering:
         return found
 
     def tool(self, name: str) -> Mapping[str, object] | None:
-        """The tool of this exposed name, as it is listed; None if it is not known, or not offered."""
+        """The tool that a call of this name would be of, short names included; None if it is not known, or not offered."""
         own = OWN_TOOLS.get(name)
         if own is not None:
             return own.described() if self._may_use(own) else None
-        found = self._control.pool.offered("tools", self.access)
-        return next((tool for tool in found if tool["name"] == name), None)
+        return self._control.pool.tool(name, self.access)
 
     async def request(
         self, method: str, params: Mapping[str, object], caller: Caller

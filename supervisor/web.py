@@ -102,7 +102,7 @@ class WebOffering(Offering, Protocol):
     """An Offering whose tools can be looked at one by one."""
 
     def tool(self, name: str) -> Mapping[str, object] | None:
-        """The tool of this exposed name, as it is listed; None if it is not known, or not offered."""
+        """The tool that a call of this name would be of; None if it is not known, or not offered."""
         ...
 
 

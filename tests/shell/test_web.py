@@ -28,7 +28,7 @@ from corral.supervisor.stream import MAX_BYTES, MAX_EVENTS, Stream, place_of
 from corral.supervisor.web import MAX_BODY_BYTES, Wanted, Web
 from corral.worker.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
-from fake_offering import FakeOffering
+from fake_offering import REGIONAL, FakeOffering
 
 BOUND_S = 30.0
 
@@ -754,8 +754,26 @@ def test_the_official_client_speaks_with_it(mode: str) -> None:
     run(test)
 
 
+REGIONAL_SERVER = f"""
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    results = {{
+        "initialize": {{"protocolVersion": "2025-06-18", "capabilities": {{}}, "serverInfo": {{}}}},
+        "tools/list": {{"tools": [{REGIONAL!r}]}},
+        "tools/call": {{"content": []}},
+    }}
+    if "id" in asked:
+        print(json.dumps({{"jsonrpc": "2.0", "id": asked["id"], "result": results.get(asked["method"], {{}})}}), flush=True)
+"""
+
+
 def test_a_daemon_serves_its_own_tools_to_who_has_its_token(tmp_path: Path) -> None:
-    with DaemonProcess(tmp_path, '[daemon]\nhttp = "127.0.0.1:0"\n') as daemon:
+    script = tmp_path / "regional.py"
+    script.write_text(REGIONAL_SERVER)
+    server = f'[mcp.servers.r]\ncommand = ["{sys.executable}", "-I", "{script}"]\n'
+    with DaemonProcess(tmp_path, f'[daemon]\nhttp = "127.0.0.1:0"\n{server}') as daemon:
+        daemon.call("mcp.call", name="r__regional", arguments={})
         address = daemon.call("daemon.status")["daemon"]["http"]
         token = (daemon.state_dir / "http.token").read_text().strip()
 
@@ -787,6 +805,17 @@ def test_a_daemon_serves_its_own_tools_to_who_has_its_token(tmp_path: Path) -> N
                     said = {**headers, "Mcp-Method": "tools/call", "Mcp-Name": "corral__stop"}
                     async with http.post(url, json=asked, headers=said) as answer:
                         assert (await answer.json())["result"]["isError"]
+                for name in ("r__regional", "regional"):  # a short name means the same tool
+                    arguments = {"region": "eu"}
+                    params = {"_meta": META_2026, "name": name, "arguments": arguments}
+                    asked = {**body, "method": "tools/call", "params": params}
+                    said = {**headers, "Mcp-Method": "tools/call", "Mcp-Name": name}
+                    for region, status in (("eu", 200), ("us", 400)):
+                        routed = {**said, "Mcp-Param-Region": region}
+                        async with http.post(
+                            url + "&only=r__*", json=asked, headers=routed
+                        ) as answer:
+                            assert answer.status == status
                 records = daemon.call("audit.list", actions=["agent.stop"])["records"]
                 assert [each["who"] for each in records] == [
                     {"http": "http one"},
