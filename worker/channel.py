@@ -200,7 +200,11 @@ class Channel(asyncio.Protocol):
             if self._writer.get_write_buffer_size() > 0:  # a peer that never reads keeps no fd
                 self._linger = self._loop.call_later(self._stall_s, self._writer.abort)
         self._can_write.set()
-        self._on_closed(self._error)
+        on_closed = self._on_closed
+        # Most are methods of whoever owns the channel: a circle, which only the garbage collector would find.
+        self._on_request, self._on_heard = _refuse, None
+        self._on_notification = self._on_foreign = self._on_closed = _ignore
+        on_closed(self._error)
 
     # -- sending
 

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
@@ -747,5 +748,45 @@ def test_messages_of_one_turn_are_one_write(run: Runner) -> None:
         assert os.read(raw.fds["read"], 65536).count(b"\n") == 10
         channel.close()
         raw.close()
+
+    run(test)
+
+
+class Owner(Channel):
+    """A channel that answers by its own methods, as connections of the daemon do."""
+
+    def __init__(self) -> None:
+        super().__init__(Peer(), name="peer", on_request=self._answer, on_closed=self._closed)
+
+    async def _answer(self, request: Request) -> object:
+        return request.params
+
+    def _closed(self, _: object) -> None:
+        return
+
+
+def test_a_channel_that_has_ended_is_freed_without_the_garbage_collector(
+    run: Callable[[Test], None],
+) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        gc.disable()
+        try:
+            with theirs:
+                theirs.setblocking(False)
+                _, owner = await loop.create_connection(Owner, sock=ours)
+                await loop.sock_sendall(theirs, b'{"jsonrpc":"2.0","id":1,"method":"x"}\n')
+                assert await loop.sock_recv(theirs, 1000)
+            await owner.wait_closed()
+            freed = weakref.ref(owner)
+            del owner, _
+            for _turn in range(1000):
+                if freed() is None:
+                    break
+                await asyncio.sleep(0)
+            assert freed() is None
+        finally:
+            gc.enable()
 
     run(test)
