@@ -244,6 +244,7 @@ class Face:
         self._is_closed = True
         if self._changes is not None:
             self._changes.end()
+            self._changes = None
         for end in self._subscribed.values():
             end()
         self._subscribed.clear()
@@ -533,6 +534,7 @@ class _Changes:
             self._handle.cancel()
         if self._unwatch is not None:
             self._unwatch()
+            self._unwatch = None
 
 
 # -- params

@@ -537,6 +537,7 @@ class Connection(Channel):
     def _closed(self, _: object) -> None:
         if self._face is not None:
             self._face.close()
+            self._face = None  # it holds this connection, as the way back to its client
         for task in self._following:
             task.cancel()
         self._listener.forget(self)

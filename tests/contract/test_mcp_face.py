@@ -1,6 +1,8 @@
 """corral as an MCP server, without a transport: both eras, and every way in which something is refused."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -588,6 +590,21 @@ def test_who_is_about_to_listen_when_the_face_is_closed_is_answered() -> None:
         client.offering.go_on.set()
         assert (await listening)["_meta"][META + "subscriptionId"] == 1
         assert client.offering.updated["test://slow"] == []
+
+    run(test)
+
+
+def test_a_face_that_was_closed_is_freed_without_the_garbage_collector() -> None:
+    async def test(client: Client) -> None:
+        gc.disable()
+        try:
+            await client.initialize()
+            client.face.close()
+            freed = weakref.ref(client.face)
+            del client.face
+            assert freed() is None
+        finally:
+            gc.enable()
 
     run(test)
 
