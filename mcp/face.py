@@ -242,6 +242,7 @@ class Face:
     def close(self) -> None:
         """The client is gone, or is to go: ends subscriptions; what listens is answered."""
         self._is_closed = True
+        self._notify = _drop
         if self._changes is not None:
             self._changes.end()
             self._changes = None

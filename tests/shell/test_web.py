@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from corral.mcp.messages import META
 from corral.supervisor import header
 from corral.supervisor.bearer import loopback, read_token
 from corral.supervisor.stream import MAX_BYTES, MAX_EVENTS, Stream, place_of
+from corral.supervisor.visit import Asked, Reply, Visit
 from corral.supervisor.web import MAX_BODY_BYTES, Wanted, Web
 from corral.worker.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
@@ -488,6 +490,24 @@ def test_what_is_kept_for_a_session_goes_with_it() -> None:
         assert streams() == before
 
     run(test)
+
+
+def test_a_session_that_has_ended_is_freed_without_the_garbage_collector() -> None:
+    async def test() -> None:
+        gc.disable()
+        try:
+            visit = Visit("x", FakeOffering(), Caller(), "9")
+            opened = Asked(1, "initialize", {"protocolVersion": "2025-11-25"})
+            await Reply(None).answer(visit.face, opened)
+            visit.take({"jsonrpc": "2.0", "method": "notifications/initialized"})
+            visit.close()
+            freed = weakref.ref(visit)
+            del visit
+            assert freed() is None
+        finally:
+            gc.enable()
+
+    uvloop.run(test())
 
 
 def test_a_call_that_is_withdrawn_is_cancelled_and_has_no_answer() -> None:
