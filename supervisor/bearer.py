@@ -59,10 +59,8 @@ def read_token(path: Path) -> str:
         return PermissionDenied(text, key="daemon.http_token_file", path=str(path), reason=reason)
 
     try:
-        with contextlib.suppress(FileExistsError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(path, flags, 0o600), "wb") as made:
-                made.write(secrets.token_urlsafe(TOKEN_BYTES).encode("ascii") + b"\n")
+        if not os.path.lexists(path):
+            _make(path)
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             status = os.fstat(file.fileno())
@@ -84,6 +82,20 @@ def read_token(path: Path) -> str:
             reason="no token",
         )
     return token
+
+
+def _make(path: Path) -> None:
+    """Makes a token file, whole or not at all: an empty one would be refused at every start from then on."""
+    whole = path.with_name(f".{path.name}.{os.getpid()}")
+    whole.unlink(missing_ok=True)  # of a process that is dead
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(whole, flags, 0o600), "wb") as made:
+            made.write(secrets.token_urlsafe(TOKEN_BYTES).encode("ascii") + b"\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def is_local(origin: str) -> bool:

@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import weakref
@@ -178,6 +179,20 @@ def test_the_token_is_made_once_with_256_bits_for_its_owner_alone(tmp_path: Path
     assert path.stat().st_mode & 0o777 == 0o600
     assert read_token(path) == token
     assert read_token(tmp_path / "other") != token
+
+
+def test_a_token_that_could_not_be_written_is_made_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "http.token"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as a full disk would
+    try:
+        with pytest.raises(PermissionDenied):
+            read_token(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    assert len(read_token(path)) == 43
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_token_file_that_others_may_read_or_that_is_none_is_refused(tmp_path: Path) -> None:
