@@ -326,7 +326,12 @@ def skipped(count: int, seq: int, at: str) -> Event:
 
 def rfc3339(at_s: float) -> str:
     """`2026-01-01T00:00:00.123Z`."""
-    second, ms = divmod(int(at_s * 1000), 1000)
+    return _millisecond(int(at_s * 1000))
+
+
+@lru_cache(64)
+def _millisecond(at_ms: int) -> str:
+    second, ms = divmod(at_ms, 1000)
     return f"{_second(second)}.{ms:03d}Z"
 
 

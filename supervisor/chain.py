@@ -39,6 +39,9 @@ SLICE = f"SELECT {COLUMNS} FROM audit WHERE id > ? AND id <= ? ORDER BY id LIMIT
 Record = dict[str, object]
 
 
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+
+
 class Position(NamedTuple):
     """A record's number and hash, written `NUMBER:HASH` with the hash in hexadecimal digits."""
 
@@ -64,7 +67,7 @@ def encode(value: object) -> bytes:
         ValueError: the value holds something that JSON cannot say.
     """
     try:
-        return msgspec.json.encode(value, order="deterministic")
+        return _ENCODER.encode(value)
     except (TypeError, OverflowError, RecursionError, UnicodeError) as error:
         raise ValueError(str(error)) from error
 
