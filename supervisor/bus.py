@@ -173,6 +173,10 @@ class Bus:
             str, tuple[Subscription, ...]
         ] = {}  # by type, until somebody comes or goes
 
+    def is_heard(self, event_type: str) -> bool:
+        """Whether somebody would hear of an event of this type that is not stored."""
+        return bool(self._route(event_type)) or logger.isEnabledFor(logging.DEBUG)
+
     @property
     def newest(self) -> int:
         """The number that was given last."""

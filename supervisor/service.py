@@ -352,12 +352,14 @@ class WorkerService:
         """
         call.duration_s = round(time.monotonic() - call.started, 6)
         assert self._agents is not None, "attach comes before the first call"
-        found = self._agents.agents.get(call.server)
-        has_server = found is not None and found.spec.kind == "mcp"
         keeper = call.keeper
         is_refusal = outcome in REFUSED and not has_reached
-        if keeper is None or not is_refusal:
-            self._shared.bus.publish(
+        bus = self._shared.bus
+        # It is not stored, and at thousands a second: without a hearer there is no event, and no number for it.
+        if (keeper is None or not is_refusal) and bus.is_heard("mcp.call"):
+            found = self._agents.agents.get(call.server)
+            has_server = found is not None and found.spec.kind == "mcp"
+            bus.publish(
                 "mcp.call",
                 agent=None if keeper is None else keeper.spec.name,
                 worker=None if keeper is None else keeper.id,

@@ -99,6 +99,18 @@ def test_the_sink_gets_what_is_to_be_kept_in_order_and_numbers_never_repeat() ->
     assert [event.seq for event in kept] == [1, 3, 5, 7, 9]
 
 
+def test_a_type_is_heard_while_somebody_follows_it() -> None:
+    async def test() -> None:
+        bus = Bus(1)
+        assert not bus.is_heard("mcp.call")
+        with bus.subscribe(["mcp.*"]):
+            assert bus.is_heard("mcp.call")
+            assert not bus.is_heard("task.progress")
+        assert not bus.is_heard("mcp.call")
+
+    run(test)
+
+
 def test_a_sink_that_raises_stops_neither_the_publisher_nor_the_subscribers() -> None:
     def broken(event: Event) -> None:
         raise RuntimeError(event.type)
