@@ -306,6 +306,39 @@ def test_what_http_forbids_is_answered_with_its_status() -> None:
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("token", "expected", "lines"),
+    [
+        (TOKEN, "100-continue", ["HTTP/1.1 100 Continue", "HTTP/1.1 200 OK"]),
+        (TOKEN, "magic", ["HTTP/1.1 417 Expectation Failed"]),
+        ("b" * 40, "100-continue", ["HTTP/1.1 401 Unauthorized"]),
+    ],
+)
+def test_who_asks_before_he_sends_his_body_is_told_at_once(
+    token: str, expected: str, lines: list[str]
+) -> None:
+    async def test(site: Site) -> None:
+        body = json.dumps(site.message("initialize", protocolVersion="2025-11-25")).encode()
+        head = [
+            "POST /mcp HTTP/1.1",
+            f"Host: {site.address}",
+            f"Authorization: Bearer {token}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            f"Expect: {expected}",
+        ]
+        reader, writer = await asyncio.open_connection(*site.address.split(":"))
+        writer.write("\r\n".join([*head, "", ""]).encode())
+        for number, line in enumerate(lines):
+            if number:
+                writer.write(body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.decode().splitlines()[0] == line
+        writer.close()
+
+    run(test)
+
+
 def test_the_address_says_what_of_all_a_client_wants() -> None:
     async def test(site: Site) -> None:
         query = "?only=time__*&only=git__*&deny=*rm*&read_only=1&profile=p"
