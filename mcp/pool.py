@@ -448,7 +448,6 @@ class Pool:
         timeout_s: float | None,
     ) -> dict[str, object]:
         """Sends a request to a process, and again where that is safe and of use."""
-        loop = asyncio.get_running_loop()
         entry = target.entry
         is_shared = target.is_shared
         sharer = _sharer(entry.backend.share, caller)
@@ -463,15 +462,20 @@ class Pool:
             slot = entry.pick(sharer, is_shared) or await entry.wait(sharer, is_shared, deadline)
             try:
                 process, gate = slot.process, slot.gate
-                if process.session is None:  # its start is no part of the wait for a turn
-                    await entry.acquire(process, deadline, late)
-                if not gate.enter(is_shared):
+                session = process.session
+                if session is None:  # its start is no part of the wait for a turn
+                    session = await entry.acquire(process, deadline, late)
+                is_current = gate.enter(is_shared)
+                if not is_current:
                     await self._wait_for_turn(gate, target, deadline, timeout_s)
                 try:
-                    session = process.session or await entry.acquire(process, deadline, late)
+                    if not is_current:  # it may be another life by now
+                        session = process.session or await entry.acquire(process, deadline, late)
                     if sharer is not None:
                         slot.leased_in = process.life
-                    left_s = None if deadline is None else max(0.0, deadline - loop.time())
+                    left_s = None
+                    if deadline is not None:
+                        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
                     return await session.request(
                         method, target.params, timeout_s=left_s, caller=caller
                     )

@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -113,8 +113,8 @@ class Shared:
 class Service(Protocol):
     """Who serves what workers ask for and say."""
 
-    async def serve(self, keeper: "Keeper", request: Request) -> object:
-        """Answers a request of a worker."""
+    def serve(self, keeper: "Keeper", request: Request) -> Awaitable[object]:
+        """The answer to a request of a worker."""
         ...
 
     def hear(self, keeper: "Keeper", notification: Notification) -> None:
@@ -700,8 +700,8 @@ class Keeper:
 
     # -- the line's side
 
-    async def _serve(self, request: Request) -> object:
-        return await self.service.serve(self, request)
+    def _serve(self, request: Request) -> Awaitable[object]:
+        return self.service.serve(self, request)
 
     def _hear(self, notification: Notification) -> None:
         if self.spec.protocol == "mcp":

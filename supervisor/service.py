@@ -93,7 +93,7 @@ def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
 
 def access_of(spec: Spec, tasks: Iterable[Sequence[str] | None] = ()) -> Access:
     """Which tools an agent may see and call; with the lists of tasks, only what each of them allows as well."""
-    lists = tuple(tuple(each) for each in tasks if each is not None)
+    lists = tuple([tuple(each) for each in tasks if each is not None])
     return _access(spec.tools, spec.denied_tools, lists)
 
 
@@ -164,8 +164,8 @@ class WorkerService:
 
     # -- the keepers' side
 
-    async def serve(self, keeper: Keeper, request: Request) -> object:
-        """Answers a request of a worker.
+    def serve(self, keeper: Keeper, request: Request) -> Awaitable[object]:
+        """The answer to a request of a worker.
 
         Raises:
             MethodNotFound: workers have no such method.
@@ -174,7 +174,7 @@ class WorkerService:
         method = self._methods.get(request.method)
         if method is None:
             raise MethodNotFound(f'cannot call "{request.method}": workers have no such method')
-        return await method(keeper, request.params)
+        return method(keeper, request.params)
 
     def hear(self, keeper: Keeper, notification: Notification) -> None:
         """Takes a notification of a worker; one that is malformed goes to its log."""
@@ -228,7 +228,8 @@ class WorkerService:
         self._charge(entries, record)
         access = access_of(keeper.spec, _lists(entries))
         caller = caller_of(keeper.id, keeper.spec.name)
-        return await self._call(record, {"arguments": call.arguments}, caller, access, None)
+        sent = {"name": call.name, "arguments": call.arguments}
+        return await self._call(record, sent, caller, access, None)
 
     def _entries(self, keeper: Keeper, task: str | None) -> Sequence[Entry]:
         """The tasks that a request is for: the one that it names, else all that the worker runs.
@@ -297,9 +298,8 @@ class WorkerService:
         record = _ToolCall(name, who, keeper)
         if keeper is not None:
             self._charge(self._entries(keeper, None), record)
-        return await self._call(
-            record, {**(more or {}), "arguments": arguments}, caller, access, timeout_s
-        )
+        params = {**(more or {}), "name": name, "arguments": arguments}
+        return await self._call(record, params, caller, access, timeout_s)
 
     async def _call(
         self,
@@ -319,7 +319,7 @@ class WorkerService:
                 record.server = backend.name
             result = await self.pool.request(
                 "tools/call",
-                {**params, "name": record.tool},
+                params,
                 access=access,
                 caller=caller,
                 timeout_s=timeout_s,

@@ -173,6 +173,8 @@ class ToolServer:
         self._agent = agent
         self._steering = steering
         self._processes: tuple[ServerProcess, ...] = ()
+        self._keepers: list[Keeper] = []
+        """Whose `_processes` are, in the same order."""
 
     @property
     def name(self) -> str:
@@ -233,16 +235,13 @@ class ToolServer:
     @property
     def processes(self) -> Sequence[ServerProcess]:
         """One for each of its workers."""
-        keepers, known = self._agent.keepers, self._processes
-        is_same = len(keepers) == len(known)
-        if is_same:
-            for process, keeper in zip(known, keepers, strict=True):
-                is_same = is_same and process.keeper is keeper
-        if not is_same:
-            earlier = {process.keeper: process for process in known}
+        keepers = self._agent.keepers
+        if keepers != self._keepers:  # of the same ones, a look at each
+            earlier = {process.keeper: process for process in self._processes}
             self._processes = tuple(
                 earlier.get(keeper) or ServerProcess(keeper, self._steering) for keeper in keepers
             )
+            self._keepers = list(keepers)
         return self._processes
 
     def check(self) -> None:

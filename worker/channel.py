@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from .errors import Cancelled, CorralError, InternalError, Overloaded, Timeout, WorkerFailed
@@ -52,7 +52,7 @@ class Channel(asyncio.Protocol):
         on_request: answers a request of the peer; what it raises is sent as the error.
         on_notification: takes a notification.
         on_foreign: takes a line that is no message.
-        on_heard: called for each valid message.
+        on_heard: called before a valid message is served; once for several that came together.
         on_closed: called once, with the reason when we gave the peer up, else None.
         lost: the class of the error with which requests in flight end when the peer is gone.
         stall_s: how long a peer that does not read is waited for.
@@ -179,8 +179,7 @@ class Channel(asyncio.Protocol):
 
     def _dispatch_last(self) -> None:
         if not self.is_closed:
-            for event in self.peer.finish():
-                self._dispatch(event)
+            self._take(self.peer.finish())
 
     def _end(self) -> None:
         if self.is_closed:
@@ -385,15 +384,21 @@ class Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the peer."""
-        for event in self.peer.receive(data):
+        self._take(self.peer.receive(data))
+        if not self.is_closed:
+            self._wake()
+
+    def _take(self, events: Sequence[Event]) -> None:
+        is_heard = False
+        for event in events:
+            if not is_heard and self._on_heard is not None and type(event) is not Foreign:
+                is_heard = True
+                self._on_heard()
             self._dispatch(event)
             if self.is_closed:  # a handler closed the channel
                 return
-        self._wake()
 
     def _dispatch(self, event: Event) -> None:
-        if self._on_heard is not None and type(event) is not Foreign:
-            self._on_heard()
         if type(event) is Response:
             self._settle(event)
         elif type(event) is Request:

@@ -720,6 +720,29 @@ def test_descriptors_that_are_no_pipes_are_refused_and_closed(run: Runner) -> No
     run(test)
 
 
+def test_messages_that_come_together_are_heard_once_before_the_first_is_served(
+    run: Runner,
+) -> None:
+    async def test() -> None:
+        ends = Ends()
+        heard_at: list[int] = []
+        channel = Channel(
+            Peer(),
+            name="peer",
+            on_heard=ends.on_heard,
+            on_notification=lambda _: heard_at.append(ends.heard),
+        )
+        channel.data_received(
+            b'log\n{"jsonrpc":"2.0","method":"a"}\n{"jsonrpc":"2.0","method":"b"}\n'
+        )
+        assert heard_at == [1, 1]
+        channel.data_received(b"log\n")
+        assert ends.heard == 1
+        channel.close()
+
+    run(test)
+
+
 def test_lines_that_are_no_messages_are_handed_out_and_not_heard(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
