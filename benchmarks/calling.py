@@ -162,6 +162,8 @@ class Http:
             f"Content-Length: {len(body)}",
             *(f"{name}: {value}" for name, value in self._headers.items()),
         ]
+        while self._idle and self._idle[-1][0].at_eof():  # closed while others had their rounds
+            self._idle.pop()[1].close()
         if self._idle:
             connection = self._idle.pop()
         else:
