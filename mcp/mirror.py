@@ -6,6 +6,7 @@ of a tool that its schema marks with `x-mcp-header`, so that whatever stands bet
 """
 
 import base64
+import binascii
 import re
 from collections.abc import Mapping
 
@@ -13,6 +14,9 @@ from ..worker.codec import as_array, as_object
 from . import messages
 
 VERSION = "MCP-Protocol-Version"
+METHOD = "Mcp-Method"
+NAME = "Mcp-Name"
+PARAM = "Mcp-Param-"
 
 MARK = "x-mcp-header"
 
@@ -22,10 +26,12 @@ Path = tuple[str, ...]
 MAX_MARKS = 100
 """Of one tool: servers and proxies take about as many headers."""
 
-_NAMED = {messages.CALL: "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED = {messages.CALL: "name", messages.GET_PROMPT: "name", messages.READ: "uri"}
+"""Methods whose `Mcp-Name` repeats a param, and which."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PLAIN = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?")
-_ENCODED = re.compile(r"=\?base64\?.*\?=", re.DOTALL)
+_ENCODED = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
 _DATA = frozenset(("const", "default", "enum", "examples"))
 _PRIMITIVE = frozenset(("boolean", "integer", "string"))
 _MAX_INTEGER = 2**53 - 1
@@ -52,14 +58,14 @@ def request_headers(
         params: its params.
         marks: what the schema of the tool that it calls has marked, see `marks_of`.
     """
-    headers = {VERSION: version, "Mcp-Method": encoded(method)}
-    name = params.get(_NAMED.get(method, ""))
+    headers = {VERSION: version, METHOD: encoded(method)}
+    name = params.get(NAMED.get(method, ""))
     if isinstance(name, str):
-        headers["Mcp-Name"] = encoded(name)
+        headers[NAME] = encoded(name)
     for path, mark in marks.items():
-        value = _text(_at(params.get("arguments"), path))
+        value = text_of(argument_at(params.get("arguments"), path))
         if value is not None:
-            headers[f"Mcp-Param-{mark}"] = encoded(value)
+            headers[f"{PARAM}{mark}"] = encoded(value)
     return headers
 
 
@@ -68,6 +74,19 @@ def encoded(text: str) -> str:
     if _PLAIN.fullmatch(text) and not _ENCODED.fullmatch(text):
         return text
     return f"=?base64?{base64.b64encode(text.encode('utf-8', 'replace')).decode('ascii')}?="
+
+
+def decoded(value: str) -> str | None:
+    """What `encoded` was given; None where the Base64 is broken."""
+    wrapped = _ENCODED.fullmatch(value)
+    if wrapped is None:
+        return value
+    try:
+        raw = base64.b64decode(wrapped[1], validate=True)
+        is_canonical = base64.b64encode(raw).decode("ascii") == wrapped[1]
+        return raw.decode("utf-8") if is_canonical else None
+    except (binascii.Error, ValueError):
+        return None
 
 
 def marks_of(schema: object) -> dict[Path, str]:
@@ -105,21 +124,8 @@ def marks_of(schema: object) -> dict[Path, str]:
     return marks
 
 
-def _checked(fields: Mapping[str, object], path: Path | None) -> str:
-    mark = fields[MARK]
-    if not isinstance(mark, str) or not _TOKEN.fullmatch(mark):
-        raise ValueError(f"{mark!r} is no name of a header")
-    if not path:
-        raise ValueError(f'"{mark}" is marked where only properties can be')
-    kind = fields.get("type")
-    kinds = as_array(kind) or [kind]
-    named = {one if isinstance(one, str) else "" for one in kinds}
-    if not named & _PRIMITIVE or named - _PRIMITIVE - {"null"}:
-        raise ValueError(f'"{mark}" is neither string, integer nor boolean')
-    return mark
-
-
-def _at(value: object, path: Path) -> object:
+def argument_at(value: object, path: Path) -> object:
+    """What a path leads to in the arguments of a call; None where it leads nowhere."""
     for key in path:
         fields = as_object(value)
         if fields is None:
@@ -128,7 +134,7 @@ def _at(value: object, path: Path) -> object:
     return value
 
 
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
     """An argument as text; None where there is no header for it."""
     match value:
         case bool():
@@ -141,3 +147,17 @@ def _text(value: object) -> str | None:
             return str(int(value))
         case _:
             return None
+
+
+def _checked(fields: Mapping[str, object], path: Path | None) -> str:
+    mark = fields[MARK]
+    if not isinstance(mark, str) or not _TOKEN.fullmatch(mark):
+        raise ValueError(f"{mark!r} is no name of a header")
+    if not path:
+        raise ValueError(f'"{mark}" is marked where only properties can be')
+    kind = fields.get("type")
+    kinds = as_array(kind) or [kind]
+    named = {one if isinstance(one, str) else "" for one in kinds}
+    if not named & _PRIMITIVE or named - _PRIMITIVE - {"null"}:
+        raise ValueError(f'"{mark}" is neither string, integer nor boolean')
+    return mark

@@ -4,31 +4,15 @@ Whatever stands between a client and us may route and decide by headers: so that
 thing there and another in the body, a request in which they differ is refused. Values in, values out.
 """
 
-import base64
-import binascii
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
+from ..mcp import mirror
 from ..mcp.exchange import HEADER_MISMATCH, ProtocolError
-from ..worker.codec import as_object
 
-VERSION = "MCP-Protocol-Version"
-METHOD = "Mcp-Method"
-NAME = "Mcp-Name"
-PARAM = "Mcp-Param-"
 SESSION = "Mcp-Session-Id"
 LAST_EVENT = "Last-Event-ID"
 
-NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-"""Methods whose `Mcp-Name` repeats a param, and which."""
-
-ANNOTATION = "x-mcp-header"
-"""The key in the schema of a property that has to be repeated in a header, with the end of its name."""
-
-MAX_DEPTH = 20
-
-_WRAPPED = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DECIMAL = re.compile(r"-?[0-9]{1,100}(\.0+)?")
 
 Values = Callable[[str], list[str]]
@@ -43,14 +27,16 @@ def check_routing(
     Raises:
         ProtocolError: they differ from the message, are missing, or are there twice.
     """
-    if _only(values, VERSION) != version:
-        raise _mismatch(VERSION, "the revision in _meta")
-    if _only(values, METHOD) != method:
-        raise _mismatch(METHOD, "the method")
-    key = NAMED.get(method)
+    if _only(values, mirror.VERSION) != version:
+        raise _mismatch(mirror.VERSION, "the revision in _meta")
+    if _only(values, mirror.METHOD) != method:
+        raise _mismatch(mirror.METHOD, "the method")
+    key = mirror.NAMED.get(method)
     named = None if key is None else params.get(key)
-    if named is not None and _decoded(_only(values, NAME)) != named:
-        raise _mismatch(NAME, f'"{key}"')
+    if named is not None:
+        said = _only(values, mirror.NAME)
+        if said is None or mirror.decoded(said) != named:
+            raise _mismatch(mirror.NAME, f'"{key}"')
 
 
 def check_params(values: Values, schema: object, arguments: Mapping[str, object]) -> None:
@@ -59,14 +45,13 @@ def check_params(values: Values, schema: object, arguments: Mapping[str, object]
     Raises:
         ProtocolError: they differ, or one is there and the other is not.
     """
-    annotated = list(_annotated(schema, (), 0))
-    if len({name.lower() for _, name, _ in annotated}) < len(annotated):
+    try:
+        marks = mirror.marks_of(schema)
+    except ValueError:
         return  # no client can do what this schema asks for
-    for path, name, kind in annotated:
-        value = _at(arguments, path)
-        header, argument = f"{PARAM}{name}", f'argument "{".".join(path)}"'
-        said = _only(values, header)
-        if (value is None) != (said is None) or not _is_same(value, _decoded(said), kind):
+    for path, mark in marks.items():
+        header, argument = f"{mirror.PARAM}{mark}", f'argument "{".".join(path)}"'
+        if not _is_same(mirror.argument_at(arguments, path), _only(values, header)):
             raise _mismatch(header, argument)
 
 
@@ -84,48 +69,16 @@ def _mismatch(name: str, what: str) -> ProtocolError:
     return ProtocolError(HEADER_MISMATCH, text, header=name)
 
 
-def _decoded(value: str | None) -> str | None:
-    """A header's value as its sender meant it: what no header can say comes as base64. None if that is broken."""
-    wrapped = None if value is None else _WRAPPED.fullmatch(value)
-    if wrapped is None:
-        return value
-    try:
-        raw = base64.b64decode(wrapped[1], validate=True)
-        if base64.b64encode(raw).decode("ascii") != wrapped[1]:
-            return None
-        return raw.decode("utf-8")
-    except (binascii.Error, ValueError):
-        return None
-
-
-def _annotated(
-    schema: object, path: tuple[str, ...], depth: int
-) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """Path, end of the header's name and type of each property that is to be repeated."""
-    fields = as_object(schema) or {}
-    name, kind = fields.get(ANNOTATION), fields.get("type")
-    is_name = path and isinstance(name, str) and _TOKEN.fullmatch(name)
-    if is_name and kind in ("string", "integer", "boolean"):
-        yield path, str(name), str(kind)
-    if depth < MAX_DEPTH:
-        for key, each in (as_object(fields.get("properties")) or {}).items():
-            yield from _annotated(each, (*path, key), depth + 1)
-
-
-def _at(arguments: Mapping[str, object], path: tuple[str, ...]) -> object:
-    value: object = arguments
-    for key in path:
-        value = (as_object(value) or {}).get(key)
-    return value
-
-
-def _is_same(value: object, said: str | None, kind: str) -> bool:
-    if value is None or said is None:
-        return value is None and said is None
-    if isinstance(value, bool):
-        return said == ("true" if value else "false")
-    if isinstance(value, int | float):
-        if kind == "integer" and value == int(value) and _DECIMAL.fullmatch(said):
-            return int(said.partition(".")[0]) == int(value)
+def _is_same(value: object, header: str | None) -> bool:
+    """Whether a header says an argument: numbers as numbers, and those that no client needs to repeat if it does."""
+    text = mirror.text_of(value)
+    if header is None:
+        return text is None
+    said = mirror.decoded(header)
+    if said is None:
+        return False
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if text is not None and _DECIMAL.fullmatch(said):
+            return int(said.partition(".")[0]) == int(text)
         return said == str(value)
-    return said == value
+    return said == text

@@ -23,6 +23,7 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from ..mcp import mirror
 from ..mcp.caller import Caller
 from ..mcp.exchange import unsupported_version
 from ..mcp.face import Face, Offering
@@ -330,7 +331,7 @@ class Web:
         except ValueError as error:
             raise Refused(400, ParseError(f"cannot read the body as JSON: {error}")) from error
         fields = as_object(message)
-        version = request.headers.get(header.VERSION, "").strip()
+        version = request.headers.get(mirror.VERSION, "").strip()
         if fields is not None and (
             (version and version not in LEGACY_VERSIONS) or _version_of(fields) is not None
         ):
@@ -345,7 +346,7 @@ class Web:
         self, request: web.BaseRequest, message: dict[str, object], takes: frozenset[str]
     ) -> web.StreamResponse:
         if "id" not in message and isinstance(message.get("method"), str):
-            version = request.headers.get(header.VERSION, "").strip()
+            version = request.headers.get(mirror.VERSION, "").strip()
             if version not in MODERN_VERSIONS:
                 raise Refused(400, unsupported_version(version))
             return web.Response(status=202)  # there is none that concerns us
@@ -428,7 +429,7 @@ class Web:
         session = self._sessions.get(session_id)
         if session is None:
             raise Refused(404, NotFound("cannot find the session: it has ended"))
-        version = request.headers.get(header.VERSION, "").strip()
+        version = request.headers.get(mirror.VERSION, "").strip()
         if version and version not in LEGACY_VERSIONS:
             raise Refused(400, unsupported_version(version))
         session.used_at = self._loop.time()
@@ -501,7 +502,7 @@ class Web:
             whose.streams.pop(oldest.number, None)
 
     async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
-        version = request.headers.get(header.VERSION, "").strip()
+        version = request.headers.get(mirror.VERSION, "").strip()
         if version in MODERN_VERSIONS:
             raise Refused(405, MethodNotFound("cannot serve GET in this revision"), Allow="POST")
         if "text/event-stream" not in _taken(request):

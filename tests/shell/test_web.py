@@ -21,6 +21,7 @@ import uvloop
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
+from corral.mcp import mirror
 from corral.mcp.caller import Caller
 from corral.mcp.exchange import ProtocolError
 from corral.mcp.messages import META
@@ -665,7 +666,12 @@ def test_headers_that_do_not_say_the_same_as_the_body_are_refused(
     run(test)
 
 
-SCHEMA = {"properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+SCHEMA = {
+    "properties": {
+        "region": {"type": ["string", "null"], "x-mcp-header": "Region"},
+        "count": {"type": "integer", "x-mcp-header": "Count"},
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -674,6 +680,7 @@ SCHEMA = {"properties": {"region": {"type": "string", "x-mcp-header": "Region"}}
         ([], None, True),
         (["eu"], "eu", True),
         (["=?base64?w6Q=?="], "ä", True),
+        (["us"], "eu", False),
         (["eu", "eu"], "eu", False),
         (["=?base64?w6R=?="], "ä", False),  # its last bits are no part of the text
         (["=?base64?!?="], None, False),
@@ -686,7 +693,30 @@ def test_a_header_says_the_same_as_an_argument_or_the_call_is_refused(
     arguments = {} if value is None else {"region": value}
     refused = contextlib.nullcontext() if is_same else pytest.raises(ProtocolError)
     with refused:
-        header.check_params(lambda _: said, SCHEMA, arguments)
+        header.check_params(
+            lambda name: said if name == "Mcp-Param-Region" else [], SCHEMA, arguments
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"region": "eu", "count": 7},
+        {"region": "ä", "count": 0},
+        {"count": 2**60},
+        {"region": None},
+    ],
+)
+def test_what_our_own_client_says_in_headers_is_accepted(arguments: dict[str, object]) -> None:
+    params = {"name": "count", "arguments": arguments}
+    said = mirror.request_headers("2026-07-28", "tools/call", params, mirror.marks_of(SCHEMA))
+
+    def values(name: str) -> list[str]:
+        return [said[name]] if name in said else []
+
+    header.check_routing(values, "tools/call", params, "2026-07-28")
+    header.check_params(values, SCHEMA, arguments)
 
 
 def test_who_listens_is_answered_when_the_daemon_ends() -> None:
