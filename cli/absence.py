@@ -9,29 +9,14 @@ from collections.abc import Mapping
 from .. import __version__
 from ..worker import codec
 from ..worker.errors import CorralError, InvalidParams, WorkerFailed
+from ..worker.welcome import CAPABILITIES, INSTRUCTIONS
 
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
 META = "io.modelcontextprotocol/"
 UNSUPPORTED_VERSION = -32022
 
-CAPABILITIES: dict[str, object] = {
-    "tools": {"listChanged": True},
-    "prompts": {"listChanged": True},
-    "resources": {"subscribe": True, "listChanged": True},
-    "completions": {},
-    "logging": {},
-}
-"""What the daemon's face declares: while it is away, a client must be told the same."""
-
 SERVER_INFO: dict[str, object] = {"name": "corral", "version": __version__}
-
-INSTRUCTIONS = (
-    "corral runs the MCP servers and AI agents of this machine. A tool named SERVER__TOOL belongs to the MCP server"
-    " SERVER, which starts at its first call. Tools named corral__* tell of agents, servers, tasks and logs, and"
-    " steer them: corral__run gives an agent a task and returns what comes of it."
-)
-"""What models are told; the daemon says the same."""
 
 LISTS = {
     "tools/list": "tools",

@@ -26,6 +26,7 @@ from ..worker.errors import (
     ResourceLimitExceeded,
     ToolFailed,
 )
+from ..worker.welcome import CAPABILITIES
 from .caller import NOBODY, Caller
 from .catalogue import Kind
 from .exchange import (
@@ -109,14 +110,6 @@ WANTED: dict[str, str] = {
 """What `subscriptions/listen` asks for, and what it is told then."""
 
 RELAYED = frozenset({GET_PROMPT, READ_RESOURCE, COMPLETE})
-
-CAPABILITIES: dict[str, object] = {
-    "tools": {"listChanged": True},
-    "prompts": {"listChanged": True},
-    "resources": {"subscribe": True, "listChanged": True},
-    "completions": {},
-    "logging": {},
-}
 
 Notify = Callable[[str, Mapping[str, object]], None]
 

@@ -15,6 +15,7 @@ from ..mcp.catalogue import FULL, Access, Kind
 from ..worker import codec
 from ..worker.errors import InvalidParams, NotFound, PermissionDenied
 from ..worker.schema import AttachParams
+from ..worker.welcome import INSTRUCTIONS
 from .backlog import Entry
 from .control import Control, Permission
 from .keeper import Keeper
@@ -26,13 +27,6 @@ LISTING_S = 10.0
 """How long a list waits for servers that never listed anything; what they have is told of when they are up."""
 
 NOTHING = Access(())
-
-INSTRUCTIONS = (
-    "corral runs the MCP servers and AI agents of this machine. A tool named SERVER__TOOL belongs to the MCP server"
-    " SERVER, which starts at its first call. Tools named corral__* tell of agents, servers, tasks and logs, and"
-    " steer them: corral__run gives an agent a task and returns what comes of it."
-)
-"""What models are told; `corral mcp serve` says the same while the daemon is away."""
 
 
 @dataclass(frozen=True)

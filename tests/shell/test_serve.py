@@ -14,8 +14,8 @@ import pytest
 
 from corral import __version__
 from corral.mcp import face, messages
-from corral.supervisor import offering
 from corral.worker.errors import NotFound
+from corral.worker.welcome import INSTRUCTIONS
 from mcp_editor import CORRAL, LISTS_CHANGED, META, MIB, MODERN, Message, serving
 from scripted_daemon import BOUND_S, SILENCE, Caller, ScriptedDaemon
 
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 class Nothing:
     """An Offering of nothing, for the words of the face."""
 
-    instructions = offering.INSTRUCTIONS
+    instructions = INSTRUCTIONS
 
     async def listed(self, kind: object) -> list[dict[str, object]]:
         return []
