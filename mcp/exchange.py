@@ -20,29 +20,27 @@ from ..worker.errors import (
     ToolFailed,
 )
 from .caller import Caller
-from .messages import LOG_MESSAGE, MODERN_VERSIONS, PROGRESS, Progress
-
-READ_RESOURCE = "resources/read"
-SUBSCRIBE = "resources/subscribe"
+from .messages import (
+    LOG_MESSAGE,
+    MODERN_VERSIONS,
+    PROGRESS,
+    PROGRESS_TOKEN,
+    READ,
+    RELAYED,
+    RESOURCE_NOT_FOUND,
+    SUBSCRIBE,
+    Progress,
+)
 
 ERROR_KEY = "corral/error"
-TOKEN_KEY = "progressToken"
 
 HEADER_MISMATCH = -32020
 UNSUPPORTED_VERSION = -32022
-RESOURCE_NOT_FOUND = -32002
 
 OF_SERVERS = range(-32099, -31999)
 """Codes that JSON-RPC leaves to servers, and MCP has given a meaning."""
 
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-
-NEEDED = {
-    "sampling/createMessage": "sampling",
-    "elicitation/create": "elicitation",
-    "roots/list": "roots",
-}
-"""What a client has to have declared before it is asked."""
 
 
 class Link(Protocol):
@@ -98,7 +96,7 @@ class Exchange:
         self._link = link
         self._capabilities = capabilities
         self._least = least
-        self._token = None if meta is None else meta.get(TOKEN_KEY)
+        self._token = None if meta is None else meta.get(PROGRESS_TOKEN)
 
     def caller(self, base: Caller) -> Caller:
         """Whom the request comes from, as its server may know him."""
@@ -120,7 +118,7 @@ class Exchange:
 
     def _tell_progress(self, progress: Progress) -> None:
         if not self.is_over:
-            params = {TOKEN_KEY: self._token, "progress": progress.progress}
+            params = {PROGRESS_TOKEN: self._token, "progress": progress.progress}
             if progress.total is not None:
                 params["total"] = progress.total
             if progress.message is not None:
@@ -140,7 +138,7 @@ class Exchange:
             MethodNotFound: it never declared that it can be asked this.
             CorralError: it refuses.
         """
-        needed = NEEDED.get(method)
+        needed = RELAYED.get(method)
         if needed is None or needed not in self._capabilities or self.is_over:
             text = f'cannot ask the client "{method}": it has not declared that it can be asked'
             raise MethodNotFound(text, method=method)
@@ -193,7 +191,7 @@ def of_server(error: CorralError) -> CorralError | None:
 def refusal(error: CorralError, method: str, name: object, *, is_modern: bool) -> CorralError:
     """The error of a request that is no tool call, under the codes that clients expect."""
     if isinstance(error, NotFound):
-        if method in (READ_RESOURCE, SUBSCRIBE):
+        if method in (READ, SUBSCRIBE):
             data = {**error.data, "uri": name}
             if is_modern:
                 return InvalidParams(error.message, **data)

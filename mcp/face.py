@@ -31,9 +31,6 @@ from .caller import NOBODY, Caller
 from .catalogue import Kind
 from .exchange import (
     LEVELS,
-    READ_RESOURCE,
-    SUBSCRIBE,
-    TOKEN_KEY,
     Exchange,
     Link,
     failed,
@@ -42,16 +39,28 @@ from .exchange import (
     refusal,
     unsupported_version,
 )
+from .inventory import KEYS, METHODS
 from .messages import (
+    ACKNOWLEDGED,
     CALL,
+    COMPLETE,
     DISCOVER,
+    GET_PROMPT,
     INITIALIZE,
     INITIALIZED,
     LEGACY_VERSIONS,
     LISTEN,
+    LOG_LEVEL,
     META,
     MODERN_VERSIONS,
+    OURS,
     PING,
+    READ,
+    SET_LEVEL,
+    SUBSCRIBE,
+    SUBSCRIPTION_ID,
+    UNSUBSCRIBE,
+    UPDATED,
     Era,
 )
 
@@ -70,30 +79,12 @@ MAX_ROUNDS = 10
 TTL_MS = 0
 """How long a client may take a list for good unasked: servers come and go at any time."""
 
-GET_PROMPT = "prompts/get"
-COMPLETE = "completion/complete"
-UNSUBSCRIBE = "resources/unsubscribe"
-SET_LEVEL = "logging/setLevel"
-UPDATED = "notifications/resources/updated"
-ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
-
 VERSION_KEY = META + "protocolVersion"
 CAPABILITIES_KEY = META + "clientCapabilities"
-CLIENT_KEY = META + "clientInfo"
-LEVEL_KEY = META + "logLevel"
 SERVER_KEY = META + "serverInfo"
-SUBSCRIPTION_KEY = META + "subscriptionId"
-
-PROTOCOL_KEYS = frozenset({VERSION_KEY, CAPABILITIES_KEY, CLIENT_KEY, TOKEN_KEY})
-"""Keys of `_meta` between the client and us; all others are the server's to read, the log level among them."""
 
 
-LISTED: dict[str, Kind] = {
-    "tools/list": "tools",
-    "prompts/list": "prompts",
-    "resources/list": "resources",
-    "resources/templates/list": "resourceTemplates",
-}
+LISTED: dict[str, Kind] = {method: kind for kind, method in METHODS.items()}
 
 CHANGED: dict[Kind, str] = {
     "tools": "notifications/tools/list_changed",
@@ -109,7 +100,7 @@ WANTED: dict[str, str] = {
 }
 """What `subscriptions/listen` asks for, and what it is told then."""
 
-RELAYED = frozenset({GET_PROMPT, READ_RESOURCE, COMPLETE})
+PASSED_ON = frozenset({GET_PROMPT, READ, COMPLETE})
 
 Notify = Callable[[str, Mapping[str, object]], None]
 
@@ -289,9 +280,9 @@ class Face:
                 f'cannot serve the request: its _meta has no "{CAPABILITIES_KEY}"',
                 key=CAPABILITIES_KEY,
             )
-        level = meta.get(LEVEL_KEY)
+        level = meta.get(LOG_LEVEL)
         if level is not None and level not in LEVELS:
-            raise InvalidParams(f"cannot log at level {level!r}", key=LEVEL_KEY, known=list(LEVELS))
+            raise InvalidParams(f"cannot log at level {level!r}", key=LOG_LEVEL, known=list(LEVELS))
         least = None if level is None else LEVELS.index(str(level))
         return Exchange(request_id, link, meta, capabilities, least, is_modern=True)
 
@@ -300,7 +291,7 @@ class Face:
     async def _serve_legacy(
         self, exchange: "Exchange", method: str, params: Mapping[str, object]
     ) -> dict[str, object]:
-        if method == CALL or method in RELAYED:
+        if method == CALL or method in PASSED_ON:
             result = await self._relay(exchange, method, params)
             for _ in range(MAX_ROUNDS):
                 if result.get("resultType") != "input_required":
@@ -330,9 +321,9 @@ class Face:
     async def _serve_modern(
         self, exchange: "Exchange", method: str, params: Mapping[str, object]
     ) -> dict[str, object]:
-        if method == CALL or method in RELAYED:
+        if method == CALL or method in PASSED_ON:
             result = await self._relay(exchange, method, params)
-            if method == READ_RESOURCE and "contents" in result:
+            if method == READ and "contents" in result:
                 result = {"ttlMs": TTL_MS, "cacheScope": "private", **result}
         elif (kind := LISTED.get(method)) is not None:
             result = await self._list(kind, params)
@@ -370,7 +361,7 @@ class Face:
         params: Mapping[str, object],
     ) -> dict[str, object]:
         """What the offering answers; of a call that failed, a result that says so where MCP wants one."""
-        key = "uri" if method == READ_RESOURCE else "name"
+        key = "uri" if method == READ else "name"
         name = params.get(key)
         if method == COMPLETE:
             _check_completion(params)
@@ -456,7 +447,7 @@ class Face:
         ]
         if len(uris) > MAX_SUBSCRIPTIONS:
             raise _too_many("listen", MAX_SUBSCRIPTIONS)
-        meta: dict[str, object] = {SUBSCRIPTION_KEY: exchange.id}
+        meta: dict[str, object] = {SUBSCRIPTION_ID: exchange.id}
         flags = {key: True for key in WANTED if wanted.get(key) is True}
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listens.add(over)
@@ -548,10 +539,10 @@ def _check_completion(params: Mapping[str, object]) -> None:
 
 
 def _without_protocol(params: Mapping[str, object]) -> dict[str, object]:
-    """The params with what of `_meta` is the server's to read."""
+    """The params with what of `_meta` is the server's to read, the log level among it."""
     rest = {key: value for key, value in params.items() if key != "_meta"}
     meta = as_object(params["_meta"]) or {}
-    kept = {key: value for key, value in meta.items() if key not in PROTOCOL_KEYS}
+    kept = {key: value for key, value in meta.items() if key not in OURS}
     if kept:
         rest["_meta"] = kept
     return rest
@@ -579,8 +570,7 @@ def _place(kind: Kind, entries: list[dict[str, object]], cursor: object) -> int:
 
 
 def _key(kind: Kind, entry: Mapping[str, object]) -> str:
-    names = {"resources": "uri", "resourceTemplates": "uriTemplate"}
-    return str(entry.get(names.get(kind, "name")))
+    return str(entry.get(KEYS[kind]))
 
 
 # -- results and errors

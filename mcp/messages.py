@@ -25,6 +25,7 @@ BATCHING_VERSION = "2025-03-26"
 
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 CALL = "tools/call"
+COMPLETE = "completion/complete"
 DISCOVER = "server/discover"
 GET_PROMPT = "prompts/get"
 INITIALIZE = "initialize"
@@ -54,15 +55,18 @@ RELAYED: dict[str, Relay] = {
 
 META = "io.modelcontextprotocol/"
 
+PROGRESS_TOKEN = "progressToken"
+
 OURS = frozenset(
     {
-        "progressToken",
+        PROGRESS_TOKEN,
         *(META + key for key in ("protocolVersion", "clientInfo", "clientCapabilities")),
     }
 )
 """Keys of `_meta` that say who speaks on a connection: never passed on from a caller."""
 
 LOG_LEVEL = META + "logLevel"
+SUBSCRIPTION_ID = META + "subscriptionId"
 
 RESOURCE_NOT_FOUND = -32002
 """Of legacy servers; since 2026-07-28 it is -32602."""

@@ -17,6 +17,7 @@ VERSION = "MCP-Protocol-Version"
 METHOD = "Mcp-Method"
 NAME = "Mcp-Name"
 PARAM = "Mcp-Param-"
+SESSION = "Mcp-Session-Id"
 
 MARK = "x-mcp-header"
 

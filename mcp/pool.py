@@ -32,7 +32,7 @@ from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
 from .dispatch import Share
 from .dispatcher import Dispatcher, is_backing_off, too_late, within
 from .gate import Gate
-from .messages import CALL, GET_PROMPT, READ, Tool
+from .messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
 from .session import Session
 from .subscribers import Subscribers
 from .validation import Validators
@@ -42,8 +42,6 @@ UNSENT_RETRIES = 2
 
 REFRESH_PAUSE_S = 3.0
 """The least time between two listings of a server because of its `ttlMs`: it may be 0."""
-
-COMPLETE = "completion/complete"
 
 
 class Stats(msgspec.Struct, frozen=True):

@@ -64,10 +64,7 @@ MAX_REASON_BYTES = 2000
 KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
 """Seconds and a count: a stream on which nothing comes must still be known to be broken."""
 
-SESSION_HEADER = "Mcp-Session-Id"
 JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream"
-
-LIST_TOOLS = "tools/list"
 
 Id = str | int
 NO_MARKS: Mapping[mirror.Path, str] = MappingProxyType({})
@@ -289,7 +286,7 @@ class Remote:
     def _legacy_headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
         if self._session_id is not None:
-            headers[SESSION_HEADER] = self._session_id
+            headers[mirror.SESSION] = self._session_id
         if self._version is not None:
             headers[mirror.VERSION] = self._version
         return headers
@@ -374,7 +371,7 @@ class Remote:
         if exchange.method == messages.INITIALIZE:
             version = result.get("protocolVersion")
             self._version = version if isinstance(version, str) else None
-        if exchange.method != LIST_TOOLS or exchange.modern_version is None:
+        if exchange.method != messages.LIST_TOOLS or exchange.modern_version is None:
             return False
         tools = as_array(result.get("tools")) or []
         kept = [tool for tool in tools if self._mark(as_object(tool) or {})]
@@ -566,7 +563,7 @@ def _pause_s(stream: EventStream, tries: int) -> float:
 
 def _session_id(response: aiohttp.ClientResponse) -> str | None:
     """The session that the server opened; None for a server without sessions."""
-    given = response.headers.get(SESSION_HEADER)
+    given = response.headers.get(mirror.SESSION)
     if given is not None and not all("\x21" <= one <= "\x7e" for one in given):
         raise ToolFailed("cannot open a session: its id is not visible ASCII")
     return given or None

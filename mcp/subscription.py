@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 from ..worker.channel import Call, Channel
 from ..worker.codec import as_object
 from ..worker.errors import CorralError, Overloaded, Timeout, ToolFailed
-from .messages import LISTEN, META
-
-SUBSCRIPTION_ID = META + "subscriptionId"
+from .messages import LISTEN, SUBSCRIPTION_ID
 
 RELISTEN_S = 1.0
 """The pause before a subscription that its server has ended is asked for again."""

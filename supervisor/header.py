@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from ..mcp import mirror
 from ..mcp.exchange import HEADER_MISMATCH, ProtocolError
 
-SESSION = "Mcp-Session-Id"
 LAST_EVENT = "Last-Event-ID"
 
 _DECIMAL = re.compile(r"-?[0-9]{1,100}(\.0+)?")

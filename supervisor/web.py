@@ -27,7 +27,15 @@ from ..mcp import mirror
 from ..mcp.caller import Caller
 from ..mcp.exchange import unsupported_version
 from ..mcp.face import Face, Offering
-from ..mcp.messages import CALL, INITIALIZE, LEGACY_VERSIONS, LISTEN, META, MODERN_VERSIONS
+from ..mcp.messages import (
+    BATCHING_VERSION,
+    CALL,
+    INITIALIZE,
+    LEGACY_VERSIONS,
+    LISTEN,
+    META,
+    MODERN_VERSIONS,
+)
 from ..worker import codec
 from ..worker.codec import as_array, as_object
 from ..worker.errors import (
@@ -91,9 +99,6 @@ MAX_NAME = 100
 
 SINCE_PRIMED = "2025-11-25"
 """From this revision on a client knows what an event without data is."""
-
-BATCHED = "2025-03-26"
-"""The one revision with batches."""
 
 STATUS = {-32700: 400, -32600: 400, -32602: 400, -32020: 400, -32021: 400, -32022: 400, -32601: 404}
 """The status of an answer to a modern request by its error code; others, and results, are 200."""
@@ -410,7 +415,7 @@ class Web:
         if "error" in reply.answers[0]:
             return _json(reply.answers[0])
         self._sessions[session_id] = session
-        return _json(reply.answers[0], headers={header.SESSION: session_id})
+        return _json(reply.answers[0], headers={mirror.SESSION: session_id})
 
     def _make_room(self, request_id: Id) -> None:
         idle = next((session for session in self._sessions.values() if session.is_idle), None)
@@ -422,9 +427,9 @@ class Web:
         self._end(idle)
 
     def _session(self, request: web.BaseRequest) -> "Visit":
-        session_id = request.headers.get(header.SESSION)
+        session_id = request.headers.get(mirror.SESSION)
         if session_id is None:
-            error = InvalidRequest(f"cannot serve the request without {header.SESSION}")
+            error = InvalidRequest(f"cannot serve the request without {mirror.SESSION}")
             raise Refused(400, error)
         session = self._sessions.get(session_id)
         if session is None:
@@ -450,7 +455,7 @@ class Web:
         session = self._session(request)
         batch = as_array(message)
         if batch is not None and (
-            session.face.version != BATCHED or not 0 < len(batch) <= MAX_BATCH
+            session.face.version != BATCHING_VERSION or not 0 < len(batch) <= MAX_BATCH
         ):
             raise Refused(400, InvalidRequest("cannot take the batch"))
         questions: list[Asked] = []
