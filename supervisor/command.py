@@ -106,7 +106,7 @@ class Commands:
         own = replace(own, environment={**spec.environment, **(environment or {})})
         launch: Launch | None = None
         try:
-            launch = await prepare(own, self._host, spec.name, key)
+            launch = await prepare(own, self._host, key)
             return await self._run(launch, running, timeout_s, stdin)
         except CorralError as error:
             return Outcome(problem=error.message)

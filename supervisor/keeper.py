@@ -624,7 +624,7 @@ class Keeper:
             )
         )
         has_stdin = self.spec.protocol != "none"
-        launch = await prepare(self.spec, self.shared.host, self.id, life.unit)
+        launch = await prepare(self.spec, self.shared.host, life.unit)
         life.temporary = launch.temporary
         try:
             child = await self.shared.launcher.spawn(launch, pipe_stdin=has_stdin)

@@ -49,7 +49,7 @@ class Host:
     secrets: Secrets = field(default_factory=Secrets)
 
 
-async def prepare(spec: Spec, host: Host, worker: str, unit: str) -> Launch:
+async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
     """As `launch_of`, without keeping the loop waiting for a disk that may hang.
 
     Raises:
@@ -61,11 +61,11 @@ async def prepare(spec: Spec, host: Host, worker: str, unit: str) -> Launch:
         or any(map(is_reference, (*spec.environment.values(), *spec.headers.values())))
     )
     if looks_at_files:
-        return await asyncio.to_thread(launch_of, spec, host, worker, unit)
-    return launch_of(spec, host, worker, unit)
+        return await asyncio.to_thread(launch_of, spec, host, unit)
+    return launch_of(spec, host, unit)
 
 
-def launch_of(spec: Spec, host: Host, worker: str, unit: str) -> Launch:
+def launch_of(spec: Spec, host: Host, unit: str) -> Launch:
     """How one incarnation, `unit`, of a worker is started.
 
     Raises:

@@ -39,7 +39,7 @@ def keeping(folder: Path, value: str) -> Host:
 
 
 def test_its_address_and_its_headers_are_in_its_environment_and_in_no_argument(host: Host) -> None:
-    launch = launch_of(spec(), host, "far-0", "far-0#1.1")
+    launch = launch_of(spec(), host, "far-0#1.1")
     assert tuple(launch.argv) == (sys.executable, "-P", "-m", "corral.mcp.remote")
     assert launch.env[URL] == "https://far.example:8443/mcp?key=1"
     headers = {"Authorization": f"Bearer {VALUE}", "X-Plain": "${TOKEN}"}
@@ -61,13 +61,13 @@ def test_its_own_port_is_among_those_that_it_may_connect_to(
 ) -> None:
     more = "" if ports is None else f"process.connect_ports = {ports}\n"
     text = f'[mcp.servers.far]\nurl = "{url}"\n{more}'
-    launch = launch_of(spec(text), host, "far-0", "far-0#1.1")
+    launch = launch_of(spec(text), host, "far-0#1.1")
     assert launch.connect_ports == allowed
 
 
 def test_a_command_in_its_name_has_neither_address_nor_headers(host: Host) -> None:
     check = replace(spec(), command=("true",))
-    launch = launch_of(check, host, "far-0", "far-0#1.1")
+    launch = launch_of(check, host, "far-0#1.1")
     assert tuple(launch.argv) == ("true",)
     assert {URL, HEADERS}.isdisjoint(launch.env)
 
@@ -77,7 +77,7 @@ def test_a_secret_that_is_no_part_of_a_header_is_refused_without_being_shown(
     tmp_path: Path, value: str
 ) -> None:
     with pytest.raises(SpawnFailed) as caught:
-        launch_of(spec(), keeping(tmp_path, value), "far-0", "far-0#1.1")
+        launch_of(spec(), keeping(tmp_path, value), "far-0#1.1")
     assert caught.value.data["header"] == "Authorization"
     assert value not in f"{caught.value.message} {caught.value.data}"
 
