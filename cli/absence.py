@@ -9,11 +9,8 @@ from collections.abc import Mapping
 from .. import __version__
 from ..worker import codec
 from ..worker.errors import CorralError, InvalidParams, WorkerFailed
-from ..worker.welcome import CAPABILITIES, INSTRUCTIONS
+from ..worker.welcome import CAPABILITIES, INSTRUCTIONS, LEGACY_VERSIONS, META, MODERN_VERSIONS
 
-LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-MODERN_VERSIONS = ("2026-07-28",)
-META = "io.modelcontextprotocol/"
 UNSUPPORTED_VERSION = -32022
 
 SERVER_INFO: dict[str, object] = {"name": "corral", "version": __version__}

@@ -32,8 +32,9 @@ from ..worker.errors import (
     Unreachable,
     from_wire,
 )
+from ..worker.welcome import META, MODERN_VERSIONS
 from ..worker.wire import HEAD_BYTES, request_id_in
-from .absence import META, MODERN_VERSIONS, SERVER_INFO, Asked, UnsupportedVersion, instead
+from .absence import SERVER_INFO, Asked, UnsupportedVersion, instead
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """The longest message, in either direction."""

@@ -18,16 +18,14 @@ from typing import NamedTuple, NoReturn
 from .. import __version__
 from ..worker.codec import as_array, as_object, encode
 from ..worker.errors import CorralError, InternalError, InvalidParams, MethodNotFound
+from ..worker.welcome import LEGACY_VERSIONS, META, MODERN_VERSIONS
 from ..worker.wire import Peer, Request
 from .cortex_memory import Item, Memory, Quota
 from .cortex_store import MAX_FILE_BYTES, Store
 
-LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-MODERN_VERSIONS = ("2026-07-28",)
-
-_META_VERSION = "io.modelcontextprotocol/protocolVersion"
-_META_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
-_META_SERVER = "io.modelcontextprotocol/serverInfo"
+_META_VERSION = META + "protocolVersion"
+_META_CAPABILITIES = META + "clientCapabilities"
+_META_SERVER = META + "serverInfo"
 _META_ERROR = "corral/error"
 """Where a failed tool call has our error record: the text of its content is for models and people."""
 

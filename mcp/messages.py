@@ -14,12 +14,13 @@ import msgspec
 
 from ..worker.codec import as_array, as_object
 from ..worker.errors import InvalidParams, ToolFailed
+from ..worker.welcome import LEGACY_VERSIONS as LEGACY_VERSIONS
+from ..worker.welcome import META as META
+from ..worker.welcome import MODERN_VERSIONS as MODERN_VERSIONS
 
 Era = Literal["legacy", "modern"]
 Relay = Literal["elicitation", "roots", "sampling"]
 
-LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-MODERN_VERSIONS = ("2026-07-28",)
 BATCHING_VERSION = "2025-03-26"
 """The only revision in which several messages may come in one line."""
 
@@ -52,8 +53,6 @@ RELAYED: dict[str, Relay] = {
     "sampling/createMessage": "sampling",
 }
 """What a legacy server may ask of its client, with the capability that the client declares for it."""
-
-META = "io.modelcontextprotocol/"
 
 PROGRESS_TOKEN = "progressToken"
 

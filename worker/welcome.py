@@ -1,7 +1,14 @@
-"""What every MCP client is told of corral as a server: by the daemon, and by `corral mcp serve` while it is away.
+"""What corral says as an MCP server, whoever of it speaks: the daemon, `corral mcp serve` while it is away, the memory.
 
-The standard library alone, since that command has to be small.
+The standard library alone, since all but the daemon have to be small.
 """
+
+LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN_VERSIONS = ("2026-07-28",)
+"""The revisions of MCP of each era, the oldest first."""
+
+META = "io.modelcontextprotocol/"
+"""What the keys of MCP's own in `_meta` begin with."""
 
 CAPABILITIES: dict[str, object] = {
     "tools": {"listChanged": True},
@@ -10,6 +17,7 @@ CAPABILITIES: dict[str, object] = {
     "completions": {},
     "logging": {},
 }
+"""Of the whole, as the daemon and `corral mcp serve` offer it."""
 
 INSTRUCTIONS = (
     "corral runs the MCP servers and AI agents of this machine. A tool named SERVER__TOOL belongs to the MCP server"
