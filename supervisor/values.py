@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeGuard, cast
+from urllib.parse import urlsplit
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 DAY_S = 86_400.0
@@ -225,9 +226,19 @@ class RefusedVariable(RefusedKey):
 
 def web_url(raw: object) -> str:
     """The address of a remote MCP server; userinfo would end up in lists and logs."""
-    url = matching(r"https?://[^\s/?#@]+(:[0-9]{1,5})?([/?][^\s#]*)?", '"https://HOST/PATH"')(raw)
-    assert isinstance(url, str), "it has matched"
-    return url
+    words = 'write "https://HOST/PATH"'
+    pattern = r"https?://[^\s/?#@]+(:[0-9]{1,5})?([/?][^\s#]*)?"
+    if not isinstance(raw, str) or not re.fullmatch(pattern, raw):
+        raise Refused(words, "..." if isinstance(raw, str) and "@" in raw else raw)
+    if "${secret:" in raw:
+        raise Refused("${secret:NAME} is not expanded in an address: send it in headers")
+    try:
+        port = urlsplit(raw).port
+    except ValueError as error:  # a port above 65535, half of an IPv6 address
+        raise Refused(f"{words}; a port is at most 65535, an IPv6 address [in brackets]") from error
+    if port == 0:
+        raise Refused("write a port of at least 1")
+    return raw
 
 
 def http_headers(raw: object) -> dict[str, str]:

@@ -241,6 +241,10 @@ BAD: list[tuple[str, str, object]] = [
     (f"{SERVER}tools = []", "mcp.servers.s.tools", []),
     (f"{SERVER}entrypoint = 'm:a'", "mcp.servers.s.entrypoint", "m:a"),
     (f"{SERVER}url = 'http://h'", "mcp.servers.s.url", "http://h"),
+    ("mcp.servers.s.url = 'http://h:99999/mcp'", "mcp.servers.s.url", "http://h:99999/mcp"),
+    ("mcp.servers.s.url = 'http://h:0/mcp'", "mcp.servers.s.url", "http://h:0/mcp"),
+    ("mcp.servers.s.url = 'http://[::1/mcp'", "mcp.servers.s.url", "http://[::1/mcp"),
+    ("mcp.servers.s.url = 'http://u:p@h/mcp'", "mcp.servers.s.url", "..."),
     (f"{AGENT}process.max_concurrent_processes = 1", "agents.a.process.max_concurrent_processes", 1),
     (f"{SERVER}mcp.cortex_args = []", "mcp.servers.s.mcp.cortex_args", []),
     # durations, sizes, numbers
@@ -359,6 +363,10 @@ BAD: list[tuple[str, str, object]] = [
     (f"{SERVER}requires = ['x']", "mcp.servers.s.requires", "x"),
     (f"{AGENT}requires = ['cortex']\n[mcp.servers.cortex]\ndisabled = true", "agents.a.requires", "cortex"),
 ]  # fmt: skip
+
+
+def test_a_secret_that_would_go_into_an_address_as_it_stands_is_refused() -> None:
+    assert refused("mcp.servers.s.url = 'http://h/${secret:K}'").data["key"] == "mcp.servers.s.url"
 
 
 @pytest.mark.parametrize(("text", "key", "value"), BAD)
