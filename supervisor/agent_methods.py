@@ -21,7 +21,7 @@ from ..worker.schema import (
 from .agents import Addition
 from .control import Caller, Control, method
 from .report import agent_status, exit_record
-from .secret import MASK
+from .secret import MASK, masked_address
 from .spec import to_table
 
 STDERR_LINES = 20
@@ -37,6 +37,8 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
     for key in ("environment", "headers"):
         if (values := codec.as_object(spec.get(key))) is not None:
             spec[key] = dict.fromkeys(values, MASK)
+    if agent.spec.url is not None:
+        spec["url"] = masked_address(agent.spec.url)
     exits = [
         {"worker": keeper.id, "incarnation": number, **msgspec.to_builtins(exit_record(last))}
         for keeper in keepers

@@ -26,12 +26,19 @@ MAX_DEPTH = 40
 """Levels of what is masked: no table that is accepted has more, and looking at it must not end in the stack."""
 
 TELLING = re.compile(
-    "token|secret|password|passwd|passphrase|(api|access|private)_?key|credential|authorization",
+    "token|secret|password|passwd|passphrase|(api|access|private)[_-]?key|credential|authorization|cookie",
     re.IGNORECASE,
 )
 """What is in the name of a key whose value is not shown."""
 
-HIDDEN = frozenset({"env", "environment", "headers"})
+IN_ADDRESS = re.compile(r"(?P<before>://)[^/?#@\s]*(?=@)|(?P<name>[?&][^=&#\s]{1,128}=)[^&#\s]+")
+"""What may be a secret in an address: userinfo, and the members of its query."""
+
+TELLING_IN_ADDRESS = re.compile(
+    f"{TELLING.pattern}|^.(key|auth|sig|signature|code|pwd|pass)=$", re.I
+)
+
+HIDDEN = frozenset({"env", "environment", "headers", "http_headers"})
 """Keys of which no value is shown, whatever shape somebody gave them: also of what is refused because of it."""
 
 MASK = "***"
@@ -225,7 +232,21 @@ def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
         }
     if (items := codec.as_array(value)) is not None:
         return [masked(each, key, depth - 1) for each in items]
-    return MASK if value is not None and (_hides(key) or _tells(key)) else value
+    if value is not None and (_hides(key) or _tells(key)):
+        return MASK
+    return masked_address(value) if isinstance(value, str) else value
+
+
+def masked_address(text: str) -> str:
+    """The text without what looks like a secret in an address."""
+    return IN_ADDRESS.sub(_masked_part, text) if "://" in text else text
+
+
+def _masked_part(found: re.Match[str]) -> str:
+    if found["before"]:
+        return f"{found['before']}{MASK}"
+    name = found["name"]
+    return f"{name}{MASK}" if TELLING_IN_ADDRESS.search(name) else found[0]
 
 
 def _tells(key: str) -> bool:

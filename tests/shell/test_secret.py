@@ -144,6 +144,27 @@ def test_each_value_that_cannot_be_expanded_is_one_problem(tmp_path: Path) -> No
     assert [name for name in values for each in problems if f'"{name}"' in each] == ["GONE", "BAD"]
 
 
+@pytest.mark.parametrize(
+    "name", ["api-key", "X-API-Key", "Set-Cookie", "http_headers", "access-key"]
+)
+def test_a_name_that_tells_is_known_in_each_of_its_spellings(name: str) -> None:
+    assert masked({name: VALUE}) == {name: "***"}
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://h/mcp?a=b&token=4711", "https://h/mcp?a=b&token=***"),
+        ("https://h/mcp?api-key=4711&a=b", "https://h/mcp?api-key=***&a=b"),
+        ("https://h/?key=4711", "https://h/?key=***"),
+        ("https://me:4711@h/mcp", "https://***@h/mcp"),
+        ("https://h/mcp?monkey=1#a@b", "https://h/mcp?monkey=1#a@b"),
+    ],
+)
+def test_what_looks_like_a_secret_in_an_address_is_masked(address: str, shown: str) -> None:
+    assert masked({"spec": {"url": address}}) == {"spec": {"url": shown}}
+
+
 def test_what_looks_like_a_secret_is_masked_at_every_depth() -> None:
     value = {
         "environment": {"A": VALUE},

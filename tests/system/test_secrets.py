@@ -41,7 +41,7 @@ command = {ODD}
 autostart = false
 environment = {{ KEY = "${{secret:KEY" }}
 [mcp.servers.remote]
-url = "http://127.0.0.1:PORT/mcp?a=b"
+url = "http://127.0.0.1:PORT/mcp?a=b&token=hunter2-query"
 headers = {{ Authorization = "Bearer ${{secret:TOKEN}}", X-Plain = "shown" }}
 process.connect_ports = []
 process.read_paths = []
@@ -150,9 +150,10 @@ def test_the_headers_of_a_remote_server_have_it_inside_landlock(
         daemon.call("mcp.tools", server="remote")
     asked = heard[1].get(timeout=BOUND_S)
     assert (asked["authorization"], asked["x-plain"]) == (f"Bearer {TOKEN}", "shown")
-    assert asked["path"] == "/mcp?a=b"
+    assert asked["path"] == "/mcp?a=b&token=hunter2-query"
     assert TOKEN not in caught.value.message
     shown = daemon.call("agent.show", name="remote")["spec"]
+    assert shown["url"].endswith("/mcp?a=b&token=***")
     assert shown["headers"] == {"Authorization": "***", "X-Plain": "***"}
 
 
