@@ -6,6 +6,7 @@ server and field; a value never stands in either.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -156,7 +157,8 @@ def _document(file: str) -> Mapping[str, object]:
             import tomllib  # noqa: PLC0415 - start-up time: only such a file needs it
 
             return tomllib.loads(text)
-        value: object = json.loads(plain_json(text) or "{}", object_pairs_hook=_once)
+        plain = plain_json(text)
+        value: object = json.loads(plain if plain.strip() else "{}", object_pairs_hook=_once)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be sent
     except (
         ValueError,
@@ -299,6 +301,8 @@ class _Entry:
             return {}, f"corral does not speak {kind}: use the server's streamable HTTP address"
         if kind and kind not in (*_HTTP, "stdio", "local"):
             self.fail("type", f'"{kind}" is unknown: stdio or http')
+        if url is None and not entry.get("command") and "settings" in entry:
+            return {}, "an extension of the editor starts it, and its file does not say how"
         is_remote = url is not None and (kind in _HTTP or not entry.get("command"))
         table = self._remote(url) if is_remote and url is not None else self._local()
         argv = as_array(table.get("command")) or []
@@ -338,9 +342,9 @@ class _Entry:
 
     def _argv(self) -> list[str]:
         command: object = self._entry.get("command")
-        args: object = self._entry.get("args", [])
+        args: object = self._entry.get("args") or []
         if (inner := as_object(command)) is not None:  # Zed's older spelling
-            command, args = inner.get("path"), inner.get("args", [])
+            command, args = inner.get("path"), inner.get("args") or []
         words = as_array(command)  # a list: opencode's
         if words is None and isinstance(command, str) and command:
             words = [command]
@@ -370,11 +374,12 @@ class _Entry:
         file = os.path.join(folder, self._at_home(path))
         try:
             with open(file, encoding="utf-8-sig") as opened:
-                lines = [line.strip() for line in opened]
+                lines = [line.removesuffix("\n") for line in opened]
         except (OSError, UnicodeError) as error:
             words = getattr(error, "strerror", None) or "it is not UTF-8"
             self.fail("envFile", f"cannot read {file}: {words.lower()}")
-        pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+        said = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+        pairs = [line.partition("=") for line in said]
         if all(equals and _is_plain(key, value) for key, equals, value in pairs):
             process["environment_file"] = file
             return
@@ -382,7 +387,9 @@ class _Entry:
             if equals:
                 name = key.strip().removeprefix("export ").strip()
                 environment.setdefault(name, _unquoted(value.strip()))
-        self.notes.append("the values of envFile were copied: it has quotes, which corral keeps")
+        self.notes.append(
+            "the values of envFile were copied: it has quotes or spaces, which corral keeps"
+        )
 
     # -- over HTTP
 
@@ -492,7 +499,12 @@ class _Entry:
                 self.fail(field, "${secret:NAME} works in variables and headers only")
             pieces += [value[end : found.start()], meant]
             end = found.end()
-        return "".join([*pieces, value[end:]])
+        text = "".join([*pieces, value[end:]])
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # of a variable here
+            self.fail(field, "it is not UTF-8")
+        return text
 
     def _meaning(self, body: str, field: str) -> str:
         around, section = self._around, self._section
@@ -508,6 +520,8 @@ class _Entry:
             return fixed[body]
         form, colon, rest = body.partition(":")
         if colon and form == "secret":
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", rest):
+                self.fail(field, f"${{{body}}} is malformed: ${{secret:NAME}}")
             return f"${{{body}}}"
         if colon and form == "input":
             return self._input(rest, field)
@@ -540,11 +554,12 @@ def _refuse(file: str, server: str, field: str, reason: str) -> NoReturn:
 
 def is_corral(argv: Sequence[str]) -> bool:
     """Whether a command line is `corral mcp serve` in one of its spellings."""
-    names = [os.path.basename(word) for word in argv]
+    words = [each for word in argv for each in word.split()]  # a shell has it in one
+    names = [os.path.basename(word) for word in words]
     program = next((n for n, name in enumerate(names) if name in ("corral", "corral.cli")), None)
     if program is None:
         return False
-    return ("mcp", "serve") in zip(argv[program:], argv[program + 1 :], strict=False)
+    return ("mcp", "serve") in zip(words[program:], words[program + 1 :], strict=False)
 
 
 def _names_secret(argv: Sequence[str]) -> bool:
@@ -556,7 +571,11 @@ def _names_secret(argv: Sequence[str]) -> bool:
 
 
 def _is_plain(key: str, value: str) -> bool:
-    return not key.startswith("export ") and value[:1] not in ("'", '"') and value == value.strip()
+    return (
+        not key.strip().startswith("export ")
+        and value[:1] not in ("'", '"')
+        and value == value.strip()
+    )
 
 
 def _unquoted(value: str) -> str:
@@ -585,6 +604,10 @@ def chosen(
         if name not in known:
             words = f'cannot import "{name}": no file has a server of this name'
             raise InvalidParams(words, server=name, known=known)
+    for name, new in renames.items():
+        if allowed_name(new) != new:
+            words = f'cannot import "{name}" as "{new}": corral does not allow the name; "{allowed_name(new)}" it does'
+            raise InvalidParams(words, server=name, key="--rename", value=new)
     servers: dict[str, Server] = {}
     skipped: list[Skipped] = []
     for section in sections:
@@ -598,9 +621,9 @@ def chosen(
             earlier = servers.setdefault(found.name, found)
             if earlier.table != found.table:
                 where = f'"{earlier.original}" of {earlier.place} and "{name}" of {section.place}'
-                words = (
-                    f'cannot import "{found.name}": {where} differ; --rename, --only or --project'
-                )
+                is_one_name = earlier.original == name  # which --rename and --only mean both of
+                hint = "--project, or one FILE" if is_one_name else "--rename, --only or --project"
+                words = f'cannot import "{found.name}": {where} differ; {hint}'
                 raise InvalidParams(words, server=name, places=[earlier.place, section.place])
     return list(servers.values()), skipped
 
@@ -614,9 +637,7 @@ def with_references(servers: Sequence[Server]) -> tuple[list[Server], dict[str, 
         table = dict(server.table)
         for key, name in server.secrets:
             inner = dict(as_object(table[key]) or {})
-            secret = re.sub(r"[^A-Za-z0-9_]", "_", name)
-            if values.setdefault(secret, str(inner[name])) != inner[name]:
-                secret = re.sub(r"[^A-Za-z0-9_]", "_", f"{server.name}_{name}")
+            secret = _secret_name(str(inner[name]), (name, f"{server.name}_{name}"), values)
             inner[name] = f"${{secret:{secret}}}"
             table[key] = inner
             wanted.setdefault(server.name, []).append(secret)
@@ -624,14 +645,27 @@ def with_references(servers: Sequence[Server]) -> tuple[list[Server], dict[str, 
     return changed, wanted
 
 
+def _secret_name(value: str, wishes: Sequence[str], values: dict[str, str]) -> str:
+    """The first name that is free or has this value already, in the letters that a reference may have."""
+    numbered = (f"{wishes[-1]}_{n}" for n in itertools.count(2))
+    for wish in itertools.chain(wishes, numbered):
+        name = re.sub(r"^(?=[0-9])", "_", re.sub(r"[^A-Za-z0-9_]", "_", wish))
+        if values.setdefault(name, value) == value:
+            return name
+    raise AssertionError("numbers do not end")
+
+
 def hidden(table: Mapping[str, object]) -> Table:
-    """The table with the values of its environment and headers hidden."""
-    return {
-        key: dict.fromkeys(as_object(value) or {}, "***")
-        if key in ("environment", "headers")
-        else value
-        for key, value in table.items()
-    }
+    """The table with the values of its environment and headers hidden, and those in its address."""
+    shown: Table = {}
+    for key, value in table.items():
+        if key in ("environment", "headers"):
+            shown[key] = dict.fromkeys(as_object(value) or {}, "***")
+        elif key == "url":
+            shown[key] = re.sub(r"(?<=[?&])([^=&]*=)[^&]+", r"\1***", str(value))
+        else:
+            shown[key] = value
+    return shown
 
 
 # --- TOML -----------------------------------------------------------------------------------------

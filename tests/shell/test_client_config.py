@@ -17,6 +17,7 @@ from corral.cli.client_config import (
     Surroundings,
     allowed_name,
     chosen,
+    hidden,
     is_corral,
     plain_json,
     read,
@@ -405,6 +406,7 @@ def test_disabled_foreign_and_own_servers_are_left_out(home: Path) -> None:
 )
 def test_corral_itself_is_known_by_its_command_line(line: str, is_so: bool) -> None:
     assert is_corral(line.split()) == is_so
+    assert is_corral(["bash", "-lc", f"exec {line}"]) == is_so
 
 
 # --- names and several ----------------------------------------------------------------------------
@@ -491,6 +493,22 @@ def test_written_secrets_are_references(home: Path) -> None:
     assert wanted == {"a": ["TOKEN"], "b": ["TOKEN"], "c": ["c_TOKEN"]}
 
 
+def test_each_secret_has_a_name_of_its_own_that_a_reference_may_have(home: Path) -> None:
+    tables = {
+        "a": {"url": "https://h", "headers": {"2FA-Token": "one", "X-Token": "two"}},
+        "b": {"url": "https://h", "headers": {"X-Token": "three", "b_X_Token": "four"}},
+    }
+    servers, _ = taken(home, written(home / "x.json", {"mcpServers": tables}))
+    changed, wanted = with_references(list(servers.values()))
+    named = [name for names in wanted.values() for name in names]
+    assert named[0] == "_2FA_Token"
+    assert len(set(named)) == 4
+    assert [inner(each, "headers")["X-Token"] for each in changed] == [
+        "${secret:X_Token}",
+        "${secret:b_X_Token}",
+    ]
+
+
 def corral(home: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     environ = {"HOME": str(home), "PATH": "/usr/bin:/bin", "CORRAL_SOCKET": str(home / "no.sock")}
     return subprocess.run(
@@ -539,3 +557,58 @@ def test_nothing_to_import_is_said(home: Path) -> None:
         done = corral(home, *words)
         assert (done.returncode, done.stdout) == (2, ""), words
         assert done.stderr.startswith("corral: cannot ")
+
+
+def test_an_address_is_shown_without_what_stands_in_its_query() -> None:
+    assert hidden({"url": "https://h/mcp?a=b&token=c"}) == {"url": "https://h/mcp?a=***&token=***"}
+
+
+def test_a_server_that_an_extension_of_the_editor_starts_is_left_to_it(home: Path) -> None:
+    tables: dict[str, object] = {
+        "ext": {"settings": {}},
+        "own": {"source": "custom", "command": "c", "args": None},
+    }
+    servers, skipped = taken(home, written(home / "x.json", {"context_servers": tables}))
+    assert (list(servers), [each.name for each in skipped]) == (["own"], ["ext"])
+
+
+@pytest.mark.parametrize(
+    ("value", "environ"),
+    [("${secret:bad name}", {}), ("${secret:}", {}), ("${ODD}", {"ODD": "\udcff"})],
+)
+def test_a_value_that_no_start_could_use_is_refused_by_its_field(
+    home: Path, value: str, environ: dict[str, str]
+) -> None:
+    path = written(home / "x.json", {"mcpServers": {"s": {"command": "c", "env": {"K": value}}}})
+    with pytest.raises(InvalidParams) as caught:
+        taken(home, path, environ=environ)
+    assert (caught.value.data["server"], caught.value.data["field"]) == ("s", "env.K")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "// nothing yet\n"])
+def test_a_file_without_anything_has_no_servers(home: Path, text: str) -> None:
+    assert read(str(written(home / "x.json", text)), str(home)) == []
+
+
+def test_values_of_a_file_of_variables_keep_what_they_mean(home: Path) -> None:
+    written(home / "work/.env", "A=b \n C=d\n")
+    written(home / "work/mcp.json", {"servers": {"s": {"command": "c", "envFile": ".env"}}})
+    table = one(home, home / "work/mcp.json").table
+    assert table["environment"] == {"A": "b", "C": "d"}
+
+
+def test_one_name_in_two_projects_is_told_what_can_be_done(home: Path) -> None:
+    projects = {f"/srv/{n}": {"mcpServers": {"s": {"command": "c"}}} for n in "ab"}
+    with pytest.raises(InvalidParams) as caught:
+        taken(home, written(home / ".claude.json", {"projects": projects}))
+    assert "--rename" not in caught.value.message
+    assert "--project" in caught.value.message
+
+
+def test_a_new_name_that_corral_does_not_allow_is_refused_before_anything_is_written(
+    home: Path,
+) -> None:
+    path = written(home / "x.json", {"mcpServers": {"s": {"command": "c"}}})
+    with pytest.raises(InvalidParams) as caught:
+        taken(home, path, renames={"s": "a b"})
+    assert caught.value.data["value"] == "a b"
