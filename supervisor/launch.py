@@ -237,7 +237,7 @@ def read_environment_file(path: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise SpawnFailed(f'cannot read environment_file "{path}": {error}') from error
     for number, line in enumerate(text.splitlines(), 1):

@@ -196,7 +196,7 @@ def _read(path: str, *, is_private: bool) -> str:
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig" if is_private else "utf-8")  # a credential is taken as it is
     except UnicodeDecodeError:  # whose text has the bytes
         raise ValueError("it is not UTF-8") from None
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.launch import HEADERS, URL, Host, launch_of, secret_problems
+from corral.supervisor.launch import (
+    HEADERS,
+    URL,
+    Host,
+    launch_of,
+    read_environment_file,
+    secret_problems,
+)
 from corral.supervisor.secret import Secrets
 from corral.supervisor.spec import Spec, decode
 from corral.worker.errors import InvalidParams, SpawnFailed
@@ -94,3 +101,8 @@ def test_headers_that_are_no_table_are_refused_without_being_shown() -> None:
     with pytest.raises(InvalidParams) as caught:
         spec(f'[mcp.servers.far]\nurl = "http://far.example"\nheaders = "{VALUE}"\n')
     assert VALUE not in f"{caught.value.message} {caught.value.data}"
+
+
+def test_a_file_of_variables_may_begin_with_a_mark_of_the_byte_order(tmp_path: Path) -> None:
+    (tmp_path / "env").write_bytes(b"\xef\xbb\xbfA=b\r\nC=d\r\n")
+    assert read_environment_file(tmp_path / "env") == {"A": "b", "C": "d"}

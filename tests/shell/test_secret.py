@@ -137,6 +137,10 @@ def test_bytes_that_are_no_text_are_refused_without_being_shown(tmp_path: Path) 
     refused(Secrets(None, str(tmp_path)), "${secret:B}")
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    assert expanded(Secrets(stored(tmp_path, f"\ufeffA={VALUE}\n")), "${secret:A}") == VALUE
+
+
 def test_each_value_that_cannot_be_expanded_is_one_problem(tmp_path: Path) -> None:
     secrets = Secrets(stored(tmp_path, f"A={VALUE}\n"))
     values = {"GOOD": "${secret:A}", "GONE": "${secret:B}", "BAD": "${secret:", "PLAIN": "b"}
