@@ -42,10 +42,13 @@ MAX_OFFSET = 10_000
 RECEIPT_S = 7 * 86_400.0
 """How long an idempotency key is known."""
 
+MAX_TIME_S = 253_402_300_800.0
+"""The end of the year 9999: no time that was ever noted is later."""
+
 HALF_LIFE_S = 30 * 86_400.0
 """An item of this age has half of the freshness that a new one adds to its score."""
 
-_ITEM = """m.id, m.key, m.namespace, m.content, m.tags, m.metadata, m.created_at, m.expires_at, m.archived_at,
+_ITEM = """CAST(m.id AS TEXT), m.key, m.namespace, m.content, m.tags, m.metadata, m.created_at, m.expires_at, m.archived_at,
     m.hash, m.seal"""
 _UNEXPIRED = "(m.expires_at IS NULL OR m.expires_at > :now)"
 _LIVE = f"m.archived_at IS NULL AND {_UNEXPIRED}"
@@ -137,11 +140,11 @@ class _Row(NamedTuple):
     expires_at: float | None
     namespace: str
     created_at: float
+    key: str | None
 
 
-_ROW = (
-    """m.seq, m.id, m.plain, m.hash, m.tags, m.metadata, m.expires_at, m.namespace, m.created_at"""
-)
+_ROW = """m.seq, CAST(m.id AS TEXT), m.plain, m.hash, m.tags, m.metadata, m.expires_at, m.namespace,
+    m.created_at, m.key"""
 
 
 class Memory:
@@ -247,7 +250,7 @@ class Memory:
         named = self._row("m.namespace = :namespace AND m.key = :key", new.parameters)
         if named is not None and named.expires_at is not None and named.expires_at <= new.now:
             self._archive(named.seq, "expired", new.now)
-            self._release_key(named.seq)
+            self._release_key(named)
             named = None
         if named is None:
             same = self._same_content(new, "AND m.key IS NULL")
@@ -255,31 +258,35 @@ class Memory:
                 return self._insert(new, plain=0)
             self._merge(same, new, key_of=new.key)
             return Stored(same.id, created=False)
-        if named.plain and named.hash != new.hash:
-            # Somebody stored this content without the key, and holds its id: it stays what it is.
-            self._release_key(named.seq)
+        if (named.plain and named.hash != new.hash) or not named.id.isascii():
+            # Somebody stored this content without the key, and holds its id: it stays what it is. An id that the
+            # disk has changed cannot be said.
+            self._release_key(named)
             return self._insert(new, plain=0)
         if named.hash != new.hash:
+            copy_id = _new_id()
+            seal = _seal_of(named._replace(id=copy_id, key=None)) if self._is_whole(named) else b""
             self._store.connection.execute(
                 """INSERT INTO memory (id, namespace, plain, content, hash, normal, tags, metadata,
                     created_at, expires_at, seal, archived_at, archived_why)
                 SELECT ?, namespace, 0, content, hash, normal, tags, metadata,
-                    created_at, expires_at, seal, ?, 'replaced' FROM memory WHERE seq = ?""",
-                (_new_id(), new.now, named.seq),
+                    created_at, expires_at, ?, ?, 'replaced' FROM memory WHERE seq = ?""",
+                (copy_id, seal, new.now, named.seq),
             )
         self._store.connection.execute(
             """UPDATE memory SET content = :content, hash = :hash, normal = :normal, tags = :tags,
                 metadata = :metadata, created_at = :now, expires_at = :expires_at, seal = :seal,
                 archived_at = NULL, archived_why = NULL WHERE seq = :seq""",
-            {**new.parameters, "seq": named.seq},
+            {**new.sealed(named.id), "seq": named.seq},
         )
         return Stored(named.id, created=False)
 
     def _same_content(self, new: "_New", condition: str = "") -> _Row | None:
-        """The item that has this content already; one that is damaged does not count."""
+        """The item that has this content already; those that are damaged do not count."""
         where = f"m.namespace = :namespace AND m.hash = :hash AND {_LIVE} {condition}"
-        row = self._row(where, new.parameters)
-        return row if row is not None and self._is_whole(row) else None
+        query = f"SELECT {_ROW} FROM memory AS m WHERE {where} ORDER BY m.seq"
+        found = map(_Row._make, self._store.connection.execute(query, new.parameters))
+        return next(filter(self._is_whole, found), None)
 
     def _is_whole(self, row: _Row) -> bool:
         """Whether an item is what was stored."""
@@ -297,7 +304,7 @@ class Memory:
             """INSERT INTO memory (id, namespace, key, plain, content, hash, normal, tags, metadata,
                 created_at, expires_at, seal) VALUES (:id, :namespace, :key, :plain, :content, :hash,
                 :normal, :tags, :metadata, :now, :expires_at, :seal)""",
-            {**new.parameters, "id": item_id, "plain": plain},
+            {**new.sealed(item_id), "plain": plain},
         )
         return Stored(item_id, created=True)
 
@@ -307,15 +314,18 @@ class Memory:
         tags = _union([row.tags, new.tags])
         _check_size([new.parameters["content"], metadata, tags])
         expires_at = _longest([row.expires_at, new.expires_at])
-        seal = _seal(row.namespace, tags, metadata, row.created_at, expires_at)
+        changed = row._replace(tags=tags, metadata=metadata, expires_at=expires_at)
+        seal = _seal_of(changed._replace(key=key_of or row.key))
         self._store.connection.execute(
             """UPDATE memory SET plain = plain OR ?, key = coalesce(?, key), tags = ?, metadata = ?,
                 expires_at = ?, seal = ? WHERE seq = ?""",
             (int(key_of is None), key_of, tags, metadata, expires_at, seal, row.seq),
         )
 
-    def _release_key(self, seq: int) -> None:
-        self._store.connection.execute("UPDATE memory SET key = NULL WHERE seq = ?", (seq,))
+    def _release_key(self, row: _Row) -> None:
+        seal = _seal_of(row._replace(key=None)) if self._is_whole(row) else b""
+        query = "UPDATE memory SET key = NULL, seal = ? WHERE seq = ?"
+        self._store.connection.execute(query, (seal, row.seq))
 
     def _archive(self, seq: int, why: str, now: float) -> None:
         self._store.connection.execute(
@@ -393,15 +403,17 @@ class Memory:
         assert (item_id is None) != (key is None), "an item is retrieved by its id or by its key"
         query = f"""SELECT {_ITEM} FROM memory AS m
             WHERE {"m.id = :id" if key is None else "m.key = :key"} AND {_IN_NAMESPACE}
-            AND {_UNEXPIRED} AND m.archived_why IS NOT 'replaced'"""
-        parameters = {"id": item_id, "key": key, "namespace": namespace, "now": self._clock()}
+            AND m.archived_why IS NOT 'replaced'"""
+        parameters = {"id": item_id, "key": key, "namespace": namespace}
         with self._store.typed_errors():
             row: _ItemRow | None = self._store.connection.execute(query, parameters).fetchone()
         if row is not None:
             if not _is_whole(row):
-                words = f'cannot retrieve item "{row[0]}": it is damaged: not what was stored'
-                raise Conflict(words, id=row[0], reason="checksum")
-            return _item(row)
+                shown = _plain(row[0])
+                words = f'cannot retrieve item "{shown}": it is damaged: not what was stored'
+                raise Conflict(words, id=shown, reason="checksum")
+            if row[7] is None or row[7] > self._clock():
+                return _item(row)
         asked: dict[str, object] = {"id": item_id} if key is None else {"key": key}
         if namespace is not None:
             asked["namespace"] = namespace
@@ -459,7 +471,7 @@ class Memory:
         tags = _union([row.tags for row in (kept, *older)])
         expires_at = _longest([row.expires_at for row in (kept, *older)])
         if (tags, expires_at) != (kept.tags, kept.expires_at):
-            seal = _seal(kept.namespace, tags, kept.metadata, kept.created_at, expires_at)
+            seal = _seal_of(kept._replace(tags=tags, expires_at=expires_at))
             self._store.connection.execute(
                 "UPDATE memory SET tags = ?, expires_at = ?, seal = ? WHERE seq = ?",
                 (tags, expires_at, seal, kept.seq),
@@ -508,9 +520,14 @@ class _New(NamedTuple):
             "normal": _sha256(normal.encode()),
             "now": now,
             "expires_at": expires_at,
-            "seal": _seal(namespace, wanted, facts, now, expires_at),
         }
         return cls(key, digest, wanted, facts, now, expires_at, parameters)
+
+    def sealed(self, item_id: str) -> dict[str, object]:
+        """The parameters of a row with this id, and its seal."""
+        namespace = str(self.parameters["namespace"])
+        facts = (namespace, self.tags, self.metadata, self.now, self.expires_at)
+        return {**self.parameters, "id": item_id, "seal": _seal(item_id, self.key, *facts)}
 
 
 def _check_size(parts: Sequence[object]) -> None:
@@ -559,7 +576,7 @@ def _page(rows: sqlite3.Cursor, place: _Place, limit: int, now: float, asked: by
             is_full = True
             break
         if not _is_whole(row):
-            damaged.append(row[0].encode("utf-8", "replace").decode())
+            damaged.append(_plain(row[0]))
         elif row[7] is None or row[7] > now:  # a later page must not have what has expired since
             item = _item(row)
             size += len(encode(item))
@@ -580,22 +597,46 @@ def _page(rows: sqlite3.Cursor, place: _Place, limit: int, now: float, asked: by
 
 
 def _is_whole(row: _ItemRow) -> bool:
-    """Whether an item is what was stored: content by its hash, the rest by the seal, where it has one."""
-    _, _, namespace, content, tags, metadata, created_at, expires_at, _, digest, seal = row
+    """Whether an item is what was stored: content by its hash, the rest by the seal, where it has one.
+
+    When it was archived is not sealed; it has to be a time.
+    """
+    item_id, key, namespace, content, tags, metadata, created_at, expires_at, archived_at, *_ = row
+    digest, seal = row[-2:]
+    facts = (namespace, tags, metadata, created_at, expires_at)
     try:
-        return digest == _sha256(content.encode()) and (
-            seal is None or seal == _seal(namespace, tags, metadata, created_at, expires_at)
+        return (
+            digest == _sha256(content.encode())
+            and (seal is None or seal == _seal(item_id, key, *facts))
+            and (archived_at is None or 0 <= archived_at < MAX_TIME_S)
         )
     except (UnicodeError, AttributeError, TypeError, struct.error):  # no UTF-8, or of another type
         return False
 
 
+def _plain(item_id: str) -> str:
+    """An id as it can be said, whatever the disk has made of it."""
+    return item_id.encode("utf-8", "replace").decode()
+
+
+def _seal_of(row: _Row) -> bytes:
+    facts = (row.namespace, row.tags, row.metadata, row.created_at, row.expires_at)
+    return _seal(row.id, row.key, *facts)
+
+
 def _seal(
-    namespace: str, tags: str, metadata: str, created_at: float, expires_at: float | None
+    item_id: str,
+    key: str | None,
+    namespace: str,
+    tags: str,
+    metadata: str,
+    created_at: float,
+    expires_at: float | None,
 ) -> bytes:
     times = struct.pack("!dd", created_at, -1.0 if expires_at is None else expires_at)
-    texts = "\0".join((namespace, tags, metadata)).encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(times + texts, digest_size=16).digest()
+    texts = "\0".join((item_id, key or "", namespace, tags, metadata))
+    data = times + texts.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _sha256(data: bytes) -> bytes:

@@ -72,7 +72,7 @@ _BYTES = " + ".join(
 _OLD, _NEW = (f"({row}.archived_at IS NULL)" for row in ("old", "new"))
 
 _SECOND = (
-    # Of namespace, tags, metadata and times; `hash` is that of the content. Older items have none.
+    # Of id, key, namespace, tags, metadata and times; `hash` is that of the content. Older items have none.
     "ALTER TABLE memory ADD COLUMN seal BLOB",
     """CREATE TABLE usage (
         namespace TEXT PRIMARY KEY,

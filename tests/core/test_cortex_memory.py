@@ -745,6 +745,7 @@ def test_a_search_keeps_to_times_and_metadata(memory: Memory, clock: Clock) -> N
         ("tags", "[broken"),
         ("metadata", '{"n": 2}'),
         ("namespace", "elsewhere"),
+        ("key", "another"),
         ("created_at", 12.5),
         ("expires_at", 1e12),
         ("hash", b"x"),
@@ -769,6 +770,47 @@ def test_an_item_that_the_disk_has_changed_is_named_and_the_others_are_served(
     again = memory.store("the otter sleeps")
     assert (again.created, get(memory, again.id).content) == (True, "the otter sleeps")
     assert memory.consolidate(dry_run=False) == ([other], [again.id])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("expires_at", 5.0), ("archived_at", "never"), ("archived_at", 1e300)]
+)
+def test_a_time_that_the_disk_has_changed_is_damage_too(
+    memory: Memory, store: Store, column: str, value: object
+) -> None:
+    item_id = memory.store("the otter sleeps", ttl_s=1e6).id
+    store.connection.execute(f"UPDATE memory SET {column} = ?", (value,))
+    with pytest.raises(Conflict) as caught:
+        memory.retrieve(item_id=item_id)
+    assert caught.value.data["reason"] == "checksum"
+
+
+def test_an_id_that_the_disk_has_changed_ends_nothing(memory: Memory, store: Store) -> None:
+    memory.store("the otter sleeps", key="otter")
+    store.connection.execute("UPDATE memory SET id = x'ff41'")
+    assert len(memory.search("otter").damaged) == 1
+    with pytest.raises(Conflict):
+        memory.retrieve(key="otter", namespace="default")
+    again = memory.store("the otter wakes", key="otter")
+    assert get(memory, again.id).content == "the otter wakes"
+
+
+def test_the_same_text_is_kept_once_beside_one_that_is_damaged(
+    memory: Memory, store: Store
+) -> None:
+    memory.store("the otter sleeps")
+    store.connection.execute("UPDATE memory SET tags = '[broken'")
+    found = [memory.store("the otter sleeps") for _ in range(3)]
+    assert [each.created for each in found] == [True, False, False]
+
+
+def test_an_item_is_whole_after_its_key_has_come_and_gone(memory: Memory) -> None:
+    first = memory.store("one", tags=["a"])
+    assert memory.store("one", key="k").id == first.id
+    second = memory.store("two", key="k")
+    assert memory.store("three", key="k").id == second.id
+    assert get(memory, first.id).key is None
+    assert get(memory, second.id).key == "k"
 
 
 def test_a_file_of_the_first_schema_is_taken_over_with_all_it_has(tmp_path: Path) -> None:
