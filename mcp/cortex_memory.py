@@ -11,11 +11,12 @@ storing under it again replaces the content. The same content without a key is k
 
 import base64
 import hashlib
+import math
 import os
-import sqlite3
 import struct
 import time
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -38,6 +39,9 @@ MAX_ARCHIVED = 10_000
 
 MAX_OFFSET = 10_000
 """How many items of one search can be had page by page."""
+
+MAX_RANKINGS = 32
+"""Cursors that go on with a search as it began; with an older one it is ranked anew."""
 
 RECEIPT_S = 7 * 86_400.0
 """How long an idempotency key is known."""
@@ -65,15 +69,15 @@ _HAS_METADATA = """NOT EXISTS (SELECT 1 FROM json_each(:metadata) AS wanted WHER
 _IN_TIME = (
     """(:since IS NULL OR m.created_at >= :since) AND (:until IS NULL OR m.created_at < :until)"""
 )
-_SEARCH = f"""
-    SELECT {_ITEM}, best.score FROM (
-        SELECT m.seq AS seq, {_SCORE} AS score
-        FROM memory_index JOIN memory AS m ON m.seq = memory_index.rowid
-        WHERE memory_index MATCH :match AND {_LIVE} AND {_IN_NAMESPACE} AND {_IN_TIME}
-            AND m.seq <= :newest AND (:tags = '[]' OR json_valid(m.tags) AND {_HAS_TAGS})
-            AND (:metadata = '{{}}' OR {_HAS_METADATA})
-        ORDER BY score DESC, m.seq DESC LIMIT :limit OFFSET :offset
-    ) AS best JOIN memory AS m ON m.seq = best.seq ORDER BY best.score DESC, m.seq DESC"""
+_RANK = f"""
+    SELECT m.seq, {_SCORE} AS score, CAST(m.created_at AS REAL)
+    FROM memory_index JOIN memory AS m ON m.seq = memory_index.rowid
+    WHERE memory_index MATCH :match AND {_LIVE} AND {_IN_NAMESPACE} AND {_IN_TIME}
+        AND m.seq <= :newest AND (:tags = '[]' OR json_valid(m.tags) AND {_HAS_TAGS})
+        AND (:metadata = '{{}}' OR {_HAS_METADATA})
+    ORDER BY score DESC, m.seq DESC LIMIT {MAX_OFFSET + 1}"""
+_RANKED = f"""SELECT {_ITEM} FROM memory AS m
+    WHERE m.seq = ? AND m.archived_at IS NULL AND CAST(m.created_at AS REAL) IS ?"""
 
 _ItemRow = tuple[
     str, str | None, str, str, str, str, float, float | None, float | None, bytes, bytes | None
@@ -156,6 +160,7 @@ class Memory:
         self._store = store
         self._clock = clock
         self._quota = quota or Quota()
+        self._rankings: dict[str, _Ranking] = {}  # by cursor, the newest last
 
     def store(
         self,
@@ -366,25 +371,67 @@ class Memory:
         asked = _sha256(encode([terms, filters]))[:8]
         now = self._clock()
         place = self._first(now) if cursor is None else _Place.read(cursor, asked)
+        ranking = self._rankings.get(cursor or "")
         for operator in (" AND ", " OR ")[place.tries : max(1, len(terms))]:
-            parameters = {
-                **filters,
-                "match": operator.join(terms),
-                "now": place.now,
-                "newest": place.newest,
-                "limit": limit + 1,
-                "offset": place.offset,
-                "half_life": HALF_LIFE_S,
-            }
             if not terms:
                 break
             with self._store.typed_errors():
-                rows = self._store.connection.execute(_SEARCH, parameters)
-                found = _page(rows, place, limit, now, asked)
+                if ranking is None:
+                    parameters = {**filters, "match": operator.join(terms)}
+                    ranking = self._ranking(parameters, place)
+                found = self._page(ranking, place, limit, now, asked)
             if found.items or found.damaged or cursor is not None:
+                if found.cursor is not None:
+                    self._rankings.pop(found.cursor, None)
+                    self._rankings[found.cursor] = ranking
+                    if len(self._rankings) > MAX_RANKINGS:
+                        del self._rankings[next(iter(self._rankings))]
                 return found
-            place = place._replace(tries=place.tries + 1)
+            place, ranking = place._replace(tries=place.tries + 1), None
         return Found([])
+
+    def _ranking(self, parameters: Mapping[str, object], place: "_Place") -> "_Ranking":
+        more = {"now": place.now, "newest": place.newest, "half_life": HALF_LIFE_S}
+        ranking = _Ranking(array("q"), array("d"), array("d"))
+        for seq, score, created_at in self._store.connection.execute(_RANK, {**parameters, **more}):
+            ranking.seqs.append(seq)
+            ranking.scores.append(score)
+            ranking.created_at.append(created_at)
+        return ranking
+
+    def _page(
+        self, ranking: "_Ranking", place: "_Place", limit: int, now: float, asked: bytes
+    ) -> Found:
+        """As many items as there may be in one answer, and where the next one begins."""
+        items: list[tuple[Item, float]] = []
+        damaged: list[str] = []
+        size = 0
+        end = place.offset
+        is_cut = False
+        for end in range(place.offset, min(place.offset + limit, len(ranking.seqs))):
+            which = (ranking.seqs[end], ranking.created_at[end])
+            row: _ItemRow | None = self._store.connection.execute(_RANKED, which).fetchone()
+            if row is None:  # archived or replaced since the first page
+                continue
+            if not _is_whole(row):
+                damaged.append(_plain(row[0]))
+            elif row[7] is None or row[7] > now:  # nor has a later page what has expired since
+                item = _item(row)
+                size += len(encode(item))
+                if items and size > MAX_FOUND_BYTES:
+                    is_cut = True
+                    break
+                items.append((item, ranking.scores[end]))
+        else:
+            end = min(place.offset + limit, len(ranking.seqs))
+        goes_on = end < len(ranking.seqs) and end <= MAX_OFFSET
+        following = place._replace(offset=end)
+        return Found(
+            items,
+            truncated=is_cut,
+            cursor=following.cursor(asked) if goes_on else None,
+            damaged=tuple(damaged),
+        )
 
     def _first(self, now: float) -> "_Place":
         with self._store.typed_errors():
@@ -537,6 +584,14 @@ def _check_size(parts: Sequence[object]) -> None:
         raise ResourceLimitExceeded(text, field="content", limit=MAX_ITEM_BYTES, value=size)
 
 
+class _Ranking(NamedTuple):
+    """All that a search has found, best first: scores change with all that is stored, and pages must not."""
+
+    seqs: "array[int]"
+    scores: "array[float]"
+    created_at: "array[float]"
+
+
 class _Place(NamedTuple):
     """Where a search goes on: as of which time and item, with all words (0) or any (1), and after how many."""
 
@@ -557,43 +612,15 @@ class _Place(NamedTuple):
             place = cls(*struct.unpack("!dqBI", packed[len(asked) :]))
         except (ValueError, struct.error) as error:
             raise InvalidParams("cannot search on: it is no cursor", field="cursor") from error
-        if packed[: len(asked)] != asked or place.tries > 1 or place.offset > MAX_OFFSET:
+        if (
+            packed[: len(asked)] != asked
+            or not math.isfinite(place.now)
+            or place.tries > 1
+            or place.offset > MAX_OFFSET
+        ):
             words = "cannot search on: the cursor is that of another search"
             raise InvalidParams(words, field="cursor")
         return place
-
-
-def _page(rows: sqlite3.Cursor, place: _Place, limit: int, now: float, asked: bytes) -> Found:
-    """As many items as there may be in one answer, and where the next one begins."""
-    items: list[tuple[Item, float]] = []
-    damaged: list[str] = []
-    size = 0
-    passed = 0
-    is_full = False
-    for *columns, score in rows:
-        row: _ItemRow = tuple(columns)
-        if passed == limit:
-            is_full = True
-            break
-        if not _is_whole(row):
-            damaged.append(_plain(row[0]))
-        elif row[7] is None or row[7] > now:  # a later page must not have what has expired since
-            item = _item(row)
-            size += len(encode(item))
-            if items and size > MAX_FOUND_BYTES:
-                is_full = True
-                break
-            items.append((item, score))
-        passed += 1
-    rows.close()
-    following = place._replace(offset=place.offset + passed)
-    goes_on = is_full and following.offset <= MAX_OFFSET
-    return Found(
-        items,
-        truncated=is_full and passed < limit,
-        cursor=following.cursor(asked) if goes_on else None,
-        damaged=tuple(damaged),
-    )
 
 
 def _is_whole(row: _ItemRow) -> bool:

@@ -772,6 +772,28 @@ def test_an_item_that_the_disk_has_changed_is_named_and_the_others_are_served(
     assert memory.consolidate(dry_run=False) == ([other], [again.id])
 
 
+def test_the_pages_of_a_search_stay_what_they_were_whatever_is_stored_between_them(
+    memory: Memory, clock: Clock
+) -> None:
+    words = ("otter", "lake", "otter lake", "lake lake otter reed", "otter reed reed")
+    for number in range(30):
+        clock.now += 1
+        memory.store(f"{number} {words[number % 5]} {words[number % 3]}", key=f"k{number}")
+    whole = [item.id for item, _score in memory.search("otter lake sky", limit=100).items]
+    found: list[str] = []
+    page = memory.search("otter lake sky", limit=4)
+    while True:
+        found += [item.id for item, _score in page.items]
+        if page.cursor is None:
+            break
+        for number in range(5):
+            memory.store(f"{number} {len(found)} " + "lake " * 40)
+        cursor = page.cursor
+        page = memory.search("otter lake sky", limit=4, cursor=cursor)
+        assert memory.search("otter lake sky", limit=4, cursor=cursor) == page
+    assert found == whole
+
+
 @pytest.mark.parametrize(
     ("column", "value"), [("expires_at", 5.0), ("archived_at", "never"), ("archived_at", 1e300)]
 )
