@@ -20,7 +20,7 @@ from ..worker.errors import SpawnFailed
 from . import confinement
 from .containment import Containment
 from .process import Launch
-from .secret import Secrets, is_reference
+from .secret import Secrets, is_reference, read_text
 from .spec import Spec
 
 URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
@@ -236,10 +236,15 @@ def read_environment_file(path: Path) -> dict[str, str]:
         SpawnFailed: the file cannot be read, or a line is none of these.
     """
     found: dict[str, str] = {}
+    if str(path) == os.devnull:
+        return found
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise SpawnFailed(f'cannot read environment_file "{path}": {error}') from error
+        text = read_text(str(path), encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = error.strerror or type(error).__name__ if isinstance(error, OSError) else error
+        raise SpawnFailed(f'cannot read environment_file "{path}": {why}') from None
+    if "\0" in text:
+        raise SpawnFailed(f'cannot read environment_file "{path}": it has a NUL')
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue

@@ -98,7 +98,7 @@ class Secrets:
         if self.file is None:
             return {}
         try:
-            return _parse(_read(self.file, is_private=True))
+            return _parse(read_text(self.file, is_private=True, encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             why = error.strerror or type(error).__name__ if isinstance(error, OSError) else error
             raise here.error(f'secrets_file "{self.file}": {why}') from None
@@ -116,7 +116,7 @@ class Secrets:
     def _credential(self, name: str, here: "_Place") -> str | None:
         assert self.folder is not None, "the caller has looked"
         try:
-            text = _read(os.path.join(self.folder, name), is_private=False)
+            text = read_text(os.path.join(self.folder, name))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -150,6 +150,34 @@ class _Place:
         )
 
 
+def read_text(path: str, *, is_private: bool = False, encoding: str = "utf-8") -> str:
+    """The text of a file of at most MAX_BYTES, which has to be its owner's alone where `is_private`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file; the text says why.
+    """
+    # Without waiting: a pipe has no writer for as long as nobody writes.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
+        if is_private and found.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"it belongs to uid {found.st_uid}: chown it to the daemon's user")
+        if is_private and found.st_mode & 0o077:
+            raise ValueError(
+                f"others may use it, mode {stat.S_IMODE(found.st_mode):04o}: chmod 600"
+            )
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES} bytes")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:  # whose text has the bytes
+        raise ValueError("it is not UTF-8") from None
+
+
 def is_reference(value: str) -> bool:
     """Whether a value names a secret, or means to."""
     return BEGINNING in value
@@ -171,34 +199,6 @@ def _names(value: str, here: _Place) -> Iterator[str]:
         raise here.error(
             "${secret:NAME} is malformed; a name has letters, digits, _ . and -, and no digit, . or - first"
         )
-
-
-def _read(path: str, *, is_private: bool) -> str:
-    """The text of a file, which has to be its owner's alone where `is_private`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no file of secrets; the text says why.
-    """
-    # Without waiting: a pipe has no writer for as long as nobody writes.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with open(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no regular file")
-        if is_private and found.st_uid not in (0, os.geteuid()):
-            raise ValueError(f"it belongs to uid {found.st_uid}: chown it to the daemon's user")
-        if is_private and found.st_mode & 0o077:
-            raise ValueError(
-                f"others may use it, mode {stat.S_IMODE(found.st_mode):04o}: chmod 600"
-            )
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES} bytes")
-    try:
-        return data.decode("utf-8-sig" if is_private else "utf-8")  # a credential is taken as it is
-    except UnicodeDecodeError:  # whose text has the bytes
-        raise ValueError("it is not UTF-8") from None
 
 
 def _parse(text: str) -> dict[str, str]:

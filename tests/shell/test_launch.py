@@ -1,6 +1,7 @@
 """What a remote server's process is started with; the whole of a launch is held by the tests of the daemon."""
 
 import json
+import os
 import sys
 from dataclasses import replace as with_
 from pathlib import Path
@@ -16,7 +17,7 @@ from corral.supervisor.launch import (
     read_environment_file,
     secret_problems,
 )
-from corral.supervisor.secret import Secrets
+from corral.supervisor.secret import MAX_BYTES, Secrets
 from corral.supervisor.spec import Spec, decode
 from corral.worker.errors import InvalidParams, SpawnFailed
 
@@ -106,3 +107,15 @@ def test_headers_that_are_no_table_are_refused_without_being_shown() -> None:
 def test_a_file_of_variables_may_begin_with_a_mark_of_the_byte_order(tmp_path: Path) -> None:
     (tmp_path / "env").write_bytes(b"\xef\xbb\xbfA=b\r\nC=d\r\n")
     assert read_environment_file(tmp_path / "env") == {"A": "b", "C": "d"}
+
+
+def test_a_file_of_variables_that_could_hold_up_a_start_or_breaks_it_is_refused(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nul").write_bytes(b"A=b\0c\n")
+    (tmp_path / "long").write_bytes(b"A=" + b"x" * MAX_BYTES)
+    for name in ("pipe", "nul", "long", "gone", "."):
+        with pytest.raises(SpawnFailed):
+            read_environment_file(tmp_path / name)
+    assert read_environment_file(Path(os.devnull)) == {}
