@@ -366,7 +366,7 @@ class WorkerService:
                 incarnation=None if keeper is None else keeper.worker.incarnation,
                 caller=caller.name,
                 server=call.server if has_server else None,
-                tool=call.tool,
+                tool=call.tool[:MAX_TOOL_NAME],
                 task=call.task,
                 outcome=outcome,
                 duration_s=call.duration_s,

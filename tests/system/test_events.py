@@ -355,6 +355,14 @@ def test_a_tool_call_names_server_caller_and_outcome(daemon: DaemonProcess) -> N
     assert call["caller"].startswith(f"uid {os.getuid()} ")
 
 
+def test_the_name_of_a_tool_that_is_none_does_not_fill_the_event(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        events = follow(client, types=["mcp.call"])
+        with pytest.raises(CorralError):
+            daemon.call("mcp.call", name=f"cortex__{'x' * 100_000}")
+        assert len(next(events)["tool"]) < 1000
+
+
 def test_lines_that_cannot_be_written_are_told_of_and_then_counted(tmp_path: Path) -> None:
     program = (
         "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.01)"
