@@ -110,7 +110,7 @@ def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
     socket_path = given["--socket"][-1] if given["--socket"] else None
     profile = given["--profile"][-1] if given["--profile"] else None
     return lambda: serve(
-        socket_path or client.default_socket(os.environ, os.getuid()),
+        socket_path,
         only=given["--only"],
         deny=given["--deny"],
         read_only=read_only,
@@ -119,7 +119,7 @@ def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
 
 
 def serve(
-    socket_path: str,
+    socket_path: str | None,
     *,
     only: Sequence[str] = (),
     deny: Sequence[str] = (),
@@ -127,6 +127,8 @@ def serve(
     profile: str | None = None,
 ) -> int:
     """Relays between stdin and stdout and the daemon until EOF; returns the exit status, which is 0.
+
+    Without `socket_path` the daemon is looked for in the usual place, anew at each attempt: it may depend on what is there.
 
     Raises:
         CorralError: the daemon has refused us before a session began: an unknown profile, no rights.
@@ -230,12 +232,13 @@ class Relay:
     """One client on stdin and stdout, and the daemon as far as it is there.
 
     Args:
-        path: of the control socket.
+        path: of the control socket; None: the usual one.
         attach: the params of `mcp.attach`.
     """
 
-    def __init__(self, path: str, attach: Mapping[str, object]) -> None:
-        self._path = path
+    def __init__(self, path: str | None, attach: Mapping[str, object]) -> None:
+        self._given_path = path
+        self._path = ""
         self._attach = attach
         self._link: Link | None = None
         self._tried_at = 0.0
@@ -411,6 +414,7 @@ class Relay:
 
     def _connect(self, now: float) -> None:
         self._tried_at = now
+        self._path = self._given_path or client.default_socket(os.environ, os.getuid())
         try:
             connection = client.connect(self._path, wait_s=CONNECT_S)
         except Unreachable as error:

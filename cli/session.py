@@ -36,7 +36,7 @@ class Session:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._given_socket: str | None = None
+        self.given_socket: str | None = None
         self.json = False
         self.no_color = False
         self.stdout: TextIO = sys.stdout
@@ -45,7 +45,7 @@ class Session:
     def set_option(self, name: str, value: object) -> None:
         """Takes a global option; a later one wins, one that is not given changes nothing."""
         if name == "socket" and isinstance(value, str):
-            self._given_socket = value
+            self.given_socket = value
         elif name == "json" and value:
             self.json = True
         elif name == "no_color" and value:
@@ -54,7 +54,7 @@ class Session:
     @property
     def socket(self) -> str:
         """The path of the control socket."""
-        return self._given_socket or client.default_socket(self._environ, os.getuid())
+        return self.given_socket or client.default_socket(self._environ, os.getuid())
 
     def has_colours(self, stream_is_terminal: bool) -> bool:
         """Whether colours may be written (https://no-color.org)."""

@@ -238,7 +238,7 @@ def serve(
     """Be an MCP server on stdin and stdout, for an editor or an agent: the tools of all servers, and corral's own."""
     from .serve import serve  # noqa: PLC0415 - main has run it already, unless the line is unusual
 
-    return serve(session.socket, only=only, deny=deny, read_only=read_only, profile=profile)
+    return serve(session.given_socket, only=only, deny=deny, read_only=read_only, profile=profile)
 
 
 @mcp.command("prompts")

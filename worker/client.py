@@ -37,20 +37,24 @@ RETRY_FIRST_S, RETRY_LAST_S = 0.05, 0.5
 Params = Mapping[str, object]
 
 
-def default_socket(environ: Mapping[str, str], uid: int) -> str:
+def default_socket(environ: Mapping[str, str], uid: int, logins: str = "/run/user") -> str:
     """Where the daemon's socket is when nobody says otherwise.
 
     `$CORRAL_SOCKET`; for root `/run/corral/corral.sock`; for others `$XDG_RUNTIME_DIR/corral/corral.sock`,
-    without that variable `/tmp/corral-UID/corral.sock`. An empty variable counts as unset, and so does
-    an XDG_RUNTIME_DIR that is not absolute (XDG Base Directory Specification).
+    without that variable `/run/user/UID/corral/corral.sock` if it is there now, else `/tmp/corral-UID/corral.sock`.
+    An empty variable counts as unset, and so does an XDG_RUNTIME_DIR that is not absolute (XDG Base
+    Directory Specification). `logins` has the folders that a login makes, one for each uid.
     """
     if environ.get("CORRAL_SOCKET"):
         return environ["CORRAL_SOCKET"]
     if uid == 0:
         return "/run/corral/corral.sock"
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    folder = f"{runtime}/corral" if runtime.startswith("/") else shared_folder(uid)
-    return f"{folder}/corral.sock"
+    if runtime.startswith("/"):
+        return f"{runtime}/corral/corral.sock"
+    # MCP clients start `corral mcp serve` with HOME, PATH and a few more variables, not with this one.
+    of_login = f"{logins}/{uid}/corral/corral.sock"
+    return of_login if os.path.exists(of_login) else f"{shared_folder(uid)}/corral.sock"
 
 
 def shared_folder(uid: int) -> str:

@@ -52,6 +52,17 @@ def test_the_socket_is_looked_for_in_the_usual_places(
     assert default_socket(environ, uid) == path
 
 
+def test_without_its_variable_the_socket_of_a_login_is_found_all_the_same(tmp_path: Path) -> None:
+    logins = str(tmp_path)
+    there = tmp_path / "7" / "corral" / "corral.sock"
+    there.parent.mkdir(parents=True)
+    assert default_socket({}, 7, logins) == "/tmp/corral-7/corral.sock"
+    with ScriptedDaemon(there, {}):
+        assert default_socket({}, 7, logins) == str(there)
+        assert default_socket({}, 8, logins) == "/tmp/corral-8/corral.sock"
+        assert default_socket({"XDG_RUNTIME_DIR": "/x"}, 7, logins) == "/x/corral/corral.sock"
+
+
 # --- not reaching it ------------------------------------------------------------------------------
 
 
