@@ -199,9 +199,28 @@ def _report(session: "Session", error: "CorralError", *, as_json: bool) -> int:
     if as_json:
         session.print_json({"error": error.to_record()})
     else:
-        print(f"corral: {render.one_line(error.message)}", file=sys.stderr)
+        print(f"corral: {render.one_line(error.message + _next_step(error))}", file=sys.stderr)
     sys.stdout.flush()
     return error.exit_status
+
+
+def _next_step(error: "CorralError") -> str:
+    """What the facts of a refused name say to type instead; empty where they say nothing."""
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up time: only when it ends badly
+
+    from . import render  # noqa: PLC0415 - likewise
+
+    if candidates := render.items(error.data, "candidates"):
+        return "; name one: " + ", ".join(f'"{each}"' for each in candidates[:3])
+    known = [str(each) for each in render.items(error.data, "known")]
+    near = [str(each) for each in render.items(error.data, "near")]
+    if not near and known:
+        near = get_close_matches(render.word(error.data, "name"), known, 1)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    return (
+        '; "corral mcp tools" lists them' if "near" in error.data and "tool" in error.data else ""
+    )
 
 
 def _die_by(name: str) -> NoReturn:

@@ -389,7 +389,9 @@ def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
     known = [word(each, "name") for each in inners(session.call("mcp.servers", {}), "servers")]
     for name in names:
         if name not in known:
-            raise NotFound(f'cannot remove "{name}": there is no such MCP server', name=name)
+            raise NotFound(
+                f'cannot remove "{name}": there is no such MCP server', name=name, known=known
+            )
     request: dict[str, object] = {"names": list(names), "cascade": cascade}
     found = session.call("agent.rm", request, timeout_s=None)
     if session.json:

@@ -83,7 +83,9 @@ class Running:
         if found is not None:
             return [found]
         raise NotFound(
-            f'cannot find agent or worker "{name}"', name=name, known=sorted(self.agents)
+            f'cannot find agent, MCP server or worker "{name}"',
+            name=name,
+            known=sorted(self.agents),
         )
 
     def all_keepers(self) -> list[Keeper]:

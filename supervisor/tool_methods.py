@@ -19,8 +19,10 @@ async def _servers(control: Control, _params: NoParams, _caller: Caller) -> obje
 @method("mcp.tools", "read", ToolsParams)
 async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> object:
     """The tools of all servers, or of one; a server that never listed any is started first."""
-    if params.server is not None and params.server not in control.pool.names():
-        raise NotFound(f'cannot find MCP server "{params.server}"', name=params.server)
+    known = sorted(control.pool.names())
+    if params.server is not None and params.server not in known:
+        text = f'cannot find MCP server "{params.server}"'
+        raise NotFound(text, name=params.server, known=known)
     failures = await control.pool.list_servers(None if params.server is None else [params.server])
     if params.server is not None and params.server in failures:
         raise failures[params.server]

@@ -314,6 +314,34 @@ def test_an_unknown_command_names_the_nearest(world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("facts", "named"),
+    [
+        ({"tool": "time_now", "near": ["time__now", "time__new"]}, '"time__now"'),
+        ({"tool": "time", "near": []}, '"corral mcp tools"'),
+        ({"name": "tiem", "known": ["git", "time"]}, '"time"'),
+        ({"tool": "now", "candidates": ["a__now", "b__now"]}, '"a__now", "b__now"'),
+        ({"name": "tiem", "known": ["git"]}, ""),
+    ],
+)
+def test_a_name_that_is_not_known_is_answered_with_the_nearest(
+    world: World, facts: dict[str, object], named: str
+) -> None:
+    world.script(mcp_call=failing(NotFound("cannot find it", **facts)))
+    done = world.corral("mcp", "call", "x")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("corral: cannot find it")
+    assert named in done.stderr
+    assert ('"' in done.stderr) == bool(named)
+    shown = json.loads(world.corral("mcp", "call", "x", "--json").stdout)["error"]
+    assert shown == {
+        "code": -33001,
+        "name": "NotFound",
+        "message": "cannot find it",
+        "data": facts,
+    }
+
+
+@pytest.mark.parametrize(
     ("word", "meant"),
     [
         ("ps", "status"),
