@@ -51,7 +51,12 @@ def servers(session: Session) -> None:
     )
     for entry in entries:
         about = inner(entry, "mcp")
-        for text in (word(about, "warning"), *map(str, items(about, "stderr"))):
+        ends = [inner(each, "last_exit") for each in inners(entry, "workers")]
+        if word(entry, "state") != "Terminated":
+            ends = []
+        reasons = [word(end, "message") for end in ends if word(end, "result") != "stopped"]
+        texts = [word(about, "warning"), *reasons, *map(str, items(about, "stderr"))]
+        for text in dict.fromkeys(texts):
             if text:
                 session.note(f"{word(entry, 'name')}: {text}")
 

@@ -1138,6 +1138,15 @@ def test_pairs_are_texts_unless_the_schema_wants_something_else(world: World) ->
     world.corral("mcp", "call", "git__log", "text=a=b", "mail=@home", "empty=")
     first, second, third = (asked["arguments"] for asked in world.daemon.asked("mcp.call"))
     assert first == second == {"text": "1", "count": 2, "either": "3", "any": 4, "raw": [5]}
+def test_servers_tell_why_one_is_down_and_each_thing_once(world: World) -> None:
+    lost = entry("git", "Terminated", worker("git-0", "Terminated", last_exit=EXITED), kind="mcp")
+    asked = EXITED | {"result": "stopped", "message": "asked to stop"}
+    idle = entry("fs", "Terminated", worker("fs-0", "Terminated", last_exit=asked), kind="mcp")
+    world.script(mcp_servers={"servers": [lost | {"mcp": {"stderr": ["no key"] * 3}}, idle]})
+    done = world.corral("mcp", "servers")
+    assert done.stderr.splitlines() == ["git: exited with status 1", "git: no key"]
+
+
     assert third == {"text": "a=b", "mail": "@home", "empty": ""}
     for words in (["x"], ["=1"], ["a:=oops"], ["a=1", "--args", "{}"]):
         assert world.corral("mcp", "call", "git__log", *words).returncode == 2
