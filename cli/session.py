@@ -249,7 +249,8 @@ class Noun(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command, or a usage error that names the nearest one."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise unknown_word(ctx.command_path, args[0], self.list_commands(ctx))
+            top = cast("click.Group", ctx.find_root().command).list_commands(ctx.find_root())
+            raise unknown_word(ctx.command_path, args[0], self.list_commands(ctx), top)
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -272,16 +273,22 @@ OTHER_WORDS = {
     **{"up": "start", "enable": "start", "down": "stop", "disable": "stop", "kill": "signal"},
     **{"exec": "run", "create": "add", "freeze": "pause", "reset-failed": "reset"},
 }
+OTHER_MCP_WORDS = dict.fromkeys(("ps", "ls", "lst", "list", "status", "get"), "servers")
 """What the same thing is called by other supervisors; what is spelled alike may be the opposite (`remove`, `resume`)."""
 
 
-def unknown_word(path: str, word: str, known: Iterable[str]) -> InvalidParams:
-    """The refusal of a command that does not exist."""
+def unknown_word(
+    path: str, word: str, known: Iterable[str], top: Iterable[str] = ()
+) -> InvalidParams:
+    """The refusal of a command that does not exist; one of `top` may have been meant: `corral mcp logs`."""
     from difflib import get_close_matches  # noqa: PLC0415 - start-up time: only for this mistake
 
     known = list(known)
-    other = OTHER_WORDS.get(word)
-    near = [other] if other in known else get_close_matches(word, known, 1, 0.5)
+    others = (OTHER_WORDS.get(word), OTHER_MCP_WORDS.get(word))
+    near = [other for other in others if other in known]
+    if not near and word in top:
+        near = [f"corral {word}"]
+    near = near or get_close_matches(word, known, 1, 0.5)
     hint = f'did you mean "{near[0]}"?' if near else f'"{path} --help" lists them'
     text = f'cannot run "{path} {word}": no such command; {hint}'
     return InvalidParams(text, command=word, suggestions=near)

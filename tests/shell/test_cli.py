@@ -349,11 +349,26 @@ def test_a_name_that_is_not_known_is_answered_with_the_nearest(
         ("delete", "rm"),
         ("inspect", "show"),
         ("unpause", "resume"),
+        ("mcp list", "servers"),
+        ("mcp lst", "servers"),
+        ("mcp remove", "rm"),
+        ("mcp restart", "corral restart"),
+        ("mcp logs", "corral logs"),
     ],
 )
 def test_a_command_of_another_supervisor_names_ours(world: World, word: str, meant: str) -> None:
-    done = world.corral("--json", word, "x")
+    done = world.corral("--json", *word.split(), "x")
     assert json.loads(done.stdout)["error"]["data"]["suggestions"] == [meant]
+
+
+@pytest.mark.parametrize("words", ["add x npx -y y", "mcp add x npx -y y"])
+def test_an_option_of_the_command_that_is_added_brings_up_the_dashes(
+    world: World, words: str
+) -> None:
+    done = world.corral(*words.split())
+    assert done.returncode == 2
+    assert "write -- before" in done.stderr
+    assert "write --" not in world.corral("mcp", "add", "x", "-e", "A=B", "--", "y").stderr
 
 
 def test_the_list_of_commands_cuts_no_sentence(world: World) -> None:
@@ -1124,6 +1139,15 @@ def test_servers_tell_what_they_speak_and_what_is_wrong(world: World) -> None:
     assert done.stderr.splitlines() == ["git: a risk", "git: last^[words"]
 
 
+def test_servers_tell_why_one_is_down_and_each_thing_once(world: World) -> None:
+    lost = entry("git", "Terminated", worker("git-0", "Terminated", last_exit=EXITED), kind="mcp")
+    asked = EXITED | {"result": "stopped", "message": "asked to stop"}
+    idle = entry("fs", "Terminated", worker("fs-0", "Terminated", last_exit=asked), kind="mcp")
+    world.script(mcp_servers={"servers": [lost | {"mcp": {"stderr": ["no key"] * 3}}, idle]})
+    done = world.corral("mcp", "servers")
+    assert done.stderr.splitlines() == ["git: exited with status 1", "git: no key"]
+
+
 def test_pairs_are_texts_unless_the_schema_wants_something_else(world: World) -> None:
     kinds: dict[str, object] = {
         "text": {"type": "string"},
@@ -1138,15 +1162,6 @@ def test_pairs_are_texts_unless_the_schema_wants_something_else(world: World) ->
     world.corral("mcp", "call", "git__log", "text=a=b", "mail=@home", "empty=")
     first, second, third = (asked["arguments"] for asked in world.daemon.asked("mcp.call"))
     assert first == second == {"text": "1", "count": 2, "either": "3", "any": 4, "raw": [5]}
-def test_servers_tell_why_one_is_down_and_each_thing_once(world: World) -> None:
-    lost = entry("git", "Terminated", worker("git-0", "Terminated", last_exit=EXITED), kind="mcp")
-    asked = EXITED | {"result": "stopped", "message": "asked to stop"}
-    idle = entry("fs", "Terminated", worker("fs-0", "Terminated", last_exit=asked), kind="mcp")
-    world.script(mcp_servers={"servers": [lost | {"mcp": {"stderr": ["no key"] * 3}}, idle]})
-    done = world.corral("mcp", "servers")
-    assert done.stderr.splitlines() == ["git: exited with status 1", "git: no key"]
-
-
     assert third == {"text": "a=b", "mail": "@home", "empty": ""}
     for words in (["x"], ["=1"], ["a:=oops"], ["a=1", "--args", "{}"]):
         assert world.corral("mcp", "call", "git__log", *words).returncode == 2
