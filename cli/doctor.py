@@ -122,7 +122,7 @@ def _print(session: Session, report: Mapping[str, object]) -> None:
     if remedies:
         session.print("\nwhat would make it better")
     for remedy, topics in remedies.items():
-        session.print(f"{', '.join(topics)}:\n    {render.one_line(remedy)}")
+        session.print(f"{', '.join(dict.fromkeys(topics))}:\n    {render.one_line(remedy)}")
 
 
 def _print_line(session: Session, verdict: str, topic: str, text: str) -> None:

@@ -216,9 +216,12 @@ class Agents(Running):
     def _checked(self, additions: Sequence[Addition], replacing: Collection[str]) -> list[Spec]:
         for n, addition in enumerate(additions):
             name = addition.name
-            taken = name in self.agents and name not in replacing
-            if taken or any(name == each.name for each in additions[:n]):
-                raise Conflict(f'cannot add "{name}": the name is taken', name=name)
+            if name in self.agents and name not in replacing:
+                has = "MCP server" if self.agents[name].spec.kind == "mcp" else "agent"
+                text = f'cannot add "{name}": the name is taken by an {has}'
+                raise Conflict(text, name=name)
+            if any(name == each.name for each in additions[:n]):
+                raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
         specs = [self._decode(addition) for addition in additions]
         present = {name: agent.spec for name, agent in self.agents.items()}
         check_requires({**present, **{spec.name: spec for spec in specs}})

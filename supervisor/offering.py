@@ -74,7 +74,8 @@ class ClientOffering:
         name, profiles = view.profile, control.agents.config.profiles
         if name is not None and name not in profiles:
             known = sorted(profiles)
-            hint = f"; there are {', '.join(known)}" if known else ""
+            quoted = ", ".join(f'"{each}"' for each in known)
+            hint = f"; there are {quoted}" if known else "; the configuration has none"
             raise NotFound(f'cannot find profile "{name}"{hint}', profile=name, known=known)
         self._profile = Profile() if name is None else profiles[name]
 

@@ -278,7 +278,7 @@ class Web:
             self._admit(request)
             self._known.add(request.protocol)
             if request.path != PATH:
-                raise Refused(404, NotFound(f'cannot find "{request.path}"'))
+                raise Refused(404, NotFound(f'cannot find "{request.path}"; MCP is at "{PATH}"'))
             if self._is_closing:
                 raise Refused(503, Overloaded("cannot serve HTTP: the daemon is stopping"))
             if request.method == "POST":
