@@ -462,7 +462,8 @@ def _sections(
     if not options["scan"]:
         sections = [each for path in options["words"] for each in read(path, around.home)]
         if not any(each.entries for each in sections):
-            words = f"cannot import {options['words'][0]!r}: it has no MCP servers"
+            keys = "mcpServers, servers, context_servers or mcp_servers"
+            words = f'cannot import "{options["words"][0]}": it has no MCP servers under {keys}'
             raise InvalidParams(words, file=options["words"][0], reason="no servers")
     else:
         sections = []
