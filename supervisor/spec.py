@@ -704,6 +704,10 @@ def _check_program(page: Page, path: KeyPath, own: Mapping[str, object]) -> None
         if is_cortex and own.get("disabled") is True:
             return
         reason = 'it is missing: write a list, such as command = ["python", "agent.py"]'
+        if path[:2] == ("mcp", "servers"):
+            reason = (
+                'it is missing: write a list, such as command = ["npx", "-y", "PACKAGE"], or a url'
+            )
         if is_cortex:
             reason += ", or disabled = true to go without the built-in server"
         raise page.error((*path, "command"), None, reason)
@@ -787,6 +791,7 @@ _HINTS = {
     "env": "write environment",
     "cwd": "write working_directory in the section process",
     "url": "only an MCP server has one: [mcp.servers.NAME]",
+    "mcp_servers": "write each server as [mcp.servers.NAME]",
     "type": "leave it out: a command is spoken to over its pipes, a url over streamable HTTP",
     "mcpServers": "write each server as [mcp.servers.NAME]",
     "servers": "write each server as [mcp.servers.NAME]",
