@@ -371,7 +371,7 @@ class Face:
             params = _without_protocol(params)
         if self._level is not None and not exchange.is_modern:  # modern servers are told each time
             meta = as_object(params.get("_meta")) or {}
-            params = {**params, "_meta": {**meta, LEVEL_KEY: self._level}}
+            params = {**params, "_meta": {**meta, LOG_LEVEL: self._level}}
         try:
             return await self._offering.request(method, params, exchange.caller(self._caller))
         except CorralError as error:
