@@ -127,7 +127,7 @@ class Session:
         self._hangup = select.poll()
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(
-            Peer(log_foreign=True),
+            Peer(log_foreign=True, mends_text=True),
             name=f'MCP server "{name}"',
             on_request=self._answer,
             on_notification=self._hear,

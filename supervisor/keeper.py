@@ -560,6 +560,15 @@ class Keeper:
             )
             self.send(failed)
             return
+        except (
+            Exception
+        ) as error:  # a defect of ours: the worker is not started, and can be stopped
+            logger.exception("cannot start worker %s", self.id)
+            text = f'cannot start worker "{self.id}": {error!r}'
+            self.send(
+                lifecycle.SpawnFailed(text, retryable=False, at=utc_now(), jitter=random.random())
+            )
+            return
         if self.spec.protocol == "none":
             if self.spec.ready is not None:
                 await self._await_ready(life)

@@ -19,12 +19,9 @@ from ..worker.welcome import INSTRUCTIONS
 from .backlog import Entry
 from .control import Control, Permission
 from .keeper import Keeper
-from .service import access_of, concerns
+from .service import LISTING_S, access_of, concerns
 from .spec import Config, Profile
 from .steering import OWN_TOOLS, PREFIX, OwnTool, Steerer
-
-LISTING_S = 10.0
-"""How long a list waits for servers that never listed anything; what they have is told of when they are up."""
 
 NOTHING = Access(())
 

@@ -58,6 +58,9 @@ MAX_VALUE_BYTES = 1024 * 1024
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
+LISTING_S = 10.0
+"""How long a list waits for servers that never listed anything; what they have is told of when they are up."""
+
 MAX_TOOL_NAME = 200
 """Characters of a tool's name in a record: a longer one is no tool's."""
 
@@ -218,7 +221,7 @@ class WorkerService:
         asked = convert(params, WorkerToolsParams, "tools/list")
         access = access_of(keeper.spec, _lists(self._entries(keeper, asked.task)))
         concerned = [name for name in self.pool.names() if concerns(access, name)]
-        await self.pool.list_servers(concerned)
+        await self.pool.list_servers(concerned, patience_s=LISTING_S)
         return {"tools": self.pool.tools(access)}
 
     async def _call_tool(self, keeper: Keeper, params: Mapping[str, object]) -> object:

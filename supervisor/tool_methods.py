@@ -6,7 +6,7 @@ from ..worker.errors import NotFound
 from ..worker.schema import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from .control import Caller, Control, method
 from .report import agent_status
-from .service import caller_of
+from .service import LISTING_S, caller_of
 
 
 @method("mcp.servers", "read", NoParams)
@@ -23,7 +23,8 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
     if params.server is not None and params.server not in known:
         text = f'cannot find MCP server "{params.server}"'
         raise NotFound(text, name=params.server, known=known)
-    failures = await control.pool.list_servers(None if params.server is None else [params.server])
+    chosen, patience_s = (None, LISTING_S) if params.server is None else ([params.server], None)
+    failures = await control.pool.list_servers(chosen, patience_s=patience_s)
     if params.server is not None and params.server in failures:
         raise failures[params.server]
     tools = control.pool.tools()
@@ -58,7 +59,7 @@ async def _attach(_control: Control, params: AttachParams, caller: Caller) -> ob
 @method("mcp.prompts", "read", NoParams)
 async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> object:
     """The prompts of all servers, by exposed name; a server that never listed anything is started first."""
-    failures = await control.pool.list_servers()
+    failures = await control.pool.list_servers(patience_s=LISTING_S)
     refusals = {name: error.to_record() for name, error in failures.items()}
     return {"prompts": control.pool.offered("prompts"), "failures": refusals}
 
@@ -66,7 +67,7 @@ async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> obje
 @method("mcp.resources", "read", NoParams)
 async def _resources(control: Control, _params: NoParams, _caller: Caller) -> object:
     """The resources of all servers and their templates; a server that never listed anything is started first."""
-    failures = await control.pool.list_servers()
+    failures = await control.pool.list_servers(patience_s=LISTING_S)
     return {
         "resources": control.pool.offered("resources"),
         "templates": control.pool.offered("resourceTemplates"),

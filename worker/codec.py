@@ -8,6 +8,7 @@ cannot say (NaN, an infinity) is written as null, as JSON.stringify does, and ne
 
 import json
 import math
+import re
 from typing import NoReturn, cast
 
 try:
@@ -112,6 +113,21 @@ else:
         except RecursionError as error:
             raise ValueError(str(error)) from error
         return value
+
+
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2}|.)",
+    re.DOTALL,
+)
+"""An escape in a JSON string (RFC 8259, 7): a pair of surrogates, half of one, or any other."""
+
+LONE_BYTES = 6
+"""The length of half a pair, as an escape."""
+
+
+def without_lone_surrogates(line: bytes) -> bytes:
+    """The line with U+FFFD for each half of a surrogate pair: text that was cut within a character (RFC 8259, 8.2)."""
+    return _ESCAPE.sub(lambda m: m[0] if len(m[0]) != LONE_BYTES else rb"\ufffd", line)
 
 
 def as_object(value: object) -> dict[str, object] | None:

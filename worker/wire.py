@@ -115,6 +115,8 @@ class Peer:
             control socket does), beside handing them out as Foreign events.
         log_foreign: lines that are no messages belong to a log: blank ones count, what begins unlike a
             message is handed out in pieces as it arrives, and of what is given up it is told how much.
+        mends_text: a line that cannot be read only because text in it was cut within a character (half a
+            surrogate pair, as JavaScript writes it) is read with U+FFFD there: its answer is worth more than that.
         max_message_bytes: the longest line, in both directions.
         max_requests: how many requests may be in flight, in each direction.
     """
@@ -125,12 +127,14 @@ class Peer:
         *,
         answer_foreign: bool = False,
         log_foreign: bool = False,
+        mends_text: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_requests: int = MAX_REQUESTS,
     ) -> None:
         self._prefix = prefix
         self._answer_foreign = answer_foreign
         self._log_foreign = log_foreign
+        self._mends_text = mends_text
         self._max_message_bytes = max_message_bytes
         self._head_bytes = min(HEAD_BYTES, max_message_bytes)  # the same however the line is split
         self._max_requests = max_requests
@@ -224,6 +228,10 @@ class Peer:
         try:
             value = codec.decode(line)
         except ValueError as error:
+            mended = codec.without_lone_surrogates(line) if self._mends_text else line
+            if mended != line:
+                self._read_line(mended, events)
+                return
             self._refuse(line, ParseError(f"cannot read the line as JSON: {error}"), events)
             return
         message = codec.as_object(value)

@@ -293,3 +293,19 @@ def test_what_one_codec_writes_the_other_reads(value: object) -> None:
 def test_as_object_and_as_array_take_only_their_kind(codec: ModuleType, value: object) -> None:
     assert codec.as_object(value) == (value if isinstance(value, dict) else None)
     assert codec.as_array(value) == (value if isinstance(value, list) else None)
+
+
+@pytest.mark.parametrize(
+    ("line", "mended"),
+    [
+        (rb'"cut \ud83d"', "cut \ufffd"),
+        (rb'"\ude00\ud83d"', "\ufffd\ufffd"),
+        (rb'"\ud83d\ud83d\ude00"', "\ufffd\U0001f600"),
+        (rb'"\\ud83d \\\ud83d"', "\\ud83d \\\ufffd"),
+        (rb'"\u0041\n"', "A\n"),
+    ],
+)
+def test_text_that_was_cut_within_a_character_can_be_mended(
+    codec: ModuleType, line: bytes, mended: str
+) -> None:
+    assert codec.decode(codec.without_lone_surrogates(line)) == mended

@@ -682,3 +682,14 @@ def test_what_is_sent_is_one_line_a_message_in_order() -> None:
     assert data.endswith(b"\n")
     assert [json.loads(each)["method"] for each in data.split(b"\n")[:-1]] == ["a", "b"]
     assert peer.take() == b""
+
+
+def test_an_answer_with_half_a_character_is_an_answer_where_text_is_mended() -> None:
+    line = b'{"jsonrpc":"2.0","id":1,"result":{"text":"cut \\ud83d"}}\n'
+    strict, mending = Peer(log_foreign=True), Peer(log_foreign=True, mends_text=True)
+    for peer in (strict, mending):
+        peer.request("tools/call", deadline=None)
+    (refused,), (answer,) = strict.receive(line), mending.receive(line)
+    assert isinstance(refused, Foreign)
+    assert isinstance(answer, Response)
+    assert answer.result == {"text": "cut \ufffd"}
