@@ -199,7 +199,8 @@ def test_tools_are_listed_and_called(daemon: DaemonProcess) -> None:
     result = answer(daemon, "mcp", "call", "cortex__cortex_retrieve", "--args", given)
     assert "the barn is red" in result["content"][0]["text"]
     (server,) = answer(daemon, "mcp", "servers")
-    assert (server["name"], server["state"]) == ("cortex", "Idle")
+    assert server["name"] == "cortex"
+    assert server["state"] in ("Busy", "Idle")  # it rests a moment before it is told to be idle
 
 
 def test_a_waiting_run_outlives_kill_9_of_the_daemon(tmp_path: Path) -> None:
