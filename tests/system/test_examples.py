@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from daemon_process import DaemonProcess
+from mcp_editor import serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +52,18 @@ def test_the_plain_service_is_replaced_when_it_hangs(tmp_path: Path) -> None:
             "web-0", lambda w: w["incarnation"] == 2 and w["state"] == "Ready"
         )
         assert second["last_exit"]["result"] == "stopped"
+
+
+def test_an_editor_sees_what_its_profile_shows_of_servers_that_all_share(tmp_path: Path) -> None:
+    config = ROOT / "examples" / "editor" / "corral.toml"
+    with DaemonProcess(tmp_path, "", f"--config={config}") as daemon:
+        with serving(daemon.socket, "--profile", "reading") as session:
+            session.initialize()
+            tools = {tool["name"] for tool in session.ask(2, "tools/list")["result"]["tools"]}
+            asked = {"name": "time__get_current_time", "arguments": {"timezone": "UTC"}}
+            answer = session.ask(3, "tools/call", **asked)["result"]
+        assert {"git__git_log", "time__get_current_time"} <= tools
+        assert not tools & {"git__git_commit", "time__convert_time", "corral__stop"}
+        assert "UTC" in answer["content"][0]["text"]
+        done = daemon.corral("mcp", "call", "time__get_current_time", "timezone=UTC")
+        assert (done.returncode, "UTC" in done.stdout) == (0, True)
