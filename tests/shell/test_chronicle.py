@@ -298,7 +298,7 @@ async def test_a_number_that_was_given_is_not_given_again_after_a_kill(tmp_path:
 
 
 def rows(folder: Path) -> list[tuple[int, str]]:
-    with sqlite3.connect(folder / "corral.db") as connection:
+    with closing(sqlite3.connect(folder / "corral.db")) as connection:
         return connection.execute("SELECT seq, type FROM event ORDER BY seq").fetchall()
 
 

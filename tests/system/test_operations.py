@@ -289,7 +289,9 @@ def is_at_rest(worker: dict[str, Any]) -> bool:
     if worker["state"] in UP:
         return not worker["paused"]
     if worker["state"] == "Initial":
-        return worker["next_start_in_s"] is None and (not worker["wanted"] or worker["reason"])
+        # `wanted` is its agent's: one that came by a scale while the agent was down rests although another was started.
+        is_asked_for = worker["wanted"] and worker["incarnation"] > 0
+        return worker["next_start_in_s"] is None and (not is_asked_for or bool(worker["reason"]))
     ended = worker["last_exit"] is not None
     return worker["state"] == "Terminated" and worker["pid"] is None and ended
 
