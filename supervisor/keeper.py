@@ -555,19 +555,15 @@ class Keeper:
                 await self._launch(life)
         except CorralError as error:
             retryable = bool(error.data.get("retryable")) or not isinstance(error, SpawnFailed)
-            failed = lifecycle.SpawnFailed(
-                error.message, retryable=retryable, at=utc_now(), jitter=random.random()
-            )
-            self.send(failed)
+            self._fail_start(error.message, retryable=retryable)
             return
-        except (
-            Exception
-        ) as error:  # a defect of ours: the worker is not started, and can be stopped
+        except Exception as error:  # a defect of ours: whoever keeps a worker has to end its start
             logger.exception("cannot start worker %s", self.id)
-            text = f'cannot start worker "{self.id}": {error!r}'
-            self.send(
-                lifecycle.SpawnFailed(text, retryable=False, at=utc_now(), jitter=random.random())
-            )
+            if life.child is None:
+                text = f'cannot start worker "{self.id}": {error!r}'
+                self._fail_start(text, retryable=False)
+            else:
+                self._kill()  # its exit tells the rest
             return
         if self.spec.protocol == "none":
             if self.spec.ready is not None:
@@ -591,6 +587,12 @@ class Keeper:
         if self.life is life:
             self._note_agreed(life.line)
             self.send(lifecycle.Shaken())
+
+    def _fail_start(self, text: str, *, retryable: bool) -> None:
+        """Nothing runs: there was no process."""
+        self.send(
+            lifecycle.SpawnFailed(text, retryable=retryable, at=utc_now(), jitter=random.random())
+        )
 
     def _stream(self, life: Incarnation, name: StreamName) -> LogStream:
         stream = self.log.stream(name)

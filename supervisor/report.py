@@ -151,6 +151,7 @@ def worker_status(control: Control, keeper: Keeper) -> WorkerStatus:
         next_start_in_s=None if next_start is None else round(max(0.0, next_start - now), 3),
         last_exit=None if worker.last_exit is None else exit_record(worker.last_exit),
         reason=worker.reason,
+        wanted=worker.wanted,
         log_lost_lines=keeper.log.lost_lines,
         log_lost_bytes=keeper.log.lost_bytes,
         log_trouble=keeper.log.trouble,

@@ -106,7 +106,7 @@ class HealthRecord(Struct, frozen=True, kw_only=True):
 class WorkerStatus(Struct, frozen=True, kw_only=True):
     """One worker in `status`.
 
-    `throttled`: cpu_limit_percent holds it back; `throttled_s`: for how long so far, in this incarnation.
+    `wanted`: somebody wants it up, which may be true of some workers of an agent only. `throttled`: cpu_limit_percent holds it back; `throttled_s`: for how long so far, in this incarnation.
     """
 
     id: str
@@ -123,6 +123,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     next_start_in_s: float | None
     last_exit: ExitRecord | None
     reason: str
+    wanted: bool = False
     log_lost_lines: int = 0
     log_lost_bytes: int = 0
     log_trouble: str | None = None

@@ -220,11 +220,7 @@ class World:
         """Every worker's status, by its id."""
         status = self.daemon.call("daemon.status")
         entries = (*status["agents"], *status["mcp_servers"])
-        return {
-            worker["id"]: {**worker, "wanted": entry["wanted"]}
-            for entry in entries
-            for worker in entry["workers"]
-        }
+        return {worker["id"]: worker for entry in entries for worker in entry["workers"]}
 
     def come_to_rest(self) -> dict[str, Any]:
         """Resumes all, and waits until nothing more is on its way."""
@@ -289,9 +285,7 @@ def is_at_rest(worker: dict[str, Any]) -> bool:
     if worker["state"] in UP:
         return not worker["paused"]
     if worker["state"] == "Initial":
-        # `wanted` is its agent's: one that came by a scale while the agent was down rests although another was started.
-        is_asked_for = worker["wanted"] and worker["incarnation"] > 0
-        return worker["next_start_in_s"] is None and (not is_asked_for or bool(worker["reason"]))
+        return worker["next_start_in_s"] is None and (not worker["wanted"] or worker["reason"])
     ended = worker["last_exit"] is not None
     return worker["state"] == "Terminated" and worker["pid"] is None and ended
 
