@@ -25,7 +25,10 @@ LIVE = frozenset(
         "events.max_publish_per_second",
         "events.retention",
         "mcp.profiles",
+        "memory.max_pool_bytes",
         "process.max_concurrent_processes",
+        "tasks.max_total_queue_bytes",
+        "tasks.max_total_queue_size",
     }
 )
 """Keys that are nobody's own and take effect at a reload; the others wait for the next start of the daemon."""
@@ -98,5 +101,8 @@ def _daemon_wide(config: Config) -> dict[str, object]:
     }
     for key in ("max_concurrent_processes", "start_concurrency"):
         values[f"process.{key}"] = getattr(config.process, key)
+    for key in ("max_total_queue_size", "max_total_queue_bytes"):
+        values[f"tasks.{key}"] = getattr(config.defaults.tasks, key)
+    values["memory.max_pool_bytes"] = config.defaults.memory.max_pool_bytes
     values["mcp.profiles"] = config.profiles
     return values

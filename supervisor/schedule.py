@@ -38,7 +38,7 @@ def retries(tasks: Tasks, attempt: int, ended: Attempted) -> bool:
         return True  # a stop that somebody asked for is not the task's fault
     if attempt >= tasks.max_attempts or tasks.retry_on == "never":
         return False
-    return ended.died or tasks.retry_on == "any"
+    return ended.died or "any" in tasks.retry_on
 
 
 def retry_delay_s(tasks: Tasks, attempt: int, jitter: float) -> float:

@@ -83,6 +83,7 @@ from .values import (
     port_of,
     protocol_revision,
     quoted,
+    retry_reasons,
     signal_name,
     variables,
     web_url,
@@ -254,13 +255,21 @@ class Tasks(Struct, frozen=True, kw_only=True):
     """`[tasks]`: the queue of an agent and what becomes of a task whose worker dies."""
 
     max_attempts: Annotated[int, whole(1, 1000)] = 3
-    retry_on: Literal["worker-death", "any", "never"] = "worker-death"
+    retry_on: Annotated[str | tuple[str, ...], retry_reasons] = "worker-death"
     retry_backoff_base: Seconds = 1.0
+    retry_backoff_max: Seconds = 60.0
     default_priority: Annotated[int, whole(1, 10)] = 5
+    routing: Literal["least-load", "round-robin"] = "least-load"
     max_queue_size: Annotated[int, whole(1, 10_000_000)] = 10_000
+    max_total_queue_size: Annotated[int, whole(1, 10_000_000)] = 100_000
+    max_total_queue_bytes: Annotated[Bytes, at_least(MIB)] = 256 * MIB
     cancel_grace: Seconds = 5.0
     queue_timeout: Seconds = 0.0
     result_retention: Seconds = 7 * DAY_S
+    dead_letter_retention: Seconds = 30 * DAY_S
+    max_delegation_depth: Annotated[int, whole(1, 100)] = 8
+    max_children: Annotated[int, whole(1, 100_000)] = 1000
+    max_cost_cents_per_day: Annotated[int, whole(0, SIZE_MAX_BYTES)] = 0
 
 
 class Events(Struct, frozen=True, kw_only=True):
@@ -294,6 +303,21 @@ class Recovery(Struct, frozen=True, kw_only=True):
     actions: Actions = {}
     enable_checkpointing: bool = False
     checkpoint_interval: PositiveSeconds = 60.0
+    max_checkpoint_bytes: Annotated[Bytes, at_least(KIB)] = 8 * MIB
+    max_checkpoints: Annotated[int, whole(1, 1000)] = 5
+    checkpoint_retention: PositiveSeconds = 30 * DAY_S
+
+
+class Memory(Struct, frozen=True, kw_only=True):
+    """`[memory]`: what an agent remembers of its sessions from one task to the next."""
+
+    max_session_bytes: Annotated[Bytes, at_least(KIB)] = MIB
+    overflow: Literal["trim", "refuse"] = "trim"
+    max_sessions: Annotated[int, whole(1, 10_000_000)] = 10_000
+    session_overflow: Literal["evict", "refuse"] = "evict"
+    retention: PositiveSeconds = 30 * DAY_S
+    compression: bool = True
+    max_pool_bytes: Bytes = 64 * MIB
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -308,6 +332,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
     mcp: Mcp = Mcp()
     monitoring: Monitoring = Monitoring()
     tasks: Tasks = Tasks()
+    memory: Memory = Memory()
     recovery: Recovery = Recovery()
 
 
@@ -360,6 +385,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     mcp: Mcp = Mcp()
     monitoring: Monitoring = Monitoring()
     tasks: Tasks = Tasks()
+    memory: Memory = Memory()
     recovery: Recovery = Recovery()
 
     @property
@@ -394,6 +420,8 @@ class Config(Struct, frozen=True, kw_only=True):
 DAEMON_WIDE: dict[str, frozenset[str]] = {
     "process": frozenset({"max_concurrent_processes", "start_concurrency"}),
     "mcp": frozenset({"cortex_binary_path", "cortex_args"}),
+    "tasks": frozenset({"max_total_queue_size", "max_total_queue_bytes"}),
+    "memory": frozenset({"max_pool_bytes"}),
 }
 # What a running worker was started with, or for whom; every other key of a Spec takes effect at once.
 RESTART_KEYS = frozenset(
@@ -533,6 +561,10 @@ class _Field(NamedTuple):
 def _table(page: Page, path: KeyPath, raw: object) -> Mapping[str, object]:
     if not is_table(raw):
         name = ".NAME" if path[-1] in ("agents", "servers") else ""
+        if path[-1] == "memory":  # elsewhere the word is the limit
+            raise page.error(
+                path, raw, "write a table, or resources.max_memory_bytes for the limit"
+            )
         raise page.error(path, raw, f"write a table: [{dotted(path)}{name}]")
     return raw
 

@@ -116,6 +116,26 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE catalogue (server TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, value BLOB NOT NULL)
     """,
+    # Tasks that are looked for by more than their agent; schedules; sessions; whose and of what a checkpoint is.
+    """
+    ALTER TABLE task ADD COLUMN parent TEXT;
+    ALTER TABLE task ADD COLUMN idempotency_key TEXT;
+    ALTER TABLE task ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
+    CREATE UNIQUE INDEX task_key ON task (agent, idempotency_key) WHERE idempotency_key IS NOT NULL;
+    CREATE INDEX task_parent ON task (parent) WHERE parent IS NOT NULL;
+    CREATE INDEX task_dead ON task (finished_at) WHERE dead = 1;
+    CREATE INDEX task_created ON task (created_at);
+    CREATE TABLE schedule (name TEXT PRIMARY KEY, created_at REAL NOT NULL, next_at REAL, record BLOB NOT NULL);
+    CREATE TABLE session (
+        agent TEXT NOT NULL, session TEXT NOT NULL, created_at REAL NOT NULL, accessed_at REAL NOT NULL,
+        turns INTEGER NOT NULL, size_bytes INTEGER NOT NULL, value BLOB NOT NULL, PRIMARY KEY (agent, session)
+    );
+    CREATE INDEX session_accessed ON session (accessed_at);
+    ALTER TABLE checkpoint ADD COLUMN reason TEXT NOT NULL DEFAULT 'task';
+    ALTER TABLE checkpoint ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX checkpoint_task ON checkpoint (task, id) WHERE task IS NOT NULL;
+    CREATE INDEX checkpoint_agent ON checkpoint (agent, id)
+    """,
 )
 
 logger = logging.getLogger(__name__)

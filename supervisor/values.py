@@ -13,6 +13,18 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeGuard, cast
 from urllib.parse import urlsplit
 
+from ..worker.errors import (
+    Conflict,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    ResourceLimitExceeded,
+    TaskFailed,
+    Timeout,
+    ToolFailed,
+    WorkerFailed,
+)
+
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 DAY_S = 86_400.0
 DURATION_MAX_S = 36_525 * DAY_S
@@ -180,6 +192,23 @@ def each(rule: Rule, words: str) -> Rule:
         return tuple(items)
 
     return read
+
+
+RETRY_WORDS = ("worker-death", "any", "never")
+RETRY_ERRORS = tuple(
+    kind.__name__ for kind in (TaskFailed, ToolFailed, Timeout, WorkerFailed, ResourceLimitExceeded)
+) + tuple(kind.__name__ for kind in (NotFound, Conflict, PermissionDenied, Overloaded))
+"""Errors with which an attempt can end that may be worth another one."""
+
+
+def retry_reasons(raw: object) -> str | tuple[str, ...]:
+    """After what a task is tried again: a word, or a list of them and of errors' names, in which "never" stands alone."""
+    if isinstance(raw, str):
+        return str(one_of((*RETRY_WORDS, *RETRY_ERRORS))(raw))
+    names = each(one_of((*RETRY_WORDS[:2], *RETRY_ERRORS)), "reasons")(raw)
+    if not names:
+        raise Refused('write "never" in place of an empty list')
+    return tuple(map(str, names))
 
 
 def argument(raw: object) -> str:

@@ -161,6 +161,12 @@ class TaskFailed(CorralError):
     code = -33013
 
 
+class Corrupted(CorralError):
+    """A record of the store is not what was written: `data["record"]` names it. An earlier one may do."""
+
+    code = -33014
+
+
 CLASSES: dict[int, type[CorralError]] = {
     cls.code: cls
     for cls in (
@@ -183,6 +189,7 @@ CLASSES: dict[int, type[CorralError]] = {
         Overloaded,
         ToolFailed,
         TaskFailed,
+        Corrupted,
     )
 }
 

@@ -19,6 +19,12 @@ Moment = Annotated[float, Meta(ge=-1e11, le=253_402_300_799)]
 Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """The number of an event, as SQLite has it."""
 
+Key = Annotated[str, Meta(min_length=1, max_length=200)]
+"""What a caller calls something by: an idempotency key, a session, what makes tasks stick to one worker."""
+
+TaskKind = Literal["task", "team", "workflow"]
+"""Who does the work: a worker, or the daemon itself, which hands the parts of it to others."""
+
 TaskState = Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
 
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timeout"})
@@ -35,20 +41,48 @@ class Error(Struct, frozen=True):
 
 
 class Boundaries(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a task may do. `timeout_s` and `max_tool_calls` only tighten the agent's own limits."""
+    """What a task may do. `timeout_s` and `max_tool_calls` only tighten the agent's own limits.
+
+    `timeout` is another way to write `timeout_s`: seconds, or "30s". A record has `timeout_s` alone.
+    """
 
     timeout_s: Seconds | None = None
     max_tool_calls: Annotated[int, Meta(ge=0)] | None = None
     allowed_tools: list[str] | None = None
     constraints: list[str] = []
     scope: str = ""
+    timeout: Seconds | str | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_cost_cents: Annotated[float, Meta(gt=0)] | None = None
+
+
+class OutputFormat(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the output has to look like: in words for the agent, and as a JSON Schema that the daemon holds it to."""
+
+    description: str = ""
+    schema: dict[str, object] | bool | None = None
+
+
+class Retry(Struct, frozen=True, forbid_unknown_fields=True):
+    """How often and after what a task is tried again, in place of what `[tasks]` of its agent says.
+
+    `retry_on` as in the configuration: "worker-death", "any", "never", or names of errors.
+    """
+
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    retry_on: list[str] | str | None = None
+    retry_backoff_base_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
 
 
 class Task(Struct, frozen=True, kw_only=True):
     """One delegation to an agent, from its acknowledgement to its end.
 
-    `attempt` counts from 1 once it has been dispatched; `parent` is the task that delegated it.
+    `attempt` counts from 1 once it has been dispatched; `parent` is the task that delegated it, `depth` how many
+    tasks stand above it, `step` which part of a team's or workflow's task it is.
     `progress` is what the worker said last, of `progress_total` (1 where it said none).
+    `after` are tasks that have to succeed first, `scheduled_at` is when it may begin, `schedule` the name of what made it.
+    Who is `durable` is in the store before it is acknowledged; another never outlives the daemon.
+    `retry_of` is the ended task in whose place it was queued again, `retried_by` the one in place of this.
     """
 
     id: str
@@ -76,6 +110,21 @@ class Task(Struct, frozen=True, kw_only=True):
     parent: str | None = None
     children: list[str] = []
     reason: str = ""
+    kind: TaskKind = "task"
+    depth: int = 0
+    step: str = ""
+    required_capabilities: list[str] = []
+    output_format: OutputFormat | None = None
+    idempotency_key: str | None = None
+    after: list[str] = []
+    scheduled_at: str | None = None
+    schedule: str | None = None
+    sticky_key: str | None = None
+    session: str | None = None
+    durable: bool = True
+    retry: Retry | None = None
+    retry_of: str | None = None
+    retried_by: str | None = None
 
 
 # -- status
@@ -326,7 +375,13 @@ class SignalParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A new task: for an agent by name, or for any agent that has a capability."""
+    """A new task: for an agent, team or workflow by name, or for any agent that has a capability.
+
+    `required_capabilities` must all be offered by who takes it; `allowed_tools` is the same key of `boundaries`.
+    With an `idempotency_key` the same task is queued once, however often it is sent. It begins when those in `after`
+    have succeeded, and not before `at`. Tasks with one `sticky_key` go to one worker; those of one `session` share
+    its memory, one after the other. Without `durable` it is faster, and gone with the daemon.
+    """
 
     objective: str
     agent: str | None = None
@@ -336,6 +391,16 @@ class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
     priority: Priority | None = None
     timeout_s: Seconds | None = None
     boundaries: Boundaries = Boundaries()
+    required_capabilities: Annotated[list[str], Meta(max_length=100)] = []
+    allowed_tools: list[str] | None = None
+    output_format: OutputFormat | None = None
+    idempotency_key: Key | None = None
+    after: Annotated[list[str], Meta(max_length=1000)] = []
+    at: Moment | None = None
+    sticky_key: Key | None = None
+    session: Key | None = None
+    durable: bool = True
+    retry: Retry | None = None
 
 
 class TaskIdParams(Struct, frozen=True, forbid_unknown_fields=True):

@@ -27,6 +27,7 @@ TABLE = [
     ("Overloaded", -33011, 7),
     ("ToolFailed", -33012, 1),
     ("TaskFailed", -33013, 1),
+    ("Corrupted", -33014, 1),
 ]
 
 

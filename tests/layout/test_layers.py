@@ -24,10 +24,13 @@ worker.runtime
 worker.agent
 worker.__main__
 worker.schema  worker.client
-supervisor.values
+worker.connection
+worker.agent_runtime
+supervisor.values  supervisor.expression  supervisor.calendar  supervisor.envelope
 supervisor.document  supervisor.check
+supervisor.team  supervisor.workflow
 supervisor.spec
-supervisor.restart  supervisor.throttle  supervisor.excess
+supervisor.restart  supervisor.throttle  supervisor.excess  supervisor.quota
 supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health
 mcp.cortex_store  mcp.cortex_command
 mcp.cortex_memory
@@ -49,6 +52,7 @@ supervisor.position
 supervisor.packing  supervisor.cursor  supervisor.capture
 supervisor.intake
 supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit  supervisor.listing
+supervisor.checkpoints  supervisor.memory
 supervisor.expiry  supervisor.diary  supervisor.forwarding
 supervisor.command
 supervisor.probe
@@ -57,27 +61,36 @@ supervisor.keeper
 supervisor.crew  supervisor.broker
 supervisor.tool_server  supervisor.running
 supervisor.agents  supervisor.limits  supervisor.loss
+supervisor.hibernation
 supervisor.attempt
-supervisor.backlog
+supervisor.backlog  supervisor.budget
 supervisor.tasks
+supervisor.delegation  supervisor.statistics
+supervisor.timetable  supervisor.conductor
 supervisor.service
 supervisor.control  supervisor.stream  supervisor.header  supervisor.bearer
 supervisor.report  supervisor.steering  supervisor.visit
 supervisor.offering
 supervisor.listener  supervisor.web
-supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  supervisor.log_methods  supervisor.event_methods  supervisor.audit_methods  supervisor.tool_methods
+supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  supervisor.schedule_methods  supervisor.team_methods  supervisor.checkpoint_methods  supervisor.memory_methods  supervisor.statistics_methods  supervisor.log_methods  supervisor.event_methods  supervisor.audit_methods  supervisor.tool_methods
 supervisor.methods
 supervisor.daemon
 supervisor.__main__
 cli.absence
 cli.render  cli.serve  cli.client_config
 cli.session
-cli.about  cli.agent  cli.task  cli.log  cli.event  cli.audit  cli.daemon  cli.tool  cli.doctor
+cli.about  cli.agent  cli.task  cli.schedule  cli.team  cli.checkpoint  cli.memory  cli.statistics  cli.log  cli.event  cli.audit  cli.daemon  cli.tool  cli.doctor
 cli.__main__
 """
 
 CORE = {
     "supervisor.values",
+    "supervisor.expression",
+    "supervisor.calendar",
+    "supervisor.envelope",
+    "supervisor.team",
+    "supervisor.workflow",
+    "supervisor.quota",
     "supervisor.document",
     "supervisor.check",
     "supervisor.spec",

@@ -410,7 +410,10 @@ def test_everything_acknowledged_is_there_after_a_kill(path: Path) -> None:
 import asyncio, os, sys
 from pathlib import Path
 from corral.supervisor.store import Store
-PUT = "INSERT INTO task VALUES (?, 'a', 'queued', 5, 0, 0.0, NULL, ?)"
+PUT = (
+    "INSERT INTO task (id, agent, state, priority, attempt, created_at, record)"
+    " VALUES (?, 'a', 'queued', 5, 0, 0.0, ?)"
+)
 
 async def client(store, name):
     for number in range(1_000_000):
