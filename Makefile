@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench workers logs mcp sessions lines orphans chaos conformance operations systemd format clean
+.PHONY: demo test check bench workers tasks million memory logs mcp sessions lines orphans chaos conformance operations systemd format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -25,6 +25,15 @@ bench: $(VENV)/.test
 # The long runs; each has a short form in the tests.  docs/HACKING.md says what they show.
 workers: $(VENV)/.test
 	$(BIN)/python -P benchmarks/workers.py $(ARGS)
+
+tasks: $(VENV)/.test
+	$(BIN)/python -P benchmarks/tasks.py $(ARGS)
+
+million: $(VENV)/.test
+	$(BIN)/python -P benchmarks/million.py $(ARGS)
+
+memory: $(VENV)/.test
+	$(BIN)/python -P benchmarks/memory.py $(ARGS)
 
 logs: $(VENV)/.test
 	$(BIN)/python -P benchmarks/logs.py $(ARGS)

@@ -9,8 +9,18 @@ import click
 from ..worker.codec import as_array, as_object
 from ..worker.errors import InvalidParams, from_wire
 from . import render
+from .ensemble import print_ensemble, print_ensembles
 from .render import duration, inner, inners, items, number, size, word
-from .session import Adding, Session, Verb, complete_agents, pair, waiting_s
+from .session import (
+    Adding,
+    Session,
+    Verb,
+    complete_agents,
+    complete_named,
+    pair,
+    toml_document,
+    waiting_s,
+)
 from .session import duration as a_duration
 
 DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
@@ -29,7 +39,7 @@ OPTION_NAMES = {
 
 
 @click.command("status", cls=Verb)
-@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_named)
 @click.pass_obj
 def status(session: Session, names: tuple[str, ...]) -> None:
     """Show agents, their workers and MCP servers."""
@@ -38,13 +48,16 @@ def status(session: Session, names: tuple[str, ...]) -> None:
         session.print_json(found)
         return
     entries = inners(found, "agents") + inners(found, "mcp_servers")
+    ensembles = inners(found, "teams") + inners(found, "workflows")
     session.print(_daemon_line(session, inner(found, "daemon")))
-    if not entries:
+    if not entries and not (names and ensembles):
         session.print(
             'nothing to run: "corral add NAME -- COMMAND", or agents in the configuration'
         )
-    else:
+    elif entries:
         _print_entries(session, entries)
+    if ensembles:
+        print_ensembles(session, ensembles)
     tasks = inner(found, "tasks")
     if not names and tasks:
         counts = ", ".join(
@@ -169,13 +182,16 @@ def _exit_words(last_exit: Mapping[str, object]) -> str:
 
 
 @click.command("show", cls=Verb)
-@click.argument("name", metavar="NAME", shell_complete=complete_agents)
+@click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.pass_obj
 def show(session: Session, name: str) -> None:
     """Show one agent, worker or MCP server in full."""
     found = session.call("agent.show", {"name": name})
     if session.json:
         session.print_json(found)
+        return
+    if "agent" not in found:
+        print_ensemble(session, found)
         return
     entry = inner(found, "agent")
     _print_entries(session, [entry])
@@ -320,6 +336,35 @@ pause = _still(
 resume = _still("resume", "Let what is paused go on.", "resumed")
 
 
+wake = _verb("wake", "Start what is hibernated, with what it saved. Waits until it is up.", "woken")
+
+
+@click.command("hibernate", cls=Verb)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_agents)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=a_duration,
+    metavar="D",
+    help="Wait at most that long for running tasks.",
+)
+@click.option("--force", is_flag=True, help="Also what saves nothing: it begins anew.")
+@click.pass_obj
+def hibernate(
+    session: Session, names: tuple[str, ...], timeout_s: float | None, force: bool
+) -> None:
+    """Save where agents or workers stand, and end their processes. A task or `corral wake` brings them back."""
+    params: dict[str, object] = {"names": list(names), "force": force}
+    if timeout_s is not None:
+        params["timeout_s"] = timeout_s
+    found = session.call("agent.hibernate", params, timeout_s=None)
+    if session.json:
+        session.print_json(found)
+        return
+    for named, state in _named(inners(found, "agents"), names):
+        session.print(render.one_line(f"hibernated {named} ({state})"))
+
+
 @click.command("emergency-stop", cls=Verb)
 @click.pass_obj
 def emergency_stop(session: Session) -> None:
@@ -443,7 +488,7 @@ def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:
         raise InvalidParams(
             f"cannot add from {path!r}: {key} stands beside --file", key=key, value=None
         )
-    document = _toml(path)
+    document = toml_document(path)
     mcp = inner(document, "mcp")
     tables = [("agent", name, table) for name, table in inner(document, "agents").items()]
     tables += [("mcp", name, table) for name, table in inner(mcp, "servers").items()]
@@ -471,27 +516,12 @@ def _placed(table: dict[str, object]) -> dict[str, object]:
     return {**table, "process": {"working_directory": os.getcwd(), **process}}
 
 
-def _toml(path: str) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - start-up time: only --file needs it
-
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        words = f"cannot read {path!r}: {(error.strerror or '').lower()}"
-        raise InvalidParams(words, file=path, reason="unreadable") from error
-    except (tomllib.TOMLDecodeError, UnicodeError) as error:
-        raise InvalidParams(
-            f"cannot read {path!r}: {error}", file=path, reason=str(error)
-        ) from error
-
-
 @click.command("rm", cls=Verb)
-@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_agents)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_named)
 @click.option("--cascade", is_flag=True, help="Remove what requires them, too.")
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
-    """Stop agents or MCP servers and remove them. All or none."""
+    """Stop agents or MCP servers and remove them; forget teams and workflows. All or none."""
     request: dict[str, object] = {"names": list(names), "cascade": cascade}
     found = session.call("agent.rm", request, timeout_s=None)
     if session.json:
@@ -555,6 +585,10 @@ def reload(session: Session, dry_run: bool) -> None:
     for name, how in inner(found, "changed").items():
         keys = ", ".join(map(str, items(inner(found, "keys"), name)))
         lines.append(f"~ {name}: {effects.get(str(how), how)}" + (f": {keys}" if keys else ""))
+    signs = {"added": "+", "removed": "-"}
+    for kind in ("teams", "workflows"):
+        for name, effect in inner(found, kind).items():
+            lines.append(f"{signs.get(str(effect), '~')} {name}: {kind[:-1]}, {effect}")
     lines += [f"~ {key}: takes effect at once" for key in items(found, "live")]
     lines += [f"! {key}: takes effect when corrald starts" for key in items(found, "pending")]
     for line in lines or ["nothing has changed"]:

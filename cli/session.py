@@ -264,7 +264,8 @@ class Noun(click.Group):
 
 
 OTHER_WORDS = {
-    **dict.fromkeys(("ps", "ls", "list", "top", "stats", "get"), "status"),
+    **dict.fromkeys(("ps", "ls", "list", "get"), "status"),
+    **dict.fromkeys(("statistics", "metrics"), "stats"),
     **dict.fromkeys(("describe", "inspect", "info"), "show"),
     **dict.fromkeys(("remove", "delete", "del"), "rm"),
     **dict.fromkeys(("log", "tail"), "logs"),
@@ -341,6 +342,26 @@ def json_value(text: str, option: str) -> object:
         raise InvalidParams(words, key=option, value=text) from error
 
 
+def toml_document(path: str) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InvalidParams: it cannot be read.
+    """
+    import tomllib  # noqa: PLC0415 - start-up time: only --file needs it
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        words = f"cannot read {path!r}: {(error.strerror or '').lower()}"
+        raise InvalidParams(words, file=path, reason="unreadable") from error
+    except (tomllib.TOMLDecodeError, UnicodeError) as error:
+        raise InvalidParams(
+            f"cannot read {path!r}: {error}", file=path, reason=str(error)
+        ) from error
+
+
 def place(text: str, now: float) -> dict[str, object]:
     """The params that `--since` means: `since` for a number, `since_time` for what `moment` reads.
 
@@ -397,6 +418,7 @@ def complete_names(
 
 
 complete_agents = complete_names("daemon.status", "agents,mcp_servers")
+complete_named = complete_names("daemon.status", "agents,mcp_servers,teams,workflows")
 
 
 def waiting_s(timeout_s: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""`corral run`, `tasks` and `task …`: give work to agents and see what became of it.
+"""`corral run`, `tasks` and `task …`: give work to agents, teams and workflows, and see what became of it.
 
 `run` is task.submit and then task.wait, not task.run: once the id is known a broken connection costs
 nothing, because the task goes on in the daemon and is asked for again by its id.
@@ -6,7 +6,7 @@ nothing, because the task goes on in the daemon and is asked for again by its id
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,13 +16,15 @@ from ..worker.errors import (
     Cancelled,
     Conflict,
     CorralError,
+    InvalidParams,
     ShuttingDown,
     Timeout,
     Unreachable,
     from_wire,
 )
 from ..worker.wire import Notification
-from . import render
+from . import order, render
+from .order import complete_addressees, complete_tasks, order_options
 from .render import inner, inners, number, word
 from .session import (
     ANSWER_S,
@@ -32,7 +34,7 @@ from .session import (
     complete_agents,
     complete_names,
     duration,
-    json_value,
+    moment,
     waiting_s,
 )
 
@@ -51,39 +53,30 @@ PROGRESS_LINE_S = 1.0
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "timeout")
 ENDED = frozenset(STATES[2:])
 
-complete_tasks = complete_names("task.list", "tasks")
+TREE_TASKS = 200
+"""Tasks below one that `task show` prints."""
+
+PAGE = 1_000
+"""Tasks that are asked for at once."""
+
+complete_schedules = complete_names("schedule.list", "schedules")
 
 
 @click.command("run", cls=Verb)
-@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@click.argument("agent", metavar="AGENT", shell_complete=complete_addressees)
 @click.argument("objective", metavar="OBJECTIVE")
-@click.option(
-    "--input", "given", metavar="JSON|@FILE|-", help="What the agent gets beside the words."
-)
-@click.option(
-    "--timeout", "timeout_s", type=duration, metavar="D", help="The task may run that long."
-)
-@click.option(
-    "--priority", type=click.IntRange(1, 10), metavar="1..10", help="10 is the most urgent."
-)
-@click.option("--detach", is_flag=True, help="Print the task's id and do not wait.")
-@click.option(
-    "--capability", is_flag=True, help="AGENT is a capability: whoever has it may take the task."
-)
-@click.option(
-    "--max-tool-calls", type=click.IntRange(0), metavar="N", help="Refuse more tool calls than N."
-)
-@click.option(
-    "--allow-tool", "tools", multiple=True, metavar="GLOB", help='Only such tools, as "git__*".'
-)
+@order_options
 @click.pass_obj
 def run(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
-    """Run a task, show its progress and print its result.
+    """Run a task of an agent, team or workflow, show its progress and print its result.
 
-    Ctrl-C cancels the task; a second one leaves at once.
+    Ctrl-C cancels the task; a second one leaves at once. With --every or --cron: make a schedule and print its name.
     """
+    if order.is_schedule(options):
+        _add_schedule(session, order.schedule(options))
+        return 0
     with session.connect() as connection:
-        record = _submit(connection, _order(options))
+        record = _submit(session, connection, order.task(options))
         if options["detach"]:
             if session.json:
                 session.print_json(record)
@@ -92,6 +85,8 @@ def run(session: Session, /, **options: Any) -> int:  # Any: the values of the o
             return 0
         with _Progress(session) as progress:
             wait = _Wait(session, connection, word(record, "id"), progress.show)
+            if record.get("scheduled_at") is not None and not _has_ended(record):
+                progress.say(f"{word(record, 'id')} begins at {word(record, 'scheduled_at')}")
             try:
                 record = record if _has_ended(record) else wait.until_ended(None)
             except KeyboardInterrupt:
@@ -100,27 +95,19 @@ def run(session: Session, /, **options: Any) -> int:  # Any: the values of the o
     return _print_result(session, record)
 
 
-def _order(options: Mapping[str, Any]) -> dict[str, object]:
-    """The params of task.submit."""
-    key = "capability" if options["capability"] else "agent"
-    params: dict[str, object] = {key: options["agent"], "objective": options["objective"]}
-    if options["given"] is not None:
-        params["input"] = json_value(options["given"], "--input")
-    for name in ("timeout_s", "priority"):
-        if options[name] is not None:
-            params[name] = options[name]
-    boundaries: dict[str, object] = {}
-    if options["max_tool_calls"] is not None:
-        boundaries["max_tool_calls"] = options["max_tool_calls"]
-    if options["tools"]:
-        boundaries["allowed_tools"] = list(options["tools"])
-    if boundaries:
-        params["boundaries"] = boundaries
-    return params
+def _add_schedule(session: Session, params: Mapping[str, object]) -> None:
+    record = session.call("schedule.add", params)
+    if session.json:
+        session.print_json(record)
+        return
+    session.print(render.one_line(word(record, "name")))
+    session.note(f"runs next at {word(record, 'next_at', 'no time at all')}")
 
 
-def _submit(connection: Client, params: Mapping[str, object]) -> dict[str, object]:
-    """The record of the accepted task.
+def _submit(
+    session: Session, connection: Client, params: Mapping[str, object]
+) -> dict[str, object]:
+    """The record of the accepted task; one with a key is sent again when the connection breaks.
 
     Raises:
         Unreachable: the connection broke before the answer: nobody knows, so nothing is sent twice.
@@ -128,8 +115,13 @@ def _submit(connection: Client, params: Mapping[str, object]) -> dict[str, objec
     try:
         found = connection.call("task.submit", params, timeout_s=ANSWER_S)
     except (Unreachable, Timeout) as error:
-        words = f'{error.message}; whether the task was accepted, "corral tasks" knows'
-        raise type(error)(words, **error.data, acknowledged=False) from error
+        if "idempotency_key" in params:
+            session.note(f"{error.message}; sending it again")
+            with await_daemon(session.socket, patience_s=RECONNECT_S) as again:
+                found = again.call("task.submit", params, timeout_s=ANSWER_S)
+        else:
+            words = f'{error.message}; whether the task was accepted, "corral tasks" knows'
+            raise type(error)(words, **error.data, acknowledged=False) from error
     return render.as_record(found)
 
 
@@ -142,7 +134,9 @@ class _Wait:
         connection: Client,
         task: str,
         on_notification: Callable[[Notification], None],
+        method: str = "task.wait",
     ) -> None:
+        self._method = method
         self._session = session
         self._connection = connection
         self._task = task
@@ -169,7 +163,7 @@ class _Wait:
                     patience_s = max(lost_at + RECONNECT_S - time.monotonic(), 0.0)
                     self._connection = await_daemon(self._session.socket, patience_s=patience_s)
                 asked_at = time.monotonic()
-                return self._call("task.wait", params, waiting_s(left_s))
+                return self._call(self._method, params, waiting_s(left_s))
             except (Unreachable, ShuttingDown) as error:
                 self._connection.close()
                 now = time.monotonic()
@@ -308,23 +302,47 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
 
 
 @click.command("tasks", cls=Verb)
-@click.option("--agent", metavar="NAME", help="Only of this agent.", shell_complete=complete_agents)
-@click.option("--state", type=click.Choice(STATES), help="Only in this state.")
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="NAME",
+    help="Only of this agent.",
+    shell_complete=complete_agents,
+)
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only in this state."
+)
+@click.option("--since", metavar="T", help="Not older: 5m, or a time.")
+@click.option("--until", metavar="T", help="Older: 5m, or a time.")
+@click.option(
+    "--parent", metavar="ID", help="Only what it delegated.", shell_complete=complete_tasks
+)
+@click.option("--roots", is_flag=True, help="Only what no task delegated.")
+@click.option("--dead", is_flag=True, help="Only dead letters: failed, and not tried again.")
+@click.option(
+    "--schedule",
+    metavar="NAME",
+    help="Only those that it made.",
+    shell_complete=complete_schedules,
+)
+@click.option("--session", "of_session", metavar="S", help="Only of this session.")
+@click.option("-g", "--grep", "text", metavar="TEXT", help="Only with this in the objective.")
 @click.option(
     "--limit", type=click.IntRange(1), default=100, metavar="N", help="At most N; default 100."
 )
 @click.pass_obj
-def tasks(session: Session, agent: str | None, state: str | None, limit: int) -> None:
+def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """List tasks, the newest first."""
-    params: dict[str, object] = {"limit": limit}
-    params |= {k: v for k, v in (("agent", agent), ("state", state)) if v is not None}
-    found = session.call("task.list", params)
+    params = _filters(options)
+    records, skipped = _pages(session, params, options["limit"])
     if session.json:
-        session.print_json(found.get("tasks", []))
+        session.print_json(records)
         return
-    records = inners(found, "tasks")
+    if skipped:
+        session.note(f"{skipped} tasks are left out: their records cannot be read")
     if not records:
-        session.note("there are no tasks")
+        session.note("there are no such tasks" if params else "there are no tasks")
         return
     session.print_table(
         ("ID", "AGENT", "WORKER", "STATE", "PRIORITY", "TRY", "TOOK", "CREATED", "OBJECTIVE"),
@@ -332,6 +350,47 @@ def tasks(session: Session, agent: str | None, state: str | None, limit: int) ->
         droppable=("PRIORITY", "TRY", "CREATED", "WORKER", "TOOK"),
         right=("PRIORITY", "TRY", "TOOK"),
     )
+
+
+def _filters(options: Mapping[str, Any]) -> dict[str, object]:
+    """The params of task.list that options mean."""
+    params: dict[str, object] = {}
+    # One by its own name: what a daemon of before knows.
+    for one, several in (("agent", "agents"), ("state", "states")):
+        values = list(options[several])
+        if values:
+            params |= {one: values[0]} if len(values) == 1 else {several: values}
+    now = time.time()
+    for key in ("since", "until"):
+        if options[key] is not None:
+            params[key] = moment(options[key], f"--{key}", now)
+    params |= {key: True for key in ("roots", "dead") if options[key]}
+    named = (("parent", "parent"), ("schedule", "schedule"), ("session", "of_session"))
+    for key, option in (*named, ("text", "text")):
+        if options[option] is not None:
+            params[key] = options[option]
+    return params
+
+
+def _pages(
+    session: Session, params: Mapping[str, object], limit: int
+) -> tuple[list[dict[str, object]], int]:
+    """Records up to a limit, over as many answers as that takes, and how many could not be read."""
+    records: list[dict[str, object]] = []
+    skipped = 0
+    before: object = None
+    with session.connect() as connection:
+        while len(records) < limit:
+            asked = {**params, "limit": min(limit - len(records), PAGE)}
+            if before is not None:
+                asked["before"] = before
+            found = render.as_record(connection.call("task.list", asked, timeout_s=ANSWER_S))
+            records += inners(found, "tasks")
+            skipped += int(number(found, "skipped") or 0)
+            before = found.get("more")
+            if before is None:
+                break
+    return records, skipped
 
 
 def _task_row(record: Mapping[str, object]) -> list[str]:
@@ -343,19 +402,23 @@ def _task_row(record: Mapping[str, object]) -> list[str]:
     return [*cells, took, created, f"{error}: {objective}" if error else objective]
 
 
-task = Noun("task", help="One task: show it, cancel it, wait for it.")
+task = Noun("task", help="Show, follow, cancel or retry single tasks.")
 
 
 @task.command("show")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
+@click.option("--tree", is_flag=True, help="Only the tree of what it delegated, in short.")
 @click.pass_obj
-def show(session: Session, task_id: str) -> None:
-    """Show a task in full."""
+def show(session: Session, task_id: str, tree: bool) -> None:
+    """Show a task in full, with the tree of what it delegated."""
+    if tree:
+        _show_tree(session, task_id)
+        return
     record = session.call("task.show", {"task": task_id})
     if session.json:
         session.print_json(record)
         return
-    long = ("input", "output")
+    long = ("input", "context", "output")
     width = max(map(len, record), default=0)
     for key, value in record.items():
         if key in long or value is None or value == []:
@@ -366,27 +429,177 @@ def show(session: Session, task_id: str) -> None:
         if record.get(key) is not None:
             session.print(session.styled(key, "bold"))
             session.print_foreign(render.output_text(record[key]))
+    if render.items(record, "children"):
+        session.print(session.styled("tree", "bold"))
+        _show_tree(session, task_id)
+
+
+def _show_tree(session: Session, task_id: str) -> None:
+    found = session.call("task.tree", {"task": task_id, "limit": TREE_TASKS})
+    if session.json:
+        session.print_json(found)
+        return
+    # Without recursion: a tree of tasks may be deeper than Python's stack.
+    left = [(found, 0)]
+    while left:
+        node, depth = left.pop()
+        row = _task_row(inner(node, "task"))
+        parts = [row[0], word(inner(node, "task"), "step"), row[1], row[3], row[6], row[8]]
+        line = "  " * depth + "  ".join(part for part in parts if part)
+        session.print(render.cut(render.one_line(line), session.width or sys.maxsize))
+        more = int(number(node, "more") or 0)
+        if more:
+            session.print(f"{'  ' * (depth + 1)}… and {more} more")
+        left += [(child, depth + 1) for child in reversed(inners(node, "children"))]
 
 
 @task.command("cancel")
-@click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
+@click.argument("task_ids", metavar="ID…", nargs=-1, required=True, shell_complete=complete_tasks)
 @click.pass_obj
-def cancel(session: Session, task_id: str) -> None:
-    """Cancel a task."""
-    record = session.call("task.cancel", {"task": task_id})
+def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
+    """Cancel tasks, and what they delegated."""
+    records = [session.call("task.cancel", {"task": task_id}) for task_id in task_ids]
     if session.json:
-        session.print_json(record)
+        session.print_json(records[0] if len(records) == 1 else records)
         return
-    session.print(render.one_line(f"{word(record, 'id')} {word(record, 'state', '-')}"))
+    for record in records:
+        session.print(render.one_line(f"{word(record, 'id')} {word(record, 'state', '-')}"))
 
 
 @task.command("wait")
-@click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
+@click.argument("task_ids", metavar="ID…", nargs=-1, required=True, shell_complete=complete_tasks)
 @click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most that long.")
 @click.pass_obj
-def wait(session: Session, task_id: str, timeout_s: float | None) -> int:
-    """Wait for the end of a task and print its result, as `run` does; Ctrl-C leaves it running."""
-    with session.connect() as connection, _Progress(session) as progress:
-        waiting = _Wait(session, connection, task_id, progress.show)
-        record = waiting.until_ended(timeout_s)
-    return _print_result(session, record)
+def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -> int:
+    """Wait for the end of tasks and print their results, as `run` does; Ctrl-C leaves them running."""
+    give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+    records: list[dict[str, object]] = []
+    for task_id in task_ids:
+        left_s = None if give_up_at is None else max(give_up_at - time.monotonic(), 0.001)
+        with session.connect() as connection, _Progress(session) as progress:
+            waiting = _Wait(session, connection, task_id, progress.show)
+            records.append(waiting.until_ended(left_s))
+        if not session.json and len(task_ids) > 1:
+            session.print(render.one_line(f"{task_id} {word(records[-1], 'state')}"))
+            _print_result(session, records[-1])
+    if len(records) == 1:
+        return _print_result(session, records[0])
+    if session.json:
+        session.print_json(records)
+    return _worst(records)
+
+
+def _worst(records: Sequence[Mapping[str, object]]) -> int:
+    """The exit code of the first that did not succeed."""
+    errors = [error for error in map(_error, records) if error is not None]
+    return errors[0].exit_status if errors else 0
+
+
+@task.command("follow")
+@click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
+@click.option(
+    "--timeout", "timeout_s", type=duration, metavar="D", help="Follow it at most that long."
+)
+@click.pass_obj
+def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
+    """Tell what happens to a task and to what it delegates, until it ends; then print its result."""
+
+    def tell(notification: Notification) -> None:
+        if notification.method != "task.event":
+            return
+        event = inner(notification.params, "event")
+        if session.json:
+            session.print_ndjson([event])
+        else:
+            print(render.one_line(_event_line(event)), file=sys.stderr, flush=True)
+
+    with session.connect() as connection:
+        following = _Wait(session, connection, task_id, tell, "task.follow")
+        record = following.until_ended(timeout_s)
+    if not session.json:
+        return _print_result(session, record)
+    session.print_ndjson([record])
+    error = _error(record)
+    return 0 if error is None else error.exit_status
+
+
+def _event_line(event: Mapping[str, object]) -> str:
+    what = word(event, "type").removeprefix("task.")
+    if what == "ended":
+        what = word(event, "state")
+    elif what == "progress":
+        what = _share(event)
+    whom = word(event, "worker") or word(event, "agent")
+    words = word(event, "message") or word(event, "reason")
+    parts = (render.at(word(event, "at")), word(event, "task"), whom, what, words)
+    return "  ".join(part for part in parts if part)
+
+
+@task.command("retry")
+@click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
+@click.option("--dead", is_flag=True, help="All dead letters.")
+@click.option(
+    "--agent", metavar="NAME", help="Those of this agent.", shell_complete=complete_agents
+)
+@click.pass_obj
+def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> int:
+    """Queue failed tasks once more, each as a new task, and print the new ids."""
+    retried: list[dict[str, object]] = []
+    failed: list[dict[str, object]] = []
+    for found in _in_batches(session, "task.retry", _whose(task_ids, dead, agent)):
+        retried += inners(found, "retried")
+        failed += inners(found, "failed")
+    errors = [from_wire(each.get("error")) for each in failed]
+    if session.json:
+        session.print_json({"retried": retried, "failed": failed})
+        return errors[0].exit_status if errors else 0
+    for each in retried:
+        session.print(render.one_line(word(each, "by")))
+    for error in errors:
+        session.note(f"corral: {error.message}")
+    if not retried and not failed:
+        session.note("there are no dead letters")
+    return errors[0].exit_status if errors else 0
+
+
+@task.command("discard")
+@click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
+@click.option("--dead", is_flag=True, help="All dead letters.")
+@click.option(
+    "--agent", metavar="NAME", help="Those of this agent.", shell_complete=complete_agents
+)
+@click.pass_obj
+def discard(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> None:
+    """Take tasks from the dead letters; they stay in the list of tasks."""
+    asked = _whose(task_ids, dead, agent)
+    answers = _in_batches(session, "task.discard", asked)
+    count = sum(int(number(found, "discarded") or 0) for found in answers)
+    if session.json:
+        session.print_json({"discarded": count})
+        return
+    session.print(f"{count} discarded")
+
+
+def _whose(task_ids: Sequence[str], dead: bool, agent: str | None) -> dict[str, object]:
+    if bool(task_ids) == dead or (agent is not None and not dead):
+        words = "cannot tell which tasks are meant: give ids, or --dead with or without --agent"
+        raise InvalidParams(words, key="--dead")
+    if not dead:
+        return {"tasks": list(task_ids)}
+    # What fails again while this runs is for the next time.
+    params: dict[str, object] = {"dead": True, "until": time.time()}
+    return params if agent is None else {**params, "agent": agent}
+
+
+def _in_batches(
+    session: Session, method: str, params: dict[str, object]
+) -> list[dict[str, object]]:
+    """The answers of a method that does a bounded number at a time, until none is left."""
+    answers: list[dict[str, object]] = []
+    with session.connect() as connection:
+        while True:
+            found = connection.call(method, params, timeout_s=ANSWER_S)
+            answers.append(render.as_record(found))
+            if answers[-1].get("more") is None:
+                return answers
+            params["after"] = answers[-1]["more"]

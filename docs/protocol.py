@@ -39,8 +39,10 @@ its log. Anything valid that it says counts as a heartbeat. "→" is what it hea
 
 | | method | means |
 |---|---|---|
-| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config} → {protocolVersion, name, version, capabilities} | the answer makes it Ready; another protocolVersion ends the start as exec-failed |
-| → | `task/run` {task, attempt, objective, input, context, boundaries: {timeout_s, max_tool_calls, allowed_tools, constraints, scope}, checkpoint?} → {output, tokens_used?, cost_cents?} | it is Busy until the answer |
+| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config, checkpoint?} → {protocolVersion, name, version, capabilities} | the answer makes it Ready; another protocolVersion ends the start as exec-failed; `checkpoint` is what it saved, where it is to go on from that |
+| → | `checkpoint/save` → {data} | what the agent is to go on from; null is nothing |
+| → | `checkpoint/restore` {data} → {} | go on from that |
+| → | `task/run` {task, attempt, objective, input, context, boundaries: {timeout_s, max_tool_calls, allowed_tools, max_tokens, max_cost_cents, constraints, scope}, output_format?, checkpoint?, memory?} → {output, tokens_used?, cost_cents?} | it is Busy until the answer |
 | → | `ping` → {} | |
 | → | `notifications/cancelled` {requestId, reason} | let go of that task within cancel_grace |
 | → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} in place of those that it was too slow for ([EVENTS](EVENTS.md)) |
@@ -48,9 +50,9 @@ its log. Anything valid that it says counts as a heartbeat. "→" is what it hea
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
 | ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields} | |
 | ← | `tools/list` {task?} → {tools}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
-| ← | `task/delegate` {agent or capability, objective, input?, context?, priority?, timeout_s?, boundaries?, task} → the ended record | |
+| ← | `task/delegate` {the params of `task.run`, task} → the ended record, `task/delegate_all` {tasks: [the params of `task.run`], max_parallel?, task} → {results: [the ended record, or {error}]} | within the boundaries of the task; cancelled with it |
 | ← | `memory/put` {key, value, ttl_s?, session?}, `memory/get` {key, session?} → {value}, `memory/delete` {key, session?}, `memory/search` {query, limit?, session?} → {items} | the agent's own |
-| ← | `checkpoint/put` {task?, data} → {id} | the next attempt of the task is given it |
+| ← | `checkpoint/put` {task?, data} → {id} | the next attempt of the task is given it; without `task` it is the worker's |
 | ← | `event/publish` {type, data} → {seq}, `event/subscribe` {types: [globs]} | types that begin like the daemon's own are refused; a subscription takes the place of the one before |
 """
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Protocol, cast
 
 from ..worker.codec import as_array, as_object
-from ..worker.errors import InvalidParams
+from ..worker.errors import InvalidParams, ResourceLimitExceeded
 from .messages import Tool
 
 MAX_SCHEMA_NODES = 20_000
@@ -28,6 +28,9 @@ MAX_PATTERN_BYTES = 256 * 1024
 
 MAX_WORK = 2_000_000
 """Steps of one check, about a tenth of a second: places in the schema times places in the arguments."""
+
+MAX_PLAIN_WORK = 4 * MAX_WORK
+"""The same for a schema without patterns, whose steps are short, where the value may not go unchecked."""
 
 CHARACTERS_A_STEP = 64
 
@@ -123,12 +126,55 @@ class _Validator:
         ) as error:  # JSON cannot say them: the wire says so
             logger.debug("the arguments of %s are not checked: %s", exposed, error)
             return
-        told = [_told(error) for error in errors]
+        told = [_told(error, "argument") for error in errors]
         if told:
             key, rule, words = told[0]
             text = f'cannot call "{exposed}": {words}'
             others = [{"key": key, "rule": rule, "reason": words} for key, rule, words in told]
             raise InvalidParams(text, tool=exposed, key=key, rule=rule, reason=words, errors=others)
+
+
+class Schema:
+    """A schema that values of any kind are held against, as the output of a task; it is hostile input, too."""
+
+    def __init__(self, schema: Mapping[str, object] | bool) -> None:
+        """Compiles it.
+
+        Raises:
+            InvalidParams: it is no schema, or one that cannot be applied here; `data["reason"]` says why.
+        """
+        measured: Mapping[str, object] = {} if isinstance(schema, bool) else schema
+        try:
+            measure = _Measure(measured)
+            self._width, self._returns = measure.taken()
+            self._compiled = _compile(schema)
+        except _Uncheckable as error:
+            raise InvalidParams(f"cannot use the schema: {error}", reason=str(error)) from error
+        self._max_work = MAX_WORK if measure.has_patterns else MAX_PLAIN_WORK
+
+    def faults(self, value: object) -> list[dict[str, str]]:
+        """What is wrong with a value, at most ERRORS_TOLD, each with `path`, `rule` and `reason`; empty when nothing is.
+
+        Raises:
+            ResourceLimitExceeded: it could take too long to tell; `data` has `limit` and `value`.
+        """
+        size, depth = _weight({"": value}, self._max_work // max(1, self._width))
+        growth = self._returns**depth if self._returns > 1 else 1
+        if self._width * size * growth > self._max_work:
+            raise ResourceLimitExceeded(
+                "cannot hold the value against its schema: it could take too long",
+                limit="schema_steps",
+                value=self._max_work,
+            )
+        try:
+            if self._compiled.is_valid(value):
+                return []
+            errors = list(islice(self._compiled.iter_errors(value), ERRORS_TOLD))
+        except (ValueError, TypeError, OverflowError) as error:  # JSON cannot say them
+            reason = str(error).partition("\n")[0][:TEXT_TOLD]
+            return [{"path": "", "rule": "type", "reason": f"it cannot be read: {reason}"}]
+        found = [_told(error, "value") for error in errors]
+        return [{"path": key, "rule": rule, "reason": words} for key, rule, words in found]
 
 
 def _validator(exposed: str, tool: Tool) -> _Validator | None:
@@ -143,7 +189,7 @@ def _validator(exposed: str, tool: Tool) -> _Validator | None:
         return None
 
 
-def _compile(schema: Mapping[str, object]) -> Any:  # of a C extension
+def _compile(schema: Mapping[str, object] | bool) -> Any:  # of a C extension
     # Imported at the first call of a tool: it takes 10 ms and 5 MB.
     rules: Any = importlib.import_module("jsonschema_rs")  # has types of its own, which we narrow
 
@@ -178,6 +224,11 @@ class _Measure:
         self._open: set[int] = set()
         self._nodes = 0
         self._patterns = 0
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether texts are held against regular expressions."""
+        return self._patterns > 0
 
     def taken(self) -> tuple[int, int]:
         """The places, and the references that lead back.
@@ -290,8 +341,8 @@ def _weight(arguments: Mapping[str, object], limit: int) -> tuple[int, int]:
 # -- what is told of an error
 
 
-def _told(error: _Error) -> tuple[str, str, str]:
-    """The path of the argument, the rule that it breaks, and both in words, without its value."""
+def _told(error: _Error, noun: str) -> tuple[str, str, str]:
+    """The path of the culprit (an argument, say), the rule that it breaks, and both in words, without its value."""
     kind: Any = error.kind  # each has attributes of its own
     rule = str(kind.name)
     path = list(error.instance_path)
@@ -312,7 +363,9 @@ def _told(error: _Error) -> tuple[str, str, str]:
         limit = getattr(kind, "limit", None)
         words = f'breaks the rule "{rule}"' if limit is None else f"breaks {rule} = {_short(limit)}"
     key = _path(path)
-    return key, rule, f'argument "{key}" {words}' if key else f"they break {rule}"
+    if key:
+        return key, rule, f'{noun} "{key}" {words}'
+    return key, rule, f"they break {rule}" if noun == "argument" else f"it {words}"
 
 
 def _path(path: list[str | int]) -> str:

@@ -4,6 +4,7 @@ import argparse
 import gc
 import logging
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from .daemon import Paths
 from .diary import STDERR, Diary
 from .journal import is_stream_to_journal
 from .launch import secret_problems
+from .lifeline import Lifeline
 from .listener import inherited_socket
 from .secret import Secrets
 from .spec import Config
@@ -40,6 +42,7 @@ def main() -> None:
     stream = os.environ.pop("JOURNAL_STREAM", "")  # about our stderr, and nobody else's
     mark = ERROR_MARK if is_stream_to_journal(STDERR, stream) else ""
     try:
+        lifeline = None if arguments.lifeline is None else Lifeline.of(arguments.lifeline)
         inherited = None if arguments.check else inherited_socket(os.environ, os.getpid())
         paths, config = _locate(arguments, os.environ, os.getuid(), inherited)
     except CorralError as error:
@@ -59,7 +62,7 @@ def main() -> None:
     if paths.config is None:
         logging.getLogger(__name__).info("no configuration file: agents are added by corral add")
     try:
-        uvloop.run(daemon.run(config, paths, diary, inherited))
+        uvloop.run(daemon.run(config, paths, diary, inherited, lifeline))
     except CorralError as error:
         _fail(error, mark)
     except Exception:
@@ -67,6 +70,8 @@ def main() -> None:
         sys.exit(1)
     finally:
         diary.close()
+        if arguments.scratch is not None:
+            shutil.rmtree(arguments.scratch, ignore_errors=True)
 
 
 def _fail(error: CorralError, mark: str) -> NoReturn:
@@ -95,6 +100,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration file")
     parser.add_argument("--socket", metavar="PATH", type=Path, help="the control socket")
     parser.add_argument("--state-dir", metavar="DIR", type=Path, help="the store and the logs")
+    parser.add_argument(
+        "--lifeline",
+        metavar="FD",
+        type=int,
+        help="end at once when the other end of this pipe is closed, or whoever started this is gone",
+    )
+    parser.add_argument(
+        "--scratch", metavar="DIR", type=Path, help="a folder to remove in the end, with all in it"
+    )
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
     parser.add_argument("--version", action="version", version=f"corrald {__version__}")
     return parser

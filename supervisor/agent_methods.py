@@ -2,7 +2,7 @@
 
 import asyncio
 import signal as signals
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 
 import msgspec
 
@@ -11,6 +11,7 @@ from ..worker.errors import Conflict, CorralError, InvalidParams, Timeout
 from ..worker.schema import (
     AddAllParams,
     AddParams,
+    HibernateParams,
     NameParams,
     NamesParams,
     RemoveParams,
@@ -20,7 +21,8 @@ from ..worker.schema import (
 )
 from .agents import Addition
 from .control import Caller, Control, method
-from .report import agent_status, exit_record
+from .keeper import Keeper
+from .report import agent_status, ensemble_shown, exit_record
 from .secret import MASK, masked_address
 from .spec import to_table
 
@@ -29,7 +31,12 @@ STDERR_LINES = 20
 
 @method("agent.show", "read", NameParams)
 async def _show(control: Control, params: NameParams, _caller: Caller) -> object:
-    """One agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr."""
+    """One agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
+
+    Of a team or workflow: its spec.
+    """
+    if (ensemble := control.agents.ensembles.by_name.get(params.name)) is not None:
+        return ensemble_shown(control, ensemble)
     keepers = control.agents.keepers(params.name)
     name = params.name if params.name in control.agents.agents else keepers[0].spec.name
     agent = control.agents.of(name)
@@ -66,9 +73,11 @@ async def _bounded(params: NamesParams, work: Awaitable[None]) -> None:
 
 def _named(control: Control, params: NamesParams | WhomParams) -> object:
     """The status of the agents that a command named."""
-    names = dict.fromkeys(
-        keeper.spec.name for keeper in control.agents.selected(params.names, params.all)
-    )
+    return _told(control, control.agents.selected(params.names, params.all))
+
+
+def _told(control: Control, keepers: Iterable[Keeper]) -> object:
+    names = dict.fromkeys(keeper.spec.name for keeper in keepers)
     statuses = [agent_status(control, control.agents.of(name)) for name in names]
     return {"agents": msgspec.to_builtins(statuses)}
 
@@ -86,6 +95,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> obje
 async def _stop(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers and waits until no process of them is left."""
     keepers = control.agents.selected(params.names, params.all)
+    control.service.hibernation.stopped(keepers)
     await _bounded(params, control.agents.stop(keepers, wait=params.wait))
     return _named(control, params)
 
@@ -117,6 +127,25 @@ async def _resume(control: Control, params: WhomParams, _caller: Caller) -> obje
     """Lets paused agents or workers run again."""
     control.agents.resume(control.agents.selected(params.names, params.all))
     return _named(control, params)
+
+
+@method("agent.hibernate", "operate", HibernateParams, recorded="always")
+async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> object:
+    """Has agents or workers save a checkpoint, and ends their processes until a task, `wake` or `start` comes."""
+    await control.service.hibernation.hibernate(
+        params.names, timeout_s=params.timeout_s, force=params.force
+    )
+    return _named(control, WhomParams(names=params.names))
+
+
+@method("agent.wake", "operate", NamesParams, recorded="or-refused")
+async def _wake(control: Control, params: NamesParams, _caller: Caller) -> object:
+    """Starts what is hibernated, with what it saved, and waits until it is ready."""
+    keepers = control.agents.selected(params.names, params.all)
+    if params.all:
+        keepers = [keeper for keeper in keepers if keeper.is_hibernated]
+    await _bounded(params, control.service.hibernation.wake(keepers, wait=params.wait))
+    return _told(control, keepers)
 
 
 @method("agent.add", "admin", AddParams, recorded="or-refused")

@@ -16,6 +16,7 @@ from ..mcp.pool import Pool
 from ..worker.errors import Conflict, CorralError, NotFound, ResourceLimitExceeded, Timeout
 from .crew import Agent, processes_of, spec_of
 from .document import STORE
+from .ensemble import Ensembles
 from .keeper import Keeper, Service, Shared
 from .listing import Listings
 from .reload import Plan, plan
@@ -42,10 +43,14 @@ class Agents(Running):
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
         super().__init__(shared, config)
         self.servers = ToolServers(pool, shared.bus, Listings(shared.store), self)
+        self.ensembles = Ensembles(shared.bus, self._roster, self._specs)
         self.on_reload: list[Callable[[Config], None]] = []
         """Called with a configuration that was read again and is in force now."""
         self._service = service
         self._incarnations: dict[str, int] = {}
+
+    def _specs(self) -> dict[str, Spec]:
+        return {name: agent.spec for name, agent in self.agents.items()}
 
     # -- from the file and an earlier daemon
 
@@ -57,23 +62,28 @@ class Agents(Running):
         for spec in self.config.agents.values():
             if not spec.disabled:
                 self._insert(spec)
-        for entry in await self._roster.entries():
-            self._load_added(entry)
+        entries = await self._roster.entries()
+        for entry in entries:
+            if entry.kind in ("agent", "mcp"):
+                self._load_added(entry)
         for spec in built_in:
             if spec.name not in self.agents and spec.name not in self.config.agents:
                 self._insert(spec)
+        crews = [entry for entry in entries if entry.kind in ("team", "workflow")]
+        self.ensembles.load(self.config.ensembles, crews)
 
     def _load_added(self, entry: Entry) -> None:
         name = entry.name
-        if name in self.config.agents:
+        if name in self.config.agents or name in self.config.ensembles:
             self.shared.bus.publish(
                 "config.shadowed",
                 agent=name,
                 reason="the configuration file names it too, and wins",
             )
             return
+        kind: Literal["agent", "mcp"] = "mcp" if entry.kind == "mcp" else "agent"
         try:
-            self._insert(self._decode(Addition(name, entry.kind, entry.table, "/")), added=True)
+            self._insert(self._decode(Addition(name, kind, entry.table, "/")), added=True)
         except CorralError as error:
             logger.error("%s", error)
             self.shared.bus.publish("config.refused", agent=name, reason=error.message)
@@ -112,6 +122,7 @@ class Agents(Running):
                 for agent in self.agents.values()
                 if agent.spec.autostart
                 for keeper in agent.keepers
+                if not keeper.is_hibernated
             )
 
     # -- adding
@@ -220,6 +231,7 @@ class Agents(Running):
                 has = "MCP server" if self.agents[name].spec.kind == "mcp" else "agent"
                 text = f'cannot add "{name}": the name is taken by an {has}'
                 raise Conflict(text, name=name)
+            self.ensembles.check_free(name, "add")
             if any(name == each.name for each in additions[:n]):
                 raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
         specs = [self._decode(addition) for addition in additions]
@@ -259,18 +271,26 @@ class Agents(Running):
     async def remove(self, names: Sequence[str], *, cascade: bool = False) -> list[str]:
         """Stops agents and forgets them, all or none; with `cascade` also what requires them. Who is gone.
 
+        A team or workflow that is named is forgotten; its tasks go on.
+
         Raises:
             NotFound: there is no such agent.
             Conflict: another agent requires one of them; `data["required_by"]`.
             Overloaded: the store takes nothing now; they are stopped, and still there.
         """
-        chosen = {name: self.of(name) for name in names}
+        crews = [name for name in dict.fromkeys(names) if name in self.ensembles.by_name]
+        chosen = {name: self.of(name) for name in names if name not in crews}
         if cascade:
             for agent in self.agents.values():
                 if not chosen.keys().isdisjoint(self._all_required(agent)):
                     chosen[agent.name] = agent
-        self._check_not_required(chosen)
-        return await self._remove(list(chosen.values()))
+            crews += self.ensembles.users({*chosen, *crews})
+        self._check_not_required({*chosen, *crews})
+        if chosen:
+            return await self._remove(list(chosen.values()), crews)
+        await self._roster.remove(crews)
+        self.ensembles.forget(crews)
+        return crews
 
     def _all_required(self, agent: Agent) -> set[str]:
         found = set(agent.spec.requires)
@@ -279,6 +299,7 @@ class Agents(Running):
         return found
 
     def _check_not_required(self, names: Collection[str]) -> None:
+        self.ensembles.check_not_needed(names)
         for agent in self.agents.values():
             needed = [name for name in agent.spec.requires if name in names]
             if needed and agent.name not in names:
@@ -291,7 +312,7 @@ class Agents(Running):
                     required_by=others,
                 )
 
-    async def _remove(self, agents: Iterable[Agent]) -> list[str]:
+    async def _remove(self, agents: Iterable[Agent], crews: Sequence[str] = ()) -> list[str]:
         async with contextlib.AsyncExitStack() as stack:
             for agent in sorted(agents, key=lambda each: each.name):  # in one order for all
                 await stack.enter_async_context(agent.changing)
@@ -302,10 +323,11 @@ class Agents(Running):
             await stack.enter_async_context(self._leave(keepers))
             await self.stop(keepers)
             names = [agent.name for agent in present]
-            self._check_not_required(names)  # the file may have come to name one
-            await self._roster.remove(names)
+            self._check_not_required({*names, *crews})  # the file may have come to name one
+            await self._roster.remove([*names, *crews])
+            self.ensembles.forget(crews)
             await self._forget(present)
-            return names
+            return [*names, *crews]
 
     async def _forget(self, agents: Sequence[Agent]) -> None:
         keepers = [keeper for agent in agents for keeper in agent.keepers]
@@ -356,7 +378,9 @@ class Agents(Running):
         )
         planned = plan(specs, from_file, self.config, config)
         kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
-        check_requires({**kept, **{n: s for n, s in config.agents.items() if not s.disabled}})
+        wanted = {**kept, **{n: s for n, s in config.agents.items() if not s.disabled}}
+        check_requires(wanted)
+        planned = replace(planned, **self.ensembles.planned(config.ensembles, wanted))
         self.check_may_start(())
         if dry_run:
             return planned
@@ -366,6 +390,7 @@ class Agents(Running):
         if planned.is_empty:
             return planned
         # Nothing is awaited until all is as the plan found it.
+        self.ensembles.follow(config.ensembles)
         added = [self._insert(config.agents[name]) for name in planned.added]
         for name in planned.changed:
             self._change(self.agents[name], config.agents[name])

@@ -6,6 +6,7 @@ It writes nothing down; a worker that does not let go of a task that is over is 
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,13 +23,16 @@ from ..worker.errors import (
     Timeout,
     WorkerFailed,
 )
-from ..worker.schema import Task, TaskResult, TaskState
+from ..worker.schema import Boundaries, Task, TaskResult, TaskState
 from ..worker.wire import MAX_MESSAGE_BYTES
 from . import lifecycle
 from .keeper import Keeper
 from .lifecycle import ASKED_FOR, State
 from .line import DRAIN_S
+from .output_format import check_output
 from .schedule import Limits
+
+NO_BOUNDARIES = Boundaries()
 
 RECORD_MARGIN_BYTES = 64 * 1024
 """What a record may take beside the caller's words and the output."""
@@ -65,7 +69,7 @@ class Attempt:
         task: its record, running, with the worker and the number of the attempt.
         limits: those in force for it.
         keeper: of the worker.
-        stop: ends with the reason when somebody cancels the task.
+        stop: ends with the reason when somebody cancels the task, or it has used more than it may.
     """
 
     def __init__(
@@ -84,14 +88,14 @@ class Attempt:
         """The handler has shown a sign of life, which stall_timeout asks for."""
         self._heard_at = self._loop.time()
 
-    async def outcome(self, checkpoint: dict[str, object]) -> Outcome:
-        """What became of it; `checkpoint` is what an earlier attempt left, as in `Records.checkpoint`."""
+    async def outcome(self, more: Mapping[str, object]) -> Outcome:
+        """What became of it; `more` is given to the worker, too: what an earlier attempt or task left."""
         if self._keeper.worker.incarnation != self._incarnation or not self._keeper.takes_tasks:
             # While the attempt was written down, the worker was replaced, or is to take nothing now.
             return Failed(self._not_begun(), died=False, put_down=True)
         try:
             channel = self._keeper.channel
-            call = await channel.call("task/run", {**self._params(), **checkpoint}, timeout_s=None)
+            call = await channel.call("task/run", {**self._params(), **more}, timeout_s=None)
         except CorralError as error:
             return await self._failed(error, died=isinstance(error, WorkerFailed))
         self._call = call
@@ -104,7 +108,7 @@ class Attempt:
         if call.answer.done():
             return await self._answered(channel, call.answer)
         if self._stop.done():
-            over = BrokenOff("cancelled", self._stop.result())
+            over = BrokenOff(state_of(self._stop.result()), self._stop.result())
         else:
             assert late is not None, "what is not answered and not stopped is late"
             over = BrokenOff("timeout", late)
@@ -136,6 +140,8 @@ class Attempt:
     def _params(self) -> dict[str, object]:
         task = self._task
         allowed = self._limits.allowed_tools
+        asked = task.output_format
+        form = {} if asked is None else {"output_format": msgspec.to_builtins(asked)}
         return {
             "task": task.id,
             "attempt": task.attempt,
@@ -148,7 +154,10 @@ class Attempt:
                 "allowed_tools": None if allowed is None else list(allowed),
                 "constraints": task.boundaries.constraints,
                 "scope": task.boundaries.scope,
+                "max_tokens": task.boundaries.max_tokens,
+                "max_cost_cents": task.boundaries.max_cost_cents,
             },
+            **form,
         }
 
     async def _until_over(self, call: Call) -> Timeout | None:
@@ -261,12 +270,26 @@ class Attempt:
                 limit="max_output_size_bytes",
                 value=size,
             )
+        check_output(task, result.output)
         return result
 
 
+def state_of(stopped: CorralError) -> TaskState:
+    """How a task ends that was stopped with this error: by somebody, or by a limit of its own."""
+    return "failed" if is_breach(stopped) else "cancelled"
+
+
+def is_breach(stopped: CorralError) -> bool:
+    """Whether it is a limit that stopped the task, and no answer saves it any more."""
+    return isinstance(stopped, ResourceLimitExceeded)
+
+
 def words_bytes(task: Task) -> int:
-    """How long the caller's part of a record is: objective, input and context."""
-    return len(codec.encode([task.objective, task.input, task.context]))
+    """How long the caller's part of a record is: objective, input and context, and what the output is to be."""
+    size = len(codec.encode([task.objective, task.input, task.context]))
+    if task.boundaries != NO_BOUNDARIES or task.output_format is not None:
+        size += len(msgspec.json.encode([task.boundaries, task.output_format]))
+    return size
 
 
 def _overlook(answer: asyncio.Future[object]) -> None:

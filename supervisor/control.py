@@ -35,7 +35,9 @@ from .limits import Limits
 from .secret import masked
 from .service import WorkerService, convert
 from .spec import Config
+from .statistics import Statistics
 from .tasks import Tasks
+from .timetable import Timetable
 
 Permission = Literal["read", "operate", "admin"]
 
@@ -117,6 +119,7 @@ class Daemon:
     read_config: Callable[[], Config]
     diary: Diary
     forwarding: Forwarding
+    statistics: Statistics
     http: str | None = None
     """Where MCP is served over HTTP."""
 
@@ -175,6 +178,7 @@ class Control:
         limits: Limits,
         audit: Audit,
         daemon: Daemon,
+        timetable: Timetable,
         methods: Mapping[str, Method],
     ) -> None:
         self.shared = shared
@@ -185,6 +189,7 @@ class Control:
         self.limits = limits
         self.audit = audit
         self.daemon = daemon
+        self.timetable = timetable
         self.methods = methods
         self.loop = asyncio.get_running_loop()
 

@@ -30,29 +30,37 @@ from .agents import Agents
 from .alert import Alerts, Counts
 from .audit import Audit, own
 from .bearer import loopback, read_token
+from .budget import Budgets
 from .bus import Bus
+from .checkpoints import Checkpoints
 from .chronicle import Chronicle
 from .command import Commands
+from .conductor import Conductor
 from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
 from .diary import Diary
 from .expiry import expire
 from .forwarding import Forwarding
+from .hibernation import Hibernation
 from .keeper import Shared, Wakefulness
 from .launch import Host
+from .lifeline import Lifeline
 from .limits import Limits
 from .listener import Listener, SocketLock, group_id
 from .logs import LogStore
 from .loss import Losses
+from .memory import Memory
 from .methods import METHODS
 from .offering import Client, ClientOffering
 from .probe import Probes
 from .process import Exit, Launcher
 from .secret import Secrets
 from .service import WorkerService
-from .spec import Config, Process, Spec, decode, decode_agent
+from .spec import Config, Process, Recovery, Spec, decode, decode_agent
+from .statistics import Statistics
 from .store import STALL_S, Store
 from .tasks import Tasks
+from .timetable import Timetable
 
 if TYPE_CHECKING:
     from .web import Web
@@ -120,9 +128,13 @@ def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
 
 
 async def run(
-    config: Config, paths: Paths, diary: Diary, inherited: socket.socket | None = None
+    config: Config,
+    paths: Paths,
+    diary: Diary,
+    inherited: socket.socket | None = None,
+    lifeline: Lifeline | None = None,
 ) -> None:
-    """Runs the daemon until SIGTERM or SIGINT; returns when nothing of it is left.
+    """Runs the daemon until SIGTERM or SIGINT, or the end of `lifeline`; returns when nothing of it is left.
 
     `diary` is its log, and stays open; `inherited` is the control socket where the service manager listens already.
 
@@ -133,7 +145,7 @@ async def run(
     if config.daemon.group is not None:
         group_id(config.daemon.group)
     started = asyncio.get_running_loop().time()
-    end = _End()
+    end = _End(lifeline)
     os.umask(0o077)
     _raise_descriptor_limit()
     lock = SocketLock(paths.socket, inherited)
@@ -151,13 +163,21 @@ async def run(
 class _End:
     """Whether somebody wants the daemon to end, and at once: signals are heard from the first moment on."""
 
-    def __init__(self) -> None:
+    def __init__(self, lifeline: Lifeline | None) -> None:
         self.is_wanted = asyncio.Event()
         self.is_urgent = asyncio.Event()
         loop = asyncio.get_running_loop()
+        if lifeline is not None:
+            lifeline.watch(loop, self._lose)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ask)
         loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the file has just been read
+
+    def _lose(self) -> None:
+        """Nobody is left to be waited for."""
+        logger.info("whoever started this is gone")
+        self.is_wanted.set()
+        self.is_urgent.set()
 
     def _ask(self) -> None:
         if self.is_wanted.is_set():
@@ -189,8 +209,27 @@ class _Daemon:
         self.pool = Pool(on_refused=self._note_refused)
         self.agents = Agents(shared, config, self.service, self.pool)
         self.tasks = Tasks(shared, self.agents)
+        self.tasks.conductor = Conductor(shared, self.agents, self.tasks)
+        self.timetable = Timetable(shared.store, shared.bus, self.tasks)
+        self.budgets = Budgets(shared, self.agents)
+        self.budgets.on_free = self.tasks.dispatch
+        self.tasks.budgets = self.budgets
         self.service.attach(self.agents, self.tasks, self.pool, audit)
+        self.memory = Memory(
+            shared.store, shared.bus, lambda: self.agents.config, self._spec_of
+        )
+        self.service.memory = self.tasks.sessions = self.memory
+        self.tasks.started.append(self.memory.started)
+        self.tasks.ended.append(self.memory.ended)
+        self.hibernation = Hibernation(self.agents, shared.checkpoints, self.tasks.queued)
+        self.service.hibernation = self.tasks.hibernation = self.hibernation
+        self.tasks.checkpoints = shared.checkpoints
         self.limits = Limits(shared.launcher, shared.bus)
+        self.statistics = Statistics(self.agents, self.limits, self._composite)
+        self.service.called.append(self.statistics.called)
+        self.tasks.started.append(self.statistics.started)
+        self.tasks.ended.append(self.statistics.ended)
+        self.service.listeners += [self.statistics.changed]  # before the limits forget what it used
         self.service.listeners += [self.limits.changed, self.agents.servers.changed]
         self.alerts = Alerts(
             shared.bus,
@@ -263,6 +302,7 @@ class _Daemon:
             bus=bus,
             chronicle=chronicle,
             store=store,
+            checkpoints=Checkpoints(store, bus, lambda name: this.recovery_of(name)),
             logs=logs,
             generation=store.generation,
             host=host,
@@ -275,8 +315,21 @@ class _Daemon:
         await launcher.start()
         stack.push_async_callback(launcher.close)
         await this.agents.load(_built_in(config, paths, ordinary_user, default_user))
+        await this.hibernation.load()
+        await this.budgets.load()
+        stack.callback(this.budgets.close)
         await this.tasks.load()
+        await this.timetable.load()
         return this
+
+    def _composite(self, name: str) -> str | None:
+        """The kind of a team or workflow, "team" or "workflow"; None for other names."""
+        return None if self.tasks.conductor is None else self.tasks.conductor.kind(name)
+
+    def recovery_of(self, name: str) -> Recovery:
+        """The `[recovery]` of an agent; the common one where it is no more."""
+        spec = self._spec_of(name)
+        return self.agents.config.defaults.recovery if spec is None else spec.recovery
 
     def _spec_of(self, name: str) -> Spec | None:
         agent = self.agents.agents.get(name)
@@ -297,6 +350,7 @@ class _Daemon:
     def _apply(self, config: Config) -> None:
         """Puts in force what a configuration that was read again says of the daemon itself."""
         self.shared.chronicle.stir()
+        asyncio.get_running_loop().call_soon(self.budgets.look_again)  # the agents go over after this
         self._reloaded.set()
         self.diary.level = config.daemon.log_level
         self.forwarding.want(config.daemon.journal)
@@ -324,6 +378,7 @@ class _Daemon:
             lambda: read_config(self.paths.config),
             self.diary,
             self.forwarding,
+            self.statistics,
         )
         control = Control(
             self.shared,
@@ -334,6 +389,7 @@ class _Daemon:
             self.limits,
             self.audit,
             daemon,
+            self.timetable,
             METHODS,
         )
         listener = Listener(control, lock, group=self.config.daemon.group)
@@ -349,7 +405,10 @@ class _Daemon:
                     self.shared.logs,
                     self.shared.chronicle,
                     self.audit,
+                    self.memory,
+                    self.shared.checkpoints,
                     lambda: self.agents.config,
+                    lambda: [agent.spec for agent in self.agents.agents.values()],
                     self._reloaded,
                 )
             ),
@@ -357,6 +416,8 @@ class _Daemon:
             loop.create_task(self.alerts.run()),
             loop.create_task(asyncio.to_thread(remove_leftovers, left)),
             loop.create_task(self.limits.run()),
+            loop.create_task(self.timetable.run()),
+            loop.create_task(self.hibernation.run()),
         ]
         try:
             self.shared.bus.publish(
@@ -368,6 +429,7 @@ class _Daemon:
             self._record_start()
             if not self._end.is_wanted.is_set():
                 self.agents.boot()
+                self.hibernation.boot()
             manager.tell("READY=1")
             facts = {"pid": os.getpid(), "socket": str(self.paths.socket)}
             logger.info("ready", extra={"fields": facts})

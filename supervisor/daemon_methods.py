@@ -48,7 +48,7 @@ async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -
     "admin",
     ReloadParams,
     recorded="or-refused",
-    tells=("added", "removed", "changed", "live", "pending"),
+    tells=("added", "removed", "changed", "live", "pending", "teams", "workflows"),
 )
 async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> object:
     """Reads the configuration again, applies what has changed and tells what; a broken file changes nothing."""

@@ -7,10 +7,12 @@ import json
 import math
 import re
 import tomllib
+from collections.abc import Mapping
 from types import NoneType
+from typing import Any
 
 from ..worker.errors import InvalidParams
-from .values import SIZE_MAX_BYTES, dotted, is_list, is_table, kind_of
+from .values import SIZE_MAX_BYTES, Refused, Rule, dotted, is_list, is_table, kind_of, quoted
 
 KeyPath = tuple[str, ...]
 
@@ -33,11 +35,31 @@ class Page:
         facts |= {"reason": reason, **({"line": line} if line else {}), **data}
         where = f"cannot read {_one_line(self.source)}" + (f", line {line}" if line else "")
         if self.source == STORE:
-            depth = 2 if path[0] == "agents" else 3
+            depth = 3 if path[0] == "mcp" else 2
             where, key = f"cannot accept {_brief(path[depth - 1])}", dotted(path[depth:])
         what = key if value is None or not key else f"{key} = {_brief(shown)}"
         words = ": ".join(filter(None, (where, what, _one_line(reason))))
         return InvalidParams(words, **facts)
+
+    # Any: a table of values of several types, each of which passed its own rule.
+    def keys(self, path: KeyPath, raw: object, rules: Mapping[str, Rule]) -> dict[str, Any]:
+        """The keys of a table, each after its rule.
+
+        Raises:
+            InvalidParams: it is no table, has a key that no rule is for, or a value that its rule refuses.
+        """
+        if not is_table(raw):
+            raise self.error(path, raw, "write a table")
+        found: dict[str, Any] = {}
+        for key, value in raw.items():
+            if key not in rules:
+                raise self.error((*path, key), value, f"unknown key; known are {quoted(rules)}")
+            try:
+                found[key] = rules[key](value)
+            except Refused as refused:
+                item = value if refused.item is ... else refused.item
+                raise self.error((*path, key), item, refused.reason) from refused
+        return found
 
     def tables(self) -> dict[str, object]:
         """What the TOML says.

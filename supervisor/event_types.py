@@ -22,6 +22,7 @@ RESERVED = frozenset(
         "log",
         "mcp",
         "memory",
+        "schedule",
         "task",
         "team",
         "tenant",
@@ -70,6 +71,7 @@ class EventType(NamedTuple):
 
 DAEMON = "the daemon"
 AGENT = "agent"
+_ENSEMBLE = "agent: the name of the team or workflow"
 WORKER = "agent, worker"
 LIFE = "agent, worker, incarnation"
 TASK = "agent; worker once it has one"
@@ -85,12 +87,16 @@ _TASK = (
     Field("task", "text", "the task's id"),
     Field("attempt", "count", "which attempt, from 1; 0 before the first"),
 )
+_SESSION = Field("session", "text", "which one")
+_SCHEDULE = Field("schedule", "text", "its name")
+_WHOSE = "agent, unless the task is for a capability"
 _EXCESS = (
-    Field("key", "text", "the key in `[resources]`"),
-    Field("limit", "number", "its value: bytes, seconds or a count, as the key says"),
+    Field("key", "text", "the key in `[resources]`, or max_cost_cents_per_day"),
+    Field("limit", "number", "its value: bytes, seconds, cents or a count, as the key says"),
     Field("used", "number or null", "what was found, in the same unit; null where nobody knows"),
     _REASON,
 )
+_SAVED = Field("checkpoint", "number or null", "what its next life begins with; null: it saved nothing")
 _PART = (
     Field("part", "text", "`store` or `journal`"),
     Field("stalled_s", "seconds", "how long the oldest write waits"),
@@ -108,6 +114,8 @@ _TYPES = (
         Field("effect", "text", "`live`, or `restart`: its workers are renewed"),
         Field("keys", "list of text", "the keys that have changed"),
     )),
+    EventType("agent.hibernated", "A worker has saved where it stands, and its process is ended until it is woken.", LIFE,
+              (_SAVED,)),
     EventType("agent.paused", "A worker is frozen.", LIFE, shown=_ALL),
     EventType("agent.removed", "It is gone from the running set.", AGENT, shown=_ALL),
     EventType("agent.reset", "Its failures were forgotten, by `reset`.", WORKER),
@@ -118,6 +126,25 @@ _TYPES = (
     ), shown=frozenset({"instances", "before"})),
     EventType("agent.signalled", "Somebody sent a signal to a worker's leader.", LIFE,
               (Field("signal", "text", "such as `SIGHUP`"),)),
+    EventType("agent.woken", "What was hibernated is started: by `wake`, by `start`, or because a task waits for it.",
+              LIFE, (_SAVED,)),
+    EventType("checkpoint.corrupted", "A checkpoint in the store is damaged, and was passed over for an earlier one.",
+              "agent; worker where one saved it", (
+        Field("checkpoint", "number", "its number"),
+        Field("task", "text or null", "the task that saved it; null: a worker"),
+        _REASON,
+    )),
+    EventType("checkpoint.failed", "A worker could not save one when it was due; the first of several in a row.", LIFE,
+              (_REASON,)),
+    EventType("checkpoint.restored", "A worker goes on, or will begin, with another state.", LIFE, (
+        Field("checkpoint", "number", "the worker's own copy of it"),
+        Field("live", "boolean", "whether it goes on with it; else its next life begins with it"),
+    )),
+    EventType("checkpoint.saved", "A worker has saved one.", LIFE, (
+        Field("checkpoint", "number", "its number"),
+        Field("reason", "text", "`asked`, `hibernate`, `interval` or `restore`"),
+        Field("size_bytes", "bytes", "of the data, as JSON"),
+    ), stored="but for those of checkpoint_interval"),
     EventType("config.refused", "A configuration was not taken; nothing has changed.",
               "the daemon, or the agent that the store holds", (_REASON,)),
     EventType("config.reloaded", "A changed configuration is in force.", DAEMON, (
@@ -126,6 +153,8 @@ _TYPES = (
         Field("changed", "object", "that have changed: name to `live` or `restart`"),
         Field("pending", "list of text", "keys that wait for the next start of the daemon"),
         Field("live", "list of text", "keys of no agent that took effect"),
+        Field("teams", "object", "those that were added, removed or changed: name to which of these"),
+        Field("workflows", "object", "likewise"),
     )),
     EventType("config.shadowed", "An agent that was added at run time is in the file, too, which wins.",
               AGENT, (_REASON,)),
@@ -178,6 +207,8 @@ _TYPES = (
         Field("wait_s", "seconds", "until the next call is taken"),
         _REASON,
     )),
+    EventType("limit.cost", "max_cost_cents_per_day is used up: the agent takes no task until enough of it is past.",
+              AGENT, _EXCESS),
     EventType("limit.cpu", "A worker is held back by cpu_limit_percent, or no longer.", LIFE, (
         Field("limit", "percent", "of one processor"),
         Field("throttled", "boolean", "whether it is held back now"),
@@ -189,8 +220,8 @@ _TYPES = (
     EventType("limit.memory", "Too much memory is used: the worker is ended.", LIFE, _EXCESS),
     EventType("limit.processes", "There is no room for a worker below max_concurrent_processes.",
               "agent; worker where it is about one", (_REASON,)),
-    EventType("limit.tokens", "max_tokens_per_minute is used up: the worker takes no task for now.",
-              LIFE, _EXCESS),
+    EventType("limit.tokens", "max_tokens_per_minute is used up: the agent takes no task for now.",
+              AGENT, _EXCESS),
     EventType("limit.worker_processes", "A worker can start no more processes.", LIFE, _EXCESS),
     EventType("log.losing", "Lines of a worker cannot be written; what is lost is counted.", WORKER,
               (_REASON,)),
@@ -211,6 +242,42 @@ _TYPES = (
         Field("removed", "list of text", "tools that went, at most 100"),
         Field("tools", "count", "how many there are"),
     )),
+    EventType("memory.cleared", "Somebody had an agent forget a session, or all.", AGENT, (
+        Field("session", "text or null", "which, null for all"),
+        Field("sessions", "count", "how many there were"),
+        Field("keys", "count", "how many keys were remembered beside them"),
+    )),
+    EventType("memory.corrupted", "A session in the store is not what was stored; its tasks fail.", AGENT, (
+        _SESSION, _REASON)),
+    EventType("memory.evicted", "The session that was used least recently gave way to a new one (`max_sessions`).",
+              AGENT, (_SESSION,)),
+    EventType("memory.expired", "Sessions that nobody has used for `retention` are forgotten.", AGENT, (
+        Field("sessions", "count", "how many"),)),
+    EventType("memory.trimmed", "The oldest messages of a session gave way to new ones (`max_session_bytes`).",
+              AGENT, (
+        _SESSION,
+        Field("task", "text", "the id of the task whose turn it was"),
+        Field("dropped", "count", "messages that are gone"),
+        Field("size_bytes", "bytes", "of what is left"),
+    )),
+    EventType("schedule.added", "Tasks are made by a schedule that was not there.", _WHOSE, (
+        _SCHEDULE,
+        Field("next_at", "text or null", "when it runs next"),
+    )),
+    EventType("schedule.corrupted", "A schedule in the store cannot be read; it does not run.", DAEMON, (
+        _SCHEDULE, _REASON)),
+    EventType("schedule.paused", "It makes no tasks until it is resumed.", _WHOSE, (_SCHEDULE,)),
+    EventType("schedule.refused", "A task that was due was not accepted; the next one is tried when it is due.",
+              _WHOSE, (_SCHEDULE, Field("error", "text", "the error's name"), _REASON)),
+    EventType("schedule.removed", "It is gone.", _WHOSE, (_SCHEDULE,)),
+    EventType("schedule.resumed", "It makes tasks again.", _WHOSE, (
+        _SCHEDULE,
+        Field("next_at", "text or null", "when it runs next"),
+    )),
+    EventType("schedule.skipped", "A run was due and is left out.", _WHOSE, (_SCHEDULE, _REASON)),
+    EventType("task.corrupted", "A record in the store cannot be read, and was passed over.",
+              "the daemon, or the agent of the task", (
+        Field("task", "text", "the task's id"), _REASON)),
     EventType("task.ended", "A task has ended, once and for all.", TASK, (
         *_TASK,
         Field("state", "text", "`succeeded`, `failed`, `cancelled` or `timeout`"),
@@ -235,6 +302,18 @@ _TYPES = (
     EventType("task.retried", "An attempt has failed, and another will be made.", TASK,
               (*_TASK, _REASON)),
     EventType("task.started", "A worker was given the task.", TASK, _TASK),
+    EventType("team.added", "There is a team that was not there.", _ENSEMBLE, shown=_ALL),
+    EventType("team.changed", "A reload has changed it.", _ENSEMBLE),
+    EventType("team.removed", "It is gone.", _ENSEMBLE, shown=_ALL),
+    EventType("workflow.added", "There is a workflow that was not there.", _ENSEMBLE, shown=_ALL),
+    EventType("workflow.changed", "A reload has changed it.", _ENSEMBLE),
+    EventType("workflow.removed", "It is gone.", _ENSEMBLE, shown=_ALL),
+    EventType("workflow.step", "A step of a workflow has come further.", _ENSEMBLE, (
+        Field("task", "text", "the id of the workflow's task"),
+        Field("step", "text", "the step's name"),
+        Field("state", "text", "`started`, `resumed` by another daemon, `skipped`, or how it ended: `succeeded`, `failed`"),
+        Field("reason", "text", "why it failed; else empty"),
+    )),
     EventType("worker.state", "A worker has gone from one state to the next.", LIFE, (
         Field("from", "text", "the state before"),
         Field("to", "text", "the state now"),

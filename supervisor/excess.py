@@ -27,9 +27,6 @@ CPU_MARGIN_S = 1
 TICKS_ARE_TRUE = 0.7
 """The kernel ends a process by a count of its clock's ticks; on a busy machine that was seen to be 1.3 of the truth."""
 
-TOKENS_S = 60.0
-"""max_tokens_per_minute looks back for so long."""
-
 EVENTS = {
     "max_memory_bytes": "limit.memory",
     "max_cpu_seconds": "limit.cpu_seconds",
@@ -37,8 +34,9 @@ EVENTS = {
     "max_file_descriptors": "limit.file_descriptors",
     "max_processes": "limit.worker_processes",
     "max_tokens_per_minute": "limit.tokens",
+    "max_cost_cents_per_day": "limit.cost",
 }
-"""The event that tells of it, by the key in `[resources]`."""
+"""The event that tells of it, by the key in `[resources]` or `[tasks]`."""
 
 
 class Excess(Struct, frozen=True):
@@ -108,45 +106,6 @@ def processes(threads: int, resources: Resources) -> Excess | None:
         return None
     text = f"its process tree has {threads} of max_processes = {limit} processes and threads"
     return Excess("max_processes", limit, threads, text)
-
-
-class Spending(Struct, frozen=True):
-    """The tokens that a worker has used: when, and how many, the oldest first."""
-
-    entries: tuple[tuple[float, int], ...] = ()
-
-    def plus(self, tokens: int, now: float) -> "Spending":
-        """With these tokens, and without what is older than a minute; in steps of a second."""
-        kept = [(at, count) for at, count in self.entries if at > now - TOKENS_S]
-        if kept and kept[-1][0] > now - 1.0:
-            at, count = kept.pop()
-            return Spending((*kept, (at, count + tokens)))
-        return Spending((*kept, (now, tokens)))
-
-    def used(self, now: float) -> int:
-        """How many were used within the last minute."""
-        return sum(count for at, count in self.entries if at > now - TOKENS_S)
-
-    def wait_s(self, limit: int, now: float) -> float:
-        """How long it takes until fewer than `limit` are counted; 0 when it is so."""
-        left = self.used(now)
-        for at, count in self.entries:
-            if left < limit:
-                break
-            if at > now - TOKENS_S:
-                left -= count
-                if left < limit:
-                    return at + TOKENS_S - now
-        return 0.0
-
-
-def tokens(used: int, resources: Resources) -> Excess | None:
-    """Whether a worker has used as many tokens within a minute as it may: it takes no more tasks for now."""
-    limit = resources.max_tokens_per_minute
-    if not limit or used < limit:
-        return None
-    text = f"it has used {used} of max_tokens_per_minute = {limit}"
-    return Excess("max_tokens_per_minute", limit, used, text)
 
 
 def at_end(

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..worker.errors import CorralError
 from .audit import Audit
+from .checkpoints import Checkpoints
 from .chronicle import Chronicle
 from .logs import LogStore
-from .spec import Config
+from .memory import Memory
+from .records import Records, Retention
+from .spec import Config, Spec, Tasks
 from .store import Store
 
 EXPIRY_S = 3600.0
@@ -27,10 +30,17 @@ async def expire(
     logs: LogStore,
     chronicle: Chronicle,
     audit: Audit,
+    memory: Memory,
+    checkpoints: Checkpoints,
     config: Callable[[], Config],
+    specs: Callable[[], Iterable[Spec]],
     reloaded: asyncio.Event,
 ) -> None:
-    """Removes what has expired, at once, every hour, and when the configuration was `reloaded`."""
+    """Removes what has expired, at once, every hour, and when the configuration was `reloaded`.
+
+    What agents keep of their tasks is in their `specs`; of those that are gone, what the configuration says of all.
+    """
+    records = Records(store)
     offset_s = time.time() - time.monotonic()
     while True:
         now = time.time()
@@ -42,16 +52,14 @@ async def expire(
             continue
         reloaded.clear()
         kept = config()
-        tasks_before = now - kept.defaults.tasks.result_retention
         try:
             await logs.expire(now - kept.events.retention)
             await audit.prune(now)
             await chronicle.expire(now - kept.events.retention)
-            await store.write(
-                ("DELETE FROM task WHERE finished_at < ?", (tasks_before,)),
-                ("DELETE FROM checkpoint WHERE at < ?", (tasks_before,)),
-                ("DELETE FROM memory WHERE expires_at < ?", (now,)),
-            )
+            await memory.expire(now)
+            of_agent = {spec.name: _retention(spec.tasks) for spec in specs()}
+            await records.expire(now, _retention(kept.defaults.tasks), of_agent)
+            await checkpoints.expire(now)
         except CorralError as error:
             logger.warning("%s", error)
         except Exception:
@@ -59,3 +67,7 @@ async def expire(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXPIRY_S):
                 await reloaded.wait()
+
+
+def _retention(tasks: Tasks) -> Retention:
+    return Retention(tasks.result_retention, tasks.dead_letter_retention)

@@ -35,10 +35,11 @@ from . import excess, lifecycle
 from .alert import Counts
 from .bus import Bus
 from .check import Readiness
+from .checkpoints import Checkpoints
 from .checkup import Checkup, Surroundings
 from .chronicle import Chronicle
 from .confinement import remove_temporary
-from .excess import Excess, Spending
+from .excess import Excess
 from .launch import Host, prepare
 from .lifecycle import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
@@ -101,6 +102,7 @@ class Shared:
     bus: Bus
     chronicle: Chronicle
     store: Store
+    checkpoints: Checkpoints
     logs: LogStore
     generation: int
     host: Host
@@ -125,6 +127,14 @@ class Service(Protocol):
         """Called after every change of a worker's state."""
         ...
 
+    async def checkpoint_of(self, keeper: "Keeper") -> dict[str, object]:
+        """What the next life of a worker begins with, as `{"checkpoint": data}`, or nothing.
+
+        Raises:
+            SpawnFailed: it cannot be had, and the worker is not to begin without it.
+        """
+        ...
+
     def removed(self, agent: str) -> None:
         """Called when an agent is no more."""
         ...
@@ -145,6 +155,9 @@ class Incarnation:
     early: list[Exit | None] = field(default_factory=list["Exit | None"])
     temporary: str | None = None
     proc_fd: int | None = None
+    checkpoint: dict[str, object] = field(default_factory=dict[str, object])
+    used_s: float = 0.0
+    """Of processor time: its leader's and of all that this has waited for, once it is dead."""
 
 
 class Keeper:
@@ -177,10 +190,12 @@ class Keeper:
         self._events: list[lifecycle.Event] = []
         self._stepping = False
         self._excused_to = 0.0
-        self._spending = Spending()
-        self._refill: asyncio.TimerHandle | None = None
         self._cleanups: frozenset[asyncio.Task[object]] = frozenset()
         self.is_to_end = False
+        self.is_withheld = False
+        """It is given no task for now: it is about to be hibernated, or is given another state."""
+        self.is_hibernated = False
+        """Its process was ended after it had saved a checkpoint; a task, `wake` or `start` brings it back."""
         self.has_room = False
         """Room is kept for it: it is started as soon as it is in the store."""
         self._frozen_for: frozenset[str] = frozenset()
@@ -360,37 +375,6 @@ class Keeper:
             logger.warning("%s", error)
             self._loop.call_later(FREEZE_AGAIN_S, self._turn)
 
-    def spend(self, tokens: int) -> None:
-        """Takes note of tokens that it has used; `is_out_of_tokens` may follow, and later end."""
-        resources = self.spec.resources
-        if not tokens or not resources.max_tokens_per_minute:
-            return
-        now = self._loop.time()
-        was_out = self.is_out_of_tokens
-        self._spending = self._spending.plus(tokens, now)
-        found = excess.tokens(self._spending.used(now), resources)
-        if found is not None and not was_out:
-            self.publish_excess(found)
-        if found is not None and self._refill is None:  # one timer, however much is reported
-            self._await_tokens()
-
-    def _await_tokens(self) -> None:
-        wait_s = self._spending.wait_s(self.spec.resources.max_tokens_per_minute, self._loop.time())
-        self._refill = self._loop.call_later(wait_s, self._refilled)
-
-    def _refilled(self) -> None:
-        self._refill = None
-        if self.is_out_of_tokens:  # more was used meanwhile
-            self._await_tokens()
-        else:
-            self.service.changed(self)
-
-    @property
-    def is_out_of_tokens(self) -> bool:
-        """Whether it takes no task until the tokens of the last minute are fewer."""
-        used = self._spending.used(self._loop.time()) if self._spending.entries else 0
-        return excess.tokens(used, self.spec.resources) is not None
-
     def begin(self, task_id: str) -> None:
         """The worker has been given work."""
         self.running[task_id] = self._loop.time()
@@ -413,7 +397,7 @@ class Keeper:
         for capture in life.captures:  # what it wrote last belongs to this life
             capture.catch_up()
         code, name = _code_and_signal(report.status)
-        used_s = report.utime_s + report.stime_s
+        used_s = life.used_s = report.utime_s + report.stime_s
         over = excess.at_end(code, name, used_s, report.oom_kills, self.spec.resources)
         cause = _cause_of_death(report) if over is None else over.message
         facts = (
@@ -541,6 +525,7 @@ class Keeper:
                 listed=self._list,
                 updated=self._update,
                 probe=self._probe,
+                initial=lambda: life.checkpoint,
             ),
         )
         life = Incarnation(number, unit, line, self._loop.time())
@@ -584,6 +569,7 @@ class Keeper:
             if self.life is life and not gone:
                 self.send(lifecycle.Refused(error.message))
             return
+        life.checkpoint = {}  # it may be megabytes
         if self.life is life:
             self._note_agreed(life.line)
             self.send(lifecycle.Shaken())
@@ -627,6 +613,8 @@ class Keeper:
     async def _launch(self, life: Incarnation) -> None:
         if life.doomed:
             raise SpawnFailed(f'cannot start worker "{self.id}": it was stopped first')
+        if self.spec.protocol == "corral":
+            life.checkpoint = await self.service.checkpoint_of(self)
         await self.shared.store.write(
             (
                 "INSERT INTO incarnation (worker, value) VALUES (?, ?)"
@@ -684,9 +672,8 @@ class Keeper:
     async def close(self) -> None:
         """Waits for what is still read from dead incarnations, then closes the log."""
         self.forget()
-        for timer in (self._timer, self._refill):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self.life is not None and self.life.task is not None:
             self.life.task.cancel()
             await asyncio.gather(self.life.task, return_exceptions=True)
@@ -756,7 +743,7 @@ class Keeper:
         """Whether it runs and can be spoken with: one that closed its pipes lives on until it is hung."""
         line = self.life.line if self.life is not None else None
         channel = line.channel if isinstance(line, CorralLine) else None
-        is_up = self.worker.state in UP and self.worker.paused_at is None
+        is_up = self.worker.state in UP and self.worker.paused_at is None and not self.is_withheld
         return is_up and channel is not None and not channel.is_closed
 
     @property

@@ -72,7 +72,6 @@ def launch_of(spec: Spec, host: Host, unit: str) -> Launch:
         SpawnFailed: the spec asks for what cannot be held here, or its secrets or its environment file cannot
             be read.
     """
-    _refuse_what_is_not_there(spec)
     process = spec.process
     user = process.user or host.default_user
     is_isolated = process.isolation != "none"
@@ -204,20 +203,6 @@ def _is_root(host: Host, user: str | None) -> bool:
         return (int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid) == 0
     except KeyError:
         return False  # it does not exist, which the start says
-
-
-def _refuse_what_is_not_there(spec: Spec) -> None:
-    """A limit that cannot be held is an error at the start, never silently dropped.
-
-    Raises:
-        SpawnFailed: with `key`.
-    """
-    asked: dict[str, object] = {
-        "recovery.enable_checkpointing": spec.recovery.enable_checkpointing,
-    }
-    for key, value in asked.items():
-        if value:
-            raise SpawnFailed(f"cannot have {key}: it is not available in this version", key=key)
 
 
 def _home_of(user: str) -> dict[str, str]:

@@ -335,6 +335,12 @@ def step(worker: Worker, event: Event, now: float) -> Step:
     return after, actions
 
 
+def rested(worker: Worker, last: LastExit) -> Worker:
+    """A worker of which an earlier daemon has seen the end, before its first event here: it rests."""
+    assert worker.state is State.INITIAL, "nothing has happened to it yet"
+    return replace(worker, state=State.TERMINATED, last_exit=last, reason=last.message)
+
+
 def _move(worker: Worker, state: State, reason: str) -> Step:
     return replace(worker, state=state, reason=reason), [Transition(worker.state, state, reason)]
 

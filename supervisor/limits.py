@@ -94,6 +94,11 @@ class Limits:
             return Sample()
         return self._metrics.of(warden.life.unit)
 
+    def cpu_s(self, keeper: Keeper) -> float:
+        """The processor time of a worker's tree, in this incarnation, as of the last look; 0.0 where none is taken."""
+        warden = self._wardens.get(keeper)
+        return 0.0 if warden is None else warden.tree.usage.cpu_s
+
     def throttling(self, keeper: Keeper) -> Throttling:
         """How far a worker is held back by cpu_limit_percent."""
         warden = self._wardens.get(keeper)
@@ -110,7 +115,7 @@ class Warden:
         self.life = life
         self.resources = keeper.spec.resources
         self.throttling = Throttling()
-        self._tree = tree
+        self.tree = tree
         self._launcher = launcher
         self._bus = bus
         self._loop = asyncio.get_running_loop()
@@ -137,12 +142,12 @@ class Warden:
             return
         over = excess.cpu_seconds(usage.cpu_s, self.resources)
         if self._samples_memory and excess.memory(usage.rss_bytes, self.resources):
-            self._used_bytes = await self._tree.pss_bytes()
+            self._used_bytes = await self.tree.pss_bytes()
             over = excess.memory(self._used_bytes, self.resources) or over
         if over is not None:
             self._end(over)
             return
-        files = self._tree.most_files
+        files = self.tree.most_files
         for full, used in ((excess.file_descriptors, files), (excess.processes, usage.threads)):
             found = full(used, self.resources)
             name = full.__name__
@@ -158,7 +163,7 @@ class Warden:
         if self._is_holding:
             longest_s = min(longest_s, throttle.IDLE_LOOK_S)
         wait_s = excess.look_in_s(
-            self._tree.usage.cpu_s,
+            self.tree.usage.cpu_s,
             self.resources,
             age_s=self._loop.time() - self.life.started_at,
             interval_s=longest_s,
@@ -168,7 +173,7 @@ class Warden:
 
     def pause_s(self) -> float:
         """How many seconds to let pass, however much is taken."""
-        return excess.pause_s(self._tree.cost_s)
+        return excess.pause_s(self.tree.cost_s)
 
     def room_bytes(self) -> int | None:
         """How much more memory the tree may have; None where the kernel holds it, or nothing does."""
@@ -217,7 +222,7 @@ class Warden:
         stirred = self._stirred = asyncio.Event()
         try:
             while True:
-                used_s = await self._tree.cpu_s()
+                used_s = await self.tree.cpu_s()
                 has_run = used_s > account.used_s
                 account, wait_s = throttle.step(account, used_s, self._loop.time())
                 if account.is_frozen:
@@ -227,7 +232,7 @@ class Warden:
                     self.keeper.excuse(wait_s)
                 else:
                     self.keeper.thaw(REASON)
-                    wait_s = max(wait_s, self._tree.cost_s / excess.SHARE)
+                    wait_s = max(wait_s, self.tree.cost_s / excess.SHARE)
                 is_frozen = account.is_frozen
                 self._note_held(is_frozen, account.frozen_s)
                 stirred.clear()

@@ -7,7 +7,7 @@ knows the pipes of one incarnation; of the worker it knows the spec and what Hoo
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class Hooks:
     """What a line needs of the worker it is for.
 
     `name` is the worker's id; `generation` the daemon's, which marks request ids; `serve` answers what a
-    worker asks, `hear` takes what it tells, `log` lines that are no message, `listed` a catalogue that differs from
+    worker asks, `hear` takes what it tells, `initial` is what `initialize` says beyond the usual, `log` takes lines that are no message, `listed` a catalogue that differs from
     the one before, `updated` the URI of a resource that has changed; `probe` asks a program without a protocol
     whether it is ready.
     """
@@ -59,6 +59,7 @@ class Hooks:
     listed: Callable[[Catalogue], None]
     updated: Callable[[str], None]
     probe: Callable[[Readiness], Awaitable[Finding]]
+    initial: Callable[[], Mapping[str, object]]
 
 
 class Line(Protocol):
@@ -125,6 +126,7 @@ class CorralLine:
             "heartbeat_interval_s": spec.monitoring.heartbeat_interval,
             "limits": msgspec.structs.asdict(spec.resources),
             "config": spec.config,
+            **hooks.initial(),
         }
         answer = await self.channel.request("initialize", params, timeout_s=None)
         try:

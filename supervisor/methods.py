@@ -3,10 +3,15 @@
 from . import (
     agent_methods,
     audit_methods,
+    checkpoint_methods,
     daemon_methods,
     event_methods,
     log_methods,
+    memory_methods,
+    schedule_methods,
+    statistics_methods,
     task_methods,
+    team_methods,
     tool_methods,
 )
 from .control import METHODS, openrpc
@@ -15,10 +20,15 @@ __all__ = [
     "METHODS",
     "agent_methods",
     "audit_methods",
+    "checkpoint_methods",
     "daemon_methods",
     "event_methods",
     "log_methods",
+    "memory_methods",
     "openrpc",
+    "schedule_methods",
+    "statistics_methods",
     "task_methods",
+    "team_methods",
     "tool_methods",
 ]

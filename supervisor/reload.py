@@ -10,7 +10,8 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from .spec import Config, Spec, changed
+from .document import STORE
+from .spec import Config, Ensemble, Spec, changed
 
 Effect = Literal["live", "restart"]
 
@@ -37,7 +38,8 @@ LIVE = frozenset(
 class Plan(Struct, frozen=True):
     """What is to be done, by name; `keys` are those that made a change.
 
-    Of the keys that are nobody's own, `live` take effect now, `pending` at the next start.
+    Of the keys that are nobody's own, `live` take effect now, `pending` at the next start. Of a team or
+    workflow it is said whether it is added, removed or changed.
     """
 
     added: tuple[str, ...] = ()
@@ -46,6 +48,8 @@ class Plan(Struct, frozen=True):
     pending: tuple[str, ...] = ()
     live: tuple[str, ...] = ()
     keys: dict[str, tuple[str, ...]] = {}
+    teams: dict[str, str] = {}
+    workflows: dict[str, str] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -79,6 +83,20 @@ def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, ne
         live=_live(old, new),
         keys=keys,
     )
+
+
+def ensemble_changes(
+    running: Mapping[str, Ensemble], wanted: Mapping[str, Ensemble]
+) -> dict[str, str]:
+    """Which teams and workflows a file adds, removes and changes; what was added at run time stays, unless it names it."""
+    changes: dict[str, str] = {}
+    for name, ensemble in wanted.items():
+        if name not in running:
+            changes[name] = "added"
+        elif running[name] != ensemble:
+            changes[name] = "changed"
+    gone = [n for n, e in running.items() if e.source != STORE and n not in wanted]
+    return changes | dict.fromkeys(gone, "removed")
 
 
 def _live(old: Config, new: Config) -> tuple[str, ...]:

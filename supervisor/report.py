@@ -15,7 +15,9 @@ from ..worker.schema import (
     ServerStatus,
     Status,
     TaskCounts,
+    TeamStatus,
     WorkerStatus,
+    WorkflowStatus,
 )
 from .bus import rfc3339
 from .control import Control
@@ -23,7 +25,9 @@ from .crew import Agent, is_at_risk
 from .health import Health
 from .keeper import Keeper
 from .lifecycle import ASKED_FOR, LastExit, State
+from .spec import Ensemble, ensemble_table, kind_of_ensemble
 from .store import STALL_S
+from .team import Team
 
 LAST_WORDS = 5
 """Lines of stderr of a server that gave up, in `status`; `show` has more."""
@@ -32,23 +36,29 @@ RISK = "several processes of a server that keeps its state in each of them: a ca
 
 
 def status(control: Control, names: list[str] | None) -> Status:
-    """The daemon, the agents and MCP servers of `names` (None: all), and task counts.
+    """The daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
 
     Raises:
-        NotFound: a name is neither an agent's nor a worker's.
+        NotFound: a name is nobody's.
     """
     agents = control.agents
+    ensembles = agents.ensembles.by_name
     if names is None:
         chosen = list(agents.agents.values())
+        crews = list(ensembles.values())
     else:
         chosen = []
+        crews = [ensembles[name] for name in dict.fromkeys(names) if name in ensembles]
         for name in names:
+            if name in ensembles:
+                continue
             agent = agents.of(
                 agents.keepers(name)[0].spec.name if name not in agents.agents else name
             )
             if agent not in chosen:
                 chosen.append(agent)
     entries = [agent_status(control, agent) for agent in chosen]
+    told = [ensemble_status(control, each) for each in crews]
     degraded: list[str] = ["store"] if control.shared.store.stalled_s > STALL_S else []
     if any(keeper.log.trouble for keeper in agents.all_keepers()):
         degraded.append("logs")
@@ -81,7 +91,33 @@ def status(control: Control, names: list[str] | None) -> Status:
         agents=[entry for entry in entries if entry.kind == "agent"],
         mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
         tasks=TaskCounts(**control.tasks.totals()),
+        teams=[each for each in told if isinstance(each, TeamStatus)],
+        workflows=[each for each in told if isinstance(each, WorkflowStatus)],
     )
+
+
+def ensemble_status(control: Control, ensemble: Ensemble) -> TeamStatus | WorkflowStatus:
+    """One team or workflow in `status`."""
+    running = control.agents.ensembles.under_way[ensemble.name]
+    if isinstance(ensemble, Team):
+        return TeamStatus(
+            name=ensemble.name,
+            mode=ensemble.mode,
+            lead=ensemble.lead,
+            members=list(ensemble.members),
+            running=running,
+        )
+    steps = [step.name for step in ensemble.steps]
+    return WorkflowStatus(name=ensemble.name, steps=steps, running=running)
+
+
+def ensemble_shown(control: Control, ensemble: Ensemble) -> dict[str, object]:
+    """One team or workflow in full: how it stands, its spec, and where that came from."""
+    return {
+        kind_of_ensemble(ensemble): msgspec.to_builtins(ensemble_status(control, ensemble)),
+        "spec": ensemble_table(ensemble),
+        "source": ensemble.source,
+    }
 
 
 def agent_status(control: Control, agent: Agent) -> AgentStatus:
@@ -158,6 +194,7 @@ def worker_status(control: Control, keeper: Keeper) -> WorkerStatus:
         health=[health_record(each) for each in keeper.checkup.healths],
         throttled=throttling.throttled,
         throttled_s=throttling.throttled_s,
+        hibernated=keeper.is_hibernated,
     )
 
 

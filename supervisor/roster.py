@@ -16,11 +16,16 @@ BRAKE = "emergency_stop"
 """The key in `meta` under which the brake is kept."""
 
 
+Kind = Literal["agent", "mcp", "team", "workflow"]
+KINDS: Mapping[str, Kind] = {"mcp": "mcp", "team": "team", "workflow": "workflow"}
+"""As they are stored; every other word is an agent."""
+
+
 class Entry(msgspec.Struct, frozen=True):
-    """An agent or server that was added at run time, and its table as in the configuration."""
+    """What was added at run time, and its table as in the configuration."""
 
     name: str
-    kind: Literal["agent", "mcp"]
+    kind: Kind
     table: Mapping[str, object]
 
 
@@ -51,7 +56,7 @@ class Roster:
             "SELECT name, kind, table_json FROM agent ORDER BY created_at"
         )
         return [
-            Entry(str(name), "mcp" if kind == "mcp" else "agent", _table(text))
+            Entry(str(name), KINDS.get(str(kind), "agent"), _table(text))
             for name, kind, text in rows
         ]
 

@@ -250,6 +250,11 @@ class Running:
         except CorralError as error:
             logger.info("%s is not started: %s", keeper.id, error)
 
+    def start_by_itself(self, keepers: Iterable[Keeper]) -> None:
+        """Starts workers that nobody waits for; what finds no room waits for it. Not while everything is to end."""
+        if self.brake is None and not self.draining:
+            self._start_as_room_allows(k for k in keepers if not self.is_to_go(k))
+
     def check_may_start(self, keepers: Iterable[Keeper]) -> None:
         """Refuses to start anything while the daemon stops, and whatever comes or goes.
 
@@ -371,7 +376,7 @@ class Running:
             else:
                 self._stop(keeper, wholly)
         if wait:
-            await self._until_gone(keepers)
+            await self.until_gone(keepers)
 
     def _stop(self, keeper: Keeper, wholly: set[str]) -> None:
         keeper.forget()
@@ -389,7 +394,12 @@ class Running:
             except TimeoutError:
                 continue
 
-    async def _until_gone(self, keepers: Sequence[Keeper]) -> None:
+    async def until_gone(self, keepers: Sequence[Keeper]) -> None:
+        """Waits until nothing is left of workers that are being stopped, or somebody starts them again.
+
+        Raises:
+            Timeout: something survives SIGKILL; the killing goes on.
+        """
         stages = sum(
             1 for _ in waves({keeper.spec.name: keeper.spec for keeper in keepers}.values())
         )
@@ -554,7 +564,7 @@ class Running:
                 reason="stalled",
                 retry_after_s=1.0,
             ) from None
-        await self._until_gone(keepers)
+        await self.until_gone(keepers)
         return killed
 
     async def _release_brake(self) -> None:

@@ -18,7 +18,6 @@ from ..mcp.caller import Caller
 from ..mcp.catalogue import FULL, Access
 from ..mcp.directory import SEPARATOR
 from ..mcp.pool import Pool
-from ..worker import codec
 from ..worker.errors import (
     CorralError,
     InvalidParams,
@@ -27,13 +26,13 @@ from ..worker.errors import (
 from ..worker.schema import (
     BeatParams,
     CheckpointParams,
+    DelegateAllParams,
     DelegateParams,
     MemoryParams,
     MemorySearchParams,
     ProgressParams,
     PublishParams,
     SubscribeParams,
-    TaskParams,
     UsageParams,
     WorkerCallParams,
     WorkerLogParams,
@@ -46,15 +45,15 @@ from .backlog import Entry
 from .broker import Broker
 from .bus import rfc3339
 from .chain import digest
+from .checkpoints import Reason
+from .delegation import Delegation
+from .hibernation import Hibernation
 from .keeper import Keeper, Shared
 from .lifecycle import UP, State
+from .memory import Memory
 from .secret import masked
 from .spec import Events, Spec
 from .tasks import Tasks
-
-MAX_VALUE_BYTES = 1024 * 1024
-"""The largest value that `memory/put` takes, as JSON."""
-
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -122,9 +121,13 @@ class WorkerService:
     def __init__(self, shared: Shared) -> None:
         self.listeners: list[Callable[[Keeper], None]] = []
         """Called at every change of a worker."""
+        self.called: list[Callable[[str | None, str, str, float], None]] = []
+        """Called after each tool call that was made: the agent (None: outside), the server, the outcome, seconds."""
         self._shared = shared
         self._agents: Agents | None = None
         self._tasks: Tasks | None = None
+        self._hibernation: Hibernation | None = None
+        self._memory: Memory | None = None
         self._pool: Pool | None = None
         self._audit: Audit | None = None
         self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
@@ -133,6 +136,7 @@ class WorkerService:
             "tools/list": self._list_tools,
             "tools/call": self._call_tool,
             "task/delegate": self._delegate,
+            "task/delegate_all": self._delegate_all,
             "memory/put": self._put,
             "memory/get": self._get,
             "memory/delete": self._delete,
@@ -148,6 +152,26 @@ class WorkerService:
         self._tasks = tasks
         self._pool = pool
         self._audit = audit
+
+    @property
+    def memory(self) -> Memory:
+        """What agents remember."""
+        assert self._memory is not None, "it is attached before the first worker"
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: Memory) -> None:
+        self._memory = memory
+
+    @property
+    def hibernation(self) -> Hibernation:
+        """What workers save and begin with."""
+        assert self._hibernation is not None, "it is attached before the first worker"
+        return self._hibernation
+
+    @hibernation.setter
+    def hibernation(self, hibernation: Hibernation) -> None:
+        self._hibernation = hibernation
 
     @property
     def tasks(self) -> Tasks:
@@ -199,6 +223,8 @@ class WorkerService:
         for listener in self.listeners:
             listener(keeper)
         self.broker.changed(keeper)
+        if self._hibernation is not None:
+            self._hibernation.changed(keeper)
         if self._agents is not None:
             self._agents.fill_room()
         if keeper.worker.state in UP:
@@ -210,9 +236,18 @@ class WorkerService:
         if keeper.worker.state is State.TERMINATED and self._tasks is not None:
             self._tasks.say_why(keeper.spec.name)
 
+    async def checkpoint_of(self, keeper: Keeper) -> dict[str, object]:
+        """What the next life of a worker begins with.
+
+        Raises:
+            SpawnFailed: it cannot be had.
+        """
+        return await self.hibernation.checkpoint_of(keeper)
+
     def removed(self, agent: str) -> None:
         """An agent is no more: nobody will run what waits for it."""
         self._known.clear()
+        self.hibernation.removed(agent)
         self.tasks.abandon(agent)
 
     # -- tools
@@ -300,7 +335,10 @@ class WorkerService:
         """
         record = _ToolCall(name, who, keeper)
         if keeper is not None:
-            self._charge(self._entries(keeper, None), record)
+            entries = self._entries(keeper, None)
+            self._charge(entries, record)
+            for each in _lists(entries):  # inside a worker's tree nobody is freer than its tasks
+                access = access if each is None else Access(each, within=access)
         params = {**(more or {}), "name": name, "arguments": arguments}
         return await self._call(record, params, caller, access, timeout_s)
 
@@ -357,6 +395,10 @@ class WorkerService:
         assert self._agents is not None, "attach comes before the first call"
         keeper = call.keeper
         is_refusal = outcome in REFUSED and not has_reached
+        if not is_refusal:
+            for each in self.called:
+                agent = None if keeper is None else keeper.spec.name
+                each(agent, call.server, outcome, call.duration_s)
         bus = self._shared.bus
         # It is not stored, and at thousands a second: without a hearer there is no event, and no number for it.
         if (keeper is None or not is_refusal) and bus.is_heard("mcp.call"):
@@ -429,92 +471,48 @@ class WorkerService:
 
     async def _delegate(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, DelegateParams, "task/delegate")
-        parent = self.tasks.task_of(keeper, asked.task)
-        task = TaskParams(
-            objective=asked.objective,
-            agent=asked.agent,
-            capability=asked.capability,
-            input=asked.input,
-            context=asked.context,
-            priority=asked.priority,
-            timeout_s=asked.timeout_s,
-            boundaries=asked.boundaries,
-        )
-        return msgspec.to_builtins(await self.tasks.delegate(task, parent))
+        return await Delegation(self.tasks, keeper, asked.task).one(asked)
+
+    async def _delegate_all(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+        asked = convert(params, DelegateAllParams, "task/delegate_all")
+        return await Delegation(self.tasks, keeper, asked.task).all(asked)
 
     # -- memory and checkpoints
 
     async def _put(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/put")
-        value = codec.encode(asked.value)
-        if len(value) > MAX_VALUE_BYTES:
-            raise InvalidParams(
-                f'cannot store "{asked.key}": {len(value)} bytes are more than {MAX_VALUE_BYTES}',
-                key="value",
-                limit=MAX_VALUE_BYTES,
-            )
-        now = time.time()
-        expires = None if asked.ttl_s is None else now + asked.ttl_s
-        await self._shared.store.write(
-            (
-                "INSERT OR REPLACE INTO memory (agent, session, key, value, updated_at, expires_at)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (keeper.spec.name, asked.session, asked.key, value, now, expires),
-            )
+        await self.memory.notebook.put(
+            keeper.spec.name, asked.session, asked.key, asked.value, ttl_s=asked.ttl_s
         )
         return {}
 
     async def _get(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/get")
-        rows = await self._shared.store.read(
-            "SELECT value FROM memory WHERE agent = ? AND session = ? AND key = ?"
-            " AND (expires_at IS NULL OR expires_at > ?)",
-            (keeper.spec.name, asked.session, asked.key, time.time()),
-        )
-        return {"value": _value(rows[0][0]) if rows else None}
+        found = await self.memory.notebook.get(keeper.spec.name, asked.session, asked.key)
+        return {"value": found}
 
     async def _delete(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/delete")
-        await self._shared.store.write(
-            (
-                "DELETE FROM memory WHERE agent = ? AND session = ? AND key = ?",
-                (keeper.spec.name, asked.session, asked.key),
-            )
-        )
+        await self.memory.notebook.delete(keeper.spec.name, asked.session, asked.key)
         return {}
 
     async def _search(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, MemorySearchParams, "memory/search")
-        escaped = asked.query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        pattern = f"%{escaped}%"
-        rows = await self._shared.store.read(
-            "SELECT session, key, value FROM memory WHERE agent = ?"
-            " AND (?2 IS NULL OR session = ?2) AND (expires_at IS NULL OR expires_at > ?3)"
-            " AND (key LIKE ?4 ESCAPE '\\' OR CAST(value AS TEXT) LIKE ?4 ESCAPE '\\')"
-            " ORDER BY updated_at DESC LIMIT ?5",
-            (keeper.spec.name, asked.session, time.time(), pattern, asked.limit),
-        )
-        items = [
-            {"session": session, "key": key, "value": _value(value)} for session, key, value in rows
-        ]
-        return {"items": items}
+        return {
+            "items": await self.memory.notebook.search(
+                keeper.spec.name, asked.session, asked.query, asked.limit
+            )
+        }
 
     async def _checkpoint(self, keeper: Keeper, params: Mapping[str, object]) -> object:
         asked = convert(params, CheckpointParams, "checkpoint/put")
         entry = self.tasks.task_of(keeper, asked.task) if asked.task is not None else None
-        ids = await self._shared.store.write(
-            (
-                "INSERT INTO checkpoint (agent, worker, task, at, data) VALUES (?, ?, ?, ?, ?)",
-                (
-                    keeper.spec.name,
-                    keeper.id,
-                    None if entry is None else entry.task.id,
-                    time.time(),
-                    codec.encode(asked.data),
-                ),
-            )
+        task = None if entry is None else entry.task.id
+        reason: Reason = "worker" if task is None else "task"
+        number = await self._shared.checkpoints.put(
+            keeper.spec.name, keeper.id, task, asked.data, reason
         )
-        return {"id": ids[0]}
+        return {"id": number}
 
     # -- events
 
@@ -588,8 +586,3 @@ def concerns(access: Access, server: str) -> bool:
 def _may_mean(pattern: str, beginning: str) -> bool:
     head = re.split(r"[*?]", pattern, maxsplit=1)[0]
     return head.startswith(beginning) or (head != pattern and beginning.startswith(head))
-
-
-def _value(stored: object) -> object:
-    assert isinstance(stored, bytes), "values are stored as JSON blobs"
-    return codec.decode(stored)

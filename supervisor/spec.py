@@ -14,7 +14,7 @@ where it is used, because it can change after the configuration was read.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from pathlib import PurePosixPath
@@ -48,6 +48,7 @@ from .check import (
     readiness_table,
 )
 from .document import KeyPath, Page
+from .team import Team, circle, decode_team, team_table
 from .values import (
     DAY_S,
     GIB,
@@ -68,6 +69,7 @@ from .values import (
     argument,
     argv,
     at_least,
+    between,
     boolean,
     dotted,
     duration,
@@ -90,6 +92,7 @@ from .values import (
     whole,
     whole_seconds,
 )
+from .workflow import Workflow, decode_workflow, workflow_table
 
 # --- the sections ---------------------------------------------------------------------------------
 
@@ -303,7 +306,7 @@ class Recovery(Struct, frozen=True, kw_only=True):
     actions: Actions = {}
     enable_checkpointing: bool = False
     checkpoint_interval: PositiveSeconds = 60.0
-    max_checkpoint_bytes: Annotated[Bytes, at_least(KIB)] = 8 * MIB
+    max_checkpoint_bytes: Annotated[Bytes, between(KIB, 12 * MIB)] = 8 * MIB  # it travels whole
     max_checkpoints: Annotated[int, whole(1, 1000)] = 5
     checkpoint_retention: PositiveSeconds = 30 * DAY_S
 
@@ -311,13 +314,15 @@ class Recovery(Struct, frozen=True, kw_only=True):
 class Memory(Struct, frozen=True, kw_only=True):
     """`[memory]`: what an agent remembers of its sessions from one task to the next."""
 
-    max_session_bytes: Annotated[Bytes, at_least(KIB)] = MIB
+    max_session_bytes: Annotated[Bytes, between(KIB, 8 * MIB)] = MIB  # it travels with each task
     overflow: Literal["trim", "refuse"] = "trim"
     max_sessions: Annotated[int, whole(1, 10_000_000)] = 10_000
     session_overflow: Literal["evict", "refuse"] = "evict"
     retention: PositiveSeconds = 30 * DAY_S
     compression: bool = True
     max_pool_bytes: Bytes = 64 * MIB
+    max_keys: Annotated[int, whole(1, 10_000_000)] = 100_000
+    max_keys_bytes: Annotated[Bytes, at_least(KIB)] = 256 * MIB
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -366,6 +371,7 @@ class Spec(Struct, frozen=True, kw_only=True):
         tuple[str, ...], each(matching(r"[^\x00-\x1f\x7f]+", "a name"), "names")
     ] = ()
     autostart: bool = True
+    hibernate_after: Seconds = 0.0
     control: Literal["none", "read", "operate", "admin"] = "none"
     config: Annotated[dict[str, object], free_table] = {}
     environment: Annotated[dict[str, str], variables] = {}
@@ -404,8 +410,15 @@ class Spec(Struct, frozen=True, kw_only=True):
         return replace(check, interval=interval_s, timeout=timeout_s, start_delay=delay_s)
 
 
+Ensemble = Team | Workflow
+"""Who takes tasks without a process of its own, and has others do them."""
+
+
 class Config(Struct, frozen=True, kw_only=True):
-    """A whole configuration file. `agents` holds agents and MCP servers; `process` is `defaults.process`."""
+    """A whole configuration file; `process` is `defaults.process`.
+
+    `agents` holds agents and MCP servers, `ensembles` teams and workflows: all names are of one namespace.
+    """
 
     daemon: Daemon
     events: Events
@@ -414,6 +427,7 @@ class Config(Struct, frozen=True, kw_only=True):
     agents: dict[str, Spec]
     defaults: Defaults
     profiles: dict[str, Profile] = {}
+    ensembles: dict[str, Ensemble] = {}
 
 
 # Keys of a section that count for the whole daemon: refused in an agent's table, no change of a Spec.
@@ -427,7 +441,9 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
 RESTART_KEYS = frozenset(
     ("kind", "command", "entrypoint", "python", "protocol", "config", "environment", "disabled")
 ) | {"url", "headers", "relays", "share", "process", "resources"}
-ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"})
+ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"}) | {
+    "hibernate_after"
+}
 ONLY_OF_SERVERS = frozenset(
     {"url", "headers", "idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute"}
 ) | {"relays", "disabled"}
@@ -443,7 +459,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
     """
     page = Page(source, text)
     top = page.tables()
-    known = [*_SECTIONS, "daemon", "events", "audit", "agents"]
+    known = [*_SECTIONS, "daemon", "events", "audit", "agents", *ENSEMBLES]
     for key, value in top.items():
         if key not in known:
             raise _unknown(page, (key,), value, known)
@@ -466,6 +482,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
             raise page.error(path, name, f"agents.{name} has this name: both share one namespace")
         agents[name] = _agent(page, name, table, "mcp", defaults, directory)
     _check_requires(page, agents)
+    ensembles = _ensembles(page, top, agents)
     return Config(
         daemon=_section(page, ("daemon",), top.get("daemon", {}), Daemon(), directory),
         events=_section(page, ("events",), top.get("events", {}), Events(), directory),
@@ -477,6 +494,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
             name: _section(page, ("mcp", "profiles", name), table, Profile(), directory)
             for name, table in profiles.items()
         },
+        ensembles=ensembles,
     )
 
 
@@ -497,6 +515,36 @@ def decode_agent(
         InvalidParams: as `decode`, without `line`.
     """
     return _agent(Page(source, ""), name, table, kind, defaults, directory)
+
+
+def decode_ensemble(name: str, table: Mapping[str, object], *, kind: str, source: str) -> Ensemble:
+    """One team or workflow (`kind`) from a table of the same shape as `[teams.NAME]` or `[workflows.NAME]`.
+
+    Whether those whom it names exist is not looked at: `check_ensembles` does, for the whole set.
+
+    Raises:
+        InvalidParams: as `decode`, without `line`.
+    """
+    return _ensemble(Page(source, ""), f"{kind}s", name, table)
+
+
+def ensemble_table(ensemble: Ensemble) -> dict[str, object]:
+    """The smallest table from which `decode_ensemble` makes an equal one."""
+    return team_table(ensemble) if isinstance(ensemble, Team) else workflow_table(ensemble)
+
+
+def kind_of_ensemble(ensemble: Ensemble) -> Literal["team", "workflow"]:
+    """The word for it."""
+    return "team" if isinstance(ensemble, Team) else "workflow"
+
+
+def check_ensembles(ensembles: Mapping[str, Ensemble], agents: Mapping[str, Spec]) -> None:
+    """Refuse teams and workflows that name somebody who is not there or takes no tasks, or that close a circle.
+
+    Raises:
+        InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
+    """
+    _check_ensembles(None, ensembles, agents)
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:
@@ -560,7 +608,7 @@ class _Field(NamedTuple):
 
 def _table(page: Page, path: KeyPath, raw: object) -> Mapping[str, object]:
     if not is_table(raw):
-        name = ".NAME" if path[-1] in ("agents", "servers") else ""
+        name = ".NAME" if path[-1] in ("agents", "servers", *ENSEMBLES) else ""
         if path[-1] == "memory":  # elsewhere the word is the limit
             raise page.error(
                 path, raw, "write a table, or resources.max_memory_bytes for the limit"
@@ -755,6 +803,9 @@ def _check_health(
 ) -> None:  # Any: the values of a Spec's fields
     """What the ways to ask need of the rest: a protocol that has them, actions that exist."""
     protocol = own.get("protocol", "corral")
+    if own.get("hibernate_after") and protocol != "corral":
+        reason = 'only what speaks protocol "corral" can save where it stands'
+        raise page.error((*path, "hibernate_after"), own["hibernate_after"], reason)
     if own.get("ready") is not None and protocol != "none":
         reason = f'it goes with protocol = "none": "{protocol}" says itself when it is ready'
         raise page.error((*path, "ready"), own["ready"].way, reason)
@@ -816,6 +867,79 @@ def _check_requires(page: Page | None, agents: Mapping[str, Spec]) -> None:
         circle.append(circle[0])
         reason = f"it closes a circle: {' requires '.join(circle)}"
         raise error(circle[0], circle[1], reason, cycle=circle) from found
+
+
+ENSEMBLES: Mapping[str, Callable[[Page, str, object], Ensemble]] = {
+    "teams": decode_team,
+    "workflows": decode_workflow,
+}
+
+
+def _ensembles(
+    page: Page, top: Mapping[str, object], agents: Mapping[str, Spec]
+) -> dict[str, Ensemble]:
+    found: dict[str, Ensemble] = {}
+    for section in ENSEMBLES:
+        for name, table in _table(page, (section,), top.get(section, {})).items():
+            if name in agents or name in found:
+                other = "an agent or MCP server" if name in agents else "a team"
+                reason = f"{other} has this name: all share one namespace"
+                raise page.error((section, name), name, reason)
+            found[name] = _ensemble(page, section, name, table)
+    _check_ensembles(page, found, agents)
+    return found
+
+
+def _ensemble(page: Page, section: str, name: str, table: object) -> Ensemble:
+    _check_name(page, (section, name), name)
+    if name == "cortex":
+        raise page.error((section, name), name, "the built-in memory server has this name")
+    return ENSEMBLES[section](page, name, table)
+
+
+def _check_ensembles(
+    page: Page | None, ensembles: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+) -> None:
+    for name, ensemble in ensembles.items():
+        path: KeyPath = (f"{kind_of_ensemble(ensemble)}s", name)
+        on = page or Page(ensemble.source, "")
+        if isinstance(ensemble, Team):
+            named: list[tuple[KeyPath, str]] = [(("members",), each) for each in ensemble.members]
+            if ensemble.lead is not None:
+                named.append((("lead",), ensemble.lead))
+                if ensemble.lead in ensembles:
+                    reason = "the lead is an agent: it delegates to the members"
+                    raise on.error((*path, "lead"), ensemble.lead, reason)
+        else:
+            named = [
+                (("steps", step.name, "agent"), step.agent)
+                for step in ensemble.steps
+                if step.agent is not None
+            ]
+        for key, other in named:
+            why_not = _why_no_member(other, ensembles, agents)
+            if why_not is not None:
+                raise on.error((*path, *key), other, why_not)
+    if found := circle({name: ensemble.needs for name, ensemble in ensembles.items()}):
+        first = ensembles[found[0]]
+        on = page or Page(first.source, "")
+        reason = f"it closes a circle: {' needs '.join(found)}"
+        raise on.error((f"{kind_of_ensemble(first)}s", found[0]), found[1], reason, cycle=found)
+
+
+def _why_no_member(
+    name: str, ensembles: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+) -> str | None:
+    """Why nobody can be given tasks by that name; None where somebody can."""
+    if name in ensembles:
+        return None
+    if name not in agents:
+        near = get_close_matches(name, [*agents, *ensembles], 1)
+        guess = f'; did you mean "{near[0]}"?' if near else ""
+        return f"no agent, team or workflow has this name{guess}"
+    if agents[name].protocol != "corral":
+        return f'it speaks protocol "{agents[name].protocol}", which has no tasks'
+    return None
 
 
 _HINTS = {

@@ -121,20 +121,41 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE task ADD COLUMN parent TEXT;
     ALTER TABLE task ADD COLUMN idempotency_key TEXT;
     ALTER TABLE task ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE task ADD COLUMN retried_by TEXT;
+    ALTER TABLE task ADD COLUMN checksum INTEGER;
     CREATE UNIQUE INDEX task_key ON task (agent, idempotency_key) WHERE idempotency_key IS NOT NULL;
-    CREATE INDEX task_parent ON task (parent) WHERE parent IS NOT NULL;
-    CREATE INDEX task_dead ON task (finished_at) WHERE dead = 1;
+    CREATE INDEX task_parent ON task (parent, created_at) WHERE parent IS NOT NULL;
+    CREATE INDEX task_dead ON task (created_at) WHERE dead = 1;
     CREATE INDEX task_created ON task (created_at);
-    CREATE TABLE schedule (name TEXT PRIMARY KEY, created_at REAL NOT NULL, next_at REAL, record BLOB NOT NULL);
-    CREATE TABLE session (
-        agent TEXT NOT NULL, session TEXT NOT NULL, created_at REAL NOT NULL, accessed_at REAL NOT NULL,
-        turns INTEGER NOT NULL, size_bytes INTEGER NOT NULL, value BLOB NOT NULL, PRIMARY KEY (agent, session)
+    DROP INDEX task_state;
+    DROP INDEX task_finished;
+    CREATE INDEX task_state ON task (state, created_at);
+    CREATE TABLE schedule (
+        name TEXT PRIMARY KEY, created_at REAL NOT NULL, next_at REAL, record BLOB NOT NULL, checksum INTEGER
     );
-    CREATE INDEX session_accessed ON session (accessed_at);
+    CREATE TABLE session (
+        id INTEGER PRIMARY KEY, agent TEXT NOT NULL, session TEXT NOT NULL, created_at REAL NOT NULL,
+        accessed_at REAL NOT NULL, turns INTEGER NOT NULL, messages INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
+        value BLOB, UNIQUE (agent, session)
+    );
+    CREATE INDEX session_accessed ON session (agent, accessed_at);
+    CREATE TABLE session_turn (id INTEGER PRIMARY KEY, session_id INTEGER NOT NULL, value BLOB NOT NULL);
+    CREATE INDEX session_turn_session ON session_turn (session_id, id);
+    ALTER TABLE memory ADD COLUMN crc INTEGER;
+    CREATE TABLE memory_usage (agent TEXT PRIMARY KEY, keys INTEGER NOT NULL, size_bytes INTEGER NOT NULL);
+    INSERT INTO memory_usage SELECT agent, COUNT(*), SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value))
+        FROM memory GROUP BY agent;
     ALTER TABLE checkpoint ADD COLUMN reason TEXT NOT NULL DEFAULT 'task';
     ALTER TABLE checkpoint ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX checkpoint_task ON checkpoint (task, id) WHERE task IS NOT NULL;
-    CREATE INDEX checkpoint_agent ON checkpoint (agent, id)
+    CREATE INDEX checkpoint_agent ON checkpoint (agent, id);
+    CREATE INDEX checkpoint_worker ON checkpoint (worker, id) WHERE task IS NULL;
+    CREATE TABLE spending (
+        agent TEXT NOT NULL, at REAL NOT NULL, cost_cents REAL NOT NULL, PRIMARY KEY (agent, at)
+    );
+    CREATE TABLE resumption (
+        worker TEXT PRIMARY KEY, agent TEXT NOT NULL, checkpoint INTEGER, hibernated INTEGER NOT NULL, at REAL NOT NULL
+    )
     """,
 )
 
@@ -277,9 +298,13 @@ class Store:
             ShuttingDown: the store is closing.
             sqlite3.Error: the statement itself is wrong.
         """
+        return await self.begin(*statements)
+
+    def begin(self, *statements: Statement) -> asyncio.Future[list[int]]:
+        """As `write`; what is begun together, before the loop goes on, shares one commit."""
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._enqueue(statements, answer)
-        return await answer
+        return answer
 
     def post(self, *statements: Statement) -> bool:
         """Store the statements as one atomic group with the next commit, at most 100 ms later.

@@ -1,13 +1,37 @@
 """The methods `task.*` of the table."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from itertools import islice
 
 import msgspec
+from msgspec.structs import replace
 
-from ..worker.errors import Timeout
-from ..worker.schema import Task, TaskIdParams, TaskListParams, TaskParams, TaskWaitParams
+from ..worker.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
+from ..worker.schema import (
+    ENDED,
+    Boundaries,
+    Error,
+    Task,
+    TaskIdParams,
+    TaskListParams,
+    TaskParams,
+    TasksParams,
+    TaskTreeParams,
+    TaskWaitParams,
+)
+from .bus import Event
 from .control import Caller, Control, method
+
+FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
+"""What `task.follow` tells of a task and of those below it."""
+
+SHORT_CHARS = 300
+"""Of an objective and of an error's message in a tree."""
+
+MOST_FOLLOWED = 10_000
+"""Tasks below one that `task.follow` tells of."""
 
 
 def _listener(caller: Caller) -> Callable[[Task], None]:
@@ -48,11 +72,78 @@ async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> obj
         async with asyncio.timeout(params.timeout_s):
             task = await control.tasks.wait(params.task, listener=_listener(caller))
     except TimeoutError:
-        raise Timeout(
-            f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on',
-            task=params.task,
-        ) from None
+        raise _late(params) from None
     return msgspec.to_builtins(task)
+
+
+def _late(params: TaskWaitParams) -> Timeout:
+    return Timeout(
+        f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on',
+        task=params.task,
+    )
+
+
+@method("task.follow", "read", TaskWaitParams)
+async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> object:
+    """As `task.wait`; `task.event` notifications {event} tell what happens to the task and to those below it."""
+    followed = {params.task}
+
+    def is_below(event: Event) -> bool:
+        task, parent = event.fields.get("task"), event.fields.get("parent")
+        if parent in followed and isinstance(task, str) and len(followed) < MOST_FOLLOWED:
+            followed.add(task)
+        return task in followed
+
+    with control.shared.bus.subscribe(FOLLOWED, where=is_below) as subscription:
+        await _tell_standing(control, await control.tasks.show(params.task), followed, caller)
+
+        async def tell() -> None:
+            async for event in subscription:
+                caller.notify("task.event", {"event": event.record()})
+                await caller.drain()
+
+        telling = asyncio.ensure_future(tell())
+        try:
+            async with asyncio.timeout(params.timeout_s):
+                ended = await control.tasks.wait(params.task)
+                subscription.close()
+                await telling  # what happened before the end is told before the end
+        except TimeoutError:
+            raise _late(params) from None
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+    return msgspec.to_builtins(ended)
+
+
+async def _tell_standing(control: Control, root: Task, followed: set[str], caller: Caller) -> None:
+    """Tells how a task stands and what below it has not ended, and has them followed."""
+    level = [root]
+    while level:
+        below: list[Task] = []
+        for task in level:
+            caller.notify("task.event", {"event": _standing(task)})
+            for child in await _children(control, task, MOST_FOLLOWED - len(followed)):
+                if child.state not in ENDED and child.id not in followed:
+                    followed.add(child.id)
+                    below.append(child)
+        await caller.drain()
+        level = below
+
+
+def _standing(task: Task) -> dict[str, object]:
+    """How a task stands when somebody begins to follow it, in the shape of an event."""
+    return {
+        "seq": None,
+        "at": task.finished_at or task.started_at or task.created_at,
+        "type": f"task.{task.state}",
+        "agent": task.agent,
+        "worker": task.worker,
+        "task": task.id,
+        "attempt": task.attempt,
+        "parent": task.parent,
+        "reason": task.reason or None,
+    }
 
 
 @method("task.show", "read", TaskIdParams)
@@ -61,14 +152,143 @@ async def _show_task(control: Control, params: TaskIdParams, _caller: Caller) ->
     return msgspec.to_builtins(await control.tasks.show(params.task))
 
 
+@method("task.tree", "read", TaskTreeParams)
+async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> object:
+    """A task with what it delegated, in short: {task, children: [the same], more: how many children are left out}."""
+    root: dict[str, object] = {}
+    level = [(root, await control.tasks.show(params.task))]
+    left, depth = params.limit - 1, 0
+    while level:
+        below: list[tuple[dict[str, object], Task]] = []
+        for node, task in level:
+            found = await _children(control, task, max(left, 0) + 1)
+            shown = found[: max(left, 0)] if depth < params.depth else []
+            nodes: list[dict[str, object]] = [{} for _ in shown]
+            node |= {"task": _in_short(task), "children": nodes}
+            node["more"] = len(found) - len(shown)
+            left -= len(shown)
+            below += zip(nodes, shown, strict=True)
+        level, depth = below, depth + 1
+    return root
+
+
+def _in_short(task: Task) -> dict[str, object]:
+    """A record without what may be long."""
+    short = replace(
+        task,
+        objective=task.objective[:SHORT_CHARS],
+        input=None,
+        context=None,
+        output=None,
+        boundaries=Boundaries(),
+        output_format=None,
+        children=[],
+        after=[],
+        error=None if task.error is None else _error_in_short(task.error),
+    )
+    told: dict[str, object] = msgspec.to_builtins(short)
+    left_out = ("input", "context", "output", "boundaries", "output_format", "children", "after")
+    return {key: value for key, value in told.items() if key not in left_out}
+
+
+def _error_in_short(error: Error) -> Error:
+    return Error(error.code, error.name, error.message[:SHORT_CHARS])
+
+
+async def _children(control: Control, task: Task, limit: int) -> list[Task]:
+    """What a task delegated, as it stands now, in that order; what has expired or cannot be read is left out."""
+    stored = {each.id: each for each in await control.tasks.records.children(task.id, limit)}
+    found: list[Task] = []
+    for child_id in islice(dict.fromkeys([*task.children, *stored]), limit):
+        child = control.tasks.find(child_id) or stored.get(child_id)
+        if child is None:
+            with contextlib.suppress(NotFound, Corrupted):
+                child = await control.tasks.show(child_id)
+        if child is not None:
+            found.append(child)
+    return found
+
+
 @method("task.list", "read", TaskListParams)
 async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller) -> object:
-    """Records of tasks, newest first."""
-    tasks = await control.tasks.list(params.agent, params.state, params.limit)
-    return {"tasks": msgspec.to_builtins(tasks)}
+    """Records of tasks, newest first; `more`, where it is no null, is the `before` for the rest; `skipped` cannot be read."""
+    page = await control.tasks.list(params)
+    return {
+        "tasks": msgspec.to_builtins(page.tasks),
+        "more": page.more,
+        "skipped": page.skipped,
+    }
 
 
 @method("task.cancel", "operate", TaskIdParams)
 async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> object:
     """Cancels a task and what it delegated."""
     return msgspec.to_builtins(await control.tasks.cancel(params.task))
+
+
+@method("task.retry", "operate", TasksParams)
+async def _retry(control: Control, params: TasksParams, _caller: Caller) -> object:
+    """Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}."""
+    ids, more = await _named(control, params)
+    queued: list[dict[str, object]] = []
+    failed: list[dict[str, object]] = []
+    for task_id in ids:
+        try:
+            task = await _retried(control, task_id)
+            queued.append({"task": task_id, "by": task.id})
+        except CorralError as error:
+            failed.append({"task": task_id, "error": error.to_record()})
+    return {"retried": queued, "failed": failed, "more": more}
+
+
+@method("task.discard", "operate", TasksParams)
+async def _discard(control: Control, params: TasksParams, _caller: Caller) -> object:
+    """Takes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}."""
+    ids, more = await _named(control, params)
+    if not params.dead:
+        for task_id in ids:
+            await control.tasks.show(task_id)
+    return {"discarded": await control.tasks.records.discard(ids), "more": more}
+
+
+async def _named(control: Control, params: TasksParams) -> tuple[list[str], str | None]:
+    """Which tasks are meant, and after what there are more dead letters."""
+    named = [*([params.task] if params.task is not None else []), *params.tasks]
+    if bool(named) == params.dead:
+        raise InvalidParams("cannot tell which tasks are meant: give tasks or dead", key="tasks")
+    if not params.dead:
+        return list(dict.fromkeys(named)), None
+    return await control.tasks.records.dead_letters(params)
+
+
+async def _retried(control: Control, task_id: str) -> Task:
+    """The new task in place of an ended one.
+
+    Raises:
+        NotFound: there is no such task, or nobody of its agent's name.
+        Conflict: it has not ended, has succeeded, or was tried again already.
+        CorralError: the new one is not accepted.
+    """
+    old = await control.tasks.show(task_id)
+    if old.state not in ENDED or old.state == "succeeded":
+        words = f'cannot retry task "{task_id}": it is {old.state}'
+        raise Conflict(words, task=task_id, state=old.state)
+    if old.retried_by is not None:
+        words = f'cannot retry task "{task_id}": that is task "{old.retried_by}"'
+        raise Conflict(words, task=task_id, retried_by=old.retried_by)
+    params = TaskParams(
+        objective=old.objective,
+        agent=old.agent,
+        input=old.input,
+        context=old.context,
+        priority=old.priority,
+        boundaries=old.boundaries,
+        required_capabilities=old.required_capabilities,
+        output_format=old.output_format,
+        idempotency_key=f"retry:{task_id}",  # two who retry at once make one task
+        sticky_key=old.sticky_key,
+        session=old.session,
+        durable=old.durable,
+        retry=old.retry,
+    )
+    return await control.tasks.submit(params, schedule=old.schedule, retry_of=task_id)

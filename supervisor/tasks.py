@@ -1,17 +1,18 @@
 """Tasks: acknowledged, queued, given to one worker at a time, ended once in the record.
 
 A task is committed before it is acknowledged, an attempt before it is dispatched, an end before it is
-told. In between the record is in memory, and the store has what a new daemon needs to go on.
-Which task is next, on which worker, and what follows a failed attempt is decided in `schedule`.
+told. What comes together is committed together: a task that finds a free worker with its first attempt, the
+end of one with the attempt of the next. Which task is next, on which worker, and what follows a failed attempt is
+decided in `turns` and `schedule`; who is taken in `admission`; what is written and told in `ledger`.
 """
 
 import asyncio
 import logging
-import random
-import secrets
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
@@ -19,41 +20,37 @@ from ..worker.errors import (
     Cancelled,
     Conflict,
     CorralError,
-    InvalidParams,
+    Corrupted,
     NotFound,
     Overloaded,
-    ResourceLimitExceeded,
+    PermissionDenied,
     ShuttingDown,
     Timeout,
     WorkerFailed,
 )
 from ..worker.schema import (
-    Error,
     Task,
+    TaskKind,
+    TaskListParams,
     TaskParams,
-    TaskState,
 )
-from ..worker.wire import MAX_MESSAGE_BYTES
+from .admission import Admission, limits_of, slots, wanted_workers
 from .agents import Agents
-from .attempt import RECORD_MARGIN_BYTES, Attempt, BrokenOff, Failed, Succeeded, words_bytes
-from .backlog import Backlog, Entry, Progress
-from .crew import Agent
-from .keeper import Keeper, Shared, utc_now
-from .lifecycle import State
-from .records import Records
-from .schedule import (
-    Attempted,
-    Limits,
-    Load,
-    Slot,
-    can_ever_run,
-    choose,
-    has_capability,
-    limits,
-    retries,
-    retry_delay_s,
-    route,
+from .attempt import (
+    words_bytes,
 )
+from .backlog import Entry, Progress
+from .crew import Agent
+from .keeper import Shared
+from .ledger import RETRY_AFTER_S, Ledger, Writing
+from .lifecycle import State
+from .output_format import check_format
+from .partners import Hibernation
+from .performance import Performance, gone
+from .quota import normalised, within
+from .records import Page, Records
+from .schedule import Attempted, policy, retries
+from .waitlist import Waitlist, doomed, reason_of
 
 CLOSE_S = 10.0
 """How long what is still being written down is waited for at the end."""
@@ -61,197 +58,346 @@ CLOSE_S = 10.0
 HALT_S = 10.0
 """How long an emergency stop waits for its ends to be written down."""
 
-RETRY_AFTER_S = 1.0
-
-REASON_CHARS = 1_000
-"""Of an error's message in an event; the task's record has it whole."""
-
 logger = logging.getLogger(__name__)
 
 
-class Tasks:
+class Tasks(Performance):
     """The tasks of one daemon."""
 
     def __init__(self, shared: Shared, agents: Agents) -> None:
-        self.shared = shared
-        self.agents = agents
-        self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
-        self._records = Records(shared.store)
-        self._backlog = Backlog()
-        self._running: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.get_running_loop()
+        ledger = Ledger(shared, self._on_end)
+        ledger.is_closing = lambda: agents.draining
+        super().__init__(
+            ledger, agents, Admission(agents, ledger.backlog, lambda: self.hibernation)
+        )
+        self.hibernation: Hibernation | None = None
+        self.ended = ledger.listeners
+        """Called with every record that has ended."""
+        self._waitlist = Waitlist(self._on_ready)
+        self._arriving = WeakValueDictionary[str, asyncio.Lock]()
+        self._dispatching: set[str] = set()
 
     # -- from an earlier daemon
 
     async def load(self) -> None:
         """Takes up what an earlier daemon left: queued tasks wait on, begun ones follow retry_on."""
-        self.counts |= await self._records.counts()
-        for task, created in await self._records.unfinished():
-            await self._take_up(task, created)
+        self.counts |= await self.records.counts()
+        now, here = time.time(), self._loop.time()
+        entries: list[Entry] = []
+        for task, created in await self.records.unfinished():
+            agent = self.agents.agents.get(task.agent) if task.kind == "task" else None
+            due = None
+            if task.scheduled_at is not None:
+                due = datetime.fromisoformat(task.scheduled_at).timestamp()
+            since = here - max(0.0, now - max(created, due or created))
+            entry = Entry(task, created, limits_of(task, agent), since, words_bytes(task), due)
+            self._backlog.add(entry)
+            entries.append(entry)
+        for entry in entries:
+            await self._take_up(entry)
 
-    async def _take_up(self, task: Task, created: float) -> None:
-        agent = self.agents.agents.get(task.agent)
-        if agent is None:
-            entry = Entry(task, created, _NO_LIMITS)
-            await self._end(entry, "failed", error=_gone(task))
-            return
-        entry = Entry(task, created, limits(task.boundaries, agent.spec.resources))
-        self._backlog.add(entry)
+    async def _take_up(self, entry: Entry) -> None:
+        task = entry.task
         if self.agents.brake is not None:
             halted = Cancelled(f'cannot finish task "{task.id}": an emergency stop')
-            await self._end(entry, "cancelled", error=halted)
+            self._keep(self._end(entry, "cancelled", halted))
             return
-        if task.parent is not None:  # whoever delegated it begins again, and delegates again
-            reason = "the daemon died while another task waited for it"
-            orphaned = Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)
-            await self._end(entry, "cancelled", error=orphaned)
-            return
-        if task.state == "running":
-            ended = Attempted(died=True)
-            if not retries(agent.spec.tasks, task.attempt, ended):
-                gone = WorkerFailed(
+        if task.parent is not None:
+            above = self._backlog.find(task.parent)
+            if above is None or above.task.kind == "task":
+                # Whoever delegated it begins again, and delegates again.
+                reason = "the daemon died while another task waited for it"
+                orphaned = Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)
+                self._keep(self._end(entry, "cancelled", orphaned))
+                return
+            self.adopt(entry)
+        if task.state == "running" and task.kind == "task":
+            agent = self.agents.agents.get(task.agent)
+            ended = Attempted(died=True, error=WorkerFailed.__name__)
+            if agent is None or not retries(
+                policy(agent.spec.tasks, task.retry), task.attempt, ended
+            ):
+                died = WorkerFailed(
                     f'cannot finish task "{task.id}": the daemon died while it ran',
                     worker=task.worker,
                     result="daemon-gone",
                 )
-                await self._end(entry, "failed", error=gone)
+                self._keep(self._end(entry, "failed", died if agent is not None else gone(task)))
                 return
             again = replace(task, state="queued", worker=None, reason="the daemon died")
             self._backlog.put(entry, again)
-        self._enqueue(entry)
+        elif task.state == "queued" and task.attempt == 0 and task.after:
+            await self._block(entry, is_new=False)
+        self._settle(entry)
 
     # -- asking
 
-    async def submit(self, params: TaskParams, *, parent: str | None = None) -> Task:
-        """The acknowledged task: it is in the store.
+    async def submit(
+        self,
+        params: TaskParams,
+        *,
+        parent: Task | None = None,
+        step: str = "",
+        schedule: str | None = None,
+        retry_of: str | None = None,
+    ) -> Task:
+        """The acknowledged task as it was taken: if it is durable, it is in the store.
+
+        With an idempotency key that was given before it is the task of then, whatever has become of it.
 
         Raises:
-            NotFound: no such agent, or none with the capability.
-            Conflict: the agent is stopped, or speaks no protocol that takes tasks.
-            Overloaded: its queue is full.
+            InvalidParams: it is not asked for as it has to be; `data` has `key`.
+            NotFound: no such agent, none with the capabilities, or no task of those in `after`.
+            Conflict: the agent is stopped, or speaks no protocol that takes tasks; the key was given to another task.
+            Overloaded: the queue is full; `data` has `retry_after_s`.
             ShuttingDown: the daemon is stopping.
         """
+        self._check_open()
+        params = normalised(params)
+        check_format(params.output_format)
+        kind = self._kind(params.agent)
+        able = [] if kind != "task" else self.admission.candidates(params)
+        if parent is not None:
+            able = self._of_team(parent, params, able)
+        take = partial(
+            self._take,
+            params,
+            kind,
+            able,
+            parent=parent,
+            step=step,
+            schedule=schedule,
+            retry_of=retry_of,
+        )
+        key = params.idempotency_key
+        if key is None:
+            return await take()
+        lock = self._arriving.setdefault(key, asyncio.Lock())
+        async with lock:  # of two that come at once the second sees the first
+            names = [agent.name for agent in able] or [str(params.agent)]
+            known = await self.ledger.known(names, key)
+            return await take() if known is None else await self._known(known, params, parent)
+
+    def _check_open(self) -> None:
         if self.agents.draining:
             raise ShuttingDown("cannot take the task: the daemon is stopping")
         self.agents.check_brake("take the task")
-        agent = self._addressee(params.agent, params.capability)
-        self._check_takes_tasks(agent)
-        boundaries = params.boundaries
-        if params.timeout_s is not None:
-            least = min(params.timeout_s, boundaries.timeout_s or params.timeout_s)
-            boundaries = replace(boundaries, timeout_s=least)
-        created = time.time()
-        task = Task(
-            id=secrets.token_hex(6),
-            agent=agent.name,
-            priority=params.priority or agent.spec.tasks.default_priority,
-            objective=params.objective,
-            input=params.input,
-            context=params.context,
-            boundaries=boundaries,
-            created_at=utc_now(),
-            parent=parent,
-        )
-        _check_size(task, agent)
-        entry = Entry(task, created, limits(boundaries, agent.spec.resources))
-        self._backlog.add(entry)
-        # A caller who hangs up meanwhile does not take back what the store may have already.
-        await asyncio.shield(self._keep(self._accept(entry, agent)))
-        return entry.task
 
-    async def _accept(self, entry: Entry, agent: Agent) -> None:
-        try:
-            await self._save(entry, entry.task)
-        except BaseException:
-            self._backlog.drop(entry)
-            raise
-        task = entry.task
-        self._publish("task.queued", task, priority=task.priority, parent=task.parent)
-        if agent.spec.tasks.queue_timeout > 0:
-            self._loop.call_later(agent.spec.tasks.queue_timeout, self._leave_queue, entry)
-        self._enqueue(entry)
+    def _of_team(self, parent: Task, params: TaskParams, able: list[Agent]) -> list[Agent]:
+        """Those of the agents to whom the parent may delegate: the members, where it leads a team.
 
-    def _leave_queue(self, entry: Entry) -> None:
-        """A task that no worker took within queue_timeout ends as timeout."""
-        if entry.task.attempt == 0 and entry.task.state == "queued" and entry.stop is None:
-            late = Timeout(
-                f'cannot start task "{entry.task.id}" within queue_timeout', limit="queue_timeout"
+        Raises:
+            PermissionDenied: it leads one, and the child is for nobody of it.
+        """
+        members = None if self.conductor is None else self.conductor.members_for(parent)
+        if members is None or params.agent in members:
+            return able
+        found = [agent for agent in able if agent.name in members]
+        if not found:
+            whom = params.agent or params.capability or ""
+            raise PermissionDenied(
+                f'cannot delegate to "{whom}": task "{parent.id}" leads a team of {", ".join(members)}',
+                agent=params.agent,
+                task=parent.id,
+                members=list(members),
             )
-            self._keep(self._end(entry, "timeout", error=late))
+        return found
 
-    def _keep(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Goes on with something whose end `close` waits for."""
-        task = self._loop.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+    def _kind(self, name: str | None) -> TaskKind:
+        found = None
+        if name is not None and self.conductor is not None:
+            found = self.conductor.kind(name)
+        return found or "task"
+
+    async def _known(self, known: Entry | Task, params: TaskParams, parent: Task | None) -> Task:
+        """The task that was given the key before."""
+        if isinstance(known, Entry):
+            if known.accepted is not None:
+                await asyncio.shield(known.accepted)
+            if parent is not None and known.task.parent == parent.id:
+                self.adopt(known)
+        task = known.task if isinstance(known, Entry) else known
+        if (task.objective, task.input) != (params.objective, params.input):
+            raise Conflict(
+                f'cannot take the task: its idempotency_key "{params.idempotency_key}" is that of task'
+                f' "{task.id}", which is another one',
+                key="idempotency_key",
+                task=task.id,
+            )
         return task
 
-    def _addressee(self, name: str | None, capability: str | None) -> Agent:
-        if (name is None) == (capability is None):
-            raise InvalidParams(
-                "cannot tell whom the task is for: give agent or capability", key="agent"
-            )
-        if name is not None:
-            return self.agents.of(name)
-        assert capability is not None, "one of the two is given"
-        able = [
-            agent
-            for agent in self.agents.agents.values()
-            if agent.spec.protocol == "corral" and agent.wanted and _offers(agent, capability)
-        ]
-        loads = [Load(a.name, self._free(a.name), self.queued(a.name)) for a in able]
-        chosen = route(loads)
-        if chosen is None:
-            raise NotFound(
-                f'cannot find an agent with capability "{capability}" that is up',
-                capability=capability,
-            )
-        return self.agents.of(chosen)
+    async def _take(
+        self,
+        params: TaskParams,
+        kind: TaskKind,
+        able: list[Agent],
+        *,
+        parent: Task | None,
+        step: str,
+        schedule: str | None,
+        retry_of: str | None,
+    ) -> Task:
+        if kind != "task":
+            assert self.conductor is not None, "it said the kind"
+            assert params.agent is not None, "the kind is that of a name"
+            self.conductor.check(params)
+            name = params.agent
+            limit_s = self.conductor.timeout_s(name)
+            if limit_s is not None:
+                least_s = min(limit_s, params.boundaries.timeout_s or limit_s)
+                params = replace(params, boundaries=replace(params.boundaries, timeout_s=least_s))
+        else:
+            agent = self.admission.chosen(able, params)
+            self.admission.check(agent)
+            name = agent.name
+        boundaries = params.boundaries
+        if parent is not None:
+            boundaries = within(boundaries, self.check_may_delegate(parent))
+        entry = self.admission.entry(
+            name,
+            params,
+            boundaries,
+            kind=kind,
+            parent=parent,
+            step=step,
+            schedule=schedule,
+            retry_of=retry_of,
+        )
+        if entry.task.after:
+            await self._block(entry, is_new=True)
+            self._check_open()  # it took a while
+        if parent is not None:
+            self.check_can_run(entry.task, parent)
+        entry.task = taken = replace(entry.task, reason=reason_of(entry))
+        self._backlog.add(entry)
+        self.adopt(entry)
+        self._accept(entry)
+        if entry.accepted is not None:
+            # A caller who hangs up meanwhile does not take back what the store may have already.
+            await asyncio.shield(entry.accepted)
+        return taken
 
-    def _check_takes_tasks(self, agent: Agent) -> None:
-        name = agent.name
-        if agent.spec.protocol != "corral":
-            raise Conflict(
-                f'cannot run a task on "{name}": it speaks protocol "{agent.spec.protocol}", which has none',
-                agent=name,
-            )
-        if not agent.wanted:
-            raise Conflict(
-                f'cannot run a task on "{name}": it is stopped; corral start {name}', agent=name
-            )
-        limit = agent.spec.tasks.max_queue_size
-        if self.queued(name) >= limit:
-            raise Overloaded(
-                f'cannot queue a task for "{name}": {limit} are waiting',
-                limit="max_queue_size",
-                value=limit,
-                retry_after_s=RETRY_AFTER_S,
-            )
+    async def _block(self, entry: Entry, *, is_new: bool) -> None:
+        """Finds out which of the tasks in `after` have not ended; from then on their ends are noticed.
+
+        Raises:
+            NotFound: a new task names one that there is not.
+            Conflict: a durable one would wait for one that is not, which the next daemon does not know.
+        """
+        task = entry.task
+        ended: dict[str, str] = {}
+        while True:
+            open_ones = {each for each in task.after if each not in ended}
+            unseen = [each for each in open_ones if self._backlog.find(each) is None]
+            if not unseen:
+                break
+            for each in unseen:
+                ended[each] = await self._state(each, is_new=is_new)
+        for each in task.after if task.durable and is_new else ():
+            found = self.ledger.find(each) or self.ledger.volatile.find(each)
+            if found is not None and not found.durable:
+                raise Conflict(
+                    f'cannot let a durable task wait for task "{each}": that is not durable',
+                    key="after",
+                    task=each,
+                )
+        failed = [each for each in task.after if ended.get(each, "succeeded") != "succeeded"]
+        if failed:
+            entry.doom = doomed(task.id, failed[0], ended[failed[0]])
+            return
+        entry.blockers = open_ones
+        self._waitlist.add(entry)
+
+    async def _state(self, task_id: str, *, is_new: bool) -> str:
+        """How a task has ended; what is not known any more may not have succeeded."""
+        try:
+            return (await self.ledger.show(task_id)).state
+        except NotFound:
+            if is_new:
+                raise
+        except Corrupted as error:
+            logger.warning("%s", error)
+        return "unknown"
+
+    def _accept(self, entry: Entry) -> None:
+        """Writes a new task down; one that can begin at once is written with its first attempt."""
+        if not entry.task.durable:
+            self._accepted(entry)
+            return
+        entry.accepted = self._loop.create_future()
+        if entry.doom is None and not self._waitlist.holds(entry) and self._begin_at_once(entry):
+            return
+        written = self.ledger.save(entry, entry.task)
+        assert written is not None, "what is durable is written"
+        written.add_done_callback(partial(self._stored, entry))
+
+    def _begin_at_once(self, entry: Entry) -> bool:
+        task = entry.task
+        if task.kind != "task":
+            self._perform_soon(entry)
+            return True
+        if self._backlog.waiting(task.agent):
+            return False
+        self._backlog.line_up(entry)
+        self.dispatch(task.agent)
+        if not entry.is_begun:
+            self._backlog.step_back(entry)
+        return entry.is_begun
+
+    def _stored(self, entry: Entry, written: Writing) -> None:
+        error = None if written.cancelled() else written.exception()
+        if written.cancelled() or error is not None:
+            self._refuse(entry, error or ShuttingDown("cannot take the task: the store is closed"))
+        else:
+            self._accepted(entry)
+
+    def _refuse(self, entry: Entry, error: BaseException) -> None:
+        """The store has not taken a new task: it has never been."""
+        self._backlog.drop(entry)
+        self._waitlist.forget(entry)
+        self.leave_parent(entry, is_refused=True)
+        assert entry.accepted is not None, "what is taken is not refused"
+        entry.accepted.set_exception(error)
+        entry.accepted.exception()  # perhaps nobody waits any more
+
+    def _accepted(self, entry: Entry) -> None:
+        accepted, entry.accepted = entry.accepted, None
+        if accepted is not None:
+            accepted.set_result(None)
+        task = entry.task
+        self.ledger.publish("task.queued", task, priority=task.priority, parent=task.parent)
+        self._settle(entry)
+
+    @property
+    def records(self) -> Records:
+        """The table of tasks."""
+        return self.ledger.records
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tasks have ended, by how."""
+        return self.ledger.counts
+
+    @counts.setter
+    def counts(self, counts: dict[str, int]) -> None:
+        self.ledger.counts = counts
 
     def find(self, task_id: str) -> Task | None:
         """The record of a task that has not ended."""
-        entry = self._backlog.find(task_id)
-        return None if entry is None else entry.task
+        return self.ledger.find(task_id)
 
     async def show(self, task_id: str) -> Task:
         """The record of a task.
 
         Raises:
             NotFound: there is none, or it has expired.
+            Corrupted: it is there and cannot be read.
         """
-        task = self.find(task_id)
-        if task is not None:
-            return task
-        task = await self._records.find(task_id)
-        if task is None:
-            raise NotFound(f'cannot find task "{task_id}"', task=task_id)
-        return task
+        return await self.ledger.show(task_id)
 
-    async def list(self, agent: str | None, state: TaskState | None, limit: int) -> list[Task]:
-        """Records, newest first; fewer than `limit` where they would not fit into one message."""
-        stored = await self._records.newest(agent, state, limit)
-        fresh = [self.find(task.id) or task for task in stored]
-        return [task for task in fresh if state is None or task.state == state]
+    async def list(self, wanted: TaskListParams) -> Page:
+        """Records, newest first; fewer than the limit where they would not fit into one message."""
+        return await self.ledger.list(wanted)
 
     async def wait(self, task_id: str, *, listener: Progress | None = None) -> Task:
         """The record of a task when it has ended; `listener` is told how it stands, and of each change.
@@ -282,25 +428,23 @@ class Tasks:
         entry = self._backlog.find(task_id)
         if entry is None:
             return await self.show(task_id)
-        error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
-        if entry.stop is not None:
-            if not entry.stop.done():
-                entry.stop.set_result(error)
-        else:
-            self._keep(self._end(entry, "cancelled", error=error))  # also when the caller hangs up
+        self._stop(entry, Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason))
         await entry.ended.wait()
         return entry.task
+
+    def _stop(self, entry: Entry, error: CorralError) -> None:
+        if entry.stop is None:
+            self._end_soon(entry, "cancelled", error)  # also when the caller hangs up
+        elif not entry.stop.done():
+            entry.stop.set_result(error)
 
     def halt(self) -> tuple[str, ...]:
         """Cancels every task, as `halted` then waits for; nothing of them begins any more. Their ids."""
         reason = "an emergency stop"
         entries = tuple(self._backlog)
         for entry in entries:
-            error = Cancelled(f'cannot finish task "{entry.task.id}": {reason}', reason=reason)
-            if entry.stop is None:
-                self._keep(self._end(entry, "cancelled", error=error))
-            elif not entry.stop.done():
-                entry.stop.set_result(error)
+            text = f'cannot finish task "{entry.task.id}": {reason}'
+            self._stop(entry, Cancelled(text, reason=reason))
         return tuple(entry.task.id for entry in entries)
 
     async def halted(self, task_ids: Iterable[str]) -> None:
@@ -332,373 +476,120 @@ class Tasks:
             "failed": self.counts["failed"] + self.counts["timeout"],
         }
 
-    def _enqueue(self, entry: Entry, delay_s: float = 0.0) -> None:
-        if delay_s > 0:
-            self._loop.call_later(delay_s, self._enqueue, entry)
+    def _on_ready(self, entry: Entry) -> None:
+        """A task waits for no time and no other task any more, or for ever."""
+        entry.since = self._loop.time()
+        if entry.task.reason and entry.doom is None:
+            entry.task = replace(entry.task, reason=reason_of(entry) if entry.blockers else "")
+        self._settle(entry)
+
+    def _settle(self, entry: Entry) -> None:
+        """Lets a task that is taken go on to where it belongs."""
+        if entry.is_ending or entry.is_begun or entry.accepted is not None:
             return
-        if entry.task.state != "queued" or entry.is_ending:
+        if entry.doom is not None:
+            self._end_soon(entry, "cancelled", entry.doom)
+        elif not self._waitlist.holds(entry):
+            self._enqueue(entry)
+
+    def _enqueue(self, entry: Entry) -> None:
+        task = entry.task
+        if entry.is_begun or entry.is_ending:
             return  # it was cancelled while it waited for its next attempt
-        if entry.task.agent not in self.agents.agents:
-            self._keep(self._end(entry, "failed", error=_gone(entry.task)))
+        if task.kind != "task":
+            self._perform_soon(entry)
+            return
+        agent = self.agents.agents.get(task.agent)
+        if agent is None:
+            self._end_soon(entry, "failed", gone(task))
             return
         self._backlog.line_up(entry)
-        self.dispatch(entry.task.agent)
-        self.say_why(entry.task.agent)
+        self.dispatch(task.agent)
+        if entry.is_begun:
+            return
+        if agent.spec.tasks.queue_timeout > 0 and task.attempt == 0:
+            waits_until = entry.since + agent.spec.tasks.queue_timeout
+            entry.timer = self._loop.call_at(waits_until, self._leave_queue, entry)
+        reason = self._why_not(agent)
+        if reason is not None and task.reason != reason:
+            entry.task = replace(task, reason=reason)
+            self.ledger.tell(entry)
+        if self.hibernation is not None and self.hibernation.is_hibernated(agent):
+            self.hibernation.wake_soon(agent)
+
+    def _leave_queue(self, entry: Entry) -> None:
+        """A task that no worker took within queue_timeout ends as timeout."""
+        if entry.task.attempt == 0 and not entry.is_begun:
+            text = f'cannot start task "{entry.task.id}" within queue_timeout'
+            self._end_soon(entry, "timeout", Timeout(text, limit="queue_timeout"))
 
     def abandon(self, name: str) -> None:
         """Ends what still waits for an agent that was removed."""
+        self._backlog.retire(name)
         for entry in self._backlog.of(name):
-            if entry.task.state == "queued" and entry.stop is None:
-                self._keep(self._end(entry, "failed", error=_gone(entry.task)))
+            if not entry.is_begun:
+                self._end_soon(entry, "failed", gone(entry.task))
 
     def say_why(self, name: str) -> None:
         """Tells waiting tasks that no worker takes them, when their agent has given up or is paused."""
         if not self._backlog.queued(name):
             return
         agent = self.agents.agents.get(name)
-        reason = None if agent is None else _why_not(agent)
+        reason = None if agent is None else self._why_not(agent)
         if reason is None:
             return
         for entry in self._backlog.of(name):
-            if entry.task.state == "queued" and entry.task.reason != reason:
+            if entry.task.state == "queued" and not entry.blockers and entry.task.reason != reason:
                 entry.task = replace(entry.task, reason=reason)
-                self._tell(entry)
+                self.ledger.tell(entry)
+
+    def _why_not(self, agent: Agent) -> str | None:
+        held = None if self.budgets is None else self.budgets.holds(agent.name)
+        return held or _why_no_worker(agent)
 
     def dispatch(self, name: str) -> None:
         """Gives waiting tasks to free workers of an agent."""
+        turns = self._backlog.turns(name)
+        if not turns or name in self._dispatching or self.agents.draining:
+            return
         agent = self.agents.agents.get(name)
-        while agent is not None and not self.agents.draining:
-            entry = self._backlog.first(name)
-            worker_id = None if entry is None else choose(_slots(agent))
-            if entry is None or worker_id is None:
-                return
-            self._backlog.take(entry)
-            keeper = next(keeper for keeper in agent.keepers if keeper.id == worker_id)
-            entry.stop = self._loop.create_future()
-            keeper.begin(entry.task.id)
-            self._keep(self._run(entry, agent, keeper))
-
-    def _free(self, name: str) -> int:
-        return sum(slot.capacity - slot.running for slot in _slots(self.agents.of(name)))
-
-    # -- one attempt
-
-    async def _run(self, entry: Entry, agent: Agent, keeper: Keeper) -> None:
-        task_id = entry.task.id
+        if agent is None:
+            return
+        self._dispatching.add(name)  # a worker that becomes busy calls this again
         try:
-            await self._attempt(entry, agent, keeper)
-        except (
-            CorralError
-        ) as error:  # the store refuses: the task stays as it was, and is tried again
-            logger.warning("cannot go on with task %s: %s", task_id, error)
-            await self._try_later(entry, error)
+            while turns and (self.budgets is None or self.budgets.holds(name) is None):
+                wanted = wanted_workers(agent) if turns.has_stuck else frozenset[str]()
+                found = turns.next(slots(agent), wanted, agent.spec.tasks.routing)
+                if found is None:
+                    return
+                entry = self._backlog.find(found[0])
+                assert entry is not None, "what has ended waits no more"
+                self._begin(entry, next(each for each in agent.keepers if each.id == found[1]))
         finally:
-            keeper.end(task_id)
-            self.dispatch(agent.name)
+            self._dispatching.discard(name)
 
-    async def _try_later(self, entry: Entry, error: CorralError) -> None:
-        if entry.is_ending:
-            return  # the daemon is stopping: the next one finds it as the store has it
-        stop, entry.stop = entry.stop, None
-        task = replace(entry.task, state="queued", worker=None, reason=error.message)
-        self._backlog.put(entry, task)
-        if stop is not None and stop.done():
-            await self._end(entry, "cancelled", error=stop.result())
-        else:
-            self._enqueue(entry, RETRY_AFTER_S)
-
-    async def _attempt(self, entry: Entry, agent: Agent, keeper: Keeper) -> None:
-        assert entry.stop is not None, "dispatch made it"
-        is_first = entry.task.started_at is None
-        started = replace(
-            entry.task,
-            state="running",
-            worker=keeper.id,
-            attempt=entry.task.attempt + 1,
-            started_at=utc_now(),
-            finished_at=None,
-            tool_calls=0,
-            reason="",
-        )
-        attempt = Attempt(started, entry.limits, keeper, entry.stop)
-        await self._save(entry, started)
-        self._backlog.put(entry, started)
-        entry.attempt = attempt
-        self._publish("task.started", entry.task)
-        self._tell(entry)
-        checkpoint = {} if is_first else await self._records.checkpoint(started.id)
-        outcome = await attempt.outcome(checkpoint)
-        if isinstance(outcome, Succeeded):
-            result = outcome.result
-            self.used(entry, result.tokens_used, result.cost_cents)
-            await self._end(entry, "succeeded", output=result.output)
-        elif isinstance(outcome, BrokenOff):
-            await self._end(entry, outcome.state, error=outcome.error)
-            await attempt.let_go(outcome.state)
-        else:
-            await self._after_failure(entry, agent, outcome)
-
-    async def _after_failure(self, entry: Entry, agent: Agent, failed: Failed) -> None:
-        """Tried again, or failed."""
+    def _on_end(self, entry: Entry) -> None:
+        """What an end means for others; it is in the store by now."""
         task = entry.task
-        if entry.stop is not None and entry.stop.done():
-            await self._end(entry, "cancelled", error=entry.stop.result())
-            return
-        ended = Attempted(died=failed.died, counts=not failed.put_down)
-        if not retries(agent.spec.tasks, task.attempt, ended):
-            await self._end(entry, "failed", error=failed.error)
-            return
-        attempt = task.attempt - 1 if failed.put_down else task.attempt
-        reason = failed.error.message
-        again = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
-        self._backlog.put(entry, again)
-        entry.stop = None
-        await self._save(entry, entry.task)
-        self._publish("task.retried", task, reason=reason[:REASON_CHARS])
-        self._tell(entry)
-        # The first retry of a task whose worker died needs no wait: the worker's own start is one.
-        first = failed.put_down or (failed.died and task.attempt == 1)
-        delay_s = 0.0 if first else retry_delay_s(agent.spec.tasks, task.attempt, random.random())
-        self._enqueue(entry, delay_s)
-
-    async def _end(
-        self,
-        entry: Entry,
-        state: TaskState,
-        *,
-        output: object = None,
-        error: CorralError | None = None,
-    ) -> None:
-        if entry.is_ending:
-            return
-        entry.is_ending = True
-        task = entry.task
-        now = utc_now()
-        ended = replace(
-            task,
-            state=state,
-            output=output,
-            error=None
-            if error is None
-            else Error(error.code, error.name, error.message, error.data),
-            finished_at=now,
-            duration_s=None if task.started_at is None else _seconds_between(task.started_at, now),
-            reason="",
-        )
-        await self._save_end(entry, ended)
-        self._backlog.drop(entry)
-        entry.task = ended
-        self.counts[state] += 1
-        entry.ended.set()
-        self._tell(entry)
-        self._publish(
-            "task.ended",
-            ended,
-            state=state,
-            error=None if error is None else error.name,
-            reason=None if error is None else error.message[:REASON_CHARS],
-            duration_s=ended.duration_s,
-            tool_calls=ended.tool_calls,
-            tokens_used=ended.tokens_used,
-            cost_cents=ended.cost_cents,
-        )
+        self.admission.note_end(task.agent)
+        self.leave_parent(entry)
+        self._waitlist.forget(entry)
+        self._waitlist.ended(task)
         for child in task.children:
-            if self._backlog.find(child) is not None:
-                self._keep(self._cancel_child(child))
-
-    async def _save_end(self, entry: Entry, ended: Task) -> None:
-        """An end cannot be refused: it has happened. It is told when the store takes it."""
-        while True:
-            try:
-                return await self._save(entry, ended)
-            except Overloaded as error:
-                if self.agents.draining:
-                    raise
-                logger.warning("cannot write down the end of task %s yet: %s", ended.id, error)
-                await asyncio.sleep(RETRY_AFTER_S)
-
-    async def _cancel_child(self, child: str) -> None:
-        await self.cancel(child, "the task that delegated it has ended")
-
-    # -- what a worker says about its task
-
-    def task_of(self, keeper: Keeper, task_id: str | None) -> Entry | None:
-        """The running task of a worker that a message is about; None when it is about none.
-
-        Raises:
-            NotFound: the worker does not run that task.
-        """
-        if task_id is None:
-            if len(keeper.running) != 1:
-                return None
-            task_id = next(iter(keeper.running))
-        entry = self._backlog.find(task_id)
-        if entry is None or task_id not in keeper.running:
-            raise NotFound(f'cannot find task "{task_id}" on worker "{keeper.id}"', task=task_id)
-        return entry
-
-    def progressed(self, entry: Entry, fraction: float, total: float | None, message: str) -> None:
-        """Notes and tells how far a task has come."""
-        self.beaten(entry)
-        entry.task = replace(
-            entry.task, progress=fraction, progress_total=total, progress_message=message[:1000]
-        )
-        self._publish(
-            "task.progress",
-            entry.task,
-            store=False,
-            progress=fraction,
-            total=total,
-            message=message[:1000],
-        )
-        self._tell(entry)
-
-    def beaten(self, entry: Entry) -> None:
-        """The handler of a task has shown a sign of life, which stall_timeout asks for."""
-        if entry.attempt is not None:
-            entry.attempt.beat()
-
-    def used(self, entry: Entry, tokens: int, cost_cents: float) -> None:
-        """Adds to what a task has used."""
-        task = entry.task
-        agent = self.agents.agents.get(task.agent)
-        for keeper in agent.keepers if agent is not None else ():
-            if keeper.id == task.worker:
-                keeper.spend(tokens)
-        entry.task = replace(
-            task, tokens_used=task.tokens_used + tokens, cost_cents=task.cost_cents + cost_cents
-        )
-
-    def count_tool_call(self, entry: Entry) -> None:
-        """Counts a tool call of a task.
-
-        Raises:
-            ResourceLimitExceeded: it would be one more than the task may make.
-        """
-        allowed = entry.limits.max_tool_calls
-        if entry.task.tool_calls >= allowed:
-            raise ResourceLimitExceeded(
-                f'cannot call a tool in task "{entry.task.id}": it may make {allowed} calls',
-                limit="max_tool_calls",
-                value=allowed,
-                task=entry.task.id,
-            )
-        entry.task = replace(entry.task, tool_calls=entry.task.tool_calls + 1)
-
-    async def delegate(self, params: TaskParams, parent: Entry | None) -> Task:
-        """The ended record of a task that a task asked for; cancelling the caller cancels it.
-
-        Raises:
-            Conflict: it could never run, since everybody who could run it waits for it.
-        """
-        if parent is not None:
-            self._check_can_run(params, parent)
-        child = await self.submit(params, parent=None if parent is None else parent.task.id)
-        if parent is not None:
-            parent.task = replace(parent.task, children=[*parent.task.children, child.id])
-            parent.waits.append(child.id)
-        try:
-            return await self.wait(child.id)
-        except asyncio.CancelledError:
-            await self.cancel(child.id, "the worker that delegated it no longer waits")
-            raise
-        finally:
-            if parent is not None:
-                parent.waits.remove(child.id)
-
-    def _check_can_run(self, params: TaskParams, parent: Entry) -> None:
-        agent = self._addressee(params.agent, params.capability)
-        possible = can_ever_run(
-            agent.name,
-            asking=parent.task.id,
-            tasks={entry.task.id: entry.task for entry in self._backlog},
-            waits={entry.task.id: entry.waits for entry in self._backlog},
-            free=self._free,
-        )
-        if not possible:
-            raise Conflict(
-                f'cannot delegate to "{agent.name}": every worker of it waits for this task',
-                agent=agent.name,
-                task=parent.task.id,
-            )
-
-    # -- shared
-
-    async def close(self) -> None:
-        """Waits for attempts that are still being written down; their workers are gone."""
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=CLOSE_S)
-            for each in late:
-                each.cancel()
-
-    def _tell(self, entry: Entry) -> None:
-        for listener in tuple(entry.listeners):
-            listener(entry.task)
-
-    def _publish(self, what: str, task: Task, *, store: bool = True, **facts: object) -> None:
-        self.shared.bus.publish(
-            what,
-            agent=task.agent,
-            worker=task.worker,
-            incarnation=None,
-            store=store,
-            task=task.id,
-            attempt=task.attempt,
-            **facts,
-        )
-
-    async def _save(self, entry: Entry, task: Task) -> None:
-        await self._records.save(task, entry.created)
+            below = self._backlog.find(child)
+            if below is not None:
+                reason = "the task that delegated it has ended"
+                text = f'cannot finish task "{child}": {reason}'
+                self._stop(below, Cancelled(text, reason=reason))
+        if task.session is not None:  # the next of the session may go on
+            self.dispatch(task.agent)
 
 
-def _check_size(task: Task, agent: Agent) -> None:
-    """Refuses what, together with its output, would be too long for a message to hold."""
-    size = words_bytes(task)
-    output = min(agent.spec.resources.max_output_size_bytes, MAX_MESSAGE_BYTES // 2)
-    limit = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - output
-    if size > limit:
-        raise ResourceLimitExceeded(
-            f'cannot take a task for "{agent.name}": {size} bytes of objective, input and context are'
-            f" more than {limit}",
-            limit="message",
-            value=size,
-        )
-
-
-def _gone(task: Task) -> NotFound:
-    return NotFound(f'cannot run task "{task.id}": agent "{task.agent}" is gone', name=task.agent)
-
-
-def _why_not(agent: Agent) -> str | None:
+def _why_no_worker(agent: Agent) -> str | None:
     """Why no worker of an agent takes a task, where that does not change by itself."""
     if agent.is_paused:
         return f"it is paused; corral resume {agent.name}"
-    if any(keeper.is_out_of_tokens for keeper in agent.keepers) and not list(_slots(agent)):
-        return "max_tokens_per_minute is used up: it waits for tokens"
     if agent.state is not State.TERMINATED:
         return None
     exits = [k.worker.last_exit for k in agent.keepers if k.worker.last_exit is not None]
     return f"no worker is up: {exits[0].message}" if exits else None
-
-
-_NO_LIMITS = Limits(0.0, 0, None)
-
-
-def _slots(agent: Agent) -> Iterable[Slot]:
-    capacity = agent.spec.resources.max_concurrent_requests
-    return [
-        Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
-        for keeper in agent.keepers
-        if keeper.takes_tasks and not keeper.is_out_of_tokens
-    ]
-
-
-def _offers(agent: Agent, capability: str) -> bool:
-    announced: Sequence[str] = next((k.announced for k in agent.keepers if k.announced), ())
-    return has_capability(agent.spec, announced, capability)
-
-
-def _seconds_between(earlier: str, later: str) -> float:
-    return round(
-        (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds(), 3
-    )

@@ -125,6 +125,17 @@ def at_least(minimum: int) -> Rule:
     return rule
 
 
+def between(minimum: int, maximum: int) -> Rule:
+    """A rule for a number in a range, both ends included."""
+
+    def rule(number: int) -> int:
+        if not minimum <= number <= maximum:
+            raise Refused(f"write a value from {minimum} to {maximum}")
+        return number
+
+    return rule
+
+
 def whole(minimum: int, maximum: int) -> Rule:
     """A rule for an int in a range, both ends included; true and false are no numbers."""
 

@@ -16,6 +16,7 @@ from .errors import (
     ToolFailed,
     WorkerFailed,
 )
+from .memory import Memory
 from .task import Event, Result, Start, SyncTask, Task, ToolResult
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "CorralError",
     "Corrupted",
     "Event",
+    "Memory",
     "NotFound",
     "Overloaded",
     "PermissionDenied",

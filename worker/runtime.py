@@ -39,6 +39,7 @@ from .errors import (
     Unreachable,
 )
 from .hearing import Ears
+from .memory import Memory
 from .stdio import Pipes, leave, say, say_traceback, take_stdio
 from .task import Hooks, Json, Running, Start, SyncTask, Task
 from .wire import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
@@ -343,18 +344,20 @@ class Worker:
         me: asyncio.Task[Any],
     ) -> object:
         task: Task | SyncTask
+        memory = Memory(params.get("memory") or {}, codec.encode)
         if _is_async(handler):
-            task = Task(start, params, self)
+            task = Task(start, params, self, memory)
             work = cast("Coroutine[Any, Any, object]", handler(task))
         else:
             bridge = _ThreadBridge(self._loop)
-            task = SyncTask(start, params, self, bridge)
+            task = SyncTask(start, params, self, memory, bridge)
             work = self._in_thread(partial(handler, task), bridge.cancel)
         try:
             output = await work
             if me.cancelling():  # the handler swallowed it, yet nobody waits for its output
                 raise asyncio.CancelledError
-            return _output(output, task.id, start.limits)
+            answer = _output(output, task.id, start.limits)
+            return answer if task.session is None else _with_memory(answer, task)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and not me.cancelling():
                 text = f'cannot finish task "{task.id}": what its handler awaited was cancelled'
@@ -544,6 +547,21 @@ def _output(output: object, task_id: str, limits: dict[str, Json]) -> dict[str, 
             text, limit="max_output_size_bytes", value=most, size_bytes=size
         )
     return {"output": output}
+
+
+def _with_memory(answer: dict[str, object], task: Task | SyncTask) -> dict[str, object]:
+    """The reply with what the task has changed of its session; raises when that cannot travel."""
+    try:
+        delta = task.memory.delta()
+        size = len(codec.encode(delta)) + len(codec.encode(answer))
+    except (TypeError, ValueError) as error:
+        text = f'cannot keep what task "{task.id}" has changed of its session: {error}'
+        raise TaskFailed(text, exception=type(error).__name__, message=_text(error)) from error
+    most = MAX_MESSAGE_BYTES - ENVELOPE_BYTES
+    if size > most:
+        text = f'cannot return {size} bytes from task "{task.id}": the limit is {most}'
+        raise ResourceLimitExceeded(text, limit="message", value=most, size_bytes=size)
+    return {**answer, "memory": delta} if delta else answer
 
 
 def _reason(error: BaseException, what: str, kind: type[CorralError]) -> BaseException:

@@ -179,6 +179,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     throttled: bool = False
     throttled_s: float = 0.0
     health: list[HealthRecord] = []
+    hibernated: bool = False
 
 
 class ServerStatus(Struct, frozen=True, kw_only=True):
@@ -261,6 +262,26 @@ class TaskCounts(Struct, frozen=True, kw_only=True):
     failed: int
 
 
+class TeamStatus(Struct, frozen=True, kw_only=True):
+    """One team in `status`; `running` are tasks of it that have not ended. `lead` is null where nobody leads."""
+
+    name: str
+    kind: Literal["team"] = "team"
+    mode: str
+    lead: str | None
+    members: list[str]
+    running: int
+
+
+class WorkflowStatus(Struct, frozen=True, kw_only=True):
+    """One workflow in `status`; `steps` are their names, `running` tasks of it that have not ended."""
+
+    name: str
+    kind: Literal["workflow"] = "workflow"
+    steps: list[str]
+    running: int
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """The answer to `daemon.status`."""
 
@@ -268,6 +289,71 @@ class Status(Struct, frozen=True, kw_only=True):
     agents: list[AgentStatus]
     mcp_servers: list[AgentStatus]
     tasks: TaskCounts
+    teams: list[TeamStatus] = []
+    workflows: list[WorkflowStatus] = []
+
+
+# -- statistics
+
+
+class RuntimeFigures(Struct, frozen=True, kw_only=True):
+    """Lives and tasks: incarnations that were started, workers that are up, tasks that have ended (of a server: calls).
+
+    `failed` are those that failed or timed out; `success_rate` is the share that succeeded of what was not cancelled.
+    """
+
+    spawned: int
+    active: int
+    executed: int
+    failed: int
+    success_rate: float | None
+
+
+class ProcessFigures(Struct, frozen=True, kw_only=True):
+    """Workers that have a process, what their trees take now, and the processor time of all lives so far."""
+
+    active: int
+    memory_bytes: int
+    cpu_ms: float
+
+
+class ExecutorFigures(Struct, frozen=True, kw_only=True):
+    """Tasks that have ended, or calls of a server, with their durations: from the start of the last attempt to the end.
+
+    `tool_calls` are those that a server has seen, in a task or not.
+    """
+
+    total: int
+    ok: int
+    failed: int
+    cancelled: int
+    tool_calls: int
+    average_ms: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """The statistics of one agent, server, team or workflow."""
+
+    runtime: RuntimeFigures
+    process: ProcessFigures
+    executor: ExecutorFigures
+
+
+class Statistics(Struct, frozen=True, kw_only=True):
+    """The answer to `statistics.show`: all of it since `since`; percentiles over the last `window` durations."""
+
+    since: str
+    uptime_s: float
+    window: int
+    runtime: RuntimeFigures
+    process: ProcessFigures
+    executor: ExecutorFigures
+    agents: dict[str, Figures]
+    mcp_servers: dict[str, Figures]
+    teams: dict[str, Figures]
+    workflows: dict[str, Figures]
 
 
 # -- params of the control methods
@@ -352,11 +438,92 @@ class RemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
     cascade: bool = False
 
 
+class EnsembleAddParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A new team or workflow, `spec` as its table in the configuration file; or several by name in `specs`, all or none."""
+
+    name: str | None = None
+    spec: dict[str, object] | None = None
+    specs: dict[str, dict[str, object]] = {}
+
+
+class EnsembleRemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A team or workflow; with `cascade` also those that name it."""
+
+    name: str
+    cascade: bool = False
+
+
 class WhomParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Agents, MCP servers or workers."""
 
     names: list[str] = []
     all: bool = False
+
+
+class HibernateParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to hibernate: agents or workers.
+
+    A running task is waited for as long as `timeout_s`, or the shutdown_grace_period, says. With `force` also what
+    saves nothing is ended: it begins anew when it is woken.
+    """
+
+    names: Annotated[list[str], Meta(min_length=1)]
+    timeout_s: Seconds | None = None
+    force: bool = False
+
+
+class CheckpointRecord(Struct, frozen=True, kw_only=True):
+    """One checkpoint, without its data; `size_bytes` is that of the data as JSON. `task` is null where it is a worker's."""
+
+    id: int
+    agent: str
+    worker: str | None
+    task: str | None
+    reason: str
+    at: str
+    size_bytes: int
+
+
+Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+
+
+class CheckpointSaveParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """An agent, with all its workers that are up, or a worker; each has `timeout_s` to answer."""
+
+    name: str
+    timeout_s: Seconds | None = None
+
+
+class CheckpointRestoreParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A checkpoint, or `data`, and the worker (or agent of one worker) that is to go on with it.
+
+    Without `name` it is the worker that saved it. A running task is waited for as with HibernateParams.
+    """
+
+    checkpoint: Number | None = None
+    name: str | None = None
+    data: object | UnsetType = UNSET
+    timeout_s: Seconds | None = None
+
+
+class CheckpointListParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which checkpoints, newest first: those of an agent, a worker or a task, or all."""
+
+    name: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class CheckpointIdParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """One checkpoint."""
+
+    checkpoint: Number
+
+
+class CheckpointRemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Checkpoints; with `force` also what a hibernated worker is to begin with."""
+
+    checkpoints: Annotated[list[Number], Meta(min_length=1, max_length=1000)]
+    force: bool = False
 
 
 class ScaleParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -409,6 +576,29 @@ class TaskIdParams(Struct, frozen=True, forbid_unknown_fields=True):
     task: str
 
 
+class TasksParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ended tasks: one, several, or with `dead` the dead letters (of an agent), the oldest first and at most `limit`.
+
+    Of the dead letters those that came before `until`, in seconds of the Unix epoch, and those after the `more` of an earlier answer.
+    """
+
+    task: str | None = None
+    tasks: Annotated[list[str], Meta(max_length=1000)] = []
+    dead: bool = False
+    agent: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
+    until: Moment | None = None
+    after: Annotated[str, Meta(max_length=50)] | None = None
+
+
+class TaskTreeParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A task with what it delegated, `depth` steps down and `limit` tasks in all at most."""
+
+    task: str
+    depth: Annotated[int, Meta(ge=1, le=100)] = 16
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
 class TaskWaitParams(Struct, frozen=True, forbid_unknown_fields=True):
     """One task, and how long to wait for its end; without a limit when absent."""
 
@@ -417,11 +607,141 @@ class TaskWaitParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskListParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which tasks: newest first."""
+    """Which tasks, newest first; all conditions have to hold. `since` and `until` say when they came, in seconds of the Unix epoch.
+
+    `agents` and `states` name several; `roots` leaves out what other tasks delegated, `dead` is for dead letters only;
+    `text` occurs in the objective. `before` is the `more` of the page before.
+    """
 
     agent: str | None = None
     state: TaskState | None = None
     limit: Count = 100
+    agents: Annotated[list[str], Meta(max_length=100)] = []
+    states: Annotated[list[TaskState], Meta(max_length=6)] = []
+    since: Moment | None = None
+    until: Moment | None = None
+    parent: str | None = None
+    roots: bool = False
+    dead: bool = False
+    schedule: str | None = None
+    session: str | None = None
+    text: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    before: Annotated[str, Meta(max_length=50)] | None = None
+
+
+AgentName = Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class MemoryListParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose sessions: of all agents when absent."""
+
+    agent: AgentName | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
+
+
+class MemoryShowParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A session of an agent; of its history the `last` messages, all when absent."""
+
+    agent: AgentName
+    session: Key
+    last: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
+
+
+class MemoryKeyParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an agent remembers under a key; `session` where it was remembered with one."""
+
+    agent: AgentName
+    key: Annotated[str, Meta(min_length=1, max_length=1024)]
+    session: Annotated[str, Meta(max_length=200)] = ""
+
+
+class MemoryPutParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A value for an agent to remember under a key: any JSON, for `ttl_s` seconds or for good."""
+
+    agent: AgentName
+    key: Annotated[str, Meta(min_length=1, max_length=1024)]
+    value: object
+    ttl_s: Seconds | None = None
+    session: Annotated[str, Meta(max_length=200)] = ""
+
+
+class MemoryFindParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """What of the keys and values of an agent contains a text; everything does contain the empty one."""
+
+    agent: AgentName
+    query: Annotated[str, Meta(max_length=1024)] = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    session: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class MemoryClearParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an agent has to forget: a session with its keys, or everything."""
+
+    agent: AgentName
+    session: Key | None = None
+
+
+class MemoryStatsParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose memory: that of all agents when absent."""
+
+    agent: AgentName | None = None
+
+
+ScheduleName = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
+
+Overlap = Literal["skip", "queue"]
+"""What becomes of a run that is due while the last one still goes on."""
+
+
+class ScheduleParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A task that is made again and again: `every_s` seconds from `start_at` on, or as `cron` says in `timezone`.
+
+    `cron` has five fields (minute, hour, day of the month, month, day of the week), or six with seconds before them;
+    `timezone` is a name such as Europe/Berlin, and UTC without one. What was due while the daemon was down is made up for
+    once, unless `catch_up` is false. Without a `name` it is given one.
+    """
+
+    task: TaskParams
+    name: ScheduleName | None = None
+    every_s: Annotated[float, Meta(ge=1, le=31_536_000)] | None = None
+    cron: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    timezone: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    catch_up: bool = True
+    overlap: Overlap = "skip"
+    start_at: Moment | None = None
+
+
+class ScheduleNameParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """One schedule."""
+
+    name: str
+
+
+class ScheduleRecord(Struct, frozen=True, kw_only=True):
+    """A schedule, and what became of its runs.
+
+    `next_at` is when it runs next, null where it never does again. `runs` counts tasks that were made, `skipped` runs
+    that were due while the last one went on or that came too late without `catch_up`, `refused` those that were not accepted, the
+    last one because of `last_error`. `last_due_at` is for when the last run was, `last_task` what it made.
+    """
+
+    name: str
+    task: TaskParams
+    every_s: float | None = None
+    cron: str | None = None
+    timezone: str | None = None
+    catch_up: bool = True
+    overlap: Overlap = "skip"
+    start_at: str | None = None
+    paused: bool = False
+    created_at: str = ""
+    next_at: str | None = None
+    last_due_at: str | None = None
+    last_task: str | None = None
+    last_error: Error | None = None
+    runs: int = 0
+    skipped: int = 0
+    refused: int = 0
 
 
 class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -536,17 +856,21 @@ class WorkerCallParams(Struct, frozen=True):
     task: str | None = None
 
 
-class DelegateParams(Struct, frozen=True):
-    """`task/delegate` of a worker; answered with the child's record when that has ended."""
+class DelegateParams(TaskParams, frozen=True, forbid_unknown_fields=True):
+    """`task/delegate` of a worker for its `task`; answered with the child's record when that has ended."""
 
-    objective: str
-    agent: str | None = None
-    capability: str | None = None
-    input: object = None
-    context: object = None
-    priority: Priority | None = None
-    timeout_s: Seconds | None = None
-    boundaries: Boundaries = Boundaries()
+    task: str | None = None
+
+
+class DelegateAllParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """`task/delegate_all` of a worker for its `task`: several at once, of which at most `max_parallel` are in work.
+
+    Answered with `{"results": […]}` when all have ended: in the order of `tasks` the record of each, or
+    `{"error": …}` where none was accepted.
+    """
+
+    tasks: Annotated[list[TaskParams], Meta(min_length=1, max_length=100_000)]
+    max_parallel: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     task: str | None = None
 
 
@@ -565,6 +889,25 @@ class MemorySearchParams(Struct, frozen=True):
     query: str
     limit: Annotated[int, Meta(ge=1, le=1000)] = 10
     session: str | None = None
+
+
+class MemoryChanges(Struct, frozen=True):
+    """What a task has changed of the variables or the data of its session."""
+
+    set: dict[str, object] = {}
+    delete: list[str] = []
+
+
+class MemoryDelta(Struct, frozen=True):
+    """What a task has changed of its session: the `memory` in the answer to `task/run`.
+
+    `append` are new messages; `history` is the whole history before them, where earlier messages were changed.
+    """
+
+    append: list[dict[str, object]] = []
+    history: list[dict[str, object]] | None = None
+    variables: MemoryChanges = MemoryChanges()
+    data: MemoryChanges = MemoryChanges()
 
 
 class CheckpointParams(Struct, frozen=True):
@@ -620,11 +963,12 @@ class WorkerLogParams(Struct, frozen=True):
 
 
 class TaskResult(Struct, frozen=True):
-    """What a worker answers to `task/run`."""
+    """What a worker answers to `task/run`; `memory` is what its session is to remember of this turn."""
 
     output: object = None
     tokens_used: Annotated[int, Meta(ge=0)] = 0
     cost_cents: Annotated[float, Meta(ge=0)] = 0.0
+    memory: object = None
 
 
 class Hello(Struct, frozen=True):

@@ -6,10 +6,19 @@ protocols `Calls` and `Bridge` that the runtime fills in. This module is importe
 agent, so it must stay cheap: no asyncio, no json.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from .errors import InternalError, InvalidParams, NotFound, TaskFailed, ToolFailed, from_wire
+from .errors import (
+    CorralError,
+    InternalError,
+    InvalidParams,
+    NotFound,
+    TaskFailed,
+    ToolFailed,
+    from_wire,
+)
+from .memory import Memory
 
 T = TypeVar("T")
 
@@ -143,14 +152,18 @@ class Assignment:
         objective: what the caller wants, in words.
         input: the caller's data, any JSON value.
         context: what the caller adds for the understanding, any JSON value.
-        boundaries: timeout_s, max_tool_calls, allowed_tools, constraints, scope; what the caller gave.
+        boundaries: what is in force of timeout_s, max_tool_calls, allowed_tools, max_tokens and max_cost_cents
+            (None: no limit), and what the caller gave of constraints and scope.
+        output_format: what the output has to look like: {"description", "schema"}, or None; see `delegate`.
         checkpoint: what an earlier attempt of this task saved last, or None.
+        session: the id of the session that this task is a turn of, or None.
+        memory: what is remembered of that session: history, variables and data; see Memory.
         agent: the name of this agent.
         worker: the id of this worker.
         config: the agent's `[agents.NAME.config]` table.
     """
 
-    def __init__(self, start: Start, params: Mapping[str, Json]) -> None:
+    def __init__(self, start: Start, params: Mapping[str, Json], memory: Memory) -> None:
         task_id = params.get("task")
         if not isinstance(task_id, str):
             raise InvalidParams("cannot run a task without its id", key="task", value=task_id)
@@ -161,7 +174,10 @@ class Assignment:
         self.input: Json = params.get("input")
         self.context: Json = params.get("context")
         self.boundaries: dict[str, Json] = params.get("boundaries") or {}
+        self.output_format: Json = params.get("output_format")
         self.checkpoint: Json = params.get("checkpoint")
+        self.session = session_of(params)
+        self.memory = memory
         self.agent = start.agent
         self.worker = start.worker
         self.config = start.config
@@ -177,8 +193,10 @@ class Task(Assignment):
     task is cancelled, the handler sees asyncio.CancelledError where it awaits.
     """
 
-    def __init__(self, start: Start, params: Mapping[str, Json], calls: Calls) -> None:
-        super().__init__(start, params)
+    def __init__(
+        self, start: Start, params: Mapping[str, Json], calls: Calls, memory: Memory
+    ) -> None:
+        super().__init__(start, params, memory)
         self._calls = calls
 
     async def tool(
@@ -223,38 +241,91 @@ class Task(Assignment):
         boundaries: Mapping[str, Json] | None = None,
         timeout_s: float | None = None,
         priority: int | None = None,
+        required_capabilities: Sequence[str] | None = None,
+        allowed_tools: Sequence[str] | None = None,
+        output_format: Mapping[str, Json] | None = None,
+        session: str | None = None,
+        sticky_key: str | None = None,
+        idempotency_key: str | None = None,
+        after: Sequence[str] | None = None,
+        retry: Mapping[str, Json] | None = None,
     ) -> Result:
-        """Hands work to another agent, by name or by capability, and waits for its end.
+        """Hands work to another agent, team or workflow, by name or by capability, and waits for its end.
+
+        It may never do more than this task: its allowed_tools, max_tool_calls, timeout, tokens and cost are
+        tightened to those of this task.
 
         Args:
-            agent: the agent's name; or leave it out and give `capability`.
+            agent: the name; or leave it out and give `capability`.
             objective: what is wanted, in words.
             capability: any agent that has it will do.
             input: data for the other handler, any JSON value.
             context: what helps to understand, any JSON value.
-            boundaries: max_tool_calls, allowed_tools, constraints, scope.
+            boundaries: timeout, max_tool_calls, allowed_tools, max_tokens, max_cost_cents, constraints, scope.
             timeout_s: how long the other handler may work.
             priority: 1 to 10, the most urgent; by default that of the configuration.
+            required_capabilities: what whoever takes it has to offer, all of them.
+            allowed_tools: patterns of the tools that may be called, such as "git__*".
+            output_format: {"description": …, "schema": a JSON Schema}; the daemon holds the output to the schema.
+            session: the other agent's session that this is a turn of.
+            sticky_key: tasks with the same key go to the same worker.
+            idempotency_key: with the same key the same task is queued once; its record comes back.
+            after: ids of tasks that have to succeed first.
+            retry: max_attempts, retry_on, retry_backoff_base_s.
 
         Raises:
             CorralError: what the other task failed with: TaskFailed, Timeout, WorkerFailed, Cancelled…;
                 `data["task"]` is its id. NotFound: no such agent. Conflict: the delegation would
-                close a circle of agents that wait for each other.
+                close a circle of agents that wait for each other. ResourceLimitExceeded: this task
+                stands too deep or has too many children. InvalidParams: `data["key"]` names the field.
         """
-        if (agent is None) == (capability is None):
-            raise InvalidParams("cannot delegate: give either an agent or a capability")
-        optional: dict[str, object] = {
-            "agent": agent,
-            "capability": capability,
-            "input": input,
-            "context": context,
-            "boundaries": boundaries,
-            "timeout_s": timeout_s,
-            "priority": priority,
-        }
-        params = {"task": self.id, "objective": objective}
-        given = {key: value for key, value in optional.items() if value is not None}
-        return _delegated(await self._calls.ask("task/delegate", {**params, **given}))
+        named = (agent is not None) + (capability is not None)
+        if named > 1 or not (named or required_capabilities):
+            text = "cannot delegate: give either an agent or a capability"
+            raise InvalidParams(text, key="agent")
+        params = _with(
+            {"task": self.id, "objective": objective},
+            agent=agent,
+            capability=capability,
+            input=input,
+            context=context,
+            boundaries=boundaries,
+            timeout_s=timeout_s,
+            priority=priority,
+            required_capabilities=required_capabilities,
+            allowed_tools=allowed_tools,
+            output_format=output_format,
+            session=session,
+            sticky_key=sticky_key,
+            idempotency_key=idempotency_key,
+            after=after,
+            retry=retry,
+        )
+        return _delegated(await self._calls.ask("task/delegate", params))
+
+    async def delegate_all(
+        self, tasks: Iterable[Mapping[str, Json]], *, max_parallel: int | None = None
+    ) -> list[Result | CorralError]:
+        """Hands out several tasks at once, and waits until all have ended.
+
+        Args:
+            tasks: for each the arguments of `delegate`, as {"agent": "reader", "objective": "read it"}.
+            max_parallel: how many of them are in work at once; by default all.
+
+        Returns:
+            In the same order, for each its Result, or the error with which it failed or was refused:
+            `data["task"]` is its id where it was accepted.
+
+        Raises:
+            ResourceLimitExceeded: they are too many, or this task stands too deep; none was begun.
+            InvalidParams: one of them is malformed; none was begun.
+        """
+        asked = [dict(each) for each in tasks]
+        if not asked:
+            return []
+        params = _with({"task": self.id, "tasks": asked}, max_parallel=max_parallel)
+        answer = await self._calls.ask("task/delegate_all", params)
+        return [_result_or_error(each) for each in _objects(answer, "results")]
 
     async def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
         """Says how far the work is: a fraction of 1, or of `total` when that is given.
@@ -335,9 +406,16 @@ class SyncTask(Assignment):
     the handler waits included. A handler that computes for long should look at it now and then.
     """
 
-    def __init__(self, start: Start, params: Mapping[str, Json], calls: Calls, bridge: Bridge):
-        super().__init__(start, params)
-        self._task = Task(start, params, calls)
+    def __init__(
+        self,
+        start: Start,
+        params: Mapping[str, Json],
+        calls: Calls,
+        memory: Memory,
+        bridge: Bridge,
+    ) -> None:
+        super().__init__(start, params, memory)
+        self._task = Task(start, params, calls, memory)
         self._bridge = bridge
 
     @property
@@ -372,6 +450,14 @@ class SyncTask(Assignment):
         boundaries: Mapping[str, Json] | None = None,
         timeout_s: float | None = None,
         priority: int | None = None,
+        required_capabilities: Sequence[str] | None = None,
+        allowed_tools: Sequence[str] | None = None,
+        output_format: Mapping[str, Json] | None = None,
+        session: str | None = None,
+        sticky_key: str | None = None,
+        idempotency_key: str | None = None,
+        after: Sequence[str] | None = None,
+        retry: Mapping[str, Json] | None = None,
     ) -> Result:
         """See Task.delegate."""
         return self._bridge.wait(
@@ -384,8 +470,22 @@ class SyncTask(Assignment):
                 boundaries=boundaries,
                 timeout_s=timeout_s,
                 priority=priority,
+                required_capabilities=required_capabilities,
+                allowed_tools=allowed_tools,
+                output_format=output_format,
+                session=session,
+                sticky_key=sticky_key,
+                idempotency_key=idempotency_key,
+                after=after,
+                retry=retry,
             )
         )
+
+    def delegate_all(
+        self, tasks: Iterable[Mapping[str, Json]], *, max_parallel: int | None = None
+    ) -> list[Result | CorralError]:
+        """See Task.delegate_all."""
+        return self._bridge.wait(self._task.delegate_all(tasks, max_parallel=max_parallel))
 
     def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
         """See Task.progress."""
@@ -430,6 +530,13 @@ class SyncTask(Assignment):
     def log(self, message: str, /, level: str = "info", **fields: Json) -> None:
         """See Task.log."""
         self._bridge.wait(_done(lambda: self._task.log(message, level, **fields)))
+
+
+def session_of(params: Mapping[str, Json]) -> str | None:
+    """The session that a task is a turn of, from the params of `task/run`."""
+    given = params.get("memory")
+    session = cast("dict[str, Json]", given).get("session") if isinstance(given, dict) else None
+    return session if isinstance(session, str) else None
 
 
 class EventHook(NamedTuple):
@@ -515,12 +622,21 @@ def _tool_result(answer: object) -> ToolResult:
 
 
 def _delegated(answer: object) -> Result:
-    result = Result(_object(answer))
+    found = _result_or_error(_object(answer))
+    if isinstance(found, CorralError):
+        raise found
+    return found
+
+
+def _result_or_error(answer: dict[str, Json]) -> Result | CorralError:
+    """A record as its Result when the task succeeded, else as its error; or the error of what was not accepted."""
+    result = Result(answer)
     if result.state == "succeeded":
         return result
-    error = result.record.get("error")
+    error = answer.get("error")
     if error is None:
-        raise TaskFailed(f'cannot finish task "{result.id}": {result.state}', task=result.id)
+        return TaskFailed(f'cannot finish task "{result.id}": {result.state}', task=result.id)
     failure = from_wire(error)
-    failure.data.setdefault("task", result.id)
-    raise failure
+    if result.id:
+        failure.data.setdefault("task", result.id)
+    return failure

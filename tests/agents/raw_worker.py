@@ -68,6 +68,16 @@ def main() -> int:
                 say({"id": message["id"], "result": {"protocolVersion": "1", "name": "spends"}})
             elif message.get("method") == "shutdown":
                 return 0
+    if fault == "bills":  # it tells of what it has used with its answers alone
+        used = {"tokens_used": int(sys.argv[2]), "cost_cents": float(sys.argv[3])}
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message.get("method") == "task/run":
+                say({"id": message["id"], "result": {"output": "done", **used}})
+            elif message.get("method") == "initialize":
+                say({"id": message["id"], "result": {"protocolVersion": "1", "name": "bills"}})
+            elif message.get("method") == "shutdown":
+                return 0
     if fault == "blames":  # its task fails with the error of a task that it delegated
         for line in sys.stdin:
             message = json.loads(line)

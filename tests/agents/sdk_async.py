@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from corral.worker import Agent, CorralError, Task, ToolFailed
+from corral.worker import Agent, CorralError, Result, Task, ToolFailed
 from corral.worker.errors import Unreachable
 
 agent = Agent("async", capabilities=["test", "async"], version="1.2")
@@ -58,6 +58,30 @@ async def delegate(task: Task) -> object:
 
 async def delegate_by_capability(task: Task) -> object:
     return (await task.delegate(capability="reading", objective="read it")).output
+
+
+async def delegate_all(task: Task) -> object:
+    found = await task.delegate_all(
+        [{"agent": "reader", "objective": "read it"}, {"capability": "reading", "objective": "b"}],
+        max_parallel=2,
+    )
+    return [each.output if isinstance(each, Result) else each.to_record() for each in found]
+
+
+async def delegate_with_all(task: Task) -> object:
+    result = await task.delegate(
+        objective="read it",
+        required_capabilities=["reading"],
+        allowed_tools=["git__*"],
+        boundaries={"timeout": "5s"},
+        output_format={"schema": {"type": "integer"}},
+        session="s",
+        sticky_key="k",
+        idempotency_key="once",
+        after=["t-0"],
+        retry={"max_attempts": 2},
+    )
+    return result.output
 
 
 async def memory(task: Task) -> object:

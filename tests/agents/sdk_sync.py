@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 
-from corral.worker import Agent, Cancelled, SyncTask, ToolFailed
+from corral.worker import Agent, Cancelled, Result, SyncTask, ToolFailed
 
 agent = Agent("sync")
 together = threading.Barrier(3)
@@ -51,6 +51,30 @@ def delegate(task: SyncTask) -> object:
 
 def delegate_by_capability(task: SyncTask) -> object:
     return task.delegate(capability="reading", objective="read it").output
+
+
+def delegate_all(task: SyncTask) -> object:
+    found = task.delegate_all(
+        [{"agent": "reader", "objective": "read it"}, {"capability": "reading", "objective": "b"}],
+        max_parallel=2,
+    )
+    return [each.output if isinstance(each, Result) else each.to_record() for each in found]
+
+
+def delegate_with_all(task: SyncTask) -> object:
+    result = task.delegate(
+        objective="read it",
+        required_capabilities=["reading"],
+        allowed_tools=["git__*"],
+        boundaries={"timeout": "5s"},
+        output_format={"schema": {"type": "integer"}},
+        session="s",
+        sticky_key="k",
+        idempotency_key="once",
+        after=["t-0"],
+        retry={"max_attempts": 2},
+    )
+    return result.output
 
 
 def memory(task: SyncTask) -> object:

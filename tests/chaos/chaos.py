@@ -1,11 +1,11 @@
 """Nothing accepted is lost: tasks go on while workers, launcher and daemon are killed at random.
 
-    .venv/bin/python -P tests/chaos/chaos.py [--seed N] [--seeds 5] [--tasks 2000] [--containment auto]
+    .venv/bin/python -P tests/chaos/chaos.py [--seed N] [--seeds 20] [--tasks 5000] [--jobs 1] [--containment auto]
 
-A submitter hands in tasks as fast as they are acknowledged; meanwhile kill -9 hits a worker, the launcher or the
-daemon, which is started again as its service manager would. Then for every task that was acknowledged: it is in
-the record, it has succeeded with its own answer, it has ended once, and none of its attempts was begun twice.
-Whatever was not acknowledged may be there or not. A seed repeats the choices, though not the moments.
+A submitter hands in tasks as fast as they are acknowledged; whatever is not acknowledged is sent again with the same
+idempotency key. They have priorities; some wait for others, or for a moment; some are turns of a session, some delegate
+or are a workflow of two steps, some are cancelled. Meanwhile kill -9 hits a worker, the launcher or the daemon, which is started again as its
+service manager would. `witness.py` says what has to be true then. A seed repeats the choices, though not the moments.
 """
 
 import argparse
@@ -19,21 +19,24 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from corral.worker.client import Client
-from corral.worker.errors import CorralError
+from corral.worker.errors import CorralError, Overloaded, ShuttingDown, Timeout, Unreachable
 
 sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
 
+from chaos.witness import Evidence, Order
 from daemon_process import BOUND_S, DaemonProcess, marked
 
-WORKERS = 6
+WORKERS = 8
+"""Of the toiler; two more help those who delegate."""
 
-PAUSE_S = (0.02, 0.2)
+PAUSE_S = (0.02, 0.4)
 """Between two kills."""
 
 WORK_S = (0.0, 0.1)
@@ -41,16 +44,33 @@ WORK_S = (0.0, 0.1)
 VICTIMS = {"worker": 6, "launcher": 2, "daemon": 4}
 """Who is killed, and how often in proportion."""
 
-TASKS_PER_KILL = 15
+TASKS_PER_KILL = 30
 
-PACE_S = 0.005
+PACE_S = 0.002
 """Between two tasks: so that they go on while kills do."""
+
+SESSIONS = 20
+
+SHARES = {
+    "workflow": 0.03,
+    "session": 0.15,
+    "delegates": 0.05,
+    "after": 0.1,
+    "at": 0.03,
+    "is_cancelled": 0.02,
+}
+"""What part of the tasks is of a kind; one may be of several."""
+
+RUN_S = 20 * BOUND_S
+"""A run that takes longer than this has failed."""
 
 CONFIG = """
 [daemon]
 containment = "{containment}"
 [tasks]
 max_attempts = 1000
+max_queue_size = 100000
+max_total_queue_size = 100000
 retry_backoff_base = "10ms"
 [recovery]
 max_restart_attempts = 1000
@@ -60,6 +80,23 @@ restart_backoff_max = "100ms"
 command = ["python", "-P", "-m", "corral.worker", "toiler:agent"]
 instances = {workers}
 process.working_directory = "{folder}"
+[agents.helper]
+command = ["python", "-P", "-m", "corral.worker", "toiler:agent"]
+instances = 2
+process.working_directory = "{folder}"
+[workflows.pair]
+output = "${{steps.second.output}}"
+[[workflows.pair.steps]]
+name = "first"
+agent = "helper"
+objective = "help"
+input = "${{input}}"
+[[workflows.pair.steps]]
+name = "second"
+agent = "helper"
+objective = "help"
+input = "${{input}}"
+after = ["first"]
 """
 
 
@@ -70,80 +107,136 @@ class Verdict:
     seed: int
     tasks: int
     kills: Counter[str]
-    refused: int
-    attempts_max: int
+    sent_again: int
+    attempts: int = 0
+    children: int = 0
+    untold: int = 0
     wrong: list[str] = field(default_factory=list[str])
 
     def __str__(self) -> str:
         kills = ", ".join(f"{victim} {self.kills[victim]}" for victim in VICTIMS)
         return (
-            f"seed {self.seed}: {self.tasks} tasks, killed: {kills}; {self.refused} not acknowledged,"
-            f" {self.attempts_max} attempts at most, {len(self.wrong)} wrong"
+            f"seed {self.seed}: {self.tasks} tasks, killed: {kills}; {self.sent_again} sent again,"
+            f" {self.attempts} attempts of {self.tasks + self.children} tasks with the delegated,"
+            f" {self.untold} ends without an event, {len(self.wrong)} wrong"
             + "".join(f"\n  {each}" for each in self.wrong[:20])
         )
 
 
 class Submitter(threading.Thread):
-    """Hands in tasks until so many are acknowledged."""
+    """Hands in so many tasks, each until it is acknowledged."""
 
-    def __init__(self, daemon: DaemonProcess, seed: int, count: int, begun: Path) -> None:
+    def __init__(self, daemon: DaemonProcess, seed: int, count: int, folder: Path) -> None:
         super().__init__(name="submitter")
-        self.acknowledged: dict[str, int] = {}
-        """Task id -> its number."""
-        self.refused = 0
+        self.orders: dict[int, Order] = {}
+        self.acknowledged: dict[int, str] = {}
+        self.cancelled: dict[int, str] = {}
+        """Order -> the state that a cancel was answered with."""
+        self.sent_again = 0
+        self.refused: list[str] = []
         self._daemon = daemon
         self._random = random.Random(seed)
         self._count = count
-        self._begun = begun
+        self._folder = folder
+        self._until = time.monotonic() + RUN_S
+        self._client: Client | None = None
 
     def run(self) -> None:
-        """One after the other; what is not acknowledged is handed in again, as another task."""
-        until = time.monotonic() + 10 * BOUND_S
-        while len(self.acknowledged) < self._count and time.monotonic() < until:
+        """One after the other."""
+        for number in range(self._count):
+            order = self._order(number)
+            self.orders[number] = order
             try:
-                with self._daemon.client() as client:
-                    while len(self.acknowledged) < self._count:
-                        self._submit(client, len(self.acknowledged))
-                        time.sleep(PACE_S)
-            except CorralError:
-                self.refused += 1
-                time.sleep(0.01)  # nobody listens: the next daemon is on its way
+                task = self._call("task.submit", order.params)
+                self.acknowledged[number] = task["id"]
+                if order.is_cancelled:
+                    ended = self._call("task.cancel", {"task": task["id"]})
+                    self.cancelled[number] = ended["state"]
+            except CorralError as error:
+                self.refused.append(f"order {number}: {error}")
+            time.sleep(PACE_S)
+        if self._client is not None:
+            self._client.close()
 
-    def _submit(self, client: Client, number: int) -> None:
-        given = {
+    def _order(self, number: int) -> Order:
+        chance = self._random
+        kinds = {kind: chance.random() < share for kind, share in SHARES.items()}
+        given: dict[str, Any] = {
             "number": number,
-            "begun": str(self._begun),
-            "work_s": self._random.uniform(*WORK_S),
+            "folder": str(self._folder),
+            "work_s": chance.uniform(*WORK_S),
+            "delegates": kinds["delegates"] and not kinds["workflow"],
         }
-        params = {"agent": "toiler", "objective": "toil", "input": given}
-        task: Any = client.call("task.submit", params, timeout_s=BOUND_S)
-        self.acknowledged[task["id"]] = number
+        params: dict[str, Any] = {
+            "agent": "pair" if kinds["workflow"] else "toiler",
+            "objective": "toil",
+            "input": given,
+            "priority": chance.randint(1, 10),
+            "idempotency_key": f"order-{number}",
+        }
+        if kinds["session"] and not kinds["workflow"]:
+            params["session"] = f"session-{chance.randrange(SESSIONS)}"
+        if kinds["at"]:
+            params["at"] = time.time() + chance.uniform(0.1, 1.0)
+        earlier = [n for n in self.acknowledged if not self.orders[n].is_cancelled]
+        after = tuple(chance.sample(earlier, min(len(earlier), 2))) if kinds["after"] else ()
+        if after:
+            params["after"] = [self.acknowledged[n] for n in after]
+        return Order(number, params, after, kinds["is_cancelled"])
+
+    def _call(self, method: str, params: Any) -> Any:  # JSON
+        """The answer; where none came, the same is sent again."""
+        while True:
+            try:
+                if self._client is None:
+                    self._client = self._daemon.client()
+                return self._client.call(method, params, timeout_s=BOUND_S)
+            except (Unreachable, ShuttingDown, Overloaded, Timeout):
+                if time.monotonic() > self._until:
+                    raise
+                if self._client is not None:
+                    self.sent_again += 1  # the daemon may have taken it, or not
+                    self._client.close()
+                    self._client = None
+                time.sleep(0.01)  # nobody listens: the next daemon is on its way
 
 
 def ordeal(folder: Path, seed: int, count: int, containment: str = "auto") -> Verdict:
     """One run: `count` tasks, and kills in proportion, each kind of victim among them."""
     folder.chmod(0o755)
-    begun = folder / "begun"
-    begun.touch()
-    begun.chmod(0o666)  # agents may run as another user
+    journal, locks = folder / "journal", folder / "locks"
+    journal.touch()
+    journal.chmod(0o666)  # agents may run as another user
+    locks.mkdir()
+    locks.chmod(0o777)
     shutil.copy(Path(__file__).parent / "toiler.py", folder)
     config = CONFIG.format(containment=containment, workers=WORKERS, folder=folder)
     with DaemonProcess(folder, config) as daemon:
-        submitter = Submitter(daemon, seed, count, begun)
+        submitter = Submitter(daemon, seed, count, folder)
         submitter.start()
         try:
             kills = _kill(daemon, random.Random(seed), count)
         finally:
             submitter.join()
-        verdict = Verdict(seed, len(submitter.acknowledged), kills, submitter.refused, 0)
-        if verdict.tasks < count:
-            verdict.wrong.append(f"only {verdict.tasks} of {count} tasks were acknowledged")
-        _judge(daemon, submitter.acknowledged, verdict)
+        verdict = Verdict(seed, len(submitter.acknowledged), kills, submitter.sent_again)
+        verdict.wrong += submitter.refused
+        _await_ends(daemon, submitter.acknowledged.values(), verdict)
+        said = daemon.corral("--json", "events", "--type", "task.ended", "-n", str(4 * count))
+        assert said.returncode == 0, said
         status = daemon.stop()
         if status != 0:
             verdict.wrong.append(f"the daemon ended with {status}")
-    twice = [line for line, n in Counter(begun.read_text().splitlines()).items() if n > 1]
-    verdict.wrong += [f"begun twice: {line}" for line in twice]
+    evidence = Evidence.of(
+        folder,
+        orders=submitter.orders,
+        acknowledged=submitter.acknowledged,
+        cancelled=submitter.cancelled,
+        ends=[json.loads(line) for line in said.stdout.splitlines()],
+    )
+    verdict.attempts = sum(line.startswith("begun") for line in evidence.journal)
+    verdict.children = sum(row.parent is not None for row in evidence.rows.values())
+    verdict.untold = evidence.untold
+    verdict.wrong += evidence.wrong()
     verdict.wrong += [f"left: pid {pid}" for pid in marked(folder)]
     return verdict
 
@@ -162,8 +255,9 @@ def _kill(daemon: DaemonProcess, chance: random.Random, count: int) -> Counter[s
             daemon.start()
             kills[victim] += 1
             continue
-        status = daemon.call("daemon.status", names=["toiler"])
-        pids = [each["pid"] for each in status["agents"][0]["workers"] if each["pid"]]
+        status = daemon.call("daemon.status", names=["toiler", "helper"])
+        workers = [worker for agent in status["agents"] for worker in agent["workers"]]
+        pids = [worker["pid"] for worker in workers if worker["pid"]]
         if victim == "launcher":
             pids = [status["daemon"]["launcher_pid"]]
         if pids and _end(pids[int(which * len(pids))], daemon.pid):
@@ -202,21 +296,20 @@ def _ancestors(pid: int) -> list[int]:
     return found
 
 
-def _judge(daemon: DaemonProcess, acknowledged: dict[str, int], verdict: Verdict) -> None:
-    """Waits for the end of every task, and compares record and events with what was handed in."""
+def _await_ends(daemon: DaemonProcess, tasks: Iterable[str], verdict: Verdict) -> None:
+    """Waits until every task has ended, those that others delegated, too."""
+    until = time.monotonic() + RUN_S
     with daemon.client() as client:
-        for task, number in acknowledged.items():
-            record: Any = client.call("task.wait", {"task": task}, timeout_s=10 * BOUND_S)
-            verdict.attempts_max = max(verdict.attempts_max, record["attempt"])
-            if record["state"] != "succeeded" or record["output"] != {"number": number}:
-                verdict.wrong.append(f"{task}: {record['state']} {record['error']}")
-    counts = daemon.call("daemon.status")["tasks"]
-    if counts["failed"]:
-        verdict.wrong.append(f"failed: {counts['failed']}")
-    said = daemon.corral("--json", "events", "--type", "task.ended", "-n", str(2 * verdict.tasks))
-    assert said.returncode == 0, said
-    ends = Counter(json.loads(line)["task"] for line in said.stdout.splitlines())
-    verdict.wrong += [f"{task}: ended {n} times" for task, n in ends.items() if n > 1]
+        for task in tasks:
+            left_s = max(1.0, until - time.monotonic())
+            try:
+                client.call("task.wait", {"task": task, "timeout_s": left_s}, timeout_s=RUN_S)
+            except CorralError as error:  # lost, or stuck: said once more by what the record has
+                verdict.wrong.append(f"{task}: {error}")
+        for state in ("running", "queued"):
+            listed: Any = client.call("task.list", {"state": state}, timeout_s=BOUND_S)
+            for left in listed["tasks"]:  # of a parent that ended first: they are being cancelled
+                client.call("task.wait", {"task": left["id"], "timeout_s": BOUND_S})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -225,24 +318,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, help="the first one; without it, any")
-    parser.add_argument("--seeds", type=int, default=5, help="how many runs")
-    parser.add_argument("--tasks", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=20, help="how many runs")
+    parser.add_argument("--tasks", type=int, default=5000)
+    parser.add_argument("--jobs", type=int, default=1, help="how many runs at once")
     parser.add_argument(
         "--containment", choices=["auto", "launcher", "cgroup", "pidns"], default="auto"
     )
     options: Any = parser.parse_args(arguments)
     first = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    failed = False
-    for seed in range(first, first + options.seeds):
+
+    def run(seed: int) -> bool:
         folder = Path(tempfile.mkdtemp(prefix="corral-chaos-"))
         print(f"seed {seed} in {folder}", flush=True)
-        verdict = ordeal(folder, seed, options.tasks, options.containment)
-        print(f"{verdict}; load {os.getloadavg()[0]:.1f}", flush=True)
-        if verdict.wrong:
-            failed = True  # its folder stays, to be looked at
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-    return int(failed)
+        began_s = time.monotonic()
+        try:
+            verdict = ordeal(folder, seed, options.tasks, options.containment)
+        except Exception as error:
+            print(f"seed {seed}: {error!r}", flush=True)
+            return False
+        took_s = time.monotonic() - began_s
+        print(f"{verdict}; {took_s:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+        if not verdict.wrong:
+            shutil.rmtree(folder, ignore_errors=True)  # another one stays, to be looked at
+        return not verdict.wrong
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        good = list(pool.map(run, range(first, first + options.seeds)))
+    print(f"{sum(good)} of {len(good)} runs without a fault")
+    return int(not all(good))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from corral.supervisor.excess import (
     MIN_LOOK_S,
     SHARE,
     Excess,
-    Spending,
     look_in_s,
     pause_s,
 )
@@ -118,33 +117,3 @@ def test_a_young_tree_is_looked_at_more_often_than_an_old_one() -> None:
 def test_a_look_that_costs_much_is_seldom() -> None:
     assert pause_s(0.1) == pytest.approx(0.1 / SHARE)
     assert pause_s(1e-5) == MIN_LOOK_S
-
-
-# -- tokens
-
-TOKENS = Resources(max_tokens_per_minute=100)
-
-
-def test_tokens_count_for_a_minute() -> None:
-    spending = Spending().plus(60, 0.0).plus(60, 30.0)
-    assert [spending.used(now) for now in (30.0, 59.0, 61.0, 91.0)] == [120, 120, 60, 0]
-    found = excess.tokens(spending.used(30.0), TOKENS)
-    assert found is not None
-    assert (found.limit, found.used, found.result) == (100, 120, None)
-    assert excess.tokens(spending.used(61.0), TOKENS) is None
-
-
-def test_whoever_is_out_of_tokens_waits_until_enough_are_a_minute_old() -> None:
-    spending = Spending().plus(60, 0.0).plus(30, 10.0).plus(40, 20.0)
-    wait_s = spending.wait_s(100, 25.0)
-    assert wait_s == pytest.approx(35.0)
-    assert excess.tokens(spending.used(25.0 + wait_s + 0.001), TOKENS) is None
-    assert spending.wait_s(1000, 25.0) == 0.0
-
-
-def test_what_is_kept_of_tokens_is_bounded() -> None:
-    spending = Spending()
-    for number in range(10_000):
-        spending = spending.plus(1, number / 10)
-    assert len(spending.entries) <= 62
-    assert spending.used(999.9) == pytest.approx(600, abs=20)

@@ -238,6 +238,8 @@ BAD: list[tuple[str, str, object]] = [
     (f"{AGENT}[agents.a.resources]\nx = 1", "agents.a.resources.x", 1),
     (f"{AGENT}idle_timeout = 1", "agents.a.idle_timeout", 1),
     (f"{AGENT}disabled = true", "agents.a.disabled", True),
+    (f"{SERVER}hibernate_after = 1", "mcp.servers.s.hibernate_after", 1),
+    (f"{AGENT}hibernate_after = 1\nprotocol = 'none'", "agents.a.hibernate_after", 1.0),
     (f"{SERVER}tools = []", "mcp.servers.s.tools", []),
     (f"{SERVER}entrypoint = 'm:a'", "mcp.servers.s.entrypoint", "m:a"),
     (f"{SERVER}url = 'http://h'", "mcp.servers.s.url", "http://h"),
@@ -635,6 +637,7 @@ def some_table(rng: random.Random, kind: str, isolated: bool) -> dict[str, objec
             "protocol": ["corral"], "capabilities": [[], ["c", "d"]], "tools": [[], ["t__*"]],
             "denied_tools": [[], ["t__x"]],
             "config": [{}, {"x": [1, 2.0, {"y": ""}]}],
+            "hibernate_after": [0, "10m"],
         }  # fmt: skip
     else:
         choices |= {

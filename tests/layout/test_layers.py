@@ -15,7 +15,7 @@ supervisor.packet  supervisor.seccomp  supervisor.cgroup  supervisor.namespace
 supervisor.birth  supervisor.lineage
 supervisor.nursery
 supervisor.launcher
-worker.codec
+worker.codec  worker.memory
 worker.wire
 worker.channel
 worker.task  worker.stdio
@@ -24,14 +24,16 @@ worker.runtime
 worker.agent
 worker.__main__
 worker.schema  worker.client
-worker.connection
+worker.connection  worker.embedding
+worker.audience  worker.errand  worker.consumption
 worker.agent_runtime
-supervisor.values  supervisor.expression  supervisor.calendar  supervisor.envelope
-supervisor.document  supervisor.check
+supervisor.values  supervisor.expression  supervisor.envelope
+supervisor.document  supervisor.check  supervisor.calendar  supervisor.conversation
 supervisor.team  supervisor.workflow
 supervisor.spec
-supervisor.restart  supervisor.throttle  supervisor.excess  supervisor.quota
+supervisor.restart  supervisor.throttle  supervisor.excess  supervisor.quota  supervisor.deadlock
 supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health
+supervisor.turns
 mcp.cortex_store  mcp.cortex_command
 mcp.cortex_memory
 mcp.cortex  mcp.messages  mcp.liveness
@@ -44,14 +46,14 @@ mcp.dispatcher
 mcp.pool
 supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
-supervisor.link  supervisor.event_types
+supervisor.link  supervisor.event_types  supervisor.lifeline
 supervisor.bus  supervisor.store  supervisor.journal  supervisor.process  supervisor.usage
-supervisor.archive  supervisor.pattern  supervisor.secret
+supervisor.archive  supervisor.pattern  supervisor.secret  supervisor.output_format
 supervisor.logfile  supervisor.metrics  supervisor.chain
 supervisor.position
 supervisor.packing  supervisor.cursor  supervisor.capture
 supervisor.intake
-supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit  supervisor.listing
+supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit  supervisor.listing  supervisor.notebook
 supervisor.checkpoints  supervisor.memory
 supervisor.expiry  supervisor.diary  supervisor.forwarding
 supervisor.command
@@ -59,11 +61,15 @@ supervisor.probe
 supervisor.line  supervisor.checkup  supervisor.alert
 supervisor.keeper
 supervisor.crew  supervisor.broker
-supervisor.tool_server  supervisor.running
+supervisor.partners
+supervisor.tool_server  supervisor.running  supervisor.ensemble
 supervisor.agents  supervisor.limits  supervisor.loss
 supervisor.hibernation
 supervisor.attempt
 supervisor.backlog  supervisor.budget
+supervisor.ledger  supervisor.waitlist  supervisor.admission
+supervisor.accounts
+supervisor.performance
 supervisor.tasks
 supervisor.delegation  supervisor.statistics
 supervisor.timetable  supervisor.conductor
@@ -79,6 +85,7 @@ supervisor.__main__
 cli.absence
 cli.render  cli.serve  cli.client_config
 cli.session
+cli.order  cli.ensemble
 cli.about  cli.agent  cli.task  cli.schedule  cli.team  cli.checkpoint  cli.memory  cli.statistics  cli.log  cli.event  cli.audit  cli.daemon  cli.tool  cli.doctor
 cli.__main__
 """
@@ -93,6 +100,7 @@ CORE = {
     "supervisor.quota",
     "supervisor.document",
     "supervisor.check",
+    "supervisor.conversation",
     "supervisor.spec",
     "supervisor.restart",
     "supervisor.throttle",
@@ -103,6 +111,7 @@ CORE = {
     "mcp.catalogue",
     "mcp.dispatch",
     "supervisor.schedule",
+    "supervisor.turns",
     "supervisor.reload",
 }
 IMPURE = {

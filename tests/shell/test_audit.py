@@ -600,7 +600,7 @@ def control(audit: Audit, serve: Serve, *, permission: Permission = "operate") -
     """A method table with one change, `test.change`, and nothing behind it."""
     entry = Method("test.change", permission, NoParams, serve, "always")
     none: Any = None  # the method asks for nothing
-    return Control(none, none, none, none, none, none, audit, none, {entry.name: entry})
+    return Control(none, none, none, none, none, none, audit, none, none, {entry.name: entry})
 
 
 def caller(permission: Permission = "operate") -> Any:  # as much of a Caller as is looked at

@@ -217,6 +217,60 @@ async def test_delegated_work_that_failed_raises_its_typed_error(
 
 @BOTH
 @on_loop
+async def test_work_for_several_comes_back_in_order_with_each_error_in_its_place(
+    agent: str,
+) -> None:
+    refusal = {"code": -33001, "name": "NotFound", "message": "", "data": {"capability": "reading"}}
+    failure = {"code": -33009, "name": "WorkerFailed", "message": "", "data": {}}
+    answers: list[list[object]] = [
+        [record(), {"error": refusal}],
+        [record(output=None, state="failed", error=failure), record()],
+    ]
+    async with WorkerPeer.of(agent) as peer:
+        peer.answers["task/delegate_all"] = lambda _: {"results": answers.pop(0)}
+        await peer.initialize()
+        first = await peer.run("delegate_all")
+        assert first == [42, {**refusal, "message": "the peer gave no message"}]
+        second = await peer.run("delegate_all")
+        assert (second[0]["name"], second[0]["data"], second[1]) == (
+            "WorkerFailed",
+            {"task": "t-2"},
+            42,
+        )
+        assert peer.asked[0].params == {
+            "task": "t-1",
+            "tasks": [
+                {"agent": "reader", "objective": "read it"},
+                {"capability": "reading", "objective": "b"},
+            ],
+            "max_parallel": 2,
+        }
+
+
+@BOTH
+@on_loop
+async def test_all_that_can_be_said_of_a_delegation_reaches_the_daemon(agent: str) -> None:
+    async with WorkerPeer.of(agent) as peer:
+        peer.answers["task/delegate"] = lambda _: record()
+        await peer.initialize()
+        assert await peer.run("delegate_with_all") == 42
+        assert peer.asked[0].params == {
+            "task": "t-1",
+            "objective": "read it",
+            "required_capabilities": ["reading"],
+            "allowed_tools": ["git__*"],
+            "boundaries": {"timeout": "5s"},
+            "output_format": {"schema": {"type": "integer"}},
+            "session": "s",
+            "sticky_key": "k",
+            "idempotency_key": "once",
+            "after": ["t-0"],
+            "retry": {"max_attempts": 2},
+        }
+
+
+@BOTH
+@on_loop
 async def test_memory_is_put_got_deleted_and_searched(agent: str) -> None:
     def delete(params: dict[str, object]) -> object:
         if params["key"] == "missing":

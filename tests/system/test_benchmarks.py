@@ -22,7 +22,10 @@ SHARES = ("%", "kB")
 is the difference of two readings, which pages given back between them can turn below zero."""
 
 
-@pytest.fixture(scope="module", params=["start", "workers", "sampler", "logs", "mcp", "sessions"])
+@pytest.fixture(
+    scope="module",
+    params=["start", "workers", "sampler", "tasks", "million", "memory", "logs", "mcp", "sessions"],
+)
 def record(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:  # JSON
     written = tmp_path_factory.mktemp("benchmark") / "figures.json"
     program = str(ROOT / "benchmarks" / f"{request.param}.py")

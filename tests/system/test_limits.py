@@ -373,7 +373,7 @@ async def run(task):
 """
 
 
-def test_a_worker_that_has_used_up_its_tokens_takes_no_more_tasks_for_now(tmp_path: Path) -> None:
+def test_an_agent_that_has_used_up_its_tokens_takes_no_more_tasks_for_now(tmp_path: Path) -> None:
     (tmp_path / "spender.py").write_text(SPENDER)
     config = (
         '[agents.thrifty]\nentrypoint = "spender:agent"\nresources.max_tokens_per_minute = 100\n'
@@ -384,7 +384,7 @@ def test_a_worker_that_has_used_up_its_tokens_takes_no_more_tasks_for_now(tmp_pa
         for tokens in ("60", "60"):
             done = daemon.call("task.run", agent="thrifty", objective=tokens)
             assert done["state"] == "succeeded"
-        event = await_event(daemon, "limit.tokens", worker="thrifty-0")
+        event = await_event(daemon, "limit.tokens", agent="thrifty")
         assert (event["used"], event["limit"]) == (120, 100)
         waits = daemon.call("task.submit", agent="thrifty", objective="1")
         assert daemon.call("task.run", agent="other", objective="9")["state"] == "succeeded"

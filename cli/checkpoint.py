@@ -1,0 +1,164 @@
+"""`corral checkpoint …`: what workers and tasks saved, and workers that go on from it."""
+
+from collections.abc import Mapping
+
+import click
+
+from ..worker import codec
+from ..worker.errors import InvalidParams, NotFound
+from . import render
+from .render import inner, inners, number, word
+from .session import Noun, Session, complete_agents, complete_names, duration, json_value, waiting_s
+
+checkpoint = Noun("checkpoint", help="What workers saved. Have them save, and go on from it.")
+
+complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
+
+HEADER = ("ID", "AT", "AGENT", "WORKER", "REASON", "SIZE", "TASK")
+
+
+@checkpoint.command("save")
+@click.argument("name", metavar="NAME", shell_complete=complete_agents)
+@click.option(
+    "--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most that long for each."
+)
+@click.pass_obj
+def save(session: Session, name: str, timeout_s: float | None) -> None:
+    """Have an agent's workers, or one worker, save a checkpoint."""
+    params: dict[str, object] = {"name": name}
+    if timeout_s is not None:
+        params["timeout_s"] = timeout_s
+    found = session.call("checkpoint.save", params, timeout_s=waiting_s(timeout_s))
+    if session.json:
+        session.print_json(found)
+        return
+    for each in inners(found, "checkpoints"):
+        words = f"saved checkpoint {word(each, 'id')} of {word(each, 'worker')}"
+        session.print(render.one_line(f"{words} ({render.size(number(each, 'size_bytes'))})"))
+
+
+@checkpoint.command("restore")
+@click.argument("which", metavar="ID|NAME", required=False, shell_complete=complete_checkpoints)
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
+@click.option(
+    "--input", "given", metavar="JSON|@FILE|-", help="Restore this in place of a checkpoint."
+)
+@click.option(
+    "--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most that long for it."
+)
+@click.pass_obj
+def restore(
+    session: Session,
+    which: str | None,
+    name: str | None,
+    given: str | None,
+    timeout_s: float | None,
+) -> None:
+    """Have a worker go on from a checkpoint. Its own one, or that of NAME; with --input only NAME is given."""
+    params: dict[str, object] = {}
+    if given is not None:
+        if which is None or name is not None:
+            raise InvalidParams("cannot restore: with --input name a worker alone", key="--input")
+        params = {"data": json_value(given, "--input"), "name": which}
+    else:
+        params = {"checkpoint": _id(which)}
+        if name is not None:
+            params["name"] = name
+    if timeout_s is not None:
+        params["timeout_s"] = timeout_s
+    found = session.call("checkpoint.restore", params, timeout_s=waiting_s(timeout_s))
+    if session.json:
+        session.print_json(found)
+        return
+    how = "goes on with it" if found.get("live") else "begins with it at its next start"
+    number_ = word(inner(found, "checkpoint"), "id")
+    session.print(render.one_line(f"{word(found, 'worker')} {how} (checkpoint {number_})"))
+
+
+@checkpoint.command("list")
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
+@click.option("-n", "limit", type=click.IntRange(1, 10_000), metavar="N", help="At most N; 100.")
+@click.pass_obj
+def list_(session: Session, name: str | None, limit: int | None) -> None:
+    """List checkpoints, newest first. All, or those of an agent, worker or task."""
+    params: dict[str, object] = {}
+    if name is not None:
+        params["name"] = name
+    if limit is not None:
+        params["limit"] = limit
+    found = session.call("checkpoint.list", params)
+    if session.json:
+        session.print_json(found.get("checkpoints", []))
+        return
+    rows = [_row(each) for each in inners(found, "checkpoints")]
+    session.print_table(HEADER, rows, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
+
+
+def _row(record: Mapping[str, object]) -> list[str]:
+    return [
+        word(record, "id"),
+        render.at(word(record, "at")),
+        word(record, "agent"),
+        word(record, "worker", "-"),
+        word(record, "reason"),
+        render.size(number(record, "size_bytes")),
+        word(record, "task", "-"),
+    ]
+
+
+@checkpoint.command("show")
+@click.argument("which", metavar="ID", shell_complete=complete_checkpoints)
+@click.option("--output", "path", metavar="FILE", help="Write its data there, as JSON.")
+@click.pass_obj
+def show(session: Session, which: str, path: str | None) -> None:
+    """Show a checkpoint with its data."""
+    found = session.call("checkpoint.show", {"checkpoint": _id(which)})
+    if path is not None:
+        _write(path, found.get("data"))
+        session.print(render.one_line(f"wrote {path}"))
+        return
+    if session.json:
+        session.print_json(found)
+        return
+    for key in ("id", "at", "agent", "worker", "task", "reason", "size_bytes"):
+        session.print(render.one_line(f"{key} {render.json_text(found.get(key), indent=False)}"))
+    session.print_foreign(render.json_text(found.get("data"), indent=True))
+
+
+def _write(path: str, data: object) -> None:
+    try:
+        with open(path, "wb") as file:
+            file.write(codec.encode(data) + b"\n")
+    except OSError as error:
+        text = f'cannot write "{path}": {(error.strerror or "").lower()}'
+        raise InvalidParams(text, key="--output", value=path) from error
+
+
+@checkpoint.command("rm")
+@click.argument(
+    "which", nargs=-1, required=True, metavar="ID...", shell_complete=complete_checkpoints
+)
+@click.option("--force", is_flag=True, help="Also what a worker is to begin with: it begins anew.")
+@click.pass_obj
+def rm(session: Session, which: tuple[str, ...], force: bool) -> None:
+    """Remove checkpoints."""
+    params: dict[str, object] = {"checkpoints": [_id(each) for each in which], "force": force}
+    found = session.call("checkpoint.rm", params)
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"removed {', '.join(which)}"))
+
+
+def _id(text: str | None) -> int:
+    """The number of a checkpoint.
+
+    Raises:
+        InvalidParams: none is given.
+        NotFound: it is no number that one could have.
+    """
+    if text is None:
+        raise InvalidParams("cannot restore: give a checkpoint's ID, or --input", key="ID")
+    if not text.isdecimal() or not 0 < int(text[:20]) < 2**63:
+        raise NotFound(f'cannot find checkpoint "{text}"', checkpoint=text)
+    return int(text)

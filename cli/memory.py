@@ -1,0 +1,194 @@
+"""`corral memory …`: what agents remember, of their sessions and by key."""
+
+from collections.abc import Mapping
+
+import click
+
+from . import render
+from .render import inner, inners, number, word
+from .session import Noun, Session, complete_agents, duration, json_value
+
+memory = Noun("memory", help="What agents remember: sessions, and values by key.")
+
+_session = click.option(
+    "--session", "of", metavar="S", help="The key of a session, not of the agent as a whole."
+)
+
+
+@memory.command("list")
+@click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=1_000, metavar="N", help="At most N."
+)
+@click.pass_obj
+def list_(session: Session, agent: str | None, limit: int) -> None:
+    """List sessions, the one that was used last first."""
+    params = {"agent": agent, "limit": limit}
+    found = session.call("memory.sessions", params)
+    if session.json:
+        session.print_json(found.get("sessions", []))
+        return
+    records = inners(found, "sessions")
+    if not records:
+        session.note("there are no sessions")
+        return
+    session.print_table(
+        ("AGENT", "SESSION", "TURNS", "MESSAGES", "SIZE", "STORED", "CREATED", "LAST ACCESS"),
+        [_row(record) for record in records],
+        droppable=("CREATED", "STORED", "MESSAGES"),
+        right=("TURNS", "MESSAGES", "SIZE", "STORED"),
+    )
+
+
+def _row(record: Mapping[str, object]) -> list[str]:
+    cells = [word(record, key) for key in ("agent", "session", "turns", "messages")]
+    sizes = [render.size(number(record, key)) for key in ("size_bytes", "stored_bytes")]
+    times = [render.at(word(record, key)) for key in ("created_at", "accessed_at")]
+    return [*cells, *sizes, *times]
+
+
+@memory.command("show")
+@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@click.argument("of", metavar="SESSION")
+@click.option(
+    "-n", "last", type=click.IntRange(0), metavar="N", help="Only the last N messages of it."
+)
+@click.pass_obj
+def show(session: Session, agent: str, of: str, last: int | None) -> None:
+    """Show a session: its messages, its variables and its data."""
+    record = session.call("memory.show", {"agent": agent, "session": of, "last": last})
+    if session.json:
+        session.print_json(record)
+        return
+    keys = ("agent", "session", "turns", "messages", "size_bytes", "created_at", "accessed_at")
+    width = max(map(len, keys))
+    for key in keys:
+        session.print(render.one_line(f"{key:<{width}}  {word(record, key)}"))
+    for part in ("variables", "data"):
+        if values := inner(record, part):
+            session.print(session.styled(part, "bold"))
+            session.print_foreign(render.json_text(values, indent=True))
+    if messages := inners(record, "history"):
+        session.print(session.styled("history", "bold"))
+        for message in messages:
+            role = word(message, "role", "-")
+            content = message.get("content", message)
+            session.print_foreign(f"{role}: {render.output_text(content)}")
+
+
+@memory.command("get")
+@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@click.argument("key", metavar="KEY")
+@_session
+@click.pass_obj
+def get(session: Session, agent: str, key: str, of: str | None) -> None:
+    """Print what an agent remembers under a key; null where there is nothing."""
+    found = session.call("memory.get", {"agent": agent, "key": key, "session": of or ""})
+    value = found.get("value")
+    if session.json or not isinstance(value, str):
+        session.print_json(value)
+    else:
+        session.print_foreign(value)
+
+
+@memory.command("put")
+@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@click.argument("key", metavar="KEY")
+@click.argument("value", metavar="JSON|@FILE|-")
+@_session
+@click.option("--ttl", "ttl_s", type=duration, metavar="D", help="Forget it after that long.")
+@click.pass_obj
+def put(
+    session: Session, agent: str, key: str, value: str, of: str | None, ttl_s: float | None
+) -> None:
+    """Have an agent remember a value under a key."""
+    given = json_value(value, "VALUE")
+    params = {"agent": agent, "key": key, "value": given, "session": of or "", "ttl_s": ttl_s}
+    found = session.call("memory.put", params)
+    if session.json:
+        session.print_json(found)
+
+
+@memory.command("rm")
+@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@click.argument("key", metavar="KEY")
+@_session
+@click.pass_obj
+def rm(session: Session, agent: str, key: str, of: str | None) -> None:
+    """Have an agent forget a key."""
+    found = session.call("memory.delete", {"agent": agent, "key": key, "session": of or ""})
+    if session.json:
+        session.print_json(found)
+
+
+@memory.command("search")
+@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@click.argument("query", metavar="TEXT", default="")
+@_session
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="At most N.")
+@click.pass_obj
+def search(session: Session, agent: str, query: str, of: str | None, limit: int) -> None:
+    """List keys and values that contain a text, the newest first; all without one."""
+    params = {"agent": agent, "query": query, "session": of, "limit": limit}
+    found = session.call("memory.search", params)
+    if session.json:
+        session.print_json(found.get("items", []))
+        return
+    records = inners(found, "items")
+    if not records:
+        session.note("nothing is found")
+        return
+    session.print_table(
+        ("KEY", "SESSION", "VALUE"),
+        [
+            [
+                word(record, "key"),
+                word(record, "session"),
+                "(corrupted)"
+                if record.get("corrupted")
+                else render.json_text(record.get("value"), indent=False),
+            ]
+            for record in records
+        ],
+    )
+
+
+@memory.command("clear")
+@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@click.argument("of", metavar="[SESSION]", required=False)
+@click.pass_obj
+def clear(session: Session, agent: str, of: str | None) -> None:
+    """Have an agent forget a session with its keys; everything, without one."""
+    found = session.call("memory.clear", {"agent": agent, "session": of})
+    if session.json:
+        session.print_json(found)
+        return
+    sessions, keys = word(found, "sessions", "0"), word(found, "keys", "0")
+    session.print(f"{agent}: forgot {sessions} sessions and {keys} keys")
+
+
+@memory.command("stats")
+@click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
+@click.pass_obj
+def stats(session: Session, agent: str | None) -> None:
+    """Show how much is remembered, and what of it is in the daemon's memory."""
+    found = session.call("memory.stats", {"agent": agent})
+    if session.json:
+        session.print_json(found)
+        return
+    names = ("agent", "sessions", "turns", "messages")
+    rows = [
+        [
+            *(word(record, key) for key in names),
+            render.size(number(record, "size_bytes")),
+            word(record, "keys"),
+            render.size(number(record, "keys_bytes")),
+        ]
+        for record in inners(found, "agents")
+    ]
+    header = ("AGENT", "SESSIONS", "TURNS", "MESSAGES", "SIZE", "KEYS", "KEYS SIZE")
+    session.print_table(header, rows, droppable=("MESSAGES", "TURNS"), right=header[1:])
+    pool = inner(found, "pool")
+    held = [render.size(number(pool, key)) for key in ("size_bytes", "limit_bytes")]
+    counts = ", ".join(f"{word(pool, key)} {key}" for key in ("hits", "misses", "evictions"))
+    session.print(f"in memory: {word(pool, 'sessions')} sessions, {held[0]} of {held[1]}; {counts}")

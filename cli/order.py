@@ -1,0 +1,236 @@
+"""What `corral run` is told to order: its options, and the params of `task.submit` and `schedule.add` that they mean."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from ..worker.errors import InvalidParams
+from .session import complete_names, duration, duration_s, json_value, moment
+
+DAY_S = 86_400.0
+
+AGAIN = ("every", "cron")
+"""Options that make a schedule of it."""
+
+OF_SCHEDULES = ("timezone", "name", "overlap")
+"""Options that mean nothing without one of these."""
+
+F = TypeVar("F", bound=Callable[..., Any])  # Any: whatever a command takes
+
+complete_addressees = complete_names("daemon.status", "agents,teams,workflows")
+complete_tasks = complete_names("task.list", "tasks")
+
+_OPTIONS = (
+    click.option(
+        "--input", "given", metavar="JSON|@FILE|-", help="What the agent gets beside the words."
+    ),
+    click.option("--context", metavar="JSON|@FILE|-", help="What it should know of the occasion."),
+    click.option(
+        "--timeout", "timeout_s", type=duration, metavar="D", help="The task may run that long."
+    ),
+    click.option(
+        "--priority", type=click.IntRange(1, 10), metavar="1..10", help="10 is the most urgent."
+    ),
+    click.option("--detach", is_flag=True, help="Print the task's id and do not wait."),
+    click.option(
+        "--capability",
+        is_flag=True,
+        help="AGENT is a capability: whoever has it may take the task.",
+    ),
+    click.option(
+        "--require", "required", multiple=True, metavar="CAP", help="Who takes it must offer this."
+    ),
+    # boundaries
+    click.option(
+        "--max-tool-calls",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Refuse more tool calls than N.",
+    ),
+    click.option(
+        "--allow-tool", "tools", multiple=True, metavar="GLOB", help='Only such tools, as "git__*".'
+    ),
+    click.option(
+        "--max-tokens", type=click.IntRange(1), metavar="N", help="It may use so many tokens."
+    ),
+    click.option(
+        "--max-cost-cents",
+        type=click.FloatRange(0, min_open=True),
+        metavar="N",
+        help="It may cost so many cents.",
+    ),
+    click.option("--scope", metavar="TEXT", help="What the task is about, and what it is not."),
+    click.option(
+        "--constraint", "constraints", multiple=True, metavar="TEXT", help="What it has to heed."
+    ),
+    click.option(
+        "--output-format", "wanted", metavar="TEXT", help="What the output looks like, in words."
+    ),
+    click.option(
+        "--output-schema",
+        "schema",
+        metavar="JSON|@FILE",
+        help="The JSON Schema that its output is held to.",
+    ),
+    # the queue
+    click.option("--key", metavar="K", help="With the same key the task is queued only once."),
+    click.option("--session", metavar="S", help="Tasks of one session share its memory."),
+    click.option("--sticky-key", metavar="K", help="Tasks of one such key go to one worker."),
+    click.option(
+        "--after",
+        multiple=True,
+        metavar="ID",
+        help="Begin when this task has succeeded.",
+        shell_complete=complete_tasks,
+    ),
+    click.option("--no-durable", is_flag=True, help="Faster; the task is gone with the daemon."),
+    click.option(
+        "--max-attempts", type=click.IntRange(1, 1000), metavar="N", help="Try it N times at most."
+    ),
+    click.option(
+        "--retry-on",
+        multiple=True,
+        metavar="WORD",
+        help="After what it is tried again: worker-death, any, never, or an error's name.",
+    ),
+    click.option(
+        "--retry-backoff", type=duration, metavar="D", help="The first wait before it is."
+    ),
+    # when
+    click.option("--at", metavar="T", help="Not before: 5m (from now), 18:00 (UTC), or a time."),
+    click.option("--every", type=duration, metavar="D", help="Again and again: make a schedule."),
+    click.option("--cron", metavar="EXPR", help='Likewise, as "0 6 * * mon".'),
+    click.option("--timezone", metavar="ZONE", help="Of --cron, as Europe/Berlin; default UTC."),
+    click.option("--name", metavar="NAME", help="The schedule's name."),
+    click.option(
+        "--overlap",
+        type=click.Choice(("skip", "queue")),
+        help="A run that is due while the last one goes on; default skip.",
+    ),
+    click.option(
+        "--no-catch-up", is_flag=True, help="What was due while the daemon was down is left out."
+    ),
+)
+
+
+def order_options(command: F) -> F:
+    """Gives a command the options of an order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def is_schedule(options: Mapping[str, Any]) -> bool:
+    """Whether it is an order for tasks again and again.
+
+    Raises:
+        InvalidParams: it is for one task, and says what only a schedule has.
+    """
+    if any(options[name] is not None for name in AGAIN):
+        return True
+    stray = [name for name in OF_SCHEDULES if options[name] is not None]
+    stray += ["no-catch-up"] if options["no_catch_up"] else []
+    if stray:
+        words = f"cannot use --{stray[0]} without --every or --cron: it is for schedules"
+        raise InvalidParams(words, key=f"--{stray[0]}")
+    return False
+
+
+def schedule(options: Mapping[str, Any]) -> dict[str, object]:
+    """The params of schedule.add.
+
+    Raises:
+        InvalidParams: a value cannot be read, or means nothing for a schedule.
+    """
+    if options["detach"]:
+        words = "cannot use --detach with a schedule: nobody waits for its tasks"
+        raise InvalidParams(words, key="--detach")
+    params: dict[str, object] = {"task": task({**options, "at": None})}
+    chosen = {"every_s": options["every"]} | {k: options[k] for k in ("cron", *OF_SCHEDULES)}
+    params |= {key: value for key, value in chosen.items() if value is not None}
+    if options["no_catch_up"]:
+        params["catch_up"] = False
+    if options["at"] is not None:
+        params["start_at"] = instant(options["at"], "--at", time.time())
+    return params
+
+
+def task(options: Mapping[str, Any]) -> dict[str, object]:
+    """The params of task.submit.
+
+    Raises:
+        InvalidParams: a value cannot be read.
+    """
+    key = "capability" if options["capability"] else "agent"
+    params: dict[str, object] = {key: options["agent"], "objective": options["objective"]}
+    if options["given"] is not None:
+        params["input"] = json_value(options["given"], "--input")
+    if options["context"] is not None:
+        params["context"] = json_value(options["context"], "--context")
+    if options["at"] is not None:
+        params["at"] = instant(options["at"], "--at", time.time())
+    if options["no_durable"]:
+        params["durable"] = False
+    chosen: dict[str, object] = {
+        "timeout_s": options["timeout_s"],
+        "priority": options["priority"],
+        "required_capabilities": list(options["required"]) or None,
+        "idempotency_key": options["key"],
+        "session": options["session"],
+        "sticky_key": options["sticky_key"],
+        "after": list(options["after"]) or None,
+        "boundaries": _boundaries(options),
+        "output_format": _output_format(options),
+        "retry": _retry(options),
+    }
+    return params | {key: value for key, value in chosen.items() if value is not None}
+
+
+def _boundaries(options: Mapping[str, Any]) -> dict[str, object] | None:
+    chosen = {
+        "max_tool_calls": options["max_tool_calls"],
+        "allowed_tools": list(options["tools"]) or None,
+        "max_tokens": options["max_tokens"],
+        "max_cost_cents": options["max_cost_cents"],
+        "scope": options["scope"],
+        "constraints": list(options["constraints"]) or None,
+    }
+    return {key: value for key, value in chosen.items() if value is not None} or None
+
+
+def _output_format(options: Mapping[str, Any]) -> dict[str, object] | None:
+    wanted: dict[str, object] = {}
+    if options["wanted"] is not None:
+        wanted["description"] = options["wanted"]
+    if options["schema"] is not None:
+        wanted["schema"] = json_value(options["schema"], "--output-schema")
+    return wanted or None
+
+
+def _retry(options: Mapping[str, Any]) -> dict[str, object] | None:
+    words = list(options["retry_on"])
+    chosen = {
+        "max_attempts": options["max_attempts"],
+        "retry_on": words[0] if len(words) == 1 else words or None,
+        "retry_backoff_base_s": options["retry_backoff"],
+    }
+    return {key: value for key, value in chosen.items() if value is not None} or None
+
+
+def instant(text: str, option: str, now: float) -> float:
+    """Unix seconds of a time to come: `5m` from now, `18:00` (UTC, the next), or an RFC 3339 time.
+
+    Raises:
+        InvalidParams: it is none of these.
+    """
+    ahead_s = duration_s(text)
+    if ahead_s is not None:
+        return now + ahead_s
+    found = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", text.strip())
+    if found is None:
+        return moment(text, option, now, "5m, 18:00")
+    at = now - now % DAY_S + int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
+    return at if at > now else at + DAY_S

@@ -1,0 +1,146 @@
+"""`corral schedules` and `schedule …`: the tasks that are made again and again; `corral run --every` makes one."""
+
+from collections.abc import Mapping
+
+import click
+
+from . import render
+from .render import inner, inners, number, word
+from .session import Noun, Session, Verb, complete_names
+
+complete_schedules = complete_names("schedule.list", "schedules")
+
+
+def _list(session: Session) -> None:
+    found = session.call("schedule.list", {})
+    if session.json:
+        session.print_json(found.get("schedules", []))
+        return
+    records = inners(found, "schedules")
+    if not records:
+        session.note("there are no schedules; corral run AGENT OBJECTIVE --every D makes one")
+        return
+    session.print_table(
+        ("NAME", "FOR", "WHEN", "NEXT", "RUNS", "SKIPPED", "REFUSED", "LAST", "OBJECTIVE"),
+        [_row(record) for record in records],
+        droppable=("SKIPPED", "REFUSED", "LAST", "RUNS", "WHEN"),
+        right=("RUNS", "SKIPPED", "REFUSED"),
+    )
+
+
+def _row(record: Mapping[str, object]) -> list[str]:
+    task = inner(record, "task")
+    following = "paused" if record.get("paused") is True else render.at(word(record, "next_at"))
+    counts = [word(record, key) for key in ("runs", "skipped", "refused")]
+    error = word(inner(record, "last_error"), "name")
+    objective = word(task, "objective")
+    return [
+        word(record, "name"),
+        _whom(task),
+        _when(record),
+        following,
+        *counts,
+        word(record, "last_task"),
+        f"{error}: {objective}" if error else objective,
+    ]
+
+
+def _whom(task: Mapping[str, object]) -> str:
+    return word(task, "agent") or f"any {word(task, 'capability')}"
+
+
+def _when(record: Mapping[str, object]) -> str:
+    every_s = number(record, "every_s")
+    if every_s is not None:
+        return f"every {render.duration(every_s)}"
+    zone = word(record, "timezone")
+    return word(record, "cron") + (f" {zone}" if zone else "")
+
+
+@click.command("schedules", cls=Verb)
+@click.pass_obj
+def schedules(session: Session) -> None:
+    """List the schedules."""
+    _list(session)
+
+
+schedule = Noun("schedule", help="Schedules: tasks that are made again and again.")
+
+
+@schedule.command("list")
+@click.pass_obj
+def list_schedules(session: Session) -> None:
+    """List the schedules."""
+    _list(session)
+
+
+@schedule.command("show")
+@click.argument("name", metavar="NAME", shell_complete=complete_schedules)
+@click.pass_obj
+def show(session: Session, name: str) -> None:
+    """Show a schedule in full, with the next times that it runs."""
+    record = session.call("schedule.show", {"name": name})
+    if session.json:
+        session.print_json(record)
+        return
+    width = max(map(len, record), default=0)
+    for key, value in record.items():
+        if value is None or value == []:
+            continue
+        text = value if isinstance(value, str) else render.json_text(value, indent=False)
+        session.print(render.one_line(f"{key:<{width}}  {text}"))
+
+
+@schedule.command("rm")
+@click.argument(
+    "names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules
+)
+@click.pass_obj
+def remove(session: Session, names: tuple[str, ...]) -> None:
+    """Remove schedules; the tasks that they made stay."""
+    for name in dict.fromkeys(names):
+        session.call("schedule.rm", {"name": name})
+    if session.json:
+        session.print_json({"removed": list(dict.fromkeys(names))})
+
+
+def _each(session: Session, method: str, names: tuple[str, ...]) -> None:
+    records = [session.call(method, {"name": name}) for name in dict.fromkeys(names)]
+    if session.json:
+        session.print_json({"schedules": records})
+        return
+    for record in records:
+        following = "paused" if record.get("paused") is True else word(record, "next_at", "never")
+        session.print(render.one_line(f"{word(record, 'name')} {following}"))
+
+
+@schedule.command("pause")
+@click.argument(
+    "names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules
+)
+@click.pass_obj
+def pause(session: Session, names: tuple[str, ...]) -> None:
+    """Make no tasks until it is resumed; what is due meanwhile is not made up for."""
+    _each(session, "schedule.pause", names)
+
+
+@schedule.command("resume")
+@click.argument(
+    "names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules
+)
+@click.pass_obj
+def resume(session: Session, names: tuple[str, ...]) -> None:
+    """Make tasks again, from the next time on."""
+    _each(session, "schedule.resume", names)
+
+
+@schedule.command("run")
+@click.argument("name", metavar="NAME", shell_complete=complete_schedules)
+@click.pass_obj
+def run(session: Session, name: str) -> None:
+    """Make its task now, beside its times, and print the task's id."""
+    record = session.call("schedule.run", {"name": name})
+    if session.json:
+        session.print_json(record)
+        return
+    session.print(render.one_line(word(record, "id")))

@@ -1,0 +1,139 @@
+"""`corral team …` and `corral workflow …`: what has others do its tasks comes, goes, and is looked at."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from ..worker.errors import InvalidParams
+from . import render
+from .ensemble import print_ensemble, print_ensembles
+from .render import inner, inners, items, word
+from .session import Noun, Session, complete_names, toml_document
+
+RUN = {"run": "task"}
+"""`corral team run` is `corral run`: a name is enough to know what it is."""
+
+team = Noun("team", table=RUN, help="Teams: agents that run a task together, or one for all.")
+workflow = Noun(
+    "workflow", table=RUN, help="Workflows: steps of several agents, one after the other."
+)
+
+
+def _list(kind: str) -> Callable[..., None]:
+    def act(session: Session) -> None:
+        found = inners(session.call(f"{kind}.list", {}), f"{kind}s")
+        if session.json:
+            session.print_json(found)
+        elif found:
+            print_ensembles(session, found)
+        else:
+            session.note(f"there are no {kind}s")
+
+    return click.pass_obj(act)
+
+
+def _show(kind: str) -> Callable[..., None]:
+    def act(session: Session, name: str) -> None:
+        found = session.call(f"{kind}.show", {"name": name})
+        if session.json:
+            session.print_json(found)
+        else:
+            print_ensemble(session, found)
+
+    return click.pass_obj(act)
+
+
+def _rm(kind: str) -> Callable[..., None]:
+    def act(session: Session, name: str, cascade: bool) -> None:
+        found = session.call(f"{kind}.rm", {"name": name, "cascade": cascade}, timeout_s=None)
+        if session.json:
+            session.print_json(found)
+            return
+        for removed in items(found, "removed"):
+            session.print(render.one_line(f"removed {removed}"))
+
+    return click.pass_obj(act)
+
+
+def _fill(noun: Noun, kind: str) -> None:
+    """The commands that teams and workflows share."""
+    complete = complete_names(f"{kind}.list", f"{kind}s")
+    name = click.argument("name", metavar="NAME", shell_complete=complete)
+    cascade = click.option("--cascade", is_flag=True, help="Remove what names it, too.")
+    noun.command("list", help=f"List the {kind}s.")(_list(kind))
+    noun.command("show", help=f"Show one {kind} in full.")(name(_show(kind)))
+    forget = f"Forget a {kind}. Its tasks that are under way go on."
+    noun.command("rm", help=forget)(name(cascade(_rm(kind))))
+
+
+_fill(team, "team")
+_fill(workflow, "workflow")
+
+
+@team.command("add")
+@click.argument("name", required=False, metavar="[NAME]")
+@click.option("--file", "path", metavar="F", help="Add the [teams.NAME] of a TOML file.")
+@click.option("--lead", metavar="AGENT", help="Who gets the tasks, in the mode coordinate.")
+@click.option("--member", "members", multiple=True, metavar="NAME", help="Repeatable.")
+@click.option(
+    "--mode",
+    type=click.Choice(("coordinate", "broadcast", "route")),
+    help="What a task for it does; default coordinate.",
+)
+@click.option(
+    "--routing",
+    type=click.Choice(("least-load", "round-robin", "sticky")),
+    help="Which member, in the mode route; default least-load.",
+)
+@click.option("--max-parallel", type=click.IntRange(1), metavar="N", help="At once; default 8.")
+@click.pass_obj
+def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
+    """Add a team. It stays over a restart of the daemon."""
+    keys = ("lead", "mode", "routing", "max_parallel")
+    spec: dict[str, object] = {key: options[key] for key in keys if options[key] is not None}
+    if options["members"]:
+        spec["members"] = list(options["members"])
+    path, name = options["path"], options["name"]
+    if path is None and name is None:
+        raise InvalidParams("cannot add a team: give NAME or --file", key="name", value=None)
+    if path is not None and spec:
+        key = next(iter(spec)).replace("_", "-")
+        text = f"cannot add from {path!r}: --{key} stands beside --file"
+        raise InvalidParams(text, key=f"--{key}", value=None)
+    _add(session, "team", {name: spec} if path is None else _tables("team", path, name))
+
+
+@workflow.command("add")
+@click.argument("name", required=False, metavar="[NAME]")
+@click.option(
+    "--file",
+    "path",
+    required=True,
+    metavar="F",
+    help="Add the [workflows.NAME] of a TOML file.",
+)
+@click.pass_obj
+def add_workflow(session: Session, name: str | None, path: str) -> None:
+    """Add the workflows of a file, or one of them. They stay over a restart of the daemon."""
+    _add(session, "workflow", _tables("workflow", path, name))
+
+
+def _tables(kind: str, path: str, wanted: str | None) -> dict[str, object]:
+    """The tables of a file, or the one that is named; what else is in the file is not looked at."""
+    tables = inner(toml_document(path), f"{kind}s")
+    chosen = {name: table for name, table in tables.items() if wanted in (None, name)}
+    if not chosen:
+        missing = f"[{kind}s.{wanted or 'NAME'}]"
+        text = f"cannot add from {path!r}: it has no {missing}"
+        raise InvalidParams(text, file=path, key=wanted, reason="not in the file")
+    return chosen
+
+
+def _add(session: Session, kind: str, specs: Mapping[str, object]) -> None:
+    found = inners(session.call(f"{kind}.add", {"specs": dict(specs)}, timeout_s=None), f"{kind}s")
+    if session.json:
+        session.print_json(found)
+        return
+    for record in found:
+        session.print(render.one_line(f"added {kind} {word(record, 'name')}"))

@@ -1,0 +1,115 @@
+"""When a schedule is due: a grid of seconds, or what cron means in a time zone.
+
+Pure: times in, times out, all in seconds of the Unix epoch; nothing here reads a clock. What is asked is always
+"the next one after", so that a clock that jumps, however far, never makes more than one run due.
+"""
+
+from datetime import UTC, datetime, tzinfo
+from math import floor
+from zoneinfo import ZoneInfo
+
+from msgspec import Struct
+
+from .values import Refused
+
+LATE_S = 60.0
+"""A run that comes later than this was missed: the daemon was down, or the clock was set."""
+
+JUMP_S = 600.0
+"""A clock that was set back by more than this is believed; by less, nothing runs until it is where it was."""
+
+LAST = 253_402_300_799.0
+"""The end of the year 9999, beyond which there are no dates."""
+
+
+class Times(Struct, frozen=True):
+    """When something is due: every `every_s` seconds from `start` on, or by `cron` in `timezone` (None is UTC).
+
+    Nothing is due before `start`.
+    """
+
+    start: float
+    every_s: float | None = None
+    cron: str | None = None
+    timezone: str | None = None
+
+
+class Due(Struct, frozen=True):
+    """What is to be done now: run for the time `run`, or leave that out; and when to look again.
+
+    `next_at` None means never. `missed`: the run comes late, since nobody was there when it was due.
+    """
+
+    run: float | None
+    next_at: float | None
+    missed: bool = False
+
+
+def check(times: Times) -> None:
+    """Looks whether times can be told at all.
+
+    Raises:
+        Refused: they cannot; `item` is the key.
+    """
+    if (times.every_s is None) == (times.cron is None):
+        raise Refused("give every_s or cron", "every_s")
+    if times.timezone is not None and times.cron is None:
+        raise Refused("a time zone is for cron: every_s is the same everywhere", "timezone")
+    _zone(times.timezone)
+    if times.cron is not None and following(times, times.start) is None:
+        raise Refused("no day is like that", "cron")
+
+
+def following(times: Times, after: float) -> float | None:
+    """The first time that something is due after a time; None when it never is again.
+
+    Raises:
+        Refused: the cron expression or the zone cannot be read; `item` is the key.
+    """
+    if times.every_s is not None:
+        if after < times.start:
+            return times.start
+        steps = floor((after - times.start) / times.every_s) + 1
+        due = times.start + steps * times.every_s
+        if due <= after:  # what the division has rounded away
+            due = times.start + (steps + 1) * times.every_s
+        return due if due <= LAST else None
+    assert times.cron is not None, "a schedule has one of the two"
+    # Just before its start: it may be due right then.
+    return _by_cron(times.cron, _zone(times.timezone), max(after, times.start - 1e-6))
+
+
+def decide(times: Times, next_at: float | None, last_due: float | None, now: float) -> Due:
+    """What is due now, when `next_at` was to be the next time and `last_due` the time of the last run.
+
+    However many times have passed, they are one run, for the first of them. When the clock was set back, what lies
+    between is due again, unless that is so little that each run would be made twice.
+    """
+    if next_at is None:
+        return Due(None, None)
+    if now >= next_at:
+        return Due(next_at, following(times, now), missed=now - next_at > LATE_S)
+    if last_due is not None and now < last_due - JUMP_S:
+        return Due(None, following(times, now))
+    return Due(None, next_at)
+
+
+def _by_cron(expression: str, zone: tzinfo, after: float) -> float | None:
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only who has a cron schedule pays
+
+    try:
+        due = next(CronSim(expression, datetime.fromtimestamp(after, zone)), None)
+    except CronSimError as error:
+        raise Refused(f"it is no cron expression: {error}", "cron") from error
+    except (OverflowError, ValueError):  # beyond the year 9999, which is no date
+        return None
+    return None if due is None else due.astimezone(UTC).timestamp()
+
+
+def _zone(name: str | None) -> tzinfo:
+    if name is None:
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:  # such as a folder of the database
+        raise Refused("there is no such time zone", "timezone") from error

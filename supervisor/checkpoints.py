@@ -1,0 +1,340 @@
+"""What workers and tasks saved, sealed in the store: kept, found, passed over when damaged, removed in time.
+
+A checkpoint is of a task, whose next attempt is given it, or of a worker, whose next life may begin with it. It is
+durable when `put` returns. Of each task, and of each worker for each reason, so many are kept as its agent's
+`[recovery]` says. Whoever asks for a damaged one by its number is told so; whoever wants the newest gets the
+newest that is whole, and an event tells of those that are not. What the data means is not known here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+from ..worker import codec
+from ..worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
+from ..worker.schema import CheckpointRecord
+from .bus import Bus, rfc3339
+from .envelope import seal, unsealed
+from .spec import Recovery
+from .store import Row, Statement, Store
+
+Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed"]
+"""Why one was saved: a task or a worker did so by itself; somebody asked for it; time had passed; before its process
+was ended; as a copy of what was restored. Those of an agent that is gone are `removed`: no worker begins with them by itself."""
+
+BESIDE_BYTES = 64 * 1024
+"""What is longer is packed and read on a thread of its own, since that takes milliseconds."""
+
+EXPIRED_AT_ONCE = 1_000
+"""Rows in one statement: a longer one would hold up those who wait for the store."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_PENDING = "(SELECT checkpoint FROM resumption WHERE checkpoint IS NOT NULL)"
+_RECORD = "id, agent, worker, task, reason, at, size_bytes"
+
+
+class Resumption(NamedTuple):
+    """What a worker's next life begins with, and whether it is hibernated until then. `checkpoint` None: with nothing."""
+
+    agent: str
+    checkpoint: int | None
+    hibernated: bool
+    at: float
+
+
+class Checkpoints:
+    """The tables `checkpoint` and `resumption`.
+
+    Every method that writes raises Overloaded when the store takes nothing now; nothing is changed then.
+    """
+
+    def __init__(self, store: Store, bus: Bus, recovery_of: Callable[[str], Recovery]) -> None:
+        """`recovery_of` gives the limits of an agent by its name, also of one that is gone."""
+        self._store = store
+        self._bus = bus
+        self._recovery_of = recovery_of
+
+    # -- saving
+
+    async def put(
+        self, agent: str, worker: str | None, task: str | None, data: object, reason: Reason
+    ) -> int:
+        """As `keep`; returns the number."""
+        return (await self.keep(agent, worker, task, data, reason)).id
+
+    async def keep(
+        self, agent: str, worker: str | None, task: str | None, data: object, reason: Reason
+    ) -> CheckpointRecord:
+        """Keeps what was saved, in place of the oldest of its like.
+
+        Raises:
+            ResourceLimitExceeded: it is longer than max_checkpoint_bytes.
+        """
+        text = self.encoded(agent, data, f'worker "{worker}"' if task is None else f'task "{task}"')
+        blob = await _beside(len(text), lambda: seal(text, compress=True))
+        at = time.time()
+        insertion = (
+            "INSERT INTO checkpoint (agent, worker, task, reason, at, size_bytes, data)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (agent, worker, task, reason, at, len(text), blob),
+        )
+        most = self._recovery_of(agent).max_checkpoints
+        rotation = _rotation(worker, task, reason, most)
+        ids = await self._store.write(insertion, rotation)
+        return CheckpointRecord(
+            id=ids[0],
+            agent=agent,
+            worker=worker,
+            task=task,
+            reason=reason,
+            at=rfc3339(at),
+            size_bytes=len(text),
+        )
+
+    def encoded(self, agent: str, data: object, whose: str) -> bytes:
+        """The data as it is kept, before it is sealed; `whose` is said in the error.
+
+        Raises:
+            ResourceLimitExceeded: it is longer than max_checkpoint_bytes of the agent.
+        """
+        text, most = codec.encode(data), self._recovery_of(agent).max_checkpoint_bytes
+        if len(text) > most:
+            raise ResourceLimitExceeded(
+                f"cannot save a checkpoint of {whose}: {len(text)} bytes are more than"
+                f" max_checkpoint_bytes = {most}",
+                limit="max_checkpoint_bytes",
+                value=len(text),
+            )
+        return text
+
+    # -- reading
+
+    async def of_task(self, task_id: str) -> dict[str, object]:
+        """What a task saved last, as `{"checkpoint": data}`; empty when it saved nothing.
+
+        Raises:
+            Corrupted: none of what it saved is whole.
+        """
+        return await self._newest("task = ?", task_id)
+
+    async def latest(self, worker_id: str) -> dict[str, object]:
+        """What a worker saved last, as `{"checkpoint": data}`; empty when it saved nothing.
+
+        Raises:
+            Corrupted: none of what it saved is whole.
+        """
+        return await self._newest("worker = ? AND task IS NULL AND reason <> 'removed'", worker_id)
+
+    async def _newest(self, where: str, value: str) -> dict[str, object]:
+        first: Corrupted | None = None
+        below = 2**63 - 1
+        while True:
+            rows = await self._store.read(
+                f"SELECT {_RECORD}, data FROM checkpoint WHERE {where} AND id < ?"
+                " ORDER BY id DESC LIMIT 1",
+                (value, below),
+            )
+            if not rows:
+                break
+            record = _record_of(rows[0])
+            try:
+                return {"checkpoint": await _opened(rows[0])}
+            except Corrupted as error:
+                first = first or error
+                below = record.id
+                self._tell(record, error)
+        if first is not None:
+            raise first
+        return {}
+
+    def _tell(self, record: CheckpointRecord, error: Corrupted) -> None:
+        logger.error("%s", error)
+        self._bus.publish(
+            "checkpoint.corrupted",
+            agent=record.agent,
+            worker=record.worker,
+            checkpoint=record.id,
+            task=record.task,
+            reason=error.message,
+        )
+
+    async def find(self, number: int) -> tuple[CheckpointRecord, object]:
+        """One checkpoint and its data.
+
+        Raises:
+            NotFound: there is none of that number.
+            Corrupted: it is damaged.
+        """
+        rows = await self._store.read(
+            f"SELECT {_RECORD}, data FROM checkpoint WHERE id = ?", (number,)
+        )
+        if not rows:
+            raise _not_found(number)
+        return _record_of(rows[0]), await _opened(rows[0])
+
+    async def list(self, name: str | None, limit: int) -> list[CheckpointRecord]:
+        """Checkpoints without their data, newest first; of an agent, a worker or a task where `name` is given."""
+        where = (
+            ""
+            if name is None
+            else "WHERE agent = ?1 OR (worker = ?1 AND task IS NULL) OR task = ?1"
+        )
+        rows = await self._store.read(
+            f"SELECT {_RECORD} FROM checkpoint {where} ORDER BY id DESC LIMIT ?2", (name, limit)
+        )
+        return [_record_of(row) for row in rows]
+
+    # -- removing
+
+    async def remove(self, numbers: Sequence[int], *, force: bool = False) -> Sequence[int]:
+        """Removes checkpoints, all or none; those that a worker is to begin with only with `force`: then it begins anew.
+
+        Raises:
+            NotFound: there is none of a number.
+            Conflict: a worker is to begin with one of them.
+        """
+        marks = ", ".join("?" * len(numbers))
+        rows = await self._store.read(f"SELECT id FROM checkpoint WHERE id IN ({marks})", numbers)
+        there = {row[0] for row in rows}
+        missing = [number for number in numbers if number not in there]
+        if missing:
+            raise _not_found(missing[0])
+        pending = await self._store.read(
+            f"SELECT checkpoint, worker FROM resumption WHERE checkpoint IN ({marks})", numbers
+        )
+        if pending and not force:
+            number, worker = pending[0]
+            text = (
+                f'cannot remove checkpoint {number}: worker "{worker}" is to begin with it; --force'
+            )
+            raise Conflict(text, checkpoint=number, worker=worker, reason="pending")
+        await self._store.write(
+            (f"UPDATE resumption SET checkpoint = NULL WHERE checkpoint IN ({marks})", numbers),
+            (f"DELETE FROM checkpoint WHERE id IN ({marks})", numbers),
+        )
+        return tuple(dict.fromkeys(numbers))
+
+    async def expire(self, now: float) -> None:
+        """Removes what has been kept for its agent's checkpoint_retention, and what succeeded tasks need no more.
+
+        What a worker is to begin with stays, and what a task saved that has not ended.
+        """
+        agents = await self._store.read("SELECT DISTINCT agent FROM checkpoint")
+        for (agent,) in agents:
+            before = now - self._recovery_of(str(agent)).checkpoint_retention
+            await self._delete(
+                f"agent = ? AND at < ? AND id NOT IN {_PENDING} AND NOT EXISTS (SELECT 1 FROM task"
+                " WHERE task.id = checkpoint.task AND task.state IN ('queued', 'running'))",
+                (str(agent), before),
+            )
+        await self._delete(
+            "task IS NOT NULL AND EXISTS (SELECT 1 FROM task"
+            " WHERE task.id = checkpoint.task AND task.state = 'succeeded')",
+            (),
+        )
+
+    async def _delete(self, where: str, values: Iterable[object]) -> None:
+        statement = (
+            "DELETE FROM checkpoint WHERE id IN"
+            f" (SELECT id FROM checkpoint WHERE {where} LIMIT {EXPIRED_AT_ONCE})"
+        )
+        while (await self._store.write((statement, tuple(values))))[0] >= EXPIRED_AT_ONCE:
+            pass
+
+    def removed(self, agent: str) -> None:
+        """An agent is gone: what another of its name has not saved, it does not begin with by itself."""
+        self._store.post(
+            ("DELETE FROM resumption WHERE agent = ?", (agent,)),
+            ("UPDATE checkpoint SET reason = 'removed' WHERE agent = ? AND task IS NULL", (agent,)),
+        )
+
+    # -- what the next lives begin with
+
+    async def resumptions(self) -> dict[str, Resumption]:
+        """What workers are to begin with, by their ids."""
+        rows = await self._store.read(
+            "SELECT worker, agent, checkpoint, hibernated, at FROM resumption"
+        )
+        return {
+            str(worker): Resumption(
+                str(agent),
+                None if checkpoint is None else int(str(checkpoint)),
+                bool(hibernated),
+                float(str(at)),
+            )
+            for worker, agent, checkpoint, hibernated, at in rows
+        }
+
+    async def resume(self, resumptions: Mapping[str, Resumption]) -> None:
+        """Keeps what workers are to begin with, all or none; it is durable when this returns."""
+        await self._store.write(*_writes(resumptions))
+
+    def resume_soon(self, worker_id: str, resumption: Resumption | None) -> None:
+        """As `resume` for one worker, without waiting; None: with nothing in particular."""
+        if resumption is None:
+            self._store.post(("DELETE FROM resumption WHERE worker = ?", (worker_id,)))
+        else:
+            self._store.post(*_writes({worker_id: resumption}))
+
+
+def _writes(resumptions: Mapping[str, Resumption]) -> list[Statement]:
+    return [
+        (
+            "INSERT OR REPLACE INTO resumption (worker, agent, checkpoint, hibernated, at)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (worker_id, each.agent, each.checkpoint, int(each.hibernated), each.at),
+        )
+        for worker_id, each in resumptions.items()
+    ]
+
+
+def _rotation(worker: str | None, task: str | None, reason: Reason, most: int) -> Statement:
+    """Removes the oldest beyond `most` of a task, or of a worker for one reason."""
+    where, values = "worker = ?1 AND task IS NULL AND reason = ?2", [worker, reason]
+    if task is not None:
+        where, values = "task = ?1", [task]
+    beyond = f"SELECT id FROM checkpoint WHERE {where} ORDER BY id DESC LIMIT -1 OFFSET {most}"
+    return (f"DELETE FROM checkpoint WHERE id IN ({beyond}) AND id NOT IN {_PENDING}", values)
+
+
+async def _opened(row: Row) -> object:
+    """The data of a row of `_RECORD, data`."""
+    blob, record = row[7], f"checkpoint {row[0]}"
+    if not isinstance(blob, bytes):
+        raise Corrupted(f"cannot read {record}: it is no blob", record=record, reason="no-envelope")
+    return await _beside(len(blob), lambda: _value(blob, record))
+
+
+def _value(blob: bytes, record: str) -> object:
+    try:
+        return codec.decode(unsealed(blob, record))
+    except ValueError as error:
+        text = f"cannot read {record}: it is no JSON"
+        raise Corrupted(text, record=record, reason="no-envelope") from error
+
+
+async def _beside(size_bytes: int, work: Callable[[], T]) -> T:
+    """What `work` returns; on a thread where so many bytes would hold up the loop."""
+    return await asyncio.to_thread(work) if size_bytes > BESIDE_BYTES else work()
+
+
+def _record_of(row: Row) -> CheckpointRecord:
+    number, agent, worker, task, reason, at, size_bytes = row[:7]
+    return CheckpointRecord(
+        id=int(str(number)),
+        agent=str(agent),
+        worker=None if worker is None else str(worker),
+        task=None if task is None else str(task),
+        reason=str(reason),
+        at=rfc3339(float(str(at))),
+        size_bytes=int(str(size_bytes)),
+    )
+
+
+def _not_found(number: int) -> NotFound:
+    return NotFound(f"cannot find checkpoint {number}", checkpoint=number)

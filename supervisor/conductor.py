@@ -1,0 +1,388 @@
+"""Performs the tasks of teams and workflows: it queues their parts, waits for them, and says what they come to.
+
+It holds nothing that a record does not: what was queued for a task is found by its parent and step, so that a later
+daemon goes on where one stood, and nothing that has ended is run again. What follows what is decided in `workflow`
+and `team`.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from ..worker import codec
+from ..worker.errors import (
+    CorralError,
+    InvalidParams,
+    NotFound,
+    Overloaded,
+    ShuttingDown,
+    TaskFailed,
+    from_wire,
+)
+from ..worker.schema import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
+from .agents import Agents
+from .crew import Agent
+from .keeper import Shared
+from .schedule import has_capability
+from .spec import Ensemble, kind_of_ensemble
+from .tasks import Tasks
+from .team import Candidate, Team, chosen
+from .workflow import Branch, Decision, Submission, Workflow, decide, recorded
+
+OVERLOADED_S = 300.0
+"""How long a part of a task is offered to a queue that is full, before that is what it fails with."""
+
+CHILDREN_MAX = 100_000
+"""Records of parts that are read back: as many as `[tasks] max_children` can allow."""
+
+LOOK_S = 1.0
+"""How often a full queue is looked at where nothing ends."""
+
+REASON_CHARS = 1_000
+"""Of an error's message in an event; the task's record has it whole."""
+
+
+class Conductor:
+    """The teams and workflows of one daemon at work."""
+
+    def __init__(self, shared: Shared, agents: Agents, tasks: Tasks) -> None:
+        self._shared = shared
+        self._agents = agents
+        self._tasks = tasks
+        self._turns = Counter[str]()
+        self._led: dict[str, Team] = {}
+        self._an_end = asyncio.Event()
+        tasks.ended.append(self._note_end)
+
+    def kind(self, name: str) -> TaskKind | None:
+        """What a name means, "team" or "workflow"; None for every other name."""
+        found = self._agents.ensembles.by_name.get(name)
+        return None if found is None else kind_of_ensemble(found)
+
+    def check(self, params: TaskParams) -> None:
+        """Looks at a task for a team or workflow before it is taken.
+
+        Raises:
+            InvalidParams: a team that routes by sticky_key is given none.
+            NotFound: no member has what is required.
+        """
+        found = self._agents.ensembles.by_name.get(params.agent or "")
+        if not isinstance(found, Team):
+            return
+        if found.mode == "route" and found.routing == "sticky" and params.sticky_key is None:
+            text = f'cannot route a task of team "{found.name}": it has no sticky_key'
+            raise InvalidParams(text, key="sticky_key", team=found.name)
+        if found.mode != "coordinate":
+            self._able(found, params.required_capabilities)
+
+    def timeout_s(self, name: str) -> float | None:
+        """How long a task of that name may take at most."""
+        found = self._agents.ensembles.by_name.get(name)
+        return found.timeout if isinstance(found, Workflow) else None
+
+    def members_for(self, task: Task) -> tuple[str, ...] | None:
+        """To whom alone a task may delegate: the members of the team that it leads; None where it leads none."""
+        team = self._led.get(task.parent or "")
+        return None if team is None or task.agent != team.lead else team.members
+
+    async def perform(self, task: Task) -> TaskResult:
+        """What a task of a team or workflow comes to; also called again for one that a daemon left.
+
+        Raises:
+            NotFound: its team or workflow is gone.
+            CorralError: what it failed with.
+        """
+        found = self._agents.ensembles.by_name.get(task.agent)
+        if found is None:
+            text = f'cannot go on with task "{task.id}": "{task.agent}" is gone'
+            raise NotFound(text, name=task.agent)
+        under_way = self._agents.ensembles.under_way
+        under_way[found.name] += 1
+        try:
+            return await self._perform(found, task)
+        finally:
+            under_way[found.name] -= 1
+
+    async def _perform(self, found: Ensemble, task: Task) -> TaskResult:
+        children = await self._tasks.records.children(task.id, CHILDREN_MAX)
+        earlier = {child.step: child for child in children}
+        self._tasks.recall_children(task.id, [child.id for child in children])
+        if isinstance(found, Workflow):
+            return await self._workflow(found, task, earlier)
+        if found.mode == "broadcast":
+            return await self._broadcast(found, task, earlier)
+        if found.mode == "route":
+            return await self._route(found, task, earlier)
+        return await self._coordinate(found, task, earlier)
+
+    # -- workflows
+
+    async def _workflow(
+        self, workflow: Workflow, task: Task, earlier: Mapping[str, Task]
+    ) -> TaskResult:
+        branches = {label: _branch(child) for label, child in earlier.items()}
+        known = decide(workflow, task, branches).stages if earlier else {}
+        told = {step: "ended" for step, stage in known.items() if stage.has_ended}
+        runners: dict[asyncio.Task[Branch], str] = {}
+        for label, branch in branches.items():
+            if branch.is_open:
+                step = label.partition("/")[0]
+                told[step] = "open"
+                self._tell_step(task, step, "resumed")
+                runners[asyncio.create_task(self._ended(earlier[label].id))] = label
+        try:
+            while True:
+                decision = decide(workflow, task, branches)
+                self._tell(task, decision, told)
+                if decision.error is not None:
+                    raise decision.error
+                if decision.is_done:
+                    return TaskResult(output=decision.output)
+                for submission in decision.submit:
+                    branches[submission.label] = Branch(None, "open")
+                    runners[asyncio.create_task(self._run(task, submission))] = submission.label
+                assert runners, "what has not ended waits for something"
+                done, _ = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
+                for runner in done:
+                    branches[runners.pop(runner)] = runner.result()
+        finally:
+            for runner in runners:
+                runner.cancel()
+            await asyncio.gather(*runners, return_exceptions=True)
+
+    async def _run(
+        self, task: Task, submission: Submission, earlier: Mapping[str, Task] | None = None
+    ) -> Branch:
+        """Queues a part of a task, unless it was by an earlier daemon, and waits for its end."""
+        try:
+            if earlier is not None and submission.label in earlier:
+                return await self._ended(earlier[submission.label].id)
+            child = await self._submit(task, submission.label, submission.params)
+        except CorralError as error:
+            return Branch(None, "failed", error=recorded(error))
+        return await self._ended(child.id)
+
+    async def _ended(self, task_id: str) -> Branch:
+        try:
+            return _branch(await self._tasks.wait(task_id))
+        except CorralError as error:  # its record cannot be read
+            return Branch(task_id, "failed", error=recorded(error))
+
+    async def _submit(self, task: Task, step: str, params: TaskParams) -> Task:
+        """The part of a task that does a step; the same one, however often it is asked for.
+
+        Raises:
+            CorralError: it cannot be queued.
+        """
+        keyed = replace(params, idempotency_key=f"{task.id}/{step}")
+        end = asyncio.get_running_loop().time() + OVERLOADED_S
+        while True:
+            try:
+                return await self._tasks.submit(
+                    keyed, parent=self._tasks.find(task.id) or task, step=step
+                )
+            except Overloaded:
+                if asyncio.get_running_loop().time() > end:
+                    raise
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):  # a place may come free without an end
+                        await self._an_end.wait()
+            except ShuttingDown:  # the next daemon goes on: this one cancels us at its end
+                await asyncio.get_running_loop().create_future()
+
+    def _note_end(self, _task: Task) -> None:
+        """A task has ended: who waits for a place in a queue looks again."""
+        self._an_end.set()
+        self._an_end = asyncio.Event()
+
+    def _tell(self, task: Task, decision: Decision, told: dict[str, str]) -> None:
+        """Publishes what has changed since the last decision."""
+        for submission in decision.submit:
+            if submission.step not in told:
+                told[submission.step] = "open"
+                self._tell_step(task, submission.step, "started")
+        for step, stage in decision.stages.items():
+            if stage.has_ended and told.get(step) != "ended":
+                told[step] = "ended"
+                reason = "" if stage.error is None else stage.error.message
+                self._tell_step(task, step, stage.state, reason)
+
+    def _tell_step(self, task: Task, step: str, state: str, reason: str = "") -> None:
+        self._shared.bus.publish(
+            "workflow.step",
+            agent=task.agent,
+            task=task.id,
+            step=step,
+            state=state,
+            reason=reason[:REASON_CHARS],
+        )
+
+    # -- teams
+
+    async def _broadcast(self, team: Team, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
+        """Every member does it; it has failed when it has with all of them."""
+        members = [
+            name
+            for name in team.members
+            if name in earlier or self._is_able(name, task.required_capabilities)
+        ]
+        gate = asyncio.Semaphore(team.max_parallel)
+
+        async def run(name: str) -> Branch:
+            async with gate:
+                return await self._run(
+                    task, Submission(name, name, _handed_on(task, name)), earlier
+                )
+
+        async with asyncio.TaskGroup() as group:
+            runs = [group.create_task(run(name)) for name in members]
+        output = [_told(name, each.result()) for name, each in zip(members, runs, strict=True)]
+        if not any(each["state"] == "succeeded" for each in output):
+            text = f'cannot finish the task of team "{team.name}": it failed with every member'
+            raise TaskFailed(text, team=team.name, members=output)
+        return TaskResult(output=output)
+
+    async def _route(self, team: Team, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
+        """One member does it; the one that had it before goes on with it."""
+        name = next(iter(earlier), None)
+        if name is None:
+            able = self._able(team, task.required_capabilities)
+            up = [each for each in able if self._takes_tasks(each)] or able
+            turn = self._turns[team.name]
+            self._turns[team.name] += 1
+            candidates = [self._candidate(each) for each in up]
+            key = task.sticky_key or ""
+            name = chosen(team.routing, candidates, turn=turn, sticky_key=key)
+        assert name is not None, "without an able member NotFound was raised"
+        return await self._passed_on(team, task, earlier, _handed_on(task, name))
+
+    async def _coordinate(self, team: Team, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
+        """The lead does it, and may delegate to the members."""
+        assert team.lead is not None, "the mode coordinate has a lead"
+        members = [self._described(name) for name in team.members]
+        told = {"name": team.name, "members": members}
+        given = codec.as_object(task.context)
+        rest = (
+            {}
+            if task.context is None
+            else given
+            if given is not None
+            else {"context": task.context}
+        )
+        params = replace(_handed_on(task, team.lead), context={**rest, "team": told})
+        params = replace(params, required_capabilities=task.required_capabilities)
+        self._led[task.id] = team
+        try:
+            return await self._passed_on(team, task, earlier, params)
+        finally:
+            del self._led[task.id]
+
+    async def _passed_on(
+        self, team: Team, task: Task, earlier: Mapping[str, Task], params: TaskParams
+    ) -> TaskResult:
+        """What one member's task comes to, as it is.
+
+        Raises:
+            CorralError: it failed; the class is kept.
+        """
+        name = params.agent or ""
+        branch = await self._run(task, Submission(name, name, params), earlier)
+        if branch.state == "succeeded":
+            return TaskResult(output=branch.output)
+        raise _failure(team, name, branch)
+
+    def _able(self, team: Team, required: list[str]) -> list[str]:
+        """The members that offer what is required.
+
+        Raises:
+            NotFound: none does.
+        """
+        able = [name for name in team.members if self._is_able(name, required)]
+        if not able:
+            text = f'cannot find a member of team "{team.name}" with {", ".join(required)}'
+            raise NotFound(text, team=team.name, required_capabilities=required)
+        return able
+
+    def _is_able(self, name: str, required: list[str]) -> bool:
+        agent = self._agents.agents.get(name)
+        if agent is None:  # a team or workflow has none of its own
+            return not required
+        return all(has_capability(agent.spec, _announced(agent), each) for each in required)
+
+    def _takes_tasks(self, name: str) -> bool:
+        agent = self._agents.agents.get(name)
+        return agent is None or agent.wanted
+
+    def _candidate(self, name: str) -> Candidate:
+        agent = self._agents.agents.get(name)
+        if agent is None:
+            return Candidate(name, 1, 0)
+        capacity = agent.spec.resources.max_concurrent_requests
+        free = sum(capacity - len(k.running) for k in agent.keepers if k.takes_tasks)
+        return Candidate(name, free, self._tasks.queued(name))
+
+    def _described(self, name: str) -> dict[str, object]:
+        """A member as its lead is told of it."""
+        agent = self._agents.agents.get(name)
+        if agent is None:
+            return {"name": name, "kind": self.kind(name), "capabilities": []}
+        offered = agent.spec.capabilities or _announced(agent)
+        return {"name": name, "kind": "agent", "capabilities": list(offered)}
+
+
+def _announced(agent: Agent) -> tuple[str, ...]:
+    return next((tuple(k.announced) for k in agent.keepers if k.announced), ())
+
+
+def _branch(child: Task) -> Branch:
+    state = child.state if child.state in ENDED else "open"
+    return Branch(child.id, state, child.output, child.error)
+
+
+def _handed_on(task: Task, agent: str) -> TaskParams:
+    """The task of a team as a member gets it; how long it may take in all, the team's own task knows."""
+    own = task.boundaries
+    return TaskParams(
+        objective=task.objective,
+        agent=agent,
+        input=task.input,
+        context=task.context,
+        priority=task.priority,
+        boundaries=Boundaries(
+            max_tool_calls=own.max_tool_calls,
+            allowed_tools=own.allowed_tools,
+            constraints=own.constraints,
+            scope=own.scope,
+            max_tokens=own.max_tokens,
+            max_cost_cents=own.max_cost_cents,
+        ),
+        output_format=task.output_format,
+        sticky_key=task.sticky_key,
+        session=task.session,
+        durable=task.durable,
+        retry=task.retry,
+    )
+
+
+def _told(name: str, branch: Branch) -> dict[str, object]:
+    """What a member's task came to, as the output of a broadcast has it."""
+    told: dict[str, object] = {"member": name, "task": branch.task, "state": branch.state}
+    if branch.error is None:
+        return {**told, "output": branch.output}
+    error = branch.error
+    said = {"code": error.code, "name": error.name, "message": error.message, "data": error.data}
+    return {**told, "error": said}
+
+
+def _failure(team: Team, name: str, branch: Branch) -> CorralError:
+    from_member = branch.error
+    assert from_member is not None, "what has not succeeded says why"
+    facts = {"team": team.name, "member": name, "task": branch.task}
+    text = f'cannot finish the task of team "{team.name}": "{name}": {from_member.message}'
+    if from_member.name == "Cancelled":  # the member's: nobody has cancelled the team's
+        return TaskFailed(text, **{**from_member.data, **facts})
+    data = {**from_member.data, **facts}
+    return from_wire({"code": from_member.code, "message": text, "data": data})

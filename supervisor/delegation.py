@@ -1,0 +1,128 @@
+"""What one task hands to others, by a worker's `task/delegate` and `task/delegate_all`.
+
+Who asks waits for the ends. The queue says what may be delegated at all (how deep, how many, no circles), and cancels
+the children when the parent ends; here the children are cancelled when nobody waits for them any more.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import cast
+
+import msgspec
+
+from ..worker import codec
+from ..worker.errors import CorralError, InvalidParams, ResourceLimitExceeded
+from ..worker.schema import DelegateAllParams, DelegateParams, Task, TaskParams
+from ..worker.wire import MAX_MESSAGE_BYTES
+from .backlog import Entry
+from .keeper import Keeper
+from .tasks import Tasks
+
+ANSWER_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
+"""What the records of `task/delegate_all` may take together; of what finds no room the id is told."""
+
+_FIELDS = TaskParams.__struct_fields__
+
+
+class Delegation:
+    """What one request of a worker delegates.
+
+    Args:
+        tasks: the daemon's.
+        keeper: of the worker.
+        task: for which of its tasks; None: for the one that it runs, or for none where it runs none.
+
+    Raises:
+        NotFound: the worker does not run that task.
+        InvalidParams: it runs several, and names none.
+    """
+
+    def __init__(self, tasks: Tasks, keeper: Keeper, task: str | None) -> None:
+        if task is None and len(keeper.running) > 1:
+            # A child of none of them would be freer than each, and nobody's to cancel.
+            raise InvalidParams(
+                f'cannot tell for which task worker "{keeper.id}" delegates: it runs {len(keeper.running)}',
+                key="task",
+            )
+        self._tasks = tasks
+        self._entry = tasks.task_of(keeper, task)
+        self._room = ANSWER_BYTES
+
+    @property
+    def _parent(self) -> Task | None:
+        return None if self._entry is None else self._entry.task
+
+    async def one(self, asked: DelegateParams) -> object:
+        """The record of the child when it has ended.
+
+        Raises:
+            CorralError: it was not accepted.
+        """
+        params = TaskParams(**{name: getattr(asked, name) for name in _FIELDS})
+        return msgspec.to_builtins(await self._ended(params))
+
+    async def all(self, asked: DelegateAllParams) -> dict[str, object]:
+        """`{"results": […]}` in the order of the tasks: each the record, or `{"error": …}` where none was accepted.
+
+        Raises:
+            ResourceLimitExceeded: they are too many, or stand too deep: none was submitted.
+            Cancelled: the parent has ended.
+        """
+        parent = self._parent
+        if parent is not None:
+            self._tasks.check_may_delegate(parent, len(asked.tasks))
+        results: list[object] = [None] * len(asked.tasks)
+        left = iter(enumerate(asked.tasks))
+        at_once = min(asked.max_parallel or len(asked.tasks), len(asked.tasks))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(self._work_off(left, results))
+        return {"results": results}
+
+    async def _work_off(
+        self, left: Iterator[tuple[int, TaskParams]], results: list[object]
+    ) -> None:
+        for index, params in left:
+            try:
+                results[index] = self._told(await self._ended(params))
+            except CorralError as error:
+                results[index] = {"error": error.to_record()}
+
+    async def _ended(self, params: TaskParams) -> Task:
+        child = await self._tasks.submit(params, parent=self._parent)
+        entry = self._entry
+        if entry is not None and child.parent != entry.task.id:
+            return await self._others(child, entry)
+        try:
+            return await self._tasks.wait(child.id)
+        except asyncio.CancelledError:
+            await self._tasks.cancel(child.id, "the worker that delegated it no longer waits")
+            raise
+
+    async def _others(self, child: Task, entry: Entry) -> Task:
+        """The ended record of a task that had the idempotency key already: it is waited for, and not ours to cancel."""
+        # It need not have a place of its own any more; it has to end.
+        awaited = Task(id="", agent=child.agent, kind="team", after=[child.id])
+        self._tasks.check_can_run(awaited, entry.task)
+        entry.waits.append(child.id)
+        try:
+            return await self._tasks.wait(child.id)
+        finally:
+            entry.waits.remove(child.id)
+
+    def _told(self, task: Task) -> dict[str, object]:
+        """A record as the answer has it, if there is room for it in a message."""
+        record = cast(
+            "dict[str, object]", msgspec.to_builtins(task)
+        )  # a Struct's fields have names
+        size = len(codec.encode(record))
+        if size > self._room:
+            raise ResourceLimitExceeded(
+                f'cannot answer with the record of task "{task.id}": all together are too long; it is in the store',
+                limit="message",
+                value=MAX_MESSAGE_BYTES,
+                task=task.id,
+                state=task.state,
+            )
+        self._room -= size
+        return record

@@ -1,0 +1,212 @@
+"""The teams and workflows of one daemon, by name: from the file and from the store; added, changed, removed.
+
+They have no processes: what they need are agents, which cannot be removed while one names them. A task that is
+under way goes on as its team or workflow was when it began.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from ..worker.errors import Conflict, CorralError, NotFound
+from .bus import Bus
+from .document import STORE
+from .reload import ensemble_changes
+from .roster import Entry, Roster
+from .spec import (
+    Ensemble,
+    Spec,
+    check_ensembles,
+    decode_ensemble,
+    ensemble_table,
+    kind_of_ensemble,
+)
+
+
+class Ensembles:
+    """The teams and workflows that there are.
+
+    Args:
+        bus: where it is told what came and went.
+        roster: what the store keeps of them.
+        specs: the agents and servers that there are.
+    """
+
+    def __init__(self, bus: Bus, roster: Roster, specs: Callable[[], Mapping[str, Spec]]) -> None:
+        self.by_name: dict[str, Ensemble] = {}
+        self.under_way = Counter[str]()
+        """How many tasks of each are being performed."""
+        self._bus = bus
+        self._roster = roster
+        self._specs = specs
+
+    def of(self, name: str, kind: str) -> Ensemble:
+        """The team or workflow (`kind`) of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self.by_name.get(name)
+        if found is None or kind_of_ensemble(found) != kind:
+            known = [each.name for each in self.all(kind)]
+            raise NotFound(f'cannot find {kind} "{name}"', name=name, known=known)
+        return found
+
+    def all(self, kind: str) -> list[Ensemble]:
+        """The teams, or the workflows, in the order in which they came."""
+        return [each for each in self.by_name.values() if kind_of_ensemble(each) == kind]
+
+    def check_free(self, name: str, verb: str) -> None:
+        """Refuses a name that one of them has.
+
+        Raises:
+            Conflict: it is taken.
+        """
+        if (found := self.by_name.get(name)) is not None:
+            kind = kind_of_ensemble(found)
+            raise Conflict(f'cannot {verb} "{name}": the name is taken by a {kind}', name=name)
+
+    # -- from the file and an earlier daemon
+
+    def load(self, from_file: Mapping[str, Ensemble], entries: Iterable[Entry]) -> None:
+        """Takes in those of the file, and of the store what the file does not shadow and the agents allow."""
+        for ensemble in from_file.values():
+            self._insert(ensemble)
+        waiting: dict[str, Ensemble] = {}
+        for entry in entries:
+            if entry.name in self._specs() or entry.name in self.by_name:
+                reason = "the configuration file names it too, and wins"
+                self._bus.publish("config.shadowed", agent=entry.name, reason=reason)
+                continue
+            try:
+                waiting[entry.name] = decode_ensemble(
+                    entry.name, entry.table, kind=entry.kind, source=STORE
+                )
+            except CorralError as error:
+                self._bus.publish("config.refused", agent=entry.name, reason=error.message)
+        while waiting:  # whoever names one that is left out is left out as well
+            try:
+                check_ensembles({**self.by_name, **waiting}, self._specs())
+            except CorralError as error:
+                name = str(error.data["key"]).split(".")[1]
+                self._bus.publish("config.refused", agent=name, reason=error.message)
+                del waiting[name]
+                continue
+            for ensemble in waiting.values():
+                self._insert(ensemble)
+            waiting = {}
+
+    def _insert(self, ensemble: Ensemble) -> None:
+        self.by_name[ensemble.name] = ensemble
+        self._bus.publish(f"{kind_of_ensemble(ensemble)}.added", agent=ensemble.name)
+
+    # -- at run time
+
+    async def add(self, kind: str, tables: Mapping[str, Mapping[str, object]]) -> list[Ensemble]:
+        """Adds teams or workflows (`kind`), all or none; they are in the store before this returns.
+
+        Raises:
+            Conflict: a name is taken.
+            InvalidParams: a table is not valid, or names somebody who is not there.
+            Overloaded: the store takes nothing now.
+        """
+        for name in tables:
+            self.check_free(name, "add")
+            if (taken := self._specs().get(name)) is not None:
+                has = "MCP server" if taken.kind == "mcp" else "agent"
+                raise Conflict(f'cannot add "{name}": the name is taken by an {has}', name=name)
+        added = {
+            name: decode_ensemble(name, table, kind=kind, source=STORE)
+            for name, table in tables.items()
+        }
+        check_ensembles({**self.by_name, **added}, self._specs())
+        self.by_name |= added  # before anything is awaited: the names are taken, and nobody they need goes
+        try:
+            await self._roster.add(
+                Entry(each.name, kind_of_ensemble(each), ensemble_table(each))
+                for each in added.values()
+            )
+        except CorralError:
+            for name in added:
+                del self.by_name[name]
+            raise
+        for name in added:
+            self._bus.publish(f"{kind}.added", agent=name)
+        return list(added.values())
+
+    def users(self, names: Collection[str]) -> list[str]:
+        """Who needs one of `names`, directly or through others; `names` themselves are left out."""
+        found: dict[str, None] = {}
+        while True:
+            reached = {*names, *found}
+            more = [
+                each.name
+                for each in self.by_name.values()
+                if each.name not in reached and not reached.isdisjoint(each.needs)
+            ]
+            if not more:
+                return list(found)
+            found |= dict.fromkeys(more)
+
+    def check_not_needed(self, names: Collection[str]) -> None:
+        """Refuses to let somebody go whom one of them names.
+
+        Raises:
+            Conflict: with `required_by`.
+        """
+        for name in names:
+            others = [
+                each.name
+                for each in self.by_name.values()
+                if name in each.needs and each.name not in names
+            ]
+            if others:
+                text = f'cannot remove "{name}": it is required by {", ".join(others)}; --cascade removes them too'
+                raise Conflict(text, name=name, required_by=others)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """They are in the store no more."""
+        for name in names:
+            ensemble = self.by_name.pop(name, None)
+            if ensemble is not None:
+                self._bus.publish(f"{kind_of_ensemble(ensemble)}.removed", agent=name)
+
+    # -- the file
+
+    def planned(
+        self, wanted: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+    ) -> dict[str, dict[str, str]]:
+        """What a configuration with `wanted` and with `agents` would change: `teams` and `workflows`, by name.
+
+        Raises:
+            Conflict: the file gives somebody's name to another kind, and that one was added at run time.
+            InvalidParams: what was added at run time names somebody who is no longer there.
+        """
+        added = {n: e for n, e in self.by_name.items() if e.source == STORE and n not in wanted}
+        for name in [*wanted, *added]:
+            if name in agents:
+                text = (
+                    f'cannot reload: an agent and a team or workflow would have the name "{name}"'
+                )
+                raise Conflict(text, name=name)
+        check_ensembles({**added, **wanted}, agents)
+        changes = ensemble_changes(self.by_name, wanted)
+        return {
+            f"{kind}s": {
+                name: effect
+                for name, effect in changes.items()
+                if kind_of_ensemble(wanted.get(name) or self.by_name[name]) == kind
+            }
+            for kind in ("team", "workflow")
+        }
+
+    def follow(self, wanted: Mapping[str, Ensemble]) -> None:
+        """Goes over to those of the file, and keeps what was added at run time."""
+        for name, effect in ensemble_changes(self.by_name, wanted).items():
+            if effect == "removed":
+                self.forget([name])
+            elif effect == "added":
+                self._insert(wanted[name])
+            else:
+                before, self.by_name[name] = self.by_name[name], wanted[name]
+                if before != wanted[name]:
+                    self._bus.publish(f"{kind_of_ensemble(wanted[name])}.changed", agent=name)

@@ -1,0 +1,313 @@
+"""The records of all tasks, wherever they are: those that go on, those in the store, and the ended ones that are in no store.
+
+What is durable is written here, and told only when it is. A task that is not durable costs no write: its record is
+in memory, also for a while after its end, and goes with the daemon.
+"""
+
+import asyncio
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from ..worker.errors import CorralError, Corrupted, NotFound, Overloaded
+from ..worker.schema import Error, Task, TaskListParams, TaskState
+from .backlog import Backlog, Entry
+from .keeper import Shared, utc_now
+from .records import Page, Records, cursor_of, place_of
+from .store import Statement
+
+RETRY_AFTER_S = 1.0
+
+REASON_CHARS = 1_000
+"""Of an error's message in an event; the task's record has it whole."""
+
+Writing: TypeAlias = asyncio.Future[list[int]]
+"""Ends when what is written is durable, or with the error of the store."""
+
+Place: TypeAlias = tuple[float, int]
+"""Where a record stands in a list: when it came, in seconds of the Unix epoch, and its row."""
+
+logger = logging.getLogger(__name__)
+
+
+class Volatile:
+    """Ended tasks that are in no store: the newest of them, as many as there is room for."""
+
+    LIMIT = 10_000
+    LIMIT_BYTES = 64 * 1024 * 1024
+
+    def __init__(self, limit: int = LIMIT, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._records: OrderedDict[str, tuple[bytes, float, tuple[str, str] | None]] = OrderedDict()
+        self._by_key: dict[tuple[str, str], str] = {}
+        self._size_bytes = 0
+
+    def put(self, task: Task, created: float) -> None:
+        """Keeps a record; the oldest go, if it is too much."""
+        record = msgspec.json.encode(task)
+        key = None if task.idempotency_key is None else (task.agent, task.idempotency_key)
+        self._records[task.id] = (record, created, key)
+        self._size_bytes += len(record)
+        if key is not None:
+            self._by_key[key] = task.id
+        while self._records and (
+            len(self._records) > self._limit or self._size_bytes > self._limit_bytes
+        ):
+            oldest, (gone, _, its_key) = self._records.popitem(last=False)
+            self._size_bytes -= len(gone)
+            if its_key is not None and self._by_key.get(its_key) == oldest:
+                del self._by_key[its_key]
+
+    def find(self, task_id: str) -> Task | None:
+        """A record by its id."""
+        found = self._records.get(task_id)
+        return None if found is None else msgspec.json.decode(found[0], type=Task)
+
+    def with_key(self, agent: str, key: str) -> Task | None:
+        """A record by its agent and its idempotency key."""
+        task_id = self._by_key.get((agent, key))
+        return None if task_id is None else self.find(task_id)
+
+    def __iter__(self) -> Iterator[tuple[Task, float]]:
+        for record, created, _ in reversed(self._records.values()):
+            yield msgspec.json.decode(record, type=Task), created
+
+
+class Ledger:
+    """The tasks of one daemon, for whoever reads and writes their records.
+
+    Args:
+        shared: the store, and the stream of events.
+        on_end: called when a task has ended, before anybody is told.
+    """
+
+    def __init__(self, shared: Shared, on_end: Callable[[Entry], None]) -> None:
+        self.backlog = Backlog()
+        self.records = Records(shared.store, self._note_corrupted)
+        self.volatile = Volatile()
+        self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
+        self.listeners: list[Callable[[Task], None]] = []
+        """Called with every record that has ended."""
+        self.is_closing: Callable[[], bool] = lambda: False
+        """Whether what the store does not take now is left to the next daemon."""
+        self._store = shared.store
+        self._bus = shared.bus
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+
+    def _note_corrupted(self, error: Corrupted) -> None:
+        self._bus.publish("task.corrupted", task=str(error.data["task"]), reason=error.message)
+
+    # -- reading
+
+    def find(self, task_id: str) -> Task | None:
+        """The record of a task that has not ended."""
+        entry = self.backlog.find(task_id)
+        return None if entry is None else entry.task
+
+    async def show(self, task_id: str) -> Task:
+        """The record of a task.
+
+        Raises:
+            NotFound: there is none, or it has expired.
+            Corrupted: it is there and cannot be read.
+        """
+        task = self.find(task_id) or self.volatile.find(task_id)
+        if task is None:
+            task = await self.records.find(task_id)
+        if task is None:
+            raise NotFound(f'cannot find task "{task_id}"', task=task_id)
+        return task
+
+    async def known(self, agents: Sequence[str], key: str) -> Entry | Task | None:
+        """What one of the agents was given with an idempotency key.
+
+        Raises:
+            Corrupted: its record is there and cannot be read.
+        """
+        for name in agents:
+            found = self.backlog.with_key(name, key) or self.volatile.with_key(name, key)
+            if found is not None:
+                return found
+        for name in agents:
+            stored = await self.records.find_by_key(key, name)
+            if stored is not None:
+                return self.backlog.find(stored.id) or stored
+        return None
+
+    async def list(self, wanted: TaskListParams) -> Page:
+        """Records, newest first; fewer than the limit where they would not fit into one message."""
+        page = await self.records.page(wanted)
+        states = {*wanted.states, *([wanted.state] if wanted.state is not None else [])}
+        found: list[tuple[Place, Task]] = []
+        for place, task in zip(page.places, page.tasks, strict=True):
+            fresh = self.find(task.id) or task
+            if not states or fresh.state in states:
+                found.append((place, fresh))
+        found += self._fleeting(wanted, page)
+        found.sort(key=lambda each: each[0], reverse=True)
+        more = page.more
+        if len(found) > wanted.limit:
+            del found[wanted.limit :]
+            more = cursor_of(found[-1][0])
+        places = tuple(place for place, _ in found)
+        return page._replace(tasks=[task for _, task in found], more=more, places=places)
+
+    def _fleeting(self, wanted: TaskListParams, page: Page) -> Iterator[tuple[Place, Task]]:
+        """Tasks that are in no store and belong on a page, newest first, as many as it holds."""
+        before = math.inf if wanted.before is None else place_of(wanted.before)[0]
+        after = -math.inf if page.more is None else place_of(page.more)[0]
+        living = [(e.task, e.created) for e in reversed(self.backlog.fleeting.values())]
+        for source in (living, self.volatile):
+            fitting = (
+                ((created, 0), task)
+                for task, created in source
+                if after < created < before and _is_wanted(task, created, wanted)
+            )
+            yield from islice(fitting, wanted.limit)
+
+    # -- writing and telling
+
+    def save(self, entry: Entry, task: Task, *more: Statement) -> Writing | None:
+        """Writes a record, and `more` with it: it is durable when the future ends. None when nothing is to be written."""
+        statements = (
+            (*self.records.statements(task, entry.created), *more) if task.durable else more
+        )
+        if not statements:
+            return None
+        try:
+            return self._store.begin(*statements)
+        except CorralError as error:
+            refused: Writing = self._loop.create_future()
+            refused.set_exception(error)
+            return refused
+
+    async def end(
+        self,
+        entry: Entry,
+        state: TaskState,
+        *,
+        output: object = None,
+        error: CorralError | None = None,
+        more: Sequence[Statement] = (),
+        on_written: Callable[[], None] | None = None,
+    ) -> bool:
+        """Ends a task, once: False when somebody else has, or is about to.
+
+        An end cannot be refused: it has happened. It is told when the store takes it; `on_written` is called before.
+
+        Raises:
+            Overloaded: the store does not take it, and the daemon is stopping.
+        """
+        if entry.is_ending:
+            return False
+        entry.is_ending = True
+        entry.quiet()
+        ended = _ended(entry.task, state, output, error)
+        while True:
+            written = self.save(entry, ended, *more)
+            if written is None:
+                break
+            try:
+                await written
+                break
+            except Overloaded as refusal:
+                if self.is_closing():
+                    raise
+                logger.warning("cannot write down the end of task %s yet: %s", ended.id, refusal)
+                await asyncio.sleep(RETRY_AFTER_S)
+        if on_written is not None:
+            on_written()
+        self.backlog.drop(entry)
+        entry.task = ended
+        if not ended.durable:
+            self.volatile.put(ended, entry.created)
+        self.counts[state] += 1
+        self._on_end(entry)
+        entry.ended.set()
+        self.tell(entry)
+        if self.is_told("task.ended", ended):
+            self.publish(
+                "task.ended",
+                ended,
+                state=state,
+                error=None if error is None else error.name,
+                reason=None if error is None else error.message[:REASON_CHARS],
+                duration_s=ended.duration_s,
+                tool_calls=ended.tool_calls,
+                tokens_used=ended.tokens_used,
+                cost_cents=ended.cost_cents,
+            )
+        for listener in self.listeners:
+            listener(ended)
+        return True
+
+    def tell(self, entry: Entry) -> None:
+        """Tells who waits for a task how it stands."""
+        for listener in tuple(entry.listeners):
+            listener(entry.task)
+
+    def is_told(self, what: str, task: Task) -> bool:
+        """Whether an event about a task is for anybody: what is not durable is not stored."""
+        return task.durable or self._bus.is_heard(what)
+
+    def publish(self, what: str, task: Task, *, store: bool = True, **facts: object) -> None:
+        """Publishes an event about a task."""
+        if not self.is_told(what, task):
+            return
+        self._bus.publish(
+            what,
+            agent=task.agent,
+            worker=task.worker,
+            incarnation=None,
+            store=store and task.durable,
+            task=task.id,
+            attempt=task.attempt,
+            **facts,
+        )
+
+
+def _ended(task: Task, state: TaskState, output: object, error: CorralError | None) -> Task:
+    now = utc_now()
+    return replace(
+        task,
+        state=state,
+        output=output,
+        error=None if error is None else Error(error.code, error.name, error.message, error.data),
+        finished_at=now,
+        duration_s=None if task.started_at is None else seconds_between(task.started_at, now),
+        reason="",
+    )
+
+
+def _is_wanted(task: Task, created: float, wanted: TaskListParams) -> bool:
+    """Whether a filter takes a task that is in no store."""
+    agents = {*wanted.agents, *([wanted.agent] if wanted.agent is not None else [])}
+    states = {*wanted.states, *([wanted.state] if wanted.state is not None else [])}
+    return (
+        (not agents or task.agent in agents)
+        and (not states or task.state in states)
+        and (wanted.since is None or created >= wanted.since)
+        and (wanted.until is None or created < wanted.until)
+        and (wanted.parent is None or task.parent == wanted.parent)
+        and not (wanted.roots and task.parent is not None)
+        and not wanted.dead  # what is gone with the daemon is nobody's to queue again
+        and (wanted.schedule is None or task.schedule == wanted.schedule)
+        and (wanted.session is None or task.session == wanted.session)
+        and (wanted.text is None or wanted.text.lower() in task.objective.lower())
+    )
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    """The time from one moment of a record to another."""
+    return round(
+        (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds(), 3
+    )

@@ -1,0 +1,74 @@
+"""The methods `memory.*` of the table: what agents remember of their sessions, and by key.
+
+An agent that was removed is remembered: its sessions and keys are still shown, and gone when they are cleared.
+"""
+
+from ..worker.errors import NotFound
+from ..worker.schema import (
+    MemoryClearParams,
+    MemoryFindParams,
+    MemoryKeyParams,
+    MemoryListParams,
+    MemoryPutParams,
+    MemoryShowParams,
+    MemoryStatsParams,
+)
+from .control import Caller, Control, method
+
+
+@method("memory.sessions", "read", MemoryListParams)
+async def _sessions(control: Control, params: MemoryListParams, _caller: Caller) -> object:
+    """Sessions with turns, messages, sizes and last access, the one used last first."""
+    return {"sessions": await control.service.memory.sessions(params.agent, params.limit)}
+
+
+@method("memory.show", "read", MemoryShowParams)
+async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> object:
+    """A session: history, variables and data; it counts as an access."""
+    return await control.service.memory.show(params.agent, params.session, params.last)
+
+
+@method("memory.put", "operate", MemoryPutParams)
+async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> object:
+    """Has an agent remember a value under a key; it is durable when this is answered."""
+    agent = control.agents.of(params.agent).name
+    await control.service.memory.notebook.put(
+        agent, params.session, params.key, params.value, ttl_s=params.ttl_s
+    )
+    return {}
+
+
+@method("memory.get", "read", MemoryKeyParams)
+async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
+    """What an agent remembers under a key; null where there is nothing."""
+    notebook = control.service.memory.notebook
+    return {"value": await notebook.get(params.agent, params.session, params.key)}
+
+
+@method("memory.delete", "operate", MemoryKeyParams)
+async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
+    """Has an agent forget a key."""
+    if not await control.service.memory.notebook.delete(params.agent, params.session, params.key):
+        text = f'cannot find key "{params.key}" of agent "{params.agent}"'
+        raise NotFound(text, agent=params.agent, key=params.key)
+    return {}
+
+
+@method("memory.search", "read", MemoryFindParams)
+async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> object:
+    """Keys and values of an agent that contain a text, the newest first."""
+    notebook = control.service.memory.notebook
+    items = await notebook.search(params.agent, params.session, params.query, params.limit)
+    return {"items": items}
+
+
+@method("memory.clear", "operate", MemoryClearParams)
+async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> object:
+    """Has an agent forget a session with its keys, or everything; refused while a task works on it."""
+    return await control.service.memory.clear(params.agent, params.session)
+
+
+@method("memory.stats", "read", MemoryStatsParams)
+async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> object:
+    """How much is remembered, by agent, and what of it is in the daemon's memory."""
+    return await control.service.memory.stats(params.agent)

@@ -1,0 +1,277 @@
+"""What agents remember by key: values of any shape, by agent and session, with an end if they want one.
+
+How many keys an agent has and how many bytes they take is counted in the same transaction as every change, so that
+the limits hold exactly. A value carries a check sum, so that a damaged one is told from what was stored.
+"""
+
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterable
+
+from ..worker import codec
+from ..worker.errors import Corrupted, InvalidParams, ResourceLimitExceeded
+from . import spec
+from .store import Row, Store
+
+MAX_VALUE_BYTES = 1024 * 1024
+"""The largest value, as JSON."""
+
+FOUND_BYTES = 8 * 1024 * 1024
+"""What a search finds at most: half a message."""
+
+USAGE_MAX = 10_000
+"""Agents that are counted for a report."""
+
+
+class Notebook:
+    """The keys of all agents of one daemon.
+
+    Args:
+        store: where they are kept.
+        rules: the limits of an agent.
+    """
+
+    def __init__(self, store: Store, rules: Callable[[str], spec.Memory]) -> None:
+        self._store = store
+        self._rules = rules
+
+    async def put(
+        self, agent: str, session: str, key: str, value: object, *, ttl_s: float | None
+    ) -> None:
+        """Stores a value under a key, for `ttl_s` seconds or for good; it is durable when this returns.
+
+        Raises:
+            InvalidParams: the value is too large.
+            ResourceLimitExceeded: the agent has as many keys or bytes as it may.
+        """
+        blob = codec.encode(value)
+        if len(blob) > MAX_VALUE_BYTES:
+            raise InvalidParams(
+                f'cannot store "{key}": {len(blob)} bytes are more than {MAX_VALUE_BYTES}',
+                key="value",
+                limit=MAX_VALUE_BYTES,
+            )
+        rules = self._rules(agent)
+        await self._store.write(_Put(agent, session, key, blob, ttl_s, rules))
+
+    async def get(self, agent: str, session: str, key: str) -> object:
+        """The value of a key, None where there is none.
+
+        Raises:
+            Corrupted: it is not what was stored.
+        """
+        rows = await self._store.read(
+            "SELECT value, crc FROM memory WHERE agent = ? AND session = ? AND key = ?"
+            " AND (expires_at IS NULL OR expires_at > ?)",
+            (agent, session, key, time.time()),
+        )
+        return _value(rows[0], agent, session, key) if rows else None
+
+    async def delete(self, agent: str, session: str, key: str) -> int:
+        """Forgets a key; returns how many there were."""
+        return (await self._store.write(_Delete(agent, session, key)))[0]
+
+    async def search(
+        self, agent: str, session: str | None, query: str, limit: int
+    ) -> list[dict[str, object]]:
+        """What has the text in its key or its value, the newest first; a damaged value is told as such."""
+        escaped = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        rows = await self._store.read(
+            "SELECT session, key, value, crc FROM memory WHERE agent = ?1"
+            " AND (?2 IS NULL OR session = ?2) AND (expires_at IS NULL OR expires_at > ?3)"
+            " AND (key LIKE ?4 ESCAPE '\\' OR CAST(value AS TEXT) LIKE ?4 ESCAPE '\\')"
+            " ORDER BY updated_at DESC LIMIT ?5",
+            (agent, session, time.time(), f"%{escaped}%", limit),
+        )
+        items: list[dict[str, object]] = []
+        room = FOUND_BYTES
+        for where, key, *cells in rows:
+            room -= len(cells[0]) if isinstance(cells[0], bytes) else 0
+            if room < 0 and items:
+                break
+            item: dict[str, object] = {"session": where, "key": key, "value": None}
+            try:
+                item["value"] = _value(tuple(cells), agent, str(where), str(key))
+            except Corrupted:
+                item["corrupted"] = True
+            items.append(item)
+        return items
+
+    async def usage(self, agent: str | None) -> list[tuple[str, int, int]]:
+        """Keys and bytes of each agent that has any, or of one."""
+        rows = await self._store.read(
+            "SELECT agent, keys, size_bytes FROM memory_usage WHERE keys > 0"
+            " AND (?1 IS NULL OR agent = ?1) ORDER BY agent LIMIT ?2",
+            (agent, USAGE_MAX),
+        )
+        return [(str(name), int(str(keys)), int(str(size))) for name, keys, size in rows]
+
+    def clearing(self, agent: str, session: str | None) -> "Clearing":
+        """What forgets the keys of a session, or all of an agent, as part of a larger change."""
+        return Clearing(agent, session)
+
+    async def expire(self, now: float) -> None:
+        """Forgets what has had its time.
+
+        Raises:
+            Overloaded: the store takes nothing now.
+        """
+        await self._store.write(_Expire(now))
+
+
+class _Change:
+    """A change of the table of keys, which counts what it does."""
+
+    count = 1
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of the memory for what waits."""
+        return 0
+
+    def seal(self) -> None:
+        """It does not grow."""
+
+
+class _Put(_Change):
+    def __init__(
+        self,
+        agent: str,
+        session: str,
+        key: str,
+        blob: bytes,
+        ttl_s: float | None,
+        rules: spec.Memory,
+    ) -> None:
+        self._agent = agent
+        self._where = (agent, session, key)
+        self._blob = blob
+        self._at = time.time()
+        self._expires_at = None if ttl_s is None else self._at + ttl_s
+        self._rules = rules
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of the memory for what waits."""
+        return len(self._blob)
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Stores it.
+
+        Raises:
+            ResourceLimitExceeded: it is too much.
+        """
+        found = connection.execute(
+            "SELECT LENGTH(CAST(key AS BLOB)) + LENGTH(value) FROM memory"
+            " WHERE agent = ? AND session = ? AND key = ?",
+            self._where,
+        ).fetchone()
+        size = len(self._where[2].encode()) + len(self._blob)
+        more_keys, more_bytes = int(found is None), size - (0 if found is None else found[0])
+        if self._exceeded(connection, more_keys, more_bytes) is not None:
+            # Keys whose time is over are not waited for.
+            _remove(connection, "agent = ? AND expires_at < ?", (self._agent, self._at))
+            if limit := self._exceeded(connection, more_keys, more_bytes):
+                raise self._refusal(*limit)
+        connection.execute(
+            "INSERT INTO memory (agent, session, key, value, updated_at, expires_at, crc)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value,"
+            " updated_at = excluded.updated_at, expires_at = excluded.expires_at, crc = excluded.crc",
+            (*self._where, self._blob, self._at, self._expires_at, zlib.crc32(self._blob)),
+        )
+        _count(connection, self._agent, more_keys, more_bytes)
+        return 1
+
+    def _exceeded(
+        self, connection: sqlite3.Connection, more_keys: int, more_bytes: int
+    ) -> tuple[str, int] | None:
+        """The limit that would be exceeded, and its value; who takes less than before exceeds none."""
+        found = connection.execute(
+            "SELECT keys, size_bytes FROM memory_usage WHERE agent = ?", (self._agent,)
+        ).fetchone()
+        keys, size = found or (0, 0)
+        if more_keys > 0 and keys + more_keys > self._rules.max_keys:
+            return "max_keys", self._rules.max_keys
+        if more_bytes > 0 and size + more_bytes > self._rules.max_keys_bytes:
+            return "max_keys_bytes", self._rules.max_keys_bytes
+        return None
+
+    def _refusal(self, limit: str, value: int) -> ResourceLimitExceeded:
+        agent, _, key = self._where
+        text = f'cannot store "{key}" of agent "{agent}": {limit} = {value} is used up'
+        return ResourceLimitExceeded(text, limit=limit, value=value, agent=agent, key=key)
+
+
+class _Delete(_Change):
+    def __init__(self, agent: str, session: str, key: str) -> None:
+        self._where = (agent, session, key)
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Forgets it."""
+        return _remove(connection, "agent = ? AND session = ? AND key = ?", self._where)
+
+
+class Clearing(_Change):
+    """Forgets the keys of a session, or all of an agent; `removed` says how many there were."""
+
+    def __init__(self, agent: str, session: str | None) -> None:
+        self.removed = 0
+        self._where = (agent, session)
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Forgets them."""
+        condition = "agent = ?1 AND (?2 IS NULL OR session = ?2)"
+        self.removed = _remove(connection, condition, self._where)
+        return self.removed
+
+
+class _Expire(_Change):
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Forgets them."""
+        return _remove(connection, "expires_at < ?", (self._now,))
+
+
+def _remove(connection: sqlite3.Connection, condition: str, values: Iterable[object]) -> int:
+    """Deletes keys and counts them off; `condition` is one of those above."""
+    gone: dict[str, list[int]] = {}
+    rows = connection.execute(
+        f"DELETE FROM memory WHERE {condition}"
+        " RETURNING agent, LENGTH(CAST(key AS BLOB)) + LENGTH(value)",
+        tuple(values),
+    )
+    for agent, size in rows:
+        gone.setdefault(agent, []).append(size)
+    for agent, sizes in gone.items():
+        _count(connection, agent, -len(sizes), -sum(sizes))
+    return sum(map(len, gone.values()))
+
+
+def _count(connection: sqlite3.Connection, agent: str, keys: int, size_bytes: int) -> None:
+    connection.execute(
+        "INSERT INTO memory_usage (agent, keys, size_bytes) VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET keys = keys + excluded.keys, size_bytes = size_bytes + excluded.size_bytes",
+        (agent, keys, size_bytes),
+    )
+
+
+def _value(row: Row, agent: str, session: str, key: str) -> object:
+    blob, crc = row
+    record = f'key "{key}" of agent "{agent}"'
+    try:
+        if isinstance(blob, bytes) and crc in (None, zlib.crc32(blob)):  # older rows have no sum
+            return codec.decode(blob)
+        reason = "checksum"
+    except ValueError:
+        reason = "no-value"
+    raise Corrupted(
+        f"cannot read {record}: it is not what was written",
+        record=record,
+        reason=reason,
+        agent=agent,
+        session=session,
+        key=key,
+    )

@@ -1,0 +1,370 @@
+"""How a task is performed: one attempt after the other on workers, or by the daemon itself, to its end.
+
+An attempt is committed before the worker is told, an end before anybody is told. While an end is being written its
+worker is free already, and the next attempt is committed together with it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from ..worker.errors import CorralError, Corrupted, InternalError, NotFound, Overloaded, Timeout
+from ..worker.schema import Task, TaskResult, TaskState
+from .accounts import Accounts
+from .admission import Admission
+from .agents import Agents
+from .attempt import Attempt, BrokenOff, Failed, Outcome, Succeeded, is_breach, state_of
+from .backlog import Entry
+from .keeper import Keeper, utc_now
+from .ledger import REASON_CHARS, RETRY_AFTER_S, Ledger, Writing
+from .partners import Checkpoints, Conductor, Sessions
+from .schedule import Attempted, Policy, policy, retries, retry_delay_s
+
+CLOSE_S = 10.0
+"""How long what is still being written down is waited for at the end."""
+
+logger = logging.getLogger(__name__)
+
+
+class Performance(Accounts, ABC):
+    """The attempts of one daemon's tasks."""
+
+    def __init__(self, ledger: Ledger, agents: Agents, admission: Admission) -> None:
+        super().__init__(ledger, agents, admission)
+        self.conductor: Conductor | None = None
+        self.sessions: Sessions | None = None
+        self.checkpoints: Checkpoints | None = None
+        self.started: list[Callable[[Task], None]] = []
+        """Called at each start of an attempt."""
+        self._backlog = ledger.backlog
+        self._running: set[asyncio.Task[None]] = set()
+        self._performing: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    @abstractmethod
+    def dispatch(self, name: str) -> None:
+        """Gives waiting tasks to free workers of an agent."""
+
+    @abstractmethod
+    def _enqueue(self, entry: Entry) -> None:
+        """A task waits for its turn, once more."""
+
+    @abstractmethod
+    def _accepted(self, entry: Entry) -> None:
+        """A new task is in the store."""
+
+    @abstractmethod
+    def _refuse(self, entry: Entry, error: BaseException) -> None:
+        """The store has not taken a new task."""
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        """Goes on with something whose end `close` waits for."""
+        task = self._loop.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def close(self) -> None:
+        """Waits for attempts that are still being written down; their workers are gone."""
+        for each in tuple(self._performing):
+            each.cancel()  # the next daemon goes on with it
+        open_ones = self._running | self._performing
+        if open_ones:
+            _, late = await asyncio.wait(open_ones, timeout=CLOSE_S)
+            for each in late:
+                each.cancel()
+
+    # -- one attempt
+
+    def _begin(self, entry: Entry, keeper: Keeper) -> None:
+        """Gives a task to a worker: what this writes is committed with what else is written now."""
+        task = entry.task
+        entry.quiet()
+        entry.stop = self._loop.create_future()
+        keeper.begin(task.id)
+        started = replace(
+            task,
+            state="running",
+            worker=keeper.id,
+            attempt=task.attempt + 1,
+            started_at=utc_now(),
+            finished_at=None,
+            tool_calls=0,
+            reason="",
+        )
+        attempt = Attempt(started, entry.limits, keeper, entry.stop)
+        written = self.ledger.save(entry, started)
+        self._keep(self._run(entry, keeper, attempt, started, written))
+
+    async def _run(
+        self,
+        entry: Entry,
+        keeper: Keeper,
+        attempt: Attempt,
+        started: Task,
+        written: Writing | None,
+    ) -> None:
+        with contextlib.ExitStack() as held:
+            held.callback(self._release, keeper, started)
+            try:
+                outcome = await self._outcome(entry, attempt, started, written)
+                if isinstance(outcome, BrokenOff):
+                    await self._break_off(entry, attempt, outcome, held)
+                    return
+                # The worker is free for the next, whose attempt is committed with this one's end.
+                held.close()
+                if isinstance(outcome, Succeeded):
+                    await self._succeed(entry, outcome.result)
+                else:
+                    await self._after_failure(entry, outcome)
+            except CorralError as error:  # the store refuses: the task stays as it was
+                logger.warning("cannot go on with task %s: %s", started.id, error)
+                held.close()
+                await self._try_later(entry, error)
+
+    def _release(self, keeper: Keeper, started: Task) -> None:
+        keeper.end(started.id)
+        self.dispatch(started.agent)
+
+    async def _try_later(self, entry: Entry, error: CorralError) -> None:
+        if entry.is_ending:
+            return  # the daemon is stopping: the next one finds it as the store has it
+        stop, entry.stop = entry.stop, None
+        if entry.accepted is not None:
+            self._refuse(entry, error)
+            return
+        task = replace(entry.task, state="queued", worker=None, reason=error.message)
+        self._backlog.put(entry, task)
+        if stop is not None and stop.done():
+            await self._end(entry, state_of(stop.result()), stop.result())
+        else:
+            self._loop.call_later(RETRY_AFTER_S, self._enqueue, entry)
+
+    async def _outcome(
+        self,
+        entry: Entry,
+        attempt: Attempt,
+        started: Task,
+        written: Writing | None,
+    ) -> Outcome:
+        """What became of an attempt that was begun.
+
+        Raises:
+            CorralError: the store has not taken it; nobody has performed anything.
+        """
+        assert entry.stop is not None, "it was given to a worker"
+        if written is not None:
+            await written
+        is_first = entry.task.started_at is None
+        if entry.accepted is not None:
+            self._accepted(entry)
+        self._backlog.put(entry, started)
+        entry.attempt = attempt
+        self.ledger.publish("task.started", started)
+        for listener in self.started:
+            listener(started)
+        self.ledger.tell(entry)
+        if entry.stop.done():
+            return Failed(entry.stop.result(), died=False, put_down=False)
+        more: dict[str, object] = {}
+        if not is_first:
+            more |= await self._checkpoint(started.id)
+        if started.session is not None and self.sessions is not None:
+            try:
+                more["memory"] = await self.sessions.recall(started.agent, started.session)
+            except Overloaded:
+                raise
+            except CorralError as error:
+                return Failed(error, died=False, put_down=False)
+        return await attempt.outcome(more)
+
+    async def _checkpoint(self, task_id: str) -> dict[str, object]:
+        if self.checkpoints is None:
+            return {}
+        try:
+            return await self.checkpoints.of_task(task_id)
+        except Corrupted as error:  # it begins anew, then
+            logger.warning("task %s begins without its checkpoint: %s", task_id, error)
+            return {}
+
+    async def _succeed(self, entry: Entry, result: TaskResult) -> None:
+        self.used(entry, result.tokens_used, result.cost_cents)
+        if entry.stop is not None and entry.stop.done() and is_breach(entry.stop.result()):
+            await self._end(entry, "failed", entry.stop.result())
+            return
+        task, sessions = entry.task, self.sessions
+        if task.session is None or sessions is None:
+            await self._end(entry, "succeeded", output=result.output)
+            return
+        try:
+            statements = sessions.keep(task, result.memory)
+        except CorralError as error:
+            await self._after_failure(entry, Failed(error, died=False, put_down=False))
+            return
+        is_kept = False
+        try:
+            is_kept = await self.ledger.end(
+                entry,
+                "succeeded",
+                output=result.output,
+                more=statements,
+                on_written=lambda: sessions.kept(task),
+            )
+        finally:
+            if not is_kept:
+                sessions.dropped(task)
+
+    async def _break_off(
+        self, entry: Entry, attempt: Attempt, over: BrokenOff, held: contextlib.ExitStack
+    ) -> None:
+        """The record ends at once, unless the task is tried again: then when the worker has let go of it."""
+        late = Attempted(died=False, late=over.state == "timeout", error=over.error.name)
+        if late.late and retries(self._policy(entry.task), entry.task.attempt, late):
+            await attempt.let_go(over.state)
+            held.close()
+            await self._after_failure(entry, Failed(over.error, died=False, put_down=False), late)
+            return
+        await self._end(entry, over.state, over.error)
+        await attempt.let_go(over.state)
+
+    def _policy(self, task: Task) -> Policy:
+        agent = self.agents.agents.get(task.agent)
+        section = self.agents.config.defaults.tasks if agent is None else agent.spec.tasks
+        return policy(section, task.retry)
+
+    async def _after_failure(
+        self, entry: Entry, failed: Failed, ended: Attempted | None = None
+    ) -> None:
+        """Tried again, or failed."""
+        task = entry.task
+        if entry.stop is not None and entry.stop.done():
+            stopped = entry.stop.result()
+            await self._end(entry, state_of(stopped), stopped)
+            return
+        if ended is None:
+            ended = Attempted(failed.died, counts=not failed.put_down, error=failed.error.name)
+        if not retries(self._policy(task), task.attempt, ended):
+            await self._end(entry, "failed", failed.error)
+            return
+        attempt = task.attempt - 1 if failed.put_down else task.attempt
+        reason = failed.error.message
+        again = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
+        self._backlog.put(entry, again)
+        entry.stop = entry.attempt = None
+        written = self.ledger.save(entry, again)
+        if written is not None:
+            await written
+        self.ledger.publish("task.retried", task, reason=reason[:REASON_CHARS])
+        self.ledger.tell(entry)
+        # The first retry of a task whose worker died needs no wait: the worker's own start is one.
+        if failed.put_down or (failed.died and task.attempt == 1):
+            self._enqueue(entry)
+            return
+        delay_s = retry_delay_s(self._policy(task), task.attempt, random.random())
+        self._loop.call_later(delay_s, self._enqueue, entry)
+
+    # -- tasks of teams and workflows
+
+    def _perform_soon(self, entry: Entry) -> None:
+        entry.stop = self._loop.create_future()
+        task = self._loop.create_task(self._perform(entry, entry.stop))
+        self._performing.add(task)
+        task.add_done_callback(self._performing.discard)
+
+    async def _perform(self, entry: Entry, stop: asyncio.Future[CorralError]) -> None:
+        """From the start of a task that needs no worker to its end; again, if a daemon left it."""
+        task = entry.task
+        if task.state == "queued":
+            attempt = max(task.attempt, 1)
+            task = replace(task, state="running", attempt=attempt, started_at=utc_now(), reason="")
+            written = self.ledger.save(entry, task)
+            try:
+                if written is not None:
+                    await written
+            except CorralError as error:
+                await self._try_later(entry, error)
+                return
+            if entry.accepted is not None:
+                self._accepted(entry)
+            self._backlog.put(entry, task)
+            self.ledger.publish("task.started", task)
+            for listener in self.started:
+                listener(task)
+            self.ledger.tell(entry)
+        if self.conductor is None or self.conductor.kind(task.agent) is None:
+            await self._end(entry, "failed", gone(task))
+            return
+        work = self._loop.create_task(self.conductor.perform(task))
+        try:
+            ends: set[asyncio.Future[Any]] = {work, stop}  # of different results
+            await asyncio.wait(ends, timeout=_left_s(task), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not work.done():  # also when the daemon stops: the next one performs it again
+                work.cancel()
+                await asyncio.wait({work}, timeout=CLOSE_S)
+        await self._conclude(entry, work, stop)
+
+    async def _conclude(
+        self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]
+    ) -> None:
+        task = entry.task
+        if stop.done():
+            await self._end(entry, state_of(stop.result()), stop.result())
+            return
+        if not work.done() or work.cancelled():
+            limit_s = task.boundaries.timeout_s or 0.0
+            text = f'cannot finish task "{task.id}" within {limit_s:g} s'
+            await self._end(entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s))
+            return
+        error = work.exception()
+        if error is None:
+            await self._end(entry, "succeeded", output=work.result().output)
+        elif self.agents.draining:
+            return  # its parts were refused or put down: the next daemon goes on with it
+        elif isinstance(error, CorralError):
+            await self._end(entry, "failed", error)
+        else:
+            logger.error("cannot perform task %s", task.id, exc_info=error)
+            defect = InternalError(f'cannot perform task "{task.id}": {error!r}')
+            await self._end(entry, "failed", defect)
+
+    def _end_soon(self, entry: Entry, state: TaskState, error: CorralError) -> None:
+        """Ends a task that nobody performs. From now on nobody begins it, though its end is yet to be written."""
+        entry.stop = self._loop.create_future()
+        entry.stop.set_result(error)
+        self._backlog.step_back(entry)
+        self._keep(self._end(entry, state, error))
+
+    async def _end(
+        self,
+        entry: Entry,
+        state: TaskState,
+        error: CorralError | None = None,
+        *,
+        output: object = None,
+    ) -> None:
+        try:
+            await self.ledger.end(entry, state, error=error, output=output)
+        except CorralError as refusal:  # the next daemon finds the task as the store has it
+            logger.warning("cannot write down the end of task %s: %s", entry.task.id, refusal)
+
+
+def gone(task: Task) -> NotFound:
+    """Why a task cannot be performed whose agent was removed."""
+    return NotFound(f'cannot run task "{task.id}": agent "{task.agent}" is gone', name=task.agent)
+
+
+def _left_s(task: Task) -> float | None:
+    """How long a task that needs no worker may go on; its clock runs on while there is no daemon."""
+    limit_s = task.boundaries.timeout_s
+    if limit_s is None or task.started_at is None:
+        return limit_s
+    begun = datetime.fromisoformat(task.started_at).timestamp()
+    return max(0.0, limit_s - max(0.0, time.time() - begun))

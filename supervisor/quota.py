@@ -1,0 +1,357 @@
+"""What a task asks for, in one form; what a task that it delegates may do; and what has been used of a quota.
+
+Pure: values in, values out. Who asks for too little, too much or for two different things is refused here,
+before anything is queued, with the path of the key; what a task gives away is never more than it has.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..worker.errors import InvalidParams, ResourceLimitExceeded
+from ..worker.schema import Boundaries, OutputFormat, Task, TaskParams
+from .spec import Tasks
+from .values import Refused, above_zero, duration
+
+MAX_OBJECTIVE_CHARS = 65_536
+"""Of what is wanted, in words: data goes into the input."""
+
+MAX_PATTERNS = 200
+"""Entries of `allowed_tools`."""
+
+MAX_CONSTRAINTS = 200
+MAX_WORDS_CHARS = 65_536
+"""Of all constraints together, of a scope, of the description of an output."""
+
+MAX_NARROWING = 200_000
+"""Steps that two lists of patterns may take to be made one, some tens of milliseconds."""
+
+TOKENS_S = 60.0
+"""max_tokens_per_minute looks back for so long."""
+
+DAY_S = 86_400.0
+"""max_cost_cents_per_day looks back for so long."""
+
+_PATTERN = re.compile(r"[A-Za-z0-9_.*?-]{1,128}")
+_CAPABILITY = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_WILD = frozenset("*?")
+
+N = TypeVar("N", int, float)
+
+
+# -- what is asked for
+
+
+def normalised(params: TaskParams) -> TaskParams:
+    """The same request, with each boundary in one place: `boundaries.timeout_s` and `boundaries.allowed_tools`.
+
+    Raises:
+        InvalidParams: a field is empty, too long, malformed, or says something else than another;
+            `data` has `key`, the path of it, and `reason`.
+    """
+    _check_words(params)
+    for index, each in enumerate(params.required_capabilities):
+        if not _CAPABILITY.fullmatch(each):
+            key = f"required_capabilities[{index}]"
+            raise _refused(key, "write 1 to 200 characters, none of them a control character")
+    boundaries = replace(
+        params.boundaries,
+        timeout_s=_timeout_s(params),
+        timeout=None,
+        allowed_tools=_allowed_tools(params),
+    )
+    capabilities = list(dict.fromkeys(params.required_capabilities))
+    return replace(
+        params,
+        timeout_s=None,
+        allowed_tools=None,
+        boundaries=boundaries,
+        required_capabilities=capabilities,
+    )
+
+
+def _refused(key: str, reason: str) -> InvalidParams:
+    return InvalidParams(f'cannot take the task: "{key}": {reason}', key=key, reason=reason)
+
+
+def _check_words(params: TaskParams) -> None:
+    if not params.objective.strip() and params.input is None and params.context is None:
+        raise _refused("objective", "say what is wanted, here or by an input")
+    if len(params.objective) > MAX_OBJECTIVE_CHARS:
+        text = f"{len(params.objective)} characters are more than {MAX_OBJECTIVE_CHARS}: write data into the input"
+        raise _refused("objective", text)
+    bounds = params.boundaries
+    if len(bounds.constraints) > MAX_CONSTRAINTS:
+        text = f"{len(bounds.constraints)} are more than {MAX_CONSTRAINTS}"
+        raise _refused("boundaries.constraints", text)
+    for index, each in enumerate(bounds.constraints):
+        if not each.strip():
+            raise _refused(f"boundaries.constraints[{index}]", "it says nothing")
+    form = params.output_format or OutputFormat()
+    words = {
+        "boundaries.constraints": sum(map(len, bounds.constraints)),
+        "boundaries.scope": len(bounds.scope),
+        "output_format.description": len(form.description),
+    }
+    for key, count in words.items():
+        if count > MAX_WORDS_CHARS:
+            raise _refused(key, f"{count} characters are more than {MAX_WORDS_CHARS}")
+
+
+def _timeout_s(params: TaskParams) -> float | None:
+    bounds = params.boundaries
+    within = bounds.timeout_s
+    if bounds.timeout is not None:
+        try:
+            written = above_zero(duration(bounds.timeout))
+        except Refused as refused:
+            raise _refused("boundaries.timeout", refused.reason) from refused
+        if within is not None and within != written:
+            text = f"it is {written:g} s, and boundaries.timeout_s is {within:g}: give one of them"
+            raise _refused("boundaries.timeout", text)
+        within = written
+    both = [each for each in (params.timeout_s, within) if each is not None]
+    return min(both) if both else None
+
+
+def _allowed_tools(params: TaskParams) -> list[str] | None:
+    outer, inner = params.allowed_tools, params.boundaries.allowed_tools
+    key = "boundaries.allowed_tools" if outer is None else "allowed_tools"
+    if outer is not None and inner is not None and set(outer) != set(inner):
+        raise _refused(key, "boundaries.allowed_tools says something else: give one of them")
+    patterns = inner if outer is None else outer
+    if patterns is None:
+        return None
+    if len(patterns) > MAX_PATTERNS:
+        raise _refused(key, f"{len(patterns)} patterns are more than {MAX_PATTERNS}")
+    for index, each in enumerate(patterns):
+        if not _PATTERN.fullmatch(each):
+            raise _refused(f"{key}[{index}]", 'write a pattern such as "time__*"')
+    return list(dict.fromkeys(patterns))
+
+
+# -- what a task may give away
+
+
+def check_child(parent: Task, tasks: Tasks, children: int, count: int = 1) -> None:
+    """Returns when a task that has delegated `children` may delegate `count` more; `tasks` is its agent's section.
+
+    Raises:
+        ResourceLimitExceeded: there are too many, or it stands too deep; `data` has `limit` and `value`.
+    """
+    if parent.depth + 1 > tasks.max_delegation_depth:
+        raise ResourceLimitExceeded(
+            f'cannot delegate for task "{parent.id}": it stands {parent.depth} deep, and'
+            f" max_delegation_depth is {tasks.max_delegation_depth}",
+            limit="max_delegation_depth",
+            value=tasks.max_delegation_depth,
+            task=parent.id,
+        )
+    if children + count > tasks.max_children:
+        raise ResourceLimitExceeded(
+            f'cannot delegate {count} more for task "{parent.id}": it has {children} children, and'
+            f" max_children is {tasks.max_children}",
+            limit="max_children",
+            value=tasks.max_children,
+            task=parent.id,
+        )
+
+
+def within(boundaries: Boundaries, parent: Task) -> Boundaries:
+    """What a task that `parent` delegates may do: what it was given, and nothing that `parent` may not.
+
+    `boundaries` are those of a request in its one form. Of tokens and money a child has what its parent has left.
+
+    Raises:
+        ResourceLimitExceeded: the two lists of tools take too long to be made one; `data` has `limit`.
+    """
+    upper = parent.boundaries
+    tools = boundaries.allowed_tools
+    if upper.allowed_tools is not None:
+        tools = _narrowed(tools, upper.allowed_tools, parent.id)
+    tokens = upper.max_tokens
+    cost = upper.max_cost_cents
+    return replace(
+        boundaries,
+        timeout_s=_least(boundaries.timeout_s, upper.timeout_s),
+        max_tool_calls=_least(boundaries.max_tool_calls, upper.max_tool_calls),
+        allowed_tools=tools,
+        max_tokens=_least(
+            boundaries.max_tokens, None if tokens is None else max(1, tokens - parent.tokens_used)
+        ),
+        max_cost_cents=_least(
+            boundaries.max_cost_cents,
+            None if cost is None else max(1e-9, cost - parent.cost_cents),
+        ),
+    )
+
+
+def _least(one: N | None, other: N | None) -> N | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def _narrowed(asked: Sequence[str] | None, upper: Sequence[str], task: str) -> list[str]:
+    try:
+        return list(upper) if asked is None else common(asked, upper)
+    except _TooLong:
+        raise ResourceLimitExceeded(
+            f'cannot delegate for task "{task}": its allowed_tools and those of the child have too many'
+            " wildcards to be made one list",
+            limit="allowed_tools",
+            value=MAX_NARROWING,
+            task=task,
+        ) from None
+
+
+class _TooLong(Exception):
+    """The patterns are too many, or too wild; never leaves this module."""
+
+
+def common(one: Iterable[str], other: Iterable[str]) -> list[str]:
+    """Patterns of `*` and `?` for the names that both lists admit, no more and no less."""
+    names_1, wild_1 = _sorted_out(one)
+    names_2, wild_2 = _sorted_out(other)
+    found = {
+        *(names_1 & names_2),
+        *(name for name in names_1 if any(fnmatchcase(name, each) for each in wild_2)),
+        *(name for name in names_2 if any(fnmatchcase(name, each) for each in wild_1)),
+    }
+    met = _Meeting()
+    for first in wild_1:
+        for second in wild_2:
+            found |= met.of(first, second)
+    return sorted(found)
+
+
+def _sorted_out(patterns: Iterable[str]) -> tuple[set[str], set[str]]:
+    names, wild = set[str](), set[str]()
+    for each in patterns:
+        if _WILD.isdisjoint(each):
+            names.add(each)
+        else:
+            wild.add(re.sub(r"\*{2,}", "*", each))
+    return names, wild
+
+
+class _Meeting:
+    """Makes two patterns one. What it does is counted: a hostile pair could go on for ever."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def of(self, one: str, other: str) -> frozenset[str]:
+        """The patterns of what both admit."""
+        if one == "*" or one == other:
+            return frozenset({other})
+        if other == "*":
+            return frozenset({one})
+        return self._rest(one, other, {})
+
+    def _rest(
+        self, one: str, other: str, known: dict[tuple[str, str], frozenset[str]]
+    ) -> frozenset[str]:
+        if not one or not other:
+            return frozenset({""}) if not (one + other).strip("*") else frozenset()
+        found = known.get((one, other))
+        if found is None:
+            self._count(1)
+            found = known[one, other] = self._heads(one, other, known)
+            self._count(len(found))
+        return found
+
+    def _heads(
+        self, one: str, other: str, known: dict[tuple[str, str], frozenset[str]]
+    ) -> frozenset[str]:
+        first, second = one[0], other[0]
+        if first != "*" and second != "*":
+            if first != second and "?" not in (first, second):
+                return frozenset()
+            head = second if first == "?" else first
+            return frozenset({head + rest for rest in self._rest(one[1:], other[1:], known)})
+        if first == second:
+            rests = self._rest(one[1:], other, known) | self._rest(one, other[1:], known)
+            return frozenset({rest if rest.startswith("*") else "*" + rest for rest in rests})
+        if second == "*":
+            one, other = other, one
+        # The star of `one` stands for nothing more, or for what `other` begins with.
+        more = {other[0] + rest for rest in self._rest(one, other[1:], known)}
+        return self._rest(one[1:], other, known) | frozenset(more)
+
+    def _count(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MAX_NARROWING:
+            raise _TooLong
+
+
+# -- what has been used
+
+
+def overspent(task: Task, tokens: int = 0, cost_cents: float = 0.0) -> ResourceLimitExceeded | None:
+    """Why a task goes on no more, if it has used more than it may; what its children used is added to its own."""
+    bounds = task.boundaries
+    used = (
+        ("max_tokens", "tokens", task.tokens_used + tokens, bounds.max_tokens),
+        ("max_cost_cents", "cents", task.cost_cents + cost_cents, bounds.max_cost_cents),
+    )
+    for key, unit, count, limit in used:
+        if limit is not None and count > limit * (1 + 1e-9):  # sums of floats
+            return ResourceLimitExceeded(
+                f'cannot go on with task "{task.id}": it has used {count:g} of {limit:g} {unit}',
+                limit=key,
+                value=limit,
+                used=count,
+                task=task.id,
+            )
+    return None
+
+
+class Spending(Struct, frozen=True):
+    """What was used within a window: since when, and how much, the oldest first, in steps.
+
+    Each entry counts until its step has left the window, so that nothing is forgotten too early. `now` may go
+    back: what is noted then counts to the newest entry.
+    """
+
+    window_s: float
+    step_s: float
+    entries: tuple[tuple[float, float], ...] = ()
+
+    def plus(self, amount: float, now: float) -> "Spending":
+        """With this amount, and without what counts no more."""
+        kept = [(at, count) for at, count in self.entries if self._counts(at, now)]
+        if kept and kept[-1][0] > now - self.step_s:
+            at, count = kept.pop()
+            return replace(self, entries=(*kept, (at, count + amount)))
+        return replace(self, entries=(*kept, (now, amount)))
+
+    def used(self, now: float) -> float:
+        """How much was used within the window."""
+        return sum(count for at, count in self.entries if self._counts(at, now))
+
+    def wait_s(self, limit: float, now: float) -> float:
+        """How long it takes until less than `limit` is counted; 0 when it is so."""
+        left = self.used(now)
+        for at, count in self.entries:
+            if left < limit:
+                break
+            if self._counts(at, now):
+                left -= count
+                if left < limit:
+                    return at + self.step_s + self.window_s - now
+        return 0.0
+
+    def _counts(self, at: float, now: float) -> bool:
+        return at + self.step_s + self.window_s > now
+
+
+NO_TOKENS = Spending(TOKENS_S, 1.0)
+"""Of the tokens of a minute, by the monotonic clock."""
+
+NO_COST = Spending(DAY_S, 300.0)
+"""Of the cents of a day, by the clock on the wall: it goes on in the next daemon."""

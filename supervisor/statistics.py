@@ -1,0 +1,330 @@
+"""What was done since the daemon started: lives of processes, tasks and tool calls, counted as they happen.
+
+Every figure is exact. A counter moves at the event itself, in a time that does not depend on how many agents
+there are, and nothing is asked for until somebody looks. Percentiles are those of the last WINDOW tasks, or calls
+of a server, in full; all else is since `since`. Who is removed leaves its share in the totals. Nothing is stored.
+"""
+
+import asyncio
+import time
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from ..worker.errors import NotFound
+from ..worker.schema import Task
+from .agents import Agents
+from .bus import rfc3339
+from .crew import Agent
+from .keeper import Incarnation, Keeper
+from .lifecycle import UP
+from .limits import Limits
+from .usage import read_process
+
+WINDOW = 10_000
+"""Durations of which percentiles are told: the last ones, of each agent and server, and of all tasks."""
+
+AT_ONCE = 4
+"""Windows that are put in order before the loop has its turn: a few milliseconds."""
+
+Outcome = Literal["ok", "failed", "cancelled"]
+
+OUTCOMES: Mapping[str, Outcome] = {"succeeded": "ok", "cancelled": "cancelled"}
+"""Of a task's state; what is missing, `failed` and `timeout`, has failed."""
+
+
+class Window:
+    """The last WINDOW durations, in milliseconds, and the sum of all that there ever were."""
+
+    __slots__ = ("_kept", "_next", "count", "total_ms")
+
+    def __init__(self) -> None:
+        self._kept = array("d")
+        self._next = 0
+        self.count = 0
+        self.total_ms = 0.0
+
+    def add(self, duration_ms: float) -> None:
+        """Takes one more."""
+        self.count += 1
+        self.total_ms += duration_ms
+        if len(self._kept) < WINDOW:
+            self._kept.append(duration_ms)
+        else:
+            self._kept[self._next] = duration_ms
+            self._next = (self._next + 1) % WINDOW
+
+    def figures(self) -> "Figures":
+        """What it says now, the percentiles still to be found."""
+        average_ms = round(self.total_ms / self.count, 3) if self.count else None
+        return Figures(average_ms, self._kept[:])
+
+
+class Figures(NamedTuple):
+    """The durations of one moment; to put them in order takes a millisecond or two."""
+
+    average_ms: float | None
+    kept: "array[float]"
+
+    def record(self) -> dict[str, float | None]:
+        """`average_ms` of all, `p50_ms` and `p99_ms` of the last: the least that so many per cent do not exceed."""
+        ordered = sorted(self.kept)
+        found = [ordered[_rank(each, len(ordered))] if ordered else None for each in (50, 99)]
+        p50_ms, p99_ms = (None if each is None else round(each, 3) for each in found)
+        return {"average_ms": self.average_ms, "p50_ms": p50_ms, "p99_ms": p99_ms}
+
+
+def _rank(percent: int, count: int) -> int:
+    """The place of a percentile among so many in order, by the nearest rank."""
+    return -(-percent * count // 100) - 1
+
+
+@dataclass(slots=True, eq=False)
+class Count:
+    """What one agent, server, team or workflow did; or all."""
+
+    agent: Agent | None = None
+    """Whose it is: another of the same name begins anew."""
+    spawned: int = 0
+    cpu_s: float = 0.0
+    """Of incarnations that have ended."""
+    ok: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    tool_calls: int = 0
+    window: Window = field(default_factory=Window)
+
+    def end(self, outcome: Outcome, duration_ms: float | None) -> None:
+        """One more task, or call, that has ended; without a duration it had not begun."""
+        if outcome == "ok":
+            self.ok += 1
+        elif outcome == "failed":
+            self.failed += 1
+        else:
+            self.cancelled += 1
+        if duration_ms is not None:
+            self.window.add(duration_ms)
+
+    @property
+    def ended(self) -> int:
+        """Tasks, or calls, that have ended."""
+        return self.ok + self.failed + self.cancelled
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share that succeeded of what was not cancelled."""
+        judged = self.ok + self.failed
+        return round(self.ok / judged, 6) if judged else None
+
+
+@dataclass(slots=True)
+class Present:
+    """What processes there are now, and what they use."""
+
+    up: int = 0
+    processes: int = 0
+    memory_bytes: int = 0
+    cpu_s: float = 0.0
+
+    def add(self, other: "Present") -> None:
+        """Counts another's as well."""
+        self.up += other.up
+        self.processes += other.processes
+        self.memory_bytes += other.memory_bytes
+        self.cpu_s += other.cpu_s
+
+
+class Statistics:
+    """The statistics of one daemon.
+
+    Args:
+        agents: the running set.
+        limits: knows what each tree uses.
+        kind_of: "team" or "workflow" for the name of one, else None.
+    """
+
+    def __init__(
+        self, agents: Agents, limits: Limits, kind_of: Callable[[str], str | None]
+    ) -> None:
+        self._agents = agents
+        self._limits = limits
+        self._kind_of = kind_of
+        self._since_s = time.time()
+        self._total = Count()
+        self._counts: dict[str, Count] = {}
+        self._lives: dict[Keeper, Incarnation] = {}
+        self._begun: dict[str, float] = {}
+
+    # -- what happens
+
+    def changed(self, keeper: Keeper) -> None:
+        """Takes note of a worker's start and end; to be told of every change of one, before `Limits` is."""
+        known, life = self._lives.get(keeper), keeper.life
+        if known is not None and (life is not known or keeper.worker.pid is None):
+            del self._lives[keeper]
+            used_s = max(known.used_s, self._limits.cpu_s(keeper))
+            self._total.cpu_s += used_s
+            if (count := self._count(keeper.spec.name)) is not None:
+                count.cpu_s += used_s
+            known = None
+        if known is None and life is not None and keeper.worker.pid is not None:
+            self._lives[keeper] = life
+            self._total.spawned += 1
+            if (count := self._count(keeper.spec.name)) is not None:
+                count.spawned += 1
+
+    def started(self, task: Task) -> None:
+        """An attempt of a task begins: its duration counts from here."""
+        self._begun[task.id] = time.monotonic()
+
+    def ended(self, task: Task) -> None:
+        """A task has ended."""
+        began = self._begun.pop(task.id, None)
+        duration_ms: float | None = None
+        if began is not None:
+            duration_ms = (time.monotonic() - began) * 1000
+        elif task.duration_s is not None:  # it began under an earlier daemon
+            duration_ms = task.duration_s * 1000
+        outcome = OUTCOMES.get(task.state, "failed")
+        self._total.end(outcome, duration_ms)
+        if (count := self._count(task.agent)) is not None:
+            count.end(outcome, duration_ms)
+
+    def called(self, agent: str | None, server: str, outcome: str, duration_s: float) -> None:
+        """A tool was called: by a worker of `agent`, or from outside, on a server that has seen it."""
+        self._total.tool_calls += 1
+        if agent is not None and (count := self._count(agent)) is not None:
+            count.tool_calls += 1
+        found = self._agents.agents.get(server)
+        if found is not None and found.spec.kind == "mcp":
+            count = self._count_of(found)
+            count.tool_calls += 1
+            ended: Outcome = "failed"
+            if outcome in ("ok", "cancelled"):
+                ended = "ok" if outcome == "ok" else "cancelled"
+            count.end(ended, duration_s * 1000)
+
+    def _count(self, name: str) -> Count | None:
+        """The counters behind a name; None where nobody has it (any more)."""
+        agent = self._agents.agents.get(name)
+        if agent is not None:
+            return self._count_of(agent)
+        if self._kind_of(name) is None:
+            return None
+        count = self._counts.get(name)
+        if count is None or count.agent is not None:
+            count = self._enter(name, Count())
+        return count
+
+    def _count_of(self, agent: Agent) -> Count:
+        count = self._counts.get(agent.name)
+        if count is None or count.agent is not agent:
+            count = self._enter(agent.name, Count(agent))
+        return count
+
+    def _enter(self, name: str, count: Count) -> Count:
+        for other in [each for each in self._counts if not self._is_known(each)]:
+            del self._counts[other]
+        self._counts[name] = count
+        return count
+
+    def _is_known(self, name: str) -> bool:
+        return name in self._agents.agents or self._kind_of(name) is not None
+
+    # -- what is told
+
+    async def shown(self, names: Iterable[str] | None = None) -> dict[str, object]:
+        """All counters, or beside the totals those of `names`, as `statistics.show` answers.
+
+        Raises:
+            NotFound: a name is neither an agent's nor a server's, a team's or a workflow's.
+        """
+        chosen = None if names is None else set(names)
+        for name in chosen or ():
+            if not self._is_known(name):
+                raise NotFound(f'cannot find "{name}"', name=name, known=sorted(self._known()))
+        groups: dict[str, dict[str, object]] = {
+            "agents": {},
+            "mcp_servers": {},
+            "teams": {},
+            "workflows": {},
+        }
+        told: list[Told] = []
+        total = Present()
+        at_s = time.time()
+        for name in sorted(self._known()):  # all at one moment, so that it adds up
+            agent = self._agents.agents.get(name)
+            present = Present() if agent is None else self._present(agent)
+            total.add(present)
+            if chosen is None or name in chosen:
+                kind = str(self._kind_of(name)) if agent is None else agent.spec.kind
+                key = "mcp_servers" if kind == "mcp" else f"{kind}s"
+                told.append(Told.of(self._count(name) or Count(), present))
+                groups[key][name] = told[-1].record
+        told.append(Told.of(self._total, total))
+        for number, each in enumerate(told):
+            each.finish()
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+        return {
+            "since": rfc3339(self._since_s),
+            "uptime_s": round(at_s - self._since_s, 3),
+            "window": WINDOW,
+            **told[-1].record,
+            **groups,
+        }
+
+    def _known(self) -> set[str]:
+        return {*self._agents.agents, *filter(self._is_known, self._counts)}
+
+    def _present(self, agent: Agent) -> Present:
+        present = Present()
+        for keeper in agent.keepers:
+            present.up += keeper.worker.state in UP
+            pid = keeper.worker.pid
+            if pid is None:
+                continue
+            present.processes += 1
+            present.memory_bytes += self._limits.sample(keeper).rss_bytes
+            leader = read_process(pid)
+            leader_s = 0.0 if leader is None else leader.total_s
+            present.cpu_s += max(leader_s, self._limits.cpu_s(keeper))
+        return present
+
+
+class Told(NamedTuple):
+    """What is told of one, or of all; `finish` puts the percentiles in."""
+
+    record: dict[str, dict[str, object]]
+    figures: Figures
+
+    @classmethod
+    def of(cls, count: Count, present: Present) -> "Told":
+        """The figures of this moment."""
+        record: dict[str, dict[str, object]] = {
+            "runtime": {
+                "spawned": count.spawned,
+                "active": present.up,
+                "executed": count.ended,
+                "failed": count.failed,
+                "success_rate": count.success_rate,
+            },
+            "process": {
+                "active": present.processes,
+                "memory_bytes": present.memory_bytes,
+                "cpu_ms": round((count.cpu_s + present.cpu_s) * 1000, 3),
+            },
+            "executor": {
+                "total": count.ended,
+                "ok": count.ok,
+                "failed": count.failed,
+                "cancelled": count.cancelled,
+                "tool_calls": count.tool_calls,
+            },
+        }
+        return cls(record, count.window.figures())
+
+    def finish(self) -> None:
+        """Puts the durations in order."""
+        self.record["executor"] |= self.figures.record()

@@ -1,0 +1,154 @@
+"""Teams: agents that run a task together, or one for all; what is written, read and checked, and who of them is chosen.
+
+A member is an agent, another team, or a workflow, by name. Whether those exist is checked where all are known.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from .document import Page
+from .values import Rule, each, matching, one_of, whole
+
+MEMBERS_MAX = 1000
+"""Of one team."""
+
+Mode = Literal["coordinate", "broadcast", "route"]
+Routing = Literal["least-load", "round-robin", "sticky"]
+
+MODES: tuple[Mode, ...] = ("coordinate", "broadcast", "route")
+ROUTINGS: tuple[Routing, ...] = ("least-load", "round-robin", "sticky")
+
+NAME = r"[A-Za-z][A-Za-z0-9_-]{0,47}"
+a_name: Rule = matching(NAME, "the name of an agent, a team or a workflow")
+
+
+class Team(Struct, frozen=True, kw_only=True):
+    """`[teams.NAME]`. `lead` is there in the mode coordinate alone; `source` is where the table came from.
+
+    What a task for it does: coordinate gives it to the lead, who may delegate to the members and to nobody else;
+    broadcast gives it to every member; route to one of them.
+    """
+
+    name: str
+    source: str
+    members: tuple[str, ...]
+    lead: str | None = None
+    mode: Mode = "coordinate"
+    routing: Routing = "least-load"
+    max_parallel: int = 8
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Whose absence would break it: each name once."""
+        return self.members if self.lead is None else (self.lead, *self.members)
+
+
+TEAM_KEYS: Mapping[str, Rule] = {
+    "lead": a_name,
+    "members": each(a_name, "names"),
+    "mode": one_of(MODES),
+    "routing": one_of(ROUTINGS),
+    "max_parallel": whole(1, 10_000),
+}
+
+
+def decode_team(page: Page, name: str, raw: object) -> Team:
+    """One team from its table.
+
+    Raises:
+        InvalidParams: the table is not valid; `data` has key, value and reason.
+    """
+    path = ("teams", name)
+    own = page.keys(path, raw, TEAM_KEYS)
+    if not own.get("members"):
+        raise page.error((*path, "members"), None, 'it is missing: write members = ["AGENT", …]')
+    team = Team(name=name, source=page.source, **own)
+    if len(team.members) > MEMBERS_MAX:
+        raise page.error((*path, "members"), None, f"write at most {MEMBERS_MAX} members")
+    twice = [member for n, member in enumerate(team.members) if member in team.members[:n]]
+    if twice:
+        raise page.error((*path, "members"), twice[0], "it is there twice")
+    if team.mode == "coordinate" and team.lead is None:
+        reason = (
+            'it is missing: mode = "coordinate" gives the task to a lead; or write another mode'
+        )
+        raise page.error((*path, "lead"), None, reason)
+    if team.mode != "coordinate" and team.lead is not None:
+        reason = f'it contradicts mode = "{team.mode}", in which nobody leads'
+        raise page.error((*path, "lead"), team.lead, reason)
+    if team.lead in team.members:
+        reason = "the lead is no member: it delegates to the members"
+        raise page.error((*path, "members"), team.lead, reason)
+    if "routing" in own and team.mode != "route":
+        reason = f'it contradicts mode = "{team.mode}": it goes with mode = "route"'
+        raise page.error((*path, "routing"), team.routing, reason)
+    return team
+
+
+def team_table(team: Team) -> dict[str, object]:
+    """The smallest table from which `decode_team` makes an equal Team."""
+    table: dict[str, object] = {} if team.lead is None else {"lead": team.lead}
+    table["members"] = list(team.members)
+    blank = Team(name=team.name, source=team.source, members=())
+    for key in ("mode", "routing", "max_parallel"):
+        if getattr(team, key) != getattr(blank, key):
+            table[key] = getattr(team, key)
+    return table
+
+
+# --- who is chosen --------------------------------------------------------------------------------
+
+
+class Candidate(Struct, frozen=True):
+    """A member as routing sees it: its free workers and its queue; what needs no worker is always free."""
+
+    name: str
+    free: int
+    queued: int
+
+
+def chosen(
+    routing: Routing, candidates: Sequence[Candidate], *, turn: int, sticky_key: str
+) -> str | None:
+    """The member that runs a task; None where nobody can.
+
+    Args:
+        routing: the team's.
+        candidates: who can, in the order of the members.
+        turn: how many tasks came before this one, for round-robin.
+        sticky_key: what sticks to one member: another takes it only when that one can no longer.
+    """
+    if not candidates:
+        return None
+    if routing == "round-robin":
+        return candidates[turn % len(candidates)].name
+    if routing == "sticky":
+        return max(candidates, key=lambda each: _weight(sticky_key, each.name)).name
+    return min(candidates, key=lambda each: (-each.free, each.queued, each.name)).name
+
+
+def _weight(key: str, name: str) -> bytes:
+    """The highest of these has the key (rendezvous hashing): who comes or goes moves no other's keys."""
+    return hashlib.blake2b(f"{key}\0{name}".encode(), digest_size=8).digest()
+
+
+def circle(needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names of a circle in what teams and workflows need of each other, first repeated last; empty if there is none."""
+    done: set[str] = set()
+    for start in needs:
+        way: list[str] = [start]
+        branches = [iter(needs[start])]
+        while branches:
+            following = next(branches[-1], None)
+            if following is None:
+                done.add(way.pop())
+                branches.pop()
+            elif following in way:
+                return [*way[way.index(following) :], following]
+            elif following in needs and following not in done:
+                way.append(following)
+                branches.append(iter(needs[following]))
+    return []

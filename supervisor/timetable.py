@@ -1,0 +1,454 @@
+"""Schedules: tasks that are made again and again, on a grid of seconds or as cron says.
+
+When one is due is decided in `calendar`; this keeps them, asks the queue for their tasks, and notes what became of
+it. A run's task has an idempotency key, NAME@TIME, so that a daemon that dies between the task and the note of it
+makes none twice. The wall clock is looked at again every LOOK_S at least, since somebody may set it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from secrets import token_hex
+
+import msgspec
+from msgspec.structs import replace
+
+from ..worker.errors import (
+    Conflict,
+    CorralError,
+    InvalidParams,
+    NotFound,
+    Overloaded,
+    ResourceLimitExceeded,
+    ShuttingDown,
+)
+from ..worker.schema import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
+from .bus import Bus
+from .calendar import Due, Times, check, decide, following
+from .quota import normalised
+from .store import Row, Store
+from .tasks import Tasks
+from .values import Refused
+
+MOST_SCHEDULES = 1_000
+
+MOST_BYTES = 64 * 1024
+"""Of a schedule with its task."""
+
+LOOK_S = 15.0
+"""How long the wall clock is trusted to go on as it does."""
+
+AGAIN_S = 5.0
+"""When a run is tried again that the queue has no room for now."""
+
+AT_ONCE = 64
+"""Runs that are due together and share commits."""
+
+UPCOMING = 5
+"""Times that `upcoming` tells."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Entry:
+    """A schedule that is kept."""
+
+    record: ScheduleRecord
+    times: Times
+    created: float
+    next_at: float | None
+    last_due: float | None = None
+    not_before: float = 0.0
+    """Of the loop's clock: a run that was not accepted is not tried before."""
+    is_loaded: bool = False
+    """An earlier daemon kept it, and may have made the task that is due."""
+
+
+class Timetable:
+    """The schedules of one daemon.
+
+    Args:
+        store: where they are kept.
+        bus: is told what becomes of them.
+        tasks: makes the tasks.
+        clock: seconds of the Unix epoch.
+    """
+
+    def __init__(
+        self, store: Store, bus: Bus, tasks: Tasks, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._tasks = tasks
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._changed = asyncio.Event()
+
+    async def load(self) -> None:
+        """Takes up what an earlier daemon kept; what cannot be read stays where it is, and does not run."""
+        rows = await self._store.read(
+            "SELECT name, created_at, next_at, record, checksum FROM schedule ORDER BY name"
+        )
+        for row in rows:
+            try:
+                entry = _entry(row)
+            except (ValueError, TypeError) as error:
+                logger.error('cannot read schedule "%s": %s', row[0], error)
+                reason = f"its record in the store is damaged: {error}"[:300]
+                self._bus.publish("schedule.corrupted", schedule=str(row[0]), reason=reason)
+                continue
+            self._entries[entry.record.name] = entry
+
+    async def run(self) -> None:
+        """Makes tasks when they are due, for as long as it is not cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            await self._turn(self._clock(), loop.time())
+            now = self._clock()
+            waits_s = LOOK_S
+            for entry in self._entries.values():
+                if entry.next_at is not None:
+                    due_s = max(entry.next_at - now, entry.not_before - loop.time())
+                    waits_s = min(waits_s, due_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, waits_s)):
+                    await self._changed.wait()
+
+    # -- asking
+
+    async def add(self, params: ScheduleParams) -> ScheduleRecord:
+        """A new schedule; it is in the store.
+
+        Raises:
+            InvalidParams: its times, or what of its task a schedule has no use for.
+            NotFound: nobody has the name that its task is for.
+            Conflict: there is one of this name.
+            ResourceLimitExceeded: there are too many, or it is too long.
+        """
+        now = self._clock()
+        start = params.start_at
+        if start is None:
+            start = now if params.every_s is None else now + params.every_s
+        start = round(start, 3)  # as its record has it, for the next daemon
+        times = Times(start, params.every_s, params.cron, params.timezone)
+        try:
+            check(times)
+        except Refused as error:
+            key = str(error.item)
+            words = f"cannot make a schedule: {error.reason}"
+            raise InvalidParams(words, key=key, value=getattr(params, key, None)) from error
+        task = self._checked_task(normalised(params.task))
+        name = params.name or self._free_name(params)
+        if name in self._entries:
+            words = f'cannot add schedule "{name}": there is one; corral schedule rm {name}'
+            raise Conflict(words, name=name)
+        if len(self._entries) >= MOST_SCHEDULES:
+            words = f'cannot add schedule "{name}": there are {MOST_SCHEDULES}'
+            raise ResourceLimitExceeded(words, limit="schedules", value=MOST_SCHEDULES)
+        next_at = following(times, now)
+        record = ScheduleRecord(
+            name=name,
+            task=task,
+            every_s=params.every_s,
+            cron=params.cron,
+            timezone=params.timezone,
+            catch_up=params.catch_up,
+            overlap=params.overlap,
+            start_at=_stamp(start),
+            created_at=_stamp(now),
+            next_at=_stamp_of(next_at),
+        )
+        size = len(msgspec.json.encode(record))
+        if size > MOST_BYTES:
+            words = f'cannot add schedule "{name}": {size} bytes are more than {MOST_BYTES}'
+            raise ResourceLimitExceeded(words, limit="schedule", value=size)
+        entry = _Entry(record, times, now, next_at)
+        self._entries[name] = entry
+        try:
+            await self._save(entry)
+        except BaseException:
+            self._entries.pop(name, None)
+            raise
+        self._publish("schedule.added", record, next_at=record.next_at)
+        self._changed.set()
+        return record
+
+    def _checked_task(self, task: TaskParams) -> TaskParams:
+        for key, value in (
+            ("at", task.at),
+            ("after", task.after or None),
+            ("idempotency_key", task.idempotency_key),
+        ):
+            if value is not None:
+                words = f"cannot make a schedule of a task with {key}: each run has its own"
+                raise InvalidParams(words, key=f"task.{key}", value=value)
+        if (task.agent is None) == (task.capability is None):
+            words = "cannot tell whom the schedule's task is for: give agent or capability"
+            raise InvalidParams(words, key="task.agent")
+        conductor = self._tasks.conductor
+        if task.agent is not None and (conductor is None or conductor.kind(task.agent) is None):
+            self._tasks.agents.of(task.agent)
+        return task
+
+    def _free_name(self, params: ScheduleParams) -> str:
+        stem = (params.task.agent or "task")[:40]
+        while (name := f"{stem}-{token_hex(3)}") in self._entries:
+            pass
+        return name
+
+    def list(self) -> list[ScheduleRecord]:
+        """All of them, by name."""
+        return [self._entries[name].record for name in sorted(self._entries)]
+
+    def show(self, name: str) -> ScheduleRecord:
+        """One of them.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        return self._of(name).record
+
+    def upcoming(self, name: str) -> Sequence[str]:
+        """The next times of one, a few of them; none while it is paused.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        entry = self._of(name)
+
+        def times() -> Iterator[float]:
+            at = entry.next_at
+            while at is not None:
+                yield at
+                at = following(entry.times, at)
+
+        return [_stamp(at) for at in islice(times(), UPCOMING)]
+
+    async def remove(self, name: str) -> ScheduleRecord:
+        """Removes one; the tasks that it made stay.
+
+        Raises:
+            NotFound: there is none of this name.
+            Overloaded: the store takes nothing now.
+        """
+        entry = self._of(name)
+        del self._entries[name]  # first: the note of a run that ends now would write it again
+        try:
+            await self._store.write(("DELETE FROM schedule WHERE name = ?", (name,)))
+        except BaseException:
+            self._entries.setdefault(name, entry)
+            raise
+        self._publish("schedule.removed", entry.record)
+        return entry.record
+
+    async def pause(self, name: str) -> ScheduleRecord:
+        """Has one make no tasks; what is due meanwhile is not made up for.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        entry = self._of(name)
+        if not entry.record.paused:
+            entry.record = replace(entry.record, paused=True, next_at=None)
+            entry.next_at = None
+            await self._save(entry)
+            self._publish("schedule.paused", entry.record)
+        return entry.record
+
+    async def resume(self, name: str) -> ScheduleRecord:
+        """Has one make tasks again, from its next time on.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        entry = self._of(name)
+        if entry.record.paused:
+            entry.next_at = following(entry.times, self._clock())
+            entry.record = replace(entry.record, paused=False, next_at=_stamp_of(entry.next_at))
+            await self._save(entry)
+            self._publish("schedule.resumed", entry.record, next_at=entry.record.next_at)
+            self._changed.set()
+        return entry.record
+
+    async def run_now(self, name: str) -> Task:
+        """The task of one, made now, beside its times.
+
+        Raises:
+            NotFound: there is none of this name.
+            CorralError: the task is not accepted.
+        """
+        entry = self._of(name)
+        task = await self._tasks.submit(entry.record.task, schedule=name)
+        entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
+        await self._note(entry)
+        return task
+
+    def _of(self, name: str) -> _Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            known = sorted(self._entries)[:100]
+            raise NotFound(f'cannot find schedule "{name}"', name=name, known=known)
+        return entry
+
+    # -- what is due
+
+    async def _turn(self, now: float, loop_s: float) -> None:
+        due: list[tuple[_Entry, Due]] = []
+        for entry in list(self._entries.values()):
+            if entry.not_before > loop_s:
+                continue
+            what = decide(entry.times, entry.next_at, entry.last_due, now)
+            if what.run is not None:
+                due.append((entry, what))
+            elif what.next_at != entry.next_at:  # the clock was set back
+                self._put_off(entry, what.next_at)
+                await self._note(entry)
+        for start in range(0, len(due), AT_ONCE):
+            some = due[start : start + AT_ONCE]
+            await asyncio.gather(*(self._perform(entry, what) for entry, what in some))
+
+    async def _perform(self, entry: _Entry, due: Due) -> None:
+        """Makes the task of a run, or leaves it out; either way the schedule goes on."""
+        try:
+            why_not = self._why_not(entry, due)
+            if why_not is None:
+                await self._submit(entry, due)
+            else:
+                entry.record = replace(entry.record, skipped=entry.record.skipped + 1)
+                self._publish("schedule.skipped", entry.record, reason=why_not)
+        except (Overloaded, ShuttingDown) as error:
+            if entry.not_before == 0.0:
+                self._refuse(entry, error)
+            entry.not_before = asyncio.get_running_loop().time() + AGAIN_S
+            return
+        except CorralError as error:
+            self._refuse(entry, error)
+        except Exception as error:  # one schedule must not keep the others from their times
+            logger.exception('cannot run schedule "%s"', entry.record.name)
+            self._refuse(entry, CorralError(f"cannot run the schedule: {error!r}"))
+        entry.not_before = 0.0
+        entry.last_due = due.run
+        entry.record = replace(entry.record, last_due_at=_stamp_of(due.run))
+        self._put_off(entry, due.next_at)
+        await self._note(entry)
+
+    def _why_not(self, entry: _Entry, due: Due) -> str | None:
+        record = entry.record
+        if due.missed and not record.catch_up:
+            return f"it was due at {_stamp_of(due.run)}, when nobody was there"
+        last = None if record.last_task is None else self._tasks.find(record.last_task)
+        if record.overlap == "skip" and last is not None:
+            return f"its last task {last.id} is still {last.state}"
+        return None
+
+    async def _submit(self, entry: _Entry, due: Due) -> None:
+        record = entry.record
+        key = f"{record.name}@{_stamp_of(due.run)}"
+        task: Task | None = None
+        if entry.is_loaded and record.task.capability is not None and due.run is not None:
+            # Routing may choose another agent than before, where the key means nothing.
+            task = await self._tasks.records.find_by_key(key, None, since=due.run)
+        if task is None:
+            params = replace(record.task, idempotency_key=key)
+            task = await self._tasks.submit(params, schedule=record.name)
+        entry.is_loaded = False
+        entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
+
+    def _refuse(self, entry: _Entry, error: CorralError) -> None:
+        said = Error(error.code, error.name, error.message, error.data)
+        refused = entry.record.refused + 1
+        entry.record = replace(entry.record, last_error=said, refused=refused)
+        logger.warning('schedule "%s": %s', entry.record.name, error)
+        reason = error.message[:1000]
+        self._publish("schedule.refused", entry.record, error=error.name, reason=reason)
+
+    def _put_off(self, entry: _Entry, next_at: float | None) -> None:
+        """Sets the next time, unless somebody has paused it meanwhile."""
+        if not entry.record.paused:
+            entry.next_at = next_at
+            entry.record = replace(entry.record, next_at=_stamp_of(next_at))
+
+    # -- the store
+
+    async def _note(self, entry: _Entry) -> None:
+        """Writes down what became of a run. Where the store does not take it, the key of the task still knows."""
+        if self._entries.get(entry.record.name) is not entry:
+            return  # removed meanwhile
+        try:
+            await self._save(entry)
+        except CorralError as error:
+            logger.warning('cannot note a run of schedule "%s": %s', entry.record.name, error)
+
+    async def _save(self, entry: _Entry) -> None:
+        record = msgspec.json.encode(entry.record)
+        await self._store.write(
+            (
+                "INSERT OR REPLACE INTO schedule (name, created_at, next_at, record, checksum)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (
+                    entry.record.name,
+                    entry.created,
+                    entry.next_at,
+                    record,
+                    zlib.crc32(record),
+                ),
+            )
+        )
+
+    def _publish(self, what: str, record: ScheduleRecord, **facts: object) -> None:
+        self._bus.publish(
+            what,
+            agent=record.task.agent,
+            worker=None,
+            incarnation=None,
+            store=True,
+            schedule=record.name,
+            **facts,
+        )
+
+
+def _entry(row: Row) -> _Entry:
+    """What a row of the store holds.
+
+    Raises:
+        ValueError, TypeError: it is not what was written.
+    """
+    _, created, next_at, blob, checksum = row
+    if not isinstance(blob, bytes) or zlib.crc32(blob) != checksum:
+        raise ValueError("its checksum is another")
+    record = msgspec.json.decode(blob, type=ScheduleRecord)
+    start = _seconds(record.start_at)
+    if start is None or not isinstance(created, float):
+        raise ValueError("it has no start")
+    times = Times(start, record.every_s, record.cron, record.timezone)
+    check(times)
+    return _Entry(
+        record,
+        times,
+        created,
+        float(str(next_at)) if next_at is not None else None,
+        _seconds(record.last_due_at),
+        is_loaded=True,
+    )
+
+
+def _stamp(seconds: float) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return at.replace("+00:00", "Z")
+
+
+def _stamp_of(seconds: float | None) -> str | None:
+    return None if seconds is None else _stamp(seconds)
+
+
+def _seconds(stamp: str | None) -> float | None:
+    return None if stamp is None else datetime.fromisoformat(stamp).timestamp()

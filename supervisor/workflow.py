@@ -1,0 +1,593 @@
+"""Workflows: what is written, read and checked, and what follows from how far the steps of one have come.
+
+`decide` is pure: the same records of the same tasks give the same decision, so that another daemon goes on where one
+stood, from the records alone. Whether those who are to do the steps exist is checked where all are known.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from ..worker import codec
+from ..worker.errors import CorralError, InvalidParams, ResourceLimitExceeded, TaskFailed, from_wire
+from ..worker.schema import Boundaries, Error, OutputFormat, Retry, Task, TaskParams, TaskState
+from . import expression
+from .document import KeyPath, Page
+from .expression import BadExpression, Use
+from .values import (
+    Refused,
+    Rule,
+    above_zero,
+    duration,
+    each,
+    free_table,
+    is_list,
+    is_table,
+    matching,
+    one_of,
+    retry_reasons,
+    whole,
+)
+
+STEPS_MAX = 500
+"""Of one workflow."""
+
+BRANCHES_MAX = 10_000
+"""Of one `for_each`; `[tasks] max_children` is the bound on all tasks of a workflow."""
+
+GIVEN = frozenset({"input", "context", "objective", "steps"})
+OF_BRANCHES = frozenset({"item", "index"})
+TOLD = ("state", "output", "error", "task")
+"""What an expression may ask of a step."""
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """One of `[[workflows.NAME.steps]]`. `agent` is an agent, a team or a workflow, by name.
+
+    `needs` are the steps that have to end before: those in `after`, and those that its texts refer to.
+    """
+
+    name: str
+    agent: str | None = None
+    capability: str | None = None
+    objective: str | None = None
+    input: object = None
+    context: object = None
+    after: tuple[str, ...] = ()
+    join: Literal["all", "any"] = "all"
+    when: str | None = None
+    for_each: object = None
+    max_parallel: int | None = None
+    on_failure: Literal["fail", "continue"] = "fail"
+    retry: Retry | None = None
+    timeout: float | None = None
+    priority: int | None = None
+    required_capabilities: tuple[str, ...] = ()
+    allowed_tools: tuple[str, ...] | None = None
+    output_format: OutputFormat | None = None
+    needs: tuple[str, ...] = ()
+
+
+class Workflow(Struct, frozen=True, kw_only=True):
+    """`[workflows.NAME]`. `source` is where the table came from; without `output`, those of the last steps are its output."""
+
+    name: str
+    source: str
+    steps: tuple[Step, ...]
+    output: object = None
+    timeout: float | None = None
+    max_parallel: int = 16
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Whose absence would break it: each name once."""
+        return tuple(dict.fromkeys(step.agent for step in self.steps if step.agent is not None))
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _json(raw: object) -> object:
+    return free_table({"it": raw})["it"]
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str) or not raw.strip():
+        raise Refused("write a text")
+    return raw
+
+
+def _retry(raw: object) -> Retry:
+    rules = {
+        "max_attempts": whole(1, 1000),
+        "retry_on": lambda value: _listed(retry_reasons(value)),
+        "retry_backoff_base": duration,
+    }
+    if not is_table(raw) or not raw.keys() <= rules.keys():
+        raise Refused(f"write a table of {', '.join(rules)}")
+    own = {key: rules[key](value) for key, value in raw.items()}
+    base_s = own.pop("retry_backoff_base", None)
+    return Retry(**own, retry_backoff_base_s=base_s)
+
+
+def _listed(reasons: str | tuple[str, ...]) -> str | list[str]:
+    return reasons if isinstance(reasons, str) else list(reasons)
+
+
+def _format(raw: object) -> OutputFormat:
+    try:
+        return msgspec.convert(raw, OutputFormat)
+    except msgspec.ValidationError as error:
+        raise Refused(f"write a table of description and schema: {error}") from error
+
+
+def _for_each(raw: object) -> object:
+    if is_list(raw):
+        return _json(raw)
+    try:
+        if expression.is_reference(raw):
+            return raw
+    except BadExpression as error:
+        raise Refused(error.reason) from error
+    raise Refused('write a list, or one reference: "${steps.NAME.output}"')
+
+
+def _seconds(raw: object) -> float:
+    return above_zero(duration(raw))
+
+
+_a_name: Rule = matching(r"[A-Za-z][A-Za-z0-9_-]{0,47}", "a name: letters, digits, _ and -")
+_words = each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings")
+STEP_KEYS: Mapping[str, Rule] = {
+    "name": _a_name,
+    "agent": _a_name,
+    "capability": matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"),
+    "objective": _text,
+    "input": _json,
+    "context": _json,
+    "after": each(_a_name, "steps"),
+    "join": one_of(("all", "any")),
+    "when": _text,
+    "for_each": _for_each,
+    "max_parallel": whole(1, 10_000),
+    "on_failure": one_of(("fail", "continue")),
+    "retry": _retry,
+    "timeout": _seconds,
+    "priority": whole(1, 10),
+    "required_capabilities": _words,
+    "allowed_tools": _words,
+    "output_format": _format,
+}
+WORKFLOW_KEYS: Mapping[str, Rule] = {
+    "steps": lambda raw: raw,
+    "output": _json,
+    "timeout": _seconds,
+    "max_parallel": whole(1, 10_000),
+}
+
+
+def decode_workflow(page: Page, name: str, raw: object) -> Workflow:
+    """One workflow from its table: its expressions can be read, refer to steps that are there, and close no circle.
+
+    Raises:
+        InvalidParams: the table is not valid; `data` has key, value and reason. The key names the step.
+    """
+    path = ("workflows", name)
+    own = page.keys(path, raw, WORKFLOW_KEYS)
+    tables = own.pop("steps", None)
+    if not is_list(tables) or not 0 < len(tables) <= STEPS_MAX:
+        reason = f"write 1 to {STEPS_MAX} steps: [[workflows.{name}.steps]]"
+        raise page.error((*path, "steps"), None, reason)
+    steps: dict[str, Step] = {}
+    for number, table in enumerate(tables, 1):
+        step = _step(page, path, number, table)
+        if step.name in steps:
+            raise page.error((*path, "steps", step.name), None, "two steps have this name")
+        steps[step.name] = step
+    known = [_with_needs(page, (*path, "steps", step.name), step, steps) for step in steps.values()]
+    output = _check(page, (*path, "output"), own.get("output"), expression.uses, GIVEN)
+    _check_steps(page, (*path, "output"), output, steps)
+    workflow = Workflow(name=name, source=page.source, steps=tuple(known), **own)
+    _check_circles(page, path, workflow)
+    return workflow
+
+
+def _step(page: Page, path: KeyPath, number: int, table: object) -> Step:
+    named = table.get("name") if is_table(table) else None
+    here = (*path, "steps", named if isinstance(named, str) and named else str(number))
+    own = page.keys(here, table, STEP_KEYS)
+    if "name" not in own:
+        raise page.error((*here, "name"), None, "it is missing: every step has a name")
+    if ("agent" in own) == ("capability" in own):
+        reason = "write agent or capability: who does it" + (", not both" if "agent" in own else "")
+        raise page.error((*here, "agent"), own.get("agent"), reason)
+    if "max_parallel" in own and "for_each" not in own:
+        raise page.error((*here, "max_parallel"), own["max_parallel"], "it goes with for_each")
+    return Step(**own)
+
+
+def _with_needs(page: Page, path: KeyPath, step: Step, steps: Mapping[str, Step]) -> Step:
+    """The step with the names of all that have to end before it."""
+    needs = dict.fromkeys(step.after)
+    _check_steps(page, (*path, "after"), needs, steps)
+    inner = GIVEN | (OF_BRANCHES if step.for_each is not None else frozenset())
+    for key, uses, names in (
+        ("for_each", expression.uses, GIVEN),
+        ("when", expression.condition_uses, GIVEN),
+        ("objective", expression.uses, inner),
+        ("input", expression.uses, inner),
+        ("context", expression.uses, inner),
+    ):
+        used = _check(page, (*path, key), getattr(step, key), uses, names)
+        _check_steps(page, (*path, key), used, steps)
+        needs |= dict.fromkeys(used)
+    return msgspec.structs.replace(step, needs=tuple(needs))
+
+
+# Any: a text for a condition, a template for the rest; each function takes its own.
+def _check(
+    page: Page,
+    path: KeyPath,
+    written: Any,
+    uses: Callable[[Any], frozenset[Use]],
+    names: frozenset[str],
+) -> list[str]:
+    """The steps that a text refers to."""
+    if written is None:
+        return []
+    shown = written if isinstance(written, str) else None
+    try:
+        found = sorted(uses(written), key=str)
+    except BadExpression as error:
+        raise page.error(path, shown, error.reason) from error
+    steps: list[str] = []
+    for use in found:
+        if use.name not in names:
+            also = "; it goes with for_each" if use.name in OF_BRANCHES else ""
+            reason = f'there is no "{use.name}" here: known are {", ".join(sorted(names))}{also}'
+            raise page.error(path, shown, reason)
+        if use.name == "steps":
+            step = use.path[0] if use.path else None
+            if not isinstance(step, str):
+                raise page.error(path, shown, "write which step: steps.NAME.output")
+            if len(use.path) > 1 and use.path[1] not in TOLD:
+                reason = f"a step has {', '.join(TOLD)}: write steps.{step}.output"
+                raise page.error(path, shown, reason)
+            steps.append(step)
+    return steps
+
+
+def _check_steps(
+    page: Page, path: KeyPath, names: Iterable[str], steps: Mapping[str, Step]
+) -> None:
+    for name in names:
+        if name not in steps:
+            reason = f"there is no step of this name; there are {', '.join(list(steps)[:20])}"
+            raise page.error(path, name, reason)
+
+
+def _check_circles(page: Page, path: KeyPath, workflow: Workflow) -> None:
+    done = {step.name for step in in_order(workflow)}
+    left = {step.name: step for step in workflow.steps if step.name not in done}
+    if not left:
+        return
+    way: list[str] = [next(iter(left))]
+    while (following := next(need for need in left[way[-1]].needs if need in left)) not in way:
+        way.append(following)
+    found = [*way[way.index(following) :], following]
+    reason = f"it closes a circle: {' needs '.join(found)}"
+    raise page.error((*path, "steps", found[0], "after"), found[1], reason, cycle=found)
+
+
+def in_order(workflow: Workflow) -> list[Step]:
+    """The steps, each after those that it needs, else as they are written; what is in a circle is left out."""
+    waits = {step.name: len(step.needs) for step in workflow.steps}
+    users: dict[str, list[Step]] = {}
+    for step in workflow.steps:
+        for need in step.needs:
+            users.setdefault(need, []).append(step)
+    found = [step for step in workflow.steps if not step.needs]
+    for step in found:  # grows while it is read
+        for user in users.get(step.name, ()):
+            waits[user.name] -= 1
+            if waits[user.name] == 0:
+                found.append(user)
+    return found
+
+
+def workflow_table(workflow: Workflow) -> dict[str, object]:
+    """The smallest table from which `decode_workflow` makes an equal Workflow."""
+    table: dict[str, object] = {}
+    if workflow.timeout is not None:
+        table["timeout"] = workflow.timeout
+    if workflow.max_parallel != Workflow(name="", source="", steps=()).max_parallel:
+        table["max_parallel"] = workflow.max_parallel
+    if workflow.output is not None:
+        table["output"] = workflow.output
+    table["steps"] = [_step_table(step) for step in workflow.steps]
+    return table
+
+
+def _step_table(step: Step) -> dict[str, object]:
+    blank = Step(name="")
+    table: dict[str, object] = {}
+    for key in STEP_KEYS:
+        value = getattr(step, key)
+        if value == getattr(blank, key):
+            continue
+        if isinstance(value, Retry):
+            retry: dict[str, object] = {
+                "max_attempts": value.max_attempts,
+                "retry_on": value.retry_on,
+                "retry_backoff_base": value.retry_backoff_base_s,
+            }
+            value = {name: each for name, each in retry.items() if each is not None}
+        elif isinstance(value, OutputFormat):
+            both = {"description": value.description, "schema": value.schema}
+            value = {name: each for name, each in both.items() if each not in ("", None)}
+        table[key] = list(value) if isinstance(value, tuple) else value
+    return table
+
+
+# --- deciding -------------------------------------------------------------------------------------
+
+
+class Branch(Struct, frozen=True):
+    """How a task of a step stands: one for each item of a `for_each`, else one. `task` None: it could not be queued."""
+
+    task: str | None
+    state: Literal["open"] | TaskState
+    output: object = None
+    error: Error | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.state == "open"
+
+
+class Submission(NamedTuple):
+    """A task that is to be queued; `label` is its `Task.step`: the step, and the item's number after a slash."""
+
+    label: str
+    step: str
+    params: TaskParams
+
+
+class Stage(NamedTuple):
+    """How a step stands: waiting for others, open, or ended."""
+
+    state: Literal["waiting", "open", "skipped", "succeeded", "failed"]
+    output: object = None
+    error: Error | None = None
+    task: object = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it changes no more."""
+        return self.state not in ("waiting", "open")
+
+
+class Decision(NamedTuple):
+    """What follows: tasks to queue, or the end. `stages` says of each step how it stands.
+
+    The workflow has ended when `error` is there, which it fails with, or `is_done`, with `output`.
+    """
+
+    stages: Mapping[str, Stage]
+    submit: tuple[Submission, ...] = ()
+    is_done: bool = False
+    output: object = None
+    error: CorralError | None = None
+
+
+def decide(workflow: Workflow, task: Task, branches: Mapping[str, Branch]) -> Decision:
+    """What follows from how far the steps have come.
+
+    Args:
+        workflow: with its steps.
+        task: the workflow's own: its objective, input and context are what the expressions see.
+        branches: what was queued, by its label.
+    """
+    return _Deciding(workflow, task, branches).decision()
+
+
+class _Deciding:
+    def __init__(self, workflow: Workflow, task: Task, branches: Mapping[str, Branch]) -> None:
+        self._workflow = workflow
+        self._task = task
+        self._branches = branches
+        self._stages: dict[str, Stage] = {}
+        self._submit: list[Submission] = []
+        self._room = workflow.max_parallel - sum(each.is_open for each in branches.values())
+        self._told: dict[str, object] = {}
+        self._names: dict[str, object] = {
+            "input": task.input,
+            "context": task.context,
+            "objective": task.objective,
+            "steps": self._told,
+        }
+
+    def decision(self) -> Decision:
+        for step in in_order(self._workflow):
+            stage = self._stage(step)
+            self._stages[step.name] = stage
+            if stage.state == "failed" and step.on_failure == "fail":
+                return Decision(self._stages, error=self._failed(step, stage))
+            if stage.has_ended:
+                error = None if stage.error is None else msgspec.to_builtins(stage.error)
+                self._told[step.name] = {
+                    "state": stage.state,
+                    "output": stage.output,
+                    "error": error,
+                    "task": stage.task,
+                }
+        if not all(stage.has_ended for stage in self._stages.values()):
+            return Decision(self._stages, tuple(self._submit))
+        try:
+            return Decision(self._stages, is_done=True, output=self._output())
+        except BadExpression as error:
+            return Decision(self._stages, error=self._no_output(error))
+
+    def _stage(self, step: Step) -> Stage:
+        before = [self._stages[name] for name in step.needs]
+        skipped = [stage.state == "skipped" for stage in before]
+        if not all(stage.has_ended for stage in before):
+            return Stage("waiting")
+        if before and (any(skipped) if step.join == "all" else all(skipped)):
+            return Stage("skipped")
+        try:
+            if step.when is not None and not self._evaluated(
+                "when", lambda text: expression.holds(text, self._names), step.when
+            ):
+                return Stage("skipped")
+            if step.for_each is None:
+                return self._single(step)
+            items = codec.as_array(self._evaluated("for_each", self._items, step.for_each))
+        except _Unevaluated as found:
+            return Stage("failed", error=found.error)
+        if items is None or len(items) > BRANCHES_MAX:
+            return Stage("failed", error=_no_items(items))
+        return self._each(step, items)
+
+    def _items(self, written: object) -> object:
+        if isinstance(written, str):
+            return expression.value_of(written, self._names)
+        return expression.rendered(written, self._names)
+
+    def _single(self, step: Step) -> Stage:
+        branch = self._branch(step, step.name, {})
+        if branch is None or branch.is_open:
+            return Stage("open")
+        return Stage(_ended(branch), branch.output, branch.error, branch.task)
+
+    def _each(self, step: Step, items: list[object]) -> Stage:
+        labels = [f"{step.name}/{number}" for number in range(len(items))]
+        is_final = step.on_failure == "fail"
+        running = sum(self._branches[each].is_open for each in labels if each in self._branches)
+        room = min(step.max_parallel or self._room, BRANCHES_MAX) - running
+        found: list[Branch] = []
+        for number, label in enumerate(labels):
+            branch = self._branches.get(label)
+            if branch is None and room > 0:
+                before = len(self._submit)
+                branch = self._branch(step, label, {"item": items[number], "index": number})
+                room -= len(self._submit) - before
+            if branch is not None and not branch.is_open:
+                found.append(branch)
+                if is_final and _ended(branch) == "failed":
+                    return Stage("failed", None, branch.error, branch.task)
+        if len(found) < len(labels):
+            return Stage("open")
+        failed = [branch for branch in found if _ended(branch) == "failed"]
+        output = [branch.output for branch in found]
+        tasks = [branch.task for branch in found]
+        return Stage(
+            "failed" if failed else "succeeded", output, failed[0].error if failed else None, tasks
+        )
+
+    def _branch(self, step: Step, label: str, more: Mapping[str, object]) -> Branch | None:
+        """How a task of a step stands; where there is none, it is queued if there is room."""
+        branch = self._branches.get(label)
+        if branch is not None or self._room <= 0:
+            return branch
+        try:
+            params = self._params(step, {**self._names, **more})
+        except _Unevaluated as found:
+            return Branch(None, "failed", error=found.error)
+        self._room -= 1
+        self._submit.append(Submission(label, step.name, params))
+        return None
+
+    def _params(self, step: Step, names: Mapping[str, object]) -> TaskParams:
+        def value(key: str, usual: object) -> object:
+            written = getattr(step, key)
+            if written is None:
+                return usual
+            return self._evaluated(key, lambda text: expression.rendered(text, names), written)
+
+        objective = value("objective", self._task.objective)
+        own = self._task.boundaries
+        tools = own.allowed_tools if step.allowed_tools is None else list(step.allowed_tools)
+        return TaskParams(
+            objective=objective if isinstance(objective, str) else codec.encode(objective).decode(),
+            agent=step.agent,
+            capability=step.capability,
+            input=value("input", None),
+            context=value("context", self._task.context),
+            priority=step.priority or self._task.priority,
+            timeout_s=step.timeout,
+            boundaries=Boundaries(
+                allowed_tools=tools, constraints=own.constraints, scope=own.scope
+            ),
+            required_capabilities=list(step.required_capabilities),
+            output_format=step.output_format,
+            sticky_key=self._task.sticky_key,
+            session=self._task.session,
+            durable=self._task.durable,
+            retry=step.retry,
+        )
+
+    # Any: what the expression's function takes and gives.
+    def _evaluated(self, key: str, evaluate: Callable[[Any], object], written: Any) -> object:
+        try:
+            return evaluate(written)
+        except BadExpression as error:
+            raise _Unevaluated(_bad(key, error)) from error
+
+    def _output(self) -> object:
+        if self._workflow.output is not None:
+            return expression.rendered(self._workflow.output, self._names)
+        needed = {need for step in self._workflow.steps for need in step.needs}
+        return {
+            name: stage.output
+            for name, stage in self._stages.items()
+            if name not in needed and stage.state != "skipped"
+        }
+
+    def _failed(self, step: Step, stage: Stage) -> CorralError:
+        """What the workflow fails with: the error of the step, which keeps its class."""
+        name = self._workflow.name
+        facts = {"workflow": name, "step": step.name, "task": stage.task}
+        error = stage.error
+        assert error is not None, "a step that failed says why"
+        text = f'cannot finish workflow "{name}": step "{step.name}": {error.message}'
+        if error.name == "Cancelled":  # of the step: nobody has cancelled the workflow
+            return TaskFailed(text, **{**error.data, **facts})
+        return from_wire({"code": error.code, "message": text, "data": {**error.data, **facts}})
+
+    def _no_output(self, error: BadExpression) -> CorralError:
+        name = self._workflow.name
+        text = f'cannot make the output of workflow "{name}": {error.reason}'
+        return TaskFailed(text, workflow=name, key="output", reason=error.reason)
+
+
+class _Unevaluated(Exception):
+    """An expression of a step has no value; `error` is what its step fails with."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def recorded(error: CorralError) -> Error:
+    """An error as records have it."""
+    return Error(error.code, error.name, error.message, error.data)
+
+
+def _bad(key: str, error: BadExpression) -> Error:
+    found = TaskFailed(f"cannot evaluate {key}: {error.reason}", key=key, reason=error.reason)
+    return recorded(found)
+
+
+def _no_items(items: list[object] | None) -> Error:
+    if items is None:
+        return recorded(InvalidParams("cannot run for_each: its value is no list", key="for_each"))
+    text = f"cannot run for_each over {len(items)} items: it may have {BRANCHES_MAX}"
+    return recorded(ResourceLimitExceeded(text, limit="for_each", value=len(items)))
+
+
+def _ended(branch: Branch) -> Literal["succeeded", "failed"]:
+    return "succeeded" if branch.state == "succeeded" else "failed"

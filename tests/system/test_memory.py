@@ -1,0 +1,193 @@
+"""Sessions through the whole: what an agent remembers from task to task, and what people see of it."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.worker.errors import Conflict, Corrupted, NotFound
+from daemon_process import AGENTS, BOUND_S, DaemonProcess
+
+CREW = f"""
+[agents.keen]
+entrypoint = "rememberer:agent"
+instances = 2
+process.working_directory = "{AGENTS}"
+tasks.retry_backoff_base = "10ms"
+recovery.restart_backoff_base = "10ms"
+
+[agents.brief]
+entrypoint = "rememberer:agent"
+process.working_directory = "{AGENTS}"
+memory.max_session_bytes = "1KiB"
+memory.overflow = "refuse"
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    with DaemonProcess(tmp_path_factory.mktemp("memory"), CREW) as process:
+        process.call("agent.start", all=False, names=["keen", "brief"])
+        yield process
+
+
+def run(daemon: DaemonProcess, session: str | None, objective: str, agent: str = "keen") -> Any:
+    return daemon.call("task.run", agent=agent, objective=objective, session=session)
+
+
+def seen(daemon: DaemonProcess, session: str, agent: str = "keen") -> Any:
+    task = run(daemon, session, "look", agent)
+    assert task["state"] == "succeeded", task["error"]
+    return task["output"]
+
+
+def test_a_task_finds_what_the_tasks_before_it_left_whichever_worker_had_them(
+    daemon: DaemonProcess,
+) -> None:
+    for number in range(4):
+        task = run(daemon, "talk", f"say {number}")
+        assert task["output"] == number
+    run(daemon, "talk", "set name=Ada")
+    look = seen(daemon, "talk")
+    assert look == {
+        "session": "talk",
+        "turns": 5,
+        "history": ["0", "1", "2", "3"],
+        "variables": {"name": "Ada"},
+        "data": {"name": ["Ada"]},
+    }
+    assert seen(daemon, "another")["history"] == []
+
+
+def test_a_failed_task_leaves_nothing(daemon: DaemonProcess) -> None:
+    run(daemon, "failing", "say before")
+    assert run(daemon, "failing", "fail never")["state"] == "failed"
+    assert seen(daemon, "failing")["history"] == ["before"]
+
+
+def test_a_cancelled_task_leaves_nothing(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        client.call("event.follow", {"types": ["task.progress"]}, timeout_s=BOUND_S)
+        task = daemon.call("task.submit", agent="keen", objective="wait", session="cancelled")
+        told: Any = next(client.notifications()).params
+        assert told["events"][0]["task"] == task["id"]
+    with pytest.raises(Conflict):
+        daemon.call("memory.clear", agent="keen", session="cancelled")
+    daemon.call("task.cancel", task=task["id"])
+    assert seen(daemon, "cancelled")["history"] == []
+
+
+def test_a_turn_that_a_worker_did_not_survive_is_in_the_memory_once(daemon: DaemonProcess) -> None:
+    run(daemon, "dying", "say before")
+    assert run(daemon, "dying", "die twice")["attempt"] == 2
+    assert seen(daemon, "dying")["history"] == ["before", "twice"]
+
+
+def test_what_is_too_much_for_a_session_fails_its_task_and_the_session_stays(
+    daemon: DaemonProcess,
+) -> None:
+    run(daemon, "full", "say before", "brief")
+    task = run(daemon, "full", "fill 2000", "brief")
+    assert task["error"]["name"] == "ResourceLimitExceeded"
+    assert task["error"]["data"]["limit"] == "max_session_bytes"
+    assert seen(daemon, "full", "brief")["history"] == ["before"]
+
+
+def test_the_command_lists_shows_and_clears_sessions(daemon: DaemonProcess) -> None:
+    run(daemon, "by-hand", "say hello")
+    run(daemon, "by-hand", "set k=v")
+    listed = json.loads(daemon.corral("--json", "memory", "list", "keen").stdout)
+    (mine,) = [each for each in listed if each["session"] == "by-hand"]
+    assert (mine["turns"], mine["messages"]) == (2, 1)
+    assert "by-hand" in daemon.corral("memory", "list").stdout
+    shown = json.loads(daemon.corral("--json", "memory", "show", "keen", "by-hand").stdout)
+    assert shown["history"] == [{"role": "user", "content": "hello"}]
+    assert shown["variables"] == {"k": "v"}
+    assert shown["accessed_at"] >= mine["accessed_at"]
+    assert "user: hello" in daemon.corral("memory", "show", "keen", "by-hand", "-n", "1").stdout
+    assert daemon.corral("memory", "clear", "keen", "by-hand").returncode == 0
+    assert daemon.corral("memory", "show", "keen", "by-hand").returncode == 3
+    assert seen(daemon, "by-hand")["turns"] == 0
+
+
+def test_the_command_stores_and_finds_values_by_key(daemon: DaemonProcess) -> None:
+    assert daemon.corral("memory", "put", "brief", "colour", '{"of": "ü"}').returncode == 0
+    put = daemon.corral("memory", "put", "brief", "note", "-", "--session", "s", stdin='"text"')
+    assert put.returncode == 0
+    got = daemon.corral("memory", "get", "brief", "colour")
+    assert json.loads(got.stdout) == {"of": "ü"}
+    assert daemon.corral("memory", "get", "brief", "note", "--session", "s").stdout == "text\n"
+    assert daemon.corral("memory", "get", "brief", "none").stdout == "null\n"
+    found = json.loads(daemon.corral("--json", "memory", "search", "brief", "te").stdout)
+    assert [item["key"] for item in found] == ["note"]
+    assert "colour" in daemon.corral("memory", "search", "brief").stdout
+    assert "brief" in daemon.corral("memory", "stats", "brief").stdout
+    assert daemon.corral("memory", "rm", "brief", "colour").returncode == 0
+    assert daemon.corral("memory", "rm", "brief", "colour").returncode == 3
+    cleared = json.loads(daemon.corral("--json", "memory", "clear", "brief", "s").stdout)
+    assert cleared == {"sessions": 0, "keys": 1}
+
+
+def test_nobody_remembers_for_an_agent_that_is_not_there(daemon: DaemonProcess) -> None:
+    with pytest.raises(NotFound):
+        daemon.call("memory.put", agent="nobody", key="k", value=1)
+
+
+def test_an_agent_that_was_removed_is_remembered_until_that_is_cleared(
+    daemon: DaemonProcess,
+) -> None:
+    spec = {"entrypoint": "rememberer:agent", "process": {"working_directory": str(AGENTS)}}
+    daemon.call("agent.add", name="guest", spec=spec)
+    run(daemon, "s", "say hello", "guest")
+    daemon.call("agent.rm", name="guest")
+    assert daemon.call("memory.show", agent="guest", session="s")["messages"] == 1
+    assert daemon.call("memory.clear", agent="guest") == {"sessions": 1, "keys": 0}
+    assert daemon.call("memory.sessions", agent="guest") == {"sessions": []}
+
+
+def test_who_may_only_read_cannot_have_an_agent_forget_or_remember(daemon: DaemonProcess) -> None:
+    methods = {each["name"]: each for each in daemon.call("rpc.discover")["methods"]}
+    needs = {name: m["x-permission"] for name, m in methods.items() if name.startswith("memory.")}
+    assert needs == {
+        "memory.sessions": "read",
+        "memory.show": "read",
+        "memory.get": "read",
+        "memory.search": "read",
+        "memory.stats": "read",
+        "memory.put": "operate",
+        "memory.delete": "operate",
+        "memory.clear": "operate",
+    }
+
+
+def test_sessions_survive_the_death_of_the_daemon_and_a_damaged_one_hurts_no_other(
+    tmp_path: Path,
+) -> None:
+    with DaemonProcess(tmp_path, CREW) as daemon:
+        for session in ("good", "bad"):
+            run(daemon, session, "say one")
+            run(daemon, session, "set k=v")
+        daemon.kill()
+        with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as store:
+            (number,) = store.execute("SELECT id FROM session WHERE session = 'bad'").fetchone()
+            (turn, blob) = store.execute(
+                "SELECT id, value FROM session_turn WHERE session_id = ? LIMIT 1", (number,)
+            ).fetchone()
+            damaged = blob[:60] + bytes([blob[60] ^ 1]) + blob[61:]
+            store.execute("UPDATE session_turn SET value = ? WHERE id = ?", (damaged, turn))
+            store.commit()
+        daemon.start()
+        task = run(daemon, "bad", "say two")
+        assert (task["state"], task["error"]["name"]) == ("failed", "Corrupted")
+        assert task["error"]["data"]["agent"] == "keen"
+        assert task["error"]["data"]["session"] == "bad"
+        with pytest.raises(Corrupted):
+            daemon.call("memory.show", agent="keen", session="bad")
+        good = seen(daemon, "good")
+        assert (good["history"], good["variables"]) == (["one"], {"k": "v"})
+        daemon.call("memory.clear", agent="keen", session="bad")
+        assert run(daemon, "bad", "say two")["output"] == 0
