@@ -521,7 +521,7 @@ def _placed(table: dict[str, object]) -> dict[str, object]:
 @click.option("--cascade", is_flag=True, help="Remove what requires them, too.")
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
-    """Stop agents or MCP servers and remove them; forget teams and workflows. All or none."""
+    """Remove agents, MCP servers, teams and workflows. All or none."""
     request: dict[str, object] = {"names": list(names), "cascade": cascade}
     found = session.call("agent.rm", request, timeout_s=None)
     if session.json:

@@ -68,7 +68,7 @@ complete_schedules = complete_names("schedule.list", "schedules")
 @order_options
 @click.pass_obj
 def run(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
-    """Run a task of an agent, team or workflow, show its progress and print its result.
+    """Run a task, show its progress and print its result; AGENT may be a team or a workflow.
 
     Ctrl-C cancels the task; a second one leaves at once. With --every or --cron: make a schedule and print its name.
     """

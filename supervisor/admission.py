@@ -119,7 +119,7 @@ class Admission:
         agent = self._agents.agents.get(name)
         if agent is None:
             return 0
-        return sum(slot.capacity - slot.running for slot in slots(agent))
+        return sum(slot.capacity - slot.running for slot in free_slots(agent))
 
     def _is_there(self, agent: Agent) -> bool:
         hibernation = self._hibernation()
@@ -260,13 +260,13 @@ def limits_of(task: Task, agent: Agent | None) -> Limits:
     return Limits(task.boundaries.timeout_s or 0.0, 0, None if allowed is None else tuple(allowed))
 
 
-def slots(agent: Agent) -> list[Slot]:
-    """The workers of an agent that take tasks now."""
+def free_slots(agent: Agent) -> list[Slot]:
+    """The workers of an agent that can begin a task now."""
     capacity = agent.spec.resources.max_concurrent_requests
     return [
         Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
         for keeper in agent.keepers
-        if keeper.takes_tasks
+        if len(keeper.running) < capacity and keeper.takes_tasks
     ]
 
 

@@ -260,18 +260,27 @@ class Attempt:
         except msgspec.ValidationError as error:
             text = f'cannot read the result of task "{task.id}": {error}'
             raise WorkerFailed(text, worker=task.worker, result="exited") from error
-        size = len(codec.encode(result.output))
-        # The record holds the caller's words too, and must fit into a message with them.
-        room = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words_bytes(task)
-        limit = min(self._keeper.spec.resources.max_output_size_bytes, room)
-        if size > limit:
-            raise ResourceLimitExceeded(
-                f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}',
-                limit="max_output_size_bytes",
-                value=size,
-            )
-        check_output(task, result.output)
+        check_result(task, result.output, self._keeper.spec.resources.max_output_size_bytes)
         return result
+
+
+def check_result(task: Task, output: object, limit_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    """Returns when an output is what its task asks for, and not too long.
+
+    Raises:
+        ResourceLimitExceeded: it is too long, or too long to be held against its schema.
+        TaskFailed: it is not what the schema says.
+    """
+    size = len(codec.encode(output))
+    # The record holds the caller's words too, and must fit into a message with them.
+    limit = min(limit_bytes, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words_bytes(task))
+    if size > limit:
+        raise ResourceLimitExceeded(
+            f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}',
+            limit="max_output_size_bytes",
+            value=size,
+        )
+    check_output(task, output)
 
 
 def state_of(stopped: CorralError) -> TaskState:

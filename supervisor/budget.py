@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from .agents import Agents
+from .bus import Bus
 from .excess import Excess
-from .keeper import Shared
 from .quota import DAY_S, NO_COST, NO_TOKENS, Spending
 from .spec import Spec
+from .store import Store
 
 FLUSH_S = 0.1
 """So long costs are gathered before they are written down."""
@@ -22,22 +22,42 @@ FLUSH_S = 0.1
 LOOK_S = 60.0
 """An agent that is held is looked at again this often at least: limits change, and so does the clock on the wall."""
 
+SWEEP_S = 3_600.0
+"""What counts no more is forgotten this often."""
+
 Key = Literal["max_tokens_per_minute", "max_cost_cents_per_day"]
 
 
 class Budgets:
-    """The budgets of all agents."""
+    """The budgets of all agents.
 
-    def __init__(self, shared: Shared, agents: Agents) -> None:
+    Args:
+        store: keeps the costs.
+        bus: is told of a budget that is used up.
+        spec_of: the spec of an agent as it is now, None where there is none of the name.
+        clock: seconds of the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        spec_of: Callable[[str], Spec | None],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.on_free: Callable[[str], None] = _nobody
         """Called with the name of an agent that may take tasks again."""
-        self._shared = shared
-        self._agents = agents
+        self._store = store
+        self._bus = bus
+        self._spec = spec_of
+        self._clock = clock
         self._tokens: dict[str, Spending] = {}
         self._costs: dict[str, Spending] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._unsaved: set[str] = set()
+        self._unsaved: dict[str, float] = {}  # by agent: from which entry on
         self._flush: asyncio.TimerHandle | None = None
+        self._swept_at = 0.0
         self._loop = asyncio.get_running_loop()
 
     async def load(self) -> None:
@@ -46,9 +66,9 @@ class Budgets:
         Raises:
             Overloaded, Conflict: the store cannot be read.
         """
-        since = time.time() - DAY_S - NO_COST.step_s
-        self._shared.store.post(("DELETE FROM spending WHERE at < ?", (since,)))
-        rows = await self._shared.store.read(
+        self._forget_old(self._clock())
+        since = self._clock() - DAY_S - NO_COST.step_s
+        rows = await self._store.read(
             "SELECT agent, at, cost_cents FROM spending WHERE at >= ? ORDER BY agent, at", (since,)
         )
         entries: dict[str, list[tuple[float, float]]] = {}
@@ -67,11 +87,11 @@ class Budgets:
             past = self._tokens.get(agent, NO_TOKENS)
             self._tokens[agent] = past.plus(tokens, self._loop.time())
         if cost_cents:
-            self._costs[agent] = self._costs.get(agent, NO_COST).plus(cost_cents, time.time())
+            self._costs[agent] = self._costs.get(agent, NO_COST).plus(cost_cents, self._clock())
             self._save_soon(agent)
         found = None if spec is None or before is not None else self._found(spec)
         if found is not None:
-            self._shared.bus.publish(
+            self._bus.publish(
                 found.event, agent=agent, worker=None, incarnation=None, store=True, **found.facts
             )
             self._await_room(agent)
@@ -88,10 +108,6 @@ class Budgets:
             self._await_room(agent)
         return f"it waits: {found.message}"
 
-    def _spec(self, agent: str) -> Spec | None:
-        found = self._agents.agents.get(agent)
-        return None if found is None else found.spec
-
     def _found(self, spec: Spec) -> Excess | None:
         """Which limit is reached."""
         tokens, cents = spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
@@ -100,7 +116,7 @@ class Budgets:
             if used >= tokens:
                 return _excess("max_tokens_per_minute", tokens, int(used))
         if cents and spec.name in self._costs:
-            used = self._costs[spec.name].used(time.time())
+            used = self._costs[spec.name].used(self._clock())
             if used >= cents * (1 - 1e-9):  # sums of floats
                 return _excess("max_cost_cents_per_day", cents, round(used, 6))
         return None
@@ -117,7 +133,7 @@ class Budgets:
         if tokens and agent in self._tokens:
             wait_s = self._tokens[agent].wait_s(tokens, self._loop.time())
         if cents and agent in self._costs:
-            wait_s = max(wait_s, self._costs[agent].wait_s(cents, time.time()))
+            wait_s = max(wait_s, self._costs[agent].wait_s(cents, self._clock()))
         self._timers[agent] = self._loop.call_later(min(wait_s, LOOK_S), self._look, agent)
 
     def _look(self, agent: str) -> None:
@@ -139,7 +155,7 @@ class Budgets:
     # -- the store
 
     def _save_soon(self, agent: str) -> None:
-        self._unsaved.add(agent)
+        self._unsaved.setdefault(agent, self._costs[agent].entries[-1][0])
         if self._flush is None:
             self._flush = self._loop.call_later(FLUSH_S, self.save)
 
@@ -148,9 +164,11 @@ class Budgets:
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
-        for agent in self._unsaved:
-            for at, cents in self._costs[agent].entries[-2:]:  # a step may have ended meanwhile
-                self._shared.store.post(
+        for agent, since in self._unsaved.items():
+            for at, cents in self._costs[agent].entries:
+                if at < since:
+                    continue
+                self._store.post(
                     (
                         "INSERT INTO spending (agent, at, cost_cents) VALUES (?, ?, ?)"
                         " ON CONFLICT (agent, at) DO UPDATE SET cost_cents = excluded.cost_cents",
@@ -158,6 +176,16 @@ class Budgets:
                     )
                 )
         self._unsaved.clear()
+        self._forget_old(self._clock())
+
+    def _forget_old(self, now: float) -> None:
+        if now < self._swept_at + SWEEP_S:
+            return
+        self._swept_at = now
+        self._store.post(("DELETE FROM spending WHERE at < ?", (now - DAY_S - NO_COST.step_s,)))
+        for agent, spent in tuple(self._costs.items()):
+            if not spent.used(now):
+                del self._costs[agent]
 
     def close(self) -> None:
         """Writes down the last, and ends the waiting."""

@@ -23,15 +23,16 @@ LAST = 253_402_300_799.0
 
 
 class Times(Struct, frozen=True):
-    """When something is due: every `every_s` seconds from `start` on, or by `cron` in `timezone` (None is UTC).
+    """When something is due: at `anchor` and every `every_s` seconds before and after it, or by `cron` in `timezone`.
 
-    Nothing is due before `start`.
+    A `timezone` of None is UTC. Nothing is due before `start`, where there is one, and a grid has it as its anchor.
     """
 
-    start: float
+    anchor: float
     every_s: float | None = None
     cron: str | None = None
     timezone: str | None = None
+    start: float | None = None
 
 
 class Due(Struct, frozen=True):
@@ -56,7 +57,7 @@ def check(times: Times) -> None:
     if times.timezone is not None and times.cron is None:
         raise Refused("a time zone is for cron: every_s is the same everywhere", "timezone")
     _zone(times.timezone)
-    if times.cron is not None and following(times, times.start) is None:
+    if times.cron is not None and following(times, times.anchor) is None:
         raise Refused("no day is like that", "cron")
 
 
@@ -66,17 +67,18 @@ def following(times: Times, after: float) -> float | None:
     Raises:
         Refused: the cron expression or the zone cannot be read; `item` is the key.
     """
-    if times.every_s is not None:
-        if after < times.start:
+    if times.start is not None and after < times.start:
+        if times.every_s is not None:
             return times.start
-        steps = floor((after - times.start) / times.every_s) + 1
-        due = times.start + steps * times.every_s
+        after = times.start - 1e-6  # it may be due right then
+    if times.every_s is not None:
+        steps = floor((after - times.anchor) / times.every_s) + 1
+        due = times.anchor + steps * times.every_s
         if due <= after:  # what the division has rounded away
-            due = times.start + (steps + 1) * times.every_s
+            due = times.anchor + (steps + 1) * times.every_s
         return due if due <= LAST else None
     assert times.cron is not None, "a schedule has one of the two"
-    # Just before its start: it may be due right then.
-    return _by_cron(times.cron, _zone(times.timezone), max(after, times.start - 1e-6))
+    return _by_cron(times.cron, _zone(times.timezone), after)
 
 
 def decide(times: Times, next_at: float | None, last_due: float | None, now: float) -> Due:

@@ -130,8 +130,9 @@ class Conductor:
         for label, branch in branches.items():
             if branch.is_open:
                 step = label.partition("/")[0]
-                told[step] = "open"
-                self._tell_step(task, step, "resumed")
+                if told.get(step) != "open":
+                    told[step] = "open"
+                    self._tell_step(task, step, "resumed")
                 runners[asyncio.create_task(self._ended(earlier[label].id))] = label
         try:
             while True:

@@ -30,7 +30,7 @@ from .audit import Audit, whose
 from .chain import digest
 from .diary import Diary, told
 from .forwarding import Forwarding
-from .keeper import Shared, utc_now
+from .keeper import Keeper, Shared, utc_now
 from .limits import Limits
 from .secret import masked
 from .service import WorkerService, convert
@@ -82,6 +82,8 @@ class Caller(Protocol):
     permission: Permission
     who: Mapping[str, object]
     """As the audit names it: `uid` and `pid` as the kernel noted them, and `agent` whose worker it descends from."""
+    keeper: Keeper | None
+    """Of the worker in whose tree it is, if that is known."""
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Sends a notification."""

@@ -211,7 +211,7 @@ class _Daemon:
         self.tasks = Tasks(shared, self.agents)
         self.tasks.conductor = Conductor(shared, self.agents, self.tasks)
         self.timetable = Timetable(shared.store, shared.bus, self.tasks)
-        self.budgets = Budgets(shared, self.agents)
+        self.budgets = Budgets(shared.store, shared.bus, self._spec_of)
         self.budgets.on_free = self.tasks.dispatch
         self.tasks.budgets = self.budgets
         self.service.attach(self.agents, self.tasks, self.pool, audit)
@@ -430,6 +430,7 @@ class _Daemon:
             if not self._end.is_wanted.is_set():
                 self.agents.boot()
                 self.hibernation.boot()
+                self.tasks.boot()
             manager.tell("READY=1")
             facts = {"pid": os.getpid(), "socket": str(self.paths.socket)}
             logger.info("ready", extra={"fields": facts})

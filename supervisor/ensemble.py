@@ -21,6 +21,10 @@ from .spec import (
     kind_of_ensemble,
 )
 
+ADDED = {"team": "team.added", "workflow": "workflow.added"}
+CHANGED = {"team": "team.changed", "workflow": "workflow.changed"}
+REMOVED = {"team": "team.removed", "workflow": "workflow.removed"}
+
 
 class Ensembles:
     """The teams and workflows that there are.
@@ -97,7 +101,7 @@ class Ensembles:
 
     def _insert(self, ensemble: Ensemble) -> None:
         self.by_name[ensemble.name] = ensemble
-        self._bus.publish(f"{kind_of_ensemble(ensemble)}.added", agent=ensemble.name)
+        self._bus.publish(ADDED[kind_of_ensemble(ensemble)], agent=ensemble.name)
 
     # -- at run time
 
@@ -119,7 +123,9 @@ class Ensembles:
             for name, table in tables.items()
         }
         check_ensembles({**self.by_name, **added}, self._specs())
-        self.by_name |= added  # before anything is awaited: the names are taken, and nobody they need goes
+        self.by_name |= (
+            added  # before anything is awaited: the names are taken, and nobody they need goes
+        )
         try:
             await self._roster.add(
                 Entry(each.name, kind_of_ensemble(each), ensemble_table(each))
@@ -130,7 +136,7 @@ class Ensembles:
                 del self.by_name[name]
             raise
         for name in added:
-            self._bus.publish(f"{kind}.added", agent=name)
+            self._bus.publish(ADDED[kind], agent=name)
         return list(added.values())
 
     def users(self, names: Collection[str]) -> list[str]:
@@ -168,7 +174,7 @@ class Ensembles:
         for name in names:
             ensemble = self.by_name.pop(name, None)
             if ensemble is not None:
-                self._bus.publish(f"{kind_of_ensemble(ensemble)}.removed", agent=name)
+                self._bus.publish(REMOVED[kind_of_ensemble(ensemble)], agent=name)
 
     # -- the file
 
@@ -209,4 +215,4 @@ class Ensembles:
             else:
                 before, self.by_name[name] = self.by_name[name], wanted[name]
                 if before != wanted[name]:
-                    self._bus.publish(f"{kind_of_ensemble(wanted[name])}.changed", agent=name)
+                    self._bus.publish(CHANGED[kind_of_ensemble(wanted[name])], agent=name)

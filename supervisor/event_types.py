@@ -79,6 +79,7 @@ TASK = "agent; worker once it has one"
 _ALL: frozenset[str] = frozenset()
 """The event may be seen, and has no fields that may."""
 
+_DURABLE = "but for tasks that are not durable"
 _REASON = Field("reason", "text", "why, in words")
 _CHECK = Field("check", "text or null", "the health check's name; null: the worker gave up")
 _MESSAGE = Field("message", "text", "what went wrong, in words")
@@ -287,7 +288,7 @@ _TYPES = (
         Field("tool_calls", "count", "in the last attempt"),
         Field("tokens_used", "count", "in all"),
         Field("cost_cents", "number", "in all"),
-    )),
+    ), stored=_DURABLE),
     EventType("task.progress", "A worker says how far it is.", TASK, (
         *_TASK,
         Field("progress", "number", "what is done"),
@@ -298,10 +299,11 @@ _TYPES = (
         *_TASK,
         Field("priority", "number", "1 to 10"),
         Field("parent", "text or null", "the task that delegated it"),
-    )),
+    ), stored=_DURABLE),
     EventType("task.retried", "An attempt has failed, and another will be made.", TASK,
-              (*_TASK, _REASON)),
-    EventType("task.started", "A worker was given the task.", TASK, _TASK),
+              (*_TASK, _REASON), stored=_DURABLE),
+    EventType("task.started", "A worker was given the task, or the daemon performs it.", TASK, _TASK,
+              stored=_DURABLE),
     EventType("team.added", "There is a team that was not there.", _ENSEMBLE, shown=_ALL),
     EventType("team.changed", "A reload has changed it.", _ENSEMBLE),
     EventType("team.removed", "It is gone.", _ENSEMBLE, shown=_ALL),

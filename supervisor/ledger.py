@@ -7,9 +7,11 @@ in memory, also for a while after its end, and goes with the daemon.
 import asyncio
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from typing import TypeAlias
 
@@ -19,17 +21,16 @@ from msgspec.structs import replace
 from ..worker.errors import CorralError, Corrupted, NotFound, Overloaded
 from ..worker.schema import Error, Task, TaskListParams, TaskState
 from .backlog import Backlog, Entry
-from .keeper import Shared, utc_now
+from .bus import rfc3339
+from .keeper import Shared
 from .records import Page, Records, cursor_of, place_of
+from .sheet import Sheets, Writing
 from .store import Statement
 
 RETRY_AFTER_S = 1.0
 
 REASON_CHARS = 1_000
 """Of an error's message in an event; the task's record has it whole."""
-
-Writing: TypeAlias = asyncio.Future[list[int]]
-"""Ends when what is written is durable, or with the error of the store."""
 
 Place: TypeAlias = tuple[float, int]
 """Where a record stands in a list: when it came, in seconds of the Unix epoch, and its row."""
@@ -99,6 +100,7 @@ class Ledger:
         self.is_closing: Callable[[], bool] = lambda: False
         """Whether what the store does not take now is left to the next daemon."""
         self._store = shared.store
+        self._sheets = Sheets(shared.store)
         self._bus = shared.bus
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -184,6 +186,10 @@ class Ledger:
         if not statements:
             return None
         try:
+            only = statements[0] if len(statements) == 1 else None
+            if isinstance(only, tuple) and isinstance(only[1], tuple):
+                return self._sheets.write(only[0], only[1])
+            self._sheets.turn()
             return self._store.begin(*statements)
         except CorralError as error:
             refused: Writing = self._loop.create_future()
@@ -276,7 +282,7 @@ class Ledger:
 
 
 def _ended(task: Task, state: TaskState, output: object, error: CorralError | None) -> Task:
-    now = utc_now()
+    now = rfc3339(time.time())
     return replace(
         task,
         state=state,
@@ -308,6 +314,11 @@ def _is_wanted(task: Task, created: float, wanted: TaskListParams) -> bool:
 
 def seconds_between(earlier: str, later: str) -> float:
     """The time from one moment of a record to another."""
-    return round(
-        (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds(), 3
-    )
+    if earlier == later:
+        return 0.0
+    return round(_moment(later) - _moment(earlier), 3)
+
+
+@lru_cache(64)
+def _moment(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()

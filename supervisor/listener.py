@@ -439,7 +439,7 @@ class Connection(Channel):
         self._identity = Identity(0, 0, is_inside=True, agent=None)
         self._outside: Permission | None = None
         self._token = token
-        self._keeper: Keeper | None = None
+        self.keeper: Keeper | None = None
         self._face: Face | None = None
         self._refusal: Overloaded | None = None
         self._following: set[asyncio.Task[None]] = set()
@@ -452,7 +452,7 @@ class Connection(Channel):
         if not self._identity.is_inside:
             self._outside = self._listener.permission(self._identity)
         else:
-            self._keeper = self._listener.keeper(self._identity.leader)
+            self.keeper = self._listener.keeper(self._identity.leader)
         if self._listener.is_full:
             self._refusal = Overloaded(
                 f"cannot take a connection beyond {MAX_CONNECTIONS}", retry_after_s=1.0
@@ -499,7 +499,7 @@ class Connection(Channel):
             NotFound: there is no such profile.
         """
         sharer = self._identity.agent or f"client {self._token}"
-        client = Client(self.name, sharer, self.who, self._granted, self._keeper)
+        client = Client(self.name, sharer, self.who, self._granted, self.keeper)
         offering = ClientOffering(self._control, client, view)
         caller = Caller(name=self.name, sharer=sharer)
         self._face = Face(offering, version=__version__, caller=caller, notify=self.notify)

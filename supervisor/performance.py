@@ -21,12 +21,23 @@ from ..worker.schema import Task, TaskResult, TaskState
 from .accounts import Accounts
 from .admission import Admission
 from .agents import Agents
-from .attempt import Attempt, BrokenOff, Failed, Outcome, Succeeded, is_breach, state_of
+from .attempt import (
+    Attempt,
+    BrokenOff,
+    Failed,
+    Outcome,
+    Succeeded,
+    check_result,
+    is_breach,
+    state_of,
+)
 from .backlog import Entry
-from .keeper import Keeper, utc_now
-from .ledger import REASON_CHARS, RETRY_AFTER_S, Ledger, Writing
+from .bus import rfc3339
+from .keeper import Keeper
+from .ledger import REASON_CHARS, RETRY_AFTER_S, Ledger
 from .partners import Checkpoints, Conductor, Sessions
 from .schedule import Attempted, Policy, policy, retries, retry_delay_s
+from .sheet import Writing
 
 CLOSE_S = 10.0
 """How long what is still being written down is waited for at the end."""
@@ -56,6 +67,10 @@ class Performance(Accounts, ABC):
     @abstractmethod
     def _enqueue(self, entry: Entry) -> None:
         """A task waits for its turn, once more."""
+
+    @abstractmethod
+    def _stop_children(self, task: Task, reason: str) -> None:
+        """What a task has delegated is cancelled."""
 
     @abstractmethod
     def _accepted(self, entry: Entry) -> None:
@@ -94,7 +109,7 @@ class Performance(Accounts, ABC):
             state="running",
             worker=keeper.id,
             attempt=task.attempt + 1,
-            started_at=utc_now(),
+            started_at=rfc3339(time.time()),
             finished_at=None,
             tool_calls=0,
             reason="",
@@ -258,6 +273,8 @@ class Performance(Accounts, ABC):
         again = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
         self._backlog.put(entry, again)
         entry.stop = entry.attempt = None
+        if not self.agents.draining:
+            self._stop_children(task, "the attempt that delegated it has failed")
         written = self.ledger.save(entry, again)
         if written is not None:
             await written
@@ -283,7 +300,9 @@ class Performance(Accounts, ABC):
         task = entry.task
         if task.state == "queued":
             attempt = max(task.attempt, 1)
-            task = replace(task, state="running", attempt=attempt, started_at=utc_now(), reason="")
+            task = replace(
+                task, state="running", attempt=attempt, started_at=rfc3339(time.time()), reason=""
+            )
             written = self.ledger.save(entry, task)
             try:
                 if written is not None:
@@ -324,6 +343,11 @@ class Performance(Accounts, ABC):
             await self._end(entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s))
             return
         error = work.exception()
+        if error is None:
+            try:
+                check_result(task, work.result().output)
+            except CorralError as misfit:
+                error = misfit
         if error is None:
             await self._end(entry, "succeeded", output=work.result().output)
         elif self.agents.draining:

@@ -19,6 +19,7 @@ from ..worker import codec
 from ..worker.errors import Conflict, CorralError, Overloaded, PermissionDenied
 from ..worker.schema import ENDED, AttachParams, Priority, Seconds, Task, TaskState
 from .control import RIGHTS, Control, Permission
+from .keeper import Keeper
 from .service import convert
 
 PREFIX = "corral__"
@@ -208,6 +209,7 @@ class Steerer:
         self.name = name
         self.permission: Permission = permission
         self.who = who
+        self.keeper: Keeper | None = None  # none of these calls a tool of the pool
         self._on_progress = on_progress
         self._last = -1.0
 

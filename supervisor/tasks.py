@@ -34,7 +34,7 @@ from ..worker.schema import (
     TaskListParams,
     TaskParams,
 )
-from .admission import Admission, limits_of, slots, wanted_workers
+from .admission import Admission, free_slots, limits_of, wanted_workers
 from .agents import Agents
 from .attempt import (
     words_bytes,
@@ -42,7 +42,7 @@ from .attempt import (
 from .backlog import Entry, Progress
 from .crew import Agent
 from .keeper import Shared
-from .ledger import RETRY_AFTER_S, Ledger, Writing
+from .ledger import RETRY_AFTER_S, Ledger
 from .lifecycle import State
 from .output_format import check_format
 from .partners import Hibernation
@@ -50,10 +50,8 @@ from .performance import Performance, gone
 from .quota import normalised, within
 from .records import Page, Records
 from .schedule import Attempted, policy, retries
+from .sheet import Writing
 from .waitlist import Waitlist, doomed, reason_of
-
-CLOSE_S = 10.0
-"""How long what is still being written down is waited for at the end."""
 
 HALT_S = 10.0
 """How long an emergency stop waits for its ends to be written down."""
@@ -76,11 +74,14 @@ class Tasks(Performance):
         self._waitlist = Waitlist(self._on_ready)
         self._arriving = WeakValueDictionary[str, asyncio.Lock]()
         self._dispatching: set[str] = set()
+        self._early: list[Entry] | None = None
+        """Tasks of teams and workflows until `boot`; None from then on."""
 
     # -- from an earlier daemon
 
     async def load(self) -> None:
         """Takes up what an earlier daemon left: queued tasks wait on, begun ones follow retry_on."""
+        self._early = []
         self.counts |= await self.records.counts()
         now, here = time.time(), self._loop.time()
         entries: list[Entry] = []
@@ -95,6 +96,12 @@ class Tasks(Performance):
             entries.append(entry)
         for entry in entries:
             await self._take_up(entry)
+
+    def boot(self) -> None:
+        """Lets teams and workflows go on: by now it is known which agents are wanted for their steps."""
+        early, self._early = self._early, None
+        for entry in early or ():
+            self._enqueue(entry)
 
     async def _take_up(self, entry: Entry) -> None:
         task = entry.task
@@ -438,6 +445,13 @@ class Tasks(Performance):
         elif not entry.stop.done():
             entry.stop.set_result(error)
 
+    def _stop_children(self, task: Task, reason: str) -> None:
+        for child in task.children:
+            below = self._backlog.find(child)
+            if below is not None:
+                text = f'cannot finish task "{child}": {reason}'
+                self._stop(below, Cancelled(text, reason=reason))
+
     def halt(self) -> tuple[str, ...]:
         """Cancels every task, as `halted` then waits for; nothing of them begins any more. Their ids."""
         reason = "an emergency stop"
@@ -497,7 +511,10 @@ class Tasks(Performance):
         if entry.is_begun or entry.is_ending:
             return  # it was cancelled while it waited for its next attempt
         if task.kind != "task":
-            self._perform_soon(entry)
+            if self._early is None:
+                self._perform_soon(entry)
+            else:
+                self._early.append(entry)
             return
         agent = self.agents.agents.get(task.agent)
         if agent is None:
@@ -557,14 +574,16 @@ class Tasks(Performance):
             return
         self._dispatching.add(name)  # a worker that becomes busy calls this again
         try:
-            while turns and (self.budgets is None or self.budgets.holds(name) is None):
+            free = free_slots(agent)
+            while turns and free and (self.budgets is None or self.budgets.holds(name) is None):
                 wanted = wanted_workers(agent) if turns.has_stuck else frozenset[str]()
-                found = turns.next(slots(agent), wanted, agent.spec.tasks.routing)
+                found = turns.next(free, wanted, agent.spec.tasks.routing)
                 if found is None:
                     return
                 entry = self._backlog.find(found[0])
                 assert entry is not None, "what has ended waits no more"
                 self._begin(entry, next(each for each in agent.keepers if each.id == found[1]))
+                free = free_slots(agent)
         finally:
             self._dispatching.discard(name)
 
@@ -575,12 +594,7 @@ class Tasks(Performance):
         self.leave_parent(entry)
         self._waitlist.forget(entry)
         self._waitlist.ended(task)
-        for child in task.children:
-            below = self._backlog.find(child)
-            if below is not None:
-                reason = "the task that delegated it has ended"
-                text = f'cannot finish task "{child}": {reason}'
-                self._stop(below, Cancelled(text, reason=reason))
+        self._stop_children(task, "the task that delegated it has ended")
         if task.session is not None:  # the next of the session may go on
             self.dispatch(task.agent)
 

@@ -30,7 +30,7 @@ from ..worker.errors import (
 )
 from ..worker.schema import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
 from .bus import Bus
-from .calendar import Due, Times, check, decide, following
+from .calendar import LATE_S, Due, Times, check, decide, following
 from .quota import normalised
 from .store import Row, Store
 from .tasks import Tasks
@@ -133,12 +133,10 @@ class Timetable:
             Conflict: there is one of this name.
             ResourceLimitExceeded: there are too many, or it is too long.
         """
-        now = self._clock()
-        start = params.start_at
-        if start is None:
-            start = now if params.every_s is None else now + params.every_s
-        start = round(start, 3)  # as its record has it, for the next daemon
-        times = Times(start, params.every_s, params.cron, params.timezone)
+        now = round(self._clock(), 3)  # as the record has it for the next daemon
+        start = None if params.start_at is None else round(params.start_at, 3)
+        anchor = now if start is None else start
+        times = Times(anchor, params.every_s, params.cron, params.timezone, start)
         try:
             check(times)
         except Refused as error:
@@ -153,7 +151,9 @@ class Timetable:
         if len(self._entries) >= MOST_SCHEDULES:
             words = f'cannot add schedule "{name}": there are {MOST_SCHEDULES}'
             raise ResourceLimitExceeded(words, limit="schedules", value=MOST_SCHEDULES)
-        next_at = following(times, now)
+        # Who says now means now, although it took a moment to get here.
+        is_now = start is not None and params.every_s is not None and start <= now <= start + LATE_S
+        next_at = start if is_now else following(times, now)
         record = ScheduleRecord(
             name=name,
             task=task,
@@ -162,7 +162,7 @@ class Timetable:
             timezone=params.timezone,
             catch_up=params.catch_up,
             overlap=params.overlap,
-            start_at=_stamp(start),
+            start_at=_stamp_of(start),
             created_at=_stamp(now),
             next_at=_stamp_of(next_at),
         )
@@ -425,10 +425,11 @@ def _entry(row: Row) -> _Entry:
     if not isinstance(blob, bytes) or zlib.crc32(blob) != checksum:
         raise ValueError("its checksum is another")
     record = msgspec.json.decode(blob, type=ScheduleRecord)
-    start = _seconds(record.start_at)
-    if start is None or not isinstance(created, float):
-        raise ValueError("it has no start")
-    times = Times(start, record.every_s, record.cron, record.timezone)
+    start, made = _seconds(record.start_at), _seconds(record.created_at)
+    if made is None or not isinstance(created, float):
+        raise ValueError("nobody knows when it was made")
+    anchor = made if start is None else start
+    times = Times(anchor, record.every_s, record.cron, record.timezone, start)
     check(times)
     return _Entry(
         record,

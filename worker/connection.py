@@ -151,6 +151,7 @@ class Stream:
     """What a `….follow` sends, on a connection of its own: an iterator that whoever is slow may take its time with.
 
     The daemon gives up on a reader that takes nothing for half a minute; then it ends as if the daemon had gone.
+    Answers come in the same stream: a call on its connection waits until what was told before is read.
     """
 
     def __init__(self, connection: Connection) -> None:

@@ -880,7 +880,7 @@ class MemoryParams(Struct, frozen=True):
     key: Annotated[str, Meta(min_length=1, max_length=1024)]
     value: object = None
     ttl_s: Seconds | None = None
-    session: str = ""
+    session: Annotated[str, Meta(max_length=1024)] = ""
 
 
 class MemorySearchParams(Struct, frozen=True):

@@ -44,7 +44,7 @@ WORK_S = (0.0, 0.1)
 VICTIMS = {"worker": 6, "launcher": 2, "daemon": 4}
 """Who is killed, and how often in proportion."""
 
-TASKS_PER_KILL = 30
+TASKS_PER_KILL = 50
 
 PACE_S = 0.002
 """Between two tasks: so that they go on while kills do."""

@@ -272,14 +272,13 @@ def test_the_words_of_a_step_are_those_of_the_workflow_where_it_has_none() -> No
 
 def test_a_step_whose_condition_is_not_met_is_skipped_with_what_hangs_on_it() -> None:
     steps = step("a") + step("b", 'when = "steps.a.output > 1"') + step("c", 'after = ["b"]')
-    steps += step("d", 'after = ["a", "c"]', 'join = "any"') + step(
-        "e", 'after = ["b", "c"]', 'join = "any"'
-    )
+    steps += step("d", 'after = ["a", "c"]', 'join = "any"')
+    steps += step("e", 'after = ["b", "c"]', 'join = "any"') + step("f", 'after = ["a", "c"]')
     flow = workflow(steps)
     decision = decide(flow, task(), {"a": done(1)})
     assert submitted(decision) == ["d"]
     states = {name: stage.state for name, stage in decision.stages.items()}
-    assert states == {"a": "succeeded", "b": "skipped", "c": "skipped", "e": "skipped", "d": "open"}
+    assert states == {"a": "succeeded", "d": "open"} | dict.fromkeys("bcef", "skipped")
     assert decide(flow, task(), {"a": done(1), "d": done(3)}).output == {"d": 3}
     assert submitted(decide(flow, task(), {"a": done(2)})) == ["b"]
 

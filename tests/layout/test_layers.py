@@ -48,7 +48,7 @@ supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
 supervisor.link  supervisor.event_types  supervisor.lifeline
 supervisor.bus  supervisor.store  supervisor.journal  supervisor.process  supervisor.usage
-supervisor.archive  supervisor.pattern  supervisor.secret  supervisor.output_format
+supervisor.archive  supervisor.pattern  supervisor.secret  supervisor.sheet  supervisor.output_format
 supervisor.logfile  supervisor.metrics  supervisor.chain
 supervisor.position
 supervisor.packing  supervisor.cursor  supervisor.capture

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def on_a_desk(test: Callable[[Desk], Awaitable[None]]) -> Callable[[Path], None]
     """Makes a test of a coroutine that needs a desk."""
 
     @asynccontextmanager
-    async def desk(folder: Path) -> AsyncIterator[Desk]:
+    async def desk(folder: Path) -> AsyncGenerator[Desk, None]:
         store = Store.open(folder / "corral.db")
         try:
             yield Desk(store)

@@ -16,7 +16,7 @@ from corral.supervisor import spec
 from corral.supervisor.bus import Bus
 from corral.supervisor.memory import ROWS_MAX, Memory
 from corral.supervisor.spec import decode
-from corral.supervisor.store import Store
+from corral.supervisor.store import APPLICATION_ID, MIGRATIONS, Store
 from corral.worker import codec
 from corral.worker.errors import (
     Conflict,
@@ -183,7 +183,7 @@ async def test_many_turns_are_put_together_and_lose_nothing(
     tmp_path: Path, pool_bytes: int
 ) -> None:
     async with room(tmp_path, max_pool_bytes=pool_bytes) as here:
-        turns = 2 * ROWS_MAX + 3
+        turns = ROWS_MAX + 3
         for number in range(turns):
             await here.turn("s", str(number))
         assert await here.seen("s") == [str(number) for number in range(turns)]
@@ -484,3 +484,19 @@ async def test_a_value_that_is_too_large_is_refused_by_name(tmp_path: Path) -> N
         with pytest.raises(InvalidParams) as refused:
             await here.memory.notebook.put("a", "", "k", "x" * (KIB * KIB), ttl_s=None)
         assert refused.value.data["key"] == "value"
+
+
+@on_loop
+async def test_keys_of_a_store_from_before_there_were_limits_are_counted_and_found(
+    tmp_path: Path,
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "corral.db", isolation_level=None)) as old:
+        for statement in "; ".join(MIGRATIONS[:3]).split(";"):
+            old.execute(statement)
+        old.execute("INSERT INTO memory VALUES ('a', '', 'ü', '\"text\"', 1.0, NULL)")
+        old.execute("UPDATE memory SET value = CAST(value AS BLOB)")
+        old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        old.execute("PRAGMA user_version = 3")
+    async with room(tmp_path) as here:
+        assert await here.memory.notebook.get("a", "", "ü") == "text"
+        assert await here.memory.notebook.usage(None) == [("a", 1, 8)]

@@ -1,6 +1,7 @@
 """A schema for an output is refused or holds: never passed over, never followed anywhere, never slow."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -8,11 +9,15 @@ from corral.supervisor.output_format import MAX_SCHEMA_BYTES, check_format, chec
 from corral.worker.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
 from corral.worker.schema import OutputFormat, Task
 
-DEEP: dict[str, object] = {"type": "object"}
-for _ in range(200):
-    DEEP = {"items": DEEP}
 
-WIDE = {
+def nested(levels: int) -> dict[str, object]:
+    schema: dict[str, object] = {"type": "object"}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+WIDE: dict[str, object] = {
     "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
     | {"d40": {"type": "string"}},
     "$ref": "#/$defs/d0",
@@ -32,7 +37,7 @@ WIDE = {
         {"$dynamicRef": "#a"},
         {"$schema": "https://example.org/dialect"},
         {"description": "x" * MAX_SCHEMA_BYTES},
-        DEEP,
+        nested(200),
         WIDE,
     ],
     ids=lambda schema: json.dumps(schema)[:30],
@@ -62,8 +67,7 @@ def test_some_of_many_faults_are_told_with_the_first_in_front() -> None:
     task = asked({"items": {"type": "integer"}})
     with pytest.raises(TaskFailed) as failed:
         check_output(task, ["x", 1, "y", *"abcdefgh"])
-    errors = failed.value.data["errors"]
-    assert isinstance(errors, list)
+    errors: Any = failed.value.data["errors"]
     assert [each["path"] for each in errors] == ["[0]", "[2]", "[3]", "[4]", "[5]"]
     assert (failed.value.data["path"], failed.value.data["worker"]) == ("[0]", "a-0")
 
@@ -76,7 +80,10 @@ def test_a_number_that_is_too_large_for_most_is_judged_too() -> None:
 
 def test_what_could_take_long_to_tell_is_refused_by_its_limit() -> None:
     """A recursive schema whose work doubles with each level of the output."""
-    tree = {"properties": {"a": {"$ref": "#"}}, "anyOf": [{"items": {"$ref": "#"}}, True]}
+    tree: dict[str, object] = {
+        "properties": {"a": {"$ref": "#"}},
+        "anyOf": [{"items": {"$ref": "#"}}, True],
+    }
     value: object = 1
     for _ in range(40):
         value = {"a": value}
@@ -86,8 +93,11 @@ def test_what_could_take_long_to_tell_is_refused_by_its_limit() -> None:
 
 
 def test_a_long_output_is_held_against_a_plain_schema() -> None:
-    rows = [{"name": "x", "sizes": [1, 2.5]} for _ in range(50_000)]
-    row = {"type": "object", "properties": {"sizes": {"items": {"type": "number"}}}}
+    rows: list[dict[str, object]] = [{"name": "x", "sizes": [1, 2.5]} for _ in range(50_000)]
+    row: dict[str, object] = {
+        "type": "object",
+        "properties": {"sizes": {"items": {"type": "number"}}},
+    }
     check_output(asked({"type": "array", "items": row}), rows)
     rows[-1]["sizes"] = ["many"]
     with pytest.raises(TaskFailed) as failed:

@@ -136,7 +136,7 @@ def test_pages_follow_one_another_without_a_gap_or_a_repeat(
             whole = await listed(records, limit=1000) if wanted.limit == 9 else None
             seen: list[str] = []
             place: str | None = None
-            for _ in range(200):
+            for _turn in range(200):
                 page = await records.page(replace(wanted, before=place))
                 assert len(page.tasks) <= wanted.limit
                 seen += [each.id for each in page.tasks]
@@ -162,7 +162,11 @@ def test_a_flipped_letter_is_a_corruption_that_names_the_task_and_harms_no_other
         damage(path, "t0002")
         damage(path, "t0003")
         told: list[object] = []
-        records.on_corrupted = lambda error: told.append(error.data["task"])
+
+        def tell(error: Corrupted) -> None:
+            told.append(error.data["task"])
+
+        records.on_corrupted = tell
         with pytest.raises(Corrupted) as corrupted:
             await records.find("t0002")
         assert corrupted.value.data["task"] == "t0002"

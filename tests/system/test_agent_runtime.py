@@ -428,7 +428,10 @@ def test_a_daemon_whose_lifeline_is_closed_ends_while_its_program_lives(tmp_path
     ) as daemon:
         os.close(theirs)
         os.close(ours)
-        assert daemon.wait(BOUND_S) == 0
+        try:
+            assert daemon.wait(BOUND_S) == 0
+        finally:
+            daemon.kill()
     assert not scratch.exists()
 
 

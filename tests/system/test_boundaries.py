@@ -40,6 +40,16 @@ command = ["{sys.executable}", "{AGENTS}/tool_user.py"]
 resources.max_concurrent_requests = 2
 [agents.bill]
 command = ["{sys.executable}", "{AGENTS}/raw_worker.py", "bills", "7", "3.5"]
+[teams.both]
+members = ["crew", "pair"]
+mode = "broadcast"
+[workflows.flow]
+output = "${{steps.only.output}}"
+[[workflows.flow.steps]]
+name = "only"
+agent = "crew"
+objective = "echo"
+input = "${{input}}"
 [mcp.servers.odd]
 command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py"]
 """
@@ -163,6 +173,19 @@ def test_an_output_that_is_what_was_asked_for_comes_through(daemon: DaemonProces
     schema = {"type": "array", "items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "integer"}}}
     assert succeeded(run(daemon, "echo", [1, 2], output_format={"schema": schema})) == [1, 2]
     assert succeeded(run(daemon, "echo", "x", output_format={"description": "a text"})) == "x"
+
+
+def test_the_output_of_a_workflow_is_held_against_the_schema_and_a_teams_by_its_members(
+    daemon: DaemonProcess,
+) -> None:
+    form = {"schema": {"type": "integer"}}
+    assert succeeded(run(daemon, "echo", 1, agent="flow", output_format=form)) == 1
+    task = run(daemon, "echo", "x", agent="flow", output_format=form)
+    assert (task["state"], task["error"]["data"]["rule"]) == ("failed", "type")
+    members = succeeded(run(daemon, "echo", 1, agent="both", output_format=form))
+    assert [each["output"] for each in members] == [1, 1]
+    task = run(daemon, "echo", "x", agent="both", output_format=form)
+    assert task["state"] == "failed"
 
 
 def test_an_output_that_is_too_long_fails_the_task_and_the_worker_serves_on(
@@ -292,6 +315,12 @@ def test_a_grandchild_is_bound_by_what_binds_the_first(daemon: DaemonProcess) ->
     between = {"agent": "wide", "objective": "delegate", "input": below}
     task = run(daemon, "delegate", between, allowed_tools=["odd__methods"])
     assert (task["state"], task["error"]["code"]) == ("failed", PermissionDenied.code)
+
+
+def test_what_the_members_of_a_team_use_counts_for_its_task(daemon: DaemonProcess) -> None:
+    task = run(daemon, "use", {"tokens": 6}, agent="both", boundaries={"max_tokens": 10})
+    assert (task["state"], task["error"]["code"]) == ("failed", ResourceLimitExceeded.code)
+    assert task["error"]["data"]["limit"] == "max_tokens"
 
 
 def test_what_children_use_counts_for_their_parent(daemon: DaemonProcess, pid: int) -> None:

@@ -4,6 +4,7 @@ import json
 import random
 import socket
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -18,8 +19,11 @@ from daemon_process import BOUND_S, DaemonProcess
 
 TASKS = 200
 
-MET, TOGETHER = 600, 20
-"""Tasks that are cancelled as they begin, and how many at once."""
+MET = 500
+"""Tasks that are cancelled as they begin, all at once."""
+
+LEFT = 400
+"""Tasks that a daemon leaves when it is killed, half of them workflows."""
 
 EMPTY = """
 from corral.worker import Agent
@@ -33,6 +37,11 @@ CONFIG = """
 [agents.empty]
 entrypoint = "empty:agent"
 instances = 2
+[workflows.one]
+[[workflows.one.steps]]
+name = "step"
+agent = "empty"
+objective = "nothing"
 """
 
 
@@ -55,23 +64,50 @@ def test_a_cancel_that_meets_a_start_is_the_one_end(tmp_path: Path) -> None:
         assert dict(store.execute("SELECT id, state FROM task")) == answers
 
 
-def _cancelled_while_they_begin(daemon: DaemonProcess) -> dict[str, str]:
-    """Task -> the state that its cancel was answered with; the cancels come together, while workers take the tasks."""
-    with socket.socket(socket.AF_UNIX) as raw, daemon.client() as client:
+def test_workflows_that_a_dead_daemon_left_find_their_agents_wanted(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text(EMPTY)
+    with DaemonProcess(tmp_path, CONFIG) as daemon, socket.socket(socket.AF_UNIX) as raw:
         raw.settimeout(BOUND_S)
         raw.connect(str(daemon.socket))
-        tasks: list[str] = []
-        for _ in range(MET):
-            params = {"agent": "empty", "objective": "nothing"}
-            task: Any = client.call("task.submit", params, timeout_s=BOUND_S)
-            tasks.append(task["id"])
-            if len(tasks) % TOGETHER == 0:
-                for each in tasks[-TOGETHER:]:
-                    message = {"method": "task.cancel", "params": {"task": each}, "id": each}
-                    raw.sendall(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        done = daemon.call("task.run", agent="empty", objective="nothing")["id"]
+        flow = {"agent": "one", "objective": "nothing"}
+        later = {**flow, "agent": "empty", "after": [done], "at": time.time() + 3600}
+        for number in range(LEFT):  # the next daemon takes its time to read all these
+            params = flow if number % 2 else later
+            message = {"jsonrpc": "2.0", "id": number, "method": "task.submit", "params": params}
+            raw.sendall(json.dumps(message).encode() + b"\n")
         with raw.makefile() as lines:
-            answers = (json.loads(line) for line in islice(lines, MET))
-            return {answer["id"]: answer["result"]["state"] for answer in answers}
+            next(lines)  # one is acknowledged: others have begun, without a step as yet
+        daemon.kill()
+        daemon.start()
+        tasks = daemon.call("task.list", agent="one", limit=LEFT)["tasks"]
+        ended = [daemon.call("task.wait", task=task["id"]) for task in tasks]
+    assert {task["state"] for task in ended} == {"succeeded"}
+
+
+def _cancelled_while_they_begin(daemon: DaemonProcess) -> dict[str, str]:
+    """Task -> the state that its cancel was answered with; all cancels come at once, when the workers take the tasks."""
+    empty = {"names": ["empty"]}
+    daemon.call("agent.start", **empty)  # it is answered when they are up
+    daemon.call("agent.pause", **empty)
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(BOUND_S)
+        raw.connect(str(daemon.socket))
+        with raw.makefile() as lines:
+
+            def asked(*messages: tuple[str, dict[str, Any]]) -> list[Any]:  # JSON
+                wire = [
+                    {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+                    for number, (method, params) in enumerate(messages)
+                ]
+                raw.sendall("".join(json.dumps(each) + "\n" for each in wire).encode())
+                return [json.loads(line)["result"] for line in islice(lines, len(wire))]
+
+            task = {"agent": "empty", "objective": "nothing"}
+            tasks = asked(*[("task.submit", task)] * MET)
+            cancels = [("task.cancel", {"task": task["id"]}) for task in tasks]
+            answers = asked(("agent.resume", empty), *cancels)
+    return {answer["id"]: answer["state"] for answer in answers if "state" in answer}
 
 
 def _row(number: int, **changed: Any) -> Row:  # Any: JSON

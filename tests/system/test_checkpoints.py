@@ -195,13 +195,13 @@ def test_what_cannot_be_saved_or_restored_is_refused_with_its_reason(daemon: Dae
 def test_a_state_that_is_too_large_is_a_typed_error_and_the_worker_goes_on(
     daemon: DaemonProcess,
 ) -> None:
-    before = daemon.worker("ann-0")["incarnation"]
+    before, known = daemon.worker("ann-0")["incarnation"], pages(daemon, "ann")
     task = daemon.call("task.run", agent="ann", objective="save", input="x" * 2000)
     assert task["error"]["name"] == "ResourceLimitExceeded"
     with pytest.raises(ResourceLimitExceeded) as refusal:
         daemon.call("checkpoint.restore", data={"pages": ["x" * 2000]}, name="ann")
     assert refusal.value.data["limit"] == "max_checkpoint_bytes"
-    assert daemon.worker("ann-0")["incarnation"] == before
+    assert (daemon.worker("ann-0")["incarnation"], pages(daemon, "ann")) == (before, known)
 
 
 def test_a_flipped_bit_is_a_typed_error_that_names_the_record(daemon: DaemonProcess) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ tasks.max_delegation_depth = 2
 [agents.few]
 entrypoint = "bounded_agent:agent"
 tasks.max_children = 2
+[teams.both]
+members = ["lead", "crew"]
+mode = "broadcast"
 [agents.raw]
 command = ["{sys.executable}", "{AGENTS}/tool_user.py"]
 """
@@ -76,7 +79,8 @@ def succeeded(task: Any) -> Any:
 
 def failed(task: Any, kind: type[CorralError]) -> Any:
     """The facts of its error."""
-    assert (task["state"], (task["error"] or {}).get("name")) == ("failed", kind.__name__)
+    assert task["state"] == "failed", task
+    assert task["error"]["name"] == kind.__name__
     return task["error"]["data"]
 
 
@@ -84,7 +88,7 @@ def show(daemon: DaemonProcess, task_id: str) -> Any:
     return daemon.call("task.show", task=task_id)
 
 
-def await_task(daemon: DaemonProcess, task_id: str, is_so: Any) -> Any:
+def await_task(daemon: DaemonProcess, task_id: str, is_so: Callable[[Any], bool]) -> Any:
     """The record of a task as soon as it is so; looked at again at each event of tasks."""
     with daemon.client() as client:
         client.call("event.follow", {"types": ["task.*"]}, timeout_s=BOUND_S)
@@ -288,6 +292,15 @@ def test_children_in_parallel_that_close_a_circle_are_refused_one_by_one(
     found = succeeded(run(daemon, "delegate-all", {"tasks": tasks}))
     assert found[0]["name"] == "Conflict"
     assert found[1]["output"] == 1
+
+
+def test_a_team_is_delegated_to_and_the_circle_through_it_is_seen(daemon: DaemonProcess) -> None:
+    """The lead has one worker, and is a member itself: its part could begin only after its own end."""
+    task = run(daemon, "delegate", {"agent": "both", "objective": "echo", "input": 5})
+    lead, crew = succeeded(task)["output"]
+    assert (lead["state"], lead["error"]["name"]) == ("failed", "Conflict")
+    assert (crew["state"], crew["output"]) == ("succeeded", 5)
+    assert show(daemon, task["children"][0])["kind"] == "team"
 
 
 def test_a_turn_of_a_session_cannot_wait_for_another_turn_of_it(daemon: DaemonProcess) -> None:

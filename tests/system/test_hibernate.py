@@ -161,7 +161,7 @@ def test_what_is_stopped_in_its_sleep_stays_down_and_starts_with_what_it_saved(
 def test_a_running_task_may_finish_and_what_is_queued_meanwhile_wakes_the_agent(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
-    gate = tmp_path / "gate"
+    gate, before = tmp_path / "gate", run(daemon, "ann", "read")["pid"]
     first = begun(daemon, "ann", f"hold {gate}")
     second = daemon.call("task.submit", agent="ann", objective="read")["id"]
     with ThreadPoolExecutor(1) as pool:
@@ -172,6 +172,7 @@ def test_a_running_task_may_finish_and_what_is_queued_meanwhile_wakes_the_agent(
     assert (one["state"], one["attempt"]) == ("succeeded", 1)
     assert (two["state"], two["attempt"]) == ("succeeded", 1)
     assert two["started_at"] >= one["finished_at"]
+    assert two["output"]["pid"] != before  # it was given to no worker that was about to sleep
 
 
 def test_what_stays_busy_is_refused_and_goes_on(daemon: DaemonProcess) -> None:

@@ -250,7 +250,7 @@ def test_a_task_may_say_itself_what_it_is_tried_again_after(daemon: DaemonProces
 
 
 def test_a_timeout_is_tried_again_where_it_is_named_and_only_there(daemon: DaemonProcess) -> None:
-    retry = {"max_attempts": 2, "retry_on": "any", "retry_backoff_base_s": 0.001}
+    retry: dict[str, object] = {"max_attempts": 2, "retry_on": "any", "retry_backoff_base_s": 0.001}
     once = run(daemon, "crew", "wait", timeout_s=0.1, retry=retry)
     assert (once["state"], once["attempt"]) == ("timeout", 1)
     retry["retry_on"] = ["Timeout"]
@@ -275,7 +275,8 @@ def test_all_queues_together_are_bounded_in_number_and_in_bytes(daemon: DaemonPr
         submit(daemon, "crew")
     assert refusal.value.data["limit"] == "max_total_queue_size"
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda each: daemon.call("task.cancel", task=each), waiting))
+        ends = [threads.submit(daemon.call, "task.cancel", task=each) for each in waiting]
+        assert {end.result()["state"] for end in ends} == {"cancelled"}
     assert run(daemon, "crew")["state"] == "succeeded"
 
 

@@ -99,6 +99,11 @@ def test_each_life_counts_and_its_processor_time_is_not_lost_with_it(
     assert (after["runtime"]["active"], after["process"]["active"]) == (1, 1)
     assert after["process"]["cpu_ms"] > before["process"]["cpu_ms"]
     assert after["process"]["memory_bytes"] > 0
+    daemon.call("agent.stop", names=["crew"])
+    ended = figures(daemon, "crew")["agents"]["crew"]["process"]
+    assert (ended["active"], ended["memory_bytes"]) == (0, 0)
+    assert ended["cpu_ms"] >= after["process"]["cpu_ms"]
+    daemon.call("agent.start", names=["crew"])
 
 
 def test_tool_calls_count_for_who_made_them_and_for_the_server(daemon: DaemonProcess) -> None:
