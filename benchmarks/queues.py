@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-WAIT_S = 60
+WAIT_S = 600
 WORKERS = 2
 
 Burst = Callable[[int], Iterator[object]]

@@ -38,6 +38,8 @@ WORKERS = 2
 SLOTS = 32
 """Tasks that a worker of the agent `wide` has at once."""
 SYNCS = 20
+ROUND_S = 600.0
+"""A round of one way ends within this: on a busy machine Redis waits for its disk more than a thousand times."""
 
 AGENT = """
 from corral.worker import Agent
@@ -191,7 +193,7 @@ class Flood:
 
     def __init__(self, path: str, agent: str, *, durable: bool) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(BOUND_S)
+        self._socket.settimeout(ROUND_S)
         self._socket.connect(path)
         params = {"agent": agent, "objective": "nothing", "durable": durable}
         self._request = b',"method":"task.run","params":' + json.dumps(params).encode() + b"}\n"
@@ -311,7 +313,7 @@ def _caller(command: Sequence[str], log: Path) -> Generator[Callable[[int, int],
 
         def line() -> bytes:
             assert process.stdout is not None, "asked for"
-            ready, _, _ = select.select([process.stdout], [], [], BOUND_S)
+            ready, _, _ = select.select([process.stdout], [], [], ROUND_S)
             found = process.stdout.readline() if ready else b""
             assert found, log.read_text()
             return found

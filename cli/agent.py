@@ -353,7 +353,10 @@ wake = _verb("wake", "Start what is hibernated, with what it saved. Waits until 
 def hibernate(
     session: Session, names: tuple[str, ...], timeout_s: float | None, force: bool
 ) -> None:
-    """Save where agents or workers stand, and end their processes. A task or `corral wake` brings them back."""
+    """Save where agents stand, and end their processes.
+
+    A task or `corral wake` brings them back; a worker may be named, too.
+    """
     params: dict[str, object] = {"names": list(names), "force": force}
     if timeout_s is not None:
         params["timeout_s"] = timeout_s

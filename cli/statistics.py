@@ -39,7 +39,10 @@ LINES = 24
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @click.pass_obj
 def stats(session: Session, names: tuple[str, ...]) -> None:
-    """Show what was done since the daemon started: processes, tasks and tool calls, in total and by name."""
+    """Show what was done since the daemon started.
+
+    Processes, tasks and tool calls, in total and by name.
+    """
     params = {"names": list(names)} if names else {}
     document = session.call("statistics.show", params)
     if session.json:

@@ -68,9 +68,9 @@ complete_schedules = complete_names("schedule.list", "schedules")
 @order_options
 @click.pass_obj
 def run(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
-    """Run a task, show its progress and print its result; AGENT may be a team or a workflow.
+    """Run a task, show its progress and print its result.
 
-    Ctrl-C cancels the task; a second one leaves at once. With --every or --cron: make a schedule and print its name.
+    AGENT may be a team or a workflow. Ctrl-C cancels the task; a second one leaves at once. With --every or --cron: make a schedule and print its name.
     """
     if order.is_schedule(options):
         _add_schedule(session, order.schedule(options))

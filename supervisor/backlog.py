@@ -45,6 +45,8 @@ class Entry:
     stop: asyncio.Future[CorralError] | None = None
     """There from when it is given to a worker; ends with the reason when somebody stops it."""
     attempt: Attempt | None = None
+    answered_at: str = ""
+    """When its worker has answered: its place is taken by the next before its end is written."""
     timer: asyncio.TimerHandle | None = None
     is_ending: bool = False  # its end is being written down: nothing else ends or starts it
     waits: list[str] = field(default_factory=list[str])

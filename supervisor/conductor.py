@@ -234,9 +234,8 @@ class Conductor:
 
         async def run(name: str) -> Branch:
             async with gate:
-                return await self._run(
-                    task, Submission(name, name, _handed_on(task, name)), earlier
-                )
+                part = Submission(name, name, _handed_on(task, name))
+                return await self._run(task, part, earlier)
 
         async with asyncio.TaskGroup() as group:
             runs = [group.create_task(run(name)) for name in members]

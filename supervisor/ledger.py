@@ -217,7 +217,7 @@ class Ledger:
             return False
         entry.is_ending = True
         entry.quiet()
-        ended = _ended(entry.task, state, output, error)
+        ended = _ended(entry, state, output, error)
         while True:
             written = self.save(entry, ended, *more)
             if written is None:
@@ -281,8 +281,8 @@ class Ledger:
         )
 
 
-def _ended(task: Task, state: TaskState, output: object, error: CorralError | None) -> Task:
-    now = rfc3339(time.time())
+def _ended(entry: Entry, state: TaskState, output: object, error: CorralError | None) -> Task:
+    task, now = entry.task, entry.answered_at or rfc3339(time.time())
     return replace(
         task,
         state=state,

@@ -5,7 +5,6 @@ worker is free already, and the next attempt is committed together with it.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -126,27 +125,25 @@ class Performance(Accounts, ABC):
         started: Task,
         written: Writing | None,
     ) -> None:
-        with contextlib.ExitStack() as held:
-            held.callback(self._release, keeper, started)
-            try:
-                outcome = await self._outcome(entry, attempt, started, written)
-                if isinstance(outcome, BrokenOff):
-                    await self._break_off(entry, attempt, outcome, held)
-                    return
-                # The worker is free for the next, whose attempt is committed with this one's end.
-                held.close()
-                if isinstance(outcome, Succeeded):
-                    await self._succeed(entry, outcome.result)
-                else:
-                    await self._after_failure(entry, outcome)
-            except CorralError as error:  # the store refuses: the task stays as it was
-                logger.warning("cannot go on with task %s: %s", started.id, error)
-                held.close()
-                await self._try_later(entry, error)
-
-    def _release(self, keeper: Keeper, started: Task) -> None:
-        keeper.end(started.id)
-        self.dispatch(started.agent)
+        held = _Place(self, keeper, started)
+        try:
+            outcome = await self._outcome(entry, attempt, started, written)
+            if isinstance(outcome, BrokenOff):
+                await self._break_off(entry, attempt, outcome, held)
+                return
+            # The worker is free for the next, whose attempt is committed with this one's end.
+            entry.answered_at = rfc3339(time.time())
+            held.release()
+            if isinstance(outcome, Succeeded):
+                await self._succeed(entry, outcome.result)
+            else:
+                await self._after_failure(entry, outcome)
+        except CorralError as error:  # the store refuses: the task stays as it was
+            logger.warning("cannot go on with task %s: %s", started.id, error)
+            held.release()
+            await self._try_later(entry, error)
+        finally:
+            held.release()
 
     async def _try_later(self, entry: Entry, error: CorralError) -> None:
         if entry.is_ending:
@@ -237,13 +234,13 @@ class Performance(Accounts, ABC):
                 sessions.dropped(task)
 
     async def _break_off(
-        self, entry: Entry, attempt: Attempt, over: BrokenOff, held: contextlib.ExitStack
+        self, entry: Entry, attempt: Attempt, over: BrokenOff, held: "_Place"
     ) -> None:
         """The record ends at once, unless the task is tried again: then when the worker has let go of it."""
         late = Attempted(died=False, late=over.state == "timeout", error=over.error.name)
         if late.late and retries(self._policy(entry.task), entry.task.attempt, late):
             await attempt.let_go(over.state)
-            held.close()
+            held.release()
             await self._after_failure(entry, Failed(over.error, died=False, put_down=False), late)
             return
         await self._end(entry, over.state, over.error)
@@ -273,6 +270,7 @@ class Performance(Accounts, ABC):
         again = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
         self._backlog.put(entry, again)
         entry.stop = entry.attempt = None
+        entry.answered_at = ""
         if not self.agents.draining:
             self._stop_children(task, "the attempt that delegated it has failed")
         written = self.ledger.save(entry, again)
@@ -378,6 +376,25 @@ class Performance(Accounts, ABC):
             await self.ledger.end(entry, state, error=error, output=output)
         except CorralError as refusal:  # the next daemon finds the task as the store has it
             logger.warning("cannot write down the end of task %s: %s", entry.task.id, refusal)
+
+
+class _Place:
+    """A place on a worker, which is given back once."""
+
+    __slots__ = ("_is_held", "_keeper", "_task", "_tasks")
+
+    def __init__(self, tasks: Performance, keeper: Keeper, task: Task) -> None:
+        self._tasks = tasks
+        self._keeper = keeper
+        self._task = task
+        self._is_held = True
+
+    def release(self) -> None:
+        """Gives it back, and to the next; again is harmless."""
+        if self._is_held:
+            self._is_held = False
+            self._keeper.end(self._task.id)
+            self._tasks.dispatch(self._task.agent)
 
 
 def gone(task: Task) -> NotFound:

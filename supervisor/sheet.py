@@ -98,7 +98,7 @@ class Sheets:
         waiting: Writing = self._loop.create_future()
         size_bytes = ROW_BYTES
         for value in row:
-            if isinstance(value, bytes):
+            if type(value) is bytes:  # isinstance takes thrice the time, of every row
                 size_bytes += len(value)
         if self._open is not None and self._open.add(sql, row, size_bytes, waiting):
             return waiting

@@ -556,7 +556,9 @@ class Tasks(Performance):
         if reason is None:
             return
         for entry in self._backlog.of(name):
-            if entry.task.state == "queued" and not entry.blockers and entry.task.reason != reason:
+            if entry.task.state != "queued" or entry.task.reason == reason:
+                continue
+            if not self._waitlist.holds(entry):  # that one waits for something else
                 entry.task = replace(entry.task, reason=reason)
                 self.ledger.tell(entry)
 

@@ -305,7 +305,12 @@ class Timetable:
         for entry in list(self._entries.values()):
             if entry.not_before > loop_s:
                 continue
-            what = decide(entry.times, entry.next_at, entry.last_due, now)
+            try:
+                what = decide(entry.times, entry.next_at, entry.last_due, now)
+            except Refused as error:  # its time zone is no longer on this machine
+                self._refuse(entry, NotFound(f"cannot tell when it is due: {error.reason}"))
+                entry.not_before = loop_s + LATE_S
+                continue
             if what.run is not None:
                 due.append((entry, what))
             elif what.next_at != entry.next_at:  # the clock was set back

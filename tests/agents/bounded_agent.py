@@ -11,6 +11,8 @@ from corral.worker import Agent, CorralError, Result, Task
 
 agent = Agent("bounded")
 
+LEFT: list[asyncio.Future[Result]] = []
+
 
 def told(found: Any) -> Any:
     if isinstance(found, CorralError):
@@ -73,6 +75,9 @@ async def run(task: Task) -> Any:
         return [
             len(each.output) if isinstance(each, Result) else each.to_record() for each in found
         ]
+    if word == "leave":  # returns while a child is in work
+        LEFT.append(asyncio.ensure_future(task.delegate("crew", "wait")))
+        return told(await task.delegate("crew", "echo"))
     if word == "after me":
         return told(await task.delegate(given, "echo", after=[task.id]))
     if word == "myself":

@@ -395,7 +395,7 @@ def test_an_error_of_the_daemon_is_the_exit_code_of_its_class(world: World, code
 def test_exit_codes_are_those_of_the_manual() -> None:
     codes = {cls.__name__: cls.exit_status for cls in CLASSES.values()}
     manual = {
-        1: "SpawnFailed WorkerFailed TaskFailed ToolFailed",
+        1: "SpawnFailed WorkerFailed TaskFailed ToolFailed Corrupted",
         2: "ParseError InvalidRequest MethodNotFound InvalidParams InternalError",
         3: "NotFound",
         4: "Conflict PermissionDenied NotInitialized ShuttingDown",
@@ -1226,7 +1226,7 @@ def completed(world: World, words: str) -> set[str]:
 
 def test_tab_completes_commands_and_the_daemons_names(world: World) -> None:
     world.script(daemon_status=STATUS)
-    assert completed(world, "corral sta") == {"status", "start"}
+    assert completed(world, "corral sta") == {"status", "start", "stats"}
     assert completed(world, "corral show c") == {"crawler"}
     assert completed(world, "corral logs ") == {"echo", "crawler", "time"}
     assert completed(world, "corral audit ") == {"list", "verify"}

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -220,8 +220,13 @@ async def test_delegated_work_that_failed_raises_its_typed_error(
 async def test_work_for_several_comes_back_in_order_with_each_error_in_its_place(
     agent: str,
 ) -> None:
-    refusal = {"code": -33001, "name": "NotFound", "message": "", "data": {"capability": "reading"}}
-    failure = {"code": -33009, "name": "WorkerFailed", "message": "", "data": {}}
+    refusal: dict[str, object] = {
+        "code": -33001,
+        "name": "NotFound",
+        "message": "",
+        "data": {"capability": "reading"},
+    }
+    failure: dict[str, object] = {"code": -33009, "name": "WorkerFailed", "message": "", "data": {}}
     answers: list[list[object]] = [
         [record(), {"error": refusal}],
         [record(output=None, state="failed", error=failure), record()],
@@ -231,7 +236,7 @@ async def test_work_for_several_comes_back_in_order_with_each_error_in_its_place
         await peer.initialize()
         first = await peer.run("delegate_all")
         assert first == [42, {**refusal, "message": "the peer gave no message"}]
-        second = await peer.run("delegate_all")
+        second: Any = await peer.run("delegate_all")
         assert (second[0]["name"], second[0]["data"], second[1]) == (
             "WorkerFailed",
             {"task": "t-2"},

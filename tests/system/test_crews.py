@@ -204,6 +204,18 @@ def test_a_broadcast_answers_in_the_order_of_the_members(daemon: DaemonProcess) 
     ]
 
 
+def test_an_output_format_is_for_each_member_and_for_the_whole_of_a_workflow(
+    daemon: DaemonProcess,
+) -> None:
+    given: dict[str, list[str]] = {"words": []}
+    for name in ("chorus", "turns", "report"):
+        for kind, state in (("object", "succeeded"), ("number", "failed")):
+            form = {"schema": {"type": kind}}
+            task = run(daemon, name, input=given, output_format=form)
+            assert task["state"] == state, task
+            assert state == "succeeded" or task["error"]["name"] == "TaskFailed"
+
+
 def test_a_broadcast_fails_only_when_all_members_do(daemon: DaemonProcess) -> None:
     part = run(daemon, "chorus", "fail-on ben", input={"words": []})
     assert part["state"] == "succeeded"
@@ -396,7 +408,10 @@ def test_several_are_added_together_or_not_at_all(small: DaemonProcess, tmp_path
     )
     done = small.corral("workflow", "add", "--file", str(file))
     assert (done.returncode, done.stdout) == (0, "added workflow outer\nadded workflow inner\n")
-    bad = {"three": {"steps": [{"name": "s", "agent": "ann"}]}, "outer": {"steps": []}}
+    bad: dict[str, Any] = {
+        "three": {"steps": [{"name": "s", "agent": "ann"}]},
+        "outer": {"steps": []},
+    }
     with pytest.raises(Conflict):
         small.call("workflow.add", specs=bad)
     assert names(small) == {"filed", "outer", "inner"}

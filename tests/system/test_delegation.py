@@ -348,6 +348,13 @@ def test_cancelling_a_task_cancels_its_children_and_begins_no_more(daemon: Daemo
     assert succeeded(run(daemon, "echo", 1)) == 1
 
 
+def test_a_child_that_nobody_waits_for_any_more_ends_with_its_parent(daemon: DaemonProcess) -> None:
+    task = run(daemon, "leave")
+    succeeded(task)
+    ended = [daemon.call("task.wait", task=each, timeout_s=BOUND_S) for each in task["children"]]
+    assert sorted(each["state"] for each in ended) == ["cancelled", "succeeded"]
+
+
 def test_children_go_with_the_worker_that_delegated_them(daemon: DaemonProcess) -> None:
     parent, children = waiting(daemon, 2)
     daemon.call("agent.signal", name="lead", signal="SIGKILL")

@@ -27,6 +27,11 @@ autostart = false
 process.working_directory = "{AGENTS}"
 """
 
+MOVED = CREW.replace('capabilities = ["pairing"]', "").replace(
+    "autostart = false", 'capabilities = ["pairing"]'
+)
+"""Another agent has the capability."""
+
 ECHO = {"agent": "crew", "objective": "echo"}
 
 
@@ -240,6 +245,7 @@ def test_a_kill_between_a_task_and_the_note_of_it_makes_no_second_one(
         (first,) = await_runs(daemon, "once", 1)
         daemon.kill()
         write(daemon, "INSERT OR REPLACE INTO schedule VALUES (?, ?, ?, ?, ?)", *before)
+        daemon.config.write_text(MOVED)
         daemon.start()
         while (record := daemon.call("schedule.show", name="once"))["last_task"] is None:
             daemon.call("task.run", agent="crew", objective="echo")

@@ -173,11 +173,35 @@ def test_who_follows_a_task_is_told_of_those_below_it_and_then_of_its_end(
     assert (root, "cancelled") in [(each["task"], each.get("state")) for each in told[2:]]
 
 
-def test_a_task_that_is_followed_from_the_start_tells_each_step(daemon: DaemonProcess) -> None:
+def test_a_task_that_is_followed_from_the_start_tells_each_step_and_what_it_delegates(
+    daemon: DaemonProcess,
+) -> None:
+    (first,) = begun(daemon, "crew", "wait", "waits")
     task = daemon.call("task.submit", agent="crew", objective="delegate pair")["id"]
-    done = daemon.corral("task", "follow", task, "--json")
-    assert done.returncode == 0
-    *events, record = map(json.loads, done.stdout.splitlines())
+    told: list[Any] = []
+
+    def hear(notification: Notification) -> None:
+        told.append(notification.params["event"])
+        if len(told) == 1:  # it is queued behind the other
+            daemon.call("task.cancel", task=first)
+
+    with daemon.client() as client:
+        ended: Any = client.call(
+            "task.follow", {"task": task}, timeout_s=BOUND_S, on_notification=hear
+        )
+    (child,) = ended["children"]
+    steps = [(event["task"], event["type"]) for event in told]
+    assert steps[0] == (task, "task.queued")
+    for each in ((task, "task.started"), (child, "task.queued"), (child, "task.ended")):
+        assert each in steps
+    assert steps[-1] == (task, "task.ended")
+
+
+def test_follow_tells_people_on_stderr_and_ends_with_the_result(daemon: DaemonProcess) -> None:
+    task = daemon.call("task.run", agent="crew", objective="delegate pair")["id"]
+    *events, record = map(
+        json.loads, daemon.corral("task", "follow", task, "--json").stdout.splitlines()
+    )
     assert (record["id"], record["state"]) == (task, "succeeded")
     assert (events[0]["task"], events[0]["seq"]) == (task, None)
     people = daemon.corral("task", "follow", task)
