@@ -293,7 +293,9 @@ def stored(daemon: DaemonProcess, task: str) -> bool:
 def test_a_task_that_is_not_durable_is_found_while_the_daemon_lives_and_in_no_store(
     daemon: DaemonProcess,
 ) -> None:
-    task = run(daemon, "crew", input="quick", durable=False, idempotency_key="fleeting")
+    with daemon.client() as listener:  # who hears of it does not make it stored
+        listener.call("event.follow", {"types": ["task.*"]}, timeout_s=BOUND_S)
+        task = run(daemon, "crew", input="quick", durable=False, idempotency_key="fleeting")
     assert stored(daemon, run(daemon, "crew")["id"]), "so would it be seen"
     assert (task["state"], task["durable"]) == ("succeeded", False)
     assert daemon.call("task.show", task=task["id"]) == task
