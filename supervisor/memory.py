@@ -10,11 +10,9 @@ That the tasks of one session come one after the other is the queue's promise.
 """
 
 import asyncio
-import logging
-import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -22,7 +20,6 @@ import msgspec
 
 from ..worker.errors import (
     Conflict,
-    CorralError,
     Corrupted,
     NotFound,
     ResourceLimitExceeded,
@@ -31,9 +28,22 @@ from ..worker.errors import (
 from ..worker.schema import MemoryDelta, Task
 from . import spec
 from .bus import Bus, rfc3339
-from .conversation import Conversation, Stored, Turn, encoded, read
-from .envelope import seal
+from .conversation import Conversation, Turn, read
 from .notebook import Notebook
+from .session_table import (
+    SELECT,
+    Expire,
+    Head,
+    Keep,
+    Name,
+    PutTogether,
+    Remove,
+    accessed,
+    integer,
+    named,
+    record_of,
+    stored,
+)
 from .spec import Config, Spec
 from .store import Row, Statement, Store
 
@@ -45,11 +55,6 @@ INLINE_BYTES = 64 * 1024
 
 LIST_MAX = 10_000
 """Sessions that a list has at most."""
-
-Name = tuple[str, str]
-"""Of a session: the agent's, and its own among those of the agent."""
-
-logger = logging.getLogger(__name__)
 
 
 class _Session:
@@ -72,7 +77,7 @@ class _Pending(NamedTuple):
 
     session: _Session
     turn: Turn
-    step: "_Keep"
+    step: Keep
 
 
 class Pool:
@@ -201,16 +206,16 @@ class Memory:
         if session is None:
             raise Conflict(
                 f'cannot keep session "{name[1]}" of agent "{name[0]}": no task was given it',
-                **_named(name),
+                **named(name),
             )
         rules = self._rules(name[0])
         turn = session.conversation.planned(
             _delta(task, said),
             limit_bytes=rules.max_session_bytes,
             trims=rules.overflow == "trim",
-            named=_named(name),
+            named=named(name),
         )
-        step = _Keep(
+        step = Keep(
             name,
             session.conversation,
             turn,
@@ -251,7 +256,7 @@ class Memory:
             )
         if session.rows >= ROWS_MAX:
             session.rows = 0
-            self._store.post(_PutTogether(name, self._rules(task.agent).compression))
+            self._store.post(PutTogether(name, self._rules(task.agent).compression))
 
     def dropped(self, task: Task) -> None:
         """The turn of a task was not stored."""
@@ -264,7 +269,7 @@ class Memory:
     def _note_access(self, name: Name, session: _Session) -> None:
         session.accessed_at = time.time()
         if session.is_stored:
-            self._store.post(_accessed(name, session.accessed_at))
+            self._store.post(accessed(name, session.accessed_at))
 
     async def _check_room(self, name: Name) -> None:
         """Refuses a session that would be one too many, unless another gives way to it.
@@ -279,13 +284,13 @@ class Memory:
         coming = sum(
             not each.is_stored for (agent, _), each in self._in_use.items() if agent == name[0]
         )
-        if _integer(rows[0][0]) + coming >= rules.max_sessions:
+        if integer(rows[0][0]) + coming >= rules.max_sessions:
             raise ResourceLimitExceeded(
                 f'cannot begin session "{name[1]}" of agent "{name[0]}":'
                 f" it has {rules.max_sessions} sessions",
                 limit="max_sessions",
                 value=rules.max_sessions,
-                **_named(name),
+                **named(name),
             )
 
     async def _load(self, name: Name) -> _Session | None:
@@ -294,18 +299,18 @@ class Memory:
         Raises:
             Corrupted: that is not what was stored.
         """
-        rows = await self._store.read(_SELECT, name)
+        rows = await self._store.read(SELECT, name)
         if not rows:
             return None
-        head = _Head(*rows[0])
-        stored = _stored(head, rows)
+        head = Head(*rows[0])
+        whole = stored(head, rows)
         try:
-            if stored.size_bytes > INLINE_BYTES:
-                conversation = await asyncio.to_thread(read, stored, _record(name))
+            if whole.size_bytes > INLINE_BYTES:
+                conversation = await asyncio.to_thread(read, whole, record_of(name))
             else:
-                conversation = read(stored, _record(name))
+                conversation = read(whole, record_of(name))
         except Corrupted as error:
-            error.data.update(_named(name))
+            error.data.update(named(name))
             self._bus.publish(
                 "memory.corrupted",
                 agent=name[0],
@@ -313,7 +318,7 @@ class Memory:
                 reason=str(error.data.get("reason")),
             )
             raise
-        return _Session(conversation, head.created_at, len(stored.since), is_stored=True)
+        return _Session(conversation, head.created_at, len(whole.since), is_stored=True)
 
     # -- what people ask
 
@@ -339,7 +344,7 @@ class Memory:
         found = self.pool.get(name) or await self._load(name)
         if found is None or not found.is_stored:
             text = f'cannot find session "{session}" of agent "{agent}"'
-            raise NotFound(text, **_named(name))
+            raise NotFound(text, **named(name))
         self._note_access(name, found)
         conversation = found.conversation
         return {
@@ -365,15 +370,15 @@ class Memory:
             raise Conflict(
                 f'cannot clear session "{used[0][1]}" of agent "{agent}": task "{task}" works on it',
                 task=task,
-                **_named(used[0]),
+                **named(used[0]),
             )
-        step = _Remove(agent, () if session is None else (session,))
+        step = Remove(agent, () if session is None else (session,))
         keys = self.notebook.clearing(agent, session)
         await self._store.write(step, keys)
         self._forget(agent, step.removed)
         if session is not None and not step.removed and not keys.removed:
             text = f'cannot find session "{session}" of agent "{agent}"'
-            raise NotFound(text, **_named((agent, session)))
+            raise NotFound(text, **named((agent, session)))
         sessions = len(step.removed)
         self._bus.publish(
             "memory.cleared", agent=agent, session=session, sessions=sessions, keys=keys.removed
@@ -421,7 +426,7 @@ class Memory:
         rows = await self._store.read("SELECT DISTINCT agent FROM session")
         for agent in sorted({str(each) for (each,) in rows}):
             spared = frozenset(each for name, each in self._in_use if name == agent)
-            step = _Expire(agent, now - self._rules(agent).retention, spared)
+            step = Expire(agent, now - self._rules(agent).retention, spared)
             await self._store.write(step)
             self._forget(agent, step.removed)
             if step.removed:
@@ -431,224 +436,6 @@ class Memory:
     def _forget(self, agent: str, sessions: Iterable[str]) -> None:
         for session in sessions:
             self.pool.remove((agent, session))
-
-
-_SELECT = (
-    "SELECT 0, value, turns, messages, created_at FROM session WHERE agent = ?1 AND session = ?2"
-    " UNION ALL SELECT session_turn.id, session_turn.value, 0, 0, 0.0 FROM session"
-    " JOIN session_turn ON session_turn.session_id = session.id WHERE agent = ?1 AND session = ?2"
-    " ORDER BY 1"
-)
-"""A session as a whole, in one statement: between two of them its turns could be put together."""
-
-
-class _Head:
-    """The first row of `_SELECT`."""
-
-    def __init__(
-        self, _: object, value: object, turns: object, messages: object, created_at: object
-    ) -> None:
-        self.value = None if value is None else _blob(value)
-        self.turns = _integer(turns)
-        self.messages = _integer(messages)
-        self.created_at = created_at if isinstance(created_at, float) else 0.0
-
-
-def _stored(head: _Head, rows: Sequence[Row]) -> Stored:
-    return Stored(head.turns, head.messages, head.value, [_blob(row[1]) for row in rows[1:]])
-
-
-class _Keep:
-    """Writes a turn, and makes room for its session if that is new."""
-
-    count = 1
-
-    def __init__(
-        self,
-        name: Name,
-        conversation: Conversation,
-        turn: Turn,
-        *,
-        created_at: float,
-        is_stored: bool,
-        compress: bool,
-        max_sessions: int | None,
-        spared: frozenset[str],
-    ) -> None:
-        self.at = time.time()
-        self.evicted: tuple[str, ...] = ()
-        self.was_stored = is_stored
-        self._name = name
-        self._turn = turn
-        self._blob = encoded(turn)
-        self._is_sealed = False
-        self._compress = compress
-        self._created_at = created_at
-        self._max_sessions = max_sessions
-        self._spared = spared
-        self._messages, self._content_bytes = conversation.after(turn)
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes of the memory for what waits."""
-        return len(self._blob)
-
-    def seal(self) -> None:
-        """Compresses the record, on the writer's thread."""
-        if not self._is_sealed:
-            self._blob = seal(self._blob, compress=self._compress)
-            self._is_sealed = True
-
-    def run(self, connection: sqlite3.Connection) -> int:
-        """Writes it down."""
-        agent, session = self._name
-        self.evicted = ()
-        turns = self._turn.turn
-        found = connection.execute(
-            "UPDATE session SET accessed_at = ?, turns = ?, messages = ?, size_bytes = ?"
-            " WHERE agent = ? AND session = ? AND turns = ? RETURNING id",
-            (self.at, turns, self._messages, self._content_bytes, agent, session, turns - 1),
-        ).fetchone()
-        self.was_stored = found is not None
-        if found is None:
-            # A session that somebody removed while the task ran begins again with this turn.
-            _delete(connection, agent, (session,))
-            alone = Conversation()
-            alone.apply(self._turn)
-            found = connection.execute(
-                "INSERT INTO session (agent, session, created_at, accessed_at, turns, messages, size_bytes)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
-                (
-                    agent,
-                    session,
-                    self._created_at,
-                    self.at,
-                    turns,
-                    alone.messages,
-                    alone.size_bytes,
-                ),
-            ).fetchone()
-            self._make_room(connection)
-        connection.execute(
-            "INSERT INTO session_turn (session_id, value) VALUES (?, ?)", (found[0], self._blob)
-        )
-        return 1
-
-    def _make_room(self, connection: sqlite3.Connection) -> None:
-        agent = self._name[0]
-        if self._max_sessions is None:
-            return
-        (count,) = connection.execute(
-            "SELECT COUNT(*) FROM session WHERE agent = ?", (agent,)
-        ).fetchone()
-        excess = count - self._max_sessions
-        if excess <= 0:
-            return
-        spared = self._spared | {self._name[1]}
-        # Those that are spared are at most so many, so that there are enough others among these.
-        oldest = connection.execute(
-            "SELECT session FROM session WHERE agent = ? ORDER BY accessed_at LIMIT ?",
-            (agent, excess + len(spared)),
-        )
-        self.evicted = tuple([each for (each,) in oldest if each not in spared][:excess])
-        _delete(connection, agent, self.evicted)
-
-
-class _PutTogether:
-    """Makes one record of all that are stored of a session; as it is, where it is damaged."""
-
-    size_bytes = 0
-    count = 1
-
-    def __init__(self, name: Name, compress: bool) -> None:
-        self._name = name
-        self._compress = compress
-
-    def seal(self) -> None:
-        """Nothing of it is known before `run`."""
-
-    def run(self, connection: sqlite3.Connection) -> int:
-        """Reads, joins and writes them."""
-        rows: list[Row] = connection.execute(_SELECT, self._name).fetchall()
-        if not rows:
-            return 0
-        try:
-            conversation = read(_stored(_Head(*rows[0]), rows), _record(self._name))
-        except CorralError as error:  # whoever needs it is told
-            logger.warning("%s", error)
-            return 0
-        blob = seal(encoded(conversation.whole()), compress=self._compress)
-        (number,) = connection.execute(
-            "UPDATE session SET value = ? WHERE agent = ? AND session = ? RETURNING id",
-            (blob, *self._name),
-        ).fetchone()
-        connection.execute("DELETE FROM session_turn WHERE session_id = ?", (number,))
-        return 1
-
-
-class _Remove:
-    """Removes sessions of an agent: those named, or all."""
-
-    size_bytes = 0
-    count = 1
-
-    def __init__(self, agent: str, sessions: Sequence[str]) -> None:
-        self.removed: tuple[str, ...] = ()
-        self._agent = agent
-        self._sessions = sessions
-
-    def seal(self) -> None:
-        """It does not grow."""
-
-    def run(self, connection: sqlite3.Connection) -> int:
-        """Removes them."""
-        found = connection.execute("SELECT session FROM session WHERE agent = ?", (self._agent,))
-        there = [str(each) for (each,) in found]
-        self.removed = tuple(each for each in there if not self._sessions or each in self._sessions)
-        _delete(connection, self._agent, self.removed)
-        return len(self.removed)
-
-
-class _Expire:
-    """Removes the sessions of an agent that were last used before a time, except those in use."""
-
-    size_bytes = 0
-    count = 1
-
-    def __init__(self, agent: str, before: float, spared: frozenset[str]) -> None:
-        self.removed: tuple[str, ...] = ()
-        self._agent = agent
-        self._before = before
-        self._spared = spared
-
-    def seal(self) -> None:
-        """It does not grow."""
-
-    def run(self, connection: sqlite3.Connection) -> int:
-        """Removes them."""
-        old = connection.execute(
-            "SELECT session FROM session WHERE agent = ? AND accessed_at < ?",
-            (self._agent, self._before),
-        )
-        self.removed = tuple(each for (each,) in old if each not in self._spared)
-        _delete(connection, self._agent, self.removed)
-        return len(self.removed)
-
-
-def _delete(connection: sqlite3.Connection, agent: str, sessions: Iterable[str]) -> None:
-    for session in sessions:
-        found = connection.execute(
-            "DELETE FROM session WHERE agent = ? AND session = ? RETURNING id", (agent, session)
-        ).fetchone()
-        if found is not None:
-            connection.execute("DELETE FROM session_turn WHERE session_id = ?", found)
-
-
-def _accessed(name: Name, at: float) -> Statement:
-    return (
-        "UPDATE session SET accessed_at = MAX(accessed_at, ?) WHERE agent = ? AND session = ?",
-        (at, *name),
-    )
 
 
 def _delta(task: Task, said: object) -> MemoryDelta:
@@ -668,20 +455,3 @@ def _listed(row: Row) -> dict[str, object]:
         with suppress(ValueError, OverflowError):
             listed[key] = rfc3339(float(str(at)))
     return listed
-
-
-def _named(name: Name) -> Mapping[str, str]:
-    return {"agent": name[0], "session": name[1]}
-
-
-def _record(name: Name) -> str:
-    return f'session "{name[1]}" of agent "{name[0]}"'
-
-
-def _blob(value: object) -> bytes:
-    """A flipped byte may change the type of a column, too: then it is no record that can be read."""
-    return value if isinstance(value, bytes) else b""
-
-
-def _integer(value: object) -> int:
-    return value if isinstance(value, int) else -1

@@ -53,7 +53,7 @@ supervisor.logfile  supervisor.metrics  supervisor.chain
 supervisor.position
 supervisor.packing  supervisor.cursor  supervisor.capture
 supervisor.intake
-supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit  supervisor.listing  supervisor.notebook
+supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit  supervisor.listing  supervisor.notebook  supervisor.session_table
 supervisor.checkpoints  supervisor.memory
 supervisor.expiry  supervisor.diary  supervisor.forwarding
 supervisor.command

@@ -1,0 +1,259 @@
+"""The tables `session` and `session_turn`: what is written of a session in one transaction, and read of it.
+
+A session is a row, which may hold the record of the whole, and a row for each turn since. Each step here is a part of
+a group of the store: it runs on the writer's thread, inside a transaction, and may be run again.
+"""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..worker.errors import CorralError
+from .conversation import Conversation, Stored, Turn, encoded, read
+from .envelope import seal
+from .store import Row, Statement
+
+Name = tuple[str, str]
+"""Of a session: the agent's, and its own among those of the agent."""
+
+logger = logging.getLogger(__name__)
+
+SELECT = (
+    "SELECT 0, value, turns, messages, created_at FROM session WHERE agent = ?1 AND session = ?2"
+    " UNION ALL SELECT session_turn.id, session_turn.value, 0, 0, 0.0 FROM session"
+    " JOIN session_turn ON session_turn.session_id = session.id WHERE agent = ?1 AND session = ?2"
+    " ORDER BY 1"
+)
+"""A session as a whole, in one statement: between two of them its turns could be put together."""
+
+
+class Head:
+    """The first row of `SELECT`."""
+
+    def __init__(
+        self, _: object, value: object, turns: object, messages: object, created_at: object
+    ) -> None:
+        self.value = None if value is None else _blob(value)
+        self.turns = integer(turns)
+        self.messages = integer(messages)
+        self.created_at = created_at if isinstance(created_at, float) else 0.0
+
+
+def stored(head: Head, rows: Sequence[Row]) -> Stored:
+    """The rows of `SELECT`; `head` is the first of them."""
+    return Stored(head.turns, head.messages, head.value, [_blob(row[1]) for row in rows[1:]])
+
+
+class Keep:
+    """Writes a turn, and makes room for its session if that is new."""
+
+    count = 1
+
+    def __init__(
+        self,
+        name: Name,
+        conversation: Conversation,
+        turn: Turn,
+        *,
+        created_at: float,
+        is_stored: bool,
+        compress: bool,
+        max_sessions: int | None,
+        spared: frozenset[str],
+    ) -> None:
+        self.at = time.time()
+        self.evicted: tuple[str, ...] = ()
+        self.was_stored = is_stored
+        self._name = name
+        self._turn = turn
+        self._blob = encoded(turn)
+        self._is_sealed = False
+        self._compress = compress
+        self._created_at = created_at
+        self._max_sessions = max_sessions
+        self._spared = spared
+        self._messages, self._content_bytes = conversation.after(turn)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of the memory for what waits."""
+        return len(self._blob)
+
+    def seal(self) -> None:
+        """Compresses the record, on the writer's thread."""
+        if not self._is_sealed:
+            self._blob = seal(self._blob, compress=self._compress)
+            self._is_sealed = True
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Writes it down."""
+        agent, session = self._name
+        self.evicted = ()
+        turns = self._turn.turn
+        found = connection.execute(
+            "UPDATE session SET accessed_at = ?, turns = ?, messages = ?, size_bytes = ?"
+            " WHERE agent = ? AND session = ? AND turns = ? RETURNING id",
+            (self.at, turns, self._messages, self._content_bytes, agent, session, turns - 1),
+        ).fetchone()
+        self.was_stored = found is not None
+        if found is None:
+            # A session that somebody removed while the task ran begins again with this turn.
+            _delete(connection, agent, (session,))
+            alone = Conversation()
+            alone.apply(self._turn)
+            found = connection.execute(
+                "INSERT INTO session (agent, session, created_at, accessed_at, turns, messages, size_bytes)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                (
+                    agent,
+                    session,
+                    self._created_at,
+                    self.at,
+                    turns,
+                    alone.messages,
+                    alone.size_bytes,
+                ),
+            ).fetchone()
+            self._make_room(connection)
+        connection.execute(
+            "INSERT INTO session_turn (session_id, value) VALUES (?, ?)", (found[0], self._blob)
+        )
+        return 1
+
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        agent = self._name[0]
+        if self._max_sessions is None:
+            return
+        (count,) = connection.execute(
+            "SELECT COUNT(*) FROM session WHERE agent = ?", (agent,)
+        ).fetchone()
+        excess = count - self._max_sessions
+        if excess <= 0:
+            return
+        spared = self._spared | {self._name[1]}
+        # Those that are spared are at most so many, so that there are enough others among these.
+        oldest = connection.execute(
+            "SELECT session FROM session WHERE agent = ? ORDER BY accessed_at LIMIT ?",
+            (agent, excess + len(spared)),
+        )
+        self.evicted = tuple([each for (each,) in oldest if each not in spared][:excess])
+        _delete(connection, agent, self.evicted)
+
+
+class PutTogether:
+    """Makes one record of all that are stored of a session; as it is, where it is damaged."""
+
+    size_bytes = 0
+    count = 1
+
+    def __init__(self, name: Name, compress: bool) -> None:
+        self._name = name
+        self._compress = compress
+
+    def seal(self) -> None:
+        """Nothing of it is known before `run`."""
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Reads, joins and writes them."""
+        rows: list[Row] = connection.execute(SELECT, self._name).fetchall()
+        if not rows:
+            return 0
+        try:
+            conversation = read(stored(Head(*rows[0]), rows), record_of(self._name))
+        except CorralError as error:  # whoever needs it is told
+            logger.warning("%s", error)
+            return 0
+        blob = seal(encoded(conversation.whole()), compress=self._compress)
+        (number,) = connection.execute(
+            "UPDATE session SET value = ? WHERE agent = ? AND session = ? RETURNING id",
+            (blob, *self._name),
+        ).fetchone()
+        connection.execute("DELETE FROM session_turn WHERE session_id = ?", (number,))
+        return 1
+
+
+class Remove:
+    """Removes sessions of an agent: those named, or all."""
+
+    size_bytes = 0
+    count = 1
+
+    def __init__(self, agent: str, sessions: Sequence[str]) -> None:
+        self.removed: tuple[str, ...] = ()
+        self._agent = agent
+        self._sessions = sessions
+
+    def seal(self) -> None:
+        """It does not grow."""
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Removes them."""
+        found = connection.execute("SELECT session FROM session WHERE agent = ?", (self._agent,))
+        there = [str(each) for (each,) in found]
+        self.removed = tuple(each for each in there if not self._sessions or each in self._sessions)
+        _delete(connection, self._agent, self.removed)
+        return len(self.removed)
+
+
+class Expire:
+    """Removes the sessions of an agent that were last used before a time, except those in use."""
+
+    size_bytes = 0
+    count = 1
+
+    def __init__(self, agent: str, before: float, spared: frozenset[str]) -> None:
+        self.removed: tuple[str, ...] = ()
+        self._agent = agent
+        self._before = before
+        self._spared = spared
+
+    def seal(self) -> None:
+        """It does not grow."""
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Removes them."""
+        old = connection.execute(
+            "SELECT session FROM session WHERE agent = ? AND accessed_at < ?",
+            (self._agent, self._before),
+        )
+        self.removed = tuple(each for (each,) in old if each not in self._spared)
+        _delete(connection, self._agent, self.removed)
+        return len(self.removed)
+
+
+def _delete(connection: sqlite3.Connection, agent: str, sessions: Iterable[str]) -> None:
+    for session in sessions:
+        found = connection.execute(
+            "DELETE FROM session WHERE agent = ? AND session = ? RETURNING id", (agent, session)
+        ).fetchone()
+        if found is not None:
+            connection.execute("DELETE FROM session_turn WHERE session_id = ?", found)
+
+
+def accessed(name: Name, at: float) -> Statement:
+    """Moves the last access of a session on."""
+    return (
+        "UPDATE session SET accessed_at = MAX(accessed_at, ?) WHERE agent = ? AND session = ?",
+        (at, *name),
+    )
+
+
+def named(name: Name) -> Mapping[str, str]:
+    """The data of an error about a session."""
+    return {"agent": name[0], "session": name[1]}
+
+
+def record_of(name: Name) -> str:
+    """What a session is called in an error."""
+    return f'session "{name[1]}" of agent "{name[0]}"'
+
+
+def _blob(value: object) -> bytes:
+    """A flipped byte may change the type of a column, too: then it is no record that can be read."""
+    return value if isinstance(value, bytes) else b""
+
+
+def integer(value: object) -> int:
+    """A count of the store; -1 of what is none, which no count is."""
+    return value if isinstance(value, int) else -1
