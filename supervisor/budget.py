@@ -73,7 +73,8 @@ class Budgets:
         )
         entries: dict[str, list[tuple[float, float]]] = {}
         for agent, at, cents in rows:
-            entries.setdefault(str(agent), []).append((float(str(at)), float(str(cents))))
+            if isinstance(at, float) and isinstance(cents, float):  # else a byte of it is damaged
+                entries.setdefault(str(agent), []).append((at, cents))
         for agent, found in entries.items():
             self._costs[agent] = Spending(NO_COST.window_s, NO_COST.step_s, tuple(found))
 

@@ -18,7 +18,7 @@ from ..worker.schema import CheckpointRecord
 from .bus import Bus, rfc3339
 from .envelope import seal, unsealed
 from .spec import Recovery
-from .store import Row, Statement, Store
+from .store import Row, Statement, Store, moment_of, number_of
 
 Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed"]
 """Why one was saved: a task or a worker did so by itself; somebody asked for it; time had passed; before its process
@@ -263,9 +263,9 @@ class Checkpoints:
         return {
             str(worker): Resumption(
                 str(agent),
-                None if checkpoint is None else int(str(checkpoint)),
+                None if checkpoint is None else number_of(checkpoint),
                 bool(hibernated),
-                float(str(at)),
+                moment_of(at),
             )
             for worker, agent, checkpoint, hibernated, at in rows
         }
@@ -326,13 +326,13 @@ async def _beside(size_bytes: int, work: Callable[[], T]) -> T:
 def _record_of(row: Row) -> CheckpointRecord:
     number, agent, worker, task, reason, at, size_bytes = row[:7]
     return CheckpointRecord(
-        id=int(str(number)),
+        id=number_of(number),
         agent=str(agent),
         worker=None if worker is None else str(worker),
         task=None if task is None else str(task),
         reason=str(reason),
-        at=rfc3339(float(str(at))),
-        size_bytes=int(str(size_bytes)),
+        at=rfc3339(moment_of(at)),
+        size_bytes=number_of(size_bytes),
     )
 
 

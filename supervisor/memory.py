@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -39,13 +38,12 @@ from .session_table import (
     PutTogether,
     Remove,
     accessed,
-    integer,
     named,
     record_of,
     stored,
 )
 from .spec import Config, Spec
-from .store import Row, Statement, Store
+from .store import Row, Statement, Store, moment_of, number_of
 
 ROWS_MAX = 256
 """Turns that are stored one by one before they are put together."""
@@ -284,7 +282,7 @@ class Memory:
         coming = sum(
             not each.is_stored for (agent, _), each in self._in_use.items() if agent == name[0]
         )
-        if integer(rows[0][0]) + coming >= rules.max_sessions:
+        if number_of(rows[0][0]) + coming >= rules.max_sessions:
             raise ResourceLimitExceeded(
                 f'cannot begin session "{name[1]}" of agent "{name[0]}":'
                 f" it has {rules.max_sessions} sessions",
@@ -452,6 +450,5 @@ def _listed(row: Row) -> dict[str, object]:
     keys = ("agent", "session", "turns", "messages", "size_bytes", "stored_bytes")
     listed: dict[str, object] = dict(zip(keys, row, strict=False))
     for key, at in zip(("created_at", "accessed_at"), row[6:], strict=True):
-        with suppress(ValueError, OverflowError):
-            listed[key] = rfc3339(float(str(at)))
+        listed[key] = rfc3339(moment_of(at))
     return listed

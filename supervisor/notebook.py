@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from ..worker import codec
 from ..worker.errors import Corrupted, InvalidParams, ResourceLimitExceeded
 from . import spec
-from .store import Row, Store
+from .store import Row, Store, number_of
 
 MAX_VALUE_BYTES = 1024 * 1024
 """The largest value, as JSON."""
@@ -105,7 +105,7 @@ class Notebook:
             " AND (?1 IS NULL OR agent = ?1) ORDER BY agent LIMIT ?2",
             (agent, USAGE_MAX),
         )
-        return [(str(name), int(str(keys)), int(str(size))) for name, keys, size in rows]
+        return [(str(name), number_of(keys), number_of(size)) for name, keys, size in rows]
 
     def clearing(self, agent: str, session: str | None) -> "Clearing":
         """What forgets the keys of a session, or all of an agent, as part of a larger change."""
@@ -190,7 +190,9 @@ class _Put(_Change):
         found = connection.execute(
             "SELECT keys, size_bytes FROM memory_usage WHERE agent = ?", (self._agent,)
         ).fetchone()
-        keys, size = found or (0, 0)
+        keys, size = map(number_of, found or (0, 0))
+        if min(keys, size) < 0:  # damaged: they are counted again
+            keys, size = _counted(connection, self._agent)
         if more_keys > 0 and keys + more_keys > self._rules.max_keys:
             return "max_keys", self._rules.max_keys
         if more_bytes > 0 and size + more_bytes > self._rules.max_keys_bytes:
@@ -256,6 +258,19 @@ def _count(connection: sqlite3.Connection, agent: str, keys: int, size_bytes: in
         " SET keys = keys + excluded.keys, size_bytes = size_bytes + excluded.size_bytes",
         (agent, keys, size_bytes),
     )
+
+
+def _counted(connection: sqlite3.Connection, agent: str) -> tuple[int, int]:
+    """How many keys an agent has and how many bytes they take, found out anew and noted."""
+    keys, size = connection.execute(
+        "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)), 0) FROM memory"
+        " WHERE agent = ?",
+        (agent,),
+    ).fetchone()
+    connection.execute(
+        "UPDATE memory_usage SET keys = ?, size_bytes = ? WHERE agent = ?", (keys, size, agent)
+    )
+    return keys, size
 
 
 def _value(row: Row, agent: str, session: str, key: str) -> object:

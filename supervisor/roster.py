@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from ..worker import codec
-from .store import Statement, Store
+from .store import Statement, Store, number_of
 
 BRAKE = "emergency_stop"
 """The key in `meta` under which the brake is kept."""
@@ -48,7 +48,7 @@ class Roster:
     async def incarnations(self) -> dict[str, int]:
         """The number of the last life of each worker that ever was, by its id."""
         rows = await self._store.read("SELECT worker, value FROM incarnation")
-        return {str(worker): int(str(value)) for worker, value in rows}
+        return {str(worker): max(0, number_of(value)) for worker, value in rows}
 
     async def entries(self) -> list[Entry]:
         """What was added at run time, in that order."""

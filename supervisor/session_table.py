@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..worker.errors import CorralError
 from .conversation import Conversation, Stored, Turn, encoded, read
 from .envelope import seal
-from .store import Row, Statement
+from .store import Row, Statement, moment_of, number_of
 
 Name = tuple[str, str]
 """Of a session: the agent's, and its own among those of the agent."""
@@ -35,9 +35,9 @@ class Head:
         self, _: object, value: object, turns: object, messages: object, created_at: object
     ) -> None:
         self.value = None if value is None else _blob(value)
-        self.turns = integer(turns)
-        self.messages = integer(messages)
-        self.created_at = created_at if isinstance(created_at, float) else 0.0
+        self.turns = number_of(turns)
+        self.messages = number_of(messages)
+        self.created_at = moment_of(created_at)
 
 
 def stored(head: Head, rows: Sequence[Row]) -> Stored:
@@ -252,8 +252,3 @@ def record_of(name: Name) -> str:
 def _blob(value: object) -> bytes:
     """A flipped byte may change the type of a column, too: then it is no record that can be read."""
     return value if isinstance(value, bytes) else b""
-
-
-def integer(value: object) -> int:
-    """A count of the store; -1 of what is none, which no count is."""
-    return value if isinstance(value, int) else -1

@@ -159,7 +159,20 @@ MIGRATIONS: tuple[str, ...] = (
     """,
 )
 
+LAST_MOMENT = 253_402_300_799.0
+"""Seconds since 1970: no calendar of ours has a later one."""
+
 logger = logging.getLogger(__name__)
+
+
+def number_of(value: object) -> int:
+    """The number in a row; -1 where a damaged byte has made it none, or less: nothing that is counted is."""
+    return value if isinstance(value, int) and value >= 0 else -1
+
+
+def moment_of(value: object) -> float:
+    """The time in a row, in seconds since 1970; 0 where a damaged byte has made it none."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= LAST_MOMENT else 0.0
 
 
 def chain_hash(previous: bytes, number: int, record: bytes) -> bytes:

@@ -114,6 +114,25 @@ async def test_a_damaged_one_is_passed_over_with_an_event_and_named_to_who_asks_
 
 
 @on_a_desk
+async def test_a_damaged_number_or_time_hides_no_checkpoint_and_no_sleep(desk: Desk) -> None:
+    number = await desk.save({"n": 1})
+    await desk.checkpoints.resume({"a-0": Resumption("a", number, True, 7.0)})
+    for value in ("text", 1e200, -(2**62), 2**62):
+        await desk.store.write(
+            ("UPDATE checkpoint SET at = ?, size_bytes = ?", (value, value)),
+            ("UPDATE resumption SET at = ?, checkpoint = ?", (value, value)),
+        )
+        assert await desk.numbers() == [number]
+        assert (await desk.checkpoints.find(number))[1] == {"n": 1}
+        pending = (await desk.checkpoints.resumptions())["a-0"]
+        assert pending.hibernated
+        assert pending.checkpoint not in (
+            number,
+            None,
+        )  # it begins with no other state than its own
+
+
+@on_a_desk
 async def test_where_none_is_whole_the_newest_is_named(desk: Desk) -> None:
     numbers = [await desk.save({"n": n}) for n in range(2)]
     for number in numbers:

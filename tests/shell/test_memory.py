@@ -4,7 +4,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -352,6 +352,47 @@ async def test_a_byte_that_is_changed_is_told_by_name_and_hurts_no_other_session
         assert await here.seen("other") == ["hello"]
         assert await here.memory.clear("a", "s") == {"sessions": 1, "keys": 0}
         assert await here.seen("s") == []
+
+
+NO_NUMBERS = ["text", 1e200, -(2**62), 2**62]
+"""What a damaged byte may make of a number or a time in a row."""
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@on_loop
+async def test_a_damaged_number_or_time_of_a_session_is_no_defect_of_the_daemon(
+    tmp_path: Path, value: object
+) -> None:
+    async with room(tmp_path) as here:
+        await here.turn("s")
+        await here.turn("whole")
+        for column in ("created_at", "accessed_at", "size_bytes", "messages", "turns"):
+            await here.store.write(
+                (f"UPDATE session SET {column} = ? WHERE session = 's'", (value,))
+            )
+            listed = await here.memory.sessions("a", 10)
+            assert {each["session"] for each in listed} == {"s", "whole"}
+            with suppress(Corrupted):
+                await here.memory.show("a", "s", None)
+            await here.memory.stats("a")
+        assert await here.seen("whole") == ["hello"]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@on_loop
+async def test_how_many_keys_there_are_is_counted_anew_where_that_is_damaged(
+    tmp_path: Path, value: object
+) -> None:
+    async with room(tmp_path, max_keys=2) as here:
+        notebook = here.memory.notebook
+        await notebook.put("a", "", "one", 1, ttl_s=None)
+        await here.store.write(("UPDATE memory_usage SET keys = ?", (value,)))
+        await here.memory.stats("a")
+        if not isinstance(value, int) or value < 0:
+            await notebook.put("a", "", "two", 2, ttl_s=None)
+            assert [count for _, count, _ in await notebook.usage("a")] == [2]
+        with pytest.raises(ResourceLimitExceeded):
+            await notebook.put("a", "", "three", 3, ttl_s=None)
 
 
 @on_loop
