@@ -18,7 +18,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from ..worker.errors import CorralError, Corrupted, NotFound, Overloaded
+from ..worker.errors import Conflict, CorralError, Corrupted, NotFound, Overloaded
 from ..worker.schema import Error, Task, TaskListParams, TaskState
 from .backlog import Backlog, Entry
 from .bus import rfc3339
@@ -212,6 +212,7 @@ class Ledger:
 
         Raises:
             Overloaded: the store does not take it, and the daemon is stopping.
+            Conflict, Corrupted: the store never takes `more`: it has not ended.
         """
         if entry.is_ending:
             return False
@@ -225,6 +226,9 @@ class Ledger:
             try:
                 await written
                 break
+            except (Conflict, Corrupted):
+                entry.is_ending = not more  # with less it may end
+                raise
             except Overloaded as refusal:
                 if self.is_closing():
                     raise

@@ -257,8 +257,10 @@ class Memory:
             self._store.post(PutTogether(name, self._rules(task.agent).compression))
 
     def dropped(self, task: Task) -> None:
-        """The turn of a task was not stored."""
+        """The turn of a task was not stored: what the store has is looked at before the next."""
         self._pending.pop(task.id, None)
+        if task.session is not None:
+            self.pool.remove((task.agent, task.session))
 
     def _pool(self, name: Name, session: _Session) -> None:
         self.pool.limit_bytes = self._config().defaults.memory.max_pool_bytes

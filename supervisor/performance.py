@@ -15,7 +15,15 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ..worker.errors import CorralError, Corrupted, InternalError, NotFound, Overloaded, Timeout
+from ..worker.errors import (
+    Conflict,
+    CorralError,
+    Corrupted,
+    InternalError,
+    NotFound,
+    Overloaded,
+    Timeout,
+)
 from ..worker.schema import Task, TaskResult, TaskState
 from .accounts import Accounts
 from .admission import Admission
@@ -220,7 +228,7 @@ class Performance(Accounts, ABC):
         except CorralError as error:
             await self._after_failure(entry, Failed(error, died=False, put_down=False))
             return
-        is_kept = False
+        is_kept, refusal = False, None
         try:
             is_kept = await self.ledger.end(
                 entry,
@@ -229,9 +237,13 @@ class Performance(Accounts, ABC):
                 more=statements,
                 on_written=lambda: sessions.kept(task),
             )
+        except (Conflict, Corrupted) as error:
+            refusal = error
         finally:
             if not is_kept:
                 sessions.dropped(task)
+        if refusal is not None:
+            await self._after_failure(entry, Failed(refusal, died=False, put_down=False))
 
     async def _break_off(
         self, entry: Entry, attempt: Attempt, over: BrokenOff, held: "_Place"

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..worker.errors import CorralError
+from ..worker.errors import CorralError, Corrupted
 from .conversation import Conversation, Stored, Turn, encoded, read
 from .envelope import seal
 from .store import Row, Statement, moment_of, number_of
@@ -87,7 +87,11 @@ class Keep:
             self._is_sealed = True
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Writes it down."""
+        """Writes it down.
+
+        Raises:
+            Corrupted: the session in the store is not the one to which this is a turn.
+        """
         agent, session = self._name
         self.evicted = ()
         turns = self._turn.turn
@@ -98,8 +102,8 @@ class Keep:
         ).fetchone()
         self.was_stored = found is not None
         if found is None:
+            self._check_gone(connection)
             # A session that somebody removed while the task ran begins again with this turn.
-            _delete(connection, agent, (session,))
             alone = Conversation()
             alone.apply(self._turn)
             found = connection.execute(
@@ -120,6 +124,20 @@ class Keep:
             "INSERT INTO session_turn (session_id, value) VALUES (?, ?)", (found[0], self._blob)
         )
         return 1
+
+    def _check_gone(self, connection: sqlite3.Connection) -> None:
+        """One that is there after other turns than it was given with has been damaged: it is no longer that one.
+
+        Raises:
+            Corrupted: it is so.
+        """
+        found = connection.execute(
+            "SELECT turns FROM session WHERE agent = ? AND session = ?", self._name
+        ).fetchone()
+        if found is not None:
+            record = record_of(self._name)
+            text = f"cannot write {record}: it has {found[0]!r} turns, not {self._turn.turn - 1}"
+            raise Corrupted(text, record=record, reason="missing", **named(self._name))
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         agent = self._name[0]

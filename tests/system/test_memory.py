@@ -164,6 +164,30 @@ def test_who_may_only_read_cannot_have_an_agent_forget_or_remember(daemon: Daemo
     }
 
 
+@pytest.mark.parametrize(
+    ("damage", "repair", "error"),
+    [
+        ("UPDATE session SET turns = 77", "UPDATE session SET turns = 1", "Corrupted"),
+        (
+            "CREATE TRIGGER no BEFORE INSERT ON session_turn BEGIN SELECT RAISE(ABORT, 'no'); END",
+            "DROP TRIGGER no",
+            "Conflict",
+        ),
+    ],
+)
+def test_a_turn_that_the_store_never_takes_fails_its_task_and_the_session_stays(
+    daemon: DaemonProcess, damage: str, repair: str, error: str
+) -> None:
+    daemon.call("memory.clear", agent="keen")
+    run(daemon, "whole", "say one")
+    with closing(sqlite3.connect(daemon.state_dir / "corral.db", isolation_level=None)) as store:
+        store.execute(damage)
+        task = run(daemon, "whole", "say two")
+        store.execute(repair)
+    assert (task["state"], task["error"]["name"]) == ("failed", error)
+    assert seen(daemon, "whole")["history"] == ["one"]
+
+
 def test_sessions_survive_the_death_of_the_daemon_and_a_damaged_one_hurts_no_other(
     tmp_path: Path,
 ) -> None:
