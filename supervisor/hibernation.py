@@ -369,7 +369,7 @@ class Hibernation:
         else:
             copy = await self._keep(keeper, data, "restore")
             pending = Resumption(keeper.spec.name, copy.id, keeper.is_hibernated, time.time())
-            await self.checkpoints.resume({keeper.id: pending})
+            await self._resume({keeper.id: pending})
             self._resumptions[keeper.id] = pending
         is_live = worker.state in UP
         self._tell("checkpoint.restored", keeper, {"checkpoint": copy.id, "live": is_live})
@@ -421,7 +421,7 @@ class Hibernation:
                 )
                 for keeper, record in saved.items()
             }
-            await self.checkpoints.resume(asleep)
+            await self._resume(asleep)
             gone = [
                 k for k in up if k.worker.state not in UP or k.worker.incarnation != numbers[k.id]
             ]
@@ -432,10 +432,21 @@ class Hibernation:
                 raise Conflict(text, worker=gone[0].id)
             for keeper in up:
                 self._lay_down(keeper, asleep[keeper.id])
-        await self._agents.until_gone(up)
-        for agent in {keeper.spec.name for keeper in up} & self._agents.agents.keys():
-            self._wake_for_tasks(self._agents.of(agent))
+        try:
+            await self._agents.until_gone(up)
+        finally:  # a task may have come before they slept; also when whoever asked hangs up
+            for agent in {keeper.spec.name for keeper in up} & self._agents.agents.keys():
+                self._wake_for_tasks(self._agents.of(agent))
         return chosen
+
+    async def _resume(self, resumptions: Mapping[str, Resumption]) -> None:
+        """Keeps what workers are to begin with; whoever hangs up meanwhile leaves the store as they are."""
+        try:
+            await self.checkpoints.resume(resumptions)
+        except asyncio.CancelledError:
+            for worker_id in resumptions:
+                self.checkpoints.resume_soon(worker_id, self._resumptions.get(worker_id))
+            raise
 
     def _lay_down(self, keeper: Keeper, resumption: Resumption) -> None:
         self._resumptions[keeper.id] = resumption
@@ -474,7 +485,7 @@ class Hibernation:
         self._agents.check_may_begin(asleep)
         found = {k.id: self._resumptions[k.id]._replace(hibernated=False) for k in asleep}
         if found:
-            await self.checkpoints.resume(found)  # a later daemon starts what was woken by name
+            await self._resume(found)  # a later daemon starts what was woken by name
         await self._agents.bring_up(keepers, wait=wait)
 
     @asynccontextmanager

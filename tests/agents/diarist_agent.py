@@ -33,6 +33,12 @@ def restore(data: Any) -> None:
     pages[:] = data["pages"]
 
 
+@agent.on_shutdown
+async def end() -> None:
+    while settings.get("lingers_until") and not os.path.exists(settings["lingers_until"]):
+        await asyncio.sleep(0.01)
+
+
 @agent.task
 async def run(task: Task) -> Any:
     word, _, rest = task.objective.partition(" ")

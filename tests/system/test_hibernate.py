@@ -1,6 +1,7 @@
 """Workers that sleep: no process, nothing lost, and back for a task, `wake` or `start`, in a later daemon too."""
 
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,7 +12,7 @@ import pytest
 
 from corral.worker.errors import Conflict, NotFound, TaskFailed
 from corral.worker.schema import ENDED
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 
 DIARIST = f"""
 entrypoint = "diarist_agent:agent"
@@ -173,6 +174,35 @@ def test_a_running_task_may_finish_and_what_is_queued_meanwhile_wakes_the_agent(
     assert (two["state"], two["attempt"]) == ("succeeded", 1)
     assert two["started_at"] >= one["finished_at"]
     assert two["output"]["pid"] != before  # it was given to no worker that was about to sleep
+
+
+def test_who_hangs_up_while_an_agent_falls_asleep_leaves_no_task_behind(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    gate, door = tmp_path / "gate", tmp_path / "door"
+    spec = {
+        "entrypoint": "diarist_agent:agent",
+        "process": {"working_directory": str(AGENTS)},
+        "config": {"lingers_until": str(door)},
+    }
+    daemon.call("agent.add", name="slow", kind="agent", spec=spec)
+    begun(daemon, "slow", f"hold {gate}")
+    second = daemon.call("task.submit", agent="slow", objective="read")["id"]
+    with daemon.client() as client:
+        client.call("event.follow", {"types": ["agent.hibernated"]}, timeout_s=BOUND_S)
+        command = [str(BIN / "corral"), "--socket", str(daemon.socket), "hibernate", "slow"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as asker:
+            is_asked = False
+            while not is_asked:  # until another is told that somebody does
+                with pytest.raises(Conflict) as refusal:
+                    daemon.call("agent.hibernate", names=["slow"], timeout_s=0.01)
+                is_asked = refusal.value.data.get("reason") != "busy"
+            gate.touch()
+            next(client.notifications())
+            asker.kill()
+    door.touch()
+    assert daemon.call("task.wait", task=second)["state"] == "succeeded"
+    daemon.call("agent.rm", name="slow")
 
 
 def test_what_stays_busy_is_refused_and_goes_on(daemon: DaemonProcess) -> None:
