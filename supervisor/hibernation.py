@@ -97,7 +97,15 @@ class Hibernation:
     def wake_soon(self, agent: Agent) -> None:
         """Wakes the workers of an agent, as there is room for them."""
         if self._has_booted:
-            self._agents.start_by_itself([k for k in agent.keepers if k.is_hibernated])
+            self._agents.start_by_itself(
+                [k for k in agent.keepers if k.is_hibernated or self._came_asleep(k)]
+            )
+
+    def _came_asleep(self, keeper: Keeper) -> bool:
+        """Whether a worker was added to an agent that sleeps: it wakes with the others."""
+        agent = self._agents.agents.get(keeper.spec.name)
+        is_new = keeper.worker.state is State.INITIAL
+        return is_new and agent is not None and self.is_hibernated(agent)
 
     def _wake_for_tasks(self, agent: Agent) -> None:
         if self.is_hibernated(agent) and self._queued(agent.name):
@@ -478,7 +486,7 @@ class Hibernation:
             CorralError: as for `Agents.start`.
         """
         for keeper in keepers:
-            if not keeper.is_hibernated and not keeper.worker.wanted:
+            if not (keeper.is_hibernated or keeper.worker.wanted or self._came_asleep(keeper)):
                 text = f'cannot wake "{keeper.id}": it is not hibernated; corral start {keeper.id}'
                 raise Conflict(text, worker=keeper.id)
         asleep = [keeper for keeper in keepers if keeper.is_hibernated]

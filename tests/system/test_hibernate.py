@@ -259,6 +259,22 @@ def test_all_workers_sleep_or_none(daemon: DaemonProcess) -> None:
     assert {daemon.worker(each)["state"] for each in (busy, other)} == {"Ready"}
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("agent.wake", {"names": ["bob"]}), ("task.run", {"agent": "bob", "objective": "read"})],
+)
+def test_a_worker_that_was_added_while_its_agent_slept_wakes_with_it(
+    daemon: DaemonProcess, method: str, params: dict[str, object]
+) -> None:
+    daemon.call("agent.hibernate", names=["bob"])
+    daemon.call("agent.scale", name="bob", instances=3)
+    assert daemon.worker("bob-2")["state"] == "Initial"
+    daemon.call(method, **params)
+    for number in range(3):
+        daemon.await_worker(f"bob-{number}", lambda worker: worker["state"] in ("Ready", "Idle"))
+    daemon.call("agent.scale", name="bob", instances=2)
+
+
 def test_what_speaks_no_protocol_cannot_sleep(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["plain"])
     with pytest.raises(Conflict):
