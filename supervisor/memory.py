@@ -221,7 +221,7 @@ class Memory:
             is_stored=session.is_stored,
             compress=rules.compression,
             max_sessions=rules.max_sessions if rules.session_overflow == "evict" else None,
-            spared=frozenset(each for agent, each in self._in_use if agent == name[0]),
+            spared=self._spared(name[0]),
         )
         self._pending[task.id] = _Pending(session, turn, step)
         return (step,)
@@ -425,13 +425,18 @@ class Memory:
         """
         rows = await self._store.read("SELECT DISTINCT agent FROM session")
         for agent in sorted({str(each) for (each,) in rows}):
-            spared = frozenset(each for name, each in self._in_use if name == agent)
-            step = Expire(agent, now - self._rules(agent).retention, spared)
+            before = now - self._rules(agent).retention
+            step = Expire(agent, before, self._spared(agent))
             await self._store.write(step)
             self._forget(agent, step.removed)
             if step.removed:
                 self._bus.publish("memory.expired", agent=agent, sessions=len(step.removed))
         await self.notebook.expire(now)
+
+    def _spared(self, agent: str) -> frozenset[str]:
+        """The sessions of an agent that tasks work on, or are about to: theirs are being read."""
+        used = self._in_use.keys() | self._users.keys()
+        return frozenset(session for name, session in used if name == agent)
 
     def _forget(self, agent: str, sessions: Iterable[str]) -> None:
         for session in sessions:

@@ -299,6 +299,20 @@ async def test_an_agent_that_may_evict_nothing_is_refused_another_session_before
 
 
 @on_loop
+async def test_a_session_whose_task_has_just_begun_is_neither_evicted_nor_expired(
+    tmp_path: Path,
+) -> None:
+    async with room(tmp_path, max_sessions=1) as here:
+        await here.turn("a", "one")
+        task = here.begun("a")
+        await here.turn("b")
+        await here.memory.expire(4_000_000_000.0)
+        await here.recalled("a")
+        await here.finish(task, {"append": [{"content": "two"}]})
+        assert await here.seen("a") == ["one", "two"]
+
+
+@on_loop
 async def test_a_session_that_is_removed_while_its_task_runs_begins_again_with_that_turn(
     tmp_path: Path,
 ) -> None:
