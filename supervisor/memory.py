@@ -48,6 +48,9 @@ from .store import Row, Statement, Store, moment_of, number_of
 ROWS_MAX = 256
 """Turns that are stored one by one before they are put together."""
 
+SINCE_BYTES = 1024 * 1024
+"""What turns that are stored one by one may take beside the content: a history may be stored as a whole with each."""
+
 INLINE_BYTES = 64 * 1024
 """A longer session is unpacked beside the loop, as it takes milliseconds."""
 
@@ -58,16 +61,36 @@ LIST_MAX = 10_000
 class _Session:
     """A session of which something is in memory."""
 
-    __slots__ = ("accessed_at", "conversation", "created_at", "is_stored", "rows")
+    __slots__ = (
+        "accessed_at",
+        "conversation",
+        "created_at",
+        "is_stored",
+        "rows",
+        "since_bytes",
+    )
 
     def __init__(
-        self, conversation: Conversation, created_at: float, rows: int, *, is_stored: bool
+        self,
+        conversation: Conversation,
+        created_at: float,
+        *,
+        is_stored: bool,
+        rows: int = 0,
+        since_bytes: int = 0,
     ) -> None:
         self.conversation = conversation
         self.created_at = created_at
         self.accessed_at = created_at
-        self.rows = rows
         self.is_stored = is_stored
+        self.rows = rows
+        self.since_bytes = since_bytes
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether its turns are to be put together: reading them takes long, or much memory."""
+        most = SINCE_BYTES + self.conversation.size_bytes
+        return self.rows >= ROWS_MAX or self.since_bytes > most
 
 
 class _Pending(NamedTuple):
@@ -181,7 +204,7 @@ class Memory:
             found = await self._load(name)
             if found is None:
                 await self._check_room(name)
-                found = _Session(Conversation(), time.time(), 0, is_stored=False)
+                found = _Session(Conversation(), time.time(), is_stored=False)
         else:
             self.pool.hits += 1
         content = found.conversation.said()
@@ -242,6 +265,7 @@ class Memory:
         session.is_stored = True
         session.accessed_at = step.at
         session.rows += 1
+        session.since_bytes += step.size_bytes
         self._pool(name, session)
         if turn.drop:
             self._bus.publish(
@@ -252,8 +276,8 @@ class Memory:
                 dropped=turn.drop,
                 size_bytes=session.conversation.size_bytes,
             )
-        if session.rows >= ROWS_MAX:
-            session.rows = 0
+        if session.is_scattered:
+            session.rows = session.since_bytes = 0
             self._store.post(PutTogether(name, self._rules(task.agent).compression))
 
     def dropped(self, task: Task) -> None:
@@ -318,7 +342,13 @@ class Memory:
                 reason=str(error.data.get("reason")),
             )
             raise
-        return _Session(conversation, head.created_at, len(whole.since), is_stored=True)
+        return _Session(
+            conversation,
+            head.created_at,
+            is_stored=True,
+            rows=len(whole.since),
+            since_bytes=sum(map(len, whole.since)),
+        )
 
     # -- what people ask
 

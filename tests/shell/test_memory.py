@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from corral.supervisor import spec
 from corral.supervisor.bus import Bus
-from corral.supervisor.memory import ROWS_MAX, Memory
+from corral.supervisor.memory import ROWS_MAX, SINCE_BYTES, Memory
 from corral.supervisor.spec import decode
 from corral.supervisor.store import APPLICATION_ID, MIGRATIONS, Store
 from corral.worker import codec
@@ -193,6 +193,23 @@ async def test_many_turns_are_put_together_and_lose_nothing(
 
 
 @on_loop
+async def test_histories_that_are_changed_as_a_whole_do_not_pile_up_in_the_store(
+    tmp_path: Path,
+) -> None:
+    async with room(tmp_path, compression=False) as here:
+        for number in range(12):
+            task = here.begun("s")
+            await here.recalled("s")
+            message = {"role": "user", "content": str(number) * 256 * KIB}
+            await here.finish(task, {"history": [message], "data": {"set": {str(number): 1}}})
+        await here.store.write(("SELECT 1", ()))  # after what was posted before
+        (listed,) = await here.memory.sessions("a", 10)
+        assert int(str(listed["stored_bytes"])) < 2 * SINCE_BYTES
+        given = await here.recalled("s")
+        assert (len(given["history"]), len(given["data"])) == (1, 12)
+
+
+@on_loop
 async def test_what_is_put_together_is_compressed_where_that_is_wanted(tmp_path: Path) -> None:
     sizes: dict[bool, int] = {}
     for compression in (True, False):
@@ -285,20 +302,6 @@ async def test_a_session_that_a_task_works_on_does_not_give_way(tmp_path: Path) 
 
 
 @on_loop
-async def test_an_agent_that_may_evict_nothing_is_refused_another_session_before_its_task_runs(
-    tmp_path: Path,
-) -> None:
-    async with room(tmp_path, max_sessions=2, session_overflow="refuse") as here:
-        await here.turn("a")
-        here.begun("b")
-        await here.recalled("b")  # under way: it counts
-        with pytest.raises(ResourceLimitExceeded) as refused:
-            await here.recalled("c")
-        assert refused.value.data["limit"] == "max_sessions"
-        assert await here.seen("a") == ["hello"]
-
-
-@on_loop
 async def test_a_session_whose_task_has_just_begun_is_neither_evicted_nor_expired(
     tmp_path: Path,
 ) -> None:
@@ -310,6 +313,20 @@ async def test_a_session_whose_task_has_just_begun_is_neither_evicted_nor_expire
         await here.recalled("a")
         await here.finish(task, {"append": [{"content": "two"}]})
         assert await here.seen("a") == ["one", "two"]
+
+
+@on_loop
+async def test_an_agent_that_may_evict_nothing_is_refused_another_session_before_its_task_runs(
+    tmp_path: Path,
+) -> None:
+    async with room(tmp_path, max_sessions=2, session_overflow="refuse") as here:
+        await here.turn("a")
+        here.begun("b")
+        await here.recalled("b")  # under way: it counts
+        with pytest.raises(ResourceLimitExceeded) as refused:
+            await here.recalled("c")
+        assert refused.value.data["limit"] == "max_sessions"
+        assert await here.seen("a") == ["hello"]
 
 
 @on_loop
