@@ -134,7 +134,14 @@ class Hibernation:
     async def _pending(self, keeper: Keeper, number: int) -> dict[str, object]:
         """Somebody counts on this one: an earlier one in its place would be a loss that nobody is told of."""
         try:
-            _, data = await self.checkpoints.find(number)
+            record, data = await self.checkpoints.find(number)
+            if (
+                record.worker != keeper.id
+            ):  # what a worker begins with is always its own, a copy if need be
+                text = (
+                    f'cannot read what it begins with: checkpoint {number} is of "{record.worker}"'
+                )
+                raise Corrupted(text, record=f"checkpoint {number}", reason="not-its-own")
         except (Corrupted, NotFound) as error:
             way_out = f"corral checkpoint restore ID {keeper.id} gives it another, rm --force {number} none"
             text = f'cannot start worker "{keeper.id}": {error.message}; {way_out}'

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, NotFound, TaskFailed
+from corral.worker.errors import Conflict, NotFound, SpawnFailed, TaskFailed
 from corral.worker.schema import ENDED
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 
@@ -320,11 +320,17 @@ def test_a_damaged_sleep_is_no_silent_loss(tmp_path: Path) -> None:
         daemon.call("agent.start", names=["ann"])
         run(daemon, "ann", "write", "monday")
         kept = daemon.call("checkpoint.save", name="ann")["checkpoints"][0]["id"]
-        daemon.call("agent.hibernate", names=["ann"])
+        daemon.call("agent.start", names=["bob"])
+        daemon.call("agent.hibernate", names=["ann", "bob"])
         number = daemon.call("checkpoint.list", name="ann-0")["checkpoints"][0]["id"]
         daemon.stop()
         damage(daemon, number)
+        with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as store, store:
+            store.execute("UPDATE resumption SET checkpoint = ? WHERE worker = 'bob-1'", (kept,))
         daemon.start()
+        with pytest.raises(SpawnFailed):
+            daemon.call("agent.wake", names=["bob-1"])
+        assert f"checkpoint {kept}" in daemon.worker("bob-1")["last_exit"]["message"]
         refused = daemon.corral("wake", "ann")
         assert refused.returncode == 1
         assert f"checkpoint {number}" in refused.stderr
