@@ -14,6 +14,7 @@ from msgspec.structs import asdict, replace
 
 from ..mcp.pool import Pool
 from ..worker.errors import Conflict, CorralError, NotFound, ResourceLimitExceeded, Timeout
+from .configuration import check_requires, decode_agent, to_table
 from .crew import Agent, processes_of, spec_of
 from .document import STORE
 from .ensemble import Ensembles
@@ -22,7 +23,7 @@ from .listing import Listings
 from .reload import Plan, plan
 from .roster import Entry
 from .running import Running
-from .spec import Config, Scale, Spec, changed, check_requires, decode_agent, to_table
+from .spec import Config, Scale, Spec, changed
 from .tool_server import ToolServers
 
 logger = logging.getLogger(__name__)

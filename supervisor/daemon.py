@@ -36,6 +36,7 @@ from .checkpoints import Checkpoints
 from .chronicle import Chronicle
 from .command import Commands
 from .conductor import Conductor
+from .configuration import decode, decode_agent
 from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
 from .diary import Diary
@@ -56,7 +57,7 @@ from .probe import Probes
 from .process import Exit, Launcher
 from .secret import Secrets
 from .service import WorkerService
-from .spec import Config, Process, Recovery, Spec, decode, decode_agent
+from .spec import Config, Process, Recovery, Spec
 from .statistics import Statistics
 from .store import STALL_S, Store
 from .tasks import Tasks
@@ -215,9 +216,7 @@ class _Daemon:
         self.budgets.on_free = self.tasks.dispatch
         self.tasks.budgets = self.budgets
         self.service.attach(self.agents, self.tasks, self.pool, audit)
-        self.memory = Memory(
-            shared.store, shared.bus, lambda: self.agents.config, self._spec_of
-        )
+        self.memory = Memory(shared.store, shared.bus, lambda: self.agents.config, self._spec_of)
         self.service.memory = self.tasks.sessions = self.memory
         self.tasks.started.append(self.memory.started)
         self.tasks.ended.append(self.memory.ended)
@@ -350,7 +349,9 @@ class _Daemon:
     def _apply(self, config: Config) -> None:
         """Puts in force what a configuration that was read again says of the daemon itself."""
         self.shared.chronicle.stir()
-        asyncio.get_running_loop().call_soon(self.budgets.look_again)  # the agents go over after this
+        asyncio.get_running_loop().call_soon(
+            self.budgets.look_again
+        )  # the agents go over after this
         self._reloaded.set()
         self.diary.level = config.daemon.log_level
         self.forwarding.want(config.daemon.journal)

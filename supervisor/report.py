@@ -20,12 +20,13 @@ from ..worker.schema import (
     WorkflowStatus,
 )
 from .bus import rfc3339
+from .configuration import ensemble_table
 from .control import Control
 from .crew import Agent, is_at_risk
 from .health import Health
 from .keeper import Keeper
 from .lifecycle import ASKED_FOR, LastExit, State
-from .spec import Ensemble, ensemble_table, kind_of_ensemble
+from .spec import Ensemble, kind_of_ensemble
 from .store import STALL_S
 from .team import Team
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import spec
+from corral.supervisor import configuration, spec
 from corral.supervisor.check import Check, Readiness
 from corral.supervisor.spec import Spec
 from corral.worker.errors import InvalidParams
@@ -16,7 +16,7 @@ SERVER = '[mcp.servers.a]\ncommand = ["x"]\n'
 
 
 def decoded(text: str) -> Spec:
-    return spec.decode(text, source="corral.toml", directory="/etc").agents["a"]
+    return configuration.decode(text, source="corral.toml", directory="/etc").agents["a"]
 
 
 # -- what is in force
@@ -189,14 +189,14 @@ def test_checks_survive_their_own_table(seed: int) -> None:
         table["ready"] = rng.choice([{"log": "x"}, {"tcp": "h:1", "interval": 2}, {"exec": ["e"]}])
     if rng.random() < 0.5:
         table["monitoring"] = {"alert": ["mail", "me"], "alert_url": "http://h/"}
-    defaults = spec.decode("", source="", directory="/").defaults
+    defaults = configuration.decode("", source="", directory="/").defaults
 
     def read(raw: Any) -> Spec:  # Any: a table
-        return spec.decode_agent(
+        return configuration.decode_agent(
             "a", raw, kind="agent", defaults=defaults, source="", directory="/"
         )
 
     old = read(table)
-    written = spec.to_table(old, defaults)
+    written = configuration.to_table(old, defaults)
     assert json.loads(json.dumps(written)) == written
     assert read(written) == old

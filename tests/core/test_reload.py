@@ -3,8 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
+from corral.supervisor.configuration import decode
 from corral.supervisor.reload import Plan, plan
-from corral.supervisor.spec import Config, decode
+from corral.supervisor.spec import Config
 
 
 def config(text: str) -> Config:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from corral.supervisor import reload, spec, values
+from corral.supervisor import configuration, reload, spec, values
 from corral.supervisor.document import STORE
 from corral.supervisor.spec import Config, Defaults, Scale, Spec
 from corral.worker.errors import InvalidParams
@@ -47,7 +47,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
 
 
 def decode(text: str) -> Config:
-    return spec.decode(text, source=FILE, directory=FOLDER)
+    return configuration.decode(text, source=FILE, directory=FOLDER)
 
 
 def refused(text: str) -> InvalidParams:
@@ -175,7 +175,7 @@ def test_a_working_directory_defaults_to_where_the_table_came_from() -> None:
         ("", "/home/me"),
         ("[process]\nworking_directory = 'w'\n", f"{FOLDER}/w"),
     ):
-        added = spec.decode_agent(
+        added = configuration.decode_agent(
             "a", table, kind="agent", defaults=decode(section).defaults, source="store", directory="/home/me"
         )  # fmt: skip
         assert added.process.working_directory == folder
@@ -486,13 +486,13 @@ def test_a_long_chain_of_requires_is_no_circle() -> None:
 
 def test_requires_of_a_running_set_are_checked_too() -> None:
     agents = decode(AGENT).agents
-    added = spec.decode_agent(
+    added = configuration.decode_agent(
         "b", {"command": ["x"], "requires": ["nobody"]},
         kind="agent", defaults=Defaults(), source="store", directory="/",
     )  # fmt: skip
-    spec.check_requires(agents)
+    configuration.check_requires(agents)
     with pytest.raises(InvalidParams) as caught:
-        spec.check_requires({**agents, "b": added})
+        configuration.check_requires({**agents, "b": added})
     assert (caught.value.data["file"], caught.value.data["key"]) == ("store", "agents.b.requires")
 
 
@@ -509,7 +509,9 @@ def test_a_refused_agent_that_is_in_no_file_is_named_itself_and_no_file_is(
     name: str, kind: Literal["agent", "mcp"], table: dict[str, object], named: str
 ) -> None:
     with pytest.raises(InvalidParams) as caught:
-        spec.decode_agent(name, table, kind=kind, defaults=Defaults(), source=STORE, directory="/")
+        configuration.decode_agent(
+            name, table, kind=kind, defaults=Defaults(), source=STORE, directory="/"
+        )
     assert f'"{name}"' in caught.value.message
     assert named in caught.value.message
     assert "store" not in caught.value.message
@@ -520,7 +522,7 @@ def test_a_refused_agent_that_is_in_no_file_is_named_itself_and_no_file_is(
 )
 def test_a_table_from_elsewhere_is_refused_the_same_way(table: Any) -> None:  # Any: not a table
     with pytest.raises(InvalidParams) as caught:
-        spec.decode_agent(
+        configuration.decode_agent(
             "a", table, kind="agent", defaults=Defaults(), source="store", directory="/"
         )
     assert caught.value.data["file"] == "store"
@@ -577,7 +579,7 @@ def test_any_table_is_decoded_or_refused(
 ) -> None:
     assert_plain(
         refusal(
-            lambda: spec.decode_agent(
+            lambda: configuration.decode_agent(
                 "a", table, kind=kind, defaults=Defaults(), source="f", directory="/d"
             )
         )
@@ -668,7 +670,7 @@ def test_a_spec_survives_its_own_table(seed: int) -> None:
     sections = some_sections(rng, isolated)
     document = {**sections, "agents": {}}
     defaults = decode(toml(document)).defaults
-    old = spec.decode_agent(
+    old = configuration.decode_agent(
         "a",
         some_table(rng, kind, isolated),
         kind=kind,
@@ -676,17 +678,17 @@ def test_a_spec_survives_its_own_table(seed: int) -> None:
         source=FILE,
         directory="/first",
     )
-    table = spec.to_table(old, defaults)
+    table = configuration.to_table(old, defaults)
     assert json.loads(json.dumps(table, allow_nan=False)) == table
-    new = spec.decode_agent(
+    new = configuration.decode_agent(
         "a", table, kind=kind, defaults=defaults, source=FILE, directory="/second"
     )
     assert new == old
-    assert spec.to_table(new, defaults) == table
+    assert configuration.to_table(new, defaults) == table
     for key in table:
         if key not in ("command", "entrypoint", "python"):
             fewer = {k: v for k, v in table.items() if k != key}
-            without = spec.decode_agent("a", fewer, kind=kind, defaults=defaults, source=FILE, directory="/second")  # fmt: skip
+            without = configuration.decode_agent("a", fewer, kind=kind, defaults=defaults, source=FILE, directory="/second")  # fmt: skip
             assert without != old, f"{key} is not needed"
 
 
@@ -711,8 +713,8 @@ def inline(value: object) -> str:
 def test_a_table_is_minimal() -> None:
     config = decode("[recovery]\nrestart = 'always'\n[process]\nworking_directory = '/w'\n" + AGENT)
     agent = config.agents["a"]
-    assert spec.to_table(agent, config.defaults) == {"command": ["x"]}
-    assert spec.to_table(agent) == {
+    assert configuration.to_table(agent, config.defaults) == {"command": ["x"]}
+    assert configuration.to_table(agent) == {
         "command": ["x"],
         "process": {"working_directory": "/w"},
         "recovery": {"restart": "always"},
@@ -721,8 +723,8 @@ def test_a_table_is_minimal() -> None:
 
 def test_a_disabled_cortex_survives_its_own_table() -> None:
     config = decode("[mcp.servers.cortex]\ndisabled = true\n")
-    table = spec.to_table(config.agents["cortex"], config.defaults)
-    again = spec.decode_agent("cortex", table, kind="mcp", defaults=config.defaults, source=FILE, directory="/")  # fmt: skip
+    table = configuration.to_table(config.agents["cortex"], config.defaults)
+    again = configuration.decode_agent("cortex", table, kind="mcp", defaults=config.defaults, source=FILE, directory="/")  # fmt: skip
     assert again == config.agents["cortex"]
 
 

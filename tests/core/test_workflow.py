@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.spec import (
-    Config,
-    check_ensembles,
-    decode,
-    decode_ensemble,
-    ensemble_table,
-    kind_of_ensemble,
-)
+from corral.supervisor.configuration import check_ensembles, decode, decode_ensemble, ensemble_table
+from corral.supervisor.spec import Config, kind_of_ensemble
 from corral.supervisor.team import TEAM_KEYS, Candidate, chosen, circle
 from corral.supervisor.workflow import (
     STEP_KEYS,

@@ -31,7 +31,7 @@ supervisor.values  supervisor.expression  supervisor.envelope
 supervisor.document  supervisor.check  supervisor.calendar  supervisor.conversation
 supervisor.team  supervisor.workflow
 supervisor.spec
-supervisor.restart  supervisor.throttle  supervisor.excess  supervisor.quota  supervisor.deadlock
+supervisor.configuration  supervisor.restart  supervisor.throttle  supervisor.excess  supervisor.quota  supervisor.deadlock
 supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health
 supervisor.turns
 mcp.cortex_store  mcp.cortex_command
@@ -102,6 +102,7 @@ CORE = {
     "supervisor.check",
     "supervisor.conversation",
     "supervisor.spec",
+    "supervisor.configuration",
     "supervisor.restart",
     "supervisor.throttle",
     "supervisor.excess",

@@ -25,7 +25,8 @@ from corral.cli.client_config import (
     usual_files,
     with_references,
 )
-from corral.supervisor.spec import Config, decode
+from corral.supervisor.configuration import decode
+from corral.supervisor.spec import Config
 from corral.worker.errors import InvalidParams
 
 CORRAL = [sys.executable, "-P", "-m", "corral.cli"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from corral.supervisor.configuration import decode
 from corral.supervisor.launch import (
     HEADERS,
     URL,
@@ -18,7 +19,7 @@ from corral.supervisor.launch import (
     secret_problems,
 )
 from corral.supervisor.secret import MAX_BYTES, Secrets
-from corral.supervisor.spec import Spec, decode
+from corral.supervisor.spec import Spec
 from corral.worker.errors import InvalidParams, SpawnFailed
 
 VALUE = "hunter2"

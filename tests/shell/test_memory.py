@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from corral.supervisor import spec
 from corral.supervisor.bus import Bus
+from corral.supervisor.configuration import decode
 from corral.supervisor.memory import ROWS_MAX, SINCE_BYTES, Memory
-from corral.supervisor.spec import decode
 from corral.supervisor.store import APPLICATION_ID, MIGRATIONS, Store
 from corral.worker import codec
 from corral.worker.errors import (

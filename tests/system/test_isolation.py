@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from corral.supervisor import landlock
-from corral.supervisor.spec import decode
+from corral.supervisor.configuration import decode
 from corral.worker.errors import CorralError, InvalidParams
 from daemon_process import AGENTS, DaemonProcess
 
