@@ -41,7 +41,7 @@ MOST_SCHEDULES = 1_000
 MOST_BYTES = 64 * 1024
 """Of a schedule with its task."""
 
-LOOK_S = 15.0
+LOOK_S = 2.0
 """How long the wall clock is trusted to go on as it does."""
 
 AGAIN_S = 5.0

@@ -263,9 +263,9 @@ def test_a_wall_clock_that_jumps_a_year_makes_one_run_and_goes_on_from_there(
         monkeypatch.delenv("LD_PRELOAD")
         daemon.call("schedule.add", name="tick", task=ECHO, every_s=1)
         seen = len(await_runs(daemon, "tick", 1))
-        for offset_s in (YEAR_S, 0, -YEAR_S):
+        for offset_s in (YEAR_S, -YEAR_S):
             clock.jump(offset_s)
-            tasks = await_runs(daemon, "tick", seen + 3)
+            tasks = await_runs(daemon, "tick", seen + 2)
             # Newest first is by the wall clock, which went back: sorted by when they were made up.
             seen = len(tasks)
         daemon.call("schedule.rm", name="tick")
