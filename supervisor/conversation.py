@@ -4,7 +4,7 @@ A turn is stored as what it changed, so that it costs its own size however long 
 record out of what a worker answered, within the limit of a session; `Conversation.apply` puts it onto what was
 there, in the daemon's memory and when the records of a session are read back alike.
 
-Messages and values stay the bytes they came in as. A conversation may be without them (`is_lean`): the sizes that
+Messages and values stay the bytes they came in as. A conversation may be without them, lean: the sizes that
 remain are enough to plan the next turn. It knows no store, no clock and no agent.
 """
 
@@ -95,11 +95,6 @@ class Conversation:
     def messages(self) -> int:
         """How many messages there are."""
         return len(self._sizes)
-
-    @property
-    def is_lean(self) -> bool:
-        """Whether its content is in the store alone."""
-        return self.body is None
 
     @property
     def footprint_bytes(self) -> int:

@@ -62,6 +62,11 @@ def missing(_caller: Caller, _params: dict[str, object]) -> object:
     raise NotFound("cannot find it", name="x")
 
 
+def leave(caller: Caller, _params: dict[str, object]) -> object:
+    caller.hang_up()
+    return SILENCE
+
+
 # --- calls ----------------------------------------------------------------------------------------
 
 
@@ -118,10 +123,6 @@ def test_a_cancelled_call_is_withdrawn_and_the_connection_lives_on(
 def test_a_daemon_that_goes_away_ends_calls_as_unreachable_with_the_reason(
     run: Callable[[Test], None], tmp_path: Path
 ) -> None:
-    def leave(caller: Caller, _params: dict[str, object]) -> object:
-        caller.hang_up()
-        return SILENCE
-
     async def test() -> None:
         connection = await Connection.open(str(daemon.path))
         with pytest.raises(Unreachable) as caught:
@@ -353,10 +354,6 @@ def test_an_execution_that_is_cancelled_before_it_has_an_id_cancels_its_task_too
 def test_who_loses_the_daemon_is_told_which_task_to_wait_for(
     run: Callable[[Test], None], tmp_path: Path
 ) -> None:
-    def leave(caller: Caller, _params: dict[str, object]) -> object:
-        caller.hang_up()
-        return SILENCE
-
     async def test() -> None:
         async with await AgentRuntime.connect(daemon.path) as runtime:
             with pytest.raises(Unreachable) as caught:

@@ -325,14 +325,15 @@ def test_an_embedded_daemon_with_a_state_folder_knows_its_tasks_the_next_time(
     assert (tmp_path / "state").is_dir()
 
 
-def test_a_wrong_configuration_of_an_embedded_daemon_is_told_in_its_words(tmp_path: Path) -> None:
+def test_a_wrong_configuration_of_an_embedded_daemon_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
-        with pytest.raises(InvalidParams, match="nonsense"):
+        with pytest.raises(InvalidParams):
             async with AgentRuntime.start({"daemon": {"nonsense": 1}}):
                 pass
-        with pytest.raises(InvalidParams, match="object"):
+        with pytest.raises(InvalidParams) as refused:
             async with AgentRuntime.start({"daemon": {"log_level": object()}}):
                 pass
+        assert refused.value.data["key"] == "daemon.log_level"
         file = tmp_path / "corral.toml"
         file.write_text("[daemon\n")
         with pytest.raises(InvalidParams):

@@ -33,6 +33,7 @@ process.working_directory = "{AGENTS}"
 resources.max_concurrent_requests = 8
 
 [agents.ring]
+autostart = false
 entrypoint = "crew_agent:agent"
 instances = 3
 capabilities = []
@@ -45,6 +46,7 @@ process.working_directory = "{AGENTS}"
 tasks.queue_timeout = "1s"
 
 [agents.small]
+autostart = false
 entrypoint = "crew_agent:agent"
 process.working_directory = "{AGENTS}"
 tasks.max_queue_size = 2
