@@ -1,6 +1,7 @@
 """The SDK for agent authors, and the contract that daemon, workers and clients share."""
 
 from .agent import Agent
+from .answer import Result, ToolResult
 from .errors import (
     Cancelled,
     Conflict,
@@ -17,7 +18,7 @@ from .errors import (
     WorkerFailed,
 )
 from .memory import Memory
-from .task import Event, Result, Start, SyncTask, Task, ToolResult
+from .task import Event, Start, SyncTask, Task
 
 __all__ = [
     "Agent",

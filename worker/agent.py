@@ -18,17 +18,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable,
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
+from .answer import Json, ToolResult
 from .errors import Conflict, InvalidParams, NotInitialized
 from .task import (
     Event,
     EventHook,
     Hooks,
-    Json,
     Running,
     Start,
     SyncTask,
     Task,
-    ToolResult,
     call_tool,
     publish_event,
 )

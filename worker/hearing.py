@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from . import codec
+from .answer import Json
 from .stdio import say, say_traceback
-from .task import Event, EventHook, Json
+from .task import Event, EventHook
 
 MAX_EVENTS = 1000
 """Events that wait for one hook…"""

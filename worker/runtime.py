@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from . import codec
+from .answer import Json
 from .channel import Channel
 from .errors import (
     CLASSES,
@@ -41,7 +42,7 @@ from .errors import (
 from .hearing import Ears
 from .memory import Memory
 from .stdio import Pipes, leave, say, say_traceback, take_stdio
-from .task import Hooks, Json, Running, Start, SyncTask, Task
+from .task import Hooks, Running, Start, SyncTask, Task
 from .wire import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
 
 PROTOCOL_VERSION = "1"

@@ -1,7 +1,7 @@
-"""What a handler sees of the task it works on, and the answers it gets.
+"""What a handler sees of the task it works on, and what it can ask for.
 
 `Task` is for `async def` handlers, `SyncTask` has the same methods, blocking, for `def` handlers. Both
-turn method calls into messages and answers into values; they know neither loop nor pipe, only the two
+turn method calls into messages and answers into values (`answer`); they know neither loop nor pipe, only the two
 protocols `Calls` and `Bridge` that the runtime fills in. This module is imported together with the
 agent, so it must stay cheap: no asyncio, no json.
 """
@@ -9,20 +9,20 @@ agent, so it must stay cheap: no asyncio, no json.
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from .errors import (
-    CorralError,
-    InternalError,
-    InvalidParams,
-    NotFound,
-    TaskFailed,
-    ToolFailed,
-    from_wire,
+from .answer import (
+    Json,
+    Result,
+    ToolResult,
+    delegated,
+    object_of,
+    objects_of,
+    result_or_error,
+    tool_result,
 )
+from .errors import CorralError, InvalidParams, NotFound, ToolFailed
 from .memory import Memory
 
 T = TypeVar("T")
-
-Json = Any  # a JSON value of the agent's own: only its author knows the shape
 
 
 class Start(NamedTuple):
@@ -52,45 +52,6 @@ class Event(NamedTuple):
     """Who published it: a worker ("historian-0"), "uid 1000" by hand, or "corrald"."""
     at: str
     """When, UTC, RFC 3339."""
-
-
-class ToolResult(NamedTuple):
-    """The answer of a tool of an MCP server."""
-
-    content: list[dict[str, Json]]
-    """The content blocks as MCP defines them."""
-    structured: Json
-    """`structuredContent`, or None when the tool gave none."""
-    is_error: bool
-    """Whether the tool itself says that it failed."""
-
-    @property
-    def text(self) -> str:
-        """The text of all text blocks, joined by newlines."""
-        blocks = [block for block in self.content if block.get("type") == "text"]
-        return "\n".join(str(block.get("text", "")) for block in blocks)
-
-
-class Result(NamedTuple):
-    """How a delegated task ended."""
-
-    record: dict[str, Json]
-    """The task's record, as `corral task show --json` prints it."""
-
-    @property
-    def id(self) -> str:
-        """The task's id."""
-        return str(self.record.get("id", ""))
-
-    @property
-    def state(self) -> str:
-        """succeeded, failed, cancelled or timeout."""
-        return str(self.record.get("state", ""))
-
-    @property
-    def output(self) -> Json:
-        """What the other agent's handler returned."""
-        return self.record.get("output")
 
 
 class Calls(Protocol):
@@ -228,7 +189,7 @@ class Task(Assignment):
     async def tools(self) -> list[dict[str, Json]]:
         """The tools that this agent may call: name, server, tool, description, input_schema, annotations."""
         answer = await self._calls.ask("tools/list", {"task": self.id})
-        return _objects(answer, "tools")
+        return objects_of(answer, "tools")
 
     async def delegate(
         self,
@@ -301,7 +262,7 @@ class Task(Assignment):
             after=after,
             retry=retry,
         )
-        return _delegated(await self._calls.ask("task/delegate", params))
+        return delegated(await self._calls.ask("task/delegate", params))
 
     async def delegate_all(
         self, tasks: Iterable[Mapping[str, Json]], *, max_parallel: int | None = None
@@ -325,7 +286,7 @@ class Task(Assignment):
             return []
         params = _with({"task": self.id, "tasks": asked}, max_parallel=max_parallel)
         answer = await self._calls.ask("task/delegate_all", params)
-        return [_result_or_error(each) for each in _objects(answer, "results")]
+        return [result_or_error(each) for each in objects_of(answer, "results")]
 
     async def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
         """Says how far the work is: a fraction of 1, or of `total` when that is given.
@@ -350,7 +311,7 @@ class Task(Assignment):
     async def recall(self, key: str, default: Json = None, *, session: str | None = None) -> Json:
         """The value that was remembered, or the default."""
         answer = await self._calls.ask("memory/get", _with({"key": key}, session=session))
-        value = _object(answer).get("value")
+        value = object_of(answer).get("value")
         return default if value is None else value
 
     async def forget(self, key: str, *, session: str | None = None) -> None:
@@ -366,7 +327,7 @@ class Task(Assignment):
         """What was remembered that fits the words of the query, the best first."""
         params = _with({"query": query}, limit=limit, session=session)
         answer = await self._calls.ask("memory/search", params)
-        return _objects(answer, "items")
+        return objects_of(answer, "items")
 
     async def save_checkpoint(self, data: Json) -> str:
         """Saves where the work stands; the next attempt of this task finds it in `task.checkpoint`.
@@ -375,7 +336,7 @@ class Task(Assignment):
             The checkpoint's id.
         """
         answer = await self._calls.ask("checkpoint/put", {"task": self.id, "data": data})
-        return str(_object(answer).get("id", ""))
+        return str(object_of(answer).get("id", ""))
 
     def publish(self, type: str, data: Json = None) -> Awaitable[None]:  # noqa: A002  its wire name
         """Publishes an event to whoever has subscribed to its type, such as "build.done".
@@ -576,7 +537,7 @@ async def call_tool(
     params: dict[str, object] = {"name": name, "arguments": arguments}
     if task is not None:
         params["task"] = task
-    result = _tool_result(await calls.ask("tools/call", params))
+    result = tool_result(await calls.ask("tools/call", params))
     if check and result.is_error:
         first = result.text.strip().partition("\n")[0]
         raise ToolFailed(
@@ -600,43 +561,3 @@ async def _awaited(act: Callable[[], Awaitable[T]]) -> T:
 
 def _with(params: dict[str, object], **optional: object) -> dict[str, object]:
     return params | {key: value for key, value in optional.items() if value is not None}
-
-
-def _object(answer: object) -> dict[str, Json]:
-    if not isinstance(answer, dict):
-        raise InternalError("cannot read the daemon's answer: it is no object", answer=answer)
-    return cast("dict[str, Json]", answer)  # it was read from JSON: its keys are strings
-
-
-def _objects(answer: object, key: str) -> list[dict[str, Json]]:
-    items = _object(answer).get(key)
-    if not isinstance(items, list):
-        raise InternalError(f'cannot read the daemon\'s answer: it has no "{key}"', answer=answer)
-    return [_object(item) for item in cast("list[object]", items)]
-
-
-def _tool_result(answer: object) -> ToolResult:
-    fields = _object(answer)
-    content = _objects(fields, "content") if "content" in fields else []
-    return ToolResult(content, fields.get("structuredContent"), fields.get("isError") is True)
-
-
-def _delegated(answer: object) -> Result:
-    found = _result_or_error(_object(answer))
-    if isinstance(found, CorralError):
-        raise found
-    return found
-
-
-def _result_or_error(answer: dict[str, Json]) -> Result | CorralError:
-    """A record as its Result when the task succeeded, else as its error; or the error of what was not accepted."""
-    result = Result(answer)
-    if result.state == "succeeded":
-        return result
-    error = answer.get("error")
-    if error is None:
-        return TaskFailed(f'cannot finish task "{result.id}": {result.state}', task=result.id)
-    failure = from_wire(error)
-    if result.id:
-        failure.data.setdefault("task", result.id)
-    return failure

@@ -15,7 +15,7 @@ supervisor.packet  supervisor.seccomp  supervisor.cgroup  supervisor.namespace
 supervisor.birth  supervisor.lineage
 supervisor.nursery
 supervisor.launcher
-worker.codec  worker.memory
+worker.codec  worker.memory  worker.answer
 worker.wire
 worker.channel
 worker.task  worker.stdio
