@@ -286,16 +286,7 @@ class _Daemon:
             pid_namespace=wanted == "pidns",
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
-        default_user = _default_user()
-        host = Host(
-            environ=dict(os.environ),
-            sdk_path=_make_sdk_folder(paths.state_dir),
-            ordinary_user=os.getuid() != 0,
-            default_user=default_user,
-            temporary_root=make_temporary_root(paths.state_dir),
-            containment=lambda: launcher.containment,
-            secrets=Secrets.of(config.daemon.secrets_file, os.environ),
-        )
+        host = _host(config, paths, launcher)
         shared = Shared(
             launcher=launcher,
             bus=bus,
@@ -313,7 +304,7 @@ class _Daemon:
         this = cls(config, paths, shared, diary, forwarding, audit, end)
         await launcher.start()
         stack.push_async_callback(launcher.close)
-        await this.agents.load(_built_in(config, paths, ordinary_user, default_user))
+        await this.agents.load(_built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
         await this.budgets.load()
         stack.callback(this.budgets.close)
@@ -396,30 +387,7 @@ class _Daemon:
         listener = Listener(control, lock, group=self.config.daemon.group)
         web = await self._open_web(control)
         listener.open()
-        left = leftovers(self.shared.host.temporary_root)
-        chores = [
-            loop.create_task(self._beat(manager)),
-            loop.create_task(self.diary.keep_up()),
-            loop.create_task(
-                expire(
-                    self.shared.store,
-                    self.shared.logs,
-                    self.shared.chronicle,
-                    self.audit,
-                    self.memory,
-                    self.shared.checkpoints,
-                    lambda: self.agents.config,
-                    lambda: [agent.spec for agent in self.agents.agents.values()],
-                    self._reloaded,
-                )
-            ),
-            loop.create_task(self.shared.chronicle.run(lambda: self.agents.config.events)),
-            loop.create_task(self.alerts.run()),
-            loop.create_task(asyncio.to_thread(remove_leftovers, left)),
-            loop.create_task(self.limits.run()),
-            loop.create_task(self.timetable.run()),
-            loop.create_task(self.hibernation.run()),
-        ]
+        chores = self._chores(manager)
         try:
             self.shared.bus.publish(
                 "daemon.started",
@@ -447,6 +415,34 @@ class _Daemon:
             if web is not None:
                 await web.close()
             await listener.close()
+
+    def _chores(self, manager: "ServiceManager") -> list[asyncio.Task[None]]:
+        """What goes on beside the serving, until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        left = leftovers(self.shared.host.temporary_root)
+        return [
+            loop.create_task(self._beat(manager)),
+            loop.create_task(self.diary.keep_up()),
+            loop.create_task(
+                expire(
+                    self.shared.store,
+                    self.shared.logs,
+                    self.shared.chronicle,
+                    self.audit,
+                    self.memory,
+                    self.shared.checkpoints,
+                    lambda: self.agents.config,
+                    lambda: [agent.spec for agent in self.agents.agents.values()],
+                    self._reloaded,
+                )
+            ),
+            loop.create_task(self.shared.chronicle.run(lambda: self.agents.config.events)),
+            loop.create_task(self.alerts.run()),
+            loop.create_task(asyncio.to_thread(remove_leftovers, left)),
+            loop.create_task(self.limits.run()),
+            loop.create_task(self.timetable.run()),
+            loop.create_task(self.hibernation.run()),
+        ]
 
     async def _open_web(self, control: Control) -> "Web | None":
         """Serves MCP over HTTP, if that is wanted.
@@ -615,6 +611,19 @@ def _make_sdk_folder(state_dir: Path) -> Path:
         link.unlink(missing_ok=True)
         link.symlink_to(package)
     return folder
+
+
+def _host(config: Config, paths: Paths, launcher: Launcher) -> Host:
+    """What of this machine the workers are started with."""
+    return Host(
+        environ=dict(os.environ),
+        sdk_path=_make_sdk_folder(paths.state_dir),
+        ordinary_user=os.getuid() != 0,
+        default_user=_default_user(),
+        temporary_root=make_temporary_root(paths.state_dir),
+        containment=lambda: launcher.containment,
+        secrets=Secrets.of(config.daemon.secrets_file, os.environ),
+    )
 
 
 def _default_user() -> str | None:
