@@ -97,7 +97,9 @@ _EXCESS = (
     Field("used", "number or null", "what was found, in the same unit; null where nobody knows"),
     _REASON,
 )
-_SAVED = Field("checkpoint", "number or null", "what its next life begins with; null: it saved nothing")
+_SAVED = Field(
+    "checkpoint", "number or null", "what its next life begins with; null: it saved nothing"
+)
 _PART = (
     Field("part", "text", "`store` or `journal`"),
     Field("stalled_s", "seconds", "how long the oldest write waits"),

@@ -115,7 +115,7 @@ class Evidence:
                 yield f"session {session}: {len(numbers)} turns, it has {self.turns.get(session)}"
 
     def _of_output(self, order: Order, row: Row) -> Iterable[str]:
-        output = row.record.get("output") or {}
+        output: dict[str, Any] = row.record.get("output") or {}  # JSON
         if output.get("number") != order.number:
             yield f"{row.id}: the output of {output.get('number')}, not of {order.number}"
         if order.params["input"]["delegates"]:
