@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ..worker.errors import InvalidParams, ResourceLimitExceeded
 from ..worker.schema import Boundaries, OutputFormat, Task, TaskParams
 from .spec import Tasks
-from .values import Refused, above_zero, duration
+from .values import Refused, above_zero, duration, retry_reasons
 
 MAX_OBJECTIVE_CHARS = 65_536
 """Of what is wanted, in words: data goes into the input."""
@@ -58,6 +58,11 @@ def normalised(params: TaskParams) -> TaskParams:
         if not _CAPABILITY.fullmatch(each):
             key = f"required_capabilities[{index}]"
             raise _refused(key, "write 1 to 200 characters, none of them a control character")
+    if params.retry is not None and params.retry.retry_on is not None:
+        try:
+            retry_reasons(params.retry.retry_on)
+        except Refused as refused:
+            raise _refused("retry.retry_on", refused.reason) from refused
     boundaries = replace(
         params.boundaries,
         timeout_s=_timeout_s(params),

@@ -20,7 +20,7 @@ from corral.supervisor.quota import (
 )
 from corral.supervisor.spec import Tasks
 from corral.worker.errors import InvalidParams, ResourceLimitExceeded
-from corral.worker.schema import Boundaries, OutputFormat, Task, TaskParams
+from corral.worker.schema import Boundaries, OutputFormat, Retry, Task, TaskParams
 
 # -- one form
 
@@ -90,6 +90,10 @@ def test_no_tools_at_all_is_something_else_than_no_word_of_tools() -> None:
         ("output_format.description", {"output_format": OutputFormat(description="a" * 70_000)}),
         ("required_capabilities[1]", {"required_capabilities": ["a", "b\n"]}),
         ("required_capabilities[0]", {"required_capabilities": [""]}),
+        ("retry.retry_on", {"retry": Retry(retry_on="worker-deth")}),
+        ("retry.retry_on", {"retry": Retry(retry_on=["any", "ValueError"])}),
+        ("retry.retry_on", {"retry": Retry(retry_on=["any", "never"])}),
+        ("retry.retry_on", {"retry": Retry(retry_on=[])}),
     ],
 )
 def test_what_is_wrong_with_a_request_is_named(key: str, fields: Mapping[str, object]) -> None:
