@@ -140,9 +140,11 @@ def _run(arguments: list[str]) -> int:
         return _report(session, error, as_json=session.json or wants_json)
     except click.ClickException as error:
         words = error.format_message().strip().rstrip(".")
-        of = error.ctx.command.name if isinstance(error, click.NoSuchOption) and error.ctx else None
-        if of == "add" and "--" not in arguments:
-            words += "; write -- before the command that is added"
+        at = error.ctx if isinstance(error, click.UsageError) else None
+        if isinstance(error, click.NoSuchOption) and at is not None and at.command.name == "add":
+            words += "" if "--" in arguments else "; write -- before the command that is added"
+        elif "unexpected extra argument" in words and at is not None:  # `corral tasks list`
+            words += f'; "{at.command_path} --help" says what it takes'
         usage = InvalidParams(f"cannot read the command line: {words}")
         return _report(session, usage, as_json=wants_json)
     except (click.Abort, EOFError) as error:

@@ -148,6 +148,8 @@ def schedule(options: Mapping[str, Any]) -> dict[str, object]:
     if options["detach"]:
         words = "cannot use --detach with a schedule: nobody waits for its tasks"
         raise InvalidParams(words, key="--detach")
+    if all(options[name] is not None for name in AGAIN):
+        raise InvalidParams("cannot use --every and --cron together: give one", key="--cron")
     params: dict[str, object] = {"task": task({**options, "at": None})}
     chosen = {"every_s": options["every"]} | {k: options[k] for k in ("cron", *OF_SCHEDULES)}
     params |= {key: value for key, value in chosen.items() if value is not None}

@@ -264,18 +264,48 @@ class Noun(click.Group):
 
 
 OTHER_WORDS = {
-    **dict.fromkeys(("ps", "ls", "list", "get"), "status"),
-    **dict.fromkeys(("statistics", "metrics"), "stats"),
-    **dict.fromkeys(("describe", "inspect", "info"), "show"),
-    **dict.fromkeys(("remove", "delete", "del"), "rm"),
-    **dict.fromkeys(("log", "tail"), "logs"),
-    **dict.fromkeys(("unpause", "continue", "thaw"), "resume"),
-    **dict.fromkeys(("update", "reread", "apply", "daemon-reload"), "reload"),
-    **{"up": "start", "enable": "start", "down": "stop", "disable": "stop", "kill": "signal"},
-    **{"exec": "run", "create": "add", "freeze": "pause", "reset-failed": "reset"},
+    **dict.fromkeys(("ps", "ls", "list", "lst"), ("status", "servers", "list")),
+    **dict.fromkeys(("get", "status"), ("status", "servers", "show")),
+    **dict.fromkeys(("statistics", "metrics"), ("stats",)),
+    **dict.fromkeys(("describe", "inspect", "info"), ("show",)),
+    **dict.fromkeys(("remove", "delete", "del", "rm"), ("rm", "clear", "cancel")),
+    **dict.fromkeys(("kill", "abort", "terminate"), ("signal", "cancel")),
+    **dict.fromkeys(("log", "tail"), ("logs", "follow")),
+    **dict.fromkeys(("unpause", "continue", "thaw", "start"), ("resume",)),
+    **dict.fromkeys(("freeze", "suspend", "stop"), ("pause", "cancel")),
+    **dict.fromkeys(("update", "reread", "apply", "daemon-reload"), ("reload",)),
+    **{"up": ("start",), "enable": ("start", "resume")},
+    **{"down": ("stop",), "disable": ("stop", "pause")},
+    **{
+        "exec": ("run",),
+        "trigger": ("run",),
+        "create": ("add", "save"),
+        "reset-failed": ("reset",),
+    },
+    **dict.fromkeys(("rerun", "requeue"), ("retry",)),
+    **{"watch": ("follow", "top")},
 }
-OTHER_MCP_WORDS = dict.fromkeys(("ps", "ls", "lst", "list", "status", "get"), "servers")
-"""What the same thing is called by other supervisors; what is spelled alike may be the opposite (`remove`, `resume`)."""
+"""What the same thing is called by other supervisors: the first that the group has is meant."""
+
+_LISTED = dict.fromkeys(("ps", "ls", "list"), "corral tasks")
+_MADE = ("add", "create", "new", "apply")
+OTHER_PLACES = {
+    "corral": {
+        **dict.fromkeys(("jobs", "queue", "queues"), "corral tasks"),
+        **dict.fromkeys(("cron", "crontab", "timers", "list-timers"), "corral schedules"),
+        **dict.fromkeys(("submit", "delegate"), "corral run"),
+        **{
+            each: f"corral task {each}" for each in ("cancel", "retry", "wait", "follow", "discard")
+        },
+        **{f"{each}s": f"corral {each} list" for each in ("team", "workflow", "checkpoint")},
+        **dict.fromkeys(("memories", "sessions", "session"), "corral memory list"),
+        **{"agents": "corral status", "save": "corral checkpoint save"},
+    },
+    "corral task": {**_LISTED, **dict.fromkeys(("run", "submit", *_MADE), "corral run")},
+    "corral schedule": dict.fromkeys(_MADE, "corral run AGENT OBJECTIVE --every D"),
+    "corral memory": {"set": "corral memory put"},
+}
+"""By group: what is asked for there and done elsewhere."""
 
 
 def unknown_word(
@@ -285,8 +315,9 @@ def unknown_word(
     from difflib import get_close_matches  # noqa: PLC0415 - start-up time: only for this mistake
 
     known = list(known)
-    others = (OTHER_WORDS.get(word), OTHER_MCP_WORDS.get(word))
-    near = [other for other in others if other in known]
+    elsewhere = OTHER_PLACES.get(path, {}).get(word)
+    near = [elsewhere] if elsewhere else []
+    near = near or [other for other in OTHER_WORDS.get(word, ()) if other in known][:1]
     if not near and word in top:
         near = [f"corral {word}"]
     near = near or get_close_matches(word, known, 1, 0.5)
