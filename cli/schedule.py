@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import click
 
+from ..worker.errors import NotFound
 from . import render
 from .render import inner, inners, number, word
 from .session import Noun, Session, Verb, complete_names
@@ -97,14 +98,27 @@ def show(session: Session, name: str) -> None:
 )
 @click.pass_obj
 def remove(session: Session, names: tuple[str, ...]) -> None:
-    """Remove schedules; the tasks that they made stay."""
+    """Remove schedules, all or none of those that are named; the tasks that they made stay."""
+    _check_known(session, names)
     for name in dict.fromkeys(names):
         session.call("schedule.rm", {"name": name})
     if session.json:
         session.print_json({"removed": list(dict.fromkeys(names))})
 
 
+def _check_known(session: Session, names: tuple[str, ...]) -> None:
+    """Refuses several of which one is not there before anything becomes of the others."""
+    if len(names) == 1:  # the daemon refuses that one itself
+        return
+    found = session.call("schedule.list", {})
+    known = {word(each, "name") for each in inners(found, "schedules")}
+    for name in names:
+        if name not in known:
+            raise NotFound(f'cannot find schedule "{name}"', name=name, known=sorted(known))
+
+
 def _each(session: Session, method: str, names: tuple[str, ...]) -> None:
+    _check_known(session, names)
     records = [session.call(method, {"name": name}) for name in dict.fromkeys(names)]
     if session.json:
         session.print_json({"schedules": records})

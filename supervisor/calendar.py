@@ -22,6 +22,18 @@ LAST = 253_402_300_799.0
 """The end of the year 9999, beyond which there are no dates."""
 
 
+NAMED = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+"""What cron has a word for."""
+
+
 class Times(Struct, frozen=True):
     """When something is due: at `anchor` and every `every_s` seconds before and after it, or by `cron` in `timezone`.
 
@@ -100,7 +112,8 @@ def _by_cron(expression: str, zone: tzinfo, after: float) -> float | None:
     from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only who has a cron schedule pays
 
     try:
-        due = next(CronSim(expression, datetime.fromtimestamp(after, zone)), None)
+        fields = NAMED.get(expression.strip(), expression)
+        due = next(CronSim(fields, datetime.fromtimestamp(after, zone)), None)
     except CronSimError as error:
         raise Refused(f"it is no cron expression: {error}", "cron") from error
     except (OverflowError, ValueError):  # beyond the year 9999, which is no date

@@ -141,8 +141,10 @@ class Timetable:
             check(times)
         except Refused as error:
             key = str(error.item)
-            words = f"cannot make a schedule: {error.reason}"
-            raise InvalidParams(words, key=key, value=getattr(params, key, None)) from error
+            value = getattr(params, key, None)
+            what = "" if value is None else f' with {key} "{value}"'
+            words = f"cannot make a schedule{what}: {error.reason}"
+            raise InvalidParams(words, key=key, value=value) from error
         task = self._checked_task(normalised(params.task))
         name = params.name or self._free_name(params)
         if name in self._entries:

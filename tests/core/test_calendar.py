@@ -59,6 +59,11 @@ def test_a_grid_of_uneven_steps_never_stands_still_and_never_goes_past_a_step() 
         # Half past two does not exist on this day: it is made up for when the hour has passed.
         ("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00+00:00", "2026-03-29T01:00:00"),
         ("*/10 * * * * *", None, "2026-03-01T10:00:01+00:00", "2026-03-01T10:00:10"),
+        ("@daily", "Europe/Berlin", "2026-01-10T12:00:00+00:00", "2026-01-10T23:00:00"),
+        ("@hourly", None, "2026-01-10T12:00:00+00:00", "2026-01-10T13:00:00"),
+        ("@weekly", None, "2026-01-10T12:00:00+00:00", "2026-01-11T00:00:00"),
+        ("@monthly", None, "2026-01-10T12:00:00+00:00", "2026-02-01T00:00:00"),
+        ("@yearly", None, "2026-01-10T12:00:00+00:00", "2027-01-01T00:00:00"),
     ],
 )
 def test_cron_is_read_as_cron_does(cron: str, zone: str | None, after: str, due: str) -> None:

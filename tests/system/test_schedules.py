@@ -109,6 +109,9 @@ def test_schedules_are_listed_paused_resumed_run_and_removed(daemon: DaemonProce
     assert (resumed["paused"], resumed["next_at"]) == (False, made["next_at"])
     task = daemon.corral("schedule", "run", "weekly").stdout.strip()
     assert printed(daemon, "task", "wait", task)["schedule"] == "weekly"
+    refused = printed(daemon, "schedule", "rm", "weekly", "weakly", code=3)
+    assert refused["error"]["data"]["name"] == "weakly"
+    assert len(printed(daemon, "schedules")) == 2  # nothing has become of the other
     removed = printed(daemon, "schedule", "rm", "weekly", unnamed["name"])
     assert removed == {"removed": ["weekly", unnamed["name"]]}
     assert printed(daemon, "schedules") == []
