@@ -27,6 +27,9 @@ from .control import Caller, Control, method
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """What `task.follow` tells of a task and of those below it."""
 
+STANDING = {"queued": "task.queued", "running": "task.started"}
+"""The event that brings a task where it stands, where that is no end."""
+
 SHORT_CHARS = 300
 """Of an objective and of an error's message in a tree."""
 
@@ -136,7 +139,8 @@ def _standing(task: Task) -> dict[str, object]:
     return {
         "seq": None,
         "at": task.finished_at or task.started_at or task.created_at,
-        "type": f"task.{task.state}",
+        "type": STANDING.get(task.state, "task.ended"),
+        "state": task.state,
         "agent": task.agent,
         "worker": task.worker,
         "task": task.id,

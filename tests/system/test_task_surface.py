@@ -166,8 +166,8 @@ def test_who_follows_a_task_is_told_of_those_below_it_and_then_of_its_end(
             "task.follow", {"task": root}, timeout_s=BOUND_S, on_notification=hear
         )
     assert [(each["task"], each["type"]) for each in told[:2]] == [
-        (root, "task.running"),
-        (child, "task.running"),
+        (root, "task.started"),
+        (child, "task.started"),
     ]
     assert ended["state"] == "cancelled"
     assert (root, "cancelled") in [(each["task"], each.get("state")) for each in told[2:]]
