@@ -23,7 +23,7 @@ from .listing import Listings
 from .reload import Plan, plan
 from .roster import Entry
 from .running import Running
-from .spec import Config, Scale, Spec, changed
+from .spec import Config, Scale, Spec, changed, kind_of_ensemble
 from .tool_server import ToolServers
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,16 @@ class Agents(Running):
 
     def _specs(self) -> dict[str, Spec]:
         return {name: agent.spec for name, agent in self.agents.items()}
+
+    def unknown(self, what: str, name: str) -> NotFound:
+        """As of whom it inherits; of a team or workflow it says that it is one."""
+        crews = self.ensembles.by_name
+        if name in crews:
+            kind = kind_of_ensemble(crews[name])
+            text = f'cannot find {what} "{name}": it is a {kind}, which has no process'
+            return NotFound(text, name=name, kind=kind)
+        known = sorted({*self.agents, *crews})
+        return NotFound(f'cannot find {what} "{name}"', name=name, known=known)
 
     # -- from the file and an earlier daemon
 

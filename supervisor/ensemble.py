@@ -45,8 +45,9 @@ class Ensembles:
         """
         found = self.by_name.get(name)
         if found is None or kind_of_ensemble(found) != kind:
-            known = [each.name for each in self.all(kind)]
-            raise NotFound(f'cannot find {kind} "{name}"', name=name, known=known)
+            known = [] if found is not None else [each.name for each in self.all(kind)]
+            what = "" if found is None else f": it is a {kind_of_ensemble(found)}"
+            raise NotFound(f'cannot find {kind} "{name}"{what}', name=name, known=known)
         return found
 
     def all(self, kind: str) -> list[Ensemble]:

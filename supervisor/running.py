@@ -68,8 +68,12 @@ class Running:
         """
         agent = self.agents.get(name)
         if agent is None:
-            raise NotFound(f'cannot find agent "{name}"', name=name, known=sorted(self.agents))
+            raise self.unknown("agent", name)
         return agent
+
+    def unknown(self, what: str, name: str) -> NotFound:
+        """The refusal of a name that nobody has; `what` says who was looked for."""
+        return NotFound(f'cannot find {what} "{name}"', name=name, known=sorted(self.agents))
 
     def keepers(self, name: str) -> list[Keeper]:
         """All keepers of an agent, or the one of a worker id.
@@ -82,11 +86,7 @@ class Running:
         found = self._keeper_of(name)
         if found is not None:
             return [found]
-        raise NotFound(
-            f'cannot find agent, MCP server or worker "{name}"',
-            name=name,
-            known=sorted(self.agents),
-        )
+        raise self.unknown("agent, MCP server or worker", name)
 
     def all_keepers(self) -> list[Keeper]:
         """Every keeper, in the order of the configuration."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from ..worker.errors import NotFound
 from ..worker.schema import Task
 from .agents import Agents
 from .bus import rfc3339
@@ -243,7 +242,7 @@ class Statistics:
         chosen = None if names is None else set(names)
         for name in chosen or ():
             if not self._is_known(name):
-                raise NotFound(f'cannot find "{name}"', name=name, known=sorted(self._known()))
+                raise self._agents.unknown("agent, MCP server, team or workflow", name)
         groups: dict[str, dict[str, object]] = {
             "agents": {},
             "mcp_servers": {},

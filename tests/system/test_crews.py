@@ -473,6 +473,13 @@ def test_the_command_shows_runs_and_removes_them(small: DaemonProcess) -> None:
         assert "broadcast" in shown.stdout
     assert small.corral("team", "show", "ann").returncode == 3
     assert small.corral("workflow", "rm", "duo").returncode == 3
+    for words in (("stop", "duo"), ("scale", "duo", "2"), ("checkpoint", "save", "duo")):
+        refused = small.corral("--json", *words)
+        assert refused.returncode == 3, refused.stdout
+        assert json.loads(refused.stdout)["error"]["data"] == {"name": "duo", "kind": "team"}
+    for words in (("run", "dou", "echo"), ("stats", "dou")):
+        refused = small.corral("--json", *words)
+        assert "duo" in json.loads(refused.stdout)["error"]["data"]["known"]
     assert small.corral("rm", "ann").returncode == 4
     assert small.corral("team", "rm", "duo").returncode == 0
     assert small.corral("team", "add", "--member", "ann").returncode == 2
