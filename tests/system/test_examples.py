@@ -1,6 +1,7 @@
 """The examples, and the one in the README, with a real daemon: a newcomer's first minute."""
 
 import re
+import shlex
 import socket
 from pathlib import Path
 
@@ -26,6 +27,26 @@ def test_the_agent_in_the_readme_does_what_the_readme_says(tmp_path: Path) -> No
         assert (done.returncode, done.stdout) == (0, "hello, world\n")
         assert daemon.corral("status").returncode == 0
         assert daemon.corral("logs", "greeter").returncode == 0
+
+
+def test_the_tasks_in_the_readme_do_what_the_readme_says(tmp_path: Path) -> None:
+    for name in ("greeter", "reader", "writer"):
+        (tmp_path / f"{name}.py").write_text(blocks("python")[0])
+    others = "".join(f'[agents.{n}]\nentrypoint = "{n}:agent"\n' for n in ("reader", "writer"))
+    (commands,) = [block for block in blocks("console") if "--session" in block]
+    with DaemonProcess(tmp_path, blocks("toml")[0] + others + blocks("toml")[1]) as daemon:
+        daemon.call("agent.start", names=["greeter", "reader", "writer"])
+        first = daemon.call("task.run", agent="greeter", objective="first")["id"]
+        lines = [shlex.split(line, comments=True) for line in commands.splitlines()]
+        for _, corral, *words in lines:
+            assert corral == "corral"
+            done = daemon.corral(*[first if word == "ID" else word for word in words])
+            assert done.returncode == 0, done.stderr
+        made = [record["name"] for record in daemon.call("schedule.list")["schedules"]]
+        assert made == ["morning"]
+        done = daemon.corral("run", "report", "the week", "--input", '"it"')
+        assert done.returncode == 0, done.stderr
+        assert "reader" in done.stdout
 
 
 @pytest.mark.parametrize("example", ["hello", "protocol"])
