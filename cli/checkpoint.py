@@ -91,6 +91,9 @@ def list_(session: Session, name: str | None, limit: int | None) -> None:
         session.print_json(found.get("checkpoints", []))
         return
     rows = [_row(each) for each in inners(found, "checkpoints")]
+    if not rows:
+        session.note("there are no checkpoints" + ("" if name is None else f' of "{name}"'))
+        return
     session.print_table(HEADER, rows, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
 
 

@@ -159,6 +159,9 @@ def test_the_commands_list_show_and_remove(daemon: DaemonProcess) -> None:
     listed = json.loads(daemon.corral("--json", "checkpoint", "list", "pair").stdout)
     assert {each["id"] for each in listed} >= set(numbers)
     assert str(numbers[0]) in daemon.corral("checkpoint", "list", "-n", "5", "pair").stdout
+    nothing = daemon.corral("checkpoint", "list", "nobody")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert nothing.stderr
     assert '"pages"' in daemon.corral("checkpoint", "show", str(numbers[0])).stdout
     assert daemon.corral("checkpoint", "rm", *map(str, numbers)).returncode == 0
     assert daemon.corral("checkpoint", "show", str(numbers[0])).returncode == 3
