@@ -268,10 +268,16 @@ def check_result(task: Task, output: object, limit_bytes: int = MAX_MESSAGE_BYTE
     """Returns when an output is what its task asks for, and not too long.
 
     Raises:
-        ResourceLimitExceeded: it is too long, or too long to be held against its schema.
+        ResourceLimitExceeded: it is too long or nested too deeply, or too long to be held against its schema.
         TaskFailed: it is not what the schema says.
     """
-    size = len(codec.encode(output))
+    try:
+        size = len(codec.encode_with_margin(output))
+    except ValueError as error:  # it could be read, and could not be told to anybody
+        raise ResourceLimitExceeded(
+            f'cannot take the result of task "{task.id}": it is nested too deeply',
+            limit="nesting",
+        ) from error
     # The record holds the caller's words too, and must fit into a message with them.
     limit = min(limit_bytes, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words_bytes(task))
     if size > limit:

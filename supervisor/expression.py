@@ -7,6 +7,7 @@ makes in size. Which names there are, and what they hold, is told by whoever ask
 
 import ast
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -23,8 +24,13 @@ MAX_DEPTH = 40
 MAX_BYTES = 16 * 1024 * 1024
 """What one template makes at most, as JSON: as much as a message holds."""
 
+MAX_INTEGER = 2**64
+"""Whole numbers of an expression are smaller, as JSON's readers ask for."""
+
 MAX_ENDS = 20
 """How many `}` are tried as the end of one `${`: one may stand in a string of it."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 CONSTANTS: Mapping[str, object] = {"true": True, "false": False, "null": None}
 
@@ -137,12 +143,12 @@ class _Rendering:
         parts = _parts(template)
         if len(parts) == 1 and isinstance(parts[0], ast.expr):
             value = _evaluate(parts[0], self._names)
-            self._charge(codec.encode(value))
+            self._charge(_encoded(value))
             return value
         words: list[str] = []
         for part in parts:
             value = part if isinstance(part, str) else _evaluate(part, self._names)
-            word = value if isinstance(value, str) else codec.encode(value).decode()
+            word = value if isinstance(value, str) else _encoded(value).decode()
             self._charge(word)
             words.append(word)
         return "".join(words)
@@ -151,6 +157,18 @@ class _Rendering:
         self._room -= len(made)
         if self._room < 0:
             raise BadExpression(f"it makes more than {MAX_BYTES} bytes")
+
+
+def _encoded(value: object) -> bytes:
+    """A value as JSON.
+
+    Raises:
+        BadExpression: it is nested so deeply that no record could hold it.
+    """
+    try:
+        return codec.encode_with_margin(value)
+    except ValueError as error:
+        raise BadExpression("its value is nested too deeply") from error
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -227,6 +245,10 @@ def _check(tree: ast.AST, depth: int) -> None:
             is_finite = not isinstance(value, float) or math.isfinite(value)
             if value is not None and not (isinstance(value, str | int | float) and is_finite):
                 raise BadExpression(f"{_words(tree)} is no JSON value")
+            if isinstance(value, str) and _SURROGATE.search(value) is not None:
+                raise BadExpression("half of a surrogate pair is no text")
+            if isinstance(value, int) and value >= MAX_INTEGER:
+                raise BadExpression("it has a whole number of more than 64 bits")
         case ast.Name():
             pass
         case ast.Attribute(value=inside):

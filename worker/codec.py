@@ -130,6 +130,22 @@ def without_lone_surrogates(line: bytes) -> bytes:
     return _ESCAPE.sub(lambda m: m[0] if len(m[0]) != LONE_BYTES else rb"\ufffd", line)
 
 
+MARGIN_LEVELS = 150
+"""So much deeper a value could stand and still be written: records and messages are put around it."""
+
+
+def encode_with_margin(value: object) -> bytes:
+    """As `encode`, for what others will be put around.
+
+    Raises:
+        ValueError: it holds something that JSON cannot say, or is nested so deeply that no record could hold it.
+    """
+    inner = value
+    for _ in range(MARGIN_LEVELS):
+        inner = [inner]
+    return encode(inner)[MARGIN_LEVELS:-MARGIN_LEVELS]
+
+
 def as_object(value: object) -> dict[str, object] | None:
     """The value if it is a JSON object, else None."""
     if isinstance(value, dict):

@@ -115,6 +115,9 @@ def test_a_condition_is_met_or_not(text: str, is_met: bool) -> None:
         "${" + "(" * 300 + "1" + ")" * 300 + "}",
         "${" + "a" * 2000 + "}",
         "${'\ud800'}",
+        r"${'\ud800'}",
+        r"${input['\udfff']}",
+        "${0x" + "f" * 17 + "}",
     ],
 )
 def test_what_is_not_known_is_refused_when_it_is_read(text: str) -> None:
@@ -173,6 +176,15 @@ def test_what_a_template_makes_is_bounded() -> None:
     for template in ("${input.long}" * 5, ["${input.long}"] * 5, ["${input.list}"] * 5):
         with pytest.raises(BadExpression):
             rendered(template, names)
+
+
+def test_a_value_that_no_record_could_hold_is_refused() -> None:
+    deep: object = "end"
+    for _ in range(900):
+        deep = [deep]
+    for template in ("${input}", "it is ${input}", [["${input}"]]):
+        with pytest.raises(BadExpression):
+            rendered(template, {"input": deep})
 
 
 def test_a_value_is_taken_as_it_is_however_large() -> None:

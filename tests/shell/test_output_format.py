@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from corral.supervisor.attempt import check_result
 from corral.supervisor.output_format import MAX_SCHEMA_BYTES, check_format, check_output
 from corral.worker.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
 from corral.worker.schema import OutputFormat, Task
@@ -103,3 +104,13 @@ def test_a_long_output_is_held_against_a_plain_schema() -> None:
     with pytest.raises(TaskFailed) as failed:
         check_output(asked({"type": "array", "items": row}), rows)
     assert failed.value.data["path"] == "[49999].sizes[0]"
+
+
+def test_an_output_that_could_be_read_and_not_be_told_is_refused() -> None:
+    task = Task(id="1", agent="team", kind="team")
+    deep: object = "end"
+    for _ in range(900):
+        deep = [deep]
+    with pytest.raises(ResourceLimitExceeded):
+        check_result(task, deep)
+    check_result(task, [["shallow"]])
