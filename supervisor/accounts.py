@@ -79,9 +79,7 @@ class Accounts:
             if each is not entry:
                 each.children_tokens += tokens
                 each.children_cost_cents += cost_cents
-            over = overspent(each.task, each.children_tokens, each.children_cost_cents)
-            if over is not None and each.stop is not None and not each.stop.done():
-                each.stop.set_result(over)
+            self._hold(each)
             each = None if each.task.parent is None else self.ledger.backlog.find(each.task.parent)
 
     def count_tool_call(self, entry: Entry) -> None:
@@ -187,8 +185,23 @@ class Accounts:
             merged = list(dict.fromkeys([*children, *above.task.children]))
             above.task = replace(above.task, children=merged)
 
+    def recall_used(self, task_id: str, tokens: int, cost_cents: float) -> None:
+        """Enters what was used below a running task under an earlier daemon; it is ended if that was more than it may."""
+        above = self.ledger.backlog.find(task_id)
+        if above is None:
+            return
+        above.children_tokens = max(above.children_tokens, tokens)
+        above.children_cost_cents = max(above.children_cost_cents, cost_cents)
+        self._hold(above)
+
+    def _hold(self, entry: Entry) -> None:
+        """Ends a task that has used more than it may."""
+        over = overspent(entry.task, entry.children_tokens, entry.children_cost_cents)
+        if over is not None and entry.stop is not None and not entry.stop.done():
+            entry.stop.set_result(over)
+
     def leave_parent(self, entry: Entry, *, is_refused: bool = False) -> None:
-        """Takes away that a parent waits for a child, and adds what that has used to the parent's account."""
+        """Takes away that a parent waits for a child; one that was refused has never been its child."""
         above = None if entry.task.parent is None else self.ledger.backlog.find(entry.task.parent)
         if above is not None and entry.task.id in above.waits:
             above.waits.remove(entry.task.id)

@@ -8,12 +8,15 @@ and `team`.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
 from ..worker import codec
 from ..worker.errors import (
+    Conflict,
     CorralError,
     InvalidParams,
     NotFound,
@@ -26,6 +29,7 @@ from ..worker.schema import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskR
 from .agents import Agents
 from .crew import Agent
 from .keeper import Shared
+from .lifecycle import State, Worker
 from .schedule import has_capability
 from .spec import Ensemble, kind_of_ensemble
 from .tasks import Tasks
@@ -37,6 +41,9 @@ OVERLOADED_S = 300.0
 
 CHILDREN_MAX = 100_000
 """Records of parts that are read back: as many as `[tasks] max_children` can allow."""
+
+ANNOUNCE_S = 60.0
+"""How long an agent that is about to start is waited for, before what it may announce counts as not offered."""
 
 LOOK_S = 1.0
 """How often a full queue is looked at where nothing ends."""
@@ -55,6 +62,8 @@ class Conductor:
         self._turns = Counter[str]()
         self._led: dict[str, Team] = {}
         self._an_end = asyncio.Event()
+        self._lines = WeakValueDictionary[str, asyncio.Lock]()
+        """Who is offered to a full queue stands in line before it, one for each agent: the first alone looks."""
         tasks.ended.append(self._note_end)
 
     def kind(self, name: str) -> TaskKind | None:
@@ -110,6 +119,8 @@ class Conductor:
         children = await self._tasks.records.children(task.id, CHILDREN_MAX)
         earlier = {child.step: child for child in children}
         self._tasks.recall_children(task.id, [child.id for child in children])
+        if children:
+            await self._recall_used(task, children)
         if isinstance(found, Workflow):
             return await self._workflow(found, task, earlier)
         if found.mode == "broadcast":
@@ -117,6 +128,21 @@ class Conductor:
         if found.mode == "route":
             return await self._route(found, task, earlier)
         return await self._coordinate(found, task, earlier)
+
+    async def _recall_used(self, task: Task, children: Iterable[Task]) -> None:
+        """Charges a task that has a quota with what was used below it under an earlier daemon."""
+        if task.boundaries.max_tokens is None and task.boundaries.max_cost_cents is None:
+            return
+        tokens, cost_cents, seen = 0, 0.0, 0
+        left = list(children)
+        while left and seen < CHILDREN_MAX:
+            stored = left.pop()
+            below = self._tasks.find(stored.id) or stored
+            tokens += below.tokens_used
+            cost_cents += below.cost_cents
+            seen += 1
+            left += await self._tasks.records.children(below.id, CHILDREN_MAX - seen)
+        self._tasks.recall_used(task.id, tokens, cost_cents)
 
     # -- workflows
 
@@ -180,19 +206,64 @@ class Conductor:
         """
         keyed = replace(params, idempotency_key=f"{task.id}/{step}")
         end = asyncio.get_running_loop().time() + OVERLOADED_S
-        while True:
-            try:
-                return await self._tasks.submit(
-                    keyed, parent=self._tasks.find(task.id) or task, step=step
-                )
-            except Overloaded:
-                if asyncio.get_running_loop().time() > end:
-                    raise
+        line = self._lines.setdefault(params.agent or params.capability or "", asyncio.Lock())
+        if not line.locked():  # nobody waits for a place
+            with contextlib.suppress(Overloaded):
+                return await self._offer(task, step, keyed)
+        async with line:
+            while True:
+                try:
+                    return await self._offer(task, step, keyed)
+                except Overloaded:
+                    if asyncio.get_running_loop().time() > end:
+                        raise
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):  # a place may come free without an end
                         await self._an_end.wait()
-            except ShuttingDown:  # the next daemon goes on: this one cancels us at its end
-                await asyncio.get_running_loop().create_future()
+
+    async def _offer(self, task: Task, step: str, keyed: TaskParams) -> Task:
+        """Queues a part of a task, as soon as it is known who could do it.
+
+        Raises:
+            CorralError: it cannot be queued.
+        """
+        try:
+            parent = self._tasks.find(task.id) or task
+            return await self._tasks.submit(keyed, parent=parent, step=step)
+        except ShuttingDown:  # the next daemon goes on: this one cancels us at its end
+            never: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+            return await never
+        except (Conflict, NotFound):  # as far as is known by now
+            if not await self._announced_by(self._asked(keyed)):
+                raise
+        return await self._tasks.submit(keyed, parent=parent, step=step)
+
+    def _asked(self, params: TaskParams) -> Iterable[str]:
+        """Of whose capabilities it depends who can do a task."""
+        if params.agent is None:
+            return tuple(self._agents.agents)
+        found = self._agents.ensembles.by_name.get(params.agent)
+        names = found.members if isinstance(found, Team) else (params.agent,)
+        return names if params.required_capabilities else ()
+
+    async def _announced_by(self, names: Iterable[str]) -> bool:
+        """Waits until agents that are about to start have said what they offer; False: there are none.
+
+        After a restart of the daemon nobody has yet, and nobody is to be passed over for that.
+        """
+        agents = [self._agents.agents[name] for name in names if name in self._agents.agents]
+        silent = [
+            (agent, keeper)
+            for agent in agents
+            if agent.spec.protocol == "corral" and not agent.spec.capabilities
+            for keeper in agent.keepers
+            if not _has_said(agent, keeper.worker)
+        ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANNOUNCE_S):
+                for agent, keeper in silent:
+                    await keeper.until(partial(_has_said, agent))
+        return bool(silent)
 
     def _note_end(self, _task: Task) -> None:
         """A task has ended: who waits for a place in a queue looks again."""
@@ -225,6 +296,8 @@ class Conductor:
 
     async def _broadcast(self, team: Team, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
         """Every member does it; it has failed when it has with all of them."""
+        if task.required_capabilities:
+            await self._announced_by(team.members)
         members = [
             name
             for name in team.members
@@ -249,6 +322,8 @@ class Conductor:
         """One member does it; the one that had it before goes on with it."""
         name = next(iter(earlier), None)
         if name is None:
+            if not any(self._is_able(each, task.required_capabilities) for each in team.members):
+                await self._announced_by(team.members)
             able = self._able(team, task.required_capabilities)
             up = [each for each in able if self._takes_tasks(each)] or able
             turn = self._turns[team.name]
@@ -331,6 +406,15 @@ class Conductor:
             return {"name": name, "kind": self.kind(name), "capabilities": []}
         offered = agent.spec.capabilities or _announced(agent)
         return {"name": name, "kind": "agent", "capabilities": list(offered)}
+
+
+def _has_said(agent: Agent, worker: Worker) -> bool:
+    """Whether an agent has said what it offers, or this worker of it is not about to."""
+    return (
+        bool(_announced(agent))
+        or worker.state not in (State.INITIAL, State.STARTING)
+        or not worker.wanted
+    )
 
 
 def _announced(agent: Agent) -> tuple[str, ...]:

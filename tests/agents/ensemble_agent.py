@@ -1,12 +1,13 @@
 """The agent of the tests of teams and workflows: what it does is the first word of its objective."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
 from corral.worker import Agent, CorralError, Task
 
-agent = Agent("ensemble")
+agent = Agent("ensemble", capabilities=os.environ.get("OFFERED", "").split())
 
 
 @agent.task
@@ -22,6 +23,8 @@ async def run(task: Task) -> Any:
             with await asyncio.to_thread(Path(rest).open, "rb", 0) as fifo:
                 await asyncio.to_thread(fifo.read, 1)
         return {"item": task.input, "attempt": task.attempt}
+    if word == "use":
+        task.usage(tokens=int(rest))
     if word == "wait":
         await task.progress(0.5, "waits")
         await asyncio.Event().wait()

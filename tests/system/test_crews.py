@@ -329,6 +329,44 @@ def test_after_kill_9_a_workflow_goes_on_at_the_step_where_it_stood(tmp_path: Pa
         assert events["first", "succeeded"] <= 1
 
 
+def test_after_kill_9_nobody_is_passed_over_and_what_was_used_still_counts(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    own = ('process.isolation = "none"', 'environment = { OFFERED = "words" }')
+    config = agent("ann", *own) + agent("ben", *own) + agent("cleo", *own)
+    config += '[teams.all]\nmode = "broadcast"\nmax_parallel = 1\nmembers = ["ann", "ben"]\n'
+    config += "[workflows.frugal]\n" + steps(
+        "frugal",
+        'name = "one"\nagent = "cleo"\nobjective = "use 60"',
+        f'name = "all"\nagent = "all"\nafter = ["one"]\nobjective = "gate {gate}"\ninput = "shut"\n'
+        'required_capabilities = ["words"]',
+        'name = "two"\nagent = "cleo"\nafter = ["all"]\nobjective = "use 60"',
+    )
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", names=["ann", "ben", "cleo"])
+        bounds = {"max_tokens": 100}
+        task, _ = submit_and_await(daemon, "frugal", "x", boundaries=bounds)
+        daemon.kill()
+        daemon.start()
+        gate_fd = os.open(gate, os.O_RDWR)
+        try:
+            os.write(gate_fd, b"....")
+            ended = daemon.call("task.wait", task=task)
+        finally:
+            os.close(gate_fd)
+        of_step = {child["step"]: child for child in children(daemon, ended)}
+        output = of_step["all"]["output"]
+        assert [(each["member"], each["state"]) for each in output] == [
+            ("ann", "succeeded"),
+            ("ben", "succeeded"),
+        ]
+        assert ended["state"] == "failed", ended
+        assert (ended["error"]["name"], ended["error"]["data"]["limit"]) == (
+            "ResourceLimitExceeded",
+            "max_tokens",
+        )
+
+
 def shown(daemon: DaemonProcess, task: str) -> Any:
     return daemon.call("task.show", task=task)
 
