@@ -17,6 +17,7 @@ from .attempt import RECORD_MARGIN_BYTES, words_bytes
 from .backlog import Backlog, Entry
 from .bus import rfc3339
 from .crew import Agent
+from .lifecycle import State, Worker
 from .partners import Hibernation
 from .schedule import (
     RATE_S,
@@ -287,8 +288,13 @@ def free_slots(agent: Agent) -> list[Slot]:
 
 
 def wanted_workers(agent: Agent) -> frozenset[str]:
-    """The workers of an agent that are to be up."""
-    return frozenset(keeper.id for keeper in agent.keepers if keeper.worker.wanted)
+    """The workers of an agent that are up, or will be: one that was given up is not, until somebody starts it."""
+    return frozenset(keeper.id for keeper in agent.keepers if _is_to_come(keeper.worker))
+
+
+def _is_to_come(worker: Worker) -> bool:
+    gave_up = worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
+    return worker.wanted and not gave_up
 
 
 def _check_size(name: str, size: int, agent: Agent | None) -> None:

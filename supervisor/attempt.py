@@ -268,16 +268,10 @@ def check_result(task: Task, output: object, limit_bytes: int = MAX_MESSAGE_BYTE
     """Returns when an output is what its task asks for, and not too long.
 
     Raises:
-        ResourceLimitExceeded: it is too long or nested too deeply, or too long to be held against its schema.
+        ResourceLimitExceeded: it is too long, too long to be held against its schema, or nested too deep.
         TaskFailed: it is not what the schema says.
     """
-    try:
-        size = len(codec.encode_with_margin(output))
-    except ValueError as error:  # it could be read, and could not be told to anybody
-        raise ResourceLimitExceeded(
-            f'cannot take the result of task "{task.id}": it is nested too deeply',
-            limit="nesting",
-        ) from error
+    size = _length(output)
     # The record holds the caller's words too, and must fit into a message with them.
     limit = min(limit_bytes, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words_bytes(task))
     if size > limit:
@@ -300,11 +294,25 @@ def is_breach(stopped: CorralError) -> bool:
 
 
 def words_bytes(task: Task) -> int:
-    """How long the caller's part of a record is: objective, input and context, and what the output is to be."""
-    size = len(codec.encode([task.objective, task.input, task.context]))
+    """How long the caller's part of a record is: objective, input and context, and what the output is to be.
+
+    Raises:
+        ResourceLimitExceeded: it is nested too deep.
+    """
+    size = _length([task.objective, task.input, task.context])
     if task.boundaries != NO_BOUNDARIES or task.output_format is not None:
         size += len(msgspec.json.encode([task.boundaries, task.output_format]))
     return size
+
+
+def _length(value: object) -> int:
+    """How long a value is as JSON. What could be read may be too deep to be written, by a caller deeper in the stack."""
+    try:
+        return len(codec.encode_with_margin(value))
+    except ValueError as error:
+        raise ResourceLimitExceeded(
+            "cannot keep a task's input, context or output: it is nested too deep", limit="depth"
+        ) from error
 
 
 def _overlook(answer: asyncio.Future[object]) -> None:

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from ..worker.errors import Conflict, CorralError, Corrupted, NotFound, Overloaded
+from ..worker.errors import CorralError, Corrupted, NotFound, Overloaded
 from ..worker.schema import Error, Task, TaskListParams, TaskState
 from .backlog import Backlog, Entry
 from .bus import rfc3339
@@ -212,7 +212,7 @@ class Ledger:
 
         Raises:
             Overloaded: the store does not take it, and the daemon is stopping.
-            Conflict, Corrupted: the store never takes `more`: it has not ended.
+            Conflict, Corrupted: the store never takes it, with what is to be written with it: it has not ended.
         """
         if entry.is_ending:
             return False
@@ -220,20 +220,19 @@ class Ledger:
         entry.quiet()
         ended = _ended(entry, state, output, error)
         while True:
-            written = self.save(entry, ended, *more)
-            if written is None:
-                break
             try:
-                await written
+                written = self.save(entry, ended, *more)
+                if written is not None:
+                    await written
                 break
-            except (Conflict, Corrupted):
-                entry.is_ending = not more  # with less it may end
-                raise
             except Overloaded as refusal:
                 if self.is_closing():
                     raise
                 logger.warning("cannot write down the end of task %s yet: %s", ended.id, refusal)
                 await asyncio.sleep(RETRY_AFTER_S)
+            except Exception:
+                entry.is_ending = False  # whoever knows another end may end it
+                raise
         if on_written is not None:
             on_written()
         self.backlog.drop(entry)

@@ -63,6 +63,10 @@ class Performance(Accounts, ABC):
         self.started: list[Callable[[Task], None]] = []
         """Called at each start of an attempt."""
         self._backlog = ledger.backlog
+        self._refused_until = 0.0
+        """Of the loop's clock: the store took nothing, and nothing is begun before."""
+        self._refused: set[str] = set()
+        """Agents whose turn it is then."""
         self._running: set[asyncio.Task[None]] = set()
         self._performing: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -148,10 +152,30 @@ class Performance(Accounts, ABC):
                 await self._after_failure(entry, outcome)
         except CorralError as error:  # the store refuses: the task stays as it was
             logger.warning("cannot go on with task %s: %s", started.id, error)
+            if isinstance(error, Overloaded):
+                self._rest(started.agent)
             held.release()
             await self._try_later(entry, error)
+        except Exception as error:  # our own mistake must not keep the task, or who waits for it
+            logger.exception("cannot go on with task %s", started.id)
+            held.release()
+            defect = InternalError(f'cannot go on with task "{started.id}": {error!r}'[:1000])
+            await self._end(entry, "failed", defect)
         finally:
             held.release()
+
+    def _rest(self, name: str) -> None:
+        """Begins nothing while the store takes nothing: with each that is tried, all that wait would be tried in vain."""
+        self._refused.add(name)
+        if self._loop.time() >= self._refused_until:
+            self._refused_until = self._loop.time() + RETRY_AFTER_S
+            self._loop.call_at(self._refused_until, self._go_on)
+
+    def _go_on(self) -> None:
+        names, self._refused = self._refused, set()
+        self._refused_until = 0.0
+        for name in names:
+            self.dispatch(name)
 
     async def _try_later(self, entry: Entry, error: CorralError) -> None:
         if entry.is_ending:
@@ -160,8 +184,12 @@ class Performance(Accounts, ABC):
         if entry.accepted is not None:
             self._refuse(entry, error)
             return
-        task = replace(entry.task, state="queued", worker=None, reason=error.message)
-        self._backlog.put(entry, task)
+        task = entry.task
+        # What runs has begun in the store alone: what its worker was to be given could not be read.
+        attempt = task.attempt - (task.state == "running" and task.kind == "task")
+        again = replace(task, state="queued", worker=None, attempt=attempt, reason=error.message)
+        self._backlog.put(entry, again)
+        entry.attempt = None
         if stop is not None and stop.done():
             await self._end(entry, state_of(stop.result()), stop.result())
         else:
@@ -288,6 +316,8 @@ class Performance(Accounts, ABC):
         written = self.ledger.save(entry, again)
         if written is not None:
             await written
+        if entry.is_begun:
+            return  # it was stopped meanwhile
         self.ledger.publish("task.retried", task, reason=reason[:REASON_CHARS])
         self.ledger.tell(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.

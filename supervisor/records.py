@@ -44,7 +44,9 @@ _SAVE = (
     " idempotency_key, dead, record, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO UPDATE SET state = excluded.state, attempt = excluded.attempt,"
     " finished_at = excluded.finished_at, dead = excluded.dead, record = excluded.record,"
-    " checksum = excluded.checksum"
+    # An end stays: what was written before it may come later, when the store refused that at first. Another time
+    # of creation is another task, which has the id by chance.
+    " checksum = excluded.checksum WHERE task.finished_at IS NULL OR task.created_at <> excluded.created_at"
 )
 
 logger = logging.getLogger(__name__)

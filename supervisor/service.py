@@ -227,14 +227,14 @@ class WorkerService:
             self._hibernation.changed(keeper)
         if self._agents is not None:
             self._agents.fill_room()
-        if keeper.worker.state in UP:
-            if self._tasks is not None:
-                self._tasks.dispatch(keeper.spec.name)
-                if keeper.worker.paused_at is not None:
-                    self._tasks.say_why(keeper.spec.name)
+        if self._tasks is None:
             return
-        if keeper.worker.state is State.TERMINATED and self._tasks is not None:
-            self._tasks.say_why(keeper.spec.name)
+        worker = keeper.worker
+        if worker.state in UP or worker.state is State.TERMINATED:
+            # One that is gone for good leaves what stuck to it to the others.
+            self._tasks.dispatch(keeper.spec.name)
+            if worker.state is State.TERMINATED or worker.paused_at is not None:
+                self._tasks.say_why(keeper.spec.name)
 
     async def checkpoint_of(self, keeper: Keeper) -> dict[str, object]:
         """What the next life of a worker begins with.

@@ -29,6 +29,7 @@ from ..worker.errors import (
     WorkerFailed,
 )
 from ..worker.schema import (
+    ENDED,
     Task,
     TaskKind,
     TaskListParams,
@@ -133,7 +134,7 @@ class Tasks(Performance):
                 return
             again = replace(task, state="queued", worker=None, reason="the daemon died")
             self._backlog.put(entry, again)
-        elif task.state == "queued" and task.attempt == 0 and task.after:
+        elif task.state == "queued" and task.started_at is None and task.after:
             await self._block(entry, is_new=False)
         self._settle(entry)
 
@@ -217,7 +218,18 @@ class Tasks(Performance):
         return found or "task"
 
     async def _known(self, known: Entry | Task, params: TaskParams, parent: Task | None) -> Task:
-        """The task that was given the key before."""
+        """The task that was given the key before.
+
+        Raises:
+            Conflict: that is another task, or one that would wait for itself.
+        """
+        if parent is not None and self._is_above(known, parent):
+            raise Conflict(
+                f'cannot delegate with idempotency_key "{params.idempotency_key}": it is that of task'
+                f' "{parent.id}" itself, or of one that waits for it',
+                key="idempotency_key",
+                task=parent.id,
+            )
         if isinstance(known, Entry):
             if known.accepted is not None:
                 await asyncio.shield(known.accepted)
@@ -232,6 +244,13 @@ class Tasks(Performance):
                 task=task.id,
             )
         return task
+
+    def _is_above(self, known: Entry | Task, task: Task | None) -> bool:
+        while task is not None:
+            if isinstance(known, Entry) and known.task.id == task.id:
+                return True
+            task = None if task.parent is None else self.find(task.parent)
+        return False
 
     async def _take(
         self,
@@ -272,9 +291,16 @@ class Tasks(Performance):
         )
         if entry.task.after:
             await self._block(entry, is_new=True)
-            self._check_open()  # it took a while
-        if parent is not None:
-            self.check_can_run(entry.task, parent)
+        try:
+            if entry.task.after:  # it took a while
+                self._check_open()
+                if parent is not None:
+                    self.check_may_delegate(parent)
+            if parent is not None:
+                self.check_can_run(entry.task, parent)
+        except CorralError:
+            self._waitlist.forget(entry)  # else it would begin when they have ended
+            raise
         entry.task = taken = replace(entry.task, reason=reason_of(entry))
         self._backlog.add(entry)
         self.adopt(entry)
@@ -292,14 +318,14 @@ class Tasks(Performance):
             Conflict: a durable one would wait for one that is not, which the next daemon does not know.
         """
         task = entry.task
-        ended: dict[str, str] = {}
+        ended: dict[str, Task | None] = {}
         while True:
             open_ones = {each for each in task.after if each not in ended}
             unseen = [each for each in open_ones if self._backlog.find(each) is None]
             if not unseen:
                 break
             for each in unseen:
-                ended[each] = await self._state(each, is_new=is_new)
+                ended[each] = await self._known_end(each, is_new=is_new)
         for each in task.after if task.durable and is_new else ():
             found = self.ledger.find(each) or self.ledger.volatile.find(each)
             if found is not None and not found.durable:
@@ -308,23 +334,26 @@ class Tasks(Performance):
                     key="after",
                     task=each,
                 )
-        failed = [each for each in task.after if ended.get(each, "succeeded") != "succeeded"]
-        if failed:
-            entry.doom = doomed(task.id, failed[0], ended[failed[0]])
-            return
+        for each, found in ended.items():
+            if found is None or found.state != "succeeded":
+                entry.doom = doomed(task.id, each, "unknown" if found is None else found.state)
+                return
+            if found.finished_at is not None:  # so long it has waited for its own turn
+                freed = datetime.fromisoformat(found.finished_at).timestamp()
+                entry.since = max(entry.since, self._loop.time() - max(0.0, time.time() - freed))
         entry.blockers = open_ones
         self._waitlist.add(entry)
 
-    async def _state(self, task_id: str, *, is_new: bool) -> str:
-        """How a task has ended; what is not known any more may not have succeeded."""
+    async def _known_end(self, task_id: str, *, is_new: bool) -> Task | None:
+        """The record of a task that has ended; what is not known any more may not have succeeded."""
         try:
-            return (await self.ledger.show(task_id)).state
+            return await self.ledger.show(task_id)
         except NotFound:
             if is_new:
                 raise
         except Corrupted as error:
             logger.warning("%s", error)
-        return "unknown"
+        return None
 
     def _accept(self, entry: Entry) -> None:
         """Writes a new task down; one that can begin at once is written with its first attempt."""
@@ -366,6 +395,7 @@ class Tasks(Performance):
         assert entry.accepted is not None, "what is taken is not refused"
         entry.accepted.set_exception(error)
         entry.accepted.exception()  # perhaps nobody waits any more
+        entry.ended.set()  # for who knows it from its parent, or stops everything
 
     def _accepted(self, entry: Entry) -> None:
         accepted, entry.accepted = entry.accepted, None
@@ -424,7 +454,7 @@ class Tasks(Performance):
         finally:
             if listener is not None:
                 entry.listeners.remove(listener)
-        return entry.task
+        return _ended(entry)
 
     async def cancel(self, task_id: str, reason: str = "cancelled on request") -> Task:
         """Cancels a task and those that it delegated; one that has ended stays as it is.
@@ -437,7 +467,7 @@ class Tasks(Performance):
             return await self.show(task_id)
         self._stop(entry, Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason))
         await entry.ended.wait()
-        return entry.task
+        return _ended(entry)
 
     def _stop(self, entry: Entry, error: CorralError) -> None:
         if entry.stop is None:
@@ -571,6 +601,9 @@ class Tasks(Performance):
         turns = self._backlog.turns(name)
         if not turns or name in self._dispatching or self.agents.draining:
             return
+        if self._loop.time() < self._refused_until:
+            self._refused.add(name)  # `_rest` goes on with it
+            return
         agent = self.agents.agents.get(name)
         if agent is None:
             return
@@ -599,6 +632,18 @@ class Tasks(Performance):
         self._stop_children(task, "the task that delegated it has ended")
         if task.session is not None:  # the next of the session may go on
             self.dispatch(task.agent)
+
+
+def _ended(entry: Entry) -> Task:
+    """The record of a task that is over.
+
+    Raises:
+        NotFound: the store has not taken it, so that it has never been.
+    """
+    task = entry.task
+    if task.state not in ENDED:
+        raise NotFound(f'cannot find task "{task.id}": it was not taken', task=task.id)
+    return task
 
 
 def _why_no_worker(agent: Agent) -> str | None:

@@ -259,9 +259,7 @@ class Timetable:
         """
         entry = self._of(name)
         if not entry.record.paused:
-            entry.record = replace(entry.record, paused=True, next_at=None)
-            entry.next_at = None
-            await self._save(entry)
+            await self._set_paused(entry, paused=True, next_at=None)
             self._publish("schedule.paused", entry.record)
         return entry.record
 
@@ -273,12 +271,22 @@ class Timetable:
         """
         entry = self._of(name)
         if entry.record.paused:
-            entry.next_at = following(entry.times, self._clock())
-            entry.record = replace(entry.record, paused=False, next_at=_stamp_of(entry.next_at))
-            await self._save(entry)
+            next_at = following(entry.times, self._clock())
+            await self._set_paused(entry, paused=False, next_at=next_at)
             self._publish("schedule.resumed", entry.record, next_at=entry.record.next_at)
             self._changed.set()
         return entry.record
+
+    async def _set_paused(self, entry: _Entry, *, paused: bool, next_at: float | None) -> None:
+        before, entry.next_at = entry.next_at, next_at
+        entry.record = replace(entry.record, paused=paused, next_at=_stamp_of(next_at))
+        try:
+            await self._save(entry)
+        except BaseException:  # whoever asks again is not to be told that it is so already
+            entry.next_at = before
+            entry.record = replace(entry.record, paused=not paused, next_at=_stamp_of(before))
+            self._changed.set()
+            raise
 
     async def run_now(self, name: str) -> Task:
         """The task of one, made now, beside its times.

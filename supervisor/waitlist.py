@@ -42,15 +42,18 @@ class Waitlist:
         """Whether a task has to wait still; then `on_ready` follows, unless it is forgotten."""
         if entry.blockers:
             return True
+        if entry.task.id in self._timed:
+            return (
+                True  # also when its time has just come: it goes on once, when `on_ready` is told
+            )
         if entry.due is None or entry.due <= self._clock():
             return False
-        if entry.task.id not in self._timed:
-            self._timed[entry.task.id] = entry
-            heapq.heappush(self._due, (entry.due, entry.task.id))
-            if len(self._due) > 2 * len(self._timed) + SLACK:
-                self._due = [place for place in self._due if place[1] in self._timed]
-                heapq.heapify(self._due)
-            self._rearm()
+        self._timed[entry.task.id] = entry
+        heapq.heappush(self._due, (entry.due, entry.task.id))
+        if len(self._due) > 2 * len(self._timed) + SLACK:
+            self._due = [place for place in self._due if place[1] in self._timed]
+            heapq.heapify(self._due)
+        self._rearm()
         return True
 
     def forget(self, entry: Entry) -> None:

@@ -1,0 +1,347 @@
+"""The queue itself over a real store that can be told to refuse, with workers that do what a test says."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from corral.supervisor import keeper, ledger, performance, tasks
+from corral.supervisor.agents import Agents
+from corral.supervisor.bus import rfc3339
+from corral.supervisor.crew import Agent
+from corral.supervisor.keeper import Shared
+from corral.supervisor.lifecycle import State, Worker
+from corral.supervisor.spec import Audit as AuditSection
+from corral.supervisor.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
+from corral.supervisor.spec import Tasks as Section
+from corral.supervisor.store import Statement, Store
+from corral.supervisor.tasks import Tasks
+from corral.worker.channel import Call
+from corral.worker.errors import (
+    Cancelled,
+    CorralError,
+    NotFound,
+    Overloaded,
+    WorkerFailed,
+)
+from corral.worker.schema import Task, TaskParams
+
+BOUND_S = 20.0
+
+PATIENCE_S = 0.02
+"""When what a store has refused is tried again."""
+
+
+class FickleStore(Store):
+    """A store that refuses what `refuses` says, at once or, with `is_late`, as a full disk does: when it is written."""
+
+    refuses: Callable[[tuple[Statement, ...]], CorralError | None] | None = None
+    is_late = True
+    refused = 0
+
+    def begin(self, *statements: Statement) -> asyncio.Future[list[int]]:
+        error = None if self.refuses is None else self.refuses(statements)
+        if error is None:
+            return super().begin(*statements)
+        self.refused += 1
+        if not self.is_late:
+            raise error
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[int]] = loop.create_future()
+
+        def refuse() -> None:
+            for each in statements:
+                if not isinstance(each, tuple):
+                    each.seal()  # as the writer does it
+            if not answer.done():
+                answer.set_exception(error)
+
+        loop.call_soon(refuse)
+        return answer
+
+
+def full(_: object = None) -> CorralError:
+    """What a store says whose disk is full."""
+    return Overloaded("cannot use the store now: disk-full", reason="disk-full", retry_after_s=1.0)
+
+
+class Hand:
+    """A worker, as far as the queue sees one; what it was given is in `calls` until it answers."""
+
+    def __init__(self, desk: "Desk", worker_id: str, spec: Spec) -> None:
+        self.desk = desk
+        self.id = worker_id
+        self.spec = spec
+        self.worker = Worker(worker_id, spec, state=State.IDLE, wanted=True, incarnation=1, pid=1)
+        self.running: dict[str, float] = {}
+        self.rested_at = 0.0
+        self.announced: tuple[str, ...] = ()
+        self.exits: list[Any] = []
+        self.shared = SimpleNamespace(wakefulness=keeper.Wakefulness())
+        self.calls: dict[str, asyncio.Future[object]] = {}
+        self.is_closed = False
+        self.number = 0
+
+    # as a Keeper
+
+    @property
+    def takes_tasks(self) -> bool:
+        worker = self.worker
+        return worker.state is State.IDLE and worker.paused_at is None and not self.is_closed
+
+    @property
+    def channel(self) -> "Hand":
+        return self
+
+    def begin(self, task_id: str) -> None:
+        assert task_id not in self.running
+        self.running[task_id] = 0.0
+        self.desk.tasks.dispatch(self.spec.name)
+
+    def end(self, task_id: str) -> None:
+        self.running.pop(task_id, None)
+
+    def send(self, event: object) -> None:
+        self.die()
+        self.desk.loop.call_soon(self.rise)
+
+    async def until(self, done: Callable[[Worker], bool]) -> Worker:
+        while not done(self.worker):
+            await asyncio.sleep(0)
+        return self.worker
+
+    # as a Channel
+
+    async def call(self, _: str, params: Mapping[str, Any], timeout_s: float | None) -> Call:
+        if not self.takes_tasks:
+            raise WorkerFailed("cannot call: it is gone", result="signaled")
+        task_id = str(params["task"])
+        self.desk.note_begun(task_id, self)
+        answer: asyncio.Future[object] = self.desk.loop.create_future()
+        self.calls[task_id] = answer
+        answer.add_done_callback(lambda _: self.desk.note_left(task_id, self))
+        self.number += 1
+        return Call(self.number, answer)
+
+    def withdraw(self, call: Call, reason: str) -> None:
+        if not call.answer.done():
+            self.desk.loop.call_soon(self.finish, self._task_of(call), Cancelled(reason))
+
+    # what a test has it do
+
+    def answer(self, task_id: str, outcome: object = None) -> None:
+        """Answers a task, with an error where `outcome` is one."""
+        answer = self.calls[task_id]
+        if isinstance(outcome, BaseException):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result({"output": outcome})
+
+    def _task_of(self, call: Call) -> str:
+        return next(task_id for task_id, answer in self.calls.items() if answer is call.answer)
+
+    def finish(self, task_id: str, outcome: object) -> None:
+        """Answers a task that it may have answered already."""
+        if task_id in self.calls and not self.calls[task_id].done():
+            self.answer(task_id, outcome)
+
+    def pause(self) -> None:
+        """It stands still."""
+        if self.worker.state is State.IDLE:
+            self.worker = replace(self.worker, paused_at=self.desk.loop.time())
+
+    def resume(self) -> None:
+        """It goes on."""
+        self.worker = replace(self.worker, paused_at=None)
+        self.desk.tasks.dispatch(self.spec.name)
+
+    def die(self) -> None:
+        """Its process is gone, and all that it did."""
+        self.is_closed = True
+        self.worker = replace(self.worker, state=State.TERMINATED, pid=None, resume_at=1.0)
+        for answer in list(self.calls.values()):
+            if not answer.done():
+                answer.set_exception(WorkerFailed("cannot go on: it died", result="signaled"))
+
+    def rise(self) -> None:
+        """Its next incarnation is up."""
+        if self.worker.state is State.TERMINATED and self.worker.wanted:
+            number = self.worker.incarnation + 1
+            self.worker = replace(
+                self.worker, state=State.IDLE, pid=1, incarnation=number, resume_at=None
+            )
+            self.is_closed = False
+            self.desk.tasks.dispatch(self.spec.name)
+
+
+class Desk:
+    """A queue with its agents."""
+
+    def __init__(self, store: FickleStore) -> None:
+        self.store = store
+        self.loop = asyncio.get_running_loop()
+        self.agents: dict[str, Agent] = {}
+        self.told: list[tuple[str, str]] = []
+        self.ends = Counter[str]()
+        self.doing: dict[str, str] = {}
+        self.ever = Counter[str]()
+        self._specs: dict[str, Spec] = {}
+        config = Config(
+            daemon=Daemon(),
+            events=Events(),
+            audit=AuditSection(),
+            process=Process(),
+            agents={},
+            defaults=Defaults(),
+        )
+        set_of_agents = SimpleNamespace(
+            agents=self.agents,
+            config=config,
+            draining=False,
+            brake=None,
+            check_brake=_nothing,
+            of=self._of,
+        )
+        shared = SimpleNamespace(
+            store=store, bus=SimpleNamespace(publish=self._publish, is_heard=_always)
+        )
+        self.running_set = set_of_agents
+        # Shapes that have what the queue asks of them, and nothing else.
+        self.tasks = Tasks(cast(Shared, shared), cast(Agents, set_of_agents))
+        self.tasks.ended.append(self._note_end)
+
+    def _of(self, name: str) -> Agent:
+        if name not in self.agents:
+            raise NotFound(f'cannot find agent "{name}"', name=name)
+        return self.agents[name]
+
+    def _publish(self, what: str, **facts: Any) -> None:
+        if what.startswith("task."):
+            self.told.append((what, str(facts["task"])))
+
+    def _note_end(self, task: Task) -> None:
+        self.ends[task.id] += 1
+
+    def note_begun(self, task_id: str, hand: Hand) -> None:
+        """A worker has been told of a task."""
+        assert task_id not in self.doing, f"{task_id} is on two workers at once"
+        self.doing[task_id] = hand.id
+        self.ever[task_id] += 1
+
+    def note_left(self, task_id: str, hand: Hand) -> None:
+        """A worker does it no more."""
+        self.doing.pop(task_id, None)
+        hand.calls.pop(task_id, None)
+
+    def add(self, name: str, instances: int = 1, capacity: int = 1, **section: Any) -> Agent:
+        """A new agent, whose workers are up."""
+        resources = Resources(max_concurrent_requests=capacity)
+        quick: dict[str, Any] = {"retry_backoff_base": 0.001, "retry_backoff_max": 0.002}
+        own = Section(**(quick | section))
+        spec = Spec(name=name, kind="agent", source="test", resources=resources, tasks=own)
+        agent = Agent(spec)
+        hands: Any = [Hand(self, f"{name}-{n}", spec) for n in range(instances)]
+        agent.keepers.extend(hands)
+        self.agents[name] = agent
+        self.tasks.dispatch(name)
+        return agent
+
+    def remove(self, name: str) -> None:
+        """As `Agents` does it: its workers are stopped first."""
+        for hand in self.hands(name):
+            hand.worker = replace(hand.worker, wanted=False)
+            hand.die()
+        del self.agents[name]
+        self.tasks.abandon(name)
+
+    def hands(self, name: str) -> list[Hand]:
+        """The workers of an agent."""
+        return cast("list[Hand]", self.agents[name].keepers)  # they are nothing else here
+
+    async def submit(self, agent: str = "a", objective: str = "o", **more: Any) -> Task:
+        """As a caller does."""
+        return await self.tasks.submit(TaskParams(objective=objective, agent=agent, **more))
+
+    async def run(self, agent: str = "a", **more: Any) -> Task:
+        """A task whose worker answers at once."""
+        task = await self.submit(agent, **more)
+        (await self.begun(task.id)).answer(task.id)
+        return await self.tasks.wait(task.id)
+
+    async def begun(self, task_id: str) -> Hand:
+        """The worker that has a task, as soon as one has."""
+        while task_id not in self.doing:
+            await asyncio.sleep(0)
+        name = self.doing[task_id]
+        return next(h for h in self.hands(name.rpartition("-")[0]) if h.id == name)
+
+    async def settle(self, turns: int = 50) -> None:
+        """Lets what can happen at once happen."""
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await self.store.read("SELECT 1")
+
+    @staticmethod
+    def is_of(state: str, statements: Sequence[Statement]) -> bool:
+        """Whether something that is written is, or may come to be, a record of a task in a state."""
+        return any(
+            state in row
+            for each in statements
+            for row in ([each[1]] if isinstance(each, tuple) else getattr(each, "rows", []))
+        )
+
+    @staticmethod
+    def stamp(seconds: float) -> str:
+        """A time as records have it."""
+        return rfc3339(seconds)
+
+    async def rows(self) -> dict[str, str]:
+        """The state of each task in the store."""
+        rows = await self.store.read("SELECT id, state FROM task")
+        return {str(task_id): str(state) for task_id, state in rows}
+
+    def check_is_empty(self) -> None:
+        """Nothing is left of anything in the queue."""
+        backlog = self.tasks.ledger.backlog
+        assert list(backlog) == []
+        assert (backlog.count("queued"), backlog.count("running"), backlog.queued_bytes) == (
+            0,
+            0,
+            0,
+        )
+        for agent in self.agents.values():
+            assert all(not keeper.running for keeper in agent.keepers)
+
+
+@asynccontextmanager
+async def desk(folder: Path, patience: pytest.MonkeyPatch) -> AsyncGenerator[Desk, None]:
+    """A queue without agents; what the store refused is tried again soon."""
+    for room in (ledger, performance, tasks):
+        patience.setattr(room, "RETRY_AFTER_S", PATIENCE_S)
+    store = cast(
+        FickleStore, FickleStore.open(folder / "corral.db")
+    )  # `open` makes what it is called on
+    try:
+        async with asyncio.timeout(BOUND_S):
+            made = Desk(store)
+            await made.tasks.load()
+            made.tasks.boot()
+            yield made
+            store.refuses = None
+            await made.tasks.close()
+    finally:
+        await store.close()
+
+
+def _nothing(_: str) -> None:
+    pass
+
+
+def _always(_: str) -> bool:
+    return True
