@@ -53,6 +53,8 @@ async def run(task: Task) -> Any:
     word, _, rest = task.objective.partition(" ")
     if word == "heard":
         return heard
+    if word == "types":  # of what may be nested deeper than an output
+        return [each[0] for each in heard]
     if word == "forget":
         heard.clear()
     if word == "say":

@@ -1,7 +1,7 @@
 """Workers that sleep: no process, nothing lost, and back for a task, `wake` or `start`, in a later daemon too."""
 
+import socket
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,7 +12,7 @@ import pytest
 
 from corral.worker.errors import Conflict, NotFound, SpawnFailed, TaskFailed
 from corral.worker.schema import ENDED
-from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 DIARIST = f"""
 entrypoint = "diarist_agent:agent"
@@ -188,18 +188,17 @@ def test_who_hangs_up_while_an_agent_falls_asleep_leaves_no_task_behind(
     daemon.call("agent.add", name="slow", kind="agent", spec=spec)
     begun(daemon, "slow", f"hold {gate}")
     second = daemon.call("task.submit", agent="slow", objective="read")["id"]
-    with daemon.client() as client:
+    with daemon.client() as client, socket.socket(socket.AF_UNIX) as asker:
         client.call("event.follow", {"types": ["agent.hibernated"]}, timeout_s=BOUND_S)
-        command = [str(BIN / "corral"), "--socket", str(daemon.socket), "hibernate", "slow"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as asker:
-            is_asked = False
-            while not is_asked:  # until another is told that somebody does
-                with pytest.raises(Conflict) as refusal:
-                    daemon.call("agent.hibernate", names=["slow"], timeout_s=0.01)
-                is_asked = refusal.value.data.get("reason") != "busy"
-            gate.touch()
-            next(client.notifications())
-            asker.kill()
+        asker.settimeout(BOUND_S)
+        asker.connect(str(daemon.socket))
+        asker.sendall(
+            b'{"jsonrpc":"2.0","id":1,"method":"agent.hibernate","params":{"names":["slow"]}}\n'
+            b'{"jsonrpc":"2.0","id":2,"method":"rpc.discover"}\n'
+        )
+        asker.recv(1)  # the second is answered: the first is begun
+        gate.touch()
+        next(client.notifications())
     door.touch()
     assert daemon.call("task.wait", task=second)["state"] == "succeeded"
     daemon.call("agent.rm", name="slow")
