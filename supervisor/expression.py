@@ -364,10 +364,32 @@ def _compared(tree: ast.Compare, names: Mapping[str, object]) -> bool:
 
 
 def _equal(a: object, b: object) -> bool:
-    """As JSON has it: true is not 1."""
-    if isinstance(a, bool) or isinstance(b, bool):
-        return a is b
-    return a == b
+    """As JSON has it: true is not 1, nor is a list of the one a list of the other."""
+    way: list[Iterator[tuple[object, object]]] = [iter([(a, b)])]
+    while way:  # no calls within calls: values may be nested more deeply
+        pair = next(way[-1], None)
+        if pair is None:
+            way.pop()
+            continue
+        inner = _paired(*pair)
+        if inner is not None:
+            way.append(inner)
+        elif isinstance(pair[0], bool) or isinstance(pair[1], bool):
+            if pair[0] is not pair[1]:
+                return False
+        elif pair[0] != pair[1]:
+            return False
+    return True
+
+
+def _paired(a: object, b: object) -> Iterator[tuple[object, object]] | None:
+    """What two lists of one length, or two tables of the same keys, hold at the same places; None: they are no such."""
+    if (items := codec.as_array(a)) is not None and (others := codec.as_array(b)) is not None:
+        return zip(items, others, strict=True) if len(items) == len(others) else None
+    one, other = codec.as_object(a), codec.as_object(b)
+    if one is not None and other is not None and one.keys() == other.keys():
+        return ((each, other[key]) for key, each in one.items())
+    return None
 
 
 def _less(a: object, b: object) -> bool:

@@ -17,7 +17,15 @@ from corral.supervisor.expression import (
 )
 
 NAMES: dict[str, Any] = {
-    "input": {"url": "u", "n": [1, 2, {"deep": True}], "a-b": 7, "text": 'say "x"', "none": None},
+    "input": {
+        "url": "u",
+        "n": [1, 2, {"deep": True}],
+        "a-b": 7,
+        "text": 'say "x"',
+        "none": None,
+        "flags": {"x": [True]},
+        "counts": {"x": [1]},
+    },
     "steps": {"gather": {"state": "succeeded", "output": {"count": 2, "items": ["a", "b"]}}},
     "item": "it",
     "index": 3,
@@ -73,6 +81,13 @@ def test_a_reference_gives_what_stands_there(template: object, value: object) ->
         ('"z" not in steps.gather.output.items', True),
         ('"ay" in input.text', True),
         ("true in [1]", False),
+        ("[true] == [1]", False),
+        ("[[0], 1] == [[false], 1]", False),
+        ("[true] in [[1]]", False),
+        ("[1, [2.0], null] == [1.0, [2], null]", True),
+        ("[1] != [1, 2]", True),
+        ("input.flags == input.counts", False),
+        ("input.flags == input.flags", True),
         ("input.none or input.url", True),
         ('"a" < "b"', True),
         ("len(input.text) >= 7", True),
