@@ -6,6 +6,7 @@ It writes nothing down; a worker that does not let go of a task that is over is 
 """
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from ..worker.errors import (
     Timeout,
     WorkerFailed,
 )
-from ..worker.schema import Boundaries, Task, TaskResult, TaskState
+from ..worker.schema import Boundaries, Error, Task, TaskResult, TaskState
 from ..worker.wire import MAX_MESSAGE_BYTES
 from . import lifecycle
 from .keeper import Keeper
@@ -36,6 +37,21 @@ NO_BOUNDARIES = Boundaries()
 
 RECORD_MARGIN_BYTES = 64 * 1024
 """What a record may take beside the caller's words and the output."""
+
+CHILD_BYTES = 16
+"""Of the id of one task that a record names as a child."""
+
+ERROR_BYTES = 1024 * 1024
+"""What the error of a record may take, at most."""
+
+ERROR_LEAST_BYTES = RECORD_MARGIN_BYTES // 2
+"""What there is room for in any case, however long the caller's words are."""
+
+OMITTED_NAMES = 5
+"""How many facts that found no room an error names."""
+
+OMITTED_CHARS = 50
+"""Of such a name."""
 
 
 class Succeeded(NamedTuple):
@@ -273,7 +289,8 @@ def check_result(task: Task, output: object, limit_bytes: int = MAX_MESSAGE_BYTE
     """
     size = _length(output)
     # The record holds the caller's words too, and must fit into a message with them.
-    limit = min(limit_bytes, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words_bytes(task))
+    taken = words_bytes(task) + CHILD_BYTES * len(task.children)
+    limit = min(limit_bytes, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - taken)
     if size > limit:
         raise ResourceLimitExceeded(
             f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}',
@@ -281,6 +298,41 @@ def check_result(task: Task, output: object, limit_bytes: int = MAX_MESSAGE_BYTE
             value=size,
         )
     check_output(task, output)
+
+
+def error_room(words: int) -> int:
+    """What the error of a record may take beside so many bytes of the caller's words."""
+    left = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words
+    return max(ERROR_LEAST_BYTES, min(ERROR_BYTES, left))
+
+
+def bounded(error: Error, limit_bytes: int) -> Error:
+    """An error that takes no more than that: its facts as far as there is room, the short ones first.
+
+    `data["omitted"]` names those that are left out; a message is cut.
+    """
+    message = error.message[: limit_bytes // 16]  # a character takes six bytes at most
+    room = limit_bytes / 2
+    facts: dict[str, object] = {}
+    sizes = {key: _size({key: value}) for key, value in error.data.items()}
+    if message == error.message and sum(sizes.values()) <= room:
+        return error
+    for key in sorted(sizes, key=sizes.__getitem__):
+        if sizes[key] <= room:
+            room -= sizes[key]
+            facts[key] = error.data[key]
+    omitted = [key[:OMITTED_CHARS] for key in error.data if key not in facts]
+    if omitted:
+        facts["omitted"] = omitted[:OMITTED_NAMES]
+    return Error(error.code, error.name, message, facts)
+
+
+def _size(value: object) -> float:
+    """How long a value is, as JSON; what no record could hold is longer than anything."""
+    try:
+        return len(codec.encode_with_margin(value))
+    except ValueError:
+        return math.inf
 
 
 def state_of(stopped: CorralError) -> TaskState:

@@ -21,12 +21,14 @@ from ..worker.errors import (
     InvalidParams,
     NotFound,
     Overloaded,
+    ResourceLimitExceeded,
     ShuttingDown,
     TaskFailed,
     from_wire,
 )
 from ..worker.schema import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
 from .agents import Agents
+from .attempt import ERROR_BYTES, bounded
 from .crew import Agent
 from .keeper import Shared
 from .lifecycle import State, Worker
@@ -47,6 +49,9 @@ ANNOUNCE_S = 60.0
 
 LOOK_S = 1.0
 """How often a full queue is looked at where nothing ends."""
+
+OUTPUTS_BYTES = 256 * 1024 * 1024
+"""Of the outputs of all parts of one task together: the daemon holds them until it ends."""
 
 REASON_CHARS = 1_000
 """Of an error's message in an event; the task's record has it whole."""
@@ -149,7 +154,9 @@ class Conductor:
     async def _workflow(
         self, workflow: Workflow, task: Task, earlier: Mapping[str, Task]
     ) -> TaskResult:
-        branches = {label: _branch(child) for label, child in earlier.items()}
+        held = _Outputs()
+        branches = {label: held.held(_branch(child)) for label, child in earlier.items()}
+        held.check(task)
         known = decide(workflow, task, branches).stages if earlier else {}
         told = {step: "ended" for step, stage in known.items() if stage.has_ended}
         runners: dict[asyncio.Task[Branch], str] = {}
@@ -174,7 +181,8 @@ class Conductor:
                 assert runners, "what has not ended waits for something"
                 done, _ = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
                 for runner in done:
-                    branches[runners.pop(runner)] = runner.result()
+                    branches[runners.pop(runner)] = held.held(runner.result())
+                held.check(task)
         finally:
             for runner in runners:
                 runner.cancel()
@@ -304,15 +312,20 @@ class Conductor:
             if name in earlier or self._is_able(name, task.required_capabilities)
         ]
         gate = asyncio.Semaphore(team.max_parallel)
+        held = _Outputs()
 
         async def run(name: str) -> Branch:
             async with gate:
                 part = Submission(name, name, _handed_on(task, name))
-                return await self._run(task, part, earlier)
+                return held.held(await self._run(task, part, earlier))
 
         async with asyncio.TaskGroup() as group:
             runs = [group.create_task(run(name)) for name in members]
-        output = [_told(name, each.result()) for name, each in zip(members, runs, strict=True)]
+        held.check(task)
+        room = ERROR_BYTES // 4 // len(team.members)
+        output = [
+            _told(name, each.result(), room) for name, each in zip(members, runs, strict=True)
+        ]
         if not any(each["state"] == "succeeded" for each in output):
             text = f'cannot finish the task of team "{team.name}": it failed with every member'
             raise TaskFailed(text, team=team.name, members=output)
@@ -451,12 +464,39 @@ def _handed_on(task: Task, agent: str) -> TaskParams:
     )
 
 
-def _told(name: str, branch: Branch) -> dict[str, object]:
-    """What a member's task came to, as the output of a broadcast has it."""
+class _Outputs:
+    """What the parts of a task have answered so far, which the daemon holds until the task ends."""
+
+    def __init__(self) -> None:
+        self._size_bytes = 0
+
+    def held(self, branch: Branch) -> Branch:
+        """A part as it is held: without its output, where all together are too long."""
+        if branch.output is None:
+            return branch
+        self._size_bytes += len(codec.encode(branch.output))
+        return branch if self._size_bytes <= OUTPUTS_BYTES else replace(branch, output=None)
+
+    def check(self, task: Task) -> None:
+        """Returns when all outputs are held.
+
+        Raises:
+            ResourceLimitExceeded: they are too long together.
+        """
+        if self._size_bytes > OUTPUTS_BYTES:
+            raise ResourceLimitExceeded(
+                f'cannot go on with task "{task.id}": the outputs of its parts take more than {OUTPUTS_BYTES} bytes',
+                limit="outputs",
+                value=OUTPUTS_BYTES,
+            )
+
+
+def _told(name: str, branch: Branch, room_bytes: int) -> dict[str, object]:
+    """What a member's task came to, as the output of a broadcast has it; an error takes so much room at most."""
     told: dict[str, object] = {"member": name, "task": branch.task, "state": branch.state}
     if branch.error is None:
         return {**told, "output": branch.output}
-    error = branch.error
+    error = bounded(branch.error, room_bytes)
     said = {"code": error.code, "name": error.name, "message": error.message, "data": error.data}
     return {**told, "error": said}
 

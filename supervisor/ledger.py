@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from ..worker.errors import CorralError, Corrupted, NotFound, Overloaded
 from ..worker.schema import Error, Task, TaskListParams, TaskState
+from .attempt import bounded, error_room
 from .backlog import Backlog, Entry
 from .bus import rfc3339
 from .keeper import Shared
@@ -290,11 +291,17 @@ def _ended(entry: Entry, state: TaskState, output: object, error: CorralError | 
         task,
         state=state,
         output=output,
-        error=None if error is None else Error(error.code, error.name, error.message, error.data),
+        error=None if error is None else _recorded(error, entry),
         finished_at=now,
         duration_s=None if task.started_at is None else seconds_between(task.started_at, now),
         reason="",
     )
+
+
+def _recorded(error: CorralError, entry: Entry) -> Error:
+    """An error as the record has it, which a message has to hold."""
+    whole = Error(error.code, error.name, error.message, error.data)
+    return bounded(whole, error_room(entry.size_bytes))
 
 
 def _is_wanted(task: Task, created: float, wanted: TaskListParams) -> bool:

@@ -306,7 +306,7 @@ class Performance(Accounts, ABC):
             await self._end(entry, "failed", failed.error)
             return
         attempt = task.attempt - 1 if failed.put_down else task.attempt
-        reason = failed.error.message
+        reason = failed.error.message[:REASON_CHARS]
         again = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
         self._backlog.put(entry, again)
         entry.stop = entry.attempt = None
@@ -318,7 +318,7 @@ class Performance(Accounts, ABC):
             await written
         if entry.is_begun:
             return  # it was stopped meanwhile
-        self.ledger.publish("task.retried", task, reason=reason[:REASON_CHARS])
+        self.ledger.publish("task.retried", task, reason=reason)
         self.ledger.tell(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.
         if failed.put_down or (failed.died and task.attempt == 1):

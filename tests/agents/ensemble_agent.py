@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from corral.worker import Agent, CorralError, Task
+from corral.worker import Agent, CorralError, Task, TaskFailed
 
 agent = Agent("ensemble", capabilities=os.environ.get("OFFERED", "").split())
 
@@ -30,6 +30,8 @@ async def run(task: Task) -> Any:
         await asyncio.Event().wait()
     if word == "fail":
         raise ValueError(rest)
+    if word == "fail-long":  # `rest`: of how many characters the longest fact of the error is
+        raise TaskFailed("it is long", why="because", what="x" * int(rest))
     if word == "fail-on" and task.agent == rest:
         raise ValueError(rest)
     if word == "context":

@@ -5,10 +5,13 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from corral.supervisor import conductor
 from corral.supervisor.conductor import Conductor
 from corral.supervisor.workflow import Step, Workflow
-from corral.worker.errors import Overloaded
-from corral.worker.schema import Task, TaskParams
+from corral.worker.errors import Overloaded, ResourceLimitExceeded
+from corral.worker.schema import Task, TaskParams, TaskResult
 
 PARTS = 200
 
@@ -16,7 +19,8 @@ PARTS = 200
 class NarrowQueue:
     """The tasks of a daemon whose queue has one place, and whose worker takes one turn of the loop for each."""
 
-    def __init__(self) -> None:
+    def __init__(self, output: object = None) -> None:
+        self._output = output  # of each task
         self.ended: list[Any] = []  # callbacks
         self.asked = 0
         self.records = SimpleNamespace(children=self._children)
@@ -39,7 +43,7 @@ class NarrowQueue:
         return Task(id=step, agent=params.agent or "", parent=parent.id, step=step)
 
     async def wait(self, task_id: str) -> Task:
-        ended = Task(id=task_id, agent="ann", state="succeeded")
+        ended = Task(id=task_id, agent="ann", state="succeeded", output=self._output)
         await asyncio.sleep(0)
         self._open = None
         for listener in self.ended:
@@ -51,17 +55,31 @@ def _unheard(_event: str, **_facts: object) -> None:
     """Nobody follows the events."""
 
 
-def test_of_all_that_wait_for_a_place_the_first_alone_asks_for_it() -> None:
-    async def run() -> int:
-        step = Step(name="each", agent="ann", for_each=list(range(PARTS)), max_parallel=PARTS)
-        workflow = Workflow(name="many", source="", steps=(step,), max_parallel=PARTS)
-        ensembles = SimpleNamespace(by_name={"many": workflow}, under_way=Counter[str]())
+def perform(workflow: Workflow, queue: Any) -> TaskResult:  # what is asked of a queue
+    async def run() -> TaskResult:
+        ensembles = SimpleNamespace(by_name={workflow.name: workflow}, under_way=Counter[str]())
         agents: Any = SimpleNamespace(ensembles=ensembles, agents={})  # what is asked of them
         shared: Any = SimpleNamespace(bus=SimpleNamespace(publish=_unheard))
-        queue: Any = NarrowQueue()  # what is asked of it
-        conductor = Conductor(shared, agents, queue)
-        result = await conductor.perform(Task(id="1", agent="many", kind="workflow", objective="x"))
-        assert result.output == {"each": [None] * PARTS}
-        return int(queue.asked)
+        task = Task(id="1", agent=workflow.name, kind="workflow", objective="x")
+        return await Conductor(shared, agents, queue).perform(task)
 
-    assert asyncio.run(run()) <= 4 * PARTS
+    return asyncio.run(run())
+
+
+def each_of(count: int) -> Workflow:
+    step = Step(name="each", agent="ann", for_each=list(range(count)), max_parallel=count)
+    return Workflow(name="many", source="", steps=(step,), max_parallel=count)
+
+
+def test_of_all_that_wait_for_a_place_the_first_alone_asks_for_it() -> None:
+    queue = NarrowQueue()
+    assert perform(each_of(PARTS), queue).output == {"each": [None] * PARTS}
+    assert queue.asked <= 4 * PARTS
+
+
+def test_outputs_that_are_too_long_together_end_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conductor, "OUTPUTS_BYTES", 1000)
+    assert perform(each_of(9), NarrowQueue("x" * 98)).output == {"each": ["x" * 98] * 9}
+    with pytest.raises(ResourceLimitExceeded) as refused:
+        perform(each_of(11), NarrowQueue("x" * 98))
+    assert refused.value.data == {"limit": "outputs", "value": 1000}

@@ -61,6 +61,7 @@ CREWS = (
         'name = "each"\nagent = "cleo"\nobjective = "echo"\nfor_each = "${input}"\ninput = "${item}"',
     )
     + '[teams.chorus]\nmode = "broadcast"\nmembers = ["ben", "report", "ann"]\n'
+    + '[teams.pair]\nmode = "broadcast"\nmembers = ["ann", "ben"]\n'
     + '[teams.turns]\nmode = "route"\nrouting = "round-robin"\nmembers = ["ann", "ben"]\n'
     + '[teams.sticky]\nmode = "route"\nrouting = "sticky"\nmembers = ["ann", "ben"]\n'
     + '[teams.led]\nlead = "chief"\nmembers = ["ann", "many"]\n'
@@ -225,6 +226,19 @@ def test_a_broadcast_fails_only_when_all_members_do(daemon: DaemonProcess) -> No
     assert (none["state"], none["error"]["name"]) == ("failed", "TaskFailed")
     told = none["error"]["data"]["members"]
     assert [each["member"] for each in told] == ["ben", "report", "ann"]
+
+
+def test_errors_that_are_long_together_leave_a_record_that_can_be_read(
+    daemon: DaemonProcess,
+) -> None:
+    task = run(daemon, "pair", "fail-long 9000000")
+    assert (task["state"], task["error"]["name"]) == ("failed", "TaskFailed")
+    for told in [each["error"] for each in task["error"]["data"]["members"]]:
+        assert told["name"] == "TaskFailed"
+        assert (told["data"]["why"], told["data"]["omitted"]) == ("because", ["what"])
+    assert daemon.call("task.show", task=task["id"]) == task
+    for child in children(daemon, task):
+        assert child["error"]["data"] == {"why": "because", "omitted": ["what"]}
 
 
 def test_a_route_gives_each_task_to_one_member(daemon: DaemonProcess) -> None:
