@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ..worker.errors import Cancelled, Conflict, NotFound, ResourceLimitExceeded
+from ..worker.errors import Cancelled, Conflict, InvalidParams, NotFound, ResourceLimitExceeded
 from ..worker.schema import Task
 from .admission import Admission, wanted_workers
 from .agents import Agents
@@ -99,6 +99,20 @@ class Accounts:
         entry.task = replace(entry.task, tool_calls=entry.task.tool_calls + 1)
 
     # -- what it hands to others
+
+    def check_is_no_step(self, key: str) -> None:
+        """Refuses a key under which a task of a team or workflow looks for a part of its own.
+
+        Raises:
+            InvalidParams: it is one, and that task goes on.
+        """
+        above = self.ledger.find(key.partition("/")[0])
+        if above is not None and above.kind != "task":
+            raise InvalidParams(
+                f'cannot take the task: idempotency_key "{key[:50]}" is for the parts of task "{above.id}"',
+                key="idempotency_key",
+                task=above.id,
+            )
 
     def check_can_run(self, child: Task, parent: Task) -> None:
         """Returns when a child, which is not taken yet, could come to run while its parent waits for it.

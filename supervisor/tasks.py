@@ -180,6 +180,8 @@ class Tasks(Performance):
         key = params.idempotency_key
         if key is None:
             return await take()
+        if not step:
+            self.check_is_no_step(key)
         lock = self._arriving.setdefault(key, asyncio.Lock())
         async with lock:  # of two that come at once the second sees the first
             names = [agent.name for agent in able] or [str(params.agent)]

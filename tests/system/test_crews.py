@@ -172,6 +172,18 @@ def test_cancelling_a_workflow_cancels_its_steps(daemon: DaemonProcess) -> None:
     assert daemon.call("task.wait", task=child)["state"] == "cancelled"
 
 
+def test_nobody_takes_the_place_of_a_step_by_its_key(daemon: DaemonProcess) -> None:
+    task, _ = submit_and_await(daemon, "held", "x")
+    key = f"{task}/later"
+    with pytest.raises(InvalidParams) as refused:
+        run(daemon, "ben", idempotency_key=key)
+    assert refused.value.data == {"key": "idempotency_key", "task": task}
+    asked = [{"agent": "ann", "idempotency_key": key}]
+    assert run(daemon, "led", "lead", input=asked)["output"] == ["InvalidParams"]
+    daemon.call("task.cancel", task=task)
+    assert run(daemon, "ben", idempotency_key=key)["state"] == "succeeded"  # one like any other
+
+
 def test_a_full_queue_is_waited_for(daemon: DaemonProcess) -> None:
     task = run(daemon, "many", input=list(range(6)))
     assert task["state"] == "succeeded", task
