@@ -65,7 +65,8 @@ class Conductor:
         self._agents = agents
         self._tasks = tasks
         self._turns = Counter[str]()
-        self._led: dict[str, Team] = {}
+        self._teams: dict[str, Team] = {}
+        """As each task of a team began with it, until its end is in the record."""
         self._an_end = asyncio.Event()
         self._lines = WeakValueDictionary[str, asyncio.Lock]()
         """Who is offered to a full queue stands in line before it, one for each agent: the first alone looks."""
@@ -98,9 +99,17 @@ class Conductor:
         return found.timeout if isinstance(found, Workflow) else None
 
     def members_for(self, task: Task) -> tuple[str, ...] | None:
-        """To whom alone a task may delegate: the members of the team that it leads; None where it leads none."""
-        team = self._led.get(task.parent or "")
-        return None if team is None or task.agent != team.lead else team.members
+        """To whom alone a task may delegate: the members of the team that it leads; None where it leads none.
+
+        Also while the team's task is not performed yet by this daemon, or not any more.
+        """
+        above = self._tasks.find(task.parent or "")
+        if above is None or above.kind != "team":
+            return None
+        team = self._teams.get(above.id) or self._agents.ensembles.by_name.get(above.agent)
+        if not isinstance(team, Team):
+            return ()  # the team is gone, and its task about to end
+        return team.members if task.agent == team.lead else None
 
     async def perform(self, task: Task) -> TaskResult:
         """What a task of a team or workflow comes to; also called again for one that a daemon left.
@@ -113,6 +122,8 @@ class Conductor:
         if found is None:
             text = f'cannot go on with task "{task.id}": "{task.agent}" is gone'
             raise NotFound(text, name=task.agent)
+        if isinstance(found, Team):
+            self._teams[task.id] = found
         under_way = self._agents.ensembles.under_way
         under_way[found.name] += 1
         try:
@@ -273,8 +284,9 @@ class Conductor:
                     await keeper.until(partial(_has_said, agent))
         return bool(silent)
 
-    def _note_end(self, _task: Task) -> None:
+    def _note_end(self, task: Task) -> None:
         """A task has ended: who waits for a place in a queue looks again."""
+        self._teams.pop(task.id, None)
         self._an_end.set()
         self._an_end = asyncio.Event()
 
@@ -362,11 +374,7 @@ class Conductor:
         )
         params = replace(_handed_on(task, team.lead), context={**rest, "team": told})
         params = replace(params, required_capabilities=task.required_capabilities)
-        self._led[task.id] = team
-        try:
-            return await self._passed_on(team, task, earlier, params)
-        finally:
-            del self._led[task.id]
+        return await self._passed_on(team, task, earlier, params)
 
     async def _passed_on(
         self, team: Team, task: Task, earlier: Mapping[str, Task], params: TaskParams

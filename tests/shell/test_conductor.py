@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from corral.supervisor import conductor
 from corral.supervisor.conductor import Conductor
+from corral.supervisor.team import Team
 from corral.supervisor.workflow import Step, Workflow
 from corral.worker.errors import Overloaded, ResourceLimitExceeded
 from corral.worker.schema import Task, TaskParams, TaskResult
@@ -75,6 +77,32 @@ def test_of_all_that_wait_for_a_place_the_first_alone_asks_for_it() -> None:
     queue = NarrowQueue()
     assert perform(each_of(PARTS), queue).output == {"each": [None] * PARTS}
     assert queue.asked <= 4 * PARTS
+
+
+def test_a_lead_keeps_to_its_team_before_it_is_performed_again_and_until_its_end_is_written() -> (
+    None
+):
+    async def run() -> None:
+        duo = Team(name="duo", source="", lead="chief", members=("ann", "ben"))
+        ensembles = SimpleNamespace(by_name={"duo": duo}, under_way=Counter[str]())
+        agents: Any = SimpleNamespace(ensembles=ensembles, agents={})  # what is asked of them
+        queue: Any = NarrowQueue()  # what is asked of it
+        whole = Task(id="1", agent="duo", kind="team", state="running")
+        queue.find = {"1": whole}.get
+        of_lead = Task(id="2", agent="chief", parent="1", step="chief", state="running")
+        leader = Conductor(agents, agents, queue)
+        assert leader.members_for(of_lead) == ("ann", "ben")
+        assert leader.members_for(replace(of_lead, agent="ann")) is None
+        await leader.perform(whole)
+        ensembles.by_name["duo"] = replace(duo, members=("cleo",))
+        assert leader.members_for(of_lead) == ("ann", "ben")
+        for listener in queue.ended:
+            listener(whole)
+        assert leader.members_for(of_lead) == ("cleo",)
+        del ensembles.by_name["duo"]
+        assert leader.members_for(of_lead) == ()
+
+    asyncio.run(run())
 
 
 def test_outputs_that_are_too_long_together_end_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
