@@ -208,8 +208,18 @@ class Conductor:
                 return await self._ended(earlier[submission.label].id)
             child = await self._submit(task, submission.label, submission.params)
         except CorralError as error:
-            return Branch(None, "failed", error=recorded(error))
+            return await self._refused(task, submission, error)
         return await self._ended(child.id)
+
+    async def _refused(self, task: Task, submission: Submission, error: CorralError) -> Branch:
+        """A part that could not be queued; in the record, where a later daemon might find that it can be."""
+        if isinstance(error, Conflict | NotFound | Overloaded):
+            label, params = submission.label, _keyed(task, submission.label, submission.params)
+            with contextlib.suppress(CorralError):  # the store takes nothing now, or has the key
+                return _branch(
+                    await self._tasks.note_refused(params, error, parent=task, step=label)
+                )
+        return Branch(None, "failed", error=recorded(error))
 
     async def _ended(self, task_id: str) -> Branch:
         try:
@@ -223,7 +233,7 @@ class Conductor:
         Raises:
             CorralError: it cannot be queued.
         """
-        keyed = replace(params, idempotency_key=f"{task.id}/{step}")
+        keyed = _keyed(task, step, params)
         end = asyncio.get_running_loop().time() + OVERLOADED_S
         line = self._lines.setdefault(params.agent or params.capability or "", asyncio.Lock())
         if not line.locked():  # nobody waits for a place
@@ -445,6 +455,10 @@ def _announced(agent: Agent) -> tuple[str, ...]:
 def _branch(child: Task) -> Branch:
     state = child.state if child.state in ENDED else "open"
     return Branch(child.id, state, child.output, child.error)
+
+
+def _keyed(task: Task, step: str, params: TaskParams) -> TaskParams:
+    return replace(params, idempotency_key=f"{task.id}/{step}")
 
 
 def _handed_on(task: Task, agent: str) -> TaskParams:

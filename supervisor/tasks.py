@@ -188,6 +188,33 @@ class Tasks(Performance):
             known = await self.ledger.known(names, key)
             return await take() if known is None else await self._known(known, params, parent)
 
+    async def note_refused(
+        self, params: TaskParams, error: CorralError, *, parent: Task, step: str
+    ) -> Task:
+        """The record of a part of a task that was not taken: it has failed with this, under every later daemon too.
+
+        Raises:
+            Conflict: its key was given to another task.
+            CorralError: there is no room for it, or the daemon is stopping.
+        """
+        self._check_open()
+        params = normalised(params)
+        entry = self.admission.entry(
+            params.agent or "",  # of a capability that nobody has, it is nobody's
+            params,
+            within(params.boundaries, self.check_may_delegate(parent)),
+            kind=self._kind(params.agent),
+            parent=parent,
+            step=step,
+        )
+        self.adopt(entry)
+        try:
+            await self.ledger.end(entry, "failed", error=error)
+        except BaseException:
+            self.leave_parent(entry, is_refused=True)
+            raise
+        return entry.task
+
     def _check_open(self) -> None:
         if self.agents.draining:
             raise ShuttingDown("cannot take the task: the daemon is stopping")

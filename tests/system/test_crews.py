@@ -393,6 +393,39 @@ def test_after_kill_9_nobody_is_passed_over_and_what_was_used_still_counts(tmp_p
         )
 
 
+def test_after_kill_9_a_step_that_nobody_took_has_failed_as_before(tmp_path: Path) -> None:
+    notes, gate = tmp_path / "notes", tmp_path / "gate"
+    os.mkfifo(gate)
+    own = 'process.isolation = "none"'
+    config = agent("ann", own) + agent("ben", own) + "[workflows.flow]\n"
+    config += 'output = ["${steps.a.task}", "${steps.a.error.name}", "${steps.c.error.name}"]\n'
+    config += steps(
+        "flow",
+        f'name = "a"\nagent = "ben"\nobjective = "note {notes}"\non_failure = "continue"',
+        'name = "c"\ncapability = "rare"\nobjective = "echo"\non_failure = "continue"',
+        f'name = "b"\nagent = "ann"\nafter = ["a", "c"]\nobjective = "gate {gate}"\ninput = "shut"',
+    )
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", names=["ann"])
+        daemon.call("agent.stop", names=["ben"])
+        task, _ = submit_and_await(daemon, "flow", "x")
+        refused = [each for each in children(daemon, shown(daemon, task)) if each["step"] != "b"]
+        assert {each["step"]: each["state"] for each in refused} == {"a": "failed", "c": "failed"}
+        daemon.call("agent.start", names=["ben"])
+        daemon.kill()
+        daemon.start()
+        gate_fd = os.open(gate, os.O_RDWR)
+        try:
+            os.write(gate_fd, b"..")
+            ended = daemon.call("task.wait", task=task)
+        finally:
+            os.close(gate_fd)
+        first = next(each["id"] for each in refused if each["step"] == "a")
+        assert ended["output"] == [first, "Conflict", "NotFound"], ended
+        assert not notes.exists()
+        assert daemon.corral("tasks").returncode == 0
+
+
 def shown(daemon: DaemonProcess, task: str) -> Any:
     return daemon.call("task.show", task=task)
 
