@@ -393,6 +393,39 @@ def test_after_kill_9_nobody_is_passed_over_and_what_was_used_still_counts(tmp_p
         )
 
 
+def test_whatever_its_parts_do_an_end_of_the_whole_leaves_nothing(tmp_path: Path) -> None:
+    config = agent("ann", "tasks.max_queue_size = 1")
+    config += agent("ben", 'tasks.retry_on = "any"').replace('base = "10ms"', 'base = "60s"', 1)
+    config += '[teams.pair]\nmode = "broadcast"\nmembers = ["ann", "ben"]\n[workflows.flow]\n'
+    config += steps(
+        "flow",
+        'name = "back"\nagent = "ben"\nobjective = "fail"',  # waits a minute for its next attempt
+        'name = "each"\nagent = "ann"\nobjective = "wait"\nfor_each = [1, 2, 3, 4]',
+        'name = "team"\nagent = "pair"\nobjective = "wait"',
+    )
+
+    def check(task: str, state: str) -> None:
+        ended = daemon.call("task.wait", task=task)
+        assert ended["state"] == state
+        left = ended["children"]
+        while left:
+            left = [*left[1:], *daemon.call("task.wait", task=left[0])["children"]]
+        tasks = daemon.call("daemon.status")["tasks"]
+        assert (tasks["queued"], tasks["running"]) == (0, 0)
+
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", names=["ann", "ben"])
+        task, _ = submit_and_await(daemon, "flow", "x")
+        daemon.call("task.cancel", task=task)
+        check(task, "cancelled")
+        assert run(daemon, "ann")["state"] == "succeeded"
+        check(run(daemon, "flow", "x", timeout_s=1)["id"], "timeout")
+        assert run(daemon, "ann")["state"] == "succeeded"
+        task, _ = submit_and_await(daemon, "flow", "x")
+        assert daemon.corral("emergency-stop").returncode == 0
+        check(task, "cancelled")
+
+
 def test_after_kill_9_a_step_that_nobody_took_has_failed_as_before(tmp_path: Path) -> None:
     notes, gate = tmp_path / "notes", tmp_path / "gate"
     os.mkfifo(gate)
