@@ -404,25 +404,26 @@ def test_whatever_its_parts_do_an_end_of_the_whole_leaves_nothing(tmp_path: Path
         'name = "team"\nagent = "pair"\nobjective = "wait"',
     )
 
-    def check(task: str, state: str) -> None:
-        ended = daemon.call("task.wait", task=task)
-        assert ended["state"] == state
-        left = ended["children"]
-        while left:
-            left = [*left[1:], *daemon.call("task.wait", task=left[0])["children"]]
-        tasks = daemon.call("daemon.status")["tasks"]
-        assert (tasks["queued"], tasks["running"]) == (0, 0)
+    with DaemonProcess(tmp_path, config) as alone:
 
-    with DaemonProcess(tmp_path, config) as daemon:
-        daemon.call("agent.start", names=["ann", "ben"])
-        task, _ = submit_and_await(daemon, "flow", "x")
-        daemon.call("task.cancel", task=task)
+        def check(task: str, state: str) -> None:
+            ended = alone.call("task.wait", task=task)
+            assert ended["state"] == state
+            left = ended["children"]
+            while left:
+                left = [*left[1:], *alone.call("task.wait", task=left[0])["children"]]
+            tasks = alone.call("daemon.status")["tasks"]
+            assert (tasks["queued"], tasks["running"]) == (0, 0)
+
+        alone.call("agent.start", names=["ann", "ben"])
+        task, _ = submit_and_await(alone, "flow", "x")
+        alone.call("task.cancel", task=task)
         check(task, "cancelled")
-        assert run(daemon, "ann")["state"] == "succeeded"
-        check(run(daemon, "flow", "x", timeout_s=1)["id"], "timeout")
-        assert run(daemon, "ann")["state"] == "succeeded"
-        task, _ = submit_and_await(daemon, "flow", "x")
-        assert daemon.corral("emergency-stop").returncode == 0
+        assert run(alone, "ann")["state"] == "succeeded"
+        check(run(alone, "flow", "x", timeout_s=1)["id"], "timeout")
+        assert run(alone, "ann")["state"] == "succeeded"
+        task, _ = submit_and_await(alone, "flow", "x")
+        assert alone.corral("emergency-stop").returncode == 0
         check(task, "cancelled")
 
 
