@@ -11,6 +11,10 @@ from .session import Noun, Session, Verb, complete_names
 
 complete_schedules = complete_names("schedule.list", "schedules")
 
+of_schedules = click.argument(
+    "names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules
+)
+
 
 def _list(session: Session) -> None:
     found = session.call("schedule.list", {})
@@ -93,9 +97,7 @@ def show(session: Session, name: str) -> None:
 
 
 @schedule.command("rm")
-@click.argument(
-    "names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules
-)
+@of_schedules
 @click.pass_obj
 def remove(session: Session, names: tuple[str, ...]) -> None:
     """Remove schedules, all or none of those that are named; the tasks that they made stay."""
@@ -129,9 +131,7 @@ def _each(session: Session, method: str, names: tuple[str, ...]) -> None:
 
 
 @schedule.command("pause")
-@click.argument(
-    "names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules
-)
+@of_schedules
 @click.pass_obj
 def pause(session: Session, names: tuple[str, ...]) -> None:
     """Make no tasks until it is resumed; what is due meanwhile is not made up for."""
@@ -139,9 +139,7 @@ def pause(session: Session, names: tuple[str, ...]) -> None:
 
 
 @schedule.command("resume")
-@click.argument(
-    "names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules
-)
+@of_schedules
 @click.pass_obj
 def resume(session: Session, names: tuple[str, ...]) -> None:
     """Make tasks again, from the next time on."""
