@@ -57,7 +57,10 @@ ISOLATION_AVAILABLE = ("none", "basic")
 CONFINING = ("read_paths", "write_paths", "connect_ports")
 """What only an isolated process can be kept to."""
 ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"}) | {
-    "hibernate_after"
+    "hibernate_after",
+    "warm",
+    "preload",
+    "min_spare",
 }
 ONLY_OF_SERVERS = frozenset(
     {"url", "headers", "idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute"}
@@ -377,9 +380,22 @@ def _check_program(page: Page, path: KeyPath, own: Mapping[str, object]) -> None
         raise page.error((*path, "command"), None, reason)
     if not entrypoint and "python" in own:
         raise page.error((*path, "python"), own["python"], "it goes with entrypoint only")
+    _check_warm(page, path, own)
     if entrypoint and own.get("protocol", "corral") != "corral":
         reason = 'it contradicts entrypoint: such an agent speaks "corral"'
         raise page.error((*path, "protocol"), own["protocol"], reason)
+
+
+def _check_warm(
+    page: Page, path: KeyPath, own: Mapping[str, Any]
+) -> None:  # Any: see _check_health
+    """What is imported ahead of a worker needs an entrypoint, and somebody who imports it."""
+    for key in ("warm", "preload", "min_spare"):
+        if own.get(key) and not own.get("entrypoint"):
+            raise page.error((*path, key), own[key], "it goes with entrypoint only")
+    for key in ("preload", "min_spare"):
+        if own.get(key) and not own.get("warm", True):
+            raise page.error((*path, key), own[key], "it contradicts warm = false")
 
 
 def _check_health(

@@ -32,6 +32,7 @@ if not __package__:  # run by path: the folder of our package is the last place 
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
 
 # Absolute, since a program that is run by path has no package; and nothing else of ours.
+from corral.supervisor.birth import become  # noqa: TID251 - see above
 from corral.supervisor.cgroup import Groups  # noqa: TID251 - see above
 from corral.supervisor.kernel import (  # noqa: TID251 - see above
     PR_SET_CHILD_SUBREAPER,
@@ -95,7 +96,14 @@ def main() -> None:
     groups = Groups(options["group"], options["group_name"]) if "group" in options else None
     trees = Trees(options.get("state", 0), groups)
     gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
-    nursery = Nursery(channel, daemon, wake, altered, trees)
+    pid = os.getpid()
+    nursery = Nursery(
+        channel,
+        daemon,
+        wake,
+        lambda spawn, fds, report: become(spawn, fds, report, pid, altered),
+        trees,
+    )
     nursery.run()
     nursery.end()
 

@@ -17,7 +17,7 @@ import time
 from collections import deque
 
 from . import cgroup
-from .birth import PAGE_BYTES, become, heard, quoted
+from .birth import PAGE_BYTES, heard, quoted
 from .kernel import (
     MARK,
     RETRYABLE,
@@ -33,7 +33,11 @@ from .packet import Channel, receive
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    Become = Callable[[Any, list[int], int], NoReturn]
+    """In the new process: turns it into what a request asks for; its descriptors, and where failures are told."""
 
 SURVEY_S = 1.0
 """The pace of surveys of the trees while anything runs…"""
@@ -54,16 +58,15 @@ ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
 
 
 class Nursery:
-    """The parent of all workers."""
+    """The parent of workers; `become` is what a fork does from its first instruction on."""
 
     def __init__(
-        self, channel: Channel, daemon: int, wake: int, altered: list[int], trees: Trees
+        self, channel: Channel, daemon: int, wake: int, become: Become, trees: Trees
     ) -> None:
         self.channel = channel
         self.daemon = daemon  # a pidfd
         self.wake = wake
-        self.altered = altered
-        self.pid = os.getpid()
+        self.become = become
         self.poller = select.poll()
         self.trees = trees
         self.reports: dict[int, Unit] = {}
@@ -171,7 +174,7 @@ class Nursery:
                     message["limits"]["RSS"] = brand
                 pid = os.fork()
                 if pid == 0:
-                    become(message, fds, told, self.pid, self.altered)
+                    self.become(message, fds, told)
                 try:
                     unit = Unit(key, pid, seq, report, group)
                 except (

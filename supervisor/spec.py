@@ -246,6 +246,8 @@ class Tasks(Struct, frozen=True, kw_only=True):
     max_delegation_depth: Annotated[int, whole(1, 100)] = 8
     max_children: Annotated[int, whole(1, 100_000)] = 1000
     max_cost_cents_per_day: Annotated[int, whole(0, SIZE_MAX_BYTES)] = 0
+    scale_up_after: Seconds = 1.0
+    scale_down_after: Seconds = 60.0
 
 
 class Events(Struct, frozen=True, kw_only=True):
@@ -320,7 +322,8 @@ Kind = Literal["agent", "mcp"]
 class Spec(Struct, frozen=True, kw_only=True):
     """One agent or MCP server: `[agents.NAME]` or `[mcp.servers.NAME]`, with every section resolved.
 
-    `command` is empty where `entrypoint` is set, and in a disabled `cortex`. `tools` None allows all.
+    `command` is empty where `entrypoint` is set, and in a disabled `cortex`. `warm`, `preload` and `min_spare`
+    mean something only where `entrypoint` is set. `tools` None allows all.
     `environment` is `[process] environment`, then the agent's own; `source` is where the table came from.
     """
 
@@ -332,6 +335,15 @@ class Spec(Struct, frozen=True, kw_only=True):
         Annotated[str, matching(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", '"MODULE:NAME"')] | None
     ) = None
     python: Path | None = None
+    warm: bool = True
+    preload: Annotated[
+        tuple[str, ...],
+        each(
+            matching(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", 'a module such as "langgraph.graph"'),
+            "names",
+        ),
+    ] = ()
+    min_spare: Annotated[int, whole(0, 100)] = 0
     protocol: Literal["corral", "mcp", "none"] = "corral"
     instances: Annotated[Scale, _scale] = Scale(1, 1)
     capabilities: Annotated[

@@ -240,6 +240,10 @@ BAD: list[tuple[str, str, object]] = [
     (f"{AGENT}disabled = true", "agents.a.disabled", True),
     (f"{SERVER}hibernate_after = 1", "mcp.servers.s.hibernate_after", 1),
     (f"{AGENT}hibernate_after = 1\nprotocol = 'none'", "agents.a.hibernate_after", 1.0),
+    (f"{AGENT}warm = true", "agents.a.warm", True),
+    (f"{AGENT}preload = ['json']", "agents.a.preload", ["json"]),
+    ("[agents.a]\nentrypoint = 'm:a'\npreload = ['a b']", "agents.a.preload", "a b"),
+    ("[agents.a]\nentrypoint = 'm:a'\nmin_spare = 1\nwarm = false", "agents.a.min_spare", 1),
     (f"{SERVER}tools = []", "mcp.servers.s.tools", []),
     (f"{SERVER}entrypoint = 'm:a'", "mcp.servers.s.entrypoint", "m:a"),
     (f"{SERVER}url = 'http://h'", "mcp.servers.s.url", "http://h"),
@@ -657,6 +661,7 @@ def some_table(rng: random.Random, kind: str, isolated: bool) -> dict[str, objec
     }
     if kind == "agent" and rng.random() < 0.5:
         table |= {"entrypoint": "m:a", "python": rng.choice(["python3", "venv/python"])}
+        table |= rng.choice([{}, {"warm": False}, {"preload": ["json", "a.b"], "min_spare": 2}])
     else:
         table["command"] = rng.choice([["x"], ["x", "", "-y"]])
     return table | some_sections(rng, isolated)
@@ -803,6 +808,8 @@ def test_the_manual_has_the_default_of_every_key_of_an_agent_or_server() -> None
             assert not getattr(Spec(name="a", kind="agent", source=FILE), key)
             continue
         bare, name = (SERVER, "s") if whose == "servers" else (AGENT, "a")
+        if key == "warm":
+            bare = "[agents.a]\nentrypoint = 'm:a'\n"
         assert decode(f"{bare}{key} = {default}\n") == decode(bare), name
 
 

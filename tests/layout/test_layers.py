@@ -15,7 +15,7 @@ supervisor.packet  supervisor.seccomp  supervisor.cgroup  supervisor.namespace
 supervisor.birth  supervisor.lineage
 supervisor.nursery
 supervisor.launcher
-worker.codec  worker.memory  worker.answer
+worker.codec  worker.memory  worker.answer  worker.preload
 worker.wire
 worker.channel
 worker.task  worker.stdio
@@ -23,6 +23,7 @@ worker.hearing
 worker.runtime
 worker.agent
 worker.__main__
+worker.zygote
 worker.schema  worker.client
 worker.connection  worker.embedding
 worker.audience  worker.errand  worker.consumption
@@ -32,7 +33,7 @@ supervisor.document  supervisor.check  supervisor.calendar  supervisor.conversat
 supervisor.team  supervisor.workflow
 supervisor.spec
 supervisor.configuration  supervisor.restart  supervisor.throttle  supervisor.excess  supervisor.quota  supervisor.deadlock
-supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health
+supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health  supervisor.scaling  supervisor.warmth
 supervisor.turns
 mcp.cortex_store  mcp.cortex_command
 mcp.cortex_memory
@@ -47,7 +48,8 @@ mcp.pool
 supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
 supervisor.link  supervisor.event_types  supervisor.lifeline
-supervisor.bus  supervisor.store  supervisor.journal  supervisor.process  supervisor.usage
+supervisor.bus  supervisor.store  supervisor.journal  supervisor.offspring  supervisor.usage
+supervisor.process
 supervisor.archive  supervisor.pattern  supervisor.secret  supervisor.sheet  supervisor.output_format
 supervisor.logfile  supervisor.metrics  supervisor.chain
 supervisor.position
@@ -56,7 +58,8 @@ supervisor.intake
 supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.audit  supervisor.listing  supervisor.notebook  supervisor.session_table
 supervisor.checkpoints  supervisor.memory
 supervisor.expiry  supervisor.diary  supervisor.forwarding
-supervisor.command
+supervisor.command  supervisor.zygote
+supervisor.zygotes
 supervisor.probe
 supervisor.line  supervisor.checkup  supervisor.alert
 supervisor.keeper
@@ -72,7 +75,7 @@ supervisor.accounts
 supervisor.performance
 supervisor.tasks
 supervisor.delegation  supervisor.statistics
-supervisor.timetable  supervisor.conductor
+supervisor.timetable  supervisor.conductor  supervisor.autoscaler
 supervisor.service
 supervisor.control  supervisor.stream  supervisor.header  supervisor.bearer
 supervisor.report  supervisor.steering  supervisor.visit
@@ -108,6 +111,8 @@ CORE = {
     "supervisor.excess",
     "supervisor.lifecycle",
     "supervisor.health",
+    "supervisor.scaling",
+    "supervisor.warmth",
     "mcp.liveness",
     "mcp.catalogue",
     "mcp.dispatch",
