@@ -134,6 +134,7 @@ class Machine:
             "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "kernel": platform.release(),
             "python": platform.python_version(),
+            "commit": commit(),
             "load_before": self.load_before,
             "load_after": os.getloadavg()[0],
             "others_cpu_percent": max(0.0, 100 * busy_s / (passed_s * cpus)),
@@ -157,8 +158,12 @@ def report(
     rounds: Rounds,
     machine: Machine,
     options: argparse.Namespace,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Prints the table, and writes the JSON file when one was asked for."""
+    """Prints the table, and writes the JSON file when one was asked for.
+
+    `notes` are sentences beside the table; `NAME: why` tells why the rows of a name are not there.
+    """
     record = {
         "benchmark": question,
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -166,6 +171,7 @@ def report(
         "quick": options.quick,
         "machine": machine.record(),
         "rows": [row(measure, rounds) for measure in measures],
+        "notes": list(notes),
     }
     print(table(record))
     if options.json is not None:
@@ -175,36 +181,61 @@ def report(
 def table(record: Mapping[str, Any]) -> str:  # Any: JSON
     """The record for people; also what docs/BENCHMARKS.md shows."""
     header = ["what", "n", "median", "min..max", "ratio", "min..max", "over it"]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines = [header, ["---:"] * len(header)]
     for each in record["rows"]:
         unit = each["unit"]
         what = each["what"]
         if each["p99"] is not None:
-            what += f" (p99 {_number(each['p99'])} {unit})"
+            what += f" (p99 {number(each['p99'])} {unit})"
         ratio, over = each["ratio"], each["over"]
         lines.append(
             [
                 what,
                 str(each["n"]),
-                f"{_number(each['median'])} {unit}",
-                f"{_number(each['min'])}..{_number(each['max'])}",
-                "" if ratio is None else f"{_number(ratio['median'])} of {each['against']}",
-                "" if ratio is None else f"{_number(ratio['min'])}..{_number(ratio['max'])}",
+                f"{number(each['median'])} {unit}",
+                f"{number(each['min'])}..{number(each['max'])}",
+                "" if ratio is None else f"{number(ratio['median'])} of {each['against']}",
+                "" if ratio is None else f"{number(ratio['min'])}..{number(ratio['max'])}",
                 "" if over is None else f"{over['median']:+.1f} {unit}",
             ]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    lines[1] = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:]]]
-    text = [
+    text = aligned(lines)
+    notes = [line for note in record["notes"] for line in ("", note)]
+    return "\n".join([text, "", machine_line(record), *notes])
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """A table whose second line says which columns are numbers (`---:`); the first never is."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    is_number = [column and mark.endswith(":") for column, mark in enumerate(lines[1])]
+    lines[1] = [
+        "-" * (width - 1) + ":" if right else "-" * width
+        for width, right in zip(widths, is_number, strict=True)
+    ]
+    return "\n".join(
         "| "
         + " | ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, is_number, strict=True)
         )
         + " |"
         for line in lines
+    )
+
+
+def commit() -> str | None:
+    """The short name of what is checked out, `+` if it was changed since; None where that cannot be told."""
+    if shutil.which("git") is None:
+        return None
+    commands = (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    done = [
+        subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, check=False)
+        for command in commands
     ]
-    return "\n".join([*text, "", machine_line(record)])
+    if any(each.returncode for each in done):
+        return None
+    name, changes = (each.stdout.decode().strip() for each in done)
+    return name + ("+" if changes else "")
 
 
 def machine_line(record: Mapping[str, Any]) -> str:  # Any: JSON
@@ -219,12 +250,14 @@ def machine_line(record: Mapping[str, Any]) -> str:  # Any: JSON
     )
     if machine["others_cpu_percent"] > BUSY_PERCENT:
         words += "; the machine was busy: trust the ratios, not the times"
+    if machine["commit"] is not None:
+        words += f"; commit {machine['commit']}"
     if record["quick"]:
         words += "; --quick: too few rounds to quote"
     return words + "."
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits that count."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 

@@ -1,11 +1,12 @@
-"""Other gateways between a client and an MCP server, put into a folder of their own and started there.
+"""Programs of others that corral is compared with, put into a folder of their own and started there.
 
-They come from PyPI and npm, with whatever they need, so nothing of ours is mixed with theirs; a folder that has them
-already is used as it is. Who cannot be had is left out with a word.
+They come from PyPI, npm and Debian, with whatever they need, so nothing of ours is mixed with theirs and nothing is installed;
+a folder that has them already is used as it is. Who cannot be had is left out with a word.
 """
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -62,6 +63,57 @@ def from_npm(folder: Path, package: str) -> Path | None:
         if not _done(package, [["npm", "install", "--prefix", str(where), package, *quiet]], where):
             return None
     return programs
+
+
+def from_debian(folder: Path, package: str) -> Path | None:
+    """The root of a Debian package that was unpacked with the libraries that are not installed, or None."""
+    where = folder / f"debian-{package}"
+    if not where.exists():
+        if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+            print(f"no apt-get: {package} is left out", file=sys.stderr)
+            return None
+        (where / "archives").mkdir(parents=True)
+        names = [package, *_libraries(package)]
+        try:
+            _at(where / "archives", "apt-get", "download", *names)
+            for archive in sorted((where / "archives").glob("*.deb")):
+                _at(where, "dpkg", "-x", str(archive), ".")
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            print(f"cannot download {package} (apt-get update?): it is left out", file=sys.stderr)
+            shutil.rmtree(where)
+            return None
+    return where
+
+
+def debian_environment(root: Path) -> dict[str, str]:
+    """In which the programs of an unpacked package find each other and their libraries."""
+    libraries = {str(path.parent) for path in root.rglob("*.so*")}
+    return {
+        **bench.ENVIRON,
+        "PATH": f"{root / 'usr/bin'}:{bench.ENVIRON['PATH']}",
+        "LD_LIBRARY_PATH": ":".join(sorted(libraries)),
+    }
+
+
+def _libraries(package: str) -> list[str]:
+    """What a package needs of libraries that this machine lacks."""
+    kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+    without = [f"--no-{kind}" for kind in kinds]
+    text = _at(Path("/"), "apt-cache", "depends", "--recurse", *without, package)
+    names = [line for line in text.splitlines() if re.match(r"lib[a-z0-9.+-]+$", line)]
+    return [name for name in names if not _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+    done = subprocess.run(["dpkg-query", "-W", name], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _at(where: Path, *command: str) -> str:
+    done = subprocess.run(
+        command, cwd=where, capture_output=True, timeout=INSTALL_S, check=True, text=True
+    )
+    return done.stdout
 
 
 def _done(package: str, commands: Sequence[list[str]], where: Path) -> bool:

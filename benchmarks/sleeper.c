@@ -1,6 +1,6 @@
 /* The worker of a benchmark: says in a FIFO that its main() has begun, then sleeps.
  *
- * sleeper FIFO: one line, "PID NANOSECONDS", the time by CLOCK_MONOTONIC. It ends with its parent, so that a
+ * sleeper FIFO [ANYTHING]: one line, "PID NANOSECONDS", the time by CLOCK_MONOTONIC. It ends with its parent, so that a
  * benchmark that is broken off leaves nothing.
  */
 #include <fcntl.h>
@@ -16,7 +16,7 @@ int main(int count, char **arguments)
     char line[64];
     clock_gettime(CLOCK_MONOTONIC, &now);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    int fifo = count == 2 ? open(arguments[1], O_WRONLY) : -1;
+    int fifo = count >= 2 ? open(arguments[1], O_WRONLY) : -1;
     if (fifo < 0)
         return 2;
     int length = snprintf(line, sizeof line, "%d %lld\n", (int)getpid(),

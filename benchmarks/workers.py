@@ -241,13 +241,13 @@ def _pss_mb(daemon: Daemon) -> tuple[float, float]:
 def _busy_percent(daemon: Daemon, passed_s: float) -> float:
     """How much of one core the daemon and its launcher use, in nanoseconds by their CPU clocks."""
     pids = (daemon.process.pid, daemon.launcher)
-    before_s = sum(map(_cpu_s, pids))
+    before_s = sum(map(cpu_s, pids))
     began = time.monotonic()
     time.sleep(passed_s)
-    return 100 * (sum(map(_cpu_s, pids)) - before_s) / (time.monotonic() - began)
+    return 100 * (sum(map(cpu_s, pids)) - before_s) / (time.monotonic() - began)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """User and system time of all threads: the clock that clock_getcpuclockid(3) names."""
     return time.clock_gettime((~pid << 3) | 2)
 
@@ -265,6 +265,14 @@ def compiled(folder: Path) -> Mapping[str, Path]:
     return programs
 
 
+def command(programs: Mapping[str, Path], births: Births) -> list[str]:
+    """The worker: `sleeper`, or where there is no compiler a shell that says the same."""
+    if programs:
+        return [str(programs["sleeper"]), str(births.path)]
+    told = f"echo $$ 0 > {shlex.quote(str(births.path))}; exec sleep 1000000"
+    return ["/bin/sh", "-c", told]
+
+
 def main() -> None:
     options = bench.arguments(__doc__ or "")
     size = QUICK if options.quick else WHOLE
@@ -272,11 +280,7 @@ def main() -> None:
     with bench.folder() as folder:
         programs = compiled(folder)
         births = Births(folder / "births")
-        if programs:
-            worker = [str(programs["sleeper"]), str(births.path)]
-        else:
-            told = f"echo $$ 0 > {shlex.quote(str(births.path))}; exec sleep 1000000"
-            worker = ["/bin/sh", "-c", told]
+        worker = command(programs, births)
         this = Bench(folder, size, births, worker, programs.get("least"))
         this.none_mb()  # writes what Python compiles, and fills the page cache
         taken = bench.interleaved(size.rounds, this.parts())

@@ -283,7 +283,7 @@ def free_slots(agent: Agent) -> list[Slot]:
     return [
         Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
         for keeper in agent.keepers
-        if len(keeper.running) < capacity and keeper.takes_tasks
+        if len(keeper.running) < capacity and keeper.takes_tasks and not keeper.is_surplus
     ]
 
 

@@ -223,10 +223,7 @@ class Birth:
         ports, scope_signals = spawn.get("connect_ports"), spawn.get("scope_signals", False)
         if paths == (None, None) and ports is None and not scope_signals:
             return
-        # The few descriptors that it takes have to fit below the limit: what the launcher left goes first.
-        kept = sorted({0, 1, 2, self.report, *self.fds})
-        for below, above in itertools.pairwise((*kept, 2**31 - 1)):
-            os.closerange(below + 1, above)
+        self._make_room()
         try:
             landlock.restrict(
                 read_paths=paths[0],
@@ -245,6 +242,12 @@ class Birth:
         except seccomp.Unknown as error:
             text = f"cannot hold connect_ports: no filter is known for {error}"
             raise Refused(errno.EOPNOTSUPP, text, key="process.connect_ports") from None
+
+    def _make_room(self) -> None:
+        # The few descriptors that Landlock takes have to fit below the limit: what the launcher left goes first.
+        kept = sorted({0, 1, 2, self.report, *self.fds})
+        for below, above in itertools.pairwise((*kept, 2**31 - 1)):
+            os.closerange(below + 1, above)
 
     def _close_files(self) -> None:
         for target, fd in enumerate(self.fds):

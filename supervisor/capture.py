@@ -92,6 +92,14 @@ class Shelf(Protocol):
         """A writer has begun a new file."""
         ...
 
+    def attend(self, writer: "LogWriter") -> None:
+        """Has a writer looked after from now on, until there is no need (`LogWriter.is_to_be_checked`)."""
+        ...
+
+    def note_loss(self, writer: "LogWriter") -> None:
+        """Lines of a writer are lost, or are not lost any more."""
+        ...
+
 
 class LogStream:
     """One stream of one incarnation: bytes in, whole lines out to the writer's file."""
@@ -278,6 +286,8 @@ class LogWriter:
         self._unended: set[bytes] = set()  # streams of which the last line in the files is a part
         self._tails: dict[str, bytes] = {}
         self.configure(limits)
+        if self._was_alive:
+            shelf.attend(self)
 
     def configure(self, limits: LogLimits) -> None:
         """Take new limits."""
@@ -342,6 +352,13 @@ class LogWriter:
         first = kept.find(b"\n") + 1 if len(kept) == self._tail_bytes else 0
         shown = kept[first:].removesuffix(b"\n").split(b"\n")[-lines:] if kept else []
         return [line.decode("utf-8", "replace") for line in shown]
+
+    @property
+    def is_to_be_checked(self) -> bool:
+        """Whether `check` may have something to do; else it has until something is written or lost."""
+        return bool(
+            self._unsure.size_bytes or self._gap or (self._was_alive and not self._opened)
+        )
 
     def check(self) -> None:
         """Find a file that was moved or deleted, and tell of a gap once writing works again."""
@@ -462,6 +479,7 @@ class LogWriter:
         gap.size_bytes += size_bytes
         if reason and reason not in gap.reasons and len(gap.reasons) < 4:
             gap.reasons.append(reason)
+        self._shelf.note_loss(self)
 
     def _put(self, body: bytes, lines: int, size_bytes: int) -> bool:
         """Append a body of whole lines, its first `size_bytes`, of which `lines` end with it (a part ends none)."""
@@ -476,6 +494,7 @@ class LogWriter:
         if note and kept >= len(note):
             self._gap = None
             self._unmark()
+            self._shelf.note_loss(self)
             self.lines += 1
             self._unended.discard(self._note_stream)
         kept_body = max(kept - len(note), 0)
@@ -489,6 +508,8 @@ class LogWriter:
         self.lines += lines - lost
         if kept_body:
             prefixes = PREFIX_BYTES * (lines - lost) if lines else PREFIX_BYTES + 1
+            if not self._unsure.size_bytes:
+                self._shelf.attend(self)
             self._unsure.lines += lines - lost
             self._unsure.size_bytes += kept_body - prefixes
         if kept:

@@ -75,6 +75,14 @@ RIGHTS: tuple[Permission, ...] = ("read", "operate", "admin")
 """Each includes those before it."""
 
 
+class StatusBoard(Protocol):
+    """What is told of all agents and servers, kept current."""
+
+    def status(self) -> msgspec.Raw:
+        """The answer to `daemon.status` about all, in JSON."""
+        ...
+
+
 class Caller(Protocol):
     """Whoever calls: what it may do, and how it is told things while a call goes on."""
 
@@ -193,6 +201,7 @@ class Control:
         self.daemon = daemon
         self.timetable = timetable
         self.methods = methods
+        self.board: StatusBoard | None = None
         self.loop = asyncio.get_running_loop()
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:

@@ -30,6 +30,7 @@ from .agents import Agents
 from .alert import Alerts, Counts
 from .audit import Audit, own
 from .bearer import loopback, read_token
+from .board import Board
 from .budget import Budgets
 from .bus import Bus
 from .checkpoints import Checkpoints
@@ -62,6 +63,7 @@ from .statistics import Statistics
 from .store import STALL_S, Store
 from .tasks import Tasks
 from .timetable import Timetable
+from .zygotes import Zygotes
 
 if TYPE_CHECKING:
     from .web import Web
@@ -287,8 +289,10 @@ class _Daemon:
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
         host = _host(config, paths, launcher)
+        zygotes = Zygotes(launcher, host, bus, logs, on_exit=exited, on_empty=emptied)
         shared = Shared(
             launcher=launcher,
+            zygotes=zygotes,
             bus=bus,
             chronicle=chronicle,
             store=store,
@@ -304,6 +308,7 @@ class _Daemon:
         this = cls(config, paths, shared, diary, forwarding, audit, end)
         await launcher.start()
         stack.push_async_callback(launcher.close)
+        stack.push_async_callback(zygotes.close)
         await this.agents.load(_built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
         await this.budgets.load()
@@ -348,12 +353,16 @@ class _Daemon:
         self.forwarding.want(config.daemon.journal)
 
     def exited(self, report: Exit) -> None:
-        """The launcher says that a leader is dead: a worker's, or a command's."""
+        """A leader is dead: a zygote's, a worker's, or a command's."""
+        if self.shared.zygotes.exited(report):
+            return
         self.shared.probes.commands.exited(report)
         self.agents.exited(report)
 
     def emptied(self, unit: str) -> None:
-        """The launcher says that nothing of a unit is left."""
+        """Nothing of a unit is left."""
+        if self.shared.zygotes.emptied(unit):
+            return
         self.shared.probes.commands.emptied(unit)
         self.agents.emptied(unit)
 
@@ -384,6 +393,7 @@ class _Daemon:
             self.timetable,
             METHODS,
         )
+        control.board = Board(control)
         listener = Listener(control, lock, group=self.config.daemon.group)
         web = await self._open_web(control)
         listener.open()
@@ -530,16 +540,19 @@ class _Daemon:
 
     async def _beat(self, manager: "ServiceManager") -> None:
         """Feeds the watchdog by the mere turning of the loop: a full disk or a stalled store is no reason to die."""
+        losses = 0
         while True:
             if manager.is_watching:
                 manager.tell("WATCHDOG=1")
             self.shared.wakefulness.floor()
             self._note_store()
-            self._losses.look(self.agents.all_keepers())
             try:
                 self.shared.logs.check()
             except OSError as error:
                 logger.warning("cannot look after the logs: %s", error)
+            if losses != self.shared.logs.losses:
+                losses = self.shared.logs.losses
+                self._losses.look(self.agents.all_keepers())
             await asyncio.sleep(BEAT_S)
 
 

@@ -72,6 +72,8 @@ async def _discover(_control: Control, _params: NoParams, _caller: Caller) -> ob
 @method("daemon.status", "read", StatusParams)
 async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
     """The daemon, agents, MCP servers and task counts."""
+    if params.names is None and control.board is not None:
+        return control.board.status()
     return status(control, params.names)
 
 

@@ -45,10 +45,12 @@ from .lifecycle import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
 from .logfile import severity
 from .logs import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
+from .offspring import Child, Exit, Launch, Parent, Scope
 from .probe import Finding, Probes
-from .process import Child, Exit, Launcher, Scope
+from .process import Launcher
 from .spec import Spec
 from .store import Store
+from .zygotes import Zygotes
 
 PAUSED = "paused"
 """The reason for which a tree is frozen when somebody has asked for it."""
@@ -99,6 +101,7 @@ class Shared:
     """What all keepers share."""
 
     launcher: Launcher
+    zygotes: Zygotes
     bus: Bus
     chronicle: Chronicle
     store: Store
@@ -148,10 +151,13 @@ class Incarnation:
     unit: str
     line: Line
     started_at: float
+    parent: Parent
     child: Child | None = None
     captures: list[Capture] = field(default_factory=list[Capture])
     task: asyncio.Task[None] | None = None
     doomed: bool = False
+    stopped: asyncio.Event | None = None
+    """Set when it is doomed, for one that may wait for a zygote."""
     early: list[Exit | None] = field(default_factory=list["Exit | None"])
     temporary: str | None = None
     proc_fd: int | None = None
@@ -194,6 +200,8 @@ class Keeper:
         self.is_to_end = False
         self.is_withheld = False
         """It is given no task for now: it is about to be hibernated, or is given another state."""
+        self.is_surplus = False
+        """It is given no task, and goes when it has none: others are enough."""
         self.is_hibernated = False
         """Its process was ended after it had saved a checkpoint; a task, `wake` or `start` brings it back."""
         self.has_room = False
@@ -362,15 +370,15 @@ class Keeper:
             self._turn()
 
     def _turn(self) -> None:
-        """Tells the launcher what is to be, until it takes it."""
+        """Tells its parent what is to be, until it takes it."""
         life = self.life
         if life is None or life.child is None:
             return
         try:
             if self._frozen_for:
-                self.shared.launcher.freeze(life.unit)
+                life.parent.freeze(life.unit)
             else:
-                self.shared.launcher.thaw(life.unit)
+                life.parent.thaw(life.unit)
         except Overloaded as error:
             logger.warning("%s", error)
             self._loop.call_later(FREEZE_AGAIN_S, self._turn)
@@ -378,7 +386,8 @@ class Keeper:
     def begin(self, task_id: str) -> None:
         """The worker has been given work."""
         self.running[task_id] = self._loop.time()
-        self.send(lifecycle.Worked(True))
+        if self.worker.state is not State.BUSY:
+            self.send(lifecycle.Worked(True))
 
     def end(self, task_id: str) -> None:
         """The worker has put work down."""
@@ -451,13 +460,16 @@ class Keeper:
             self._kill()
 
     def _publish(self, transition: lifecycle.Transition, incarnation: int) -> None:
-        flip = {transition.old, transition.new} == {State.BUSY, State.IDLE}
+        old, new = transition.old, transition.new
+        is_stored = not (new is State.BUSY or (new is State.IDLE and old is State.BUSY))
+        if not is_stored and not self.shared.bus.is_heard("worker.state"):
+            return  # with each task there are two
         self.shared.bus.publish(
             "worker.state",
             agent=self.spec.name,
             worker=self.id,
             incarnation=incarnation,
-            store=not (flip or transition.new is State.BUSY),
+            store=is_stored,
             **{"from": str(transition.old), "to": str(transition.new)},
             reason=transition.reason,
         )
@@ -495,7 +507,7 @@ class Keeper:
         if self.life is not None:
             scope: Scope = "tree" if tree else "leader"
             try:
-                self.shared.launcher.signal(self.life.unit, signal.Signals[name], scope)
+                self.life.parent.signal(self.life.unit, signal.Signals[name], scope)
             except Overloaded as error:  # the next stage comes by its deadline
                 logger.warning("%s", error)
 
@@ -506,8 +518,10 @@ class Keeper:
         self._frozen_for = frozenset()  # a kill reaches what is frozen
         if life.child is None:
             life.doomed = True
+            if life.stopped is not None:
+                life.stopped.set()
         else:
-            self.shared.launcher.kill(life.unit)
+            life.parent.kill(life.unit)
 
     def _spawn(self, number: int) -> None:
         unit = f"{self.id}#{number}"
@@ -528,7 +542,7 @@ class Keeper:
                 initial=lambda: life.checkpoint,
             ),
         )
-        life = Incarnation(number, unit, line, self._loop.time())
+        life = Incarnation(number, unit, line, self._loop.time(), self.shared.launcher)
         self.life = life
         self._frozen_for = frozenset()
         life.task = self._loop.create_task(self._bring_up(life))
@@ -536,6 +550,9 @@ class Keeper:
     async def _bring_up(self, life: Incarnation) -> None:
         """From the decision to start to Ready, or to the reason why not."""
         try:
+            if self.spec.entrypoint is not None:
+                life.stopped = asyncio.Event()
+                await self.shared.zygotes.prepared(self.spec, life.stopped)
             async with self.shared.starting:
                 await self._launch(life)
         except CorralError as error:
@@ -626,7 +643,7 @@ class Keeper:
         launch = await prepare(self.spec, self.shared.host, life.unit)
         life.temporary = launch.temporary
         try:
-            child = await self.shared.launcher.spawn(launch, pipe_stdin=has_stdin)
+            child = await self._spawned(life, launch, has_stdin)
         except BaseException:
             self._clear_away(life)
             raise
@@ -645,6 +662,14 @@ class Keeper:
                 self.emptied(life.unit)
             else:
                 self.exited(report)
+
+    async def _spawned(self, life: Incarnation, launch: Launch, has_stdin: bool) -> Child:
+        """Its process: a fork of its agent's zygote, or a child of the launcher."""
+        if self.spec.entrypoint is None:
+            return await self.shared.launcher.spawn(launch, pipe_stdin=has_stdin)
+        found = await self.shared.zygotes.spawn(self.spec, launch, pipe_stdin=has_stdin)
+        life.parent, child, life.temporary = found
+        return child
 
     async def _clean_up(self, life: Incarnation, error: WorkerFailed) -> None:
         """After a death: the last words from the pipes, then the descriptors are closed."""
@@ -780,7 +805,7 @@ def _code_and_signal(status: int) -> tuple[int | None, str | None]:
 
 def _cause_of_death(report: Exit) -> str:
     if report.lost:
-        return "the launcher died, and its workers with it"
+        return report.cause
     code, name = _code_and_signal(report.status)
     return f"killed by {name}" if name is not None else f"exited with status {code}"
 

@@ -153,13 +153,16 @@ def brand_for(state: int, seq: int) -> int | None:
     return None
 
 
-def brand(pid: int) -> tuple[int, int]:
-    """The state folder's number and the spawn's that a process inherited, or (-1, -1)."""
+def brand(pid: int, *, is_nested: bool = False) -> tuple[int, int]:
+    """The state folder's number and the spawn's that a process inherited, or (-1, -1).
+
+    A launcher's is the hard limit; the soft one, `is_nested`, is that of a zygote within it.
+    """
     for line in read_proc(f"/proc/{pid}/limits").split(b"\n"):
         if line.startswith(b"Max resident set"):
-            hard = line.split()[4]
-            if hard.isdigit() and int(hard) >> BRAND_BITS + 32:
-                return int(hard) >> 32 & (1 << BRAND_BITS) - 1, int(hard) & 0xFFFFFFFF
+            limit = line.split()[3 if is_nested else 4]
+            if limit.isdigit() and int(limit) >> BRAND_BITS + 32:
+                return int(limit) >> 32 & (1 << BRAND_BITS) - 1, int(limit) & 0xFFFFFFFF
     return -1, -1
 
 

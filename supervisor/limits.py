@@ -8,7 +8,7 @@ where a cgroup has the controller, the kernel; else what is sampled here.
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from .containment import Containment
 from .excess import Excess
 from .keeper import Incarnation, Keeper
 from .lifecycle import Replace, State
-from .metrics import Metrics, Sample
+from .metrics import Judge, Metrics, Sample
 from .process import Launcher
 from .spec import Resources
 from .throttle import Throttle
@@ -55,7 +55,9 @@ class Limits:
     def __init__(self, launcher: Launcher, bus: Bus) -> None:
         self._launcher = launcher
         self._bus = bus
-        self._metrics = Metrics()
+        self._metrics = Metrics(self._sampled)
+        self.on_sample: Callable[[Keeper], None] = _ignore
+        """Called when what `sample` says of a worker has changed."""
         self._wardens: dict[Keeper, Warden] = {}
 
     async def run(self) -> None:
@@ -75,17 +77,24 @@ class Limits:
             return
         if warden is None:
             self._watch(keeper, life)
-        elif worker.state is State.SHUTTING_DOWN:
+            return
+        self._metrics.stir(life.unit)  # its spec may be another
+        if worker.state is State.SHUTTING_DOWN:
             warden.release()  # what is frozen cannot end within its grace period
 
     def _watch(self, keeper: Keeper, life: Incarnation) -> None:
         unit = life.unit
         if not _is_needed(keeper.spec.resources, self._launcher.containment):
             return
-        tree = Tree(lambda: self._launcher.roots(unit), self._launcher.cgroup_of(unit))
-        warden = Warden(keeper, life, tree, self._launcher, self._bus)
+        parent = life.parent
+        tree = Tree(lambda: parent.roots(unit), parent.cgroup_of(unit))
+        warden = Warden(keeper, life, tree, self._launcher.containment, self._bus)
         self._wardens[keeper] = warden
         self._metrics.watch(unit, tree, warden)
+
+    def _sampled(self, judge: Judge) -> None:
+        if isinstance(judge, Warden):
+            self.on_sample(judge.keeper)
 
     def sample(self, keeper: Keeper) -> Sample:
         """What a worker uses, as it was last looked at."""
@@ -109,17 +118,15 @@ class Warden:
     """Holds one incarnation of one worker to the limits that it was started with."""
 
     def __init__(
-        self, keeper: Keeper, life: Incarnation, tree: Tree, launcher: Launcher, bus: Bus
+        self, keeper: Keeper, life: Incarnation, tree: Tree, contained: Containment, bus: Bus
     ) -> None:
         self.keeper = keeper
         self.life = life
         self.resources = keeper.spec.resources
         self.throttling = Throttling()
         self.tree = tree
-        self._launcher = launcher
         self._bus = bus
         self._loop = asyncio.get_running_loop()
-        contained = launcher.containment
         self._samples_memory = contained.memory == "sampled"
         self._samples_cpu = contained.cpu == "sampled"
         self._used_bytes = 0
@@ -157,6 +164,22 @@ class Warden:
             elif full(int(used / BELOW), self.resources) is None:
                 self._full -= {name}
 
+    def is_fine(self, usage: Usage) -> bool:
+        """As `judge`, where it has nothing to say, and had nothing to say before."""
+        asked = self.resources
+        if (
+            self._full
+            or excess.cpu_seconds(usage.cpu_s, asked) is not None
+            or (self._samples_memory and excess.memory(usage.rss_bytes, asked) is not None)
+            or excess.file_descriptors(self.tree.most_files, asked) is not None
+            or excess.processes(usage.threads, asked) is not None
+        ):
+            return self._is_over  # then it ends already
+        self._used_bytes = usage.rss_bytes
+        if self._stirred is not None:
+            self._stirred.set()
+        return True
+
     def wait_s(self) -> float:
         """In how many seconds to look again, whatever memory is taken meanwhile."""
         longest_s = self.keeper.spec.monitoring.metrics_interval
@@ -190,7 +213,8 @@ class Warden:
         self._is_over = True
         self.keeper.publish_excess(over)
         if keeper.worker.state is State.SHUTTING_DOWN:
-            self._launcher.kill(self.life.unit)  # it has been asked already, and has lost its grace
+            # It has been asked already, and has lost its grace.
+            self.life.parent.kill(self.life.unit)
         else:
             keeper.send(Replace(over.result, over.message))
 
@@ -246,12 +270,12 @@ class Warden:
 
     def _freeze_again(self) -> None:
         try:
-            self._launcher.freeze(self.life.unit)
+            self.life.parent.freeze(self.life.unit)
         except Overloaded as error:  # the next look finds out
             logger.warning("%s", error)
 
     async def _watch_kernel(self) -> None:
-        path = self._launcher.cgroup_of(self.life.unit)
+        path = self.life.parent.cgroup_of(self.life.unit)
         before_s = 0.0
         while path is not None:
             held_s = _throttled_s(path)
@@ -277,6 +301,10 @@ class Warden:
                 throttled=is_throttled,
                 throttled_s=self.throttling.throttled_s,
             )
+
+
+def _ignore(_: object) -> None:
+    return
 
 
 def _is_needed(asked: Resources, contained: Containment) -> bool:

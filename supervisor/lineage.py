@@ -87,8 +87,15 @@ class Trees:
     else put there; and only strays need to be attributed.
     """
 
-    def __init__(self, state: int = 0, groups: cgroup.Groups | None = None) -> None:
+    def __init__(
+        self,
+        state: int = 0,
+        groups: cgroup.Groups | None = None,
+        *,
+        is_nested: bool = False,
+    ) -> None:
         self.state = state  # in the brand of every process
+        self.is_nested = is_nested  # below those of a launcher: see `kernel.brand`
         self.groups = groups
         self.units: dict[str, Unit] = {}
         self.leaders: dict[int, Unit] = {}
@@ -146,7 +153,7 @@ class Trees:
             seen = lineage.sessions.get(process.session)
             if seen is not None and self.has(seen):
                 return seen
-        state, seq = brand(pid)
+        state, seq = brand(pid, is_nested=self.is_nested)
         for unit in self.units.values():
             if state == self.state and seq == unit.seq & 0xFFFFFFFF:
                 return unit

@@ -1,7 +1,7 @@
-"""One launcher process and our line to it, from its start until it is buried.
+"""Our line to a parent of workers, and one launcher process from its start until it is buried.
 
 It guarantees that nothing blocks the loop, that descriptors are closed once they are sent, and that a
-launcher that is silent for too long is killed.  What the messages mean, `process` knows.
+parent that is silent for too long is found out.  What the messages mean, `process` and `zygote` know.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,14 +31,26 @@ log = logging.getLogger(__name__)
 class Channel:
     """Our end of the socket: sends in order without blocking, and closes descriptors that it has sent."""
 
-    def __init__(self, sock: socket.socket, hear: Callable[[Any], None]) -> None:  # Any: JSON
+    def __init__(
+        self,
+        sock: socket.socket,
+        hear: Callable[[Any], None],  # Any: JSON, or what `receive` makes of a packet
+        *,
+        receive: Callable[[socket.socket], tuple[Any, list[int]]] = packet.receive,  # Any: as above
+        on_end: Callable[[], None] | None = None,
+        batch: int = sys.maxsize,
+    ) -> None:
+        """`on_end` is called when the other end is closed; at most `batch` messages are heard in one turn of the loop."""
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._hear = hear
+        self._receive = receive
+        self._on_end = on_end
+        self._batch = batch
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._retry: asyncio.TimerHandle | None = None
         self._is_writing = False
-        self._loop.add_reader(sock.fileno(), self.read)
+        self._loop.add_reader(sock.fileno(), self._read_batch)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -59,15 +72,21 @@ class Channel:
         if len(self._queue) == 1:
             self._flush()
 
-    def read(self) -> None:
-        """Hear all that has arrived."""
-        while self._sock.fileno() >= 0:
+    def _read_batch(self) -> None:
+        self.read(self._batch)
+
+    def read(self, limit: int = sys.maxsize) -> None:
+        """Hear all that has arrived, or so many messages of it."""
+        while self._sock.fileno() >= 0 and limit > 0:
+            limit -= 1
             try:
-                message, fds = packet.receive(self._sock)
+                message, fds = self._receive(self._sock)
             except BlockingIOError:
                 return
             except (EOFError, ConnectionResetError):
                 self._loop.remove_reader(self._sock.fileno())  # its pidfd will tell the rest
+                if self._on_end is not None:
+                    self._on_end()
                 return
             close_all(fds)
             self._hear(message)
@@ -114,6 +133,51 @@ class Channel:
         self._sock.close()
 
 
+class Pulse:
+    """Asks for a sign of life every PING_S, and calls `on_silence` once when there was none for `silence_s`."""
+
+    def __init__(self, channel: Channel, silence_s: float, on_silence: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channel = channel
+        self._silence_s = silence_s
+        self._on_silence = on_silence
+        self._tick: asyncio.TimerHandle | None = None
+        self._tick_due_s = 0.0
+        self._heard_s = self._loop.time()
+        self.pings = 0
+        """How often it has asked: the number of the newest question."""
+
+    def heard(self) -> None:
+        """It has said something."""
+        self._heard_s = self._loop.time()
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.pings += 1
+        self._channel.send({"op": "ping", "seq": self.pings})
+
+    def watch(self) -> None:
+        """Ping from now on, and tell of a silence that is too long while we listen."""
+        self._tick_due_s = self._loop.time() + PING_S
+        self._tick = self._loop.call_at(self._tick_due_s, self._on_tick)
+
+    def stop(self) -> None:
+        """Ask no more."""
+        if self._tick is not None:
+            self._tick.cancel()
+
+    def _on_tick(self) -> None:
+        now = self._loop.time()
+        if now - self._tick_due_s > LATE_S:
+            self._heard_s = now
+        if now - self._heard_s > self._silence_s:
+            self._on_silence()
+            return
+        if not len(self._channel):
+            self.ping()
+        self.watch()
+
+
 class Link:
     """A launcher process that has been started.
 
@@ -136,9 +200,6 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._listener = hear
         self._silence_s = silence_s
-        self._tick: asyncio.TimerHandle | None = None
-        self._tick_due_s = 0.0
-        self._pings = 0
         self.ended = asyncio.Event()
         self.refusal: tuple[int, str] | None = None  # why there is no PID namespace for it
         self.is_inside = False  # its pids are those of a PID namespace
@@ -146,18 +207,12 @@ class Link:
         orphan.launchers.add(self.pid)
         self._loop.add_reader(self._pidfd, self._on_end)
         self.channel = Channel(sock, self._hear)
-        self._heard_s = self._loop.time()
-        self.ping()
-
-    def ping(self) -> None:
-        """Ask for a sign of life."""
-        self._pings += 1
-        self.channel.send({"op": "ping", "seq": self._pings})
+        self._pulse = Pulse(self.channel, silence_s, self._on_silence)
+        self._pulse.ping()
 
     def watch(self) -> None:
         """Ping from now on, and kill a launcher that is silent for too long while we listen."""
-        self._tick_due_s = self._loop.time() + PING_S
-        self._tick = self._loop.call_at(self._tick_due_s, self._on_tick)
+        self._pulse.watch()
 
     def kill(self) -> None:
         """SIGKILL the launcher; its direct children die at once, and the rest become ours."""
@@ -166,8 +221,7 @@ class Link:
 
     def hang_up(self) -> None:
         """Say no more: the launcher kills whatever it has, and ends."""
-        if self._tick is not None:
-            self._tick.cancel()
+        self._pulse.stop()
         self.channel.close()
 
     def bury(self) -> None:
@@ -181,7 +235,7 @@ class Link:
         orphan.launchers.discard(self.pid)
 
     def _hear(self, message: Any) -> None:  # Any: JSON
-        self._heard_s = self._loop.time()
+        self._pulse.heard()
         if log.isEnabledFor(logging.DEBUG):
             _tell("from the launcher", message)
         match message["op"]:
@@ -207,19 +261,9 @@ class Link:
         self._loop.remove_reader(self._pidfd)
         self.ended.set()
 
-    def _on_tick(self) -> None:
-        now = self._loop.time()
-        if now - self._tick_due_s > LATE_S:
-            self._heard_s = now
-        if now - self._heard_s > self._silence_s:
-            log.error(
-                "the launcher, pid %d, has said nothing for %.1f s", self.pid, self._silence_s
-            )
-            self.kill()
-            return
-        if not len(self.channel):
-            self.ping()
-        self.watch()
+    def _on_silence(self) -> None:
+        log.error("the launcher, pid %d, has said nothing for %.1f s", self.pid, self._silence_s)
+        self.kill()
 
 
 def _tell(what: str, message: dict[str, object]) -> None:

@@ -46,6 +46,9 @@ class LogStore:
         self.clock = clock
         self.unclean = unclean
         self._writers: dict[tuple[str, str], LogWriter] = {}
+        self._attended: set[LogWriter] = set()
+        self.losses = 0
+        """Counts every change of what is lost, of any writer."""
         self.turn = asyncio.Lock()
         """Held by the one reader that works in this turn of the loop: however many they are, others wait for one."""
         self._followers: set[Follower] = set()
@@ -90,8 +93,12 @@ class LogStore:
 
     def check(self) -> None:
         """About once a second: find moved and deleted files, end gaps of silent workers, compress what is old."""
-        for writer in self._writers.values():
-            writer.check()
+        for writer in [*self._attended]:  # of thousands most have written nothing
+            if self._writers.get((writer.agent, writer.worker)) is writer:
+                writer.check()
+                if writer.is_to_be_checked:
+                    continue
+            self._attended.discard(writer)
         self._packer.step(self._replace)
 
     async def expire(self, before_s: float) -> None:
@@ -219,6 +226,23 @@ class LogStore:
         """Tell the followers that there is something new."""
         for follower in self._followers:
             follower.touch(writer.agent, writer.worker)
+
+    def attend(self, writer: LogWriter) -> None:
+        """`check` looks at the writer from now on, for as long as there is need."""
+        self._attended.add(writer)
+
+    def note_loss(self, writer: LogWriter) -> None:
+        """Lines of a writer are lost, or are not lost any more."""
+        self.losses += 1
+        self._attended.add(writer)
+
+    @property
+    def is_losing(self) -> bool:
+        """Whether lines of any writer are being lost at present."""
+        return any(
+            writer.trouble is not None and self._writers.get((writer.agent, writer.worker)) is writer
+            for writer in self._attended
+        )
 
     def rotated(self, writer: LogWriter) -> None:
         """A writer has begun a new file."""

@@ -1,7 +1,7 @@
 """The newest figures of each tree that is watched, and when it is looked at next.
 
-A tree where nothing has happened since the last look costs a microsecond or two; any other is surveyed
-in a task of its own, so that one with thousands of processes, or one whose shared pages take long to
+A tree where nothing has happened since the last look costs a microsecond or two, one of a single process
+some ten; any other is surveyed in a task of its own, so that one with thousands of processes, or one whose shared pages take long to
 be told apart, delays neither the looks at the others nor the daemon. What follows from the figures, and
 when to look again, is for each tree's judge to say.
 
@@ -15,7 +15,7 @@ import heapq
 import itertools
 import logging
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +52,10 @@ class Judge(Protocol):
         """Takes what the tree uses."""
         ...
 
+    def is_fine(self, usage: Usage) -> bool:
+        """Takes what the tree uses, if there is nothing to be done about it; else `judge` takes it."""
+        ...
+
     def wait_s(self) -> float:
         """In how many seconds to look again, whatever memory is taken meanwhile."""
         ...
@@ -77,6 +81,13 @@ class Sample(Struct, frozen=True):
     open_files: int = 0
 
 
+NOTHING = Sample()
+
+
+def _ignore(_: object) -> None:
+    return
+
+
 @dataclass(eq=False, slots=True)
 class Watched:
     """A tree that is watched."""
@@ -89,6 +100,11 @@ class Watched:
     """Whether a whole window has passed."""
     cpu_percent: float = 0.0
     open_files: int = 0
+    sample: Sample = NOTHING
+    wait_s: float = 0.0
+    """What its judge said last."""
+    has_pace: bool = False
+    """Whether its judge said that twice: then it says so for as long as nothing happens."""
     is_known: bool = False
     is_gone: bool = False
     is_surveyed: bool = False
@@ -107,11 +123,14 @@ class Watched:
 class Metrics:
     """Looks at trees when they are due."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_sample: Callable[[Judge], None] = _ignore) -> None:
+        """`on_sample` is called when what `of` says of a tree has changed, with its judge."""
         self._loop = asyncio.get_running_loop()
+        self._on_sample = on_sample
         self._watched: dict[str, Watched] = {}
         self._new: list[Watched] = []
-        self._due: list[tuple[float, int, Watched]] = []
+        self._due: list[float] = []
+        self._due_at: dict[float, list[Watched]] = {}
         self._gate: list[tuple[int, int, Watched]] = []
         self._gate_at = math.inf
         self._count = itertools.count()
@@ -131,16 +150,20 @@ class Metrics:
         watched = self._watched.pop(unit, None)
         if watched is not None:
             watched.is_gone = True
+            watched.tree.close()
             for task in watched.tasks:
                 task.cancel()
 
     def of(self, unit: str) -> Sample:
         """The newest figures of a tree, zeros when there are none; it reads nothing."""
         watched = self._watched.get(unit)
-        if watched is None:
-            return Sample()
-        rss_bytes = watched.tree.usage.rss_bytes
-        return Sample(rss_bytes, round(watched.cpu_percent, 1), watched.open_files)
+        return NOTHING if watched is None else watched.sample
+
+    def stir(self, unit: str) -> None:
+        """A tree's judge may say something else from now on, although nothing happened to the tree."""
+        watched = self._watched.get(unit)
+        if watched is not None:
+            watched.has_pace = False
 
     async def run(self) -> None:
         """Looks until it is cancelled."""
@@ -157,7 +180,7 @@ class Metrics:
                 if self._gate_at <= self._loop.time() + TICK_S:
                     self._open_gate()
                 self._turn(group)
-                self._sleeps_until = min(self._gate_at, self._due[0][0] if self._due else math.inf)
+                self._sleeps_until = min(self._gate_at, self._due[0] if self._due else math.inf)
                 timer = None
                 if self._sleeps_until < math.inf:
                     timer = self._loop.call_at(self._sleeps_until, self._changed.set)
@@ -200,18 +223,42 @@ class Metrics:
 
     def _turn(self, group: asyncio.TaskGroup) -> None:
         """Looks at all that are due by now."""
-        now = self._loop.time() + TICK_S
-        while self._due and self._due[0][0] <= now:
-            due, _, watched = heapq.heappop(self._due)
-            if watched.is_gone or watched.is_surveyed or watched.due != due:
-                continue
+        now = self._loop.time()
+        while self._due and self._due[0] <= now + TICK_S:
+            due = heapq.heappop(self._due)
+            for watched in self._due_at.pop(due):
+                if watched.is_gone or watched.is_surveyed or watched.due != due:
+                    continue
+                if watched.is_known and watched.tree.is_quiet():
+                    self._rest(watched, now)
+                else:
+                    self._look(group, watched)
+
+    def _rest(self, watched: Watched, now: float) -> None:
+        """Nothing has happened in a tree: with thousands of them, what this takes is what the daemon takes."""
+        if watched.has_pace and not watched.sample.cpu_percent:
+            watched.window = (now, watched.tree.usage.cpu_s)
+            # What it may still take has not changed; at the gate it waits already, for less.
+            watched.gate_bytes += self._given_bytes - watched.seen_bytes
             watched.seen_bytes = self._given_bytes
-            if watched.is_known and watched.tree.is_quiet():
-                self._note_cpu(watched, watched.tree.usage.cpu_s)
-                self._again(watched)
-            else:
-                watched.is_surveyed = True
-                self._begin(group, watched, self._survey(watched))
+            watched.rests_until = now
+            self._look_at(watched, _on_grid(now, watched.wait_s))
+        else:
+            watched.seen_bytes = self._given_bytes
+            self._note_cpu(watched, watched.tree.usage.cpu_s)
+            self._again(watched)
+
+    def _look(self, group: asyncio.TaskGroup, watched: Watched) -> None:
+        """Looks at a tree where something has happened: at once where that is soon done."""
+        watched.seen_bytes = self._given_bytes
+        usage = watched.tree.glance() if watched.is_known else None
+        if usage is None or not watched.judge.is_fine(usage):
+            watched.is_surveyed = True
+            self._begin(group, watched, self._survey(watched))
+            return
+        watched.open_files = watched.tree.most_files
+        self._note_cpu(watched, usage.cpu_s)
+        self._again(watched)
 
     def _begin(
         self, group: asyncio.TaskGroup, watched: Watched, work: Coroutine[None, None, None]
@@ -226,11 +273,9 @@ class Metrics:
     def _again(self, watched: Watched) -> None:
         """Says when a tree that has just been looked at is due again, by time and by memory."""
         now, judge = self._loop.time(), watched.judge
-        wait_s = judge.wait_s()
-        due = now + wait_s
-        if wait_s >= GRID_FROM_S:
-            due -= due % 2.0 ** math.floor(math.log2(wait_s / 2))
-        self._look_at(watched, due)
+        before_s, watched.wait_s = watched.wait_s, judge.wait_s()
+        watched.has_pace = watched.wait_s == before_s
+        self._look_at(watched, _on_grid(now, watched.wait_s))
         room_bytes = judge.room_bytes()
         if room_bytes is not None:
             watched.rests_until = now + judge.pause_s()
@@ -239,13 +284,18 @@ class Metrics:
 
     def _look_at(self, watched: Watched, due: float) -> None:
         watched.due = due
-        heapq.heappush(self._due, (due, next(self._count), watched))
+        others = self._due_at.get(due)
+        if others is None:
+            self._due_at[due] = [watched]
+            heapq.heappush(self._due, due)
+        else:
+            others.append(watched)
 
     async def _survey(self, watched: Watched) -> None:
         try:
             usage = await watched.tree.survey()
-            self._note_cpu(watched, usage.cpu_s)
             watched.open_files = watched.tree.count_files()
+            self._note_cpu(watched, usage.cpu_s)
             await watched.judge.judge(usage)
             watched.is_known = True
             self._again(watched)
@@ -267,6 +317,16 @@ class Metrics:
         if passed_s >= WINDOW_S:
             watched.window = (now, cpu_s)
             watched.is_settled = True
+        usage = watched.tree.usage
+        sample = Sample(usage.rss_bytes, round(watched.cpu_percent, 1), watched.open_files)
+        if sample != watched.sample:
+            watched.sample = sample
+            self._on_sample(watched.judge)
+
+
+def _on_grid(now: float, wait_s: float) -> float:
+    due = now + wait_s
+    return due - due % 2.0 ** math.floor(math.log2(wait_s / 2)) if wait_s >= GRID_FROM_S else due
 
 
 async def _attend(work: Coroutine[None, None, None]) -> None:

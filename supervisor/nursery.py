@@ -58,7 +58,13 @@ ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
 
 
 class Nursery:
-    """The parent of workers; `become` is what a fork does from its first instruction on."""
+    """The parent of workers; `become` is what a fork does from its first instruction on.
+
+    `listeners` are further descriptors, and what is done whenever they can be read.
+    """
+
+    DESCRIPTORS: tuple[int, ...] = (3,)
+    """How many may come with a spawn."""
 
     def __init__(
         self, channel: Channel, daemon: int, wake: int, become: Become, trees: Trees
@@ -79,11 +85,12 @@ class Nursery:
         self.tell_due_s = 0.0
         self.is_told = True
         self.abandoned: set[str] = set()  # groups to be removed as soon as they are empty
+        self.listeners: dict[int, Callable[[], None]] = {}
 
     def run(self) -> None:
         """Serve until the daemon is gone."""
         sock = self.channel.sock.fileno()
-        for fd in (sock, self.daemon, self.wake):
+        for fd in (sock, self.daemon, self.wake, *self.listeners):
             self.poller.register(fd, select.POLLIN)
         while True:
             self.poller.modify(sock, select.POLLIN | (select.POLLOUT if self.channel.queue else 0))
@@ -93,6 +100,8 @@ class Nursery:
             if self.wake in events:
                 drain(self.wake)
                 self._reap()
+            for fd in self.listeners.keys() & events.keys():
+                self.listeners[fd]()
             self.channel.flush()
             if self.daemon in events or (
                 events.get(sock, 0) & ~select.POLLOUT and not self._serve()
@@ -131,22 +140,7 @@ class Nursery:
         except (EOFError, ConnectionResetError):
             return False
         try:
-            match message["op"]:
-                case "spawn":
-                    self._spawn(message, fds)
-                case "signal":
-                    self._signal(message["unit"], message["signal"], message["scope"])
-                case "kill":
-                    self._kill(message["unit"])
-                case "freeze" | "thaw":
-                    self._turn(message["unit"], message["op"] == "freeze")
-                case "ping":
-                    if not self.channel.queue:  # else what waits there is sign of life enough
-                        self.channel.send(op="pong", seq=message["seq"])
-                case "list":
-                    self._tell_units(message["seq"])
-                case other:
-                    raise AssertionError(f"the daemon is of our version, yet asks for {other!r}")
+            self._obey(message, fds)
         except OSError as error:
             self._put_off(error)
         finally:
@@ -154,11 +148,29 @@ class Nursery:
                 os.close(fd)
         return True
 
+    def _obey(self, message: Any, fds: list[int]) -> None:  # Any: JSON
+        match message["op"]:
+            case "spawn":
+                self._spawn(message, fds)
+            case "signal":
+                self._signal(message["unit"], message["signal"], message["scope"])
+            case "kill":
+                self._kill(message["unit"])
+            case "freeze" | "thaw":
+                self._turn(message["unit"], message["op"] == "freeze")
+            case "ping":
+                if not self.channel.queue:  # else what waits there is sign of life enough
+                    self.channel.send(op="pong", seq=message["seq"])
+            case "list":
+                self._tell_units(message["seq"])
+            case other:
+                raise AssertionError(f"the daemon is of our version, yet asks for {other!r}")
+
     def _spawn(self, message: Any, fds: list[int]) -> None:  # Any: JSON
         seq, key = message["seq"], message["unit"]
         stage, group = "descriptors", None
         try:
-            if len(fds) != 3 or "argv" not in message:
+            if len(fds) not in self.DESCRIPTORS or "argv" not in message:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if key in self.trees.units:
                 raise OSError(errno.EEXIST, "this unit lives already")

@@ -29,6 +29,7 @@ from .accounts import Accounts
 from .admission import Admission
 from .agents import Agents
 from .attempt import (
+    Alarms,
     Attempt,
     BrokenOff,
     Failed,
@@ -70,6 +71,7 @@ class Performance(Accounts, ABC):
         self._running: set[asyncio.Task[None]] = set()
         self._performing: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self._alarms = Alarms()
 
     @abstractmethod
     def dispatch(self, name: str) -> None:
@@ -106,6 +108,7 @@ class Performance(Accounts, ABC):
             _, late = await asyncio.wait(open_ones, timeout=CLOSE_S)
             for each in late:
                 each.cancel()
+        self._alarms.close()
 
     # -- one attempt
 
@@ -125,7 +128,9 @@ class Performance(Accounts, ABC):
             tool_calls=0,
             reason="",
         )
-        attempt = Attempt(started, entry.limits, keeper, entry.stop)
+        attempt = Attempt(
+            started, entry.limits, entry.size_bytes, keeper, entry.stop, self._alarms
+        )
         written = self.ledger.save(entry, started)
         self._keep(self._run(entry, keeper, attempt, started, written))
 
@@ -385,7 +390,7 @@ class Performance(Accounts, ABC):
         error = work.exception()
         if error is None:
             try:
-                check_result(task, work.result().output)
+                check_result(task, work.result().output, entry.size_bytes)
             except CorralError as misfit:
                 error = misfit
         if error is None:

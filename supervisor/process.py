@@ -25,19 +25,21 @@ import errno
 import logging
 import os
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from enum import Enum, auto
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import msgspec
 
-from ..worker.errors import Overloaded, ShuttingDown, SpawnFailed, Timeout
+from ..worker.errors import ShuttingDown, SpawnFailed, Timeout
 from . import containment, kernel, namespace, orphan
+from .cgroup import Groups
 from .containment import Containment, Subtree, Wanted
-from .link import PING_S, Link, close_all
+from .link import Link
+from .offspring import Child, Exit, Launch, Offspring, Scope, failed
+
+__all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope"]
 
 SILENCE_S = 5.0
 """A launcher that says nothing for so long is replaced."""
@@ -45,78 +47,11 @@ START_S = 10.0
 """A new launcher answers within this time."""
 CLOSE_S = 5.0
 """How long `close` waits for each of: the last units, the launcher's own end, the last orphan."""
-QUEUE_MESSAGES = 1024
-"""What the launcher has not read yet; beyond it `spawn` and `signal` are refused."""
 RETRY_S = (0.1, 5.0)
 """First and last pause between two attempts to start a new launcher."""
 LIST_S = 5.0
 
 log = logging.getLogger(__name__)
-
-Scope = Literal["leader", "tree"]
-T = TypeVar("T")
-
-
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run: `unit` names this one life of the worker, and is never used again.
-
-    `memory_bytes`, `cpu_percent` and `processes` are limits of the whole tree, and hold where the
-    unit's cgroup has that controller (see `Launcher.containment`); 0 is none.  `temporary` is the path
-    of a temporary folder that is made for the process alone; the paths and ports are those that
-    Landlock leaves it, None all of them.
-    """
-
-    unit: str
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    cwd: str
-    umask: int = 0o077
-    nice: int = 0
-    user: str | None = None
-    group: str | None = None
-    no_new_privs: bool = True
-    limits: Mapping[str, int] = {}
-    memory_bytes: int = 0
-    cpu_percent: int = 0
-    processes: int = 0
-    temporary: str | None = None
-    read_paths: Sequence[str] | None = None
-    write_paths: Sequence[str] | None = None
-    connect_ports: Sequence[int] | None = None
-    scope_signals: bool = False
-
-
-class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """A running process; the descriptors are our ends of its pipes, non-blocking, the caller's to close.
-
-    `stdin_fd` and `stdout_fd` are None where the child has /dev/null instead of a pipe.
-    """
-
-    unit: str
-    pid: int
-    starttime: int
-    stdin_fd: int | None
-    stdout_fd: int | None
-    stderr_fd: int
-
-
-class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a unit's leader: the wait status, and how many of its processes are left.
-
-    `lost` says that the launcher died with it: the status is then what we did to it, SIGKILL.
-    `oom_kills` counts the processes of its cgroup that the kernel has killed for their memory, as far
-    as that is known.
-    """
-
-    unit: str
-    pid: int
-    status: int
-    utime_s: float = 0.0
-    stime_s: float = 0.0
-    maxrss_bytes: int = 0
-    left: int = 0
-    lost: bool = False
-    oom_kills: int = 0
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,25 +63,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[int]
 
 
-class _Stage(Enum):
-    STARTING = auto()
-    RUNNING = auto()
-    EXITED = auto()
-
-
-class _Unit:
-    __slots__ = ("answer", "is_killed", "is_silent", "pid", "stage", "strays")
-
-    def __init__(self, answer: asyncio.Future[tuple[int, int]]) -> None:
-        self.answer = answer
-        self.stage = _Stage.STARTING
-        self.pid = 0
-        self.strays: tuple[int, ...] = ()  # what has escaped of it
-        self.is_killed = False
-        self.is_silent = False  # its spawn was cancelled: nobody knows of it
-
-
-class Launcher:
+class Launcher(Offspring):
     """The launcher process and its units; for use in one event loop.
 
     `on_exit` and `on_empty` are called from the loop, for every unit that `spawn` returned: an exit
@@ -171,8 +88,7 @@ class Launcher:
         tier: Wanted = "auto",
         pid_namespace: bool = False,
     ) -> None:
-        self._on_exit = on_exit
-        self._on_empty = on_empty
+        super().__init__("the launcher", on_exit=on_exit, on_empty=on_empty)
         self._on_lost = on_lost
         self._python = python
         self._sole_parent = sole_parent
@@ -187,14 +103,11 @@ class Launcher:
         )
         self._subtree: Subtree | None = None
         self._containment = Containment()
-        self._units: dict[str, _Unit] = {}
         self._lists: dict[int, asyncio.Future[list[Listed]]] = {}
-        self._seq = 0
         self._pid = 0
         self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()  # the launcher answers, or we are closing
-        self._idle = asyncio.Event()  # no unit is left
         self._closing = asyncio.Event()
 
     @property
@@ -207,18 +120,16 @@ class Launcher:
         """What holds the units' processes, known once it has started."""
         return self._containment
 
+    @property
+    def groups(self) -> Groups | None:
+        """The group below which every unit has its own, where there are cgroups."""
+        return None if self._subtree is None else self._subtree.groups
+
     def cgroup_of(self, unit: str) -> Path | None:
         """The folder of a living unit's cgroup, where it has one."""
         if self._subtree is None or unit not in self._units:
             return None
         return self._subtree.unit(unit)
-
-    def roots(self, unit: str) -> tuple[int, ...]:
-        """The processes below which all of a unit's hang: its leader, and what escaped, 0.1 s late at most."""
-        found = self._units.get(unit)
-        if found is None:
-            return ()
-        return (found.pid, *found.strays) if found.stage is _Stage.RUNNING else found.strays
 
     async def start(self) -> None:
         """End what an earlier one left, start the launcher, and return when it answers.
@@ -243,97 +154,34 @@ class Launcher:
         self._keeper.add_done_callback(_complain)
 
     async def spawn(
-        self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True
+        self,
+        launch: Launch,
+        *,
+        pipe_stdin: bool = True,
+        pipe_stdout: bool = True,
+        stdin_fd: int | None = None,
     ) -> Child:
         """Start a process, and return when its program runs: its exec has been confirmed.
 
-        Without a pipe the child has /dev/null there.  A spawn that is cancelled leaves no process,
-        and no callback follows it.
+        Without a pipe the child has /dev/null there, or as its stdin `stdin_fd`, which is ours to close
+        from now on.  A spawn that is cancelled leaves no process, and no callback follows it.
 
         Raises:
             SpawnFailed: `data` has the `stage` that failed, its `errno`, and `retryable`; and where a
                 program is not in PATH, the `search_path`.
             ShuttingDown: the launcher is being closed.
         """
-        await self._ready.wait()
-        if self._closing.is_set():
-            raise ShuttingDown(f'cannot start "{launch.unit}": the launcher is closing')
-        assert self._link is not None, "it is there while the launcher is ready"
-        if launch.unit in self._units:
-            raise _failed(launch.unit, "unit", errno.EEXIST, "this unit lives already")
-        if len(self._link.channel) >= QUEUE_MESSAGES:
-            raise _failed(launch.unit, "queue", errno.EAGAIN, "too many starts wait already")
-        request: dict[str, object] = {
-            "op": "spawn",
-            "seq": self._next_seq(),
-            **msgspec.structs.asdict(launch),
-            "argv": list(launch.argv),
-            "env": dict(launch.env),
-            "limits": dict(launch.limits),
-        }
-        unit = _Unit(asyncio.get_running_loop().create_future())
-        ours: list[int] = []
         try:
-            theirs = _pipes(ours, pipe_stdin, pipe_stdout)
-            self._link.channel.send(request, theirs)
-        except OSError as error:
-            close_all(ours)
-            raise _failed(launch.unit, "pipe", error.errno or 0, str(error.strerror)) from error
-        self._units[launch.unit] = unit
-        self._idle.clear()
-        try:
-            pid, starttime = await unit.answer
-        except BaseException as error:
-            close_all(ours)
-            if isinstance(error, asyncio.CancelledError):
-                unit.is_silent = True
-                self.kill(launch.unit)
+            await self._ready.wait()
+            if self._closing.is_set():
+                raise ShuttingDown(f'cannot start "{launch.unit}": the launcher is closing')
+            assert self._channel is not None, "it is there while the launcher is ready"
+        except BaseException:
+            if stdin_fd is not None:
+                os.close(stdin_fd)
             raise
-        stdin_fd = ours.pop(0) if pipe_stdin else None
-        stdout_fd = ours.pop(0) if pipe_stdout else None
-        return Child(
-            unit=launch.unit,
-            pid=pid,
-            starttime=starttime,
-            stdin_fd=stdin_fd,
-            stdout_fd=stdout_fd,
-            stderr_fd=ours[0],
-        )
-
-    def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
-        """Signal the unit's leader or all of its processes; nothing happens when it is gone already.
-
-        SIGTERM, SIGINT, SIGQUIT and SIGHUP to a tree also continue what is stopped in it, since
-        they would only pend there.
-
-        Raises:
-            Overloaded: the launcher has not read so many messages yet that this one is refused.
-        """
-        self._ask(unit, "signal", signal=int(signum), scope=scope)
-
-    def kill(self, unit: str) -> None:
-        """SIGKILL everything of the unit until it is empty, which `on_empty` tells."""
-        found = self._units.get(unit)
-        if found is None or found.is_killed or self._link is None:
-            return
-        found.is_killed = True
-        self._link.channel.send({"op": "kill", "unit": unit})
-
-    def freeze(self, unit: str) -> None:
-        """Let no process of the unit run until `thaw`; a kill or an ending signal reaches them all the same.
-
-        Raises:
-            Overloaded: as `signal`.
-        """
-        self._ask(unit, "freeze")
-
-    def thaw(self, unit: str) -> None:
-        """Let the unit run again.  Without cgroups, what had stopped itself in it runs again too.
-
-        Raises:
-            Overloaded: as `signal`.
-        """
-        self._ask(unit, "thaw")
+        stdin = pipe_stdin if stdin_fd is None else stdin_fd
+        return await self._bear(launch, stdin=stdin, pipe_stdout=pipe_stdout)
 
     async def listed(self) -> list[Listed]:
         """All units with their processes, as the launcher finds them now.
@@ -383,14 +231,6 @@ class Launcher:
         if self._subtree is not None:
             self._subtree.remove()
 
-    def _ask(self, unit: str, op: str, **facts: object) -> None:
-        if unit not in self._units or self._link is None:
-            return
-        if len(self._link.channel) >= QUEUE_MESSAGES:
-            text = f'cannot {op} "{unit}": the launcher does not keep up'
-            raise Overloaded(text, limit=QUEUE_MESSAGES, retry_after_s=PING_S)
-        self._link.channel.send({"op": op, "unit": unit, **facts})
-
     # --- one launcher process ----------------------------------------------------------------
 
     async def _prepare(self) -> None:
@@ -403,7 +243,7 @@ class Launcher:
             except containment.Refusal as refusal:
                 reason = str(refusal)
         if self._tier == "cgroup" and self._subtree is None:
-            raise _failed("launcher", "cgroup", errno.ENOTSUP, reason)
+            raise failed("launcher", "cgroup", errno.ENOTSUP, reason)
         self._containment = containment.contained(
             self._subtree, reason, pid_namespace=self._pid_namespace
         )
@@ -418,8 +258,8 @@ class Launcher:
         try:
             link = Link(self._python, options, self._hear, self._silence_s)
         except OSError as error:
-            raise _failed("launcher", "launcher", error.errno or 0, str(error.strerror)) from error
-        self._link, self._pid = link, link.pid
+            raise failed("launcher", "launcher", error.errno or 0, str(error.strerror)) from error
+        self._link, self._pid, self._channel = link, link.pid, link.channel
         ended = asyncio.create_task(link.ended.wait())
         ready = asyncio.create_task(self._ready.wait())
         try:
@@ -431,15 +271,15 @@ class Launcher:
                 link.kill()
                 link.channel.read()  # why it ended, if it said so
                 link.bury()
-                self._link = None
+                self._link = self._channel = None
                 if not self._closing.is_set():
                     self._ready.clear()
         if link.refusal is not None:
             number, reason = link.refusal
             reason = f"this machine gives it no pid namespace: {reason}"
-            raise _failed("launcher", "pid-namespace", number, reason)
+            raise failed("launcher", "pid-namespace", number, reason)
         if self._link is None:
-            raise _failed("launcher", "launcher", errno.ECHILD, "it does not answer")
+            raise failed("launcher", "launcher", errno.ECHILD, "it does not answer")
         self._pid = link.pid
         link.watch()
 
@@ -473,14 +313,7 @@ class Launcher:
         sessions = {link.pid, *(unit.pid for unit in self._units.values() if unit.pid)}
         link.bury()
         self._link = None
-        for key, unit in list(self._units.items()):
-            if not unit.answer.done():
-                error = _failed(key, "launcher", errno.EAGAIN, "the launcher died meanwhile")
-                unit.answer.set_exception(error)
-                unit.is_silent = True
-            elif unit.stage is not _Stage.EXITED:
-                unit.stage = _Stage.EXITED
-                self._tell(unit, self._on_exit, _lost(key, unit.pid))
+        self._lose("the launcher died, and its workers with it")
         if self._subtree is not None:
             self._subtree.kill()
         family = orphan.Family(
@@ -498,10 +331,6 @@ class Launcher:
         if self._closing.is_set():
             self._ready.set()
 
-    def _next_seq(self) -> int:
-        self._seq += 1
-        return self._seq
-
     # --- what the launcher says ----------------------------------------------------------------
 
     def _hear(self, message: Any) -> None:  # Any: JSON
@@ -509,28 +338,17 @@ class Launcher:
             case "pong":
                 self._ready.set()
             case "spawned":
-                unit = self._units[message["unit"]]
-                unit.stage = _Stage.RUNNING
-                (unit.pid,) = self._ours([message["pid"]]) or (0,)  # 0: it has ended already
-                if not unit.answer.done():
-                    unit.answer.set_result((unit.pid, message["starttime"]))
+                (pid,) = self._ours([message["pid"]]) or (0,)  # 0: it has ended already
+                self._hear_spawned(message["unit"], pid, message["starttime"])
             case "failed":
-                unit = self._units[message["unit"]]
                 facts = {key: message[key] for key in ("unit", "stage", "errno", "retryable")}
-                if not unit.answer.done():
-                    unit.answer.set_exception(
-                        SpawnFailed(
-                            message["message"], result="exec-failed", **facts, **message["data"]
-                        )
-                    )
-                unit.is_silent = True
-                self._forget(message["unit"])
+                text, data = message["message"], message["data"]
+                error = SpawnFailed(text, result="exec-failed", **facts, **data)
+                self._hear_failed(message["unit"], error)
             case "exited":
-                unit = self._units[message["unit"]]
-                unit.stage = _Stage.EXITED
                 facts = {key: message[key] for key in ("unit", "status", "left", "oom_kills")}
-                report = Exit(pid=unit.pid, **facts, **message["rusage"])
-                self._tell(unit, self._on_exit, report)
+                pid = self._units[message["unit"]].pid
+                self._hear_exited(Exit(pid=pid, **facts, **message["rusage"]))
             case "roots":
                 self._units[message["unit"]].strays = self._ours(message["pids"])
             case "emptied":
@@ -556,53 +374,6 @@ class Launcher:
         return msgspec.structs.replace(
             listed, pid=self._units[listed.unit].pid, processes=processes
         )
-
-    def _forget(self, key: str) -> None:
-        self._tell(self._units.pop(key), self._on_empty, key)
-        if not self._units:
-            self._idle.set()
-
-    def _tell(self, unit: _Unit, callback: Callable[[T], None], fact: T) -> None:
-        """Call back after whoever awaits the spawn has run: it knows its unit by then."""
-
-        def call() -> None:
-            if not unit.is_silent:
-                callback(fact)
-
-        asyncio.get_running_loop().call_soon(call)
-
-
-def _lost(unit: str, pid: int) -> Exit:
-    return Exit(unit=unit, pid=pid, status=int(signal.SIGKILL), lost=True)
-
-
-def _failed(unit: str, stage: str, number: int, reason: str) -> SpawnFailed:
-    return SpawnFailed(
-        f'cannot start "{unit}": {reason[:1].lower()}{reason[1:]}',
-        result="exec-failed",
-        unit=unit,
-        stage=stage,
-        errno=number,
-        retryable=number in kernel.RETRYABLE,
-    )
-
-
-def _pipes(ours: list[int], pipe_stdin: bool, pipe_stdout: bool) -> list[int]:
-    """The child's stdin, stdout and stderr; our ends, which do not block, are added to `ours`."""
-    theirs: list[int] = []
-    try:
-        for is_wanted, is_input in ((pipe_stdin, True), (pipe_stdout, False), (True, False)):
-            if not is_wanted:
-                theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-                continue
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            theirs.append(reading if is_input else writing)
-            ours.append(writing if is_input else reading)
-            os.set_blocking(ours[-1], False)
-    except OSError:
-        close_all(theirs)
-        raise
-    return theirs
 
 
 def _complain(keeper: asyncio.Task[None]) -> None:

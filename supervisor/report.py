@@ -4,6 +4,7 @@ import os
 from dataclasses import asdict
 
 import msgspec
+from msgspec.structs import replace
 
 from .. import __version__
 from ..worker.schema import (
@@ -60,8 +61,21 @@ def status(control: Control, names: list[str] | None) -> Status:
                 chosen.append(agent)
     entries = [agent_status(control, agent) for agent in chosen]
     told = [ensemble_status(control, each) for each in crews]
+    return replace(
+        frame(control),
+        agents=[entry for entry in entries if entry.kind == "agent"],
+        mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
+        teams=[each for each in told if isinstance(each, TeamStatus)],
+        workflows=[each for each in told if isinstance(each, WorkflowStatus)],
+    )
+
+
+def frame(control: Control) -> Status:
+    """The status of all without a single agent or server: the daemon, the teams and workflows, the counts."""
+    agents = control.agents
+    told = [ensemble_status(control, each) for each in agents.ensembles.by_name.values()]
     degraded: list[str] = ["store"] if control.shared.store.stalled_s > STALL_S else []
-    if any(keeper.log.trouble for keeper in agents.all_keepers()):
+    if control.shared.logs.is_losing:
         degraded.append("logs")
     forwarding, diary = control.daemon.forwarding, control.daemon.diary
     if forwarding.is_degraded:
@@ -89,8 +103,8 @@ def status(control: Control, names: list[str] | None) -> Status:
             journal_lost=forwarding.lost_lines,
             http=control.daemon.http,
         ),
-        agents=[entry for entry in entries if entry.kind == "agent"],
-        mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
+        agents=[],
+        mcp_servers=[],
         tasks=TaskCounts(**control.tasks.totals()),
         teams=[each for each in told if isinstance(each, TeamStatus)],
         workflows=[each for each in told if isinstance(each, WorkflowStatus)],
@@ -123,6 +137,12 @@ def ensemble_shown(control: Control, ensemble: Ensemble) -> dict[str, object]:
 
 def agent_status(control: Control, agent: Agent) -> AgentStatus:
     """One agent or server in `status`."""
+    workers = [worker_status(control, keeper) for keeper in agent.keepers]
+    return agent_entry(control, agent, workers)
+
+
+def agent_entry(control: Control, agent: Agent, workers: list[WorkerStatus]) -> AgentStatus:
+    """One agent or server in `status`, of whose workers that much is told."""
     spec = agent.spec
     status = AgentStatus(
         name=agent.name,
@@ -131,12 +151,12 @@ def agent_status(control: Control, agent: Agent) -> AgentStatus:
         wanted=agent.wanted,
         degraded=any(keeper.checkup.is_degraded for keeper in agent.keepers),
         protocol=spec.protocol,
-        workers=[worker_status(control, keeper) for keeper in agent.keepers],
+        workers=workers,
         queued=control.tasks.queued(agent.name),
     )
     if spec.kind == "mcp":
         tools = [tool.name for tool in agent.tools]
-        status = msgspec.structs.replace(status, tools=tools, mcp=server_status(control, agent))
+        status = replace(status, tools=tools, mcp=server_status(control, agent))
     return status
 
 

@@ -59,7 +59,7 @@ def _listener(caller: Caller) -> Callable[[Task], None]:
 async def _run(control: Control, params: TaskParams, caller: Caller) -> object:
     """Runs a task and answers when it has ended; a caller that hangs up leaves it running."""
     task = await control.tasks.submit(params)
-    return msgspec.to_builtins(await control.tasks.wait(task.id, listener=_listener(caller)))
+    return await control.tasks.wait(task.id, listener=_listener(caller))
 
 
 @method("task.submit", "operate", TaskParams)

@@ -9,7 +9,7 @@ decided in `turns` and `schedule`; who is taken in `admission`; what is written 
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from weakref import WeakValueDictionary
@@ -72,6 +72,8 @@ class Tasks(Performance):
         self.hibernation: Hibernation | None = None
         self.ended = ledger.listeners
         """Called with every record that has ended."""
+        self.on_waiting: Callable[[str], None] = _overlook
+        """Called with the name of an agent for which tasks wait, after each attempt to give them to workers."""
         self._waitlist = Waitlist(self._on_ready)
         self._arriving = WeakValueDictionary[str, asyncio.Lock]()
         self._dispatching: set[str] = set()
@@ -621,6 +623,9 @@ class Tasks(Performance):
                 entry.task = replace(entry.task, reason=reason)
                 self.ledger.tell(entry)
 
+    def _is_held(self, name: str) -> bool:
+        return self.budgets is not None and self.budgets.holds(name) is not None
+
     def _why_not(self, agent: Agent) -> str | None:
         held = None if self.budgets is None else self.budgets.holds(agent.name)
         return held or _why_no_worker(agent)
@@ -638,8 +643,7 @@ class Tasks(Performance):
             return
         self._dispatching.add(name)  # a worker that becomes busy calls this again
         try:
-            free = free_slots(agent)
-            while turns and free and (self.budgets is None or self.budgets.holds(name) is None):
+            while turns and (free := free_slots(agent)) and not self._is_held(name):
                 wanted = wanted_workers(agent) if turns.has_stuck else frozenset[str]()
                 found = turns.next(free, wanted, agent.spec.tasks.routing)
                 if found is None:
@@ -647,9 +651,22 @@ class Tasks(Performance):
                 entry = self._backlog.find(found[0])
                 assert entry is not None, "what has ended waits no more"
                 self._begin(entry, next(each for each in agent.keepers if each.id == found[1]))
-                free = free_slots(agent)
         finally:
             self._dispatching.discard(name)
+            if turns:
+                self.on_waiting(name)
+
+    def pressure(self, agent: Agent) -> tuple[int, int]:
+        """How many tasks one more worker of an agent could begin, and how many wait for whatever worker.
+
+        None could begin while its budget holds them, or the store takes nothing.
+        """
+        turns = self._backlog.turns(agent.name)
+        if not turns:
+            return 0, 0
+        if self._is_held(agent.name) or self._loop.time() < self._refused_until:
+            return 0, turns.offered
+        return turns.ready(len(agent.keepers)), turns.offered
 
     def _on_end(self, entry: Entry) -> None:
         """What an end means for others; it is in the store by now."""
@@ -661,6 +678,10 @@ class Tasks(Performance):
         self._stop_children(task, "the task that delegated it has ended")
         if task.session is not None:  # the next of the session may go on
             self.dispatch(task.agent)
+
+
+def _overlook(_agent: str) -> None:
+    pass
 
 
 def _ended(entry: Entry) -> Task:

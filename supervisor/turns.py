@@ -6,6 +6,7 @@ Whoever has to wait for one of these holds up nobody else. Pure: it holds names 
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -61,6 +62,9 @@ class Turns:
         self._lane_of: dict[str, str] = {}  # by sticky key
         self._sessions: dict[str, _Session] = {}
         self._stuck = 0  # how many of those that wait stick to a worker
+        self._stuck_keys = Counter[str]()
+        self._behind = 0  # how many wait behind another one of their session
+        self._behind_stuck = 0  # and stick to a worker, too
         self._last = ""
 
     def __len__(self) -> int:
@@ -70,6 +74,19 @@ class Turns:
     def has_stuck(self) -> bool:
         """Whether somebody waits for one worker alone: then `next` has to be told who is wanted."""
         return self._stuck > 0
+
+    @property
+    def offered(self) -> int:
+        """How many wait for a worker, and for nothing else."""
+        return len(self._waiting) - self._behind
+
+    def ready(self, workers: int) -> int:
+        """How many one more worker could begin at once, beside so many that there are.
+
+        Of what sticks to workers it is those keys that cannot have one to themselves now.
+        """
+        common = len(self._waiting) - self._stuck - self._behind + self._behind_stuck
+        return common + max(0, len(self._stuck_keys) - workers)
 
     # -- in and out
 
@@ -81,7 +98,9 @@ class Turns:
         self._arrivals += 1
         waiting = Waiting(task, rank, self._arrivals, sticky, session)
         self._waiting[task] = waiting
-        self._stuck += sticky is not None
+        if sticky is not None:
+            self._stuck += 1
+            self._stuck_keys[sticky] += 1
         if session is None:
             self._offer(waiting)
             return
@@ -91,10 +110,12 @@ class Turns:
             self._offer(waiting)
         elif not of.begun and waiting.place < self._waiting[of.front].place:
             heapq.heappush(of.heap, self._waiting[of.front].place)
+            self._stand_behind(self._waiting[of.front], +1)
             of.front = task
             self._offer(waiting)
         else:
             heapq.heappush(of.heap, waiting.place)
+            self._stand_behind(waiting, +1)
             if len(of.heap) > 2 * len(self._waiting) + SLACK:
                 of.heap = [place for place in of.heap if self._waits(place)]
                 heapq.heapify(of.heap)
@@ -158,6 +179,7 @@ class Turns:
             place = heapq.heappop(of.heap)
             if self._waits(place):
                 of.front = place[2]
+                self._stand_behind(self._waiting[of.front], -1)
                 self._offer(self._waiting[of.front])
                 return
         del self._sessions[session]
@@ -216,9 +238,20 @@ class Turns:
     def _is_offered(self, waiting: Waiting) -> bool:
         return waiting.session is None or self._sessions[waiting.session].front == waiting.task
 
+    def _stand_behind(self, waiting: Waiting, step: int) -> None:
+        self._behind += step
+        if waiting.sticky is not None:
+            self._behind_stuck += step
+
     def _forget(self, task: str) -> Waiting:
         waiting = self._waiting.pop(task)
-        self._stuck -= waiting.sticky is not None
+        if not self._is_offered(waiting):
+            self._stand_behind(waiting, -1)
+        if waiting.sticky is not None:
+            self._stuck -= 1
+            self._stuck_keys[waiting.sticky] -= 1
+            if not self._stuck_keys[waiting.sticky]:
+                del self._stuck_keys[waiting.sticky]
         if not self._stuck:
             self._lanes.clear()
             self._lane_of.clear()

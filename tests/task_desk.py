@@ -86,6 +86,7 @@ class Hand:
         self.shared = SimpleNamespace(wakefulness=keeper.Wakefulness())
         self.calls: dict[str, asyncio.Future[object]] = {}
         self.is_closed = False
+        self.is_surplus = False
         self.number = 0
 
     # as a Keeper

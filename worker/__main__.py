@@ -21,22 +21,35 @@ def main(arguments: list[str]) -> int:
     take_stdio()
     sys.argv = [entrypoint]
     sys.path.append(os.getcwd())
-    module_name, _, path = entrypoint.partition(":")
     try:
-        with loading_entrypoint():
-            found: object = importlib.import_module(module_name)
-        for name in path.split("."):
-            found = getattr(found, name)
-        if not isinstance(found, Agent):
-            raise TypeError(f"{path} is of type {type(found).__name__}, not an Agent")
+        agent = load(entrypoint)
     except BaseException as error:  # an author's module may raise anything, SystemExit included
-        first = str(error).partition("\n")[0]
-        say_traceback(
-            error, f'cannot load entrypoint "{entrypoint}": {type(error).__name__}: {first}'
-        )
+        say_unloadable(f'entrypoint "{entrypoint}"', error)
         return 1
-    found.run()
+    agent.run()
     return 0
+
+
+def load(entrypoint: str) -> Agent:
+    """The agent that MODULE:AGENT names; while its module is imported, Agent.run does nothing.
+
+    Raises:
+        BaseException: whatever the module raises.
+    """
+    module_name, _, path = entrypoint.partition(":")
+    with loading_entrypoint():
+        found: object = importlib.import_module(module_name)
+    for name in path.split("."):
+        found = getattr(found, name)
+    if not isinstance(found, Agent):
+        raise TypeError(f"{path} is of type {type(found).__name__}, not an Agent")
+    return found
+
+
+def say_unloadable(what: str, error: BaseException) -> None:
+    """Writes to the log what could not be loaded, and where its import has failed."""
+    first = str(error).partition("\n")[0]
+    say_traceback(error, f"cannot load {what}: {type(error).__name__}: {first}")
 
 
 if __name__ == "__main__":

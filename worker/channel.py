@@ -1,8 +1,10 @@
 """The asyncio half of a `Peer`: transports, futures, timers, and writes with an end.
 
 A Channel serves a socket (it is the asyncio Protocol of a server or a client) or a pair of pipes
-(`open_pipes`). It writes once per turn of the loop, however many messages were queued. A peer that
-stops reading is waited for STALL_S seconds; then the channel is closed and says so by name. It knows no method.
+(`open_pipes`). It writes once per turn of the loop, however many messages were queued; what nothing else can
+be expected to go with is written at once: the only request in flight, the answer to the only one that is served,
+the answers to what has come in one read. A peer that stops reading is waited for STALL_S seconds; then the channel
+is closed and says so by name. It knows no method.
 """
 
 import asyncio
@@ -21,6 +23,9 @@ STALL_S = 30.0
 HIGH_WATER_BYTES = 1024 * 1024
 """Unsent bytes from which on senders wait."""
 
+READ_BYTES = 64 * 1024
+"""What one read of a pipe takes at most: asyncio's own buffer is so large that each read maps memory anew."""
+
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Unsent bytes at which a peer is given up at once: replies are queued even while it does not read."""
 
@@ -34,6 +39,9 @@ async def _refuse(request: Request) -> object:
 
 def _ignore(_: object) -> None:
     return
+
+
+NOTHING: Mapping[str, Callable[[dict[str, object]], object]] = {}
 
 
 class Call(NamedTuple):
@@ -50,6 +58,7 @@ class Channel(asyncio.Protocol):
         peer: the protocol state.
         name: whom it connects to, for messages.
         on_request: answers a request of the peer; what it raises is sent as the error.
+        at_once: methods whose answers need no waiting, each with a function of the params; no task is made for them.
         on_notification: takes a notification.
         on_foreign: takes a line that is no message.
         on_heard: called before a valid message is served; once for several that came together.
@@ -65,6 +74,7 @@ class Channel(asyncio.Protocol):
         *,
         name: str,
         on_request: Callable[[Request], Awaitable[object]] = _refuse,
+        at_once: Mapping[str, Callable[[dict[str, object]], object]] = NOTHING,
         on_notification: Callable[[Notification], None] = _ignore,
         on_foreign: Callable[[Foreign], None] = _ignore,
         on_heard: Callable[[], None] | None = None,
@@ -77,6 +87,7 @@ class Channel(asyncio.Protocol):
         self.name = name
         self._loop = asyncio.get_running_loop()
         self._on_request = on_request
+        self._at_once = at_once
         self._on_notification = on_notification
         self._on_foreign = on_foreign
         self._on_heard = on_heard
@@ -111,6 +122,8 @@ class Channel(asyncio.Protocol):
             transport, _ = await self._loop.connect_write_pipe(lambda: _Writer(self), writer)
             self._attach(transport)
             self._reader, _ = await self._loop.connect_read_pipe(lambda: _Reader(self), reader)
+            if hasattr(self._reader, "max_size"):  # uvloop's has one buffer for all reads
+                setattr(self._reader, "max_size", READ_BYTES)  # noqa: B010  of asyncio's own class alone
         except BaseException:
             if self._writer is None:
                 writer.close()
@@ -219,7 +232,10 @@ class Channel(asyncio.Protocol):
         Raises:
             CorralError: what the peer answered, Timeout, or the `lost` class when the peer is gone.
         """
-        call = await self.call(method, params, timeout_s=timeout_s)
+        if self._can_write.is_set():  # nearly always; a coroutine costs as much as all of this
+            call = self.start(method, params, timeout_s=timeout_s)
+        else:
+            call = await self.call(method, params, timeout_s=timeout_s)
         try:
             return await call.answer
         except asyncio.CancelledError:
@@ -258,20 +274,33 @@ class Channel(asyncio.Protocol):
         return self.peer.has_unsent
 
     def start(
-        self, method: str, params: Mapping[str, object] | None = None, *, timeout_s: float | None
+        self,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float | None,
+        answer: asyncio.Future[object] | None = None,
     ) -> Call:
-        """As `call`, at once: for whoever has seen that it `can_send`."""
+        """As `call`, at once: for whoever has seen that it `can_send`; `answer` is a future of his own for it."""
         deadline = None if timeout_s is None else self._loop.time() + timeout_s
-        return self._start(method, params, deadline)
+        return self._start(method, params, deadline, answer)
 
     def _start(
-        self, method: str, params: Mapping[str, object] | None, deadline: float | None
+        self,
+        method: str,
+        params: Mapping[str, object] | None,
+        deadline: float | None,
+        answer: asyncio.Future[object] | None = None,
     ) -> Call:
         self._check_open()
-        answer: asyncio.Future[object] = self._loop.create_future()
+        if answer is None:
+            answer = self._loop.create_future()
         request_id = self.peer.request(method, params, deadline=deadline, context=answer)
         if self._flush_handle is None:
-            self._flush_handle = self._loop.call_soon(self._flush)
+            if self.peer.in_flight == 1:
+                self._flush()
+            else:
+                self._flush_handle = self._loop.call_soon(self._flush)
         return Call(request_id, answer)
 
     def cancel(self, call: Call, reason: str) -> None:
@@ -385,8 +414,8 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of the peer."""
         self._take(self.peer.receive(data))
-        if not self.is_closed:
-            self._wake()
+        if not self.is_closed and self.peer.has_unsent:
+            self._flush()
 
     def _take(self, events: Sequence[Event]) -> None:
         is_heard = False
@@ -402,7 +431,11 @@ class Channel(asyncio.Protocol):
         if type(event) is Response:
             self._settle(event)
         elif type(event) is Request:
-            self._serving[event.id] = self._loop.create_task(self._serve(event))
+            answer = self._at_once.get(event.method)
+            if answer is None:
+                self._serving[event.id] = self._loop.create_task(self._serve(event))
+            else:
+                self.peer.respond(event.id, answer(event.params))
         elif type(event) is Notification:
             self._on_notification(event)
         elif type(event) is Withdrawn:
@@ -451,8 +484,11 @@ class Channel(asyncio.Protocol):
             self.peer.respond(request.id, result)
         finally:
             self._serving.pop(request.id, None)
-            if self._flush_handle is None and not self.is_closed:
-                self._flush_handle = self._loop.call_soon(self._flush)
+            if not self.is_closed:
+                if not self._serving:
+                    self._flush()
+                elif self._flush_handle is None:
+                    self._flush_handle = self._loop.call_soon(self._flush)
 
 
 class _Reader(asyncio.Protocol):

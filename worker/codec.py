@@ -133,6 +133,9 @@ def without_lone_surrogates(line: bytes) -> bytes:
 MARGIN_LEVELS = 150
 """So much deeper a value could stand and still be written: records and messages are put around it."""
 
+SHALLOW_LEVELS = 50
+"""What has no more than so many levels can be written wherever something is, with the margin around it."""
+
 
 def encode_with_margin(value: object) -> bytes:
     """As `encode`, for what others will be put around.
@@ -140,6 +143,9 @@ def encode_with_margin(value: object) -> bytes:
     Raises:
         ValueError: it holds something that JSON cannot say, or is nested so deeply that no record could hold it.
     """
+    line = encode(value)
+    if line.count(b"[") + line.count(b"{") <= SHALLOW_LEVELS:  # those in its text count, too
+        return line
     inner = value
     for _ in range(MARGIN_LEVELS):
         inner = [inner]

@@ -7,6 +7,7 @@ so it must stay cheap.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, cast
 
 Json = Any  # a JSON value of the agent's own: only its author knows the shape
@@ -25,10 +26,22 @@ class Memory:
 
     def __init__(self, given: Mapping[str, Json], encode: Encode) -> None:
         self.turns: int = given.get("turns") or 0
+        self._given = given
         self._encode = encode
-        self._history = _Watched(cast("list[Json]", given.get("history") or []), encode)
-        self._variables = _Values(cast("dict[str, Json]", given.get("variables") or {}), encode)
-        self._data = _Values(cast("dict[str, Json]", given.get("data") or {}), encode)
+
+    # Each is made when it is first looked at: most tasks have no session.
+
+    @cached_property
+    def _history(self) -> "_Watched":
+        return _Watched(cast("list[Json]", self._given.get("history") or []), self._encode)
+
+    @cached_property
+    def _variables(self) -> "_Values":
+        return _Values(cast("dict[str, Json]", self._given.get("variables") or {}), self._encode)
+
+    @cached_property
+    def _data(self) -> "_Values":
+        return _Values(cast("dict[str, Json]", self._given.get("data") or {}), self._encode)
 
     @property
     def history(self) -> list[dict[str, Json]]:

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
@@ -47,6 +47,9 @@ from .wire import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
 
 PROTOCOL_VERSION = "1"
 
+MARK = "CORRAL_WORKER"
+"""Environment variable of every worker: which life of which worker it is."""
+
 SIGNAL_GRACE_S = 10.0
 """How long tasks may go on after a SIGTERM that came without `shutdown`."""
 
@@ -66,6 +69,14 @@ ENVELOPE_BYTES = 4096
 """What a message needs beside the output in it: more than enough."""
 
 T = TypeVar("T")
+
+
+def _pong(_: dict[str, object]) -> object:
+    return {}
+
+
+AT_ONCE: Mapping[str, Callable[[dict[str, object]], object]] = {"ping": _pong}
+"""What is answered without a task of its own."""
 
 
 def run(hooks: Hooks) -> int:
@@ -132,6 +143,7 @@ class Worker:
         self._hooks = hooks
         self._loop = loop
         self._thread = threading.get_ident()
+        self._has_async_handler = hooks.task is not None and _is_async(hooks.task)
         self._phase = _Phase.WAITING
         self._start: Start | None = None
         self._status = 0
@@ -146,7 +158,6 @@ class Worker:
         self._methods: dict[str, Callable[[dict[str, Json]], Awaitable[object]]] = {
             "initialize": self._initialize,
             "task/run": self._run_task,
-            "ping": self._ping,
             "checkpoint/save": self._save,
             "checkpoint/restore": self._restore,
         }
@@ -158,7 +169,8 @@ class Worker:
         self._channel = Channel(
             Peer(),
             name="the daemon",
-            on_request=self._answer,
+            on_request=self.answer,
+            at_once=AT_ONCE,
             on_notification=self._hear,
             on_foreign=_complain,
             on_closed=self._on_closed,
@@ -224,12 +236,17 @@ class Worker:
 
     # -- what the daemon asks and says
 
-    async def _answer(self, request: Request) -> object:
+    def answer(self, request: Request) -> Awaitable[object]:
+        """What the daemon is answered, unless that is so `AT_ONCE`.
+
+        Raises:
+            CorralError: that is the answer.
+        """
         method = self._methods.get(request.method)
         if method is None:
             text = f'cannot call "{request.method}": a worker has no such method'
             raise MethodNotFound(text, method=request.method)
-        return await method(request.params)
+        return method(request.params)
 
     def _hear(self, notification: Notification) -> None:
         params = notification.params
@@ -242,14 +259,12 @@ class Worker:
             self._ears.hear(params)
         # Others are of a later protocol: a notification that nobody knows is dropped.
 
-    async def _ping(self, _: dict[str, Json]) -> object:
-        return {}
-
     async def _initialize(self, params: dict[str, Json]) -> object:
         if self._phase is not _Phase.WAITING:
             raise Conflict(f"cannot initialize: the worker is {self._phase.value}")
         try:
             start = _start_of(params)
+            _take_identity(start)
             self._phase = _Phase.STARTING
             if self._hooks.on_start is not None:
                 await self._call(self._hooks.on_start, start)
@@ -323,7 +338,7 @@ class Worker:
         if handler is None:
             raise MethodNotFound("cannot run a task: the agent has no task handler")
         limit = start.limits.get("max_concurrent_requests", 1)
-        if isinstance(limit, int) and len(self._running) >= limit:
+        if type(limit) is int and len(self._running) >= limit:
             text = f"cannot run a task: {limit} are running"
             raise Overloaded(text, limit="max_concurrent_requests", value=limit, retry_after_s=1)
         me = asyncio.current_task()
@@ -331,28 +346,31 @@ class Worker:
         self._running.add(me)
         self._idle.clear()
         try:
-            return await self._handle(start, handler, params, me)
+            task, work = self._begun(start, handler, params)
+            return await self._output(start, task, work, me)
         finally:
             self._running.discard(me)
             if not self._running:
                 self._idle.set()
 
-    async def _handle(
+    def _begun(
+        self, start: Start, handler: Callable[[Any], object], params: dict[str, Json]
+    ) -> tuple[Task | SyncTask, Awaitable[object]]:
+        memory = Memory(params.get("memory") or {}, codec.encode)
+        if self._has_async_handler:
+            task = Task(start, params, self, memory)
+            return task, cast("Coroutine[Any, Any, object]", handler(task))
+        bridge = _ThreadBridge(self._loop)
+        blocking = SyncTask(start, params, self, memory, bridge)
+        return blocking, self._in_thread(partial(handler, blocking), bridge.cancel)
+
+    async def _output(
         self,
         start: Start,
-        handler: Callable[[Any], object],
-        params: dict[str, Json],
+        task: Task | SyncTask,
+        work: Awaitable[object],
         me: asyncio.Task[Any],
     ) -> object:
-        task: Task | SyncTask
-        memory = Memory(params.get("memory") or {}, codec.encode)
-        if _is_async(handler):
-            task = Task(start, params, self, memory)
-            work = cast("Coroutine[Any, Any, object]", handler(task))
-        else:
-            bridge = _ThreadBridge(self._loop)
-            task = SyncTask(start, params, self, memory, bridge)
-            work = self._in_thread(partial(handler, task), bridge.cancel)
         try:
             output = await work
             if me.cancelling():  # the handler swallowed it, yet nobody waits for its output
@@ -510,6 +528,16 @@ def _is_async(function: Callable[..., object]) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
     return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  an object
+
+
+def _take_identity(start: Start) -> None:
+    """What is forked ahead of its use learns only now who it is; its children are known by that."""
+    unit = f"{start.worker}#{start.incarnation}"
+    before = os.environ.get(MARK)
+    os.environ[MARK] = unit
+    if before is not None and before != unit:
+        with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="utf-8") as comm:
+            comm.write(start.worker)
 
 
 def _start_of(params: dict[str, Json]) -> Start:

@@ -157,28 +157,28 @@ class Peer:
     def receive(self, data: bytes) -> list[Event]:
         """The events in the next bytes of the peer, in order, however the bytes are split."""
         events: list[Event] = []
-        start = 0
-        while (end := data.find(b"\n", start)) >= 0:
-            piece = data[start:end]
-            start = end + 1
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        if lines and (self._partial or self._skipping or self._in_pieces):
+            begun = lines.pop(0)
             if self._skipping or self._in_pieces:
-                self._go_on(piece, events)
+                self._go_on(begun, events)
                 self._end_line(events)
-                continue
-            if self._partial:
-                self._partial += piece
-                piece = bytes(self._partial)
+            else:
+                self._partial += begun
+                lines.insert(0, bytes(self._partial))
                 self._partial.clear()
-            if len(piece) > self._max_message_bytes:
-                self._give_up(piece, events)
+        for line in lines:
+            if len(line) > self._max_message_bytes:
+                self._give_up(line, events)
                 self._end_line(events)
             else:
-                self._read_line(piece, events)
-        if start < len(data):
+                self._read_line(line, events)
+        if rest:
             if self._skipping or self._in_pieces:
-                self._go_on(data[start:], events)
+                self._go_on(rest, events)
             else:
-                self._keep(data[start:], events)
+                self._keep(rest, events)
         return events
 
     def _keep(self, piece: bytes, events: list[Event]) -> None:
@@ -221,20 +221,20 @@ class Peer:
         return events
 
     def _read_line(self, line: bytes, events: list[Event]) -> None:
-        if not line or line.isspace():
-            if self._log_foreign:
-                events.append(Foreign(line, NO_MESSAGE))
-            return
         try:
             value = codec.decode(line)
         except ValueError as error:
+            if not line or line.isspace():
+                if self._log_foreign:
+                    events.append(Foreign(line, NO_MESSAGE))
+                return
             mended = codec.without_lone_surrogates(line) if self._mends_text else line
             if mended != line:
                 self._read_line(mended, events)
                 return
             self._refuse(line, ParseError(f"cannot read the line as JSON: {error}"), events)
             return
-        message = codec.as_object(value)
+        message: dict[str, object] | None = value if type(value) is dict else None
         if message is None and self.takes_batches and isinstance(value, list):
             for part in codec.as_array(value) or []:
                 if isinstance(part, dict):
@@ -250,7 +250,7 @@ class Peer:
     def _read_call(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
         method = message["method"]
         raw = message.get("params")
-        params = raw if type(raw) is dict else {} if raw is None else codec.as_object(raw)
+        params: dict[str, object] | None = raw if type(raw) is dict else {} if raw is None else None
         request_id = _id(message.get("id"))
         error: CorralError
         if not isinstance(method, str):
@@ -289,8 +289,8 @@ class Peer:
             events.append(Notification(method, params))
 
     def _read_response(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
-        has_error = message.get("error") is not None
-        if not has_error and "result" not in message:
+        refusal = message.get("error")
+        if refusal is None and "result" not in message:
             reason = "cannot read the message: no method, no result and no error"
             self._refuse(line, InvalidRequest(reason), events)
             return
@@ -299,7 +299,7 @@ class Peer:
         if entry is None or request_id is None:
             self.dropped += 1
             return
-        error = from_wire(message["error"]) if has_error else None
+        error = None if refusal is None else from_wire(refusal)
         events.append(Response(request_id, entry.context, message.get("result"), error))
 
     def _refuse(

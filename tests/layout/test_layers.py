@@ -15,7 +15,7 @@ supervisor.packet  supervisor.seccomp  supervisor.cgroup  supervisor.namespace
 supervisor.birth  supervisor.lineage
 supervisor.nursery
 supervisor.launcher
-worker.codec  worker.memory  worker.answer  worker.preload
+worker.codec  worker.memory  worker.answer  worker.preload  worker.sources
 worker.wire
 worker.channel
 worker.task  worker.stdio
@@ -79,7 +79,7 @@ supervisor.timetable  supervisor.conductor  supervisor.autoscaler
 supervisor.service
 supervisor.control  supervisor.stream  supervisor.header  supervisor.bearer
 supervisor.report  supervisor.steering  supervisor.visit
-supervisor.offering
+supervisor.offering  supervisor.board
 supervisor.listener  supervisor.web
 supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  supervisor.schedule_methods  supervisor.team_methods  supervisor.checkpoint_methods  supervisor.memory_methods  supervisor.statistics_methods  supervisor.log_methods  supervisor.event_methods  supervisor.audit_methods  supervisor.tool_methods
 supervisor.methods

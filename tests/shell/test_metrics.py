@@ -353,10 +353,16 @@ class Notes:
         self.told = asyncio.Event()
         self.attended = asyncio.Event()
         self.is_over = False
+        self.content = False
+        self.glances: list[Usage] = []
 
     async def judge(self, usage: Usage) -> None:
         self.seen.append(usage)
         self.told.set()
+
+    def is_fine(self, usage: Usage) -> bool:
+        self.glances.append(usage)
+        return self.content
 
     def wait_s(self) -> float:
         return self.wait

@@ -1,0 +1,151 @@
+"""What `status` answers about everybody, kept current: as bytes, of which only what has changed is made anew.
+
+It guarantees what `report` would say of the same moment, in the same order. A worker's part is made again after each
+change of it, and at every call where something in it changes by itself: a wait that gets shorter, a task, a check, a
+share of the processors. The time that a worker is up is put in at each call.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from .control import Control
+from .crew import Agent
+from .keeper import Keeper
+from .lifecycle import State
+from .report import agent_entry, frame, worker_status
+from .spec import Spec
+
+UPTIME = b'"uptime_s":'
+"""Before it nothing in a worker's part was written by others, and in a text its quotes would be escaped."""
+
+WORKERS = b'"workers":[]'
+AGENTS = b'"agents":[]'
+SERVERS = b'"mcp_servers":[]'
+
+PARTS = 3
+"""Of a worker: what is before its uptime, that, and what is after it."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """One agent or server as it was told of last.
+
+    `parts` are PARTS for each of `keepers`, `starts` when those that are `up`, by their place, were started.
+    """
+
+    spec: Spec
+    keepers: list[Keeper] = field(default_factory=list[Keeper])
+    stale: set[Keeper] = field(default_factory=set[Keeper])
+    parts: list[bytes] = field(default_factory=list[bytes])
+    starts: list[float] = field(default_factory=list[float])
+    up: list[int] = field(default_factory=list[int])
+    head: bytes = b""
+    tail: bytes = b""
+    queued: int = -1
+
+
+class Board:
+    """The newest status of all agents and servers."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._entries: dict[str, _Entry] = {}
+        self._losses = 0
+        control.service.listeners.append(self.note)
+        control.limits.on_sample = self.note
+
+    def note(self, keeper: Keeper) -> None:
+        """A worker has changed, or what it uses."""
+        entry = self._entries.get(keeper.worker.spec.name)
+        if entry is not None:
+            entry.stale.add(keeper)
+            if len(entry.stale) > len(entry.keepers):  # some are of workers that are no more
+                del self._entries[keeper.worker.spec.name]
+
+    def status(self) -> msgspec.Raw:
+        """The answer to `daemon.status` about all."""
+        agents = self._control.agents.agents
+        losses = self._control.shared.logs.losses
+        if losses != self._losses or len(self._entries) > len(agents):
+            self._losses = losses
+            self._entries.clear()
+        told: dict[str, list[bytes]] = {"agent": [], "mcp": []}
+        for name, agent in agents.items():
+            entry = self._entries.get(name)
+            if entry is None:
+                entry = self._entries[name] = _Entry(agent.spec)
+            self._renew(entry, agent)
+            pieces = told[agent.spec.kind]
+            if pieces:
+                pieces.append(b",")
+            pieces += self._pieces(entry)
+        head, _, rest = _encode(frame(self._control)).partition(AGENTS)
+        between, _, tail = rest.partition(SERVERS)
+        listed = (head, AGENTS[:-1], *told["agent"], b"]", between)
+        return msgspec.Raw(b"".join((*listed, SERVERS[:-1], *told["mcp"], b"]", tail)))
+
+    def _renew(self, entry: _Entry, agent: Agent) -> None:
+        """Makes anew what has changed."""
+        control, spec = self._control, agent.spec
+        if entry.keepers != agent.keepers:
+            entry.keepers = [*agent.keepers]
+            entry.parts = [b""] * (PARTS * len(entry.keepers))
+            entry.stale = set(entry.keepers)
+        queued = control.tasks.queued(agent.name)
+        lives_by_itself = spec.kind == "mcp" or spec.entrypoint is not None
+        if not (entry.stale or lives_by_itself or queued != entry.queued or spec is not entry.spec):
+            return
+        entry.spec, entry.queued = spec, queued
+        head, _, tail = _encode(agent_entry(control, agent, [])).partition(WORKERS)
+        entry.head, entry.tail = head + WORKERS[:-1], b"]" + tail
+        if not entry.stale:
+            return
+        stale, entry.stale = entry.stale, set()
+        for number, keeper in enumerate(entry.keepers):
+            if keeper in stale:
+                self._renew_worker(entry, number, keeper)
+        entry.up = [n for n, keeper in enumerate(entry.keepers) if _is_up(keeper)]
+        entry.starts = [
+            life.started_at for n in entry.up if (life := entry.keepers[n].life) is not None
+        ]
+
+    def _renew_worker(self, entry: _Entry, number: int, keeper: Keeper) -> None:
+        said = worker_status(self._control, keeper)
+        uptime = _encode(said.uptime_s)
+        head, _, tail = _encode(said).partition(UPTIME)
+        comma = b"," if number else b""
+        entry.parts[PARTS * number : PARTS * (number + 1)] = (
+            comma + head + UPTIME,
+            uptime,
+            tail[len(uptime) :],
+        )
+        if _changes_by_itself(keeper):
+            entry.stale.add(keeper)
+
+    def _pieces(self, entry: _Entry) -> list[bytes]:
+        now = self._control.loop.time()
+        # To the millisecond: a float that is made of one is written with three digits at most, without `round`.
+        times = [int((now - started) * 1000.0 + 0.5) / 1000.0 for started in entry.starts]
+        uptimes = _encode(times)[1:-1].split(b",")
+        if len(entry.up) == len(entry.keepers):
+            entry.parts[1::PARTS] = uptimes if entry.up else []
+        else:
+            for number, uptime in zip(entry.up, uptimes, strict=False):  # none is one, but empty
+                entry.parts[PARTS * number + 1] = uptime
+        return [entry.head, *entry.parts, entry.tail]
+
+
+def _is_up(keeper: Keeper) -> bool:
+    return keeper.life is not None and keeper.worker.pid is not None
+
+
+def _changes_by_itself(keeper: Keeper) -> bool:
+    """Whether something of it changes without a word."""
+    worker = keeper.worker
+    spec = worker.spec
+    waits = worker.state is State.INITIAL and worker.deadline is not None
+    is_watched = bool(spec.checks) or spec.resources.cpu_limit_percent > 0
+    return waits or is_watched or bool(keeper.running) or keeper.is_hibernated

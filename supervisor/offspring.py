@@ -1,0 +1,405 @@
+"""What every parent of workers, the launcher or a zygote, is for the daemon: units that are born, signalled, and end.
+
+It guarantees that every unit that was spawned is reported once as exited and once as empty, whoever of its
+parents says so or dies. It knows the messages and neither which process is at the other end nor whether that is trusted.
+"""
+
+import asyncio
+import errno
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, auto
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+
+from ..worker.errors import Overloaded, SpawnFailed
+from . import kernel
+from .link import PING_S, Channel, close_all
+
+QUEUE_MESSAGES = 1024
+"""What a parent has not read yet; beyond it `spawn` and `signal` are refused."""
+
+Scope = Literal["leader", "tree"]
+T = TypeVar("T")
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run: `unit` names this one life of the worker, and is never used again.
+
+    `memory_bytes`, `cpu_percent` and `processes` are limits of the whole tree, and hold where the
+    unit's cgroup has that controller (see `Launcher.containment`); 0 is none.  `temporary` is the path
+    of a temporary folder that is made for the process alone; the paths and ports are those that
+    Landlock leaves it, None all of them.
+    """
+
+    unit: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    umask: int = 0o077
+    nice: int = 0
+    user: str | None = None
+    group: str | None = None
+    no_new_privs: bool = True
+    limits: Mapping[str, int] = {}
+    memory_bytes: int = 0
+    cpu_percent: int = 0
+    processes: int = 0
+    temporary: str | None = None
+    read_paths: Sequence[str] | None = None
+    write_paths: Sequence[str] | None = None
+    connect_ports: Sequence[int] | None = None
+    scope_signals: bool = False
+
+
+class Child(msgspec.Struct, frozen=True, kw_only=True):
+    """A running process; the descriptors are our ends of its pipes, non-blocking, the caller's to close.
+
+    `stdin_fd` and `stdout_fd` are None where the child has no pipe there.
+    """
+
+    unit: str
+    pid: int
+    starttime: int
+    stdin_fd: int | None
+    stdout_fd: int | None
+    stderr_fd: int
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a unit's leader: the wait status, and how many of its processes are left.
+
+    `lost` says that its parent died with it, which `cause` tells of: the status is then what we did to it,
+    SIGKILL.  `oom_kills` counts the processes of its cgroup that the kernel has killed for their memory, as
+    far as that is known.
+    """
+
+    unit: str
+    pid: int
+    status: int
+    utime_s: float = 0.0
+    stime_s: float = 0.0
+    maxrss_bytes: int = 0
+    left: int = 0
+    lost: bool = False
+    cause: str = ""
+    oom_kills: int = 0
+
+
+class Parent(Protocol):
+    """Whose child a worker is: the launcher, or a zygote."""
+
+    async def spawn(
+        self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True
+    ) -> Child:
+        """Start a process, and return when its program runs.
+
+        Raises:
+            SpawnFailed: it does not; `data` has the `stage`, the `errno`, and `retryable`.
+            ShuttingDown: the parent is being closed.
+        """
+        ...
+
+    def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
+        """Signal the unit's leader or all of its processes; nothing happens when it is gone already.
+
+        Raises:
+            Overloaded: the parent has not read so many messages yet that this one is refused.
+        """
+        ...
+
+    def kill(self, unit: str) -> None:
+        """SIGKILL everything of the unit until it is empty."""
+        ...
+
+    def freeze(self, unit: str) -> None:
+        """Let no process of the unit run until `thaw`; a kill or an ending signal reaches them all the same.
+
+        Raises:
+            Overloaded: as `signal`.
+        """
+        ...
+
+    def thaw(self, unit: str) -> None:
+        """Let the unit run again.
+
+        Raises:
+            Overloaded: as `signal`.
+        """
+        ...
+
+    def roots(self, unit: str) -> tuple[int, ...]:
+        """The processes below which all of a unit's hang: its leader, and what has escaped."""
+        ...
+
+    def cgroup_of(self, unit: str) -> Path | None:
+        """The folder of a living unit's cgroup, where it has one."""
+        ...
+
+
+class Stage(Enum):
+    """Of a unit's life."""
+
+    STARTING = auto()
+    RUNNING = auto()
+    EXITED = auto()
+
+
+class Unit:
+    """One life of one worker, as far as its parent has told of it."""
+
+    __slots__ = ("answer", "group", "is_killed", "is_silent", "key", "pid", "stage", "strays")
+
+    def __init__(self, key: str, answer: asyncio.Future[tuple[int, int]]) -> None:
+        self.key = key
+        self.answer = answer
+        self.stage = Stage.STARTING
+        self.pid = 0
+        self.strays: tuple[int, ...] = ()  # what has escaped of it
+        self.is_killed = False
+        self.is_silent = False  # its spawn was cancelled: nobody knows of it
+        self.group: str | None = None  # the folder of a cgroup that was made here
+
+
+class Offspring:
+    """The units of one parent, for use in one event loop.
+
+    `name` is what messages call the parent. `on_exit` and `on_empty` are called from the loop, for every unit
+    that `spawn` returned: an exit once and then, when nothing of the unit is left, empty once.
+    """
+
+    def __init__(
+        self, name: str, *, on_exit: Callable[[Exit], None], on_empty: Callable[[str], None]
+    ) -> None:
+        self._name = name
+        self._on_exit = on_exit
+        self._on_empty = on_empty
+        self._units: dict[str, Unit] = {}
+        self._channel: Channel | None = None
+        self._seq = 0
+        self._idle = asyncio.Event()  # no unit is left
+
+    def roots(self, unit: str) -> tuple[int, ...]:
+        """The processes below which all of a unit's hang: its leader, and what escaped, 0.1 s late at most."""
+        found = self._units.get(unit)
+        if found is None:
+            return ()
+        return (found.pid, *found.strays) if found.stage is Stage.RUNNING else found.strays
+
+    def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
+        """Signal the unit's leader or all of its processes; nothing happens when it is gone already.
+
+        SIGTERM, SIGINT, SIGQUIT and SIGHUP to a tree also continue what is stopped in it, since
+        they would only pend there.
+
+        Raises:
+            Overloaded: the parent has not read so many messages yet that this one is refused.
+        """
+        self._ask(unit, "signal", signal=int(signum), scope=scope)
+
+    def kill(self, unit: str) -> None:
+        """SIGKILL everything of the unit until it is empty, which `on_empty` tells."""
+        found = self._units.get(unit)
+        if found is None or found.is_killed or self._channel is None:
+            return
+        found.is_killed = True
+        self._channel.send({"op": "kill", "unit": unit})
+
+    def freeze(self, unit: str) -> None:
+        """Let no process of the unit run until `thaw`; a kill or an ending signal reaches them all the same.
+
+        Raises:
+            Overloaded: as `signal`.
+        """
+        self._ask(unit, "freeze")
+
+    def thaw(self, unit: str) -> None:
+        """Let the unit run again.  Without cgroups, what had stopped itself in it runs again too.
+
+        Raises:
+            Overloaded: as `signal`.
+        """
+        self._ask(unit, "thaw")
+
+    # --- what is asked of the parent -----------------------------------------------------------
+
+    async def _bear(
+        self,
+        launch: Launch,
+        *,
+        stdin: bool | int,
+        pipe_stdout: bool,
+        unit: Unit | None = None,
+        more: Sequence[int] = (),
+    ) -> Child:
+        """Start a process; `stdin` is whether it has a pipe there, or the descriptor that it gets instead.
+
+        That and `more`, which travel behind the three, are ours to close from now on.
+
+        Raises:
+            SpawnFailed: it did not start.
+        """
+        given = [*more] if isinstance(stdin, bool) else [stdin, *more]
+        ours: list[int] = []
+        try:
+            if self._channel is None:
+                raise failed(launch.unit, "parent", errno.EAGAIN, f"{self._name} is gone")
+            if launch.unit in self._units:
+                raise failed(launch.unit, "unit", errno.EEXIST, "this unit lives already")
+            if len(self._channel) >= QUEUE_MESSAGES:
+                raise failed(launch.unit, "queue", errno.EAGAIN, "too many starts wait already")
+            request = self._request(launch)
+            try:
+                theirs = _pipes(ours, stdin, pipe_stdout)
+            except OSError as error:
+                raise _of_pipes(launch.unit, error) from error
+            given = [*theirs, *more]
+        except BaseException:
+            close_all([*ours, *given])
+            raise
+        try:
+            self._channel.send(request, given)
+        except OSError as error:
+            close_all(ours)
+            raise _of_pipes(launch.unit, error) from error
+        return await self._born(unit or self._unit(launch.unit), launch, ours, stdin, pipe_stdout)
+
+    def _unit(self, key: str) -> Unit:
+        return Unit(key, asyncio.get_running_loop().create_future())
+
+    async def _born(
+        self, unit: Unit, launch: Launch, ours: list[int], stdin: bool | int, pipe_stdout: bool
+    ) -> Child:
+        self._units[launch.unit] = unit
+        self._idle.clear()
+        try:
+            pid, starttime = await unit.answer
+        except BaseException as error:
+            close_all(ours)
+            if isinstance(error, asyncio.CancelledError):
+                unit.is_silent = True
+                self.kill(launch.unit)
+            raise
+        return Child(
+            unit=launch.unit,
+            pid=pid,
+            starttime=starttime,
+            stdin_fd=ours.pop(0) if stdin is True else None,
+            stdout_fd=ours.pop(0) if pipe_stdout else None,
+            stderr_fd=ours[0],
+        )
+
+    def _request(self, launch: Launch) -> dict[str, object]:
+        return {
+            "op": "spawn",
+            "seq": self._next_seq(),
+            **msgspec.structs.asdict(launch),
+            "argv": list(launch.argv),
+            "env": dict(launch.env),
+            "limits": dict(launch.limits),
+        }
+
+    def _ask(self, unit: str, op: str, **facts: object) -> None:
+        if unit not in self._units or self._channel is None:
+            return
+        if len(self._channel) >= QUEUE_MESSAGES:
+            text = f'cannot {op} "{unit}": {self._name} does not keep up'
+            raise Overloaded(text, limit=QUEUE_MESSAGES, retry_after_s=PING_S)
+        self._channel.send({"op": op, "unit": unit, **facts})
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    # --- what the parent says ------------------------------------------------------------------
+
+    def _hear_spawned(self, key: str, pid: int, starttime: int) -> None:
+        unit = self._units[key]
+        unit.stage = Stage.RUNNING
+        unit.pid = pid
+        if not unit.answer.done():
+            unit.answer.set_result((pid, starttime))
+
+    def _hear_failed(self, key: str, error: SpawnFailed) -> None:
+        unit = self._units[key]
+        if not unit.answer.done():
+            unit.answer.set_exception(error)
+        unit.is_silent = True
+        self._forget(key)
+
+    def _hear_exited(self, report: Exit) -> None:
+        unit = self._units[report.unit]
+        unit.stage = Stage.EXITED
+        self._tell(unit, self._on_exit, report)
+
+    def _lose(self, cause: str) -> None:
+        """The parent is dead: what it had not told of has ended too, and is not empty before `_forget`."""
+        self._channel = None
+        for key, unit in self._units.items():
+            if not unit.answer.done():
+                unit.answer.set_exception(failed(key, "parent", errno.EAGAIN, cause))
+                unit.is_silent = True
+            elif unit.stage is not Stage.EXITED:
+                self._hear_exited(
+                    Exit(
+                        unit=key,
+                        pid=unit.pid,
+                        status=int(signal.SIGKILL),
+                        lost=True,
+                        cause=cause,
+                    )
+                )
+
+    def _forget(self, key: str) -> None:
+        self._tell(self._units.pop(key), self._on_empty, key)
+        if not self._units:
+            self._idle.set()
+
+    def _tell(self, unit: Unit, callback: Callable[[T], None], fact: T) -> None:
+        """Call back after whoever awaits the spawn has run: it knows its unit by then."""
+
+        def call() -> None:
+            if not unit.is_silent:
+                callback(fact)
+
+        asyncio.get_running_loop().call_soon(call)
+
+
+def failed(unit: str, stage: str, number: int, reason: str) -> SpawnFailed:
+    """The error for a start that failed here, before a process could say why."""
+    return SpawnFailed(
+        f'cannot start "{unit}": {reason[:1].lower()}{reason[1:]}',
+        result="exec-failed",
+        unit=unit,
+        stage=stage,
+        errno=number,
+        retryable=number in kernel.RETRYABLE,
+    )
+
+
+def _of_pipes(unit: str, error: OSError) -> SpawnFailed:
+    return failed(unit, "pipe", error.errno or 0, str(error.strerror))
+
+
+def _pipes(ours: list[int], stdin: bool | int, pipe_stdout: bool) -> list[int]:
+    """The child's stdin, stdout and stderr; our ends, which do not block, are added to `ours`."""
+    theirs: list[int] = []
+    try:
+        for wanted, is_input in ((stdin, True), (pipe_stdout, False), (True, False)):
+            if wanted is False:
+                theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+                continue
+            if wanted is not True:
+                theirs.append(wanted)
+                continue
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            theirs.append(reading if is_input else writing)
+            ours.append(writing if is_input else reading)
+            os.set_blocking(ours[-1], False)
+    except OSError:
+        close_all([fd for fd in theirs if isinstance(stdin, bool) or fd != stdin])
+        raise
+    return theirs

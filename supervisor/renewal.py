@@ -1,0 +1,128 @@
+"""After a renewal, replaces an agent's workers one after the other: no task is cut, and none is refused.
+
+`warmth.turn` says whose turn it is. It is looked again whenever a worker changes, so that a stop, a pause, a
+scaling or another renewal in between are nothing special: who is gone is left to nobody, and who began anew is new.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from . import lifecycle
+from .agents import Agents
+from .keeper import Keeper
+from .lifecycle import UP, State
+from .warmth import Aged, turn
+from .zygotes import Order
+
+
+@dataclass(eq=False)
+class Round:
+    """One order as far as it has been carried out: whom it has replaced, with the number of the life that ended."""
+
+    order: Order
+    replaced: dict[Keeper, int] = field(default_factory=dict[Keeper, int])
+
+
+class Renewal:
+    """The replacing of workers for one daemon."""
+
+    def __init__(self, agents: Agents) -> None:
+        self._agents = agents
+        self._zygotes = agents.shared.zygotes
+        self._rounds: dict[str, Round] = {}
+        self._looking: set[str] = set()
+        self._zygotes.on_order = self.look
+
+    def changed(self, keeper: Keeper) -> None:
+        """Takes note of a change of a worker."""
+        if keeper.spec.entrypoint is None:
+            return
+        agent = self._agents.agents.get(keeper.spec.name)
+        if agent is None:
+            return
+        self._zygotes.note(agent)
+        if self._zygotes.order(agent.name) is not None or agent.name in self._rounds:
+            self.look(agent.name)
+
+    def look(self, name: str) -> None:
+        """Replaces those whose turn it is."""
+        if name in self._looking:
+            return  # what is done here changes workers: the loop below sees that
+        self._looking.add(name)
+        try:
+            while self._step(name):
+                pass
+        finally:
+            self._looking.discard(name)
+
+    def _step(self, name: str) -> bool:
+        """One look; whether somebody was replaced."""
+        agent, order = self._agents.agents.get(name), self._zygotes.order(name)
+        round_ = self._rounds.get(name)
+        if agent is None or order is None:
+            self._rounds.pop(name, None)
+            self._withhold(() if agent is None else agent.keepers, frozenset())
+            return False
+        if round_ is None or round_.order is not order:
+            round_ = self._rounds[name] = self._begin(order, round_)
+        old = [keeper for keeper in agent.keepers if _is_old(keeper, order)]
+        coming = sum(_is_coming(keeper, number) for keeper, number in round_.replaced.items())
+        if not old and not coming:
+            self._zygotes.done(order, name)
+            return True  # which ends it, with the next look
+        found = turn(
+            [
+                Aged(keeper.id, len(keeper.running), keeper.is_outdated)
+                for keeper in old
+                if _can_end(keeper)
+            ],
+            workers=sum(keeper.worker.wanted for keeper in agent.keepers),
+            coming=coming,
+            slots=agent.spec.resources.max_concurrent_requests,
+        )
+        self._withhold(agent.keepers, found.withheld)
+        chosen = [keeper for keeper in agent.keepers if keeper.id in found.replaced]
+        for keeper in chosen:
+            round_.replaced[keeper] = keeper.worker.incarnation
+            keeper.send(lifecycle.Restart(order.reason))
+        return bool(chosen)
+
+    def _begin(self, order: Order, before: Round | None) -> Round:
+        """A later order takes over who did not come up with what was read for the one before: it may be mended."""
+        taken = {} if before is None else before.replaced
+        stuck = {k: n for k, n in taken.items() if _is_coming(k, n)}
+        for keeper in stuck:
+            keeper.send(lifecycle.Reset())
+        return Round(order, stuck)
+
+    def _withhold(self, keepers: Iterable[Keeper], names: frozenset[str]) -> None:
+        for keeper in keepers:
+            is_outdated = keeper.id in names
+            if keeper.is_outdated != is_outdated:
+                keeper.is_outdated = is_outdated
+                if not is_outdated:
+                    keeper.service.changed(keeper)  # tasks may wait for it
+
+
+def _is_old(keeper: Keeper, order: Order) -> bool:
+    """Whether a worker runs, or is about to run, what was read before."""
+    life, state = keeper.life, keeper.worker.state
+    if life is None or life.child is None or (state not in UP and state is not State.STARTING):
+        return False
+    if life.parent is keeper.shared.launcher:
+        return life.started_at < order.since
+    return life.parent in order.old
+
+
+def _can_end(keeper: Keeper) -> bool:
+    """Whether nobody has other plans with it, or wants it to stand still."""
+    worker = keeper.worker
+    is_left_alone = not (keeper.is_withheld or keeper.is_following or worker.paused_at is not None)
+    return worker.state in UP and worker.wanted and is_left_alone
+
+
+def _is_coming(keeper: Keeper, ended: int) -> bool:
+    """Whether a worker that was replaced is not up yet, and is to be."""
+    worker = keeper.worker
+    is_up = worker.state in UP and worker.incarnation > ended
+    return worker.wanted and not worker.waits and not is_up

@@ -1,0 +1,614 @@
+"""One zygote as the daemon sees it: a unit of the launcher that holds an agent's imports, and is the parent of its forks.
+
+It guarantees what the launcher does: every worker that was forked is reported once as exited and once as empty, even
+when the zygote dies, hangs or lies. The other end runs the agent's code as the agent's user, so that nothing which it
+says is taken for true without a look: whatever is not in order, and 5 s of silence, end the zygote and its workers
+with it. Where there are cgroups, the workers' own are made, frozen, killed and removed here. It knows units, not agents.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import msgspec
+
+from ..worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from . import cgroup, kernel, namespace
+from .confinement import remove_temporary
+from .intake import Capture
+from .link import PING_S, Channel, Pulse
+from .logs import LogWriter
+from .nursery import ENDING
+from .offspring import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed
+from .process import Launcher
+from .testimony import (
+    Changed,
+    Checked,
+    Emptied,
+    Exited,
+    Failed,
+    Loaded,
+    Message,
+    Nonsense,
+    Pong,
+    Roots,
+    Spawned,
+    Unfit,
+    check,
+    decoded,
+    receive,
+)
+
+__all__ = ["Loaded", "Unfit", "Zygote"]
+
+SILENCE_S = 5.0
+"""A zygote that says nothing for so long is killed."""
+KILL_S = 10.0
+"""So long after its kill a unit is empty, or the zygote does not do what it is told."""
+END_S = 1.0
+"""When the channel was closed, the zygote's own end has so long to be heard of."""
+CHECK_S = 10.0
+"""How long a look at all source files may take."""
+CLOSE_S = 5.0
+"""How long `close` waits for each of: the last units, the zygote's own end."""
+DRAIN_S = 1.0
+"""How long the pipes of a dead zygote are read: what it left behind may hold them."""
+LOOK_S = 0.25
+"""Between two looks at the memory of a zygote that imports; of one that serves, PING_S."""
+POLL_S = (0.005, 0.25)
+"""First and last pause between two looks at a group that is being emptied."""
+BATCH = 64
+"""Messages that are heard in one turn of the loop…"""
+LAST_WORDS = 1024
+"""…and of a dead zygote altogether, since something else may hold its end."""
+CHATTER = (256.0, 20.0)
+"""What it may say unasked: so much at once, and then so much a second for each unit, and as one more."""
+
+log = logging.getLogger(__name__)
+
+
+class Zygote(Offspring):
+    """One zygote and its workers; for use in one event loop.
+
+    `launch` says how it is started, as any unit. `on_exit` and `on_empty` are called as by a Launcher, of its workers;
+    `on_changed` with the source files that have changed; `on_lost` once, when it has died and nobody had asked it to,
+    before the ends of its workers are told. What it prints goes to `log`, which is its caller's to release.
+
+    Whoever hears of the launcher's units passes on what concerns its `unit`, to `exited` and `emptied`.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        launch: Launch,
+        *,
+        on_exit: Callable[[Exit], None],
+        on_empty: Callable[[str], None],
+        on_changed: Callable[[list[str]], None],
+        on_lost: Callable[["Zygote", str], None],
+        log: LogWriter,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        super().__init__("the zygote", on_exit=on_exit, on_empty=on_empty)
+        self.unit = launch.unit
+        self.pid = 0
+        self.gone = asyncio.Event()
+        """Set when nothing of it is left."""
+        self._launcher = launcher
+        self._launch = launch
+        self._groups = launcher.groups
+        self._is_inside = launcher.containment.pid_namespace
+        self._samples_memory = launcher.containment.memory == "sampled"
+        self._on_changed = on_changed
+        self._on_lost = on_lost
+        self._log = log
+        self._silence_s = silence_s
+        self._loop = asyncio.get_running_loop()
+        self._loaded: asyncio.Future[Loaded] = self._loop.create_future()
+        self._is_retired = False
+        self._is_ending = False
+        self._verdict: str | None = None
+        self._exit: Exit | None = None
+        self._pulse: Pulse | None = None
+        self._pongs = 0
+        self._checks: dict[int, asyncio.Future[list[str]]] = {}
+        self._captures: list[Capture] = []
+        self._proc_fd = -1
+        self._timer: asyncio.TimerHandle | None = None
+        self._due: dict[str, tuple[float, str]] = {}  # by a unit: when, and what is wrong by then
+        self._aliases: dict[str, str] = {}  # what a unit was called before it was renamed
+        self._frozen: set[str] = set()
+        self._abandoned: set[str] = set()  # groups to be removed as soon as they are empty
+        self._emptying: dict[str, asyncio.TimerHandle] = {}
+        self._chatter, self._chatted_s = CHATTER[0], self._loop.time()
+        self._chores: set[asyncio.Task[object]] = set()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it can fork: it has imported everything, lives, and is not on its way out."""
+        is_there = self._loaded.done() and self._loaded.exception() is None
+        return is_there and not self._is_retired and not self._is_over
+
+    @property
+    def count(self) -> int:
+        """How many workers and spares it has, those included of which only some processes are left."""
+        return len(self._units)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_ending or self._verdict is not None or self._exit is not None
+
+    def cgroup_of(self, unit: str) -> Path | None:
+        """The folder of a living unit's cgroup, where it has one."""
+        found = self._units.get(unit)
+        return None if found is None or found.group is None else Path(found.group)
+
+    def roots(self, unit: str) -> tuple[int, ...]:
+        """The processes below which all of a unit's hang, as far as they are the zygote's children."""
+        found = self._units.get(unit)
+        if found is None:
+            return ()
+        strays = tuple(pid for pid in found.strays if self._is_ours(pid))
+        return (found.pid, *strays) if found.stage is Stage.RUNNING else strays
+
+    def temporary_of(self, launch: Launch) -> str | None:
+        """The temporary folder of a worker that is started with this: below the zygote's own."""
+        if launch.temporary is None or self._launch.temporary is None:
+            return None
+        return os.path.join(self._launch.temporary, os.path.basename(launch.temporary))
+
+    # --- its life ------------------------------------------------------------------------------
+
+    async def start(self) -> Loaded:
+        """Start it, and return when it has imported everything. Whoever calls this bounds it; a cancel ends it.
+
+        Raises:
+            SpawnFailed: it cannot be started, or has died: with what it said last, and `data["log"]`, its last lines.
+            ShuttingDown: the launcher is being closed.
+        """
+        self._log.begin()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            child = await self._launcher.spawn(self._launch, stdin_fd=theirs.detach())
+        except BaseException:
+            ours.close()
+            self.gone.set()
+            raise
+        ours.setblocking(False)
+        self.pid = child.pid
+        assert child.stdout_fd is not None, "it has two pipes"
+        with contextlib.suppress(OSError):  # see Keeper: Landlock's allowance hangs on it
+            self._proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
+        for fd, name in ((child.stdout_fd, "stdout"), (child.stderr_fd, "stderr")):
+            stream = self._log.stream("stdout" if name == "stdout" else "stderr")
+            self._captures.append(Capture(fd, stream))
+        self._channel = Channel(ours, self._hear, receive=receive, on_end=self._on_end, batch=BATCH)
+        self._pulse = Pulse(self._channel, self._silence_s, self._on_silence)
+        self._look()
+        try:
+            return await self._loaded
+        except BaseException:
+            self._end()
+            raise
+
+    async def spawn(
+        self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True
+    ) -> Child:
+        """Fork a worker, and return when it has become one.
+
+        Its command, user and limits are those that the zygote has; its temporary folder is `temporary_of(launch)`.
+
+        Raises:
+            SpawnFailed: it did not become one; `data` has the `stage`, the `errno`, and `retryable`.
+        """
+        if not self.is_loaded:
+            raise failed(launch.unit, "zygote", errno.EAGAIN, "its zygote is gone")
+        temporary = self.temporary_of(launch)
+        env = {key: value for key, value in launch.env.items() if value != launch.temporary}
+        if temporary is not None:
+            env["TMPDIR"] = temporary
+        own = msgspec.structs.replace(launch, argv=(), env=env, temporary=temporary)
+        unit = self._unit(launch.unit)
+        joining = self._make_group(launch, unit)
+        try:
+            return await self._bear(
+                own, stdin=pipe_stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining
+            )
+        except BaseException:
+            if self._units.get(launch.unit) is not unit:
+                self._abandon(unit)
+            raise
+
+    def rename(self, unit: str, to: str) -> None:
+        """Call a unit otherwise from now on: in what is asked of it, and in what is told of it."""
+        found = self._units.pop(unit, None)
+        if found is None:
+            return  # it has ended, which has been told of the old name
+        assert to not in self._units, "no unit has the name of another"
+        found.key = to
+        self._units[to] = found
+        self._aliases[unit] = to
+        if unit in self._frozen:
+            self._frozen.discard(unit)
+            self._frozen.add(to)
+        if unit in self._due:
+            self._due[to] = self._due.pop(unit)
+        if unit in self._emptying:
+            self._emptying[to] = self._emptying.pop(unit)
+        if self._channel is not None:
+            self._channel.send({"op": "rename", "unit": unit, "to": to})
+
+    async def check(self) -> list[str]:
+        """The source files that are not what was imported, as it finds them now.
+
+        Raises:
+            Timeout: it does not answer in time, or is gone.
+        """
+        if self._channel is None or not self.is_loaded:
+            raise Timeout(f'cannot look at the sources of "{self.unit}": its zygote is gone')
+        seq = self._next_seq()
+        answer: asyncio.Future[list[str]] = self._loop.create_future()
+        self._checks[seq] = answer
+        self._channel.send({"op": "check", "seq": seq})
+        try:
+            async with asyncio.timeout(CHECK_S):
+                return await answer
+        except TimeoutError:
+            text = f'cannot look at the sources of "{self.unit}": no answer within {CHECK_S:g} s'
+            raise Timeout(text) from None
+        finally:
+            del self._checks[seq]
+
+    def retire(self) -> None:
+        """Fork no more, and end when the last unit is empty."""
+        self._is_retired = True
+        if not self._units:
+            self._end()
+
+    async def close(self) -> None:
+        """Kill every unit, report it, and end; bounded, and again harmless."""
+        self._is_retired = True
+        for unit in list(self._units):
+            self.kill(unit)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while self._units:
+                    self._idle.clear()
+                    await self._idle.wait()
+        self._end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self.gone.wait()
+        if self._chores:
+            await asyncio.gather(*self._chores, return_exceptions=True)
+
+    # --- what is done to a unit ----------------------------------------------------------------
+
+    def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
+        """As `Launcher.signal`."""
+        if signum in ENDING and unit in self._frozen:
+            self.thaw(unit)
+        super().signal(unit, signum, scope)
+
+    def kill(self, unit: str) -> None:
+        """SIGKILL everything of the unit until it is empty; a zygote that does not see to that is killed itself."""
+        found = self._units.get(unit)
+        if found is None or found.is_killed:
+            return
+        super().kill(unit)
+        found.is_killed = True
+        self._frozen.discard(unit)
+        self._due[unit] = self._loop.time() + KILL_S, f"did not end {unit} within {KILL_S:g} s"
+        if found.group is not None:
+            _kill_group(found.group)
+
+    def freeze(self, unit: str) -> None:
+        """As `Launcher.freeze`."""
+        self._turn(unit, True)
+
+    def thaw(self, unit: str) -> None:
+        """As `Launcher.thaw`."""
+        self._turn(unit, False)
+
+    def _turn(self, unit: str, is_frozen: bool) -> None:
+        found = self._units.get(unit)
+        if found is None:
+            return
+        if found.group is None:
+            self._ask(unit, "freeze" if is_frozen else "thaw")
+            return
+        try:
+            cgroup.freeze(found.group, is_frozen)
+        except OSError as error:
+            what = "freeze" if is_frozen else "thaw"
+            text = f'cannot {what} "{unit}": {str(error.strerror).lower()}'
+            raise Overloaded(text, retry_after_s=PING_S) from error
+        if is_frozen:
+            self._frozen.add(unit)
+        else:
+            self._frozen.discard(unit)
+
+    # --- the groups of its workers -------------------------------------------------------------
+
+    def _make_group(self, launch: Launch, unit: Unit) -> list[int]:
+        """Where there are cgroups, a group for it, and what has to be written to for joining it."""
+        if self._groups is None:
+            return []
+        limits = launch.memory_bytes, launch.cpu_percent, launch.processes
+        try:
+            unit.group = self._groups.make(launch.unit, *limits)
+            self._abandoned.discard(unit.group)
+            return [os.open(f"{unit.group}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)]
+        except OSError as error:
+            self._abandon(unit)
+            reason = str(error.strerror)
+            raise failed(launch.unit, "cgroup", error.errno or 0, reason) from error
+
+    def _abandon(self, unit: Unit) -> None:
+        if unit.group is not None:
+            self._abandoned.add(unit.group)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._abandoned = {group for group in self._abandoned if not cgroup.remove(group)}
+
+    def _empty(self, key: str, pause_s: float = POLL_S[0]) -> None:
+        """Forget a unit of which its parent knows nothing any more, once its group says so too."""
+        self._emptying.pop(key, None)
+        unit = self._units.get(key)
+        if unit is None:
+            return
+        if unit.group is not None and cgroup.is_populated(unit.group):
+            _kill_group(unit.group)
+            again_s = min(2 * pause_s, POLL_S[1])
+            self._emptying[key] = self._loop.call_later(
+                pause_s, lambda: self._empty(unit.key, again_s)
+            )
+            return
+        self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        unit = self._units[key]
+        super()._forget(key)
+        self._due.pop(key, None)
+        self._frozen.discard(key)
+        self._aliases = {was: now for was, now in self._aliases.items() if now != key}
+        self._abandon(unit)
+        if self._is_retired and not self._units:
+            self._end()
+
+    # --- what it says --------------------------------------------------------------------------
+
+    def _hear(self, packet: bytes) -> None:
+        if self._verdict is not None or self._pulse is None:
+            return
+        self._pulse.heard()
+        try:
+            self._heed(decoded(packet))
+        except Nonsense as error:
+            self._condemn(f"said what it cannot say: {error}")
+
+    def _heed(self, message: Message) -> None:
+        if isinstance(message, Pong):
+            assert self._pulse is not None, "it was asked"
+            check(self._pongs < message.seq <= self._pulse.pings, "an answer to no question")
+            self._pongs = message.seq
+        elif isinstance(message, Checked):
+            answer = self._checks.get(message.seq)
+            check(0 < message.seq <= self._seq, "an answer to no question")
+            if answer is not None and not answer.done():
+                answer.set_result(message.changed)
+        elif isinstance(message, Loaded):
+            check(not self._loaded.done(), "loaded twice")
+            self._loaded.set_result(message)
+            assert self._pulse is not None, "it is there from the start"
+            self._pulse.watch()
+        elif isinstance(message, Changed):
+            self._note_chatter()
+            self._on_changed(message.paths)
+        else:
+            self._heed_of_unit(message)
+
+    def _heed_of_unit(self, message: Spawned | Failed | Exited | Emptied | Roots) -> None:
+        unit = self._units.get(self._aliases.get(message.unit, message.unit))
+        if unit is None:
+            raise Nonsense(f"there is no unit {message.unit[:100]!r}")
+        is_starting = unit.stage is Stage.STARTING and unit.key not in self._emptying
+        if isinstance(message, Spawned):
+            check(is_starting, "a unit is spawned twice")
+            self._hear_spawned(unit.key, *self._looked_up(unit, message))
+        elif isinstance(message, Failed):
+            check(is_starting, "a unit that runs cannot fail to start")
+            error = SpawnFailed(message.words, result="exec-failed", unit=unit.key, **message.facts)
+            self._hear_failed(unit.key, error)
+        elif isinstance(message, Exited):
+            check(unit.stage is Stage.RUNNING, "a unit ends that does not run")
+            self._hear_exited(self._end_of(unit, message))
+        elif isinstance(message, Roots):
+            self._note_chatter()
+            unit.strays = tuple(self._ours(message.pids))
+        else:
+            check(unit.stage is Stage.EXITED, "a unit is empty before it has ended")
+            check(unit.key not in self._emptying, "a unit is empty twice")
+            self._empty(unit.key)
+
+    def _looked_up(self, unit: Unit, message: Spawned) -> tuple[int, int]:
+        """Pid and starttime of a new worker as we see it; zeros when it has ended already."""
+        pid = self._ours([message.pid])
+        process = kernel.look_up(pid[0]) if pid else None
+        if process is None or (not self._is_inside and process.starttime != message.starttime):
+            self._due[unit.key] = self._loop.time() + KILL_S, f"told of no end of {unit.key}"
+            return 0, 0
+        check(process.parent == self.pid, f"pid {message.pid} is none of its children")
+        return process.pid, process.starttime
+
+    def _end_of(self, unit: Unit, message: Exited) -> Exit:
+        process = kernel.look_up(unit.pid) if unit.pid else None
+        if process is not None and process.parent == self.pid:
+            raise Nonsense(f"pid {unit.pid} has not ended")
+        if not unit.is_killed:
+            self._due.pop(unit.key, None)
+        return Exit(
+            unit=unit.key,
+            pid=unit.pid,
+            status=message.status,
+            left=message.left,
+            oom_kills=0 if unit.group is None else cgroup.oom_kills(unit.group),
+            **msgspec.structs.asdict(message.rusage),
+        )
+
+    def _ours(self, pids: list[int]) -> list[int]:
+        """The pids as this process sees them; those that are gone are left out."""
+        if not self._is_inside:
+            return pids
+        return list(namespace.ours(self.pid, pids).values())
+
+    def _is_ours(self, pid: int) -> bool:
+        process = kernel.look_up(pid)
+        return process is not None and process.parent == self.pid
+
+    def _note_chatter(self) -> None:
+        now = self._loop.time()
+        gained = (now - self._chatted_s) * CHATTER[1] * (1 + len(self._units))
+        self._chatter = min(CHATTER[0], self._chatter + gained) - 1
+        self._chatted_s = now
+        check(self._chatter >= 0, "more than anybody could want to know")
+
+    # --- its end -------------------------------------------------------------------------------
+
+    def exited(self, report: Exit) -> None:
+        """The launcher says that the zygote is dead: its workers are, too."""
+        for capture in self._captures:
+            capture.catch_up()
+        if self._channel is not None:
+            self._channel.read(LAST_WORDS)  # what it still said is as true as what it said before
+        self._exit = report
+        how = _how(report)
+        words = f"died ({how})" if self._verdict is None else f"was killed: it {self._verdict}"
+        cause = f"the zygote {words}"
+        if not self._loaded.done():
+            self._loaded.set_exception(self._not_loaded(report, how))
+            self._loaded.exception()  # whoever waited for it may be gone
+        is_lost = not self._is_ending
+        self._let_go()
+        if is_lost:
+            self._on_lost(self, cause)
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+        self._lose(report.cause if report.lost else f"{cause}, and its workers with it")
+        for unit in self._units.values():
+            if unit.group is not None:
+                _kill_group(unit.group)
+        self._launcher.kill(self.unit)  # what had escaped
+        for capture in self._captures:
+            self._do(capture.drain(DRAIN_S))
+
+    def emptied(self) -> None:
+        """The launcher says that nothing of the zygote is left."""
+        for key, handle in list(self._emptying.items()):
+            handle.cancel()
+            del self._emptying[key]
+        for key in list(self._units):
+            self._empty(key)
+        if self._proc_fd >= 0:
+            os.close(self._proc_fd)
+            self._proc_fd = -1
+        if self._launch.temporary is not None:
+            self._do(asyncio.to_thread(remove_temporary, self._launch.temporary))
+        self._sweep()
+        self.gone.set()
+
+    def _not_loaded(self, report: Exit, how: str) -> CorralError:
+        tail = self._log.tail("stderr", 20)
+        words = tail[-1] if tail and self._verdict is None else how
+        if self._verdict is not None:
+            words = f"it {self._verdict}"
+        return SpawnFailed(
+            f'cannot load "{self.unit}": {words}',
+            result="exec-failed",
+            unit=self.unit,
+            stage="import",
+            retryable=report.lost,
+            log=tail,
+        )
+
+    def _end(self) -> None:
+        """Have the launcher end it, now."""
+        if not self._is_ending:
+            self._is_ending = True
+            if self._pulse is not None:
+                self._pulse.stop()
+            if self._exit is None:
+                self._launcher.kill(self.unit)
+
+    def _condemn(self, verdict: str) -> None:
+        """It is not to be relied on: it is killed, for this reason."""
+        if self._verdict is None and self._exit is None:
+            self._verdict = verdict
+            log.error("the zygote %s, pid %d, is killed: it %s", self.unit, self.pid, verdict)
+            self._log.stream("log").line(f"killed: it {verdict}".encode(), "error", None)
+            self._launcher.kill(self.unit)
+            if self._channel is not None:
+                self._channel.close()
+
+    def _let_go(self) -> None:
+        """It is dead, or never was."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pulse is not None:
+            self._pulse.stop()
+        for answer in self._checks.values():
+            if not answer.done():
+                answer.set_exception(Timeout(f'cannot look at "{self.unit}": its zygote is gone'))
+
+    def _on_silence(self) -> None:
+        self._condemn(f"said nothing for {self._silence_s:g} s")
+
+    def _on_end(self) -> None:
+        self._loop.call_later(END_S, self._condemn, "closed its channel")
+
+    def _look(self) -> None:
+        """Once in a while: whether it has done in time what it is to do, and has not too much memory."""
+        now = self._loop.time()
+        late = [what for due_s, what in self._due.values() if due_s < now]
+        if late:
+            self._condemn(late[0])
+        limit = self._launch.memory_bytes
+        if limit and self._samples_memory and (used := _rss_bytes(self.pid)) > limit:
+            self._condemn(f"used {used} bytes of memory of its own, of {limit}")
+        if self._abandoned:
+            self._sweep()
+        pause_s = PING_S if self._loaded.done() else LOOK_S
+        self._timer = self._loop.call_later(pause_s, self._look)
+
+    def _do(self, chore: Coroutine[object, object, object]) -> None:
+        task: asyncio.Task[object] = self._loop.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+
+def _kill_group(group: str) -> None:
+    with contextlib.suppress(OSError):  # no descriptor now: its parent and the launcher do it, too
+        cgroup.kill(group)
+
+
+def _how(report: Exit) -> str:
+    if report.lost:
+        return report.cause
+    if os.WIFSIGNALED(report.status):
+        number = os.WTERMSIG(report.status)
+        known = {each.value: each.name for each in signal.Signals}
+        return f"killed by {known.get(number, f'SIG{number}')}"
+    return f"exited with status {os.waitstatus_to_exitcode(report.status)}"
+
+
+def _rss_bytes(pid: int) -> int:
+    fields = kernel.read_proc(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0

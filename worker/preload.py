@@ -1,0 +1,201 @@
+"""What an import leaves behind that no fork may share: threads, sockets, other descriptors, processes, each named.
+
+A fork has one thread, and shares every open file description with its brothers: a thread that an import
+has started is not there any more, and of two that read from one connection each gets half of what it
+says. An agent with such an import is started cold.
+
+Harmless, and so no reason, are: files open for reading, or for appending, and folders (each fork opens
+them again, see `reopen`, so that it has an offset of its own); terminals and the kernel's /dev/null, zero
+and random; pidfds; and threads that their library ends before a fork by itself, as OpenBLAS does, which
+a trial shows. An epoll, eventfd, timer or ring that nobody waits for is no less shared than one that
+somebody does: they all count. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..supervisor import kernel
+
+NAMED = 32
+"""So many are told…"""
+NAME_LENGTH = 200
+"""…in so many characters each."""
+MEMORY_DEVICES = 1
+"""The major number of /dev/null, zero, full, random and urandom (null(4), random(4))."""
+
+
+class Unfit(NamedTuple):
+    """One thing that forbids a fork: `kind` is thread, socket, descriptor or process; `module` brought it."""
+
+    kind: str
+    what: str
+    module: str
+
+
+class Finding(NamedTuple):
+    """What is there: `key` is its number among its kind, or its number and what is behind it."""
+
+    kind: str
+    key: object
+    what: str
+
+
+class Inspection:
+    """Of this process: what is there when this is made is not asked for."""
+
+    def __init__(self) -> None:
+        self.own = frozenset(descriptors())
+        self._seen: dict[tuple[str, object], str] = {}
+
+    def look(self, module: str) -> None:
+        """Notes what is new since the last look: it came with `module`."""
+        for finding in self._findings():
+            self._seen.setdefault(finding[:2], module)
+
+    def judge(self) -> list[Unfit]:
+        """What forbids a fork now, and the module of the look that saw it first."""
+        findings = list(self._findings())
+        if any(finding.kind == "thread" for finding in findings):
+            try_fork()
+            findings = list(self._findings())
+        return [
+            Unfit(kind, what[:NAME_LENGTH], self._seen.get((kind, key), ""))
+            for kind, key, what in findings[:NAMED]
+        ]
+
+    def harmless(self) -> list[int]:
+        """The descriptors that an import has left open, and that a fork keeps."""
+        return [
+            fd for fd, link in descriptors().items() if fd not in self.own and not _hazard(fd, link)
+        ]
+
+    def _findings(self) -> Iterator[Finding]:
+        yield from _threads()
+        for fd, link in descriptors().items():
+            if fd not in self.own and (hazard := _hazard(fd, link)):
+                yield Finding(hazard[0], (fd, link), hazard[1])
+        yield from _processes()
+
+
+def descriptors() -> dict[int, str]:
+    """The open descriptors, and what /proc says is behind each."""
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # that of the folder itself
+            continue
+    return found
+
+
+def reopen(fd: int) -> None:
+    """Gives a regular file or folder an open file description of our own, at the same place of the file."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode) and not stat.S_ISDIR(os.fstat(fd).st_mode):
+        return
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        return  # nobody may open it any more: then it is shared, as a file that one inherits is
+    try:
+        if not flags & os.O_PATH and stat.S_ISREG(os.fstat(fd).st_mode):
+            os.lseek(own, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+        os.dup2(own, fd, os.get_inheritable(fd))
+    finally:
+        os.close(own)
+
+
+def try_fork() -> None:
+    """Forks once for nothing: what libraries do before a fork (pthread_atfork(3)) has been done then."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _threads() -> Iterator[Finding]:
+    known = {thread.native_id: thread for thread in threading.enumerate()}
+    for name in os.listdir("/proc/self/task"):
+        tid = int(name)
+        if tid == os.getpid():
+            continue
+        thread = known.get(tid)
+        if thread is not None:
+            yield Finding("thread", tid, f"{thread.name}, {_target(thread)}")
+        elif comm := kernel.read_proc(f"/proc/self/task/{tid}/comm"):
+            yield Finding("thread", tid, f"{os.fsdecode(comm).strip()}, not of Python")
+
+
+def _target(thread: threading.Thread) -> str:
+    """What it runs, as far as it can be known."""
+    target: object = getattr(thread, "_target", None)
+    if target is None:
+        target = type(thread).run
+    while hasattr(target, "func"):  # a partial
+        target = target.func
+    module, name = getattr(target, "__module__", ""), getattr(target, "__qualname__", "")
+    return f"{module}.{name}" if name else type(target).__qualname__
+
+
+def _processes() -> Iterator[Finding]:
+    if kernel.HAS_CHILDREN_FILE:
+        pids = [int(pid) for pid in kernel.read_proc(kernel.OWN_CHILDREN).split()]
+    else:
+        pids = kernel.children_by_parent(os.getpid())
+    for pid in pids:
+        process = kernel.look_up(pid)
+        if process is not None and not process.is_dead:
+            comm = os.fsdecode(kernel.read_proc(f"/proc/{pid}/comm")).strip()
+            yield Finding("process", (pid, process.starttime), f"{comm}, pid {pid}")
+
+
+def _hazard(fd: int, link: str) -> tuple[str, str] | None:
+    """Kind and name of what may not be shared; None for what may."""
+    try:
+        found, flags = os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GETFL)
+    except OSError:  # closed meanwhile
+        return None
+    mode = found.st_mode
+    if stat.S_ISSOCK(mode):
+        return "socket", _address(fd)
+    if "pidfd" in link or stat.S_ISDIR(mode) or flags & os.O_PATH:
+        return None
+    if stat.S_ISFIFO(mode):
+        return "descriptor", "pipe" if link.startswith("pipe:") else f"pipe {link}"
+    if stat.S_ISCHR(mode):
+        is_harmless = os.major(found.st_rdev) == MEMORY_DEVICES or os.isatty(fd)
+        return None if is_harmless else ("descriptor", f"device {link}")
+    if link.startswith("anon_inode:"):
+        return "descriptor", link.partition(":")[2].strip("[]")
+    is_reader = flags & os.O_ACCMODE == os.O_RDONLY
+    if is_reader or flags & os.O_APPEND:
+        return None
+    return "descriptor", f"{link}, open for writing"
+
+
+def _address(fd: int) -> str:
+    """Family, type and ends of a socket."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        family = sock.family.name if isinstance(sock.family, socket.AddressFamily) else sock.family
+        kind = sock.type.name if isinstance(sock.type, socket.SocketKind) else sock.type
+        text = f"{family} {kind}"
+        for ask, word in ((sock.getsockname, ""), (sock.getpeername, "to ")):
+            try:
+                address = ask()
+            except OSError:
+                continue
+            if isinstance(address, tuple):
+                address = ":".join(map(str, address[:2]))
+            if address:
+                text += f" {word}{address!s}"
+    return text

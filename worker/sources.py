@@ -1,0 +1,205 @@
+"""The files that this process was imported from, and which of them are not the same any more.
+
+`changed` answers when asked; a watch of the folders (inotify(7)) says when to ask. Editors write a file
+beside and rename it, so that it is folders that are watched. In them, a file that was only touched, or
+written again as it was, has not changed: else an agent that writes a module of its own while it is
+imported would never be new enough. What corral itself consists of is left out: it changes with the daemon.
+Standard library alone.
+"""
+
+from __future__ import annotations
+
+import binascii
+import ctypes
+import importlib.util
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+FOLDERS = 1000
+"""So many are watched; a change in another one is found when somebody asks."""
+BURST_S = 0.1
+"""How long after the first change of a burst its others are waited for."""
+EVENTS_BYTES = 65536
+
+IN_CREATE, IN_CLOSE_WRITE, IN_MOVED_TO = 0x100, 0x8, 0x80
+IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
+IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR = 0x4000, 0x8000, 0x1000000
+WATCHED = IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
+EVENT = struct.Struct("=iIII")
+"""Watch, mask, cookie, and the length of the name that follows."""
+PYC = struct.Struct("<4xIII")
+"""Magic, flags, and of the source: when it was written, in whole seconds, and its size."""
+
+Stamp = tuple[int, int, int]
+
+
+class _Source:
+    """One file: its `stamp` when it was imported; where it is watched, the sums of what it held then and later."""
+
+    __slots__ = ("imported", "is_own", "latest", "stamp")
+
+    def __init__(self, path: str, *, is_own: bool, since_ns: int) -> None:
+        self.is_own = is_own
+        self.stamp = stamp(path)
+        self.imported: int | None = None
+        if is_own and not _is_newer_than_import(path, since_ns):
+            self.imported = checksum(path)
+        self.latest = self.imported
+
+
+class Sources:
+    """The files behind the modules of this process, which are imported from now on until `note`."""
+
+    def __init__(self) -> None:
+        self.inotify = _inotify()
+        self.due_s: float | None = None
+        """When `news` should be asked for."""
+        self._started_ns = time.time_ns()
+        self._sources: dict[str, _Source] = {}
+        self._suspects: set[str] = set()
+        self._names: dict[
+            int, dict[str, str]
+        ] = {}  # of each watch: names, and the paths as imported
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def note(self) -> None:
+        """Takes what is imported now for what is looked after; once."""
+        for path in _files():
+            is_own = not _is_installed(path)
+            if is_own:
+                self._watch(path)  # first: what is written from now on is seen
+            self._sources[path] = source = _Source(path, is_own=is_own, since_ns=self._started_ns)
+            if is_own and source.imported is None:
+                self._suspect([path])
+
+    def changed(self) -> list[str]:
+        """The files that hold something else now than what was imported, or are gone."""
+        return [path for path, source in self._sources.items() if _has_changed(path, source)]
+
+    def hear(self) -> None:
+        """Reads what the kernel has to say of the folders; `due_s` is set when some of it matters."""
+        try:
+            data = os.read(self.inotify, EVENTS_BYTES)
+        except BlockingIOError:
+            return
+        at = 0
+        while at < len(data):
+            watch, mask, _cookie, length = EVENT.unpack_from(data, at)
+            at += EVENT.size + length
+            name = os.fsdecode(data[at - length : at].rstrip(b"\0"))
+            names = self._names.get(watch, {})
+            if mask & IN_Q_OVERFLOW:
+                self._suspect(path for path, source in self._sources.items() if source.is_own)
+            elif mask & (IN_DELETE_SELF | IN_MOVE_SELF):
+                self._suspect(names.values())
+            elif mask & IN_IGNORED:
+                self._names.pop(watch, None)
+            elif name in names:
+                self._suspect([names[name]])
+
+    def news(self) -> list[str]:
+        """The watched files that hold something else than when they were last told of, now that the burst is over."""
+        self.due_s = None
+        suspects, self._suspects = sorted(self._suspects), set()
+        found: list[str] = []
+        for path in suspects:
+            self._watch(path)  # its folder may be a new one
+            source, now = self._sources[path], checksum(path)
+            if now is not None and now != source.latest:  # one that is gone may be about to come
+                source.latest = now
+                found.append(path)
+        return found
+
+    def _suspect(self, paths: Iterable[str]) -> None:
+        self._suspects.update(paths)
+        if self._suspects and self.due_s is None:
+            self.due_s = time.monotonic() + BURST_S
+
+    def _watch(self, path: str) -> None:
+        """Watches the folder where it is, and the one where it really is."""
+        for alias in {path, os.path.realpath(path)}:
+            folder, name = os.path.split(alias)
+            if self.inotify < 0 or len(self._names) >= FOLDERS:
+                return
+            watch = _libc.inotify_add_watch(self.inotify, os.fsencode(folder), WATCHED)
+            if watch >= 0:  # else there are too many of this user, or it is gone: see `changed`
+                self._names.setdefault(watch, {})[name] = path
+
+
+def stamp(path: str) -> Stamp | None:
+    """When the file was written, in nanoseconds, its size and its inode; None when it is gone."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def checksum(path: str) -> int | None:
+    """Of what the file holds; None when it is gone."""
+    try:
+        with open(path, "rb") as file:
+            return binascii.crc32(file.read())
+    except OSError:
+        return None
+
+
+def _has_changed(path: str, source: _Source) -> bool:
+    now = stamp(path)
+    if not source.is_own:
+        return now != source.stamp
+    if source.imported is not None and now == source.stamp:
+        return False
+    return source.imported is None or checksum(path) != source.imported
+
+
+def _is_newer_than_import(path: str, since_ns: int) -> bool:
+    """It has been written since then, and what was compiled of it is older, or nobody knows."""
+    try:
+        found = os.stat(path)
+        if (
+            not since_ns <= found.st_ctime_ns <= time.time_ns()
+        ):  # a clock of the file's own tells nothing
+            return False
+        with open(importlib.util.cache_from_source(path), "rb") as cached:
+            flags, written_s, size = PYC.unpack(cached.read(PYC.size))
+    except (OSError, ValueError, NotImplementedError, struct.error):
+        return True
+    of_source = int(found.st_mtime) & 0xFFFFFFFF, found.st_size & 0xFFFFFFFF
+    return bool(flags) or (written_s, size) != of_source
+
+
+def _files() -> Iterator[str]:
+    """The files behind the modules, but for corral's own."""
+    seen: set[str] = set()
+    for module in list(sys.modules.values()):
+        spec = getattr(module, "__spec__", None)
+        name, path = getattr(spec, "name", ""), getattr(spec, "origin", None)
+        if not isinstance(name, str) or name.partition(".")[0] == "corral":
+            continue
+        if getattr(spec, "has_location", False) and isinstance(path, str) and path not in seen:
+            seen.add(path)
+            yield path
+
+
+def _is_installed(path: str) -> bool:
+    """It is the interpreter's, or was put there by an installer: nobody edits it in place."""
+    parts = path.split(os.sep)
+    library = os.path.dirname(os.__file__) + os.sep
+    return path.startswith(library) or "site-packages" in parts or "dist-packages" in parts
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _inotify() -> int:
+    """A descriptor that tells of watched folders, or -1 where there is none to be had."""
+    try:
+        return int(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    except AttributeError:  # a C library without it
+        return -1
