@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench workers tasks million memory logs mcp sessions lines orphans chaos conformance operations systemd format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions lines orphans chaos conformance operations systemd format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -19,12 +19,22 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-bench: $(VENV)/.test
-	$(BIN)/python -P benchmarks/start.py $(ARGS)
+# All of benchmarks/; docs/BENCHMARKS.md has the options and the newest results.
+bench: $(VENV)/.test $(VENV)/.node
+	$(BIN)/python -P benchmarks/run.py $(ARGS)
 
 # The long runs; each has a short form in the tests.  docs/HACKING.md says what they show.
+start: $(VENV)/.test
+	$(BIN)/python -P benchmarks/start.py $(ARGS)
+
 workers: $(VENV)/.test
 	$(BIN)/python -P benchmarks/workers.py $(ARGS)
+
+supervisors: $(VENV)/.test $(VENV)/.node
+	$(BIN)/python -P benchmarks/supervisors.py $(ARGS)
+
+growth: $(VENV)/.test
+	$(BIN)/python -P benchmarks/growth.py $(ARGS)
 
 tasks: $(VENV)/.test
 	$(BIN)/python -P benchmarks/tasks.py $(ARGS)

@@ -187,8 +187,26 @@ AIMS = [
     ),
     Aim("`status` of 1,000 over the socket", "workers", "rpc_status", "<=", 2.0),
     Aim("`corral status` of 1,000, the whole process", "workers", "cli_status", "<=", 60.0),
-    Aim("a call to an SDK worker, over the socket-free path", "rpc", "over_us", "<=", 20.0),
-    Aim("64 calls at once to an SDK worker", "rpc", "sdk_rate", ">=", 150_000.0),
+    *(
+        aim
+        for name, words in (
+            ("ping", "a call that the SDK answers"),
+            ("task", "a call of a handler"),
+        )
+        for aim in (
+            Aim(
+                f"{words}, over the socket-free path",
+                "rpc",
+                f"{name}_us",
+                "<=",
+                1.0,
+                f"{name}_free",
+                "socket-free",
+                20.0,
+            ),
+            Aim(f"{words}, 64 at once", "rpc", f"{name}_rate", ">=", 150_000.0),
+        )
+    ),
     Aim("an empty task, not durable", "tasks", "wide_loose_one_ms", "<=", 0.3),
     Aim("an empty task, durable", "tasks", "wide_durable_one_ms", "<=", 1.0),
     Aim("empty tasks a second, not durable", "tasks", "wide_loose_rate", ">=", 10_000.0),

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,16 +110,19 @@ def by_cat(flood: Flood, folder: Path) -> Kept:
     return _piped(flood, folder, ["cat"], 0, lambda place: [place / "kept"])
 
 
-def by_s6_log(flood: Flood, folder: Path, *, stamped: bool) -> Kept:
+def by_s6_log(
+    flood: Flood, folder: Path, *, program: str, environment: Mapping[str, str], stamped: bool
+) -> Kept:
     """`PROGRAM | s6-log`, for each, with or without times."""
     script = [*(["t"] if stamped else []), f"n{FILES}", f"s{FILE_BYTES}", "."]
     prefix_bytes = STAMP_BYTES if stamped else 0
     return _piped(
         flood,
         folder,
-        ["s6-log", *script],
+        [program, *script],
         prefix_bytes,
         lambda place: [*sorted(place.glob("@*")), place / "current"],
+        environment,
     )
 
 
@@ -129,6 +132,7 @@ def _piped(
     keeper: list[str],
     prefix_bytes: int,
     files: Callable[[Path], list[Path]],
+    environment: Mapping[str, str] = bench.ENVIRON,
 ) -> Kept:
     """`files` says which a keeper has left in its folder, oldest first."""
     places = [folder / str(number) for number in range(flood.workers)]
@@ -141,7 +145,9 @@ def _piped(
         printer = subprocess.Popen(flood.command, stdout=subprocess.PIPE)
         assert printer.stdout is not None, "it is a pipe"
         with printer.stdout as pipe, (place / "kept").open("wb") as kept:
-            keepers.append(subprocess.Popen(keeper, cwd=place, stdin=pipe, stdout=kept))
+            keepers.append(
+                subprocess.Popen(keeper, cwd=place, env=environment, stdin=pipe, stdout=kept)
+            )
         printers.append(printer)
     cpu_s = sum(map(_reap, keepers))
     passed_s = time.perf_counter() - began
@@ -215,7 +221,7 @@ stdout_logfile_backups = {files}
 """
 
 
-def by_supervisord(flood: Flood, folder: Path) -> Kept:
+def by_supervisord(flood: Flood, folder: Path, *, program: str) -> Kept:
     """Its stdout_logfile, without times, since it writes none."""
     folder.mkdir()
     text = SUPERVISORD.format(
@@ -226,8 +232,6 @@ def by_supervisord(flood: Flood, folder: Path) -> Kept:
         files=FILES,
     )
     (folder / "supervisord.conf").write_text(text)
-    program = shutil.which("supervisord")
-    assert program is not None, "it is only run where it is"
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(
             [program, "-c", str(folder / "supervisord.conf")], stdout=said, stderr=said

@@ -3,9 +3,11 @@
 Numbered lines of 100 bytes, 200 MB and 500 MB of them, from one worker and from fifty, attributed, with times, and rotated,
 against others that keep what programs print, in the same rounds (`loggers.py`): `cat`, the least in C (`copier.c`),
 s6-log with times and without, supervisord. After each round all files are read: what the others lost or cut is told below
-the table, and if corral did, the benchmark ends. Who is not there, or no C compiler, is left out with a word.
+the table, and if corral did, the benchmark ends. The others are put into a temporary folder, or `--peers FOLDER`; who cannot be had, or no C
+compiler, is left out with a word, and with --quick whoever is neither in that folder nor on the PATH.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from corral.worker.client import Client
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench
 import loggers
+import peers
 from bench import BOUND_S, Daemon, Measure
 from loggers import Flood, Kept
 
@@ -88,6 +91,8 @@ class Keepers:
     wrong: Counter[str] = field(default_factory=Counter[str])
     """Lines lost and files that end inside a line, of each."""
     floods: Counter[str] = field(default_factory=Counter[str])
+    notes: list[str] = field(default_factory=list[str])
+    """Who is left out, and why."""
 
     def part(self, name: str, flood: Flood, folder: Path, suffix: str) -> Found:
         """One flood to one keeper."""
@@ -156,12 +161,12 @@ def _suffix(megabytes: int, workers: int) -> str:
 
 
 def main() -> None:
-    options = bench.arguments(__doc__ or "")
+    options = bench.arguments(__doc__ or "", _add_options)
     size = QUICK if options.quick else WHOLE
     machine = bench.Machine()
     with bench.folder() as folder:
         printer, copier = _programs(folder, shutil.which("cc"))
-        keepers = _keepers(copier)
+        keepers = _keepers(copier, options.peers or (None if options.quick else folder / "peers"))
         parts: list[Part] = []
         for mega in size.megabytes:
             for workers in size.workers:
@@ -173,14 +178,19 @@ def main() -> None:
                 ]
         parts.append(lambda: _last_lines(folder, size, printer))
         taken = bench.interleaved(size.rounds, parts)
-    bench.report("logs", measures(size, keepers), taken, machine, options)
-    print(f"\n{keepers.told()}")
+    notes = [*keepers.notes, keepers.told()]
+    bench.report("logs", measures(size, keepers), taken, machine, options, notes)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--peers", metavar="FOLDER", type=Path, help="where the others are, or are put and kept"
+    )
 
 
 def _programs(folder: Path, compiler: str | None) -> tuple[list[str], Path | None]:
     """The command of the printer, without its count, and the copier."""
     if compiler is None:
-        print("no C compiler: the least in C is left out", file=sys.stderr)
         return [sys.executable, "-c", PRINTER], None
     for name in ("copier", "printer"):
         source = str(HERE / f"{name}.c")
@@ -188,25 +198,31 @@ def _programs(folder: Path, compiler: str | None) -> tuple[list[str], Path | Non
     return [str(folder / "printer")], folder / "copier"
 
 
-def _keepers(copier: Path | None) -> Keepers:
-    """Those that are there, in the order of the table."""
-    found: dict[str, tuple[str, Callable[[Flood, Path], Kept]]] = {
-        BASE: ("`cat` to a file each", loggers.by_cat)
-    }
-    if copier is not None:
-        found["copier"] = ("C: copy to files", partial(loggers.by_copier, copier=copier))
-    found[CORRAL] = ("corrald", _by_corral)
-    if shutil.which("s6-log") is None:
-        print("no s6-log: it is left out", file=sys.stderr)
+def _keepers(copier: Path | None, where: Path | None) -> Keepers:
+    """Those that are there, in the order of the table; peers from their folder, else from the PATH."""
+    found = Keepers({BASE: ("`cat` to a file each", loggers.by_cat)})
+    if copier is None:
+        found.notes.append("copier: left out, no C compiler")
     else:
-        stamped = partial(loggers.by_s6_log, stamped=True)
-        found["s6_stamped"] = ("s6-log with times", stamped)
-        found["s6"] = ("s6-log without", partial(loggers.by_s6_log, stamped=False))
-    if shutil.which("supervisord") is None:
-        print("no supervisord: it is left out", file=sys.stderr)
+        found.by_name["copier"] = ("C: copy to files", partial(loggers.by_copier, copier=copier))
+    found.by_name[CORRAL] = ("corrald", _by_corral)
+    root = None if where is None else peers.from_debian(where, "s6")
+    program = shutil.which("s6-log") if root is None else str(root / "usr/bin/s6-log")
+    if program is None:
+        found.notes.append("s6: left out, it is neither on the PATH nor could it be downloaded")
     else:
-        found["supervisord"] = ("supervisord, no times", loggers.by_supervisord)
-    return Keepers(found)
+        environment = bench.ENVIRON if root is None else peers.debian_environment(root)
+        by_s6_log = partial(loggers.by_s6_log, program=program, environment=environment)
+        found.by_name["s6_stamped"] = ("s6-log with times", partial(by_s6_log, stamped=True))
+        found.by_name["s6"] = ("s6-log without", partial(by_s6_log, stamped=False))
+    programs = None if where is None else peers.from_pypi(where, "supervisor")
+    program = shutil.which("supervisord") if programs is None else str(programs / "supervisord")
+    if program is None:
+        found.notes.append("supervisord: left out, it is neither on the PATH nor could it be had")
+    else:
+        by_supervisord = partial(loggers.by_supervisord, program=program)
+        found.by_name["supervisord"] = ("supervisord, no times", by_supervisord)
+    return found
 
 
 def _by_corral(flood: Flood, folder: Path) -> Kept:

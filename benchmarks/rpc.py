@@ -26,6 +26,7 @@ from typing import Any
 
 import msgspec
 import uvloop
+
 from corral.worker.channel import Channel
 from corral.worker.runtime import AT_ONCE, Worker
 from corral.worker.task import Hooks

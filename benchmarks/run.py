@@ -49,7 +49,7 @@ PARTS = [
     Part("logs", has_peers=True),
     Part("memory"),
     Part("mcp", has_peers=True),
-    Part("sessions", has_peers=True),
+    Part("sessions"),
     Part("sampler"),
 ]
 

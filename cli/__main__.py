@@ -10,9 +10,11 @@ import os
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
 
+TYPE_CHECKING = False  # start-up time: typing takes milliseconds
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     import click
 
     from ..worker.errors import CorralError
@@ -70,19 +72,21 @@ class _Later(ModuleType):
         """Spares inspect for the texts that need no cleaning: the help of options is one line each."""
         return text if "\n" not in text else str(self.__getattr__("cleandoc")(text))
 
-    def __getattr__(self, name: str) -> Any:  # Any: whatever the module has
+    def __getattr__(self, name: str) -> "Any":  # Any: whatever the module has
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(import_module(self.__name__), name)
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """Runs the command line of this process and exits."""
     _keep_out()
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # `corral … >&-`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the end
     try:
         status = _serve(sys.argv[1:]) if "serve" in sys.argv else None
+        if status is None and "status" in sys.argv and _is_answered(sys.argv[1:]):
+            status = 0
         if status is None:
             status = _run(sys.argv[1:])
     except KeyboardInterrupt:
@@ -121,6 +125,17 @@ def _serve(arguments: list[str]) -> int | None:
     except CorralError as error:
         print(f"corral: {' '.join(error.message.split())}", file=sys.stderr, flush=True)
         return error.exit_status
+
+
+def _is_answered(arguments: list[str]) -> bool:
+    """Whether that was a plain `corral status`, which runs without click, and is done."""
+    if COMPLETE_VARIABLE in os.environ:
+        return False
+    from .glance import answered  # noqa: PLC0415 - start-up time: only for this command
+
+    is_done = answered(arguments, os.environ)
+    sys.stdout.flush()
+    return is_done
 
 
 def _run(arguments: list[str]) -> int:
@@ -238,7 +253,7 @@ def _next_step(error: "CorralError") -> str:
     )
 
 
-def _die_by(name: str) -> NoReturn:
+def _die_by(name: str) -> "NoReturn":
     """Ends as the signal would have: the shell that runs us in a loop must see that it was one."""
     import signal  # noqa: PLC0415 - start-up time: only when it ends badly
 

@@ -9,8 +9,9 @@ import click
 from ..worker.codec import as_array, as_object
 from ..worker.errors import InvalidParams, from_wire
 from . import render
-from .ensemble import print_ensemble, print_ensembles
-from .render import duration, inner, inners, items, number, size, word
+from .ensemble import print_ensemble
+from .overview import print_entries, print_status
+from .render import inner, inners, items, word
 from .session import (
     Adding,
     Session,
@@ -23,7 +24,6 @@ from .session import (
 )
 from .session import duration as a_duration
 
-DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
 TAIL_LINES = 20
 EXITS_SHOWN = 5
 FILE_OPTIONS = frozenset({"path", "name", "command", "no_start", "no_wait"})
@@ -47,138 +47,7 @@ def status(session: Session, names: tuple[str, ...]) -> None:
     if session.json:
         session.print_json(found)
         return
-    entries = inners(found, "agents") + inners(found, "mcp_servers")
-    ensembles = inners(found, "teams") + inners(found, "workflows")
-    session.print(_daemon_line(session, inner(found, "daemon")))
-    if not entries and not (names and ensembles):
-        session.print(
-            'nothing to run: "corral add NAME -- COMMAND", or agents in the configuration'
-        )
-    elif entries:
-        _print_entries(session, entries)
-    if ensembles:
-        print_ensembles(session, ensembles)
-    tasks = inner(found, "tasks")
-    if not names and tasks:
-        counts = ", ".join(
-            f"{render.one_line(str(v))} {render.one_line(k)}" for k, v in tasks.items()
-        )
-        session.print(f"tasks: {counts}")
-
-
-def _daemon_line(session: Session, daemon: Mapping[str, object]) -> str:
-    parts = [
-        f"corrald {word(daemon, 'version')}",
-        f"pid {word(daemon, 'pid', '-')}",
-        f"up {duration(number(daemon, 'uptime_s'))}",
-        f"containment {word(daemon, 'containment', '-')}",
-    ]
-    line = render.one_line(", ".join(parts))
-    if daemon.get("draining"):
-        line += ", " + session.styled("draining", "yellow")
-    if degraded := items(daemon, "degraded"):
-        words = render.one_line(", ".join(map(str, degraded)))
-        line += ", " + session.styled(f"degraded: {words}", "red")
-    if failed := number(inner(daemon, "alerts"), "failed"):
-        line += ", " + session.styled(f"{failed:.0f} alerts could not be delivered", "yellow")
-    return line
-
-
-HEADER = ("NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "RSS", "CPU", "TASK/REASON")
-
-
-def _print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> None:
-    session.print_table(
-        HEADER,
-        [row for entry in entries for row in _rows(entry)],
-        droppable=("KIND", "CPU", "RSS", "RESTARTS", "UPTIME", "PID"),
-        right=("PID", "UPTIME", "RESTARTS", "RSS", "CPU"),
-    )
-
-
-def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
-    """One line for an agent of one worker; for others a line for the whole and one per worker."""
-    name, kind = word(entry, "name"), word(entry, "kind", "agent")
-    state = word(entry, "state", "-")
-    workers = inners(entry, "workers")
-    if len(workers) == 1:
-        yield [name, kind, *_cells(entry, workers[0], state)]
-        return
-    reason = f"{len(workers)} workers" if workers else "scaled to 0"
-    if workers and entry.get("degraded"):
-        reason += ", degraded"
-    restarts = sum(int(number(worker, "restarts") or 0) for worker in workers)
-    yield [name, kind, state, "", "", str(restarts) if workers else "", "", "", reason]
-    for worker in workers:
-        yield [f"  {word(worker, 'id')}", kind, *_cells(entry, worker, word(worker, "state", "-"))]
-
-
-def _cells(entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> list[str]:
-    is_alive = worker.get("pid") is not None
-    cpu = number(worker, "cpu_percent")
-    return [
-        state,
-        word(worker, "pid", "-"),
-        duration(number(worker, "uptime_s")) if is_alive else "-",
-        word(worker, "restarts", "-"),
-        size(number(worker, "rss_bytes")) if is_alive else "-",
-        f"{cpu:.0f}%" if is_alive and cpu is not None else "-",
-        _reason(entry, worker, state),
-    ]
-
-
-def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> str:
-    """What a person asks next: the task of a busy worker, why another one is not up."""
-    parts: list[str] = []
-    if worker.get("paused"):
-        parts.append("paused")
-    if worker.get("throttled"):
-        parts.append("throttled")
-    if task := word(worker, "task"):
-        parts.append(task)
-    if state in DOWN:
-        parts += _why_down(entry, worker, state)
-    elif entry.get("degraded"):
-        parts += _why_degraded(worker)
-    if lost := number(worker, "log_lost_lines"):
-        parts.append(f"{lost:.0f} log lines lost")
-    if trouble := word(worker, "log_trouble"):
-        parts.append(f"cannot write its log: {trouble}")
-    if not parts and (tools := items(entry, "tools")):
-        parts.append(f"{len(tools)} tools")
-    return ": ".join(parts)
-
-
-def _why_degraded(worker: Mapping[str, object]) -> Iterator[str]:
-    """Which health checks of a worker have degraded its agent, and what is wrong."""
-    for check in inners(worker, "health"):
-        if check.get("degraded"):
-            yield f"degraded: {word(check, 'name')}: {word(check, 'message')}"
-
-
-def _why_down(
-    entry: Mapping[str, object], worker: Mapping[str, object], state: str
-) -> Iterator[str]:
-    """When it starts again, and how it ended; what the end says already is not said twice."""
-    ended = _exit_words(inner(worker, "last_exit"))
-    reason = word(worker, "reason")
-    next_start_s = number(worker, "next_start_in_s")
-    if next_start_s is not None:
-        yield f"next start in {duration(next_start_s)}"
-    elif entry.get("wanted") is False and state == "Initial":
-        yield "starts at its first call" if entry.get("kind") == "mcp" else "not started"
-    if reason and reason not in ended:
-        yield reason
-    if ended:
-        yield ended
-
-
-def _exit_words(last_exit: Mapping[str, object]) -> str:
-    result = word(last_exit, "result")
-    if not result:
-        return ""
-    message = word(last_exit, "message")
-    return message if result in message else ": ".join(filter(None, (result, message)))
+    print_status(session, found, all_of_it=not names)
 
 
 @click.command("show", cls=Verb)
@@ -194,7 +63,7 @@ def show(session: Session, name: str) -> None:
         print_ensemble(session, found)
         return
     entry = inner(found, "agent")
-    _print_entries(session, [entry])
+    print_entries(session, [entry])
     keys = ("protocol", "wanted", "degraded")
     session.print(
         render.one_line(

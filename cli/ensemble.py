@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from . import render
 from .render import inner, inners, items, word
-from .session import Session
+from .terminal import Session
 
 HEADER = ("NAME", "KIND", "RUNNING", "MODE", "WHO")
 SHORT = 60

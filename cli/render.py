@@ -8,8 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..worker.codec import as_array, as_object
-
 Record = Mapping[str, object]
 
 COLOURS = {"grey": "90", "red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1"}
@@ -116,7 +114,9 @@ def number(record: Record, key: str) -> float | None:
 
 def as_record(value: object) -> dict[str, object]:
     """The value if it is a JSON object; else an empty one."""
-    return as_object(value) or {}
+    if isinstance(value, dict):
+        return value  # pyright: ignore[reportUnknownVariableType]  # JSON has no keys but strings
+    return {}
 
 
 def inner(record: Record, key: str) -> dict[str, object]:
@@ -131,7 +131,10 @@ def inners(record: Record, key: str) -> list[dict[str, object]]:
 
 def items(record: Record, key: str) -> list[object]:
     """The array under `key`; empty where it is absent, null or no array."""
-    return as_array(record.get(key)) or []
+    value = record.get(key)
+    if isinstance(value, list):
+        return value  # pyright: ignore[reportUnknownVariableType]  # a JSON array may hold anything
+    return []
 
 
 # --- quantities -----------------------------------------------------------------------------------

@@ -1,25 +1,41 @@
-"""What every command shares: the global options, the connection, and where output goes.
+"""What every command shares: the global options, and how names, times and values are read from a command line.
 
-One Session per process, made before the command line is read and filled while it is. Commands write
-through it, so that `--json`, `--no-color`, a narrow terminal and hostile text are handled in one place.
+One Session (`terminal`) per process, made before the command line is read and filled while it is.
 """
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 import click
 
-from ..worker import client
-from ..worker.client import Client
 from ..worker.errors import CorralError, InvalidParams
 from . import render
+from .terminal import ANSWER_S, Session
 
-ANSWER_S = 30.0
-"""How long a question is waited for that the daemon answers from memory."""
+__all__ = [
+    "ANSWER_S",
+    "Adding",
+    "Noun",
+    "Session",
+    "Verb",
+    "complete_agents",
+    "complete_named",
+    "complete_names",
+    "duration",
+    "duration_s",
+    "global_options",
+    "json_value",
+    "moment",
+    "pair",
+    "place",
+    "session_of",
+    "toml_document",
+    "unknown_word",
+    "waiting_s",
+]
 
 MOST_NUMBER = 2**63 - 1
 """Of an event or a record, as SQLite has it."""
@@ -29,124 +45,6 @@ END_OF_TIMES = 253_402_300_799.0
 
 COMPLETION_S = 1.0
 """How long the shell's TAB may hang."""
-
-
-class Session:
-    """The global options as they were given, and everything that depends on them."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.given_socket: str | None = None
-        self.json = False
-        self.no_color = False
-        self.stdout: TextIO = sys.stdout
-        self.is_terminal = self.stdout.isatty()
-
-    def set_option(self, name: str, value: object) -> None:
-        """Takes a global option; a later one wins, one that is not given changes nothing."""
-        if name == "socket" and isinstance(value, str):
-            self.given_socket = value
-        elif name == "json" and value:
-            self.json = True
-        elif name == "no_color" and value:
-            self.no_color = True
-
-    @property
-    def socket(self) -> str:
-        """The path of the control socket."""
-        return self.given_socket or client.default_socket(self._environ, os.getuid())
-
-    def has_colours(self, stream_is_terminal: bool) -> bool:
-        """Whether colours may be written (https://no-color.org)."""
-        refused = self.no_color or bool(self._environ.get("NO_COLOR"))
-        return stream_is_terminal and not refused and self._environ.get("TERM") != "dumb"
-
-    @property
-    def colours(self) -> bool:
-        """Whether stdout takes colours."""
-        return self.has_colours(self.is_terminal)
-
-    @property
-    def width(self) -> int | None:
-        """The columns of the terminal; None where stdout is none."""
-        if not self.is_terminal:
-            return None
-        if (given := self._environ.get("COLUMNS", "")).isdecimal() and int(given) > 0:
-            return int(given)
-        try:
-            return os.get_terminal_size(self.stdout.fileno()).columns or 80
-        except OSError:
-            return 80
-
-    def connect(self) -> Client:
-        """A connection to the daemon.
-
-        Raises:
-            Unreachable: nobody answers.
-        """
-        return Client(self.socket)
-
-    def call(
-        self, method: str, params: Mapping[str, object], *, timeout_s: float | None = ANSWER_S
-    ) -> dict[str, object]:
-        """The object that one method answers, over a connection of its own."""
-        with self.connect() as connection:
-            return render.as_record(connection.call(method, params, timeout_s=timeout_s))
-
-    # -- output
-
-    def print(self, text: str) -> None:
-        """Writes text of ours, and a newline."""
-        self.stdout.write(text + "\n")
-
-    def print_foreign(self, text: str, end: str = "\n") -> None:
-        """Writes text that a worker or a server made: as it is, or harmless on a terminal."""
-        shown = render.visible(text, keep_colours=self.colours) if self.is_terminal else text
-        self.stdout.write(shown if shown.endswith(end) else shown + end)
-
-    def print_json(self, value: object) -> None:
-        """Writes one JSON document: on one line, or readable on a terminal."""
-        self.stdout.write(self._json_text(value, indent=self.is_terminal) + "\n")
-
-    def print_ndjson(self, values: Iterable[object]) -> None:
-        """Writes one line per value and hands them over at once."""
-        self.stdout.write("".join(self._json_text(v, indent=False) + "\n" for v in values))
-        self.stdout.flush()
-
-    def _json_text(self, value: object, *, indent: bool) -> str:
-        utf8 = (self.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        return render.json_text(value, indent=indent, ascii_only=not utf8)
-
-    def print_table(
-        self,
-        header: Iterable[str],
-        rows: Iterable[Iterable[str]],
-        *,
-        droppable: Iterable[str] = (),
-        right: Iterable[str] = (),
-    ) -> None:
-        """Writes an aligned table whose states are coloured."""
-        paint = {k: render.COLOURS[v] for k, v in render.STATE_COLOURS.items()}
-        lines = render.table(
-            list(header),
-            [[render.one_line(cell) for cell in row] for row in rows],
-            width=self.width,
-            droppable=list(droppable),
-            right=list(right),
-            paint=paint if self.colours else None,
-        )
-        if self.colours:
-            lines[0] = render.styled(lines[0], render.COLOURS["bold"])
-        self.print("\n".join(lines))
-
-    def styled(self, text: str, colour: str) -> str:
-        """The text in a colour, where colours are wanted."""
-        return render.styled(text, render.COLOURS[colour]) if self.colours else text
-
-    def note(self, text: str) -> None:
-        """Writes a line for people to stderr; nothing with `--json`."""
-        if not self.json:
-            print(render.one_line(text), file=sys.stderr, flush=True)
 
 
 # --- options --------------------------------------------------------------------------------------

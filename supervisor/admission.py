@@ -287,6 +287,11 @@ def free_slots(agent: Agent) -> list[Slot]:
     ]
 
 
+def takes_tasks(agent: Agent) -> bool:
+    """Whether a worker of an agent can be given tasks, now or when it has ended one."""
+    return any(keeper.takes_tasks for keeper in agent.keepers)
+
+
 def wanted_workers(agent: Agent) -> frozenset[str]:
     """The workers of an agent that are up, or will be: one that was given up is not, until somebody starts it."""
     return frozenset(keeper.id for keeper in agent.keepers if _is_to_come(keeper.worker))

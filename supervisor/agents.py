@@ -15,7 +15,7 @@ from msgspec.structs import asdict, replace
 from ..mcp.pool import Pool
 from ..worker.errors import Conflict, CorralError, NotFound, ResourceLimitExceeded, Timeout
 from .configuration import check_requires, decode_agent, to_table
-from .crew import Agent, processes_of, spec_of
+from .crew import Agent, check_range, has_range, processes_of, spec_of
 from .document import STORE
 from .ensemble import Ensembles
 from .keeper import Keeper, Service, Shared
@@ -47,6 +47,8 @@ class Agents(Running):
         self.ensembles = Ensembles(shared.bus, self._roster, self._specs)
         self.on_reload: list[Callable[[Config], None]] = []
         """Called with a configuration that was read again and is in force now."""
+        self.on_scaled: Callable[[Agent], None] = _overlook
+        """Called when somebody has given an agent another number of workers."""
         self._service = service
         self._incarnations: dict[str, int] = {}
 
@@ -348,6 +350,7 @@ class Agents(Running):
             if agent.spec.kind == "mcp":
                 self.servers.remove(agent.name)
         for agent in agents:
+            self.shared.zygotes.forget(agent.name)
             self._service.removed(agent.name)
             self.shared.bus.publish("agent.removed", agent=agent.name)
         for keeper in keepers:
@@ -399,6 +402,7 @@ class Agents(Running):
         for listener in self.on_reload:
             listener(config)
         if planned.is_empty:
+            await self.shared.zygotes.check_sources(list(self.agents))
             return planned
         # Nothing is awaited until all is as the plan found it.
         self.ensembles.follow(config.ensembles)
@@ -420,6 +424,7 @@ class Agents(Running):
         for name, effect in planned.changed.items():
             keys = planned.keys[name]
             self.shared.bus.publish("agent.changed", agent=name, effect=effect, keys=keys)
+        await self.shared.zygotes.check_sources(list(self.agents))
         return planned
 
     def _start_from_file(self, agents: Iterable[Agent]) -> None:
@@ -438,6 +443,7 @@ class Agents(Running):
         agent.added = False
         for number, keeper in enumerate(agent.keepers):
             keeper.reconfigure(spec_of(spec, number))
+        self.shared.zygotes.note(agent)
         if spec.kind == "mcp":
             self.servers.reconfigure(agent, before)
 
@@ -463,25 +469,32 @@ class Agents(Running):
         if agent is None:
             return
         spec = agent.spec
-        most = spec.instances.maximum if spec.kind == "mcp" else instances
-        if instances + spec.spares <= len(agent.keepers) <= max(instances, most) + spec.spares:
-            return  # calls may have asked for more than the least
+        most = spec.instances.maximum
+        if instances + spec.spares <= len(agent.keepers) <= most + spec.spares:
+            return  # calls or tasks may have asked for more than the least
+        if spec.kind == "agent" and len(agent.keepers) > most:
+            instances = most
         try:
-            await self.scale(name, instances, wait=False)
+            reason = "the configuration says so"
+            await self.scale(name, instances, wait=False, reason=reason)
         except ResourceLimitExceeded as error:
             self.shared.bus.publish("limit.processes", agent=name, reason=error.message)
 
     # -- size
 
-    async def scale(self, name: str, instances: int, *, wait: bool) -> Agent:
+    async def scale(
+        self, name: str, instances: int, *, wait: bool, reason: str = "somebody asked for it"
+    ) -> Agent:
         """Gives an agent more or fewer workers; the highest numbers go first.
 
         Raises:
+            InvalidParams: it has a range, and that is neither in it nor 0.
             NotFound, ResourceLimitExceeded, SpawnFailed, Timeout: as for start and stop.
         """
         agent = self.of(name)
         async with self._changing(agent):
             self.check_may_start(())
+            check_range(agent.spec, instances)
             spares = agent.spec.spares if instances > 0 else 0
             before = max(0, len(agent.keepers) - spares)
             more = instances - before
@@ -489,11 +502,40 @@ class Agents(Running):
                 await self._grow(agent, instances + spares - len(agent.keepers), wait)
             elif more < 0:
                 await self._shrink(agent, instances + spares)
-            if agent.added and instances > 0:  # of the file's agents the file says how many
+            is_kept = agent.added and not has_range(agent.spec)
+            if is_kept and instances > 0:  # of the file's agents the file says how many
                 agent.spec = replace(agent.spec, instances=Scale(instances, instances))
                 await self._roster.change(name, to_table(agent.spec, self.config.defaults))
-            self.shared.bus.publish("agent.scaled", agent=name, instances=instances, before=before)
+            self._tell_scaled(name, instances, before, reason)
+            self.on_scaled(agent)
         return agent
+
+    async def adjust(
+        self, agent: Agent, instances: int, reason: str, is_right: Callable[[], bool]
+    ) -> bool:
+        """Gives an agent with a range more workers, or takes away the last ones if they have no task.
+
+        False when nothing was done: they have, or `is_right` says no, once nobody else changes the agent.
+
+        Raises:
+            NotFound, Conflict, ResourceLimitExceeded, ShuttingDown, Timeout: as for start and stop.
+        """
+        async with self._changing(agent):
+            self.check_may_start(())
+            before, leaving = len(agent.keepers), agent.keepers[instances:]
+            if any(keeper.running for keeper in leaving) or not is_right():
+                return False
+            if leaving:
+                await self._shrink(agent, instances)
+            else:
+                await self._grow(agent, instances - before, wait=False)
+            self._tell_scaled(agent.name, instances, before, reason)
+        return True
+
+    def _tell_scaled(self, name: str, instances: int, before: int, reason: str) -> None:
+        self.shared.bus.publish(
+            "agent.scaled", agent=name, instances=instances, before=before, reason=reason
+        )
 
     async def grow(self, agent: Agent) -> None:
         """Gives a server one more worker for a caller, which starts it.
@@ -507,9 +549,7 @@ class Agents(Running):
             before = len(agent.keepers)
             if before < agent.spec.instances.maximum + agent.spec.spares:
                 self._append(agent, 1)
-                self.shared.bus.publish(
-                    "agent.scaled", agent=agent.name, instances=before + 1, before=before
-                )
+                self._tell_scaled(agent.name, before + 1, before, "a call found no free process")
 
     def _append(self, agent: Agent, more: int) -> list[Keeper]:
         first = len(agent.keepers)
@@ -556,6 +596,10 @@ class Agents(Running):
             logger.error("%s", error)
         for keeper in self.all_keepers():
             await keeper.close()
+
+
+def _overlook(_agent: Agent) -> None:
+    pass
 
 
 def _removed(name: str) -> NotFound:

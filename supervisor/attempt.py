@@ -6,6 +6,7 @@ It writes nothing down; a worker that does not let go of a task that is over is 
 """
 
 import asyncio
+import contextlib
 import heapq
 import math
 from collections.abc import Mapping
@@ -110,9 +111,18 @@ class Attempt:
         self._stop = stop
         self._alarms = alarms
         self._incarnation = keeper.worker.incarnation
-        self._loop = asyncio.get_running_loop()
+        self.is_again = False
+        """Whether there was one before, which may have left a checkpoint."""
+        self._loop = alarms.loop
         self._heard_at = self._loop.time()
         self._call: Call | None = None
+        self._channel: Channel | None = None
+        self._answer = _Answer(loop=self._loop)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether its worker has been told of it."""
+        return self._call is not None
 
     def beat(self) -> None:
         """The handler has shown a sign of life, which stall_timeout asks for."""
@@ -120,15 +130,18 @@ class Attempt:
 
     async def outcome(self, more: Mapping[str, object]) -> Outcome:
         """What became of it; `more` is given to the worker, too: what an earlier attempt or task left."""
-        if self._keeper.worker.incarnation != self._incarnation or not self._keeper.takes_tasks:
-            # While the attempt was written down, the worker was replaced, or is to take nothing now.
-            return Failed(self._not_begun(), died=False, put_down=True)
-        try:
-            channel = self._keeper.channel
-            call = await channel.call("task/run", {**self._params(), **more}, timeout_s=None)
-        except CorralError as error:
-            return await self._failed(error, died=isinstance(error, WorkerFailed))
-        self._call = call
+        if self._call is None:
+            if not self._can_begin:
+                # While the attempt was written down, the worker was replaced, or is to take nothing now.
+                return Failed(self._not_begun(), died=False, put_down=True)
+            try:
+                await self._keeper.channel.drain()
+                self._hand_over(more)
+            except CorralError as error:
+                return await self._failed(error, died=isinstance(error, WorkerFailed))
+        call, channel = self._call, self._channel
+        assert call is not None, "it was handed over"
+        assert channel is not None, "it was handed over"
         late = await self._until_over(call)
         if not call.answer.done() and not self._stop.done() and late is None:
             stall_s = self._keeper.spec.monitoring.stall_timeout
@@ -144,6 +157,24 @@ class Attempt:
             over = BrokenOff("timeout", late)
         channel.withdraw(call, over.error.message)
         return over
+
+    def try_at_once(self) -> None:
+        """Tells the worker before anything else can happen, if that needs no waiting; else `outcome` does."""
+        if self._can_begin and self._keeper.channel.can_send:
+            with contextlib.suppress(CorralError):  # `outcome` meets it, too
+                self._hand_over({})
+
+    @property
+    def _can_begin(self) -> bool:
+        keeper = self._keeper
+        return keeper.worker.incarnation == self._incarnation and keeper.takes_tasks
+
+    def _hand_over(self, more: Mapping[str, object]) -> None:
+        channel, params = self._keeper.channel, self._params()
+        if more:
+            params |= more
+        self._call = channel.start("task/run", params, timeout_s=None, answer=self._answer)
+        self._channel = channel
 
     async def let_go(self, state: TaskState) -> None:
         """After BrokenOff: the worker has cancel_grace to let go of the task, else it is replaced."""
@@ -170,9 +201,7 @@ class Attempt:
     def _params(self) -> dict[str, object]:
         task = self._task
         allowed = self._limits.allowed_tools
-        asked = task.output_format
-        form = {} if asked is None else {"output_format": msgspec.to_builtins(asked)}
-        return {
+        params: dict[str, object] = {
             "task": task.id,
             "attempt": task.attempt,
             "objective": task.objective,
@@ -187,8 +216,10 @@ class Attempt:
                 "max_tokens": task.boundaries.max_tokens,
                 "max_cost_cents": task.boundaries.max_cost_cents,
             },
-            **form,
         }
+        if task.output_format is not None:
+            params["output_format"] = msgspec.to_builtins(task.output_format)
+        return params
 
     async def _until_over(self, call: Call) -> Timeout | None:
         """Waits for the answer, a cancel, the timeout (which is returned), or a stall of the handler.
@@ -219,10 +250,9 @@ class Attempt:
     async def _is_ended_before(self, due: float, call: Call) -> bool:
         """Waits for the answer or a cancel; False when neither has come until then.
 
-        By callbacks: asyncio.wait takes thrice the time, of every task.
+        Not by asyncio.wait, which takes thrice the time, of every task.
         """
-        answer, stop = call.answer, self._stop
-        if answer.done() or stop.done():
+        if call.answer.done() or self._stop.done():
             return True
         woken: asyncio.Future[bool] = self._loop.create_future()
 
@@ -230,15 +260,15 @@ class Attempt:
             if not woken.done():
                 woken.set_result(True)
 
-        answer.add_done_callback(wake)
-        stop.add_done_callback(wake)
+        self._answer.waiting = woken
+        self._stop.add_done_callback(wake)
         alarm = self._alarms.set(due, woken)
         try:
             return await woken
         finally:
+            self._answer.waiting = None
+            self._stop.remove_done_callback(wake)
             self._alarms.call_off(alarm)
-            answer.remove_done_callback(wake)
-            stop.remove_done_callback(wake)
 
     @property
     def _is_paused(self) -> bool:
@@ -313,6 +343,24 @@ class Attempt:
         return result
 
 
+class _Answer(asyncio.Future[object]):
+    """The answer of a worker: whoever waits for it goes on in the next turn of the loop, and not in the one after."""
+
+    waiting: asyncio.Future[bool] | None = None
+
+    def set_result(self, result: object, /) -> None:
+        super().set_result(result)
+        self._wake()
+
+    def set_exception(self, exception: type | BaseException, /) -> None:
+        super().set_exception(exception)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_result(True)
+
+
 class Alarm:
     """A moment at which a future ends with False, unless it has ended by then."""
 
@@ -326,7 +374,7 @@ class Alarms:
     """The deadlines of all attempts on one timer of the loop: nearly all are called off long before they come."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._heap: list[tuple[float, int, Alarm]] = []
         self._arrivals = 0
         self._standing = 0
@@ -357,11 +405,11 @@ class Alarms:
         if self._timer is not None:
             self._timer.cancel()
         self._armed_for = at
-        self._timer = self._loop.call_at(at, self._ring)
+        self._timer = self.loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
         self._timer, self._armed_for = None, math.inf
-        now = self._loop.time()
+        now = self.loop.time()
         while self._heap:
             at, _, alarm = self._heap[0]
             if alarm.future is not None and at > now:

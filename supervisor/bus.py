@@ -203,7 +203,10 @@ class Bus:
         )
         size_bytes = ENVELOPE_BYTES
         for value in fields.values():
-            size_bytes += len(value) if type(value) is str else _weight(value)
+            if type(value) is str:  # isinstance takes thrice the time, of every field
+                size_bytes += len(value)
+            elif value is not None:
+                size_bytes += _weight(value)
         return self._post(event_type, agent, worker, incarnation, fields, size_bytes, store)
 
     def relay(

@@ -40,6 +40,7 @@ from .spec import Monitoring
 StreamName: TypeAlias = Literal["stdout", "stderr", "log"]
 
 READ_BYTES = 64 * 1024  # the size of a pipe
+FLOOD_BYTES = 128 * 1024  # the size of a pipe that is always full
 TAIL_BYTES = 4 * 1024
 OVERSHOOT_BYTES = 2 * 1024 * 1024
 ALIVE = ".alive"
@@ -134,6 +135,11 @@ class LogStream:
     def read_bytes(self) -> int:
         """How much to read from a pipe at a time."""
         return self._writer.read_bytes
+
+    @property
+    def flood_bytes(self) -> int:
+        """How much to read at a time from a pipe that is always full."""
+        return self._writer.flood_bytes
 
     def hold(self) -> None:
         """A pipe of a living process leads here."""
@@ -242,8 +248,61 @@ class _Gap:
     reasons: list[str] = field(default_factory=lambda: [])
 
 
+def _touch(mark: str) -> None:
+    """Makes an empty file, in a folder that may not be there yet."""
+    try:
+        fd = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(mark), 0o700, exist_ok=True)
+        fd = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    os.close(fd)
+
+
+NO_NAMES: frozenset[bytes] = frozenset()
+"""One for all who have none: an empty set of its own costs each of thousands of writers 216 bytes."""
+
+NO_STREAMS: frozenset[LogStream] = frozenset()
+
+
 class LogWriter:
     """The files of one worker, through all its incarnations."""
+
+    # There may be thousands, most of which never write a line.
+    __slots__ = (
+        "__weakref__",
+        "_body_bytes",
+        "_fd",
+        "_gap",
+        "_held",
+        "_is_due",
+        "_opened",
+        "_printed",
+        "_refusal",
+        "_released",
+        "_shelf",
+        "_size",
+        "_tail_bytes",
+        "_tails",
+        "_to_flush",
+        "_unended",
+        "_unsure",
+        "_verified_ns",
+        "_was_alive",
+        "agent",
+        "files",
+        "flood_bytes",
+        "incarnation",
+        "keeps",
+        "lines",
+        "lost_bytes",
+        "lost_lines",
+        "max_file_bytes",
+        "max_files",
+        "part_bytes",
+        "read_bytes",
+        "users",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -266,13 +325,10 @@ class LogWriter:
         self.files: list[File] = [*earlier.files] if earlier else []
         """The files that this writer wrote to and that should exist, oldest first."""
         self._shelf = shelf
-        self._directory = shelf.directory / agent
-        self._mark = shelf.directory / ALIVE / worker
         self._is_due = False  # an incarnation has begun, and its first pipe is to come
         self._held = 0  # pipes of the incarnations that live
-        self._was_alive = shelf.unclean and earlier is None and self._mark.exists()
+        self._was_alive = shelf.unclean and earlier is None and os.path.exists(self._mark)
         """Whether its pipes may have held lines when the last daemon was killed; until that is told."""
-        self._path = self._directory / f"{worker}.log"
         self._fd = -1
         self._size = 0
         self._verified_ns = 0
@@ -282,8 +338,8 @@ class LogWriter:
         self._released = False
         self._printed = 0  # the newest incarnation of which something is in the files
         self._refusal: str | None = None  # of the present write
-        self._to_flush: set[LogStream] = set()
-        self._unended: set[bytes] = set()  # streams of which the last line in the files is a part
+        self._to_flush = NO_STREAMS
+        self._unended = NO_NAMES  # streams of which the last line in the files is a part
         self._tails: dict[str, bytes] = {}
         self.configure(limits)
         if self._was_alive:
@@ -297,10 +353,23 @@ class LogWriter:
         max_buffer_bytes = limits.max_buffer_bytes
         # Beside these there are, for a moment, a copy of what was read and what is written of it.
         self.read_bytes = min(READ_BYTES, max_buffer_bytes // 8)
+        self.flood_bytes = min(FLOOD_BYTES, max_buffer_bytes // 8)
         self.part_bytes = min(LINE_LIMIT_BYTES, max_buffer_bytes // 8)
         self._tail_bytes = min(TAIL_BYTES, max_buffer_bytes // 16)
         # What is written at once has one time, and at most one file may begin with it: readers know files by that.
         self._body_bytes = min(max_buffer_bytes // 4, limits.max_file_bytes)
+
+    @property
+    def _directory(self) -> Path:
+        return self._shelf.directory / self.agent
+
+    @property
+    def _path(self) -> Path:
+        return self._shelf.directory / self.agent / f"{self.worker}.log"
+
+    @property
+    def _mark(self) -> str:
+        return f"{self._shelf.directory}/{ALIVE}/{self.worker}"
 
     @property
     def trouble(self) -> str | None:
@@ -319,8 +388,7 @@ class LogWriter:
         self._is_due = True
         if self.keeps:
             try:
-                self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._mark.touch(mode=0o600)
+                _touch(self._mark)
             except OSError as error:
                 logger.debug("cannot note that %s lives: %s", self.worker, error)
 
@@ -339,7 +407,7 @@ class LogWriter:
         """Once nothing could be lost unseen: the next daemon, if we are killed, has nothing to tell."""
         if not (self._is_due or self._held or self._was_alive or self._gap):
             with suppress(OSError):
-                self._mark.unlink(missing_ok=True)
+                os.unlink(self._mark)
 
     def stream(self, name: StreamName) -> LogStream:
         """A new stream: one for each pipe of each incarnation."""
@@ -356,9 +424,7 @@ class LogWriter:
     @property
     def is_to_be_checked(self) -> bool:
         """Whether `check` may have something to do; else it has until something is written or lost."""
-        return bool(
-            self._unsure.size_bytes or self._gap or (self._was_alive and not self._opened)
-        )
+        return bool(self._unsure.size_bytes or self._gap or (self._was_alive and not self._opened))
 
     def check(self) -> None:
         """Find a file that was moved or deleted, and tell of a gap once writing works again."""
@@ -400,11 +466,11 @@ class LogWriter:
                 asyncio.get_running_loop().call_soon(self._flush)
             except RuntimeError:
                 return False
-        self._to_flush.add(stream)
+        self._to_flush |= {stream}
         return True
 
     def _flush(self) -> None:
-        streams, self._to_flush = self._to_flush, set()
+        streams, self._to_flush = self._to_flush, NO_STREAMS
         for stream in streams:
             stream.flush()
 
@@ -432,7 +498,7 @@ class LogWriter:
             body = b"%s%s\n" % (prefix, data)
             is_whole = self._put(body, 0, len(body))
             if is_whole:
-                self._unended.add(stream)
+                self._unended |= {stream}
         else:
             most = max(2, (self._body_bytes - len(data)) // PREFIX_BYTES)
             # Its last newline gets a prefix, too, which is not written: cheaper than to copy all but that newline.
@@ -443,7 +509,7 @@ class LogWriter:
                 return self._append_halves(bytes(data), stream, kind, incarnation)
             is_whole = self._put(body, count, len(body) - PREFIX_BYTES)
             if self._unended and kind == CAPTURED:
-                self._unended.discard(stream)
+                self._end_line(stream)
         if is_first and (is_whole or self.lines > before):
             self._printed = incarnation
         return is_whole
@@ -468,7 +534,10 @@ class LogWriter:
                 return
             text = text[self.part_bytes :]
         self.append(text + b"\n", stream, kind, incarnation=number)
-        self._unended.discard(stream)
+        self._end_line(stream)
+
+    def _end_line(self, stream: bytes) -> None:
+        self._unended = self._unended - {stream} or NO_NAMES
 
     def lose(self, lines: int, size_bytes: int, reason: str | None = None) -> None:
         """Count what will not be in the file."""
@@ -496,7 +565,7 @@ class LogWriter:
             self._unmark()
             self._shelf.note_loss(self)
             self.lines += 1
-            self._unended.discard(self._note_stream)
+            self._end_line(self._note_stream)
         kept_body = max(kept - len(note), 0)
         lost = 0
         if kept_body < size_bytes:
@@ -620,7 +689,7 @@ class LogWriter:
         is_told = prefix[28:29] == OWN and not torn_bytes
         in_part = prefix[38:40] == b"P "
         if in_part:
-            self._unended.add(prefix[31:37])
+            self._unended |= {prefix[31:37]}
         if torn_bytes or in_part or (self._was_alive and not is_told):
             reason = "the daemon ended while this worker lived, lines may be missing here"
             self.lose(1 if torn_bytes else 0, torn_bytes, reason)

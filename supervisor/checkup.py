@@ -7,7 +7,7 @@ worker is configured, and is told of every change of it. Nothing here decides wh
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -67,17 +67,34 @@ class Surroundings(Struct, frozen=True):
     wall_clock: Callable[[], str]
 
 
+_NONE: dict[str, Any] = {}  # Any: it is empty, whatever it would hold
+"""One for all workers without a check, of which there may be thousands: nothing is ever put into it."""
+
+
 class Checkup:
     """The checks of one worker."""
+
+    __slots__ = (
+        "_around",
+        "_asking",
+        "_gave_up",
+        "_healths",
+        "_incarnation",
+        "_loop",
+        "_recovering",
+        "_spec",
+        "_subject",
+        "_timers",
+    )
 
     def __init__(self, subject: Subject, surroundings: Surroundings) -> None:
         self._subject = subject
         self._around = surroundings
         self._loop = asyncio.get_running_loop()
-        self._healths: dict[str, Health] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
-        self._recovering: dict[str, asyncio.Task[None]] = {}
+        self._healths: dict[str, Health] = _NONE
+        self._timers: dict[str, asyncio.TimerHandle] = _NONE
+        self._asking: dict[str, asyncio.Task[None]] = _NONE
+        self._recovering: dict[str, asyncio.Task[None]] = _NONE
         self._gave_up = False
         self._spec: Spec | None = None
         self._incarnation: int | None = None  # the one that may be asked now
@@ -126,6 +143,8 @@ class Checkup:
         threshold = spec.recovery.failure_threshold
         is_graceful = spec.recovery.enable_graceful_degradation
         rules = {each.name: Rule(each, threshold, is_graceful) for each in spec.checks}
+        if rules and self._healths is _NONE:
+            self._healths, self._timers, self._asking, self._recovering = {}, {}, {}, {}
         for name in list(self._healths):
             if name not in rules:
                 self._send(name, health.Down())

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ..mcp.catalogue import Catalogue
 from ..mcp.messages import Tool
-from ..worker.errors import Conflict, CorralError, SpawnFailed, Timeout
+from ..worker.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
 from .keeper import Keeper
 from .lifecycle import UP, State, Worker
 from .spec import Spec
@@ -82,6 +82,28 @@ def spec_of(spec: Spec, number: int) -> Spec:
     first = spec.instances.minimum
     is_reserve = first <= number < first + spec.spares
     return replace(spec, idle_timeout=0.0) if is_reserve else spec
+
+
+def has_range(spec: Spec) -> bool:
+    """Whether the load of an agent decides how many workers it has."""
+    return spec.kind == "agent" and spec.instances.minimum < spec.instances.maximum
+
+
+def check_range(spec: Spec, instances: int) -> None:
+    """Refuses a number that its own load would change again at once; none at all switches it off.
+
+    Raises:
+        InvalidParams: it is neither 0 nor within the range.
+    """
+    least, most = spec.instances.minimum, spec.instances.maximum
+    if has_range(spec) and instances != 0 and not least <= instances <= most:
+        raise InvalidParams(
+            f'cannot scale "{spec.name}" to {instances}: it has instances = {{ min = {least}, max = {most} }}',
+            key="instances",
+            value=instances,
+            min=least,
+            max=most,
+        )
 
 
 def is_at_risk(agent: Agent) -> bool:

@@ -29,6 +29,7 @@ from ..worker.schema import AttachParams
 from .agents import Agents
 from .alert import Alerts, Counts
 from .audit import Audit, own
+from .autoscaler import Autoscaler
 from .bearer import loopback, read_token
 from .board import Board
 from .budget import Budgets
@@ -56,6 +57,7 @@ from .methods import METHODS
 from .offering import Client, ClientOffering
 from .probe import Probes
 from .process import Exit, Launcher
+from .renewal import Renewal
 from .secret import Secrets
 from .service import WorkerService
 from .spec import Config, Process, Recovery, Spec
@@ -232,6 +234,11 @@ class _Daemon:
         self.tasks.ended.append(self.statistics.ended)
         self.service.listeners += [self.statistics.changed]  # before the limits forget what it used
         self.service.listeners += [self.limits.changed, self.agents.servers.changed]
+        self.autoscaler = Autoscaler(self.agents, self.tasks)
+        self.service.listeners.append(self.autoscaler.changed)
+        self.tasks.on_waiting = self.autoscaler.stir
+        self.agents.on_scaled = self.autoscaler.resized
+        self.service.listeners += [Renewal(self.agents).changed]
         self.alerts = Alerts(
             shared.bus,
             shared.probes.commands,
@@ -289,7 +296,9 @@ class _Daemon:
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
         host = _host(config, paths, launcher)
-        zygotes = Zygotes(launcher, host, bus, logs, on_exit=exited, on_empty=emptied)
+        zygotes = Zygotes(
+            launcher, host, bus, logs, store.generation, on_exit=exited, on_empty=emptied
+        )
         shared = Shared(
             launcher=launcher,
             zygotes=zygotes,
@@ -452,6 +461,7 @@ class _Daemon:
             loop.create_task(self.limits.run()),
             loop.create_task(self.timetable.run()),
             loop.create_task(self.hibernation.run()),
+            loop.create_task(self.autoscaler.run()),
         ]
 
     async def _open_web(self, control: Control) -> "Web | None":

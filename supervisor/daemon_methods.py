@@ -128,6 +128,7 @@ async def _services(control: Control) -> "Services":
         for keeper in server.keepers
         if keeper.worker.state is State.TERMINATED
     ]
+    warmths = [(spec.name, warmth(control, spec)) for spec in specs if spec.kind == "agent"]
     problems = await asyncio.to_thread(secret_problems, specs, control.shared.host.secrets)
     return Services(
         secrets=sum(map(is_reference, values)),
@@ -136,6 +137,11 @@ async def _services(control: Control) -> "Services":
         up=sum(server.state in UP for server in servers),
         failed=tuple(
             f"{name}: {last.message}" for name, last in ends if last and last.result in FAILED
+        ),
+        cold=tuple(
+            f"{name} starts cold: {each['reason']}"
+            for name, each in warmths
+            if each is not None and each["state"] == "cold"
         ),
         http=control.agents.config.daemon.http or "",
     )

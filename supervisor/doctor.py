@@ -106,7 +106,8 @@ class Services:
     """What a running daemon knows of the tools that it shares.
 
     `secrets` is how many values name a secret, and `secret_problems` what is wrong with them; `failed` are MCP
-    servers that gave up, each with its reason; `http` is the address of the MCP endpoint, empty without one.
+    servers that gave up, each with its reason, `cold` agents whose workers are not forks as they should be, with
+    the reason; `http` is the address of the MCP endpoint, empty without one.
     """
 
     secrets: int = 0
@@ -114,6 +115,7 @@ class Services:
     servers: int = 0
     up: int = 0
     failed: tuple[str, ...] = ()
+    cold: tuple[str, ...] = ()
     http: str = ""
 
 
@@ -390,6 +392,8 @@ def _services(services: Services | None) -> list[Finding]:
     if not services.failed:
         text = f"{services.servers} MCP servers, {services.up} of them up"
         found.append(Finding("servers", "ok", text))
+    advice = "start no thread and open no connection in an import, or warm = false"
+    found += [Finding("warm agents", "warning", each, advice) for each in services.cold]
     advice = "[daemon] secrets_file (mode 0600), or LoadCredential= of the unit"
     found += [Finding("secrets", "warning", each, advice) for each in services.secret_problems]
     if services.secrets and not services.secret_problems:

@@ -7,6 +7,7 @@ recognised by their unit and dropped. Nothing here decides when to start, stop o
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -70,6 +71,11 @@ READINGS = 5
 EXITS_KEPT = 10
 """Ends that `show` lists per worker."""
 
+# One for all, where there is nothing: an empty set of its own costs each of thousands of keepers 216 bytes.
+NO_EVENTS: frozenset[asyncio.Event] = frozenset()
+NO_TASKS: frozenset[asyncio.Task[object]] = frozenset()
+NO_REASONS: frozenset[str] = frozenset()
+
 logger = logging.getLogger(__name__)
 
 
@@ -113,6 +119,11 @@ class Shared:
     probes: Probes
     alert_counts: Counts
     starting: asyncio.Semaphore
+
+    @functools.cached_property
+    def surroundings(self) -> Surroundings:
+        """What the checks of all workers share."""
+        return Surroundings(self.bus, self.probes, self.wakefulness.floor, utc_now)
 
 
 class Service(Protocol):
@@ -165,9 +176,48 @@ class Incarnation:
     used_s: float = 0.0
     """Of processor time: its leader's and of all that this has waited for, once it is dead."""
 
+    def forget_task(self, _: object) -> None:
+        """It is up, or failed: the task that did it is a kilobyte that nobody needs."""
+        self.task = None
+
 
 class Keeper:
     """Keeps one worker."""
+
+    # There may be thousands.
+    __slots__ = (
+        "__weakref__",
+        "_armed_for",
+        "_cleanups",
+        "_events",
+        "_excused_to",
+        "_following",
+        "_frozen_for",
+        "_loop",
+        "_notes",
+        "_stepping",
+        "_timer",
+        "_waiting",
+        "announced",
+        "checkup",
+        "era",
+        "exits",
+        "has_room",
+        "is_hibernated",
+        "is_outdated",
+        "is_surplus",
+        "is_to_end",
+        "is_withheld",
+        "life",
+        "log",
+        "on_catalogue",
+        "on_updated",
+        "rested_at",
+        "running",
+        "service",
+        "shared",
+        "worker",
+    )
 
     def __init__(
         self, shared: Shared, worker_id: str, spec: Spec, service: Service, *, incarnation: int
@@ -187,30 +237,29 @@ class Keeper:
         self.announced: tuple[str, ...] = ()
         limits = LogLimits.of(spec.monitoring)
         self.log: LogWriter = shared.logs.writer(spec.name, worker_id, limits)
-        self._notes = self.log.stream("log")
+        self._notes: LogStream | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
-        # Immutable, since an empty one of these is one for all: there may be thousands of keepers.
-        self._waiting: frozenset[asyncio.Event] = frozenset()
+        self._waiting = NO_EVENTS
         self._events: list[lifecycle.Event] = []
         self._stepping = False
         self._excused_to = 0.0
-        self._cleanups: frozenset[asyncio.Task[object]] = frozenset()
+        self._cleanups = NO_TASKS
         self.is_to_end = False
         self.is_withheld = False
         """It is given no task for now: it is about to be hibernated, or is given another state."""
         self.is_surplus = False
         """It is given no task, and goes when it has none: others are enough."""
+        self.is_outdated = False
+        """It is given no task for now: it is about to be replaced by a fork of a newer zygote."""
         self.is_hibernated = False
         """Its process was ended after it had saved a checkpoint; a task, `wake` or `start` brings it back."""
         self.has_room = False
         """Room is kept for it: it is started as soon as it is in the store."""
-        self._frozen_for: frozenset[str] = frozenset()
+        self._frozen_for = NO_REASONS
         self._following: asyncio.Task[None] | None = None
-        awake_since = shared.wakefulness.floor
-        around = Surroundings(shared.bus, shared.probes, awake_since, utc_now)
-        self.checkup = Checkup(self, around)
+        self.checkup = Checkup(self, shared.surroundings)
 
     @property
     def spec(self) -> Spec:
@@ -267,7 +316,7 @@ class Keeper:
                 changed.clear()
                 await changed.wait()
         finally:
-            self._waiting -= {changed}
+            self._waiting = self._waiting - {changed} or NO_EVENTS
         return self.worker
 
     def _rearm(self) -> None:
@@ -360,13 +409,13 @@ class Keeper:
     def thaw(self, reason: str) -> None:
         """Takes one reason back; the tree runs again when there is none left."""
         if reason in self._frozen_for:
-            self._frozen_for -= {reason}
+            self._frozen_for = self._frozen_for - {reason} or NO_REASONS
             if not self._frozen_for:
                 self._turn()
 
     def _thaw_for_its_end(self) -> None:
         if self._frozen_for:
-            self._frozen_for = frozenset()
+            self._frozen_for = NO_REASONS
             self._turn()
 
     def _turn(self) -> None:
@@ -515,7 +564,7 @@ class Keeper:
         life = self.life
         if life is None:
             return
-        self._frozen_for = frozenset()  # a kill reaches what is frozen
+        self._frozen_for = NO_REASONS  # a kill reaches what is frozen
         if life.child is None:
             life.doomed = True
             if life.stopped is not None:
@@ -544,8 +593,9 @@ class Keeper:
         )
         life = Incarnation(number, unit, line, self._loop.time(), self.shared.launcher)
         self.life = life
-        self._frozen_for = frozenset()
+        self._frozen_for = NO_REASONS
         life.task = self._loop.create_task(self._bring_up(life))
+        life.task.add_done_callback(life.forget_task)
 
     async def _bring_up(self, life: Incarnation) -> None:
         """From the decision to start to Ready, or to the reason why not."""
@@ -689,7 +739,7 @@ class Keeper:
 
     def _note_cleanup(self, cleanup: asyncio.Task[object]) -> None:
         def forget(done: asyncio.Task[object]) -> None:
-            self._cleanups -= {done}
+            self._cleanups = self._cleanups - {done} or NO_TASKS
 
         self._cleanups |= {cleanup}
         cleanup.add_done_callback(forget)
@@ -715,6 +765,8 @@ class Keeper:
 
     def note(self, level: str, text: str, fields: Mapping[str, object] | None = None) -> None:
         """Writes a line with a level to the worker's log."""
+        if self._notes is None:
+            self._notes = self.log.stream("log")
         self._notes.line(text.encode("utf-8", "surrogateescape"), level, fields)
 
     def stderr_tail(self, lines: int) -> list[str]:
@@ -768,7 +820,8 @@ class Keeper:
         """Whether it runs and can be spoken with: one that closed its pipes lives on until it is hung."""
         line = self.life.line if self.life is not None else None
         channel = line.channel if isinstance(line, CorralLine) else None
-        is_up = self.worker.state in UP and self.worker.paused_at is None and not self.is_withheld
+        is_up = self.worker.state in UP and self.worker.paused_at is None
+        is_up = is_up and not (self.is_withheld or self.is_outdated)
         return is_up and channel is not None and not channel.is_closed
 
     @property

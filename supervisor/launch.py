@@ -19,7 +19,7 @@ import msgspec
 from ..worker.errors import SpawnFailed
 from . import confinement
 from .containment import Containment
-from .process import Launch
+from .offspring import Launch
 from .secret import Secrets, is_reference, read_text
 from .spec import Spec
 
@@ -55,18 +55,44 @@ async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
     Raises:
         SpawnFailed: as there.
     """
+    return await _prepare(spec, host, unit, _argv(spec))
+
+
+async def prepare_zygote(spec: Spec, host: Host, unit: str) -> Launch:
+    """How the zygote of an agent that is given by its entrypoint is started: as a worker of it, but for its program.
+
+    Raises:
+        SpawnFailed: as `launch_of`.
+    """
+    order = {"entrypoint": spec.entrypoint, "preload": spec.preload}
+    return await _prepare(
+        spec, host, unit, _module(spec, "zygote", msgspec.json.encode(order).decode())
+    )
+
+
+def why_cold(spec: Spec) -> str | None:
+    """Why no worker of an agent with an entrypoint may be a fork, as far as its spec says; None where one may."""
+    if not spec.warm:
+        return "warm = false"
+    if spec.process.read_paths is not None:
+        # Landlock never gives back: a zygote that sees its children in /proc shows the agent those of everybody.
+        return "read_paths keeps a zygote from seeing its workers in /proc"
+    return None
+
+
+async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> Launch:
     looks_at_files = (
         spec.process.read_paths is not None
         or spec.process.environment_file is not None
         or any(map(is_reference, (*spec.environment.values(), *spec.headers.values())))
     )
     if looks_at_files:
-        return await asyncio.to_thread(launch_of, spec, host, unit)
-    return launch_of(spec, host, unit)
+        return await asyncio.to_thread(launch_of, spec, host, unit, argv)
+    return launch_of(spec, host, unit, argv)
 
 
-def launch_of(spec: Spec, host: Host, unit: str) -> Launch:
-    """How one incarnation, `unit`, of a worker is started.
+def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = None) -> Launch:
+    """How one incarnation, `unit`, of a worker is started; `argv` in place of its own program.
 
     Raises:
         SpawnFailed: the spec asks for what cannot be held here, or its secrets or its environment file cannot
@@ -75,7 +101,8 @@ def launch_of(spec: Spec, host: Host, unit: str) -> Launch:
     process = spec.process
     user = process.user or host.default_user
     is_isolated = process.isolation != "none"
-    argv, env = _argv(spec), _environment(spec, host, user)
+    argv = _argv(spec) if argv is None else argv
+    env = _environment(spec, host, user)
     temporary: str | None = None
     if is_isolated and host.temporary_root is not None and "TMPDIR" not in env:
         temporary = env["TMPDIR"] = confinement.temporary_of(host.temporary_root, unit)
@@ -124,7 +151,13 @@ def _argv(spec: Spec) -> tuple[str, ...]:
         return (sys.executable, "-P", "-m", "corral.mcp.remote")
     if spec.entrypoint is None:
         return spec.command
-    return (spec.python or sys.executable, "-P", "-m", "corral.worker", spec.entrypoint)
+    return _module(spec, "", spec.entrypoint)
+
+
+def _module(spec: Spec, name: str, argument: str) -> tuple[str, ...]:
+    """A module of ours, run by the interpreter of the agent."""
+    module = f"corral.worker.{name}" if name else "corral.worker"
+    return (spec.python or sys.executable, "-P", "-m", module, argument)
 
 
 def _is_remote(spec: Spec) -> bool:

@@ -240,7 +240,8 @@ class LogStore:
     def is_losing(self) -> bool:
         """Whether lines of any writer are being lost at present."""
         return any(
-            writer.trouble is not None and self._writers.get((writer.agent, writer.worker)) is writer
+            writer.trouble is not None
+            and self._writers.get((writer.agent, writer.worker)) is writer
             for writer in self._attended
         )
 

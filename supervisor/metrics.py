@@ -83,6 +83,9 @@ class Sample(Struct, frozen=True):
 
 NOTHING = Sample()
 
+NO_TASKS: frozenset[asyncio.Task[None]] = frozenset()
+"""One for all: there may be thousands, and an empty one takes 216 bytes."""
+
 
 def _ignore(_: object) -> None:
     return
@@ -117,7 +120,7 @@ class Watched:
     """When the machine has given out so much, the tree may have passed its limit."""
     waits_for_bytes: float = math.inf
     """At how much it is asked after: less than `gate_bytes`, where it was looked at meanwhile."""
-    tasks: frozenset[asyncio.Task[None]] = frozenset()
+    tasks: frozenset[asyncio.Task[None]] = NO_TASKS
 
 
 class Metrics:
@@ -264,7 +267,7 @@ class Metrics:
         self, group: asyncio.TaskGroup, watched: Watched, work: Coroutine[None, None, None]
     ) -> None:
         def forget(done: asyncio.Task[None]) -> None:
-            watched.tasks -= {done}
+            watched.tasks = watched.tasks - {done} or NO_TASKS
 
         task = group.create_task(work)
         watched.tasks |= {task}

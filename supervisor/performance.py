@@ -128,11 +128,24 @@ class Performance(Accounts, ABC):
             tool_calls=0,
             reason="",
         )
-        attempt = Attempt(
-            started, entry.limits, entry.size_bytes, keeper, entry.stop, self._alarms
-        )
+        attempt = Attempt(started, entry.limits, entry.size_bytes, keeper, entry.stop, self._alarms)
+        attempt.is_again = task.started_at is not None
         written = self.ledger.save(entry, started)
+        if written is None:
+            written = self._begin_now(entry, attempt, started)
         self._keep(self._run(entry, keeper, attempt, started, written))
+
+    def _begin_now(self, entry: Entry, attempt: Attempt, started: Task) -> Writing | None:
+        """For an attempt that nothing has to be written for; a defect in this ends the attempt, not who dispatched it."""
+        try:
+            self._note_started(entry, attempt, started)
+            if not attempt.is_again and started.session is None:
+                attempt.try_at_once()
+        except Exception as error:
+            broken: Writing = self._loop.create_future()
+            broken.set_exception(error)
+            return broken
+        return None
 
     async def _run(
         self,
@@ -215,19 +228,11 @@ class Performance(Accounts, ABC):
         assert entry.stop is not None, "it was given to a worker"
         if written is not None:
             await written
-        is_first = entry.task.started_at is None
-        if entry.accepted is not None:
-            self._accepted(entry)
-        self._backlog.put(entry, started)
-        entry.attempt = attempt
-        self.ledger.publish("task.started", started)
-        for listener in self.started:
-            listener(started)
-        self.ledger.tell(entry)
-        if entry.stop.done():
+            self._note_started(entry, attempt, started)
+        if entry.stop.done() and not attempt.is_handed_over:
             return Failed(entry.stop.result(), died=False, put_down=False)
         more: dict[str, object] = {}
-        if not is_first:
+        if attempt.is_again:
             more |= await self._checkpoint(started.id)
         if started.session is not None and self.sessions is not None:
             try:
@@ -237,6 +242,17 @@ class Performance(Accounts, ABC):
             except CorralError as error:
                 return Failed(error, died=False, put_down=False)
         return await attempt.outcome(more)
+
+    def _note_started(self, entry: Entry, attempt: Attempt, started: Task) -> None:
+        """An attempt is in the store, or never will be: it is begun for everybody."""
+        if entry.accepted is not None:
+            self._accepted(entry)
+        self._backlog.put(entry, started)
+        entry.attempt = attempt
+        self.ledger.publish("task.started", started)
+        for listener in self.started:
+            listener(started)
+        self.ledger.tell(entry)
 
     async def _checkpoint(self, task_id: str) -> dict[str, object]:
         if self.checkpoints is None:

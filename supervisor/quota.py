@@ -40,6 +40,8 @@ _PATTERN = re.compile(r"[A-Za-z0-9_.*?-]{1,128}")
 _CAPABILITY = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _WILD = frozenset("*?")
 
+NO_BOUNDARIES = Boundaries()
+
 N = TypeVar("N", int, float)
 
 
@@ -63,20 +65,18 @@ def normalised(params: TaskParams) -> TaskParams:
             retry_reasons(params.retry.retry_on)
         except Refused as refused:
             raise _refused("retry.retry_on", refused.reason) from refused
+    timeout_s, allowed_tools = _timeout_s(params), _allowed_tools(params)
+    if params.boundaries == NO_BOUNDARIES and timeout_s is None and allowed_tools is None:
+        return params if not params.required_capabilities else _without_doubles(params)
     boundaries = replace(
-        params.boundaries,
-        timeout_s=_timeout_s(params),
-        timeout=None,
-        allowed_tools=_allowed_tools(params),
+        params.boundaries, timeout_s=timeout_s, timeout=None, allowed_tools=allowed_tools
     )
-    capabilities = list(dict.fromkeys(params.required_capabilities))
-    return replace(
-        params,
-        timeout_s=None,
-        allowed_tools=None,
-        boundaries=boundaries,
-        required_capabilities=capabilities,
-    )
+    one_place = replace(params, timeout_s=None, allowed_tools=None, boundaries=boundaries)
+    return _without_doubles(one_place)
+
+
+def _without_doubles(params: TaskParams) -> TaskParams:
+    return replace(params, required_capabilities=list(dict.fromkeys(params.required_capabilities)))
 
 
 def _refused(key: str, reason: str) -> InvalidParams:

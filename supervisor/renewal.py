@@ -117,8 +117,8 @@ def _is_old(keeper: Keeper, order: Order) -> bool:
 def _can_end(keeper: Keeper) -> bool:
     """Whether nobody has other plans with it, or wants it to stand still."""
     worker = keeper.worker
-    is_left_alone = not (keeper.is_withheld or keeper.is_following or worker.paused_at is not None)
-    return worker.state in UP and worker.wanted and is_left_alone
+    has_plans = keeper.is_withheld or keeper.is_surplus or keeper.is_following
+    return worker.state in UP and worker.wanted and not has_plans and worker.paused_at is None
 
 
 def _is_coming(keeper: Keeper, ended: int) -> bool:

@@ -13,6 +13,7 @@ from ..worker.schema import (
     DaemonStatus,
     ExitRecord,
     HealthRecord,
+    InstancesStatus,
     ServerStatus,
     Status,
     TaskCounts,
@@ -23,11 +24,12 @@ from ..worker.schema import (
 from .bus import rfc3339
 from .configuration import ensemble_table
 from .control import Control
-from .crew import Agent, is_at_risk
+from .crew import Agent, has_range, is_at_risk
 from .health import Health
 from .keeper import Keeper
+from .launch import why_cold
 from .lifecycle import ASKED_FOR, LastExit, State
-from .spec import Ensemble, kind_of_ensemble
+from .spec import Ensemble, Spec, kind_of_ensemble
 from .store import STALL_S
 from .team import Team
 
@@ -157,7 +159,20 @@ def agent_entry(control: Control, agent: Agent, workers: list[WorkerStatus]) -> 
     if spec.kind == "mcp":
         tools = [tool.name for tool in agent.tools]
         status = replace(status, tools=tools, mcp=server_status(control, agent))
+    else:
+        status = replace(status, warm=warmth(control, spec))
+    if has_range(spec):
+        between = InstancesStatus(spec.instances.minimum, spec.instances.maximum)
+        status = replace(status, instances=between)
     return status
+
+
+def warmth(control: Control, spec: Spec) -> dict[str, object] | None:
+    """How an agent's workers start: as forks, or cold and why; None where nobody wants forks, or any worker."""
+    facts = control.shared.zygotes.facts(spec.name)
+    if facts is None and spec.entrypoint is not None and spec.warm and (why := why_cold(spec)):
+        return {"state": "cold", "pid": None, "spares": 0, "reason": why}
+    return facts
 
 
 def server_status(control: Control, agent: Agent) -> ServerStatus:

@@ -412,6 +412,7 @@ class Running:
             raise Timeout(
                 f"cannot end {', '.join(left)}: processes survive SIGKILL", workers=left
             ) from None
+        await self.shared.zygotes.until_ended({keeper.spec.name for keeper in keepers})
 
     async def restart(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
         """Ends workers and starts a new incarnation of each; what requires others of them ends first and starts last.
@@ -420,11 +421,17 @@ class Running:
             SpawnFailed, Timeout, Conflict, ResourceLimitExceeded: as for start.
         """
         self.check_brake("start anything")
+        self._startable(keepers)
+        numbers = {keeper.id: keeper.worker.incarnation for keeper in keepers}
+        keepers = await self._with_new_sources(keepers)
         needed = self._startable(keepers)
         exits = {keeper.id: keeper.worker.last_exit for keeper in self.all_keepers()}
         chosen = set(keepers)
         self._begin(keeper for keeper in needed if keeper not in chosen)
-        numbers = self._renew_each(keepers, "asked to restart")
+        self._renew_each(
+            [keeper for keeper in keepers if keeper.worker.incarnation == numbers[keeper.id]],
+            "asked to restart",
+        )
         if not wait:
             return
         # One may have failed again while another was still ending: that is not its exit from before.
@@ -432,6 +439,18 @@ class Running:
             await self._until(keeper, _has_moved_on(keeper, numbers[keeper.id]), exits)
             exits[keeper.id] = _last_exit_until(keeper, numbers[keeper.id])
             await self._until_up([keeper], exits)
+
+    async def _with_new_sources(self, keepers: Sequence[Keeper]) -> list[Keeper]:
+        """Those of the keepers that nobody has stopped meanwhile, once what has changed of their sources is read.
+
+        Raises:
+            SpawnFailed: it cannot be imported; they go on as they are.
+        """
+        wanted = {keeper for keeper in keepers if keeper.worker.wanted}
+        names = list(dict.fromkeys(keeper.spec.name for keeper in keepers))
+        await self.shared.zygotes.check_sources(names)
+        await self.shared.zygotes.settled(names)
+        return [keeper for keeper in keepers if keeper.worker.wanted or keeper not in wanted]
 
     def _renew_each(self, keepers: Sequence[Keeper], reason: str) -> dict[str, int]:
         """Restarts of several, as `restart` says; the numbers of the lives that end, by worker id."""

@@ -179,7 +179,8 @@ def _more(
         reason = f"cannot add to {load.instances} workers for {load.ready} waiting tasks: {words}"
         return scaling, Decision(load.instances, reason) if is_new else None
     more = int(min(lacking, max(load.instances, 1), bounds.maximum - load.instances, load.room))
-    reason = f"{load.ready} tasks have waited for {now - since:.1f} s without a free worker"
+    tasks = "task has" if load.ready == 1 else "tasks have"
+    reason = f"{load.ready} {tasks} waited for {now - since:.1f} s without a free worker"
     stepped = replace(scaling, starved_since=now, stepped_at=now)
     return stepped, Decision(load.instances + more, reason)
 
@@ -190,5 +191,6 @@ def _less(scaling: Scaling, bounds: Bounds, load: Load) -> Decision | None:
     peak = max((count for _, count in scaling.peaks), default=0)
     if max(scaling.needed, peak, bounds.minimum) >= load.instances:
         return None
-    reason = f"{load.instances - 1} workers have been enough for {bounds.down_after_s:g} s"
-    return Decision(load.instances - 1, reason)
+    fewer = load.instances - 1
+    workers = "worker has" if fewer == 1 else "workers have"
+    return Decision(fewer, f"{fewer} {workers} been enough for {bounds.down_after_s:g} s")

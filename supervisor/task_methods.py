@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from itertools import islice
 
 import msgspec
@@ -33,13 +32,39 @@ STANDING = {"queued": "task.queued", "running": "task.started"}
 SHORT_CHARS = 300
 """Of an objective and of an error's message in a tree."""
 
+BLINK_S = 0.005
+"""What nobody could read is not told: of a task that ends sooner the end alone."""
+
 MOST_FOLLOWED = 10_000
 """Tasks below one that `task.follow` tells of."""
 
 
-def _listener(caller: Caller) -> Callable[[Task], None]:
-    def tell(task: Task) -> None:
-        caller.notify(
+class _Listener:
+    """Tells a caller how a task stands, from the moment when it has gone on for longer than a blink.
+
+    Of a task that has ended by then its end alone is told, together with the answer.
+    """
+
+    def __init__(self, control: Control, caller: Caller) -> None:
+        self._loop = control.loop
+        self._caller = caller
+        self._timer: asyncio.TimerHandle | None = None
+        self._latest: Task | None = None
+        self._is_late = False
+
+    def __call__(self, task: Task) -> None:
+        self._latest = task
+        if self._is_late or task.state in ENDED:
+            self._tell()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(BLINK_S, self._tell)
+
+    def _tell(self) -> None:
+        self.close()
+        self._is_late = True
+        task = self._latest
+        assert task is not None, "who has a timer has heard of the task"
+        self._caller.notify(
             "task.progress",
             {
                 "task": task.id,
@@ -52,14 +77,18 @@ def _listener(caller: Caller) -> Callable[[Task], None]:
             },
         )
 
-    return tell
+    def close(self) -> None:
+        """Waits for nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 @method("task.run", "operate", TaskParams)
 async def _run(control: Control, params: TaskParams, caller: Caller) -> object:
     """Runs a task and answers when it has ended; a caller that hangs up leaves it running."""
     task = await control.tasks.submit(params)
-    return await control.tasks.wait(task.id, listener=_listener(caller))
+    return await _ended(control, task.id, caller)
 
 
 @method("task.submit", "operate", TaskParams)
@@ -73,10 +102,18 @@ async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> obj
     """Answers with the record of a task when it has ended."""
     try:
         async with asyncio.timeout(params.timeout_s):
-            task = await control.tasks.wait(params.task, listener=_listener(caller))
+            return await _ended(control, params.task, caller)
     except TimeoutError:
         raise _late(params) from None
-    return msgspec.to_builtins(task)
+
+
+async def _ended(control: Control, task_id: str, caller: Caller) -> Task:
+    """The record of a task when it has ended; the caller is told how it stands meanwhile."""
+    listener = _Listener(control, caller)
+    try:
+        return await control.tasks.wait(task_id, listener=listener)
+    finally:
+        listener.close()
 
 
 def _late(params: TaskWaitParams) -> Timeout:

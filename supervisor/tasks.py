@@ -35,7 +35,7 @@ from ..worker.schema import (
     TaskListParams,
     TaskParams,
 )
-from .admission import Admission, free_slots, limits_of, wanted_workers
+from .admission import Admission, free_slots, limits_of, takes_tasks, wanted_workers
 from .agents import Agents
 from .attempt import (
     words_bytes,
@@ -332,7 +332,9 @@ class Tasks(Performance):
         except CorralError:
             self._waitlist.forget(entry)  # else it would begin when they have ended
             raise
-        entry.task = taken = replace(entry.task, reason=reason_of(entry))
+        if reason := reason_of(entry):
+            entry.task = replace(entry.task, reason=reason)
+        taken = entry.task
         self._backlog.add(entry)
         self.adopt(entry)
         self._accept(entry)
@@ -478,7 +480,7 @@ class Tasks(Performance):
             return await self.show(task_id)
         if listener is not None:
             entry.listeners.append(listener)
-            if entry.task.reason or entry.task.progress is not None:
+            if entry.task.reason or entry.task.state == "running":
                 listener(entry.task)
         try:
             await entry.ended.wait()
@@ -592,8 +594,11 @@ class Tasks(Performance):
         if reason is not None and task.reason != reason:
             entry.task = replace(task, reason=reason)
             self.ledger.tell(entry)
-        if self.hibernation is not None and self.hibernation.is_hibernated(agent):
-            self.hibernation.wake_soon(agent)
+        hibernation = self.hibernation
+        if hibernation is None or takes_tasks(agent):
+            return
+        if hibernation.is_hibernated(agent):
+            hibernation.wake_soon(agent)
 
     def _leave_queue(self, entry: Entry) -> None:
         """A task that no worker took within queue_timeout ends as timeout."""
@@ -698,6 +703,8 @@ def _ended(entry: Entry) -> Task:
 
 def _why_no_worker(agent: Agent) -> str | None:
     """Why no worker of an agent takes a task, where that does not change by itself."""
+    if takes_tasks(agent):
+        return None
     if agent.is_paused:
         return f"it is paused; corral resume {agent.name}"
     if agent.state is not State.TERMINATED:

@@ -136,7 +136,7 @@ class Changed(Struct, frozen=True, tag="changed", tag_field="op"):
 
 Message = Loaded | Spawned | Failed | Exited | Emptied | Roots | Pong | Checked | Changed
 
-_decoder = msgspec.json.Decoder(Message)
+_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 class Nonsense(Exception):

@@ -45,7 +45,8 @@ HELD_SHARE = 8
 STAT_BYTES = 4096
 """More than a line of /proc/PID/stat has."""
 
-NOBODY: dict[int, float] = {}
+NOBODY: Mapping[int, float] = {}
+"""One for all trees."""
 
 
 class Process(NamedTuple):
@@ -149,7 +150,7 @@ class Tree:
         self._surveyed = 0  # when, in ticks since the boot; 0 for never
         self._cpu_s = 0.0
         self._files: Files | None = None
-        self._owed: dict[int, float] = {}
+        self._owed = NOBODY
         self._turn = asyncio.Lock()
         self._reading: asyncio.Future[int] | None = None
         self.usage = Usage()
@@ -229,7 +230,8 @@ class Tree:
                     cost_s += time.perf_counter() - began
                     await asyncio.sleep(0)
                     began = time.perf_counter()
-            seen_s, self._owed = used_s(self._known, now, self._surveyed, self._owed)
+            seen_s, owed = used_s(self._known, now, self._surveyed, self._owed)
+            self._owed = owed or NOBODY
             self._count_cpu(seen_s)
             self._known, self._known_roots, self._surveyed = now, roots, boot_ticks
             self.cost_s = cost_s + time.perf_counter() - began

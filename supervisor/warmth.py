@@ -81,6 +81,16 @@ class Warmth(Struct, frozen=True):
     pause_s: float = 0.0
     due: float | None = None
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether `current` is asked if it has read what has changed while it was loaded."""
+        return self.phase is Phase.WARM and bool(self.again) and self.due is None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is being read."""
+        return self.coming is None and not self.is_looking
+
 
 # -- events
 
@@ -126,6 +136,12 @@ class Changed(Struct, frozen=True):
     urgent: bool = False
 
 
+class Unchanged(Struct, frozen=True):
+    """A zygote has read what is there now; the answer to Look."""
+
+    number: int
+
+
 class Remade(Struct, frozen=True):
     """A zygote would be started differently now, so that no worker may be forked from those there are."""
 
@@ -138,13 +154,31 @@ class Tick(Struct, frozen=True):
     """It may be due."""
 
 
-Event = Wanted | Unwanted | OptedOut | Loaded | Failed | Lost | Changed | Remade | ColdUp | Tick
+Event = (
+    Wanted
+    | Unwanted
+    | OptedOut
+    | Loaded
+    | Failed
+    | Lost
+    | Changed
+    | Unchanged
+    | Remade
+    | ColdUp
+    | Tick
+)
 
 # -- actions
 
 
 class Load(Struct, frozen=True):
     """Start a zygote; answer with Loaded, Failed or Lost."""
+
+    number: int
+
+
+class Look(Struct, frozen=True):
+    """Find out whether it has read what is there now; answer with Changed or Unchanged."""
 
     number: int
 
@@ -175,7 +209,7 @@ class Tell(Struct, frozen=True):
     reason: str
 
 
-Action = Load | Retire | End | Roll | Tell
+Action = Load | Look | Retire | End | Roll | Tell
 
 Step = tuple[Warmth, list[Action]]
 
@@ -252,7 +286,9 @@ def _loaded(warmth: Warmth, event: Loaded, now: float) -> Step:
         actions += [Tell("renewed", warmth.cause), Roll(event.number, warmth.cause)]
     else:
         actions.append(Tell("warm", ""))
-    return _settle(warm, actions, now)
+    if warmth.again:  # perhaps it has read that already
+        actions.append(Look(event.number))
+    return replace(warm, settled_at=now), actions
 
 
 def _unfit(warmth: Warmth, event: Loaded, now: float) -> Step:
@@ -287,7 +323,7 @@ def _told_cold(before: Warmth, reason: str) -> list[Action]:
 
 
 def _settle(warmth: Warmth, actions: list[Action], now: float) -> Step:
-    """After a load, however it went: what has changed meanwhile is loaded, too."""
+    """After a load that came to nothing: what has changed meanwhile is loaded."""
     settled = replace(warmth, settled_at=now)
     if not warmth.again:
         return settled, actions
@@ -337,6 +373,12 @@ def _changed(warmth: Warmth, event: Changed, now: float) -> Step:
     return _renew_by_itself(fresh, event.reason)
 
 
+def _unchanged(warmth: Warmth, event: Unchanged, now: float) -> Step:
+    if event.number != warmth.current or not warmth.is_looking:
+        return warmth, []
+    return replace(warmth, again=""), []
+
+
 def _renew_by_itself(warmth: Warmth, cause: str) -> Step:
     longer_s = min(max(DAMPING_S[0], 2 * warmth.pause_s), DAMPING_S[1])
     return _load(replace(warmth, pause_s=longer_s), cause)
@@ -372,6 +414,7 @@ _HANDLERS: dict[type[Event], Callable[[Warmth, Any, float], Step]] = {  # each b
     Failed: _failed,
     Lost: _lost,
     Changed: _changed,
+    Unchanged: _unchanged,
     Remade: _remade,
     ColdUp: _cold_up,
     Tick: _tick,

@@ -442,10 +442,11 @@ class Zygote(Offspring):
         """Pid and starttime of a new worker as we see it; zeros when it has ended already."""
         pid = self._ours([message.pid])
         process = kernel.look_up(pid[0]) if pid else None
+        if process is not None:
+            check(process.parent == self.pid, f"pid {message.pid} is none of its children")
         if process is None or (not self._is_inside and process.starttime != message.starttime):
             self._due[unit.key] = self._loop.time() + KILL_S, f"told of no end of {unit.key}"
             return 0, 0
-        check(process.parent == self.pid, f"pid {message.pid} is none of its children")
         return process.pid, process.starttime
 
     def _end_of(self, unit: Unit, message: Exited) -> Exit:

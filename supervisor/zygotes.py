@@ -1,21 +1,48 @@
-"""The zygotes of one daemon: which agents' workers are forks, and of what; their spares; their renewal.
+"""The zygotes of one daemon: whose workers are forks, and of what; when they are loaded, renewed and ended.
 
-`warmth` decides; here zygotes are started, ended and asked. It knows specs and units, not keepers.
+`warmth` decides about each agent; here zygotes are started, asked and ended, and every outcome becomes an event for
+it. Whose turn it is to be replaced after a renewal, others find out (`renewal`): here is only told that one is on.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
+import msgspec
+
+from ..worker.errors import CorralError, SpawnFailed
+from . import warmth
 from .bus import Bus
-from .launch import Host
-from .lifecycle import Worker
-from .logs import LogStore
-from .process import Child, Exit, Launch, Launcher
+from .launch import Host, prepare, prepare_zygote, why_cold
+from .lifecycle import UP, Worker
+from .logs import LogLimits, LogStore, LogWriter
+from .offspring import Child, Exit, Launch, Parent
+from .process import Launcher
+from .reserve import Reserve, substance
 from .spec import Spec
+from .warmth import Phase, Warmth
+from .zygote import Loaded, Zygote
 
-if TYPE_CHECKING:
-    from .offspring import Parent
+CHECK_S = 5.0
+"""A zygote that does not say in this time which sources have changed is taken for one that knows of none."""
+
+CLOSE_S = 10.0
+"""How long the end of zygotes is waited for; the launcher kills what is left."""
+
+PRELOAD = "its preload has changed"
+
+SUFFIX = ".zygote"
+"""What the name of an agent has behind it where its zygote is meant: in its unit, and in its log."""
+
+SHOWN = 3
+"""Names of changed files, or of what forbids to fork, in one reason."""
+
+logger = logging.getLogger(__name__)
 
 
 class Kept(Protocol):
@@ -30,12 +57,69 @@ class Kept(Protocol):
 class Crew(Protocol):
     """An agent with its workers, as far as it is looked at here."""
 
-    spec: Spec
+    @property
+    def spec(self) -> Spec:
+        """The spec in force."""
+        ...
 
     @property
     def keepers(self) -> Sequence[Kept]:
         """Its workers."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Workers are to be replaced: those of the zygotes in `old`, and those that began cold before `since`."""
+
+    old: frozenset[Parent]
+    since: float
+    reason: str
+
+
+@dataclass(eq=False)
+class Nest:
+    """One zygote, from the decision to load it until nothing is left of it."""
+
+    spec: Spec
+    began_at: float
+    task: asyncio.Task[None]
+    zygote: Zygote | None = None
+    loaded: Loaded | None = None
+    is_ending: bool = False
+    is_retired: bool = False
+
+    @property
+    def is_on_its_way_out(self) -> bool:
+        """Whether it is being ended, or has nothing left to stay for."""
+        has_units = self.zygote is not None and self.zygote.count > 0
+        return self.is_ending or (self.is_retired and not has_units)
+
+
+@dataclass(eq=False)
+class Kin:
+    """One agent's zygotes: those of which it has forks, the one that is loaded, and what is forked ahead."""
+
+    spec: Spec
+    reserve: Reserve
+    state: Warmth = field(default_factory=Warmth)
+    recipe: Launch | None = None
+    nests: dict[int, Nest] = field(default_factory=dict[int, Nest])
+    order: Order | None = None
+    timer: asyncio.TimerHandle | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    log: LogWriter | None = None
+
+    @property
+    def current(self) -> Zygote | None:
+        """What is forked from."""
+        nest = self.nest
+        return None if nest is None else nest.zygote
+
+    @property
+    def nest(self) -> Nest | None:
+        """That of `current`."""
+        return None if self.state.current is None else self.nests.get(self.state.current)
 
 
 class Zygotes:
@@ -47,51 +131,469 @@ class Zygotes:
         host: Host,
         bus: Bus,
         logs: LogStore,
+        generation: int,
         *,
         on_exit: Callable[[Exit], None],
         on_empty: Callable[[str], None],
     ) -> None:
+        self.on_order: Callable[[str], None] = lambda _: None
+        """Called with the name of an agent whose workers are to be replaced, one after the other."""
         self._launcher = launcher
         self._host = host
         self._bus = bus
         self._logs = logs
+        self._generation = generation
         self._on_exit = on_exit
         self._on_empty = on_empty
+        self._kins: dict[str, Kin] = {}
+        self._starts = 0
+        self._chores: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
 
-    async def prepared(self, spec: Spec, doomed: "asyncio.Event | asyncio.Future[None]") -> None:
+    # -- how a worker starts
+
+    async def prepared(self, spec: Spec, doomed: asyncio.Event) -> None:
         """Returns as soon as it is clear how a worker of this spec starts; at once when `doomed` is set."""
+        if not is_warm(spec):
+            return
+        kin = self._kin(spec)
+        self._feed(kin, warmth.Wanted())
+        kin.reserve.put_off()
+        with contextlib.suppress(CorralError):  # the start itself says so
+            recipe = await self._recipe(spec)
+            if kin.recipe is not None and kin.recipe != recipe:
+                kin.spec, kin.recipe = spec, recipe
+                self._feed(kin, warmth.Remade())
+        stopped = self._loop.create_task(doomed.wait())
+        try:
+            while kin.state.phase is Phase.LOADING and not doomed.is_set():
+                kin.changed.clear()
+                change = self._loop.create_task(kin.changed.wait())
+                await asyncio.wait({change, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+        finally:
+            stopped.cancel()
 
     async def spawn(
         self, spec: Spec, launch: Launch, *, pipe_stdin: bool
-    ) -> "tuple[Parent, Child, str | None]":
-        """Starts a worker as a fork, or else by its program: its parent, itself, and its temporary folder.
+    ) -> tuple[Parent, Child, str | None]:
+        """Starts a worker: a spare, a fork, or by its program. Its parent, itself, and its temporary folder.
 
         Raises:
             SpawnFailed, ShuttingDown: as `Launcher.spawn`.
         """
-        child = await self._launcher.spawn(launch, pipe_stdin=pipe_stdin)
-        return self._launcher, child, launch.temporary
+        kin = self._kins.get(spec.name) if is_warm(spec) else None
+        zygote = None if kin is None else kin.current
+        self._starts += 1
+        try:
+            if kin is not None and zygote is not None:
+                kin.reserve.put_off()
+                spare = kin.reserve.take(zygote, launch)
+                if spare is not None:
+                    return zygote, spare.child, spare.temporary
+                try:
+                    child = await zygote.spawn(launch, pipe_stdin=pipe_stdin)
+                except SpawnFailed:
+                    if kin.current is zygote:
+                        raise  # else it has died meanwhile
+                else:
+                    return zygote, child, zygote.temporary_of(launch)
+            child = await self._launcher.spawn(launch, pipe_stdin=pipe_stdin)
+            return self._launcher, child, launch.temporary
+        finally:
+            self._starts -= 1
+
+    # -- what others do and see
 
     def note(self, agent: Crew) -> None:
         """Takes note of a change of an agent, or of its workers."""
+        spec = agent.spec
+        kin = self._kins.get(spec.name)
+        if kin is None and not is_warm(spec):
+            return
+        is_needed = any(each.worker.wanted or each.worker.tree for each in agent.keepers)
+        if kin is None:
+            if not is_needed:
+                return
+            kin = self._kin(spec)
+        before, kin.spec = kin.spec, spec
+        if not is_needed:
+            self._feed(kin, warmth.Unwanted())
+        elif not is_warm(spec):
+            self._feed(kin, warmth.OptedOut())
+        elif any(each.worker.wanted for each in agent.keepers):
+            self._feed(kin, warmth.Wanted())
+        if spec is not before:
+            self._take_over(kin, before)
+        if kin.state.hopes and any(
+            _is_up_since(each.worker, kin.state.settled_at) for each in agent.keepers
+        ):
+            self._feed(kin, warmth.ColdUp())
 
-    def exited(self, report: Exit) -> bool:
-        """Takes the death of a unit that is a zygote; False for others."""
-        return False
+    def forget(self, name: str) -> None:
+        """The agent is no more."""
+        kin = self._kins.get(name)
+        if kin is not None:
+            self._feed(kin, warmth.Unwanted())
+            self._begin(self._forget(name, kin))
 
-    def emptied(self, unit: str) -> bool:
-        """Takes the end of a unit that is a zygote; False for others."""
-        return False
+    async def _forget(self, name: str, kin: Kin) -> None:
+        await self.until_ended([name])
+        if kin.state.phase is Phase.ABSENT and not kin.nests and self._kins.get(name) is kin:
+            del self._kins[name]
+            await self._release(kin)
 
-    def renew(self, name: str, reason: str) -> None:
-        """Has the workers of an agent be forks of a new zygote, one after the other."""
+    async def _release(self, kin: Kin) -> None:
+        await kin.reserve.close()
+        if kin.log is not None:
+            self._logs.release(kin.log)
 
     async def check_sources(self, names: Iterable[str]) -> None:
-        """Looks whether sources of these agents have changed, and returns when those that have are read anew."""
+        """Looks whether sources of these agents have changed; what has, and what cannot be forked, is read anew."""
+        found = [kin for name in names if (kin := self._kins.get(name)) is not None]
+        await asyncio.gather(*map(self._check, found))
+
+    async def settled(self, names: Iterable[str]) -> None:
+        """Waits until nothing is being read for these agents.
+
+        Raises:
+            SpawnFailed: what has changed of one cannot be imported; its workers are as they were.
+        """
+        for name in names:
+            kin = self._kins.get(name)
+            if kin is None:
+                continue
+            while not kin.state.is_settled:  # each step is bounded
+                kin.changed.clear()
+                await kin.changed.wait()
+            if kin.state.current is not None and kin.state.reason:
+                raise SpawnFailed(
+                    f'cannot restart "{name}": {kin.state.reason}; its workers go on as they are',
+                    name=name,
+                    result="exec-failed",
+                )
+
+    def order(self, name: str) -> Order | None:
+        """Which workers of an agent are to be replaced now."""
+        kin = self._kins.get(name)
+        return None if kin is None else kin.order
+
+    def done(self, order: Order, name: str) -> None:
+        """All that were to be replaced are."""
+        kin = self._kins.get(name)
+        if kin is not None and kin.order is order:
+            kin.order = None
+
+    def exited(self, report: Exit) -> bool:
+        """Takes the death of a zygote; False for other units."""
+        found = self._zygote_of(report.unit)
+        if found is not None:
+            found.exited(report)
+        return found is not None
+
+    def emptied(self, unit: str) -> bool:
+        """Takes the end of a zygote; False for other units."""
+        found = self._zygote_of(unit)
+        if found is not None:
+            found.emptied()
+        return found is not None
 
     def facts(self, name: str) -> dict[str, object] | None:
-        """What `status` tells of an agent's zygote; None where it has none."""
-        return None
+        """What `status` tells of an agent's zygote; None where there is none, and none is wanted."""
+        kin = self._kins.get(name)
+        if kin is None or kin.state.phase is Phase.ABSENT:
+            return None
+        state, words = kin.state, _STATES[kin.state.phase]
+        if kin.order is not None and state.current is not None:
+            words = "renewing"
+        zygote = kin.current
+        loaded = None if kin.nest is None else kin.nest.loaded
+        facts: dict[str, object] = {
+            "state": words,
+            "pid": None if zygote is None else zygote.pid,
+            "spares": len(kin.reserve),
+            "reason": state.reason or None,
+        }
+        if loaded is not None:
+            facts |= {
+                "load_s": round(loaded.duration_s, 3),
+                "rss_bytes": loaded.rss_bytes,
+                "modules": loaded.modules,
+            }
+        return facts
+
+    async def until_ended(self, names: Collection[str]) -> None:
+        """Waits, for a bounded time, until nothing is left of those zygotes of these agents that are ending."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                for kin in [self._kins[name] for name in names if name in self._kins]:
+                    while tasks := [n.task for n in kin.nests.values() if n.is_on_its_way_out]:
+                        await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Ends all zygotes and spares."""
+        for kin in self._kins.values():
+            self._feed(kin, warmth.Unwanted())
+            for number in kin.nests:
+                self._end(kin, number)
+        await self.until_ended(self._kins)
+        for kin in self._kins.values():
+            for nest in kin.nests.values():  # the launcher kills what is left
+                nest.task.cancel()
+            await self._release(kin)
+        self._kins.clear()
+        for chore in self._chores:
+            chore.cancel()
+
+    # -- one agent
+
+    def _kin(self, spec: Spec) -> Kin:
+        kin = self._kins.get(spec.name)
+        if kin is None:
+            is_urgent = lambda: self._starts > 0  # noqa: E731  # said where it is asked for
+            reserve = Reserve(spec.name, self._host, self._bus, self._generation, is_urgent)
+            kin = self._kins[spec.name] = Kin(spec, reserve)
+        return kin
+
+    def _feed(self, kin: Kin, event: warmth.Event) -> None:
+        before = kin.state
+        kin.state, actions = warmth.step(before, event, self._loop.time())
+        for action in actions:
+            self._perform(kin, action)
+        if kin.state == before:
+            return
+        if kin.state.phase is Phase.ABSENT:
+            kin.order = kin.recipe = None
+        kin.reserve.aim(kin.current, kin.spec)
+        if kin.timer is not None:
+            kin.timer.cancel()
+            kin.timer = None
+        if kin.state.due is not None:
+            kin.timer = self._loop.call_at(kin.state.due, self._tick, kin)
+        kin.changed.set()
+
+    def _begin(self, chore: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    def _tick(self, kin: Kin) -> None:
+        kin.timer = None
+        self._feed(kin, warmth.Tick())
+
+    def _perform(self, kin: Kin, action: warmth.Action) -> None:
+        if isinstance(action, warmth.Load):
+            task = self._loop.create_task(self._load(kin, action.number))
+            kin.nests[action.number] = Nest(kin.spec, self._loop.time(), task)
+        elif isinstance(action, warmth.Look):
+            self._begin(self._look(kin, action.number))
+        elif isinstance(action, warmth.Retire):
+            nest = kin.nests.get(action.number)
+            if nest is not None and nest.zygote is not None:
+                nest.is_retired = True
+                nest.zygote.retire()
+        elif isinstance(action, warmth.End):
+            self._end(kin, action.number)
+        elif isinstance(action, warmth.Roll):
+            earlier = [nest.zygote for n, nest in kin.nests.items() if n < action.number]
+            nest = kin.nests.get(action.number)
+            since = self._loop.time() if nest is None else nest.began_at
+            kin.order = Order(frozenset(filter(None, earlier)), since, action.reason)
+            self._loop.call_soon(self.on_order, kin.spec.name)
+        else:
+            self._tell(kin, action)
+
+    def _tell(self, kin: Kin, told: warmth.Tell) -> None:
+        name = kin.spec.name
+        if told.what == "warm":
+            assert kin.nest is not None, "it is told when it is loaded"
+            facts = kin.nest.loaded
+            assert facts is not None, "it is told when it is loaded"
+            self._bus.publish(
+                "agent.warm",
+                agent=name,
+                duration_s=round(facts.duration_s, 3),
+                rss_bytes=facts.rss_bytes,
+            )
+        elif told.what == "cold":
+            logger.warning("the workers of %s start cold: %s", name, told.reason)
+            self._bus.publish("agent.cold", agent=name, reason=told.reason)
+        else:
+            is_ok = told.what == "renewed"
+            if not is_ok:
+                logger.warning("%s is not renewed, its workers go on: %s", name, told.reason)
+            self._bus.publish("agent.renewal", agent=name, ok=is_ok, reason=told.reason)
+
+    def _take_over(self, kin: Kin, before: Spec) -> None:
+        spec = kin.spec
+        if kin.log is not None:
+            kin.log.configure(LogLimits.of(spec.monitoring))
+        if is_warm(spec) and is_warm(before) and spec.preload != before.preload:
+            self._feed(kin, warmth.Changed(PRELOAD, urgent=True))
+        kin.reserve.aim(kin.current, spec)
+
+    async def _check(self, kin: Kin) -> None:
+        """Somebody wants to be sure that what runs is what is written."""
+        zygote = kin.current
+        if zygote is None:
+            if kin.state.phase in (Phase.COLD, Phase.RESTING):
+                self._feed(kin, warmth.Changed("somebody has asked for it", urgent=True))
+            return
+        paths = await self._changed_sources(kin, zygote)
+        if paths and kin.current is zygote:
+            self._feed(kin, warmth.Changed(_words_of_changes(paths), urgent=True))
+
+    async def _look(self, kin: Kin, number: int) -> None:
+        """Whether one has read what has changed while it was loaded."""
+        nest = kin.nests.get(number)
+        if nest is None or nest.zygote is None:
+            return
+        if nest.spec.preload != kin.spec.preload:
+            self._feed(kin, warmth.Changed(PRELOAD, urgent=True))
+            return
+        paths = await self._changed_sources(kin, nest.zygote)
+        if kin.state.current == number and paths:
+            self._feed(kin, warmth.Changed(_words_of_changes(paths)))
+        else:
+            self._feed(kin, warmth.Unchanged(number))
+
+    async def _changed_sources(self, kin: Kin, zygote: Zygote) -> list[str]:
+        try:
+            async with asyncio.timeout(CHECK_S):
+                return await zygote.check()
+        except (TimeoutError, CorralError) as error:
+            text = "cannot tell whether sources of %s have changed: %s"
+            logger.warning(text, kin.spec.name, error)
+            return []
+
+    async def _recipe(self, spec: Spec) -> Launch:
+        """How a zygote is started, without what a renewal takes up by itself: two that are equal may have the same forks."""
+        launch = substance(await prepare(spec, self._host, ""))
+        return msgspec.structs.replace(launch, argv=(spec.python or "", spec.entrypoint or ""))
+
+    # -- one zygote
+
+    async def _load(self, kin: Kin, number: int) -> None:
+        nest = kin.nests[number]
+        limit_s = nest.spec.process.spawn_timeout
+        try:
+            async with asyncio.timeout(limit_s):
+                nest.loaded = await self._start(kin, number, nest)
+        except TimeoutError:
+            await self._give_up(kin, number, f"its zygote has not loaded within {limit_s:g} s")
+        except CorralError as error:
+            lacking = bool(error.data.get("retryable"))
+            await self._give_up(kin, number, error.message, lacking=lacking)
+        except Exception as error:  # a defect of ours: workers wait for this
+            logger.exception("cannot load the zygote of %s", nest.spec.name)
+            await self._give_up(kin, number, repr(error))
+        else:
+            nest.task = self._loop.create_task(self._attend(kin, number, nest))
+            self._feed(kin, warmth.Loaded(number, _words_of_unfit(nest.loaded)))
+
+    async def _start(self, kin: Kin, number: int, nest: Nest) -> Loaded:
+        spec = nest.spec
+        kin.recipe = await self._recipe(spec)
+        unit = f"{spec.name}{SUFFIX}#{self._generation}.{number}"
+        launch = await prepare_zygote(spec, self._host, unit)
+        if kin.log is None:
+            limits = LogLimits.of(spec.monitoring)
+            kin.log = self._logs.writer(spec.name, spec.name + SUFFIX, limits)
+        nest.zygote = Zygote(
+            self._launcher,
+            launch,
+            on_exit=partial(self._exited, kin),
+            on_empty=partial(self._emptied, kin),
+            on_changed=partial(self._note_changes, kin, number),
+            on_lost=partial(self._note_loss, kin, number),
+            log=kin.log,
+        )
+        loaded = await nest.zygote.start()
+        if not nest.zygote.is_loaded:
+            raise SpawnFailed(f'cannot load "{unit}": it died at once', unit=unit)
+        return loaded
+
+    async def _attend(self, kin: Kin, number: int, nest: Nest) -> None:
+        """One that retired ends by itself."""
+        assert nest.zygote is not None, "it has loaded"
+        await nest.zygote.gone.wait()
+        await self._remove(kin, number)
+
+    async def _give_up(self, kin: Kin, number: int, reason: str, *, lacking: bool = False) -> None:
+        self._feed(kin, warmth.Failed(number, reason, lacking))  # nobody waits for its end
+        await self._remove(kin, number)
+
+    def _end(self, kin: Kin, number: int) -> None:
+        """Ends it, whether it has loaded or not."""
+        nest = kin.nests[number]
+        if not nest.is_ending:
+            nest.is_ending = True
+            nest.task.cancel()
+            nest.task = self._loop.create_task(self._bury(kin, number, nest.task))
+
+    async def _bury(self, kin: Kin, number: int, task: asyncio.Task[None]) -> None:
+        await asyncio.wait({task})
+        await self._remove(kin, number)
+
+    async def _remove(self, kin: Kin, number: int) -> None:
+        zygote = kin.nests[number].zygote
+        try:
+            if zygote is not None and zygote.pid:
+                await zygote.close()
+        finally:
+            del kin.nests[number]
+
+    def _note_changes(self, kin: Kin, number: int, paths: list[str]) -> None:
+        if number == kin.state.current or number == kin.state.coming:
+            self._feed(kin, warmth.Changed(_words_of_changes(paths)))
+
+    def _note_loss(self, kin: Kin, number: int, _: Zygote, reason: str) -> None:
+        nest = kin.nests.get(number)
+        if nest is not None and nest.loaded is not None:  # else its start says more
+            self._feed(kin, warmth.Lost(number, reason))
+
+    def _exited(self, kin: Kin, report: Exit) -> None:
+        if not kin.reserve.exited(report):
+            self._on_exit(report)
+
+    def _emptied(self, kin: Kin, unit: str) -> None:
+        if not kin.reserve.emptied(unit):
+            self._on_empty(unit)
+
+    def _zygote_of(self, unit: str) -> Zygote | None:
+        worker, _, number = unit.partition("#")
+        kin = self._kins.get(worker.removesuffix(SUFFIX)) if worker.endswith(SUFFIX) else None
+        nest = None if kin is None else kin.nests.get(int(number.partition(".")[2]))
+        return None if nest is None else nest.zygote
+
+
+_STATES = {
+    Phase.LOADING: "loading",
+    Phase.WARM: "warm",
+    Phase.RENEWING: "renewing",
+    Phase.RESTING: "cold",
+    Phase.COLD: "cold",
+}
+
+
+def is_warm(spec: Spec) -> bool:
+    """Whether the workers of a spec are to be forks."""
+    return spec.entrypoint is not None and spec.protocol == "corral" and why_cold(spec) is None
+
+
+def _is_up_since(worker: Worker, since: float) -> bool:
+    return worker.state in UP and worker.ready_at is not None and worker.ready_at > since
+
+
+def _words_of_changes(paths: Sequence[str]) -> str:
+    names = ", ".join(sorted({os.path.basename(path) for path in paths})[:SHOWN])
+    more = len(paths) - SHOWN
+    return f"{names} and {more} more have changed" if more > 0 else f"changed: {names}"
+
+
+def _words_of_unfit(loaded: Loaded) -> str:
+    """What forbids to fork, "" for nothing."""
+    found = [f'{each.kind} "{each.what}" of {each.module}' for each in loaded.unfit]
+    more = len(found) - SHOWN
+    words = ", ".join(found[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"its imports leave what no fork may have: {words}" if found else ""

@@ -119,12 +119,23 @@ class Hand:
 
     # as a Channel
 
-    async def call(self, _: str, params: Mapping[str, Any], timeout_s: float | None) -> Call:
+    can_send = True
+
+    async def drain(self) -> None:
+        """It reads at once."""
+
+    def start(
+        self,
+        _: str,
+        params: Mapping[str, Any],
+        *,
+        timeout_s: float | None,
+        answer: asyncio.Future[object],
+    ) -> Call:
         if not self.takes_tasks:
             raise WorkerFailed("cannot call: it is gone", result="signaled")
         task_id = str(params["task"])
         self.desk.note_begun(task_id, self)
-        answer: asyncio.Future[object] = self.desk.loop.create_future()
         self.calls[task_id] = answer
         answer.add_done_callback(lambda _: self.desk.note_left(task_id, self))
         self.number += 1

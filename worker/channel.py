@@ -99,6 +99,7 @@ class Channel(asyncio.Protocol):
         self._max_unsent_bytes = max_unsent_bytes
         self._reader: asyncio.BaseTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
+        self._write_fd = -1
         self._serving: dict[Id, asyncio.Task[None]] = {}
         self._flush_handle: asyncio.Handle | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -120,6 +121,7 @@ class Channel(asyncio.Protocol):
         writer = os.fdopen(write_fd, "wb", buffering=0)
         try:
             transport, _ = await self._loop.connect_write_pipe(lambda: _Writer(self), writer)
+            self._write_fd = write_fd
             self._attach(transport)
             self._reader, _ = await self._loop.connect_read_pipe(lambda: _Reader(self), reader)
             if hasattr(self._reader, "max_size"):  # uvloop's has one buffer for all reads
@@ -137,6 +139,8 @@ class Channel(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A socket is connected: both directions are one transport."""
         self._reader = transport
+        connected = transport.get_extra_info("socket")
+        self._write_fd = -1 if connected is None else connected.fileno()
         self._attach(
             cast("asyncio.WriteTransport", transport)
         )  # uvloop's is one without being a subclass
@@ -361,9 +365,21 @@ class Channel(asyncio.Protocol):
         data = self.peer.take()
         if not data or self.is_closed or self._writer.is_closing():
             return
+        data = data[self._written_at_once(self._writer, data) :]
+        if not data:
+            return
         self._writer.write(data)
         if self._writer.get_write_buffer_size() > self._max_unsent_bytes:
             self._give_up(f"more than {self._max_unsent_bytes} bytes are unsent")
+
+    def _written_at_once(self, writer: asyncio.WriteTransport, data: bytes) -> int:
+        """How many bytes the kernel took right now: uvloop's transport looks for what can be read before it writes."""
+        if self._write_fd < 0 or writer.get_write_buffer_size():
+            return 0  # what was written before comes first
+        try:
+            return os.write(self._write_fd, data)
+        except OSError:  # it is full, or the peer is gone: the transport finds out, and says so
+            return 0
 
     def pause_writing(self) -> None:
         """The transport's buffer is full: senders wait, for a bounded time."""

@@ -341,13 +341,20 @@ class Worker:
         if type(limit) is int and len(self._running) >= limit:
             text = f"cannot run a task: {limit} are running"
             raise Overloaded(text, limit="max_concurrent_requests", value=limit, retry_after_s=1)
-        me = asyncio.current_task()
+        me = asyncio.current_task(self._loop)
         assert me is not None, "a coroutine of the loop runs in a task"
         self._running.add(me)
         self._idle.clear()
         try:
             task, work = self._begun(start, handler, params)
-            return await self._output(start, task, work, me)
+            try:
+                output = await work
+                if me.cancelling():  # the handler swallowed it, yet nobody waits for its output
+                    raise asyncio.CancelledError
+                answer = _output(output, task.id, start.limits)
+                return answer if task.session is None else _with_memory(answer, task)
+            except BaseException as error:
+                raise _failure(error, task.id, is_ours=me.cancelling() > 0) from error
         finally:
             self._running.discard(me)
             if not self._running:
@@ -363,26 +370,6 @@ class Worker:
         bridge = _ThreadBridge(self._loop)
         blocking = SyncTask(start, params, self, memory, bridge)
         return blocking, self._in_thread(partial(handler, blocking), bridge.cancel)
-
-    async def _output(
-        self,
-        start: Start,
-        task: Task | SyncTask,
-        work: Awaitable[object],
-        me: asyncio.Task[Any],
-    ) -> object:
-        try:
-            output = await work
-            if me.cancelling():  # the handler swallowed it, yet nobody waits for its output
-                raise asyncio.CancelledError
-            answer = _output(output, task.id, start.limits)
-            return answer if task.session is None else _with_memory(answer, task)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and not me.cancelling():
-                text = f'cannot finish task "{task.id}": what its handler awaited was cancelled'
-                say_traceback(error, text)
-                raise TaskFailed(text, exception="CancelledError", message=_text(error)) from error
-            raise _reason(error, f'cannot finish task "{task.id}"', TaskFailed) from error
 
     # -- Calls: what a Task needs
 
@@ -591,6 +578,16 @@ def _with_memory(answer: dict[str, object], task: Task | SyncTask) -> dict[str, 
         text = f'cannot return {size} bytes from task "{task.id}": the limit is {most}'
         raise ResourceLimitExceeded(text, limit="message", value=most, size_bytes=size)
     return {**answer, "memory": delta} if delta else answer
+
+
+def _failure(error: BaseException, task_id: str, *, is_ours: bool) -> BaseException:
+    """The error to answer with for a task; `is_ours`: a cancellation is that of the task, and not of what it awaited."""
+    text = f'cannot finish task "{task_id}"'
+    if isinstance(error, asyncio.CancelledError) and not is_ours:
+        text += ": what its handler awaited was cancelled"
+        say_traceback(error, text)
+        return TaskFailed(text, exception="CancelledError", message=_text(error))
+    return _reason(error, text, TaskFailed)
 
 
 def _reason(error: BaseException, what: str, kind: type[CorralError]) -> BaseException:

@@ -205,8 +205,15 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
     stderr: list[str] = []
 
 
+class InstancesStatus(Struct, frozen=True):
+    """Between how many workers an agent has."""
+
+    min: int
+    max: int
+
+
 class AgentStatus(Struct, frozen=True, kw_only=True):
-    """One agent or MCP server in `status`; `tools` and `mcp` only where it is a server."""
+    """One agent or MCP server in `status`; `tools` and `mcp` only where it is a server, `instances` where it has a range."""
 
     name: str
     kind: Literal["agent", "mcp"]
@@ -216,6 +223,8 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     protocol: str
     workers: list[WorkerStatus]
     queued: int = 0
+    instances: InstancesStatus | UnsetType = UNSET
+    warm: dict[str, object] | None | UnsetType = UNSET
     tools: list[str] | UnsetType = UNSET
     mcp: ServerStatus | UnsetType = UNSET
 

@@ -27,6 +27,7 @@ class Pipes(NamedTuple):
 
 
 _pipes: Pipes | None = None
+_are_streams_ready = False
 
 
 def take_stdio() -> Pipes | None:
@@ -46,6 +47,17 @@ def take_stdio() -> Pipes | None:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
+    ready_streams()
+    _pipes = Pipes(read_fd, write_fd)
+    return _pipes
+
+
+def ready_streams() -> None:
+    """Lets what is printed leave by the line, and a crash say where it was: once, since an author may change both."""
+    global _are_streams_ready
+    if _are_streams_ready:
+        return
+    _are_streams_ready = True
     stdout: object = sys.stdout  # whatever the author has put there
     if isinstance(stdout, io.TextIOWrapper):
         text = cast("io.TextIOWrapper[io.BufferedWriter]", stdout)
@@ -53,8 +65,6 @@ def take_stdio() -> Pipes | None:
         text.reconfigure(line_buffering=True, errors="backslashreplace")
         text.flush()
     faulthandler.enable(file=2)  # SIGABRT, and every crash, shows where each thread was
-    _pipes = Pipes(read_fd, write_fd)
-    return _pipes
 
 
 def _is_pipe(fd: int) -> bool:

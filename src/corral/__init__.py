@@ -5,10 +5,10 @@ one, and the errors that it raises. Agents are written with `corral.worker`.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as the checkers know it; typing takes milliseconds of every start
 if TYPE_CHECKING:
     from .worker.agent_runtime import AgentRuntime  # noqa: TID251 - it is relative
     from .worker.audience import DaemonEvent, EventStream  # noqa: TID251 - it is relative

@@ -185,6 +185,12 @@ class Life:
 
     def may_go(self, job: Job) -> bool:
         """Whether a waiting task could begin now, by the three rules."""
+        free = {s.worker for s in self.slots() if s.running < s.capacity}
+        has_place = preferred(job.sticky, self.workers) in free if job.sticky else bool(free)
+        return has_place and self.is_offered(job)
+
+    def is_offered(self, job: Job) -> bool:
+        """Whether a waiting task waits for a worker alone."""
         if job.session is not None:
             mates = [j for j in self.jobs.values() if j.session == job.session and j is not job]
             if any(j.has_begun for j in mates):
@@ -193,8 +199,15 @@ class Life:
                 (j.rank, j.arrival) < (job.rank, job.arrival) for j in mates
             ):
                 return False
-        free = {s.worker for s in self.slots() if s.running < s.capacity}
-        return preferred(job.sticky, self.workers) in free if job.sticky else bool(free)
+        return True
+
+    def check_counts(self) -> None:
+        waiting = self.of("waiting")
+        offered = list(filter(self.is_offered, waiting))
+        keys = len({job.sticky for job in waiting if job.sticky})
+        assert self.turns.offered == len(offered)
+        common = sum(job.sticky is None for job in offered)
+        assert self.turns.ready(2) == common + max(0, keys - 2)
 
     def step(self) -> None:
         able = sorted(filter(self.may_go, self.of("waiting")), key=lambda j: (j.rank, j.arrival))
@@ -242,6 +255,7 @@ def test_in_a_long_life_it_is_always_the_right_ones_turn(seed: int) -> None:
     for _ in range(400):
         life.change()
         life.step()
+        life.check_counts()
     while life.jobs:  # nobody is forgotten
         for job in life.of("running"):
             life.end(job)
@@ -276,3 +290,38 @@ def test_under_a_flood_of_urgent_tasks_the_least_urgent_goes_on_in_time(seed: in
             longest[priority] = max(longest[priority], second - since)
     assert not came
     assert longest[1] <= longest[10] + 9 * 60 + 1
+
+
+# -- what waits for a worker
+
+
+def test_what_one_more_worker_could_begin_is_not_what_waits_behind_its_session() -> None:
+    turns = Turns()
+    for task in ("first", "second", "third"):
+        turns.line_up(task, 1.0, session="s")
+    turns.line_up("other", 2.0)
+    assert (turns.offered, turns.ready(1)) == (2, 2)
+    assert turns.next(ONE) == ("first", "a-0")
+    assert (turns.offered, turns.ready(1)) == (1, 1)
+    turns.leave("third")
+    turns.close("first", "s")
+    assert (turns.offered, turns.ready(1)) == (2, 2)
+    turns.line_up("urgent", 0.5, session="s")
+    assert (turns.offered, turns.ready(1)) == (2, 2), "it has taken the place of the second"
+
+
+def test_of_what_sticks_only_keys_beyond_one_for_each_worker_could_go_elsewhere() -> None:
+    turns = Turns()
+    for n in range(6):
+        turns.line_up(f"t{n}", 1.0, sticky=f"key {n % 3}")
+    assert (turns.offered, turns.ready(1), turns.ready(3)) == (6, 2, 0)
+    turns.line_up("later", 1.0, sticky="key 0", session="s")
+    turns.line_up("behind", 2.0, sticky="key 9", session="s")
+    assert turns.offered == 7
+    for n in (0, 3):
+        turns.leave(f"t{n}")
+    turns.leave("later")
+    assert turns.ready(1) == 2
+    for task in ("t1", "t2", "t4", "t5", "behind"):
+        turns.leave(task)
+    assert (turns.offered, turns.ready(0)) == (0, 0)

@@ -47,7 +47,7 @@ mcp.dispatcher
 mcp.pool
 supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
-supervisor.link  supervisor.event_types  supervisor.lifeline
+supervisor.link  supervisor.testimony  supervisor.event_types  supervisor.lifeline
 supervisor.bus  supervisor.store  supervisor.journal  supervisor.offspring  supervisor.usage
 supervisor.process
 supervisor.archive  supervisor.pattern  supervisor.secret  supervisor.sheet  supervisor.output_format
@@ -59,6 +59,7 @@ supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  su
 supervisor.checkpoints  supervisor.memory
 supervisor.expiry  supervisor.diary  supervisor.forwarding
 supervisor.command  supervisor.zygote
+supervisor.reserve
 supervisor.zygotes
 supervisor.probe
 supervisor.line  supervisor.checkup  supervisor.alert
@@ -67,7 +68,7 @@ supervisor.crew  supervisor.broker
 supervisor.partners
 supervisor.tool_server  supervisor.running  supervisor.ensemble
 supervisor.agents  supervisor.limits  supervisor.loss
-supervisor.hibernation
+supervisor.hibernation  supervisor.renewal
 supervisor.attempt
 supervisor.backlog  supervisor.budget
 supervisor.ledger  supervisor.waitlist  supervisor.admission
@@ -87,8 +88,10 @@ supervisor.daemon
 supervisor.__main__
 cli.absence
 cli.render  cli.serve  cli.client_config
-cli.session
-cli.order  cli.ensemble
+cli.terminal
+cli.session  cli.ensemble
+cli.order  cli.overview
+cli.glance
 cli.about  cli.agent  cli.task  cli.schedule  cli.team  cli.checkpoint  cli.memory  cli.statistics  cli.log  cli.event  cli.audit  cli.daemon  cli.tool  cli.doctor
 cli.__main__
 """

@@ -112,5 +112,5 @@ def test_an_output_that_could_be_read_and_not_be_told_is_refused() -> None:
     for _ in range(20_000):  # which no Python's encoder goes down
         deep = [deep]
     with pytest.raises(ResourceLimitExceeded):
-        check_result(task, deep)
-    check_result(task, [["shallow"]])
+        check_result(task, deep, 0)
+    check_result(task, [["shallow"]], 0)

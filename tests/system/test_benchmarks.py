@@ -17,18 +17,22 @@ BOUND_S = 100.0
 
 SPREAD = ("median", "min", "max")
 
-SHARES = ("%", "kB")
-"""An idle program may use no tick at all, and what one of many workers adds to the memory of a process
-is the difference of two readings, which pages given back between them can turn below zero."""
+SHARES = ("%", "kB", "power")
+"""An idle program may use no tick at all, what one of many workers adds to the memory of a process
+is the difference of two readings, which pages given back between them can turn below zero, and a cost need not grow."""
 
-
-@pytest.fixture(
-    scope="module",
-    params=["start", "workers", "sampler", "tasks", "million", "memory", "logs", "mcp", "sessions"],
+FOLDER = ROOT / "benchmarks"
+PROGRAMS = sorted(
+    path.stem
+    for path in FOLDER.glob("*.py")
+    if path.stem not in ("bench", "run") and "bench.report(" in path.read_text()
 )
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
 def record(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:  # JSON
     written = tmp_path_factory.mktemp("benchmark") / "figures.json"
-    program = str(ROOT / "benchmarks" / f"{request.param}.py")
+    program = str(FOLDER / f"{request.param}.py")
     command = [sys.executable, "-P", program, "--quick", f"--json={written}"]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -41,7 +45,7 @@ def record(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_report_says_what_was_run_where_and_when(record: Any) -> None:
-    assert set(record) == {"benchmark", "at", "command", "quick", "machine", "rows"}
+    assert set(record) == {"benchmark", "at", "command", "quick", "machine", "rows", "notes"}
     assert record["quick"] is True
     assert set(record["machine"]) == {
         "cpu",
@@ -49,6 +53,7 @@ def test_a_report_says_what_was_run_where_and_when(record: Any) -> None:
         "memory_bytes",
         "kernel",
         "python",
+        "commit",
         "load_before",
         "load_after",
         "others_cpu_percent",

@@ -1,0 +1,239 @@
+"""Gives agents with `instances = { min, max }` as many workers as their tasks need; `scaling` decides when.
+
+It looks at an agent when its workers or its queue have changed, and when time alone may decide; never in between. What is
+taken away is the worker with the highest number: it is given no more tasks, and goes when it has none.
+"""
+
+import asyncio
+import logging
+import math
+
+from ..worker.errors import CorralError, NotFound, ShuttingDown
+from . import scaling
+from .agents import Agents
+from .crew import Agent, has_range
+from .keeper import Keeper
+from .lifecycle import UP, State, Worker
+from .scaling import Bounds, Decision, Load, Scaling
+from .tasks import Tasks
+
+logger = logging.getLogger(__name__)
+
+
+class _Scaled:
+    """One agent with a range."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.scaling = Scaling()
+        self.timer: asyncio.TimerHandle | None = None
+        self.decision: Decision | None = None
+        """What is being carried out: until it is, nothing else is decided."""
+        self.is_resting = True
+        """It was not looked at: what its load was before is no reason for anything."""
+        self.is_overruled = False
+        """Somebody has given it a number since the decision."""
+        self.is_cramped = False
+        """It found no room for another process, and none has ended since."""
+
+    def quiet(self) -> None:
+        """Forgets the timer."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Autoscaler:
+    """The ranges of one daemon's agents."""
+
+    def __init__(self, agents: Agents, tasks: Tasks) -> None:
+        self._agents = agents
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._scaled: dict[str, _Scaled] = {}
+        self._stirred: set[str] = set()
+        self._due: asyncio.Queue[_Scaled] = asyncio.Queue()  # of each agent one decision at a time
+
+    async def run(self) -> None:
+        """Carries out what is decided, until it is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    scaled = await self._due.get()
+                    group.create_task(self._carry_out(scaled))
+        finally:
+            for scaled in self._scaled.values():
+                scaled.quiet()
+
+    # -- what has changed
+
+    def changed(self, keeper: Keeper) -> None:
+        """A worker has changed its state, or has begun or ended a task."""
+        if has_range(keeper.spec):
+            self.stir(keeper.spec.name)
+        if keeper.worker.state is State.TERMINATED:
+            for scaled in self._scaled.values():
+                if scaled.is_cramped:
+                    scaled.is_cramped = False
+                    self.stir(scaled.agent.name)
+
+    def stir(self, name: str) -> None:
+        """Looks at an agent when all that happens now has happened."""
+        if name in self._stirred:
+            return
+        agent = self._agents.agents.get(name)
+        if agent is None or not (has_range(agent.spec) or name in self._scaled):
+            return
+        if not self._stirred:
+            self._loop.call_soon(self._look_at_stirred)
+        self._stirred.add(name)
+
+    def resized(self, agent: Agent) -> None:
+        """Somebody has given an agent another number of workers: from there it goes on."""
+        if has_range(agent.spec):
+            scaled = self._of(agent)
+            scaled.is_overruled = True
+            scaled.scaling = scaling.resized(scaled.scaling, len(agent.keepers), self._loop.time())
+            self.stir(agent.name)
+
+    def _of(self, agent: Agent) -> _Scaled:
+        found = self._scaled.get(agent.name)
+        if found is None or found.agent is not agent:
+            if found is not None:
+                found.quiet()
+            found = self._scaled[agent.name] = _Scaled(agent)
+            for name in [name for name in self._scaled if name not in self._agents.agents]:
+                self._scaled.pop(name).quiet()
+        return found
+
+    # -- looking
+
+    def _look_at_stirred(self) -> None:
+        names, self._stirred = self._stirred, set()
+        for name in names:
+            agent = self._agents.agents.get(name)
+            if agent is not None:
+                self._look(self._of(agent))
+
+    def _look(self, scaled: _Scaled) -> None:
+        agent = scaled.agent
+        scaled.quiet()
+        if scaled.decision is not None or self._agents.agents.get(agent.name) is not agent:
+            return
+        if not self._may_scale(agent):
+            self._keep(agent)
+            scaled.is_resting = True
+            if not has_range(agent.spec):
+                del self._scaled[agent.name]
+            return
+        bounds, now = scaling.bounds_of(agent.spec), self._loop.time()
+        if scaled.is_resting:
+            scaled.is_resting = False
+            scaled.scaling = scaling.resized(Scaling(), len(agent.keepers), now)
+        load = self._load(scaled, bounds)
+        scaled.scaling, decision = scaling.decide(scaled.scaling, bounds, load, now)
+        if decision is None:
+            self._keep(agent)
+            due = scaling.deadline(scaled.scaling, bounds, load)
+            if due is not None:
+                scaled.timer = self._loop.call_at(due, self._look, scaled)
+        elif decision.instances == load.instances:
+            self._tell_held_back(scaled, decision.reason)
+        elif decision.instances > load.instances or self._is_free(agent.keepers[-1]):
+            scaled.decision = decision
+            self._due.put_nowait(scaled)
+
+    def _may_scale(self, agent: Agent) -> bool:
+        """Whether it runs as it is to run: what somebody has stopped, put to sleep or paused has no load."""
+        if self._agents.draining or self._agents.brake is not None or not has_range(agent.spec):
+            return False
+        if agent.held or not agent.wanted or agent.is_paused:
+            return False
+        if any(keeper.is_hibernated for keeper in agent.keepers):
+            return False
+        wanted = [keeper for keeper in agent.keepers if keeper.worker.wanted]
+        return not all(keeper.is_withheld for keeper in wanted)  # else it is about to sleep
+
+    def _load(self, scaled: _Scaled, bounds: Bounds) -> Load:
+        agent = scaled.agent
+        ready, offered = self._tasks.pressure(agent)
+        taking = [keeper for keeper in agent.keepers if keeper.takes_tasks]
+        wanted = [k.worker for k in agent.keepers if k.worker.wanted and k.worker.state not in UP]
+        failing = [worker for worker in wanted if _is_failing(worker)]
+        free = sum(max(0, bounds.capacity - len(keeper.running)) for keeper in taking)
+        room = math.inf
+        if ready and not free and len(agent.keepers) < bounds.maximum:
+            room = 0 if scaled.is_cramped else self._room()
+        return Load(
+            instances=len(agent.keepers),
+            coming=len(wanted) - len(failing),
+            free=free,
+            running=sum(len(keeper.running) for keeper in agent.keepers),
+            ready=ready,
+            offered=offered,
+            failing=f"{failing[0].id} is {failing[0].state}: {failing[0].reason}"
+            if failing
+            else "",
+            room=room,
+        )
+
+    def _room(self) -> int:
+        return self._agents.config.process.max_concurrent_processes - self._agents.active()
+
+    def _is_free(self, keeper: Keeper) -> bool:
+        """Has the last worker put its tasks down; whether it has none, and nobody else holds it."""
+        if keeper.is_withheld or keeper.worker.paused_at is not None:
+            return False
+        keeper.is_surplus = True
+        return not keeper.running
+
+    def _keep(self, agent: Agent) -> None:
+        """The last worker, which was to go, stays after all."""
+        for keeper in agent.keepers:
+            if keeper.is_surplus:
+                keeper.is_surplus = False
+                self._tasks.dispatch(agent.name)
+
+    def _tell_held_back(self, scaled: _Scaled, reason: str) -> None:
+        name, instances = scaled.agent.name, len(scaled.agent.keepers)
+        scaled.is_cramped = scaled.scaling.told == "room"
+        self._agents.shared.bus.publish(
+            "agent.scaled", agent=name, instances=instances, before=instances, reason=reason
+        )
+        level = logging.INFO if scaled.scaling.told == "maximum" else logging.WARNING
+        logger.log(level, "%s: %s", name, reason, extra={"fields": {"agent": name}})
+
+    # -- acting
+
+    async def _carry_out(self, scaled: _Scaled) -> None:
+        agent, decision = scaled.agent, scaled.decision
+        assert decision is not None, "what is due was decided"
+        before, instances = len(agent.keepers), decision.instances
+        scaled.is_overruled = False
+
+        def is_right() -> bool:
+            if scaled.is_overruled or len(agent.keepers) != before:
+                return False  # somebody has said another number while this waited
+            return instances > before or not self._tasks.pressure(agent)[1]
+
+        try:
+            if await self._agents.adjust(agent, instances, decision.reason, is_right):
+                scaled.scaling = scaling.carried_out(scaled.scaling)
+        except CorralError as error:
+            scaled.scaling, is_new = scaling.held_back(scaled.scaling)
+            is_over = isinstance(error, NotFound | ShuttingDown)  # there is nobody to be told of it
+            if is_new and not is_over:
+                self._tell_held_back(scaled, error.message)
+        except Exception:  # a mistake of ours must not end the scaling of others
+            logger.exception("cannot scale %s", agent.name)
+        finally:
+            scaled.decision = None
+            self._keep(agent)
+            self.stir(agent.name)
+
+
+def _is_failing(worker: Worker) -> bool:
+    """Whether a worker that is wanted has given up, or waits before it tries again; not one that is back at once."""
+    if worker.state is State.TERMINATED:
+        return worker.resume_at is None and not worker.waits
+    return worker.state is State.INITIAL and worker.deadline is not None
