@@ -207,6 +207,32 @@ AIMS = [
             Aim(f"{words}, 64 at once", "rpc", f"{name}_rate", ">=", 150_000.0),
         )
     ),
+    *(
+        aim
+        for name in ("pydantic_ai", "langgraph", "mcp")
+        for aim in (
+            Aim(f"{name}: a fork until Ready", "warm", f"{name}_fork", "<=", 10.0),
+            Aim(f"{name}: a spare until Ready", "warm", f"{name}_spare", "<=", 2.0),
+            Aim(
+                f"{name}: a cold start beside a fork",
+                "warm",
+                f"{name}_cold",
+                ">=",
+                50.0,
+                f"{name}_fork",
+                "a fork",
+            ),
+            Aim(
+                f"{name}: memory of 50 beside cold ones",
+                "warm",
+                f"{name}_pss",
+                "<=",
+                0.3,
+                f"{name}_cold_pss",
+                "cold ones",
+            ),
+        )
+    ),
     Aim("an empty task, not durable", "tasks", "wide_loose_one_ms", "<=", 0.3),
     Aim("an empty task, durable", "tasks", "wide_durable_one_ms", "<=", 1.0),
     Aim("empty tasks a second, not durable", "tasks", "wide_loose_rate", ">=", 10_000.0),

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,20 @@ def main() -> None:
             *_costs(
                 folder, WATCH_QUICK_S if quick else WATCH_S, SETTLE_QUICK_S if quick else SETTLE_S
             ),
-            *_hogs(folder, HOGS_QUICK if quick else HOGS),
-            *_shares(folder, SHARE_QUICK_S if quick else SHARE_S),
+            *_hogs(
+                folder,
+                HOGS_QUICK if quick else HOGS,
+                LIMITS_MIB[:1] if quick else LIMITS_MIB,
+            ),
+            *_shares(
+                folder,
+                SHARE_QUICK_S if quick else SHARE_S,
+                SHARES_PERCENT[:1] if quick else SHARES_PERCENT,
+            ),
         ]
         taken = bench.interleaved(ROUNDS_QUICK if quick else ROUNDS, parts)
-    bench.report("sampler", MEASURES, taken, machine, options)
+    measures = [measure for measure in MEASURES if measure.name in taken]
+    bench.report("sampler", measures, taken, machine, options)
 
 
 def _costs(folder: Path, watch_s: float, settle_s: float) -> list[Part]:
@@ -121,15 +130,15 @@ def _used_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
 
 
-def _hogs(folder: Path, count: int) -> list[Part]:
+def _hogs(folder: Path, count: int, limits_mib: Sequence[int]) -> list[Part]:
     """How fast a hog is, and how far it gets."""
     told = folder / "told"
     told.write_bytes(bytes(16))
     hog = [*PYTHON, "-c", HOG, str(told)]
 
     def rate() -> dict[str, list[float]]:
-        with subprocess.Popen([*hog, str(max(LIMITS_MIB))]) as process:
-            while _told(told)[0] < max(LIMITS_MIB):
+        with subprocess.Popen([*hog, str(max(limits_mib))]) as process:
+            while _told(told)[0] < max(limits_mib):
                 time.sleep(0.01)
             process.kill()
         mib, seconds = _told(told)
@@ -149,7 +158,7 @@ def _hogs(folder: Path, count: int) -> list[Part]:
 
         return part
 
-    return [rate, *(over(limit) for limit in LIMITS_MIB)]
+    return [rate, *(over(limit) for limit in limits_mib)]
 
 
 def _told(path: Path) -> tuple[int, float]:
@@ -169,7 +178,7 @@ def _taken_mb(daemon: Daemon, told: Path) -> float:
     return _told(told)[0] * MIB / 1e6
 
 
-def _shares(folder: Path, seconds: float) -> list[Part]:
+def _shares(folder: Path, seconds: float, limits: Sequence[int]) -> list[Part]:
     """What share of a processor a tree has that wants a whole one."""
 
     def share(limit: int) -> Part:
@@ -189,7 +198,7 @@ def _shares(folder: Path, seconds: float) -> list[Part]:
 
         return part
 
-    return [share(limit) for limit in SHARES_PERCENT]
+    return [share(limit) for limit in limits]
 
 
 if __name__ == "__main__":

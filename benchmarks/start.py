@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `ben
 import bench
 from bench import BIN, BOUND_S, PYTHON, Daemon, Measure
 
-ROUNDS, ROUNDS_QUICK = 15, 3
+ROUNDS, ROUNDS_QUICK = 15, 1
 CALLS, CALLS_QUICK = 100, 10
 """RPC calls in each round."""
 SYNCS = 20

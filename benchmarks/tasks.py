@@ -4,6 +4,9 @@ Durable and not, one at a time and in a burst, through two workers. Beside it co
 keeps nothing, and RQ and Celery with a Redis of their own that syncs always, or every second as it does by itself.
 They are installed into a temporary folder, or `--peers FOLDER`; with --quick only what is in that folder takes part.
 `--only NAME` leaves out the rest.
+
+Of corral it is counted, too, what processor time a task of a burst takes: of the daemon with its store, of both workers, and
+of the caller, who is no part of it. On a busy machine this is what can be compared.
 """
 
 import argparse
@@ -20,7 +23,11 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
+
+from corral.worker.client import Client
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench
@@ -61,6 +68,12 @@ tasks.max_queue_size = 10000
 resources.max_concurrent_requests = {SLOTS}
 """
 
+SPENT = {
+    "daemon_us": "processor of the daemon, each of a burst",
+    "workers_us": "processor of the workers, each of a burst",
+    "caller_us": "processor of the caller, each of a burst",
+}
+
 REDIS_SYNCS = {"always": "synced always", "everysec": "synced every second"}
 
 Found = dict[str, list[float]]
@@ -75,16 +88,18 @@ class Way:
     name: str
     what: str
     round: Callable[[int, int], Found]
-    """Of so many one at a time and a burst of so many: `one_ms`, `many_ms` and `rate`."""
+    """Of so many one at a time and a burst of so many: `one_ms`, `many_ms` and `rate`, and what SPENT has."""
+    is_spent: bool = False
+    """Whether it is known what it takes of the processors."""
 
     def measures(self) -> list[Measure]:
-        """One at a time, of a burst, and how many a second."""
+        """One at a time, of a burst, and how many a second; what each takes."""
         rows = (
             ("one_ms", "one at a time", "ms"),
             ("many_ms", "each of a burst", "ms"),
             ("rate", "in a burst", "tasks/s"),
         )
-        return [
+        found = [
             Measure(
                 f"{self.name}_{row}",
                 f"{self.what}, {words}",
@@ -92,6 +107,11 @@ class Way:
                 None if self.name == "pool" else f"pool_{row}",
             )
             for row, words, unit in rows
+        ]
+        spent = SPENT if self.is_spent else {}
+        return found + [
+            Measure(f"{self.name}_{row}", f"{self.what}: {words}", "µs")
+            for row, words in spent.items()
         ]
 
     def part(self, one: int, many: int) -> Found:
@@ -114,9 +134,9 @@ def main() -> None:
         parts = [lambda way=way: way.part(one, many) for way in ways]
         bench.interleaved(1, parts)
         taken = bench.interleaved(ROUNDS_QUICK if quick else ROUNDS, [*parts, _syncs(folder)])
-    by_kind = zip(*(way.measures() for way in ways), strict=True)
     sync = Measure("fsync", "one append and fsync in the same folder", "ms")
-    measures = [sync, *(measure for kind in by_kind for measure in kind)]
+    by_kind = zip_longest(*(way.measures() for way in ways))
+    measures = [sync, *(measure for kind in by_kind for measure in kind if measure is not None)]
     bench.report("tasks", measures, taken, machine, options)
 
 
@@ -144,11 +164,11 @@ def _syncs(folder: Path) -> Callable[[], Found]:
     return part
 
 
-def _rounds(timed: Timed) -> Callable[[int, int], Found]:
+def _rounds(timed: Timed, burst: Timed | None = None) -> Callable[[int, int], Found]:
     def round_of(one: int, many: int) -> Found:
         one_ms = [each for _ in range(one) for each in timed(1)]
         began = time.perf_counter()
-        many_ms = timed(many)
+        many_ms = (burst or timed)(many)
         rate = many / (time.perf_counter() - began)
         return {"one_ms": one_ms, "many_ms": many_ms, "rate": [rate]}
 
@@ -217,17 +237,61 @@ class Flood:
         return ended_ms
 
 
+def processor_us(pid: int) -> float:
+    """The processor time of all threads of a process, to the nanosecond."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1000
+
+
+def _spending(flood: Flood, daemon: int, workers: Sequence[int]) -> Callable[[int, int], Found]:
+    def spent() -> list[float]:
+        own_us = time.process_time() * 1e6
+        return [processor_us(daemon), sum(map(processor_us, workers)), own_us]
+
+    def timed(count: int) -> list[float]:
+        nonlocal taken
+        before = spent()
+        ended_ms = flood(count)
+        taken = [(now - then) / count for now, then in zip(spent(), before, strict=True)]
+        return ended_ms
+
+    taken: list[float] = []
+    in_rounds = _rounds(flood, timed)
+
+    def round_of(one: int, many: int) -> Found:
+        found = in_rounds(one, many)
+        return found | {row: [each] for row, each in zip(SPENT, taken, strict=True)}
+
+    return round_of
+
+
+def _workers(path: str) -> dict[str, list[int]]:
+    """The pids of each agent's workers."""
+    with Client(path) as client:
+        status: Any = client.call("daemon.status", timeout_s=BOUND_S)
+    return {
+        agent["name"]: [worker["pid"] for worker in agent["workers"]] for agent in status["agents"]
+    }
+
+
 def _corral(stack: contextlib.ExitStack, folder: Path) -> list[Way]:
     folder.mkdir()
     (folder / "empty.py").write_text(AGENT)
     daemon = stack.enter_context(Daemon(folder, CONFIG))
     daemon.await_ready()
+    workers = _workers(daemon.socket)
     shapes = {"narrow": f"{WORKERS} workers", "wide": f"{WORKERS} workers of {SLOTS} tasks each"}
     return [
         Way(
             f"{agent}_{'durable' if durable else 'loose'}",
             f"corral, {'durable' if durable else 'not durable'}, {shape}",
-            _rounds(Flood(daemon.socket, agent, durable=durable)),
+            _spending(
+                Flood(daemon.socket, agent, durable=durable), daemon.process.pid, workers[agent]
+            ),
+            is_spent=True,
         )
         for durable in (True, False)
         for agent, shape in shapes.items()

@@ -70,6 +70,8 @@ def show(session: Session, name: str) -> None:
             ", ".join(f"{k} {render.json_text(entry.get(k), indent=False)}" for k in keys)
         )
     )
+    if warm := inner(entry, "warm"):
+        session.print(render.one_line(_warmth(warm)))
     _print_spec(session, inner(found, "spec"))
     if checks := [
         _check_row(worker, check)
@@ -92,6 +94,25 @@ def show(session: Session, name: str) -> None:
         if text:
             session.print("\n" + session.styled(f"stderr of {render.one_line(worker)}", "bold"))
             session.print_foreign(text)
+
+
+def _warmth(warm: Mapping[str, object]) -> str:
+    """How the workers start, and what the zygote that they are forks of has cost."""
+    parts = [f"workers start {word(warm, 'state')}"]
+    if pid := word(warm, "pid"):
+        parts = [f"workers are forks of zygote {pid}"]
+        if word(warm, "state") != "warm":
+            parts.append(word(warm, "state"))
+    if modules := word(warm, "modules"):
+        load = render.duration(render.number(warm, "load_s"))
+        parts.append(
+            f"{modules} modules in {load}, {render.size(render.number(warm, 'rss_bytes'))}"
+        )
+    if spares := render.number(warm, "spares"):
+        parts.append(f"{spares:.0f} spares")
+    if reason := word(warm, "reason"):
+        parts.append(reason)
+    return ", ".join(parts)
 
 
 def _check_row(worker: Mapping[str, object], check: Mapping[str, object]) -> list[str]:

@@ -67,6 +67,12 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", " ")
 
 
+def one_lines(texts: Iterable[str]) -> list[str]:
+    """Each of the texts as `one_line`; asked once for all of them, since as a rule none needs it."""
+    found = list(texts)
+    return found if "".join(found).isprintable() else [one_line(text) for text in found]
+
+
 def _shown(match: re.Match[str]) -> str:
     number = ord(match.group())
     if number < 0x20:
@@ -201,7 +207,7 @@ def table(
     """
     grid = [list(header), *([cell or "-" for cell in row] for row in rows)]
     names = list(header)
-    widths = [max(columns(row[i]) for row in grid) for i in range(len(names))]
+    widths = [_width(column) for column in zip(*grid, strict=True)]
     goes = list(droppable)
     while width is not None and goes and _needed(widths) > width:
         if (name := goes.pop(0)) in names:
@@ -213,7 +219,27 @@ def table(
         before = _needed(widths) - min(widths[-1], LAST_COLUMN_MIN)
         widths[-1] = max(width - before, LAST_COLUMN_MIN)
     aligned = [name in right for name in names]
+    if not paint and all("".join(row).isascii() for row in grid):
+        return _plain_lines(grid, widths, aligned, cut=width is not None)
     return [_line(row, widths, aligned, paint or {}, cut=width is not None) for row in grid]
+
+
+def _width(cells: Sequence[str]) -> int:
+    """Of the widest one."""
+    return max(map(len if "".join(cells).isascii() else columns, cells))
+
+
+def _plain_lines(
+    grid: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool], *, cut: bool
+) -> list[str]:
+    """As `_line`, for all at once: a status has thousands, and as a rule nothing but ASCII in them."""
+    padded: list[list[str]] = []
+    last = len(widths) - 1
+    for i, cells in enumerate(zip(*grid, strict=True)):
+        width = widths[i]
+        shown = [_cut(cell, width) for cell in cells] if i == last and cut else cells
+        padded.append([c.rjust(width) if right[i] else c.ljust(width) for c in shown])
+    return [line.rstrip() for line in map("  ".join, zip(*padded, strict=True))]
 
 
 def columns(text: str) -> int:

@@ -122,7 +122,7 @@ class Session:
         paint = {k: render.COLOURS[v] for k, v in render.STATE_COLOURS.items()}
         lines = render.table(
             list(header),
-            [[render.one_line(cell) for cell in row] for row in rows],
+            [render.one_lines(row) for row in rows],
             width=self.width,
             droppable=list(droppable),
             right=list(right),

@@ -164,6 +164,11 @@ class Attempt:
             with contextlib.suppress(CorralError):  # `outcome` meets it, too
                 self._hand_over({})
 
+    def withdraw(self, reason: str) -> None:
+        """Tells the worker that nobody waits for it any more, where it has been told of it and has not answered."""
+        if self._call is not None and self._channel is not None and not self._answer.done():
+            self._channel.withdraw(self._call, reason)
+
     @property
     def _can_begin(self) -> bool:
         keeper = self._keeper
@@ -390,6 +395,10 @@ class Alarms:
         if at < self._armed_for:
             self._arm(at)
         return alarm
+
+    def __len__(self) -> int:
+        """How many it holds, those among them that were called off."""
+        return len(self._heap)
 
     def call_off(self, alarm: Alarm) -> None:
         """Forgets an alarm; also one that has rung."""

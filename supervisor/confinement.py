@@ -210,7 +210,7 @@ def make_temporary_root(state_dir: Path) -> Path:
 
 def temporary_of(root: Path, unit: str) -> str:
     """The temporary folder of one life of a worker; no other has ever had it, or will."""
-    return str(root / unit.replace("#", "."))
+    return f"{root}/{unit.replace('#', '.')}"
 
 
 def leftovers(root: Path | None) -> list[str]:

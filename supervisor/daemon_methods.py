@@ -12,7 +12,7 @@ from ..worker.schema import LogLevelParams, NoParams, ReloadParams, StatusParams
 from .control import Caller, Control, method, openrpc
 from .launch import secret_problems
 from .lifecycle import UP, State
-from .report import status
+from .report import status, warmth
 from .secret import is_reference
 
 if TYPE_CHECKING:

@@ -51,6 +51,7 @@ from .probe import Finding, Probes
 from .process import Launcher
 from .spec import Spec
 from .store import Store
+from .turnstile import Turnstile
 from .zygotes import Zygotes
 
 PAUSED = "paused"
@@ -67,6 +68,9 @@ READ_S = 0.02
 
 READINGS = 5
 """How often, at most, one deadline is put off for that."""
+
+AHEAD = 128
+"""Starts that are prepared: more than may be under way. A thousand tasks that wait would take 3 kB each."""
 
 EXITS_KEPT = 10
 """Ends that `show` lists per worker."""
@@ -119,6 +123,7 @@ class Shared:
     probes: Probes
     alert_counts: Counts
     starting: asyncio.Semaphore
+    ahead: Turnstile = field(default_factory=lambda: Turnstile(AHEAD))
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:
@@ -594,8 +599,17 @@ class Keeper:
         life = Incarnation(number, unit, line, self._loop.time(), self.shared.launcher)
         self.life = life
         self._frozen_for = NO_REASONS
+        if self.spec.protocol == "none" and self.spec.ready is None:
+            leave = self.shared.ahead.leave  # it is up as soon as it is launched
+            self.shared.ahead.enter(functools.partial(self._begin, life, leave))
+        else:
+            self._begin(life)
+
+    def _begin(self, life: Incarnation, done: Callable[[object], None] | None = None) -> None:
         life.task = self._loop.create_task(self._bring_up(life))
         life.task.add_done_callback(life.forget_task)
+        if done is not None:
+            life.task.add_done_callback(done)
 
     async def _bring_up(self, life: Incarnation) -> None:
         """From the decision to start to Ready, or to the reason why not."""
@@ -749,7 +763,9 @@ class Keeper:
         self.forget()
         if self._timer is not None:
             self._timer.cancel()
-        if self.life is not None and self.life.task is not None:
+        if self.life is not None and self.life.task is None:
+            self.life.doomed = True  # should its turn come only now
+        elif self.life is not None and self.life.task is not None:
             self.life.task.cancel()
             await asyncio.gather(self.life.task, return_exceptions=True)
         await self.checkup.close()

@@ -65,9 +65,12 @@ async def prepare_zygote(spec: Spec, host: Host, unit: str) -> Launch:
         SpawnFailed: as `launch_of`.
     """
     order = {"entrypoint": spec.entrypoint, "preload": spec.preload}
-    return await _prepare(
+    launch = await _prepare(
         spec, host, unit, _module(spec, "zygote", msgspec.json.encode(order).decode())
     )
+    # Its processor time is spent on all workers and over days, so that each fork gets this limit by itself.
+    limits = {name: value for name, value in launch.limits.items() if name != "CPU"}
+    return msgspec.structs.replace(launch, limits=limits)
 
 
 def why_cold(spec: Spec) -> str | None:

@@ -20,6 +20,7 @@ from the modules beside it, compiled before.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -40,6 +41,7 @@ from corral.supervisor.kernel import (  # noqa: TID251 - see above
     prctl,
 )
 from corral.supervisor.lineage import Trees  # noqa: TID251 - see above
+from corral.supervisor.midwife import Midwife  # noqa: TID251 - see above
 from corral.supervisor.nursery import Nursery  # noqa: TID251 - see above
 from corral.supervisor.packet import Channel, encode  # noqa: TID251 - see above
 
@@ -95,7 +97,6 @@ def main() -> None:
     channel = Channel(sock)
     groups = Groups(options["group"], options["group_name"]) if "group" in options else None
     trees = Trees(options.get("state", 0), groups)
-    gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
     pid = os.getpid()
     nursery = Nursery(
         channel,
@@ -104,6 +105,11 @@ def main() -> None:
         lambda spawn, fds, report: become(spawn, fds, report, pid, altered),
         trees,
     )
+    with contextlib.suppress(
+        OSError
+    ):  # this machine takes no plans: then each is forked with our memory
+        nursery.midwife = Midwife(pid, altered)
+    gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
     nursery.run()
     nursery.end()
 

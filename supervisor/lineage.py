@@ -111,7 +111,7 @@ class Trees:
         """The pids of our children, exactly: see `children`."""
         if self.list_fd < 0:
             return children_by_parent(os.getpid())
-        return [int(pid) for pid in read_fd(self.list_fd).split()]
+        return list(map(int, read_fd(self.list_fd).split()))
 
     def adopt(self) -> None:
         """Find what has become our child, and whose it is.
@@ -122,8 +122,9 @@ class Trees:
         for stray in self.unknown():  # in the middle of an exec, for one, its mark cannot be read
             process = look_up(stray.pid)
             stray.unit = None if process is None else self.owner(process)
-        for pid in self.own_children():
-            if pid in self.leaders or pid in self.strays or pid in self.failed:
+        known = self.leaders
+        for pid in [pid for pid in self.own_children() if pid not in known]:  # of thousands, most
+            if pid in self.strays or pid in self.failed:
                 continue
             process = look_up(pid)
             if process is None or process.is_dead:

@@ -29,12 +29,15 @@ from .kernel import (
     signal_other,
 )
 from .lineage import KILL_AGAIN_S, Trees, Unit
+from .midwife import FAILED_LATE
 from .packet import Channel, receive
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
+
+    from .midwife import Midwife
 
     Become = Callable[[Any, list[int], int], NoReturn]
     """In the new process: turns it into what a request asks for; its descriptors, and where failures are told."""
@@ -47,6 +50,8 @@ ROOTS_S = 0.1
 """The pace at which it is told which processes have escaped."""
 ROOTS = 1024
 """So many of one unit."""
+SERVE_S = 0.003
+"""For so long requests are served, one after the other, before deaths and confirmations are looked at again."""
 STOP_ROUNDS = 10
 """Looks at one tree that is being stopped, before others are served…"""
 STOP_AGAIN_S = 0.01
@@ -77,15 +82,19 @@ class Nursery:
         self.trees = trees
         self.reports: dict[int, Unit] = {}
         self.killed: set[Unit] = set()
+        self.ended: set[Unit] = set()  # the leader is dead; there may be thousands that live
         self.dead: deque[tuple[Unit, int, resource.struct_rusage]] = deque()
         self.is_settled = True
         self.survey_due_s = 0.0
         self.turned: set[Unit] = set()  # to be frozen or thawed, as far as they are not yet
+        self.frozen: set[Unit] = set()
         self.told: dict[str, list[int]] = {}  # the escaped processes of each unit
         self.tell_due_s = 0.0
         self.is_told = True
         self.abandoned: set[str] = set()  # groups to be removed as soon as they are empty
         self.listeners: dict[int, Callable[[], None]] = {}
+        self.midwife: Midwife | None = None  # where new processes may follow a plan
+        self.planned: dict[Unit, tuple[Any, list[int]]] = {}  # what was asked for, until confirmed
 
     def run(self) -> None:
         """Serve until the daemon is gone."""
@@ -132,21 +141,24 @@ class Nursery:
         self.is_settled = False
 
     def _serve(self) -> bool:
-        """Do what one message asks for; False when the daemon has closed its end."""
-        try:
-            message, fds = receive(self.channel.sock)
-        except BlockingIOError:
-            return True
-        except (EOFError, ConnectionResetError):
-            return False
-        try:
-            self._obey(message, fds)
-        except OSError as error:
-            self._put_off(error)
-        finally:
-            for fd in fds:
-                os.close(fd)
-        return True
+        """Do what the messages ask for that are there; False when the daemon has closed its end."""
+        until_s = time.monotonic() + SERVE_S
+        while True:  # what follows is of the same cost for one message as for many
+            try:
+                message, fds = receive(self.channel.sock)
+            except BlockingIOError:
+                return True
+            except (EOFError, ConnectionResetError):
+                return False
+            try:
+                self._obey(message, fds)
+            except OSError as error:
+                self._put_off(error)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            if time.monotonic() >= until_s:
+                return True
 
     def _obey(self, message: Any, fds: list[int]) -> None:  # Any: JSON
         match message["op"]:
@@ -166,7 +178,7 @@ class Nursery:
             case other:
                 raise AssertionError(f"the daemon is of our version, yet asks for {other!r}")
 
-    def _spawn(self, message: Any, fds: list[int]) -> None:  # Any: JSON
+    def _spawn(self, message: Any, fds: list[int], *, may_plan: bool = True) -> None:  # Any: JSON
         seq, key = message["seq"], message["unit"]
         stage, group = "descriptors", None
         try:
@@ -184,9 +196,7 @@ class Nursery:
                 brand = brand_for(self.trees.state, seq)
                 if brand is not None:
                     message["limits"]["RSS"] = brand
-                pid = os.fork()
-                if pid == 0:
-                    self.become(message, fds, told)
+                pid, is_planned = self._fork(message, fds, told, may_plan)
                 try:
                     unit = Unit(key, pid, seq, report, group)
                 except (
@@ -209,6 +219,42 @@ class Nursery:
             self.survey_due_s = time.monotonic() + SURVEY_S
         self.trees.units[key] = self.trees.leaders[pid] = self.reports[report] = unit
         self.poller.register(report, select.POLLIN)
+        if is_planned:
+            self.planned[unit] = message, fds[:]
+            fds.clear()  # they are kept until it is confirmed
+
+    def _fork(
+        self, message: Any, fds: list[int], told: int, may_plan: bool
+    ) -> tuple[int, bool]:  # Any: JSON
+        """The new process, and whether it follows a plan."""
+        if self.midwife is not None:
+            pid = self.midwife.bear(message, fds, told) if may_plan else None
+            if pid is not None:
+                return pid, True
+            self.midwife.uncover()
+        pid = os.fork()
+        if pid == 0:
+            self.become(message, fds, told)
+        return pid, False
+
+    def _bear_again(self, unit: Unit, told: bytes) -> None:
+        """Its plan did not work out: now with all the words for what is in the way, if it still is."""
+        message, fds = self.planned.pop(unit)
+        was_killed = unit in self.killed
+        del self.trees.leaders[unit.pid]
+        self._forget(unit)
+        self.trees.failed.add(unit.pid)
+        try:
+            if told == FAILED_LATE and message.get("temporary") is not None:
+                with contextlib.suppress(OSError):
+                    os.rmdir(message["temporary"])
+            self._spawn(message, fds, may_plan=False)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if was_killed:
+            self._kill(unit.key)
+        self._turn(unit.key, unit.is_frozen)
 
     def _make_group(self, message: Any) -> str | None:  # Any: JSON
         if self.trees.groups is None:
@@ -241,6 +287,12 @@ class Nursery:
         del self.reports[unit.report]
         os.close(unit.report)
         unit.report = -1
+        if unit in self.planned:
+            if told:
+                self._bear_again(unit, told)
+                return
+            for fd in self.planned.pop(unit)[1]:
+                os.close(fd)
         if not told:
             starttime = unit.starttime
             self.channel.send(
@@ -254,8 +306,8 @@ class Nursery:
 
     def _forget(self, unit: Unit) -> None:
         del self.trees.units[unit.key]
-        self.killed.discard(unit)
-        self.turned.discard(unit)
+        for marked in (self.ended, self.killed, self.turned, self.frozen):
+            marked.discard(unit)
         self._abandon(unit.group)
 
     def _reap(self) -> None:
@@ -277,6 +329,7 @@ class Nursery:
         if self.trees.leaders.pop(pid, None) is not None:
             assert unit is not None, "what was popped is what was got"
             unit.is_alive = False
+            self.ended.add(unit)
             self.dead.append((unit, status, usage))
         self.trees.strays.pop(pid, None)
         self.trees.failed.discard(pid)
@@ -338,20 +391,17 @@ class Nursery:
             stray.candidates = [unit for unit in stray.candidates if trees.has(unit)]
             if not all(unit.is_alive for unit in stray.candidates) or not stray.candidates:
                 kill_below(stray.pid)
-        for unit in [unit for unit in trees.units.values() if trees.is_empty(unit)]:
+        for unit in [unit for unit in self.ended if trees.is_empty(unit)]:
             self._forget(unit)
             self.channel.send(op="emptied", unit=unit.key)
         for unit in self.killed:
             if not unit.is_alive:
                 unit.again_s = 0.0  # something of it has just escaped from a dead parent
         # One that escaped from a stopped parent, or was forked behind our back, is to be stopped too.
-        self.turned.update(unit for unit in trees.units.values() if unit.is_frozen)
+        self.turned |= self.frozen
         self.is_told = False
         # What a group holds that is no child of ours dies without a word to us.
-        self.is_settled = all(self._has_roots(unit) for unit in trees.units.values())
-
-    def _has_roots(self, unit: Unit) -> bool:
-        return unit.is_alive or unit.group is None or bool(self.trees.roots(unit))
+        self.is_settled = all(unit.group is None or trees.roots(unit) for unit in self.ended)
 
     def _tell_roots(self) -> None:
         """Tell which processes have escaped, once that has changed: in time, and never into a queue."""
@@ -387,6 +437,7 @@ class Nursery:
         if unit is not None:
             unit.again_s = 0.0
             unit.is_frozen = False  # SIGKILL reaches what is frozen
+            self.frozen.discard(unit)
             self.turned.discard(unit)
             self.killed.add(unit)
 
@@ -394,6 +445,7 @@ class Nursery:
         unit = self.trees.units.get(key)
         if unit is not None and unit.is_frozen != is_frozen:
             unit.is_frozen = is_frozen
+            (self.frozen.add if is_frozen else self.frozen.discard)(unit)
             unit.is_scattered = unit.is_scattered and not is_frozen
             self.turned.add(unit)
 

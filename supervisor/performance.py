@@ -117,7 +117,6 @@ class Performance(Accounts, ABC):
         task = entry.task
         entry.quiet()
         entry.stop = self._loop.create_future()
-        keeper.begin(task.id)
         started = replace(
             task,
             state="running",
@@ -131,6 +130,9 @@ class Performance(Accounts, ABC):
         attempt = Attempt(started, entry.limits, entry.size_bytes, keeper, entry.stop, self._alarms)
         attempt.is_again = task.started_at is not None
         written = self.ledger.save(entry, started)
+        if written is None and not attempt.is_again and task.session is None:
+            attempt.try_at_once()  # while the worker reads it, the rest is done
+        keeper.begin(task.id)
         if written is None:
             written = self._begin_now(entry, attempt, started)
         self._keep(self._run(entry, keeper, attempt, started, written))
@@ -139,8 +141,6 @@ class Performance(Accounts, ABC):
         """For an attempt that nothing has to be written for; a defect in this ends the attempt, not who dispatched it."""
         try:
             self._note_started(entry, attempt, started)
-            if not attempt.is_again and started.session is None:
-                attempt.try_at_once()
         except Exception as error:
             broken: Writing = self._loop.create_future()
             broken.set_exception(error)
@@ -161,8 +161,14 @@ class Performance(Accounts, ABC):
             if isinstance(outcome, BrokenOff):
                 await self._break_off(entry, attempt, outcome, held)
                 return
-            # The worker is free for the next, whose attempt is committed with this one's end.
             entry.answered_at = rfc3339(time.time())
+            if isinstance(outcome, Succeeded) and self._is_alone(started):
+                await self._succeed(entry, outcome.result)
+                await asyncio.sleep(
+                    0
+                )  # the caller hears of it before others hear that its worker is free
+                return
+            # The worker is free for the next, whose attempt is committed with this one's end.
             held.release()
             if isinstance(outcome, Succeeded):
                 await self._succeed(entry, outcome.result)
@@ -176,11 +182,17 @@ class Performance(Accounts, ABC):
             await self._try_later(entry, error)
         except Exception as error:  # our own mistake must not keep the task, or who waits for it
             logger.exception("cannot go on with task %s", started.id)
+            attempt.withdraw("the daemon cannot go on with it")
             held.release()
             defect = InternalError(f'cannot go on with task "{started.id}": {error!r}'[:1000])
             await self._end(entry, "failed", defect)
         finally:
             held.release()
+
+    def _is_alone(self, task: Task) -> bool:
+        """Whether neither a write nor another task gains anything from its worker being free sooner."""
+        is_written = task.durable or task.session is not None
+        return not is_written and not self._backlog.waiting(task.agent)
 
     def _rest(self, name: str) -> None:
         """Begins nothing while the store takes nothing: with each that is tried, all that wait would be tried in vain."""

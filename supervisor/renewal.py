@@ -31,18 +31,28 @@ class Renewal:
         self._zygotes = agents.shared.zygotes
         self._rounds: dict[str, Round] = {}
         self._looking: set[str] = set()
+        self._said: dict[str, tuple[bool, bool, bool]] = {}
         self._zygotes.on_order = self.look
 
     def changed(self, keeper: Keeper) -> None:
         """Takes note of a change of a worker."""
-        if keeper.spec.entrypoint is None:
+        worker = keeper.worker
+        if worker.spec.entrypoint is None:
             return
-        agent = self._agents.agents.get(keeper.spec.name)
-        if agent is None:
-            return
-        self._zygotes.note(agent)
-        if self._zygotes.order(agent.name) is not None or agent.name in self._rounds:
-            self.look(agent.name)
+        name = worker.spec.name
+        said = (worker.wanted, worker.tree, worker.state in UP)
+        if (
+            self._said.get(worker.id) != said
+        ):  # with each task there are two changes that say nothing
+            if worker.wanted or worker.tree:
+                self._said[worker.id] = said
+            else:
+                self._said.pop(worker.id, None)
+            agent = self._agents.agents.get(name)
+            if agent is not None:
+                self._zygotes.note(agent)
+        if name in self._rounds:
+            self.look(name)
 
     def look(self, name: str) -> None:
         """Replaces those whose turn it is."""

@@ -424,14 +424,12 @@ class Running:
         self._startable(keepers)
         numbers = {keeper.id: keeper.worker.incarnation for keeper in keepers}
         keepers = await self._with_new_sources(keepers)
+        left = [keeper for keeper in keepers if not self._has_begun_anew(keeper, numbers)]
         needed = self._startable(keepers)
         exits = {keeper.id: keeper.worker.last_exit for keeper in self.all_keepers()}
         chosen = set(keepers)
         self._begin(keeper for keeper in needed if keeper not in chosen)
-        self._renew_each(
-            [keeper for keeper in keepers if keeper.worker.incarnation == numbers[keeper.id]],
-            "asked to restart",
-        )
+        self._renew_each(left, "asked to restart")
         if not wait:
             return
         # One may have failed again while another was still ending: that is not its exit from before.
@@ -451,6 +449,12 @@ class Running:
         await self.shared.zygotes.check_sources(names)
         await self.shared.zygotes.settled(names)
         return [keeper for keeper in keepers if keeper.worker.wanted or keeper not in wanted]
+
+    def _has_begun_anew(self, keeper: Keeper, numbers: Mapping[str, int]) -> bool:
+        """Whether it was replaced because of its new sources, before it was its turn to be restarted."""
+        life, newest = keeper.life, self.shared.zygotes.current(keeper.spec.name)
+        is_new = life is not None and newest is not None and life.parent is newest
+        return is_new and keeper.worker.incarnation > numbers[keeper.id]
 
     def _renew_each(self, keepers: Sequence[Keeper], reason: str) -> dict[str, int]:
         """Restarts of several, as `restart` says; the numbers of the lives that end, by worker id."""

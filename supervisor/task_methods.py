@@ -39,7 +39,7 @@ MOST_FOLLOWED = 10_000
 """Tasks below one that `task.follow` tells of."""
 
 
-class _Listener:
+class Listener:
     """Tells a caller how a task stands, from the moment when it has gone on for longer than a blink.
 
     Of a task that has ended by then its end alone is told, together with the answer.
@@ -53,6 +53,7 @@ class _Listener:
         self._is_late = False
 
     def __call__(self, task: Task) -> None:
+        """Hears of a change."""
         self._latest = task
         if self._is_late or task.state in ENDED:
             self._tell()
@@ -109,7 +110,7 @@ async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> obj
 
 async def _ended(control: Control, task_id: str, caller: Caller) -> Task:
     """The record of a task when it has ended; the caller is told how it stands meanwhile."""
-    listener = _Listener(control, caller)
+    listener = Listener(control, caller)
     try:
         return await control.tasks.wait(task_id, listener=listener)
     finally:

@@ -36,8 +36,8 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-FILES = 3
-"""That are held open of a process that is looked at again and again."""
+FILES = 4
+"""That are held open, at most, of a process that is looked at again and again."""
 
 HELD_SHARE = 8
 """One descriptor of so many may be for them."""
@@ -84,42 +84,56 @@ class Files:
         OSError: the process is gone, or hidden from us, or no more descriptors are to be had.
     """
 
-    __slots__ = ("_children", "_folder", "_stat", "pid")
+    __slots__ = ("_cpu", "_folder", "_others", "_stat", "pid")
 
     held = 0
     """Descriptors that all together have open."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, cgroup: str | None) -> None:
         if Files.held + FILES > _may_hold():
             raise OSError(errno.EMFILE, "descriptors are for the workers first")
+        names = [f"/proc/{pid}/stat", f"/proc/{pid}/fd"]
+        if cgroup is None:
+            names.append(f"/proc/{pid}/task/{pid}/children")
+        else:
+            names += (f"{cgroup}/cgroup.procs", f"{cgroup}/cpu.stat")
         opened: list[int] = []
         try:
-            for name in ("stat", f"task/{pid}/children", "fd"):
-                opened.append(os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
+            for name in names:
+                opened.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
             for fd in opened:
                 os.close(fd)
             raise
         self.pid = pid
-        self._stat, self._children, self._folder = opened
+        self._stat, self._folder, self._others = opened[:3]
+        self._cpu = None if cgroup is None else opened[3]
         Files.held += FILES
 
-    def read(self) -> tuple[Process, int] | None:
-        """The process, and its open descriptors, where it has one thread and no children; else None, or if that is unknown.
+    def read(self) -> tuple[Process, int, float | None] | None:
+        """The process, its open descriptors, and what its cgroup counts, where it has one; None unless it is alone.
+
+        Alone is a process of one thread without children, or the only one of its cgroup.
 
         Raises:
             OSError: it is gone.
         """
         process = _process(self.pid, os.pread(self._stat, STAT_BYTES, 0))
         open_files = os.fstat(self._folder).st_size  # 0 before Linux 6.2
-        if process.threads != 1 or not open_files or os.pread(self._children, 1, 0):
+        others = os.pread(self._others, 32, 0)
+        if not open_files:
             return None
-        return process, open_files
+        if self._cpu is None:
+            return (process, open_files, None) if process.threads == 1 and not others else None
+        if others != b"%d\n" % self.pid:
+            return None
+        return process, open_files, _usage_s(os.pread(self._cpu, 64, 0).decode("ascii"))
 
     def close(self) -> None:
         """Lets go of the process."""
-        for fd in (self._stat, self._children, self._folder):
-            os.close(fd)
+        for fd in (self._stat, self._folder, self._others, self._cpu):
+            if fd is not None:
+                os.close(fd)
         Files.held -= FILES
 
 
@@ -173,7 +187,7 @@ class Tree:
 
     def glance(self) -> Usage | None:
         """As `survey`, at once, of a tree that was a single process and still is; None where it is not that simple."""
-        if self._cgroup is not None or len(self._known) != 1 or self._turn.locked():
+        if len(self._known) != 1 or self._turn.locked():
             return None
         [(pid, known)] = self._known.items()
         if self._known_roots != self._roots():
@@ -181,21 +195,24 @@ class Tree:
         try:
             if self._files is None or self._files.pid != pid:
                 self.close()
-                self._files = Files(pid)
+                self._files = Files(pid, self._cgroup)
             found = self._files.read()
         except OSError:
             self.close()
             return None
         if found is None or found[0].started != known.started:
             return None
-        process, self.most_files = found
+        process, self.most_files, counted_s = found
         self._surveyed = int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
         self._known = {pid: process}
         # As `used_s` has it, where nobody is gone and nobody new.
         reaped_s = process.reaped_s - known.reaped_s - self._owed.get(pid, 0.0)
-        self._cpu_s += max(0, process.own_ns - known.own_ns) / 1e9 + max(0.0, reaped_s)
+        if counted_s is None:
+            self._cpu_s += max(0, process.own_ns - known.own_ns) / 1e9 + max(0.0, reaped_s)
+        else:
+            self._cpu_s = max(self._cpu_s, counted_s)
         self._owed = NOBODY
-        self.usage = Usage(process.rss_bytes, self._cpu_s, 1, 1)
+        self.usage = Usage(process.rss_bytes, self._cpu_s, 1, process.threads)
         return self.usage
 
     def close(self) -> None:
@@ -328,7 +345,11 @@ def _members(cgroup: str) -> frozenset[int]:
 
 def _cgroup_cpu_s(cgroup: str) -> float | None:
     """What all processes of a cgroup have used, the dead ones included; see the kernel's cgroup-v2.rst."""
-    name, _, rest = groups.read(cgroup, "cpu.stat").partition(" ")
+    return _usage_s(groups.read(cgroup, "cpu.stat"))
+
+
+def _usage_s(cpu_stat: str) -> float | None:
+    name, _, rest = cpu_stat.partition(" ")
     return int(rest.partition("\n")[0]) / 1e6 if name == "usage_usec" else None
 
 

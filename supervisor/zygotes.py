@@ -273,6 +273,11 @@ class Zygotes:
                     result="exec-failed",
                 )
 
+    def current(self, name: str) -> Parent | None:
+        """The zygote of which an agent's next worker is a fork."""
+        kin = self._kins.get(name)
+        return None if kin is None else kin.current
+
     def order(self, name: str) -> Order | None:
         """Which workers of an agent are to be replaced now."""
         kin = self._kins.get(name)

@@ -450,8 +450,11 @@ class Channel(asyncio.Protocol):
             answer = self._at_once.get(event.method)
             if answer is None:
                 self._serving[event.id] = self._loop.create_task(self._serve(event))
-            else:
+                return
+            try:
                 self.peer.respond(event.id, answer(event.params))
+            except CorralError as error:
+                self.peer.fail(event.id, error)
         elif type(event) is Notification:
             self._on_notification(event)
         elif type(event) is Withdrawn:

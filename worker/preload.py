@@ -13,6 +13,7 @@ somebody does: they all count. Standard library alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -67,7 +68,7 @@ class Inspection:
             try_fork()
             findings = list(self._findings())
         return [
-            Unfit(kind, what[:NAME_LENGTH], self._seen.get((kind, key), ""))
+            Unfit(kind, one_line(what)[:NAME_LENGTH], self._seen.get((kind, key), ""))
             for kind, key, what in findings[:NAMED]
         ]
 
@@ -83,6 +84,11 @@ class Inspection:
             if fd not in self.own and (hazard := _hazard(fd, link)):
                 yield Finding(hazard[0], (fd, link), hazard[1])
         yield from _processes()
+
+
+def one_line(text: str) -> str:
+    """The text as it may travel: names of files and threads may hold anything."""
+    return " ".join(text.encode(errors="backslashreplace").decode().splitlines())
 
 
 def descriptors() -> dict[int, str]:
@@ -120,7 +126,8 @@ def try_fork() -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
-    os.waitpid(pid, 0)
+    with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD has none to wait for
+        os.waitpid(pid, 0)
 
 
 def _threads() -> Iterator[Finding]:

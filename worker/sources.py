@@ -178,11 +178,12 @@ def _files() -> Iterator[str]:
     """The files behind the modules, but for corral's own."""
     seen: set[str] = set()
     for module in list(sys.modules.values()):
-        spec = getattr(module, "__spec__", None)
-        name, path = getattr(spec, "name", ""), getattr(spec, "origin", None)
-        if not isinstance(name, str) or name.partition(".")[0] == "corral":
+        try:
+            spec = module.__spec__
+            name, path = (spec.name, spec.origin) if spec and spec.has_location else ("", None)
+        except Exception:  # what a library has put there may be anything, and do anything
             continue
-        if getattr(spec, "has_location", False) and isinstance(path, str) and path not in seen:
+        if isinstance(path, str) and path not in seen and name.partition(".")[0] != "corral":
             seen.add(path)
             yield path
 

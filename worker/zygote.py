@@ -50,7 +50,7 @@ from ..supervisor.nursery import Nursery
 from ..supervisor.packet import Channel
 from .__main__ import load, say_unloadable
 from .agent import Agent, loading_entrypoint
-from .preload import Inspection, reopen
+from .preload import Inspection, one_line, reopen
 from .sources import Sources
 from .stdio import Pipes, leave, ready_streams
 from .task import Hooks
@@ -63,9 +63,8 @@ if TYPE_CHECKING:
     from ..supervisor.birth import Spawn
 
 if not TYPE_CHECKING:
-    from _signal import (
-        signal as set_handler,
-    )  # without its enumerations, which a fork need not copy
+    # What signal wraps, without its enumerations: a fork would have to copy them.
+    from _signal import signal as set_handler
 
 NAME = "corral-zygote"
 NAME_BYTES = 15
@@ -182,7 +181,6 @@ class Zygote:
         self.inspection = Inspection()
         self.dispositions: dict[int, Any] = {}  # Any: what signal.signal takes
         self.kept: list[int] = []
-        self.is_collected = gc.isenabled()
 
     def load(self, entrypoint: str, preload: list[str]) -> Agent:
         """Imports everything, and tells what came of it.
@@ -217,7 +215,8 @@ class Zygote:
 
     def _settle(self) -> None:
         """After the last import: all that each fork would have to do by itself."""
-        rehearse()
+        with contextlib.suppress(Exception):  # it only saves time, and what fails will fail again
+            rehearse()
         self.surroundings.note()
         self.sources.note()
         tempfile = vars(sys.modules.get("tempfile", sys))
@@ -226,9 +225,7 @@ class Zygote:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):  # replaced, or closed
                 stream.flush()  # else each fork would say it again
-        self.is_collected = gc.isenabled()
-        gc.collect()
-        gc.disable()
+        gc.collect()  # what nobody holds any more need not be judged, or shared
 
     def serve(self, agent: Agent) -> NoReturn:
         """Serves until nobody is left to serve, and ends this process with all that is below it."""
@@ -285,8 +282,6 @@ class Zygote:
         status = 1
         try:
             status = self._live(agent, spawn)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())  # as the interpreter's own end would
         finally:
             leave(status)
 
@@ -297,13 +292,14 @@ class Zygote:
         random = sys.modules.get("numpy.random")
         if random is not None:
             random.seed()  # as Python's own does by itself
-        if self.is_collected:
-            gc.enable()
         status = 0
         try:
             agent.run()
         except SystemExit as exit_:
             status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            status = 1
         # What the interpreter's end would do, but for taking every module apart, which no fork could share.
         threading._shutdown()  # type: ignore[attr-defined]  # pyright: ignore  the one way to wait for them all
         atexit._run_exitfuncs()
@@ -432,12 +428,12 @@ def few(paths: list[str]) -> list[str]:
     """As many of the paths as make no long message; each is one line, whatever its name holds."""
     chosen: list[str] = []
     room = PATHS_LENGTH
-    for path in paths:
+    for path in map(one_line, paths):
         room -= len(path)
         if room < 0:
             break
         chosen.append(path)
-    return chosen or [path[:PATHS_LENGTH] for path in paths[:1]]
+    return chosen or [one_line(path)[:PATHS_LENGTH] for path in paths[:1]]
 
 
 def rehearse() -> None:

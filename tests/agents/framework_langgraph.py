@@ -2,12 +2,17 @@
 
 import os
 import random
+from typing import Any
 
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.runnables import Runnable
 from langchain_core.tools import tool  # pyright: ignore[reportUnknownVariableType]  of a library
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import (  # pyright: ignore[reportMissingTypeStubs]  it has none
+    END,
+    START,
+    MessagesState,
+    StateGraph,
+)
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from corral.worker import Agent, Task
@@ -21,7 +26,8 @@ def population(city: str) -> int:
     return 1000 * len(city)
 
 
-def graph(city: str) -> Runnable:
+def graph(city: str) -> Any:  # its own types are partly unknown
+    """A graph whose model asks for the tool once, and then answers."""
     call = {"name": "population", "args": {"city": city}, "id": "1"}
     said = [AIMessage("", tool_calls=[call]), AIMessage(f"that is how many live in {city}")]
     model = GenericFakeChatModel(messages=iter(said))
@@ -29,7 +35,7 @@ def graph(city: str) -> Runnable:
     def think(state: MessagesState) -> dict[str, object]:
         return {"messages": [model.invoke(state["messages"])]}
 
-    made = StateGraph(MessagesState)
+    made: Any = StateGraph(MessagesState)  # as above
     made.add_node("think", think)
     made.add_node("tools", ToolNode([population]))
     made.add_edge(START, "think")

@@ -5,7 +5,7 @@ import random
 import socket
 import threading
 
-from corral.worker import Agent, Task
+from corral.worker import Agent, SyncTask
 
 agent = Agent("unfit")
 over = threading.Event()
@@ -15,5 +15,5 @@ line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
 @agent.task
-def run(_task: Task) -> dict[str, object]:
+def run(task: SyncTask) -> dict[str, object]:
     return {"answer": "", "steps": [], "pid": os.getpid(), "random": random.getrandbits(64)}

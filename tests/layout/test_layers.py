@@ -13,6 +13,7 @@ ROWS = """
 supervisor.kernel  supervisor.landlock  worker.errors  worker.welcome
 supervisor.packet  supervisor.seccomp  supervisor.cgroup  supervisor.namespace
 supervisor.birth  supervisor.lineage
+supervisor.midwife
 supervisor.nursery
 supervisor.launcher
 worker.codec  worker.memory  worker.answer  worker.preload  worker.sources
@@ -47,7 +48,7 @@ mcp.dispatcher
 mcp.pool
 supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
-supervisor.link  supervisor.testimony  supervisor.event_types  supervisor.lifeline
+supervisor.link  supervisor.testimony  supervisor.event_types  supervisor.lifeline  supervisor.turnstile
 supervisor.bus  supervisor.store  supervisor.journal  supervisor.offspring  supervisor.usage
 supervisor.process
 supervisor.archive  supervisor.pattern  supervisor.secret  supervisor.sheet  supervisor.output_format

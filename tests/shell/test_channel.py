@@ -813,3 +813,50 @@ def test_a_channel_that_has_ended_is_freed_without_the_garbage_collector(
             gc.enable()
 
     run(test)
+
+
+def test_what_is_answered_at_once_is_in_one_piece_for_all_that_came_in_one(
+    run: Runner, kind: str
+) -> None:
+    async def test() -> None:
+        def pong(params: dict[str, object]) -> object:
+            if params.get("n") == 1:
+                raise Conflict("cannot say it")
+            return params
+
+        async def never(_: Request) -> object:
+            raise AssertionError("it was to be answered at once")
+
+        left, right = Ends().channel(), Ends().channel(on_request=never, at_once={"ping": pong})
+        await join(kind, left, right)
+        calls = [left.start("ping", {"n": n}, timeout_s=None) for n in range(3)]
+        answers = await asyncio.gather(*(call.answer for call in calls), return_exceptions=True)
+        assert isinstance(answers[1], Conflict)
+        assert [answers[0], answers[2]] == [{"n": 0}, {"n": 2}]
+        left.close()
+        await right.wait_closed()
+
+    run(test)
+
+
+def test_the_only_request_is_sent_before_the_loop_goes_on(run: Runner) -> None:
+    async def test() -> None:
+        left = Ends().channel()
+        its_stdin, write_fd = os.pipe()
+        read_fd, its_stdout = os.pipe()
+        os.set_blocking(its_stdin, False)
+        await left.open_pipes(read_fd, write_fd)
+        first, *others = [left.start(name, timeout_s=None) for name in ("first", "second", "third")]
+        sent = os.read(its_stdin, 1 << 16)
+        assert [json.loads(line)["method"] for line in sent.splitlines()] == ["first"]
+        os.write(its_stdout, b'{"jsonrpc":"2.0","id":1,"result":true}\n')
+        assert await first.answer is True
+        sent = os.read(its_stdin, 1 << 16)
+        assert [json.loads(line)["method"] for line in sent.splitlines()] == ["second", "third"]
+        os.close(its_stdin)
+        os.close(its_stdout)
+        await left.wait_closed()
+        ends = await asyncio.gather(*(call.answer for call in others), return_exceptions=True)
+        assert [type(end) for end in ends] == [WorkerFailed, WorkerFailed]
+
+    run(test)

@@ -487,16 +487,43 @@ def test_a_command_imports_only_what_it_needs(world: World, words: str) -> None:
         check=True,
     )
     imported = set(done.stderr.split())
-    assert "click" in imported
+    is_plain = words == "status"
+    assert {"click", "typing"} - imported == ({"click", "typing"} if is_plain else set())
     slow = {"asyncio", "sqlite3", "uvloop", "psutil", "msgspec._core", "dataclasses", "ssl", "dis"}
     slow |= {"subprocess", "shutil", "tomllib", "multiprocessing", "concurrent", "logging"}
     assert slow & imported == set()
     ours = {name for name in imported if name.startswith("corral.")}
     assert not [name for name in ours if name.startswith(("corral.supervisor", "corral.mcp"))]
     cli = {name for name in ours if name.startswith("corral.cli.")}
-    cli -= {"corral.cli.__main__", "corral.cli.session", "corral.cli.render"}
-    cli -= {"corral.cli.order", "corral.cli.ensemble"}  # parts of one command each
+    cli -= {"corral.cli.__main__", "corral.cli.terminal", "corral.cli.session", "corral.cli.render"}
+    # Parts of one command each.
+    cli -= {"corral.cli.order", "corral.cli.ensemble", "corral.cli.overview"}
     assert len(cli) == 1, "a command is in one module"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["status", "--json status", "status --json echo", "--no-color --socket={} status echo time"],
+)
+def test_a_plain_status_says_what_the_long_way_says(world: World, words: str) -> None:
+    """A `--` makes it one that is not plain."""
+    world.script(daemon_status=STATUS)
+    given = words.format(world.path).split()
+    plain, long_way = world.corral(*given), world.corral(*given, "--")
+    assert (plain.returncode, plain.stdout, plain.stderr) == (0, long_way.stdout, "")
+    first, second = world.daemon.asked("daemon.status")
+    assert first == second
+
+
+def test_a_plain_status_that_is_refused_or_not_answered_is_told_in_words(
+    world: World, tmp_path: Path
+) -> None:
+    world.script(daemon_status=failing(NotFound("cannot find it")))
+    refused = world.corral("status", "nobody")
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert refused.stderr.count("\n") == 1
+    nobody = world.corral("--socket", str(tmp_path / "nobody"), "status")
+    assert (nobody.returncode, nobody.stdout) == (6, "")
 
 
 # --- status and show ------------------------------------------------------------------------------

@@ -470,3 +470,61 @@ async def test_whatever_happens_each_task_ends_once(
             assert not task.durable or rows[task.id] == record.state
         assert set(here.ends.values()) == {1}
         assert not [each for each in rows.values() if each in ("queued", "running")]
+
+
+# -- what is not durable
+
+
+@on_loop
+async def test_a_task_that_is_not_durable_is_with_a_free_worker_before_the_loop_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk(tmp_path, monkeypatch) as here:
+        here.add("a", 1)
+        submitting = here.tasks.submit(TaskParams(objective="o", agent="a", durable=False))
+        with pytest.raises(StopIteration) as taken:
+            submitting.send(None)
+        task_id = taken.value.value.id
+        assert here.doing == {task_id: "a-0"}
+        (await here.begun(task_id)).answer(task_id)
+        assert (await here.tasks.wait(task_id)).state == "succeeded"
+        await here.settle()
+        here.check_is_empty()
+
+
+@on_loop
+async def test_a_task_that_is_cancelled_as_soon_as_its_worker_has_it_is_withdrawn_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk(tmp_path, monkeypatch) as here:
+        here.add("a", 1)
+        task = await here.submit(durable=False)
+        assert here.doing == {task.id: "a-0"}
+        assert (await here.tasks.cancel(task.id)).state == "cancelled"
+        await here.settle()
+        assert here.doing == {}
+        here.check_is_empty()
+        assert (await here.run()).state == "succeeded"  # its place is free
+
+
+@on_loop
+async def test_a_mistake_of_ours_while_a_task_begins_ends_that_task_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with desk(tmp_path, monkeypatch) as here:
+        here.add("a", 1)
+
+        def stumble(_: Task) -> None:
+            here.tasks.started.remove(stumble)
+            raise ZeroDivisionError
+
+        here.tasks.started.append(stumble)
+        with caplog.at_level(logging.CRITICAL):
+            task = await here.submit(durable=False)
+            ended = await here.tasks.wait(task.id)
+        assert ended.state == "failed"
+        assert ended.error is not None
+        assert ended.error.name == "InternalError"
+        assert (await here.run(durable=False)).state == "succeeded"
+        await here.settle()
+        here.check_is_empty()

@@ -111,6 +111,7 @@ def test_a_fork_finds_all_that_a_worker_finds_that_was_started_by_itself(
     given: list[dict[str, Any]] = [
         options | {"temporary": path, "env": env | {"TMPDIR": path}} for path in folders
     ]
+    given[1]["limits"] = {"NOFILE": 256, "CORE": 0}  # the other one is each worker's own
     cold = started_cold(launcher, "tested-0#1", **given[0])
     stack.callback(cold.close)
     wire = zygote(stack, "fork_report:agent", launcher=launcher, **given[1])
@@ -408,6 +409,18 @@ def test_what_no_fork_may_share_is_named_with_the_module_that_brought_it(
     unfit = wire.loaded()["unfit"]
     assert {each["module"] for each in unfit} == {"subject"}
     assert any(each["kind"] == kind and what in each["what"] for each in unfit), unfit
+
+
+def test_what_is_named_can_be_read_whatever_it_is_called(tmp_path: Path, stack: ExitStack) -> None:
+    text = (
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True,"
+        ' name="one\\n\\udcff" + 1000 * "x").start()\n'
+        'sys.modules["odd"] = type("Odd", (), {"__getattr__": lambda *_: 1 / 0})()\n'
+    )
+    wire = zygote(stack, module(tmp_path, text), folder=tmp_path)
+    (unfit,) = wire.loaded()["unfit"]
+    assert unfit["what"].encode().startswith(b"one \\udcffxxx")
+    assert len(unfit["what"]) <= 200
 
 
 def test_what_is_harmless_and_what_is_gone_again_is_no_reason(

@@ -49,7 +49,7 @@ def test_the_tasks_in_the_readme_do_what_the_readme_says(tmp_path: Path) -> None
         assert "reader" in done.stdout
 
 
-@pytest.mark.parametrize("example", ["hello", "protocol"])
+@pytest.mark.parametrize("example", ["hello", "protocol", "warm"])
 def test_an_example_runs_under_its_own_configuration(tmp_path: Path, example: str) -> None:
     folder = ROOT / "examples" / example
     with DaemonProcess(tmp_path, "", f"--config={folder / 'corral.toml'}") as daemon:

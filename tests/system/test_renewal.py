@@ -8,11 +8,12 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from corral.worker.errors import NotFound, SpawnFailed
+from corral.worker.errors import Conflict, NotFound, SpawnFailed
 from daemon_process import BOUND_S, DaemonProcess, marked
 
 AGENT = """
@@ -47,7 +48,7 @@ threading.Thread(target=threading.Event().wait, daemon=True, name="left-behind")
 
 SECTIONS = {
     "busy": "instances = 4",
-    "one": "",
+    "one": 'process.shutdown_grace_period = "100ms"',  # a task that is cut begins anew
     "pair": "instances = 2",
     "crowd": "instances = 2",
     "leaving": "instances = 2",
@@ -152,7 +153,7 @@ def children(pid: int) -> set[int]:
 
 
 @contextmanager
-def watched(daemon: DaemonProcess, name: str) -> Generator[Callable[..., Told]]:
+def watched(daemon: DaemonProcess, name: str) -> Generator[Callable[..., Told], None, None]:
     """What waits for the next event of an agent of a type, with these fields."""
     with daemon.client() as client:
         client.call("event.follow", {"types": ["agent.*"], "agent": name}, timeout_s=BOUND_S)
@@ -202,17 +203,19 @@ def test_sources_that_change_under_load_drop_no_task_and_all_end_on_the_newest(
     daemon: DaemonProcess, home: Home
 ) -> None:
     start(daemon, "busy")
-    tasks = list[Any]()
+    tasks, versions = list[Any](), SimpleQueue[object]()
     is_over = threading.Event()
 
     def work(number: int) -> None:
         with daemon.client() as client:
             while not is_over.is_set():
                 params = {"agent": "busy", "objective": "say", "durable": number % 2 == 0}
-                tasks.append(client.call("task.run", params, timeout_s=BOUND_S))
+                task = client.call("task.run", params, timeout_s=BOUND_S)
+                tasks.append(task)
+                versions.put(task["output"]["version"])
 
-    with ThreadPoolExecutor(6) as pool:
-        loads = [pool.submit(work, number) for number in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(work, number) for number in range(4)]
         try:
             for number in range(1, 6):
                 home.write("busy", f"NUMBER = {number}")
@@ -220,11 +223,8 @@ def test_sources_that_change_under_load_drop_no_task_and_all_end_on_the_newest(
                     daemon.call("agent.restart", names=["busy"])
                 elif number == 4:
                     daemon.call("daemon.reload")
-                seen = len(tasks)
-                while not any(task["output"]["version"] == number for task in tasks[seen:]):
-                    seen = min(seen, len(tasks))
-                    for load in loads:
-                        assert not load.done() or load.result() is None
+                while versions.get(timeout=BOUND_S) != number:
+                    pass
             until(daemon, "busy", is_warm)
         finally:
             is_over.set()
@@ -385,11 +385,13 @@ def test_who_sleeps_through_a_renewal_wakes_as_what_is_new(
     home.write("sleeper", "NUMBER = 1")
     assert run(daemon, "sleeper")["version"] == 1
     task = renewing(daemon, home, "sleeper", "NUMBER = 2")
-    with ThreadPoolExecutor(1) as pool:
-        sleeping = pool.submit(daemon.call, "agent.hibernate", names=["sleeper"])
-        assert task.release()["state"] == "succeeded"
-        sleeping.result(BOUND_S)
+    with pytest.raises(Conflict):
+        daemon.call("agent.hibernate", names=["sleeper"], timeout_s=0.01)
+    assert task.release()["output"]["version"] == 1
+    until(daemon, "sleeper", is_warm)
+    daemon.call("agent.hibernate", names=["sleeper"])
     assert processes(home, "sleeper") == set()
+    assert run(daemon, "sleeper")["version"] == 2
 
 
 def test_what_is_removed_in_the_middle_is_gone(daemon: DaemonProcess, home: Home) -> None:

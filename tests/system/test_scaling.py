@@ -1,7 +1,7 @@
 """Agents that have as many workers as their queue needs, through the whole: daemon, launcher, workers."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class Steps:
 
 
 @contextmanager
-def steps(daemon: DaemonProcess, agent: str) -> Iterator[Steps]:
+def steps(daemon: DaemonProcess, agent: str) -> Generator[Steps]:
     with daemon.client() as client:
         yield Steps(client, agent)
 

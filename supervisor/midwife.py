@@ -1,0 +1,345 @@
+"""A birth without Python: the stages of `birth` as a list of system calls, which a few machine instructions make.
+
+A fork of an interpreter that runs plain Python before its exec touches some 300 pages, each of which has to be
+copied, and its parent's afterwards: 1 ms of 1.4.  What most workers need is known before the fork, so that the
+launcher writes it down as a plan; the new process makes one system call after the other, and has nothing of
+the launcher's memory but the plan (MADV_DONTFORK).  It guarantees that a plan does what `birth` does, or
+nothing that lasts: where a call does not answer as it has to, the process says so and ends, and `birth` is asked
+to do the same with all of its words.  Where a spawn needs more than can be planned, or the machine is another one,
+there is no plan, and `birth` does it all.  Standard library alone: it is part of the launcher.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import resource
+import signal
+import struct
+import sys
+
+from . import landlock
+from .birth import OOM_SCORE_ADDED
+from .kernel import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG
+
+TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
+if TYPE_CHECKING:
+    from _signal import pthread_sigmask
+    from collections.abc import Sequence
+    from typing import Any
+else:
+    from _signal import pthread_sigmask
+
+PLAN_BYTES = 1 << 18
+"""A longer plan, of arguments and variables for the most part, is left to `birth`."""
+TEXT_AT = 1 << 14
+"""Where in a plan its strings begin, after at most 255 calls."""
+STEP_BYTES = 64
+FAILED_EARLY, FAILED_LATE = b"<", b">"
+"""What a process reports whose plan does not work out: before its temporary folder was made, and after."""
+
+# fork, then the plan, whose steps are eight words: the number of a system call, four arguments, the least
+# answer, how far above it an answer may be, and the step that comes instead of the next one when it is another.
+CODE = bytes.fromhex(
+    "53"  # push rbx
+    "4889fb"  # mov rbx, rdi              the first step
+    "bf11000000"  # mov edi, 17           SIGCHLD
+    "31f6 31d2 4531d2 4531c0"  # xor esi, esi; edx, edx; r10d, r10d; r8d, r8d
+    "b838000000"  # mov eax, 56           clone
+    "0f05"  # syscall
+    "85c0"  # test eax, eax
+    "7402"  # jz step
+    "5b"  # pop rbx
+    "c3"  # ret                           in the parent: the pid, or an errno below zero
+    "488b03"  # step: mov rax, [rbx]
+    "488b7b08"  # mov rdi, [rbx + 8]
+    "488b7310"  # mov rsi, [rbx + 16]
+    "488b5318"  # mov rdx, [rbx + 24]
+    "4c8b5320"  # mov r10, [rbx + 32]
+    "4531c0"  # xor r8d, r8d
+    "0f05"  # syscall
+    "482b4328"  # sub rax, [rbx + 40]
+    "483b4330"  # cmp rax, [rbx + 48]
+    "7706"  # ja other
+    "4883c340"  # add rbx, 64
+    "ebd8"  # jmp step
+    "488b5b38"  # other: mov rbx, [rbx + 56]
+    "ebd2"  # jmp step
+)
+MACHINE = "x86_64"
+WRITE, OPEN, CLOSE, SIGACTION, SIGPROCMASK, ACCESS, DUP2, EXECVE = 1, 2, 3, 13, 14, 21, 33, 59
+FCNTL, CHDIR, MKDIR, UMASK, GETPPID, SETSID, PRCTL = 72, 80, 83, 95, 110, 112, 157
+EXIT_GROUP, PRLIMIT, CLOSE_RANGE = 231, 302, 436
+F_SETFD, FD_CLOEXEC, SIG_SETMASK, SIGSET_BYTES = 2, 1, 2, 8
+
+PROT_RW, PROT_RX = 3, 5
+MADV_DONTFORK, MADV_DOFORK = 10, 11
+MAP_FAILED = (1 << 64) - 1
+WORD = (1 << 64) - 1
+NO_ERROR = (0, (1 << 63) - 1)
+WHATEVER = (0, WORD)
+REPORT, FIRST_FREE = 3, 4
+"""The descriptors of a new process: its own three, the report, and what is opened next."""
+EVERY_SIGNAL = tuple(signal.valid_signals())
+KERNELS_OWN = ("[vdso]", "[vsyscall]", "[vvar]", "[vvar_vclock]")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_size_t
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t) + (ctypes.c_int,) * 3 + (ctypes.c_long,)
+_libc.mprotect.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+_libc.madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+_libc.pthread_self.restype = ctypes.c_size_t
+
+
+class Unplanned(Exception):
+    """It cannot be a plan."""
+
+
+class Plan:
+    """A list of system calls for a new process, to be written at `address`."""
+
+    __slots__ = ("address", "steps", "text")
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+        self.steps: list[bytes] = []
+        self.text = bytearray()
+
+    def step(
+        self,
+        call: int,
+        *arguments: int,
+        expected: tuple[int, int] = NO_ERROR,
+        otherwise: int = 0,
+    ) -> None:
+        """One more system call; what is `otherwise`, an address, comes next when its answer is not the expected one."""
+        words = [argument & WORD for argument in arguments] + [0] * (4 - len(arguments))
+        self.steps.append(struct.pack("=8Q", call, *words, *expected, otherwise))
+
+    def put(self, data: bytes) -> int:
+        """The address of these bytes, a whole number of words."""
+        found = self.address + TEXT_AT + len(self.text)
+        self.text += data
+        self.text += bytes(-len(data) % 8)
+        return found
+
+    def string(self, data: bytes) -> int:
+        """The address of this string.
+
+        Raises:
+            Unplanned: there is a zero byte in it.
+        """
+        if 0 in data:
+            raise Unplanned
+        return self.put(data + b"\0")
+
+    def vector(self, strings: Sequence[bytes]) -> int:
+        """The address of a list of strings, as execve(2) wants it."""
+        addresses = [self.string(each) for each in strings]
+        return self.put(struct.pack(f"={len(addresses) + 1}Q", *addresses, 0))
+
+    def here(self, ahead: int = 0) -> int:
+        """The address of the next step, or of one that comes so many later."""
+        return self.address + STEP_BYTES * (len(self.steps) + ahead)
+
+
+class Midwife:
+    """Starts processes by plans; `launcher` is our pid, `altered` the signals that are not handled by default."""
+
+    def __init__(self, launcher: int, altered: Sequence[int]) -> None:
+        """Prepare, and try.
+
+        Raises:
+            OSError: this machine does not let us.
+        """
+        if os.uname().machine != MACHINE or struct.calcsize("P") != 8 or sys.byteorder != "little":
+            raise OSError(errno.ENOTSUP, f"this is no {MACHINE}")
+        self.launcher = launcher
+        self.altered = altered
+        self.landlock = landlock.abi()
+        with open("/proc/self/oom_score_adj", "rb") as file:
+            self.score = b"%d" % min(int(file.read()) + OOM_SCORE_ADDED, 1000)
+        self.is_covered = False
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.code = _libc.mmap(None, mmap.PAGESIZE + PLAN_BYTES, PROT_RW, flags, -1, 0)
+        if self.code == MAP_FAILED:
+            raise OSError(ctypes.get_errno(), "no memory for a plan")
+        self.plan = self.code + mmap.PAGESIZE
+        ctypes.memmove(self.code, CODE, len(CODE))
+        if _libc.mprotect(self.code, mmap.PAGESIZE, PROT_RX):
+            raise OSError(ctypes.get_errno(), "no code may be added to a process here")
+        self._fork = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_size_t)(self.code)
+        self._try()
+
+    def _try(self) -> None:
+        plan = Plan(self.plan)
+        plan.step(GETPPID, expected=(self.launcher, 0), otherwise=plan.here(3))
+        plan.step(CLOSE_RANGE, 3, 2**32 - 1, otherwise=plan.here(2))
+        plan.step(EXIT_GROUP, 0)
+        plan.step(EXIT_GROUP, 1)
+        pid = self._carry_out(plan, plan.address)
+        if os.waitpid(pid, 0)[1] != 0:
+            raise OSError(errno.ENOTSUP, "a plan does not work here")
+
+    def bear(self, spawn: Any, fds: Sequence[int], report: int) -> int | None:  # Any: JSON
+        """The pid of a new process that is becoming what is asked for, or None where `birth` has to do that.
+
+        Raises:
+            OSError: there can be no process now.
+        """
+        try:
+            return self._carry_out(*self._planned(spawn, fds, report))
+        except (
+            Unplanned,
+            ValueError,
+            struct.error,
+        ):  # too long, or no string or number for the kernel
+            return None
+
+    def _planned(
+        self, spawn: Any, fds: Sequence[int], report: int
+    ) -> tuple[Plan, int]:  # Any: JSON
+        landlocked = ("read_paths", "write_paths", "connect_ports")
+        scoped = spawn.get("scope_signals", False)
+        if spawn["user"] is not None or spawn["group"] is not None or spawn["nice"]:
+            raise Unplanned
+        if any(spawn.get(name) is not None for name in landlocked):
+            raise Unplanned
+        if scoped and self.landlock < landlock.NEEDED_ABI["scope_signals"]:
+            raise Unplanned
+        plan = Plan(self.plan)
+        early, late = self._ends(plan)
+        first = plan.here()
+        # What cannot fail, and the descriptors: nobody else's stay open in a process that a slow disk holds up.
+        default = plan.put(bytes(32))
+        for signum in self.altered:
+            plan.step(SIGACTION, signum, default, 0, SIGSET_BYTES, expected=WHATEVER)
+        for target, fd in enumerate(fds):
+            plan.step(DUP2, fd, target, otherwise=early)
+        plan.step(DUP2, report, REPORT, otherwise=early)
+        plan.step(FCNTL, REPORT, F_SETFD, FD_CLOEXEC, otherwise=early)
+        plan.step(CLOSE_RANGE, FIRST_FREE, 2**32 - 1, otherwise=early)
+        self._plan_group(plan, spawn, early)
+        plan.step(SETSID, otherwise=early)
+        self._plan_score(plan)
+        if spawn.get("temporary") is not None:
+            plan.step(MKDIR, plan.string(os.fsencode(spawn["temporary"])), 0o700, otherwise=early)
+        self._plan_limits(plan, spawn["limits"], late)
+        plan.step(PRCTL, PR_SET_PDEATHSIG, signal.SIGKILL, otherwise=late)
+        plan.step(GETPPID, expected=(self.launcher, 0), otherwise=late)
+        plan.step(CHDIR, plan.string(os.fsencode(spawn["cwd"])), otherwise=late)
+        plan.step(UMASK, spawn["umask"], expected=WHATEVER)
+        if spawn["no_new_privs"]:
+            plan.step(PRCTL, PR_SET_NO_NEW_PRIVS, 1, otherwise=late)
+        if scoped:
+            rules = plan.put(struct.pack("=3Q", 0, 0, landlock.SCOPE_SIGNAL))
+            opened = (FIRST_FREE, 0)
+            plan.step(landlock.SYS_CREATE_RULESET, rules, 24, 0, expected=opened, otherwise=late)
+            plan.step(landlock.SYS_RESTRICT_SELF, FIRST_FREE, 0, otherwise=late)
+        plan.step(SIGPROCMASK, SIG_SETMASK, default, 0, SIGSET_BYTES, otherwise=late)
+        self._plan_program(plan, spawn, late)
+        plan.step(EXIT_GROUP, 127)
+        return plan, first
+
+    def _ends(self, plan: Plan) -> tuple[int, int]:
+        """Where a plan goes on that does not work out: before and after the temporary folder."""
+        ends: list[int] = []
+        for word in (FAILED_EARLY, FAILED_LATE):
+            ends.append(plan.here())
+            plan.step(WRITE, REPORT, plan.put(word), 1, expected=WHATEVER)
+            plan.step(EXIT_GROUP, 127)
+        return ends[0], ends[1]
+
+    def _plan_group(self, plan: Plan, spawn: Any, otherwise: int) -> None:  # Any: JSON
+        group = spawn.get("cgroup")
+        if group is not None:
+            path = plan.string(os.fsencode(f"{group}/cgroup.procs"))
+            opened = (FIRST_FREE, 0)
+            flags = os.O_WRONLY | os.O_CLOEXEC
+            plan.step(OPEN, path, flags, expected=opened, otherwise=otherwise)
+            plan.step(WRITE, FIRST_FREE, plan.put(b"0"), 1, otherwise=otherwise)
+            plan.step(CLOSE, FIRST_FREE, otherwise=otherwise)
+
+    def _plan_score(self, plan: Plan) -> None:
+        path, score = plan.string(b"/proc/self/oom_score_adj"), plan.put(self.score)
+        plan.step(OPEN, path, os.O_WRONLY | os.O_CLOEXEC, otherwise=plan.here(3))
+        plan.step(WRITE, FIRST_FREE, score, len(self.score), expected=WHATEVER)
+        plan.step(CLOSE, FIRST_FREE, expected=WHATEVER)
+
+    def _plan_limits(self, plan: Plan, limits: dict[str, int], otherwise: int) -> None:
+        for name, value in sorted(limits.items(), key=lambda item: item[0] == "AS"):
+            kind = getattr(resource, f"RLIMIT_{name}", None)
+            if kind is None:
+                raise Unplanned
+            hard = value
+            if name == "CPU":
+                _soft, ceiling = resource.getrlimit(kind)
+                if value >= 0 and (ceiling < 0 or value < ceiling):
+                    hard = value + 1  # as in `birth`
+            pair = plan.put(struct.pack("=2Q", value & WORD, hard & WORD))
+            plan.step(PRLIMIT, 0, kind, pair, otherwise=otherwise)
+
+    def _plan_program(self, plan: Plan, spawn: Any, otherwise: int) -> None:  # Any: JSON
+        """The program that is there first; whether it can be run, and if not why, is the business of `birth`."""
+        argv: list[str] = spawn["argv"]
+        env: dict[str, str] = spawn["env"]
+        name = argv[0] if argv else ""
+        if not name or any("=" in key for key in env):
+            raise Unplanned
+        arguments = plan.vector([os.fsencode(word) for word in argv])
+        variables = plan.vector([os.fsencode(f"{key}={value}") for key, value in env.items()])
+        path = env.get("PATH", os.defpath)
+        tries = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in path.split(":")]
+        if len(tries) > 64:
+            raise Unplanned
+        for program in tries:
+            address = plan.string(os.fsencode(program))
+            if len(tries) > 1:
+                plan.step(ACCESS, address, os.F_OK, otherwise=plan.here(2))
+            plan.step(EXECVE, address, arguments, variables, expected=(1, 0), otherwise=otherwise)
+        plan.step(GETPPID, expected=(0, 0), otherwise=otherwise)  # in none of the folders
+
+    def _carry_out(self, plan: Plan, first: int) -> int:
+        steps = b"".join(plan.steps)
+        if len(steps) > TEXT_AT or TEXT_AT + len(plan.text) > PLAN_BYTES:
+            raise Unplanned
+        ctypes.memmove(plan.address, steps, len(steps))
+        text = bytes(plan.text)
+        ctypes.memmove(plan.address + TEXT_AT, text, len(text))
+        self.cover()
+        # A handler of ours would look for memory that the new process does not have.
+        pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
+        try:
+            pid = self._fork(first)
+        finally:
+            pthread_sigmask(signal.SIG_SETMASK, ())
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return pid
+
+    def cover(self) -> None:
+        """Keep our memory from what is forked by a plan."""
+        if not self.is_covered:
+            self.is_covered = True
+            self._advise(MADV_DONTFORK)
+
+    def uncover(self) -> None:
+        """Let it have our memory again, for a fork that runs Python."""
+        if self.is_covered:
+            self._advise(MADV_DOFORK)
+            self.is_covered = False
+
+    def _advise(self, advice: int) -> None:
+        """What is mapped later, without any advice, is forked as well: that costs time, and nothing else."""
+        # The kernel writes to where our thread keeps its registration for rseq(2), in a new process too.
+        thread = _libc.pthread_self()
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            lines = [line.split(maxsplit=5) for line in maps]
+        for span, *fields in lines:
+            begin, end = (int(word, 16) for word in span.split("-"))
+            is_plan = self.code <= begin < self.plan + PLAN_BYTES
+            is_kernels = len(fields) == 5 and fields[4].strip() in KERNELS_OWN
+            if not (is_plan or is_kernels or begin <= thread < end):
+                _libc.madvise(begin, end - begin, advice)
