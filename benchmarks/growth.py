@@ -42,16 +42,15 @@ class Size:
     subscribers: tuple[int, ...]
     calls: int
     events: int
+    settle_s: float
+    """After the last main(): then all are Ready, and what their start cost is over."""
 
 
-WHOLE = Size(3, (10, 100, 1000), (1_000, 10_000, 100_000, 1_000_000), (1, 10, 100), 10, 500)
-QUICK = Size(1, (5, 20), (100, 1_000), (1, 4), 3, 50)
+WHOLE = Size(3, (10, 100, 1000), (1_000, 10_000, 100_000, 1_000_000), (1, 10, 100), 10, 500, 1.5)
+QUICK = Size(1, (5, 20), (100, 1_000), (1, 4), 3, 50, 0.3)
 
 LINES = 100
 """In the log of each worker."""
-
-SETTLE_S = 1.5
-"""After the last main(): then all are Ready, and what their start cost is over."""
 
 TAKEN = 500
 """Tasks that are done of those that wait."""
@@ -255,7 +254,7 @@ class Crowd:
             last = self.births.last(count)
             pids = [daemon.process.pid, daemon.launcher]
             cpu_ms = sum(map(workers.cpu_s, pids)) * 1000
-            time.sleep(SETTLE_S)
+            time.sleep(self.size.settle_s)
             pss_mb = sum(bench.memory_mb(pid)[1] for pid in pids)
             found: Found = {
                 "start": [(last - daemon.began) * 1000],
@@ -272,7 +271,7 @@ class Crowd:
                 found |= {
                     "fds_each": [(_descriptors(daemon) - none_fds) / count],
                     "memory_each": [own_kb + (pss_mb - none_mb) * 1000 / count],
-                    "idle_each": [_idle_percent(pids) / count],
+                    "idle_each": [_idle_percent(pids, 2 * self.size.settle_s) / count],
                 }
             found["stop"] = [daemon.stop_ms()]
         return {
@@ -283,7 +282,7 @@ class Crowd:
     def _none(self) -> tuple[float, int]:
         """Memory and descriptors without a worker."""
         with Daemon(self.folder.parent / "none", "") as daemon:
-            time.sleep(SETTLE_S)
+            time.sleep(self.size.settle_s)
             pids = (daemon.process.pid, daemon.launcher)
             return sum(bench.memory_mb(pid)[1] for pid in pids), _descriptors(daemon)
 
@@ -306,9 +305,9 @@ def _descriptors(daemon: Daemon) -> int:
     return len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
 
 
-def _idle_percent(pids: Sequence[int]) -> float:
+def _idle_percent(pids: Sequence[int], passed_s: float) -> float:
     began, before_s = time.monotonic(), sum(map(workers.cpu_s, pids))
-    time.sleep(2 * SETTLE_S)
+    time.sleep(passed_s)
     return 100 * (sum(map(workers.cpu_s, pids)) - before_s) / (time.monotonic() - began)
 
 

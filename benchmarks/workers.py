@@ -105,10 +105,10 @@ class Births:
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # never at its end
         self._rest = b""
 
-    def next(self, count: int = 1) -> list[tuple[int, float]]:
+    def next(self, count: int = 1, within_s: float = BOUND_S) -> list[tuple[int, float]]:
         """The next so many: pid, and seconds of the monotonic clock."""
         found: list[tuple[int, float]] = []
-        until = time.monotonic() + BOUND_S
+        until = time.monotonic() + within_s
         while len(found) < count:
             line, newline, rest = self._rest.partition(b"\n")
             if newline:
@@ -120,6 +120,12 @@ class Births:
             if select.select([self._fd], [], [], 1.0)[0]:
                 self._rest += os.read(self._fd, 65536)
         return found
+
+    def forget(self) -> None:
+        """Whoever has begun until now."""
+        self._rest = b""
+        while select.select([self._fd], [], [], 0)[0]:
+            os.read(self._fd, 65536)
 
     def last(self, count: int) -> float:
         """When the last of so many began."""

@@ -310,9 +310,10 @@ class Attempt:
         if died:
             error = await self._cause_of_death(error)
         worker = self._keeper.worker
-        leaving = worker.state is State.SHUTTING_DOWN or died
-        # After a restart the next incarnation may be on its way: then the exit alone knows why.
-        reasons = {worker.cause, str(error.data.get("result")) if died else ""}
+        # What it said last may be heard when it has ended, and the next incarnation is on its way: then the exit alone knows why.
+        ends = [last.result for number, last in self._keeper.exits if number == self._incarnation]
+        leaving = worker.state is State.SHUTTING_DOWN or died or bool(ends)
+        reasons = {worker.cause, str(error.data.get("result")) if died else "", *ends}
         asked = leaving and not reasons.isdisjoint(ASKED_FOR)
         put_down = asked and (died or isinstance(error, Cancelled | ShuttingDown))
         return Failed(error, died, put_down)

@@ -58,13 +58,15 @@ async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
     return await _prepare(spec, host, unit, _argv(spec))
 
 
-async def prepare_zygote(spec: Spec, host: Host, unit: str) -> Launch:
+async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = False) -> Launch:
     """How the zygote of an agent that is given by its entrypoint is started: as a worker of it, but for its program.
+
+    `anew` says that sources may have changed a moment ago.
 
     Raises:
         SpawnFailed: as `launch_of`.
     """
-    order = {"entrypoint": spec.entrypoint, "preload": spec.preload}
+    order = {"entrypoint": spec.entrypoint, "preload": spec.preload, "anew": anew}
     launch = await _prepare(
         spec, host, unit, _module(spec, "zygote", msgspec.json.encode(order).decode())
     )

@@ -20,6 +20,7 @@ from .excess import Excess
 from .keeper import Incarnation, Keeper
 from .lifecycle import Replace, State
 from .metrics import Judge, Metrics, Sample
+from .offspring import Parent
 from .process import Launcher
 from .spec import Resources
 from .throttle import Throttle

@@ -26,11 +26,11 @@ from .kernel import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
-    from _signal import pthread_sigmask
     from collections.abc import Sequence
+    from signal import pthread_sigmask
     from typing import Any
 else:
-    from _signal import pthread_sigmask
+    from _signal import pthread_sigmask  # as in `birth`: what signal wraps
 
 PLAN_BYTES = 1 << 18
 """A longer plan, of arguments and variables for the most part, is left to `birth`."""
@@ -312,7 +312,7 @@ class Midwife:
         # A handler of ours would look for memory that the new process does not have.
         pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
         try:
-            pid = self._fork(first)
+            pid: int = self._fork(first)
         finally:
             pthread_sigmask(signal.SIG_SETMASK, ())
         if pid < 0:

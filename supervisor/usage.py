@@ -36,7 +36,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-FILES = 4
+FILES = 5
 """That are held open, at most, of a process that is looked at again and again."""
 
 HELD_SHARE = 8
@@ -84,7 +84,7 @@ class Files:
         OSError: the process is gone, or hidden from us, or no more descriptors are to be had.
     """
 
-    __slots__ = ("_cpu", "_folder", "_others", "_stat", "pid")
+    __slots__ = ("_cgroup", "_folder", "_others", "_stat", "pid")
 
     held = 0
     """Descriptors that all together have open."""
@@ -96,7 +96,7 @@ class Files:
         if cgroup is None:
             names.append(f"/proc/{pid}/task/{pid}/children")
         else:
-            names += (f"{cgroup}/cgroup.procs", f"{cgroup}/cpu.stat")
+            names += (f"{cgroup}/cgroup.procs", f"{cgroup}/cpu.stat", cgroup)
         opened: list[int] = []
         try:
             for name in names:
@@ -107,7 +107,7 @@ class Files:
             raise
         self.pid = pid
         self._stat, self._folder, self._others = opened[:3]
-        self._cpu = None if cgroup is None else opened[3]
+        self._cgroup = opened[3:]
         Files.held += FILES
 
     def read(self) -> tuple[Process, int, float | None] | None:
@@ -123,17 +123,17 @@ class Files:
         others = os.pread(self._others, 32, 0)
         if not open_files:
             return None
-        if self._cpu is None:
+        if not self._cgroup:
             return (process, open_files, None) if process.threads == 1 and not others else None
-        if others != b"%d\n" % self.pid:
+        cpu, folder = self._cgroup
+        if others != b"%d\n" % self.pid or os.fstat(folder).st_nlink > 2:  # there are some below
             return None
-        return process, open_files, _usage_s(os.pread(self._cpu, 64, 0).decode("ascii"))
+        return process, open_files, _usage_s(os.pread(cpu, 64, 0).decode("ascii"))
 
     def close(self) -> None:
         """Lets go of the process."""
-        for fd in (self._stat, self._folder, self._others, self._cpu):
-            if fd is not None:
-                os.close(fd)
+        for fd in (self._stat, self._folder, self._others, *self._cgroup):
+            os.close(fd)
         Files.held -= FILES
 
 

@@ -365,26 +365,22 @@ class Zygotes:
         kin.state, actions = warmth.step(before, event, self._loop.time())
         for action in actions:
             self._perform(kin, action)
+        if kin.timer is not None:
+            kin.timer.cancel()
+            kin.timer = None
+        if kin.state.due is not None:
+            kin.timer = self._loop.call_at(kin.state.due, self._feed, kin, warmth.Tick())
         if kin.state == before:
             return
         if kin.state.phase is Phase.ABSENT:
             kin.order = kin.recipe = None
         kin.reserve.aim(kin.current, kin.spec)
-        if kin.timer is not None:
-            kin.timer.cancel()
-            kin.timer = None
-        if kin.state.due is not None:
-            kin.timer = self._loop.call_at(kin.state.due, self._tick, kin)
         kin.changed.set()
 
     def _begin(self, chore: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
-
-    def _tick(self, kin: Kin) -> None:
-        kin.timer = None
-        self._feed(kin, warmth.Tick())
 
     def _perform(self, kin: Kin, action: warmth.Action) -> None:
         if isinstance(action, warmth.Load):
@@ -500,7 +496,7 @@ class Zygotes:
         spec = nest.spec
         kin.recipe = await self._recipe(spec)
         unit = f"{spec.name}{SUFFIX}#{self._generation}.{number}"
-        launch = await prepare_zygote(spec, self._host, unit)
+        launch = await prepare_zygote(spec, self._host, unit, anew=number > 1)
         if kin.log is None:
             limits = LogLimits.of(spec.monitoring)
             kin.log = self._logs.writer(spec.name, spec.name + SUFFIX, limits)

@@ -60,9 +60,8 @@ class Sources:
         self._started_ns = time.time_ns()
         self._sources: dict[str, _Source] = {}
         self._suspects: set[str] = set()
-        self._names: dict[
-            int, dict[str, str]
-        ] = {}  # of each watch: names, and the paths as imported
+        self._folders: set[str] = set()  # that are watched
+        self._names: dict[int, dict[str, str]] = {}  # by watch: names there, and their paths
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -124,8 +123,10 @@ class Sources:
         """Watches the folder where it is, and the one where it really is."""
         for alias in {path, os.path.realpath(path)}:
             folder, name = os.path.split(alias)
-            if self.inotify < 0 or len(self._names) >= FOLDERS:
-                return
+            is_full = len(self._folders) >= FOLDERS and folder not in self._folders
+            if self.inotify < 0 or is_full:
+                continue
+            self._folders.add(folder)
             watch = _libc.inotify_add_watch(self.inotify, os.fsencode(folder), WATCHED)
             if watch >= 0:  # else there are too many of this user, or it is gone: see `changed`
                 self._names.setdefault(watch, {})[name] = path

@@ -1,6 +1,7 @@
 """`python -P -m corral.worker.zygote JSON`: imports an agent once, and forks its workers.
 
-JSON is an object: `entrypoint`, MODULE:AGENT, and `preload`, names of modules that are imported before.
+JSON is an object: `entrypoint`, MODULE:AGENT, and `preload`, names of modules that are imported before; `anew` says
+that sources may have changed a moment ago.
 stdin is one end of a SOCK_SEQPACKET pair whose other end the daemon holds; what is said there is the
 launcher's protocol, with this much more:
 
@@ -56,6 +57,7 @@ from .stdio import Pipes, leave, ready_streams
 from .task import Hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from signal import signal as set_handler
     from types import FrameType
     from typing import NoReturn
@@ -96,7 +98,8 @@ def main(arguments: list[str]) -> int:
     sys.path.append(os.getcwd())
     zygote = Zygote(sock)
     try:
-        agent = zygote.load(order["entrypoint"], order.get("preload", []))
+        with bytecode_as_it_is(bool(order.get("anew"))):
+            agent = zygote.load(order["entrypoint"], order.get("preload", []))
     except Unloadable as unloadable:
         say_unloadable(unloadable.what, unloadable.error)
     else:
@@ -119,6 +122,16 @@ def take_end() -> socket.socket | None:
         return None
     sock.setblocking(False)
     return sock
+
+
+@contextlib.contextmanager
+def bytecode_as_it_is(anew: bool) -> Generator[None, None, None]:
+    """With `anew` no bytecode is written: what was saved twice in one second, and as long, would pass for the first of them."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, anew or sys.dont_write_bytecode
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 class Unloadable(Exception):
@@ -439,13 +452,13 @@ def few(paths: list[str]) -> list[str]:
 def rehearse() -> None:
     """Lives a worker's life once, for nobody, so that its forks find what a first time has to make: a fifth of their start.
 
-    Its modules come last, as in a worker that starts cold.
+    Its modules come last, as in a worker that starts cold. It ends without handlers for SIGTERM and SIGINT, which
+    are a worker's own in any case.
     """
     import asyncio  # noqa: PLC0415  see above
 
     from . import runtime  # noqa: PLC0415  see above
 
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     (reading, saying), (hearing, writing) = os.pipe(), os.pipe()
     try:
         os.write(saying, REHEARSED)
@@ -457,9 +470,6 @@ def rehearse() -> None:
     finally:
         os.close(saying)
         os.close(hearing)
-        for signum, handler in handlers.items():
-            if handler is not None:
-                signal.signal(signum, handler)
 
 
 def mask_of_files() -> int:

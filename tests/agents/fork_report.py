@@ -21,6 +21,8 @@ os.environ["SET_BY_IMPORT"] = "yes"
 signal.signal(signal.SIGUSR1, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 reader = open(__file__, encoding="utf-8")  # noqa: SIM115  left open on purpose
+tempfile.gettempdir()  # which it remembers
+atexit.register(lambda: print("the module's exit", os.getpid(), file=sys.stderr))
 forked: list[int] = []
 os.register_at_fork(after_in_child=lambda: forked.append(os.getpid()))
 

@@ -30,7 +30,13 @@ BRED = 200
 
 
 def main() -> None:
-    folder, how = sys.argv[1], sys.argv[2]
+    litter(*sys.argv[1:3])
+    while sys.argv[2] != "brief":
+        signal.pause()
+
+
+def litter(folder: str, how: str) -> None:
+    """Has all of this worker be there, and say so."""
     worker = os.environ["CORRAL_WORKER"].partition("#")[0]
     alive = os.open(f"{folder}/alive/{worker}", os.O_WRONLY)
     lock = os.open(f"{folder}/locks/{worker}", os.O_RDWR | os.O_CREAT, 0o666)
@@ -60,8 +66,6 @@ def main() -> None:
     if how == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tell("leader")
-    while how != "brief":
-        signal.pause()
 
 
 def _leave(_signum: int, _frame: object) -> None:

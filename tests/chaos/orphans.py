@@ -49,13 +49,23 @@ max_restart_attempts = 1000
 restart_backoff_base = "10ms"
 restart_backoff_max = "100ms"
 [agents.{name}]
-command = ["{python}", "-I", "-S", "{litter}", "{folder}", "{how}"]
-protocol = "none"
+{program}
 instances = {workers}
 autostart = false
 """
 
-PROCESSES = {"escape": 4, "deaf": 4, "group": 2, "hop": 5, "breed": 2, "alone": 1}
+COLD = """
+command = ["{python}", "-I", "-S", "{litter}", "{folder}", "{how}"]
+protocol = "none"
+"""
+
+WARM = """
+entrypoint = "litter_agent:agent"
+process.working_directory = "{here}"
+environment.LITTER = "{folder}"
+"""
+
+PROCESSES = {"escape": 4, "warm": 4, "deaf": 4, "group": 2, "hop": 5, "breed": 2, "alone": 1}
 """How many lines a worker of each kind has said when all of it is there."""
 
 
@@ -184,15 +194,15 @@ class Ground:
             (folder / name).chmod(0o777)  # agents may run as another user
         self.lives = self.turn()
         self.overlaps = 0
+        program = WARM if how == "warm" else COLD
         config = CONFIG.format(
             name=NAME,
             workers=workers,
-            how=how,
             containment=containment,
             grace_s=GRACE_S,
-            python=sys.executable,
-            litter=LITTER,
-            folder=folder,
+            program=program.format(
+                how=how, python=sys.executable, litter=LITTER, here=LITTER.parent, folder=folder
+            ),
         )
         self.daemon = DaemonProcess(folder, config)
         status = self.daemon.call("daemon.status")["daemon"]
@@ -275,6 +285,30 @@ def launcher_killed(ground: Ground, number: int) -> Outcome:
     outcome = ground.outcome(lives, since_s)
     ground.await_all()
     outcome.facts["all again s"] = time.monotonic() - since_s
+    return outcome
+
+
+def warm_daemon_killed(ground: Ground, number: int) -> Outcome:
+    """kill -9 of the daemon, with workers that are forks of a zygote."""
+    return daemon_killed(ground, number)
+
+
+def warm_launcher_killed(ground: Ground, number: int) -> Outcome:
+    """kill -9 of the launcher, with workers that are forks of a zygote."""
+    return launcher_killed(ground, number)
+
+
+def zygote_killed(ground: Ground, _number: int) -> Outcome:
+    """kill -9 of a zygote: its forks end with it, and each has one life again."""
+    ground.start()
+    lives = ground.renew()
+    (agent,) = ground.daemon.call("daemon.status", names=[NAME])["agents"]
+    since_s = ground.killed([int(agent["warm"]["pid"])])
+    outcome = ground.outcome(lives, since_s)
+    ground.await_all()
+    outcome.facts["all again s"] = time.monotonic() - since_s
+    ground.daemon.call("agent.stop", names=[NAME])  # a zygote that dies again and again is given up
+    ground.renew().close()
     return outcome
 
 
@@ -415,6 +449,9 @@ SCENARIOS = {
         Scenario(daemon_killed, "escape"),
         Scenario(launcher_killed, "escape"),
         Scenario(worker_killed, "escape"),
+        Scenario(warm_daemon_killed, "warm"),
+        Scenario(warm_launcher_killed, "warm"),
+        Scenario(zygote_killed, "warm"),
         Scenario(both_killed, "escape"),
         Scenario(leader_exits, "group"),
         Scenario(stubborn_grandchild, "escape"),

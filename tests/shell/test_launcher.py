@@ -752,6 +752,7 @@ print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib
         "landlock",
         "launcher",
         "lineage",
+        "midwife",
         "nursery",
         "packet",
         "seccomp",

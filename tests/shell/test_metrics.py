@@ -533,3 +533,121 @@ def test_a_share_of_the_processors_is_never_below_nothing_nor_above_all_of_them(
                 assert 0.0 < max(seen) <= 100.0 * (os.cpu_count() or 1) + 10.0
 
     asyncio.run(main())
+
+
+# -- a glance at a single process
+
+
+def test_a_glance_sees_what_a_survey_sees() -> None:
+    with running(*waiting("held = bytearray(30 << 20)")) as process:
+        line_of(process)
+        tree = Tree(lambda: (process.pid,))
+        assert tree.glance() is None, "nothing is known of it yet"
+        surveyed = survey(tree)
+        tree.count_files()
+        files = tree.most_files
+        glanced = tree.glance()
+        assert glanced is not None
+        assert glanced._replace(cpu_s=0.0) == surveyed._replace(cpu_s=0.0)
+        assert glanced.cpu_s >= surveyed.cpu_s
+        assert tree.most_files == files > 0
+        tree.close()
+
+
+def test_processor_time_goes_on_from_a_survey_to_glances_and_back() -> None:
+    with running(HOG, "spin") as process:
+        tree = Tree(lambda: (process.pid,))
+        seen = [survey(tree).cpu_s]
+        while seen[-1] < 0.2:
+            glanced = tree.glance()
+            assert glanced is not None
+            seen.append(glanced.cpu_s)
+        seen.append(survey(tree).cpu_s)
+        assert seen == sorted(seen)
+        own_s = time.clock_gettime((~process.pid << 3) | 2)
+        assert seen[-1] == pytest.approx(own_s, abs=0.2)
+        tree.close()
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["os.fork()", "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"],
+)
+def test_more_than_one_process_or_thread_is_too_much_for_a_glance(code: str) -> None:
+    grow = f"sys.stdin.readline()\n{code}\nprint('grown', flush=True)"
+    with subprocess.Popen(
+        [sys.executable, *waiting("print('so far', flush=True)\n" + grow)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdin is not None, "asked for"
+            line_of(process)
+            tree = Tree(lambda: (process.pid,))
+            survey(tree)
+            assert tree.glance() is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            line_of(process)
+            assert tree.glance() is None
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_process_that_is_gone_is_none_at_a_glance_and_holds_nothing_open() -> None:
+    with running(*waiting("")) as process:
+        line_of(process)
+        tree = Tree(lambda: (process.pid,))
+        survey(tree)
+        before = len(os.listdir("/proc/self/fd"))
+        assert tree.glance() is not None
+        process.kill()
+        process.wait(BOUND_S)
+        assert tree.glance() is None
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_is_alone_in_its_cgroup_is_seen_at_a_glance() -> None:
+    with new_cgroup() as path, running(*waiting("")) as alone, running(*waiting("")) as other:
+        line_of(alone)
+        line_of(other)
+        (path / "cgroup.procs").write_text(str(alone.pid))
+        tree = Tree(lambda: (alone.pid,), path)
+        survey(tree)
+        assert tree.glance() is not None
+        (path / "below").mkdir()
+        assert tree.glance() is None, "others may be below it"
+        (path / "below").rmdir()
+        assert tree.glance() is not None
+        (path / "cgroup.procs").write_text(str(other.pid))
+        assert tree.glance() is None
+        tree.close()
+        groups.kill(str(path))
+        alone.wait(BOUND_S)
+        other.wait(BOUND_S)
+        while groups.is_populated(str(path)):
+            pass
+
+
+def test_a_content_judge_is_asked_at_a_glance_and_figures_are_told_when_they_change() -> None:
+    async def main() -> None:
+        told: list[object] = []
+        with running(HOG, "spin") as busy:
+            watcher = Metrics(told.append)
+            task = asyncio.create_task(watcher.run())
+            notes = Notes()
+            notes.content = True
+            watcher.watch("busy", Tree(lambda: (busy.pid,)), notes)
+            async with asyncio.timeout(BOUND_S):
+                while len(notes.glances) < 3:
+                    await asyncio.sleep(0)
+            assert len(notes.seen) == 1, "only the first look was a survey"
+            assert told
+            assert set(told) == {notes}
+            watcher.forget("busy")
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())

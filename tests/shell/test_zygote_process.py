@@ -149,8 +149,11 @@ def test_what_the_import_has_changed_of_the_process_stays_so(
     assert worker.run() == [str(tmp_path / "own"), 0o007, None, "/own"]
 
 
-def test_variables_are_those_of_the_spawn_and_not_of_the_zygote(report: ZygoteWire) -> None:
-    worker = worker_of(report, "tested-5#1", env={"NEW": "1", "PATH": "/new"})
+def test_variables_and_umask_are_those_of_the_spawn_and_not_of_the_zygote(
+    report: ZygoteWire,
+) -> None:
+    worker = worker_of(report, "tested-5#1", env={"NEW": "1", "PATH": "/new"}, umask=0o027)
+    assert worker.run("surroundings")["Umask"] == "0027"
     values = [worker.run("environment", name=name) for name in ("NEW", "PATH", "LANG")]
     assert values == ["1", "/new", None]
 
@@ -198,11 +201,15 @@ def test_functions_for_the_exit_run_once_and_in_workers_that_leave_by_themselves
     assert wire.hear("exited", unit="tested-0#1")["status"] == 0
     wire.send(op="kill", unit="tested-0#2")
     wire.hear("emptied", unit="tested-0#2")
-    assert first.said().count("the agent's exit") == 1
-    assert "the agent's exit" not in second.said()
+    said = first.said()
+    assert [said.count(f"the {whose}'s exit {first.pid}") for whose in ("agent", "module")] == [
+        1,
+        1,
+    ]
+    assert "'s exit" not in second.said()
     wire.sock.close()
     assert wire.process.wait(BOUND_S) == 0
-    assert "the agent's exit" not in wire.log()
+    assert "'s exit" not in wire.log()
 
 
 def test_the_exit_status_of_a_fork_is_that_of_its_agent(tmp_path: Path, stack: ExitStack) -> None:
@@ -630,19 +637,17 @@ def test_each_fork_has_a_temporary_folder_and_signals_of_its_own(
 ) -> None:
     launcher = Wire()
     stack.callback(launcher.close)
-    options: dict[str, Any] = {"write_paths": [], "scope_signals": True}
-    wire = zygote(
-        stack,
-        "fork_report:agent",
-        launcher=launcher,
-        temporary=str(tmp_path / "zygote"),
-        **options,
-    )
+    above = str(tmp_path / "zygote")
+    folders = [f"{above}/{name}" for name in ("first", "second")]
+
+    def given(folder: str) -> dict[str, Any]:
+        env = {"PATH": os.defpath, "TMPDIR": folder}
+        return {"env": env, "temporary": folder, "write_paths": [], "scope_signals": True}
+
+    wire = zygote(stack, "fork_report:agent", launcher=launcher, **given(above))
     wire.loaded()
-    folders = [str(tmp_path / "zygote" / name) for name in ("first", "second")]
     first, second = (
-        worker_of(wire, f"tested-{n}#1", temporary=folder, **options)
-        for n, folder in enumerate(folders)
+        worker_of(wire, f"tested-{n}#1", **given(folder)) for n, folder in enumerate(folders)
     )
     assert first.run("write", path=f"{folders[0]}/file")
     with pytest.raises(AssertionError, match="Permission denied"):

@@ -36,6 +36,11 @@ tasks.scale_down_after = "{WINDOW_S}s"
 instances = {{ min = 1, max = 64 }}
 config.alone = true
 {AGENT}
+[agents.broad]
+instances = {{ min = 1, max = 4 }}
+resources.max_concurrent_requests = 2
+tasks.scale_down_after = "{WINDOW_S}s"
+{AGENT}
 [agents.fixed]
 instances = 3
 {AGENT}
@@ -55,7 +60,7 @@ def _nothing_left(daemon: DaemonProcess) -> Iterator[None]:
         for task in daemon.call("task.list", state=state)["tasks"]:
             daemon.call("task.cancel", task=task["id"])
     daemon.call("agent.stop", all=True)
-    for name in ("many", "alone"):
+    for name in ("many", "alone", "broad"):
         daemon.call("agent.scale", name=name, instances=1)
 
 
@@ -130,21 +135,26 @@ def test_a_backlog_adds_workers_and_idleness_removes_them(daemon: DaemonProcess)
     assert workers(daemon, "many") == ["many-0"]
 
 
-def test_a_worker_that_is_busy_is_not_taken_away(daemon: DaemonProcess) -> None:
-    daemon.call("agent.start", names=["many"])
-    daemon.call("agent.scale", name="many", instances=2)
-    with steps(daemon, "many") as told:
-        tasks = [submit(daemon, "many") for _ in range(2)]
+def test_a_worker_that_is_to_go_is_given_nothing_more_and_keeps_what_it_has(
+    daemon: DaemonProcess,
+) -> None:
+    daemon.call("agent.start", names=["broad"])
+    daemon.call("agent.scale", name="broad", instances=2)
+    with steps(daemon, "broad") as told:
+        tasks = [submit(daemon, "broad") for _ in range(2)]
         found = {told.until_started(each): each for each in tasks}
-        daemon.call("task.cancel", task=found["many-0"])
+        daemon.call("task.cancel", task=found["broad-0"])
         # When this one begins, one worker has been enough for long; the last still has its task.
-        third = submit(daemon, "many", at=time.time() + 3 * WINDOW_S)
-        assert told.until_started(third) == "many-0"
+        third = submit(daemon, "broad", at=time.time() + 3 * WINDOW_S)
+        assert told.until_started(third) == "broad-0"
+        fourth = submit(daemon, "broad")
+        assert told.until_started(fourth) == "broad-0", "the other one has rested for longer"
         assert changes(told.events) == []
-        daemon.call("task.cancel", task=found["many-1"])
+        daemon.call("task.cancel", task=fourth)
+        daemon.call("task.cancel", task=found["broad-1"])
         assert told.until(1)[-1]["before"] == 2
     assert daemon.call("task.show", task=third)["state"] == "running"
-    assert daemon.call("task.show", task=found["many-1"])["state"] == "cancelled"
+    assert daemon.call("task.show", task=found["broad-1"])["error"]["name"] == "Cancelled"
 
 
 def test_nothing_is_added_to_an_agent_whose_workers_fail_to_start(daemon: DaemonProcess) -> None:
