@@ -197,11 +197,11 @@ def by_circus(place: Place, home: Path) -> Generator[Kept]:
     path.write_text(
         CIRCUS.format(folder=place.folder, command=" ".join(place.worker), count=place.count)
     )
-    endpoint = f"ipc://{place.folder}/endpoint"
-    look = [str(home / "circusctl"), "--endpoint", endpoint, "list", "sleeper"]
+    ask = [str(home / "circusctl"), "--endpoint", f"ipc://{place.folder}/endpoint"]
+    look, stop = partial(_run, [*ask, "list", "sleeper"]), partial(_run, [*ask, "quit"])
     command = [str(home / "circusd"), str(path)]
     with _running(command, bench.ENVIRON, place.folder) as (began, process):
-        yield Kept(began, lambda: [process.pid], process.terminate, partial(_run, look))
+        yield Kept(began, lambda: [process.pid], stop, look)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ the kill, until it is told that the worker is Ready. Memory is the sum of the PS
 task on each.
 """
 
+import json
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ from corral.worker.client import Client
 AGENTS = bench.ROOT / "tests" / "agents"
 
 FRAMEWORKS, FRAMEWORKS_QUICK = ("pydantic_ai", "langgraph", "mcp"), ("mcp",)
+PRELOAD = {"mcp": ["jsonschema", "anyio._backends._asyncio"]}
+"""What a framework imports at its first use only: in the zygote it is there once, in each fork it would be a copy of its own."""
 ROUNDS, ROUNDS_QUICK = 5, 1
 STARTS, STARTS_QUICK = 20, 3
 """Forks, spares and kills of one round; cold starts are a fifth of that."""
@@ -58,10 +61,11 @@ restart_backoff_base = 0
 max_restart_attempts = 1000
 """
     for each in frameworks:
-        tables += agent(f"{each}_fork", each, 2)
-        tables += agent(f"{each}_spare", each, 2, "min_spare = 1")
-        tables += agent(f"{each}_wide", each, wide + 1)
-        tables += agent(f"{each}_many", each, many)
+        preload = f"preload = {json.dumps(PRELOAD.get(each, []))}\n"
+        tables += agent(f"{each}_fork", each, 2, preload)
+        tables += agent(f"{each}_spare", each, 2, preload + "min_spare = 1")
+        tables += agent(f"{each}_wide", each, wide + 1, preload)
+        tables += agent(f"{each}_many", each, many, preload)
         tables += agent(f"{each}_cold", each, max(wide, many), "warm = false")
     return tables
 

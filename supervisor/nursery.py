@@ -157,8 +157,8 @@ class Nursery:
             finally:
                 for fd in fds:
                     os.close(fd)
-            if time.monotonic() >= until_s:
-                return True
+            if message["op"] not in ("spawn", "signal") or time.monotonic() >= until_s:
+                return True  # kills and freezes are carried out before anything else is answered
 
     def _obey(self, message: Any, fds: list[int]) -> None:  # Any: JSON
         match message["op"]:

@@ -14,6 +14,10 @@ from corral.worker import Agent, Task
 
 HERE = os.environ.get("PERJURY", "")
 FLOOD = 100_000
+ENDED = (
+    b'{"op":"exited","unit":"perjurer-0#1","status":0,"left":0,'
+    b'"rusage":{"utime_s":0,"stime_s":0,"maxrss_bytes":0}}'
+)
 
 agent = Agent("perjurer")
 
@@ -103,7 +107,7 @@ PERJURIES: dict[str, Any] = {
     "exit": lambda: sys.exit("enough"),
     "escape": _escape,
     "pid": lambda: _lie("spawned", pid=1),
-    "alive": lambda: _lie("spawned", op="exited", status=0, left=0, rusage={}),
+    "alive": lambda: _later(lambda: _send(ENDED)),
     "status": lambda: _lie("exited", status=0x137F),
     "twice": lambda: _lie("exited", op="spawned", starttime=1),
     "empty": lambda: _lie("exited", op="emptied"),

@@ -2,8 +2,7 @@
 
 import os
 
-from litter import litter
-
+from chaos.litter import litter
 from corral.worker import Agent, Task
 
 agent = Agent("litter")

@@ -60,7 +60,7 @@ protocol = "none"
 """
 
 WARM = """
-entrypoint = "litter_agent:agent"
+entrypoint = "chaos.litter_agent:agent"
 process.working_directory = "{here}"
 environment.LITTER = "{folder}"
 """
@@ -201,7 +201,7 @@ class Ground:
             containment=containment,
             grace_s=GRACE_S,
             program=program.format(
-                how=how, python=sys.executable, litter=LITTER, here=LITTER.parent, folder=folder
+                how=how, python=sys.executable, litter=LITTER, here=LITTER.parents[1], folder=folder
             ),
         )
         self.daemon = DaemonProcess(folder, config)

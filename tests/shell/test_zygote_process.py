@@ -434,7 +434,7 @@ def test_what_is_harmless_and_what_is_gone_again_is_no_reason(
     tmp_path: Path, stack: ExitStack
 ) -> None:
     text = (
-        'import logging, subprocess, threading\nlogging.FileHandler("log")\n'
+        'import logging, subprocess, threading\nhandler = logging.FileHandler("log")\n'
         'reader, null, folder = open(__file__), open("/dev/null", "w"), os.open(".", os.O_RDONLY)\n'
         'subprocess.run(["true"])\nsocket.socket().close()\nzombie = os.fork() or os._exit(0)\n'
         "os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)\n"
@@ -520,7 +520,9 @@ def test_a_burst_of_changes_is_one_message_without_what_was_not_imported(
     assert not [said for said in project.wire.said if said["op"] == "changed"]
 
 
-def test_what_was_touched_or_written_again_as_it_was_has_not_changed(project: Project) -> None:
+def test_what_was_touched_or_written_again_as_it_was_has_not_changed(
+    project: Project, tmp_path: Path
+) -> None:
     text = project.source.read_text()
     project.source.touch()
     project.source.write_text(text)
@@ -528,6 +530,9 @@ def test_what_was_touched_or_written_again_as_it_was_has_not_changed(project: Pr
     project.source.write_text("NUMBER = 2\n")
     project.source.write_text(text)
     assert project.checked() == []
+    subject = tmp_path / "subject.py"
+    subject.write_text(subject.read_text() + "\n# changed\n")
+    assert project.heard() == [str(subject)]
 
 
 def test_a_source_that_is_gone_is_found_and_told_of_when_it_is_there_again(

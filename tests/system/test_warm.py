@@ -110,6 +110,12 @@ def up(daemon: DaemonProcess, worker: str) -> Any:
     return daemon.await_worker(worker, lambda status: status["state"] in UP)
 
 
+def up_again(daemon: DaemonProcess, worker: str, life: int) -> Any:
+    return daemon.await_worker(
+        worker, lambda status: status["incarnation"] > life and status["state"] in UP
+    )
+
+
 def ask(daemon: DaemonProcess, agent: str, objective: str, **more: object) -> Any:
     return daemon.call("task.run", agent=agent, objective=objective, **more)["output"]
 
@@ -290,9 +296,7 @@ def test_the_death_of_a_zygote_is_that_of_its_workers_and_they_are_restarted(
     zygote = warmth(daemon, "pair")["pid"]
     os.kill(zygote, signal.SIGSEGV)
     for name, life in lives.items():
-        status = daemon.await_worker(
-            name, lambda status, life=life: status["incarnation"] > life and status["state"] in UP
-        )
+        status = up_again(daemon, name, life)
         assert "the zygote died (killed by SIGSEGV)" in status["last_exit"]["message"]
     assert warmth(daemon, "pair")["pid"] not in (zygote, None)
 
@@ -338,8 +342,6 @@ def test_nothing_of_a_zygote_outlives_daemon_or_launcher(
         os.kill(other.call("daemon.status", names=[])["daemon"]["launcher_pid"], signal.SIGKILL)
         await_end(tree)
         for status in before:
-            again = other.await_worker(
-                status["id"], lambda now, was=status: now["incarnation"] > was["incarnation"]
-            )
+            again = up_again(other, status["id"], status["incarnation"])
             assert "the launcher died" in again["last_exit"]["message"]
     assert marked(tmp_path) == []
