@@ -290,11 +290,24 @@ def _running(
         sys.stderr.write((folder / "said").read_text(errors="replace")[-4000:])
         raise
     finally:
-        # Workers end with their supervisor (see sleeper.c); those of s6 and runit are sessions of their own.
+        # Workers end with their supervisor (see sleeper.c), but for those whose main() came after its end.
         for pid in _supervisors(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(BOUND_S)
+        for pid in _of(folder.parent):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _of(folder: Path) -> list[int]:
+    """Processes that were started with a name in our folder."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(f"{folder}/") in path.read_bytes():
+                found.append(int(path.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def _supervisors(pid: int) -> list[int]:

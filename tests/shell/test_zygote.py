@@ -53,7 +53,7 @@ class Nest:
         self.children: list[Child] = []
         self.logs = LogStore(folder / "logs")
         self.launcher = Launcher(
-            on_exit=lambda report: self.zygote.exited(report),
+            on_exit=self._of_launcher,
             on_empty=lambda _unit: self.zygote.emptied(),
             **options,
         )
@@ -68,6 +68,9 @@ class Nest:
             temporary=str(folder / "tmp" / "zygote"),
             **launch,
         )
+
+    def _of_launcher(self, report: Exit) -> None:
+        self.zygote.exited(report)
 
     async def __aenter__(self) -> "Nest":
         await self.launcher.start()
@@ -138,7 +141,7 @@ class Nest:
         """What the task of a fork answers; the first time it is initialized."""
         assert child.stdin_fd is not None, "it has both pipes"
         assert child.stdout_fd is not None, "it has both pipes"
-        initialize = {
+        initialize: dict[str, object] = {
             "protocolVersion": "1",
             "agent": "perjurer",
             "worker": "perjurer-0",
@@ -147,10 +150,25 @@ class Nest:
             "limits": {},
             "config": {},
         }
-        run = {"task": "t", "attempt": 1, "objective": objective, "input": None, "context": {}}
-        requests = [("initialize", initialize), ("task/run", run | {"boundaries": {}})]
+        run: dict[str, object] = {
+            "task": "t",
+            "attempt": 1,
+            "objective": objective,
+            "input": None,
+            "context": {},
+        }
+        requests: list[tuple[str, dict[str, object]]] = [
+            ("initialize", initialize),
+            ("task/run", run | {"boundaries": {}}),
+        ]
+        answer: Any = None
         for number, (method, params) in enumerate(requests, 1):
-            request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+            request: dict[str, object] = {
+                "jsonrpc": "2.0",
+                "id": number,
+                "method": method,
+                "params": params,
+            }
             os.write(child.stdin_fd, json.dumps(request).encode() + b"\n")
             answer = await self._answer(child.stdout_fd, number)
         return answer["result"]["output"]

@@ -308,7 +308,7 @@ def test_a_zygote_that_floods_the_daemon_is_given_up_and_the_agent_works(
     with daemon.client() as client:
         client.call("event.follow", {"types": ["agent.cold"]}, timeout_s=BOUND_S)
         changes = client.notifications()
-        while (warmth(daemon, "liar") or {}).get("state") != "cold":
+        while (found := warmth(daemon, "liar")) is None or found["state"] != "cold":
             next(changes)
     assert "said what it cannot say" in warmth(daemon, "liar")["reason"]
     assert warmth(daemon, "pair")["state"] == "warm"
