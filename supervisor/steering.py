@@ -346,7 +346,8 @@ def _entry(status: Mapping[str, object]) -> Entry:
 async def _call(
     control: Control, method: str, params: Mapping[str, object], caller: Steerer
 ) -> dict[str, object]:
-    return codec.as_object(msgspec.to_builtins(await control.call(method, params, caller))) or {}
+    answer = msgspec.json.encode(await control.call(method, params, caller))  # parts may be so already
+    return codec.as_object(codec.decode(answer)) or {}
 
 
 async def _list(control: Control, asked: ListArguments, caller: Steerer) -> Answer:
