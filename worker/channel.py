@@ -11,8 +11,9 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, cast
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 from .errors import Cancelled, CorralError, InternalError, Overloaded, Timeout, WorkerFailed
 from .wire import Event, Foreign, Id, Notification, Peer, Request, Response, Withdrawn
@@ -59,6 +60,8 @@ class Channel(asyncio.Protocol):
         name: whom it connects to, for messages.
         on_request: answers a request of the peer; what it raises is sent as the error.
         at_once: methods whose answers need no waiting, each with a function of the params; no task is made for them.
+        is_eager: whether `on_request` goes on to its first wait while the request is read, where Python has eager tasks
+            (3.12): the loop makes no turn for it, and answers that were there at once go out together.
         on_notification: takes a notification.
         on_foreign: takes a line that is no message.
         on_heard: called before a valid message is served; once for several that came together.
@@ -75,6 +78,7 @@ class Channel(asyncio.Protocol):
         name: str,
         on_request: Callable[[Request], Awaitable[object]] = _refuse,
         at_once: Mapping[str, Callable[[dict[str, object]], object]] = NOTHING,
+        is_eager: bool = False,
         on_notification: Callable[[Notification], None] = _ignore,
         on_foreign: Callable[[Foreign], None] = _ignore,
         on_heard: Callable[[], None] | None = None,
@@ -88,6 +92,9 @@ class Channel(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._on_request = on_request
         self._at_once = at_once
+        self._is_eager = is_eager and sys.version_info >= (3, 12)
+        self._is_taking = False
+        """Whether what has come in one read is being served: what is queued meanwhile goes out at its end."""
         self._on_notification = on_notification
         self._on_foreign = on_foreign
         self._on_heard = on_heard
@@ -273,6 +280,11 @@ class Channel(asyncio.Protocol):
         return self._can_write.is_set()
 
     @property
+    def is_eager(self) -> bool:
+        """Whether a request has gone on to its first wait when what came after it is read."""
+        return self._is_eager and self._loop.get_task_factory() is None
+
+    @property
     def is_sending(self) -> bool:
         """Whether messages are queued that go out at the end of this turn of the loop."""
         return self.peer.has_unsent
@@ -300,7 +312,7 @@ class Channel(asyncio.Protocol):
         if answer is None:
             answer = self._loop.create_future()
         request_id = self.peer.request(method, params, deadline=deadline, context=answer)
-        if self._flush_handle is None:
+        if self._flush_handle is None and not self._is_taking:
             if self.peer.in_flight == 1:
                 self._flush()
             else:
@@ -429,7 +441,11 @@ class Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the peer."""
-        self._take(self.peer.receive(data))
+        self._is_taking = True
+        try:
+            self._take(self.peer.receive(data))
+        finally:
+            self._is_taking = False
         if not self.is_closed and self.peer.has_unsent:
             self._flush()
 
@@ -449,7 +465,7 @@ class Channel(asyncio.Protocol):
         elif type(event) is Request:
             answer = self._at_once.get(event.method)
             if answer is None:
-                self._serving[event.id] = self._loop.create_task(self._serve(event))
+                self._begin(event)
                 return
             try:
                 self.peer.respond(event.id, answer(event.params))
@@ -461,6 +477,14 @@ class Channel(asyncio.Protocol):
             self._withdraw(event)
         elif type(event) is Foreign:
             self._on_foreign(event)
+
+    def _begin(self, request: Request) -> None:
+        if self.is_eager:
+            task = _eager_task(self._serve(request), self._loop)
+            if not task.done():
+                self._serving[request.id] = task
+        else:
+            self._serving[request.id] = self._loop.create_task(self._serve(request))
 
     def _withdraw(self, event: Withdrawn) -> None:
         task = self._serving.get(event.id)
@@ -503,11 +527,20 @@ class Channel(asyncio.Protocol):
             self.peer.respond(request.id, result)
         finally:
             self._serving.pop(request.id, None)
-            if not self.is_closed:
+            if not self.is_closed and not self._is_taking:
                 if not self._serving:
                     self._flush()
                 elif self._flush_handle is None:
                     self._flush_handle = self._loop.call_soon(self._flush)
+
+
+def _eager_task(
+    serving: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
+) -> asyncio.Task[None]:
+    """A task that has gone on to its first wait already."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(serving, loop=loop, eager_start=True)
+    return asyncio.Task(serving, loop=loop)
 
 
 class _Reader(asyncio.Protocol):

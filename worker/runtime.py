@@ -171,6 +171,7 @@ class Worker:
             name="the daemon",
             on_request=self.answer,
             at_once=AT_ONCE,
+            is_eager=True,
             on_notification=self._hear,
             on_foreign=_complain,
             on_closed=self._on_closed,
@@ -254,7 +255,10 @@ class Worker:
             grace_s = params.get("grace_s")
             if not isinstance(grace_s, int | float):
                 grace_s = SIGNAL_GRACE_S
-            self._loop.call_soon(self._end, 0, grace_s)  # after the requests that came before it
+            if self._channel.is_eager:
+                self._end(0, grace_s)
+            else:  # after the requests that came before it
+                self._loop.call_soon(self._end, 0, grace_s)
         elif notification.method == "event":
             self._ears.hear(params)
         # Others are of a later protocol: a notification that nobody knows is dropped.

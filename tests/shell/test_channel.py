@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
@@ -858,5 +859,69 @@ def test_the_only_request_is_sent_before_the_loop_goes_on(run: Runner) -> None:
         await left.wait_closed()
         ends = await asyncio.gather(*(call.answer for call in others), return_exceptions=True)
         assert [type(end) for end in ends] == [WorkerFailed, WorkerFailed]
+
+    run(test)
+
+
+def test_what_an_eager_channel_answers_without_a_wait_goes_out_together(
+    run: Runner, kind: str
+) -> None:
+    async def test() -> None:
+        told = asyncio.Event()
+
+        async def serve(request: Request) -> object:
+            if request.method == "later":
+                await told.wait()
+            if request.method == "fail":
+                raise Conflict("cannot do it")
+            return request.params
+
+        channel = Ends().channel(on_request=serve, is_eager=True)
+        raw = await Raw.joined(kind, channel)
+        names = ["now", "later", "fail", "now"]
+        raw.send(*({"id": n, "method": name} for n, name in enumerate(names)))
+        await raw.readable()
+        sent = os.read(raw.fds["read"], 1 << 16)
+        assert sorted(json.loads(line)["id"] for line in sent.splitlines()) == [0, 2, 3]
+        told.set()
+        assert (await raw.message())["id"] == 1
+        raw.send(
+            {"id": 0, "method": "now", "params": {"again": True}}
+        )  # nothing is left of the first
+        assert (await raw.message())["result"] == {"again": True}
+        channel.close()
+        raw.close()
+
+    run(test)
+
+
+def plain_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **_: Any) -> asyncio.Task[Any]:
+    """Makes tasks in a way of its own, as an author's task factory does; Any: as typeshed has them."""
+    return asyncio.Task(coroutine, loop=loop)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python has no eager tasks before 3.12")
+def test_an_eager_channel_answers_before_the_loop_goes_on(run: Runner) -> None:
+    async def test() -> None:
+        async def serve(request: Request) -> object:
+            me = asyncio.current_task()
+            assert me is not None, "asyncio.timeout asks for it"
+            async with asyncio.timeout(BOUND_S):
+                return request.params
+
+        channel = Ends().channel(on_request=serve, is_eager=True)
+        raw = await Raw.joined("pipes", channel)
+        ask = b'{"jsonrpc":"2.0","id":%d,"method":"now"}\n'
+        channel.data_received(ask % 1 + ask % 2)
+        sent = os.read(raw.fds["read"], 1 << 16)
+        assert [json.loads(line)["id"] for line in sent.splitlines()] == [1, 2]
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(plain_task)
+        channel.data_received(ask % 3)  # whoever makes tasks in a way of his own makes all of them
+        with pytest.raises(BlockingIOError):
+            os.read(raw.fds["read"], 1 << 16)
+        assert (await raw.message())["id"] == 3
+        channel.close()
+        raw.close()
 
     run(test)
