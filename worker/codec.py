@@ -41,10 +41,6 @@ def _finite_or_null(value: object) -> object:
     return value
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
 if msgspec is not None:
 
     def _plain(value: object) -> object:
@@ -83,6 +79,9 @@ if msgspec is not None:
         return value
 
 else:
+    # Each once: json.dumps and json.loads make one for each call that asks for anything but their defaults.
+    _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    _loads = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant).decode
 
     def encode(value: object) -> bytes:
         """One line of JSON, without the newline.
@@ -107,7 +106,7 @@ else:
         """
         try:
             text = bytes(line).decode("utf-8")
-            value: object = json.loads(text, parse_float=_finite, parse_constant=_refuse_constant)
+            value: object = _loads(text)
             if "\\ud" in text or "\\uD" in text:
                 _dumps(value).encode("utf-8")  # a lone surrogate has no UTF-8
         except RecursionError as error:
