@@ -10,11 +10,14 @@ This module knows tables, but nothing of what the rows mean.
 """
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import hashlib
 import logging
+import math
 import os
+import select
 import sqlite3
 import threading
 import time
@@ -242,8 +245,13 @@ class Store:
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        self._wake = threading.Condition()
-        # Under the condition's lock:
+        # Not a Condition: who notifies one keeps the interpreter, and whoever wakes waits for it, and then for the lock.
+        self._rouse_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._roused = select.poll()
+        self._roused.register(self._rouse_fd, select.POLLIN)
+        self._lock = threading.Lock()
+        # Under the lock:
+        self._is_resting = False  # the writer waits for `_rouse_fd`
         self._queue: list[_Group] = []
         self._awaited = 0  # groups of the queue that somebody waits for
         self._committing: list[_Group] = []
@@ -294,7 +302,7 @@ class Store:
     @property
     def stalled_s(self) -> float:
         """How long the oldest write that is not yet on disk has been waiting, in seconds."""
-        with self._wake:
+        with self._lock:
             oldest = self._committing or self._queue
             return self._clock() - oldest[0].queued_at_s if oldest else 0.0
 
@@ -328,7 +336,7 @@ class Store:
         try:
             self._enqueue(statements, None)
         except (Overloaded, ShuttingDown):
-            with self._wake:
+            with self._lock:
                 self.lost_posts += 1
             return False
         return True
@@ -363,9 +371,9 @@ class Store:
             self._reader.interrupt()
             await loop.run_in_executor(self._reads_pool, self._reader.close)
             self._reads_pool.shutdown(wait=False)
-            with self._wake:
+            with self._lock:
                 self._closing = True
-                self._wake.notify()
+            self._rouse()
         await asyncio.shield(self._closed)
 
     def _enqueue(
@@ -376,7 +384,7 @@ class Store:
             _size_bytes(each[1]) if isinstance(each, tuple) else each.size_bytes
             for each in statements
         )
-        with self._wake:
+        with self._lock:
             if self._closed is not None:
                 raise ShuttingDown("cannot write to the store: it is closing", file=str(self.path))
             if len(self._queue) >= QUEUE_LIMIT or self._size_bytes + size_bytes > QUEUE_LIMIT_BYTES:
@@ -387,8 +395,19 @@ class Store:
             self._queue.append(_Group(statements, answer, now_s, size_bytes))
             self._size_bytes += size_bytes
             self._awaited += answer is not None
-            if answer is not None or len(self._queue) == 1:
-                self._wake.notify()
+            is_rousing = self._is_resting and (answer is not None or len(self._queue) == 1)
+            if is_rousing:
+                self._is_resting = False
+        if not is_rousing:
+            return
+        if answer is None:
+            self._rouse()
+        else:  # after all that is begun before the loop goes on
+            answer.get_loop().call_soon(self._rouse)
+
+    def _rouse(self) -> None:
+        if self._rouse_fd >= 0:
+            os.eventfd_write(self._rouse_fd, 1)
 
     def _overloaded(self, reason: str, **data: object) -> Overloaded:
         facts = {"file": str(self.path), "reason": reason, "retry_after_s": RETRY_AFTER_S, **data}
@@ -425,22 +444,25 @@ class Store:
         self._writer.close()
         os.close(self._lock_fd)
         assert self._closed is not None, "only close() ends the writer"
-        _on_loop(self._closed.get_loop(), self._closed.set_result, None)
+        _on_loop(self._closed.get_loop(), self._gone)
 
     def _next_batch(self) -> list[_Group]:
         """All that waits, as soon as somebody waits for it or the oldest post is due; [] at the end."""
-        with self._wake:
-            while not self._closing and not self._awaited:
+        while True:
+            with self._lock:
                 due_in_s = None
                 if self._queue:
                     due_in_s = self._queue[0].queued_at_s + POST_DELAY_S - self._clock()
-                    if due_in_s <= 0:
-                        break
-                self._wake.wait(due_in_s)
-            batch, self._queue = self._queue, []
-            self._awaited = 0
-            self._committing = batch
-            return batch
+                is_due = due_in_s is not None and due_in_s <= 0
+                if self._closing or self._awaited or is_due:
+                    batch, self._queue = self._queue, []
+                    self._awaited = 0
+                    self._committing = batch
+                    return batch
+                self._is_resting = True
+            self._roused.poll(None if due_in_s is None else math.ceil(due_in_s * 1000))
+            with contextlib.suppress(BlockingIOError):  # else it rests again at once
+                os.eventfd_read(self._rouse_fd)
 
     def _commit(self, batch: list[_Group]) -> None:
         """Bring every group to its end: on disk, or with its error."""
@@ -506,7 +528,7 @@ class Store:
         """Tell those who wait, with one wake-up of the loop for all of them."""
         awaited = [group for group in batch if group.answer is not None]
         failed_posts = [group for group in batch if group.answer is None and group.error]
-        with self._wake:
+        with self._lock:
             self._committing = []
             self._size_bytes -= sum(group.size_bytes for group in batch)
             self.lost_posts += sum(group.count for group in failed_posts)
@@ -516,6 +538,13 @@ class Store:
         if awaited:
             assert awaited[0].answer is not None
             _on_loop(awaited[0].answer.get_loop(), self._resolve, awaited)
+
+    def _gone(self) -> None:
+        """On the loop's thread, which alone rouses."""
+        assert self._closed is not None, "only close() ends the writer"
+        os.close(self._rouse_fd)
+        self._rouse_fd = -1
+        self._closed.set_result(None)
 
     def _resolve(self, groups: list[_Group]) -> None:
         """On the loop's thread."""

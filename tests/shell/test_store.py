@@ -445,3 +445,27 @@ asyncio.run(main())
 
         run(path, check)
     assert len(acknowledged) > 37 * 190
+
+
+def test_a_store_that_has_rested_wakes_for_each_write_and_leaves_nothing_open(path: Path) -> None:
+    def open_fds() -> set[str]:
+        return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+
+    async def test() -> None:
+        before = open_fds()
+        store = Store.open(path)
+        async with asyncio.timeout(BOUND_S):
+            for n in range(200):
+                if n % 3 == 0:
+                    assert store.post((PUT, (f"p{n}", 1)))
+                first, second = store.begin((PUT, (f"a{n}", 1))), store.begin((PUT, (f"b{n}", 1)))
+                await first
+                await second
+            left = store.begin((PUT, ("last", 1)))
+            await store.close()
+            await left
+        assert open_fds() == before
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as first:
+        first.run(asyncio.sleep(0))  # the first loop of libuv keeps a pipe for the process
+        first.run(test())
