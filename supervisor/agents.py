@@ -1,4 +1,4 @@
-"""What changes the running set: agents and servers are loaded, added, removed, scaled, and follow the file.
+"""What changes the running set: agents and servers are loaded, added, removed, and follow the file.
 
 These are done one after the other per agent, and each is in the store before it is answered. Several
 agents at once are all taken or none.
@@ -7,24 +7,22 @@ agents at once are all taken or none.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from msgspec.structs import asdict, replace
 
 from ..mcp.pool import Pool
-from ..worker.errors import Conflict, CorralError, NotFound, ResourceLimitExceeded, Timeout
+from ..worker.errors import Conflict, CorralError, NotFound, Timeout
 from .configuration import check_requires, decode_agent, to_table
-from .crew import Agent, check_range, has_range, processes_of, spec_of
+from .crew import Agent, processes_of, spec_of
 from .document import STORE
 from .ensemble import Ensembles
 from .keeper import Keeper, Service, Shared
-from .listing import Listings
 from .reload import Plan, plan
 from .roster import Entry
-from .running import Running
-from .spec import Config, Scale, Spec, changed, kind_of_ensemble
-from .tool_server import ToolServers
+from .spec import Config, Spec, changed, kind_of_ensemble
+from .staffing import Staffing, was_removed
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +36,14 @@ class Addition(NamedTuple):
     directory: str
 
 
-class Agents(Running):
+class Agents(Staffing):
     """The running set of one daemon."""
 
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
-        super().__init__(shared, config)
-        self.servers = ToolServers(pool, shared.bus, Listings(shared.store), self)
+        super().__init__(shared, config, service, pool)
         self.ensembles = Ensembles(shared.bus, self._roster, self._specs)
         self.on_reload: list[Callable[[Config], None]] = []
         """Called with a configuration that was read again and is in force now."""
-        self.on_scaled: Callable[[Agent], None] = _overlook
-        """Called when somebody has given an agent another number of workers."""
-        self._service = service
-        self._incarnations: dict[str, int] = {}
 
     def _specs(self) -> dict[str, Spec]:
         return {name: agent.spec for name, agent in self.agents.items()}
@@ -120,12 +113,6 @@ class Agents(Running):
             self.servers.add(agent)
         self.shared.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
         return agent
-
-    def _keeper(self, spec: Spec, number: int) -> Keeper:
-        worker_id = f"{spec.name}-{number}"
-        earlier = self._incarnations.get(worker_id, 0)
-        own = spec_of(spec, number)
-        return Keeper(self.shared, worker_id, own, self._service, incarnation=earlier)
 
     def boot(self) -> None:
         """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force."""
@@ -331,7 +318,7 @@ class Agents(Running):
                 await stack.enter_async_context(agent.changing)
             present = [agent for agent in agents if self.agents.get(agent.name) is agent]
             if not present:
-                raise _removed(next(iter(agents)).name)
+                raise was_removed(next(iter(agents)).name)
             keepers = [keeper for agent in present for keeper in agent.keepers]
             await stack.enter_async_context(self._leave(keepers))
             await self.stop(keepers)
@@ -355,28 +342,6 @@ class Agents(Running):
             self.shared.bus.publish("agent.removed", agent=agent.name)
         for keeper in keepers:
             await keeper.close()
-
-    def _note_incarnations(self, keepers: Iterable[Keeper]) -> None:
-        """The next worker of this id counts on: a number never repeats."""
-        for keeper in keepers:
-            self._incarnations[keeper.id] = keeper.worker.incarnation
-
-    @contextlib.asynccontextmanager
-    async def _changing(self, agent: Agent) -> AsyncGenerator[None, None]:
-        """One change of an agent's workers at a time; whoever waited may find it gone."""
-        async with agent.changing:
-            if self.agents.get(agent.name) is not agent:
-                raise _removed(agent.name)
-            yield
-
-    @contextlib.asynccontextmanager
-    async def _leave(self, keepers: Sequence[Keeper]) -> AsyncGenerator[None, None]:
-        """While workers come or go, nobody starts them."""
-        self._leaving.update(keepers)
-        try:
-            yield
-        finally:
-            self._leaving.difference_update(keepers)
 
     # -- the file
 
@@ -464,128 +429,7 @@ class Agents(Running):
         self._start_as_room_allows(dict.fromkeys(idle))
         self._renew_each(list(chosen), "its configuration has changed")
 
-    async def _rescale(self, name: str, instances: int) -> None:
-        agent = self.agents.get(name)
-        if agent is None:
-            return
-        spec = agent.spec
-        most = spec.instances.maximum
-        if instances + spec.spares <= len(agent.keepers) <= most + spec.spares:
-            return  # calls or tasks may have asked for more than the least
-        if spec.kind == "agent" and len(agent.keepers) > most:
-            instances = most
-        try:
-            reason = "the configuration says so"
-            await self.scale(name, instances, wait=False, reason=reason)
-        except ResourceLimitExceeded as error:
-            self.shared.bus.publish("limit.processes", agent=name, reason=error.message)
-
-    # -- size
-
-    async def scale(
-        self, name: str, instances: int, *, wait: bool, reason: str = "somebody asked for it"
-    ) -> Agent:
-        """Gives an agent more or fewer workers; the highest numbers go first.
-
-        Raises:
-            InvalidParams: it has a range, and that is neither in it nor 0.
-            NotFound, ResourceLimitExceeded, SpawnFailed, Timeout: as for start and stop.
-        """
-        agent = self.of(name)
-        async with self._changing(agent):
-            self.check_may_start(())
-            check_range(agent.spec, instances)
-            spares = agent.spec.spares if instances > 0 else 0
-            before = max(0, len(agent.keepers) - spares)
-            more = instances - before
-            if more > 0:
-                await self._grow(agent, instances + spares - len(agent.keepers), wait)
-            elif more < 0:
-                await self._shrink(agent, instances + spares)
-            is_kept = agent.added and not has_range(agent.spec)
-            if is_kept and instances > 0:  # of the file's agents the file says how many
-                agent.spec = replace(agent.spec, instances=Scale(instances, instances))
-                await self._roster.change(name, to_table(agent.spec, self.config.defaults))
-            self._tell_scaled(name, instances, before, reason)
-            self.on_scaled(agent)
-        return agent
-
-    async def adjust(
-        self, agent: Agent, instances: int, reason: str, is_right: Callable[[], bool]
-    ) -> bool:
-        """Gives an agent with a range more workers, or takes away the last ones if they have no task.
-
-        False when nothing was done: they have, or `is_right` says no, once nobody else changes the agent.
-
-        Raises:
-            NotFound, Conflict, ResourceLimitExceeded, ShuttingDown, Timeout: as for start and stop.
-        """
-        async with self._changing(agent):
-            self.check_may_start(())
-            before, leaving = len(agent.keepers), agent.keepers[instances:]
-            if any(keeper.running for keeper in leaving) or not is_right():
-                return False
-            if leaving:
-                await self._shrink(agent, instances)
-            else:
-                await self._grow(agent, instances - before, wait=False)
-            self._tell_scaled(agent.name, instances, before, reason)
-        return True
-
-    def _tell_scaled(self, name: str, instances: int, before: int, reason: str) -> None:
-        self.shared.bus.publish(
-            "agent.scaled", agent=name, instances=instances, before=before, reason=reason
-        )
-
-    async def grow(self, agent: Agent) -> None:
-        """Gives a server one more worker for a caller, which starts it.
-
-        Raises:
-            NotFound, ResourceLimitExceeded, ShuttingDown: that cannot be done.
-        """
-        async with self._changing(agent):
-            self.check_may_start(())
-            self.check_capacity(1)
-            before = len(agent.keepers)
-            if before < agent.spec.instances.maximum + agent.spec.spares:
-                self._append(agent, 1)
-                self._tell_scaled(agent.name, before + 1, before, "a call found no free process")
-
-    def _append(self, agent: Agent, more: int) -> list[Keeper]:
-        first = len(agent.keepers)
-        new = [self._keeper(agent.spec, number) for number in range(first, first + more)]
-        agent.keepers += new
-        if agent.spec.kind == "mcp":
-            for keeper in new:
-                self.servers.attach(agent, keeper)
-        return new
-
-    async def _grow(self, agent: Agent, more: int, wait: bool) -> None:
-        wanted = agent.wanted or not (agent.keepers or agent.held)
-        if wanted:
-            self.check_capacity(more)
-        first = len(agent.keepers)
-        new = self._append(agent, more)
-        if wanted:
-            try:
-                self.check_may_begin(new)
-            except CorralError:
-                del agent.keepers[first:]  # nobody would start them later
-                for keeper in new:
-                    await keeper.close()
-                raise
-            await self.bring_up(new, wait=wait)
-
-    async def _shrink(self, agent: Agent, instances: int) -> None:
-        leaving = agent.keepers[instances:]
-        held = agent.held
-        async with self._leave(leaving):
-            await self.stop(leaving)
-            self._note_incarnations(leaving)
-            for keeper in leaving:
-                agent.keepers.remove(keeper)
-                await keeper.close()
-        agent.held = held
+    # -- the end
 
     async def drain(self) -> None:
         """Stops everything: what requires others first, then those."""
@@ -596,11 +440,3 @@ class Agents(Running):
             logger.error("%s", error)
         for keeper in self.all_keepers():
             await keeper.close()
-
-
-def _overlook(_agent: Agent) -> None:
-    pass
-
-
-def _removed(name: str) -> NotFound:
-    return NotFound(f'cannot find agent "{name}": it was removed', name=name)

@@ -68,6 +68,7 @@ supervisor.keeper
 supervisor.crew  supervisor.broker
 supervisor.partners
 supervisor.tool_server  supervisor.running  supervisor.ensemble
+supervisor.staffing
 supervisor.agents  supervisor.limits  supervisor.loss
 supervisor.hibernation  supervisor.renewal
 supervisor.attempt
