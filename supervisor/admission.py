@@ -15,8 +15,10 @@ from ..worker.wire import MAX_MESSAGE_BYTES
 from .agents import Agents
 from .attempt import RECORD_MARGIN_BYTES, words_bytes
 from .backlog import Backlog, Entry
+from .bench import has_place
 from .bus import rfc3339
 from .crew import Agent
+from .keeper import Keeper
 from .lifecycle import State, Worker
 from .partners import Hibernation
 from .schedule import (
@@ -280,11 +282,13 @@ def limits_of(task: Task, agent: Agent | None) -> Limits:
 def free_slots(agent: Agent) -> list[Slot]:
     """The workers of an agent that can begin a task now."""
     capacity = agent.spec.resources.max_concurrent_requests
-    return [
-        Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
-        for keeper in agent.keepers
-        if len(keeper.running) < capacity and keeper.takes_tasks and not keeper.is_surplus
-    ]
+    return [slot_of(agent, keeper) for keeper in agent.keepers if has_place(keeper, capacity)]
+
+
+def slot_of(agent: Agent, keeper: Keeper) -> Slot:
+    """A worker as the scheduler sees it."""
+    capacity = agent.spec.resources.max_concurrent_requests
+    return Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
 
 
 def takes_tasks(agent: Agent) -> bool:

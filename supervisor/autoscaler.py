@@ -8,6 +8,8 @@ import asyncio
 import logging
 import math
 
+from msgspec.structs import replace
+
 from ..worker.errors import CorralError, NotFound, ShuttingDown
 from . import scaling
 from .agents import Agents
@@ -151,31 +153,25 @@ class Autoscaler:
             return False
         if any(keeper.is_hibernated for keeper in agent.keepers):
             return False
-        wanted = [keeper for keeper in agent.keepers if keeper.worker.wanted]
-        return not all(keeper.is_withheld for keeper in wanted)  # else it is about to sleep
+        # Else it is about to sleep.
+        return any(k.worker.wanted and not k.is_withheld for k in agent.keepers)
 
     def _load(self, scaled: _Scaled, bounds: Bounds) -> Load:
         agent = scaled.agent
         ready, offered = self._tasks.pressure(agent)
-        taking = [keeper for keeper in agent.keepers if keeper.takes_tasks]
+        running = sum(len(keeper.running) for keeper in agent.keepers)
+        load = Load(len(agent.keepers), 0, 0, running, ready, offered)
+        if not ready:
+            return load  # with each task of an agent that may have a thousand workers
+        room_of = (bounds.capacity - len(k.running) for k in agent.keepers if k.takes_tasks)
+        free = sum(max(0, room) for room in room_of)
         wanted = [k.worker for k in agent.keepers if k.worker.wanted and k.worker.state not in UP]
         failing = [worker for worker in wanted if _is_failing(worker)]
-        free = sum(max(0, bounds.capacity - len(keeper.running)) for keeper in taking)
         room = math.inf
-        if ready and not free and len(agent.keepers) < bounds.maximum:
+        if not free and len(agent.keepers) < bounds.maximum:
             room = 0 if scaled.is_cramped else self._room()
-        return Load(
-            instances=len(agent.keepers),
-            coming=len(wanted) - len(failing),
-            free=free,
-            running=sum(len(keeper.running) for keeper in agent.keepers),
-            ready=ready,
-            offered=offered,
-            failing=f"{failing[0].id} is {failing[0].state}: {failing[0].reason}"
-            if failing
-            else "",
-            room=room,
-        )
+        why = f"{failing[0].id} is {failing[0].state}: {failing[0].reason}" if failing else ""
+        return replace(load, free=free, coming=len(wanted) - len(failing), failing=why, room=room)
 
     def _room(self) -> int:
         return self._agents.config.process.max_concurrent_processes - self._agents.active()
@@ -192,6 +188,7 @@ class Autoscaler:
         for keeper in agent.keepers:
             if keeper.is_surplus:
                 keeper.is_surplus = False
+                self._tasks.note(keeper)
                 self._tasks.dispatch(agent.name)
 
     def _tell_held_back(self, scaled: _Scaled, reason: str) -> None:

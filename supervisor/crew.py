@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ..mcp.catalogue import Catalogue
 from ..mcp.messages import Tool
 from ..worker.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
+from .bench import Bench, has_place
 from .keeper import Keeper
 from .lifecycle import UP, State, Worker
 from .spec import Spec
@@ -30,11 +31,28 @@ class Agent:
     added: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    bench: Bench | None = None
+    """Who is given its next task; there from the first worker on that takes tasks."""
 
     @property
     def name(self) -> str:
         """The agent's name."""
         return self.spec.name
+
+    def note(self, keeper: Keeper) -> None:
+        """A worker of it may be able to begin a task, or one more; or no longer."""
+        capacity = self.spec.resources.max_concurrent_requests
+        if self.bench is None:
+            if not has_place(keeper, capacity):
+                return
+            self.bench = Bench()
+        self.bench.note(keeper, capacity)
+
+    def first(self) -> Keeper | None:
+        """The worker for its next task; None where none can begin one."""
+        if self.bench is None:
+            return None
+        return self.bench.first(self.spec.resources.max_concurrent_requests)
 
     @property
     def wanted(self) -> bool:
@@ -49,8 +67,13 @@ class Agent:
     @property
     def is_paused(self) -> bool:
         """Whether a worker of it is up, and all that are stand still."""
-        up = [keeper.worker for keeper in self.keepers if keeper.worker.state in UP]
-        return bool(up) and all(worker.paused_at is not None for worker in up)
+        up = (keeper.worker for keeper in self.keepers if keeper.worker.state in UP)
+        first = next(up, None)  # as a rule it is not, and says so for all
+        return (
+            first is not None
+            and first.paused_at is not None
+            and all(worker.paused_at is not None for worker in up)
+        )
 
     @property
     def tools(self) -> tuple[Tool, ...]:

@@ -78,6 +78,10 @@ class Performance(Accounts, ABC):
         """Gives waiting tasks to free workers of an agent."""
 
     @abstractmethod
+    def note(self, keeper: Keeper) -> None:
+        """A worker may be able to begin a task, or one more; or no longer."""
+
+    @abstractmethod
     def _enqueue(self, entry: Entry) -> None:
         """A task waits for its turn, once more."""
 
@@ -469,6 +473,7 @@ class _Place:
         if self._is_held:
             self._is_held = False
             self._keeper.end(self._task.id)
+            self._tasks.note(self._keeper)
             self._tasks.dispatch(self._task.agent)
 
 

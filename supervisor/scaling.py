@@ -31,8 +31,8 @@ class Load(Struct, frozen=True):
 
     Args:
         instances: workers that there are, whatever they do.
-        coming: those of them that are on their way up.
-        free: places for tasks that are not taken.
+        coming: those of them that are on their way up; 0 where nothing is ready.
+        free: places for tasks that are not taken; 0 where nothing is ready.
         running: tasks that are being done.
         ready: tasks that one more worker could begin at once.
         offered: tasks that wait for any worker, or for one of their own.

@@ -230,6 +230,7 @@ class WorkerService:
         if self._tasks is None:
             return
         worker = keeper.worker
+        self._tasks.note(keeper)
         if worker.state in UP or worker.state is State.TERMINATED:
             # One that is gone for good leaves what stuck to it to the others.
             self._tasks.dispatch(keeper.spec.name)

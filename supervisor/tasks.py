@@ -35,14 +35,14 @@ from ..worker.schema import (
     TaskListParams,
     TaskParams,
 )
-from .admission import Admission, free_slots, limits_of, takes_tasks, wanted_workers
+from .admission import Admission, free_slots, limits_of, slot_of, takes_tasks, wanted_workers
 from .agents import Agents
 from .attempt import (
     words_bytes,
 )
 from .backlog import Entry, Progress
 from .crew import Agent
-from .keeper import Shared
+from .keeper import Keeper, Shared
 from .ledger import RETRY_AFTER_S, Ledger
 from .lifecycle import State
 from .output_format import check_format
@@ -52,6 +52,7 @@ from .quota import normalised, within
 from .records import Page, Records
 from .schedule import Attempted, policy, retries
 from .sheet import Writing
+from .turns import Turns
 from .waitlist import Waitlist, doomed, reason_of
 
 HALT_S = 10.0
@@ -648,18 +649,41 @@ class Tasks(Performance):
             return
         self._dispatching.add(name)  # a worker that becomes busy calls this again
         try:
-            while turns and (free := free_slots(agent)) and not self._is_held(name):
-                wanted = wanted_workers(agent) if turns.has_stuck else frozenset[str]()
-                found = turns.next(free, wanted, agent.spec.tasks.routing)
+            while turns and not self._is_held(name):
+                found = self._next(agent, turns)
                 if found is None:
                     return
-                entry = self._backlog.find(found[0])
-                assert entry is not None, "what has ended waits no more"
-                self._begin(entry, next(each for each in agent.keepers if each.id == found[1]))
+                entry, keeper = found
+                self._begin(entry, keeper)
+                agent.note(keeper)
         finally:
             self._dispatching.discard(name)
             if turns:
                 self.on_waiting(name)
+
+    def _next(self, agent: Agent, turns: Turns) -> tuple[Entry, Keeper] | None:
+        """The next task of an agent, and its worker. All of them are looked at only where it matters who else there is."""
+        routing = agent.spec.tasks.routing
+        if turns.has_stuck or routing == "round-robin":
+            wanted = wanted_workers(agent) if turns.has_stuck else frozenset[str]()
+            found = turns.next(free_slots(agent), wanted, routing)
+            worker = next(
+                (k for k in agent.keepers if found is not None and k.id == found[1]), None
+            )
+        else:
+            worker = agent.first()
+            found = None if worker is None else turns.next([slot_of(agent, worker)])
+        if found is None or worker is None:
+            return None
+        entry = self._backlog.find(found[0])
+        assert entry is not None, "what has ended waits no more"
+        return entry, worker
+
+    def note(self, keeper: Keeper) -> None:
+        """A worker may be able to begin a task, or one more; or no longer. `dispatch` gives it one."""
+        agent = self.agents.agents.get(keeper.spec.name)
+        if agent is not None:
+            agent.note(keeper)
 
     def pressure(self, agent: Agent) -> tuple[int, int]:
         """How many tasks one more worker of an agent could begin, and how many wait for whatever worker.

@@ -103,7 +103,7 @@ class Hand:
     def begin(self, task_id: str) -> None:
         assert task_id not in self.running
         self.running[task_id] = 0.0
-        self.desk.tasks.dispatch(self.spec.name)
+        self.desk.look_at(self)
 
     def end(self, task_id: str) -> None:
         self.running.pop(task_id, None)
@@ -171,7 +171,7 @@ class Hand:
     def resume(self) -> None:
         """It goes on."""
         self.worker = replace(self.worker, paused_at=None)
-        self.desk.tasks.dispatch(self.spec.name)
+        self.desk.look_at(self)
 
     def die(self) -> None:
         """Its process is gone, and all that it did."""
@@ -189,7 +189,7 @@ class Hand:
                 self.worker, state=State.IDLE, pid=1, incarnation=number, resume_at=None
             )
             self.is_closed = False
-            self.desk.tasks.dispatch(self.spec.name)
+            self.desk.look_at(self)
 
 
 class Desk:
@@ -261,8 +261,14 @@ class Desk:
         hands: Any = [Hand(self, f"{name}-{n}", spec) for n in range(instances)]
         agent.keepers.extend(hands)
         self.agents[name] = agent
-        self.tasks.dispatch(name)
+        for hand in self.hands(name):
+            self.look_at(hand)
         return agent
+
+    def look_at(self, hand: Hand) -> None:
+        """As `Service.changed` does it."""
+        self.tasks.note(cast(keeper.Keeper, hand))
+        self.tasks.dispatch(hand.spec.name)
 
     def remove(self, name: str) -> None:
         """As `Agents` does it: its workers are stopped first."""

@@ -357,7 +357,7 @@ async def test_what_waited_for_another_task_has_its_queue_timeout_from_that_ones
         await here.settle()
         hand = here.hands("a")[0]
         hand.is_closed = False
-        here.tasks.dispatch("a")
+        here.look_at(hand)
         (await here.begun("2")).answer("2")
         assert (await here.tasks.wait("2")).state == "succeeded"
 
