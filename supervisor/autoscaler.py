@@ -17,6 +17,7 @@ from .crew import Agent, has_range
 from .keeper import Keeper
 from .lifecycle import UP, State, Worker
 from .scaling import Bounds, Decision, Load, Scaling
+from .spec import Config
 from .tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -74,10 +75,17 @@ class Autoscaler:
         if has_range(keeper.spec):
             self.stir(keeper.spec.name)
         if keeper.worker.state is State.TERMINATED:
-            for scaled in self._scaled.values():
-                if scaled.is_cramped:
-                    scaled.is_cramped = False
-                    self.stir(scaled.agent.name)
+            self._make_room()
+
+    def reloaded(self, _: Config) -> None:
+        """A configuration was read again: it may let more processes be."""
+        self._make_room()
+
+    def _make_room(self) -> None:
+        for scaled in self._scaled.values():
+            if scaled.is_cramped:
+                scaled.is_cramped = False
+                self.stir(scaled.agent.name)
 
     def stir(self, name: str) -> None:
         """Looks at an agent when all that happens now has happened."""
@@ -134,6 +142,10 @@ class Autoscaler:
             scaled.scaling = scaling.resized(Scaling(), len(agent.keepers), now)
         load = self._load(scaled, bounds)
         scaled.scaling, decision = scaling.decide(scaled.scaling, bounds, load, now)
+        if decision is not None and decision.instances < load.instances:
+            load = replace(load, unable=sum(_is_unable(k.worker) for k in agent.keepers[:-1]))
+            scaled.scaling, decision = scaling.decide(scaled.scaling, bounds, load, now)
+        scaled.is_cramped = scaled.scaling.told == "room" and load.room < 1
         if decision is None:
             self._keep(agent)
             due = scaling.deadline(scaled.scaling, bounds, load)
@@ -193,7 +205,6 @@ class Autoscaler:
 
     def _tell_held_back(self, scaled: _Scaled, reason: str) -> None:
         name, instances = scaled.agent.name, len(scaled.agent.keepers)
-        scaled.is_cramped = scaled.scaling.told == "room"
         self._agents.shared.bus.publish(
             "agent.scaled", agent=name, instances=instances, before=instances, reason=reason
         )
@@ -227,6 +238,11 @@ class Autoscaler:
             scaled.decision = None
             self._keep(agent)
             self.stir(agent.name)
+
+
+def _is_unable(worker: Worker) -> bool:
+    """Whether a worker does not come up, or is not to."""
+    return not worker.wanted or (worker.state not in UP and _is_failing(worker))
 
 
 def _is_failing(worker: Worker) -> bool:

@@ -247,7 +247,7 @@ class _Daemon:
             self._spec_of,
             "/" if paths.config is None else str(paths.config.resolve().parent),
         )
-        self.agents.on_reload.append(self._apply)
+        self.agents.on_reload += [self._apply, self.autoscaler.reloaded]
         self._reloaded = asyncio.Event()
         self._losses = Losses(shared.bus)
         self._store_fails = False

@@ -36,8 +36,9 @@ class Load(Struct, frozen=True):
         running: tasks that are being done.
         ready: tasks that one more worker could begin at once.
         offered: tasks that wait for any worker, or for one of their own.
-        failing: why a worker of it does not come up; "" where none fails.
+        failing: why a worker of it does not come up; "" where none fails, or nothing is ready.
         room: how many more processes the daemon may have.
+        unable: workers before the last that somebody has stopped, or that do not come up: without it they are not enough.
     """
 
     instances: int
@@ -48,6 +49,7 @@ class Load(Struct, frozen=True):
     offered: int
     failing: str = ""
     room: float = inf
+    unable: int = 0
 
 
 class Scaling(Struct, frozen=True):
@@ -100,11 +102,12 @@ def deadline(scaling: Scaling, bounds: Bounds, load: Load) -> float | None:
     if scaling.starved_since is not None:
         is_stuck = scaling.told or _lacking(bounds, load) <= 0
         return None if is_stuck else _due(scaling, bounds, scaling.starved_since)
-    if bounds.down_after_s <= 0 or load.offered or load.instances <= bounds.minimum:
+    able = load.instances - load.unable
+    if bounds.down_after_s <= 0 or load.offered or able <= bounds.minimum:
         return None
-    if scaling.needed >= load.instances:
+    if scaling.needed >= able:
         return None
-    waits = [until for until, needed in scaling.peaks if needed >= load.instances]
+    waits = [until for until, needed in scaling.peaks if needed >= able]
     return waits[-1] + bounds.down_after_s if waits else None
 
 
@@ -148,7 +151,7 @@ def _is_over(told: str, bounds: Bounds, load: Load, is_starved: bool) -> bool:
     if told == "maximum":
         return load.instances < bounds.maximum
     if told == "failing":
-        return not load.failing
+        return load.ready > 0 and not load.failing
     return not is_starved
 
 
@@ -189,7 +192,7 @@ def _less(scaling: Scaling, bounds: Bounds, load: Load) -> Decision | None:
     if bounds.down_after_s <= 0:
         return None
     peak = max((count for _, count in scaling.peaks), default=0)
-    if max(scaling.needed, peak, bounds.minimum) >= load.instances:
+    if max(scaling.needed, peak, bounds.minimum) >= load.instances - load.unable:
         return None
     fewer = load.instances - 1
     workers = "worker has" if fewer == 1 else "workers have"

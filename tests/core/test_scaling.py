@@ -171,6 +171,14 @@ def test_nobody_goes_while_something_waits_or_removal_is_off() -> None:
     assert scaling.deadline(state, off, idle(3)) is None
 
 
+def test_nobody_goes_whom_those_that_are_stopped_or_fail_could_not_replace() -> None:
+    three = replace(IDLE, instances=3, free=1)
+    state = decide(scaling.resized(Scaling(), 3, 0.0), BOUNDS, replace(three, unable=2), 99.0)
+    assert state[1] is None
+    assert scaling.deadline(state[0], BOUNDS, replace(three, unable=2)) is None
+    assert target(decide(state[0], BOUNDS, replace(three, unable=1), 99.0)[1]) == 2
+
+
 def test_a_number_that_somebody_gave_stays_as_if_it_had_been_needed() -> None:
     state = scaling.resized(Scaling(), 5, 100.0)
     assert decide(state, BOUNDS, idle(5), 159.9)[1] is None

@@ -41,6 +41,11 @@ instances = {{ min = 1, max = 4 }}
 resources.max_concurrent_requests = 2
 tasks.scale_down_after = "{WINDOW_S}s"
 {AGENT}
+[agents.still]
+command = ["sleep", "1000"]
+protocol = "none"
+autostart = false
+instances = {{ min = 1, max = 4 }}
 [agents.fixed]
 instances = 3
 {AGENT}
@@ -155,6 +160,36 @@ def test_a_worker_that_is_to_go_is_given_nothing_more_and_keeps_what_it_has(
         assert told.until(1)[-1]["before"] == 2
     assert daemon.call("task.show", task=third)["state"] == "running"
     assert daemon.call("task.show", task=found["broad-1"])["error"]["name"] == "Cancelled"
+
+
+def test_the_last_worker_that_runs_stays_while_the_others_are_stopped(
+    daemon: DaemonProcess,
+) -> None:
+    daemon.call("agent.start", names=["many"])
+    daemon.call("agent.scale", name="many", instances=2)
+    daemon.call("agent.stop", names=["many-0"])
+    with steps(daemon, "many") as told:
+        late = submit(daemon, "many", at=time.time() + 3 * WINDOW_S)
+        assert told.until_started(late) == "many-1"
+
+
+def test_a_reload_that_lets_more_processes_be_adds_what_waited_for_room(tmp_path: Path) -> None:
+    config = f"process.max_concurrent_processes = 1\n[agents.many]\ninstances = {{ min = 1, max = 4 }}\n{AGENT}"
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.call("agent.start", names=["many"])
+        with steps(daemon, "many") as told:
+            for _ in range(9):
+                submit(daemon, "many")
+            told.until_told("max_concurrent_processes")
+            daemon.config.write_text(config.replace("processes = 1", "processes = 9"))
+            daemon.call("daemon.reload")
+            told.until(4)
+
+
+def test_what_takes_no_tasks_keeps_the_number_that_it_was_given(daemon: DaemonProcess) -> None:
+    entry = daemon.call("agent.scale", name="still", instances=2)
+    assert "instances" not in entry, "nothing else decides"
+    daemon.call("agent.scale", name="still", instances=1)
 
 
 def test_nothing_is_added_to_an_agent_whose_workers_fail_to_start(daemon: DaemonProcess) -> None:
