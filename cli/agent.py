@@ -429,7 +429,10 @@ def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
 @click.argument("instances", type=click.IntRange(0), metavar="N")
 @click.pass_obj
 def scale(session: Session, name: str, instances: int) -> None:
-    """Change how many workers an agent has."""
+    """Change how many workers an agent has.
+
+    Where it has a range, N is within that, or 0: none until the next scale.
+    """
     entry = session.call("agent.scale", {"name": name, "instances": instances}, timeout_s=None)
     if session.json:
         session.print_json(entry)

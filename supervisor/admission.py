@@ -144,6 +144,13 @@ class Admission:
                 f'cannot run a task on "{name}": it speaks protocol "{agent.spec.protocol}", which has none',
                 agent=name,
             )
+        if not agent.keepers:
+            least = max(1, agent.spec.instances.minimum)
+            raise Conflict(
+                f'cannot run a task on "{name}": it is scaled to 0; corral scale {name} {least}',
+                agent=name,
+                instances=0,
+            )
         if not self._is_there(agent):
             raise Conflict(
                 f'cannot run a task on "{name}": it is stopped; corral start {name}', agent=name

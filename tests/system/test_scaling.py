@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from corral.worker.client import Client
-from corral.worker.errors import InvalidParams
+from corral.worker.errors import Conflict, InvalidParams
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 WINDOW_S = 0.3
@@ -235,6 +235,9 @@ def test_an_agent_that_was_scaled_to_none_stays_there(daemon: DaemonProcess) -> 
     task = submit(daemon, "many")
     daemon.call("agent.scale", name="many", instances=0)
     assert workers(daemon, "many") == []
+    with pytest.raises(Conflict) as refused:
+        submit(daemon, "many")
+    assert refused.value.data["instances"] == 0, "a start would not help"
     daemon.call("agent.scale", name="many", instances=1)
     assert daemon.call("task.show", task=task)["state"] in {"queued", "running"}
 
