@@ -62,7 +62,7 @@ class Agents(Staffing):
 
     async def load(self, built_in: Iterable[Spec]) -> None:
         """Takes in the configured agents, those added at run time, and the built-in ones."""
-        self._incarnations = await self._roster.incarnations()
+        await self.shared.numbering.load()
         self.brake = await self._roster.brake()
         await self.servers.load()
         for spec in self.config.agents.values():
@@ -331,7 +331,6 @@ class Agents(Staffing):
 
     async def _forget(self, agents: Sequence[Agent]) -> None:
         keepers = [keeper for agent in agents for keeper in agent.keepers]
-        self._note_incarnations(keepers)
         for agent in agents:  # before anything is awaited: the caller may hang up
             del self.agents[agent.name]
             if agent.spec.kind == "mcp":

@@ -54,6 +54,7 @@ from .logs import LogStore
 from .loss import Losses
 from .memory import Memory
 from .methods import METHODS
+from .numbering import Numbering
 from .offering import Client, ClientOffering
 from .probe import Probes
 from .process import Exit, Launcher
@@ -305,6 +306,7 @@ class _Daemon:
             bus=bus,
             chronicle=chronicle,
             store=store,
+            numbering=Numbering(store),
             checkpoints=Checkpoints(store, bus, lambda name: this.recovery_of(name)),
             logs=logs,
             generation=store.generation,

@@ -46,6 +46,7 @@ from .lifecycle import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
 from .logfile import severity
 from .logs import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
+from .numbering import Numbering
 from .offspring import Child, Exit, Launch, Parent, Scope
 from .probe import Finding, Probes
 from .process import Launcher
@@ -115,6 +116,7 @@ class Shared:
     bus: Bus
     chronicle: Chronicle
     store: Store
+    numbering: Numbering
     checkpoints: Checkpoints
     logs: LogStore
     generation: int
@@ -178,6 +180,8 @@ class Incarnation:
     temporary: str | None = None
     proc_fd: int | None = None
     checkpoint: dict[str, object] = field(default_factory=dict[str, object])
+    numbered: asyncio.Future[None] | None = None
+    """Until which it may not begin: its number is not on disk yet."""
     used_s: float = 0.0
     """Of processor time: its leader's and of all that this has waited for, once it is dead."""
 
@@ -597,6 +601,7 @@ class Keeper:
             ),
         )
         life = Incarnation(number, unit, line, self._loop.time(), self.shared.launcher)
+        life.numbered = self.shared.numbering.take(self.id, number)
         self.life = life
         self._frozen_for = NO_REASONS
         if self.spec.protocol == "none" and self.spec.ready is None:
@@ -696,13 +701,9 @@ class Keeper:
             raise SpawnFailed(f'cannot start worker "{self.id}": it was stopped first')
         if self.spec.protocol == "corral":
             life.checkpoint = await self.service.checkpoint_of(self)
-        await self.shared.store.write(
-            (
-                "INSERT INTO incarnation (worker, value) VALUES (?, ?)"
-                " ON CONFLICT (worker) DO UPDATE SET value = excluded.value",
-                (self.id, life.number),
-            )
-        )
+        if life.numbered is not None:
+            await asyncio.shield(life.numbered)  # others wait for the same
+            life.numbered = None
         has_stdin = self.spec.protocol != "none"
         launch = await prepare(self.spec, self.shared.host, life.unit)
         life.temporary = launch.temporary

@@ -1,4 +1,4 @@
-"""What the store keeps of the running set: agents that were added at run time, numbers of lives, the brake.
+"""What the store keeps of the running set: agents that were added at run time, and the brake.
 
 Each change is one transaction, and durable when its call returns. What a table means is not known here.
 """
@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from ..worker import codec
-from .store import Statement, Store, number_of
+from .store import Statement, Store
 
 BRAKE = "emergency_stop"
 """The key in `meta` under which the brake is kept."""
@@ -37,18 +37,13 @@ class Brake(msgspec.Struct, frozen=True):
 
 
 class Roster:
-    """The tables `agent` and `incarnation`, and the brake.
+    """The table `agent`, and the brake.
 
     Every method that writes raises Overloaded when the store takes nothing now; nothing is changed then.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-
-    async def incarnations(self) -> dict[str, int]:
-        """The number of the last life of each worker that ever was, by its id."""
-        rows = await self._store.read("SELECT worker, value FROM incarnation")
-        return {str(worker): max(0, number_of(value)) for worker, value in rows}
 
     async def entries(self) -> list[Entry]:
         """What was added at run time, in that order."""

@@ -28,7 +28,6 @@ class Staffing(Running):
         self.on_scaled: Callable[[Agent], None] = _overlook
         """Called when somebody has given an agent another number of workers."""
         self._service = service
-        self._incarnations: dict[str, int] = {}
 
     async def scale(
         self, name: str, instances: int, *, wait: bool, reason: str = "somebody asked for it"
@@ -129,7 +128,6 @@ class Staffing(Running):
         held = agent.held
         async with self._leave(leaving):
             await self.stop(leaving)
-            self._note_incarnations(leaving)
             for keeper in leaving:
                 agent.keepers.remove(keeper)
                 await keeper.close()
@@ -174,14 +172,9 @@ class Staffing(Running):
 
     def _keeper(self, spec: Spec, number: int) -> Keeper:
         worker_id = f"{spec.name}-{number}"
-        earlier = self._incarnations.get(worker_id, 0)
+        earlier = self.shared.numbering.last(worker_id)
         own = spec_of(spec, number)
         return Keeper(self.shared, worker_id, own, self._service, incarnation=earlier)
-
-    def _note_incarnations(self, keepers: Iterable[Keeper]) -> None:
-        """The next worker of this id counts on: a number never repeats."""
-        for keeper in keepers:
-            self._incarnations[keeper.id] = keeper.worker.incarnation
 
 
 def _overlook(_agent: Agent) -> None:

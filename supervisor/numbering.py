@@ -1,0 +1,116 @@
+"""The numbers of workers' lives, which never repeat: each is reserved on disk before its life begins.
+
+The next number of a worker is reserved while the present life goes on, so that a worker that died is replaced
+without waiting for the disk. After a kill of the daemon a reserved number counts as used; after a stop none is lost.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import msgspec
+
+from ..worker.errors import CorralError
+from .store import Statement, Store, number_of
+
+AHEAD_S = 0.05
+"""A life that has begun from a reserved number has the next one reserved so much later, together with others."""
+
+# One statement for all: with each one the writer lets go of the interpreter, and waits for it while the loop is busy.
+RESERVE = (
+    "INSERT INTO incarnation (worker, value) SELECT key, value FROM json_each(?) WHERE true"
+    " ON CONFLICT (worker) DO UPDATE SET value = max(value, excluded.value)"
+)
+SETTLE = "INSERT OR REPLACE INTO incarnation (worker, value) SELECT key, value FROM json_each(?)"
+
+logger = logging.getLogger(__name__)
+
+
+class Numbering:
+    """The table `incarnation`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._used: dict[str, int] = {}
+        self._reserved: dict[str, int] = {}  # what is on disk
+        self._asked: dict[str, int] = {}  # what the next write reserves
+        self._answer: asyncio.Future[None] | None = None  # of that write
+        self._timer: asyncio.Handle | None = None
+        self._writing: asyncio.Future[list[int]] | None = None  # the newest write
+
+    async def load(self) -> None:
+        """Reads what earlier daemons have used or reserved."""
+        rows = await self._store.read("SELECT worker, value FROM incarnation")
+        self._used = {str(worker): max(0, number_of(value)) for worker, value in rows}
+
+    def last(self, worker: str) -> int:
+        """The number of a worker's newest life; 0 before its first."""
+        return self._used.get(worker, 0)
+
+    def take(self, worker: str, number: int) -> asyncio.Future[None] | None:
+        """A worker's life of this number is to begin; what has to be awaited before its process may, if anything.
+
+        That is shared by many: whoever may be cancelled shields it. It raises what `Store.write` raises.
+        """
+        self._used[worker] = number
+        self._asked[worker] = number + 1
+        loop = asyncio.get_running_loop()
+        if number <= self._reserved.get(worker, 0):
+            if self._timer is None:
+                self._timer = loop.call_later(AHEAD_S, self._write)
+            return None
+        if self._answer is None:
+            self._answer = loop.create_future()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_soon(self._write)  # with all that are started together
+        return self._answer
+
+    async def settle(self) -> None:
+        """No life is to begin any more: what was reserved in vain is free for the next daemon."""
+        if self._timer is not None and self._answer is None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writing is not None:
+            await asyncio.wait([self._writing])  # what it reserves is known then
+        unused = {worker: self._used[worker] for worker in self._reserved}
+        self._reserved = {}  # should one begin all the same, it has to wait
+        if unused:
+            try:
+                await self._store.write(_for_all(SETTLE, unused))
+            except CorralError as error:
+                logger.debug("%s: some numbers are left out", error)
+
+    def _write(self) -> None:
+        asked, self._asked = self._asked, {}
+        answer, self._answer = self._answer, None
+        self._timer = None
+        try:
+            self._writing = self._store.begin(_for_all(RESERVE, asked))
+        except CorralError as error:
+            _fail(answer, error)
+            return
+
+        def note(done: asyncio.Future[list[int]]) -> None:
+            if done.cancelled():
+                _fail(answer, asyncio.CancelledError())
+            elif (error := done.exception()) is not None:
+                _fail(answer, error)
+            else:
+                self._reserved.update(asked)
+                if answer is not None:
+                    answer.set_result(None)
+
+        self._writing.add_done_callback(note)
+
+
+def _for_all(sql: str, numbers: Mapping[str, int]) -> Statement:
+    return sql, (msgspec.json.encode(numbers).decode(),)
+
+
+def _fail(answer: asyncio.Future[None] | None, error: BaseException) -> None:
+    if answer is None:
+        logger.debug("%s: the next lives wait for their numbers", error)
+        return
+    answer.set_exception(error)
+    answer.exception()  # those whose start is called off meanwhile do not ask for it
