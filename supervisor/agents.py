@@ -439,3 +439,5 @@ class Agents(Staffing):
             logger.error("%s", error)
         for keeper in self.all_keepers():
             await keeper.close()
+        await self.shared.removals.finish()
+        await self.shared.numbering.settle()

@@ -32,7 +32,7 @@ class Groups:
 
     def of(self, unit: str) -> str:
         """The folder of a unit's group, whether there is one or not."""
-        return f"{self.path}/{unit.replace('/', ':')}"  # agents' names have neither
+        return folder_of(self.path, unit)
 
     def make(self, unit: str, memory_bytes: int, cpu_percent: int, processes: int) -> str:
         """A new group and its limits, as far as it has the controllers; 0 is no limit.
@@ -58,6 +58,11 @@ class Groups:
         if not name.startswith(self.name):
             return ""
         return name[len(self.name) :].partition("/")[0].replace(":", "/")
+
+
+def folder_of(path: str, unit: str) -> str:
+    """The folder of a unit's group below that of all."""
+    return f"{path}/{unit.replace('/', ':')}"  # agents' names have neither
 
 
 def limits(memory_bytes: int, cpu_percent: int, processes: int) -> list[tuple[str, str]]:

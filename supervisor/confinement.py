@@ -237,6 +237,19 @@ def remove_temporary(path: str, bound_s: float = REMOVAL_S) -> bool:
         return False
 
 
+def remove_empty(paths: Sequence[str]) -> list[str]:
+    """Remove those of the folders in which nothing is; the others. It never raises."""
+    left: list[str] = []
+    for path in paths:
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            left.append(path)
+    return left
+
+
 def remove_leftovers(paths: Sequence[str], bound_s: float = REMOVAL_S) -> None:
     """Remove what an earlier daemon's workers left, for at most so long altogether."""
     deadline = time.monotonic() + bound_s

@@ -97,7 +97,7 @@ class Subtree:
 
     def unit(self, unit: str) -> Path:
         """The folder of a unit's group, whether there is one or not."""
-        return Path(self.groups.of(unit))
+        return Path(cgroup.folder_of(str(self.path), unit))
 
     def kill(self) -> None:
         """SIGKILL all of it."""

@@ -118,6 +118,12 @@ class Capture:
         os.set_blocking(fd, False)
         _Pipes.of(self._loop).add(fd, self)
 
+    def let_go(self) -> bool:
+        """After the exit of the worker: whether the pipe was read to its end; else `drain` is due."""
+        if self.closed:
+            self._stream.let_go()
+        return self.closed
+
     async def drain(self, timeout_s: float) -> bool:
         """After the exit of the worker: read to the end, for `timeout_s` at most, and close.
 

@@ -39,7 +39,6 @@ from .check import Readiness
 from .checkpoints import Checkpoints
 from .checkup import Checkup, Surroundings
 from .chronicle import Chronicle
-from .confinement import remove_temporary
 from .excess import Excess
 from .launch import Host, prepare
 from .lifecycle import UP, LastExit, State, Worker
@@ -50,6 +49,7 @@ from .numbering import Numbering
 from .offspring import Child, Exit, Launch, Parent, Scope
 from .probe import Finding, Probes
 from .process import Launcher
+from .removals import Removals
 from .spec import Spec
 from .store import Store
 from .turnstile import Turnstile
@@ -126,6 +126,7 @@ class Shared:
     alert_counts: Counts
     starting: asyncio.Semaphore
     ahead: Turnstile = field(default_factory=lambda: Turnstile(AHEAD))
+    removals: Removals = field(default_factory=Removals)
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:
@@ -475,7 +476,6 @@ class Keeper:
         )
         if over is not None and self.worker.state is not State.SHUTTING_DOWN:
             self.publish_excess(over)
-        self._note_cleanup(self._loop.create_task(self._clean_up(life, error)))
         self.send(
             lifecycle.Exited(
                 code,
@@ -486,6 +486,9 @@ class Keeper:
                 message=self._last_words(cause),
             )
         )
+        life.captures = [capture for capture in life.captures if not capture.let_go()]
+        if life.captures or life.line.has_to_finish:
+            self._note_cleanup(self._loop.create_task(self._clean_up(life, error)))
 
     def emptied(self, unit: str) -> None:
         """The launcher says that nothing of the tree is left."""
@@ -748,9 +751,8 @@ class Keeper:
             os.close(life.proc_fd)
             life.proc_fd = None
         if life.temporary is not None:
-            removal = asyncio.to_thread(remove_temporary, life.temporary)
+            self.shared.removals.add(life.temporary)
             life.temporary = None
-            self._note_cleanup(self._loop.create_task(removal))
 
     def _note_cleanup(self, cleanup: asyncio.Task[object]) -> None:
         def forget(done: asyncio.Task[object]) -> None:

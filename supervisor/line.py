@@ -82,6 +82,11 @@ class Line(Protocol):
         """Asks the program to end; False when the protocol has no words for it, or nobody listens."""
         ...
 
+    @property
+    def has_to_finish(self) -> bool:
+        """Whether `finish` may have something to do."""
+        ...
+
     async def finish(self, error: CorralError) -> None:
         """The process is dead: reads what is left for DRAIN_S, ends what is in flight with `error`."""
         ...
@@ -89,6 +94,8 @@ class Line(Protocol):
 
 class CorralLine:
     """The worker protocol on the pipes of an agent's worker."""
+
+    has_to_finish = True
 
     def __init__(self, spec: Spec, hooks: Hooks) -> None:
         self.channel: Channel | None = None
@@ -167,6 +174,8 @@ class CorralLine:
 
 class McpLine:
     """MCP on the pipes of a tool server."""
+
+    has_to_finish = True
 
     def __init__(self, spec: Spec, hooks: Hooks) -> None:
         self._spec = spec
@@ -253,6 +262,11 @@ class SilentLine:
     def ask(self, grace_s: float) -> bool:
         """There are no words."""
         return False
+
+    @property
+    def has_to_finish(self) -> bool:
+        """Whether somebody may be waiting for it to be ready."""
+        return self._opening is not None
 
     async def finish(self, error: CorralError) -> None:
         """There is nothing in flight, unless it is still asked whether it is ready."""

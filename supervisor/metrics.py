@@ -39,6 +39,9 @@ TICK_S = 0.001
 AHEAD_BYTES = (int(GROWTH_BYTES_PER_S * MIN_LOOK_S), int(GROWTH_BYTES_PER_S * 0.1))
 """Trees that could pass their limits after so much more are looked at together: least and most."""
 
+LOOKS_PER_TURN = 32
+"""Trees that are looked at before the loop does something else: thousands are due together, and a start must not wait for them."""
+
 AGAIN_S = 5.0
 """After a look that failed for a reason of ours."""
 
@@ -182,7 +185,9 @@ class Metrics:
                 self._new.clear()
                 if self._gate_at <= self._loop.time() + TICK_S:
                     self._open_gate()
-                self._turn(group)
+                if not self._turn(group):
+                    await asyncio.sleep(0)
+                    continue
                 self._sleeps_until = min(self._gate_at, self._due[0] if self._due else math.inf)
                 timer = None
                 if self._sleeps_until < math.inf:
@@ -224,18 +229,33 @@ class Metrics:
         wait_s = max(MIN_LOOK_S, (given_bytes - self._given_bytes) / GROWTH_BYTES_PER_S)
         self._gate_at = min(self._gate_at, self._read_at + wait_s)
 
-    def _turn(self, group: asyncio.TaskGroup) -> None:
-        """Looks at all that are due by now."""
+    def _turn(self, group: asyncio.TaskGroup) -> bool:
+        """Looks at those that are due by now; False when some of them have to wait for the next turn."""
         now = self._loop.time()
+        looks = 0
         while self._due and self._due[0] <= now + TICK_S:
             due = heapq.heappop(self._due)
-            for watched in self._due_at.pop(due):
+            those = self._due_at.pop(due)
+            while those:
+                if looks == LOOKS_PER_TURN:
+                    self._put_back(due, those)
+                    return False
+                watched = those.pop()
                 if watched.is_gone or watched.is_surveyed or watched.due != due:
                     continue
+                looks += 1
                 if watched.is_known and watched.tree.is_quiet():
                     self._rest(watched, now)
                 else:
                     self._look(group, watched)
+        return True
+
+    def _put_back(self, due: float, those: list[Watched]) -> None:
+        if due in self._due_at:
+            self._due_at[due] += those
+        else:
+            self._due_at[due] = those
+            heapq.heappush(self._due, due)
 
     def _rest(self, watched: Watched, now: float) -> None:
         """Nothing has happened in a tree: with thousands of them, what this takes is what the daemon takes."""

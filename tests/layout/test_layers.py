@@ -56,7 +56,7 @@ supervisor.logfile  supervisor.metrics  supervisor.chain
 supervisor.position
 supervisor.packing  supervisor.cursor  supervisor.capture
 supervisor.intake
-supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.roster  supervisor.numbering  supervisor.audit  supervisor.listing  supervisor.notebook  supervisor.session_table
+supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.removals  supervisor.roster  supervisor.numbering  supervisor.audit  supervisor.listing  supervisor.notebook  supervisor.session_table
 supervisor.checkpoints  supervisor.memory
 supervisor.expiry  supervisor.diary  supervisor.forwarding
 supervisor.command  supervisor.zygote

@@ -651,3 +651,26 @@ def test_a_content_judge_is_asked_at_a_glance_and_figures_are_told_when_they_cha
             await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_thousands_that_are_due_together_give_others_their_turn() -> None:
+    looks = 0
+
+    class Quiet(Tree):
+        def is_quiet(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+    async def main() -> None:
+        most = 0
+        async with watching() as watcher:
+            for number in range(10 * metrics.LOOKS_PER_TURN):
+                watcher.watch(str(number), Quiet(lambda: (os.getpid(),)), Notes(wait_s=0.2))
+            while looks < 30 * metrics.LOOKS_PER_TURN:
+                before = looks
+                await asyncio.sleep(0)
+                most = max(most, looks - before)
+        assert most == metrics.LOOKS_PER_TURN
+
+    asyncio.run(main())
