@@ -118,11 +118,10 @@ class Capture:
         os.set_blocking(fd, False)
         _Pipes.of(self._loop).add(fd, self)
 
-    def let_go(self) -> bool:
-        """After the exit of the worker: whether the pipe was read to its end; else `drain` is due."""
-        if self.closed:
-            self._stream.let_go()
-        return self.closed
+    def let_go(self) -> None:
+        """After the exit of the worker, where the pipe has been read to its end; else `drain` is due."""
+        assert self.closed, "what may still come is waited for"
+        self._stream.let_go()
 
     async def drain(self, timeout_s: float) -> bool:
         """After the exit of the worker: read to the end, for `timeout_s` at most, and close.

@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -486,9 +486,10 @@ class Keeper:
                 message=self._last_words(cause),
             )
         )
-        life.captures = [capture for capture in life.captures if not capture.let_go()]
-        if life.captures or life.line.has_to_finish:
-            self._note_cleanup(self._loop.create_task(self._clean_up(life, error)))
+        open_ones = [capture for capture in life.captures if not capture.closed]
+        life.captures = [capture for capture in life.captures if capture.closed]
+        if open_ones or life.line.has_to_finish:
+            self._note_cleanup(self._loop.create_task(_clean_up(life.line, open_ones, error)))
 
     def emptied(self, unit: str) -> None:
         """The launcher says that nothing of the tree is left."""
@@ -500,6 +501,7 @@ class Keeper:
             return
         self._clear_away(life)
         self.send(lifecycle.Emptied())
+        self._let_go(life)  # only now: a file that notes a life is not removed to be made again
 
     # -- actions out
 
@@ -739,11 +741,11 @@ class Keeper:
         life.parent, child, life.temporary = found
         return child
 
-    async def _clean_up(self, life: Incarnation, error: WorkerFailed) -> None:
-        """After a death: the last words from the pipes, then the descriptors are closed."""
-        await asyncio.gather(
-            life.line.finish(error), *(capture.drain(DRAIN_S) for capture in life.captures)
-        )
+    def _let_go(self, life: Incarnation) -> None:
+        """Of the pipes that have been read to their ends."""
+        for capture in life.captures:
+            capture.let_go()
+        life.captures = []
 
     def _clear_away(self, life: Incarnation) -> None:
         """Removes what an incarnation of which nothing is left had for its own."""
@@ -774,6 +776,8 @@ class Keeper:
         await self.checkup.close()
         if self._cleanups:
             await asyncio.gather(*self._cleanups, return_exceptions=True)
+        if self.life is not None and self.worker.exited:  # something of it survives SIGKILL
+            self._let_go(self.life)
         self.shared.logs.release(self.log)
 
     def _last_words(self, cause: str) -> str:
@@ -858,6 +862,11 @@ class Keeper:
 
 def _ignore(_: object) -> None:
     return
+
+
+async def _clean_up(line: Line, captures: Sequence[Capture], error: WorkerFailed) -> None:
+    """After a death: the last words from the pipes, then the descriptors are closed."""
+    await asyncio.gather(line.finish(error), *(capture.drain(DRAIN_S) for capture in captures))
 
 
 def utc_now() -> str:
