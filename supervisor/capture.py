@@ -382,10 +382,18 @@ class LogWriter:
         return self.incarnation > self._printed
 
     def begin(self) -> None:
-        """A new incarnation starts: what its streams print first is marked."""
+        """A new incarnation starts."""
+        self.expect()
+        self.note_life()
+
+    def expect(self) -> None:
+        """A new incarnation is to start: what its streams print first is marked."""
         self._flush()
         self.incarnation += 1
         self._is_due = True
+
+    def note_life(self) -> None:
+        """Its process is about to start: the next daemon, should we be killed, has to know that there was one."""
         if self.keeps:
             try:
                 _touch(self._mark)

@@ -588,7 +588,7 @@ class Keeper:
 
     def _spawn(self, number: int) -> None:
         unit = f"{self.id}#{number}"
-        self.log.begin()
+        self.log.expect()
         line = line_of(
             self.spec,
             Hooks(
@@ -709,6 +709,7 @@ class Keeper:
         if life.numbered is not None:
             await asyncio.shield(life.numbered)  # others wait for the same
             life.numbered = None
+        self.log.note_life()  # not before its turn: a thousand files would keep the first process waiting
         has_stdin = self.spec.protocol != "none"
         launch = await prepare(self.spec, self.shared.host, life.unit)
         life.temporary = launch.temporary

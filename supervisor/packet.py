@@ -28,10 +28,13 @@ DESCRIPTORS = 16
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one each time
+
+
 def encode(message: dict[str, object]) -> tuple[bytes, int | None]:
     """The datagram, and the sealed memfd that must travel as its last descriptor, if it is long."""
     message["v"] = VERSION
-    data = json.dumps(message, separators=(",", ":")).encode("ascii")
+    data = _encode(message).encode("ascii")
     if len(data) <= MESSAGE_BYTES:
         return data, None
     fd = os.memfd_create("corral-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -90,3 +90,21 @@ def test_a_torn_line_that_could_not_be_taken_back_is_before_the_next_is_written(
     assert (whole["text"], last["text"]) == ("whole", "next")
     assert (note["lost_lines"], note["lost_bytes"]) == (1, 27)
     logs.close()
+
+
+def test_a_life_is_noted_when_its_process_is_about_to_start_and_not_when_it_is_planned(
+    tmp_path: Path,
+) -> None:
+    for is_noted in (False, True):
+        killed = LogStore(tmp_path / str(is_noted))
+        writer = writer_of(killed)
+        writer.expect()
+        if is_noted:
+            writer.note_life()
+        killed.close()
+        logs = LogStore(tmp_path / str(is_noted), unclean=True)
+        writer_of(logs)
+        logs.check()
+        kept = [record for record in read(logs) if record["stream"] == "corral"]
+        assert bool(kept) == is_noted, "what may be lost is told, and nothing else"
+        logs.close()
