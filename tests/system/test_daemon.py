@@ -330,6 +330,7 @@ def test_nothing_is_left_when_the_daemon_ends(tmp_path: Path, how: signal.Signal
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", names=["litter", "git"])
         launcher_pid = daemon.call("daemon.status")["daemon"]["launcher_pid"]
+        last = daemon.worker("git-0")["incarnation"]
         kept = marked(tmp_path)
         assert len(kept) >= 5 * 4 + 1
         launcher = os.pidfd_open(launcher_pid)
@@ -344,6 +345,9 @@ def test_nothing_is_left_when_the_daemon_ends(tmp_path: Path, how: signal.Signal
         assert marked(tmp_path) == []
         assert daemon.socket.exists() == (how is signal.SIGKILL)
         daemon.start()  # a stale socket is reclaimed
+        daemon.call("agent.start", names=["git"])
+        skipped = 0 if how is signal.SIGTERM else 1  # what was reserved may have been used
+        assert daemon.worker("git-0")["incarnation"] == last + 1 + skipped
 
 
 def test_the_death_of_the_launcher_costs_its_workers_and_nothing_else(tmp_path: Path) -> None:
