@@ -109,7 +109,7 @@ def _warmth(warm: Mapping[str, object]) -> str:
             f"{modules} modules in {load}, {render.size(render.number(warm, 'rss_bytes'))}"
         )
     if spares := render.number(warm, "spares"):
-        parts.append(f"{spares:.0f} spares")
+        parts.append(f"{spares:.0f} {'spare' if spares == 1 else 'spares'}")
     if reason := word(warm, "reason"):
         parts.append(reason)
     return ", ".join(parts)

@@ -1,4 +1,5 @@
-"""A clerk who looks things up: pydantic-ai with its test model, which needs no key and no network.
+"""A clerk who looks things up: pydantic-ai with its test model, which needs no key and no network
+(and no sense: it asks the tool about a city "a", and answers with what it was told).
 
 For a real one, name a model in place of TestModel(): `Thinker("anthropic:claude-sonnet-4-5", ...)`.
 """
