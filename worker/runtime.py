@@ -39,6 +39,7 @@ from .errors import (
     TaskFailed,
     Unreachable,
 )
+from .forking import keep_signals
 from .hearing import Ears
 from .memory import Memory
 from .stdio import Pipes, leave, say, say_traceback, take_stdio
@@ -96,6 +97,7 @@ def run(hooks: Hooks) -> int:
     executor = ThreadPoolExecutor(thread_name_prefix="to_thread")
     loop.set_default_executor(executor)
     worker = Worker(hooks, loop)
+    keep_signals(worker.handlers)
     status = loop.run_until_complete(worker.live(pipes))
     executor.shutdown(wait=False, cancel_futures=True)
     if worker.is_orphan or asyncio.all_tasks(loop) or not _threads_end(LEAVE_S):
@@ -140,6 +142,8 @@ class Worker:
     def __init__(self, hooks: Hooks, loop: asyncio.AbstractEventLoop) -> None:
         self.is_orphan = False
         """Whether the daemon was gone before this worker left."""
+        self.handlers: dict[int, object] = {}
+        """By signal, what makes this worker leave."""
         self._hooks = hooks
         self._loop = loop
         self._thread = threading.get_ident()
@@ -179,6 +183,7 @@ class Worker:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._end, 0, SIGNAL_GRACE_S)
+            self.handlers[number] = signal.getsignal(number)
         self._hooks.running = Running(self, _ThreadBridge(self._loop))
         await self._channel.open_pipes(*pipes)
         await self._stopping.wait()

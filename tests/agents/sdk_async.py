@@ -1,7 +1,9 @@
 """An agent with an async handler; the objective names what to do."""
 
 import asyncio
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
@@ -195,6 +197,14 @@ async def block(task: Task) -> object:
         os.write(2, b"blocking now\n")
         fifo.read(1)
     return "unblocked"
+
+
+async def end_child(_: Task) -> object:
+    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child.start()
+    child.terminate()
+    child.join()
+    return child.exitcode
 
 
 async def shout(task: Task) -> object:

@@ -1,7 +1,9 @@
 """An agent with a sync handler; the objective names what to do."""
 
 import asyncio
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -176,6 +178,14 @@ def block(task: SyncTask) -> object:
     with open(task.input, "rb", buffering=0) as fifo:
         fifo.read(1)
     return "unblocked"
+
+
+def end_child(_: SyncTask) -> object:
+    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child.start()
+    child.terminate()
+    child.join()
+    return child.exitcode
 
 
 def shout(task: SyncTask) -> object:

@@ -19,7 +19,7 @@ supervisor.launcher
 worker.codec  worker.memory  worker.answer  worker.preload  worker.sources
 worker.wire
 worker.channel
-worker.task  worker.stdio
+worker.task  worker.stdio  worker.forking
 worker.hearing
 worker.runtime
 worker.agent

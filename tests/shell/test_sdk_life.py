@@ -191,6 +191,15 @@ async def test_a_signal_to_stop_is_a_shutdown(number: signal.Signals) -> None:
         assert b"bye from on_shutdown\n" in peer.stderr
 
 
+@BOTH
+@on_loop
+async def test_a_signal_to_what_a_handler_has_forked_is_not_one_to_the_worker(agent: str) -> None:
+    async with WorkerPeer.of(agent) as peer:
+        await peer.initialize()
+        for _ in range(5):
+            assert await peer.output(peer.start("end_child")) == -signal.SIGTERM
+
+
 @on_loop
 async def test_the_last_answer_is_whole_before_the_worker_leaves() -> None:
     async with WorkerPeer.of("sdk_async") as peer:
