@@ -186,6 +186,9 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
         env["PYTHONPATH"] = os.pathsep.join(
             [str(host.sdk_path), *([inherited] if inherited else [])]
         )
+    if spec.entrypoint is not None and spec.resources.max_file_size_bytes:
+        # Bytecode that the limit cuts off would be taken for whole, by every worker from then on.
+        env.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     return env
 
 

@@ -120,3 +120,12 @@ def test_a_file_of_variables_that_could_hold_up_a_start_or_breaks_it_is_refused(
         with pytest.raises(SpawnFailed):
             read_environment_file(tmp_path / name)
     assert read_environment_file(Path(os.devnull)) == {}
+
+
+@pytest.mark.parametrize(("limit", "value"), [("0", None), ('"4KiB"', "1")])
+def test_an_agent_whose_files_may_be_cut_off_saves_no_bytecode(
+    host: Host, limit: str, value: str | None
+) -> None:
+    text = f'[agents.far]\nentrypoint = "m:a"\nresources.max_file_size_bytes = {limit}\n'
+    launch = launch_of(spec(text), host, "far-0#1.1")
+    assert launch.env.get("PYTHONDONTWRITEBYTECODE") == value
