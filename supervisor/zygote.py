@@ -161,7 +161,10 @@ class Zygote(Offspring):
         """The temporary folder of a worker that is started with this: below the zygote's own."""
         if launch.temporary is None or self._launch.temporary is None:
             return None
-        return os.path.join(self._launch.temporary, os.path.basename(launch.temporary))
+        # Without the agent's name, which is above already: of sockets there, no path may have over 107 bytes.
+        agent = self.unit.partition(".")[0]
+        name = os.path.basename(launch.temporary)
+        return os.path.join(self._launch.temporary, name.removeprefix(agent).lstrip("-."))
 
     # --- its life ------------------------------------------------------------------------------
 

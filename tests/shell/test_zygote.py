@@ -227,7 +227,7 @@ def test_a_worker_is_a_fork_of_the_zygote_and_ends_as_any_other(
             assert process.starttime == child.starttime
             assert nest.zygote.roots("perjurer-0#1") == (child.pid,)
             assert (await nest.talk(child, ""))["unit"] == "perjurer-0#1"
-            assert (tmp_path / "tmp" / "zygote" / "perjurer-0#1").is_dir()
+            assert (tmp_path / "tmp" / "zygote" / "0#1").is_dir()
             nest.zygote.signal("perjurer-0#1", signal.SIGKILL)
             await nest.until(lambda: nest.empty == ["perjurer-0#1"])
             report = nest.exits["perjurer-0#1"]

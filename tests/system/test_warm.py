@@ -155,7 +155,11 @@ def test_the_workers_of_an_agent_are_forks_of_one_zygote(daemon: DaemonProcess) 
     said = ask(daemon, "pair", "who")
     assert said["session"] == said["pid"], "each has a session of its own"
     assert said["unit"].startswith("pair-")
-    assert said["unit"].replace("#", ".") in said["temporary"]
+    own, short = said["temporary"].rpartition("/")[::2]
+    assert own.rpartition("/")[2].startswith("pair.zygote.")
+    assert said["unit"].replace("#", ".") == f"pair-{short}", (
+        "a path of a socket there has 107 bytes"
+    )
 
 
 def test_each_fork_prints_into_its_own_log_and_the_zygote_into_its_own(
