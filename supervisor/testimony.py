@@ -31,7 +31,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 
 
 class Unfit(Struct, frozen=True):
-    """Something that forbids a fork: a thread, socket, descriptor or process, and the module whose import brought it."""
+    """Something that forbids a fork: `kind` is one of `preload.Unfit`; `module` is that whose import brought it."""
 
     kind: str
     what: str

@@ -1,8 +1,9 @@
-"""What an import leaves behind that no fork may share: threads, sockets, other descriptors, processes, each named.
+"""What an import leaves behind that no fork may share: threads, sockets, processes and more, each named.
 
-A fork has one thread, and shares every open file description with its brothers: a thread that an import
-has started is not there any more, and of two that read from one connection each gets half of what it
-says. An agent with such an import is started cold.
+A fork has one thread, and shares every open file description and all memory that is mapped to be shared
+with its brothers: a thread that an import has started is not there any more, of two that read from one
+connection each gets half of what it says, and a lock of multiprocessing that one holds and dies with is
+held for all. An agent with such an import is started cold.
 
 Harmless, and so no reason, are: files open for reading, or for appending, and folders (each fork opens
 them again, see `reopen`, so that it has an offset of its own); terminals and the kernel's /dev/null, zero
@@ -34,7 +35,7 @@ MEMORY_DEVICES = 1
 
 
 class Unfit(NamedTuple):
-    """One thing that forbids a fork: `kind` is thread, socket, descriptor or process; `module` brought it."""
+    """One thing that forbids a fork: `kind` is thread, socket, descriptor, process or memory; `module` brought it."""
 
     kind: str
     what: str
@@ -54,6 +55,7 @@ class Inspection:
 
     def __init__(self) -> None:
         self.own = frozenset(descriptors())
+        self._own_memory = dict(_shared_memory())
         self._seen: dict[tuple[str, object], str] = {}
 
     def look(self, module: str) -> None:
@@ -84,6 +86,9 @@ class Inspection:
             if fd not in self.own and (hazard := _hazard(fd, link)):
                 yield Finding(hazard[0], (fd, link), hazard[1])
         yield from _processes()
+        for place, what in _shared_memory():
+            if self._own_memory.get(place) != what:
+                yield Finding("memory", place, what)
 
 
 def one_line(text: str) -> str:
@@ -164,6 +169,15 @@ def _processes() -> Iterator[Finding]:
         if process is not None and not process.is_dead:
             comm = os.fsdecode(kernel.read_proc(f"/proc/{pid}/comm")).strip()
             yield Finding("process", (pid, process.starttime), f"{comm}, pid {pid}")
+
+
+def _shared_memory() -> Iterator[tuple[str, str]]:
+    """Where memory is mapped that a fork writes for all of them (proc_pid_maps(5)), and what it is of."""
+    for line in kernel.read_proc("/proc/self/maps").splitlines():
+        place, rights, rest = line.split(maxsplit=2)
+        if rights[1:2] == b"w" and rights[3:4] == b"s":
+            path = rest.split(maxsplit=3)[3:]  # after offset, device and inode
+            yield place.decode(), os.fsdecode(path[0]) if path else "anonymous"
 
 
 def _hazard(fd: int, link: str) -> tuple[str, str] | None:

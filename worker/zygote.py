@@ -58,6 +58,7 @@ from .task import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from signal import SIG_SETMASK, pthread_sigmask
     from signal import signal as set_handler
     from types import FrameType
     from typing import NoReturn
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 
 if not TYPE_CHECKING:
     # What signal wraps, without its enumerations: a fork would have to copy them.
+    from _signal import SIG_SETMASK, pthread_sigmask
     from _signal import signal as set_handler
 
 NAME = "corral-zygote"
@@ -193,6 +195,7 @@ class Zygote:
         self.surroundings = Surroundings()
         self.inspection = Inspection()
         self.dispositions: dict[int, Any] = {}  # Any: what signal.signal takes
+        self.blocked: set[int] = set()
         self.kept: list[int] = []
 
     def load(self, entrypoint: str, preload: list[str]) -> Agent:
@@ -269,6 +272,7 @@ class Zygote:
             # A handler that is not of Python (None) cannot be had back; and a plain number needs no enumeration.
             self.dispositions[signum] = before if callable(before) else int(before or 0)
         signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
+        self.blocked = set(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)))
 
     def _stop(self, signum: int, _frame: FrameType | None) -> None:
         if os.getpid() == self.pid:
@@ -284,6 +288,7 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             for signum, handler in self.dispositions.items():
                 set_handler(signum, handler)
+            pthread_sigmask(SIG_SETMASK, self.blocked)
             birth = Fork(spawn, fds, report, self)
             for stage, perform in Fork.ORDER:  # noqa: B007 - named below when it fails
                 perform(birth)

@@ -225,6 +225,22 @@ def test_the_exit_status_of_a_fork_is_that_of_its_agent(tmp_path: Path, stack: E
 # --- its life and its end
 
 
+def test_signals_that_the_import_has_blocked_are_so_in_forks_and_their_ends_are_told(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    text = (
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGUSR2])\n"
+        "@agent.task\nasync def run(task):\n"
+        "    return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+    )
+    wire = zygote(stack, module(tmp_path, text), folder=tmp_path)
+    wire.loaded()
+    worker = worker_of(wire, "tested-0#1")
+    assert worker.run() == sorted([signal.SIGCHLD, signal.SIGUSR2])
+    worker.stop()
+    wire.hear("emptied", unit="tested-0#1")
+
+
 def test_a_spare_that_is_renamed_is_called_so_from_then_on(stack: ExitStack) -> None:
     wire = zygote(stack, "fork_report:agent")
     wire.loaded()
@@ -394,6 +410,11 @@ UNFIT = {
         'import sqlite3\ndb = sqlite3.connect("x")\ndb.execute("CREATE TABLE t (x)")',
         ("descriptor", "/x, open for writing"),
     ),
+    "lock of processes": (
+        "import multiprocessing\nlock = multiprocessing.Lock()",
+        ("memory", "/dev/shm/sem."),
+    ),
+    "shared memory": ("import mmap\nshared = mmap.mmap(-1, 4096)", ("memory", "/dev/zero")),
     "process": (
         'import subprocess\nchild = subprocess.Popen(["sleep", "1000"])',
         ("process", "sleep, pid "),
