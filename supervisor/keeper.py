@@ -583,6 +583,7 @@ class Keeper:
             life.doomed = True
             if life.stopped is not None:
                 life.stopped.set()
+                self.shared.zygotes.kill(self.spec.name, life.unit)
         else:
             life.parent.kill(life.unit)
 

@@ -93,9 +93,10 @@ class Reserve:
             if spare.zygote is not zygote or substance(spare.launch) != substance(launch):
                 self._end(unit)  # a variable or a secret has changed since
                 continue
+            if not zygote.rename(unit, launch.unit):
+                continue  # its end is on its way to `exited`
             del self._spares[unit]
             self._failures = 0
-            zygote.rename(unit, launch.unit)
             self._fill_soon()
             child = msgspec.structs.replace(spare.child, unit=launch.unit)
             return msgspec.structs.replace(spare, child=child, launch=launch)

@@ -51,6 +51,8 @@ SILENCE_S = 5.0
 """A zygote that says nothing for so long is killed."""
 KILL_S = 10.0
 """So long after its kill a unit is empty, or the zygote does not do what it is told."""
+BIRTH_S = 5.0
+"""So long after it was asked for, a fork has become a worker: what hooks its own fork may hang there for ever."""
 END_S = 1.0
 """When the channel was closed, the zygote's own end has so long to be heard of."""
 CHECK_S = 10.0
@@ -65,6 +67,8 @@ POLL_S = (0.005, 0.25)
 """First and last pause between two looks at a group that is being emptied."""
 BATCH = 64
 """Messages that are heard in one turn of the loop…"""
+SO_PASSRIGHTS = 83
+"""Of Linux 6.16: with 0 the other end can send no descriptor, of which the close may take for ever (SO_LINGER)."""
 LAST_WORDS = 1024
 """…and of a dead zygote altogether, since something else may hold its end."""
 CHATTER = (256.0, 20.0)
@@ -177,6 +181,8 @@ class Zygote(Offspring):
         """
         self._log.begin()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.suppress(OSError):  # an older kernel
+            ours.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
         try:
             child = await self._launcher.spawn(self._launch, stdin_fd=theirs.detach())
         except BaseException:
@@ -220,20 +226,25 @@ class Zygote(Offspring):
         unit = self._unit(launch.unit)
         joining = self._make_group(launch, unit)
         try:
-            return await self._bear(
-                own, stdin=pipe_stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining
-            )
+            async with asyncio.timeout(BIRTH_S):
+                return await self._bear(
+                    own, stdin=pipe_stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining
+                )
+        except TimeoutError:
+            reason = f"its fork has not become a worker within {BIRTH_S:g} s"
+            raise failed(launch.unit, "fork", errno.EAGAIN, reason) from None
         except BaseException:
             if self._units.get(launch.unit) is not unit:
                 self._abandon(unit)
             raise
 
-    def rename(self, unit: str, to: str) -> None:
-        """Call a unit otherwise from now on: in what is asked of it, and in what is told of it."""
-        found = self._units.pop(unit, None)
-        if found is None:
-            return  # it has ended, which has been told of the old name
+    def rename(self, unit: str, to: str) -> bool:
+        """Call a unit otherwise from now on, in what is asked and told of it; False when it is known to have ended."""
+        found = self._units.get(unit)
+        if found is None or found.stage is not Stage.RUNNING:
+            return False  # which is told, or is about to be, of the old name
         assert to not in self._units, "no unit has the name of another"
+        del self._units[unit]
         found.key = to
         self._units[to] = found
         self._aliases[unit] = to
@@ -246,6 +257,7 @@ class Zygote(Offspring):
             self._emptying[to] = self._emptying.pop(unit)
         if self._channel is not None:
             self._channel.send({"op": "rename", "unit": unit, "to": to})
+        return True
 
     async def check(self) -> list[str]:
         """The source files that are not what was imported, as it finds them now.
@@ -405,6 +417,7 @@ class Zygote(Offspring):
         elif isinstance(message, Checked):
             answer = self._checks.get(message.seq)
             check(0 < message.seq <= self._seq, "an answer to no question")
+            self._note_chatter()
             if answer is not None and not answer.done():
                 answer.set_result(message.changed)
         elif isinstance(message, Loaded):

@@ -90,10 +90,10 @@ class Nest:
     is_retired: bool = False
 
     @property
-    def is_on_its_way_out(self) -> bool:
-        """Whether it is being ended, or has nothing left to stay for."""
+    def is_leaving(self) -> bool:
+        """Whether it is being ended, or has nothing left to stay for, and something is left of it."""
         has_units = self.zygote is not None and self.zygote.count > 0
-        return self.is_ending or (self.is_retired and not has_units)
+        return not self.task.done() and (self.is_ending or (self.is_retired and not has_units))
 
 
 @dataclass(eq=False)
@@ -202,6 +202,13 @@ class Zygotes:
             return self._launcher, child, launch.temporary
         finally:
             self._starts -= 1
+
+    def kill(self, name: str, unit: str) -> None:
+        """Ends a worker of an agent that is being forked, of which nothing is known yet."""
+        kin = self._kins.get(name)
+        for nest in () if kin is None else kin.nests.values():
+            if nest.zygote is not None:
+                nest.zygote.kill(unit)
 
     # -- what others do and see
 
@@ -332,7 +339,7 @@ class Zygotes:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 for kin in [self._kins[name] for name in names if name in self._kins]:
-                    while tasks := [n.task for n in kin.nests.values() if n.is_on_its_way_out]:
+                    while tasks := [n.task for n in kin.nests.values() if n.is_leaving]:
                         await asyncio.wait(tasks)
 
     async def close(self) -> None:
@@ -537,12 +544,18 @@ class Zygotes:
         await self._remove(kin, number)
 
     async def _remove(self, kin: Kin, number: int) -> None:
-        zygote = kin.nests[number].zygote
+        nest = kin.nests.get(number)
+        if nest is None:
+            return
         try:
-            if zygote is not None and zygote.pid:
-                await zygote.close()
-        finally:
+            if nest.zygote is not None and nest.zygote.pid:
+                await nest.zygote.close()
+        except asyncio.CancelledError:
+            raise  # `_end` cancels this, and does it once more
+        except BaseException:
             del kin.nests[number]
+            raise
+        del kin.nests[number]
 
     def _note_changes(self, kin: Kin, number: int, paths: list[str]) -> None:
         if number == kin.state.current or number == kin.state.coming:

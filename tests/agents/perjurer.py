@@ -52,6 +52,14 @@ def _send(*packets: bytes) -> None:
         sock.send(packet)
 
 
+def _send_descriptors() -> None:
+    message = b'{"op":"moved","pid":1}'
+    try:
+        socket.send_fds(_channel(), [message], [0, 0, 0])
+    except PermissionError:  # the daemon does not take any: Linux 6.16
+        _send(message)
+
+
 def _lie(kind: str, **changed: Any) -> None:
     """From now on its messages of one kind say something else."""
     honest = Channel.send
@@ -98,7 +106,10 @@ PERJURIES: dict[str, Any] = {
     "huge": lambda: _send(b'{"op":"changed","paths":["' + b"x" * 100_000 + b'"]}'),
     "unknown": lambda: _send(b'{"op":"emptied","unit":"nobody-0#1"}'),
     "pong": lambda: _send(b'{"op":"pong","seq":1000000}'),
-    "descriptors": lambda: socket.send_fds(_channel(), [b'{"op":"moved","pid":1}'], [0, 0, 0]),
+    "descriptors": _send_descriptors,
+    "descriptor": lambda: socket.send_fds(_channel(), [b"{}"], [0]),
+    "stillborn": lambda: os.register_at_fork(after_in_child=_hang),
+    "checked": lambda: _later(lambda: _send(*[b'{"op":"checked","seq":1,"changed":[]}'] * FLOOD)),
     "flood": lambda: _later(lambda: _send(*[b'{"op":"changed","paths":[]}'] * FLOOD)),
     "hang-later": lambda: _later(_hang),
     "close": lambda: _later(_close),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,7 +18,7 @@ from corral.supervisor import cgroup, containment, kernel
 from corral.supervisor.logs import LogLimits, LogStore
 from corral.supervisor.offspring import Child, Exit, Launch
 from corral.supervisor.process import Launcher
-from corral.supervisor.zygote import Loaded, Zygote
+from corral.supervisor.zygote import SO_PASSRIGHTS, Loaded, Zygote
 from corral.worker.errors import SpawnFailed, Timeout
 
 BOUND_S = 20.0
@@ -119,6 +120,11 @@ class Nest:
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
+
+    async def none_left(self) -> None:
+        async with asyncio.timeout(BOUND_S):
+            while self.zygote.count:
+                await asyncio.sleep(0)
 
     async def start(self) -> Loaded:
         async with asyncio.timeout(BOUND_S):
@@ -332,6 +338,19 @@ def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_told_of_by_its_
     run(main())
 
 
+def test_a_spare_whose_death_was_heard_of_becomes_no_worker(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Nest(tmp_path, {}, "") as nest:
+            await nest.start()
+            child = await nest.spawn("perjurer.spare#1")
+            os.kill(child.pid, signal.SIGKILL)
+            await nest.until(lambda: "perjurer.spare#1" in nest.exits)
+            assert not nest.zygote.rename("perjurer.spare#1", "perjurer-0#7")
+            await nest.until(lambda: nest.empty == ["perjurer.spare#1"])
+
+    run(main())
+
+
 def test_a_zygote_that_retires_forks_no_more_and_ends_with_its_last_worker(tmp_path: Path) -> None:
     async def main() -> None:
         async with Nest(tmp_path, {}, "") as nest:
@@ -458,7 +477,55 @@ def test_a_zygote_that_says_what_it_cannot_say_is_killed(tmp_path: Path, perjury
     run(main())
 
 
-@pytest.mark.parametrize("perjury", ["flood", "hang-later", "close", "die"])
+def test_a_zygote_can_send_no_descriptor_of_which_the_close_would_hold_up_the_loop(
+    tmp_path: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+        except OSError:
+            pytest.skip("this kernel has no SO_PASSRIGHTS")
+
+    async def main() -> None:
+        async with Nest(tmp_path, {}, "descriptor") as nest:
+            with pytest.raises(SpawnFailed, match="PermissionError"):
+                await nest.start()
+
+    run(main())
+
+
+def test_a_fork_that_becomes_no_worker_is_given_up_and_the_others_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.supervisor.zygote.BIRTH_S", 0.2)
+
+    async def main() -> None:
+        async with Nest(tmp_path, {}, "stillborn") as nest:
+            await nest.start()
+            with pytest.raises(SpawnFailed) as failure:
+                await nest.spawn("perjurer-0#1")
+            assert failure.value.data["stage"] == "fork"
+            await nest.none_left()
+            assert nest.losses == []
+
+    run(main())
+
+
+def test_a_fork_that_becomes_no_worker_can_be_killed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Nest(tmp_path, {}, "stillborn") as nest:
+            await nest.start()
+            spawned = asyncio.create_task(nest.spawn("perjurer-0#1"))
+            while not nest.zygote.count:
+                await asyncio.sleep(0)
+            nest.zygote.kill("perjurer-0#1")
+            await spawned
+            await nest.until(lambda: nest.empty == ["perjurer-0#1"])
+
+    run(main())
+
+
+@pytest.mark.parametrize("perjury", ["flood", "checked", "hang-later", "close", "die"])
 def test_a_zygote_that_goes_bad_takes_its_workers_with_it(tmp_path: Path, perjury: str) -> None:
     async def main() -> None:
         async with Nest(tmp_path, {}, perjury) as nest:
