@@ -18,6 +18,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from .nursery import ROOTS
 from .packet import DESCRIPTORS, MESSAGE_BYTES
 
 TEXT_CHARS = 1000
@@ -27,15 +28,16 @@ FACTS = frozenset(("key", "path", "needs_abi", "abi"))
 
 
 Count = Annotated[int, Meta(ge=0)]
+Word = Annotated[str, Meta(max_length=TEXT_CHARS)]
 Seconds = Annotated[float, Meta(ge=0)]
 
 
 class Unfit(Struct, frozen=True):
     """Something that forbids a fork: `kind` is one of `preload.Unfit`; `module` is that whose import brought it."""
 
-    kind: str
-    what: str
-    module: str
+    kind: Word
+    what: Word
+    module: Word
 
 
 class Loaded(Struct, frozen=True, kw_only=True, tag="loaded", tag_field="op"):
@@ -112,7 +114,7 @@ class Roots(Struct, frozen=True, tag="roots", tag_field="op"):
     """What has escaped of a unit."""
 
     unit: str
-    pids: list[Count]
+    pids: Annotated[list[Count], Meta(max_length=ROOTS)]
 
 
 class Pong(Struct, frozen=True, tag="pong", tag_field="op"):

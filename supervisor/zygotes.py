@@ -42,6 +42,9 @@ SUFFIX = ".zygote"
 SHOWN = 3
 """Names of changed files, or of what forbids to fork, in one reason."""
 
+NAME_CHARS = 255
+"""Of the name of a file, which may be anything, in a reason."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -164,6 +167,8 @@ class Zygotes:
             if kin.recipe is not None and kin.recipe != recipe:
                 kin.spec, kin.recipe = spec, recipe
                 self._feed(kin, warmth.Remade())
+        if kin.state.phase is not Phase.LOADING:
+            return  # as a rule
         stopped = self._loop.create_task(doomed.wait())
         try:
             while kin.state.phase is Phase.LOADING and not doomed.is_set():
@@ -600,7 +605,8 @@ def _is_up_since(worker: Worker, since: float) -> bool:
 
 
 def _words_of_changes(paths: Sequence[str]) -> str:
-    names = ", ".join(sorted({os.path.basename(path) for path in paths})[:SHOWN])
+    found = {" ".join(os.path.basename(path).split())[:NAME_CHARS] for path in paths}
+    names = ", ".join(sorted(found)[:SHOWN])
     more = len(paths) - SHOWN
     return f"{names} and {more} more have changed" if more > 0 else f"changed: {names}"
 
