@@ -345,7 +345,7 @@ def test_a_spare_whose_death_was_heard_of_becomes_no_worker(tmp_path: Path) -> N
             child = await nest.spawn("perjurer.spare#1")
             os.kill(child.pid, signal.SIGKILL)
             await nest.until(lambda: "perjurer.spare#1" in nest.exits)
-            assert not nest.zygote.rename("perjurer.spare#1", "perjurer-0#7")
+            assert nest.zygote.rename("perjurer.spare#1", "perjurer-0#7") is False
             await nest.until(lambda: nest.empty == ["perjurer.spare#1"])
 
     run(main())
