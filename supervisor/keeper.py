@@ -612,7 +612,7 @@ class Keeper:
         self._frozen_for = NO_REASONS
         if self.spec.protocol == "none" and self.spec.ready is None:
             leave = self.shared.ahead.leave  # it is up as soon as it is launched
-            self.shared.ahead.enter(functools.partial(self._begin, life, leave))
+            self.shared.ahead.enter(life, functools.partial(self._begin, life, leave))
         else:
             self._begin(life)
 
@@ -771,7 +771,7 @@ class Keeper:
         if self._timer is not None:
             self._timer.cancel()
         if self.life is not None and self.life.task is None:
-            self.life.doomed = True  # should its turn come only now
+            self.shared.ahead.withdraw(self.life)  # it would begin a start that nobody waits for
         elif self.life is not None and self.life.task is not None:
             self.life.task.cancel()
             await asyncio.gather(self.life.task, return_exceptions=True)
