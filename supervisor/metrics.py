@@ -11,8 +11,8 @@ themselves only when that has grown by what one of them may still take.
 """
 
 import asyncio
+import functools
 import heapq
-import itertools
 import logging
 import math
 from collections.abc import Callable, Coroutine
@@ -41,6 +41,9 @@ AHEAD_BYTES = (int(GROWTH_BYTES_PER_S * MIN_LOOK_S), int(GROWTH_BYTES_PER_S * 0.
 
 LOOKS_PER_TURN = 32
 """Trees that are looked at before the loop does something else: thousands are due together, and a start must not wait for them."""
+
+GATE_STEP_BYTES = 1024 * 1024
+"""Trees that could pass their limits after as much more, but for this, are asked after together: those of one program."""
 
 AGAIN_S = 5.0
 """After a look that failed for a reason of ours."""
@@ -85,6 +88,9 @@ class Sample(Struct, frozen=True):
 
 
 NOTHING = Sample()
+
+_sample = functools.lru_cache(maxsize=256)(Sample)
+"""One for all trees that use the same: of thousands of one program most do."""
 
 NO_TASKS: frozenset[asyncio.Task[None]] = frozenset()
 """One for all: there may be thousands, and an empty one takes 216 bytes."""
@@ -137,11 +143,12 @@ class Metrics:
         self._new: list[Watched] = []
         self._due: list[float] = []
         self._due_at: dict[float, list[Watched]] = {}
-        self._gate: list[tuple[int, int, Watched]] = []
+        self._gate: list[int] = []
+        self._waiting_at: dict[int, list[Watched]] = {}
         self._gate_at = math.inf
-        self._count = itertools.count()
         self._changed = asyncio.Event()
         self._sleeps_until = math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._given_bytes, self._read_at = allocated_bytes(), self._loop.time()
 
     def watch(self, unit: str, tree: Tree, judge: Judge) -> None:
@@ -189,40 +196,66 @@ class Metrics:
                     await asyncio.sleep(0)
                     continue
                 self._sleeps_until = min(self._gate_at, self._due[0] if self._due else math.inf)
-                timer = None
                 if self._sleeps_until < math.inf:
-                    timer = self._loop.call_at(self._sleeps_until, self._changed.set)
-                await self._changed.wait()
-                if timer is not None:
-                    timer.cancel()
+                    self._timer = self._loop.call_at(self._sleeps_until, self._glance)
+                try:
+                    await self._changed.wait()
+                finally:
+                    if self._timer is not None:
+                        self._timer.cancel()
+                        self._timer = None
+
+    def _glance(self) -> None:
+        """At the end of a sleep: mostly the machine has given out too little, and it is slept on at a third of the cost."""
+        self._timer = None
+        soon = self._loop.time() + TICK_S
+        is_for_gate = self._gate_at <= soon and not self._new
+        try:
+            if is_for_gate and (not self._due or self._due[0] > soon):
+                self._open_gate()
+                due = min(self._gate_at, self._due[0] if self._due else math.inf)
+                if soon < due < math.inf:
+                    self._sleeps_until = due
+                    self._timer = self._loop.call_at(due, self._glance)
+        finally:
+            if self._timer is None:
+                self._changed.set()
 
     def _open_gate(self) -> None:
         """Finds the trees that may have passed their limits by what was given out meanwhile."""
         self._given_bytes, self._read_at = allocated_bytes(), self._loop.time()
         until_bytes = self._given_bytes
         if self._gate:
-            nearest = self._gate[0][2]
+            nearest = self._waiting_at[self._gate[0]][0]
             half_bytes = (nearest.gate_bytes - nearest.seen_bytes) // 2
             until_bytes += min(max(half_bytes, AHEAD_BYTES[0]), AHEAD_BYTES[1])
-        while self._gate and self._gate[0][0] <= until_bytes:
-            _, _, watched = heapq.heappop(self._gate)
-            watched.waits_for_bytes = math.inf
-            if watched.is_gone or watched.is_surveyed:
-                continue  # after the survey it comes back
-            if watched.gate_bytes > until_bytes:  # it has been looked at meanwhile
-                self._wait_at_gate(watched)
-            else:
-                self._look_at(watched, min(watched.due, watched.rests_until))
+        while self._gate and self._gate[0] <= until_bytes:
+            at_bytes = heapq.heappop(self._gate)
+            for watched in self._waiting_at.pop(at_bytes):
+                if watched.waits_for_bytes != at_bytes:
+                    continue  # it waits for less, or has waited for it already
+                watched.waits_for_bytes = math.inf
+                if watched.is_gone or watched.is_surveyed:
+                    continue  # after the survey it comes back
+                if _gate_step(watched.gate_bytes) > until_bytes:  # it has been looked at meanwhile
+                    self._wait_at_gate(watched)
+                else:
+                    self._look_at(watched, min(watched.due, watched.rests_until))
         self._gate_at = math.inf
         if self._gate:
-            self._read_gate_before(self._gate[0][0])
+            self._read_gate_before(self._gate[0])
 
     def _wait_at_gate(self, watched: Watched) -> None:
         if watched.waits_for_bytes <= watched.gate_bytes:
             return
-        watched.waits_for_bytes = watched.gate_bytes
-        heapq.heappush(self._gate, (watched.gate_bytes, next(self._count), watched))
-        self._read_gate_before(watched.gate_bytes)
+        at_bytes = watched.waits_for_bytes = _gate_step(watched.gate_bytes)
+        others = self._waiting_at.get(at_bytes)
+        if others is None:
+            self._waiting_at[at_bytes] = [watched]
+            heapq.heappush(self._gate, at_bytes)
+        else:
+            others.append(watched)
+        self._read_gate_before(at_bytes)
 
     def _read_gate_before(self, given_bytes: int) -> None:
         """Reads again before so much can have been given to one tree."""
@@ -341,13 +374,19 @@ class Metrics:
             watched.window = (now, cpu_s)
             watched.is_settled = True
         usage = watched.tree.usage
-        sample = Sample(usage.rss_bytes, round(watched.cpu_percent, 1), watched.open_files)
+        sample = _sample(usage.rss_bytes, round(watched.cpu_percent, 1), watched.open_files)
         if sample != watched.sample:
             watched.sample = sample
             self._on_sample(watched.judge)
 
 
+def _gate_step(size_bytes: int) -> int:
+    return size_bytes - size_bytes % GATE_STEP_BYTES
+
+
+@functools.lru_cache(maxsize=8)
 def _on_grid(now: float, wait_s: float) -> float:
+    """One for all that rest in the same turn: of thousands most wait for as long."""
     due = now + wait_s
     return due - due % 2.0 ** math.floor(math.log2(wait_s / 2)) if wait_s >= GRID_FROM_S else due
 
