@@ -11,14 +11,15 @@ loop's thread.
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from . import archive
 from .logfile import (
@@ -125,7 +126,9 @@ class LogStream:
         self._incarnation = writer.incarnation
         self.tap: Callable[[bytes], None] | None = None
         """Takes what is written, too, while somebody waits for a line of it."""
-        self._gathered: list[bytes] = []  # lines that came one by one, for one write of all
+        self._gathered: list[bytes] | None = (
+            None  # lines that came one by one, for one write of all
+        )
         self._gathered_bytes = 0
         self._rest = b""  # the beginning of a line, at most as long as one part
         self._cut = False  # a part of the present line was lost: so is what follows of it
@@ -174,6 +177,8 @@ class LogStream:
         last one; so many bytes of it as are `cut_bytes` come never.
         """
         if level is None:
+            if self._gathered is None:
+                self._gathered = []
             self._gathered.append(text + b"\n" if ended else text)
             self._gathered_bytes += len(text) + 1
             is_full = self._gathered_bytes > self.read_bytes
@@ -190,7 +195,7 @@ class LogStream:
     def flush(self) -> None:
         """Write the lines that came one by one."""
         if self._gathered:
-            lines, self._gathered, self._gathered_bytes = self._gathered, [], 0
+            lines, self._gathered, self._gathered_bytes = self._gathered, None, 0
             self.write(b"".join(lines))
 
     def close(self) -> None:
@@ -262,6 +267,40 @@ NO_NAMES: frozenset[bytes] = frozenset()
 """One for all who have none: an empty set of its own costs each of thousands of writers 216 bytes."""
 
 NO_STREAMS: frozenset[LogStream] = frozenset()
+NO_TAILS: Mapping[str, bytes] = {}
+NOT_UNSURE = _Gap()
+"""Of a file that was seen in its place since it was written: never changed, but replaced."""
+
+
+class _Sizes(NamedTuple):
+    """What follows from the limits of a log."""
+
+    keeps: bool
+    max_files: int
+    max_file_bytes: int
+    read_bytes: int
+    flood_bytes: int
+    part_bytes: int
+    tail_bytes: int
+    body_bytes: int
+
+
+@functools.lru_cache(maxsize=64)
+def _sizes(limits: LogLimits) -> _Sizes:
+    """One for all workers with the same limits."""
+    most = limits.max_buffer_bytes
+    return _Sizes(
+        keeps=limits.keeps,
+        max_files=limits.max_files,
+        max_file_bytes=limits.max_file_bytes,
+        # Beside these there are, for a moment, a copy of what was read and what is written of it.
+        read_bytes=min(READ_BYTES, most // 8),
+        flood_bytes=min(FLOOD_BYTES, most // 8),
+        part_bytes=min(LINE_LIMIT_BYTES, most // 8),
+        tail_bytes=min(TAIL_BYTES, most // 16),
+        # What is written at once has one time, and at most one file may begin with it: readers know files by that.
+        body_bytes=min(most // 4, limits.max_file_bytes),
+    )
 
 
 class LogWriter:
@@ -270,7 +309,6 @@ class LogWriter:
     # There may be thousands, most of which never write a line.
     __slots__ = (
         "__weakref__",
-        "_body_bytes",
         "_fd",
         "_gap",
         "_held",
@@ -281,7 +319,7 @@ class LogWriter:
         "_released",
         "_shelf",
         "_size",
-        "_tail_bytes",
+        "_sizes",
         "_tails",
         "_to_flush",
         "_unended",
@@ -290,16 +328,10 @@ class LogWriter:
         "_was_alive",
         "agent",
         "files",
-        "flood_bytes",
         "incarnation",
-        "keeps",
         "lines",
         "lost_bytes",
         "lost_lines",
-        "max_file_bytes",
-        "max_files",
-        "part_bytes",
-        "read_bytes",
         "users",
         "worker",
     )
@@ -322,7 +354,7 @@ class LogWriter:
         self.lost_bytes = 0
         self.lines: int = earlier.lines if earlier else 0
         """Lines written since this writer exists, or since an earlier one did."""
-        self.files: list[File] = [*earlier.files] if earlier else []
+        self.files: Sequence[File] = (*earlier.files,) if earlier else ()
         """The files that this writer wrote to and that should exist, oldest first."""
         self._shelf = shelf
         self._is_due = False  # an incarnation has begun, and its first pipe is to come
@@ -332,7 +364,7 @@ class LogWriter:
         self._fd = -1
         self._size = 0
         self._verified_ns = 0
-        self._unsure = _Gap()  # written since the file was last seen in its place
+        self._unsure = NOT_UNSURE  # written since the file was last seen in its place
         self._gap: _Gap | None = None
         self._opened = False
         self._released = False
@@ -340,24 +372,44 @@ class LogWriter:
         self._refusal: str | None = None  # of the present write
         self._to_flush = NO_STREAMS
         self._unended = NO_NAMES  # streams of which the last line in the files is a part
-        self._tails: dict[str, bytes] = {}
+        self._tails = NO_TAILS
         self.configure(limits)
         if self._was_alive:
             shelf.attend(self)
 
     def configure(self, limits: LogLimits) -> None:
         """Take new limits."""
-        self.max_file_bytes = limits.max_file_bytes
-        self.max_files = limits.max_files
-        self.keeps = limits.keeps
-        max_buffer_bytes = limits.max_buffer_bytes
-        # Beside these there are, for a moment, a copy of what was read and what is written of it.
-        self.read_bytes = min(READ_BYTES, max_buffer_bytes // 8)
-        self.flood_bytes = min(FLOOD_BYTES, max_buffer_bytes // 8)
-        self.part_bytes = min(LINE_LIMIT_BYTES, max_buffer_bytes // 8)
-        self._tail_bytes = min(TAIL_BYTES, max_buffer_bytes // 16)
-        # What is written at once has one time, and at most one file may begin with it: readers know files by that.
-        self._body_bytes = min(max_buffer_bytes // 4, limits.max_file_bytes)
+        self._sizes = _sizes(limits)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what is printed goes into files."""
+        return self._sizes.keeps
+
+    @property
+    def max_files(self) -> int:
+        """How many files there are at most, the present one included."""
+        return self._sizes.max_files
+
+    @property
+    def max_file_bytes(self) -> int:
+        """The size at which a file is rotated."""
+        return self._sizes.max_file_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """How much to read from a pipe at a time."""
+        return self._sizes.read_bytes
+
+    @property
+    def flood_bytes(self) -> int:
+        """How much to read at a time from a pipe that is always full."""
+        return self._sizes.flood_bytes
+
+    @property
+    def part_bytes(self) -> int:
+        """The longest part of a line that is kept or written at once."""
+        return self._sizes.part_bytes
 
     @property
     def _directory(self) -> Path:
@@ -425,7 +477,7 @@ class LogWriter:
         """The last lines of a stream, from at most 4 KiB that are kept in memory."""
         self._flush()
         kept = self._tails.get(stream, b"")
-        first = kept.find(b"\n") + 1 if len(kept) == self._tail_bytes else 0
+        first = kept.find(b"\n") + 1 if len(kept) == self._sizes.tail_bytes else 0
         shown = kept[first:].removesuffix(b"\n").split(b"\n")[-lines:] if kept else []
         return [line.decode("utf-8", "replace") for line in shown]
 
@@ -445,9 +497,9 @@ class LogWriter:
 
     def replace(self, inode: int, by: int) -> None:
         """One of the files was compressed."""
-        self.files = [
+        self.files = tuple(
             File(by, file.first_line) if file.inode == inode else file for file in self.files
-        ]
+        )
 
     def close(self) -> None:
         """Close the file. The streams are to be closed before; a later write opens it again."""
@@ -484,9 +536,9 @@ class LogWriter:
 
     def remember(self, stream: StreamName, chunk: bytes) -> None:
         """Keep the end of what a stream printed, for `tail`."""
-        if len(chunk) < self._tail_bytes:
+        if len(chunk) < self._sizes.tail_bytes:
             chunk = self._tails.get(stream, b"") + chunk
-        self._tails[stream] = chunk[-self._tail_bytes :]
+        self._tails = {**self._tails, stream: chunk[-self._sizes.tail_bytes :]}
 
     def append(
         self,
@@ -508,7 +560,7 @@ class LogWriter:
             if is_whole:
                 self._unended |= {stream}
         else:
-            most = max(2, (self._body_bytes - len(data)) // PREFIX_BYTES)
+            most = max(2, (self._sizes.body_bytes - len(data)) // PREFIX_BYTES)
             # Its last newline gets a prefix, too, which is not written: cheaper than to copy all but that newline.
             body = b"".join((prefix, data)).replace(b"\n", b"\n" + prefix, most)
             count = (len(body) - len(data)) // PREFIX_BYTES - 1
@@ -586,6 +638,7 @@ class LogWriter:
         if kept_body:
             prefixes = PREFIX_BYTES * (lines - lost) if lines else PREFIX_BYTES + 1
             if not self._unsure.size_bytes:
+                self._unsure = _Gap()
                 self._shelf.attend(self)
             self._unsure.lines += lines - lost
             self._unsure.size_bytes += kept_body - prefixes
@@ -677,13 +730,12 @@ class LogWriter:
         self._fd = fd
         self._size = status.st_size - torn_bytes
         self._verified_ns = self._shelf.clock()
-        self._unsure = _Gap()
+        self._unsure = NOT_UNSURE
         known = [file for file in self.files if file.inode == status.st_ino]
         # The number of a deleted file may be that of a new one.
         first_line = known[0].first_line if known and self._size else self.lines + ahead
-        self.files = [file for file in self.files if file.inode != status.st_ino]
-        self.files.append(File(status.st_ino, first_line))
-        del self.files[: -self.max_files]
+        others = (file for file in self.files if file.inode != status.st_ino)
+        self.files = (*others, File(status.st_ino, first_line))[-self.max_files :]
         if not self._opened:
             self._opened = True
             self._note_earlier(torn_bytes, prefix)
@@ -720,7 +772,7 @@ class LogWriter:
                 reason = "the file was truncated, at most this was lost"
                 self.lose(self._unsure.lines, self._unsure.size_bytes, reason)
             self._size = here.st_size
-            self._unsure = _Gap()
+            self._unsure = NOT_UNSURE
             return
         if not here.st_nlink and self._unsure.size_bytes:
             reason = "the file was deleted, at most this was lost"

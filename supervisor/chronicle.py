@@ -37,7 +37,7 @@ REMOVED_BYTES = 4 * 1024 * 1024
 COUNTED_ROWS = 20_000
 """Rows that one read adds up."""
 
-RECENT_EVENTS = 1_000
+RECENT_EVENTS = 256
 RECENT_BYTES = 4 * 1024 * 1024
 """Events that are remembered until they are certainly on disk; beyond that a reader asks the store to write."""
 

@@ -9,7 +9,7 @@ count has jumped by is what it is told to have missed. Nothing here writes.
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -305,7 +305,7 @@ class Cursor:
         with entered(self._directory, self.worker, file.inode) as found:
             return found is not None and found.head == self._end[0]
 
-    def _later(self, written: list[File], *, is_gone: bool) -> tuple[list[File], bool]:
+    def _later(self, written: Sequence[File], *, is_gone: bool) -> tuple[Sequence[File], bool]:
         """The files behind this one, oldest first, and whether the first of them is the very next.
 
         What is not known of one is how many lines were before it: -1.

@@ -80,6 +80,7 @@ EXITS_KEPT = 10
 NO_EVENTS: frozenset[asyncio.Event] = frozenset()
 NO_TASKS: frozenset[asyncio.Task[object]] = frozenset()
 NO_REASONS: frozenset[str] = frozenset()
+NOTHING_RUNS: dict[str, float] = {}  # nothing is ever put into it
 
 logger = logging.getLogger(__name__)
 
@@ -172,15 +173,15 @@ class Incarnation:
     started_at: float
     parent: Parent
     child: Child | None = None
-    captures: list[Capture] = field(default_factory=list[Capture])
+    captures: tuple[Capture, ...] = ()
     task: asyncio.Task[None] | None = None
     doomed: bool = False
     stopped: asyncio.Event | None = None
     """Set when it is doomed, for one that may wait for a zygote."""
-    early: list[Exit | None] = field(default_factory=list["Exit | None"])
+    early: tuple[Exit | None, ...] = ()
     temporary: str | None = None
     proc_fd: int | None = None
-    checkpoint: dict[str, object] = field(default_factory=dict[str, object])
+    checkpoint: Mapping[str, object] | None = None
     numbered: asyncio.Future[None] | None = None
     """Until which it may not begin: its number is not on disk yet."""
     used_s: float = 0.0
@@ -236,9 +237,9 @@ class Keeper:
         self.service = service
         self.worker = Worker(worker_id, spec, incarnation=incarnation)
         self.life: Incarnation | None = None
-        self.running: dict[str, float] = {}
+        self.running = NOTHING_RUNS
         self.rested_at = 0.0
-        self.exits: list[tuple[int, LastExit]] = []
+        self.exits: tuple[tuple[int, LastExit], ...] = ()
         self.era: Era | None = None
         self.on_catalogue: Callable[[Catalogue], None] = _ignore
         """Takes what an MCP server offers, at each handshake and whenever that changes."""
@@ -252,7 +253,7 @@ class Keeper:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
         self._waiting = NO_EVENTS
-        self._events: list[lifecycle.Event] = []
+        self._events: tuple[lifecycle.Event, ...] = ()
         self._stepping = False
         self._excused_to = 0.0
         self._cleanups = NO_TASKS
@@ -285,13 +286,15 @@ class Keeper:
 
     def send(self, event: lifecycle.Event) -> None:
         """Takes an event to the lifecycle and performs what it decides."""
-        self._events.append(event)
+        self._events += (event,)
         if self._stepping:
             return
         self._stepping = True
         try:
             while self._events:
-                self._step(self._events.pop(0))
+                first, *later = self._events
+                self._events = tuple(later)
+                self._step(first)
         finally:
             self._stepping = False
         self._rearm()
@@ -304,10 +307,11 @@ class Keeper:
         before = self.worker
         self.worker, actions = lifecycle.step(before, event, self._loop.time())
         if self.worker.last_exit is not None and self.worker.last_exit is not before.last_exit:
-            if self.exits and self.exits[0][0] == before.incarnation:
-                del self.exits[0]  # the same end, of which more is known now
-            self.exits.insert(0, (before.incarnation, self.worker.last_exit))
-            del self.exits[EXITS_KEPT:]
+            earlier = self.exits
+            if earlier and earlier[0][0] == before.incarnation:
+                earlier = earlier[1:]  # the same end, of which more is known now
+            newest = (before.incarnation, self.worker.last_exit)
+            self.exits = (newest, *earlier)[:EXITS_KEPT]
         number = before.incarnation
         for action in actions:
             if isinstance(action, lifecycle.Transition):
@@ -444,6 +448,8 @@ class Keeper:
 
     def begin(self, task_id: str) -> None:
         """The worker has been given work."""
+        if not self.running:
+            self.running = {}
         self.running[task_id] = self._loop.time()
         if self.worker.state is not State.BUSY:
             self.send(lifecycle.Worked(True))
@@ -451,6 +457,7 @@ class Keeper:
     def end(self, task_id: str) -> None:
         """The worker has put work down."""
         if self.running.pop(task_id, None) is not None and not self.running:
+            self.running = NOTHING_RUNS
             self.rested_at = self._loop.time()
             self.send(lifecycle.Worked(False))
 
@@ -460,7 +467,7 @@ class Keeper:
         if life is None or life.unit != report.unit:
             return
         if life.child is None:
-            life.early.append(report)  # it died before we were told that it lived
+            life.early += (report,)  # it died before we were told that it lived
             return
         for capture in life.captures:  # what it wrote last belongs to this life
             capture.catch_up()
@@ -497,7 +504,7 @@ class Keeper:
         if life is None or life.unit != unit:
             return
         if life.child is None:
-            life.early.append(None)
+            life.early += (None,)
             return
         self._clear_away(life)
         self.send(lifecycle.Emptied())
@@ -603,7 +610,7 @@ class Keeper:
                 listed=self._list,
                 updated=self._update,
                 probe=self._probe,
-                initial=lambda: life.checkpoint,
+                initial=lambda: life.checkpoint or {},
             ),
         )
         life = Incarnation(number, unit, line, self._loop.time(), self.shared.launcher)
@@ -661,7 +668,7 @@ class Keeper:
             if self.life is life and not gone:
                 self.send(lifecycle.Refused(error.message))
             return
-        life.checkpoint = {}  # it may be megabytes
+        life.checkpoint = None  # it may be megabytes
         if self.life is life:
             self._note_agreed(life.line)
             self.send(lifecycle.Shaken())
@@ -725,9 +732,9 @@ class Keeper:
                 life.proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
         life.child = child
         life.started_at = self._loop.time()
-        life.captures.append(Capture(child.stderr_fd, self._stream(life, "stderr")))
+        life.captures += (Capture(child.stderr_fd, self._stream(life, "stderr")),)
         if not has_stdin and child.stdout_fd is not None:
-            life.captures.append(Capture(child.stdout_fd, self._stream(life, "stdout")))
+            life.captures += (Capture(child.stdout_fd, self._stream(life, "stdout")),)
         self.send(lifecycle.Spawned(child.pid))
         for report in life.early:
             if report is None:

@@ -39,6 +39,9 @@ TARGET_SHOWN = 100
 ALIVE_S = 1.0
 """A program without a protocol is Ready once it has lived this long."""
 
+HAS_LIVED = f"has lived {ALIVE_S:g} s"
+"""Why it is: one text for all of them."""
+
 
 ASKED_FOR = frozenset({"stopped", "hibernated"})
 """Results of ends that somebody asked for: they say nothing against the worker."""
@@ -635,7 +638,7 @@ def _tick(worker: Worker, event: Tick, now: float) -> Step:
 
 def _starting_is_over(worker: Worker, now: float) -> Step:
     if _is_ready_by_living(worker.spec) and worker.pid is not None:
-        return _ready(worker, f"has lived {ALIVE_S:g} s", now)
+        return _ready(worker, HAS_LIVED, now)
     timeout_s = worker.spec.process.spawn_timeout
     words = f"not ready within {timeout_s:g} s"
     if worker.pid is not None:

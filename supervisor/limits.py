@@ -115,7 +115,7 @@ class Limits:
     def throttling(self, keeper: Keeper) -> Throttling:
         """How far a worker is held back by cpu_limit_percent."""
         warden = self._wardens.get(keeper)
-        return Throttling() if warden is None else warden.throttling
+        return NOT_THROTTLED if warden is None else warden.throttling
 
 
 class _Roots:
@@ -131,8 +131,31 @@ class _Roots:
         return self._parent.roots(self._unit)
 
 
+NOT_THROTTLED = Throttling()
+
+
 class Warden:
     """Holds one incarnation of one worker to the limits that it was started with."""
+
+    # There may be thousands.
+    __slots__ = (
+        "_attending",
+        "_bus",
+        "_contained",
+        "_full",
+        "_held_at",
+        "_is_holding",
+        "_is_over",
+        "_is_released",
+        "_loop",
+        "_stirred",
+        "_used_bytes",
+        "keeper",
+        "life",
+        "resources",
+        "throttling",
+        "tree",
+    )
 
     def __init__(
         self, keeper: Keeper, life: Incarnation, tree: Tree, contained: Containment, bus: Bus
@@ -140,12 +163,11 @@ class Warden:
         self.keeper = keeper
         self.life = life
         self.resources = keeper.spec.resources
-        self.throttling = Throttling()
+        self.throttling = NOT_THROTTLED
         self.tree = tree
         self._bus = bus
         self._loop = asyncio.get_running_loop()
-        self._samples_memory = contained.memory == "sampled"
-        self._samples_cpu = contained.cpu == "sampled"
+        self._contained = contained
         self._used_bytes = 0
         self._is_over = False
         self._is_released = False
@@ -154,6 +176,14 @@ class Warden:
         self._stirred: asyncio.Event | None = None
         self._held_at = 0.0
         self._full = NO_TABLES
+
+    @property
+    def _samples_memory(self) -> bool:
+        return self._contained.memory == "sampled"
+
+    @property
+    def _samples_cpu(self) -> bool:
+        return self._contained.cpu == "sampled"
 
     # -- what is told
 

@@ -232,8 +232,24 @@ class McpLine:
             self.session.close()
 
 
+class StillLine:
+    """A program that speaks no protocol, and is not asked either: one for all, since there may be thousands."""
+
+    heard_at = 0.0
+
+    async def open(self, child: Child) -> None:
+        """It is ready as soon as it has lived for a while."""
+
+    def ask(self, grace_s: float) -> bool:
+        """There are no words."""
+        return False
+
+    async def finish(self, error: CorralError) -> None:
+        """There is nothing in flight."""
+
+
 class SilentLine:
-    """A program that speaks no protocol: it is watched, and asked at most whether it is ready."""
+    """A program that speaks no protocol, and is asked whether it is ready."""
 
     heard_at = 0.0
 
@@ -306,6 +322,7 @@ class LogWatch:
         return read
 
 
+_STILL = StillLine()
 _LINES: dict[str, Callable[[Spec, Hooks], Line]] = {
     "corral": CorralLine,
     "mcp": McpLine,
@@ -315,4 +332,6 @@ _LINES: dict[str, Callable[[Spec, Hooks], Line]] = {
 
 def line_of(spec: Spec, hooks: Hooks) -> Line:
     """The line for a new incarnation, by the protocol of the spec."""
+    if spec.protocol == "none" and spec.ready is None:
+        return _STILL
     return _LINES[spec.protocol](spec, hooks)

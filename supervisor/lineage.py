@@ -181,8 +181,11 @@ class Trees:
         """All living processes of the unit that can be found, noted for the time when they escape."""
         found = [process for root in self.roots(unit) for process in walk(root)]
         for process in found:
+            if process.pid == unit.pid:
+                continue  # of thousands, all there is; a child of ours needs no note, nor its session's number
             self.now.processes[process.pid] = (process.starttime, unit)
-            self.now.sessions[process.session] = unit
+            if process.session != unit.pid:
+                self.now.sessions[process.session] = unit
         return found
 
     def survey(self) -> None:

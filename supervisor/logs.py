@@ -257,7 +257,7 @@ class LogStore:
         writer = self.find_writer(agent, worker)
         if writer is not None:
             # A file that somebody has deleted had that number, if its writer knows it.
-            writer.files = [file for file in writer.files if file.inode != by]
+            writer.files = tuple(file for file in writer.files if file.inode != by)
             writer.replace(inode, by)
 
     def _cursor(self, agent: str, worker: str, line: int | None = None) -> Cursor:

@@ -155,7 +155,7 @@ class Unit:
 
     def __init__(self, key: str, answer: asyncio.Future[tuple[int, int]]) -> None:
         self.key = key
-        self.answer = answer
+        self.answer: asyncio.Future[tuple[int, int]] | None = answer  # None once it was taken
         self.stage = Stage.STARTING
         self.pid = 0
         self.strays: tuple[int, ...] = ()  # what has escaped of it
@@ -273,6 +273,7 @@ class Offspring:
     async def _born(
         self, unit: Unit, launch: Launch, ours: list[int], stdin: bool | int, pipe_stdout: bool
     ) -> Child:
+        assert unit.answer is not None, "a unit is born once"
         self._units[launch.unit] = unit
         self._idle.clear()
         try:
@@ -283,6 +284,8 @@ class Offspring:
                 unit.is_silent = True
                 self.kill(launch.unit)
             raise
+        finally:
+            unit.answer = None  # there may be thousands that live on
         return Child(
             unit=launch.unit,
             pid=pid,
@@ -320,12 +323,12 @@ class Offspring:
         unit = self._units[key]
         unit.stage = Stage.RUNNING
         unit.pid = pid
-        if not unit.answer.done():
+        if unit.answer is not None and not unit.answer.done():
             unit.answer.set_result((pid, starttime))
 
     def _hear_failed(self, key: str, error: SpawnFailed) -> None:
         unit = self._units[key]
-        if not unit.answer.done():
+        if unit.answer is not None and not unit.answer.done():
             unit.answer.set_exception(error)
         unit.is_silent = True
         self._forget(key)
@@ -339,7 +342,7 @@ class Offspring:
         """The parent is dead: what it had not told of has ended too, and is not empty before `_forget`."""
         self._channel = None
         for key, unit in self._units.items():
-            if not unit.answer.done():
+            if unit.answer is not None and not unit.answer.done():
                 unit.answer.set_exception(failed(key, "parent", errno.EAGAIN, cause))
                 unit.is_silent = True
             elif unit.stage is not Stage.EXITED:

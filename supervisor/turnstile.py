@@ -27,6 +27,8 @@ class Turnstile:
         """A place is free; it may be told to a task as what is to be done at its end."""
         if self._waiting:
             _, begin = self._waiting.popitem(last=False)
+            if not self._waiting:
+                self._waiting.clear()  # else the place of thousands is kept
             begin()
         else:
             self._free += 1

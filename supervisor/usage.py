@@ -45,6 +45,8 @@ HELD_SHARE = 8
 STAT_BYTES = 4096
 """More than a line of /proc/PID/stat has."""
 
+_OWN_CLOCK = time.clock_gettime_ns
+
 NOBODY: Mapping[int, float] = {}
 """One for all trees."""
 
@@ -147,9 +149,11 @@ class Tree:
         "_known",
         "_known_roots",
         "_owed",
+        "_pids",
         "_reading",
         "_roots",
         "_surveyed",
+        "_surveys",
         "_turn",
         "cost_s",
         "most_files",
@@ -160,12 +164,14 @@ class Tree:
         self._roots = roots
         self._cgroup = None if cgroup is None else str(cgroup)
         self._known_roots: Sequence[int] = ()
-        self._known: dict[int, Process] = {}
+        self._pids: Sequence[int] = ()
+        self._known: tuple[Process, ...] = ()  # in the order of `_pids`
         self._surveyed = 0  # when, in ticks since the boot; 0 for never
         self._cpu_s = 0.0
         self._files: Files | None = None
         self._owed = NOBODY
-        self._turn = asyncio.Lock()
+        self._turn: asyncio.Lock | None = None  # while there are surveys
+        self._surveys = 0
         self._reading: asyncio.Future[int] | None = None
         self.usage = Usage()
         self.most_files = 0
@@ -174,22 +180,25 @@ class Tree:
     @property
     def pids(self) -> list[int]:
         """The processes of the last survey."""
-        return list(self._known)
+        return list(self._pids)
 
     def is_quiet(self) -> bool:
         """Whether nothing has happened since the last survey; False, too, where that takes long to tell."""
         if not self._known or len(self._known) > BATCH or self._roots() != self._known_roots:
             return False
-        for pid, process in self._known.items():  # noqa: SIM110 - it is asked for very often
-            if _own_ns(pid) != process.own_ns:
-                return False
+        try:
+            for pid, process in zip(self._pids, self._known, strict=True):
+                if _OWN_CLOCK((~pid << 3) | 2) != process.own_ns:
+                    return False
+        except OSError:  # it is gone
+            return False
         return True
 
     def glance(self) -> Usage | None:
         """As `survey`, at once, of a tree that was a single process and still is; None where it is not that simple."""
-        if len(self._known) != 1 or self._turn.locked():
+        if len(self._known) != 1 or self._surveys:
             return None
-        [(pid, known)] = self._known.items()
+        pid, known = self._pids[0], self._known[0]
         if self._known_roots != self._roots():
             return None
         try:
@@ -204,7 +213,7 @@ class Tree:
             return None
         process, self.most_files, counted_s = found
         self._surveyed = int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
-        self._known = {pid: process}
+        self._known = (process,)
         # As `used_s` has it, where nobody is gone and nobody new.
         reaped_s = process.reaped_s - known.reaped_s - self._owed.get(pid, 0.0)
         if counted_s is None:
@@ -223,42 +232,55 @@ class Tree:
 
     async def survey(self) -> Usage:
         """Looks at every process; `cost_s` is then what that took of this thread's time."""
-        async with self._turn:
-            roots = self._roots()
-            now: dict[int, Process] = {}
-            boot_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
-            began = time.perf_counter()
-            cost_s = 0.0
-            inside: frozenset[int] = frozenset()
-            if self._cgroup is not None:
-                inside = _members(self._cgroup)
-            waiting = [*inside, *roots]
-            while waiting and len(now) < MAX_PROCESSES:
-                pid = waiting.pop()
-                if pid in now:
-                    continue
-                process = read_process(pid)
-                if process is None:
-                    continue
-                now[pid] = process
-                if pid not in inside:  # whose children are listed already
-                    waiting += children(pid, process.threads)
-                if len(now) % BATCH == 0:
-                    cost_s += time.perf_counter() - began
-                    await asyncio.sleep(0)
-                    began = time.perf_counter()
-            seen_s, owed = used_s(self._known, now, self._surveyed, self._owed)
-            self._owed = owed or NOBODY
-            self._count_cpu(seen_s)
-            self._known, self._known_roots, self._surveyed = now, roots, boot_ticks
-            self.cost_s = cost_s + time.perf_counter() - began
-            self.usage = Usage(
-                sum(process.rss_bytes for process in now.values()),
-                self._cpu_s,
-                len(now),
-                sum(process.threads for process in now.values()),
-            )
-            return self.usage
+        turn = self._turn = self._turn or asyncio.Lock()
+        self._surveys += 1
+        try:
+            async with turn:
+                return await self._survey()
+        finally:
+            self._surveys -= 1
+            if not self._surveys:
+                self._turn = None
+
+    async def _survey(self) -> Usage:
+        roots = self._roots()
+        now: dict[int, Process] = {}
+        boot_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
+        began = time.perf_counter()
+        cost_s = 0.0
+        inside: frozenset[int] = frozenset()
+        if self._cgroup is not None:
+            inside = _members(self._cgroup)
+        waiting = [*inside, *roots]
+        while waiting and len(now) < MAX_PROCESSES:
+            pid = waiting.pop()
+            if pid in now:
+                continue
+            process = read_process(pid)
+            if process is None:
+                continue
+            now[pid] = process
+            if pid not in inside:  # whose children are listed already
+                waiting += children(pid, process.threads)
+            if len(now) % BATCH == 0:
+                cost_s += time.perf_counter() - began
+                await asyncio.sleep(0)
+                began = time.perf_counter()
+        before = dict(zip(self._pids, self._known, strict=True))
+        seen_s, owed = used_s(before, now, self._surveyed, self._owed)
+        self._owed = owed or NOBODY
+        self._count_cpu(seen_s)
+        pids = tuple(now)
+        self._pids = roots if pids == roots else pids  # of most trees these are the same
+        self._known, self._known_roots, self._surveyed = tuple(now.values()), roots, boot_ticks
+        self.cost_s = cost_s + time.perf_counter() - began
+        self.usage = Usage(
+            sum(process.rss_bytes for process in now.values()),
+            self._cpu_s,
+            len(now),
+            sum(process.threads for process in now.values()),
+        )
+        return self.usage
 
     async def cpu_s(self) -> float:
         """As `usage.cpu_s`, now; without a survey where that can be had for less."""
@@ -278,7 +300,7 @@ class Tree:
 
         Where that cannot be told, or not within PSS_S, all that a process has counts.
         """
-        rss = {pid: process.rss_bytes for pid, process in self._known.items()}
+        rss = {pid: process.rss_bytes for pid, process in zip(self._pids, self._known, strict=True)}
         if self._reading is None or self._reading.done():
             self._reading = _in_thread(lambda: _pss_bytes(rss))
         await asyncio.wait({self._reading}, timeout=PSS_S)
