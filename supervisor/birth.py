@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         write_paths: list[str] | None
         connect_ports: list[int] | None
         scope_signals: bool
+        identity: tuple[int, int, list[int]] | None
 
     class Spawn(Confinement):
         """What the daemon asks for; its three descriptors travel beside it."""
@@ -83,28 +84,12 @@ class Birth:
         self.identity = self._look_up_identity()
 
     def _look_up_identity(self) -> tuple[str, int, int, list[int]] | None:
-        """Name, uid, gid and groups to change to; looked up here, in the child, since NSS may be slow."""
+        """Name, uid, gid and groups to change to: as they came, else looked up here, in the child: NSS may be slow."""
         user, group = self.spawn["user"], self.spawn["group"]
         if user is None and group is None:
             return None
-        uid, gid, groups = os.getuid(), os.getgid(), None
-        if user is not None:
-            try:
-                entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-            except KeyError:
-                raise Refused(
-                    errno.ENOENT, f"cannot run as user {quoted(user)}: no such user"
-                ) from None
-            uid, gid, groups = entry.pw_uid, entry.pw_gid, entry.pw_name
-        if group is not None:
-            try:
-                found = grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)
-            except KeyError:
-                text = f"cannot run as group {quoted(group)}: no such group"
-                raise Refused(errno.ENOENT, text) from None
-            gid = found.gr_gid
-        others = [gid] if groups is None else os.getgrouplist(groups, gid)
-        return user or str(uid), uid, gid, others
+        uid, gid, groups = self.spawn.get("identity") or identity_of(user, group)
+        return user or str(uid), uid, gid, groups
 
     def _join_cgroup(self) -> None:
         cgroup = self.spawn.get("cgroup")
@@ -299,6 +284,32 @@ class Birth:
         ("files", _close_files),
         ("exec", _execute),
     )
+
+
+def identity_of(user: str | None, group: str | None) -> tuple[int, int, list[int]]:
+    """The uid, the gid and the supplementary groups of these, each a name or a number; None is our own.
+
+    It may take as long as the databases of users take (nsswitch.conf(5)).
+
+    Raises:
+        Refused: there is no such user or group.
+    """
+    uid, gid, name = os.getuid(), os.getgid(), None
+    if user is not None:
+        try:
+            entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        except KeyError:
+            text = f"cannot run as user {quoted(user)}: no such user"
+            raise Refused(errno.ENOENT, text) from None
+        uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
+    if group is not None:
+        try:
+            found = grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)
+        except KeyError:
+            text = f"cannot run as group {quoted(group)}: no such group"
+            raise Refused(errno.ENOENT, text) from None
+        gid = found.gr_gid
+    return uid, gid, [gid] if name is None else os.getgrouplist(name, gid)
 
 
 def _without_interpreter(program: str) -> str:

@@ -18,6 +18,7 @@ import msgspec
 
 from ..worker.errors import SpawnFailed
 from . import confinement
+from .birth import Refused, identity_of
 from .containment import Containment
 from .offspring import Launch
 from .secret import Secrets, is_reference, read_text
@@ -86,12 +87,13 @@ def why_cold(spec: Spec) -> str | None:
 
 
 async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> Launch:
-    looks_at_files = (
-        spec.process.read_paths is not None
+    may_take_long = (
+        (spec.process.user or spec.process.group or host.default_user) is not None
+        or spec.process.read_paths is not None
         or spec.process.environment_file is not None
         or any(map(is_reference, (*spec.environment.values(), *spec.headers.values())))
     )
-    if looks_at_files:
+    if may_take_long:
         return await asyncio.to_thread(launch_of, spec, host, unit, argv)
     return launch_of(spec, host, unit, argv)
 
@@ -127,6 +129,7 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
         nice=process.nice,
         user=user,
         group=process.group,
+        identity=_identity(user, process.group),
         no_new_privs=is_isolated,
         limits=_limits(spec, host, user),
         memory_bytes=spec.resources.max_memory_bytes,
@@ -244,6 +247,15 @@ def _is_root(host: Host, user: str | None) -> bool:
         return (int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid) == 0
     except KeyError:
         return False  # it does not exist, which the start says
+
+
+def _identity(user: str | None, group: str | None) -> tuple[int, int, Sequence[int]] | None:
+    if user is None and group is None:
+        return None
+    try:
+        return identity_of(user, group)
+    except (Refused, OSError):
+        return None  # the new process tries again, and says why it cannot
 
 
 def _home_of(user: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Run by path, `python -I -S launcher.py FD [OPTIONS]`, where FD is one end of a SOCK_SEQPACKET pair whose
 other end the daemon holds, and OPTIONS a JSON object: `state`, the number in the brand of every process;
 `group` and `group_name`, the cgroup whose children are those of the units; `pid_namespace`, whether to
-go on as the first process of a new one.  One thread and the standard library alone, so that fork is cheap and plain
+go on as the first process of a new one; `plans`, false where no process shall be born by one (see `midwife`).  One thread and the standard library alone, so that fork is cheap and plain
 Python may run between fork and exec.  It guarantees:
 
 - whatever becomes of a worker, its wait status is told at once, and `emptied` when nothing of it is left;
@@ -105,10 +105,9 @@ def main() -> None:
         lambda spawn, fds, report: become(spawn, fds, report, pid, altered),
         trees,
     )
-    with contextlib.suppress(
-        OSError
-    ):  # this machine takes no plans: then each is forked with our memory
-        nursery.midwife = Midwife(pid, altered)
+    if options.get("plans", True):
+        with contextlib.suppress(OSError):  # this machine takes none: then each is forked
+            nursery.midwife = Midwife(pid, altered)
     gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
     nursery.run()
     nursery.end()

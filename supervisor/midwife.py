@@ -16,6 +16,7 @@ import errno
 import mmap
 import os
 import resource
+import select
 import signal
 import struct
 import sys
@@ -37,12 +38,14 @@ PLAN_BYTES = 1 << 18
 TEXT_AT = 1 << 14
 """Where in a plan its strings begin, after at most 255 calls."""
 STEP_BYTES = 64
+FAILED = 127
 FAILED_EARLY, FAILED_LATE = b"<", b">"
 """What a process reports whose plan does not work out: before its temporary folder was made, and after."""
 
 # fork, then the plan, whose steps are eight words: the number of a system call, four arguments, the least
 # answer, how far above it an answer may be, and the step that comes instead of the next one when it is another.
 CODE = bytes.fromhex(
+    "f30f1efa"  # endbr64                 where calls through pointers are tracked
     "53"  # push rbx
     "4889fb"  # mov rbx, rdi              the first step
     "bf11000000"  # mov edi, 17           SIGCHLD
@@ -69,10 +72,11 @@ CODE = bytes.fromhex(
     "ebd2"  # jmp step
 )
 MACHINE = "x86_64"
-WRITE, OPEN, CLOSE, SIGACTION, SIGPROCMASK, ACCESS, DUP2, EXECVE = 1, 2, 3, 13, 14, 21, 33, 59
-FCNTL, CHDIR, MKDIR, UMASK, GETPPID, SETSID, PRCTL = 72, 80, 83, 95, 110, 112, 157
-EXIT_GROUP, PRLIMIT, CLOSE_RANGE = 231, 302, 436
-F_SETFD, FD_CLOEXEC, SIG_SETMASK, SIGSET_BYTES = 2, 1, 2, 8
+WRITE, CLOSE, SIGACTION, SIGPROCMASK, ACCESS, DUP2, EXECVE = 1, 3, 13, 14, 21, 33, 59
+FCNTL, CHDIR, MKDIR, LCHOWN, UMASK, GETPPID, SETSID = 72, 80, 83, 94, 95, 110, 112
+SETGROUPS, SETRESUID, SETRESGID, PRCTL, EXIT_GROUP = 116, 117, 119, 157, 231
+OPENAT, PRLIMIT, CLOSE_RANGE = 257, 302, 436
+AT_FDCWD, F_SETFD, FD_CLOEXEC, SIG_SETMASK, SIGSET_BYTES = -100, 2, 1, 2, 8
 
 PROT_RW, PROT_RX = 3, 5
 MADV_DONTFORK, MADV_DOFORK = 10, 11
@@ -83,7 +87,10 @@ WHATEVER = (0, WORD)
 REPORT, FIRST_FREE = 3, 4
 """The descriptors of a new process: its own three, the report, and what is opened next."""
 EVERY_SIGNAL = tuple(signal.valid_signals())
-KERNELS_OWN = ("[vdso]", "[vsyscall]", "[vvar]", "[vvar_vclock]")
+PROCESS_OWN = ("[heap]", "[stack]", "[anon")
+"""What /proc/self/maps has in brackets beyond these is the kernel's own: its clock, for one."""
+TRY_S = 5.0
+"""A plan that is only tried ends within this time."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_size_t
@@ -91,6 +98,10 @@ _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t) + (ctypes.c_int,) * 3 +
 _libc.mprotect.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 _libc.madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 _libc.pthread_self.restype = ctypes.c_size_t
+try:
+    RSEQ_OFFSET = ctypes.c_ssize_t.in_dll(_libc, "__rseq_offset").value
+except ValueError:  # glibc before 2.35, and others: what does not register is not written to
+    RSEQ_OFFSET = 0
 
 
 class Unplanned(Exception):
@@ -171,16 +182,42 @@ class Midwife:
         if _libc.mprotect(self.code, mmap.PAGESIZE, PROT_RX):
             raise OSError(ctypes.get_errno(), "no code may be added to a process here")
         self._fork = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_size_t)(self.code)
-        self._try()
+        self._advise(MADV_DOFORK)  # what cannot be given back is never taken
+        try:
+            self._try()
+        except BaseException:
+            self.uncover()  # there will be other forks
+            raise
 
     def _try(self) -> None:
-        plan = Plan(self.plan)
-        plan.step(GETPPID, expected=(self.launcher, 0), otherwise=plan.here(3))
-        plan.step(CLOSE_RANGE, 3, 2**32 - 1, otherwise=plan.here(2))
-        plan.step(EXIT_GROUP, 0)
-        plan.step(EXIT_GROUP, 1)
-        pid = self._carry_out(plan, plan.address)
-        if os.waitpid(pid, 0)[1] != 0:
+        """Everything that a plan does, but for its end: a folder is no program, which has to be told.
+
+        A filter of system calls may end a process for one of them, which a start would take for success.
+        """
+        spawn = {
+            "argv": ["."],
+            "env": {"PATH": "/:/"},
+            "cwd": "/",
+            "umask": 0o077,
+            "nice": 0,
+            "user": None,
+            "group": None,
+            "no_new_privs": True,
+            "limits": {"CORE": 0},
+            "scope_signals": self.landlock >= landlock.NEEDED_ABI["scope_signals"],
+        }
+        told, report = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                pid = self._carry_out(*self._planned(spawn, (report,) * 3, report))
+            finally:
+                os.close(report)
+            said = os.read(told, 2) if select.select([told], [], [], TRY_S)[0] else b""
+        finally:
+            os.close(told)
+        if said != FAILED_LATE:
+            os.kill(pid, signal.SIGKILL)
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != FAILED or said != FAILED_LATE:
             raise OSError(errno.ENOTSUP, "a plan does not work here")
 
     def bear(self, spawn: Any, fds: Sequence[int], report: int) -> int | None:  # Any: JSON
@@ -191,11 +228,7 @@ class Midwife:
         """
         try:
             return self._carry_out(*self._planned(spawn, fds, report))
-        except (
-            Unplanned,
-            ValueError,
-            struct.error,
-        ):  # too long, or no string or number for the kernel
+        except (Unplanned, ValueError, struct.error):  # nothing that the kernel takes, or too much
             return None
 
     def _planned(
@@ -203,30 +236,39 @@ class Midwife:
     ) -> tuple[Plan, int]:  # Any: JSON
         landlocked = ("read_paths", "write_paths", "connect_ports")
         scoped = spawn.get("scope_signals", False)
-        if spawn["user"] is not None or spawn["group"] is not None or spawn["nice"]:
+        identity = spawn.get("identity")
+        if spawn["nice"]:
+            raise Unplanned
+        if identity is None and (spawn["user"], spawn["group"]) != (None, None):
             raise Unplanned
         if any(spawn.get(name) is not None for name in landlocked):
             raise Unplanned
         if scoped and self.landlock < landlock.NEEDED_ABI["scope_signals"]:
             raise Unplanned
         plan = Plan(self.plan)
-        early, late = self._ends(plan)
+        at_once, early, late = self._ends(plan, report)
         first = plan.here()
         # What cannot fail, and the descriptors: nobody else's stay open in a process that a slow disk holds up.
         default = plan.put(bytes(32))
         for signum in self.altered:
             plan.step(SIGACTION, signum, default, 0, SIGSET_BYTES, expected=WHATEVER)
         for target, fd in enumerate(fds):
-            plan.step(DUP2, fd, target, otherwise=early)
-        plan.step(DUP2, report, REPORT, otherwise=early)
+            plan.step(DUP2, fd, target, otherwise=at_once)
+        plan.step(DUP2, report, REPORT, otherwise=at_once)
         plan.step(FCNTL, REPORT, F_SETFD, FD_CLOEXEC, otherwise=early)
         plan.step(CLOSE_RANGE, FIRST_FREE, 2**32 - 1, otherwise=early)
         self._plan_group(plan, spawn, early)
         plan.step(SETSID, otherwise=early)
         self._plan_score(plan)
         if spawn.get("temporary") is not None:
-            plan.step(MKDIR, plan.string(os.fsencode(spawn["temporary"])), 0o700, otherwise=early)
+            temporary = plan.string(os.fsencode(spawn["temporary"]))
+            plan.step(MKDIR, temporary, 0o700, otherwise=early)
+            if identity is not None:
+                plan.step(LCHOWN, temporary, *identity[:2], otherwise=late)
         self._plan_limits(plan, spawn["limits"], late)
+        if identity is not None:
+            uid, gid, groups = identity
+            self._plan_user(plan, uid, gid, groups, late)
         plan.step(PRCTL, PR_SET_PDEATHSIG, signal.SIGKILL, otherwise=late)
         plan.step(GETPPID, expected=(self.launcher, 0), otherwise=late)
         plan.step(CHDIR, plan.string(os.fsencode(spawn["cwd"])), otherwise=late)
@@ -240,17 +282,17 @@ class Midwife:
             plan.step(landlock.SYS_RESTRICT_SELF, FIRST_FREE, 0, otherwise=late)
         plan.step(SIGPROCMASK, SIG_SETMASK, default, 0, SIGSET_BYTES, otherwise=late)
         self._plan_program(plan, spawn, late)
-        plan.step(EXIT_GROUP, 127)
+        plan.step(EXIT_GROUP, FAILED)
         return plan, first
 
-    def _ends(self, plan: Plan) -> tuple[int, int]:
-        """Where a plan goes on that does not work out: before and after the temporary folder."""
+    def _ends(self, plan: Plan, report: int) -> tuple[int, int, int]:
+        """Where a plan goes on that does not work out: `report` not yet in its place, before, after the folder."""
         ends: list[int] = []
-        for word in (FAILED_EARLY, FAILED_LATE):
+        for fd, word in ((report, FAILED_EARLY), (REPORT, FAILED_EARLY), (REPORT, FAILED_LATE)):
             ends.append(plan.here())
-            plan.step(WRITE, REPORT, plan.put(word), 1, expected=WHATEVER)
-            plan.step(EXIT_GROUP, 127)
-        return ends[0], ends[1]
+            plan.step(WRITE, fd, plan.put(word), 1, expected=WHATEVER)
+            plan.step(EXIT_GROUP, FAILED)
+        return ends[0], ends[1], ends[2]
 
     def _plan_group(self, plan: Plan, spawn: Any, otherwise: int) -> None:  # Any: JSON
         group = spawn.get("cgroup")
@@ -258,13 +300,14 @@ class Midwife:
             path = plan.string(os.fsencode(f"{group}/cgroup.procs"))
             opened = (FIRST_FREE, 0)
             flags = os.O_WRONLY | os.O_CLOEXEC
-            plan.step(OPEN, path, flags, expected=opened, otherwise=otherwise)
+            plan.step(OPENAT, AT_FDCWD, path, flags, expected=opened, otherwise=otherwise)
             plan.step(WRITE, FIRST_FREE, plan.put(b"0"), 1, otherwise=otherwise)
             plan.step(CLOSE, FIRST_FREE, otherwise=otherwise)
 
     def _plan_score(self, plan: Plan) -> None:
         path, score = plan.string(b"/proc/self/oom_score_adj"), plan.put(self.score)
-        plan.step(OPEN, path, os.O_WRONLY | os.O_CLOEXEC, otherwise=plan.here(3))
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        plan.step(OPENAT, AT_FDCWD, path, flags, otherwise=plan.here(3))
         plan.step(WRITE, FIRST_FREE, score, len(self.score), expected=WHATEVER)
         plan.step(CLOSE, FIRST_FREE, expected=WHATEVER)
 
@@ -278,15 +321,25 @@ class Midwife:
                 _soft, ceiling = resource.getrlimit(kind)
                 if value >= 0 and (ceiling < 0 or value < ceiling):
                     hard = value + 1  # as in `birth`
-            pair = plan.put(struct.pack("=2Q", value & WORD, hard & WORD))
+            pair = plan.put(
+                struct.pack("=2q", value, hard)
+            )  # -1 is none, and no more fits in Python's
             plan.step(PRLIMIT, 0, kind, pair, otherwise=otherwise)
+
+    def _plan_user(self, plan: Plan, uid: int, gid: int, groups: list[int], otherwise: int) -> None:
+        if (uid, gid) == (os.geteuid(), os.getegid()) and uid != 0:
+            return  # as in `birth`
+        listed = plan.put(struct.pack(f"={len(groups)}I", *groups))
+        plan.step(SETGROUPS, len(groups), listed, otherwise=otherwise)
+        plan.step(SETRESGID, gid, gid, gid, otherwise=otherwise)
+        plan.step(SETRESUID, uid, uid, uid, otherwise=otherwise)
 
     def _plan_program(self, plan: Plan, spawn: Any, otherwise: int) -> None:  # Any: JSON
         """The program that is there first; whether it can be run, and if not why, is the business of `birth`."""
         argv: list[str] = spawn["argv"]
         env: dict[str, str] = spawn["env"]
         name = argv[0] if argv else ""
-        if not name or any("=" in key for key in env):
+        if not name or any(not key or "=" in key for key in env):
             raise Unplanned
         arguments = plan.vector([os.fsencode(word) for word in argv])
         variables = plan.vector([os.fsencode(f"{key}={value}") for key, value in env.items()])
@@ -310,11 +363,11 @@ class Midwife:
         ctypes.memmove(plan.address + TEXT_AT, text, len(text))
         self.cover()
         # A handler of ours would look for memory that the new process does not have.
-        pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
+        before = pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
         try:
             pid: int = self._fork(first)
         finally:
-            pthread_sigmask(signal.SIG_SETMASK, ())
+            pthread_sigmask(signal.SIG_SETMASK, before)
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
         return pid
@@ -326,7 +379,11 @@ class Midwife:
             self._advise(MADV_DONTFORK)
 
     def uncover(self) -> None:
-        """Let it have our memory again, for a fork that runs Python."""
+        """Let it have our memory again, for a fork that runs Python.
+
+        Raises:
+            OSError: not all of it, so that there may be no such fork.
+        """
         if self.is_covered:
             self._advise(MADV_DOFORK)
             self.is_covered = False
@@ -335,11 +392,20 @@ class Midwife:
         """What is mapped later, without any advice, is forked as well: that costs time, and nothing else."""
         # The kernel writes to where our thread keeps its registration for rseq(2), in a new process too.
         thread = _libc.pthread_self()
+        kept = (thread, thread + RSEQ_OFFSET)
+        end_of_plan = self.plan + PLAN_BYTES
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
             lines = [line.split(maxsplit=5) for line in maps]
+        number = 0
         for span, *fields in lines:
             begin, end = (int(word, 16) for word in span.split("-"))
-            is_plan = self.code <= begin < self.plan + PLAN_BYTES
-            is_kernels = len(fields) == 5 and fields[4].strip() in KERNELS_OWN
-            if not (is_plan or is_kernels or begin <= thread < end):
-                _libc.madvise(begin, end - begin, advice)
+            name = fields[4] if len(fields) == 5 else ""
+            if self.code <= begin < end_of_plan:
+                begin = end_of_plan  # the kernel has joined what is next to it
+            is_kernels = name.startswith("[") and not name.startswith(PROCESS_OWN)
+            if begin >= end or is_kernels or any(begin <= address < end for address in kept):
+                continue
+            if _libc.madvise(begin, end - begin, advice):
+                number = ctypes.get_errno()
+        if number and advice == MADV_DOFORK:
+            raise OSError(number, os.strerror(number))

@@ -29,18 +29,21 @@ from .kernel import (
     signal_other,
 )
 from .lineage import KILL_AGAIN_S, Trees, Unit
-from .midwife import FAILED_LATE
+from .midwife import EVERY_SIGNAL, FAILED_LATE
 from .packet import Channel, receive
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from signal import pthread_sigmask
     from typing import Any, NoReturn
 
     from .midwife import Midwife
 
     Become = Callable[[Any, list[int], int], NoReturn]
     """In the new process: turns it into what a request asks for; its descriptors, and where failures are told."""
+else:
+    from _signal import pthread_sigmask  # as in `birth`: what signal wraps
 
 SURVEY_S = 1.0
 """The pace of surveys of the trees while anything runs…"""
@@ -94,7 +97,8 @@ class Nursery:
         self.abandoned: set[str] = set()  # groups to be removed as soon as they are empty
         self.listeners: dict[int, Callable[[], None]] = {}
         self.midwife: Midwife | None = None  # where new processes may follow a plan
-        self.planned: dict[Unit, tuple[Any, list[int]]] = {}  # what was asked for, until confirmed
+        # What was asked for and the signals since then, until confirmed: a plan leaves them for its end.
+        self.planned: dict[Unit, tuple[Any, list[int], set[tuple[int, str]]]] = {}
 
     def run(self) -> None:
         """Serve until the daemon is gone."""
@@ -220,7 +224,7 @@ class Nursery:
         self.trees.units[key] = self.trees.leaders[pid] = self.reports[report] = unit
         self.poller.register(report, select.POLLIN)
         if is_planned:
-            self.planned[unit] = message, fds[:]
+            self.planned[unit] = message, fds[:], set()
             fds.clear()  # they are kept until it is confirmed
 
     def _fork(
@@ -232,14 +236,19 @@ class Nursery:
             if pid is not None:
                 return pid, True
             self.midwife.uncover()
-        pid = os.fork()
-        if pid == 0:
-            self.become(message, fds, told)
+        # What comes before the new process has handlers of its own waits: ours ignore what would end it.
+        before = pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self.become(message, fds, told)
+        finally:
+            pthread_sigmask(signal.SIG_SETMASK, before)
         return pid, False
 
     def _bear_again(self, unit: Unit, told: bytes) -> None:
         """Its plan did not work out: now with all the words for what is in the way, if it still is."""
-        message, fds = self.planned.pop(unit)
+        message, fds, signals = self.planned.pop(unit)
         was_killed = unit in self.killed
         del self.trees.leaders[unit.pid]
         self._forget(unit)
@@ -252,6 +261,8 @@ class Nursery:
         finally:
             for fd in fds:
                 os.close(fd)
+        for signum, scope in signals:
+            self._signal(unit.key, signum, scope)
         if was_killed:
             self._kill(unit.key)
         self._turn(unit.key, unit.is_frozen)
@@ -326,8 +337,9 @@ class Nursery:
         unit = self.trees.leaders.get(pid)
         if unit is not None and unit.report >= 0:
             self._confirm(unit)  # its only writer is dead, so that all has been said
-        if self.trees.leaders.pop(pid, None) is not None:
-            assert unit is not None, "what was popped is what was got"
+        # Not one that has been born again meanwhile, perhaps with this very pid.
+        if unit is not None and self.trees.leaders.get(pid) is unit:
+            del self.trees.leaders[pid]
             unit.is_alive = False
             self.ended.add(unit)
             self.dead.append((unit, status, usage))
@@ -424,6 +436,8 @@ class Nursery:
         unit = self.trees.units.get(key)
         if unit is None:
             return  # it has just become empty, and `emptied` is on its way
+        if unit in self.planned:
+            self.planned[unit][2].add((signum, scope))
         if unit.is_frozen and signum in ENDING:
             self._turn(key, False)
             self._is_turned(unit)

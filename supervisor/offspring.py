@@ -30,7 +30,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """What to run: `unit` names this one life of the worker, and is never used again.
 
     `memory_bytes`, `cpu_percent` and `processes` are limits of the whole tree, and hold where the
-    unit's cgroup has that controller (see `Launcher.containment`); 0 is none.  `temporary` is the path
+    unit's cgroup has that controller (see `Launcher.containment`); 0 is none.  `identity` is what `user` and
+    `group` are, uid, gid and supplementary groups; None leaves it to the new process to find out.  `temporary` is the path
     of a temporary folder that is made for the process alone; the paths and ports are those that
     Landlock leaves it, None all of them.
     """
@@ -43,6 +44,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     nice: int = 0
     user: str | None = None
     group: str | None = None
+    identity: tuple[int, int, Sequence[int]] | None = None
     no_new_privs: bool = True
     limits: Mapping[str, int] = {}
     memory_bytes: int = 0

@@ -6,8 +6,8 @@ and a new launcher takes its place.  It never blocks the loop.  It knows process
 
 The messages, in both directions JSON objects over SOCK_SEQPACKET (see `packet.encode`):
 
-    → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, no_new_privs, limits, memory_bytes,
-        cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals}
+    → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, identity, no_new_privs, limits,
+        memory_bytes, cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals}
         + 3 descriptors
     → signal {unit, signal, scope: leader|tree}    → kill {unit}    → freeze {unit}    → thaw {unit}
     → ping {seq}    → list {seq}

@@ -27,10 +27,14 @@ class Wire:
     """The daemon's end, blocking: one launcher process and what it says."""
 
     def __init__(
-        self, subtree: containment.Subtree | None = None, program: str = launcher.__file__
+        self,
+        subtree: containment.Subtree | None = None,
+        program: str = launcher.__file__,
+        *,
+        plans: bool = True,
     ) -> None:
         self.subtree = subtree
-        options: dict[str, object] = {"state": STATE}
+        options: dict[str, object] = {"state": STATE, "plans": plans}
         if subtree is not None:
             options |= {"group": str(subtree.path), "group_name": subtree.name}
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -195,7 +195,7 @@ class Zygote:
         self.surroundings = Surroundings()
         self.inspection = Inspection()
         self.dispositions: dict[int, Any] = {}  # Any: what signal.signal takes
-        self.blocked: set[int] = set()
+        self.blocked: set[int] = set()  # by the import; a fork begins with all of them
         self.kept: list[int] = []
 
     def load(self, entrypoint: str, preload: list[str]) -> Agent:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from corral.supervisor import birth
 from corral.supervisor.configuration import decode
 from corral.supervisor.launch import (
     HEADERS,
@@ -129,3 +130,22 @@ def test_an_agent_whose_files_may_be_cut_off_saves_no_bytecode(
     text = f'[agents.far]\nentrypoint = "m:a"\nresources.max_file_size_bytes = {limit}\n'
     launch = launch_of(spec(text), host, "far-0#1.1")
     assert launch.env.get("PYTHONDONTWRITEBYTECODE") == value
+
+
+@pytest.mark.parametrize(
+    ("keys", "user", "identity"),
+    [
+        ("", None, None),
+        ('user = "nobody"', "nobody", birth.identity_of("nobody", None)),
+        ('user = "0"\ngroup = "7"', "0", (0, 7, birth.identity_of("0", "7")[2])),
+        ('group = "7"', None, (os.getuid(), 7, [7])),
+        ('user = "no-such-user"', "no-such-user", None),
+        ('user = "nobody"\ngroup = "no-such-group"', "nobody", None),
+    ],
+)
+def test_who_a_process_runs_as_is_known_before_it_is_asked_for(
+    host: Host, keys: str, user: str | None, identity: tuple[int, int, list[int]] | None
+) -> None:
+    text = f'[agents.far]\ncommand = ["true"]\n[agents.far.process]\n{keys}\n'
+    launch = launch_of(decode(text, source="c.toml", directory="/").agents["far"], host, "far-0#1")
+    assert (launch.user, launch.identity) == (user, identity)

@@ -34,10 +34,17 @@ CAN_IGNORE = 0x7FFFFFFF & ~(1 << 8 | 1 << 18)  # glibc keeps signals 32 and 33 f
 needs_root = pytest.mark.skipif(not ROOT, reason="only root may change the user")
 
 
-@pytest.fixture(params=["launcher", "cgroup"])
-def subtree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[containment.Subtree | None]:
-    """Where units have their groups, in one tier and in the other; nothing is left of it in the end."""
-    if request.param == "launcher":
+@pytest.fixture(params=["launcher", "cgroup", "forks"])
+def way(request: pytest.FixtureRequest) -> str:
+    """The tier, with processes that are born by plans; and the first once more, without plans."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def subtree(way: str, tmp_path: Path) -> Iterator[containment.Subtree | None]:
+    """Where units have their groups; nothing is left of it in the end."""
+    if way != "cgroup":
         yield None
         return
     try:
@@ -50,8 +57,8 @@ def subtree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[containm
 
 
 @pytest.fixture
-def wire(subtree: containment.Subtree | None) -> Iterator[Wire]:
-    it = Wire(subtree)
+def wire(way: str, subtree: containment.Subtree | None) -> Iterator[Wire]:
+    it = Wire(subtree, plans=way != "forks")
     yield it
     it.close()
 
