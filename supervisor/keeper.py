@@ -494,7 +494,7 @@ class Keeper:
             )
         )
         open_ones = [capture for capture in life.captures if not capture.closed]
-        life.captures = [capture for capture in life.captures if capture.closed]
+        life.captures = tuple(capture for capture in life.captures if capture.closed)
         if open_ones or life.line.has_to_finish:
             self._note_cleanup(self._loop.create_task(_clean_up(life.line, open_ones, error)))
 
@@ -754,7 +754,7 @@ class Keeper:
         """Of the pipes that have been read to their ends."""
         for capture in life.captures:
             capture.let_go()
-        life.captures = []
+        life.captures = ()
 
     def _clear_away(self, life: Incarnation) -> None:
         """Removes what an incarnation of which nothing is left had for its own."""

@@ -236,6 +236,7 @@ class StillLine:
     """A program that speaks no protocol, and is not asked either: one for all, since there may be thousands."""
 
     heard_at = 0.0
+    has_to_finish = False
 
     async def open(self, child: Child) -> None:
         """It is ready as soon as it has lived for a while."""

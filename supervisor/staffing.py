@@ -4,7 +4,7 @@ One change of an agent's workers at a time, and none while it is removed. Which 
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from msgspec.structs import replace
 

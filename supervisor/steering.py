@@ -346,7 +346,9 @@ def _entry(status: Mapping[str, object]) -> Entry:
 async def _call(
     control: Control, method: str, params: Mapping[str, object], caller: Steerer
 ) -> dict[str, object]:
-    answer = msgspec.json.encode(await control.call(method, params, caller))  # parts may be so already
+    answer = msgspec.json.encode(
+        await control.call(method, params, caller)
+    )  # parts may be so already
     return codec.as_object(codec.decode(answer)) or {}
 
 

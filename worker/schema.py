@@ -224,7 +224,7 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     workers: list[WorkerStatus]
     queued: int = 0
     instances: InstancesStatus | UnsetType = UNSET
-    warm: dict[str, object] | None | UnsetType = UNSET
+    warm: dict[str, object] | UnsetType | None = UNSET
     tools: list[str] | UnsetType = UNSET
     mcp: ServerStatus | UnsetType = UNSET
 
