@@ -74,9 +74,10 @@ def main() -> None:
         if arguments.scratch is not None:
             shutil.rmtree(arguments.scratch, ignore_errors=True)
     # All is closed, and freeing thousands of workers' objects one by one would take tens of milliseconds.
-    with contextlib.suppress(OSError):  # nobody reads it any more
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # It is None where the descriptor was closed before we were started, and may have no reader any more.
+        with contextlib.suppress(OSError, AttributeError):
+            stream.flush()
     os._exit(0)
 
 
