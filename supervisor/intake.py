@@ -26,7 +26,7 @@ LARGER_PIPES = 64
 DRAIN_READS = 64  # what is read at most after the time of a drain is over
 
 
-HEAP_BYTES = 512 * 1024
+HEAP_BYTES = 1024 * 1024
 """Half of what is kept: that is more than one read takes in all, copies and prefixes included."""
 
 
