@@ -90,18 +90,20 @@ class Board:
     def _renew(self, entry: _Entry, agent: Agent) -> None:
         """Makes anew what has changed."""
         control, spec = self._control, agent.spec
-        if entry.keepers != agent.keepers:
+        has_others = entry.keepers != agent.keepers
+        if has_others:
             entry.keepers = [*agent.keepers]
             entry.parts = [b""] * (PARTS * len(entry.keepers))
             entry.stale = set(entry.keepers)
         queued = control.tasks.queued(agent.name)
         lives_by_itself = spec.kind == "mcp" or spec.entrypoint is not None
-        if not (entry.stale or lives_by_itself or queued != entry.queued or spec is not entry.spec):
+        is_other = queued != entry.queued or spec is not entry.spec
+        if not (entry.stale or has_others or lives_by_itself or is_other):
             return
         entry.spec, entry.queued = spec, queued
         head, _, tail = _encode(agent_entry(control, agent, [])).partition(WORKERS)
         entry.head, entry.tail = head + WORKERS[:-1], b"]" + tail
-        if not entry.stale:
+        if not (entry.stale or has_others):
             return
         stale, entry.stale = entry.stale, set()
         for number, keeper in enumerate(entry.keepers):
