@@ -9,6 +9,7 @@ import os
 import sys
 
 from .agent import Agent, loading_entrypoint
+from .bytecode import imports_as_written
 from .stdio import say_traceback, take_stdio
 
 
@@ -22,7 +23,8 @@ def main(arguments: list[str]) -> int:
     sys.argv = [entrypoint]
     sys.path.append(os.getcwd())
     try:
-        agent = load(entrypoint)
+        with imports_as_written():
+            agent = load(entrypoint)
     except BaseException as error:  # an author's module may raise anything, SystemExit included
         say_unloadable(f'entrypoint "{entrypoint}"', error)
         return 1

@@ -10,13 +10,15 @@ Standard library alone.
 from __future__ import annotations
 
 import binascii
+import contextlib
 import ctypes
-import importlib.util
 import os
 import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+
+from .bytecode import imports_as_written, is_installed
 
 FOLDERS = 1000
 """So many are watched; a change in another one is found when somebody asks."""
@@ -30,8 +32,8 @@ IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR = 0x4000, 0x8000, 0x1000000
 WATCHED = IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
 EVENT = struct.Struct("=iIII")
 """Watch, mask, cookie, and the length of the name that follows."""
-PYC = struct.Struct("<4xIII")
-"""Magic, flags, and of the source: when it was written, in whole seconds, and its size."""
+TICK_NS = 20_000_000
+"""By so much at most the time that a file has is behind that of the clock: the kernel looks at that so often."""
 
 Stamp = tuple[int, int, int]
 
@@ -41,23 +43,31 @@ class _Source:
 
     __slots__ = ("imported", "is_own", "latest", "stamp")
 
-    def __init__(self, path: str, *, is_own: bool, since_ns: int) -> None:
+    def __init__(self, path: str, *, is_own: bool, compiled: int | None, since_ns: int) -> None:
         self.is_own = is_own
         self.stamp = stamp(path)
-        self.imported: int | None = None
-        if is_own and not _is_newer_than_import(path, since_ns):
-            self.imported = checksum(path)
+        self.imported = compiled
+        if is_own:
+            is_moving = _has_changed_since(path, since_ns)
+            now = checksum(path)
+            if compiled is None and not is_moving:
+                self.imported = (
+                    now  # its bytecode is older than our import, and was of what is there
+                )
+            if is_moving or now != self.imported:
+                self.stamp = None  # which would be of something else
         self.latest = self.imported
 
 
 class Sources:
-    """The files behind the modules of this process, which are imported from now on until `note`."""
+    """The files behind the modules of this process, which are imported while `importing` is on, and until `note`."""
 
     def __init__(self) -> None:
         self.inotify = _inotify()
         self.due_s: float | None = None
         """When `news` should be asked for."""
-        self._started_ns = time.time_ns()
+        self._started_ns = time.time_ns() - TICK_NS
+        self._compiled: dict[str, int] = {}  # by path, the sum of the text that was compiled
         self._sources: dict[str, _Source] = {}
         self._suspects: set[str] = set()
         self._folders: set[str] = set()  # that are watched
@@ -66,15 +76,28 @@ class Sources:
     def __len__(self) -> int:
         return len(self._sources)
 
+    @contextlib.contextmanager
+    def importing(self) -> Generator[None, None, None]:
+        """What is imported meanwhile is known for what it is, whenever it is written again."""
+
+        def note(path: str, text: bytes) -> None:
+            self._compiled[path] = binascii.crc32(text)
+
+        with imports_as_written(note):
+            yield
+
     def note(self) -> None:
         """Takes what is imported now for what is looked after; once."""
         for path in _files():
-            is_own = not _is_installed(path)
+            is_own = not is_installed(path)
             if is_own:
                 self._watch(path)  # first: what is written from now on is seen
-            self._sources[path] = source = _Source(path, is_own=is_own, since_ns=self._started_ns)
-            if is_own and source.imported is None:
+            compiled = self._compiled.get(path)
+            source = _Source(path, is_own=is_own, compiled=compiled, since_ns=self._started_ns)
+            self._sources[path] = source
+            if is_own and source.stamp is None:
                 self._suspect([path])
+        self._compiled.clear()
 
     def changed(self) -> list[str]:
         """The files that hold something else now than what was imported, or are gone."""
@@ -154,25 +177,20 @@ def _has_changed(path: str, source: _Source) -> bool:
     now = stamp(path)
     if not source.is_own:
         return now != source.stamp
-    if source.imported is not None and now == source.stamp:
-        return False
-    return source.imported is None or checksum(path) != source.imported
-
-
-def _is_newer_than_import(path: str, since_ns: int) -> bool:
-    """It has been written since then, and what was compiled of it is older, or nobody knows."""
-    try:
-        found = os.stat(path)
-        if (
-            not since_ns <= found.st_ctime_ns <= time.time_ns()
-        ):  # a clock of the file's own tells nothing
-            return False
-        with open(importlib.util.cache_from_source(path), "rb") as cached:
-            flags, written_s, size = PYC.unpack(cached.read(PYC.size))
-    except (OSError, ValueError, NotImplementedError, struct.error):
+    if source.imported is None:
         return True
-    of_source = int(found.st_mtime) & 0xFFFFFFFF, found.st_size & 0xFFFFFFFF
-    return bool(flags) or (written_s, size) != of_source
+    if now is not None and now == source.stamp:
+        return False
+    return checksum(path) != source.imported
+
+
+def _has_changed_since(path: str, since_ns: int) -> bool:
+    """Whether it is another file since then, or has been written, or is gone."""
+    try:
+        # A clock of the file's own tells nothing.
+        return since_ns <= os.stat(path).st_ctime_ns <= time.time_ns()
+    except OSError:
+        return True
 
 
 def _files() -> Iterator[str]:
@@ -187,13 +205,6 @@ def _files() -> Iterator[str]:
         if isinstance(path, str) and path not in seen and name.partition(".")[0] != "corral":
             seen.add(path)
             yield path
-
-
-def _is_installed(path: str) -> bool:
-    """It is the interpreter's, or was put there by an installer: nobody edits it in place."""
-    parts = path.split(os.sep)
-    library = os.path.dirname(os.__file__) + os.sep
-    return path.startswith(library) or "site-packages" in parts or "dist-packages" in parts
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -206,13 +206,14 @@ class Zygote:
         """
         what = ""
         try:
-            for name in preload:
-                what = f'preload "{name}"'
-                with loading_entrypoint():
-                    importlib.import_module(name)
-                self.inspection.look(name)
-            what = f'entrypoint "{entrypoint}"'
-            agent = load(entrypoint)
+            with self.sources.importing():
+                for name in preload:
+                    what = f'preload "{name}"'
+                    with loading_entrypoint():
+                        importlib.import_module(name)
+                    self.inspection.look(name)
+                what = f'entrypoint "{entrypoint}"'
+                agent = load(entrypoint)
             self.inspection.look(entrypoint.partition(":")[0])
         except BaseException as error:  # an author's module may raise anything, SystemExit included
             raise Unloadable(what, error) from error

@@ -16,6 +16,7 @@ supervisor.birth  supervisor.lineage
 supervisor.midwife
 supervisor.nursery
 supervisor.launcher
+worker.bytecode
 worker.codec  worker.memory  worker.answer  worker.preload  worker.sources
 worker.wire
 worker.channel

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import py_compile
 import resource
 import select
 import signal
@@ -582,13 +583,50 @@ def test_a_folder_that_is_replaced_is_watched_again(tmp_path: Path, stack: ExitS
     assert wire.hear("changed")["paths"] == [path]
 
 
+REWRITES = """
+import part
+written_s = os.stat(part.__file__).st_mtime
+open(part.__file__, "w").write("NUMBER = 2\\n")
+os.utime(part.__file__, (written_s, written_s))
+"""
+"""What leaves the bytecode as good as it was, as far as Python looks."""
+
+
 def test_a_source_that_was_written_while_it_was_imported_is_told_of(
     tmp_path: Path, stack: ExitStack
 ) -> None:
-    text = "import part\nopen(part.__file__, 'a').write('x = 1\\n')\n" + ANSWERS
     (tmp_path / "part.py").write_text("NUMBER = 1\n")
-    wire = zygote(stack, module(tmp_path, text), folder=tmp_path)
+    wire = zygote(stack, module(tmp_path, REWRITES + ANSWERS), folder=tmp_path)
     assert wire.hear("changed")["paths"] == [str(tmp_path / "part.py")]
+
+
+def test_what_was_written_twice_in_a_second_is_imported_as_it_is_now(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    part = tmp_path / "part.py"
+    part.write_text("NUMBER = 1\n")
+    py_compile.compile(str(part), doraise=True)
+    written_ns = part.stat().st_mtime_ns
+    beside = tmp_path / "beside.py"
+    beside.write_text("NUMBER = 2\n")
+    os.utime(beside, ns=(written_ns, written_ns))
+    beside.replace(part)
+    entrypoint = module(
+        tmp_path, f"import part\nprint(part.NUMBER)\n{ANSWERS}VERSION = part.NUMBER\n"
+    )
+    env = {"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
+    wire = zygote(stack, entrypoint, folder=tmp_path, env=env)
+    wire.loaded()
+    assert worker_of(wire, "tested-0#1").run() == 2
+    cold = subprocess.run(
+        [sys.executable, "-P", "-m", "corral.worker", entrypoint],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert cold.stdout == b"2\n"
 
 
 def test_a_module_that_is_written_by_the_import_before_its_own_is_as_it_was_imported(
