@@ -255,7 +255,13 @@ def _load(warmth: Warmth, cause: str = "") -> Step:
     number = warmth.serial + 1
     phase = Phase.LOADING if warmth.current is None else Phase.RENEWING
     loading = replace(
-        warmth, phase=phase, serial=number, coming=number, cause=cause, again="", due=None
+        warmth,
+        phase=phase,
+        serial=number,
+        coming=number,
+        cause=cause or warmth.cause,
+        again="",
+        due=None,
     )
     return loading, [Load(number)]
 
@@ -282,10 +288,9 @@ def _loaded(warmth: Warmth, event: Loaded, now: float) -> Step:
     actions: list[Action] = []
     if warmth.current is not None:
         actions.append(Retire(warmth.current))
-    if warmth.cause:
-        actions += [Tell("renewed", warmth.cause), Roll(event.number, warmth.cause)]
-    else:
-        actions.append(Tell("warm", ""))
+    actions.append(Tell("renewed", warmth.cause) if warmth.cause else Tell("warm", ""))
+    if warmth.cause or warmth.again:  # who began earlier has not read it
+        actions.append(Roll(event.number, warmth.cause or warmth.again))
     if warmth.again:  # perhaps it has read that already
         actions.append(Look(event.number))
     return replace(warm, settled_at=now), actions
@@ -296,8 +301,8 @@ def _unfit(warmth: Warmth, event: Loaded, now: float) -> Step:
     if warmth.current is not None:  # its workers run what was read before
         actions.append(Retire(warmth.current))
     actions.append(Tell("cold", event.unfit))
-    if warmth.current is not None:
-        actions.append(Roll(event.number, warmth.cause))
+    if warmth.cause or warmth.again:
+        actions.append(Roll(event.number, warmth.cause or warmth.again))
     cold = replace(warmth, phase=Phase.COLD, current=None, coming=None, reason=event.unfit)
     return _settle(replace(cold, cause="", failures=0, hopes=False), actions, now)
 
@@ -306,20 +311,24 @@ def _failed(warmth: Warmth, event: Failed, now: float) -> Step:
     if event.number != warmth.coming:
         return warmth, []
     failures = warmth.failures + 1
-    failed = replace(warmth, coming=None, cause="", reason=event.reason, failures=failures)
+    failed = replace(warmth, coming=None, reason=event.reason, failures=failures)
+    due = now + doubled_s(AGAIN_S, failures - 1)
     if warmth.current is not None:
-        return _settle(replace(failed, phase=Phase.WARM), [Tell("kept", event.reason)], now)
+        kept = replace(failed, phase=Phase.WARM, settled_at=now)
+        if event.lacking:  # nothing is wrong with what was to be read
+            again = warmth.again or warmth.cause
+            return replace(kept, again=again, due=due), _told(warmth, "kept", event.reason)
+        return _settle(kept, [Tell("kept", event.reason)], now)
     if event.lacking:
-        due = now + doubled_s(AGAIN_S, failures - 1)
         resting = replace(failed, phase=Phase.RESTING, due=due)
-        return _settle(resting, _told_cold(warmth, event.reason), now)
+        return _settle(resting, _told(warmth, "cold", event.reason), now)
     cold = replace(failed, phase=Phase.COLD, hopes=failures < FAILURES)
-    return _settle(cold, _told_cold(warmth, event.reason), now)
+    return _settle(cold, _told(warmth, "cold", event.reason), now)
 
 
-def _told_cold(before: Warmth, reason: str) -> list[Action]:
+def _told(before: Warmth, what: Literal["cold", "kept"], reason: str) -> list[Action]:
     """One event for all that fail in a row for one reason."""
-    return [] if before.failures and before.reason == reason else [Tell("cold", reason)]
+    return [] if before.failures and before.reason == reason else [Tell(what, reason)]
 
 
 def _settle(warmth: Warmth, actions: list[Action], now: float) -> Step:
@@ -341,7 +350,8 @@ def _lost(warmth: Warmth, event: Lost, now: float) -> Step:
     lost = replace(warmth, current=None, losses=losses)
     if warmth.phase is Phase.RENEWING:
         return replace(lost, phase=Phase.LOADING), []  # the workers wait for what is coming
-    lost = replace(lost, reason=event.reason, again="", due=None)
+    cause = warmth.again or warmth.cause
+    lost = replace(lost, reason=event.reason, cause=cause, again="", due=None)
     if losses == 1:
         return _load(lost)
     if losses < LOSSES:
@@ -387,7 +397,8 @@ def _renew_by_itself(warmth: Warmth, cause: str) -> Step:
 def _remade(warmth: Warmth, _: Remade, now: float) -> Step:
     if warmth.phase is Phase.ABSENT:
         return warmth, []
-    after, actions = _load(Warmth(serial=warmth.serial))
+    # Who runs what was written before is of none that is known from now on.
+    after, actions = _load(Warmth(serial=warmth.serial), warmth.again or warmth.cause)
     return after, _let_go(warmth) + actions
 
 

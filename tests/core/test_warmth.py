@@ -119,6 +119,27 @@ def test_a_change_that_cannot_be_imported_keeps_the_old_one_and_says_so() -> Non
     assert warmth.step(state, Changed("a.py"), 99.0)[1] == [Load(3)]
 
 
+def test_a_renewal_for_which_the_machine_lacks_something_for_now_is_tried_again() -> None:
+    state, actions = lived(*WARM, Changed("a.py"), Failed(2, "no memory", lacking=True))
+    assert (state.phase, state.current, actions) == (Phase.WARM, 1, [Tell("kept", "no memory")])
+    assert state.due is not None
+    state, actions = warmth.step(state, Tick(), state.due)
+    assert actions == [Load(3)]
+    state, actions = warmth.step(state, Failed(3, "no memory", lacking=True), 5.0)
+    assert (state.phase, actions) == (Phase.WARM, [])
+
+
+def test_who_began_before_a_change_is_replaced_whatever_becomes_of_the_first_to_read_it() -> None:
+    for between in (
+        (Remade(), Loaded(3)),
+        (Failed(2, "SyntaxError"), Remade(), Loaded(3)),
+        (Remade(), Lost(3, "x"), ColdUp(), Loaded(4)),
+        (Loaded(2, "a thread"), Changed("b", urgent=True), Failed(3, "x"), ColdUp(), Loaded(4)),
+    ):
+        _, actions = lived(*WARM, Changed("a"), *between)
+        assert [type(action) for action in actions if isinstance(action, Roll)] == [Roll], between
+
+
 def test_a_change_that_makes_it_unfit_has_its_workers_start_cold_one_after_the_other() -> None:
     state, actions = lived(*WARM, Changed("a.py"), Loaded(2, "a thread"))
     assert (state.phase, state.current) == (Phase.COLD, None)
@@ -255,6 +276,8 @@ class World:
     unasked: list[float] = field(default_factory=list[float])
     """When renewals began for which nobody had asked."""
     asked_at: float = -1.0
+    replaced: int = 0
+    """Forks of zygotes before this one are replaced, or may stay."""
     looks: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
     """When a zygote says whether it has read what is there now."""
 
@@ -289,6 +312,8 @@ class World:
             self._expect(zygote is not None, "what ends was there")
             assert zygote is not None
             self._expect(not self.wanted or action.number != before.current, "a worker was cut")
+        elif isinstance(action, Roll):
+            self.replaced = action.number
         elif isinstance(action, Look):
             self.looks.append((self.now + self.random.uniform(0.0, 0.2), action.number))
 
@@ -315,6 +340,11 @@ class World:
         self._expect(
             self.state.phase is not Phase.COLD or bool(self.state.reason), "cold without a reason"
         )
+        if self.state.phase is Phase.WARM and self.state.is_settled and self.state.current:
+            newest = self.zygotes[self.state.current].version
+            stay = [z.number for z in self.zygotes.values() if self.replaced <= z.number]
+            old = [n for n in stay if self.zygotes[n].version < newest]
+            self._expect(not old, f"forks of {old} stay, which have read what was before")
         recent = [at for at in self.unasked if at > self.now - 60.0]
         self._expect(len(recent) <= RENEWALS_A_MINUTE, f"{len(recent)} renewals in a minute")
 
@@ -380,6 +410,7 @@ class World:
 
     def opt_out(self) -> None:
         self.send(OptedOut())
+        self.replaced = self.given + 1  # nobody renews any more
 
     def remake(self) -> None:
         self.send(Remade())
@@ -463,8 +494,8 @@ def test_whatever_happens_to_zygotes_none_is_lost_sight_of(seed: int) -> None:
 
 FAULTS = {
     "the old one is not retired": (
-        "actions.append(Retire(warmth.current))\n    if warmth.cause:",
-        "pass\n    if warmth.cause:",
+        'actions.append(Retire(warmth.current))\n    actions.append(Tell("renewed',
+        'pass\n    actions.append(Tell("renewed',
     ),
     "what is told too late counts": (
         "    if event.number != warmth.coming:\n        return warmth, []\n    if event.unfit:",
@@ -478,10 +509,14 @@ FAULTS = {
         "    if warmth.again:  # perhaps it has read that already",
         "    if False:",
     ),
+    "forks of what was read before are forgotten": (
+        "if warmth.cause or warmth.again:  # who",
+        "if warmth.cause:  # who",
+    ),
     "there is no pause between renewals": ("if since_s < warmth.pause_s:", "if False:"),
     "a renewal that fails gives up what works": (
-        "    if warmth.current is not None:\n        return _settle(replace(failed, phase=Phase.WARM)",
-        "    if False:\n        return _settle(replace(failed, phase=Phase.WARM)",
+        "    if warmth.current is not None:\n        kept",
+        "    if False:\n        kept",
     ),
     "one that died in a renewal is still forked from": (
         "return replace(lost, phase=Phase.LOADING), []",
