@@ -77,8 +77,7 @@ class Renewal:
             round_ = self._rounds[name] = self._begin(order, round_)
         old = [keeper for keeper in agent.keepers if _is_old(keeper, order)]
         coming = sum(_is_coming(keeper, number) for keeper, number in round_.replaced.items())
-        if not old and not coming:
-            self._zygotes.done(order, name)
+        if not old and not coming and self._zygotes.done(order, name):
             return True  # which ends it, with the next look
         found = turn(
             [

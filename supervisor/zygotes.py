@@ -85,7 +85,6 @@ class Nest:
     """One zygote, from the decision to load it until nothing is left of it."""
 
     spec: Spec
-    began_at: float
     task: asyncio.Task[None]
     zygote: Zygote | None = None
     loaded: Loaded | None = None
@@ -109,6 +108,8 @@ class Kin:
     recipe: Launch | None = None
     nests: dict[int, Nest] = field(default_factory=dict[int, Nest])
     order: Order | None = None
+    forking: list[Parent] = field(default_factory=list[Parent])
+    """Those that are asked for a worker of which nothing is known yet, once for each."""
     timer: asyncio.TimerHandle | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     log: LogWriter | None = None
@@ -188,25 +189,33 @@ class Zygotes:
             SpawnFailed, ShuttingDown: as `Launcher.spawn`.
         """
         kin = self._kins.get(spec.name) if is_warm(spec) else None
-        zygote = None if kin is None else kin.current
         self._starts += 1
         try:
-            if kin is not None and zygote is not None:
+            while kin is not None and (zygote := kin.current) is not None:
                 kin.reserve.put_off()
                 spare = kin.reserve.take(zygote, launch)
                 if spare is not None:
                     return zygote, spare.child, spare.temporary
                 try:
-                    child = await zygote.spawn(launch, pipe_stdin=pipe_stdin)
+                    child = await self._fork(kin, zygote, launch, pipe_stdin=pipe_stdin)
                 except SpawnFailed:
                     if kin.current is zygote:
-                        raise  # else it has died meanwhile
+                        raise  # else it has died meanwhile, or retired
                 else:
                     return zygote, child, zygote.temporary_of(launch)
             child = await self._launcher.spawn(launch, pipe_stdin=pipe_stdin)
             return self._launcher, child, launch.temporary
         finally:
             self._starts -= 1
+
+    async def _fork(self, kin: Kin, zygote: Zygote, launch: Launch, *, pipe_stdin: bool) -> Child:
+        kin.forking.append(zygote)
+        try:
+            return await zygote.spawn(launch, pipe_stdin=pipe_stdin)
+        finally:
+            kin.forking.remove(zygote)
+            if kin.order is not None:  # which may have waited for this alone
+                self._loop.call_soon(self.on_order, kin.spec.name)
 
     def kill(self, name: str, unit: str) -> None:
         """Ends a worker of an agent that is being forked, of which nothing is known yet."""
@@ -295,11 +304,15 @@ class Zygotes:
         kin = self._kins.get(name)
         return None if kin is None else kin.order
 
-    def done(self, order: Order, name: str) -> None:
-        """All that were to be replaced are."""
+    def done(self, order: Order, name: str) -> bool:
+        """All that were to be replaced are; False while another one of them is still being forked."""
         kin = self._kins.get(name)
-        if kin is not None and kin.order is order:
-            kin.order = None
+        if kin is None or kin.order is not order:
+            return True
+        if not order.old.isdisjoint(kin.forking):
+            return False
+        kin.order = None
+        return True
 
     def exited(self, report: Exit) -> bool:
         """Takes the death of a zygote; False for other units."""
@@ -397,7 +410,7 @@ class Zygotes:
     def _perform(self, kin: Kin, action: warmth.Action) -> None:
         if isinstance(action, warmth.Load):
             task = self._loop.create_task(self._load(kin, action.number))
-            kin.nests[action.number] = Nest(kin.spec, self._loop.time(), task)
+            kin.nests[action.number] = Nest(kin.spec, task)
         elif isinstance(action, warmth.Look):
             self._begin(self._look(kin, action.number))
         elif isinstance(action, warmth.Retire):
@@ -409,8 +422,7 @@ class Zygotes:
             self._end(kin, action.number)
         elif isinstance(action, warmth.Roll):
             earlier = [nest.zygote for n, nest in kin.nests.items() if n < action.number]
-            nest = kin.nests.get(action.number)
-            since = self._loop.time() if nest is None else nest.began_at
+            since = self._loop.time()  # of who began cold meanwhile, nobody knows what it has read
             kin.order = Order(frozenset(filter(None, earlier)), since, action.reason)
             self._loop.call_soon(self.on_order, kin.spec.name)
         else:
@@ -449,7 +461,9 @@ class Zygotes:
         """Somebody wants to be sure that what runs is what is written."""
         zygote = kin.current
         if zygote is None:
-            if kin.state.phase in (Phase.COLD, Phase.RESTING):
+            if (
+                kin.state.phase is not Phase.ABSENT
+            ):  # what is being loaded may have read what was before
                 self._feed(kin, warmth.Changed("somebody has asked for it", urgent=True))
             return
         paths = await self._changed_sources(kin, zygote)

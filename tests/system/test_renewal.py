@@ -39,6 +39,16 @@ async def run(task):
     return {"version": version.NUMBER, "pid": os.getpid(), "worker": os.environ["CORRAL_WORKER"]}
 """
 
+HELD_BIRTH = """
+NUMBER = 0
+import os
+
+def hold():
+    if os.path.exists("gate"):
+        open("gate", "rb", buffering=0).read(1)
+
+os.register_at_fork(after_in_child=hold)
+"""
 BROKEN = "NUMBER = no_such_name"
 THREADED = """
 NUMBER = "threaded"
@@ -52,6 +62,7 @@ SECTIONS = {
     "pair": "instances = 2",
     "crowd": "instances = 2",
     "leaving": "instances = 2",
+    "late": "instances = 1",
     "sleeper": "instances = 2",
     "broken": "instances = 2",
     "threaded": "instances = 2",
@@ -318,6 +329,25 @@ def test_a_restart_has_read_what_was_written_before_it(daemon: DaemonProcess, ho
         home.write("crowd", f"NUMBER = {number}")
         daemon.call("agent.restart", names=["crowd"])
         assert {run(daemon, "crowd")["version"] for _ in range(4)} == {number}
+
+
+def test_a_fork_of_the_old_one_that_comes_after_the_renewal_is_replaced_too(
+    daemon: DaemonProcess, home: Home
+) -> None:
+    home.write("late", HELD_BIRTH)
+    start(daemon, "late")
+    (first,) = pids(entry(daemon, "late"))
+    gate = home.folder / "late" / "gate"
+    os.mkfifo(gate)
+    os.kill(first, signal.SIGKILL)
+    with gate.open("wb", buffering=0) as opened:  # its fork is on the way, and waits
+        gate.unlink()
+        with watched(daemon, "late") as until_told:
+            home.write("late", "NUMBER = 1")
+            until_told("agent.renewal", ok=True)
+        opened.write(b"\n")
+    assert until(daemon, "late", is_warm)["workers"][0]["incarnation"] == 3
+    assert run(daemon, "late")["version"] == 1
 
 
 def renewing(daemon: DaemonProcess, home: Home, name: str, text: str) -> Held:
