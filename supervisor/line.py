@@ -100,6 +100,7 @@ class CorralLine:
     def __init__(self, spec: Spec, hooks: Hooks) -> None:
         self.channel: Channel | None = None
         self.announced: tuple[str, ...] = ()
+        self._is_first = True  # of what is no message
         self._heard_at = 0.0
         self._spec = spec
         self._hooks = hooks
@@ -152,6 +153,9 @@ class CorralLine:
         self._heard_at = self._loop.time()
 
     def _log(self, foreign: Foreign) -> None:
+        is_first, self._is_first = self._is_first, False
+        if is_first and not self._heard_at and not (foreign.line or foreign.cut_bytes):
+            return  # the SDK ends with it what somebody may have begun (`runtime.run`), and nobody had
         self._hooks.log(foreign.line, ended=foreign.ended, cut_bytes=foreign.cut_bytes)
 
     def ask(self, grace_s: float) -> bool:

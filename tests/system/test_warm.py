@@ -168,6 +168,9 @@ def test_each_fork_prints_into_its_own_log_and_the_zygote_into_its_own(
     up(daemon, "pair-0")
     unit = ask(daemon, "pair", "print")["unit"]
     shown = daemon.corral("logs", "pair").stdout.splitlines()
+    assert all(len(line.split()) > len(("time", "worker", "stream")) for line in shown), (
+        "one is empty"
+    )
     ours = [line for line in shown if line.endswith(("to stdout", "to stderr"))]
     assert len(ours) == 2
     assert all(unit.partition("#")[0] in line for line in ours)
