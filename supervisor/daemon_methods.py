@@ -103,6 +103,7 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
         config_problem=problem,
         log=log,
         journal_problem=stuck,
+        unplanned=control.shared.launcher.unplanned,
         services=await _services(control),
         environ=os.environ,
     )

@@ -74,7 +74,8 @@ class Containment:
 class Facts:
     """The machine as one process sees it; `is_daemon` says that it is the daemon itself.
 
-    `agent_user` is whom agents without a `user` run as, None where that is the daemon's own user.
+    `agent_user` is whom agents without a `user` run as, None where that is the daemon's own user; `unplanned` is
+    why no process is born by a plan of machine code (see `midwife`), empty where they are.
     """
 
     is_daemon: bool
@@ -98,6 +99,7 @@ class Facts:
     config_problem: str = ""
     log: str = ""
     journal_problem: str = ""
+    unplanned: str = ""
     services: "Services | None" = None
 
 
@@ -129,6 +131,7 @@ def look(
     config_problem: str = "",
     log: str = "",
     journal_problem: str = "",
+    unplanned: str = "",
     services: Services | None = None,
     environ: Mapping[str, str],
 ) -> Facts:
@@ -157,6 +160,7 @@ def look(
         config_problem=config_problem,
         log=log,
         journal_problem=journal_problem,
+        unplanned=unplanned,
         services=services,
     )
 
@@ -347,6 +351,9 @@ def _care(facts: Facts) -> list[Finding]:
                 "" if facts.under_systemd else UNIT_REMEDY,
             )
         )
+        plans = "by plans of machine code"
+        text = f"not {plans}, but as forks, which take longer: {facts.unplanned}"
+        found.append(Finding("starts", "ok", text if facts.unplanned else plans))
         is_shielded = facts.oom_score_adj < 0
         text = f"oom_score_adj {facts.oom_score_adj}"
         found.append(

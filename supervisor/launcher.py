@@ -20,7 +20,6 @@ from the modules beside it, compiled before.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import json
@@ -106,8 +105,10 @@ def main() -> None:
         trees,
     )
     if options.get("plans", True):
-        with contextlib.suppress(OSError):  # this machine takes none: then each is forked
+        try:
             nursery.midwife = Midwife(pid, altered)
+        except OSError as error:  # this machine takes none: then each is forked
+            channel.send(op="unplanned", reason=str(error.strerror).lower())
     gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
     nursery.run()
     nursery.end()

@@ -16,6 +16,7 @@ The messages, in both directions JSON objects over SOCK_SEQPACKET (see `packet.e
     ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, left, oom_kills}
     ← emptied {unit}    ← roots {unit, pids}: what has escaped of it, whenever that changes
     ← moved {pid}, refused {errno, message}: at the start, where a PID namespace was asked for
+    ← unplanned {reason}: at the start, where processes cannot be born by plans (see `midwife`)
     ← pong {seq}    ← listed {seq, units: [{unit, pid, starttime, processes}], unknown: [pids]}
 """
 
@@ -103,6 +104,8 @@ class Launcher(Offspring):
         )
         self._subtree: Subtree | None = None
         self._containment = Containment()
+        self.unplanned = ""
+        """Why no process is born by a plan (see `midwife`), in the launcher's words; empty where they are."""
         self._lists: dict[int, asyncio.Future[list[Listed]]] = {}
         self._pid = 0
         self._link: Link | None = None
@@ -255,6 +258,7 @@ class Launcher(Offspring):
         options: dict[str, object] = {"state": self._state, "pid_namespace": self._pid_namespace}
         if self._subtree is not None:
             options |= {"group": str(self._subtree.path), "group_name": self._subtree.name}
+        self.unplanned = ""
         try:
             link = Link(self._python, options, self._hear, self._silence_s)
         except OSError as error:
@@ -337,6 +341,8 @@ class Launcher(Offspring):
         match message["op"]:
             case "pong":
                 self._ready.set()
+            case "unplanned":
+                self.unplanned = message["reason"]
             case "spawned":
                 (pid,) = self._ours([message["pid"]]) or (0,)  # 0: it has ended already
                 self._hear_spawned(message["unit"], pid, message["starttime"])

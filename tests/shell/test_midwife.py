@@ -283,6 +283,7 @@ def test_where_no_plan_works_processes_are_forked(tmp_path: Path, host: str) -> 
             assert wire.process.wait(BOUND_S) == 77
             pytest.skip("this kernel cannot forbid it")
         assert said == "here\n"
+        assert wire.hear("unplanned")["reason"]
         maps = Path(f"/proc/{wire.process.pid}/smaps").read_text()
         assert " dc" not in maps
 

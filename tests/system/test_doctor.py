@@ -71,7 +71,11 @@ def test_with_a_daemon_it_tells_what_is_in_force(daemon: DaemonProcess) -> None:
         "rights": "admin",
     }
     assert report["cli"] == {"version": __version__}
-    assert {finding["topic"] for finding in report["findings"]} >= TOPICS | {"service", "oom"}
+    assert {finding["topic"] for finding in report["findings"]} >= TOPICS | {
+        "service",
+        "starts",
+        "oom",
+    }
     assert all(set(each) == {"topic", "verdict", "found", "remedy"} for each in report["findings"])
     assert {promise["name"] for promise in report["promises"]} == PROMISES
     assert all(set(each) == {"name", "holds", "why"} for each in report["promises"])
@@ -160,6 +164,12 @@ def broken_promises(facts: Facts) -> Mapping[str, Promise]:
 def test_a_machine_that_has_everything_is_well_and_keeps_every_promise() -> None:
     assert {finding.verdict for finding in doctor.findings(BEST)} == {"ok"}
     assert not broken_promises(BEST)
+
+
+def test_why_processes_start_without_plans_is_told_and_no_fault() -> None:
+    found = verdicts(replace(BEST, unplanned="this is no x86_64"))["starts"]
+    assert (found.verdict, "this is no x86_64" in found.found) == ("ok", True)
+    assert "this is no" not in verdicts(BEST)["starts"].found
 
 
 LAUNCHER = Containment(reason="no cgroups")
