@@ -481,6 +481,7 @@ def reload(session: Session, dry_run: bool) -> None:
     for name, how in inner(found, "changed").items():
         keys = ", ".join(map(str, items(inner(found, "keys"), name)))
         lines.append(f"~ {name}: {effects.get(str(how), how)}" + (f": {keys}" if keys else ""))
+    lines += [f"~ {name}: renewed, its sources have changed" for name in items(found, "renewed")]
     signs = {"added": "+", "removed": "-"}
     for kind in ("teams", "workflows"):
         for name, effect in inner(found, kind).items():

@@ -361,13 +361,13 @@ class Agents(Staffing):
         planned = replace(planned, **self.ensembles.planned(config.ensembles, wanted))
         self.check_may_start(())
         if dry_run:
-            return planned
+            changed = await self.shared.zygotes.check_sources(kept, dry_run=True)
+            return replace(planned, renewed=tuple(changed))
         self.config = config
         for listener in self.on_reload:
             listener(config)
         if planned.is_empty:
-            await self.shared.zygotes.check_sources(list(self.agents))
-            return planned
+            return replace(planned, renewed=await self._read_anew())
         # Nothing is awaited until all is as the plan found it.
         self.ensembles.follow(config.ensembles)
         added = [self._insert(config.agents[name]) for name in planned.added]
@@ -383,13 +383,15 @@ class Agents(Staffing):
             with contextlib.suppress(NotFound):  # somebody else removes them, too
                 await self._remove(leaving)
             self._start_from_file([self._insert(spec) for spec in self._come_back(planned.removed)])
-        told = {key: value for key, value in asdict(planned).items() if key != "keys"}
+        told = {k: v for k, v in asdict(planned).items() if k not in ("keys", "renewed")}
         self.shared.bus.publish("config.reloaded", **told)
         for name, effect in planned.changed.items():
             keys = planned.keys[name]
             self.shared.bus.publish("agent.changed", agent=name, effect=effect, keys=keys)
-        await self.shared.zygotes.check_sources(list(self.agents))
-        return planned
+        return replace(planned, renewed=await self._read_anew())
+
+    async def _read_anew(self) -> tuple[str, ...]:
+        return tuple(await self.shared.zygotes.check_sources(list(self.agents)))
 
     def _start_from_file(self, agents: Iterable[Agent]) -> None:
         if self.brake is None and not self.draining:

@@ -39,7 +39,8 @@ class Plan(Struct, frozen=True):
     """What is to be done, by name; `keys` are those that made a change.
 
     Of the keys that are nobody's own, `live` take effect now, `pending` at the next start. Of a team or
-    workflow it is said whether it is added, removed or changed.
+    workflow it is said whether it is added, removed or changed. `renewed` are agents that keep their
+    configuration, and whose sources have changed.
     """
 
     added: tuple[str, ...] = ()
@@ -50,6 +51,7 @@ class Plan(Struct, frozen=True):
     keys: dict[str, tuple[str, ...]] = {}
     teams: dict[str, str] = {}
     workflows: dict[str, str] = {}
+    renewed: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:

@@ -269,10 +269,11 @@ class Zygotes:
         if kin.log is not None:
             self._logs.release(kin.log)
 
-    async def check_sources(self, names: Iterable[str]) -> None:
-        """Looks whether sources of these agents have changed; what has, and what cannot be forked, is read anew."""
+    async def check_sources(self, names: Iterable[str], *, dry_run: bool = False) -> list[str]:
+        """Those of these agents whose sources have changed; they, and what cannot be forked, are read anew."""
         found = [kin for name in names if (kin := self._kins.get(name)) is not None]
-        await asyncio.gather(*map(self._check, found))
+        has_changed = await asyncio.gather(*(self._check(kin, dry_run=dry_run) for kin in found))
+        return [kin.spec.name for kin, has in zip(found, has_changed, strict=True) if has]
 
     async def settled(self, names: Iterable[str]) -> None:
         """Waits until nothing is being read for these agents.
@@ -457,18 +458,18 @@ class Zygotes:
             self._feed(kin, warmth.Changed(PRELOAD, urgent=True))
         kin.reserve.aim(kin.current, spec)
 
-    async def _check(self, kin: Kin) -> None:
-        """Somebody wants to be sure that what runs is what is written."""
-        zygote = kin.current
-        if zygote is None:
-            if (
-                kin.state.phase is not Phase.ABSENT
-            ):  # what is being loaded may have read what was before
-                self._feed(kin, warmth.Changed("somebody has asked for it", urgent=True))
-            return
-        paths = await self._changed_sources(kin, zygote)
-        if paths and kin.current is zygote:
-            self._feed(kin, warmth.Changed(_words_of_changes(paths), urgent=True))
+    async def _check(self, kin: Kin, *, dry_run: bool) -> bool:
+        """Somebody wants to be sure that what runs is what is written; whether it is not, as far as that is known."""
+        while (zygote := kin.current) is not None:
+            paths = await self._changed_sources(kin, zygote)
+            if kin.current is not zygote:
+                continue  # which may have been asked too early, too
+            if paths and not dry_run:
+                self._feed(kin, warmth.Changed(_words_of_changes(paths), urgent=True))
+            return bool(paths)
+        if not dry_run:  # what is being loaded may have read what was there before
+            self._feed(kin, warmth.Changed("somebody has asked for it", urgent=True))
+        return False
 
     async def _look(self, kin: Kin, number: int) -> None:
         """Whether one has read what has changed while it was loaded."""

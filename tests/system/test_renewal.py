@@ -290,6 +290,7 @@ def test_sources_that_cannot_be_imported_leave_what_works_and_are_told_of(
         home.write("broken", BROKEN)
         told = until_told("agent.renewal")
     assert (told["ok"], "no_such_name" in told["reason"]) == (False, True)
+    assert "broken" in daemon.call("daemon.reload", dry_run=True)["renewed"]
     found = entry(daemon, "broken")
     assert pids(found) == pids(before)
     assert "no_such_name" in found["warm"]["reason"]
@@ -303,6 +304,7 @@ def test_sources_that_cannot_be_imported_leave_what_works_and_are_told_of(
         until_told("agent.renewal", ok=True)
     found = until(daemon, "broken", is_warm)
     assert found["warm"]["reason"] is None
+    assert "broken" not in daemon.call("daemon.reload", dry_run=True)["renewed"]
     assert run(daemon, "broken")["version"] == 2
 
 
