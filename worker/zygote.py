@@ -278,7 +278,7 @@ class Zygote:
     def _stop(self, signum: int, _frame: FrameType | None) -> None:
         if os.getpid() == self.pid:
             self.channel.sock.shutdown(socket.SHUT_RD)  # the loop takes it for the end
-        else:  # a fork that is not yet itself: it is the worker who was meant
+        else:  # a hook of a fork has let it through: it is the worker who was meant
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 

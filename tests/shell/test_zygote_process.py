@@ -242,6 +242,25 @@ def test_signals_that_the_import_has_blocked_are_so_in_forks_and_their_ends_are_
     wire.hear("emptied", unit="tested-0#1")
 
 
+EAGER = """
+import signal
+def hook():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    os.kill(os.getpid(), signal.SIGTERM)
+os.register_at_fork(after_in_child=hook)
+"""
+
+
+def test_a_signal_that_a_hook_of_a_fork_lets_through_ends_that_fork_alone(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    wire = zygote(stack, module(tmp_path, EAGER + ANSWERS), folder=tmp_path)
+    wire.loaded()
+    wire.fork("tested-0#1")
+    assert wire.hear("exited", unit="tested-0#1")["status"] == signal.SIGTERM
+    assert wire.hear("checked", seq=wire.send(op="check"))["changed"] == []
+
+
 def test_a_spare_that_is_renamed_is_called_so_from_then_on(stack: ExitStack) -> None:
     wire = zygote(stack, "fork_report:agent")
     wire.loaded()
