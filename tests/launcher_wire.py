@@ -7,7 +7,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +61,7 @@ class Wire:
         """Send a spawn; the sequence number, and the reading end of the child's stdout."""
         reading, writing = os.pipe()
         null = os.open(os.devnull, os.O_RDWR)
-        request = {
-            "env": {"PATH": PATH},
-            "cwd": "/",
-            "umask": 0o077,
-            "nice": 0,
-            "user": None,
-            "group": None,
-            "no_new_privs": True,
-            "limits": {},
-            "memory_bytes": 0,
-            "cpu_percent": 0,
-            "processes": 0,
-        } | options
+        request = birth({"PATH": PATH}, Path("/")) | options
         seq = self.send([null, writing, null], op="spawn", unit=unit, argv=list(argv), **request)
         os.close(writing)
         os.close(null)
@@ -114,6 +102,23 @@ class Wire:
     def close(self) -> None:
         self.sock.close()
         self.process.wait(BOUND_S)
+
+
+def birth(env: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """What a spawn says beside its unit and its program."""
+    return {
+        "env": dict(env),
+        "cwd": str(folder),
+        "umask": 0o077,
+        "nice": 0,
+        "user": None,
+        "group": None,
+        "no_new_privs": True,
+        "limits": {},
+        "memory_bytes": 0,
+        "cpu_percent": 0,
+        "processes": 0,
+    }
 
 
 def first_line(fd: int) -> str:

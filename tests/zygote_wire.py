@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher_wire import AGENTS, BOUND_S, Wire
+from launcher_wire import AGENTS, BOUND_S, Wire, birth
 
 
 class Worker:
@@ -184,20 +184,3 @@ def piped(unit: str) -> Generator[tuple[Worker, list[int]]]:
     yield Worker(unit, stdin[1], stdout[0], stderr[0]), theirs
     for fd in theirs:
         os.close(fd)
-
-
-def birth(env: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """The rest of a spawn."""
-    return {
-        "env": dict(env),
-        "cwd": str(folder),
-        "umask": 0o077,
-        "nice": 0,
-        "user": None,
-        "group": None,
-        "no_new_privs": True,
-        "limits": {},
-        "memory_bytes": 0,
-        "cpu_percent": 0,
-        "processes": 0,
-    }

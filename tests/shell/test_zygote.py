@@ -143,6 +143,13 @@ class Nest:
         self.children.append(child)
         return child
 
+    async def lived_in(self, *units: str) -> list[int]:
+        """The pids of a zygote and of all below it: forks of these names, and what has escaped of the first."""
+        await self.start()
+        first, *_ = [await self.spawn(unit) for unit in units]
+        await self.talk(first, "escape")
+        return [process.pid for process in kernel.walk(self.zygote.pid)]
+
     async def talk(self, child: Child, objective: str) -> Any:
         """What the task of a fork answers; the first time it is initialized."""
         assert child.stdin_fd is not None, "it has both pipes"
@@ -388,10 +395,7 @@ def test_the_death_of_a_zygote_is_that_of_its_workers_and_of_what_escaped(
 ) -> None:
     async def main() -> None:
         async with Nest(tmp_path, options, "") as nest:
-            await nest.start()
-            child, other = await nest.spawn("perjurer-0#1"), await nest.spawn("perjurer-1#1")
-            await nest.talk(child, "escape")
-            tree = [p.pid for p in kernel.walk(nest.zygote.pid)]
+            tree = await nest.lived_in("perjurer-0#1", "perjurer-1#1")
             assert len(tree) == 4
             os.kill(nest.zygote.pid, signal.SIGSEGV)
             await nest.until(lambda: len(nest.empty) == 2)
@@ -401,7 +405,7 @@ def test_the_death_of_a_zygote_is_that_of_its_workers_and_of_what_escaped(
             for unit in ("perjurer-0#1", "perjurer-1#1"):
                 assert nest.exits[unit].lost
                 assert nest.exits[unit].cause.startswith(reason)
-            assert nest.exits["perjurer-1#1"].pid == other.pid
+            assert nest.exits["perjurer-1#1"].pid == nest.children[1].pid
 
     run(main())
 
@@ -411,9 +415,7 @@ def test_the_launchers_death_is_that_of_zygotes_and_their_workers(
 ) -> None:
     async def main() -> None:
         async with Nest(tmp_path, options, "") as nest:
-            await nest.start()
-            await nest.talk(await nest.spawn("perjurer-0#1"), "escape")
-            tree = [p.pid for p in kernel.walk(nest.zygote.pid)]
+            tree = await nest.lived_in("perjurer-0#1")
             os.kill(nest.launcher.pid, signal.SIGKILL)
             await nest.until(lambda: nest.empty == ["perjurer-0#1"])
             assert [pid for pid in tree if is_alive(pid)] == []

@@ -19,8 +19,8 @@ import pytest
 
 import corral
 from corral.supervisor import containment, kernel, landlock
-from launcher_wire import AGENTS, BOUND_S, Wire
-from zygote_wire import Worker, ZygoteWire, birth, piped
+from launcher_wire import AGENTS, BOUND_S, Wire, birth
+from zygote_wire import Worker, ZygoteWire, piped
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
 needs_landlock = pytest.mark.skipif(
