@@ -456,6 +456,32 @@ def test_a_tree_is_looked_at_when_the_machine_has_given_out_what_it_may_still_ta
     asyncio.run(main())
 
 
+def test_a_tree_that_was_quiet_when_it_might_have_been_over_its_limit_is_asked_after_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_mib, read = 0, asyncio.Event()
+
+    def allocated_bytes() -> int:
+        read.set()
+        return given_mib * MIB
+
+    monkeypatch.setattr(metrics, "allocated_bytes", allocated_bytes)
+
+    async def main() -> None:
+        nonlocal given_mib
+        with running(*waiting("")) as idle:
+            line_of(idle)
+            async with watching() as watcher:
+                watcher.watch("idle", Tree(lambda: (idle.pid,)), Notes(600.0, 200 * MIB))
+                for _ in range(4):
+                    given_mib += 201
+                    for _ in range(2):  # by the second time it was looked at
+                        read.clear()
+                        await read.wait()
+
+    asyncio.run(main())
+
+
 def test_what_a_process_takes_is_in_what_the_kernel_has_given_out() -> None:
     before = allocated_bytes()
     with running(HOG, "take", "40") as process:
