@@ -72,7 +72,7 @@ class Autoscaler:
 
     def changed(self, keeper: Keeper) -> None:
         """A worker has changed its state, or has begun or ended a task."""
-        if has_range(keeper.spec):
+        if has_range(keeper.spec) or keeper.is_surplus:  # the range may have been taken away
             self.stir(keeper.spec.name)
         if keeper.worker.state is State.TERMINATED:
             self._make_room()

@@ -123,6 +123,11 @@ def workers(daemon: DaemonProcess, agent: str) -> list[str]:
     return [worker["id"] for worker in entry["workers"]]
 
 
+def change(daemon: DaemonProcess, config: str) -> None:
+    daemon.config.write_text(config)
+    daemon.call("daemon.reload")
+
+
 def changes(events: list[Any]) -> list[tuple[int, int]]:
     return [(e["before"], e["instances"]) for e in events if e["type"] == "agent.scaled"]
 
@@ -156,6 +161,16 @@ def test_a_worker_that_is_to_go_is_given_nothing_more_and_keeps_what_it_has(
         assert told.until_started(fourth) == "broad-0", "the other one has rested for longer"
         assert changes(told.events) == []
         daemon.call("task.cancel", task=fourth)
+        change(
+            daemon,
+            CONFIG.replace(
+                "[agents.broad]\ninstances = { min = 1, max = 4 }", "[agents.broad]\ninstances = 2"
+            ),
+        )
+        fifth = submit(daemon, "broad")
+        assert told.until_started(fifth) == "broad-1", "without a range nobody is to go"
+        change(daemon, CONFIG)
+        daemon.call("task.cancel", task=fifth)
         daemon.call("task.cancel", task=found["broad-1"])
         assert told.until(1)[-1]["before"] == 2
     assert daemon.call("task.show", task=third)["state"] == "running"
@@ -181,8 +196,7 @@ def test_a_reload_that_lets_more_processes_be_adds_what_waited_for_room(tmp_path
             for _ in range(9):
                 submit(daemon, "many")
             told.until_told("max_concurrent_processes")
-            daemon.config.write_text(config.replace("processes = 1", "processes = 9"))
-            daemon.call("daemon.reload")
+            change(daemon, config.replace("processes = 1", "processes = 9"))
             told.until(4)
 
 
