@@ -339,8 +339,7 @@ class Agents(Staffing):
             self.shared.zygotes.forget(agent.name)
             self._service.removed(agent.name)
             self.shared.bus.publish("agent.removed", agent=agent.name)
-        for keeper in keepers:
-            await keeper.close()
+        await self._close(keepers)
 
     # -- the file
 
@@ -439,7 +438,8 @@ class Agents(Staffing):
             await self.stop(self.all_keepers())
         except Timeout as error:  # what the kernel cannot end must not keep the others
             logger.error("%s", error)
-        for keeper in self.all_keepers():
-            await keeper.close()
+        await self._close(self.all_keepers())
+        if self._closing:
+            await asyncio.wait(self._closing)
         await self.shared.removals.finish()
         await self.shared.numbering.settle()

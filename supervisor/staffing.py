@@ -3,8 +3,9 @@
 One change of an agent's workers at a time, and none while it is removed. Which number is right is not known here.
 """
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -28,6 +29,7 @@ class Staffing(Running):
         self.on_scaled: Callable[[Agent], None] = _overlook
         """Called when somebody has given an agent another number of workers."""
         self._service = service
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def scale(
         self, name: str, instances: int, *, wait: bool, reason: str = "somebody asked for it"
@@ -118,8 +120,7 @@ class Staffing(Running):
                 self.check_may_begin(new)
             except CorralError:
                 del agent.keepers[first:]  # nobody would start them later
-                for keeper in new:
-                    await keeper.close()
+                await self._close(new)
                 raise
             await self.bring_up(new, wait=wait)
 
@@ -128,10 +129,10 @@ class Staffing(Running):
         held = agent.held
         async with self._leave(leaving):
             await self.stop(leaving)
-            for keeper in leaving:
-                agent.keepers.remove(keeper)
-                await keeper.close()
-        agent.held = held
+            # All of them before anything is awaited: whoever asked may hang up, and a number is a place.
+            del agent.keepers[instances:]
+            agent.held = held
+            await self._close(leaving)
 
     async def _rescale(self, name: str, instances: int) -> None:
         agent = self.agents.get(name)
@@ -175,6 +176,18 @@ class Staffing(Running):
         earlier = self.shared.numbering.last(worker_id)
         own = spec_of(spec, number)
         return Keeper(self.shared, worker_id, own, self._service, incarnation=earlier)
+
+    async def _close(self, keepers: Iterable[Keeper]) -> None:
+        """Closes what is no more, to the last also when whoever waits for it hangs up."""
+        closing = asyncio.create_task(_close_each(keepers))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.shield(closing)
+
+
+async def _close_each(keepers: Iterable[Keeper]) -> None:
+    for keeper in keepers:
+        await keeper.close()
 
 
 def _overlook(_agent: Agent) -> None:

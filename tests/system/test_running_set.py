@@ -1,5 +1,8 @@
 """The running set: in what order it starts and stops, what is taken in and given up whole, how many may run."""
 
+import json
+import os
+import socket
 import sqlite3
 import sys
 import time
@@ -482,3 +485,45 @@ def test_what_was_started_without_workers_is_up_when_it_is_given_some(
     daemon.call("agent.start", names=["one"])
     daemon.call("agent.scale", name="one", instances=1)
     assert daemon.worker("one-0")["state"] == "Ready"
+
+
+# -- who hangs up
+
+HELD = """
+import os, socket
+with socket.socket(socket.AF_UNIX) as line:
+    line.connect("held.sock")
+    socket.send_fds(line, [b"2"], [2])
+os.execvp("sleep", ["sleep", "1000"])
+"""
+
+
+def test_who_hangs_up_while_workers_are_taken_away_leaves_no_gap_in_their_numbers(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as listening, closing(daemon.client()) as client:
+        listening.bind(str(tmp_path / "held.sock"))
+        listening.listen()
+        spec = {"command": [sys.executable, "-IS", "-c", HELD], "protocol": "none", "instances": 3}
+        client.call("event.follow", {"types": ["worker.state"]}, timeout_s=BOUND_S)
+        daemon.call("agent.add", name="held", spec=spec, directory=str(tmp_path), wait=False)
+        fds: list[int] = []
+        for _ in range(3):  # what they print to is read for a while after their ends
+            with listening.accept()[0] as line:
+                fds += socket.recv_fds(line, 1, 1)[1]
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "agent.scale"}
+        with closing(socket.socket(socket.AF_UNIX)) as line:
+            line.connect(str(daemon.socket))
+            params = {"name": "held", "instances": 1}
+            line.sendall(json.dumps({**asked, "params": params}).encode() + b"\n")
+            ended: set[str] = set()
+            for notification in client.notifications():
+                told: Any = notification.params["events"]
+                ended |= {event["worker"] for event in told if event["to"] == "Terminated"}
+                if ended == {"held-1", "held-2"}:
+                    break
+            daemon.call("daemon.status")  # it has heard of that, too
+        for fd in fds:
+            os.close(fd)
+        told = daemon.call("agent.scale", name="held", instances=3, wait=False)
+        assert [worker["id"] for worker in told["workers"]] == [f"held-{n}" for n in range(3)]
