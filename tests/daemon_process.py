@@ -1,6 +1,8 @@
 """A real corrald in a temporary folder, for the tests of the whole."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -140,6 +142,37 @@ class DaemonProcess:
                 self.process.kill()
                 self.process.wait()
                 raise
+
+
+PASSING = re.compile(r'"(?:uptime_s|next_start_in_s)": [0-9.e-]+')
+"""What is another figure in a status at each look."""
+
+LOOKS = 1000
+
+
+def check_status(daemon: DaemonProcess) -> None:
+    """What `daemon.status` keeps of all is what is looked up by name, in a moment in which nothing changes."""
+
+    def anew() -> str:
+        return PASSING.sub("-", json.dumps(daemon.call("daemon.status", names=names)))
+
+    for _ in range(LOOKS):
+        status = daemon.call("daemon.status")
+        names = [entry["name"] for entry in status["agents"] + status["mcp_servers"]]
+        before = anew()
+        kept = PASSING.sub("-", json.dumps(daemon.call("daemon.status")))
+        if before == anew():
+            assert kept == before
+            return
+    raise AssertionError("it never stood still")
+
+
+def children(pid: int) -> set[int]:
+    """The pids of a process's children; none when it is gone."""
+    try:
+        return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    except OSError:
+        return set()
 
 
 def marked(folder: Path) -> list[int]:

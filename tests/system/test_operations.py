@@ -9,12 +9,15 @@ status, the stream of events. In the ordinary run it is a short form; `CORRAL_OP
 import json
 import os
 import random
+import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from corral.supervisor.lifecycle import TRANSITIONS, UP, State
 from corral.worker.client import Client
 from corral.worker.errors import CorralError, Unreachable
 from corral.worker.schema import ENDED
-from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, check_status, children, marked
 
 OPERATIONS = int(os.environ.get("CORRAL_OPERATIONS", "300"))
 SEED = int(os.environ.get("CORRAL_SEED", "0")) or random.randrange(1, 1_000_000)
@@ -43,9 +46,29 @@ process.spawn_timeout = "10s"
 recovery.restart_backoff_base = "{base}ms"
 """
 
+RANGE = "{ min = 1, max = 4 }"
+WARM_AGENT = """
+import asyncio, os, version
+from corral.worker import Agent
+
+agent = Agent("warm")
+
+@agent.checkpoint
+def save():
+    return version.NUMBER
+
+@agent.task
+async def run(task):
+    if task.objective == "hold":
+        await asyncio.sleep(0.05)
+    if task.objective == "die":
+        os._exit(3)
+    return version.NUMBER
+"""
+
 CONFIG = (
     f"""
-process.max_concurrent_processes = 14
+process.max_concurrent_processes = 20
 [agents.crew]
 command = [{RAW}, "garbage"]
 instances = 2
@@ -70,10 +93,18 @@ requires = ["plain", "crew"]
 [mcp.servers.odd]
 command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py"]
 {QUICK}
+[agents.warm]
+entrypoint = "app:agent"
+instances = {RANGE}
+min_spare = 2
+tasks.scale_up_after = "10ms"
+tasks.scale_down_after = "50ms"
+process.working_directory = "{{FOLDER}}"
+{QUICK}
 """
 ).replace("{base}", "20")
 
-NAMES = ("crew", "deaf", "litter", "exits", "plain", "after", "odd")
+NAMES = ("crew", "deaf", "litter", "exits", "plain", "after", "odd", "warm")
 ADDED = ("one", "two", "three", "four")
 """Names that come and go."""
 
@@ -86,6 +117,8 @@ REFUSALS = {
     "InvalidParams",
     "ResourceLimitExceeded",
     "ToolFailed",
+    "WorkerFailed",
+    "ShuttingDown",
     "NotInitialized",
 }
 """How a call may end when others do what they like."""
@@ -127,6 +160,11 @@ class Person:
             (6, lambda: ("agent.signal", {"name": self.one(), "signal": luck.choice(["KILL", "TERM", "HUP"])})),
             (3, self.reload),
             (10, lambda: ("task.submit", {"agent": luck.choice(("crew", "after", *ADDED)), "objective": "x"})),
+            (8, self.work),
+            (3, lambda: ("agent.hibernate", {"names": ["warm"], "force": luck.random() < 0.5})),
+            (3, lambda: ("agent.wake", {"names": ["warm"], "wait": False})),
+            (4, self.harm),
+            (3, self.hang_up),
             (4, lambda: ("mcp.call", {"name": "odd__echo", "arguments": {"text": "a"}, "timeout_s": 5.0})),
             (3, lambda: ("daemon.status", {})),
             (1, lambda: ("daemon.emergency_stop", {})),
@@ -153,12 +191,60 @@ class Person:
             agents.append({"name": name, "spec": spec, "directory": directory})
         return "agent.add_all", {"agents": agents, "wait": self.random.random() < 0.5}
 
+    def work(self) -> tuple[str, dict[str, object]]:
+        objective = self.random.choice(["x", "hold", "hold", "die"])
+        return "task.submit", {
+            "agent": "warm",
+            "objective": objective,
+            "durable": self.random.random() < 0.5,
+        }
+
+    def harm(self) -> tuple[str, dict[str, object]]:
+        """Ends a zygote, or a process that it has forked, or changes what it has read."""
+        warm: Any = self.world.warm()["warm"]
+        zygote: int = warm["pid"] or 0 if warm else 0
+        if not zygote or self.random.random() < 0.4:
+            self.world.write(self.random.randrange(1000))
+        else:
+            victim = self.random.choice([zygote, *children(zygote)])
+            self.world.say(f"kill {victim}, zygote {zygote}")
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        return "daemon.status", {}
+
+    def hang_up(self) -> tuple[str, dict[str, object]]:
+        """Asks for something, and hears of no answer."""
+        method, params = self.random.choice([
+            ("agent.scale", {"name": self.random.choice(("crew", "warm")), "instances": self.random.randrange(4)}),
+            ("agent.restart", {"names": self.some()}),
+            ("agent.hibernate", {"names": ["warm"]}),
+            ("agent.rm", {"names": [self.random.choice(ADDED)]}),
+            ("task.run", {"agent": "warm", "objective": "hold"}),
+        ])  # fmt: skip
+        self.world.say(f"hangs up: {method} {params}")
+        asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(self.world.daemon.socket))
+            line.sendall(json.dumps(asked).encode() + b"\n")
+            line.settimeout(self.random.uniform(0.0001, 0.05))
+            with suppress(TimeoutError):
+                line.recv(1)
+        return "daemon.status", {}
+
     def reload(self) -> tuple[str, dict[str, object]]:
-        text = CONFIG.replace('"20ms"', f'"{self.random.choice([10, 20, 40])}ms"')
+        text = CONFIG.replace("{FOLDER}", f"{self.world.daemon.folder}/warm").replace(
+            '"20ms"', f'"{self.random.choice([10, 20, 40])}ms"'
+        )
         if self.random.random() < 0.3:
             text = text.replace("instances = 2", "instances = 3")
         if self.random.random() < 0.2:
             text = text.replace('"sleep", "600"', f'"sleep", "60{self.random.randrange(10)}"')
+        if self.random.random() < 0.5:
+            ranges = ["1", "3", "{ min = 0, max = 2 }", "{ min = 2, max = 5 }"]
+            text = text.replace(f"instances = {RANGE}", f"instances = {self.random.choice(ranges)}")
+            text = text.replace("min_spare = 2", f"min_spare = {self.random.randrange(4)}")
+        if self.random.random() < 0.1:
+            text = text.replace("min_spare", "warm = false\nmin_spare")
         new = self.world.daemon.folder / f"corral.toml.{threading.get_ident()}"
         new.write_text(text)
         new.rename(self.world.daemon.config)
@@ -214,6 +300,12 @@ class World:
         self._reader.join()
         self._stream.close()
 
+    def write(self, number: int) -> None:
+        """Another version of what the warm agent imports."""
+        beside = self.daemon.folder / f"version.{threading.get_ident()}"
+        beside.write_text(f"NUMBER = {number}")
+        beside.rename(self.daemon.folder / "warm" / "version.py")
+
     # -- at rest
 
     def workers(self) -> dict[str, Any]:
@@ -228,11 +320,23 @@ class World:
         while time.monotonic() < end:
             self.daemon.call("agent.resume", all=True)
             workers = self.workers()
-            if all(is_at_rest(worker) for worker in workers.values()):
+            if all(is_at_rest(worker) for worker in workers.values()) and self.is_warmed():
                 return workers
             time.sleep(0.05)
         restless = [worker for worker in self.workers().values() if not is_at_rest(worker)]
-        raise AssertionError(f"no rest: {restless}")
+        raise AssertionError(f"no rest: {restless}, {self.warm()}")
+
+    def warm(self) -> Any:  # an agent's status
+        (entry,) = self.daemon.call("daemon.status", names=["warm"])["agents"]
+        return entry
+
+    def is_warmed(self) -> bool:
+        """Whether as much is forked ahead as is to be, or nothing is."""
+        warm = self.warm()["warm"]
+        if warm is None or warm["state"] == "cold":
+            return True
+        spec = self.daemon.call("agent.show", name="warm")["spec"]
+        return bool(warm["state"] == "warm" and warm["spares"] == spec.get("min_spare", 0))
 
     def snapshot(self) -> tuple[dict[str, Any], list[tuple[int, str]]]:
         """Workers and processes of one moment: nothing has changed while both were read."""
@@ -249,12 +353,34 @@ class World:
         """The promises, when everybody has been answered."""
         workers, lives = self.snapshot()
         assert {worker["state"] for worker in workers.values()} <= LEGAL
-        strays = [(pid, unit) for pid, unit in lives if unit not in current(workers)]
+        strays = [
+            (pid, unit)
+            for pid, unit in lives
+            if unit not in current(workers) and ".zygote#" not in unit
+        ]
         assert strays == [], [workers.get(unit.rpartition("#")[0]) for _, unit in strays]
-        leaders = {f"{w['id']}#{w['incarnation']}": w["pid"] for w in workers.values() if w["pid"]}
-        assert {(pid, unit) for unit, pid in leaders.items()} <= set(lives), (lives, workers)
+        leaders = {w["pid"]: w for w in workers.values() if w["pid"]}
+        assert set(leaders) <= {pid for pid, _ in lives}, (lives, workers)
+        self.look_at_forks()
+        check_status(self.daemon)
         self.look_at_moves(workers)
         assert "Traceback" not in self.daemon.log.read_text()
+
+    def look_at_forks(self) -> None:
+        """Every process of the warm agent is a worker, its zygote, or a spare that is counted."""
+        end = time.monotonic() + REST_S
+        while True:
+            entry = self.warm()
+            found = set(marked(self.daemon.folder / "warm"))
+            leaders: set[int] = {worker["pid"] for worker in entry["workers"] if worker["pid"]}
+            warm: Any = entry["warm"] or {"pid": 0, "spares": 0}
+            zygote: int = warm["pid"] or 0
+            others = found - leaders - {zygote}
+            spares = others & children(zygote)
+            is_told = spares == others and len(spares) == warm["spares"] and leaders <= found
+            if is_told or time.monotonic() > end:
+                assert is_told, (entry, found)
+                return
 
     def look_at_moves(self, workers: dict[str, Any]) -> None:
         """Every worker went from each state to a legal next one, and its lives are counted upwards."""
@@ -312,7 +438,10 @@ def living(folder: Path) -> list[tuple[int, str]]:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with DaemonProcess(tmp_path, CONFIG) as daemon:
+    (tmp_path / "warm").mkdir()
+    (tmp_path / "warm" / "app.py").write_text(WARM_AGENT)
+    (tmp_path / "warm" / "version.py").write_text("NUMBER = 0")
+    with DaemonProcess(tmp_path, CONFIG.replace("{FOLDER}", f"{tmp_path}/warm")) as daemon:
         world = World(daemon)
         try:
             yield world
@@ -361,10 +490,10 @@ def test_no_task_is_lost_whatever_is_done_to_its_agent(world: World) -> None:
             person.client.close()
     world.come_to_rest()
     world.daemon.call("agent.stop", all=True)
-    for name in ("crew", "plain", "after", *ADDED):
+    for name in ("crew", "plain", "after", "warm", *ADDED):
         for method, params in (
             ("agent.start", {"names": [name]}),  # which also lets go of the brake
-            ("agent.scale", {"name": name, "instances": 1}),  # it may have been left with none
+            ("agent.scale", {"name": name, "instances": 2}),  # it may have been left with none
         ):
             outcome, _ = result(lambda: world.daemon.call(method, **params))  # noqa: B023 - called at once
             assert outcome in ("ok", "NotFound"), name
