@@ -156,6 +156,8 @@ class Reserve:
         self._filling = None
         if not task.cancelled() and task.exception() is not None:
             logger.error("cannot fork ahead for %s", self._name, exc_info=task.exception())
+        elif not task.cancelled():
+            self._fill_soon()  # one may have been taken since it was done
 
     async def _fill(self) -> None:
         while self._is_short:
