@@ -22,7 +22,7 @@ from .keeper import Keeper, Service, Shared
 from .reload import Plan, plan
 from .roster import Entry
 from .spec import Config, Spec, changed, kind_of_ensemble
-from .staffing import Staffing, was_removed
+from .staffing import Staffing, seen_through, was_removed
 
 logger = logging.getLogger(__name__)
 
@@ -207,11 +207,14 @@ class Agents(Staffing):
             try:
                 for spec in sorted(changes, key=lambda each: each.name):  # in one order for all
                     await stack.enter_async_context(self._changing(self.of(spec.name)))
-                await self._roster.add(entries)
+                await seen_through(self._keep(entries, changes))
             except CorralError:
                 await self._forget(agents)
                 raise
-            self._change_added(changes)
+
+    async def _keep(self, entries: Iterable[Entry], changes: Iterable[Spec]) -> None:
+        await self._roster.add(entries)
+        self._change_added(changes)
 
     def _change_added(self, specs: Iterable[Spec]) -> None:
         """Gives agents that were added at run time what was added under their names once more."""
@@ -324,9 +327,13 @@ class Agents(Staffing):
             await self.stop(keepers)
             names = [agent.name for agent in present]
             self._check_not_required({*names, *crews})  # the file may have come to name one
-            await self._roster.remove([*names, *crews])
-            self.ensembles.forget(crews)
-            await self._forget(present)
+
+            async def forget() -> None:
+                await self._roster.remove([*names, *crews])
+                self.ensembles.forget(crews)
+                await self._forget(present)
+
+            await seen_through(forget())  # what the store has not, nobody has
             return [*names, *crews]
 
     async def _forget(self, agents: Sequence[Agent]) -> None:

@@ -5,7 +5,7 @@ One change of an agent's workers at a time, and none while it is removed. Which 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -183,6 +183,16 @@ class Staffing(Running):
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         await asyncio.shield(closing)
+
+
+async def seen_through(work: Coroutine[None, None, None]) -> None:
+    """Does something to its end, also when whoever asked for it hangs up; it has to be bounded."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 async def _close_each(keepers: Iterable[Keeper]) -> None:

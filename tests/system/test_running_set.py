@@ -527,3 +527,23 @@ def test_who_hangs_up_while_workers_are_taken_away_leaves_no_gap_in_their_number
             os.close(fd)
         told = daemon.call("agent.scale", name="held", instances=3, wait=False)
         assert [worker["id"] for worker in told["workers"]] == [f"held-{n}" for n in range(3)]
+
+
+def test_who_hangs_up_while_the_store_is_slow_leaves_what_the_store_has(
+    daemon: DaemonProcess,
+) -> None:
+    path = daemon.state_dir / "corral.db"
+    daemon.call("agent.add_all", agents=many(("stays", raw()), ("goes", raw())), start=False)
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "agent.rm", "params": {"names": ["goes"]}}
+    with closing(sqlite3.connect(path, isolation_level=None)) as held:
+        held.execute("BEGIN IMMEDIATE")
+        with closing(socket.socket(socket.AF_UNIX)) as line:
+            line.connect(str(daemon.socket))
+            line.sendall(json.dumps(asked).encode() + b"\n")
+            for _ in range(10):  # by then it waits for the store
+                daemon.call("rpc.discover")
+        daemon.call("rpc.discover")
+        held.execute("ROLLBACK")
+        daemon.call("agent.add_all", agents=many(("later", raw())), start=False)
+        stored = {name for (name,) in held.execute("SELECT name FROM agent")}
+    assert set(names(daemon)) == stored
