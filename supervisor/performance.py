@@ -437,11 +437,15 @@ class Performance(Accounts, ABC):
             await self._end(entry, "failed", defect)
 
     def _end_soon(self, entry: Entry, state: TaskState, error: CorralError) -> None:
-        """Ends a task that nobody performs. From now on nobody begins it, though its end is yet to be written."""
+        """Ends a task that nobody performs."""
+        self._put_down(entry, error)
+        self._keep(self._end(entry, state, error))
+
+    def _put_down(self, entry: Entry, error: CorralError) -> None:
+        """From now on nobody begins a task, though its end is yet to be written."""
         entry.stop = self._loop.create_future()
         entry.stop.set_result(error)
         self._backlog.step_back(entry)
-        self._keep(self._end(entry, state, error))
 
     async def _end(
         self,

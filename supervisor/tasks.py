@@ -509,20 +509,26 @@ class Tasks(Performance):
         elif not entry.stop.done():
             entry.stop.set_result(error)
 
+    def _stop_each(self, entries: Iterable[Entry], reason: str) -> None:
+        """Cancels tasks: by the end of this none of them begins any more."""
+        waiting: list[Entry] = []
+        for entry in entries:
+            text = f'cannot finish task "{entry.task.id}": {reason}'
+            if entry.stop is None:
+                self._put_down(entry, Cancelled(text, reason=reason))
+                waiting.append(entry)
+            elif not entry.stop.done():
+                entry.stop.set_result(Cancelled(text, reason=reason))
+        if waiting:
+            self._keep(self.ledger.end_each(waiting, "cancelled"))
+
     def _stop_children(self, task: Task, reason: str) -> None:
-        for child in task.children:
-            below = self._backlog.find(child)
-            if below is not None:
-                text = f'cannot finish task "{child}": {reason}'
-                self._stop(below, Cancelled(text, reason=reason))
+        self._stop_each(filter(None, map(self._backlog.find, task.children)), reason)
 
     def halt(self) -> tuple[str, ...]:
         """Cancels every task, as `halted` then waits for; nothing of them begins any more. Their ids."""
-        reason = "an emergency stop"
         entries = tuple(self._backlog)
-        for entry in entries:
-            text = f'cannot finish task "{entry.task.id}": {reason}'
-            self._stop(entry, Cancelled(text, reason=reason))
+        self._stop_each(entries, "an emergency stop")
         return tuple(entry.task.id for entry in entries)
 
     async def halted(self, task_ids: Iterable[str]) -> None:
@@ -610,9 +616,11 @@ class Tasks(Performance):
     def abandon(self, name: str) -> None:
         """Ends what still waits for an agent that was removed."""
         self._backlog.retire(name)
-        for entry in self._backlog.of(name):
-            if not entry.is_begun:
-                self._end_soon(entry, "failed", gone(entry.task))
+        waiting = [entry for entry in self._backlog.of(name) if not entry.is_begun]
+        for entry in waiting:
+            self._put_down(entry, gone(entry.task))
+        if waiting:
+            self._keep(self.ledger.end_each(waiting, "failed"))
 
     def say_why(self, name: str) -> None:
         """Tells waiting tasks that no worker takes them, when their agent has given up or is paused."""

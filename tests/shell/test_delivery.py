@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from corral.supervisor import ledger
 from corral.supervisor.backlog import Entry
 from corral.supervisor.bus import Bus
 from corral.supervisor.lifecycle import State
@@ -473,6 +474,37 @@ async def test_whatever_happens_each_task_ends_once(
 
 
 # -- what is not durable
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@on_loop
+async def test_many_tasks_that_end_at_once_hold_up_nobody_and_none_of_them_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
+) -> None:
+    monkeypatch.setattr(ledger, "ENDS_AT_ONCE", 3)
+    async with desk(tmp_path, monkeypatch) as here:
+        (hand,) = here.hands(here.add("a").name)
+        running = await here.submit(durable=durable)
+        await here.begun(running.id)
+        waiting = [await here.submit(durable=durable) for _ in range(8)]
+        halted = here.tasks.halt()
+        assert set(halted) == {running.id, *(task.id for task in waiting)}
+        hand.answer(running.id)  # it is free for the next
+        most = before = 0
+        while len(here.ends) < len(halted):
+            await asyncio.sleep(0)
+            most, before = max(most, len(here.ends) - before), len(here.ends)
+        assert most <= 4, "three of those that wait, and the one that ran"
+        await here.tasks.halted(halted)
+        assert set(here.ends) == set(halted)
+        assert [*here.ever] == [running.id]
+        here.add("b")
+        gone = [await here.submit("b", durable=durable) for _ in range(8)]
+        here.remove("b")
+        states = [(await here.tasks.wait(task.id)).state for task in gone]
+        assert states == ["failed"] * len(gone)
+        assert set(here.ends.values()) == {1}
+        here.check_is_empty()
 
 
 @on_loop
