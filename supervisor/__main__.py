@@ -25,8 +25,8 @@ from .diary import STDERR, Diary
 from .journal import is_stream_to_journal
 from .launch import secret_problems
 from .lifeline import Lifeline
-from .listener import inherited_socket
 from .secret import Secrets
+from .socket_lock import inherited_socket
 from .spec import Config
 
 ERROR_MARK = "<3>"

@@ -49,7 +49,7 @@ from .keeper import Shared, Wakefulness
 from .launch import Host
 from .lifeline import Lifeline
 from .limits import Limits
-from .listener import Listener, SocketLock, group_id
+from .listener import Listener
 from .logs import LogStore
 from .loss import Losses
 from .memory import Memory
@@ -61,6 +61,7 @@ from .process import Exit, Launcher
 from .renewal import Renewal
 from .secret import Secrets
 from .service import WorkerService
+from .socket_lock import SocketLock, group_id
 from .spec import Config, Process, Recovery, Spec
 from .statistics import Statistics
 from .store import STALL_S, Store

@@ -1,35 +1,25 @@
-"""The control socket: taken with a lock, each peer known by its credentials, each with what it may do.
+"""The control socket: connections are accepted, each peer known by its credentials, each with what it may do.
 
-The socket file is 0600 (0660 with a group), and every connection is checked again by SO_PEERCRED
-(unix(7)), since a mode says nothing about a descriptor that was passed on. A peer inside a worker's
-process tree has only the rights that its agent's spec grants, by default none: an agent does not steer
-its keeper. A few descriptors are held in reserve, so that a daemon that is out of them still answers.
+Every connection is checked by SO_PEERCRED (unix(7)), since the mode of the socket file says nothing about a
+descriptor that was passed on. A peer inside a worker's process tree has only the rights that its agent's spec
+grants, by default none: an agent does not steer its keeper. A few descriptors are held in reserve, so that a daemon that is out of them still answers.
 """
 
 import asyncio
 import contextlib
 import errno
-import fcntl
-import grp
 import logging
 import os
-import pwd
-import select
 import socket
-import struct
-from collections.abc import Awaitable, Container, Mapping, MutableMapping
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Awaitable, Mapping
 
 from .. import __version__
 from ..mcp.caller import Caller
 from ..mcp.face import Face
 from ..worker.channel import Channel
 from ..worker.errors import (
-    Conflict,
     CorralError,
     InternalError,
-    InvalidParams,
     Overloaded,
     PermissionDenied,
     ShuttingDown,
@@ -37,19 +27,16 @@ from ..worker.errors import (
 from ..worker.schema import AttachParams
 from ..worker.wire import Notification, Peer, Request
 from .control import Control, Permission
+from .identity import Identity, identify, is_member
 from .keeper import Keeper
 from .offering import Client, ClientOffering
-
-MAX_PATH_BYTES = 107
-"""`sun_path` holds 108 bytes with the final NUL (unix(7))."""
+from .socket_lock import SocketLock
 
 MAX_CONNECTIONS = 4096
 
 MAX_REQUESTS = 1000
 """Requests in flight on one connection."""
 
-BACKLOG = 1024
-"""Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn."""
 
 ACCEPTS_PER_TURN = 64
 """Connections that are accepted before the loop does something else."""
@@ -66,149 +53,8 @@ LOAN_S = 1.0
 LOAN_MAX_S = 10.0
 """…and after this time in any case: the reserve is for whoever comes next."""
 
-FIRST_INHERITED_FD = 3
-"""Where sockets from the service manager begin; see sd_listen_fds(3)."""
-
-SO_PEERPIDFD = getattr(socket, "SO_PEERPIDFD", 77)
-"""A pidfd of the peer: Linux 6.5; Python has no name for it before 3.14."""
 
 logger = logging.getLogger(__name__)
-
-
-def inherited_socket(environ: MutableMapping[str, str], pid: int) -> socket.socket | None:
-    """The listening socket that the service manager has passed to us, if any; see sd_listen_fds(3).
-
-    The variables that say so are removed: they are meant for us, and for nobody whom we start.
-
-    Raises:
-        InvalidParams: it is not one listening unix stream socket with a path.
-    """
-    meant_for, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
-    environ.pop("LISTEN_FDNAMES", None)
-    if meant_for != str(pid) or not count.isdecimal() or count == "0":
-        return None
-    fds = range(FIRST_INHERITED_FD, FIRST_INHERITED_FD + int(count))
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    sock = socket.socket(fileno=fds[0])
-    is_ours = (
-        len(fds) == 1
-        and (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
-        and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        and str(sock.getsockname()).startswith("/")
-    )
-    if not is_ours:
-        sock.detach()  # not ours to close
-        raise InvalidParams(
-            f"cannot listen on what the service manager has passed: {count} descriptors, where one listening"
-            " unix stream socket with a path is expected",
-            key="LISTEN_FDS",
-            value=count,
-            reason="no socket for control",
-        )
-    sock.setblocking(False)
-    return sock
-
-
-class SocketLock:
-    """The right to listen at a path: one daemon has it, and a dead one has left it.
-
-    With `inherited`, a socket that the service manager bound there, the file is the manager's: it is
-    neither replaced nor removed, and its owner, group and mode are what the manager gave it.
-
-    Raises:
-        Conflict: another daemon has it; `data["pid"]` is its.
-        InvalidParams: the path is too long.
-        PermissionDenied: its folder cannot be used.
-    """
-
-    def __init__(self, path: Path, inherited: socket.socket | None = None) -> None:
-        self.inherited = inherited
-        size = len(os.fsencode(path))
-        if size > MAX_PATH_BYTES:
-            raise InvalidParams(
-                f'cannot listen on "{path}": the path has {size} bytes, and a socket\'s has {MAX_PATH_BYTES}'
-                " at most",
-                key="socket",
-                value=str(path),
-                reason="too long",
-            )
-        self.path = path
-        self._file = Path(f"{path}.lock")
-        try:
-            make_private_folder(path.parent)
-            self._fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise PermissionDenied(
-                f'cannot listen on "{path}": {error.strerror}: {error.filename}', path=str(path)
-            ) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
-            raise Conflict(
-                f'cannot listen on "{path}": a daemon with pid {pid} does already',
-                pid=int(pid) if pid.isdigit() else None,
-                path=str(path),
-            ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        if inherited is None:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()  # nobody listens there: we have the lock
-
-    def listen(self, group: str | None) -> socket.socket:
-        """A listening socket at the path, of the mode that `group` asks for; or the inherited one as it is.
-
-        Raises:
-            InvalidParams: the group does not exist any more.
-            PermissionDenied: it cannot be bound.
-        """
-        if self.inherited is not None:
-            return self.inherited
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            sock.bind(str(self.path))
-            os.chmod(self.path, 0o600)
-            if group is not None:
-                os.chown(self.path, -1, group_id(group))
-                os.chmod(self.path, 0o660)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            raise PermissionDenied(
-                f'cannot listen on "{self.path}": {error.strerror}', path=str(self.path)
-            ) from error
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def release(self) -> None:
-        """Gives the path up. The lock file stays: removing it would race with the next daemon."""
-        if self.inherited is None:
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
-        else:
-            self.inherited.close()  # the manager has it open, too: who connects now waits
-        os.close(self._fd)
-
-
-def make_private_folder(folder: Path) -> None:
-    """Makes a folder for the socket, 0700; one in /tmp has to be ours, since anybody can make it first.
-
-    Raises:
-        OSError: it cannot be made.
-        PermissionDenied: it belongs to somebody else.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.parent == Path("/tmp") and folder.name.startswith("corral-"):
-        owner = folder.lstat().st_uid
-        if owner != os.getuid() or folder.is_symlink():
-            raise PermissionDenied(
-                f'cannot use folder "{folder}": it belongs to uid {owner}', path=str(folder)
-            )
 
 
 class Reserve:
@@ -369,12 +215,12 @@ class Listener:
         if not self.closing:
             self._refill()
 
-    def permission(self, identity: "Identity") -> Permission | None:
+    def permission(self, identity: Identity) -> Permission | None:
         """What a peer may do that no worker has started: the owner and root everything, the group's members operate."""
         if identity.uid in (0, os.getuid()):
             return "admin"
         return (
-            "operate" if self._group is not None and _is_member(identity.uid, self._group) else None
+            "operate" if self._group is not None and is_member(identity.uid, self._group) else None
         )
 
     def granted(self, agent: str | None) -> Permission | None:
@@ -389,7 +235,7 @@ class Listener:
         keepers = self._control.agents.all_keepers()
         return next((keeper for keeper in keepers if keeper.worker.pid == leader), None)
 
-    def identify(self, sock: socket.socket) -> "Identity":
+    def identify(self, sock: socket.socket) -> Identity:
         """Who is at the other end of a connection."""
         leaders = {
             keeper.worker.pid: keeper.spec.name
@@ -541,96 +387,3 @@ class Connection(Channel):
         for task in self._following:
             task.cancel()
         self._listener.forget(self)
-
-
-class Identity(NamedTuple):
-    """A peer as the kernel knew it when it connected.
-
-    `is_inside` says that it descends from this daemon, or that this cannot be told; `agent` is whose
-    worker it descends from, None where that is unknown: it has left its tree, or the worker is dead;
-    `leader` is the pid of that worker.
-    """
-
-    pid: int
-    uid: int
-    is_inside: bool
-    agent: str | None
-    leader: int | None = None
-
-    @property
-    def who(self) -> dict[str, object]:
-        """As the audit names it; `agent` is there for whoever is inside, and null where it is unknown."""
-        who: dict[str, object] = {"uid": self.uid, "pid": self.pid}
-        return {**who, "agent": self.agent} if self.is_inside else who
-
-
-def identify(sock: socket.socket, leaders: Mapping[int, str]) -> Identity:
-    """Who is at the other end; `leaders` are the pids of living workers and the names of their agents."""
-    size = struct.calcsize("3i")
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, uid, _ = struct.unpack("3i", raw)
-    is_inside, leader = _descent(pid, os.getpid(), leaders)
-    if _is_gone(sock):  # so that the pid may have been another's when we looked
-        is_inside, leader = True, None
-    return Identity(pid, uid, is_inside, None if leader is None else leaders[leader], leader)
-
-
-def _is_gone(sock: socket.socket) -> bool:
-    """Whether the process that connected has ended; False where the kernel cannot tell."""
-    try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
-    except OSError as error:
-        return error.errno in (errno.ESRCH, errno.EINVAL)
-    (pidfd,) = struct.unpack("i", raw)
-    try:
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(0))
-    finally:
-        os.close(pidfd)
-
-
-def _descent(pid: int, ancestor: int, leaders: Container[int]) -> tuple[bool, int | None]:
-    """Whether a process descends from `ancestor`, and through which leader, by /proc/PID/stat (proc(5)).
-
-    It does where that cannot be told: a worker may let a child connect that is dead when we look.
-    """
-    for _ in range(1000):
-        if pid == ancestor:
-            return True, None
-        if pid in leaders:
-            return True, pid
-        if pid <= 1:
-            return False, None
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as stat:
-                pid = int(stat.read().rpartition(b")")[2].split()[1])
-        except (OSError, IndexError, ValueError):
-            return True, None
-    return True, None
-
-
-def group_id(name: str) -> int:
-    """The id of the group whose members operate.
-
-    Raises:
-        InvalidParams: it does not exist.
-    """
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise InvalidParams(
-            f'cannot give the socket to group "{name}": there is none',
-            key="daemon.group",
-            value=name,
-            reason="unknown group",
-        ) from None
-
-
-def _is_member(uid: int, group: str) -> bool:
-    try:
-        user = pwd.getpwuid(uid)
-        entry = grp.getgrnam(group)
-    except KeyError:
-        return False
-    return user.pw_name in entry.gr_mem or user.pw_gid == entry.gr_gid

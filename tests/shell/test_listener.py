@@ -16,14 +16,9 @@ import pytest
 import uvloop
 
 from corral.supervisor.control import Control
-from corral.supervisor.listener import (
-    FIRST_INHERITED_FD,
-    RESERVE,
-    Listener,
-    Reserve,
-    SocketLock,
-    identify,
-)
+from corral.supervisor.identity import identify
+from corral.supervisor.listener import RESERVE, Listener, Reserve
+from corral.supervisor.socket_lock import FIRST_INHERITED_FD, SocketLock
 from corral.worker.errors import Conflict, InvalidParams, PermissionDenied
 
 BOUND_S = 20.0
@@ -101,7 +96,7 @@ def test_a_path_that_no_socket_can_have_is_refused(tmp_path: Path, name: str) ->
 
 ADOPT = """
 import os, socket, sys
-from corral.supervisor.listener import inherited_socket
+from corral.supervisor.socket_lock import inherited_socket
 from corral.worker.errors import CorralError
 os.environ["LISTEN_PID"] = str(os.getpid()) if sys.argv[1] == "ours" else "1"
 try:

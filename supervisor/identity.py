@@ -1,0 +1,95 @@
+"""Who is at the other end of a connection: the kernel's word for pid and uid, and the ancestors in /proc.
+
+What cannot be told is inside: a worker may let a child connect that is dead when we look. The mark in the environment
+is never asked, since anybody can write it. What somebody may do is not decided here.
+"""
+
+import errno
+import grp
+import os
+import pwd
+import select
+import socket
+import struct
+from collections.abc import Container, Mapping
+from typing import NamedTuple
+
+SO_PEERPIDFD = getattr(socket, "SO_PEERPIDFD", 77)
+"""A pidfd of the peer: Linux 6.5; Python has no name for it before 3.14."""
+
+
+class Identity(NamedTuple):
+    """A peer as the kernel knew it when it connected.
+
+    `is_inside` says that it descends from this daemon, or that this cannot be told; `agent` is whose
+    worker it descends from, None where that is unknown: it has left its tree, or the worker is dead;
+    `leader` is the pid of that worker.
+    """
+
+    pid: int
+    uid: int
+    is_inside: bool
+    agent: str | None
+    leader: int | None = None
+
+    @property
+    def who(self) -> dict[str, object]:
+        """As the audit names it; `agent` is there for whoever is inside, and null where it is unknown."""
+        who: dict[str, object] = {"uid": self.uid, "pid": self.pid}
+        return {**who, "agent": self.agent} if self.is_inside else who
+
+
+def identify(sock: socket.socket, leaders: Mapping[int, str]) -> Identity:
+    """Who is at the other end; `leaders` are the pids of living workers and the names of their agents."""
+    size = struct.calcsize("3i")
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, _ = struct.unpack("3i", raw)
+    is_inside, leader = _descent(pid, os.getpid(), leaders)
+    if _is_gone(sock):  # so that the pid may have been another's when we looked
+        is_inside, leader = True, None
+    return Identity(pid, uid, is_inside, None if leader is None else leaders[leader], leader)
+
+
+def _is_gone(sock: socket.socket) -> bool:
+    """Whether the process that connected has ended; False where the kernel cannot tell."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
+    except OSError as error:
+        return error.errno in (errno.ESRCH, errno.EINVAL)
+    (pidfd,) = struct.unpack("i", raw)
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(0))
+    finally:
+        os.close(pidfd)
+
+
+def _descent(pid: int, ancestor: int, leaders: Container[int]) -> tuple[bool, int | None]:
+    """Whether a process descends from `ancestor`, and through which leader, by /proc/PID/stat (proc(5)).
+
+    It does where that cannot be told: a worker may let a child connect that is dead when we look.
+    """
+    for _ in range(1000):
+        if pid == ancestor:
+            return True, None
+        if pid in leaders:
+            return True, pid
+        if pid <= 1:
+            return False, None
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                pid = int(stat.read().rpartition(b")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            return True, None
+    return True, None
+
+
+def is_member(uid: int, group: str) -> bool:
+    """Whether a user is in a group, by its own entry or by the group's list."""
+    try:
+        user = pwd.getpwuid(uid)
+        entry = grp.getgrnam(group)
+    except KeyError:
+        return False
+    return user.pw_name in entry.gr_mem or user.pw_gid == entry.gr_gid

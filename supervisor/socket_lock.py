@@ -1,0 +1,176 @@
+"""The path of the control socket: one daemon has it, and a dead one has left it.
+
+The socket file is 0600 (0660 with a group). A socket that the service manager bound there is taken as it is.
+"""
+
+import contextlib
+import fcntl
+import grp
+import os
+import socket
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from ..worker.errors import Conflict, InvalidParams, PermissionDenied
+
+MAX_PATH_BYTES = 107
+"""`sun_path` holds 108 bytes with the final NUL (unix(7))."""
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn."""
+
+FIRST_INHERITED_FD = 3
+"""Where sockets from the service manager begin; see sd_listen_fds(3)."""
+
+
+def inherited_socket(environ: MutableMapping[str, str], pid: int) -> socket.socket | None:
+    """The listening socket that the service manager has passed to us, if any; see sd_listen_fds(3).
+
+    The variables that say so are removed: they are meant for us, and for nobody whom we start.
+
+    Raises:
+        InvalidParams: it is not one listening unix stream socket with a path.
+    """
+    meant_for, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if meant_for != str(pid) or not count.isdecimal() or count == "0":
+        return None
+    fds = range(FIRST_INHERITED_FD, FIRST_INHERITED_FD + int(count))
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    sock = socket.socket(fileno=fds[0])
+    is_ours = (
+        len(fds) == 1
+        and (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+        and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        and str(sock.getsockname()).startswith("/")
+    )
+    if not is_ours:
+        sock.detach()  # not ours to close
+        raise InvalidParams(
+            f"cannot listen on what the service manager has passed: {count} descriptors, where one listening"
+            " unix stream socket with a path is expected",
+            key="LISTEN_FDS",
+            value=count,
+            reason="no socket for control",
+        )
+    sock.setblocking(False)
+    return sock
+
+
+class SocketLock:
+    """The right to listen at a path: one daemon has it, and a dead one has left it.
+
+    With `inherited`, a socket that the service manager bound there, the file is the manager's: it is
+    neither replaced nor removed, and its owner, group and mode are what the manager gave it.
+
+    Raises:
+        Conflict: another daemon has it; `data["pid"]` is its.
+        InvalidParams: the path is too long.
+        PermissionDenied: its folder cannot be used.
+    """
+
+    def __init__(self, path: Path, inherited: socket.socket | None = None) -> None:
+        self.inherited = inherited
+        size = len(os.fsencode(path))
+        if size > MAX_PATH_BYTES:
+            raise InvalidParams(
+                f'cannot listen on "{path}": the path has {size} bytes, and a socket\'s has {MAX_PATH_BYTES}'
+                " at most",
+                key="socket",
+                value=str(path),
+                reason="too long",
+            )
+        self.path = path
+        self._file = Path(f"{path}.lock")
+        try:
+            make_private_folder(path.parent)
+            self._fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise PermissionDenied(
+                f'cannot listen on "{path}": {error.strerror}: {error.filename}', path=str(path)
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            raise Conflict(
+                f'cannot listen on "{path}": a daemon with pid {pid} does already',
+                pid=int(pid) if pid.isdigit() else None,
+                path=str(path),
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        if inherited is None:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()  # nobody listens there: we have the lock
+
+    def listen(self, group: str | None) -> socket.socket:
+        """A listening socket at the path, of the mode that `group` asks for; or the inherited one as it is.
+
+        Raises:
+            InvalidParams: the group does not exist any more.
+            PermissionDenied: it cannot be bound.
+        """
+        if self.inherited is not None:
+            return self.inherited
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.bind(str(self.path))
+            os.chmod(self.path, 0o600)
+            if group is not None:
+                os.chown(self.path, -1, group_id(group))
+                os.chmod(self.path, 0o660)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise PermissionDenied(
+                f'cannot listen on "{self.path}": {error.strerror}', path=str(self.path)
+            ) from error
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def release(self) -> None:
+        """Gives the path up. The lock file stays: removing it would race with the next daemon."""
+        if self.inherited is None:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+        else:
+            self.inherited.close()  # the manager has it open, too: who connects now waits
+        os.close(self._fd)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Makes a folder for the socket, 0700; one in /tmp has to be ours, since anybody can make it first.
+
+    Raises:
+        OSError: it cannot be made.
+        PermissionDenied: it belongs to somebody else.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.parent == Path("/tmp") and folder.name.startswith("corral-"):
+        owner = folder.lstat().st_uid
+        if owner != os.getuid() or folder.is_symlink():
+            raise PermissionDenied(
+                f'cannot use folder "{folder}": it belongs to uid {owner}', path=str(folder)
+            )
+
+
+def group_id(name: str) -> int:
+    """The id of the group whose members operate.
+
+    Raises:
+        InvalidParams: it does not exist.
+    """
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise InvalidParams(
+            f'cannot give the socket to group "{name}": there is none',
+            key="daemon.group",
+            value=name,
+            reason="unknown group",
+        ) from None
