@@ -20,7 +20,8 @@ from ..worker.codec import as_array, as_object, encode
 from ..worker.errors import CorralError, InternalError, InvalidParams, MethodNotFound
 from ..worker.welcome import LEGACY_VERSIONS, META, MODERN_VERSIONS
 from ..worker.wire import Peer, Request
-from .cortex_memory import Item, Memory, Quota
+from .cortex_item import Item
+from .cortex_memory import Memory, Quota
 from .cortex_store import MAX_FILE_BYTES, Store
 
 _META_VERSION = META + "protocolVersion"

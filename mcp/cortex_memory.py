@@ -9,79 +9,42 @@ An *item* is a content in a namespace, found by its id, by words, or by a key. A
 storing under it again replaces the content. The same content without a key is kept once in a namespace.
 """
 
-import base64
-import hashlib
-import math
 import os
-import struct
 import time
 import unicodedata
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ..worker.codec import as_array, as_object, decode, encode
+from ..worker.codec import encode
 from ..worker.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
+from .cortex_item import (
+    IN_NAMESPACE,
+    ITEM,
+    LIVE,
+    ROW,
+    Item,
+    ItemRow,
+    Row,
+    is_whole,
+    item_of,
+    object_of,
+    plain_id,
+    seal_for,
+    seal_of,
+    sha256,
+    strings_of,
+)
+from .cortex_search import Found, Search
 from .cortex_store import Store
 
 MAX_ITEM_BYTES = 4 * 1024 * 1024
 """One item as JSON. Quoted twice in an MCP result it still fits into a message of 16 MiB."""
 
-MAX_FOUND_BYTES = MAX_ITEM_BYTES
-"""All items of one search as JSON; the first one always fits."""
-
-MAX_TERMS = 64
-"""Words of a query that are looked for; further ones are ignored."""
-
 MAX_ARCHIVED = 10_000
 """Items that one consolidation archives at most; the next one goes on."""
 
-MAX_OFFSET = 10_000
-"""How many items of one search can be had page by page."""
-
-MAX_RANKINGS = 32
-"""Cursors that go on with a search as it began; with an older one it is ranked anew."""
-
 RECEIPT_S = 7 * 86_400.0
 """How long an idempotency key is known."""
-
-MAX_TIME_S = 253_402_300_800.0
-"""The end of the year 9999: no time that was ever noted is later."""
-
-HALF_LIFE_S = 30 * 86_400.0
-"""An item of this age has half of the freshness that a new one adds to its score."""
-
-_ITEM = """CAST(m.id AS TEXT), m.key, m.namespace, m.content, m.tags, m.metadata, m.created_at, m.expires_at, m.archived_at,
-    m.hash, m.seal"""
-_UNEXPIRED = "(m.expires_at IS NULL OR m.expires_at > :now)"
-_LIVE = f"m.archived_at IS NULL AND {_UNEXPIRED}"
-_IN_NAMESPACE = "(:namespace IS NULL OR m.namespace = :namespace)"
-
-# A multiplication by 1 (old) to 2 (new): freshness decides between good hits, it does not make one.
-_SCORE = """-bm25(memory_index, 1.0, 2.0, 1.0)
-    * (1.0 + :half_life / (:half_life + max(0.0, :now - m.created_at)))"""
-_HAS_TAGS = """NOT EXISTS (SELECT 1 FROM json_each(:tags) AS wanted
-    WHERE wanted.value NOT IN (SELECT value FROM json_each(m.tags)))"""
-_HAS_METADATA = """NOT EXISTS (SELECT 1 FROM json_each(:metadata) AS wanted WHERE NOT EXISTS (
-    SELECT 1 FROM json_each(CASE WHEN json_valid(m.metadata) THEN m.metadata END) AS has
-    WHERE has.key = wanted.key AND has.type = wanted.type AND has.value IS wanted.value))"""
-_IN_TIME = (
-    """(:since IS NULL OR m.created_at >= :since) AND (:until IS NULL OR m.created_at < :until)"""
-)
-_RANK = f"""
-    SELECT m.seq, {_SCORE} AS score, CAST(m.created_at AS REAL)
-    FROM memory_index JOIN memory AS m ON m.seq = memory_index.rowid
-    WHERE memory_index MATCH :match AND {_LIVE} AND {_IN_NAMESPACE} AND {_IN_TIME}
-        AND m.seq <= :newest AND (:tags = '[]' OR json_valid(m.tags) AND {_HAS_TAGS})
-        AND (:metadata = '{{}}' OR {_HAS_METADATA})
-    ORDER BY score DESC, m.seq DESC LIMIT {MAX_OFFSET + 1}"""
-_RANKED = f"""SELECT {_ITEM} FROM memory AS m
-    WHERE m.seq = ? AND m.archived_at IS NULL AND CAST(m.created_at AS REAL) IS ?"""
-
-_ItemRow = tuple[
-    str, str | None, str, str, str, str, float, float | None, float | None, bytes, bytes | None
-]
 
 
 class Stored(NamedTuple):
@@ -89,33 +52,6 @@ class Stored(NamedTuple):
 
     id: str
     created: bool
-
-
-class Item(NamedTuple):
-    """One memory as callers see it; times are UTC, RFC 3339."""
-
-    id: str
-    key: str | None
-    namespace: str
-    content: str
-    tags: list[str]
-    metadata: dict[str, object]
-    created_at: str
-    expires_at: str | None
-    archived_at: str | None
-
-
-class Found(NamedTuple):
-    """The items of a search with their scores, best first.
-
-    `truncated`: more did not fit into one answer; `cursor` leads to what follows, whatever the reason; `damaged`
-    are ids of items that were found and are not what was stored.
-    """
-
-    items: list[tuple[Item, float]]
-    truncated: bool = False
-    cursor: str | None = None
-    damaged: tuple[str, ...] = ()
 
 
 class Quota(NamedTuple):
@@ -132,25 +68,6 @@ class Consolidated(NamedTuple):
     kept: list[str]
 
 
-class _Row(NamedTuple):
-    """What storing and merging need to know of an item that is there."""
-
-    seq: int
-    id: str
-    plain: int
-    hash: bytes
-    tags: str
-    metadata: str
-    expires_at: float | None
-    namespace: str
-    created_at: float
-    key: str | None
-
-
-_ROW = """m.seq, CAST(m.id AS TEXT), m.plain, m.hash, m.tags, m.metadata, m.expires_at, m.namespace,
-    m.created_at, m.key"""
-
-
 class Memory:
     """The items in one store; `clock` gives the seconds since 1970, `quota` holds for each namespace."""
 
@@ -160,7 +77,7 @@ class Memory:
         self._store = store
         self._clock = clock
         self._quota = quota or Quota()
-        self._rankings: dict[str, _Ranking] = {}  # by cursor, the newest last
+        self._search = Search(store)
 
     def store(
         self,
@@ -196,7 +113,7 @@ class Memory:
             if idempotency_key is not None:
                 self._store.connection.execute(
                     "INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?)",
-                    (namespace, idempotency_key, _sha256(asked), *stored, now),
+                    (namespace, idempotency_key, sha256(asked), *stored, now),
                 )
         self._store.trim_log()
         return stored
@@ -213,7 +130,7 @@ class Memory:
         if row is None:
             return None
         digest, item_id, created = row
-        if digest != _sha256(asked):
+        if digest != sha256(asked):
             words = (
                 f'cannot store the item: idempotency key "{idempotency_key}" was used for another'
             )
@@ -270,7 +187,7 @@ class Memory:
             return self._insert(new, plain=0)
         if named.hash != new.hash:
             copy_id = _new_id()
-            seal = _seal_of(named._replace(id=copy_id, key=None)) if self._is_whole(named) else b""
+            seal = seal_of(named._replace(id=copy_id, key=None)) if self._is_whole(named) else b""
             self._store.connection.execute(
                 """INSERT INTO memory (id, namespace, plain, content, hash, normal, tags, metadata,
                     created_at, expires_at, seal, archived_at, archived_why)
@@ -286,22 +203,22 @@ class Memory:
         )
         return Stored(named.id, created=False)
 
-    def _same_content(self, new: "_New", condition: str = "") -> _Row | None:
+    def _same_content(self, new: "_New", condition: str = "") -> Row | None:
         """The item that has this content already; those that are damaged do not count."""
-        where = f"m.namespace = :namespace AND m.hash = :hash AND {_LIVE} {condition}"
-        query = f"SELECT {_ROW} FROM memory AS m WHERE {where} ORDER BY m.seq"
-        found = map(_Row._make, self._store.connection.execute(query, new.parameters))
+        where = f"m.namespace = :namespace AND m.hash = :hash AND {LIVE} {condition}"
+        query = f"SELECT {ROW} FROM memory AS m WHERE {where} ORDER BY m.seq"
+        found = map(Row._make, self._store.connection.execute(query, new.parameters))
         return next(filter(self._is_whole, found), None)
 
-    def _is_whole(self, row: _Row) -> bool:
+    def _is_whole(self, row: Row) -> bool:
         """Whether an item is what was stored."""
-        query = f"SELECT {_ITEM} FROM memory AS m WHERE m.seq = ?"
-        return _is_whole(self._store.connection.execute(query, (row.seq,)).fetchone())
+        query = f"SELECT {ITEM} FROM memory AS m WHERE m.seq = ?"
+        return is_whole(self._store.connection.execute(query, (row.seq,)).fetchone())
 
-    def _row(self, where: str, parameters: Mapping[str, object]) -> _Row | None:
-        query = f"SELECT {_ROW} FROM memory AS m WHERE {where} ORDER BY m.seq LIMIT 1"
+    def _row(self, where: str, parameters: Mapping[str, object]) -> Row | None:
+        query = f"SELECT {ROW} FROM memory AS m WHERE {where} ORDER BY m.seq LIMIT 1"
         row = self._store.connection.execute(query, parameters).fetchone()
-        return None if row is None else _Row(*row)
+        return None if row is None else Row(*row)
 
     def _insert(self, new: "_New", *, plain: int) -> Stored:
         item_id = _new_id()
@@ -313,22 +230,22 @@ class Memory:
         )
         return Stored(item_id, created=True)
 
-    def _merge(self, row: _Row, new: "_New", *, key_of: str | None) -> None:
+    def _merge(self, row: Row, new: "_New", *, key_of: str | None) -> None:
         """Makes `row` answer for `new` as well: its tags and facts too, for the longer of both lives."""
-        metadata = encode({**_object(row.metadata), **_object(new.metadata)}).decode()
+        metadata = encode({**object_of(row.metadata), **object_of(new.metadata)}).decode()
         tags = _union([row.tags, new.tags])
         _check_size([new.parameters["content"], metadata, tags])
         expires_at = _longest([row.expires_at, new.expires_at])
         changed = row._replace(tags=tags, metadata=metadata, expires_at=expires_at)
-        seal = _seal_of(changed._replace(key=key_of or row.key))
+        seal = seal_of(changed._replace(key=key_of or row.key))
         self._store.connection.execute(
             """UPDATE memory SET plain = plain OR ?, key = coalesce(?, key), tags = ?, metadata = ?,
                 expires_at = ?, seal = ? WHERE seq = ?""",
             (int(key_of is None), key_of, tags, metadata, expires_at, seal, row.seq),
         )
 
-    def _release_key(self, row: _Row) -> None:
-        seal = _seal_of(row._replace(key=None)) if self._is_whole(row) else b""
+    def _release_key(self, row: Row) -> None:
+        seal = seal_of(row._replace(key=None)) if self._is_whole(row) else b""
         query = "UPDATE memory SET key = NULL, seal = ? WHERE seq = ?"
         self._store.connection.execute(query, (seal, row.seq))
 
@@ -358,85 +275,14 @@ class Memory:
         Raises:
             InvalidParams: the cursor is not one of this search.
         """
-        # FTS5 reads a query as a C string and knows operators; a quoted term has neither.
-        words = dict.fromkeys(query.replace("\0", " ").split())
-        terms = ['"' + word.replace('"', '""') + '"' for word in list(words)[:MAX_TERMS]]
-        filters: dict[str, object] = {
+        wanted: dict[str, object] = {
             "namespace": namespace,
             "tags": encode(list(tags)).decode(),
             "metadata": encode(metadata or {}).decode(),
             "since": since,
             "until": until,
         }
-        asked = _sha256(encode([terms, filters]))[:8]
-        now = self._clock()
-        place = self._first(now) if cursor is None else _Place.read(cursor, asked)
-        ranking = self._rankings.get(cursor or "")
-        for operator in (" AND ", " OR ")[place.tries : max(1, len(terms))]:
-            if not terms:
-                break
-            with self._store.typed_errors():
-                if ranking is None:
-                    parameters = {**filters, "match": operator.join(terms)}
-                    ranking = self._ranking(parameters, place)
-                found = self._page(ranking, place, limit, now, asked)
-            if found.items or found.damaged or cursor is not None:
-                if found.cursor is not None:
-                    self._rankings.pop(found.cursor, None)
-                    self._rankings[found.cursor] = ranking
-                    if len(self._rankings) > MAX_RANKINGS:
-                        del self._rankings[next(iter(self._rankings))]
-                return found
-            place, ranking = place._replace(tries=place.tries + 1), None
-        return Found([])
-
-    def _ranking(self, parameters: Mapping[str, object], place: "_Place") -> "_Ranking":
-        more = {"now": place.now, "newest": place.newest, "half_life": HALF_LIFE_S}
-        ranking = _Ranking(array("q"), array("d"), array("d"))
-        for seq, score, created_at in self._store.connection.execute(_RANK, {**parameters, **more}):
-            ranking.seqs.append(seq)
-            ranking.scores.append(score)
-            ranking.created_at.append(created_at)
-        return ranking
-
-    def _page(
-        self, ranking: "_Ranking", place: "_Place", limit: int, now: float, asked: bytes
-    ) -> Found:
-        """As many items as there may be in one answer, and where the next one begins."""
-        items: list[tuple[Item, float]] = []
-        damaged: list[str] = []
-        size = 0
-        end = place.offset
-        is_cut = False
-        for end in range(place.offset, min(place.offset + limit, len(ranking.seqs))):
-            which = (ranking.seqs[end], ranking.created_at[end])
-            row: _ItemRow | None = self._store.connection.execute(_RANKED, which).fetchone()
-            if row is None:  # archived or replaced since the first page
-                continue
-            if not _is_whole(row):
-                damaged.append(_plain(row[0]))
-            elif row[7] is None or row[7] > now:  # nor has a later page what has expired since
-                item = _item(row)
-                size += len(encode(item))
-                if items and size > MAX_FOUND_BYTES:
-                    is_cut = True
-                    break
-                items.append((item, ranking.scores[end]))
-        else:
-            end = min(place.offset + limit, len(ranking.seqs))
-        goes_on = end < len(ranking.seqs) and end <= MAX_OFFSET
-        following = place._replace(offset=end)
-        return Found(
-            items,
-            truncated=is_cut,
-            cursor=following.cursor(asked) if goes_on else None,
-            damaged=tuple(damaged),
-        )
-
-    def _first(self, now: float) -> "_Place":
-        with self._store.typed_errors():
-            row = self._store.connection.execute("SELECT max(seq) FROM memory").fetchone()
-        return _Place(now, row[0] or 0, 0, 0)
+        return self._search.page(query, wanted, limit=limit, now=self._clock(), cursor=cursor)
 
     def retrieve(
         self, *, item_id: str | None = None, key: str | None = None, namespace: str | None = None
@@ -448,19 +294,19 @@ class Memory:
             Conflict: what the disk has is not what was stored; `data` has the id.
         """
         assert (item_id is None) != (key is None), "an item is retrieved by its id or by its key"
-        query = f"""SELECT {_ITEM} FROM memory AS m
-            WHERE {"m.id = :id" if key is None else "m.key = :key"} AND {_IN_NAMESPACE}
+        query = f"""SELECT {ITEM} FROM memory AS m
+            WHERE {"m.id = :id" if key is None else "m.key = :key"} AND {IN_NAMESPACE}
             AND m.archived_why IS NOT 'replaced'"""
         parameters = {"id": item_id, "key": key, "namespace": namespace}
         with self._store.typed_errors():
-            row: _ItemRow | None = self._store.connection.execute(query, parameters).fetchone()
+            row: ItemRow | None = self._store.connection.execute(query, parameters).fetchone()
         if row is not None:
-            if not _is_whole(row):
-                shown = _plain(row[0])
+            if not is_whole(row):
+                shown = plain_id(row[0])
                 words = f'cannot retrieve item "{shown}": it is damaged: not what was stored'
                 raise Conflict(words, id=shown, reason="checksum")
             if row[7] is None or row[7] > self._clock():
-                return _item(row)
+                return item_of(row)
         asked: dict[str, object] = {"id": item_id} if key is None else {"key": key}
         if namespace is not None:
             asked["namespace"] = namespace
@@ -490,35 +336,35 @@ class Memory:
         self._store.trim_log()
         return done
 
-    def _expired(self, namespace: str | None, now: float) -> list[_Row]:
-        where = f"m.archived_at IS NULL AND m.expires_at <= :now AND {_IN_NAMESPACE}"
-        query = f"SELECT {_ROW} FROM memory AS m WHERE {where} ORDER BY m.seq LIMIT {MAX_ARCHIVED}"
+    def _expired(self, namespace: str | None, now: float) -> list[Row]:
+        where = f"m.archived_at IS NULL AND m.expires_at <= :now AND {IN_NAMESPACE}"
+        query = f"SELECT {ROW} FROM memory AS m WHERE {where} ORDER BY m.seq LIMIT {MAX_ARCHIVED}"
         parameters = {"namespace": namespace, "now": now}
-        return [_Row(*row) for row in self._store.connection.execute(query, parameters)]
+        return [Row(*row) for row in self._store.connection.execute(query, parameters)]
 
-    def _duplicates(self, namespace: str | None, now: float) -> Iterator[list[_Row]]:
+    def _duplicates(self, namespace: str | None, now: float) -> Iterator[list[Row]]:
         """Groups of live items with equal normalised texts, the newest of each group first."""
         groups = self._store.connection.execute(
-            f"""SELECT m.namespace, m.normal FROM memory AS m WHERE {_LIVE} AND {_IN_NAMESPACE}
+            f"""SELECT m.namespace, m.normal FROM memory AS m WHERE {LIVE} AND {IN_NAMESPACE}
             GROUP BY m.namespace, m.normal HAVING count(*) > 1 ORDER BY min(m.seq) LIMIT {MAX_ARCHIVED}""",
             {"namespace": namespace, "now": now},
         ).fetchall()
-        query = f"""SELECT {_ROW} FROM memory AS m
-            WHERE {_LIVE} AND m.namespace = :namespace AND m.normal = :normal
+        query = f"""SELECT {ROW} FROM memory AS m
+            WHERE {LIVE} AND m.namespace = :namespace AND m.normal = :normal
             ORDER BY m.created_at DESC, m.seq DESC LIMIT {MAX_ARCHIVED}"""
         for group_namespace, normal in groups:
             parameters = {"namespace": group_namespace, "normal": normal, "now": now}
-            found = [_Row(*row) for row in self._store.connection.execute(query, parameters)]
+            found = [Row(*row) for row in self._store.connection.execute(query, parameters)]
             if whole := [row for row in found if self._is_whole(row)]:
                 yield whole
 
-    def _replace_duplicates(self, kept: _Row, older: list[_Row], now: float) -> None:
+    def _replace_duplicates(self, kept: Row, older: list[Row], now: float) -> None:
         for row in older:
             self._archive(row.seq, "duplicate", now)
         tags = _union([row.tags for row in (kept, *older)])
         expires_at = _longest([row.expires_at for row in (kept, *older)])
         if (tags, expires_at) != (kept.tags, kept.expires_at):
-            seal = _seal_of(kept._replace(tags=tags, expires_at=expires_at))
+            seal = seal_of(kept._replace(tags=tags, expires_at=expires_at))
             self._store.connection.execute(
                 "UPDATE memory SET tags = ?, expires_at = ?, seal = ? WHERE seq = ?",
                 (tags, expires_at, seal, kept.seq),
@@ -556,7 +402,7 @@ class _New(NamedTuple):
         _check_size([content, facts, wanted])
         normal = " ".join(unicodedata.normalize("NFKC", content).casefold().split())
         expires_at = None if ttl_s is None else now + ttl_s
-        digest = _sha256(content.encode())
+        digest = sha256(content.encode())
         parameters: dict[str, object] = {
             "content": content,
             "key": key,
@@ -564,7 +410,7 @@ class _New(NamedTuple):
             "tags": wanted,
             "metadata": facts,
             "hash": digest,
-            "normal": _sha256(normal.encode()),
+            "normal": sha256(normal.encode()),
             "now": now,
             "expires_at": expires_at,
         }
@@ -574,7 +420,7 @@ class _New(NamedTuple):
         """The parameters of a row with this id, and its seal."""
         namespace = str(self.parameters["namespace"])
         facts = (namespace, self.tags, self.metadata, self.now, self.expires_at)
-        return {**self.parameters, "id": item_id, "seal": _seal(item_id, self.key, *facts)}
+        return {**self.parameters, "id": item_id, "seal": seal_for(item_id, self.key, *facts)}
 
 
 def _check_size(parts: Sequence[object]) -> None:
@@ -584,125 +430,12 @@ def _check_size(parts: Sequence[object]) -> None:
         raise ResourceLimitExceeded(text, field="content", limit=MAX_ITEM_BYTES, value=size)
 
 
-class _Ranking(NamedTuple):
-    """All that a search has found, best first: scores change with all that is stored, and pages must not."""
-
-    seqs: "array[int]"
-    scores: "array[float]"
-    created_at: "array[float]"
-
-
-class _Place(NamedTuple):
-    """Where a search goes on: as of which time and item, with all words (0) or any (1), and after how many."""
-
-    now: float
-    newest: int
-    tries: int
-    offset: int
-
-    def cursor(self, asked: bytes) -> str:
-        """The text that `read` takes, for the search that `asked` is the digest of."""
-        packed = asked + struct.pack("!dqBI", *self)
-        return base64.urlsafe_b64encode(packed).decode().rstrip("=")
-
-    @classmethod
-    def read(cls, cursor: str, asked: bytes) -> "_Place":
-        try:
-            packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
-            place = cls(*struct.unpack("!dqBI", packed[len(asked) :]))
-        except (ValueError, struct.error) as error:
-            raise InvalidParams("cannot search on: it is no cursor", field="cursor") from error
-        if (
-            packed[: len(asked)] != asked
-            or not math.isfinite(place.now)
-            or place.tries > 1
-            or place.offset > MAX_OFFSET
-        ):
-            words = "cannot search on: the cursor is that of another search"
-            raise InvalidParams(words, field="cursor")
-        return place
-
-
-def _is_whole(row: _ItemRow) -> bool:
-    """Whether an item is what was stored: content by its hash, the rest by the seal, where it has one.
-
-    When it was archived is not sealed; it has to be a time.
-    """
-    item_id, key, namespace, content, tags, metadata, created_at, expires_at, archived_at, *_ = row
-    digest, seal = row[-2:]
-    facts = (namespace, tags, metadata, created_at, expires_at)
-    try:
-        return (
-            digest == _sha256(content.encode())
-            and (seal is None or seal == _seal(item_id, key, *facts))
-            and (archived_at is None or 0 <= archived_at < MAX_TIME_S)
-        )
-    except (UnicodeError, AttributeError, TypeError, struct.error):  # no UTF-8, or of another type
-        return False
-
-
-def _plain(item_id: str) -> str:
-    """An id as it can be said, whatever the disk has made of it."""
-    return item_id.encode("utf-8", "replace").decode()
-
-
-def _seal_of(row: _Row) -> bytes:
-    facts = (row.namespace, row.tags, row.metadata, row.created_at, row.expires_at)
-    return _seal(row.id, row.key, *facts)
-
-
-def _seal(
-    item_id: str,
-    key: str | None,
-    namespace: str,
-    tags: str,
-    metadata: str,
-    created_at: float,
-    expires_at: float | None,
-) -> bytes:
-    times = struct.pack("!dd", created_at, -1.0 if expires_at is None else expires_at)
-    texts = "\0".join((item_id, key or "", namespace, tags, metadata))
-    data = times + texts.encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def _item(row: _ItemRow) -> Item:
-    item_id, key, namespace, content, tags, metadata, created_at, expires_at, archived_at, *_ = row
-    return Item(
-        item_id,
-        key,
-        namespace,
-        content,
-        _strings(tags),
-        _object(metadata),
-        _when(created_at),
-        None if expires_at is None else _when(expires_at),
-        None if archived_at is None else _when(archived_at),
-    )
-
-
-def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _new_id() -> str:
     return os.urandom(10).hex()
 
 
-def _strings(text: str) -> list[str]:
-    return [str(each) for each in as_array(decode(text.encode())) or ()]
-
-
-def _object(text: str) -> dict[str, object]:
-    return as_object(decode(text.encode())) or {}
-
-
 def _union(lists: Sequence[str]) -> str:
-    return encode(sorted({tag for each in lists for tag in _strings(each)})).decode()
+    return encode(sorted({tag for each in lists for tag in strings_of(each)})).decode()
 
 
 def _longest(expiries: Sequence[float | None]) -> float | None:

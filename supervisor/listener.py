@@ -37,7 +37,6 @@ MAX_CONNECTIONS = 4096
 MAX_REQUESTS = 1000
 """Requests in flight on one connection."""
 
-
 ACCEPTS_PER_TURN = 64
 """Connections that are accepted before the loop does something else."""
 
@@ -52,7 +51,6 @@ LOAN_S = 1.0
 
 LOAN_MAX_S = 10.0
 """…and after this time in any case: the reserve is for whoever comes next."""
-
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corral.mcp.cortex_command import command
-from corral.mcp.cortex_memory import MAX_ITEM_BYTES, MAX_TERMS, Item, Memory, Quota
+from corral.mcp.cortex_item import Item
+from corral.mcp.cortex_memory import MAX_ITEM_BYTES, Memory, Quota
+from corral.mcp.cortex_search import MAX_TERMS
 from corral.mcp.cortex_store import SCHEMA_VERSION, STEPS, WAL_BYTES, Store
 from corral.worker.errors import (
     Conflict,

@@ -37,7 +37,8 @@ supervisor.spec
 supervisor.configuration  supervisor.restart  supervisor.throttle  supervisor.excess  supervisor.quota  supervisor.deadlock
 supervisor.lifecycle  supervisor.schedule  supervisor.reload  supervisor.health  supervisor.scaling  supervisor.warmth
 supervisor.turns
-mcp.cortex_store  mcp.cortex_command
+mcp.cortex_store  mcp.cortex_command  mcp.cortex_item
+mcp.cortex_search
 mcp.cortex_memory
 mcp.cortex  mcp.messages  mcp.liveness
 mcp.mirror  mcp.event_stream

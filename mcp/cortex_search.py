@@ -1,0 +1,214 @@
+"""Finding items of the memory server by words: ranked once, then had page by page.
+
+Scores change with all that is stored, and the pages of one search must not: a ranking is kept for whoever goes on. Any
+text is a safe query.
+"""
+
+import base64
+import math
+import struct
+from array import array
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..worker.codec import encode
+from ..worker.errors import InvalidParams
+from .cortex_item import (
+    IN_NAMESPACE,
+    ITEM,
+    LIVE,
+    Item,
+    ItemRow,
+    is_whole,
+    item_of,
+    plain_id,
+    sha256,
+)
+from .cortex_store import Store
+
+MAX_FOUND_BYTES = 4 * 1024 * 1024
+"""All items of one search as JSON; the first one always fits."""
+
+MAX_TERMS = 64
+"""Words of a query that are looked for; further ones are ignored."""
+
+MAX_OFFSET = 10_000
+"""How many items of one search can be had page by page."""
+
+MAX_RANKINGS = 32
+"""Cursors that go on with a search as it began; with an older one it is ranked anew."""
+
+HALF_LIFE_S = 30 * 86_400.0
+"""An item of this age has half of the freshness that a new one adds to its score."""
+
+# A multiplication by 1 (old) to 2 (new): freshness decides between good hits, it does not make one.
+_SCORE = """-bm25(memory_index, 1.0, 2.0, 1.0)
+    * (1.0 + :half_life / (:half_life + max(0.0, :now - m.created_at)))"""
+
+_HAS_TAGS = """NOT EXISTS (SELECT 1 FROM json_each(:tags) AS wanted
+    WHERE wanted.value NOT IN (SELECT value FROM json_each(m.tags)))"""
+
+_HAS_METADATA = """NOT EXISTS (SELECT 1 FROM json_each(:metadata) AS wanted WHERE NOT EXISTS (
+    SELECT 1 FROM json_each(CASE WHEN json_valid(m.metadata) THEN m.metadata END) AS has
+    WHERE has.key = wanted.key AND has.type = wanted.type AND has.value IS wanted.value))"""
+
+_IN_TIME = (
+    """(:since IS NULL OR m.created_at >= :since) AND (:until IS NULL OR m.created_at < :until)"""
+)
+
+_RANK = f"""
+    SELECT m.seq, {_SCORE} AS score, CAST(m.created_at AS REAL)
+    FROM memory_index JOIN memory AS m ON m.seq = memory_index.rowid
+    WHERE memory_index MATCH :match AND {LIVE} AND {IN_NAMESPACE} AND {_IN_TIME}
+        AND m.seq <= :newest AND (:tags = '[]' OR json_valid(m.tags) AND {_HAS_TAGS})
+        AND (:metadata = '{{}}' OR {_HAS_METADATA})
+    ORDER BY score DESC, m.seq DESC LIMIT {MAX_OFFSET + 1}"""
+
+_RANKED = f"""SELECT {ITEM} FROM memory AS m
+    WHERE m.seq = ? AND m.archived_at IS NULL AND CAST(m.created_at AS REAL) IS ?"""
+
+
+class Found(NamedTuple):
+    """The items of a search with their scores, best first.
+
+    `truncated`: more did not fit into one answer; `cursor` leads to what follows, whatever the reason; `damaged`
+    are ids of items that were found and are not what was stored.
+    """
+
+    items: list[tuple[Item, float]]
+    truncated: bool = False
+    cursor: str | None = None
+    damaged: tuple[str, ...] = ()
+
+
+class Search:
+    """Searches in one store, page by page."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rankings: dict[str, _Ranking] = {}  # by cursor, the newest last
+
+    def page(
+        self,
+        query: str,
+        filters: Mapping[str, object],
+        *,
+        limit: int,
+        now: float,
+        cursor: str | None,
+    ) -> Found:
+        """The best `limit` items of a query, or those after a cursor; `filters` are the parameters of `_RANK`.
+
+        Raises:
+            InvalidParams: the cursor is not one of this search.
+        """
+        # FTS5 reads a query as a C string and knows operators; a quoted term has neither.
+        words = dict.fromkeys(query.replace("\0", " ").split())
+        terms = ['"' + word.replace('"', '""') + '"' for word in list(words)[:MAX_TERMS]]
+        asked = sha256(encode([terms, filters]))[:8]
+        place = self._first(now) if cursor is None else _Place.read(cursor, asked)
+        ranking = self._rankings.get(cursor or "")
+        for operator in (" AND ", " OR ")[place.tries : max(1, len(terms))]:
+            if not terms:
+                break
+            with self._store.typed_errors():
+                if ranking is None:
+                    parameters = {**filters, "match": operator.join(terms)}
+                    ranking = self._ranking(parameters, place)
+                found = self._page(ranking, place, limit, now, asked)
+            if found.items or found.damaged or cursor is not None:
+                if found.cursor is not None:
+                    self._rankings.pop(found.cursor, None)
+                    self._rankings[found.cursor] = ranking
+                    if len(self._rankings) > MAX_RANKINGS:
+                        del self._rankings[next(iter(self._rankings))]
+                return found
+            place, ranking = place._replace(tries=place.tries + 1), None
+        return Found([])
+
+    def _ranking(self, parameters: Mapping[str, object], place: "_Place") -> "_Ranking":
+        more = {"now": place.now, "newest": place.newest, "half_life": HALF_LIFE_S}
+        ranking = _Ranking(array("q"), array("d"), array("d"))
+        for seq, score, created_at in self._store.connection.execute(_RANK, {**parameters, **more}):
+            ranking.seqs.append(seq)
+            ranking.scores.append(score)
+            ranking.created_at.append(created_at)
+        return ranking
+
+    def _page(
+        self, ranking: "_Ranking", place: "_Place", limit: int, now: float, asked: bytes
+    ) -> Found:
+        """As many items as there may be in one answer, and where the next one begins."""
+        items: list[tuple[Item, float]] = []
+        damaged: list[str] = []
+        size = 0
+        end = place.offset
+        is_cut = False
+        for end in range(place.offset, min(place.offset + limit, len(ranking.seqs))):
+            which = (ranking.seqs[end], ranking.created_at[end])
+            row: ItemRow | None = self._store.connection.execute(_RANKED, which).fetchone()
+            if row is None:  # archived or replaced since the first page
+                continue
+            if not is_whole(row):
+                damaged.append(plain_id(row[0]))
+            elif row[7] is None or row[7] > now:  # nor has a later page what has expired since
+                item = item_of(row)
+                size += len(encode(item))
+                if items and size > MAX_FOUND_BYTES:
+                    is_cut = True
+                    break
+                items.append((item, ranking.scores[end]))
+        else:
+            end = min(place.offset + limit, len(ranking.seqs))
+        goes_on = end < len(ranking.seqs) and end <= MAX_OFFSET
+        following = place._replace(offset=end)
+        return Found(
+            items,
+            truncated=is_cut,
+            cursor=following.cursor(asked) if goes_on else None,
+            damaged=tuple(damaged),
+        )
+
+    def _first(self, now: float) -> "_Place":
+        with self._store.typed_errors():
+            row = self._store.connection.execute("SELECT max(seq) FROM memory").fetchone()
+        return _Place(now, row[0] or 0, 0, 0)
+
+
+class _Ranking(NamedTuple):
+    """All that a search has found, best first: scores change with all that is stored, and pages must not."""
+
+    seqs: "array[int]"
+    scores: "array[float]"
+    created_at: "array[float]"
+
+
+class _Place(NamedTuple):
+    """Where a search goes on: as of which time and item, with all words (0) or any (1), and after how many."""
+
+    now: float
+    newest: int
+    tries: int
+    offset: int
+
+    def cursor(self, asked: bytes) -> str:
+        """The text that `read` takes, for the search that `asked` is the digest of."""
+        packed = asked + struct.pack("!dqBI", *self)
+        return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+    @classmethod
+    def read(cls, cursor: str, asked: bytes) -> "_Place":
+        try:
+            packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
+            place = cls(*struct.unpack("!dqBI", packed[len(asked) :]))
+        except (ValueError, struct.error) as error:
+            raise InvalidParams("cannot search on: it is no cursor", field="cursor") from error
+        if (
+            packed[: len(asked)] != asked
+            or not math.isfinite(place.now)
+            or place.tries > 1
+            or place.offset > MAX_OFFSET
+        ):
+            words = "cannot search on: the cursor is that of another search"
+            raise InvalidParams(words, field="cursor")
+        return place
