@@ -22,7 +22,8 @@ from .session import (
 )
 
 if TYPE_CHECKING:
-    from .client_config import Section, Server, Skipped, Surroundings
+    from .client_config import Server, Skipped
+    from .client_file import Section, Surroundings
 
 mcp = Noun("mcp", help="MCP servers and their tools. As every client of the pool sees them.")
 
@@ -424,7 +425,8 @@ def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
 @click.pass_obj
 def import_servers(session: Session, /, **options: Any) -> None:  # Any: the values of the options
     """Take over MCP servers from the files of editors and agents. At once and for good."""
-    from .client_config import Surroundings, chosen  # noqa: PLC0415 - start-up time
+    from .client_config import chosen  # noqa: PLC0415 - start-up time
+    from .client_file import Surroundings  # noqa: PLC0415 - start-up time
 
     around = Surroundings(
         os.environ,
@@ -454,7 +456,7 @@ def _sections(
     session: Session, around: "Surroundings", options: Mapping[str, Any]
 ) -> tuple[list["Section"], dict[str, str]]:
     """What the files have that were named or, with --scan, found; and why some of the latter cannot be read."""
-    from .client_config import read, usual_files  # noqa: PLC0415 - start-up time
+    from .client_file import read, usual_files  # noqa: PLC0415 - start-up time
 
     failures: dict[str, str] = {}
     if not (options["scan"] or options["words"]):

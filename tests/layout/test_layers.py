@@ -91,7 +91,7 @@ supervisor.daemon_methods  supervisor.agent_methods  supervisor.task_methods  su
 supervisor.methods
 supervisor.daemon
 supervisor.__main__
-cli.absence
+cli.absence  cli.client_file
 cli.render  cli.serve  cli.client_config
 cli.terminal
 cli.session  cli.ensemble

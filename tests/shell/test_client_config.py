@@ -11,20 +11,16 @@ from typing import Any
 import pytest
 
 from corral.cli.client_config import (
-    Section,
     Server,
     Skipped,
-    Surroundings,
     allowed_name,
     chosen,
     hidden,
     is_corral,
-    plain_json,
-    read,
     toml,
-    usual_files,
     with_references,
 )
+from corral.cli.client_file import Section, Surroundings, plain_json, read, usual_files
 from corral.supervisor.configuration import decode
 from corral.supervisor.spec import Config
 from corral.worker.errors import InvalidParams
