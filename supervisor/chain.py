@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..worker import codec
-from .store import Row, chain_hash, insert
+from .store import Row, insert
 
 MAX_RECORD_BYTES = 16 * 1024
 """No record is longer: whoever makes one cuts it."""
@@ -40,6 +40,11 @@ Record = dict[str, object]
 
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
+
+
+def chain_hash(previous: bytes, number: int, record: bytes) -> bytes:
+    """The hash that stands for a record and all before it."""
+    return hashlib.sha256(b"".join((previous, number.to_bytes(8, "big"), record))).digest()
 
 
 class Position(NamedTuple):

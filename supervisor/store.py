@@ -6,14 +6,11 @@ A second, read-only connection on a second thread answers reads: in WAL mode a r
 commit without waiting for a big write, and because it can neither write nor checkpoint, the race
 of SQLite before 3.51.3 between a commit and another connection's checkpoint cannot arise.
 
-This module knows tables, but nothing of what the rows mean.
+This module knows statements, but nothing of what they mean; `database` is the file.
 """
 
 import asyncio
 import contextlib
-import errno
-import fcntl
-import hashlib
 import logging
 import math
 import os
@@ -27,9 +24,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeAlias
-from urllib.parse import quote
 
-from ..worker.errors import Conflict, CorralError, Overloaded, PermissionDenied, ShuttingDown
+from ..worker.errors import Overloaded, ShuttingDown
+from .database import RETRY_AFTER_S, open_database, primary_code, typed_error
 
 Params: TypeAlias = Sequence[object] | Mapping[str, object]
 Row: TypeAlias = tuple[object, ...]
@@ -61,106 +58,11 @@ Statement: TypeAlias = tuple[str, Params] | Step
 
 POST_DELAY_S = 0.1  # how long a posted group may wait for somebody else's commit
 STALL_S = 5.0  # from here on the store counts as stalled and takes nothing more
-BUSY_TIMEOUT_S = 5.0  # how long a foreign lock (a backup tool) is waited for
 QUEUE_LIMIT = 20_000  # groups
 QUEUE_LIMIT_BYTES = 128 * 1024 * 1024  # parameters
 READS_LIMIT = 1_000
 ROWS_AT_ONCE = (64, 8, 1)
 """Rows that one statement inserts: few forms, which SQLite prepares once."""
-CHECK_LIMIT_BYTES = 16 * 1024 * 1024  # larger files are not checked as a whole at start
-RETRY_AFTER_S = 1.0
-
-APPLICATION_ID = 0x636F7272  # "corr", so that no other program's database is taken for ours
-
-# Entry N takes a database from user_version N to N + 1. Entries are only ever appended.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value);
-    CREATE TABLE incarnation (worker TEXT PRIMARY KEY, value INTEGER NOT NULL);
-    CREATE TABLE agent (
-        name TEXT PRIMARY KEY, kind TEXT NOT NULL, table_json TEXT NOT NULL, created_at REAL NOT NULL
-    );
-    CREATE TABLE task (
-        id TEXT PRIMARY KEY, agent TEXT NOT NULL, state TEXT NOT NULL, priority INTEGER NOT NULL,
-        attempt INTEGER NOT NULL, created_at REAL NOT NULL, finished_at REAL, record BLOB NOT NULL
-    );
-    CREATE INDEX task_state ON task (state);
-    CREATE INDEX task_agent ON task (agent, created_at);
-    CREATE INDEX task_finished ON task (finished_at);
-    CREATE TABLE event (
-        seq INTEGER PRIMARY KEY, at TEXT NOT NULL, type TEXT NOT NULL, agent TEXT, worker TEXT, data BLOB
-    );
-    CREATE TABLE tool_call (
-        id INTEGER PRIMARY KEY, at TEXT NOT NULL, caller TEXT, tool TEXT NOT NULL, server TEXT,
-        duration_s REAL, outcome TEXT, task TEXT
-    );
-    CREATE TABLE memory (
-        agent TEXT NOT NULL, session TEXT NOT NULL, key TEXT NOT NULL, value BLOB,
-        updated_at REAL NOT NULL, expires_at REAL, PRIMARY KEY (agent, session, key)
-    );
-    CREATE TABLE checkpoint (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, worker TEXT, task TEXT,
-        at REAL NOT NULL, data BLOB NOT NULL
-    );
-    """,
-    # Tool calls are records of the audit from here on. Those from before go: they were in no chain, and each
-    # is in the stream of events, too, for as long as they would have been kept.
-    """
-    CREATE TABLE audit (id INTEGER PRIMARY KEY, record BLOB NOT NULL, hash BLOB NOT NULL);
-    CREATE TABLE audit_chain (
-        one INTEGER PRIMARY KEY CHECK (one = 1),
-        anchor_id INTEGER NOT NULL, anchor_hash BLOB NOT NULL,
-        head_id INTEGER NOT NULL, head_hash BLOB NOT NULL, size_bytes INTEGER NOT NULL
-    );
-    INSERT INTO audit_chain VALUES (1, 0, zeroblob(32), 0, zeroblob(32), 0);
-    DROP TABLE tool_call
-    """,
-    # What each MCP server offered, for as long as it is started in the same way.
-    """
-    CREATE TABLE catalogue (server TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, value BLOB NOT NULL)
-    """,
-    # Tasks that are looked for by more than their agent; schedules; sessions; whose and of what a checkpoint is.
-    """
-    ALTER TABLE task ADD COLUMN parent TEXT;
-    ALTER TABLE task ADD COLUMN idempotency_key TEXT;
-    ALTER TABLE task ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE task ADD COLUMN retried_by TEXT;
-    ALTER TABLE task ADD COLUMN checksum INTEGER;
-    CREATE UNIQUE INDEX task_key ON task (agent, idempotency_key) WHERE idempotency_key IS NOT NULL;
-    CREATE INDEX task_parent ON task (parent, created_at) WHERE parent IS NOT NULL;
-    CREATE INDEX task_dead ON task (created_at) WHERE dead = 1;
-    CREATE INDEX task_created ON task (created_at);
-    DROP INDEX task_state;
-    DROP INDEX task_finished;
-    CREATE INDEX task_state ON task (state, created_at);
-    CREATE TABLE schedule (
-        name TEXT PRIMARY KEY, created_at REAL NOT NULL, next_at REAL, record BLOB NOT NULL, checksum INTEGER
-    );
-    CREATE TABLE session (
-        id INTEGER PRIMARY KEY, agent TEXT NOT NULL, session TEXT NOT NULL, created_at REAL NOT NULL,
-        accessed_at REAL NOT NULL, turns INTEGER NOT NULL, messages INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
-        value BLOB, UNIQUE (agent, session)
-    );
-    CREATE INDEX session_accessed ON session (agent, accessed_at);
-    CREATE TABLE session_turn (id INTEGER PRIMARY KEY, session_id INTEGER NOT NULL, value BLOB NOT NULL);
-    CREATE INDEX session_turn_session ON session_turn (session_id, id);
-    ALTER TABLE memory ADD COLUMN crc INTEGER;
-    CREATE TABLE memory_usage (agent TEXT PRIMARY KEY, keys INTEGER NOT NULL, size_bytes INTEGER NOT NULL);
-    INSERT INTO memory_usage SELECT agent, COUNT(*), SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value))
-        FROM memory GROUP BY agent;
-    ALTER TABLE checkpoint ADD COLUMN reason TEXT NOT NULL DEFAULT 'task';
-    ALTER TABLE checkpoint ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX checkpoint_task ON checkpoint (task, id) WHERE task IS NOT NULL;
-    CREATE INDEX checkpoint_agent ON checkpoint (agent, id);
-    CREATE INDEX checkpoint_worker ON checkpoint (worker, id) WHERE task IS NULL;
-    CREATE TABLE spending (
-        agent TEXT NOT NULL, at REAL NOT NULL, cost_cents REAL NOT NULL, PRIMARY KEY (agent, at)
-    );
-    CREATE TABLE resumption (
-        worker TEXT PRIMARY KEY, agent TEXT NOT NULL, checkpoint INTEGER, hibernated INTEGER NOT NULL, at REAL NOT NULL
-    )
-    """,
-)
 
 LAST_MOMENT = 253_402_300_799.0
 """Seconds since 1970: no calendar of ours has a later one."""
@@ -176,11 +78,6 @@ def number_of(value: object) -> int:
 def moment_of(value: object) -> float:
     """The time in a row, in seconds since 1970; 0 where a damaged byte has made it none."""
     return float(value) if isinstance(value, int | float) and 0 <= value <= LAST_MOMENT else 0.0
-
-
-def chain_hash(previous: bytes, number: int, record: bytes) -> bytes:
-    """The hash that stands for a record and all before it."""
-    return hashlib.sha256(b"".join((previous, number.to_bytes(8, "big"), record))).digest()
 
 
 def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row]) -> None:
@@ -274,30 +171,8 @@ class Store:
             Conflict: another process has it open, or the file is corrupt, of a newer version or no
                 store at all; `data["reason"]` says which, `data["file"]` names it.
         """
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise _open_error(path, error) from error
-        connections: list[sqlite3.Connection] = []
-        try:
-            # flock and SQLite's own fcntl locks do not meet. The descriptor is closed last: closing
-            # any descriptor of a file drops the fcntl locks that the process holds on it.
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            writer = _connect(path, "rw")
-            connections.append(writer)
-            generation = _prepare(writer, path)
-            reader = _connect(path, "ro")
-            connections.append(reader)
-            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except (OSError, sqlite3.Error, CorralError) as error:
-            for connection in reversed(connections):
-                connection.close()
-            os.close(lock_fd)
-            if isinstance(error, CorralError):
-                raise
-            raise _open_error(path, error) from error
-        return cls(path, lock_fd, writer, reader, generation, clock)
+        found = open_database(path)
+        return cls(path, found.lock_fd, found.writer, found.reader, found.generation, clock)
 
     @property
     def stalled_s(self) -> float:
@@ -420,7 +295,7 @@ class Store:
         except sqlite3.Error as error:
             if self._closed is not None:
                 raise ShuttingDown("cannot read the store: it is closing") from error
-            raise _typed(self.path, error) from error
+            raise typed_error(self.path, error) from error
 
     # From here on: the writer's thread.
 
@@ -469,7 +344,7 @@ class Store:
         failure = self._attempt(batch)
         if failure is None:
             return
-        if len(batch) == 1 or _primary(failure) == sqlite3.SQLITE_BUSY:
+        if len(batch) == 1 or primary_code(failure) == sqlite3.SQLITE_BUSY:
             for group in batch:
                 group.error = failure
             return
@@ -555,7 +430,7 @@ class Store:
             if group.error is None:
                 answer.set_result(group.results)
             else:
-                answer.set_exception(_typed(self.path, group.error))
+                answer.set_exception(typed_error(self.path, group.error))
 
 
 def _on_loop(
@@ -565,65 +440,6 @@ def _on_loop(
         loop.call_soon_threadsafe(call, *arguments)
     except RuntimeError:  # the loop is closed: nobody waits any more
         logger.debug("an answer of the store came after the end of the loop")
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode={mode}",
-        uri=True,
-        timeout=BUSY_TIMEOUT_S,
-        isolation_level=None,  # transactions are ours
-        check_same_thread=False,  # opened here, then handed to its thread for good
-        cached_statements=256,
-    )
-    if mode == "ro":
-        connection.execute("PRAGMA query_only = ON")
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> int:
-    """Check the file, bring its schema up to date, and return the new generation."""
-    file = str(path)
-    version = _integer(connection, "PRAGMA user_version")
-    empty = _integer(connection, "SELECT count(*) FROM sqlite_master") == 0
-    if not empty and _integer(connection, "PRAGMA application_id") != APPLICATION_ID:
-        text = f'cannot open the store "{path}": it is the database of another program'
-        raise Conflict(text, file=file, reason="not-a-store")
-    if version > len(MIGRATIONS):
-        text = f'cannot open the store "{path}": version {version} is newer than {len(MIGRATIONS)}'
-        raise Conflict(
-            text, file=file, reason="newer-version", version=version, known=len(MIGRATIONS)
-        )
-    if path.stat().st_size <= CHECK_LIMIT_BYTES:
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != ("ok",):
-            text = f'cannot open the store "{path}": the file is corrupt'
-            raise Conflict(text, file=file, reason="corrupt", detail=str(verdict))
-    if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-        text = f'cannot open the store "{path}": its file system cannot share memory'
-        raise Conflict(text, file=file, reason="no-wal")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        # Not executescript(): it would commit first.
-        for statement in script.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {number}")
-    connection.execute(
-        "INSERT INTO meta (key, value) VALUES ('generation', 1)"
-        " ON CONFLICT (key) DO UPDATE SET value = value + 1"
-    )
-    generation = _integer(connection, "SELECT value FROM meta WHERE key = 'generation'")
-    connection.execute("COMMIT")
-    return generation
-
-
-def _integer(connection: sqlite3.Connection, sql: str) -> int:
-    value = connection.execute(sql).fetchone()[0]
-    assert isinstance(value, int), f"{sql} gives an integer"
-    return value
 
 
 @lru_cache(1024)
@@ -640,50 +456,3 @@ def _size_bytes(params: Params) -> int:
         kind = type(value)
         size_bytes += len(value) if kind is bytes or kind is str else 8  # type: ignore[arg-type]  # its type is known
     return size_bytes
-
-
-def _primary(error: Exception) -> int:
-    """SQLite's result code without the extension, 0 if it has none."""
-    code: object = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF if isinstance(code, int) else 0
-
-
-_REASONS = {
-    sqlite3.SQLITE_FULL: "disk-full",
-    sqlite3.SQLITE_READONLY: "read-only",
-    sqlite3.SQLITE_IOERR: "io-error",
-    sqlite3.SQLITE_CANTOPEN: "io-error",
-    sqlite3.SQLITE_NOMEM: "no-memory",
-    sqlite3.SQLITE_BUSY: "locked",
-    sqlite3.SQLITE_LOCKED: "locked",
-    sqlite3.SQLITE_CORRUPT: "corrupt",
-    sqlite3.SQLITE_NOTADB: "not-a-store",
-    sqlite3.SQLITE_CONSTRAINT: "constraint",
-}
-
-
-def _typed(path: Path, error: Exception) -> Exception:
-    """The error for whoever asked: ours where he can act on it, else (our own mistake) as it is."""
-    reason = _REASONS.get(_primary(error))
-    if reason is None:
-        return error
-    text = f'cannot use the store "{path}": {error}'
-    if reason in {"corrupt", "not-a-store", "constraint"}:
-        return Conflict(text, file=str(path), reason=reason)
-    return Overloaded(text, file=str(path), reason=reason, retry_after_s=RETRY_AFTER_S)
-
-
-def _open_error(path: Path, error: OSError | sqlite3.Error) -> CorralError:
-    text = f'cannot open the store "{path}": {error}'
-    file = str(path)
-    if isinstance(error, sqlite3.Error):
-        reason = _REASONS.get(_primary(error), "unreadable")
-        if reason == "read-only":
-            return PermissionDenied(text, file=file, reason=reason)
-        return Conflict(text, file=file, reason=reason)
-    if isinstance(error, BlockingIOError):
-        held = f'cannot open the store "{path}": another daemon has it'
-        return Conflict(held, file=file, reason="in-use")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return PermissionDenied(text, file=file, reason="permission")
-    return Conflict(text, file=file, reason=errno.errorcode.get(error.errno or 0, "unreadable"))

@@ -50,7 +50,7 @@ mcp.dispatcher
 mcp.pool
 supervisor.containment
 supervisor.orphan  supervisor.confinement  supervisor.doctor
-supervisor.link  supervisor.testimony  supervisor.event_types  supervisor.lifeline  supervisor.turnstile
+supervisor.database  supervisor.link  supervisor.testimony  supervisor.event_types  supervisor.lifeline  supervisor.turnstile
 supervisor.identity  supervisor.socket_lock  supervisor.bus  supervisor.store  supervisor.journal  supervisor.offspring  supervisor.usage
 supervisor.process
 supervisor.archive  supervisor.pattern  supervisor.secret  supervisor.sheet  supervisor.output_format

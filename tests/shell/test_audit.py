@@ -18,12 +18,13 @@ import pytest
 import uvloop
 
 from corral.supervisor import audit as audit_module
-from corral.supervisor import store as store_module
+from corral.supervisor import chain, database
 from corral.supervisor.audit import Audit
 from corral.supervisor.chain import ROW_BYTES, Position, parse_position
 from corral.supervisor.control import Control, Method, Permission, Serve
+from corral.supervisor.database import MIGRATIONS
 from corral.supervisor.spec import Audit as Keys
-from corral.supervisor.store import MIGRATIONS, Store
+from corral.supervisor.store import Store
 from corral.worker.errors import (
     Conflict,
     CorralError,
@@ -72,7 +73,7 @@ async def filled(audit: Audit, count: int) -> None:
 def outside(path: Path, *statements: str) -> None:
     """What somebody does who can write the file."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.create_function("chain_hash", 3, store_module.chain_hash)
+        connection.create_function("chain_hash", 3, chain.chain_hash)
         for statement in statements:
             connection.execute(statement)
 
@@ -173,7 +174,7 @@ def test_a_store_of_an_earlier_version_gets_an_audit(path: Path) -> None:
         path,
         *MIGRATIONS[0].split(";"),
         "INSERT INTO tool_call (at, tool) VALUES ('2026-01-01T00:00:00Z', 'a__b')",
-        f"PRAGMA application_id = {store_module.APPLICATION_ID}",
+        f"PRAGMA application_id = {database.APPLICATION_ID}",
         "PRAGMA user_version = 1",
     )
 
@@ -425,7 +426,7 @@ class Held:
 def test_a_store_that_takes_nothing_holds_up_an_answer_for_a_bounded_time_and_loses_no_record(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_S", BOUND_S)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", BOUND_S)
     monkeypatch.setattr(audit_module, "KEEP_S", 0.05)
 
     async def test(audit: Audit, store: Store) -> None:
@@ -453,7 +454,7 @@ def test_a_store_that_takes_nothing_holds_up_an_answer_for_a_bounded_time_and_lo
 def test_records_beyond_what_may_wait_are_counted_and_their_place_says_how_many(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
     monkeypatch.setattr(audit_module, "WAITING_LIMIT", 10)
 
     async def test(audit: Audit, store: Store) -> None:

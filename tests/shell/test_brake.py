@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from corral.supervisor import database
 from corral.supervisor import running as running_module
-from corral.supervisor import store as store_module
 from corral.supervisor.running import Running
 from corral.supervisor.store import Store
 from corral.worker.errors import Overloaded
@@ -22,7 +22,7 @@ BOUND_S = 30.0
 def test_an_emergency_stop_is_in_force_and_answered_while_the_disk_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_S", BOUND_S)  # as a disk that hangs
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", BOUND_S)  # as a disk that hangs
     monkeypatch.setattr(running_module, "BRAKE_S", 0.05)
     path = tmp_path / "corral.db"
 

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from corral.supervisor import spec
 from corral.supervisor.bus import Bus
 from corral.supervisor.configuration import decode
+from corral.supervisor.database import APPLICATION_ID, MIGRATIONS
 from corral.supervisor.memory import ROWS_MAX, SINCE_BYTES, Memory
-from corral.supervisor.store import APPLICATION_ID, MIGRATIONS, Store
+from corral.supervisor.store import Store
 from corral.worker import codec
 from corral.worker.errors import (
     Conflict,
