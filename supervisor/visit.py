@@ -1,13 +1,14 @@
 """What a client of HTTP asks for and is answered, apart from HTTP: sessions of the legacy era, and replies.
 
-A `Visit` is what MCP calls a session. The requests of one go on when their connection breaks: what they have told by
+A `Visit` is what MCP calls a session, `Visits` are bounded in number and in what is kept of them. The requests of one go on when their connection breaks: what they have told by
 then, and what they answer later, is in their `Stream`. A `Reply` is what one POST is answered with.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
 from ..mcp.caller import Caller
@@ -19,6 +20,7 @@ from ..worker.errors import (
     InvalidParams,
     InvalidRequest,
     MethodNotFound,
+    Overloaded,
     Timeout,
     from_wire,
 )
@@ -26,6 +28,13 @@ from .stream import Stream
 
 ASK_S = 600.0
 """How long a client may take to answer a question of a server."""
+
+KEPT_BYTES = 32 * 1024 * 1024
+"""What is kept of finished streams, of all sessions together, for clients that lost them."""
+
+KEPT_STREAMS = 1000
+
+MAX_SESSIONS = 256
 
 Id = str | int
 
@@ -158,6 +167,76 @@ class Visit:
             task.cancel()
         for stream in self.streams.values():
             stream.finish()
+
+
+class Visits:
+    """All that are there, the one that was used last at the end, and what is kept of their finished streams.
+
+    Args:
+        most: how many there may be at once.
+    """
+
+    def __init__(self, most: int = MAX_SESSIONS) -> None:
+        self._most = most
+        self._visits: dict[str, Visit] = {}
+        self._kept: deque[tuple[Visit, Stream]] = deque()
+        self._kept_bytes = 0
+
+    def __iter__(self) -> Iterator[Visit]:
+        return iter(self._visits.values())
+
+    def find(self, visit_id: str) -> Visit | None:
+        """The one that a client names."""
+        return self._visits.get(visit_id)
+
+    def note_use(self, visit: Visit) -> None:
+        """A request of its client has come."""
+        visit.used_at = asyncio.get_running_loop().time()
+        self._visits[visit.id] = self._visits.pop(visit.id)
+
+    def make_room(self, request_id: Id) -> None:
+        """Ends, where there are too many, the one that was not used for longest.
+
+        Raises:
+            Refused: none is idle.
+        """
+        if len(self._visits) < self._most:
+            return
+        idle = next((visit for visit in self if visit.is_idle), None)
+        if idle is None:
+            error = Overloaded(f"cannot open more than {self._most} sessions", retry_after_s=10)
+            raise Refused(503, error, request_id=request_id, Retry_After="10")
+        self.end(idle)
+
+    def add(self, visit: Visit) -> None:
+        """One more is there."""
+        self._visits[visit.id] = visit
+
+    def end_idle(self, before: float) -> None:
+        """Ends those that nobody has used since, on the loop's clock."""
+        for visit in list(self):
+            if visit.is_idle and visit.used_at < before:
+                self.end(visit)
+
+    def end(self, visit: Visit) -> None:
+        """Ends one, with all that is kept for it; again is harmless."""
+        if self._visits.pop(visit.id, None) is None:
+            return
+        visit.close()
+        if any(whose is visit for whose, _ in self._kept):  # nobody can come back for that
+            self._kept = deque(each for each in self._kept if each[0] is not visit)
+            self._kept_bytes = sum(stream.size_bytes for _, stream in self._kept)
+
+    def keep(self, visit: Visit, stream: Stream) -> None:
+        """Keeps a finished stream for a client that has lost it, at the cost of the oldest."""
+        if visit.id not in self._visits:
+            return
+        self._kept.append((visit, stream))
+        self._kept_bytes += stream.size_bytes
+        while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_STREAMS:
+            whose, oldest = self._kept.popleft()
+            self._kept_bytes -= oldest.size_bytes
+            whose.streams.pop(oldest.number, None)
 
 
 class Reply:

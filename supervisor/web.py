@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import hmac
 import secrets
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple, Protocol, cast
@@ -54,7 +53,7 @@ from ..worker.errors import (
 from . import header
 from .bearer import NAMES, TOKEN_BYTES, is_local
 from .stream import Stream, place_of
-from .visit import Asked, Id, Refused, Reply, Visit, failure, read_request
+from .visit import MAX_SESSIONS, Asked, Id, Refused, Reply, Visit, Visits, failure, read_request
 
 PATH = "/mcp"
 
@@ -76,8 +75,6 @@ SWEEP_S = 30.0
 
 MAX_CONNECTIONS = 512
 
-MAX_SESSIONS = 256
-
 MAX_REQUESTS = 256
 """Requests under way in one session, and streams of it that are not finished."""
 
@@ -88,11 +85,6 @@ MAX_BATCH = 100
 
 MAX_ACCEPT_CHARACTERS = 8190
 """Of a header `Accept` that is looked at: as long as one line of it may be."""
-
-KEPT_BYTES = 32 * 1024 * 1024
-"""What is kept of finished streams, of all sessions together, for clients that lost them."""
-
-KEPT_STREAMS = 1000
 
 MAX_NAME = 100
 """Characters of a client's name that are kept."""
@@ -154,7 +146,6 @@ class Web:
         self._offer = offer
         self._token = token.encode("ascii")
         self._version = version
-        self._max_sessions = max_sessions
         self._max_connections = max_connections
         self._known: set[asyncio.BaseProtocol] = set()
         self._loop = asyncio.get_running_loop()
@@ -162,9 +153,7 @@ class Web:
         self._runner: web.ServerRunner | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._listening: asyncio.Server | None = None
-        self._sessions: dict[str, Visit] = {}
-        self._kept: deque[tuple[Visit, Stream]] = deque()
-        self._kept_bytes = 0
+        self._visits = Visits(max_sessions)
         self._modern: dict[asyncio.Task[None], bool] = {}
         """Each with whether it listens, and so ends by itself when its face is closed."""
         self._faces: set[Face] = set()
@@ -254,9 +243,9 @@ class Web:
         for task, listens in self._modern.items():
             if not listens:
                 task.cancel()
-        for session in list(self._sessions.values()):
-            tasks += session.running.values()
-            self._end(session)
+        for visit in list(self._visits):
+            tasks += visit.running.values()
+            self._visits.end(visit)
         if self._runner is not None:
             await self._runner.cleanup()
         for task in tasks:
@@ -266,10 +255,7 @@ class Web:
     def _sweep(self) -> None:
         """Ends sessions that nobody uses."""
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        before = self._loop.time() - IDLE_S
-        for session in list(self._sessions.values()):
-            if session.is_idle and session.used_at < before:
-                self._end(session)
+        self._visits.end_idle(self._loop.time() - IDLE_S)
 
     # -- one HTTP request
 
@@ -286,7 +272,7 @@ class Web:
             if request.method == "GET":
                 return await self._get(request)
             if request.method == "DELETE":
-                self._end(self._session(request))
+                self._visits.end(self._session(request))
                 return web.Response(status=204)
             error = MethodNotFound(f"cannot serve {request.method}")
             raise Refused(405, error, Allow="GET, POST, DELETE")
@@ -400,8 +386,7 @@ class Web:
         self, request: web.BaseRequest, message: dict[str, object]
     ) -> web.StreamResponse:
         asked = read_request(message)
-        if len(self._sessions) >= self._max_sessions:
-            self._make_room(asked.id)
+        self._visits.make_room(asked.id)
         session_id = secrets.token_urlsafe(TOKEN_BYTES)
         name = _named(asked.params.get("clientInfo"))
         caller = Caller(name=name, sharer=f"http {session_id[:8]}")
@@ -414,40 +399,22 @@ class Web:
         await reply.answer(session.face, asked)
         if "error" in reply.answers[0]:
             return _json(reply.answers[0])
-        self._sessions[session_id] = session
+        self._visits.add(session)
         return _json(reply.answers[0], headers={mirror.SESSION: session_id})
-
-    def _make_room(self, request_id: Id) -> None:
-        idle = next((session for session in self._sessions.values() if session.is_idle), None)
-        if idle is None:  # the first is the one that was not used for longest
-            error = Overloaded(
-                f"cannot open more than {self._max_sessions} sessions", retry_after_s=10
-            )
-            raise Refused(503, error, request_id=request_id, Retry_After="10")
-        self._end(idle)
 
     def _session(self, request: web.BaseRequest) -> "Visit":
         session_id = request.headers.get(mirror.SESSION)
         if session_id is None:
             error = InvalidRequest(f"cannot serve the request without {mirror.SESSION}")
             raise Refused(400, error)
-        session = self._sessions.get(session_id)
+        session = self._visits.find(session_id)
         if session is None:
             raise Refused(404, NotFound("cannot find the session: it has ended"))
         version = request.headers.get(mirror.VERSION, "").strip()
         if version and version not in LEGACY_VERSIONS:
             raise Refused(400, unsupported_version(version))
-        session.used_at = self._loop.time()
-        self._sessions[session_id] = self._sessions.pop(session_id)
+        self._visits.note_use(session)
         return session
-
-    def _end(self, session: "Visit") -> None:
-        if self._sessions.pop(session.id, None) is None:
-            return
-        session.close()
-        if any(whose is session for whose, _ in self._kept):  # nobody can come back for that
-            self._kept = deque(each for each in self._kept if each[0] is not session)
-            self._kept_bytes = sum(stream.size_bytes for _, stream in self._kept)
 
     async def _legacy_post(
         self, request: web.BaseRequest, message: object, takes: frozenset[str]
@@ -475,7 +442,7 @@ class Web:
             full = Overloaded(f"cannot take more than {MAX_REQUESTS} requests", retry_after_s=1)
             raise Refused(429, full, request_id=questions[0].id, Retry_After="1")
         stream = session.new_stream() if "text/event-stream" in takes else None
-        reply = Reply(stream, session, expected=len(questions), on_finished=self._keep)
+        reply = Reply(stream, session, expected=len(questions), on_finished=self._visits.keep)
         tasks = [session.start(reply, question) for question in questions]
         is_short = True
         try:
@@ -494,17 +461,6 @@ class Web:
         if session.face.version >= SINCE_PRIMED:
             stream.prime()
         return await self._stream(request, reply.begin())
-
-    def _keep(self, session: "Visit", stream: Stream) -> None:
-        """Keeps a finished stream for a client that has lost it, at the cost of the oldest."""
-        if session.id not in self._sessions:
-            return
-        self._kept.append((session, stream))
-        self._kept_bytes += stream.size_bytes
-        while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_STREAMS:
-            whose, oldest = self._kept.popleft()
-            self._kept_bytes -= oldest.size_bytes
-            whose.streams.pop(oldest.number, None)
 
     async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
         version = request.headers.get(mirror.VERSION, "").strip()
