@@ -25,7 +25,19 @@ from ..worker.errors import (
 from . import lifecycle
 from .crew import Agent, not_paused, not_up, users, waves
 from .keeper import Keeper, Shared, utc_now
-from .lifecycle import ASKED_FOR, UP, State, Worker
+from .lifecycle import UP, State, Worker
+from .outlook import (
+    can_pause,
+    has_ended,
+    has_moved_on,
+    has_settled,
+    is_down,
+    is_gone,
+    is_up_after,
+    last_exit_until,
+    needs_a_start,
+    rests,
+)
 from .process import Exit
 from .roster import Brake, Roster
 from .spec import Config
@@ -237,7 +249,7 @@ class Running:
         last = worker.last_exit
         if worker.state is State.TERMINATED and last is not None and last.result == "restart-limit":
             raise not_up(worker)
-        if worker.wanted and not _rests(worker):
+        if worker.wanted and not rests(worker):
             await self._until_up([keeper], {keeper.id: last})
         else:
             await self.bring_up([keeper])
@@ -292,7 +304,7 @@ class Running:
             if agent.name not in seen:
                 seen.add(agent.name)
                 for required in (self.agents[name] for name in agent.spec.requires):
-                    add(required, [k for k in required.keepers if _needs_a_start(k)])
+                    add(required, [k for k in required.keepers if needs_a_start(k)])
             found.update(dict.fromkeys(chosen))
 
         for keeper in keepers:
@@ -329,7 +341,7 @@ class Running:
             SpawnFailed, Timeout, Conflict: one is not coming up.
         """
         for keeper in keepers:
-            await self._until(keeper, _has_settled(before.get(keeper.id)), before)
+            await self._until(keeper, has_settled(before.get(keeper.id)), before)
             if keeper.worker.state not in UP:
                 raise not_up(keeper.worker)
 
@@ -347,7 +359,7 @@ class Running:
             required = self._required(agent)
             await self._until_up(required, before)
             async with asyncio.TaskGroup() as group:
-                waits = [group.create_task(each.until(_is_down)) for each in required]
+                waits = [group.create_task(each.until(is_down)) for each in required]
                 changes = keeper.until(lambda worker: done(worker) or not worker.waits)
                 waits.append(group.create_task(changes))
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -390,7 +402,7 @@ class Running:
         for keeper in keepers:
             try:
                 async with asyncio.timeout(_patience_s([keeper])):
-                    await keeper.until(_has_ended(keeper.worker.incarnation))
+                    await keeper.until(has_ended(keeper.worker.incarnation))
             except TimeoutError:
                 continue
 
@@ -406,7 +418,7 @@ class Running:
         try:
             async with asyncio.timeout(stages * _patience_s(keepers)):
                 for keeper in keepers:
-                    await keeper.until(_is_gone(keeper))
+                    await keeper.until(is_gone(keeper))
         except TimeoutError:
             left = [keeper.id for keeper in keepers if keeper.worker.tree]
             raise Timeout(
@@ -434,8 +446,8 @@ class Running:
             return
         # One may have failed again while another was still ending: that is not its exit from before.
         for keeper in self._in_order(keepers):
-            await self._until(keeper, _has_moved_on(keeper, numbers[keeper.id]), exits)
-            exits[keeper.id] = _last_exit_until(keeper, numbers[keeper.id])
+            await self._until(keeper, has_moved_on(keeper, numbers[keeper.id]), exits)
+            exits[keeper.id] = last_exit_until(keeper, numbers[keeper.id])
             await self._until_up([keeper], exits)
 
     async def _with_new_sources(self, keepers: Sequence[Keeper]) -> list[Keeper]:
@@ -497,7 +509,7 @@ class Running:
             ShuttingDown: the daemon is stopping.
         """
         self.check_may_start(())
-        needed = self._needed(k for k in keepers if k.worker.wanted and _rests(k.worker))
+        needed = self._needed(k for k in keepers if k.worker.wanted and rests(k.worker))
         self.check_capacity(_idle(needed))
         self._begin(needed)
         for keeper in keepers:
@@ -517,7 +529,7 @@ class Running:
         chosen = self.selected(names, everything)
         for name in names:
             workers = [keeper.worker for keeper in self.keepers(name)]
-            if not any(map(_can_pause, workers)):
+            if not any(map(can_pause, workers)):
                 raise not_paused(name, workers)
         for keeper in chosen:
             keeper.send(lifecycle.Pause())
@@ -607,70 +619,12 @@ def _idle(keepers: Iterable[Keeper]) -> int:
     return sum(not keeper.takes_room for keeper in keepers)
 
 
-def _needs_a_start(keeper: Keeper) -> bool:
-    is_leaving = keeper.is_to_end or not keeper.worker.wanted
-    return is_leaving or not keeper.takes_room or _rests(keeper.worker)
-
-
-def _rests(worker: Worker) -> bool:
-    """It has given up, or was not to start again: nothing brings it up but a start."""
-    return worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
-
-
-def _can_pause(worker: Worker) -> bool:
-    return worker.pid is not None and (worker.state in UP or worker.state is State.STARTING)
-
-
 def _patience_s(keepers: Iterable[Keeper]) -> float:
     grace_s = max((k.spec.process.shutdown_grace_period for k in keepers), default=0.0)
     return grace_s + STOP_MARGIN_S
 
 
-def _has_ended(incarnation: int) -> Callable[[Worker], bool]:
-    return lambda worker: not worker.tree or worker.incarnation != incarnation
-
-
-def _is_gone(keeper: Keeper) -> Callable[[Worker], bool]:
-    """Nothing is left of it, or somebody has started it again."""
-    return lambda worker: not worker.tree or (worker.wanted and not keeper.is_to_end)
-
-
-def _is_down(worker: Worker) -> bool:
-    return worker.state not in UP
-
-
-def _has_settled(before: lifecycle.LastExit | None) -> Callable[[Worker], bool]:
-    """It is up, or is not coming up: nobody wants it, it is paused, or it has failed since `before`."""
-    tried = (State.TERMINATED, State.INITIAL, State.STARTING)
-
-    def check(worker: Worker) -> bool:
-        last = worker.last_exit  # an end that somebody asked for is none of its failures
-        has_failed = last is not None and last is not before and last.result not in ASKED_FOR
-        stands = not worker.wanted or worker.paused_at is not None or _rests(worker)
-        return worker.state in UP or stands or (has_failed and worker.state in tried)
-
-    return check
-
-
-def _is_up_after(incarnation: int) -> Callable[[Worker], bool]:
-    return lambda worker: worker.state in UP and worker.incarnation > incarnation
-
-
-def _has_moved_on(keeper: Keeper, incarnation: int) -> Callable[[Worker], bool]:
-    """It lives anew, or somebody has taken the restart back."""
-
-    def check(worker: Worker) -> bool:
-        is_kept = worker.state in UP and not keeper.is_following
-        return worker.incarnation > incarnation or not worker.wanted or is_kept
-
-    return check
-
-
 async def _until_up_after(keepers: Iterable[Keeper], numbers: Mapping[str, int]) -> None:
     """Waits until each is up, those with a number in a later life than that."""
     for keeper in keepers:
-        await keeper.until(_is_up_after(numbers.get(keeper.id, -1)))
-
-
-def _last_exit_until(keeper: Keeper, incarnation: int) -> lifecycle.LastExit | None:
-    return next((last for number, last in keeper.exits if number <= incarnation), None)
+        await keeper.until(is_up_after(numbers.get(keeper.id, -1)))

@@ -67,7 +67,7 @@ supervisor.zygotes
 supervisor.probe
 supervisor.line  supervisor.checkup  supervisor.alert
 supervisor.keeper
-supervisor.bench
+supervisor.bench  supervisor.outlook
 supervisor.crew  supervisor.broker
 supervisor.partners
 supervisor.tool_server  supervisor.running  supervisor.ensemble

@@ -1,0 +1,74 @@
+"""What those who wait for a worker look for: whether it is up, is not coming up, rests, has ended, or is gone.
+
+Each is a question about a worker as it stands, to be asked again at every change. Nothing is waited for here, and
+nothing is changed.
+"""
+
+from collections.abc import Callable
+
+from .keeper import Keeper
+from .lifecycle import ASKED_FOR, UP, LastExit, State, Worker
+
+
+def rests(worker: Worker) -> bool:
+    """It has given up, or was not to start again: nothing brings it up but a start."""
+    return worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
+
+
+def needs_a_start(keeper: Keeper) -> bool:
+    """Nothing brings it up but a start, or it is about to end."""
+    is_leaving = keeper.is_to_end or not keeper.worker.wanted
+    return is_leaving or not keeper.takes_room or rests(keeper.worker)
+
+
+def can_pause(worker: Worker) -> bool:
+    """It has a process that runs."""
+    return worker.pid is not None and (worker.state in UP or worker.state is State.STARTING)
+
+
+def has_ended(incarnation: int) -> Callable[[Worker], bool]:
+    """Nothing is left of that life."""
+    return lambda worker: not worker.tree or worker.incarnation != incarnation
+
+
+def is_gone(keeper: Keeper) -> Callable[[Worker], bool]:
+    """Nothing is left of it, or somebody has started it again."""
+    return lambda worker: not worker.tree or (worker.wanted and not keeper.is_to_end)
+
+
+def is_down(worker: Worker) -> bool:
+    """It is not up, or not yet."""
+    return worker.state not in UP
+
+
+def has_settled(before: LastExit | None) -> Callable[[Worker], bool]:
+    """It is up, or is not coming up: nobody wants it, it is paused, or it has failed since `before`."""
+    tried = (State.TERMINATED, State.INITIAL, State.STARTING)
+
+    def check(worker: Worker) -> bool:
+        last = worker.last_exit  # an end that somebody asked for is none of its failures
+        has_failed = last is not None and last is not before and last.result not in ASKED_FOR
+        stands = not worker.wanted or worker.paused_at is not None or rests(worker)
+        return worker.state in UP or stands or (has_failed and worker.state in tried)
+
+    return check
+
+
+def is_up_after(incarnation: int) -> Callable[[Worker], bool]:
+    """It is up, in a later life than that."""
+    return lambda worker: worker.state in UP and worker.incarnation > incarnation
+
+
+def has_moved_on(keeper: Keeper, incarnation: int) -> Callable[[Worker], bool]:
+    """It lives anew, or somebody has taken the restart back."""
+
+    def check(worker: Worker) -> bool:
+        is_kept = worker.state in UP and not keeper.is_following
+        return worker.incarnation > incarnation or not worker.wanted or is_kept
+
+    return check
+
+
+def last_exit_until(keeper: Keeper, incarnation: int) -> LastExit | None:
+    """How the newest of its lives ended that is no later than that; None where none is known."""
+    return next((last for number, last in keeper.exits if number <= incarnation), None)
