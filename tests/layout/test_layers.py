@@ -79,6 +79,7 @@ supervisor.backlog  supervisor.budget
 supervisor.ledger  supervisor.waitlist  supervisor.admission
 supervisor.accounts
 supervisor.performance
+supervisor.assignment
 supervisor.tasks
 supervisor.delegation  supervisor.statistics
 supervisor.timetable  supervisor.conductor  supervisor.autoscaler
