@@ -19,26 +19,23 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self, TypeAlias
+from typing import NamedTuple, Protocol, Self
 
 from . import archive
+from .log_stream import LogStream, StreamName
 from .logfile import (
     CAPTURED,
     FIRST,
     LINE_LIMIT_BYTES,
-    NOTIFIED,
     OWN,
     PREFIX_BYTES,
     File,
     json_line,
     last_line,
-    messages_of,
     names,
     superfluous,
 )
 from .spec import Monitoring
-
-StreamName: TypeAlias = Literal["stdout", "stderr", "log"]
 
 READ_BYTES = 64 * 1024  # the size of a pipe
 FLOOD_BYTES = 128 * 1024  # the size of a pipe that is always full
@@ -101,147 +98,6 @@ class Shelf(Protocol):
     def note_loss(self, writer: "LogWriter") -> None:
         """Lines of a writer are lost, or are not lost any more."""
         ...
-
-
-class LogStream:
-    """One stream of one incarnation: bytes in, whole lines out to the writer's file."""
-
-    __slots__ = (
-        "_closed",
-        "_cut",
-        "_gathered",
-        "_gathered_bytes",
-        "_incarnation",
-        "_rest",
-        "_tag",
-        "_writer",
-        "name",
-        "tap",
-    )
-
-    def __init__(self, writer: "LogWriter", name: StreamName) -> None:
-        self._writer = writer
-        self.name: StreamName = name
-        self._tag = b"stdout" if name == "stdout" else b"stderr"  # CRI knows no third
-        self._incarnation = writer.incarnation
-        self.tap: Callable[[bytes], None] | None = None
-        """Takes what is written, too, while somebody waits for a line of it."""
-        self._gathered: list[bytes] | None = (
-            None  # lines that came one by one, for one write of all
-        )
-        self._gathered_bytes = 0
-        self._rest = b""  # the beginning of a line, at most as long as one part
-        self._cut = False  # a part of the present line was lost: so is what follows of it
-        self._closed = False
-
-    @property
-    def read_bytes(self) -> int:
-        """How much to read from a pipe at a time."""
-        return self._writer.read_bytes
-
-    @property
-    def flood_bytes(self) -> int:
-        """How much to read at a time from a pipe that is always full."""
-        return self._writer.flood_bytes
-
-    def hold(self) -> None:
-        """A pipe of a living process leads here."""
-        self._writer.hold()
-
-    def let_go(self) -> None:
-        """Its process is dead, and the pipe was read to its end or given up."""
-        self._writer.let_go()
-
-    def write(self, chunk: bytes) -> None:
-        """Take bytes as they were printed. Never raises for the disk; after `close` it does nothing."""
-        if self._closed or not chunk:
-            return
-        if self.tap is not None:
-            self.tap(chunk)
-        self._writer.remember(self.name, chunk)
-        if self._writer.keeps:
-            self._rest = self._lines(self._rest + chunk if self._rest else chunk)
-
-    def line(
-        self,
-        text: bytes,
-        level: str | None = None,
-        fields: Mapping[str, object] | None = None,
-        *,
-        ended: bool = True,
-        cut_bytes: int = 0,
-    ) -> None:
-        """Take one line: without `level` as if it had been printed, with it as a `log` notification.
-
-        The former are written together, at the end of this turn of the loop. One may come in pieces, `ended` with the
-        last one; so many bytes of it as are `cut_bytes` come never.
-        """
-        if level is None:
-            if self._gathered is None:
-                self._gathered = []
-            self._gathered.append(text + b"\n" if ended else text)
-            self._gathered_bytes += len(text) + 1
-            is_full = self._gathered_bytes > self.read_bytes
-            if is_full or cut_bytes or not self._writer.will_flush(self):
-                self.flush()
-            if cut_bytes and self._writer.keeps and not self._closed:
-                self._writer.lose(1, cut_bytes, "a line that began like a message was too long")
-        elif not self._closed:
-            self._writer.remember(self.name, text + b"\n")
-            if self._writer.keeps:
-                for shown in messages_of(text, level, fields):
-                    self._writer.append_json(shown, NOTIFIED)
-
-    def flush(self) -> None:
-        """Write the lines that came one by one."""
-        if self._gathered:
-            lines, self._gathered, self._gathered_bytes = self._gathered, None, 0
-            self.write(b"".join(lines))
-
-    def close(self) -> None:
-        """Keep a last line that has no newline, then take no more."""
-        if self._closed:
-            return
-        self.flush()
-        if self._cut:
-            self._writer.lose(1, 0)
-        elif self._rest:
-            self._append(self._rest + b"\n")
-        self._rest = b""
-        self._closed = True
-
-    def _lines(self, data: bytes) -> bytes:
-        """Write all that can be written; return the beginning of a line that is left."""
-        limit = self._writer.part_bytes
-        view = memoryview(data)
-        start = position = 0
-        while True:
-            if self._cut:
-                end = data.find(b"\n", position) + 1
-                self._writer.lose(1 if end else 0, (end or len(data)) - position)
-                if not end:
-                    return b""
-                self._cut = False
-                start = position = end
-            # The last newline that a line of legal length can reach: no work per line.
-            newline = data.rfind(b"\n", position, position + limit + 1)
-            if newline >= 0:
-                position = newline + 1
-                continue
-            if len(data) - position <= limit:
-                break
-            if position > start:
-                self._append(view[start:position])
-            start = position + limit
-            self._cut = not self._append(view[position:start], part=True)
-            position = start
-        if position > start:
-            self._append(view[start:position])
-        return data[position:]
-
-    def _append(self, data: bytes | memoryview, *, part: bool = False) -> bool:
-        tag, number = self._tag, self._incarnation
-        return self._writer.append(data, tag, CAPTURED, part=part, incarnation=number)
 
 
 @dataclass(slots=True)

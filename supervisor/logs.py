@@ -15,9 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakSet
 
-from .capture import LogLimits, LogStream, LogWriter, StreamName
+from .capture import LogLimits, LogWriter
 from .cursor import Cursor, block_size, in_batches, merged
 from .intake import Capture
+from .log_stream import LogStream, StreamName
 from .logfile import Record, Wanted, at_of, known, rfc3339_seconds, workers
 from .packing import PACK_AFTER_S, Packer
 

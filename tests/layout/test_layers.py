@@ -55,7 +55,7 @@ supervisor.identity  supervisor.socket_lock  supervisor.bus  supervisor.store  s
 supervisor.process
 supervisor.archive  supervisor.pattern  supervisor.secret  supervisor.sheet  supervisor.output_format
 supervisor.logfile  supervisor.metrics  supervisor.chain
-supervisor.position
+supervisor.position  supervisor.log_stream
 supervisor.packing  supervisor.cursor  supervisor.capture
 supervisor.intake
 supervisor.logs  supervisor.chronicle  supervisor.records  supervisor.launch  supervisor.removals  supervisor.roster  supervisor.numbering  supervisor.audit  supervisor.listing  supervisor.notebook  supervisor.session_table
