@@ -91,12 +91,7 @@ def restrict(
     if not any(asked.values()):
         return
     version = abi() if version is None else version
-    for key, needed in NEEDED_ABI.items():
-        if asked[key] and version < needed:
-            has = f"this kernel has {version}" if version else "this kernel has none"
-            why = f"it needs version {needed} of Landlock, and {has}"
-            facts = {"needs_abi": str(needed), "abi": str(version)}
-            raise Impossible(key, errno.EOPNOTSUPP, why, **facts)
+    _check(asked, version)
     writing = WRITE | (FS_IOCTL_DEV if version >= IOCTL_DEV_ABI else 0)
     files = (READ if asked["read_paths"] else 0) | (writing if asked["write_paths"] else 0)
     if files:
@@ -126,6 +121,20 @@ def restrict(
         _call(SYS_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
+
+
+def _check(asked: dict[str, bool], version: int) -> None:
+    """Refuses what needs a later kernel.
+
+    Raises:
+        Impossible: it does.
+    """
+    for key, needed in NEEDED_ABI.items():
+        if asked[key] and version < needed:
+            has = f"this kernel has {version}" if version else "this kernel has none"
+            why = f"it needs version {needed} of Landlock, and {has}"
+            facts = {"needs_abi": str(needed), "abi": str(version)}
+            raise Impossible(key, errno.EOPNOTSUPP, why, **facts)
 
 
 def _allow(ruleset: int, key: str, path: str, rights: int) -> None:
