@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from ..worker import codec
 from ..worker.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
 from .bus import Bus, Event, Subscription
@@ -24,6 +26,9 @@ from .spec import Events
 
 MAX_DATA_BYTES = 1024 * 1024
 """The longest data of one event, as JSON."""
+
+SHARED_BYTES = 4 * 1024
+"""From this length on data is kept as the JSON that it came as: to encode it costs more than all else of a message."""
 
 SPARE_DEPTH = 100
 """How much deeper than the deepest data everything around it may nest, here and at whoever reads it."""
@@ -85,15 +90,15 @@ class Broker:
             PermissionDenied: the type is the daemon's.
             Overloaded: the worker publishes too fast.
         """
-        data_bytes = self._check(keeper, keeper.id, event_type, data)
+        line = self._checked(keeper, keeper.id, event_type, data)
         return self._bus.relay(
             event_type,
-            data,
+            _shared(data, line),
             sender=keeper.id,
             agent=keeper.spec.name,
             worker=keeper.id,
             incarnation=keeper.worker.incarnation,
-            data_bytes=data_bytes,
+            data_bytes=len(line),
         ).seq
 
     def publish_from(self, who: Mapping[str, object], event_type: str, data: object) -> int:
@@ -105,18 +110,18 @@ class Broker:
             InvalidParams, PermissionDenied, Overloaded: as for `publish`.
         """
         sender = f"uid {who['uid']}"
-        data_bytes = self._check(OUTSIDE, sender, event_type, data)
+        line = self._checked(OUTSIDE, sender, event_type, data)
         agent = who.get("agent")
         return self._bus.relay(
             event_type,
-            data,
+            _shared(data, line),
             sender=sender,
             agent=agent if isinstance(agent, str) else None,
-            data_bytes=data_bytes,
+            data_bytes=len(line),
         ).seq
 
-    def _check(self, publisher: object, name: str, event_type: str, data: object) -> int:
-        """Whether this may be published; returns the size of the data as JSON."""
+    def _checked(self, publisher: object, name: str, event_type: str, data: object) -> bytes:
+        """The data as JSON, if this may be published."""
         if not is_type(event_type):
             raise InvalidParams(
                 f'cannot publish "{event_type[:TYPE_CHARS]}": a type is words of A-Z a-z 0-9 _ -, joined by dots, '
@@ -144,21 +149,21 @@ class Broker:
                 retry_after_s=round(wait_s, 3),
             )
         try:
-            size_bytes = len(codec.encode(_nested(data))) - 2 * SPARE_DEPTH
+            line = codec.encode(_nested(data))[SPARE_DEPTH:-SPARE_DEPTH]
         except (
             ValueError
         ) as error:  # it was read, but in the store and in answers it would nest deeper
             raise InvalidParams(
                 f'cannot publish "{event_type}": its data is nested too deep', key="data"
             ) from error
-        if size_bytes > MAX_DATA_BYTES:
+        if len(line) > MAX_DATA_BYTES:
             raise InvalidParams(
-                f'cannot publish "{event_type}": {size_bytes} bytes of data are more than {MAX_DATA_BYTES}',
+                f'cannot publish "{event_type}": {len(line)} bytes of data are more than {MAX_DATA_BYTES}',
                 key="data",
                 limit=MAX_DATA_BYTES,
-                value=size_bytes,
+                value=len(line),
             )
-        return size_bytes
+        return line
 
     def subscribe(self, keeper: Keeper, types: list[str]) -> None:
         """Sends a worker, from now on, the events of these types, in place of what it subscribed to before.
@@ -200,6 +205,11 @@ class Broker:
         for keeper in list(self._hearings):
             self._end(keeper)
         await asyncio.gather(*forwardings, return_exceptions=True)
+
+
+def _shared(data: object, line: bytes) -> object:
+    """What the event holds: what is long is encoded once, for the store and for all who hear of it."""
+    return msgspec.Raw(line) if len(line) > SHARED_BYTES else data
 
 
 def _nested(data: object) -> object:

@@ -223,7 +223,7 @@ class Bus:
     ) -> Event:
         """Publish somebody else's event, whose type is his to choose; it is always stored.
 
-        Whoever calls this bounds `data`, whose size as JSON is `data_bytes`.
+        Whoever calls this bounds `data`, whose size as JSON is `data_bytes`; it may be that JSON, as a `msgspec.Raw`.
         """
         fields = {"data": data, "from": sender}
         size_bytes = ENVELOPE_BYTES + data_bytes
@@ -255,7 +255,9 @@ class Bus:
         for subscription in self._route(event_type):
             subscription.offer(event)
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("event %s", event_type, extra={"fields": event.record()})
+            facts = {k: bytes(v) if isinstance(v, msgspec.Raw) else v for k, v in fields.items()}
+            shown = msgspec.structs.replace(event, fields=facts).record()
+            logger.debug("event %s", event_type, extra={"fields": shown})
         return event
 
     def subscribe(

@@ -179,6 +179,24 @@ def test_data_may_have_a_mebibyte_and_no_more(daemon: DaemonProcess) -> None:
     assert refusal.value.data["key"] == "data"
 
 
+def test_long_data_is_heard_listed_and_read_from_the_store_as_it_was_published(
+    daemon: DaemonProcess,
+) -> None:
+    data = {"rows": [{"n": n, "text": '\u00e9\n"', "none": None} for n in range(500)]}
+    seq = publish(daemon, "told.long", data)
+    with Client(str(daemon.socket)) as client:
+        (followed,) = await_events(follow(client, since=seq - 1), bool)
+    publish(daemon, "told.after")
+    for agent in ("anna", "bert"):
+        heard = await_heard(daemon, agent, "told.after")
+        assert ["told.long", data] in [each[:2] for each in heard]
+        run(daemon, agent, "forget")
+    for n in (1, None):  # with a number all of it is on disk first
+        (listed,) = daemon.call("event.list", since=seq - 1, until=seq, n=n)["events"]
+        assert listed == followed
+    assert followed["data"] == data
+
+
 def test_data_that_is_nested_too_deep_is_refused_and_what_is_taken_can_be_read_again(
     daemon: DaemonProcess,
 ) -> None:
