@@ -14,7 +14,6 @@ import contextlib
 import http
 import os
 import re
-import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -22,7 +21,6 @@ from types import MappingProxyType
 import aiohttp
 from yarl import URL
 
-from .. import __version__
 from ..worker.codec import as_array, as_object, decode, encode
 from ..worker.errors import (
     CorralError,
@@ -33,13 +31,11 @@ from ..worker.errors import (
 from ..worker.stdio import leave, say
 from ..worker.wire import CANCELLED, MAX_MESSAGE_BYTES
 from . import messages, mirror
-from .event_stream import Event, EventStream, too_long
+from .event_stream import Event, EventStream
+from .origin import CONNECT_S, RETRY_S, STREAM_TYPE, Origin, head_of, whole_body
 
 URL_VARIABLE = "CORRAL_MCP_URL"
 HEADERS_VARIABLE = "CORRAL_MCP_HEADERS"
-
-CONNECT_S = 10.0
-"""For the name, the connection and TLS; how long an answer may take is for the session to say."""
 
 LISTEN_S = 1.0
 """For the answer to the request for the stream of what nobody asked.
@@ -51,20 +47,13 @@ that answer only with the first event.
 GOODBYE_S = 0.5
 """For the DELETE that ends a session."""
 
-RETRY_S, MAX_RETRY_S = 1.0, 30.0
-"""Before a stream that broke off is taken up again, where the server names no time; doubles to the second."""
+MAX_RETRY_S = 30.0
+"""Before a stream that broke off is taken up again: RETRY_S at first, or what the server says, and doubled up to this."""
 
 MAX_RESUMES = 5
 """In a row, without anything heard in between, before the answer counts as lost."""
 
-MAX_REDIRECTS = 5
 MAX_IN_FLIGHT = 1000
-MAX_REASON_BYTES = 2000
-
-KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
-"""Seconds and a count: a stream on which nothing comes must still be known to be broken."""
-
-JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream"
 
 Id = str | int
 NO_MARKS: Mapping[mirror.Path, str] = MappingProxyType({})
@@ -102,10 +91,8 @@ class Remote:
         *,
         listen_s: float = LISTEN_S,
     ) -> None:
-        self._url = url
+        self._server = Origin(url, headers)
         self._listen_s = listen_s
-        self._origin = url.origin()
-        self._headers = dict(headers)
         self._write = write
         self._exchanges: dict[Id, _Exchange] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,7 +100,6 @@ class Remote:
         self._version: str | None = None
         self._marks: dict[str, dict[mirror.Path, str]] = {}
         self._is_old = False
-        self._http: aiohttp.ClientSession
         self._group: asyncio.TaskGroup
 
     async def run(self, reader: asyncio.StreamReader) -> None:
@@ -122,16 +108,7 @@ class Remote:
         Raises:
             BaseExceptionGroup: with `Lost`, when the server has to be greeted anew.
         """
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S)
-        # Limited by MAX_IN_FLIGHT: streams stay open, and must not keep requests waiting.
-        connector = aiohttp.TCPConnector(limit=0, socket_factory=_kept_alive)
-        async with aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=timeout,
-            trust_env=True,
-            auto_decompress=True,
-        ) as self._http:
+        async with self._server:
             async with asyncio.TaskGroup() as self._group:
                 try:
                     while line := await _line(reader):
@@ -146,7 +123,7 @@ class Remote:
             return
         with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, CorralError):
             async with asyncio.timeout(GOODBYE_S):
-                (await self._send("DELETE", None, self._legacy_headers())).close()
+                (await self._server.send("DELETE", None, self._legacy_headers())).close()
 
     # -- from stdin to the server
 
@@ -203,15 +180,15 @@ class Remote:
     async def _tell(self, line: bytes) -> None:
         """Posts what gets no answer; what cannot be told is logged, and a server that misses it will say so."""
         try:
-            async with await self._send("POST", line, self._legacy_headers()) as response:
+            async with await self._server.send("POST", line, self._legacy_headers()) as response:
                 if response.status >= http.HTTPStatus.BAD_REQUEST:
-                    body = await _head(response)
+                    body = await head_of(response)
                     if self._session_id is not None and _is_forgotten(response.status, body):
                         raise _forgotten(response.status)
-                    reason = self._described(response.status, body)
+                    reason = self._server.described(response.status, body)
                     say(f"corral.mcp.remote: cannot tell the server: {reason}")
         except (aiohttp.ClientError, OSError, CorralError) as error:
-            say(f"corral.mcp.remote: cannot tell the server: {self._masked(str(error))}")
+            say(f"corral.mcp.remote: cannot tell the server: {self._server.masked(str(error))}")
 
     async def _exchange(self, number: Id, exchange: _Exchange, line: bytes) -> None:
         try:
@@ -219,9 +196,8 @@ class Remote:
         except CorralError as error:
             await self._fail(number, error)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
-            text = (
-                f"cannot reach {self._origin}: {self._masked(str(error)) or type(error).__name__}"
-            )
+            reason = self._server.masked(str(error)) or type(error).__name__
+            text = f"cannot reach {self._server.address}: {reason}"
             unsent = isinstance(
                 error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
             )
@@ -242,7 +218,7 @@ class Remote:
             headers = mirror.request_headers(
                 exchange.modern_version, exchange.method, exchange.params, marks
             )
-        async with await self._send("POST", line, headers) as response:
+        async with await self._server.send("POST", line, headers) as response:
             if response.status >= http.HTTPStatus.BAD_REQUEST:
                 await self._refused(number, exchange, response, line)
                 return
@@ -253,7 +229,7 @@ class Remote:
             if response.content_type == STREAM_TYPE:
                 await self._follow(number, response, resumes=exchange.modern_version is None)
             else:
-                await self._deliver(await _body(response))
+                await self._deliver(await whole_body(response))
                 if number in self._exchanges:
                     text = f"cannot read the answer: {response.status} without one"
                     raise ToolFailed(text, status=response.status)
@@ -268,7 +244,7 @@ class Remote:
             CorralError: what the caller is told.
         """
         status = response.status
-        body = await _head(response)
+        body = await head_of(response)
         answer = _error_answer(body)
         is_ours = answer is not None and answer.get("id") == number
         if not is_ours and self._session_id is not None and _is_forgotten(status, body):
@@ -279,7 +255,7 @@ class Remote:
         may_be_old = exchange.method == messages.INITIALIZE and status in (400, 404, 405)
         if may_be_old and await self._open_old(line):
             return
-        raise self._http_error(response, body)
+        raise self._server.error_of(response, body)
 
     # -- what is sent
 
@@ -290,41 +266,6 @@ class Remote:
         if self._version is not None:
             headers[mirror.VERSION] = self._version
         return headers
-
-    async def _send(
-        self, method: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        """The response, after redirections within the same origin: headers go nowhere else.
-
-        Raises:
-            ToolFailed: it leads elsewhere, or too far.
-        """
-        accept = STREAM_TYPE if method == "GET" else f"{JSON_TYPE}, {STREAM_TYPE}"
-        whole = {
-            **self._headers,
-            "Accept": accept,
-            "User-Agent": f"corral/{__version__}",
-            **headers,
-        }
-        if body is not None:
-            whole["Content-Type"] = JSON_TYPE
-        url = self._url
-        for _ in range(MAX_REDIRECTS):
-            response = await self._http.request(
-                method, url, data=body, headers=whole, allow_redirects=False
-            )
-            if response.status not in (301, 302, 307, 308):
-                return response
-            response.close()
-            try:
-                url = url.join(URL(response.headers.get("Location", "")))
-                origin = url.origin()
-            except ValueError as error:
-                raise ToolFailed(f"cannot follow the redirection of {self._origin}") from error
-            if origin != self._origin:
-                text = f"cannot follow the redirection of {self._origin} to {origin}"
-                raise ToolFailed(text, status=response.status)
-        raise ToolFailed(f"cannot follow more than {MAX_REDIRECTS} redirections of {self._origin}")
 
     # -- from the server to stdout
 
@@ -439,7 +380,7 @@ class Remote:
         headers = self._legacy_headers()
         if last_id:
             headers["Last-Event-ID"] = last_id
-        return await self._send("GET", None, headers)
+        return await self._server.send("GET", None, headers)
 
     async def _listen(self, listening: asyncio.Event) -> None:
         """Keeps the stream open on which a legacy server says what nobody asked; many have none."""
@@ -477,9 +418,9 @@ class Remote:
         async with asyncio.timeout(CONNECT_S):
             if not await opened:
                 return False
-        async with await self._send("POST", line, {}) as answer:
+        async with await self._server.send("POST", line, {}) as answer:
             if answer.status >= http.HTTPStatus.BAD_REQUEST:
-                raise self._http_error(answer, await _head(answer))
+                raise self._server.error_of(answer, await head_of(answer))
         return True
 
     async def _follow_old(
@@ -488,54 +429,22 @@ class Remote:
         try:
             async for event in _events(response, EventStream()):
                 if not opened.done():
-                    url = self._url.join(URL(event.data.decode("utf-8", "replace")))
-                    self._is_old = event.name == "endpoint" and url.origin() == self._origin
+                    url = self._server.url.join(URL(event.data.decode("utf-8", "replace")))
+                    self._is_old = event.name == "endpoint" and url.origin() == self._server.address
                     if self._is_old:
-                        self._url = url
+                        self._server.url = url
                     opened.set_result(self._is_old)
                     if not self._is_old:
                         return
                 else:
                     await self._deliver(event.data)
         except (aiohttp.ClientError, OSError, CorralError) as error:
-            say(f"corral.mcp.remote: the stream has broken off: {self._masked(str(error))}")
+            say(f"corral.mcp.remote: the stream has broken off: {self._server.masked(str(error))}")
         finally:
             response.close()
             if not opened.done():
                 opened.set_result(False)
-        raise Lost(f"the stream of {self._origin} has ended")
-
-    # -- errors
-
-    def _http_error(self, response: aiohttp.ClientResponse, body: bytes) -> CorralError:
-        """What an HTTP error without a JSON-RPC error means, with a short text and never a header."""
-        status = response.status
-        reason = self._described(status, body)
-        if status == http.HTTPStatus.UNAUTHORIZED:
-            reason += "; it wants other credentials in its headers"
-        text = f"cannot call {self._origin}: {reason}"
-        after = response.headers.get("Retry-After", "")
-        if status in (429, 503):
-            retry_after_s = float(after) if after.isascii() and after.isdigit() else RETRY_S
-            return Overloaded(text, status=status, retry_after_s=retry_after_s)
-        return ToolFailed(text, status=status)
-
-    def _described(self, status: int, body: bytes) -> str:
-        phrases = {one.value: one.phrase for one in http.HTTPStatus}
-        reason = f"HTTP {status} {phrases.get(status, '')}".rstrip()
-        said = body.decode("utf-8", "replace").strip()
-        if not said or said.startswith("<"):  # a page is for browsers
-            return reason
-        words = "".join(one if one.isprintable() else " " for one in said[:200])
-        return f"{reason}: {self._masked(words)}"
-
-    def _masked(self, text: str) -> str:
-        """The text without the values of our headers, should the server repeat them, and without the query."""
-        for value in self._headers.values():
-            for secret in (value, value.partition(" ")[2]):
-                if len(secret) >= 4:
-                    text = text.replace(secret, "…")
-        return text.replace(self._url.raw_query_string, "…") if self._url.raw_query_string else text
+        raise Lost(f"the stream of {self._server.address} has ended")
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
@@ -585,45 +494,6 @@ async def _events(
     async for chunk in response.content.iter_any():
         for event in stream.feed(chunk):
             yield event
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """A whole body.
-
-    Raises:
-        ResourceLimitExceeded: it is longer than a message may be.
-    """
-    chunks: list[bytes] = []
-    size_bytes = 0
-    async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        size_bytes += len(chunk)
-        if size_bytes > MAX_MESSAGE_BYTES:
-            raise too_long()
-    return b"".join(chunks)
-
-
-async def _head(response: aiohttp.ClientResponse) -> bytes:
-    """As much of an error's body as is looked at."""
-    chunks: list[bytes] = []
-    size_bytes = 0
-    with contextlib.suppress(aiohttp.ClientError, OSError):
-        async with asyncio.timeout(CONNECT_S):
-            async for chunk in response.content.iter_any():
-                chunks.append(chunk)
-                size_bytes += len(chunk)
-                if size_bytes > MAX_REASON_BYTES:
-                    break
-    return b"".join(chunks)
-
-
-def _kept_alive(address: "aiohttp.AddrInfoType") -> socket.socket:
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made
 
 
 # -- the process

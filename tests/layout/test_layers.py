@@ -42,6 +42,7 @@ mcp.cortex_search
 mcp.cortex_memory
 mcp.cortex  mcp.messages  mcp.liveness
 mcp.mirror  mcp.event_stream
+mcp.origin
 mcp.catalogue  mcp.caller  mcp.remote
 mcp.inventory  mcp.flight  mcp.subscription  mcp.exchange
 mcp.session  mcp.validation  mcp.dispatch  mcp.directory  mcp.gate  mcp.face

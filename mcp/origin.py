@@ -1,0 +1,171 @@
+"""Where a remote server is: requests that go there and nowhere else, and what its HTTP errors say, without our secrets.
+
+Redirections are followed within the origin alone, since the headers may hold credentials. It knows nothing of MCP.
+"""
+
+import asyncio
+import contextlib
+import http
+import socket
+from collections.abc import Mapping
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from .. import __version__
+from ..worker.errors import CorralError, Overloaded, ToolFailed
+from ..worker.wire import MAX_MESSAGE_BYTES
+from .event_stream import too_long
+
+CONNECT_S = 10.0
+"""For the name, the connection and TLS; how long an answer may take is for the session to say."""
+
+RETRY_S = 1.0
+"""Before somebody tries again, where the server names no time."""
+
+MAX_REDIRECTS = 5
+
+MAX_REASON_BYTES = 2000
+
+KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
+"""Seconds and a count: a stream on which nothing comes must still be known to be broken."""
+
+JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream"
+
+
+class Origin:
+    """Where a server is: what is sent to it, and to nobody else.
+
+    Args:
+        url: of the MCP endpoint; it may change within the same origin.
+        headers: for every request; those of the protocol win over them.
+    """
+
+    def __init__(self, url: URL, headers: Mapping[str, str]) -> None:
+        self.url = url
+        self.address = url.origin()
+        """Scheme, host and port."""
+        self._headers = dict(headers)
+        self._http: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S)
+        # The caller limits what is under way: streams stay open, and must not keep requests waiting.
+        connector = aiohttp.TCPConnector(limit=0, socket_factory=_kept_alive)
+        self._http = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=timeout,
+            trust_env=True,
+            auto_decompress=True,
+        )
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._http.close()
+
+    async def send(
+        self, method: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """The response, after redirections within the same origin: headers go nowhere else.
+
+        Raises:
+            ToolFailed: it leads elsewhere, or too far.
+        """
+        accept = STREAM_TYPE if method == "GET" else f"{JSON_TYPE}, {STREAM_TYPE}"
+        whole = {
+            **self._headers,
+            "Accept": accept,
+            "User-Agent": f"corral/{__version__}",
+            **headers,
+        }
+        if body is not None:
+            whole["Content-Type"] = JSON_TYPE
+        url = self.url
+        for _ in range(MAX_REDIRECTS):
+            response = await self._http.request(
+                method, url, data=body, headers=whole, allow_redirects=False
+            )
+            if response.status not in (301, 302, 307, 308):
+                return response
+            response.close()
+            try:
+                url = url.join(URL(response.headers.get("Location", "")))
+                origin = url.origin()
+            except ValueError as error:
+                raise ToolFailed(f"cannot follow the redirection of {self.address}") from error
+            if origin != self.address:
+                text = f"cannot follow the redirection of {self.address} to {origin}"
+                raise ToolFailed(text, status=response.status)
+        raise ToolFailed(f"cannot follow more than {MAX_REDIRECTS} redirections of {self.address}")
+
+    def error_of(self, response: aiohttp.ClientResponse, body: bytes) -> CorralError:
+        """What an HTTP error without a JSON-RPC error means, with a short text and never a header."""
+        status = response.status
+        reason = self.described(status, body)
+        if status == http.HTTPStatus.UNAUTHORIZED:
+            reason += "; it wants other credentials in its headers"
+        text = f"cannot call {self.address}: {reason}"
+        after = response.headers.get("Retry-After", "")
+        if status in (429, 503):
+            retry_after_s = float(after) if after.isascii() and after.isdigit() else RETRY_S
+            return Overloaded(text, status=status, retry_after_s=retry_after_s)
+        return ToolFailed(text, status=status)
+
+    def described(self, status: int, body: bytes) -> str:
+        """What an HTTP error says, in a few printable words."""
+        phrases = {one.value: one.phrase for one in http.HTTPStatus}
+        reason = f"HTTP {status} {phrases.get(status, '')}".rstrip()
+        said = body.decode("utf-8", "replace").strip()
+        if not said or said.startswith("<"):  # a page is for browsers
+            return reason
+        words = "".join(one if one.isprintable() else " " for one in said[:200])
+        return f"{reason}: {self.masked(words)}"
+
+    def masked(self, text: str) -> str:
+        """The text without the values of our headers, should the server repeat them, and without the query."""
+        for value in self._headers.values():
+            for secret in (value, value.partition(" ")[2]):
+                if len(secret) >= 4:
+                    text = text.replace(secret, "…")
+        return text.replace(self.url.raw_query_string, "…") if self.url.raw_query_string else text
+
+
+async def whole_body(response: aiohttp.ClientResponse) -> bytes:
+    """A whole body.
+
+    Raises:
+        ResourceLimitExceeded: it is longer than a message may be.
+    """
+    chunks: list[bytes] = []
+    size_bytes = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size_bytes += len(chunk)
+        if size_bytes > MAX_MESSAGE_BYTES:
+            raise too_long()
+    return b"".join(chunks)
+
+
+async def head_of(response: aiohttp.ClientResponse) -> bytes:
+    """As much of an error's body as is looked at."""
+    chunks: list[bytes] = []
+    size_bytes = 0
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(CONNECT_S):
+            async for chunk in response.content.iter_any():
+                chunks.append(chunk)
+                size_bytes += len(chunk)
+                if size_bytes > MAX_REASON_BYTES:
+                    break
+    return b"".join(chunks)
+
+
+def _kept_alive(address: "aiohttp.AddrInfoType") -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
