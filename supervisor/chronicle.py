@@ -83,6 +83,8 @@ class Wanted:
         self._agent = agent
         self._worker = worker
         self.task = task
+        self.is_all = types in (None, [], ["*"]) and {agent, worker, task, since_s} == {None}
+        """Whether every event is wanted."""
         self.since_at = None if since_s is None else rfc3339(max(since_s, 0.0))
 
     def takes(self, event: Event) -> bool:
@@ -250,13 +252,14 @@ class Chronicle:
 
     async def page(self, position: int, until: int, wanted: Wanted, rows: int = SCAN_ROWS) -> Page:
         """The next events on disk after `position`, up to number `until`: at most so many, and PAGE_BYTES."""
+        looked_at = min(rows + 1, SCAN_ROWS) if wanted.is_all else SCAN_ROWS
         task = b"" if wanted.task is None else codec.encode(wanted.task)
         scanned = await self._store.read(
             "SELECT seq, type, agent, worker, at, length(data), ?1 = x'' OR instr(data, ?1)"
             " FROM event WHERE seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
-            (task, position, until, SCAN_ROWS),
+            (task, position, until, looked_at),
         )
-        page = Page(position, is_last=len(scanned) < SCAN_ROWS)
+        page = Page(position, is_last=len(scanned) < looked_at)
         chosen: list[int] = []
         size_bytes = 0
         for seq, event_type, agent, worker, at, length, has_task in scanned:
@@ -285,12 +288,18 @@ class Chronicle:
         )
 
     async def history(
-        self, position: int, until: int, wanted: Wanted, *, tells_expired: bool = True
+        self,
+        position: int,
+        until: int,
+        wanted: Wanted,
+        *,
+        tells_expired: bool = True,
+        rows: int = SCAN_ROWS,
     ) -> AsyncGenerator[Page, None]:
         """All wanted events that were to be stored with a number in (`position`, `until`], in pages.
 
-        `until` is a number that has been given. Where events in between were removed, an `events.expired`
-        comes before what is left.
+        Those that are on disk come at most `rows` in one page: for whoever takes no more. `until` is a number that
+        has been given. Where events in between were removed, an `events.expired` comes before what is left.
 
         Raises:
             Overloaded: the store takes nothing now, and more waits for it than is remembered here.
@@ -298,7 +307,7 @@ class Chronicle:
         told_to = position if tells_expired else self.removed_to
         is_written = False
         while True:
-            page = await self.page(position, until, wanted)
+            page = await self.page(position, until, wanted, rows)
             removed_to = min(self.removed_to, until)
             if removed_to > max(position, told_to):
                 yield Page(position, [_expired(position, removed_to + 1)], is_notice=True)

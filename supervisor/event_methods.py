@@ -5,7 +5,7 @@ from typing import Protocol
 
 from ..worker.schema import EventParams, EventPublishParams
 from .bus import Bus, Event, skipped
-from .chronicle import PAGE_BYTES, Chronicle, Page, Wanted
+from .chronicle import PAGE_BYTES, SCAN_ROWS, Chronicle, Page, Wanted
 from .control import Caller, Control, method
 from .event_types import SKIPPED
 
@@ -34,7 +34,10 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
     size_bytes = 0
     following: object = None
     tells = params.since is not None and params.n is None
-    async for page in chronicle.history(start, until, wanted, tells_expired=tells):
+    # One more than is answered tells that it goes on.
+    rows = min(most + 1, SCAN_ROWS)
+    pages = chronicle.history(start, until, wanted, tells_expired=tells, rows=rows)
+    async for page in pages:
         for record in page.records:
             if len(found) >= most or size_bytes > ANSWER_BYTES:
                 following = found[-1]["seq"] if found else start

@@ -103,6 +103,25 @@ class SlowReader:
             await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("types", [["*"], ["even"], ["nobody"]])
+@on_loop
+async def test_whoever_takes_no_more_than_some_gets_no_more_in_one_page_and_all_in_the_end(
+    tmp_path: Path, types: list[str], rows: int
+) -> None:
+    async with stream(tmp_path) as events:
+        for number in range(6):
+            kind = "odd" if number % 2 else "even"
+            events.bus.relay(kind, number, sender="a-0", data_bytes=1)
+        await events.chronicle.end(events.bus.newest)  # all is on disk
+        wanted = Wanted(types)
+        pages = events.chronicle.history(0, events.bus.newest, wanted, rows=rows)
+        found = [page.records async for page in pages]
+        assert all(0 < len(records) <= rows for records in found)
+        told = [record["data"] for records in found for record in records]
+        assert told == {"*": [0, 1, 2, 3, 4, 5], "even": [0, 2, 4], "nobody": []}[types[0]]
+
+
 @pytest.mark.parametrize("seed", range(8))
 @on_loop
 async def test_slow_followers_see_every_stored_event_once_and_in_order(

@@ -434,6 +434,11 @@ def test_a_list_goes_on_where_the_answer_before_ended(tmp_path: Path) -> None:
         found = [event["data"][0] for answer in answers for event in answer["events"]]
         assert found == list(range(2_500))
         assert len(answers) > 4  # 20 MB, and then by number
+        last = [
+            daemon.call("event.list", since=newest - 1001 + more, until=newest) for more in (0, 1)
+        ]
+        assert [len(answer["events"]) for answer in last] == [1_000, 1_000]
+        assert [answer["next"] for answer in last] == [newest - 1, None]
         shown = daemon.corral("--json", "events", "--since", "0", "--type", "numbered").stdout
         assert [json.loads(line)["data"][0] for line in shown.splitlines()] == found
         shown = daemon.corral("--json", "events", "-n", "1200", "--type", "n*").stdout
