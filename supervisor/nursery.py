@@ -239,12 +239,15 @@ class Nursery:
         # What comes before the new process has handlers of its own waits: ours ignore what would end it.
         before = pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
         try:
-            pid = os.fork()
+            pid = self._split(fds)
             if pid == 0:
                 self.become(message, fds, told)
         finally:
             pthread_sigmask(signal.SIG_SETMASK, before)
         return pid, False
+
+    def _split(self, _fds: list[int]) -> int:
+        return os.fork()
 
     def _bear_again(self, unit: Unit, told: bytes) -> None:
         """Its plan did not work out: now with all the words for what is in the way, if it still is."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import importlib
@@ -49,6 +50,7 @@ from ..supervisor.kernel import (
 from ..supervisor.lineage import Trees
 from ..supervisor.nursery import Nursery
 from ..supervisor.packet import Channel
+from . import cradle
 from .__main__ import load, say_unloadable
 from .agent import Agent, loading_entrypoint
 from .preload import Inspection, one_line, reopen
@@ -79,6 +81,8 @@ REHEARSED = (
     b'{"jsonrpc":"2.0","method":"shutdown","params":{"grace_s":0}}\n'
 )
 """What a worker is asked that lives for nobody: a method that it does not have, and to leave."""
+NEVER = frozenset((errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP))
+"""Why a fork cannot be born in a group, if not by chance: above all, the agent's user may not write to the daemon's groups."""
 PATHS_LENGTH = 8192
 """The characters of all paths in one message, at most: in JSON each is six bytes or less."""
 
@@ -197,6 +201,7 @@ class Zygote:
         self.dispositions: dict[int, Any] = {}  # Any: what signal.signal takes
         self.blocked: set[int] = set()  # by the import; a fork begins with all of them
         self.kept: list[int] = []
+        self.cradle: cradle.Cradle | None = None
 
     def load(self, entrypoint: str, preload: list[str]) -> Agent:
         """Imports everything, and tells what came of it.
@@ -220,6 +225,7 @@ class Zygote:
         self._settle()
         unfit = self.inspection.judge()
         self.kept = self.inspection.harmless()
+        self.cradle = None if unfit else cradle.found()
         self.channel.send(
             op="loaded",
             duration_s=time.monotonic() - self.started_s,
@@ -254,7 +260,7 @@ class Zygote:
             lambda spawn, fds, report: self._become(agent, spawn, fds, report),
             self.trees,
         )
-        nursery.attend(self.sources)
+        nursery.attend(self.sources, self.cradle)
         os.write(self.woken, b"\0")  # something may have died before we listened
         gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
         nursery.run()
@@ -403,9 +409,10 @@ class Brood(Nursery):
 
     DESCRIPTORS = (3, 4)
 
-    def attend(self, sources: Sources) -> None:
-        """Tells of their changes, too."""
+    def attend(self, sources: Sources, into: cradle.Cradle | None) -> None:
+        """Tells of their changes, too, and forks by this cradle, if there is one."""
         self.sources = sources
+        self.cradle = into
         if sources.inotify >= 0:
             self.listeners[sources.inotify] = sources.hear
 
@@ -421,6 +428,24 @@ class Brood(Nursery):
         due_s = self.sources.due_s
         if due_s is not None and due_s <= time.monotonic() and (paths := self.sources.news()):
             self.channel.send(op="changed", paths=few(paths))
+
+    def _split(self, fds: list[int]) -> int:
+        if self.cradle is not None and len(fds) > len(STDIO) and cradle.is_alone():
+            try:
+                group = os.path.dirname(os.readlink(f"/proc/self/fd/{fds[-1]}"))
+                folder = os.open(group, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    pid = self.cradle.fork(folder)
+                finally:
+                    os.close(folder)
+            except OSError as error:  # the other way says why, if that does not work either
+                if error.errno in NEVER:
+                    self.cradle = None
+            else:
+                if pid == 0:
+                    fds.pop()  # it is there
+                return pid
+        return super()._split(fds)
 
     def _obey(self, message: Any, fds: list[int]) -> None:  # Any: JSON
         match message["op"]:

@@ -17,7 +17,7 @@ supervisor.midwife
 supervisor.nursery
 supervisor.launcher
 worker.bytecode
-worker.codec  worker.memory  worker.answer  worker.preload  worker.sources
+worker.codec  worker.memory  worker.answer  worker.preload  worker.sources  worker.cradle
 worker.wire
 worker.channel
 worker.task  worker.stdio  worker.forking

@@ -356,6 +356,36 @@ def test_a_fork_joins_the_group_whose_list_it_is_given(tmp_path: Path, stack: Ex
     wire.hear("emptied")
 
 
+@pytest.mark.parametrize("hooks", [False, True], ids=["none-hooks-forks", "one-hooks-forks"])
+def test_a_fork_is_born_in_its_group_unless_a_library_has_to_be_told_of_forks(
+    hooks: bool, tmp_path: Path, stack: ExitStack
+) -> None:
+    try:
+        subtree = containment.claim(tmp_path)
+    except containment.Refusal as refusal:
+        pytest.skip(f"no cgroup: {refusal}")
+    stack.callback(subtree.remove)
+    own, group = (subtree.groups.make(f"{name}#1", 0, 0, 0) for name in ("zygote-0", "tested-0"))
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho $$ > "{own}/cgroup.procs"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o700)
+    # libuv has handlers of pthread_atfork(3), which only the C library's own fork calls.
+    wire = zygote(stack, "fork_report:agent", ["uvloop"] if hooks else [], python=str(python))
+    assert wire.loaded()["unfit"] == []
+    # Who has only this can join nothing: what is there now was never anywhere else.
+    fd = os.open(f"{group}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+    worker, seq = wire.ask_fork("tested-0#1", more_fds=[fd])
+    os.close(fd)
+    if hooks:
+        assert wire.hear("failed", seq=seq)["stage"] == "cgroup"
+        return
+    worker.pid = wire.hear("spawned", seq=seq)["pid"]
+    assert subtree.groups.unit_of(worker.pid) == "tested-0#1"
+    worker.initialize()
+    assert worker.run("forked")
+    assert str(group) not in worker.run("surroundings")["descriptors"].values()
+
+
 def test_a_group_that_cannot_be_joined_is_a_failed_stage(report: ZygoteWire) -> None:
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     _, seq = report.ask_fork("tested-11#1", more_fds=[null])
