@@ -1,6 +1,7 @@
 """Births by a plan: the same processes as by `birth`, or none."""
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -15,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import birth, launcher
-from corral.supervisor.containment import Subtree
+from corral.supervisor import birth, cgroup, launcher
+from corral.supervisor.containment import Refusal, Subtree, claim
 from corral.supervisor.midwife import FAILED_EARLY, FAILED_LATE, PLAN_BYTES, Midwife
 from launcher_wire import PYTHON, Wire
 
@@ -117,6 +118,27 @@ def test_a_process_by_a_plan_is_what_it_is_without(midwife: Midwife, options: An
     without = born(None, spawn)
     assert by_plan[1] == without[1] == b""
     assert json.loads(by_plan[0]) == json.loads(without[0])
+
+
+def test_a_process_is_born_in_its_group_and_not_moved_there(
+    midwife: Midwife, tmp_path: Path
+) -> None:
+    try:
+        subtree = claim(tmp_path)
+    except Refusal as refusal:
+        pytest.skip(f"no cgroup: {refusal}")
+    group = subtree.groups.make("a-0#1", 0, 0, 0)
+    try:
+        told, failure = born(
+            midwife, asked([sys.executable, "-I", "-S", "-c", REPORT], cgroup=group)
+        )
+        assert failure == b""
+        assert json.loads(told)["group"].rstrip().endswith("/a-0#1")
+        plan = ctypes.string_at(midwife.plan, PLAN_BYTES)
+        assert b"cgroup.procs" not in plan, "which takes the kernel 10 to 20 ms"
+    finally:
+        assert cgroup.remove(group)
+        subtree.remove()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
