@@ -57,6 +57,8 @@ class Step(Protocol):
 Statement: TypeAlias = tuple[str, Params] | Step
 
 POST_DELAY_S = 0.1  # how long a posted group may wait for somebody else's commit
+ROUSE_S = POST_DELAY_S / 5
+"""The writer hears of posts so late: who posts is often in the midst of something urgent, and would share the interpreter with it."""
 STALL_S = 5.0  # from here on the store counts as stalled and takes nothing more
 QUEUE_LIMIT = 20_000  # groups
 QUEUE_LIMIT_BYTES = 128 * 1024 * 1024  # parameters
@@ -271,14 +273,20 @@ class Store:
             self._size_bytes += size_bytes
             self._awaited += answer is not None
             is_rousing = self._is_resting and (answer is not None or len(self._queue) == 1)
-            if is_rousing:
+            if is_rousing and answer is not None:
                 self._is_resting = False
         if not is_rousing:
             return
         if answer is None:
-            self._rouse()
+            asyncio.get_running_loop().call_later(ROUSE_S, self._rouse_resting)
         else:  # after all that is begun before the loop goes on
             answer.get_loop().call_soon(self._rouse)
+
+    def _rouse_resting(self) -> None:
+        with self._lock:
+            is_resting, self._is_resting = self._is_resting, False
+        if is_resting:
+            self._rouse()
 
     def _rouse(self) -> None:
         if self._rouse_fd >= 0:
