@@ -334,6 +334,9 @@ class Nursery:
             if pid == 0:
                 return  # at once, when one was only stopped or continued
             self._bury(pid, status, usage)
+            # Before we look whether it has left something: the daemon has to do meanwhile.
+            with contextlib.suppress(OSError):  # it is told with the next look
+                self._tell_deaths()
 
     def _bury(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
         self.is_settled = False
@@ -380,15 +383,16 @@ class Nursery:
             self._tell_roots()
         self.abandoned = {group for group in self.abandoned if not cgroup.remove(group)}
 
-    def _settle(self) -> None:
-        """Tell the deaths of leaders and which units are empty; end what is nobody's."""
-        trees = self.trees
-        trees.adopt()
+    def _tell_deaths(self) -> None:
+        """Tell the deaths of leaders.
+
+        Raises:
+            OSError: no descriptor to see what they died of.
+        """
         while self.dead:
             unit, status, usage = self.dead[0]
-            left = len(trees.members(unit))
             oom_kills = 0 if unit.group is None else cgroup.oom_kills(unit.group)
-            self.dead.popleft()  # not before all has been read: there may be no descriptor to read it
+            self.dead.popleft()  # not before all has been read
             self.channel.send(
                 op="exited",
                 unit=unit.key,
@@ -399,9 +403,14 @@ class Nursery:
                     "stime_s": usage.ru_stime,
                     "maxrss_bytes": usage.ru_maxrss * 1024,
                 },
-                left=left,
                 oom_kills=oom_kills,
             )
+
+    def _settle(self) -> None:
+        """Tell the deaths of leaders and which units are empty; end what is nobody's."""
+        trees = self.trees
+        self._tell_deaths()
+        trees.adopt()
         for stray in trees.unknown():
             stray.candidates = [unit for unit in stray.candidates if trees.has(unit)]
             if not all(unit.is_alive for unit in stray.candidates) or not stray.candidates:

@@ -72,7 +72,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a unit's leader: the wait status, and how many of its processes are left.
+    """The end of a unit's leader: the wait status, and what it has used.
 
     `lost` says that its parent died with it, which `cause` tells of: the status is then what we did to it,
     SIGKILL.  `oom_kills` counts the processes of its cgroup that the kernel has killed for their memory, as
@@ -85,7 +85,6 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     utime_s: float = 0.0
     stime_s: float = 0.0
     maxrss_bytes: int = 0
-    left: int = 0
     lost: bool = False
     cause: str = ""
     oom_kills: int = 0

@@ -13,7 +13,7 @@ The messages, in both directions JSON objects over SOCK_SEQPACKET (see `packet.e
     → ping {seq}    → list {seq}
     ← spawned {seq, unit, pid, starttime}
     ← failed {seq, unit, stage, errno, message, retryable, data}
-    ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, left, oom_kills}
+    ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, oom_kills}
     ← emptied {unit}    ← roots {unit, pids}: what has escaped of it, whenever that changes
     ← moved {pid}, refused {errno, message}: at the start, where a PID namespace was asked for
     ← unplanned {reason}: at the start, where processes cannot be born by plans (see `midwife`)
@@ -352,7 +352,7 @@ class Launcher(Offspring):
                 error = SpawnFailed(text, result="exec-failed", **facts, **data)
                 self._hear_failed(message["unit"], error)
             case "exited":
-                facts = {key: message[key] for key in ("unit", "status", "left", "oom_kills")}
+                facts = {key: message[key] for key in ("unit", "status", "oom_kills")}
                 pid = self._units[message["unit"]].pid
                 self._hear_exited(Exit(pid=pid, **facts, **message["rusage"]))
             case "roots":

@@ -95,7 +95,6 @@ class Exited(Struct, frozen=True, tag="exited", tag_field="op"):
     unit: str
     status: int
     rusage: Usage
-    left: Count
 
     def __post_init__(self) -> None:
         """Refuses what is no status of an end."""

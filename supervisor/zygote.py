@@ -475,7 +475,6 @@ class Zygote(Offspring):
             unit=unit.key,
             pid=unit.pid,
             status=message.status,
-            left=message.left,
             oom_kills=0 if unit.group is None else cgroup.oom_kills(unit.group),
             **msgspec.structs.asdict(message.rusage),
         )
