@@ -37,7 +37,9 @@ PLAN_BYTES = 1 << 18
 """A longer plan, of arguments and variables for the most part, is left to `birth`."""
 TEXT_AT = 1 << 14
 """Where in a plan its strings begin, after at most 255 calls."""
-STEP_BYTES = 64
+STEP_BYTES, WORD_BYTES = 64, 8
+NOTHING = (0, 0, 0, 0)
+"""The arguments of a call that has none."""
 FAILED = 127
 FAILED_EARLY, FAILED_LATE = b"<", b">"
 """What a process reports whose plan does not work out: before its temporary folder was made, and after."""
@@ -78,12 +80,13 @@ FCNTL, CHDIR, MKDIR, LCHOWN, UMASK, GETPPID, SETSID = 72, 80, 83, 94, 95, 110, 1
 SETGROUPS, SETRESUID, SETRESGID, PRCTL, EXIT_GROUP = 116, 117, 119, 157, 231
 OPENAT, PRLIMIT, CLOSE_RANGE = 257, 302, 436
 CLONE, CLONE3, CLONE_INTO_CGROUP, CLONE_ARGS_BYTES = 56, 435, 1 << 33, 88
-AT_FDCWD, F_SETFD, FD_CLOEXEC, SIG_SETMASK, SIGSET_BYTES = -100, 2, 1, 2, 8
+F_SETFD, FD_CLOEXEC, SIG_SETMASK, SIGSET_BYTES = 2, 1, 2, 8
 
 PROT_RW, PROT_RX = 3, 5
 MADV_DONTFORK, MADV_DOFORK = 10, 11
 MAP_FAILED = (1 << 64) - 1
 WORD = (1 << 64) - 1
+AT_FDCWD = -100 & WORD
 NO_ERROR = (0, (1 << 63) - 1)
 WHATEVER = (0, WORD)
 REPORT, FIRST_FREE = 3, 4
@@ -113,11 +116,11 @@ class Unplanned(Exception):
 class Plan:
     """A list of system calls for a new process, to be written at `address`."""
 
-    __slots__ = ("address", "steps", "text")
+    __slots__ = ("address", "text", "words")
 
     def __init__(self, address: int) -> None:
         self.address = address
-        self.steps: list[bytes] = []
+        self.words: list[int] = []
         self.text = bytearray()
 
     def step(
@@ -128,8 +131,7 @@ class Plan:
         otherwise: int = 0,
     ) -> None:
         """One more system call; what is `otherwise`, an address, comes next when its answer is not the expected one."""
-        words = [argument & WORD for argument in arguments] + [0] * (4 - len(arguments))
-        self.steps.append(struct.pack("=8Q", call, *words, *expected, otherwise))
+        self.words += (call, *arguments, *NOTHING[len(arguments) :], *expected, otherwise)
 
     def put(self, data: bytes) -> int:
         """The address of these bytes, a whole number of words."""
@@ -155,7 +157,7 @@ class Plan:
 
     def here(self, ahead: int = 0) -> int:
         """The address of the next step, or of one that comes so many later."""
-        return self.address + STEP_BYTES * (len(self.steps) + ahead)
+        return self.address + WORD_BYTES * len(self.words) + STEP_BYTES * ahead
 
 
 class Midwife:
@@ -386,7 +388,7 @@ class Midwife:
         if group is not None:
             asked = struct.pack("=11Q", CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, *[0] * 5, group)
             how = (CLONE3, plan.put(asked), CLONE_ARGS_BYTES)
-        steps = b"".join(plan.steps)
+        steps = struct.pack(f"={len(plan.words)}Q", *plan.words)
         if len(steps) > TEXT_AT or TEXT_AT + len(plan.text) > PLAN_BYTES:
             raise Unplanned
         ctypes.memmove(plan.address, steps, len(steps))
