@@ -73,6 +73,9 @@ READINGS = 5
 AHEAD = 128
 """Starts that are prepared: more than may be under way. A thousand tasks that wait would take 3 kB each."""
 
+LOG_S = 0.02
+"""The log tells so much later of an end that another life follows."""
+
 EXITS_KEPT = 10
 """Ends that `show` lists per worker."""
 
@@ -545,8 +548,17 @@ class Keeper:
         )
         if transition.new is State.TERMINATED:
             facts = {"agent": self.spec.name, "worker": self.id, "incarnation": incarnation}
-            text = "worker %s is Terminated: %s"
-            logger.info(text, self.id, transition.reason, extra={"fields": facts})
+            tell = functools.partial(
+                logger.info,
+                "worker %s is Terminated: %s",
+                self.id,
+                transition.reason,
+                extra={"fields": facts},
+            )
+            if self.worker.resume_at is None:
+                tell()
+            else:
+                self._loop.call_later(LOG_S, tell)
 
     def _tell(self, what: str) -> None:
         number = self.worker.incarnation
