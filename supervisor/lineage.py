@@ -106,12 +106,21 @@ class Trees:
         self.list_fd = (
             os.open(OWN_CHILDREN, os.O_RDONLY | os.O_CLOEXEC) if HAS_CHILDREN_FILE else -1
         )
+        self.expected = b""  # what the list says while nobody has come who is not known
 
     def own_children(self) -> list[int]:
         """The pids of our children, exactly: see `children`."""
         if self.list_fd < 0:
             return children_by_parent(os.getpid())
         return list(map(int, read_fd(self.list_fd).split()))
+
+    def note_birth(self, pid: int) -> None:
+        """We have forked: the newest child is the last of the list."""
+        self.expected += b"%d " % pid
+
+    def note_reaped(self, pid: int) -> None:
+        """This child is in no list any more."""
+        self.expected = (b" " + self.expected).replace(b" %d " % pid, b" ", 1)[1:]
 
     def adopt(self) -> None:
         """Find what has become our child, and whose it is.
@@ -122,18 +131,32 @@ class Trees:
         for stray in self.unknown():  # in the middle of an exec, for one, its mark cannot be read
             process = look_up(stray.pid)
             stray.unit = None if process is None else self.owner(process)
-        known = self.leaders
-        for pid in [pid for pid in self.own_children() if pid not in known]:  # of thousands, most
+        listed = b"" if self.list_fd < 0 else read_fd(self.list_fd)
+        if listed and listed == self.expected:
+            return  # to take a thousand pids from it takes longer than to read it
+        self.expected = b""
+        is_whole = self._adopt(
+            children_by_parent(os.getpid()) if self.list_fd < 0 else list(map(int, listed.split()))
+        )
+        if is_whole:
+            self.expected = listed
+
+    def _adopt(self, pids: list[int]) -> bool:
+        """Find whose these children of ours are; whether all are known now, until they are reaped."""
+        known, is_whole = self.leaders, True
+        for pid in [pid for pid in pids if pid not in known]:  # of thousands, most
             if pid in self.strays or pid in self.failed:
                 continue
             process = look_up(pid)
             if process is None or process.is_dead:
+                is_whole = False
                 continue  # reaped at the next SIGCHLD
             unit = self.owner(process)
             candidates = [u for u in self.units.values() if u.starttime <= process.starttime]
             if unit is None and len(candidates) == 1:
                 unit = candidates[0]
             self.strays[pid] = Stray(pid, unit, candidates)
+        return is_whole
 
     def owner(self, process: Process) -> Unit | None:
         """The unit of an escaped process: by its cgroup, lineage, session, brand, and last its mark.

@@ -201,11 +201,10 @@ class Nursery:
                 if brand is not None:
                     message["limits"]["RSS"] = brand
                 pid, is_planned = self._fork(message, fds, told, may_plan)
+                self.trees.note_birth(pid)
                 try:
                     unit = Unit(key, pid, seq, report, group)
-                except (
-                    OSError
-                ):  # it cannot be looked at: a start that failed, and not one without an answer
+                except OSError:  # it cannot be looked at: a failed start, not one without an answer
                     self.trees.failed.add(pid)
                     signal_child(pid, signal.SIGKILL)
                     raise
@@ -334,12 +333,12 @@ class Nursery:
             if pid == 0:
                 return  # at once, when one was only stopped or continued
             self._bury(pid, status, usage)
-            # Before we look whether it has left something: the daemon has to do meanwhile.
-            with contextlib.suppress(OSError):  # it is told with the next look
-                self._tell_deaths()
+            with contextlib.suppress(OSError):  # then it is told with the next look
+                self._tell_deaths()  # before we look what is left: the daemon has to do meanwhile
 
     def _bury(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
         self.is_settled = False
+        self.trees.note_reaped(pid)
         unit = self.trees.leaders.get(pid)
         if unit is not None and unit.report >= 0:
             self._confirm(unit)  # its only writer is dead, so that all has been said
@@ -384,11 +383,7 @@ class Nursery:
         self.abandoned = {group for group in self.abandoned if not cgroup.remove(group)}
 
     def _tell_deaths(self) -> None:
-        """Tell the deaths of leaders.
-
-        Raises:
-            OSError: no descriptor to see what they died of.
-        """
+        """Tell the deaths of leaders; raises OSError where no descriptor is left to see what they died of."""
         while self.dead:
             unit, status, usage = self.dead[0]
             oom_kills = 0 if unit.group is None else cgroup.oom_kills(unit.group)
