@@ -361,6 +361,8 @@ class Nursery:
 
     def _tidy(self) -> None:
         """What follows from deaths and from time: reports, rounds of SIGKILL and SIGSTOP, the survey."""
+        # Not those of units that are told to be empty below: what is started in their place is more urgent.
+        self.abandoned = {group for group in self.abandoned if not cgroup.remove(group)}
         if not self.is_settled:
             self._settle()
         for unit in [unit for unit in self.killed if unit.again_s <= time.monotonic()]:
@@ -380,7 +382,6 @@ class Nursery:
                 self.turned.discard(unit)
         if not self.is_told:
             self._tell_roots()
-        self.abandoned = {group for group in self.abandoned if not cgroup.remove(group)}
 
     def _tell_deaths(self) -> None:
         """Tell the deaths of leaders; raises OSError where no descriptor is left to see what they died of."""
