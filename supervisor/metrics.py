@@ -125,7 +125,7 @@ class Watched:
     rests_until: float = 0.0
     seen_bytes: int = 0
     """What the machine had given out before the last look."""
-    gate_bytes: int = 0
+    gate_bytes: float = math.inf
     """When the machine has given out so much, the tree may have passed its limit."""
     waits_for_bytes: float = math.inf
     """At how much it is asked after: less than `gate_bytes`, where it was looked at meanwhile."""
@@ -143,8 +143,8 @@ class Metrics:
         self._new: list[Watched] = []
         self._due: list[float] = []
         self._due_at: dict[float, list[Watched]] = {}
-        self._gate: list[int] = []
-        self._waiting_at: dict[int, list[Watched]] = {}
+        self._gate: list[float] = []
+        self._waiting_at: dict[float, list[Watched]] = {}
         self._gate_at = math.inf
         self._changed = asyncio.Event()
         self._sleeps_until = math.inf
@@ -227,7 +227,7 @@ class Metrics:
         until_bytes = self._given_bytes
         if self._gate:
             nearest = self._waiting_at[self._gate[0]][0]
-            half_bytes = (nearest.gate_bytes - nearest.seen_bytes) // 2
+            half_bytes = int(nearest.gate_bytes - nearest.seen_bytes) // 2
             until_bytes += min(max(half_bytes, AHEAD_BYTES[0]), AHEAD_BYTES[1])
         while self._gate and self._gate[0] <= until_bytes:
             at_bytes = heapq.heappop(self._gate)
@@ -259,7 +259,7 @@ class Metrics:
             others.append(watched)
         self._read_gate_before(at_bytes)
 
-    def _read_gate_before(self, given_bytes: int) -> None:
+    def _read_gate_before(self, given_bytes: float) -> None:
         """Reads again before so much can have been given to one tree."""
         wait_s = max(MIN_LOOK_S, (given_bytes - self._given_bytes) / GROWTH_BYTES_PER_S)
         self._gate_at = min(self._gate_at, self._read_at + wait_s)
@@ -296,11 +296,13 @@ class Metrics:
         """Nothing has happened in a tree: with thousands of them, what this takes is what the daemon takes."""
         if watched.has_pace and not watched.sample.cpu_percent:
             watched.window = (now, watched.tree.usage.cpu_s)
-            # What it may still take has not changed; at the gate it waits already, for less.
+            # What it may still take has not changed; at the gate it waits already, for less, or was just asked after.
             watched.gate_bytes += self._given_bytes - watched.seen_bytes
             watched.seen_bytes = self._given_bytes
             watched.rests_until = now
             self._look_at(watched, _on_grid(now, watched.wait_s))
+            if watched.gate_bytes < math.inf:
+                self._wait_at_gate(watched)
         else:
             watched.seen_bytes = self._given_bytes
             self._note_cpu(watched, watched.tree.usage.cpu_s)
@@ -382,7 +384,7 @@ class Metrics:
             self._on_sample(watched.judge)
 
 
-def _gate_step(size_bytes: int) -> int:
+def _gate_step(size_bytes: float) -> float:
     return size_bytes - size_bytes % GATE_STEP_BYTES
 
 

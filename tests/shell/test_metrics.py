@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import operator
 import os
 import select
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -482,6 +483,112 @@ def test_a_tree_that_was_quiet_when_it_might_have_been_over_its_limit_is_asked_a
     asyncio.run(main())
 
 
+class Spied(Tree):
+    """A tree that counts how often it is asked after."""
+
+    def __init__(self, pid: int, other: int) -> None:
+        self.asked = 0
+        self.other = other
+        self.also: list[int] = []
+
+        def roots() -> Sequence[int]:
+            self.asked += 1
+            return (pid, *self.also)
+
+        super().__init__(roots)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.001)
+
+
+def asleep(*pids: int) -> bool:
+    return all(
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" for pid in pids
+    )
+
+
+def test_quiet_trees_of_which_one_wakes_are_held_to_their_limits_however_long_they_have_rested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_mib = 0
+    monkeypatch.setattr(metrics, "allocated_bytes", lambda: given_mib * MIB)
+
+    async def main() -> None:
+        nonlocal given_mib
+        async with contextlib.AsyncExitStack() as stack:
+            cats = [stack.enter_context(cat()) for _ in range(16)]
+            await until(lambda: asleep(*(each.pid for each in cats)))
+            watcher = await stack.enter_async_context(watching())
+            trees = [Spied(each.pid, cats[-1].pid) for each in cats]
+            all_notes = [Notes(600.0, 20 * MIB) for _ in cats]
+            for number, (tree, notes) in enumerate(zip(trees, all_notes, strict=True)):
+                watcher.watch(str(number), tree, notes)
+
+            async def asked() -> None:
+                """Has all of them asked after, since one of them may have taken what the machine gave out."""
+                nonlocal given_mib
+                given_mib += 30
+                before = [tree.asked for tree in trees]
+                await until(lambda: all(map(operator.lt, before, (tree.asked for tree in trees))))
+
+            async def is_found(number: int, wake: Callable[[Cat, Spied], None]) -> None:
+                before = len(all_notes[number].seen)
+                wake(cats[number], trees[number])
+                await asked()
+                await until(lambda: len(all_notes[number].seen) > before)
+                assert {len(notes.seen) for notes in all_notes[9:]} == {1}, "the others rest"
+
+            for _ in range(4):  # by the third time they rest, and by the fourth together
+                await asked()
+            assert {len(notes.seen) for notes in all_notes} == {1}, "nothing has happened"
+            for number, wake in enumerate((woken, claimed, woken, gone)):
+                await is_found(number, wake)
+            watcher.stir("5")
+            for number in (5, 6):
+                await is_found(number, woken)
+            watcher.forget("7")
+            woken(cats[7], trees[7])
+            del trees[7], cats[7]
+            forgotten = all_notes.pop(7)
+            await is_found(7, woken)
+            assert len(forgotten.seen) == 1
+
+    asyncio.run(asyncio.wait_for(main(), BOUND_S))
+
+
+Cat = subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def cat() -> Generator[Cat]:
+    """A process that says back what it is told, and sleeps until then."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def woken(process: Cat, _tree: Spied) -> None:
+    assert process.stdin is not None, "asked for"
+    assert process.stdout is not None, "asked for"
+    process.stdin.write(b"so\n")
+    process.stdin.flush()
+    process.stdout.readline()
+
+
+def claimed(_process: Cat, tree: Spied) -> None:
+    """Something that had escaped is found to be of it."""
+    tree.also.append(tree.other)
+
+
+def gone(process: Cat, _tree: Spied) -> None:
+    process.kill()
+    process.wait(BOUND_S)
+
+
 def test_what_a_process_takes_is_in_what_the_kernel_has_given_out() -> None:
     before = allocated_bytes()
     with running(HOG, "take", "40") as process:
@@ -492,10 +599,7 @@ def test_what_a_process_takes_is_in_what_the_kernel_has_given_out() -> None:
 def test_where_the_kernel_does_not_tell_all_have_taken_memory_all_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def read_proc(_path: str) -> bytes:
-        return b"nr_free_pages 1\n"
-
-    monkeypatch.setattr("corral.supervisor.usage.read_proc", read_proc)
+    monkeypatch.setattr("corral.supervisor.usage.read_proc", lambda _path: b"nr_free_pages 1\n")
     before, until = allocated_bytes(), time.monotonic() + 0.05
     while time.monotonic() < until:
         pass
