@@ -15,14 +15,14 @@ import functools
 import heapq
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec import Struct
 
 from .excess import GROWTH_BYTES_PER_S, MIN_LOOK_S
-from .usage import Tree, Usage, allocated_bytes
+from .usage import Quiet, Tree, Usage, allocated_bytes
 
 WINDOW_S = 1.0
 """The least time over which a share of the processors is told: over less it says little."""
@@ -41,6 +41,9 @@ AHEAD_BYTES = (int(GROWTH_BYTES_PER_S * MIN_LOOK_S), int(GROWTH_BYTES_PER_S * 0.
 
 LOOKS_PER_TURN = 32
 """Trees that are looked at before the loop does something else: thousands are due together, and a start must not wait for them."""
+
+COHORT_LEAST = 8
+"""Quiet trees that are asked after together, at least; at most it is those of one turn."""
 
 GATE_STEP_BYTES = 1024 * 1024
 """Trees that could pass their limits after as much more, but for this, are asked after together: those of one program."""
@@ -100,8 +103,33 @@ def _ignore(_: object) -> None:
     return
 
 
+@dataclass(eq=False, slots=True, kw_only=True)
+class Resting:
+    """What is looked at when its time has come, or when the machine has given out so much memory."""
+
+    due: float = 0.0
+    rests_until: float = 0.0
+    seen_bytes: int = 0
+    """What the machine had given out before the last look."""
+    gate_bytes: float = math.inf
+    """When the machine has given out so much, a tree may have passed its limit."""
+    waits_for_bytes: float = math.inf
+    """At how much it is asked after: less than `gate_bytes`, where it was looked at meanwhile."""
+    wait_s: float = 0.0
+    """What its judge said last."""
+    is_gone: bool = False
+    is_surveyed: bool = False
+    """Whether a survey is on its way."""
+
+    def note_quiet(self, given_bytes: int, now: float) -> None:
+        """Nothing has happened: what may still be taken has not changed."""
+        self.gate_bytes += given_bytes - self.seen_bytes
+        self.seen_bytes = given_bytes
+        self.rests_until = now
+
+
 @dataclass(eq=False, slots=True)
-class Watched:
+class Watched(Resting):
     """A tree that is watched."""
 
     tree: Tree
@@ -113,23 +141,60 @@ class Watched:
     cpu_percent: float = 0.0
     open_files: int = 0
     sample: Sample = NOTHING
-    wait_s: float = 0.0
-    """What its judge said last."""
     has_pace: bool = False
-    """Whether its judge said that twice: then it says so for as long as nothing happens."""
+    """Whether its judge said twice the same wait: then it says so for as long as nothing happens."""
     is_known: bool = False
-    is_gone: bool = False
-    is_surveyed: bool = False
-    """Whether a survey is on its way."""
-    due: float = 0.0
-    rests_until: float = 0.0
-    seen_bytes: int = 0
-    """What the machine had given out before the last look."""
-    gate_bytes: float = math.inf
-    """When the machine has given out so much, the tree may have passed its limit."""
-    waits_for_bytes: float = math.inf
-    """At how much it is asked after: less than `gate_bytes`, where it was looked at meanwhile."""
+    cohort: "Cohort | None" = None
+    """Those that it rests with: when they are due, so is it."""
     tasks: frozenset[asyncio.Task[None]] = NO_TASKS
+
+
+class Cohort(Resting):
+    """Trees where nothing happens, due together and asked after as one: the most that each alone costs is Python's."""
+
+    __slots__ = ("_quiet", "members")
+
+    def __init__(self, members: list[Watched]) -> None:
+        """All have been found quiet in this turn, and may rest for as long."""
+        first = members[0]
+        super().__init__(
+            due=first.due,
+            rests_until=first.rests_until,
+            seen_bytes=first.seen_bytes,
+            gate_bytes=min(member.gate_bytes for member in members),
+            wait_s=first.wait_s,
+        )
+        self.members = members
+        self._quiet = Quiet([member.tree for member in members])
+        for member in members:
+            member.cohort = self
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has happened in any, and they are enough."""
+        return len(self.members) >= COHORT_LEAST and self._quiet.is_so()
+
+    def woken(self) -> list[Watched]:
+        """Those where something has happened, who have left; all, where few are left."""
+        woken = [
+            each for each in self.members if not each.tree.is_single or not each.tree.is_quiet()
+        ]
+        if len(self.members) - len(woken) < COHORT_LEAST:
+            woken = [*self.members]
+        for member in woken:
+            self.leave(member)
+        self._quiet = Quiet([member.tree for member in self.members])
+        return woken
+
+    def leave(self, member: Watched) -> None:
+        """Lets one of them go, which is from now on as if it had rested alone."""
+        place = self.members.index(member)
+        del self.members[place]
+        self._quiet.leave_out(place)
+        member.cohort = None
+        member.note_quiet(self.seen_bytes, self.rests_until)
+        member.window = (self.rests_until, member.tree.usage.cpu_s)
+        member.due = self.due
+        self.is_gone = not self.members
 
 
 class Metrics:
@@ -142,10 +207,11 @@ class Metrics:
         self._watched: dict[str, Watched] = {}
         self._new: list[Watched] = []
         self._due: list[float] = []
-        self._due_at: dict[float, list[Watched]] = {}
+        self._due_at: dict[float, list[Watched | Cohort]] = {}
         self._gate: list[float] = []
-        self._waiting_at: dict[float, list[Watched]] = {}
+        self._waiting_at: dict[float, list[Watched | Cohort]] = {}
         self._gate_at = math.inf
+        self._quiet: list[Watched] = []
         self._changed = asyncio.Event()
         self._sleeps_until = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -163,6 +229,8 @@ class Metrics:
         watched = self._watched.pop(unit, None)
         if watched is not None:
             watched.is_gone = True
+            if watched.cohort is not None:
+                watched.cohort.leave(watched)
             watched.tree.close()
             for task in watched.tasks:
                 task.cancel()
@@ -177,6 +245,10 @@ class Metrics:
         watched = self._watched.get(unit)
         if watched is not None:
             watched.has_pace = False
+            if watched.cohort is not None:
+                watched.cohort.leave(watched)
+                self._look_at(watched, watched.due)
+                self._wait_at_gate(watched)
 
     async def run(self) -> None:
         """Looks until it is cancelled."""
@@ -237,6 +309,8 @@ class Metrics:
                 watched.waits_for_bytes = math.inf
                 if watched.is_gone or watched.is_surveyed:
                     continue  # after the survey it comes back
+                if isinstance(watched, Watched) and watched.cohort is not None:
+                    continue  # which waits for it
                 if _gate_step(watched.gate_bytes) > until_bytes:  # it has been looked at meanwhile
                     self._wait_at_gate(watched)
                 else:
@@ -247,7 +321,7 @@ class Metrics:
         if self._gate:
             self._read_gate_before(self._gate[0])
 
-    def _wait_at_gate(self, watched: Watched) -> None:
+    def _wait_at_gate(self, watched: Watched | Cohort) -> None:
         if watched.waits_for_bytes <= watched.gate_bytes:
             return
         at_bytes = watched.waits_for_bytes = _gate_step(watched.gate_bytes)
@@ -272,20 +346,22 @@ class Metrics:
             due = heapq.heappop(self._due)
             those = self._due_at.pop(due)
             while those:
-                if looks == LOOKS_PER_TURN:
+                if looks >= LOOKS_PER_TURN:
                     self._put_back(due, those)
+                    self._gather()
                     return False
                 watched = those.pop()
                 if watched.is_gone or watched.is_surveyed or watched.due != due:
                     continue
                 looks += 1
-                if watched.is_known and watched.tree.is_quiet():
-                    self._rest(watched, now)
-                else:
-                    self._look(group, watched)
+                if isinstance(watched, Cohort):
+                    looks += self._rest_together(group, watched, now)
+                elif watched.cohort is None:
+                    self._look(group, watched, now)
+        self._gather()
         return True
 
-    def _put_back(self, due: float, those: list[Watched]) -> None:
+    def _put_back(self, due: float, those: list[Watched | Cohort]) -> None:
         if due in self._due_at:
             self._due_at[due] += those
         else:
@@ -293,23 +369,49 @@ class Metrics:
             heapq.heappush(self._due, due)
 
     def _rest(self, watched: Watched, now: float) -> None:
-        """Nothing has happened in a tree: with thousands of them, what this takes is what the daemon takes."""
+        """Nothing has happened in a tree."""
         if watched.has_pace and not watched.sample.cpu_percent:
             watched.window = (now, watched.tree.usage.cpu_s)
-            # What it may still take has not changed; at the gate it waits already, for less, or was just asked after.
-            watched.gate_bytes += self._given_bytes - watched.seen_bytes
-            watched.seen_bytes = self._given_bytes
-            watched.rests_until = now
-            self._look_at(watched, _on_grid(now, watched.wait_s))
-            if watched.gate_bytes < math.inf:
-                self._wait_at_gate(watched)
+            watched.note_quiet(self._given_bytes, now)
+            watched.due = _on_grid(now, watched.wait_s)
+            self._quiet.append(watched)
         else:
             watched.seen_bytes = self._given_bytes
             self._note_cpu(watched, watched.tree.usage.cpu_s)
             self._again(watched)
 
-    def _look(self, group: asyncio.TaskGroup, watched: Watched) -> None:
-        """Looks at a tree where something has happened: at once where that is soon done."""
+    def _gather(self) -> None:
+        """Has those that were found quiet in this turn rest, together where they may."""
+        together: dict[float, list[Watched]] = {}
+        for watched in self._quiet:
+            together.setdefault(watched.due if watched.tree.is_single else 0.0, []).append(watched)
+        self._quiet.clear()
+        for due, those in together.items():
+            resting: Sequence[Watched | Cohort] = those
+            if due and len(those) >= COHORT_LEAST:
+                resting = [Cohort(those)]
+            for each in resting:
+                self._look_at(each, each.due)
+                self._wait_at_gate(each)
+
+    def _rest_together(self, group: asyncio.TaskGroup, cohort: Cohort, now: float) -> int:
+        """Returns how many looks it was as long as. With thousands of quiet trees it is what the daemon spends its time with."""
+        looks = len(cohort.members) // COHORT_LEAST
+        if not cohort.is_quiet():
+            looks = LOOKS_PER_TURN
+            for watched in cohort.woken():
+                self._look(group, watched, now)
+        if not cohort.is_gone:
+            cohort.note_quiet(self._given_bytes, now)
+            self._look_at(cohort, _on_grid(now, cohort.wait_s))
+            self._wait_at_gate(cohort)
+        return looks
+
+    def _look(self, group: asyncio.TaskGroup, watched: Watched, now: float) -> None:
+        """Looks at a tree: at once where that is soon done."""
+        if watched.is_known and watched.tree.is_quiet():
+            self._rest(watched, now)
+            return
         watched.seen_bytes = self._given_bytes
         usage = watched.tree.glance() if watched.is_known else None
         if usage is None or not watched.judge.is_fine(usage):
@@ -342,7 +444,7 @@ class Metrics:
             watched.gate_bytes = watched.seen_bytes + max(0, room_bytes)
             self._wait_at_gate(watched)
 
-    def _look_at(self, watched: Watched, due: float) -> None:
+    def _look_at(self, watched: Watched | Cohort, due: float) -> None:
         watched.due = due
         others = self._due_at.get(due)
         if others is None:

@@ -15,6 +15,7 @@ import os
 import resource
 import threading
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,9 @@ HELD_SHARE = 8
 
 STAT_BYTES = 4096
 """More than a line of /proc/PID/stat has."""
+
+VMSTAT_BYTES = 65536
+"""Several times what /proc/vmstat has: the kernel gives all of it at one read."""
 
 _OWN_CLOCK = time.clock_gettime_ns
 
@@ -77,6 +81,15 @@ class Usage(NamedTuple):
     cpu_s: float = 0.0
     processes: int = 0
     threads: int = 0
+
+
+class Signs(NamedTuple):
+    """By what it shows that nothing has happened in a tree of one process: its clock and its roots are as they were."""
+
+    clock: int
+    own_ns: int
+    roots: Callable[[], Sequence[int]]
+    known_roots: Sequence[int]
 
 
 class Files:
@@ -230,6 +243,17 @@ class Tree:
             self._files.close()
             self._files = None
 
+    @property
+    def is_single(self) -> bool:
+        """Whether it was one process at the last look."""
+        return len(self._known) == 1
+
+    def signs(self) -> Signs:
+        """What tells whether something has happened since the last look in a tree that is single."""
+        assert self.is_single, "one clock is that of one process"
+        clock = (~self._pids[0] << 3) | 2
+        return Signs(clock, self._known[0].own_ns, self._roots, self._known_roots)
+
     async def survey(self) -> Usage:
         """Looks at every process; `cost_s` is then what that took of this thread's time."""
         turn = self._turn = self._turn or asyncio.Lock()
@@ -313,6 +337,33 @@ class Tree:
         return sum(counts)
 
 
+class Quiet:
+    """Trees where nothing had happened, asked after together: that takes a third of the time."""
+
+    __slots__ = ("_clocks", "_known_roots", "_own_ns", "_roots")
+
+    def __init__(self, trees: Sequence[Tree]) -> None:
+        """All are single processes."""
+        signs = [tree.signs() for tree in trees]
+        self._clocks = array("q", [sign.clock for sign in signs])
+        self._own_ns = [sign.own_ns for sign in signs]
+        self._roots = [sign.roots for sign in signs]
+        self._known_roots = [sign.known_roots for sign in signs]
+
+    def is_so(self) -> bool:
+        """Whether nothing has happened in any of them since."""
+        try:
+            own_ns = list(map(_OWN_CLOCK, self._clocks))
+        except OSError:  # one is gone
+            return False
+        return own_ns == self._own_ns and [of() for of in self._roots] == self._known_roots
+
+    def leave_out(self, place: int) -> None:
+        """Asks after one of them no more; those behind it move up."""
+        for each in (self._clocks, self._own_ns, self._roots, self._known_roots):
+            del each[place]
+
+
 def allocated_bytes() -> int:
     """The memory that the kernel has ever given out, to whomever and for whatever; it never decreases.
 
@@ -320,13 +371,26 @@ def allocated_bytes() -> int:
     kernel does not tell, it is as if a process had taken memory all the time, as fast as it can.
     """
     pages = 0
-    told = read_proc("/proc/vmstat")
+    told = _vmstat()
     at = told.find(b"\npgalloc_") + 1
     while at and told.startswith(b"pgalloc_", at):
         end = told.find(b"\n", at)
         pages += int(told[told.find(b" ", at) : end])
         at = end + 1
     return pages * PAGE_BYTES or int(time.monotonic() * GROWTH_BYTES_PER_S)
+
+
+def _vmstat() -> bytes:
+    """The file as it is now; it is read several times a second, and so held open."""
+    try:
+        return os.pread(_open_vmstat(), VMSTAT_BYTES, 0)
+    except OSError:
+        return b""
+
+
+@functools.cache
+def _open_vmstat() -> int:
+    return os.open("/proc/vmstat", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def read_process(pid: int) -> Process | None:

@@ -518,7 +518,7 @@ def test_quiet_trees_of_which_one_wakes_are_held_to_their_limits_however_long_th
     async def main() -> None:
         nonlocal given_mib
         async with contextlib.AsyncExitStack() as stack:
-            cats = [stack.enter_context(cat()) for _ in range(16)]
+            cats = [stack.enter_context(cat()) for _ in range(2 * metrics.COHORT_LEAST)]
             await until(lambda: asleep(*(each.pid for each in cats)))
             watcher = await stack.enter_async_context(watching())
             trees = [Spied(each.pid, cats[-1].pid) for each in cats]
@@ -599,7 +599,7 @@ def test_what_a_process_takes_is_in_what_the_kernel_has_given_out() -> None:
 def test_where_the_kernel_does_not_tell_all_have_taken_memory_all_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("corral.supervisor.usage.read_proc", lambda _path: b"nr_free_pages 1\n")
+    monkeypatch.setattr("corral.supervisor.usage._vmstat", lambda: b"nr_free_pages 1\n")
     before, until = allocated_bytes(), time.monotonic() + 0.05
     while time.monotonic() < until:
         pass
@@ -801,6 +801,7 @@ def test_thousands_that_are_due_together_give_others_their_turn() -> None:
                 before = looks
                 await asyncio.sleep(0)
                 most = max(most, looks - before)
-        assert most == metrics.LOOKS_PER_TURN
+        # The last of a turn may be a cohort, of whose members each is asked, and has then to be looked at.
+        assert metrics.LOOKS_PER_TURN <= most <= 3 * metrics.LOOKS_PER_TURN
 
     asyncio.run(main())
