@@ -1,5 +1,9 @@
 """`corrald`: the daemon, in the foreground."""
 
+from . import openssl  # noqa: F401  # before all else: it has done its work when it is imported
+
+# isort: split
+
 import argparse
 import contextlib
 import gc
@@ -74,10 +78,10 @@ def main() -> None:
         if arguments.scratch is not None:
             shutil.rmtree(arguments.scratch, ignore_errors=True)
     # All is closed, and freeing thousands of workers' objects one by one would take tens of milliseconds.
-    for stream in (sys.stdout, sys.stderr):
+    for output in (sys.stdout, sys.stderr):
         # It is None where the descriptor was closed before we were started, and may have no reader any more.
         with contextlib.suppress(OSError, AttributeError):
-            stream.flush()
+            output.flush()
     os._exit(0)
 
 

@@ -4,6 +4,10 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
+import ssl
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 
-from corral.supervisor import command
+from corral.supervisor import command, tls
 from corral.supervisor.alert import BURST, INTERVAL_S, Allowance
 from corral.supervisor.check import Check, Readiness
 from corral.supervisor.command import Commands, Outcome
@@ -38,8 +42,8 @@ def run(test: Coroutine[None, None, None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def served(serve: Serve) -> AsyncGenerator[int, None]:
-    """The port of a server on loopback."""
+async def served(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncGenerator[int, None]:
+    """The port of a server on loopback, by TLS where there is a context."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -49,7 +53,7 @@ async def served(serve: Serve) -> AsyncGenerator[int, None]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -121,6 +125,91 @@ def test_a_server_that_accepts_and_says_nothing_is_not_waited_for() -> None:
     async def test() -> None:
         async with served(silent) as port:
             assert not (await ask_http(f"http://127.0.0.1:{port}", SHORT_S)).is_good
+
+    run(test())
+
+
+async def hasty(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+async def curt(_: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Hangs up."""
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A file with the key and the certificate of "localhost", signed by itself."""
+    path = tmp_path / "localhost.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("nothing to make a certificate with")
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN=localhost"
+    more = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(path), "-out", str(path)]
+    made = subprocess.run(["openssl", *words.split(), *more], capture_output=True, check=True)
+    path.write_bytes(path.read_bytes() + made.stdout)
+    return path
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_by_https_who_cannot_prove_its_name_is_not_asked(
+    certificate: Path, is_trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    tls._context.cache_clear()
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    async def test() -> None:
+        heard: list[bytes] = []
+        long = b"HTTP/1.1 202 Accepted\r\n" + b"X-Endless: x\r\n" * 100_000
+        async with served(answering(long, heard), server) as port:
+            url = f"https://localhost:{port}/hook"
+            body = b'{"a": "%s"}' % (b"x" * 200_000)
+            if is_trusted:
+                assert await http_status("POST", url, timeout_s=BOUND_S, body=body) == 202
+                assert heard[0].endswith(body)
+            finding = await ask_http(url.replace("localhost", "127.0.0.1"), BOUND_S)
+            assert not finding.is_good, "that is not its name"
+            assert (await ask_http(url, BOUND_S)).is_good is is_trusted
+            assert len(heard) == 2 * is_trusted
+        async with served(answering(b""), server) as port:
+            assert not (await ask_http(f"https://localhost:{port}/", BOUND_S)).is_good
+        for no_tls in (hasty, curt):
+            async with served(no_tls) as port:
+                assert not (await ask_http(f"https://localhost:{port}/", BOUND_S)).is_good
+        async with served(silent, server) as port:
+            assert not (await ask_http(f"https://localhost:{port}/", SHORT_S)).is_good
+
+    run(test())
+    tls._context.cache_clear()
+
+
+def test_a_daemon_loads_openssl_when_it_asks_by_https_or_digests_much(certificate: Path) -> None:
+    code = """
+import corral.supervisor.__main__, hashlib, sys, uvloop
+from corral.supervisor.digest import MUCH_BYTES, sha256
+from corral.supervisor.probe import ask_http
+def is_loaded():
+    return [name for name in ("_ssl", "_hashlib") if name in sys.modules]
+little, much = b"x" * MUCH_BYTES, b"x" * MUCH_BYTES * 9
+assert sha256(little).hex() == hashlib.sha256(little).hexdigest()
+assert not is_loaded()
+assert sha256(much, little) == hashlib.sha256(much + little).digest()
+assert is_loaded() == ["_hashlib"]
+assert (uvloop.run(ask_http(sys.argv[1], 20))).is_good
+assert is_loaded() == ["_ssl", "_hashlib"]
+"""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+
+    async def test() -> None:
+        async with served(answering(b"HTTP/1.1 200 OK\r\n\r\n"), server) as port:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-c", code, f"https://localhost:{port}"),
+                env={**os.environ, "SSL_CERT_FILE": str(certificate)},
+            )
+            assert await process.wait() == 0
 
     run(test())
 
