@@ -244,13 +244,15 @@ class Channel(asyncio.Protocol):
             CorralError: what the peer answered, Timeout, or the `lost` class when the peer is gone.
         """
         if self._can_write.is_set():  # nearly always; a coroutine costs as much as all of this
-            call = self.start(method, params, timeout_s=timeout_s)
+            answer = self._loop.create_future()
+            deadline = None if timeout_s is None else self._loop.time() + timeout_s
+            request_id = self._ask(method, params, deadline, answer)
         else:
-            call = await self.call(method, params, timeout_s=timeout_s)
+            request_id, answer = await self.call(method, params, timeout_s=timeout_s)
         try:
-            return await call.answer
+            return await answer
         except asyncio.CancelledError:
-            self.cancel(call, "the caller was cancelled")
+            self.cancel(Call(request_id, answer), "the caller was cancelled")
             raise
 
     async def call(
@@ -308,16 +310,27 @@ class Channel(asyncio.Protocol):
         deadline: float | None,
         answer: asyncio.Future[object] | None = None,
     ) -> Call:
-        self._check_open()
         if answer is None:
             answer = self._loop.create_future()
-        request_id = self.peer.request(method, params, deadline=deadline, context=answer)
-        if self._flush_handle is None and not self._is_taking:
-            if self.peer.in_flight == 1:
-                self._flush()
-            else:
-                self._flush_handle = self._loop.call_soon(self._flush)
-        return Call(request_id, answer)
+        return Call(self._ask(method, params, deadline, answer), answer)
+
+    def _ask(
+        self,
+        method: str,
+        params: Mapping[str, object] | None,
+        deadline: float | None,
+        answer: asyncio.Future[object],
+    ) -> Id:
+        self._check_open()
+        peer = self.peer
+        request_id = peer.request(method, params, deadline=deadline, context=answer)
+        if self._is_taking:
+            return request_id
+        if peer.in_flight == 1:
+            self._flush()
+        elif self._flush_handle is None:
+            self._flush_handle = self._loop.call_soon(self._flush)
+        return request_id
 
     def cancel(self, call: Call, reason: str) -> None:
         """Tells the peer that the answer is no longer wanted, and forgets the request: its answer never ends."""
@@ -455,22 +468,23 @@ class Channel(asyncio.Protocol):
             if not is_heard and self._on_heard is not None and type(event) is not Foreign:
                 is_heard = True
                 self._on_heard()
-            self._dispatch(event)
+            if type(event) is Response:
+                self._settle(event)
+            else:
+                self._dispatch(event)
             if self.is_closed:  # a handler closed the channel
                 return
 
     def _dispatch(self, event: Event) -> None:
-        if type(event) is Response:
-            self._settle(event)
-        elif type(event) is Request:
+        if type(event) is Request:
             answer = self._at_once.get(event.method)
             if answer is None:
                 self._begin(event)
-                return
-            try:
-                self.peer.respond(event.id, answer(event.params))
-            except CorralError as error:
-                self.peer.fail(event.id, error)
+            else:
+                try:
+                    self.peer.respond(event.id, answer(event.params))
+                except CorralError as error:
+                    self.peer.fail(event.id, error)
         elif type(event) is Notification:
             self._on_notification(event)
         elif type(event) is Withdrawn:
@@ -502,13 +516,14 @@ class Channel(asyncio.Protocol):
 
     @staticmethod
     def _settle(response: Response) -> None:
-        future = cast("asyncio.Future[object]", response.context)  # request() put it there
+        _, context, result, error = response
+        future = cast("asyncio.Future[object]", context)  # _ask() put it there
         if future.done():
             return
-        if response.error is not None:
-            future.set_exception(response.error)
+        if error is not None:
+            future.set_exception(error)
         else:
-            future.set_result(response.result)
+            future.set_result(result)
 
     async def _serve(self, request: Request) -> None:
         try:

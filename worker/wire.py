@@ -99,10 +99,8 @@ class Foreign(NamedTuple):
 Event = Request | Notification | Response | Withdrawn | Foreign
 
 
-class _InFlight(NamedTuple):
-    method: str
-    deadline: float | None
-    context: object
+_InFlight = tuple[str, float | None, object]
+"""Method, deadline and context of a request that waits for its answer; a plain tuple, as one is made for each."""
 
 
 class Peer:
@@ -235,17 +233,18 @@ class Peer:
             self._refuse(line, ParseError(f"cannot read the line as JSON: {error}"), events)
             return
         message: dict[str, object] | None = value if type(value) is dict else None
-        if message is None and self.takes_batches and isinstance(value, list):
+        if message is not None and message.get("jsonrpc") == "2.0":
+            if "method" in message:
+                self._read_call(line, message, events)
+            else:
+                self._read_response(line, message, events)
+        elif message is None and self.takes_batches and isinstance(value, list):
             for part in codec.as_array(value) or []:
                 if isinstance(part, dict):
                     self._read_line(codec.encode(part), events)
-        elif message is None or message.get("jsonrpc") != "2.0":
+        else:
             reason = 'cannot read the line as a request: no object with "jsonrpc": "2.0"'
             self._refuse(line, InvalidRequest(reason), events)
-        elif "method" in message:
-            self._read_call(line, message, events)
-        else:
-            self._read_response(line, message, events)
 
     def _read_call(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
         method = message["method"]
@@ -300,7 +299,7 @@ class Peer:
             self.dropped += 1
             return
         error = None if refusal is None else from_wire(refusal)
-        events.append(Response(request_id, entry.context, message.get("result"), error))
+        events.append(Response(request_id, entry[2], message.get("result"), error))
 
     def _refuse(
         self,
@@ -340,8 +339,8 @@ class Peer:
             lost = []  # the answer to a request that is over
             self.dropped += 1
         for each in lost:
-            entry = self._in_flight.pop(each)
-            events.append(Response(each, entry.context, None, error))
+            _, _, context = self._in_flight.pop(each)
+            events.append(Response(each, context, None, error))
         events.append(Foreign(head, error.message, ended=not self._log_foreign))
 
     # -- sending
@@ -371,7 +370,7 @@ class Peer:
         if params is not None:
             message["params"] = params
         self._send(self._encode(message))
-        self._in_flight[request_id] = _InFlight(method, deadline, context)
+        self._in_flight[request_id] = (method, deadline, context)
         if deadline is not None:
             heapq.heappush(self._deadlines, (deadline, number, request_id))
             if len(self._deadlines) > 2 * len(self._in_flight) + 64:  # mostly of answered requests
@@ -407,7 +406,7 @@ class Peer:
             self.fail(request_id, error)
             return
         self._serving.discard(request_id)
-        self._outgoing += (line, b"\n")
+        self._outgoing.append(line)
 
     def fail(self, request_id: Id, error: CorralError) -> None:
         """Queues an error as the answer to a Request; a second answer is dropped."""
@@ -427,11 +426,11 @@ class Peer:
 
     def reschedule(self, request_id: Id, deadline: float) -> None:
         """Gives a request in flight that has a deadline another one."""
-        entry = self._in_flight.get(request_id)
-        if entry is None or entry.deadline is None:
+        method, before, context = self._in_flight.get(request_id, ("", None, None))
+        if before is None:
             return
-        self._in_flight[request_id] = entry._replace(deadline=deadline)
-        if deadline < entry.deadline:  # a later one is found out when the earlier comes
+        self._in_flight[request_id] = (method, deadline, context)
+        if deadline < before:  # a later one is found out when the earlier comes
             heapq.heappush(self._deadlines, (deadline, 0, request_id))
 
     def expire(self, now: float) -> list[Response]:
@@ -440,17 +439,22 @@ class Peer:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number, request_id = heapq.heappop(self._deadlines)
             entry = self._in_flight.get(request_id)
-            if entry is not None and entry.deadline is not None and entry.deadline > now:
-                heapq.heappush(self._deadlines, (entry.deadline, number, request_id))
-            elif entry is not None:
+            if entry is None:
+                continue
+            method, deadline, context = entry
+            if deadline is not None and deadline > now:
+                heapq.heappush(self._deadlines, (deadline, number, request_id))
+            else:
                 self.cancel(request_id, "timeout")
-                error = Timeout(f'cannot wait longer for the answer to "{entry.method}"')
-                ended.append(Response(request_id, entry.context, None, error))
+                error = Timeout(f'cannot wait longer for the answer to "{method}"')
+                ended.append(Response(request_id, context, None, error))
         return ended
 
     def close(self, error: CorralError) -> list[Response]:
         """Ends every request in flight with `error`: the peer is gone."""
-        ended = [Response(i, entry.context, None, error) for i, entry in self._in_flight.items()]
+        ended = [
+            Response(i, context, None, error) for i, (_, _, context) in self._in_flight.items()
+        ]
         self._in_flight.clear()
         self._deadlines.clear()
         self._serving.clear()
@@ -458,7 +462,10 @@ class Peer:
 
     def take(self) -> bytes:
         """The bytes to send, once."""
-        data = b"".join(self._outgoing)
+        if not self._outgoing:
+            return b""
+        self._outgoing.append(b"")
+        data = b"\n".join(self._outgoing)
         self._outgoing.clear()
         return data
 
@@ -502,7 +509,7 @@ class Peer:
         self._send(line)
 
     def _send(self, line: bytes) -> None:
-        self._outgoing += (line, b"\n")
+        self._outgoing.append(line)
 
 
 def _id(value: object) -> Id | None:
