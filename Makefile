@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 .PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions lines orphans chaos conformance operations systemd format clean
 .DELETE_ON_ERROR:
 
+# Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
+unexport PYTHONDONTWRITEBYTECODE
+
 demo: $(VENV)/.demo
 	@$(BIN)/python -P examples/crew/demo.py $(if $(REPO),--repo "$(REPO)") $(if $(KEEP),--keep)
 
