@@ -1,6 +1,7 @@
 """The catalogue of events agrees with the code that publishes, and with the page that is written from it."""
 
 import ast
+import functools
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,13 @@ MADE = {EXPIRED, SKIPPED}
 """For one reader, by whoever reads for it."""
 
 
-def trees() -> Iterator[tuple[str, ast.AST]]:
-    for path in sorted((ROOT / "supervisor").glob("*.py")):
-        if path.name != "event_types.py":
-            yield path.name, ast.parse(path.read_text("utf-8"))
+@functools.cache
+def trees() -> list[tuple[str, ast.AST]]:
+    return [
+        (path.name, ast.parse(path.read_text("utf-8")))
+        for path in sorted((ROOT / "supervisor").glob("*.py"))
+        if path.name != "event_types.py"
+    ]
 
 
 def words(node: ast.AST) -> Iterator[str]:
