@@ -32,7 +32,7 @@ LITTER = Path(__file__).parent / "litter.py"
 
 NAME = "litter"
 
-GRACE_S = 1.0
+GRACE_S = 0.3
 
 LEFT_S = 10.0
 """What lives for so long after the end of its keeper is an orphan; the promise is shorter, and is printed."""
@@ -359,7 +359,7 @@ def both_killed(ground: Ground, _number: int) -> Outcome:
     lives = ground.renew()
     pids = [ground.launcher, ground.daemon.pid]
     since_s = ground.killed(pids)
-    gone_s = lives.await_end(since_s, 2.0)
+    gone_s = lives.await_end(since_s, 1.0)
     left = 0 if gone_s is not None else len(lives.holders())
     starting_s = time.monotonic()
     ground.restart()
