@@ -18,12 +18,12 @@ import bench
 from bench import PYTHON, Daemon, Measure
 
 ROUNDS, ROUNDS_QUICK = 5, 1
-WORKERS, WORKERS_QUICK = 200, 40
+WORKERS, WORKERS_QUICK = 200, 20
 BEATS_PER_S = 5
 """Of each worker."""
 WATCH_S, WATCH_QUICK_S = 10.0, 1.0
 """How long processor time is measured."""
-SETTLE_S, SETTLE_QUICK_S = 6.0, 0.5
+SETTLE_S, SETTLE_QUICK_S = 6.0, 0.1
 """Young workers are looked at more often."""
 
 HERE = Path(__file__).parent

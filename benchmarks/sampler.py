@@ -25,10 +25,10 @@ HOGS, HOGS_QUICK = 4, 1
 """Hogs for each limit in each round."""
 WATCH_S, WATCH_QUICK_S = 10.0, 1.0
 """How long processor time is measured."""
-SHARE_S, SHARE_QUICK_S = 5.0, 1.0
+SHARE_S, SHARE_QUICK_S = 5.0, 0.5
 SETTLE_S = 6.0
 """A daemon that has just started has more to do, and young workers are looked at more often."""
-SETTLE_QUICK_S = 0.5
+SETTLE_QUICK_S = 0.1
 
 MIB = 1024 * 1024
 

@@ -97,7 +97,8 @@ def main() -> None:
         with Daemon(folder / "resident", config) as resident:
             resident.await_ready()
             parts = [*_commands(resident), *_calls(resident, calls, folder), *_daemons(folder)]
-            bench.interleaved(1, parts)  # writes what Python compiled, and fills the page cache
+            if not options.quick:
+                bench.interleaved(1, parts)  # writes what Python compiled, and fills the page cache
             taken = bench.interleaved(rounds, parts)
     bench.report("start", MEASURES, taken, machine, options)
 

@@ -46,7 +46,7 @@ class Size:
 
 
 WHOLE = Size(rounds=3, workers=1000, calls=5, kills=20, kill_s=10.0, idle_s=10.0, settle_s=2.0)
-QUICK = Size(rounds=1, workers=200, calls=2, kills=3, kill_s=2.0, idle_s=1.0, settle_s=1.2)
+QUICK = Size(rounds=1, workers=50, calls=2, kills=3, kill_s=2.0, idle_s=0.3, settle_s=1.2)
 
 START_S = 300.0
 """The slowest has started all within this, on a busy machine, too."""

@@ -28,10 +28,10 @@ FRAMEWORKS, FRAMEWORKS_QUICK = ("pydantic_ai", "langgraph", "mcp"), ("mcp",)
 PRELOAD = {"mcp": ["jsonschema", "anyio._backends._asyncio"]}
 """What a framework imports at its first use only: in the zygote it is there once, in each fork it would be a copy of its own."""
 ROUNDS, ROUNDS_QUICK = 5, 1
-STARTS, STARTS_QUICK = 20, 3
+STARTS, STARTS_QUICK = 20, 2
 """Forks, spares and kills of one round; cold starts are a fifth of that."""
 WIDE, WIDE_QUICK = 8, 2
-MANY, MANY_QUICK = 50, 3
+MANY, MANY_QUICK = 50, 2
 """Workers whose memory is looked at."""
 TASKS_AT_ONCE = 8
 

@@ -37,7 +37,7 @@ class Size:
 
 
 WHOLE = Size(rounds=5, workers=1000, calls=20, kills=50, idle_s=20.0)
-QUICK = Size(rounds=1, workers=200, calls=5, kills=10, idle_s=2.0)
+QUICK = Size(rounds=1, workers=50, calls=5, kills=5, idle_s=0.5)
 
 SETTLE_S = 0.3
 """Between Ready and a look at the memory."""
