@@ -59,6 +59,7 @@ def test_only_what_has_changed_is_touched_and_running_tasks_go_on(daemon: Daemon
     assert daemon.call("task.show", task=task["id"])["state"] == "running"
     assert any(t["server"] == "git" for t in daemon.call("mcp.tools")["tools"])
     assert daemon.corral("reload").stdout == "nothing has changed\n"
+    daemon.call("task.cancel", task=task["id"])  # or the daemon's end would wait for it
 
 
 def test_a_broken_file_changes_nothing(daemon: DaemonProcess) -> None:
