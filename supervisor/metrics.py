@@ -314,8 +314,6 @@ class Metrics:
                 if _gate_step(watched.gate_bytes) > until_bytes:  # it has been looked at meanwhile
                     self._wait_at_gate(watched)
                 else:
-                    # Also where nothing has happened: its judge says at how much it comes here again.
-                    watched.has_pace = False
                     self._look_at(watched, min(watched.due, watched.rests_until))
         self._gate_at = math.inf
         if self._gate:

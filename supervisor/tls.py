@@ -42,7 +42,7 @@ class Secure:
         Raises:
             OSError: it has not.
         """
-        secure = Secure(reader, writer, await asyncio.to_thread(_context), host)
+        secure = Secure(reader, writer, await asyncio.to_thread(trusting), host)
         await secure._until(secure._object.do_handshake)
         return secure
 
@@ -78,7 +78,8 @@ class Secure:
 
 
 @functools.cache
-def _context() -> "ssl.SSLContext":
+def trusting() -> "ssl.SSLContext":
+    """Whom this machine trusts; reading that takes milliseconds."""
     import ssl  # noqa: PLC0415  # see `openssl`
 
     return ssl.create_default_context()

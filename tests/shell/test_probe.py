@@ -156,7 +156,7 @@ def test_by_https_who_cannot_prove_its_name_is_not_asked(
 ) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate)
-    tls._context.cache_clear()
+    tls.trusting.cache_clear()
     if is_trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
@@ -182,7 +182,7 @@ def test_by_https_who_cannot_prove_its_name_is_not_asked(
             assert not (await ask_http(f"https://localhost:{port}/", SHORT_S)).is_good
 
     run(test())
-    tls._context.cache_clear()
+    tls.trusting.cache_clear()
 
 
 def test_a_daemon_loads_openssl_when_it_asks_by_https_or_digests_much(certificate: Path) -> None:
