@@ -1,9 +1,5 @@
 """`corrald`: the daemon, in the foreground."""
 
-from . import openssl  # noqa: F401  # before all else: it has done its work when it is imported
-
-# isort: split
-
 import argparse
 import contextlib
 import gc

@@ -4,6 +4,7 @@ The hash of a record is SHA-256 over the hash before, its number (8 bytes, big-e
 are the statements and what they mean; who runs them, and when, is not known.
 """
 
+import hashlib
 import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +12,6 @@ from typing import NamedTuple
 import msgspec
 
 from ..worker import codec
-from .digest import sha256
 from .store import Row, insert
 
 MAX_RECORD_BYTES = 16 * 1024
@@ -44,7 +44,7 @@ _ENCODER = msgspec.json.Encoder(order="deterministic")
 
 def chain_hash(previous: bytes, number: int, record: bytes) -> bytes:
     """The hash that stands for a record and all before it."""
-    return sha256(previous, number.to_bytes(8, "big"), record)
+    return hashlib.sha256(b"".join((previous, number.to_bytes(8, "big"), record))).digest()
 
 
 class Position(NamedTuple):
@@ -95,7 +95,7 @@ def digest(value: object) -> tuple[str | None, int]:
         data = encode(value)
     except ValueError:
         return None, 0
-    return sha256(data).hex(), len(data)
+    return hashlib.sha256(data).hexdigest(), len(data)
 
 
 class Appending:

@@ -7,10 +7,10 @@ read as such: a header has a byte that no JSON text has, so that one that was da
 
 import struct
 import zlib
+from hashlib import sha256
 
 from ..worker import codec
 from ..worker.errors import Corrupted
-from .digest import sha256
 
 MAGIC = b"\x93CRL"
 VERSION = 1
@@ -41,7 +41,7 @@ def seal(data: bytes, *, compress: bool) -> bytes:
         if len(packed) < len(data):
             payload, flags = packed, COMPRESSED
     head = _HEAD.pack(MAGIC, VERSION, flags, len(data))
-    return b"".join((head, sha256(head, payload), payload))
+    return b"".join((head, _digest(head, payload), payload))
 
 
 def unsealed(blob: bytes, record: str, limit: int = MOST_BYTES) -> bytes:
@@ -65,7 +65,7 @@ def unsealed(blob: bytes, record: str, limit: int = MOST_BYTES) -> bytes:
     if version > VERSION:
         raise _corrupted(record, "newer-version", f"its format {version} is newer than {VERSION}")
     head, payload = blob[: _HEAD.size], memoryview(blob)[HEADER_BYTES:]
-    if sha256(head, payload) != blob[_HEAD.size : HEADER_BYTES]:
+    if _digest(head, payload) != blob[_HEAD.size : HEADER_BYTES]:
         raise _corrupted(record, "checksum", "it is not what was written")
     if length > limit:
         raise _corrupted(record, "too-large", f"{length} bytes are more than {limit}")
@@ -73,6 +73,12 @@ def unsealed(blob: bytes, record: str, limit: int = MOST_BYTES) -> bytes:
     if len(data) != length:
         raise _corrupted(record, "truncated", f"{len(data)} of {length} bytes are there")
     return data
+
+
+def _digest(head: bytes, payload: bytes | memoryview) -> bytes:
+    digest = sha256(head)
+    digest.update(payload)
+    return digest.digest()
 
 
 def _unpacked(payload: memoryview, length: int, record: str) -> bytes:

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
 
 from ..worker import codec
 from ..worker.errors import (
@@ -29,7 +30,6 @@ from .agents import Agents
 from .bus import rfc3339
 from .checkpoints import Checkpoints, Reason, Resumption
 from .crew import Agent
-from .digest import sha256
 from .keeper import Keeper
 from .lifecycle import UP, LastExit, State
 
@@ -315,7 +315,7 @@ class Hibernation:
     async def _save_what_changed(self, keeper: Keeper) -> None:
         """An agent that does nothing has nothing new to save; half of the time that one is kept is the exception."""
         data = await _state_of(keeper, None)
-        digest, now = sha256(codec.encode(data)), self._loop.time()
+        digest, now = sha256(codec.encode(data)).digest(), self._loop.time()
         before = self._saved.get(keeper.id)
         old_s = keeper.spec.recovery.checkpoint_retention / 2
         if before is None or before[0] != digest or now - before[1] > old_s:

@@ -4,6 +4,7 @@ A server that is not running stays listed, also by the next daemon. What it offe
 a catalogue is kept with a fingerprint of what was started, and dropped when another would be.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable
 
@@ -12,7 +13,6 @@ import msgspec
 from ..mcp.catalogue import Catalogue
 from ..worker import codec
 from ..worker.errors import CorralError
-from .digest import sha256
 from .spec import Spec
 from .store import Statement, Store
 
@@ -36,7 +36,7 @@ def fingerprint(spec: Spec) -> bytes:
         "protocol_version": spec.mcp.protocol_version,
         "relays": spec.relays,
     }
-    return sha256(codec.encode(described))
+    return hashlib.sha256(codec.encode(described)).digest()
 
 
 class Listings:

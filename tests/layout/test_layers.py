@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("cli", "mcp", "supervisor", "worker")
 
 ROWS = """
-supervisor.kernel  supervisor.landlock  supervisor.digest  supervisor.tls  supervisor.openssl  worker.errors  worker.welcome
+supervisor.kernel  supervisor.landlock  worker.errors  worker.welcome
 supervisor.packet  supervisor.seccomp  supervisor.cgroup  supervisor.namespace
 supervisor.birth  supervisor.lineage
 supervisor.midwife

@@ -7,7 +7,6 @@ import re
 import shutil
 import ssl
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 
-from corral.supervisor import command, tls
+from corral.supervisor import command, probe
 from corral.supervisor.alert import BURST, INTERVAL_S, Allowance
 from corral.supervisor.check import Check, Readiness
 from corral.supervisor.command import Commands, Outcome
@@ -156,7 +155,7 @@ def test_by_https_who_cannot_prove_its_name_is_not_asked(
 ) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate)
-    tls.trusting.cache_clear()
+    probe.trusting.cache_clear()
     if is_trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
@@ -182,36 +181,7 @@ def test_by_https_who_cannot_prove_its_name_is_not_asked(
             assert not (await ask_http(f"https://localhost:{port}/", SHORT_S)).is_good
 
     run(test())
-    tls.trusting.cache_clear()
-
-
-def test_a_daemon_loads_openssl_when_it_asks_by_https_or_digests_much(certificate: Path) -> None:
-    code = """
-import corral.supervisor.__main__, hashlib, sys, uvloop
-from corral.supervisor.digest import MUCH_BYTES, sha256
-from corral.supervisor.probe import ask_http
-def is_loaded():
-    return [name for name in ("_ssl", "_hashlib") if name in sys.modules]
-little, much = b"x" * MUCH_BYTES, b"x" * MUCH_BYTES * 9
-assert sha256(little).hex() == hashlib.sha256(little).hexdigest()
-assert not is_loaded()
-assert sha256(much, little) == hashlib.sha256(much + little).digest()
-assert is_loaded() == ["_hashlib"]
-assert (uvloop.run(ask_http(sys.argv[1], 20))).is_good
-assert is_loaded() == ["_ssl", "_hashlib"]
-"""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
-
-    async def test() -> None:
-        async with served(answering(b"HTTP/1.1 200 OK\r\n\r\n"), server) as port:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-c", code, f"https://localhost:{port}"),
-                env={**os.environ, "SSL_CERT_FILE": str(certificate)},
-            )
-            assert await process.wait() == 0
-
-    run(test())
+    probe.trusting.cache_clear()
 
 
 def test_a_body_is_posted_whole() -> None:
