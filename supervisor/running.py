@@ -23,7 +23,7 @@ from ..worker.errors import (
     Timeout,
 )
 from . import lifecycle
-from .crew import Agent, not_paused, not_up, users, waves
+from .crew import Agent, has_range, not_paused, not_up, users, waves
 from .keeper import Keeper, Shared, utc_now
 from .lifecycle import UP, State, Worker
 from .outlook import (
@@ -200,12 +200,15 @@ class Running:
     async def start(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
         """Starts workers and what they require, and waits until they are up; ends an emergency stop.
 
+        Whoever idleness takes away meanwhile, of an agent with a range, is neither started nor missed.
+
         Raises:
             SpawnFailed: one did not come up; `data` has `result`.
             Timeout: one was not ready in time.
             Conflict: one is being removed, or is paused before it was ready.
             ResourceLimitExceeded: they are too many; none is started.
         """
+        keepers = [k for k in keepers if not self._is_taken_away(k)] or keepers
         self._startable(keepers)
         await self._release_brake()
         await self.bring_up(keepers, wait=wait)
@@ -242,6 +245,9 @@ class Running:
     def is_to_go(self, keeper: Keeper) -> bool:
         """Whether a worker is being added or removed, or was removed: nothing starts it now."""
         return keeper in self._leaving or self._keeper_of(keeper.id) is not keeper
+
+    def _is_taken_away(self, keeper: Keeper) -> bool:
+        return has_range(keeper.spec) and self.is_to_go(keeper)
 
     async def call_up(self, keeper: Keeper) -> None:
         """Starts the worker of a server that is called, or waits for one that is on its way."""
@@ -342,7 +348,7 @@ class Running:
         """
         for keeper in keepers:
             await self._until(keeper, has_settled(before.get(keeper.id)), before)
-            if keeper.worker.state not in UP:
+            if keeper.worker.state not in UP and not self._is_taken_away(keeper):
                 raise not_up(keeper.worker)
 
     async def _until(self, keeper: Keeper, done: Callable[[Worker], bool], before: Exits) -> None:

@@ -1,7 +1,9 @@
 """Agents that have as many workers as their queue needs, through the whole: daemon, launcher, workers."""
 
+import os
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,37 @@ def test_a_new_daemon_begins_with_the_least(tmp_path: Path) -> None:
         assert daemon.stop() == 0
         daemon.start()
         assert workers(daemon, "many") == ["many-0"]
+
+
+def test_a_start_does_not_wait_for_whom_idleness_has_taken_away_meanwhile(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (tmp_path / "gated.py").write_text(
+        "import os\n"
+        "from corral.worker import Agent\n"
+        f"if os.environ['CORRAL_WORKER'].startswith('gated-0#2'):\n    open({str(gate)!r}).close()\n"
+        "agent = Agent('gated')\n"
+        "agent.task(lambda task: None)\n"
+    )
+    config = f"""
+    [agents.gated]
+    entrypoint = "gated:agent"
+    warm = false
+    autostart = false
+    instances = {{ min = 1, max = 2 }}
+    tasks.scale_down_after = "300ms"
+    process.working_directory = "{tmp_path}"
+    """
+    with DaemonProcess(tmp_path, config) as daemon, daemon.client() as client:
+        steps = Steps(client, "gated")
+        daemon.call("agent.start", names=["gated"])
+        daemon.call("agent.scale", name="gated", instances=2)
+        daemon.call("agent.stop", names=["gated"])
+        assert len(workers(daemon, "gated")) == 2
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(daemon.call, "agent.start", names=["gated"])
+            steps.until(2)
+            steps.until(1)
+            os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+            (entry,) = starting.result(BOUND_S)["agents"]
+    assert [worker["id"] for worker in entry["workers"]] == ["gated-0"]
