@@ -426,29 +426,38 @@ def test_a_tree_that_is_quiet_is_not_read_again() -> None:
     asyncio.run(main())
 
 
+class Given:
+    """What the machine has given out, in the place of /proc/vmstat, and whether it was asked for."""
+
+    def __init__(self) -> None:
+        self.mib = 0
+        self.read = asyncio.Event()
+
+    def allocated_bytes(self) -> int:
+        self.read.set()
+        return self.mib * MIB
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Given:
+    found = Given()
+    monkeypatch.setattr(metrics, "allocated_bytes", found.allocated_bytes)
+    return found
+
+
 def test_a_tree_is_looked_at_when_the_machine_has_given_out_what_it_may_still_take(
-    monkeypatch: pytest.MonkeyPatch,
+    given: Given,
 ) -> None:
-    given_mib = 0
-    read = asyncio.Event()
-
-    def allocated_bytes() -> int:
-        read.set()
-        return given_mib * MIB
-
-    monkeypatch.setattr(metrics, "allocated_bytes", allocated_bytes)
-
     async def main() -> None:
-        nonlocal given_mib
         with running(HOG, "spin") as busy:
             async with watching() as watcher:
                 near, far = Notes(600.0, 200 * MIB), Notes(600.0, 10_000 * MIB)
                 watcher.watch("far", Tree(lambda: (busy.pid,)), far)
                 watcher.watch("near", Tree(lambda: (busy.pid,)), near)
-                for given_mib in (50, 201, 250, 402):
-                    read.clear()
-                    await read.wait()  # the figure before this one has been acted upon
-                    while len(near.seen) < given_mib // 201:
+                for given.mib in (50, 201, 250, 402):
+                    given.read.clear()
+                    await given.read.wait()  # the figure before this one has been acted upon
+                    while len(near.seen) < given.mib // 201:
                         near.told.clear()
                         await near.told.wait()
                 assert len(near.seen) == 2
@@ -458,27 +467,18 @@ def test_a_tree_is_looked_at_when_the_machine_has_given_out_what_it_may_still_ta
 
 
 def test_a_tree_that_was_quiet_when_it_might_have_been_over_its_limit_is_asked_after_again(
-    monkeypatch: pytest.MonkeyPatch,
+    given: Given,
 ) -> None:
-    given_mib, read = 0, asyncio.Event()
-
-    def allocated_bytes() -> int:
-        read.set()
-        return given_mib * MIB
-
-    monkeypatch.setattr(metrics, "allocated_bytes", allocated_bytes)
-
     async def main() -> None:
-        nonlocal given_mib
         with running(*waiting("")) as idle:
             line_of(idle)
             async with watching() as watcher:
                 watcher.watch("idle", Tree(lambda: (idle.pid,)), Notes(600.0, 200 * MIB))
                 for _ in range(4):
-                    given_mib += 201
+                    given.mib += 201
                     for _ in range(2):  # by the second time it was looked at
-                        read.clear()
-                        await read.wait()
+                        given.read.clear()
+                        await given.read.wait()
 
     asyncio.run(main())
 
