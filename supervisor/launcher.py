@@ -33,13 +33,13 @@ if not __package__:  # run by path: the folder of our package is the last place 
 
 # Absolute, since a program that is run by path has no package; and nothing else of ours.
 from corral.supervisor.birth import become  # noqa: TID251 - see above
-from corral.supervisor.cgroup import Groups  # noqa: TID251 - see above
-from corral.supervisor.kernel import (  # noqa: TID251 - see above
+from corral.supervisor.lineage import Trees  # noqa: TID251 - see above
+from corral.supervisor.linux.cgroup import Groups  # noqa: TID251 - see above
+from corral.supervisor.linux.kernel import (  # noqa: TID251 - see above
     PR_SET_CHILD_SUBREAPER,
     PR_SET_NAME,
     prctl,
 )
-from corral.supervisor.lineage import Trees  # noqa: TID251 - see above
 from corral.supervisor.midwife import Midwife  # noqa: TID251 - see above
 from corral.supervisor.nursery import Nursery  # noqa: TID251 - see above
 from corral.supervisor.packet import Channel, encode  # noqa: TID251 - see above
@@ -55,14 +55,14 @@ def _wake(_signum: int, _frame: object) -> None:
 
 def _enter_namespace(sock: socket.socket) -> bool:
     """Go on inside, as the first process there; False where that is refused, which has been told."""
-    from corral.supervisor import namespace  # noqa: TID251, PLC0415 - see above; seldom asked for
+    from corral.supervisor.linux import pid_namespace  # noqa: TID251, PLC0415 - see above; seldom asked for
 
     def tell(pid: int) -> None:
         sock.send(encode({"op": "moved", "pid": pid})[0])
 
     try:
-        namespace.enter(tell)
-    except namespace.Refused as refused:
+        pid_namespace.enter(tell)
+    except pid_namespace.Refused as refused:
         sock.send(encode({"op": "refused", "errno": refused.errno, "message": str(refused)})[0])
         return False
     return True

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..worker.errors import Overloaded
-from . import cgroup, excess, throttle
+from . import excess, throttle
 from .bus import Bus
 from .containment import Containment
 from .excess import Excess
 from .keeper import Incarnation, Keeper
 from .lifecycle import Replace, State
+from .linux import cgroup
 from .metrics import Judge, Metrics, Sample
 from .offspring import Parent
 from .process import Launcher

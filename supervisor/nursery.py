@@ -16,9 +16,10 @@ import signal
 import time
 from collections import deque
 
-from . import cgroup
 from .birth import PAGE_BYTES, heard, quoted
-from .kernel import (
+from .lineage import KILL_AGAIN_S, Trees, Unit
+from .linux import cgroup
+from .linux.kernel import (
     MARK,
     RETRYABLE,
     Process,
@@ -28,7 +29,6 @@ from .kernel import (
     signal_child,
     signal_other,
 )
-from .lineage import KILL_AGAIN_S, Trees, Unit
 from .midwife import EVERY_SIGNAL, FAILED_LATE
 from .packet import Channel, receive
 

@@ -16,8 +16,8 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 
 from ..worker.errors import Overloaded, SpawnFailed
-from . import kernel
 from .link import PING_S, Channel, close_all
+from .linux import kernel
 
 QUEUE_MESSAGES = 1024
 """What a parent has not read yet; beyond it `spawn` and `signal` are refused."""

@@ -34,10 +34,12 @@ from typing import Any
 import msgspec
 
 from ..worker.errors import ShuttingDown, SpawnFailed, Timeout
-from . import containment, kernel, namespace, orphan
-from .cgroup import Groups
+from . import containment, orphan
 from .containment import Containment, Subtree, Wanted
 from .link import Link
+from .linux import kernel
+from .linux import pid_namespace as namespace
+from .linux.cgroup import Groups
 from .offspring import Child, Exit, Launch, Offspring, Scope, failed
 
 __all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope"]

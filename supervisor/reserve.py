@@ -15,11 +15,11 @@ from collections.abc import Callable
 import msgspec
 
 from ..worker.errors import CorralError
-from . import kernel
 from .bus import Bus
 from .confinement import remove_temporary
 from .launch import Host, prepare
 from .link import close_all
+from .linux import kernel
 from .offspring import Child, Exit, Launch
 from .spec import Spec
 from .warmth import SPARE_S, doubled_s

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from . import cgroup as groups
 from .excess import GROWTH_BYTES_PER_S
-from .kernel import HAS_CHILDREN_FILE, children_by_parent, read_proc
+from .linux import cgroup as groups
+from .linux.kernel import HAS_CHILDREN_FILE, children_by_parent, read_proc
 
 BATCH = 64
 """Processes that are looked at before the loop has its turn: less than 3 ms."""

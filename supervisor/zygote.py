@@ -19,10 +19,10 @@ from pathlib import Path
 import msgspec
 
 from ..worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
-from . import cgroup, kernel, namespace
 from .confinement import remove_temporary
 from .intake import Capture
 from .link import PING_S, Channel, Pulse
+from .linux import cgroup, kernel, pid_namespace
 from .logs import LogWriter
 from .nursery import ENDING
 from .offspring import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed
@@ -483,7 +483,7 @@ class Zygote(Offspring):
         """The pids as this process sees them; those that are gone are left out."""
         if not self._is_inside:
             return pids
-        return list(namespace.ours(self.pid, pids).values())
+        return list(pid_namespace.ours(self.pid, pids).values())
 
     def _is_ours(self, pid: int) -> bool:
         process = kernel.look_up(pid)

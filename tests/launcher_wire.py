@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import containment, kernel, launcher, packet
+from corral.supervisor import containment, launcher, packet
+from corral.supervisor.linux import kernel
 
 BOUND_S = 20.0
 AGENTS = Path(__file__).parent / "agents"

@@ -41,13 +41,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..supervisor.birth import Birth, Refused, tell
-from ..supervisor.kernel import (
+from ..supervisor.lineage import Trees
+from ..supervisor.linux.kernel import (
     MARK,
     PR_SET_CHILD_SUBREAPER,
     PR_SET_NAME,
     prctl,
 )
-from ..supervisor.lineage import Trees
 from ..supervisor.nursery import Nursery
 from ..supervisor.packet import Channel
 from . import cradle

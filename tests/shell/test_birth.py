@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import birth, landlock
+from corral.supervisor import birth
+from corral.supervisor.linux import landlock
 
 BOUND_S = 20.0
 ROOT = os.geteuid() == 0

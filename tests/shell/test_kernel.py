@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor import kernel, orphan
+from corral.supervisor import orphan
+from corral.supervisor.linux import kernel
 
 BOUND_S = 20.0
 PYTHON = [sys.executable, "-I", "-S"]

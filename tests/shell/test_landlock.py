@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import kernel, landlock, seccomp
+from corral.supervisor.linux import kernel, landlock, seccomp
 
 BOUND_S = 20.0
 ROOT = os.geteuid() == 0

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import cgroup, containment, kernel, launcher
+from corral.supervisor import containment, launcher
+from corral.supervisor.linux import cgroup, kernel
 from launcher_wire import (
     AGENTS,
     BOUND_S,

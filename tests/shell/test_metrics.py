@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor import cgroup as groups
 from corral.supervisor import metrics
 from corral.supervisor.excess import GROWTH_BYTES_PER_S
+from corral.supervisor.linux import cgroup as groups
 from corral.supervisor.metrics import Metrics
 from corral.supervisor.usage import (
     Process,

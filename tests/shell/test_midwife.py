@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import birth, cgroup, launcher
+from corral.supervisor import birth, launcher
 from corral.supervisor.containment import Refusal, Subtree, claim
+from corral.supervisor.linux import cgroup
 from corral.supervisor.midwife import FAILED_EARLY, FAILED_LATE, PLAN_BYTES, Midwife
 from launcher_wire import PYTHON, Wire
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import kernel, launcher, packet
+from corral.supervisor import launcher, packet
+from corral.supervisor.linux import kernel
 from corral.supervisor.process import Child, Exit, Launch, Launcher
 from corral.worker.errors import SpawnFailed
 from launcher_wire import AGENTS, BOUND_S, PYTHON, with_token

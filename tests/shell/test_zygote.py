@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.supervisor import cgroup, containment, kernel
+from corral.supervisor import containment
+from corral.supervisor.linux import cgroup, kernel
 from corral.supervisor.logs import LogLimits, LogStore
 from corral.supervisor.offspring import Child, Exit, Launch
 from corral.supervisor.process import Launcher

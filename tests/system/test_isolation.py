@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import landlock
 from corral.supervisor.configuration import decode
+from corral.supervisor.linux import landlock
 from corral.worker.errors import CorralError, InvalidParams
 from daemon_process import AGENTS, DaemonProcess
 

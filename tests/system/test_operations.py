@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.kernel import MARK
 from corral.supervisor.lifecycle import TRANSITIONS, UP, State
+from corral.supervisor.linux.kernel import MARK
 from corral.worker.client import Client
 from corral.worker.errors import CorralError, Unreachable
 from corral.worker.schema import ENDED

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import systemd_box
-from corral.supervisor import landlock
+from corral.supervisor.linux import landlock
 from corral.worker.errors import PermissionDenied
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 

@@ -1,0 +1,1 @@
+"""Wraps the kernel interfaces that the launcher uses: process calls, Landlock, seccomp, cgroups, PID namespaces."""
