@@ -18,8 +18,8 @@ import msgspec
 
 from ..worker.errors import SpawnFailed
 from . import confinement
-from .birth import Refused, identity_of
 from .containment import Containment
+from .launcher.child_setup import Refused, identity_of
 from .offspring import Launch
 from .secret import Secrets, is_reference, read_text
 from .spec import Spec

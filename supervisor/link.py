@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import launcher, orphan, packet
+from . import orphan
+from .launcher import program, protocol
 
 PING_S = 1.0
 LATE_S = 0.5
@@ -36,7 +37,9 @@ class Channel:
         sock: socket.socket,
         hear: Callable[[Any], None],  # Any: JSON, or what `receive` makes of a packet
         *,
-        receive: Callable[[socket.socket], tuple[Any, list[int]]] = packet.receive,  # Any: as above
+        receive: Callable[
+            [socket.socket], tuple[Any, list[int]]
+        ] = protocol.receive,  # Any: as above
         on_end: Callable[[], None] | None = None,
         batch: int = sys.maxsize,
     ) -> None:
@@ -64,7 +67,7 @@ class Channel:
             close_all(owned)
             return
         try:
-            data, memfd = packet.encode(message)
+            data, memfd = protocol.encode(message)
         except BaseException:
             close_all(owned)
             raise
@@ -284,7 +287,7 @@ def _start(python: str, options: Mapping[str, object]) -> tuple[int, int, socket
         environment = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
         pid = os.posix_spawn(
             python,
-            [python, "-I", "-S", launcher.__file__, "3", json.dumps(options)],
+            [python, "-I", "-S", program.__file__, "3", json.dumps(options)],
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),

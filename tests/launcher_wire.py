@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import containment, launcher, packet
+from corral.supervisor import containment
+from corral.supervisor.launcher import program as launcher
+from corral.supervisor.launcher import protocol
 from corral.supervisor.linux import kernel
 
 BOUND_S = 20.0
@@ -52,7 +54,7 @@ class Wire:
 
     def send(self, fds: Sequence[int] = (), **message: object) -> int:
         self.seq += 1
-        data, memfd = packet.encode({**message, "seq": self.seq})
+        data, memfd = protocol.encode({**message, "seq": self.seq})
         socket.send_fds(self.sock, [data], [*fds, *([] if memfd is None else [memfd])])
         if memfd is not None:
             os.close(memfd)
@@ -88,7 +90,7 @@ class Wire:
                 if wanted.items() <= message.items():
                     self.said.remove(message)
                     return message
-            message, fds = packet.receive(self._wait())
+            message, fds = protocol.receive(self._wait())
             for fd in fds:
                 os.close(fd)
             self.said.append(message)

@@ -40,16 +40,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..supervisor.birth import Birth, Refused, tell
-from ..supervisor.lineage import Trees
+from ..supervisor.launcher.child_setup import Birth, Refused, tell
+from ..supervisor.launcher.main_loop import Nursery
+from ..supervisor.launcher.process_tree import Trees
+from ..supervisor.launcher.protocol import Channel
 from ..supervisor.linux.kernel import (
     MARK,
     PR_SET_CHILD_SUBREAPER,
     PR_SET_NAME,
     prctl,
 )
-from ..supervisor.nursery import Nursery
-from ..supervisor.packet import Channel
 from . import cradle
 from .__main__ import load, say_unloadable
 from .agent import Agent, loading_entrypoint
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-    from ..supervisor.birth import Spawn
+    from ..supervisor.launcher.child_setup import Spawn
 
 if not TYPE_CHECKING:
     # What signal wraps, without its enumerations: a fork would have to copy them.

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from corral.supervisor.packet import Channel
+from corral.supervisor.launcher.protocol import Channel
 from corral.worker import Agent, Task
 
 HERE = os.environ.get("PERJURY", "")

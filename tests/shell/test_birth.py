@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import birth
+from corral.supervisor.launcher import child_setup
 from corral.supervisor.linux import landlock
 
 BOUND_S = 20.0
@@ -46,14 +46,14 @@ def born(argv: Sequence[str], **options: Any) -> tuple[str, dict[str, Any]]:
     (reading, writing), (told, report) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        birth.become(spawn, [null, writing, null], report, launcher, [])
+        child_setup.become(spawn, [null, writing, null], report, launcher, [])
     for fd in (null, writing, report):
         os.close(fd)
     said = [_all(fd) for fd in (reading, told)]
     os.waitpid(pid, 0)
     if not said[1]:
         return said[0].decode(), {}
-    stage, number, _message, facts = birth.heard(said[1])
+    stage, number, _message, facts = child_setup.heard(said[1])
     return said[0].decode(), {"stage": stage, "errno": number, **facts}
 
 
@@ -69,7 +69,7 @@ def _all(fd: int) -> bytes:
 
 
 def test_the_stages_come_in_the_order_of_the_contract() -> None:
-    names = [name for name, _perform in birth.Birth.STAGES]
+    names = [name for name, _perform in child_setup.Birth.STAGES]
     order = ["cgroup", "session", "limits", "user", "parent", "chdir", "umask", "no-new-privs"]
     order += ["landlock", "files", "exec"]
     assert [name for name in names if name in order] == order

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor import birth
 from corral.supervisor.configuration import decode
 from corral.supervisor.launch import (
     HEADERS,
@@ -19,6 +18,7 @@ from corral.supervisor.launch import (
     read_environment_file,
     secret_problems,
 )
+from corral.supervisor.launcher import child_setup
 from corral.supervisor.secret import MAX_BYTES, Secrets
 from corral.supervisor.spec import Spec
 from corral.worker.errors import InvalidParams, SpawnFailed
@@ -136,8 +136,8 @@ def test_an_agent_whose_files_may_be_cut_off_saves_no_bytecode(
     ("keys", "user", "identity"),
     [
         ("", None, None),
-        ('user = "nobody"', "nobody", birth.identity_of("nobody", None)),
-        ('user = "0"\ngroup = "7"', "0", (0, 7, birth.identity_of("0", "7")[2])),
+        ('user = "nobody"', "nobody", child_setup.identity_of("nobody", None)),
+        ('user = "0"\ngroup = "7"', "0", (0, 7, child_setup.identity_of("0", "7")[2])),
         ('group = "7"', None, (os.getuid(), 7, [7])),
         ('user = "no-such-user"', "no-such-user", None),
         ('user = "nobody"\ngroup = "no-such-group"', "nobody", None),

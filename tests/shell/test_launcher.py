@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import containment, launcher
+from corral.supervisor import containment
+from corral.supervisor.launcher import program as launcher
 from corral.supervisor.linux import cgroup, kernel
 from launcher_wire import (
     AGENTS,

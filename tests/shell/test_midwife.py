@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import birth, launcher
 from corral.supervisor.containment import Refusal, Subtree, claim
+from corral.supervisor.launcher import child_setup
+from corral.supervisor.launcher import program as launcher
+from corral.supervisor.launcher.raw_spawn import FAILED_EARLY, FAILED_LATE, PLAN_BYTES, Midwife
 from corral.supervisor.linux import cgroup
-from corral.supervisor.midwife import FAILED_EARLY, FAILED_LATE, PLAN_BYTES, Midwife
 from launcher_wire import PYTHON, Wire
 
 BOUND_S = 20.0
@@ -79,7 +80,7 @@ def born(midwife: Midwife | None, spawn: Mapping[str, Any]) -> tuple[bytes, byte
     else:
         pid = os.fork()
         if pid == 0:
-            birth.become(dict(spawn), fds, report, launcher, ALTERED)  # type: ignore[arg-type]  # as JSON brings it
+            child_setup.become(dict(spawn), fds, report, launcher, ALTERED)  # type: ignore[arg-type]  # as JSON brings it
     for fd in (null, writing, report):
         os.close(fd)
     found = _all(reading), _all(told)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import launcher, packet
+from corral.supervisor.launcher import program, protocol
 from corral.supervisor.linux import kernel
 from corral.supervisor.process import Child, Exit, Launch, Launcher
 from corral.worker.errors import SpawnFailed
@@ -186,7 +186,7 @@ def test_an_ordinary_user_has_a_namespace_or_is_told_why_not() -> None:
     if not SYSTEM_PYTHON.exists():
         pytest.skip("no python that another user may run")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    argv = [str(SYSTEM_PYTHON), "-I", "-S", launcher.__file__, str(theirs.fileno())]
+    argv = [str(SYSTEM_PYTHON), "-I", "-S", program.__file__, str(theirs.fileno())]
     with ours, theirs:
         process = subprocess.Popen(
             [*argv, json.dumps({"pid_namespace": True})],
@@ -199,15 +199,15 @@ def test_an_ordinary_user_has_a_namespace_or_is_told_why_not() -> None:
         theirs.close()
         ours.settimeout(BOUND_S)
         assert select.select([ours], [], [], BOUND_S)[0]
-        first: dict[str, Any] = packet.receive(ours)[0]
+        first: dict[str, Any] = protocol.receive(ours)[0]
         assert process.wait(BOUND_S) == 0, "the process that was started ends"
         if first["op"] == "refused":
             assert first["message"]
             return
         inside = os.pidfd_open(first["pid"])
-        ours.send(packet.encode({"op": "ping", "seq": 1})[0])
+        ours.send(protocol.encode({"op": "ping", "seq": 1})[0])
         assert select.select([ours], [], [], BOUND_S)[0]
-        assert packet.receive(ours)[0]["op"] == "pong"
+        assert protocol.receive(ours)[0]["op"] == "pong"
     assert select.select([inside], [], [], BOUND_S)[0], "it ends when nobody listens"
     os.close(inside)
 

@@ -21,9 +21,9 @@ import signal
 import struct
 import sys
 
-from .birth import OOM_SCORE_ADDED
-from .linux import landlock
-from .linux.kernel import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG
+from ..linux import landlock
+from ..linux.kernel import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG
+from .child_setup import OOM_SCORE_ADDED
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import socket
 import stat
 from collections import deque
 
-from .linux.kernel import read_fd
+from ..linux.kernel import read_fd
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import pwd
 import resource
 import signal
 
-from .linux import landlock, seccomp
-from .linux.kernel import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
+from ..linux import landlock, seccomp
+from ..linux.kernel import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:

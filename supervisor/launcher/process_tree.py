@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from .linux import cgroup
-from .linux.kernel import (
+from ..linux import cgroup
+from ..linux.kernel import (
     HAS_CHILDREN_FILE,
     OWN_CHILDREN,
     Process,

@@ -16,10 +16,8 @@ import signal
 import time
 from collections import deque
 
-from .birth import PAGE_BYTES, heard, quoted
-from .lineage import KILL_AGAIN_S, Trees, Unit
-from .linux import cgroup
-from .linux.kernel import (
+from ..linux import cgroup
+from ..linux.kernel import (
     MARK,
     RETRYABLE,
     Process,
@@ -29,8 +27,10 @@ from .linux.kernel import (
     signal_child,
     signal_other,
 )
-from .midwife import EVERY_SIGNAL, FAILED_LATE
-from .packet import Channel, receive
+from .child_setup import PAGE_BYTES, heard, quoted
+from .process_tree import KILL_AGAIN_S, Trees, Unit
+from .protocol import Channel, receive
+from .raw_spawn import EVERY_SIGNAL, FAILED_LATE
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from signal import pthread_sigmask
     from typing import Any, NoReturn
 
-    from .midwife import Midwife
+    from .raw_spawn import Midwife
 
     Become = Callable[[Any, list[int], int], NoReturn]
     """In the new process: turns it into what a request asks for; its descriptors, and where failures are told."""

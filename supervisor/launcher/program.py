@@ -29,20 +29,20 @@ import socket
 import sys
 
 if not __package__:  # run by path: the folder of our package is the last place to look
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))
 
 # Absolute, since a program that is run by path has no package; and nothing else of ours.
-from corral.supervisor.birth import become  # noqa: TID251 - see above
-from corral.supervisor.lineage import Trees  # noqa: TID251 - see above
+from corral.supervisor.launcher.child_setup import become  # noqa: TID251 - see above
+from corral.supervisor.launcher.main_loop import Nursery  # noqa: TID251 - see above
+from corral.supervisor.launcher.process_tree import Trees  # noqa: TID251 - see above
+from corral.supervisor.launcher.protocol import Channel, encode  # noqa: TID251 - see above
+from corral.supervisor.launcher.raw_spawn import Midwife  # noqa: TID251 - see above
 from corral.supervisor.linux.cgroup import Groups  # noqa: TID251 - see above
 from corral.supervisor.linux.kernel import (  # noqa: TID251 - see above
     PR_SET_CHILD_SUBREAPER,
     PR_SET_NAME,
     prctl,
 )
-from corral.supervisor.midwife import Midwife  # noqa: TID251 - see above
-from corral.supervisor.nursery import Nursery  # noqa: TID251 - see above
-from corral.supervisor.packet import Channel, encode  # noqa: TID251 - see above
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
