@@ -20,14 +20,14 @@ from .. import __version__
 from ..worker.errors import CorralError, InvalidParams
 from . import daemon
 from .bearer import loopback
+from .config.secrets import Secrets
+from .config.spec import Config
 from .daemon import Paths
 from .diary import STDERR, Diary
 from .journal import is_stream_to_journal
 from .launch import secret_problems
 from .lifeline import Lifeline
-from .secret import Secrets
 from .socket_lock import inherited_socket
-from .spec import Config
 
 ERROR_MARK = "<3>"
 """Before a line of stderr that the journal reads: it is an error; see sd-daemon(3)."""

@@ -20,11 +20,11 @@ from ..worker.schema import (
     WhomParams,
 )
 from .agents import Addition
-from .configuration import to_table
+from .config.loader import to_table
+from .config.secrets import MASK, masked_address
 from .control import Caller, Control, method
 from .keeper import Keeper
 from .report import agent_status, ensemble_shown, exit_record
-from .secret import MASK, masked_address
 
 STDERR_LINES = 20
 

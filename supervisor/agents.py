@@ -14,14 +14,14 @@ from msgspec.structs import asdict, replace
 
 from ..mcp.pool import Pool
 from ..worker.errors import Conflict, CorralError, NotFound, Timeout
-from .configuration import check_requires, decode_agent, to_table
+from .config.diff import Plan, plan
+from .config.document import STORE
+from .config.loader import check_requires, decode_agent, to_table
+from .config.spec import Config, Spec, changed, kind_of_ensemble
 from .crew import Agent, processes_of, spec_of
-from .document import STORE
 from .ensemble import Ensembles
 from .keeper import Keeper, Service, Shared
-from .reload import Plan, plan
 from .roster import Entry
-from .spec import Config, Spec, changed, kind_of_ensemble
 from .staffing import Staffing, seen_through, was_removed
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from ..worker import codec
 from .bus import Bus, Event
 from .command import INPUT_BYTES, Commands
+from .config.spec import Config, Monitoring, Spec
 from .event_types import SKIPPED
 from .probe import http_status
-from .spec import Config, Monitoring, Spec
 
 ALERTED = (
     "health.degraded",

@@ -46,7 +46,7 @@ from .chain import (
     integer,
     to_bytes,
 )
-from .spec import Audit as Keys
+from .config.spec import Audit as Keys
 from .store import Statement, Store
 
 SOON_S = 0.04

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from ..worker.errors import CorralError, NotFound, ShuttingDown
 from . import scaling
 from .agents import Agents
+from .config.spec import Config
 from .crew import Agent, has_range
 from .keeper import Keeper
 from .lifecycle import UP, State, Worker
 from .scaling import Bounds, Decision, Load, Scaling
-from .spec import Config
 from .tasks import Tasks
 
 logger = logging.getLogger(__name__)

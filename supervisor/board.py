@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from .config.spec import Spec
 from .control import Control
 from .crew import Agent
 from .keeper import Keeper
 from .lifecycle import State
 from .report import agent_entry, frame, worker_status
-from .spec import Spec
 
 UPTIME = b'"uptime_s":'
 """Before it nothing in a worker's part was written by others, and in a text its quotes would be escaped."""

@@ -19,10 +19,10 @@ import msgspec
 from ..worker import codec
 from ..worker.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
 from .bus import Bus, Event, Subscription
+from .config.spec import Events
 from .event_types import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
 from .keeper import Incarnation, Keeper
 from .lifecycle import UP, State
-from .spec import Events
 
 MAX_DATA_BYTES = 1024 * 1024
 """The longest data of one event, as JSON."""

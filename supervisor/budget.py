@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from .bus import Bus
+from .config.spec import Spec
 from .excess import Excess
 from .quota import DAY_S, NO_COST, NO_TOKENS, Spending
-from .spec import Spec
 from .store import Store
 
 FLUSH_S = 0.1

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 from . import archive
+from .config.spec import Monitoring
 from .log_stream import LogStream, StreamName
 from .logfile import (
     CAPTURED,
@@ -35,7 +36,6 @@ from .logfile import (
     names,
     superfluous,
 )
-from .spec import Monitoring
 
 READ_BYTES = 64 * 1024  # the size of a pipe
 FLOOD_BYTES = 128 * 1024  # the size of a pipe that is always full

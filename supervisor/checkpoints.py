@@ -16,8 +16,8 @@ from ..worker import codec
 from ..worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 from ..worker.schema import CheckpointRecord
 from .bus import Bus, rfc3339
+from .config.spec import Recovery
 from .envelope import seal, unsealed
-from .spec import Recovery
 from .store import Row, Statement, Store, moment_of, number_of
 
 Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed"]

@@ -15,11 +15,11 @@ from ..mcp.session import Session
 from ..worker.errors import CorralError, Overloaded
 from . import health, lifecycle
 from .bus import Bus
-from .check import NO_ACTIONS, SIGNAL, Check
+from .config.probe_spec import NO_ACTIONS, SIGNAL, Check
+from .config.spec import Spec
 from .health import Health, Rule
 from .lifecycle import UP, State, Worker
 from .probe import Finding, Probes
-from .spec import Spec
 
 LOOK_S = 1.0
 """How often is looked whether a server that is silent has an excuse, or has said something."""

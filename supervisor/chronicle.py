@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from ..worker import codec
 from ..worker.errors import Conflict, CorralError, Overloaded
 from .bus import RESERVE, Event, Types, rfc3339
+from .config.spec import Events
 from .event_types import EXPIRED, RESERVED, is_reserved
-from .spec import Events
 from .store import Row, Statement, Store, insert
 
 SCAN_ROWS = 2_000

@@ -17,10 +17,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..worker.errors import CorralError
+from .config.spec import Spec
 from .confinement import remove_temporary
 from .launch import Host, prepare
 from .process import Child, Exit, Launch, Launcher
-from .spec import Spec
 
 OUTPUT_BYTES = 4 * 1024
 """What is kept of what a command printed: the end."""

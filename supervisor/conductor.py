@@ -29,14 +29,14 @@ from ..worker.errors import (
 from ..worker.schema import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
 from .agents import Agents
 from .attempt import ERROR_BYTES, bounded
+from .config.spec import Ensemble, kind_of_ensemble
+from .config.team import Candidate, Team, chosen
+from .config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
 from .crew import Agent
 from .keeper import Shared
 from .lifecycle import State, Worker
 from .schedule import has_capability
-from .spec import Ensemble, kind_of_ensemble
 from .tasks import Tasks
-from .team import Candidate, Team, chosen
-from .workflow import Branch, Decision, Submission, Workflow, decide, recorded
 
 OVERLOADED_S = 300.0
 """How long a part of a task is offered to a queue that is full, before that is what it fails with."""

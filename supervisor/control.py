@@ -28,13 +28,13 @@ from ..worker.schema import AttachParams
 from .agents import Agents
 from .audit import Audit, whose
 from .chain import digest
+from .config.secrets import masked
+from .config.spec import Config
 from .diary import Diary, told
 from .forwarding import Forwarding
 from .keeper import Keeper, Shared, utc_now
 from .limits import Limits
-from .secret import masked
 from .service import WorkerService, convert
-from .spec import Config
 from .statistics import Statistics
 from .tasks import Tasks
 from .timetable import Timetable

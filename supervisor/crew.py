@@ -11,9 +11,9 @@ from ..mcp.catalogue import Catalogue
 from ..mcp.messages import Tool
 from ..worker.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
 from .bench import Bench, has_place
+from .config.spec import Spec
 from .keeper import Keeper
 from .lifecycle import UP, State, Worker
-from .spec import Spec
 
 LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
 

@@ -38,7 +38,9 @@ from .checkpoints import Checkpoints
 from .chronicle import Chronicle
 from .command import Commands
 from .conductor import Conductor
-from .configuration import decode, decode_agent
+from .config.loader import decode, decode_agent
+from .config.secrets import Secrets
+from .config.spec import Config, Process, Recovery, Spec
 from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
 from .diary import Diary
@@ -59,10 +61,8 @@ from .offering import Client, ClientOffering
 from .probe import Probes
 from .process import Exit, Launcher
 from .renewal import Renewal
-from .secret import Secrets
 from .service import WorkerService
 from .socket_lock import SocketLock, group_id
-from .spec import Config, Process, Recovery, Spec
 from .statistics import Statistics
 from .store import STALL_S, Store
 from .tasks import Tasks

@@ -9,11 +9,11 @@ import msgspec
 from .. import __version__
 from ..worker.errors import CorralError
 from ..worker.schema import LogLevelParams, NoParams, ReloadParams, StatusParams
+from .config.secrets import is_reference
 from .control import Caller, Control, method, openrpc
 from .launch import secret_problems
 from .lifecycle import UP, State
 from .report import status, warmth
-from .secret import is_reference
 
 if TYPE_CHECKING:
     from .doctor import Services

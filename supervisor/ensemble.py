@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ..worker.errors import Conflict, CorralError, NotFound
 from .bus import Bus
-from .configuration import check_ensembles, decode_ensemble, ensemble_table
-from .document import STORE
-from .reload import ensemble_changes
+from .config.diff import ensemble_changes
+from .config.document import STORE
+from .config.loader import check_ensembles, decode_ensemble, ensemble_table
+from .config.spec import Ensemble, Spec, kind_of_ensemble
 from .roster import Entry, Roster
-from .spec import Ensemble, Spec, kind_of_ensemble
 
 ADDED = {"team": "team.added", "workflow": "workflow.added"}
 CHANGED = {"team": "team.changed", "workflow": "workflow.changed"}

@@ -10,10 +10,10 @@ from ..worker.errors import CorralError
 from .audit import Audit
 from .checkpoints import Checkpoints
 from .chronicle import Chronicle
+from .config.spec import Config, Spec, Tasks
 from .logs import LogStore
 from .memory import Memory
 from .records import Records, Retention
-from .spec import Config, Spec, Tasks
 from .store import Store
 
 EXPIRY_S = 3600.0

@@ -35,10 +35,11 @@ from ..worker.wire import Notification, Request
 from . import excess, lifecycle
 from .alert import Counts
 from .bus import Bus
-from .check import Readiness
 from .checkpoints import Checkpoints
 from .checkup import Checkup, Surroundings
 from .chronicle import Chronicle
+from .config.probe_spec import Readiness
+from .config.spec import Spec
 from .excess import Excess
 from .launch import Host, prepare
 from .lifecycle import UP, LastExit, State, Worker
@@ -50,7 +51,6 @@ from .offspring import Child, Exit, Launch, Parent, Scope
 from .probe import Finding, Probes
 from .process import Launcher
 from .removals import Removals
-from .spec import Spec
 from .store import Store
 from .turnstile import Turnstile
 from .zygotes import Zygotes

@@ -18,11 +18,11 @@ import msgspec
 
 from ..worker.errors import SpawnFailed
 from . import confinement
+from .config.secrets import Secrets, is_reference, read_text
+from .config.spec import Spec
 from .containment import Containment
 from .launcher.child_setup import Refused, identity_of
 from .offspring import Launch
-from .secret import Secrets, is_reference, read_text
-from .spec import Spec
 
 URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
 """The variables that tell the process of a remote server where it is, and which headers it gets, a JSON object."""

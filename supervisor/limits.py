@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..worker.errors import Overloaded
 from . import excess, throttle
 from .bus import Bus
+from .config.spec import Resources
 from .containment import Containment
 from .excess import Excess
 from .keeper import Incarnation, Keeper
@@ -23,7 +24,6 @@ from .linux import cgroup
 from .metrics import Judge, Metrics, Sample
 from .offspring import Parent
 from .process import Launcher
-from .spec import Resources
 from .throttle import Throttle
 from .usage import Tree, Usage
 

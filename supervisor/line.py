@@ -21,11 +21,11 @@ from ..worker.channel import Channel
 from ..worker.errors import CorralError, InvalidParams
 from ..worker.schema import PROTOCOL_VERSION, Hello
 from ..worker.wire import Foreign, Notification, Peer, Request
-from .check import Readiness
+from .config.probe_spec import Readiness
+from .config.spec import Spec
 from .logs import LogStream
 from .probe import Finding
 from .process import Child
-from .spec import Spec
 
 DRAIN_S = 1.0
 """How long the pipes of a dead process are still read: a grandchild may hold them open."""

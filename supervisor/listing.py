@@ -13,7 +13,7 @@ import msgspec
 from ..mcp.catalogue import Catalogue
 from ..worker import codec
 from ..worker.errors import CorralError
-from .spec import Spec
+from .config.spec import Spec
 from .store import Statement, Store
 
 MAX_KEPT_BYTES = 4 * 1024 * 1024

@@ -25,8 +25,9 @@ from ..worker.errors import (
     WorkerFailed,
 )
 from ..worker.schema import MemoryDelta, Task
-from . import spec
 from .bus import Bus, rfc3339
+from .config import spec
+from .config.spec import Config, Spec
 from .conversation import Conversation, Turn, read
 from .notebook import Notebook
 from .session_table import (
@@ -42,7 +43,6 @@ from .session_table import (
     record_of,
     stored,
 )
-from .spec import Config, Spec
 from .store import Row, Statement, Store, moment_of, number_of
 
 ROWS_MAX = 256

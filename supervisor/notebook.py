@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from ..worker import codec
 from ..worker.errors import Corrupted, InvalidParams, ResourceLimitExceeded
-from . import spec
+from .config import spec
 from .store import Row, Store, number_of
 
 MAX_VALUE_BYTES = 1024 * 1024

@@ -17,10 +17,10 @@ from ..worker.errors import InvalidParams, NotFound, PermissionDenied
 from ..worker.schema import AttachParams
 from ..worker.welcome import INSTRUCTIONS
 from .backlog import Entry
+from .config.spec import Config, Profile
 from .control import Control, Permission
 from .keeper import Keeper
 from .service import LISTING_S, access_of, concerns
-from .spec import Config, Profile
 from .steering import OWN_TOOLS, PREFIX, OwnTool, Steerer
 
 NOTHING = Access(())

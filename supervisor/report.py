@@ -22,16 +22,16 @@ from ..worker.schema import (
     WorkflowStatus,
 )
 from .bus import rfc3339
-from .configuration import ensemble_table
+from .config.loader import ensemble_table
+from .config.spec import Ensemble, Spec, kind_of_ensemble
+from .config.team import Team
 from .control import Control
 from .crew import Agent, has_range, is_at_risk
 from .health import Health
 from .keeper import Keeper
 from .launch import why_cold
 from .lifecycle import ASKED_FOR, LastExit, State
-from .spec import Ensemble, Spec, kind_of_ensemble
 from .store import STALL_S
-from .team import Team
 
 LAST_WORDS = 5
 """Lines of stderr of a server that gave up, in `status`; `show` has more."""

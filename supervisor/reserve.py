@@ -16,12 +16,12 @@ import msgspec
 
 from ..worker.errors import CorralError
 from .bus import Bus
+from .config.spec import Spec
 from .confinement import remove_temporary
 from .launch import Host, prepare
 from .link import close_all
 from .linux import kernel
 from .offspring import Child, Exit, Launch
-from .spec import Spec
 from .warmth import SPARE_S, doubled_s
 from .zygote import Zygote
 

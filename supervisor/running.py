@@ -23,6 +23,7 @@ from ..worker.errors import (
     Timeout,
 )
 from . import lifecycle
+from .config.spec import Config
 from .crew import Agent, has_range, not_paused, not_up, users, waves
 from .keeper import Keeper, Shared, utc_now
 from .lifecycle import UP, State, Worker
@@ -40,7 +41,6 @@ from .outlook import (
 )
 from .process import Exit
 from .roster import Brake, Roster
-from .spec import Config
 
 Exits: TypeAlias = Mapping[str, lifecycle.LastExit | None]
 """Last exits by worker id."""

@@ -46,13 +46,13 @@ from .broker import Broker
 from .bus import rfc3339
 from .chain import digest
 from .checkpoints import Reason
+from .config.secrets import masked
+from .config.spec import Events, Spec
 from .delegation import Delegation
 from .hibernation import Hibernation
 from .keeper import Keeper, Shared
 from .lifecycle import UP, State
 from .memory import Memory
-from .secret import masked
-from .spec import Events, Spec
 from .tasks import Tasks
 
 LEVELS = ("debug", "info", "warning", "error", "critical")

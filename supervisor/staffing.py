@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from ..mcp.pool import Pool
 from ..worker.errors import CorralError, NotFound, ResourceLimitExceeded
-from .configuration import to_table
+from .config.loader import to_table
+from .config.spec import Config, Scale, Spec
 from .crew import Agent, check_range, has_range, spec_of
 from .keeper import Keeper, Service, Shared
 from .listing import Listings
 from .running import Running
-from .spec import Config, Scale, Spec
 from .tool_server import ToolServers
 
 

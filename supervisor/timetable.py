@@ -31,10 +31,10 @@ from ..worker.errors import (
 from ..worker.schema import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
 from .bus import Bus
 from .calendar import LATE_S, Due, Times, check, decide, following
+from .config.values import Refused
 from .quota import normalised
 from .store import Row, Store
 from .tasks import Tasks
-from .values import Refused
 
 MOST_SCHEDULES = 1_000
 

@@ -17,12 +17,12 @@ from ..mcp.pool import Pool
 from ..mcp.session import Session
 from ..worker.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
 from .bus import Bus
+from .config.spec import Spec
 from .crew import Agent, is_at_risk, not_up
 from .keeper import Keeper
 from .lifecycle import ASKED_FOR, UP, State, Worked, Worker
 from .line import McpLine
 from .listing import Listings, fingerprint
-from .spec import Spec
 
 GONE_S = 5.0
 """How long a process that has closed its pipes is waited for: until then its end is told, or it lives on deaf."""

@@ -18,13 +18,13 @@ import msgspec
 from ..worker.errors import CorralError, SpawnFailed
 from . import warmth
 from .bus import Bus
+from .config.spec import Spec
 from .launch import Host, prepare, prepare_zygote, why_cold
 from .lifecycle import UP, Worker
 from .logs import LogLimits, LogStore, LogWriter
 from .offspring import Child, Exit, Launch, Parent
 from .process import Launcher
 from .reserve import Reserve, substance
-from .spec import Spec
 from .warmth import Phase, Warmth
 from .zygote import Loaded, Zygote
 

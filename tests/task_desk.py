@@ -14,12 +14,12 @@ from msgspec.structs import replace
 from corral.supervisor import keeper, ledger, performance, tasks
 from corral.supervisor.agents import Agents
 from corral.supervisor.bus import rfc3339
+from corral.supervisor.config.spec import Audit as AuditSection
+from corral.supervisor.config.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
+from corral.supervisor.config.spec import Tasks as Section
 from corral.supervisor.crew import Agent
 from corral.supervisor.keeper import Shared
 from corral.supervisor.lifecycle import State, Worker
-from corral.supervisor.spec import Audit as AuditSection
-from corral.supervisor.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
-from corral.supervisor.spec import Tasks as Section
 from corral.supervisor.store import Statement, Store
 from corral.supervisor.tasks import Tasks
 from corral.worker.channel import Call

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from corral.supervisor.calendar import JUMP_S, LATE_S, Due, Times, check, decide, following
-from corral.supervisor.values import Refused
+from corral.supervisor.config.values import Refused
 
 YEAR_S = 365 * 86_400.0
 

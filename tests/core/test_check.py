@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import configuration, spec
-from corral.supervisor.check import Check, Readiness
-from corral.supervisor.spec import Spec
+from corral.supervisor.config import loader, spec
+from corral.supervisor.config.probe_spec import Check, Readiness
+from corral.supervisor.config.spec import Spec
 from corral.worker.errors import InvalidParams
 
 PROGRAM = '[agents.a]\ncommand = ["x"]\nprotocol = "none"\n'
@@ -16,7 +16,7 @@ SERVER = '[mcp.servers.a]\ncommand = ["x"]\n'
 
 
 def decoded(text: str) -> Spec:
-    return configuration.decode(text, source="corral.toml", directory="/etc").agents["a"]
+    return loader.decode(text, source="corral.toml", directory="/etc").agents["a"]
 
 
 # -- what is in force
@@ -189,14 +189,14 @@ def test_checks_survive_their_own_table(seed: int) -> None:
         table["ready"] = rng.choice([{"log": "x"}, {"tcp": "h:1", "interval": 2}, {"exec": ["e"]}])
     if rng.random() < 0.5:
         table["monitoring"] = {"alert": ["mail", "me"], "alert_url": "http://h/"}
-    defaults = configuration.decode("", source="", directory="/").defaults
+    defaults = loader.decode("", source="", directory="/").defaults
 
     def read(raw: Any) -> Spec:  # Any: a table
-        return configuration.decode_agent(
+        return loader.decode_agent(
             "a", raw, kind="agent", defaults=defaults, source="", directory="/"
         )
 
     old = read(table)
-    written = configuration.to_table(old, defaults)
+    written = loader.to_table(old, defaults)
     assert json.loads(json.dumps(written)) == written
     assert read(written) == old

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from corral.supervisor import excess
+from corral.supervisor.config.spec import Resources
 from corral.supervisor.excess import (
     MIN_LOOK_S,
     SHARE,
@@ -12,7 +13,6 @@ from corral.supervisor.excess import (
     look_in_s,
     pause_s,
 )
-from corral.supervisor.spec import Resources
 
 MIB = 1024 * 1024
 

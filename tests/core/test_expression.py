@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.expression import (
+from corral.supervisor.config.expression import (
     MAX_BYTES,
     BadExpression,
     Use,

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from corral.mcp.liveness import Liveness
 from corral.supervisor import health
-from corral.supervisor.check import Check
+from corral.supervisor.config.probe_spec import Check
 from corral.supervisor.health import (
     RECHECK_S,
     Acted,

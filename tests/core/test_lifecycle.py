@@ -14,7 +14,8 @@ import pytest
 from msgspec.structs import replace
 
 from corral.supervisor import lifecycle
-from corral.supervisor.check import Readiness
+from corral.supervisor.config.probe_spec import Readiness
+from corral.supervisor.config.spec import Monitoring, Process, Recovery, Spec
 from corral.supervisor.lifecycle import (
     ABORT_GRACE_S,
     ALIVE_S,
@@ -51,7 +52,6 @@ from corral.supervisor.lifecycle import (
     Worked,
     Worker,
 )
-from corral.supervisor.spec import Monitoring, Process, Recovery, Spec
 
 DOC = Path(__file__).parents[2] / "docs" / "LIFECYCLE.md"
 SPEC = Spec(name="a", kind="agent", source="test", command=("a",))

@@ -19,7 +19,8 @@ import pytest
 from msgspec.structs import asdict, replace
 
 from corral.supervisor import lifecycle, restart
-from corral.supervisor.check import Readiness
+from corral.supervisor.config.probe_spec import Readiness
+from corral.supervisor.config.spec import Monitoring, Process, Recovery, Spec
 from corral.supervisor.lifecycle import (
     TRANSITIONS,
     UP,
@@ -54,7 +55,6 @@ from corral.supervisor.lifecycle import (
     Worked,
     Worker,
 )
-from corral.supervisor.spec import Monitoring, Process, Recovery, Spec
 
 SEEDS = range(150)
 EVENTS = 500

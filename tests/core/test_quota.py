@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from corral.supervisor import quota
+from corral.supervisor.config.spec import Tasks
 from corral.supervisor.quota import (
     MAX_NARROWING,
     MAX_OBJECTIVE_CHARS,
@@ -18,7 +19,6 @@ from corral.supervisor.quota import (
     overspent,
     within,
 )
-from corral.supervisor.spec import Tasks
 from corral.worker.errors import InvalidParams, ResourceLimitExceeded
 from corral.worker.schema import Boundaries, OutputFormat, Retry, Task, TaskParams
 

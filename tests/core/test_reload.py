@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.configuration import decode
-from corral.supervisor.reload import Plan, plan
-from corral.supervisor.spec import Config
+from corral.supervisor.config.diff import Plan, plan
+from corral.supervisor.config.loader import decode
+from corral.supervisor.config.spec import Config
 
 
 def config(text: str) -> Config:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corral.supervisor.config.spec import Recovery
 from corral.supervisor.restart import JITTER, Again, History, Rest, after_life, backoff_s, decide
-from corral.supervisor.spec import Recovery
 
 DEFAULT = Recovery()
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.supervisor import schedule
+from corral.supervisor.config.spec import Resources, Spec, Tasks
 from corral.supervisor.schedule import AGING_S, Attempted, Limits, Load, Policy, Slot
-from corral.supervisor.spec import Resources, Spec, Tasks
 from corral.worker.schema import Boundaries, Retry
 
 EPOCH_S = 1_790_000_000.0

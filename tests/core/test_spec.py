@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from corral.supervisor import configuration, reload, spec, values
-from corral.supervisor.document import STORE
-from corral.supervisor.spec import Config, Defaults, Scale, Spec
+from corral.supervisor.config import diff, loader, spec, values
+from corral.supervisor.config.document import STORE
+from corral.supervisor.config.spec import Config, Defaults, Scale, Spec
 from corral.worker.errors import InvalidParams
 
 FILE = "/etc/corral/corral.toml"
@@ -47,7 +47,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
 
 
 def decode(text: str) -> Config:
-    return configuration.decode(text, source=FILE, directory=FOLDER)
+    return loader.decode(text, source=FILE, directory=FOLDER)
 
 
 def refused(text: str) -> InvalidParams:
@@ -175,7 +175,7 @@ def test_a_working_directory_defaults_to_where_the_table_came_from() -> None:
         ("", "/home/me"),
         ("[process]\nworking_directory = 'w'\n", f"{FOLDER}/w"),
     ):
-        added = configuration.decode_agent(
+        added = loader.decode_agent(
             "a", table, kind="agent", defaults=decode(section).defaults, source="store", directory="/home/me"
         )  # fmt: skip
         assert added.process.working_directory == folder
@@ -490,13 +490,13 @@ def test_a_long_chain_of_requires_is_no_circle() -> None:
 
 def test_requires_of_a_running_set_are_checked_too() -> None:
     agents = decode(AGENT).agents
-    added = configuration.decode_agent(
+    added = loader.decode_agent(
         "b", {"command": ["x"], "requires": ["nobody"]},
         kind="agent", defaults=Defaults(), source="store", directory="/",
     )  # fmt: skip
-    configuration.check_requires(agents)
+    loader.check_requires(agents)
     with pytest.raises(InvalidParams) as caught:
-        configuration.check_requires({**agents, "b": added})
+        loader.check_requires({**agents, "b": added})
     assert (caught.value.data["file"], caught.value.data["key"]) == ("store", "agents.b.requires")
 
 
@@ -513,7 +513,7 @@ def test_a_refused_agent_that_is_in_no_file_is_named_itself_and_no_file_is(
     name: str, kind: Literal["agent", "mcp"], table: dict[str, object], named: str
 ) -> None:
     with pytest.raises(InvalidParams) as caught:
-        configuration.decode_agent(
+        loader.decode_agent(
             name, table, kind=kind, defaults=Defaults(), source=STORE, directory="/"
         )
     assert f'"{name}"' in caught.value.message
@@ -526,7 +526,7 @@ def test_a_refused_agent_that_is_in_no_file_is_named_itself_and_no_file_is(
 )
 def test_a_table_from_elsewhere_is_refused_the_same_way(table: Any) -> None:  # Any: not a table
     with pytest.raises(InvalidParams) as caught:
-        configuration.decode_agent(
+        loader.decode_agent(
             "a", table, kind="agent", defaults=Defaults(), source="store", directory="/"
         )
     assert caught.value.data["file"] == "store"
@@ -583,7 +583,7 @@ def test_any_table_is_decoded_or_refused(
 ) -> None:
     assert_plain(
         refusal(
-            lambda: configuration.decode_agent(
+            lambda: loader.decode_agent(
                 "a", table, kind=kind, defaults=Defaults(), source="f", directory="/d"
             )
         )
@@ -675,7 +675,7 @@ def test_a_spec_survives_its_own_table(seed: int) -> None:
     sections = some_sections(rng, isolated)
     document = {**sections, "agents": {}}
     defaults = decode(toml(document)).defaults
-    old = configuration.decode_agent(
+    old = loader.decode_agent(
         "a",
         some_table(rng, kind, isolated),
         kind=kind,
@@ -683,17 +683,17 @@ def test_a_spec_survives_its_own_table(seed: int) -> None:
         source=FILE,
         directory="/first",
     )
-    table = configuration.to_table(old, defaults)
+    table = loader.to_table(old, defaults)
     assert json.loads(json.dumps(table, allow_nan=False)) == table
-    new = configuration.decode_agent(
+    new = loader.decode_agent(
         "a", table, kind=kind, defaults=defaults, source=FILE, directory="/second"
     )
     assert new == old
-    assert configuration.to_table(new, defaults) == table
+    assert loader.to_table(new, defaults) == table
     for key in table:
         if key not in ("command", "entrypoint", "python"):
             fewer = {k: v for k, v in table.items() if k != key}
-            without = configuration.decode_agent("a", fewer, kind=kind, defaults=defaults, source=FILE, directory="/second")  # fmt: skip
+            without = loader.decode_agent("a", fewer, kind=kind, defaults=defaults, source=FILE, directory="/second")  # fmt: skip
             assert without != old, f"{key} is not needed"
 
 
@@ -718,8 +718,8 @@ def inline(value: object) -> str:
 def test_a_table_is_minimal() -> None:
     config = decode("[recovery]\nrestart = 'always'\n[process]\nworking_directory = '/w'\n" + AGENT)
     agent = config.agents["a"]
-    assert configuration.to_table(agent, config.defaults) == {"command": ["x"]}
-    assert configuration.to_table(agent) == {
+    assert loader.to_table(agent, config.defaults) == {"command": ["x"]}
+    assert loader.to_table(agent) == {
         "command": ["x"],
         "process": {"working_directory": "/w"},
         "recovery": {"restart": "always"},
@@ -728,8 +728,8 @@ def test_a_table_is_minimal() -> None:
 
 def test_a_disabled_cortex_survives_its_own_table() -> None:
     config = decode("[mcp.servers.cortex]\ndisabled = true\n")
-    table = configuration.to_table(config.agents["cortex"], config.defaults)
-    again = configuration.decode_agent("cortex", table, kind="mcp", defaults=config.defaults, source=FILE, directory="/")  # fmt: skip
+    table = loader.to_table(config.agents["cortex"], config.defaults)
+    again = loader.decode_agent("cortex", table, kind="mcp", defaults=config.defaults, source=FILE, directory="/")  # fmt: skip
     assert again == config.agents["cortex"]
 
 
@@ -825,7 +825,7 @@ def test_the_manual_says_what_a_change_needs(heading: str) -> None:
     old = decode(AGENT).agents["a"]
     for key, cells in manual_rows(heading).items():
         if name in DAEMON_WIDE:
-            assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in reload.LIVE), key
+            assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in diff.LIVE), key
             assert cells[-1].startswith("daemon"), key
             continue
         if name in Defaults.__struct_fields__:
@@ -833,7 +833,7 @@ def test_the_manual_says_what_a_change_needs(heading: str) -> None:
         else:
             new = replace(old, **{key: object()})
         expected = set[str]() if cells[-1].startswith("daemon") else {cells[-1]}
-        assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in reload.LIVE) or (
+        assert (cells[-1] == "daemon, live") == (f"{name}.{key}" in diff.LIVE) or (
             cells[-1] == "daemon"
         ), key
         assert set(spec.changed(old, new).values()) == expected, key

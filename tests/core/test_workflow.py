@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.configuration import check_ensembles, decode, decode_ensemble, ensemble_table
-from corral.supervisor.spec import Config, kind_of_ensemble
-from corral.supervisor.team import TEAM_KEYS, Candidate, chosen, circle
-from corral.supervisor.workflow import (
+from corral.supervisor.config.loader import check_ensembles, decode, decode_ensemble, ensemble_table
+from corral.supervisor.config.spec import Config, kind_of_ensemble
+from corral.supervisor.config.team import TEAM_KEYS, Candidate, chosen, circle
+from corral.supervisor.config.workflow import (
     STEP_KEYS,
     WORKFLOW_KEYS,
     Branch,

@@ -21,9 +21,9 @@ from corral.supervisor import audit as audit_module
 from corral.supervisor import chain, database
 from corral.supervisor.audit import Audit
 from corral.supervisor.chain import ROW_BYTES, Position, parse_position
+from corral.supervisor.config.spec import Audit as Keys
 from corral.supervisor.control import Control, Method, Permission, Serve
 from corral.supervisor.database import MIGRATIONS
-from corral.supervisor.spec import Audit as Keys
 from corral.supervisor.store import Store
 from corral.worker.errors import (
     Conflict,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from corral.supervisor.budget import Budgets
 from corral.supervisor.bus import Bus, Event
-from corral.supervisor.spec import Resources, Spec, Tasks
+from corral.supervisor.config.spec import Resources, Spec, Tasks
 from corral.supervisor.store import Store
 from worker_peer import on_loop
 

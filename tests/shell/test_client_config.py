@@ -21,8 +21,8 @@ from corral.cli.client_config import (
     with_references,
 )
 from corral.cli.client_file import Section, Surroundings, plain_json, read, usual_files
-from corral.supervisor.configuration import decode
-from corral.supervisor.spec import Config
+from corral.supervisor.config.loader import decode
+from corral.supervisor.config.spec import Config
 from corral.worker.errors import InvalidParams
 
 CORRAL = [sys.executable, "-P", "-m", "corral.cli"]

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from corral.supervisor import conductor
 from corral.supervisor.conductor import Conductor
-from corral.supervisor.team import Team
-from corral.supervisor.workflow import Step, Workflow
+from corral.supervisor.config.team import Team
+from corral.supervisor.config.workflow import Step, Workflow
 from corral.worker.errors import Overloaded, ResourceLimitExceeded
 from corral.worker.schema import Task, TaskParams, TaskResult
 

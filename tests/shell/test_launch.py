@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.configuration import decode
+from corral.supervisor.config.loader import decode
+from corral.supervisor.config.secrets import MAX_BYTES, Secrets
+from corral.supervisor.config.spec import Spec
 from corral.supervisor.launch import (
     HEADERS,
     URL,
@@ -19,8 +21,6 @@ from corral.supervisor.launch import (
     secret_problems,
 )
 from corral.supervisor.launcher import child_setup
-from corral.supervisor.secret import MAX_BYTES, Secrets
-from corral.supervisor.spec import Spec
 from corral.worker.errors import InvalidParams, SpawnFailed
 
 VALUE = "hunter2"

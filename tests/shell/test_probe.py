@@ -16,14 +16,14 @@ from msgspec.structs import replace
 
 from corral.supervisor import command, probe
 from corral.supervisor.alert import BURST, INTERVAL_S, Allowance
-from corral.supervisor.check import Check, Readiness
 from corral.supervisor.command import Commands, Outcome
+from corral.supervisor.config.probe_spec import Check, Readiness
+from corral.supervisor.config.spec import Process, Resources, Spec
 from corral.supervisor.launch import Host
 from corral.supervisor.line import WATCHED_BYTES, LogWatch
 from corral.supervisor.logs import LogLimits, LogStore
 from corral.supervisor.probe import PER_AGENT_MAX, Finding, Probes, ask_http, ask_tcp, http_status
 from corral.supervisor.process import Exit, Launcher
-from corral.supervisor.spec import Process, Resources, Spec
 
 BOUND_S = 20.0
 SHORT_S = 0.2

@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 
 from corral.supervisor.bus import Bus
-from corral.supervisor.configuration import decode
+from corral.supervisor.config.loader import decode
 from corral.supervisor.launch import Host
 from corral.supervisor.offspring import Child, Launch
 from corral.supervisor.reserve import Reserve, Spare

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.secret import MAX_BYTES, Secrets, masked
+from corral.supervisor.config.secrets import MAX_BYTES, Secrets, masked
 from corral.worker.errors import SpawnFailed
 
 VALUE = "open sesame 4711"

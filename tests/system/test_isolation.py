@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.configuration import decode
+from corral.supervisor.config.loader import decode
 from corral.supervisor.linux import landlock
 from corral.worker.errors import CorralError, InvalidParams
 from daemon_process import AGENTS, DaemonProcess

@@ -27,7 +27,7 @@ from typing import (
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .check import TIMEOUT_S, Actions, Check, Checks, Ready, http_url
+from .probe_spec import TIMEOUT_S, Actions, Check, Checks, Ready, http_url
 from .team import Team
 from .values import (
     DAY_S,

@@ -1,0 +1,1 @@
+"""Defines what a configuration means, as pure values: parsing, checking, comparing."""
