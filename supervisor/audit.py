@@ -47,7 +47,7 @@ from .chain import (
     to_bytes,
 )
 from .config.spec import Audit as Keys
-from .store import Statement, Store
+from .store.store import Statement, Store
 
 SOON_S = 0.04
 """How long a record that nobody waits for may wait for others, to be stored with them."""

@@ -14,7 +14,7 @@ from .bus import Bus
 from .config.spec import Spec
 from .excess import Excess
 from .quota import DAY_S, NO_COST, NO_TOKENS, Spending
-from .store import Store
+from .store.store import Store
 
 FLUSH_S = 0.1
 """So long costs are gathered before they are written down."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..worker import codec
-from .store import Row, insert
+from .store.store import Row, insert
 
 MAX_RECORD_BYTES = 16 * 1024
 """No record is longer: whoever makes one cuts it."""

@@ -17,8 +17,8 @@ from ..worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 from ..worker.schema import CheckpointRecord
 from .bus import Bus, rfc3339
 from .config.spec import Recovery
-from .envelope import seal, unsealed
-from .store import Row, Statement, Store, moment_of, number_of
+from .store.sealed import seal, unsealed
+from .store.store import Row, Statement, Store, moment_of, number_of
 
 Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed"]
 """Why one was saved: a task or a worker did so by itself; somebody asked for it; time had passed; before its process

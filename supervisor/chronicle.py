@@ -22,7 +22,7 @@ from ..worker.errors import Conflict, CorralError, Overloaded
 from .bus import RESERVE, Event, Types, rfc3339
 from .config.spec import Events
 from .event_types import EXPIRED, RESERVED, is_reserved
-from .store import Row, Statement, Store, insert
+from .store.store import Row, Statement, Store, insert
 
 SCAN_ROWS = 2_000
 """Rows that one read looks at."""

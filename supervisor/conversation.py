@@ -18,7 +18,7 @@ from msgspec import Raw, Struct
 from ..worker import codec
 from ..worker.errors import Corrupted, ResourceLimitExceeded
 from ..worker.schema import MemoryChanges, MemoryDelta
-from .envelope import unsealed
+from .store.sealed import unsealed
 
 VERSION = 1
 """Of the record of a turn."""

@@ -56,7 +56,6 @@ from .logs import LogStore
 from .loss import Losses
 from .memory import Memory
 from .methods import METHODS
-from .numbering import Numbering
 from .offering import Client, ClientOffering
 from .probe import Probes
 from .process import Exit, Launcher
@@ -64,7 +63,8 @@ from .renewal import Renewal
 from .service import WorkerService
 from .socket_lock import SocketLock, group_id
 from .statistics import Statistics
-from .store import STALL_S, Store
+from .store.incarnations import Numbering
+from .store.store import STALL_S, Store
 from .tasks import Tasks
 from .timetable import Timetable
 from .zygotes import Zygotes

@@ -14,7 +14,7 @@ from .config.spec import Config, Spec, Tasks
 from .logs import LogStore
 from .memory import Memory
 from .records import Records, Retention
-from .store import Store
+from .store.store import Store
 
 EXPIRY_S = 3600.0
 """How often what has expired is removed."""

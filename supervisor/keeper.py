@@ -46,12 +46,12 @@ from .lifecycle import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
 from .logfile import severity
 from .logs import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
-from .numbering import Numbering
 from .offspring import Child, Exit, Launch, Parent, Scope
 from .probe import Finding, Probes
 from .process import Launcher
 from .removals import Removals
-from .store import Store
+from .store.incarnations import Numbering
+from .store.store import Store
 from .turnstile import Turnstile
 from .zygotes import Zygotes
 

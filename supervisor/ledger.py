@@ -25,8 +25,8 @@ from .backlog import Backlog, Entry
 from .bus import rfc3339
 from .keeper import Shared
 from .records import Page, Records, cursor_of, place_of
-from .sheet import Sheets, Writing
-from .store import Statement
+from .store.batch import Sheets, Writing
+from .store.store import Statement
 
 RETRY_AFTER_S = 1.0
 

@@ -43,7 +43,7 @@ from .session_table import (
     record_of,
     stored,
 )
-from .store import Row, Statement, Store, moment_of, number_of
+from .store.store import Row, Statement, Store, moment_of, number_of
 
 ROWS_MAX = 256
 """Turns that are stored one by one before they are put together."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..worker.schema import Task, TaskKind, TaskParams, TaskResult
 from .crew import Agent
-from .store import Statement
+from .store.store import Statement
 
 
 class Conductor(Protocol):

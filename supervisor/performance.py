@@ -45,7 +45,7 @@ from .keeper import Keeper
 from .ledger import REASON_CHARS, RETRY_AFTER_S, Ledger
 from .partners import Checkpoints, Conductor, Sessions
 from .schedule import Attempted, Policy, policy, retries, retry_delay_s
-from .sheet import Writing
+from .store.batch import Writing
 
 CLOSE_S = 10.0
 """How long what is still being written down is waited for at the end."""

@@ -31,7 +31,7 @@ from .health import Health
 from .keeper import Keeper
 from .launch import why_cold
 from .lifecycle import ASKED_FOR, LastExit, State
-from .store import STALL_S
+from .store.store import STALL_S
 
 LAST_WORDS = 5
 """Lines of stderr of a server that gave up, in `status`; `show` has more."""

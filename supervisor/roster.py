@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from ..worker import codec
-from .store import Statement, Store
+from .store.store import Statement, Store
 
 BRAKE = "emergency_stop"
 """The key in `meta` under which the brake is kept."""

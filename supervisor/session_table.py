@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..worker.errors import CorralError, Corrupted
 from .conversation import Conversation, Stored, Turn, encoded, read
-from .envelope import seal
-from .store import Row, Statement, moment_of, number_of
+from .store.sealed import seal
+from .store.store import Row, Statement, moment_of, number_of
 
 Name = tuple[str, str]
 """Of a session: the agent's, and its own among those of the agent."""

@@ -48,7 +48,7 @@ from .performance import gone
 from .quota import normalised, within
 from .records import Page, Records
 from .schedule import Attempted, policy, retries
-from .sheet import Writing
+from .store.batch import Writing
 from .waitlist import doomed, reason_of
 
 HALT_S = 10.0

@@ -33,7 +33,7 @@ from .bus import Bus
 from .calendar import LATE_S, Due, Times, check, decide, following
 from .config.values import Refused
 from .quota import normalised
-from .store import Row, Store
+from .store.store import Row, Store
 from .tasks import Tasks
 
 MOST_SCHEDULES = 1_000

@@ -20,7 +20,7 @@ from corral.supervisor.config.spec import Tasks as Section
 from corral.supervisor.crew import Agent
 from corral.supervisor.keeper import Shared
 from corral.supervisor.lifecycle import State, Worker
-from corral.supervisor.store import Statement, Store
+from corral.supervisor.store.store import Statement, Store
 from corral.supervisor.tasks import Tasks
 from corral.worker.channel import Call
 from corral.worker.errors import (

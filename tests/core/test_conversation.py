@@ -16,7 +16,7 @@ from corral.supervisor.conversation import (
     encoded,
     read,
 )
-from corral.supervisor.envelope import seal
+from corral.supervisor.store.sealed import seal
 from corral.worker import codec
 from corral.worker.errors import Corrupted, ResourceLimitExceeded
 from corral.worker.memory import Memory

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from corral.supervisor.envelope import (
+from corral.supervisor.store.sealed import (
     HEADER_BYTES,
     MAGIC,
     VERSION,

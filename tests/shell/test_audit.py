@@ -18,13 +18,14 @@ import pytest
 import uvloop
 
 from corral.supervisor import audit as audit_module
-from corral.supervisor import chain, database
+from corral.supervisor import chain
 from corral.supervisor.audit import Audit
 from corral.supervisor.chain import ROW_BYTES, Position, parse_position
 from corral.supervisor.config.spec import Audit as Keys
 from corral.supervisor.control import Control, Method, Permission, Serve
-from corral.supervisor.database import MIGRATIONS
-from corral.supervisor.store import Store
+from corral.supervisor.store import schema
+from corral.supervisor.store.schema import MIGRATIONS
+from corral.supervisor.store.store import Store
 from corral.worker.errors import (
     Conflict,
     CorralError,
@@ -174,7 +175,7 @@ def test_a_store_of_an_earlier_version_gets_an_audit(path: Path) -> None:
         path,
         *MIGRATIONS[0].split(";"),
         "INSERT INTO tool_call (at, tool) VALUES ('2026-01-01T00:00:00Z', 'a__b')",
-        f"PRAGMA application_id = {database.APPLICATION_ID}",
+        f"PRAGMA application_id = {schema.APPLICATION_ID}",
         "PRAGMA user_version = 1",
     )
 
@@ -426,7 +427,7 @@ class Held:
 def test_a_store_that_takes_nothing_holds_up_an_answer_for_a_bounded_time_and_loses_no_record(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", BOUND_S)
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", BOUND_S)
     monkeypatch.setattr(audit_module, "KEEP_S", 0.05)
 
     async def test(audit: Audit, store: Store) -> None:
@@ -454,7 +455,7 @@ def test_a_store_that_takes_nothing_holds_up_an_answer_for_a_bounded_time_and_lo
 def test_records_beyond_what_may_wait_are_counted_and_their_place_says_how_many(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.05)
     monkeypatch.setattr(audit_module, "WAITING_LIMIT", 10)
 
     async def test(audit: Audit, store: Store) -> None:

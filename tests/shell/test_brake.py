@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.supervisor import database
 from corral.supervisor import running as running_module
 from corral.supervisor.running import Running
-from corral.supervisor.store import Store
+from corral.supervisor.store import schema
+from corral.supervisor.store.store import Store
 from corral.worker.errors import Overloaded
 
 BOUND_S = 30.0
@@ -22,7 +22,7 @@ BOUND_S = 30.0
 def test_an_emergency_stop_is_in_force_and_answered_while_the_disk_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", BOUND_S)  # as a disk that hangs
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", BOUND_S)  # as a disk that hangs
     monkeypatch.setattr(running_module, "BRAKE_S", 0.05)
     path = tmp_path / "corral.db"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from corral.supervisor.budget import Budgets
 from corral.supervisor.bus import Bus, Event
 from corral.supervisor.config.spec import Resources, Spec, Tasks
-from corral.supervisor.store import Store
+from corral.supervisor.store.store import Store
 from worker_peer import on_loop
 
 DAY_S = 86_400.0

@@ -11,7 +11,7 @@ import pytest
 from corral.supervisor.bus import Bus, Event
 from corral.supervisor.checkpoints import BESIDE_BYTES, Checkpoints, Resumption
 from corral.supervisor.config.spec import Recovery
-from corral.supervisor.store import Store
+from corral.supervisor.store.store import Store
 from corral.worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 
 LIMITS = Recovery(

@@ -15,7 +15,7 @@ from corral.supervisor.backlog import Entry
 from corral.supervisor.bus import Bus
 from corral.supervisor.lifecycle import State
 from corral.supervisor.schedule import Limits
-from corral.supervisor.store import Statement
+from corral.supervisor.store.store import Statement
 from corral.supervisor.timetable import Timetable
 from corral.supervisor.waitlist import Waitlist
 from corral.worker.errors import (

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from corral.supervisor.bus import Bus
 from corral.supervisor.config import spec
 from corral.supervisor.config.loader import decode
-from corral.supervisor.database import APPLICATION_ID, MIGRATIONS
 from corral.supervisor.memory import ROWS_MAX, SINCE_BYTES, Memory
-from corral.supervisor.store import Store
+from corral.supervisor.store.schema import APPLICATION_ID, MIGRATIONS
+from corral.supervisor.store.store import Store
 from corral.worker import codec
 from corral.worker.errors import (
     Conflict,

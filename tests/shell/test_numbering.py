@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from corral.supervisor.numbering import Numbering
-from corral.supervisor.store import Store
+from corral.supervisor.store.incarnations import Numbering
+from corral.supervisor.store.store import Store
 from corral.worker.errors import ShuttingDown
 
 BOUND_S = 60.0

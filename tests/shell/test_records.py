@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from corral.supervisor import records as room
 from corral.supervisor.records import Records, Retention
-from corral.supervisor.store import Store
+from corral.supervisor.store.store import Store
 from corral.worker.errors import Conflict, Corrupted, InvalidParams
 from corral.worker.schema import Boundaries, Task, TaskListParams, TasksParams
 

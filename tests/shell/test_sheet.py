@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.sheet import SHEET_BYTES, SHEET_ROWS, Sheets
-from corral.supervisor.store import Store
+from corral.supervisor.store.batch import SHEET_BYTES, SHEET_ROWS, Sheets
+from corral.supervisor.store.store import Store
 from corral.worker.errors import Conflict
 
 SAVE = (

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from corral.supervisor import database
-from corral.supervisor import store as store_module
-from corral.supervisor.store import Statement, Store, insert
+from corral.supervisor.store import schema
+from corral.supervisor.store import store as store_module
+from corral.supervisor.store.store import Statement, Store, insert
 from corral.worker.errors import Conflict, Overloaded, PermissionDenied, ShuttingDown
 
 BOUND_S = 60.0
@@ -222,7 +222,7 @@ def test_a_read_does_not_wait_for_a_write(path: Path) -> None:
 def test_a_lock_that_is_never_released_fails_the_write_typed_and_the_store_recovers(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.05)
 
     async def test(store: Store) -> None:
         other = sqlite3.connect(path, isolation_level=None)

@@ -25,8 +25,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from ..worker.errors import Overloaded, ShuttingDown
-from .database import RETRY_AFTER_S, open_database, primary_code, typed_error
+from ...worker.errors import Overloaded, ShuttingDown
+from .schema import RETRY_AFTER_S, open_database, primary_code, typed_error
 
 Params: TypeAlias = Sequence[object] | Mapping[str, object]
 Row: TypeAlias = tuple[object, ...]

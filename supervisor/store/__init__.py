@@ -1,0 +1,1 @@
+"""Owns the SQLite database: schema, group commit, batches, identifiers."""
