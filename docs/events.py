@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from corral.supervisor.event_types import CATALOGUE, RESERVED, EventType
+from corral.supervisor.events.catalog import CATALOGUE, RESERVED, EventType
 
 PAGE = Path(__file__).with_name("EVENTS.md")
 

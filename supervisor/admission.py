@@ -16,8 +16,8 @@ from .agents import Agents
 from .attempt import RECORD_MARGIN_BYTES, words_bytes
 from .backlog import Backlog, Entry
 from .bench import has_place
-from .bus import rfc3339
 from .crew import Agent
+from .events.bus import rfc3339
 from .keeper import Keeper
 from .lifecycle import State, Worker
 from .partners import Hibernation

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from ..worker import codec
-from .bus import Bus, Event
 from .command import INPUT_BYTES, Commands
 from .config.spec import Config, Monitoring, Spec
-from .event_types import SKIPPED
+from .events.bus import Bus, Event
+from .events.catalog import SKIPPED
 from .probe import http_status
 
 ALERTED = (

@@ -18,9 +18,9 @@ import msgspec
 
 from ..worker import codec
 from ..worker.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
-from .bus import Bus, Event, Subscription
 from .config.spec import Events
-from .event_types import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
+from .events.bus import Bus, Event, Subscription
+from .events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
 from .keeper import Incarnation, Keeper
 from .lifecycle import UP, State
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from .bus import Bus
 from .config.spec import Spec
+from .events.bus import Bus
 from .excess import Excess
 from .quota import DAY_S, NO_COST, NO_TOKENS, Spending
 from .store.store import Store

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, TypeVar
 from ..worker import codec
 from ..worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 from ..worker.schema import CheckpointRecord
-from .bus import Bus, rfc3339
 from .config.spec import Recovery
+from .events.bus import Bus, rfc3339
 from .store.sealed import seal, unsealed
 from .store.store import Row, Statement, Store, moment_of, number_of
 

@@ -14,9 +14,9 @@ from msgspec import Struct
 from ..mcp.session import Session
 from ..worker.errors import CorralError, Overloaded
 from . import health, lifecycle
-from .bus import Bus
 from .config.probe_spec import NO_ACTIONS, SIGNAL, Check
 from .config.spec import Spec
+from .events.bus import Bus
 from .health import Health, Rule
 from .lifecycle import UP, State, Worker
 from .probe import Finding, Probes

@@ -33,9 +33,7 @@ from .autoscaler import Autoscaler
 from .bearer import loopback, read_token
 from .board import Board
 from .budget import Budgets
-from .bus import Bus
 from .checkpoints import Checkpoints
-from .chronicle import Chronicle
 from .command import Commands
 from .conductor import Conductor
 from .config.loader import decode, decode_agent
@@ -44,6 +42,8 @@ from .config.spec import Config, Process, Recovery, Spec
 from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
 from .diary import Diary
+from .events.bus import Bus
+from .events.history import Chronicle
 from .expiry import expire
 from .forwarding import Forwarding
 from .hibernation import Hibernation

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..worker.schema import EventParams, EventPublishParams
-from .bus import Bus, Event, skipped
-from .chronicle import PAGE_BYTES, SCAN_ROWS, Chronicle, Page, Wanted
 from .control import Caller, Control, method
-from .event_types import SKIPPED
+from .events.bus import Bus, Event, skipped
+from .events.catalog import SKIPPED
+from .events.history import PAGE_BYTES, SCAN_ROWS, Chronicle, Page, Wanted
 
 ANSWER_BYTES = 8 * 1024 * 1024
 """Of events in one answer; `next` says where it goes on."""

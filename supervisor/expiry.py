@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from ..worker.errors import CorralError
 from .audit import Audit
 from .checkpoints import Checkpoints
-from .chronicle import Chronicle
 from .config.spec import Config, Spec, Tasks
+from .events.history import Chronicle
 from .logs import LogStore
 from .memory import Memory
 from .records import Records, Retention

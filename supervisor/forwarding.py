@@ -11,7 +11,7 @@ import logging
 from contextlib import aclosing
 
 from ..worker import codec
-from .bus import Bus
+from .events.bus import Bus
 from .journal import PRIORITIES, SOCKET, Fields, Journal, Outcome, field_name
 from .logfile import Record, Wanted
 from .logs import Follower, LogStore

@@ -27,9 +27,9 @@ from ..worker.errors import (
 from ..worker.schema import CheckpointRecord
 from . import lifecycle
 from .agents import Agents
-from .bus import rfc3339
 from .checkpoints import Checkpoints, Reason, Resumption
 from .crew import Agent
+from .events.bus import rfc3339
 from .keeper import Keeper
 from .lifecycle import UP, LastExit, State
 

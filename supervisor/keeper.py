@@ -34,12 +34,12 @@ from ..worker.errors import (
 from ..worker.wire import Notification, Request
 from . import excess, lifecycle
 from .alert import Counts
-from .bus import Bus
 from .checkpoints import Checkpoints
 from .checkup import Checkup, Surroundings
-from .chronicle import Chronicle
 from .config.probe_spec import Readiness
 from .config.spec import Spec
+from .events.bus import Bus
+from .events.history import Chronicle
 from .excess import Excess
 from .launch import Host, prepare
 from .lifecycle import UP, LastExit, State, Worker

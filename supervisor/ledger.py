@@ -22,7 +22,7 @@ from ..worker.errors import CorralError, Corrupted, NotFound, Overloaded
 from ..worker.schema import Error, Task, TaskListParams, TaskState
 from .attempt import bounded, error_room
 from .backlog import Backlog, Entry
-from .bus import rfc3339
+from .events.bus import rfc3339
 from .keeper import Shared
 from .records import Page, Records, cursor_of, place_of
 from .store.batch import Sheets, Writing

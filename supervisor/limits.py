@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from ..worker.errors import Overloaded
 from . import excess, throttle
-from .bus import Bus
 from .config.spec import Resources
 from .containment import Containment
+from .events.bus import Bus
 from .excess import Excess
 from .keeper import Incarnation, Keeper
 from .lifecycle import Replace, State

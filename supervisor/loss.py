@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from .bus import Bus
+from .events.bus import Bus
 from .keeper import Keeper
 
 

@@ -25,10 +25,10 @@ from ..worker.errors import (
     WorkerFailed,
 )
 from ..worker.schema import MemoryDelta, Task
-from .bus import Bus, rfc3339
 from .config import spec
 from .config.spec import Config, Spec
 from .conversation import Conversation, Turn, read
+from .events.bus import Bus, rfc3339
 from .notebook import Notebook
 from .session_table import (
     SELECT,

@@ -40,7 +40,7 @@ from .attempt import (
     state_of,
 )
 from .backlog import Entry
-from .bus import rfc3339
+from .events.bus import rfc3339
 from .keeper import Keeper
 from .ledger import REASON_CHARS, RETRY_AFTER_S, Ledger
 from .partners import Checkpoints, Conductor, Sessions

@@ -21,12 +21,12 @@ from ..worker.schema import (
     WorkerStatus,
     WorkflowStatus,
 )
-from .bus import rfc3339
 from .config.loader import ensemble_table
 from .config.spec import Ensemble, Spec, kind_of_ensemble
 from .config.team import Team
 from .control import Control
 from .crew import Agent, has_range, is_at_risk
+from .events.bus import rfc3339
 from .health import Health
 from .keeper import Keeper
 from .launch import why_cold

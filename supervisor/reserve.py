@@ -15,9 +15,9 @@ from collections.abc import Callable
 import msgspec
 
 from ..worker.errors import CorralError
-from .bus import Bus
 from .config.spec import Spec
 from .confinement import remove_temporary
+from .events.bus import Bus
 from .launch import Host, prepare
 from .link import close_all
 from .linux import kernel

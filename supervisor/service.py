@@ -43,12 +43,12 @@ from .agents import Agents
 from .audit import REFUSALS, Audit, whose
 from .backlog import Entry
 from .broker import Broker
-from .bus import rfc3339
 from .chain import digest
 from .checkpoints import Reason
 from .config.secrets import masked
 from .config.spec import Events, Spec
 from .delegation import Delegation
+from .events.bus import rfc3339
 from .hibernation import Hibernation
 from .keeper import Keeper, Shared
 from .lifecycle import UP, State

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 
 from ..worker.schema import Task
 from .agents import Agents
-from .bus import rfc3339
 from .crew import Agent
+from .events.bus import rfc3339
 from .keeper import Incarnation, Keeper
 from .lifecycle import UP
 from .limits import Limits

@@ -20,8 +20,8 @@ from ..worker.schema import (
     TaskTreeParams,
     TaskWaitParams,
 )
-from .bus import Event
 from .control import Caller, Control, method
+from .events.bus import Event
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """What `task.follow` tells of a task and of those below it."""

@@ -29,9 +29,9 @@ from ..worker.errors import (
     ShuttingDown,
 )
 from ..worker.schema import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
-from .bus import Bus
 from .calendar import LATE_S, Due, Times, check, decide, following
 from .config.values import Refused
+from .events.bus import Bus
 from .quota import normalised
 from .store.store import Row, Store
 from .tasks import Tasks

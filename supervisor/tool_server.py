@@ -16,9 +16,9 @@ from ..mcp.dispatch import Phase, Share
 from ..mcp.pool import Pool
 from ..mcp.session import Session
 from ..worker.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
-from .bus import Bus
 from .config.spec import Spec
 from .crew import Agent, is_at_risk, not_up
+from .events.bus import Bus
 from .keeper import Keeper
 from .lifecycle import ASKED_FOR, UP, State, Worked, Worker
 from .line import McpLine

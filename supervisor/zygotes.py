@@ -17,8 +17,8 @@ import msgspec
 
 from ..worker.errors import CorralError, SpawnFailed
 from . import warmth
-from .bus import Bus
 from .config.spec import Spec
+from .events.bus import Bus
 from .launch import Host, prepare, prepare_zygote, why_cold
 from .lifecycle import UP, Worker
 from .logs import LogLimits, LogStore, LogWriter

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from corral.supervisor import keeper, ledger, performance, tasks
 from corral.supervisor.agents import Agents
-from corral.supervisor.bus import rfc3339
 from corral.supervisor.config.spec import Audit as AuditSection
 from corral.supervisor.config.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
 from corral.supervisor.config.spec import Tasks as Section
 from corral.supervisor.crew import Agent
+from corral.supervisor.events.bus import rfc3339
 from corral.supervisor.keeper import Shared
 from corral.supervisor.lifecycle import State, Worker
 from corral.supervisor.store.store import Statement, Store

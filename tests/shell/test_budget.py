@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from corral.supervisor.budget import Budgets
-from corral.supervisor.bus import Bus, Event
 from corral.supervisor.config.spec import Resources, Spec, Tasks
+from corral.supervisor.events.bus import Bus, Event
 from corral.supervisor.store.store import Store
 from worker_peer import on_loop
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.bus import RESERVE, Bus, Event
-from corral.supervisor.event_types import is_reserved, is_type
+from corral.supervisor.events.bus import RESERVE, Bus, Event
+from corral.supervisor.events.catalog import is_reserved, is_type
 from corral.worker.errors import InvalidParams
 
 BOUND_S = 20.0

@@ -11,10 +11,10 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.bus import QUEUE_LIMIT, RESERVE, Bus
-from corral.supervisor.chronicle import RECENT_EVENTS, Chronicle, Wanted
 from corral.supervisor.config.spec import Events
 from corral.supervisor.event_methods import Following
+from corral.supervisor.events.bus import QUEUE_LIMIT, RESERVE, Bus
+from corral.supervisor.events.history import RECENT_EVENTS, Chronicle, Wanted
 from corral.supervisor.store.store import Store
 from corral.worker import codec
 from corral.worker.errors import Conflict, Overloaded

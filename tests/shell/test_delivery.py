@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from corral.supervisor import ledger
 from corral.supervisor.backlog import Entry
-from corral.supervisor.bus import Bus
+from corral.supervisor.events.bus import Bus
 from corral.supervisor.lifecycle import State
 from corral.supervisor.schedule import Limits
 from corral.supervisor.store.store import Statement

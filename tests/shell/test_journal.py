@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import pytest
 
-from corral.supervisor.bus import Bus, Subscription
+from corral.supervisor.events.bus import Bus, Subscription
 from corral.supervisor.forwarding import Forwarding
 from corral.supervisor.journal import Journal, Outcome, is_stream_to_journal
 from corral.supervisor.logs import LogStore

@@ -8,8 +8,8 @@ from typing import cast
 
 import msgspec
 
-from corral.supervisor.bus import Bus
 from corral.supervisor.config.loader import decode
+from corral.supervisor.events.bus import Bus
 from corral.supervisor.launch import Host
 from corral.supervisor.offspring import Child, Launch
 from corral.supervisor.reserve import Reserve, Spare

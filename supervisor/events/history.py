@@ -17,12 +17,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ..worker import codec
-from ..worker.errors import Conflict, CorralError, Overloaded
+from ...worker import codec
+from ...worker.errors import Conflict, CorralError, Overloaded
+from ..config.spec import Events
+from ..store.store import Row, Statement, Store, insert
 from .bus import RESERVE, Event, Types, rfc3339
-from .config.spec import Events
-from .event_types import EXPIRED, RESERVED, is_reserved
-from .store.store import Row, Statement, Store, insert
+from .catalog import EXPIRED, RESERVED, is_reserved
 
 SCAN_ROWS = 2_000
 """Rows that one read looks at."""

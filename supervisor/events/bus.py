@@ -17,8 +17,8 @@ from typing import Self
 
 import msgspec
 
-from ..worker.errors import InvalidParams, Overloaded
-from .event_types import FIELDS, SKIPPED
+from ...worker.errors import InvalidParams, Overloaded
+from .catalog import FIELDS, SKIPPED
 
 ROUTES_LIMIT = 1_000
 SUBSCRIPTIONS_LIMIT = 10_000

@@ -1,0 +1,1 @@
+"""Publishes, stores and replays the stream of events."""
