@@ -7,8 +7,8 @@ from collections.abc import Callable
 from ..worker import codec
 from ..worker.errors import InvalidParams
 from ..worker.schema import AuditParams, VerifyParams
-from .audit import stamp
-from .chain import Record, parse_position
+from .audit.hash_chain import Record, parse_position
+from .audit.log import stamp
 from .control import Caller, Control, method
 
 RECORDS = 100

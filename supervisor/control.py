@@ -26,8 +26,8 @@ from ..worker.errors import (
 )
 from ..worker.schema import AttachParams
 from .agents import Agents
-from .audit import Audit, whose
-from .chain import digest
+from .audit.hash_chain import digest
+from .audit.log import Audit, whose
 from .config.secrets import masked
 from .config.spec import Config
 from .diary import Diary, told

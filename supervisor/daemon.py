@@ -28,7 +28,7 @@ from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDeni
 from ..worker.schema import AttachParams
 from .agents import Agents
 from .alert import Alerts, Counts
-from .audit import Audit, own
+from .audit.log import Audit, own
 from .autoscaler import Autoscaler
 from .bearer import loopback, read_token
 from .board import Board

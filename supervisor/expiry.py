@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..worker.errors import CorralError
-from .audit import Audit
+from .audit.log import Audit
 from .checkpoints import Checkpoints
 from .config.spec import Config, Spec, Tasks
 from .events.history import Chronicle

@@ -40,10 +40,10 @@ from ..worker.schema import (
 )
 from ..worker.wire import Notification, Request
 from .agents import Agents
-from .audit import REFUSALS, Audit, whose
+from .audit.hash_chain import digest
+from .audit.log import REFUSALS, Audit, whose
 from .backlog import Entry
 from .broker import Broker
-from .chain import digest
 from .checkpoints import Reason
 from .config.secrets import masked
 from .config.spec import Events, Spec

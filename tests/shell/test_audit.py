@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.supervisor import audit as audit_module
-from corral.supervisor import chain
-from corral.supervisor.audit import Audit
-from corral.supervisor.chain import ROW_BYTES, Position, parse_position
+from corral.supervisor.audit import hash_chain
+from corral.supervisor.audit import log as audit_module
+from corral.supervisor.audit.hash_chain import ROW_BYTES, Position, parse_position
+from corral.supervisor.audit.log import Audit
 from corral.supervisor.config.spec import Audit as Keys
 from corral.supervisor.control import Control, Method, Permission, Serve
 from corral.supervisor.store import schema
@@ -74,7 +74,7 @@ async def filled(audit: Audit, count: int) -> None:
 def outside(path: Path, *statements: str) -> None:
     """What somebody does who can write the file."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.create_function("chain_hash", 3, chain.chain_hash)
+        connection.create_function("chain_hash", 3, hash_chain.chain_hash)
         for statement in statements:
             connection.execute(statement)
 
@@ -372,10 +372,10 @@ def test_what_is_too_much_goes_behind_an_anchor_and_the_rest_is_still_verified(p
         found: Any = await audit.verify()  # it waits for what is still going on
         assert found["ok"] is True
         assert found["first"] > 1
-        chain = await audit.chain()
-        assert chain.anchor.number == found["first"] - 1
+        hash_chain = await audit.chain()
+        assert hash_chain.anchor.number == found["first"] - 1
         ((counted,),) = await store.read(f"SELECT SUM(length(record) + {ROW_BYTES}) FROM audit")
-        assert chain.size_bytes == counted
+        assert hash_chain.size_bytes == counted
         noted = parse_position(found["anchor"])
         assert (await audit.verify(noted))["ok"] is True
         older: Any = await audit.verify(Position(noted.number - 1, bytes(32)))
@@ -757,8 +757,8 @@ def test_a_random_audit_is_whole_until_one_thing_is_changed_and_that_is_named(
                 case _:
                     await audit.settle()
         await audit.keep(record(0))
-        chain = await audit.chain()
-        is_there = noted is not None and noted.number >= chain.anchor.number
+        hash_chain = await audit.chain()
+        is_there = noted is not None and noted.number >= hash_chain.anchor.number
         found = await audit.verify(noted if is_there else None)
         assert found["ok"] is True, found
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.chain import Appending, encode
+from corral.supervisor.audit.hash_chain import Appending, encode
 from corral.supervisor.methods import METHODS
 from corral.worker.errors import CorralError, InvalidParams, NotFound, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess

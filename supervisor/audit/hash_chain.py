@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..worker import codec
-from .store.store import Row, insert
+from ...worker import codec
+from ..store.store import Row, insert
 
 MAX_RECORD_BYTES = 16 * 1024
 """No record is longer: whoever makes one cuts it."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from ..worker.errors import (
+from ...worker.errors import (
     Conflict,
     CorralError,
     InvalidParams,
@@ -29,7 +29,9 @@ from ..worker.errors import (
     ResourceLimitExceeded,
     ShuttingDown,
 )
-from .chain import (
+from ..config.spec import Audit as Keys
+from ..store.store import Statement, Store
+from .hash_chain import (
     CHAIN,
     COLUMNS,
     MAX_RECORD_BYTES,
@@ -46,8 +48,6 @@ from .chain import (
     integer,
     to_bytes,
 )
-from .config.spec import Audit as Keys
-from .store.store import Statement, Store
 
 SOON_S = 0.04
 """How long a record that nobody waits for may wait for others, to be stored with them."""

@@ -1,0 +1,1 @@
+"""Records who did what, in a chain of hashes."""
