@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corral.supervisor.logs import LogLimits, LogStore
+from corral.supervisor.logs.store import LogLimits, LogStore
 from corral.supervisor.records import Records
 from corral.worker.client import Client
 from corral.worker.schema import Task, TaskState

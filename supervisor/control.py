@@ -30,10 +30,10 @@ from .audit.hash_chain import digest
 from .audit.log import Audit, whose
 from .config.secrets import masked
 from .config.spec import Config
-from .diary import Diary, told
-from .forwarding import Forwarding
 from .keeper import Keeper, Shared, utc_now
 from .limits import Limits
+from .logs.daemon_log import Diary, told
+from .logs.forwarder import Forwarding
 from .service import WorkerService, convert
 from .statistics import Statistics
 from .tasks import Tasks

@@ -41,18 +41,18 @@ from .config.secrets import Secrets
 from .config.spec import Config, Process, Recovery, Spec
 from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
-from .diary import Diary
 from .events.bus import Bus
 from .events.history import Chronicle
 from .expiry import expire
-from .forwarding import Forwarding
 from .hibernation import Hibernation
 from .keeper import Shared, Wakefulness
 from .launch import Host
 from .lifeline import Lifeline
 from .limits import Limits
 from .listener import Listener
-from .logs import LogStore
+from .logs.daemon_log import Diary
+from .logs.forwarder import Forwarding
+from .logs.store import LogStore
 from .loss import Losses
 from .memory import Memory
 from .methods import METHODS

@@ -11,7 +11,7 @@ from .audit.log import Audit
 from .checkpoints import Checkpoints
 from .config.spec import Config, Spec, Tasks
 from .events.history import Chronicle
-from .logs import LogStore
+from .logs.store import LogStore
 from .memory import Memory
 from .records import Records, Retention
 from .store.store import Store

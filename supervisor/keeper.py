@@ -44,8 +44,8 @@ from .excess import Excess
 from .launch import Host, prepare
 from .lifecycle import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
-from .logfile import severity
-from .logs import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
+from .logs.file_format import severity
+from .logs.store import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
 from .offspring import Child, Exit, Launch, Parent, Scope
 from .probe import Finding, Probes
 from .process import Launcher

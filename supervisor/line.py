@@ -23,7 +23,7 @@ from ..worker.schema import PROTOCOL_VERSION, Hello
 from ..worker.wire import Foreign, Notification, Peer, Request
 from .config.probe_spec import Readiness
 from .config.spec import Spec
-from .logs import LogStream
+from .logs.store import LogStream
 from .probe import Finding
 from .process import Child
 

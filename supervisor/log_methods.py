@@ -7,8 +7,8 @@ from ..worker import codec
 from ..worker.errors import InvalidParams, ResourceLimitExceeded
 from ..worker.schema import LogParams
 from .control import Caller, Control, method
-from .logfile import Record, Wanted
-from .pattern import Pattern
+from .logs.file_format import Record, Wanted
+from .logs.regex import Pattern
 
 ANSWER_BYTES = 8 * 1024 * 1024
 """Of JSON in one answer; whoever wants more follows, which has no end."""

@@ -20,11 +20,11 @@ import msgspec
 
 from ..worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
 from .confinement import remove_temporary
-from .intake import Capture
 from .launcher.main_loop import ENDING
 from .link import PING_S, Channel, Pulse
 from .linux import cgroup, kernel, pid_namespace
-from .logs import LogWriter
+from .logs.capture_pipe import Capture
+from .logs.store import LogWriter
 from .offspring import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed
 from .process import Launcher
 from .testimony import (

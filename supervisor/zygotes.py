@@ -21,7 +21,7 @@ from .config.spec import Spec
 from .events.bus import Bus
 from .launch import Host, prepare, prepare_zygote, why_cold
 from .lifecycle import UP, Worker
-from .logs import LogLimits, LogStore, LogWriter
+from .logs.store import LogLimits, LogStore, LogWriter
 from .offspring import Child, Exit, Launch, Parent
 from .process import Launcher
 from .reserve import Reserve, substance

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import uvloop
 
-from corral.supervisor.logfile import Record
-from corral.supervisor.logs import LogLimits, LogStore, LogWriter
+from corral.supervisor.logs.file_format import Record
+from corral.supervisor.logs.store import LogLimits, LogStore, LogWriter
 
 BOUND_S = 30.0
 MIB = 1024 * 1024

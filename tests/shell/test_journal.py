@@ -17,9 +17,9 @@ from typing import TypeAlias
 import pytest
 
 from corral.supervisor.events.bus import Bus, Subscription
-from corral.supervisor.forwarding import Forwarding
-from corral.supervisor.journal import Journal, Outcome, is_stream_to_journal
-from corral.supervisor.logs import LogStore
+from corral.supervisor.logs.forwarder import Forwarding
+from corral.supervisor.logs.journald import Journal, Outcome, is_stream_to_journal
+from corral.supervisor.logs.store import LogStore
 from corral.worker.errors import InvalidParams
 from log_folder import BOUND_S, MIB, run, writer_of
 

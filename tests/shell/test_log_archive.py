@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.archive import BLOCK_BYTES, Archive, compress
-from corral.supervisor.logs import LogStore, LogWriter, Wanted
+from corral.supervisor.logs.bgzf import BLOCK_BYTES, Archive, compress
+from corral.supervisor.logs.store import LogStore, LogWriter, Wanted
 from log_folder import pack, packed, read, run, taken, texts, writer_of
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.cursor import BLOCKS_BYTES
-from corral.supervisor.logs import LogStore, Wanted
-from corral.supervisor.pattern import Pattern
+from corral.supervisor.logs.reader import BLOCKS_BYTES
+from corral.supervisor.logs.regex import Pattern
+from corral.supervisor.logs.store import LogStore, Wanted
 from corral.worker import codec
 from corral.worker.wire import MAX_MESSAGE_BYTES
 from log_folder import MIB, content, read, run, taken, texts, writer_of

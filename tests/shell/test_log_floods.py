@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.capture import FLOOD_BYTES, READ_BYTES
-from corral.supervisor.intake import FULL_READS, LARGER_PIPES
-from corral.supervisor.logs import Capture, LogStore
+from corral.supervisor.logs.capture_file import FLOOD_BYTES, READ_BYTES
+from corral.supervisor.logs.capture_pipe import FULL_READS, LARGER_PIPES
+from corral.supervisor.logs.store import Capture, LogStore
 from log_folder import MIB, content, run, writer_of
 
 LINE = b"x" * 99 + b"\n"

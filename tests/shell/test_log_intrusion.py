@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.archive import SUFFIX
-from corral.supervisor.logs import LogStore
+from corral.supervisor.logs.bgzf import SUFFIX
+from corral.supervisor.logs.store import LogStore
 from log_folder import BOUND_S, MIB, pack, packed, read, texts, writer_of
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logfile import Record
-from corral.supervisor.logs import LogStore, LogWriter, Wanted
+from corral.supervisor.logs.file_format import Record
+from corral.supervisor.logs.store import LogStore, LogWriter, Wanted
 from log_folder import run, settle, writer_of
 
 STEPS = 120

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logfile import Record
-from corral.supervisor.logs import Capture, LogStore, Wanted
+from corral.supervisor.logs.file_format import Record
+from corral.supervisor.logs.store import Capture, LogStore, Wanted
 from log_folder import BOUND_S, MIB, content, read, run, taken, texts, writer_of
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logs import LogStore
+from corral.supervisor.logs.store import LogStore
 from log_folder import content, read, texts, writer_of
 
 LINES = [b"one", b"", b"x" * 40_000, b"\xff\x00", b"last"]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logfile import LINE_LIMIT_BYTES
-from corral.supervisor.logs import Capture, LogStore, Wanted
+from corral.supervisor.logs.file_format import LINE_LIMIT_BYTES
+from corral.supervisor.logs.store import Capture, LogStore, Wanted
 from log_folder import BOUND_S, MIB, content, read, run, taken, texts, writer_of
 
 

@@ -21,7 +21,7 @@ from corral.supervisor.config.probe_spec import Check, Readiness
 from corral.supervisor.config.spec import Process, Resources, Spec
 from corral.supervisor.launch import Host
 from corral.supervisor.line import WATCHED_BYTES, LogWatch
-from corral.supervisor.logs import LogLimits, LogStore
+from corral.supervisor.logs.store import LogLimits, LogStore
 from corral.supervisor.probe import PER_AGENT_MAX, Finding, Probes, ask_http, ask_tcp, http_status
 from corral.supervisor.process import Exit, Launcher
 

@@ -16,7 +16,7 @@ import uvloop
 
 from corral.supervisor import containment
 from corral.supervisor.linux import cgroup, kernel
-from corral.supervisor.logs import LogLimits, LogStore
+from corral.supervisor.logs.store import LogLimits, LogStore
 from corral.supervisor.offspring import Child, Exit, Launch
 from corral.supervisor.process import Launcher
 from corral.supervisor.zygote import SO_PASSRIGHTS, Loaded, Zygote

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from .logfile import (
+from .file_format import (
     BLOCK_BYTES,
     CAPTURED,
     FIRST,

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import archive
-from .logfile import names
+from . import bgzf
+from .file_format import names
 
 PACK_AFTER_S = 5.0
 """How old a rotated file must be: under a flood it would be gone before."""
@@ -119,7 +119,7 @@ class Packer:
             target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(1, "corral-pack")
-            done = self._threads.submit(archive.compress, source, target, self._is_stopped.is_set)
+            done = self._threads.submit(bgzf.compress, source, target, self._is_stopped.is_set)
         except BaseException:
             os.close(source)
             if target >= 0:
@@ -134,7 +134,7 @@ class Packer:
             path = self._path_of(job, source.st_ino)
             if job.done.result() and path is not None:
                 os.utime(job.temporary, ns=(source.st_atime_ns, source.st_mtime_ns))
-                job.temporary.rename(f"{path}{archive.SUFFIX}")
+                job.temporary.rename(f"{path}{bgzf.SUFFIX}")
                 path.unlink()
                 self.packed[source.st_ino] = target.st_ino
                 if len(self.packed) > PACKED_KEPT:

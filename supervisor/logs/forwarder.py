@@ -10,11 +10,11 @@ import base64
 import logging
 from contextlib import aclosing
 
-from ..worker import codec
-from .events.bus import Bus
-from .journal import PRIORITIES, SOCKET, Fields, Journal, Outcome, field_name
-from .logfile import Record, Wanted
-from .logs import Follower, LogStore
+from ...worker import codec
+from ..events.bus import Bus
+from .file_format import Record, Wanted
+from .journald import PRIORITIES, SOCKET, Fields, Journal, Outcome, field_name
+from .store import Follower, LogStore
 
 PATIENCE_S = 5.0
 """How long nothing may be taken before the daemon counts as degraded, and the connection is made again."""

@@ -31,9 +31,9 @@ from typing import Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from . import archive
-from .archive import Archive
-from .pattern import Pattern
+from . import bgzf
+from .bgzf import Archive
+from .regex import Pattern
 
 Record: TypeAlias = dict[str, object]
 
@@ -176,7 +176,7 @@ class Place:
     @property
     def is_ours(self) -> bool:
         """False for a compressed file that somebody else has made, or that is broken: it cannot be read."""
-        return not self.path.name.endswith(archive.SUFFIX) or self.size > 0
+        return not self.path.name.endswith(bgzf.SUFFIX) or self.size > 0
 
     def refresh(self) -> bool:
         """Look at a plain file's size again; say whether it is still where it was found."""
@@ -317,7 +317,7 @@ def places_of(paths: Iterable[Path]) -> list[Place]:
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode):
                 continue
-            is_packed = path.name.endswith(archive.SUFFIX)
+            is_packed = path.name.endswith(bgzf.SUFFIX)
             size = None if is_packed else status.st_size
             places.append(Place(path, status.st_ino, size, status.st_mtime_ns))
     return places
@@ -365,7 +365,7 @@ def _open(path: Path) -> OpenFile | None:
     except OSError:
         return None
     try:
-        return OpenFile(path, fd, Archive(fd) if path.name.endswith(archive.SUFFIX) else None)
+        return OpenFile(path, fd, Archive(fd) if path.name.endswith(bgzf.SUFFIX) else None)
     except (ValueError, OSError):
         os.close(fd)
         return None

@@ -7,7 +7,7 @@ its end, and counted. Where lines go, and whether they get there, is the writer'
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol, TypeAlias
 
-from .logfile import CAPTURED, NOTIFIED, messages_of
+from .file_format import CAPTURED, NOTIFIED, messages_of
 
 StreamName: TypeAlias = Literal["stdout", "stderr", "log"]
 

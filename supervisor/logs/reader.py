@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from pathlib import Path
 from typing import TypeVar, cast
 
-from .logfile import (
+from .file_format import (
     CAPTURED,
     FIRST,
     HEAD_BYTES,
@@ -39,7 +39,7 @@ from .logfile import (
     shown_of,
     text_fields,
 )
-from .position import back, first_from, lines_behind, passed_over, previous_span
+from .seek import back, first_from, lines_behind, passed_over, previous_span
 
 JOIN_LIMIT_BYTES = 2 * 1024 * 1024  # longer lines are shown in pieces, marked `partial`
 BLOCK_BYTES = 64 * 1024

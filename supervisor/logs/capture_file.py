@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
-from . import archive
-from .config.spec import Monitoring
-from .log_stream import LogStream, StreamName
-from .logfile import (
+from ..config.spec import Monitoring
+from . import bgzf
+from .capture_stream import LogStream, StreamName
+from .file_format import (
     CAPTURED,
     FIRST,
     LINE_LIMIT_BYTES,
@@ -656,7 +656,7 @@ class LogWriter:
             if number >= self.max_files:
                 name.path.unlink(missing_ok=True)
             elif number != name.number:
-                target = Path(f"{self._path}.{number}{archive.SUFFIX if name.is_packed else ''}")
+                target = Path(f"{self._path}.{number}{bgzf.SUFFIX if name.is_packed else ''}")
                 try:
                     name.path.rename(target)
                 except IsADirectoryError:  # somebody's

@@ -15,12 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakSet
 
-from .capture import LogLimits, LogWriter
-from .cursor import Cursor, block_size, in_batches, merged
-from .intake import Capture
-from .log_stream import LogStream, StreamName
-from .logfile import Record, Wanted, at_of, known, rfc3339_seconds, workers
-from .packing import PACK_AFTER_S, Packer
+from .capture_file import LogLimits, LogWriter
+from .capture_pipe import Capture
+from .capture_stream import LogStream, StreamName
+from .compression import PACK_AFTER_S, Packer
+from .file_format import Record, Wanted, at_of, known, rfc3339_seconds, workers
+from .reader import Cursor, block_size, in_batches, merged
 
 __all__ = ["Capture", "LogLimits", "LogStore", "LogStream", "LogWriter", "StreamName", "Wanted"]
 

@@ -11,7 +11,7 @@ import os
 import select
 from contextlib import suppress
 
-from .log_stream import LogStream
+from .capture_stream import LogStream
 
 READS_PER_TURN = 256
 """Pipes that are read before the loop does something else; the kernel begins with the others then."""

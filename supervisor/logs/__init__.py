@@ -1,0 +1,1 @@
+"""Captures, stores, compresses, reads and forwards what workers print."""
