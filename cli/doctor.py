@@ -63,7 +63,7 @@ def doctor(session: Session) -> int:
 
 def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
     """The same report, of a daemon that does not run."""
-    from ..supervisor import doctor as machine  # noqa: PLC0415 - only where there is no daemon to ask
+    from ..supervisor.process import host_check as machine  # noqa: PLC0415 - only where there is no daemon to ask
 
     environ = os.environ
     facts = machine.look(

@@ -23,10 +23,10 @@ from .bearer import loopback
 from .config.secrets import Secrets
 from .config.spec import Config
 from .daemon import Paths
-from .launch import secret_problems
 from .lifeline import Lifeline
 from .logs.daemon_log import STDERR, Diary
 from .logs.journald import is_stream_to_journal
+from .process.launch import secret_problems
 from .socket_lock import inherited_socket
 
 ERROR_MARK = "<3>"

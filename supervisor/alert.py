@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from ..worker import codec
-from .command import INPUT_BYTES, Commands
 from .config.spec import Config, Monitoring, Spec
 from .events.bus import Bus, Event
 from .events.catalog import SKIPPED
 from .probe import http_status
+from .process.command import INPUT_BYTES, Commands
 
 ALERTED = (
     "health.degraded",

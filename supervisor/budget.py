@@ -12,7 +12,7 @@ from typing import Literal
 
 from .config.spec import Spec
 from .events.bus import Bus
-from .excess import Excess
+from .process.limits import Excess
 from .quota import DAY_S, NO_COST, NO_TOKENS, Spending
 from .store.store import Store
 

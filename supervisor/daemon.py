@@ -34,19 +34,16 @@ from .bearer import loopback, read_token
 from .board import Board
 from .budget import Budgets
 from .checkpoints import Checkpoints
-from .command import Commands
 from .conductor import Conductor
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
 from .config.spec import Config, Process, Recovery, Spec
-from .confinement import leftovers, make_temporary_root, remove_leftovers
 from .control import Control, Daemon
 from .events.bus import Bus
 from .events.history import Chronicle
 from .expiry import expire
 from .hibernation import Hibernation
 from .keeper import Shared, Wakefulness
-from .launch import Host
 from .lifeline import Lifeline
 from .limits import Limits
 from .listener import Listener
@@ -58,7 +55,10 @@ from .memory import Memory
 from .methods import METHODS
 from .offering import Client, ClientOffering
 from .probe import Probes
-from .process import Exit, Launcher
+from .process.command import Commands
+from .process.launch import Host
+from .process.launcher_client import Exit, Launcher
+from .process.sandbox import leftovers, make_temporary_root, remove_leftovers
 from .renewal import Renewal
 from .service import WorkerService
 from .socket_lock import SocketLock, group_id

@@ -11,12 +11,12 @@ from ..worker.errors import CorralError
 from ..worker.schema import LogLevelParams, NoParams, ReloadParams, StatusParams
 from .config.secrets import is_reference
 from .control import Caller, Control, method, openrpc
-from .launch import secret_problems
 from .lifecycle import UP, State
+from .process.launch import secret_problems
 from .report import status, warmth
 
 if TYPE_CHECKING:
-    from .doctor import Services
+    from .process.host_check import Services
 
 FAILED = ("restart-limit", "exec-failed", "start-timeout")
 """Ends after which nobody starts a worker again by itself."""
@@ -80,7 +80,7 @@ async def _status(control: Control, params: StatusParams, _caller: Caller) -> ob
 @method("daemon.doctor", "read", NoParams)
 async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object:
     """What the machine gives the daemon, what is in force, and which promises hold because of it."""
-    from . import doctor  # noqa: PLC0415 - start-up time: few ask
+    from .process import host_check  # noqa: PLC0415 - start-up time: few ask
 
     problem = ""
     try:
@@ -94,11 +94,11 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
     stuck = "the journal takes no lines of workers" if forwarding.is_degraded else ""
     parts = ("tier", "kill", "freeze", "memory", "cpu", "processes", "branded", "reason")
     facts = await asyncio.to_thread(  # a file system that hangs must not hang us
-        doctor.look,
+        host_check.look,
         socket=control.daemon.socket,
         state_dir=control.daemon.state_dir,
         isolation=control.agents.config.defaults.process.isolation,
-        containment=doctor.Containment(**{part: getattr(held, part) for part in parts}),
+        containment=host_check.Containment(**{part: getattr(held, part) for part in parts}),
         store_stalled_s=control.shared.store.stalled_s,
         config_problem=problem,
         log=log,
@@ -113,11 +113,11 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
         "version": __version__,
         "rights": caller.permission,
     }
-    return {"daemon": daemon, **doctor.report(facts)}
+    return {"daemon": daemon, **host_check.report(facts)}
 
 
 async def _services(control: Control) -> "Services":
-    from .doctor import Services  # noqa: PLC0415 - start-up time: few ask
+    from .process.host_check import Services  # noqa: PLC0415 - start-up time: few ask
 
     agents = control.agents.agents.values()
     specs = [agent.spec for agent in agents]

@@ -32,7 +32,7 @@ from ..worker.errors import (
     WorkerFailed,
 )
 from ..worker.wire import Notification, Request
-from . import excess, lifecycle
+from . import lifecycle
 from .alert import Counts
 from .checkpoints import Checkpoints
 from .checkup import Checkup, Surroundings
@@ -40,16 +40,17 @@ from .config.probe_spec import Readiness
 from .config.spec import Spec
 from .events.bus import Bus
 from .events.history import Chronicle
-from .excess import Excess
-from .launch import Host, prepare
 from .lifecycle import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
 from .logs.file_format import severity
 from .logs.store import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
-from .offspring import Child, Exit, Launch, Parent, Scope
 from .probe import Finding, Probes
-from .process import Launcher
-from .removals import Removals
+from .process import limits as excess
+from .process.launch import Host, prepare
+from .process.launcher_client import Launcher
+from .process.limits import Excess
+from .process.parent import Child, Exit, Launch, Parent, Scope
+from .process.removals import Removals
 from .store.incarnations import Numbering
 from .store.store import Store
 from .turnstile import Turnstile

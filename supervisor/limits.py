@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..worker.errors import Overloaded
-from . import excess, throttle
 from .config.spec import Resources
-from .containment import Containment
 from .events.bus import Bus
-from .excess import Excess
 from .keeper import Incarnation, Keeper
 from .lifecycle import Replace, State
 from .linux import cgroup
-from .metrics import Judge, Metrics, Sample
-from .offspring import Parent
-from .process import Launcher
-from .throttle import Throttle
-from .usage import Tree, Usage
+from .process import limits, throttle
+from .process.containment import Containment
+from .process.launcher_client import Launcher
+from .process.limits import Excess
+from .process.parent import Parent
+from .process.sampler import Judge, Metrics, Sample
+from .process.throttle import Throttle
+from .process.usage import Tree, Usage
 
 EPISODE_S = 5.0
 """A tree that was not held back for so long is not throttled any more: one event at each end, none between."""
@@ -195,15 +195,15 @@ class Warden:
             self._stirred.set()
         if self._is_over:
             return
-        over = excess.cpu_seconds(usage.cpu_s, self.resources)
-        if self._samples_memory and excess.memory(usage.rss_bytes, self.resources):
+        over = limits.cpu_seconds(usage.cpu_s, self.resources)
+        if self._samples_memory and limits.memory(usage.rss_bytes, self.resources):
             self._used_bytes = await self.tree.pss_bytes()
-            over = excess.memory(self._used_bytes, self.resources) or over
+            over = limits.memory(self._used_bytes, self.resources) or over
         if over is not None:
             self._end(over)
             return
         files = self.tree.most_files
-        for full, used in ((excess.file_descriptors, files), (excess.processes, usage.threads)):
+        for full, used in ((limits.file_descriptors, files), (limits.processes, usage.threads)):
             found = full(used, self.resources)
             name = full.__name__
             if found is not None and name not in self._full:
@@ -217,10 +217,10 @@ class Warden:
         asked = self.resources
         if (
             self._full
-            or excess.cpu_seconds(usage.cpu_s, asked) is not None
-            or (self._samples_memory and excess.memory(usage.rss_bytes, asked) is not None)
-            or excess.file_descriptors(self.tree.most_files, asked) is not None
-            or excess.processes(usage.threads, asked) is not None
+            or limits.cpu_seconds(usage.cpu_s, asked) is not None
+            or (self._samples_memory and limits.memory(usage.rss_bytes, asked) is not None)
+            or limits.file_descriptors(self.tree.most_files, asked) is not None
+            or limits.processes(usage.threads, asked) is not None
         ):
             return self._is_over  # then it ends already
         self._used_bytes = usage.rss_bytes
@@ -233,7 +233,7 @@ class Warden:
         longest_s = self.keeper.spec.monitoring.metrics_interval
         if self._is_holding:
             longest_s = min(longest_s, throttle.IDLE_LOOK_S)
-        wait_s = excess.look_in_s(
+        wait_s = limits.look_in_s(
             self.tree.usage.cpu_s,
             self.resources,
             age_s=self._loop.time() - self.life.started_at,
@@ -244,7 +244,7 @@ class Warden:
 
     def pause_s(self) -> float:
         """How many seconds to let pass, however much is taken."""
-        return excess.pause_s(self.tree.cost_s)
+        return limits.pause_s(self.tree.cost_s)
 
     def room_bytes(self) -> int | None:
         """How much more memory the tree may have; None where the kernel holds it, or nothing does."""
@@ -304,7 +304,7 @@ class Warden:
                     self.keeper.excuse(wait_s)
                 else:
                     self.keeper.thaw(REASON)
-                    wait_s = max(wait_s, self.tree.cost_s / excess.SHARE)
+                    wait_s = max(wait_s, self.tree.cost_s / limits.SHARE)
                 is_frozen = account.is_frozen
                 self._note_held(is_frozen, account.frozen_s)
                 stirred.clear()

@@ -25,7 +25,7 @@ from .config.probe_spec import Readiness
 from .config.spec import Spec
 from .logs.store import LogStream
 from .probe import Finding
-from .process import Child
+from .process.launcher_client import Child
 
 DRAIN_S = 1.0
 """How long the pipes of a dead process are still read: a grandchild may hold them open."""

@@ -17,9 +17,9 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from .. import __version__
-from .command import Commands, Outcome
 from .config.probe_spec import Readiness, Way
 from .config.spec import Spec
+from .process.command import Commands, Outcome
 
 COMMANDS_MAX = 32
 """Questions by a command at a time, in the whole daemon; what waits for its turn loses none of its time."""

@@ -29,8 +29,8 @@ from .crew import Agent, has_range, is_at_risk
 from .events.bus import rfc3339
 from .health import Health
 from .keeper import Keeper
-from .launch import why_cold
 from .lifecycle import ASKED_FOR, LastExit, State
+from .process.launch import why_cold
 from .store.store import STALL_S
 
 LAST_WORDS = 5

@@ -16,12 +16,12 @@ import msgspec
 
 from ..worker.errors import CorralError
 from .config.spec import Spec
-from .confinement import remove_temporary
 from .events.bus import Bus
-from .launch import Host, prepare
-from .link import close_all
 from .linux import kernel
-from .offspring import Child, Exit, Launch
+from .process.launch import Host, prepare
+from .process.launcher_link import close_all
+from .process.parent import Child, Exit, Launch
+from .process.sandbox import remove_temporary
 from .warmth import SPARE_S, doubled_s
 from .zygote import Zygote
 

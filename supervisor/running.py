@@ -39,7 +39,7 @@ from .outlook import (
     needs_a_start,
     rests,
 )
-from .process import Exit
+from .process.launcher_client import Exit
 from .roster import Brake, Roster
 
 Exits: TypeAlias = Mapping[str, lifecycle.LastExit | None]

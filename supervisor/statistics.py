@@ -19,7 +19,7 @@ from .events.bus import rfc3339
 from .keeper import Incarnation, Keeper
 from .lifecycle import UP
 from .limits import Limits
-from .usage import read_process
+from .process.usage import read_process
 
 WINDOW = 10_000
 """Durations of which percentiles are told: the last ones, of each agent and server, and of all tasks."""

@@ -19,14 +19,14 @@ from pathlib import Path
 import msgspec
 
 from ..worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
-from .confinement import remove_temporary
 from .launcher.main_loop import ENDING
-from .link import PING_S, Channel, Pulse
 from .linux import cgroup, kernel, pid_namespace
 from .logs.capture_pipe import Capture
 from .logs.store import LogWriter
-from .offspring import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed
-from .process import Launcher
+from .process.launcher_client import Launcher
+from .process.launcher_link import PING_S, Channel, Pulse
+from .process.parent import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed
+from .process.sandbox import remove_temporary
 from .testimony import (
     Changed,
     Checked,

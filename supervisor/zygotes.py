@@ -19,11 +19,11 @@ from ..worker.errors import CorralError, SpawnFailed
 from . import warmth
 from .config.spec import Spec
 from .events.bus import Bus
-from .launch import Host, prepare, prepare_zygote, why_cold
 from .lifecycle import UP, Worker
 from .logs.store import LogLimits, LogStore, LogWriter
-from .offspring import Child, Exit, Launch, Parent
-from .process import Launcher
+from .process.launch import Host, prepare, prepare_zygote, why_cold
+from .process.launcher_client import Launcher
+from .process.parent import Child, Exit, Launch, Parent
 from .reserve import Reserve, substance
 from .warmth import Phase, Warmth
 from .zygote import Loaded, Zygote

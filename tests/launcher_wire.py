@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import containment
 from corral.supervisor.launcher import program as launcher
 from corral.supervisor.launcher import protocol
 from corral.supervisor.linux import kernel
+from corral.supervisor.process import containment
 
 BOUND_S = 20.0
 AGENTS = Path(__file__).parent / "agents"

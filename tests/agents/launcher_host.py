@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from corral.supervisor.process import Child, Launch, Launcher
+from corral.supervisor.process.launcher_client import Child, Launch, Launcher
 
 TREE = Path(__file__).with_name("launcher_tree.py")
 

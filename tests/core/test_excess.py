@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from corral.supervisor import excess
 from corral.supervisor.config.spec import Resources
-from corral.supervisor.excess import (
+from corral.supervisor.process import limits
+from corral.supervisor.process.limits import (
     MIN_LOOK_S,
     SHARE,
     Excess,
@@ -40,10 +40,10 @@ def wait_s(
 @pytest.mark.parametrize(
     ("judge", "within", "beyond", "key", "result"),
     [
-        (excess.memory, 100 * MIB, 100 * MIB + 1, "max_memory_bytes", "oom"),
-        (excess.cpu_seconds, 11.0, 11.1, "max_cpu_seconds", "cpu-time"),
-        (excess.file_descriptors, 63, 64, "max_file_descriptors", None),
-        (excess.processes, 19, 20, "max_processes", None),
+        (limits.memory, 100 * MIB, 100 * MIB + 1, "max_memory_bytes", "oom"),
+        (limits.cpu_seconds, 11.0, 11.1, "max_cpu_seconds", "cpu-time"),
+        (limits.file_descriptors, 63, 64, "max_file_descriptors", None),
+        (limits.processes, 19, 20, "max_processes", None),
     ],
 )
 def test_a_figure_beyond_its_limit_is_an_excess_with_both(
@@ -63,14 +63,14 @@ def test_a_figure_beyond_its_limit_is_an_excess_with_both(
 
 
 def test_the_figures_of_memory_are_for_people_in_the_message_and_exact_beside_it() -> None:
-    found = excess.memory(71971840, Resources(max_memory_bytes=52428800))
+    found = limits.memory(71971840, Resources(max_memory_bytes=52428800))
     assert found is not None
     assert "68.6 MiB" in found.message
     assert "50.0 MiB" in found.message
     assert (found.facts["used"], found.facts["limit"]) == (71971840, 52428800)
 
 
-@pytest.mark.parametrize("judge", [excess.memory, excess.cpu_seconds, excess.processes])
+@pytest.mark.parametrize("judge", [limits.memory, limits.cpu_seconds, limits.processes])
 def test_a_limit_of_0_is_none(judge: Callable[[float, Resources], Excess | None]) -> None:
     assert judge(10**15, NONE) is None
 
@@ -93,12 +93,12 @@ def test_a_limit_of_0_is_none(judge: Callable[[float, Resources], Excess | None]
 def test_an_end_by_the_kernel_is_called_after_its_limit(
     code: int | None, signal: str | None, cpu_s: float, oom_kills: int, result: str | None
 ) -> None:
-    found = excess.at_end(code, signal, cpu_s, oom_kills, LIMITS)
+    found = limits.at_end(code, signal, cpu_s, oom_kills, LIMITS)
     assert (found.result if found else None) == result
 
 
 def test_a_kill_of_a_program_without_a_limit_says_nothing_of_limits() -> None:
-    assert excess.at_end(None, "SIGKILL", 1e6, 0, NONE) is None
+    assert limits.at_end(None, "SIGKILL", 1e6, 0, NONE) is None
 
 
 @pytest.mark.parametrize("cpu_s", [0.0, 5.0, 9.0, 10.5])

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor import containment
 from corral.supervisor.linux import cgroup, kernel
-from corral.supervisor.process import Launcher
+from corral.supervisor.process import containment
+from corral.supervisor.process.launcher_client import Launcher
 from corral.worker.errors import SpawnFailed
 from launcher_wire import AGENTS, BOUND_S, Wire, with_token
 

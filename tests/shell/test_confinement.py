@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor import confinement
+from corral.supervisor.process import sandbox
 
 ROOT = os.geteuid() == 0
 ORDINARY_UID = 61_825
@@ -25,8 +25,8 @@ needs_root = pytest.mark.skipif(not ROOT, reason="only root may mount and change
 def needed(argv: list[str], folder: Path, path: str = os.defpath) -> list[str]:
     """What is readable beside what is readable for every program, which is below /usr mostly."""
     environment = {"PATH": path}
-    usual = confinement.readable((), (), environment, "/", ())
-    found = confinement.readable((), argv, environment, str(folder), ())
+    usual = sandbox.readable((), (), environment, "/", ())
+    found = sandbox.readable((), argv, environment, str(folder), ())
     assert all(each.startswith("-/") for each in found)
     return [each[1:] for each in found if each not in usual and not each.startswith("-/usr/")]
 
@@ -39,7 +39,7 @@ def program(path: Path, text: str = "#!/bin/sh\n") -> Path:
 
 
 def test_what_is_listed_must_be_there_and_what_is_implied_may_be_missing() -> None:
-    found = confinement.readable(("/a", "/b"), ["no-such-program"], {}, "/", ("/sdk",))
+    found = sandbox.readable(("/a", "/b"), ["no-such-program"], {}, "/", ("/sdk",))
     assert found[:2] == ["/a", "/b"]
     assert all(path.startswith("-/") for path in found[2:])
     assert "-/sdk" in found
@@ -48,7 +48,7 @@ def test_what_is_listed_must_be_there_and_what_is_implied_may_be_missing() -> No
 def test_nothing_of_a_person_or_of_the_daemon_is_implied(tmp_path: Path) -> None:
     found = needed([str(program(tmp_path / "program"))], tmp_path)
     assert found == [str(tmp_path / "program")]
-    usual = {path[1:] for path in confinement.readable((), (), {}, "/", ())}
+    usual = {path[1:] for path in sandbox.readable((), (), {}, "/", ())}
     assert usual.isdisjoint(
         {"/", "/etc", "/home", "/root", "/var", "/run", "/tmp", "/proc", "/sys", "/dev", "/opt"}
         | {"/etc/passwd", "/etc/shadow", "/etc/ssl", "/etc/ssl/private", "/etc/corral"}
@@ -132,7 +132,7 @@ def test_links_that_go_round_end(tmp_path: Path) -> None:
 def test_the_sdk_is_found_by_the_link_of_the_state_folder(tmp_path: Path) -> None:
     package = Path(sys.modules["corral"].__path__[0])
     (tmp_path / "corral").symlink_to(package)
-    found = confinement.sdk_folders(tmp_path)
+    found = sandbox.sdk_folders(tmp_path)
     assert {str(tmp_path), str(package.resolve())} <= {*found}
     assert str(Path(sys.modules["corral.supervisor"].__path__[0]).resolve()) in {
         *found,
@@ -219,9 +219,9 @@ def test_whatever_is_in_it_the_folder_goes(
 
     assert as_ordinary(fill_it)
     if by_root:
-        assert confinement.remove_temporary(str(folder), BOUND_S)
+        assert sandbox.remove_temporary(str(folder), BOUND_S)
     else:
-        assert as_ordinary(lambda: confinement.remove_temporary(str(folder), BOUND_S))
+        assert as_ordinary(lambda: sandbox.remove_temporary(str(folder), BOUND_S))
     assert list(folder.parent.iterdir()) == []
 
 
@@ -233,7 +233,7 @@ def test_no_link_is_followed(folder: Path) -> None:
     (folder / "link").symlink_to(precious)
     (folder / "inner").mkdir()
     (folder / "inner" / "link").symlink_to(precious / "file")
-    assert confinement.remove_temporary(str(folder), BOUND_S)
+    assert sandbox.remove_temporary(str(folder), BOUND_S)
     assert (precious / "file").exists()
     assert stat.S_IMODE(precious.stat().st_mode) == 0o750
     assert not folder.exists()
@@ -245,10 +245,10 @@ def test_what_is_somebody_elses_stays_and_all_else_goes(folder: Path) -> None:
     (folder / "theirs" / "file").touch()
     (folder / "ours").mkdir()
     os.chown(folder / "ours", ORDINARY_UID, ORDINARY_UID)
-    assert not as_ordinary(lambda: confinement.remove_temporary(str(folder), BOUND_S))
+    assert not as_ordinary(lambda: sandbox.remove_temporary(str(folder), BOUND_S))
     assert [path.name for path in folder.parent.rglob("file")] == ["file"]
     assert list(folder.parent.rglob("ours")) == []
-    assert confinement.remove_temporary(str(next(folder.parent.iterdir())))
+    assert sandbox.remove_temporary(str(next(folder.parent.iterdir())))
 
 
 def test_a_link_in_place_of_the_folder_goes_alone(folder: Path, tmp_path: Path) -> None:
@@ -257,27 +257,27 @@ def test_a_link_in_place_of_the_folder_goes_alone(folder: Path, tmp_path: Path) 
     (precious / "file").touch()
     folder.rmdir()
     folder.symlink_to(precious)
-    assert confinement.remove_temporary(str(folder), BOUND_S)
+    assert sandbox.remove_temporary(str(folder), BOUND_S)
     assert (precious / "file").exists()
     assert list(folder.parent.iterdir()) == []
     (folder.parent / "heap").mkdir()  # as an earlier removal may have left it
     (folder.parent / "heap" / "0").symlink_to(precious)
-    assert confinement.remove_temporary(str(folder.parent / "heap"), BOUND_S)
+    assert sandbox.remove_temporary(str(folder.parent / "heap"), BOUND_S)
     assert (precious / "file").exists()
 
 
 def test_what_is_not_there_is_removed_already(folder: Path) -> None:
-    assert confinement.remove_temporary(str(folder / "missing"))
+    assert sandbox.remove_temporary(str(folder / "missing"))
     assert list(folder.iterdir()) == []
 
 
 def test_the_removal_is_bounded_and_may_be_done_again(folder: Path) -> None:
     wide(folder)
     started = time.monotonic()
-    assert not confinement.remove_temporary(str(folder), 0.0)
+    assert not sandbox.remove_temporary(str(folder), 0.0)
     assert time.monotonic() - started < BOUND_S
     assert len(list(folder.parent.rglob("*"))) > 900
-    confinement.remove_leftovers(confinement.leftovers(folder.parent), BOUND_S)
+    sandbox.remove_leftovers(sandbox.leftovers(folder.parent), BOUND_S)
     assert list(folder.parent.iterdir()) == []
 
 
@@ -301,6 +301,6 @@ def mounted(folder: Path, tmp_path: Path) -> Iterator[Path]:
 def test_what_is_mounted_in_it_is_left_alone(folder: Path, mounted: Path) -> None:
     (folder / "file").touch()
     mounted.chmod(0o750)
-    assert not confinement.remove_temporary(str(folder), BOUND_S)
+    assert not sandbox.remove_temporary(str(folder), BOUND_S)
     assert (mounted / "file").exists()
     assert stat.S_IMODE(mounted.stat().st_mode) == 0o750

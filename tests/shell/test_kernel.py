@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor import orphan
 from corral.supervisor.linux import kernel
+from corral.supervisor.process import orphans
 
 BOUND_S = 20.0
 PYTHON = [sys.executable, "-I", "-S"]
@@ -115,4 +115,4 @@ def test_a_dead_process_that_nobody_has_reaped_is_not_waited_for() -> None:
     with subprocess.Popen([*PYTHON, "-c", code]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert kernel.brand(process.pid) == (77, 1), "a zombie has it still"
-        assert asyncio.run(orphan.sweep(77)) == 0
+        assert asyncio.run(orphans.sweep(77)) == 0

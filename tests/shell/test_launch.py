@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from corral.supervisor.config.loader import decode
 from corral.supervisor.config.secrets import MAX_BYTES, Secrets
 from corral.supervisor.config.spec import Spec
-from corral.supervisor.launch import (
+from corral.supervisor.launcher import child_setup
+from corral.supervisor.process.launch import (
     HEADERS,
     URL,
     Host,
@@ -20,7 +21,6 @@ from corral.supervisor.launch import (
     read_environment_file,
     secret_problems,
 )
-from corral.supervisor.launcher import child_setup
 from corral.worker.errors import InvalidParams, SpawnFailed
 
 VALUE = "hunter2"

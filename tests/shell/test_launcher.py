@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import containment
 from corral.supervisor.launcher import program as launcher
 from corral.supervisor.linux import cgroup, kernel
+from corral.supervisor.process import containment
 from launcher_wire import (
     AGENTS,
     BOUND_S,

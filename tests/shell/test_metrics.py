@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor import metrics
-from corral.supervisor.excess import GROWTH_BYTES_PER_S
 from corral.supervisor.linux import cgroup as groups
-from corral.supervisor.metrics import Metrics
-from corral.supervisor.usage import (
+from corral.supervisor.process import sampler
+from corral.supervisor.process.limits import GROWTH_BYTES_PER_S
+from corral.supervisor.process.sampler import Metrics
+from corral.supervisor.process.usage import (
     Process,
     Tree,
     Usage,
@@ -441,7 +441,7 @@ class Given:
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Given:
     found = Given()
-    monkeypatch.setattr(metrics, "allocated_bytes", found.allocated_bytes)
+    monkeypatch.setattr(sampler, "allocated_bytes", found.allocated_bytes)
     return found
 
 
@@ -513,12 +513,12 @@ def test_quiet_trees_of_which_one_wakes_are_held_to_their_limits_however_long_th
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given_mib = 0
-    monkeypatch.setattr(metrics, "allocated_bytes", lambda: given_mib * MIB)
+    monkeypatch.setattr(sampler, "allocated_bytes", lambda: given_mib * MIB)
 
     async def main() -> None:
         nonlocal given_mib
         async with contextlib.AsyncExitStack() as stack:
-            cats = [stack.enter_context(cat()) for _ in range(2 * metrics.COHORT_LEAST)]
+            cats = [stack.enter_context(cat()) for _ in range(2 * sampler.COHORT_LEAST)]
             await until(lambda: asleep(*(each.pid for each in cats)))
             watcher = await stack.enter_async_context(watching())
             trees = [Spied(each.pid, cats[-1].pid) for each in cats]
@@ -618,7 +618,7 @@ def test_what_is_forgotten_is_attended_no_more() -> None:
                 watcher.forget("idle")
                 while not notes.is_over:
                     await asyncio.sleep(0)
-                assert watcher.of("idle") == metrics.Sample()
+                assert watcher.of("idle") == sampler.Sample()
 
     asyncio.run(main())
 
@@ -795,13 +795,13 @@ def test_thousands_that_are_due_together_give_others_their_turn() -> None:
     async def main() -> None:
         most = 0
         async with watching() as watcher:
-            for number in range(10 * metrics.LOOKS_PER_TURN):
+            for number in range(10 * sampler.LOOKS_PER_TURN):
                 watcher.watch(str(number), Quiet(lambda: (os.getpid(),)), Notes(wait_s=0.2))
-            while looks < 30 * metrics.LOOKS_PER_TURN:
+            while looks < 30 * sampler.LOOKS_PER_TURN:
                 before = looks
                 await asyncio.sleep(0)
                 most = max(most, looks - before)
         # The last of a turn may be a cohort, of whose members each is asked, and has then to be looked at.
-        assert metrics.LOOKS_PER_TURN <= most <= 3 * metrics.LOOKS_PER_TURN
+        assert sampler.LOOKS_PER_TURN <= most <= 3 * sampler.LOOKS_PER_TURN
 
     asyncio.run(main())

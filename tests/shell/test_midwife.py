@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.containment import Refusal, Subtree, claim
 from corral.supervisor.launcher import child_setup
 from corral.supervisor.launcher import program as launcher
 from corral.supervisor.launcher.raw_spawn import FAILED_EARLY, FAILED_LATE, PLAN_BYTES, Midwife
 from corral.supervisor.linux import cgroup
+from corral.supervisor.process.containment import Refusal, Subtree, claim
 from launcher_wire import PYTHON, Wire
 
 BOUND_S = 20.0

@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 import pytest
 import uvloop
 
-from corral.supervisor import containment
 from corral.supervisor.linux import kernel
-from corral.supervisor.process import Child, Exit, Launch, Launcher
+from corral.supervisor.process import containment
+from corral.supervisor.process.launcher_client import Child, Exit, Launch, Launcher
 from corral.worker.errors import Overloaded, ShuttingDown, SpawnFailed
 from launcher_wire import debugged
 

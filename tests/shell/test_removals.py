@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from corral.supervisor.removals import Removals
+from corral.supervisor.process.removals import Removals
 
 BOUND_S = 20.0
 

@@ -10,8 +10,8 @@ import msgspec
 
 from corral.supervisor.config.loader import decode
 from corral.supervisor.events.bus import Bus
-from corral.supervisor.launch import Host
-from corral.supervisor.offspring import Child, Launch
+from corral.supervisor.process.launch import Host
+from corral.supervisor.process.parent import Child, Launch
 from corral.supervisor.reserve import Reserve, Spare
 from corral.supervisor.zygote import Zygote
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.supervisor import containment
 from corral.supervisor.linux import cgroup, kernel
 from corral.supervisor.logs.store import LogLimits, LogStore
-from corral.supervisor.offspring import Child, Exit, Launch
-from corral.supervisor.process import Launcher
+from corral.supervisor.process import containment
+from corral.supervisor.process.launcher_client import Launcher
+from corral.supervisor.process.parent import Child, Exit, Launch
 from corral.supervisor.zygote import SO_PASSRIGHTS, Loaded, Zygote
 from corral.worker.errors import SpawnFailed, Timeout
 

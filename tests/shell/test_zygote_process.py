@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import corral
-from corral.supervisor import containment
 from corral.supervisor.linux import kernel, landlock
+from corral.supervisor.process import containment
 from launcher_wire import AGENTS, BOUND_S, Wire, birth
 from zygote_wire import Worker, ZygoteWire, piped
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from corral import __version__
-from corral.supervisor import doctor
-from corral.supervisor.doctor import Containment, Facts, Finding, Promise
+from corral.supervisor.process import host_check
+from corral.supervisor.process.host_check import Containment, Facts, Finding, Promise
 from daemon_process import BIN, BOUND_S, DaemonProcess
 
 TOPICS = {
@@ -154,15 +154,17 @@ BEST = Facts(
 
 
 def verdicts(facts: Facts) -> Mapping[str, Finding]:
-    return {finding.topic: finding for finding in doctor.findings(facts)}
+    return {finding.topic: finding for finding in host_check.findings(facts)}
 
 
 def broken_promises(facts: Facts) -> Mapping[str, Promise]:
-    return {promise.name: promise for promise in doctor.promises(facts) if promise.holds != "yes"}
+    return {
+        promise.name: promise for promise in host_check.promises(facts) if promise.holds != "yes"
+    }
 
 
 def test_a_machine_that_has_everything_is_well_and_keeps_every_promise() -> None:
-    assert {finding.verdict for finding in doctor.findings(BEST)} == {"ok"}
+    assert {finding.verdict for finding in host_check.findings(BEST)} == {"ok"}
     assert not broken_promises(BEST)
 
 
@@ -208,11 +210,11 @@ def test_what_is_missing_is_named_with_its_remedy_and_the_promise_that_it_costs(
 
 
 def test_a_running_daemon_tells_of_servers_secrets_and_http() -> None:
-    well = doctor.Services(secrets=2, servers=3, up=1, http="127.0.0.1:7080")
+    well = host_check.Services(secrets=2, servers=3, up=1, http="127.0.0.1:7080")
     found = verdicts(replace(BEST, services=well))
     assert {found[topic].verdict for topic in ("servers", "secrets", "http")} == {"ok"}
     assert "127.0.0.1:7080" in found["http"].found
-    ill = doctor.Services(secret_problems=("cannot expand x",), failed=("time-0: exited",))
+    ill = host_check.Services(secret_problems=("cannot expand x",), failed=("time-0: exited",))
     found = verdicts(replace(BEST, services=ill))
     assert (found["servers"].verdict, found["servers"].found) == ("warning", "time-0: exited")
     assert (found["secrets"].verdict, found["secrets"].found) == ("warning", "cannot expand x")

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..worker.errors import CorralError
-from .config.spec import Spec
-from .confinement import remove_temporary
+from ...worker.errors import CorralError
+from ..config.spec import Spec
 from .launch import Host, prepare
-from .process import Child, Exit, Launch, Launcher
+from .launcher_client import Child, Exit, Launch, Launcher
+from .sandbox import remove_temporary
 
 OUTPUT_BYTES = 4 * 1024
 """What is kept of what a command printed: the end."""

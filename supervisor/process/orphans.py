@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Container, Iterator
 from itertools import islice
 
-from .linux import kernel
-from .linux.cgroup import Groups
+from ..linux import kernel
+from ..linux.cgroup import Groups
 
 PATIENCE_S = 5.0
 """After so long it is said what does not end; the rounds go on, unless the daemon is closing."""

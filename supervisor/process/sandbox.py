@@ -16,7 +16,7 @@ from functools import cache
 from glob import escape, glob
 from pathlib import Path
 
-from .linux import landlock
+from ..linux import landlock
 
 REMOVAL_S = 5.0
 """How long the removal of one temporary folder may take; what is left then goes at the next start."""

@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import orphan
-from .launcher import program, protocol
+from ..launcher import program, protocol
+from . import orphans
 
 PING_S = 1.0
 LATE_S = 0.5
@@ -207,7 +207,7 @@ class Link:
         self.refusal: tuple[int, str] | None = None  # why there is no PID namespace for it
         self.is_inside = False  # its pids are those of a PID namespace
         self.pid, self._pidfd, sock = _start(python, options)
-        orphan.launchers.add(self.pid)
+        orphans.launchers.add(self.pid)
         self._loop.add_reader(self._pidfd, self._on_end)
         self.channel = Channel(sock, self._hear)
         self._pulse = Pulse(self.channel, silence_s, self._on_silence)
@@ -235,7 +235,7 @@ class Link:
             os.waitpid(self.pid, 0)
         os.close(self._pidfd)
         self._pidfd = -1
-        orphan.launchers.discard(self.pid)
+        orphans.launchers.discard(self.pid)
 
     def _hear(self, message: Any) -> None:  # Any: JSON
         self._pulse.heard()
@@ -255,8 +255,8 @@ class Link:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         os.waitpid(self.pid, 0)
-        orphan.launchers.add(pid)
-        orphan.launchers.discard(self.pid)
+        orphans.launchers.add(pid)
+        orphans.launchers.discard(self.pid)
         self.pid, self._pidfd, self.is_inside = pid, pidfd, True
         self._loop.add_reader(pidfd, self._on_end)
 

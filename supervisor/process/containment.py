@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from .linux import cgroup, kernel
+from ..linux import cgroup, kernel
 
 CONTROLLERS = ("memory", "pids", "cpu")
 LEAF = "supervisor"

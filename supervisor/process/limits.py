@@ -7,7 +7,7 @@ limits only by how a process ends (SIGXCPU, SIGXFSZ, its OOM killer); others it 
 
 from msgspec import Struct
 
-from .config.spec import Resources
+from ..config.spec import Resources
 
 GROWTH_BYTES_PER_S = 4 * 1024**3
 """How fast a tree takes memory at worst; one process that touches new pages was measured at 2.4 GiB/s."""

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .excess import GROWTH_BYTES_PER_S
-from .linux import cgroup as groups
-from .linux.kernel import HAS_CHILDREN_FILE, children_by_parent, read_proc
+from ..linux import cgroup as groups
+from ..linux.kernel import HAS_CHILDREN_FILE, children_by_parent, read_proc
+from .limits import GROWTH_BYTES_PER_S
 
 BATCH = 64
 """Processes that are looked at before the loop has its turn: less than 3 ms."""

@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ..worker.errors import SpawnFailed
-from . import confinement
-from .config.secrets import Secrets, is_reference, read_text
-from .config.spec import Spec
+from ...worker.errors import SpawnFailed
+from ..config.secrets import Secrets, is_reference, read_text
+from ..config.spec import Spec
+from ..launcher.child_setup import Refused, identity_of
+from . import sandbox
 from .containment import Containment
-from .launcher.child_setup import Refused, identity_of
-from .offspring import Launch
+from .parent import Launch
 
 URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
 """The variables that tell the process of a remote server where it is, and which headers it gets, a JSON object."""
@@ -112,14 +112,14 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
     env = _environment(spec, host, user)
     temporary: str | None = None
     if is_isolated and host.temporary_root is not None and "TMPDIR" not in env:
-        temporary = env["TMPDIR"] = confinement.temporary_of(host.temporary_root, unit)
+        temporary = env["TMPDIR"] = sandbox.temporary_of(host.temporary_root, unit)
     read_paths: Sequence[str] | None = process.read_paths
     write_paths: Sequence[str] | None = process.write_paths
     if read_paths is not None:
-        sdk = confinement.sdk_folders(host.sdk_path)
-        read_paths = confinement.readable(read_paths, argv, env, process.working_directory, sdk)
+        sdk = sandbox.sdk_folders(host.sdk_path)
+        read_paths = sandbox.readable(read_paths, argv, env, process.working_directory, sdk)
     if write_paths is not None:
-        write_paths = confinement.writable(write_paths)
+        write_paths = sandbox.writable(write_paths)
     return Launch(
         unit=unit,
         argv=argv,
@@ -139,7 +139,7 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
         read_paths=read_paths,
         write_paths=write_paths,
         connect_ports=_connect_ports(spec),
-        scope_signals=is_isolated and confinement.scopes_signals(),
+        scope_signals=is_isolated and sandbox.scopes_signals(),
     )
 
 

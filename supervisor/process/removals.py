@@ -7,7 +7,7 @@ woken once for all of a thousand workers that end together.
 import asyncio
 from collections.abc import Coroutine
 
-from .confinement import remove_empty, remove_temporary
+from .sandbox import remove_empty, remove_temporary
 
 DELAY_S = 0.02
 """Between the first end and the removal."""

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from .excess import GROWTH_BYTES_PER_S, MIN_LOOK_S
+from .limits import GROWTH_BYTES_PER_S, MIN_LOOK_S
 from .usage import Quiet, Tree, Usage, allocated_bytes
 
 WINDOW_S = 1.0

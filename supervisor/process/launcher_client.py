@@ -33,14 +33,14 @@ from typing import Any
 
 import msgspec
 
-from ..worker.errors import ShuttingDown, SpawnFailed, Timeout
-from . import containment, orphan
+from ...worker.errors import ShuttingDown, SpawnFailed, Timeout
+from ..linux import kernel
+from ..linux import pid_namespace as namespace
+from ..linux.cgroup import Groups
+from . import containment, orphans
 from .containment import Containment, Subtree, Wanted
-from .link import Link
-from .linux import kernel
-from .linux import pid_namespace as namespace
-from .linux.cgroup import Groups
-from .offspring import Child, Exit, Launch, Offspring, Scope, failed
+from .launcher_link import Link
+from .parent import Child, Exit, Launch, Offspring, Scope, failed
 
 __all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope"]
 
@@ -147,11 +147,11 @@ class Launcher(Offspring):
         """
         assert self._keeper is None, "a Launcher starts once"
         await self._prepare()
-        orphan.become_subreaper()
+        orphans.become_subreaper()
         try:
             await self._begin()
         except BaseException:
-            orphan.undo_subreaper()
+            orphans.undo_subreaper()
             if self._subtree is not None:
                 self._subtree.remove()
             raise
@@ -232,7 +232,7 @@ class Launcher(Offspring):
                 self._link.kill()
             await asyncio.wait([self._keeper], timeout=2 * CLOSE_S)
             self._keeper.cancel()
-        orphan.undo_subreaper()
+        orphans.undo_subreaper()
         if self._subtree is not None:
             self._subtree.remove()
 
@@ -252,7 +252,7 @@ class Launcher(Offspring):
         self._containment = containment.contained(
             self._subtree, reason, pid_namespace=self._pid_namespace
         )
-        if self._state_dir is not None and (met := await orphan.sweep(self._state)):
+        if self._state_dir is not None and (met := await orphans.sweep(self._state)):
             log.warning("%d processes of an earlier daemon were left, and have been killed", met)
 
     async def _begin(self) -> None:
@@ -322,7 +322,7 @@ class Launcher(Offspring):
         self._lose("the launcher died, and its workers with it")
         if self._subtree is not None:
             self._subtree.kill()
-        family = orphan.Family(
+        family = orphans.Family(
             sessions=sessions,
             groups=None if self._subtree is None else self._subtree.groups,
             state=self._state,

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from .linux import cgroup, kernel, landlock
+from ..linux import cgroup, kernel, landlock
 
 AGENT_USER = "corral-agent"
 CONTROLLERS = ("memory", "cpu", "pids")

@@ -15,9 +15,9 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
-from ..worker.errors import Overloaded, SpawnFailed
-from .link import PING_S, Channel, close_all
-from .linux import kernel
+from ...worker.errors import Overloaded, SpawnFailed
+from ..linux import kernel
+from .launcher_link import PING_S, Channel, close_all
 
 QUEUE_MESSAGES = 1024
 """What a parent has not read yet; beyond it `spawn` and `signal` are refused."""

@@ -1,0 +1,1 @@
+"""Starts, signals and measures processes through the launcher."""
