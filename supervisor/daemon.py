@@ -67,7 +67,7 @@ from .store.incarnations import Numbering
 from .store.store import STALL_S, Store
 from .tasks import Tasks
 from .timetable import Timetable
-from .zygotes import Zygotes
+from .zygote.pool import Zygotes
 
 if TYPE_CHECKING:
     from .web import Web

@@ -54,7 +54,7 @@ from .process.removals import Removals
 from .store.incarnations import Numbering
 from .store.store import Store
 from .turnstile import Turnstile
-from .zygotes import Zygotes
+from .zygote.pool import Zygotes
 
 PAUSED = "paused"
 """The reason for which a tree is frozen when somebody has asked for it."""

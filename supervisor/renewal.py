@@ -11,8 +11,8 @@ from . import lifecycle
 from .agents import Agents
 from .keeper import Keeper
 from .lifecycle import UP, State
-from .warmth import Aged, turn
-from .zygotes import Order
+from .zygote.policy import Aged, turn
+from .zygote.pool import Order
 
 
 @dataclass(eq=False)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor import warmth
-from corral.supervisor.warmth import (
+from corral.supervisor.zygote import policy
+from corral.supervisor.zygote.policy import (
     LOSSES,
     STEADY_S,
     Aged,
@@ -49,11 +49,11 @@ RENEWALS_A_MINUTE = 11
 """With the pauses of `DAMPING_S`: 0.5 + 1 + 2 + 4 + 8 s, then 15 s each, and the first without one."""
 
 
-def lived(*events: Event, now: float = 0.0) -> tuple[Warmth, list[warmth.Action]]:
+def lived(*events: Event, now: float = 0.0) -> tuple[Warmth, list[policy.Action]]:
     """What follows from events in a row, from the beginning: the state, and what the last one asks for."""
-    state, actions = Warmth(), list[warmth.Action]()
+    state, actions = Warmth(), list[policy.Action]()
     for event in events:
-        state, actions = warmth.step(state, event, now)
+        state, actions = policy.step(state, event, now)
     return state, actions
 
 
@@ -82,32 +82,32 @@ def test_one_that_is_unfit_is_ended_and_the_workers_start_cold() -> None:
 def test_an_import_that_fails_is_tried_again_when_a_cold_worker_came_up() -> None:
     state, actions = lived(Wanted(), Failed(1, "no module"))
     assert (state.phase, actions) == (Phase.COLD, [Tell("cold", "no module")])
-    assert warmth.step(state, ColdUp(), 1.0)[1] == [Load(2)]
+    assert policy.step(state, ColdUp(), 1.0)[1] == [Load(2)]
 
 
 def test_an_import_that_keeps_failing_is_not_tried_for_ever() -> None:
     state, _ = lived(Wanted(), Failed(1, "x"), ColdUp(), Failed(2, "x"), ColdUp(), Failed(3, "x"))
-    assert warmth.step(state, ColdUp(), 1.0)[1] == []
-    assert warmth.step(state, Changed("asked to restart", urgent=True), 1.0)[1] == [Load(4)]
+    assert policy.step(state, ColdUp(), 1.0)[1] == []
+    assert policy.step(state, Changed("asked to restart", urgent=True), 1.0)[1] == [Load(4)]
 
 
 def test_an_unfit_one_is_not_tried_again_because_cold_workers_come_up() -> None:
     state, _ = lived(Wanted(), Loaded(1, "a socket"))
-    assert warmth.step(state, ColdUp(), 1.0)[1] == []
+    assert policy.step(state, ColdUp(), 1.0)[1] == []
 
 
 def test_what_the_machine_lacks_for_now_is_tried_again_after_a_while() -> None:
     state, _ = lived(Wanted(), Failed(1, "no memory", lacking=True))
     assert state.phase is Phase.RESTING
     assert state.due is not None
-    assert warmth.step(state, Tick(), state.due - 0.1)[1] == []
-    assert warmth.step(state, Tick(), state.due)[1] == [Load(2)]
+    assert policy.step(state, Tick(), state.due - 0.1)[1] == []
+    assert policy.step(state, Tick(), state.due)[1] == [Load(2)]
 
 
 def test_what_changed_is_loaded_beside_the_old_one_which_retires_then() -> None:
     state, actions = lived(*WARM, Changed("a.py"))
     assert (state.phase, state.current, actions) == (Phase.RENEWING, 1, [Load(2)])
-    state, actions = warmth.step(state, Loaded(2), 1.0)
+    state, actions = policy.step(state, Loaded(2), 1.0)
     assert (state.phase, state.current) == (Phase.WARM, 2)
     assert actions == [Retire(1), Tell("renewed", "a.py"), Roll(2, "a.py")]
 
@@ -116,16 +116,16 @@ def test_a_change_that_cannot_be_imported_keeps_the_old_one_and_says_so() -> Non
     state, actions = lived(*WARM, Changed("a.py"), Failed(2, "SyntaxError"))
     assert (state.phase, state.current, state.reason) == (Phase.WARM, 1, "SyntaxError")
     assert actions == [Tell("kept", "SyntaxError")]
-    assert warmth.step(state, Changed("a.py"), 99.0)[1] == [Load(3)]
+    assert policy.step(state, Changed("a.py"), 99.0)[1] == [Load(3)]
 
 
 def test_a_renewal_for_which_the_machine_lacks_something_for_now_is_tried_again() -> None:
     state, actions = lived(*WARM, Changed("a.py"), Failed(2, "no memory", lacking=True))
     assert (state.phase, state.current, actions) == (Phase.WARM, 1, [Tell("kept", "no memory")])
     assert state.due is not None
-    state, actions = warmth.step(state, Tick(), state.due)
+    state, actions = policy.step(state, Tick(), state.due)
     assert actions == [Load(3)]
-    state, actions = warmth.step(state, Failed(3, "no memory", lacking=True), 5.0)
+    state, actions = policy.step(state, Failed(3, "no memory", lacking=True), 5.0)
     assert (state.phase, actions) == (Phase.WARM, [])
 
 
@@ -149,12 +149,12 @@ def test_a_change_that_makes_it_unfit_has_its_workers_start_cold_one_after_the_o
 def test_a_burst_of_changes_during_a_renewal_gives_one_more() -> None:
     state, actions = lived(*WARM, Changed("a"), Changed("b"), Changed("c"))
     assert (actions, state.again) == ([], "c")
-    state, actions = warmth.step(state, Loaded(2), 1.0)
+    state, actions = policy.step(state, Loaded(2), 1.0)
     assert (actions[-1], state.is_settled) == (Look(2), False)
-    assert warmth.step(state, Unchanged(2), 1.0)[0].is_settled
-    state, _ = warmth.step(state, Changed("c"), 1.0)
+    assert policy.step(state, Unchanged(2), 1.0)[0].is_settled
+    state, _ = policy.step(state, Changed("c"), 1.0)
     assert state.due is not None
-    assert warmth.step(state, Tick(), state.due)[1] == [Load(3)]
+    assert policy.step(state, Tick(), state.due)[1] == [Load(3)]
 
 
 def test_who_waits_for_a_renewal_does_not_wait_for_a_pause() -> None:
@@ -168,12 +168,12 @@ def test_a_zygote_that_died_is_loaded_again_at_once_and_then_after_longer_and_lo
     assert (state.phase, actions) == (Phase.LOADING, [Load(2)])
     waits = list[float]()
     for number in range(2, LOSSES):
-        state, _ = warmth.step(state, Loaded(number), 0.0)
-        state, actions = warmth.step(state, Lost(number, "SIGSEGV"), 0.0)
+        state, _ = policy.step(state, Loaded(number), 0.0)
+        state, actions = policy.step(state, Lost(number, "SIGSEGV"), 0.0)
         assert state.phase is Phase.RESTING
         assert state.due is not None
         waits.append(state.due)
-        state, actions = warmth.step(state, Tick(), state.due)
+        state, actions = policy.step(state, Tick(), state.due)
         assert actions == [Load(number + 1)]
     assert waits == sorted(set(waits))
 
@@ -181,9 +181,9 @@ def test_a_zygote_that_died_is_loaded_again_at_once_and_then_after_longer_and_lo
 def test_a_zygote_that_dies_again_and_again_ends_in_cold_starts_with_the_reason() -> None:
     state, actions = lived(Wanted())
     for number in range(1, LOSSES + 1):
-        state, _ = warmth.step(state, Loaded(number), 0.0)
-        state, actions = warmth.step(state, Lost(number, "killed by SIGSEGV"), 0.0)
-        state, _ = warmth.step(state, Tick(), 1e3) if state.due is not None else (state, [])
+        state, _ = policy.step(state, Loaded(number), 0.0)
+        state, actions = policy.step(state, Lost(number, "killed by SIGSEGV"), 0.0)
+        state, _ = policy.step(state, Tick(), 1e3) if state.due is not None else (state, [])
     assert state.phase is Phase.COLD
     assert "SIGSEGV" in state.reason
     assert isinstance(actions[-1], Tell)
@@ -193,9 +193,9 @@ def test_a_zygote_that_lived_for_long_has_died_for_the_first_time() -> None:
     state = lived(Wanted())[0]
     now = 0.0
     for number in range(1, 3 * LOSSES):
-        state, _ = warmth.step(state, Loaded(number), now)
+        state, _ = policy.step(state, Loaded(number), now)
         now += STEADY_S
-        state, actions = warmth.step(state, Lost(number, "x"), now)
+        state, actions = policy.step(state, Lost(number, "x"), now)
         assert actions == [Load(number + 1)]
 
 
@@ -214,7 +214,7 @@ def test_when_the_old_one_dies_during_a_renewal_workers_wait_for_the_new_one() -
     ],
 )
 def test_nothing_is_left_of_what_nobody_wants(
-    events: tuple[Event, ...], ends: list[warmth.Action]
+    events: tuple[Event, ...], ends: list[policy.Action]
 ) -> None:
     state, actions = lived(*events, Unwanted())
     assert (state.phase, actions) == (Phase.ABSENT, ends)
@@ -234,13 +234,13 @@ def test_no_worker_is_forked_from_a_zygote_that_would_be_started_differently_now
 def test_what_is_told_of_a_zygote_that_is_no_more_changes_nothing() -> None:
     state, _ = lived(*WARM, Changed("a"), Loaded(2))
     for event in (Loaded(1), Failed(1, "x"), Lost(1, "x"), Loaded(9), Lost(9, "x")):
-        assert warmth.step(state, event, 1.0) == (state, [])
+        assert policy.step(state, event, 1.0) == (state, [])
 
 
 # -- long lives
 
 
-Step = Callable[[Warmth, Event, float], warmth.Step]
+Step = Callable[[Warmth, Event, float], policy.Step]
 
 
 class Broken(AssertionError):
@@ -263,7 +263,7 @@ class World:
     """A machine with one agent on it, and people who change its sources."""
 
     seed: int
-    step: Step = warmth.step
+    step: Step = policy.step
     tells: bool = False
     state: Warmth = field(default_factory=Warmth)
     now: float = 0.0
@@ -293,7 +293,7 @@ class World:
             self._perform(action, before)
         self._check()
 
-    def _perform(self, action: warmth.Action, before: Warmth) -> None:
+    def _perform(self, action: policy.Action, before: Warmth) -> None:
         if isinstance(action, Load):
             self._expect(action.number > self.given, "a number came twice")
             self.given = action.number
@@ -531,10 +531,10 @@ FAULTS = {
 
 def planted(old: str, new: str) -> Step:
     """`warmth.step` as it would be if the text `old` of its functions were `new`."""
-    source = inspect.getsource(warmth)
+    source = inspect.getsource(policy)
     text = "from __future__ import annotations\ndef " + source.split("\ndef ", 1)[1]
     assert text.count(old) == 1, f"not one place: {old}"
-    functions: dict[str, Any] = dict(vars(warmth))  # Any: the contents of a module
+    functions: dict[str, Any] = dict(vars(policy))  # Any: the contents of a module
     exec(text.replace(old, new), functions)
     step: Step = functions["step"]
     return step
@@ -571,7 +571,7 @@ def test_under_load_each_worker_is_replaced_and_no_task_is_cut(seed: int) -> Non
     length_s = chance.choice((0.01, 0.5, 5.0))
     workers = [Worker(f"w-{n}") for n in range(count)]
     withheld = frozenset[str]()
-    now, done, most_down = 0.0, 0, max(1, count // warmth.SHARE)
+    now, done, most_down = 0.0, 0, max(1, count // policy.SHARE)
     queue = 10_000
     while any(worker.is_old for worker in workers):
         assert now < 2_000.0 * length_s + 600.0, f"seed {seed}: it never ends"
@@ -601,7 +601,7 @@ def test_under_load_each_worker_is_replaced_and_no_task_is_cut(seed: int) -> Non
 
 def test_one_that_does_not_come_up_holds_up_the_others_which_go_on() -> None:
     aged = [Aged("a", 0), Aged("b", 1, withheld=True)]
-    assert turn(aged, workers=3, coming=1, slots=1) == warmth.Turn((), frozenset())
+    assert turn(aged, workers=3, coming=1, slots=1) == policy.Turn((), frozenset())
 
 
 def test_of_workers_with_several_slots_not_all_run_dry_at_once() -> None:

@@ -12,8 +12,8 @@ from corral.supervisor.config.loader import decode
 from corral.supervisor.events.bus import Bus
 from corral.supervisor.process.launch import Host
 from corral.supervisor.process.parent import Child, Launch
-from corral.supervisor.reserve import Reserve, Spare
-from corral.supervisor.zygote import Zygote
+from corral.supervisor.zygote.client import Zygote
+from corral.supervisor.zygote.spares import Reserve, Spare
 
 BOUND_S = 20.0
 

@@ -19,7 +19,7 @@ from corral.supervisor.logs.store import LogLimits, LogStore
 from corral.supervisor.process import containment
 from corral.supervisor.process.launcher_client import Launcher
 from corral.supervisor.process.parent import Child, Exit, Launch
-from corral.supervisor.zygote import SO_PASSRIGHTS, Loaded, Zygote
+from corral.supervisor.zygote.client import SO_PASSRIGHTS, Loaded, Zygote
 from corral.worker.errors import SpawnFailed, Timeout
 
 BOUND_S = 20.0

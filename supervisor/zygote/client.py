@@ -18,16 +18,16 @@ from pathlib import Path
 
 import msgspec
 
-from ..worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
-from .launcher.main_loop import ENDING
-from .linux import cgroup, kernel, pid_namespace
-from .logs.capture_pipe import Capture
-from .logs.store import LogWriter
-from .process.launcher_client import Launcher
-from .process.launcher_link import PING_S, Channel, Pulse
-from .process.parent import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed
-from .process.sandbox import remove_temporary
-from .testimony import (
+from ...worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from ..launcher.main_loop import ENDING
+from ..linux import cgroup, kernel, pid_namespace
+from ..logs.capture_pipe import Capture
+from ..logs.store import LogWriter
+from ..process.launcher_client import Launcher
+from ..process.launcher_link import PING_S, Channel, Pulse
+from ..process.parent import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed
+from ..process.sandbox import remove_temporary
+from .protocol import (
     Changed,
     Checked,
     Emptied,

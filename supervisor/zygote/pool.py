@@ -15,18 +15,18 @@ from typing import Protocol
 
 import msgspec
 
-from ..worker.errors import CorralError, SpawnFailed
-from . import warmth
-from .config.spec import Spec
-from .events.bus import Bus
-from .lifecycle import UP, Worker
-from .logs.store import LogLimits, LogStore, LogWriter
-from .process.launch import Host, prepare, prepare_zygote, why_cold
-from .process.launcher_client import Launcher
-from .process.parent import Child, Exit, Launch, Parent
-from .reserve import Reserve, substance
-from .warmth import Phase, Warmth
-from .zygote import Loaded, Zygote
+from ...worker.errors import CorralError, SpawnFailed
+from ..config.spec import Spec
+from ..events.bus import Bus
+from ..lifecycle import UP, Worker
+from ..logs.store import LogLimits, LogStore, LogWriter
+from ..process.launch import Host, prepare, prepare_zygote, why_cold
+from ..process.launcher_client import Launcher
+from ..process.parent import Child, Exit, Launch, Parent
+from . import policy
+from .client import Loaded, Zygote
+from .policy import Phase, Warmth
+from .spares import Reserve, substance
 
 CHECK_S = 5.0
 """A zygote that does not say in this time which sources have changed is taken for one that knows of none."""
@@ -161,13 +161,13 @@ class Zygotes:
         if not is_warm(spec):
             return
         kin = self._kin(spec)
-        self._feed(kin, warmth.Wanted())
+        self._feed(kin, policy.Wanted())
         kin.reserve.put_off()
         with contextlib.suppress(CorralError):  # the start itself says so
             recipe = await self._recipe(spec)
             if kin.recipe is not None and kin.recipe != recipe:
                 kin.spec, kin.recipe = spec, recipe
-                self._feed(kin, warmth.Remade())
+                self._feed(kin, policy.Remade())
         if kin.state.phase is not Phase.LOADING:
             return  # as a rule
         stopped = self._loop.create_task(doomed.wait())
@@ -239,23 +239,23 @@ class Zygotes:
             kin = self._kin(spec)
         before, kin.spec = kin.spec, spec
         if not is_needed:
-            self._feed(kin, warmth.Unwanted())
+            self._feed(kin, policy.Unwanted())
         elif not is_warm(spec):
-            self._feed(kin, warmth.OptedOut())
+            self._feed(kin, policy.OptedOut())
         elif any(each.worker.wanted for each in agent.keepers):
-            self._feed(kin, warmth.Wanted())
+            self._feed(kin, policy.Wanted())
         if spec is not before:
             self._take_over(kin, before)
         if kin.state.hopes and any(
             _is_up_since(each.worker, kin.state.settled_at) for each in agent.keepers
         ):
-            self._feed(kin, warmth.ColdUp())
+            self._feed(kin, policy.ColdUp())
 
     def forget(self, name: str) -> None:
         """The agent is no more."""
         kin = self._kins.get(name)
         if kin is not None:
-            self._feed(kin, warmth.Unwanted())
+            self._feed(kin, policy.Unwanted())
             self._begin(self._forget(name, kin))
 
     async def _forget(self, name: str, kin: Kin) -> None:
@@ -364,7 +364,7 @@ class Zygotes:
     async def close(self) -> None:
         """Ends all zygotes and spares."""
         for kin in self._kins.values():
-            self._feed(kin, warmth.Unwanted())
+            self._feed(kin, policy.Unwanted())
             for number in kin.nests:
                 self._end(kin, number)
         await self.until_ended(self._kins)
@@ -386,16 +386,16 @@ class Zygotes:
             kin = self._kins[spec.name] = Kin(spec, reserve)
         return kin
 
-    def _feed(self, kin: Kin, event: warmth.Event) -> None:
+    def _feed(self, kin: Kin, event: policy.Event) -> None:
         before = kin.state
-        kin.state, actions = warmth.step(before, event, self._loop.time())
+        kin.state, actions = policy.step(before, event, self._loop.time())
         for action in actions:
             self._perform(kin, action)
         if kin.timer is not None:
             kin.timer.cancel()
             kin.timer = None
         if kin.state.due is not None:
-            kin.timer = self._loop.call_at(kin.state.due, self._feed, kin, warmth.Tick())
+            kin.timer = self._loop.call_at(kin.state.due, self._feed, kin, policy.Tick())
         if kin.state == before:
             return
         if kin.state.phase is Phase.ABSENT:
@@ -408,20 +408,20 @@ class Zygotes:
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
-    def _perform(self, kin: Kin, action: warmth.Action) -> None:
-        if isinstance(action, warmth.Load):
+    def _perform(self, kin: Kin, action: policy.Action) -> None:
+        if isinstance(action, policy.Load):
             task = self._loop.create_task(self._load(kin, action.number))
             kin.nests[action.number] = Nest(kin.spec, task)
-        elif isinstance(action, warmth.Look):
+        elif isinstance(action, policy.Look):
             self._begin(self._look(kin, action.number))
-        elif isinstance(action, warmth.Retire):
+        elif isinstance(action, policy.Retire):
             nest = kin.nests.get(action.number)
             if nest is not None and nest.zygote is not None:
                 nest.is_retired = True
                 nest.zygote.retire()
-        elif isinstance(action, warmth.End):
+        elif isinstance(action, policy.End):
             self._end(kin, action.number)
-        elif isinstance(action, warmth.Roll):
+        elif isinstance(action, policy.Roll):
             earlier = [nest.zygote for n, nest in kin.nests.items() if n < action.number]
             since = self._loop.time()  # of who began cold meanwhile, nobody knows what it has read
             kin.order = Order(frozenset(filter(None, earlier)), since, action.reason)
@@ -429,7 +429,7 @@ class Zygotes:
         else:
             self._tell(kin, action)
 
-    def _tell(self, kin: Kin, told: warmth.Tell) -> None:
+    def _tell(self, kin: Kin, told: policy.Tell) -> None:
         name = kin.spec.name
         if told.what == "warm":
             assert kin.nest is not None, "it is told when it is loaded"
@@ -455,7 +455,7 @@ class Zygotes:
         if kin.log is not None:
             kin.log.configure(LogLimits.of(spec.monitoring))
         if is_warm(spec) and is_warm(before) and spec.preload != before.preload:
-            self._feed(kin, warmth.Changed(PRELOAD, urgent=True))
+            self._feed(kin, policy.Changed(PRELOAD, urgent=True))
         kin.reserve.aim(kin.current, spec)
 
     async def _check(self, kin: Kin, *, dry_run: bool) -> bool:
@@ -465,10 +465,10 @@ class Zygotes:
             if kin.current is not zygote:
                 continue  # which may have been asked too early, too
             if paths and not dry_run:
-                self._feed(kin, warmth.Changed(_words_of_changes(paths), urgent=True))
+                self._feed(kin, policy.Changed(_words_of_changes(paths), urgent=True))
             return bool(paths)
         if not dry_run:  # what is being loaded may have read what was there before
-            self._feed(kin, warmth.Changed("somebody has asked for it", urgent=True))
+            self._feed(kin, policy.Changed("somebody has asked for it", urgent=True))
         return False
 
     async def _look(self, kin: Kin, number: int) -> None:
@@ -477,13 +477,13 @@ class Zygotes:
         if nest is None or nest.zygote is None:
             return
         if nest.spec.preload != kin.spec.preload:
-            self._feed(kin, warmth.Changed(PRELOAD, urgent=True))
+            self._feed(kin, policy.Changed(PRELOAD, urgent=True))
             return
         paths = await self._changed_sources(kin, nest.zygote)
         if kin.state.current == number and paths:
-            self._feed(kin, warmth.Changed(_words_of_changes(paths)))
+            self._feed(kin, policy.Changed(_words_of_changes(paths)))
         else:
-            self._feed(kin, warmth.Unchanged(number))
+            self._feed(kin, policy.Unchanged(number))
 
     async def _changed_sources(self, kin: Kin, zygote: Zygote) -> list[str]:
         try:
@@ -517,7 +517,7 @@ class Zygotes:
             await self._give_up(kin, number, repr(error))
         else:
             nest.task = self._loop.create_task(self._attend(kin, number, nest))
-            self._feed(kin, warmth.Loaded(number, _words_of_unfit(nest.loaded)))
+            self._feed(kin, policy.Loaded(number, _words_of_unfit(nest.loaded)))
 
     async def _start(self, kin: Kin, number: int, nest: Nest) -> Loaded:
         spec = nest.spec
@@ -548,7 +548,7 @@ class Zygotes:
         await self._remove(kin, number)
 
     async def _give_up(self, kin: Kin, number: int, reason: str, *, lacking: bool = False) -> None:
-        self._feed(kin, warmth.Failed(number, reason, lacking))  # nobody waits for its end
+        self._feed(kin, policy.Failed(number, reason, lacking))  # nobody waits for its end
         await self._remove(kin, number)
 
     def _end(self, kin: Kin, number: int) -> None:
@@ -579,12 +579,12 @@ class Zygotes:
 
     def _note_changes(self, kin: Kin, number: int, paths: list[str]) -> None:
         if number == kin.state.current or number == kin.state.coming:
-            self._feed(kin, warmth.Changed(_words_of_changes(paths)))
+            self._feed(kin, policy.Changed(_words_of_changes(paths)))
 
     def _note_loss(self, kin: Kin, number: int, _: Zygote, reason: str) -> None:
         nest = kin.nests.get(number)
         if nest is not None and nest.loaded is not None:  # else its start says more
-            self._feed(kin, warmth.Lost(number, reason))
+            self._feed(kin, policy.Lost(number, reason))
 
     def _exited(self, kin: Kin, report: Exit) -> None:
         if not kin.reserve.exited(report):

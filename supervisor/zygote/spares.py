@@ -14,16 +14,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..worker.errors import CorralError
-from .config.spec import Spec
-from .events.bus import Bus
-from .linux import kernel
-from .process.launch import Host, prepare
-from .process.launcher_link import close_all
-from .process.parent import Child, Exit, Launch
-from .process.sandbox import remove_temporary
-from .warmth import SPARE_S, doubled_s
-from .zygote import Zygote
+from ...worker.errors import CorralError
+from ..config.spec import Spec
+from ..events.bus import Bus
+from ..linux import kernel
+from ..process.launch import Host, prepare
+from ..process.launcher_link import close_all
+from ..process.parent import Child, Exit, Launch
+from ..process.sandbox import remove_temporary
+from .client import Zygote
+from .policy import SPARE_S, doubled_s
 
 REFILL_S = 0.05
 """After a worker was started, so long nothing is forked ahead: another may follow."""

@@ -18,8 +18,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from .launcher.main_loop import ROOTS
-from .launcher.protocol import DESCRIPTORS, MESSAGE_BYTES
+from ..launcher.main_loop import ROOTS
+from ..launcher.protocol import DESCRIPTORS, MESSAGE_BYTES
 
 TEXT_CHARS = 1000
 """Of what a failed start says."""

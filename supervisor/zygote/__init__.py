@@ -1,0 +1,1 @@
+"""Keeps a process per agent that has imported its modules, and forks workers from it."""
