@@ -19,7 +19,7 @@ from .bench import has_place
 from .crew import Agent
 from .events.bus import rfc3339
 from .keeper import Keeper
-from .lifecycle import State, Worker
+from .lifecycle.state_machine import State, Worker
 from .partners import Hibernation
 from .schedule import (
     RATE_S,

@@ -15,7 +15,7 @@ from .backlog import Entry
 from .crew import Agent
 from .keeper import Keeper
 from .ledger import Ledger
-from .lifecycle import State
+from .lifecycle.state_machine import State
 from .partners import Hibernation
 from .performance import Performance, gone
 from .turns import Turns

@@ -28,9 +28,9 @@ from ..worker.errors import (
 )
 from ..worker.schema import Boundaries, Error, Task, TaskResult, TaskState
 from ..worker.wire import MAX_MESSAGE_BYTES
-from . import lifecycle
 from .keeper import Keeper
-from .lifecycle import ASKED_FOR, State
+from .lifecycle import state_machine
+from .lifecycle.state_machine import ASKED_FOR, State
 from .line import DRAIN_S
 from .output_format import check_output
 from .schedule import Limits
@@ -146,7 +146,7 @@ class Attempt:
         if not call.answer.done() and not self._stop.done() and late is None:
             stall_s = self._keeper.spec.monitoring.stall_timeout
             reason = f'its task "{self._task.id}" has shown no sign of life for {stall_s:g} s'
-            self._keeper.send(lifecycle.Replace("hung", reason))
+            self._keeper.send(state_machine.Replace("hung", reason))
             await asyncio.wait({call.answer})  # its death ends the call, at the latest
         if call.answer.done():
             return await self._answered(channel, call.answer)
@@ -193,7 +193,7 @@ class Attempt:
             await asyncio.wait({call.answer}, timeout=grace_s)
         if not call.answer.done() and self._keeper.worker.incarnation == self._incarnation:
             reason = f'held on to task "{self._task.id}" for {grace_s:g} s after its {state}'
-            self._keeper.send(lifecycle.Replace("task-timeout", reason))
+            self._keeper.send(state_machine.Replace("task-timeout", reason))
 
     def _not_begun(self) -> WorkerFailed:
         worker = self._keeper.worker

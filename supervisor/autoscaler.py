@@ -16,7 +16,7 @@ from .agents import Agents
 from .config.spec import Config
 from .crew import Agent, has_range
 from .keeper import Keeper
-from .lifecycle import UP, State, Worker
+from .lifecycle.state_machine import UP, State, Worker
 from .scaling import Bounds, Decision, Load, Scaling
 from .tasks import Tasks
 

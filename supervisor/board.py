@@ -13,7 +13,7 @@ from .config.spec import Spec
 from .control import Control
 from .crew import Agent
 from .keeper import Keeper
-from .lifecycle import State
+from .lifecycle.state_machine import State
 from .report import agent_entry, frame, worker_status
 
 UPTIME = b'"uptime_s":'

@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from ..mcp.session import Session
 from ..worker.errors import CorralError, Overloaded
-from . import health, lifecycle
 from .config.probe_spec import NO_ACTIONS, SIGNAL, Check
 from .config.spec import Spec
 from .events.bus import Bus
-from .health import Health, Rule
-from .lifecycle import UP, State, Worker
+from .lifecycle import health_check, state_machine
+from .lifecycle.health_check import Health, Rule
+from .lifecycle.state_machine import UP, State, Worker
 from .probe import Finding, Probes
 
 LOOK_S = 1.0
@@ -49,7 +49,7 @@ class Subject(Protocol):
         """
         ...
 
-    def send(self, event: lifecycle.Event) -> None:
+    def send(self, event: state_machine.Event) -> None:
         """Takes an event to the lifecycle."""
         ...
 
@@ -126,7 +126,7 @@ class Checkup:
         if incarnation == self._incarnation:
             return
         self._incarnation = incarnation
-        event = health.Down() if incarnation is None else health.Up(incarnation)
+        event = health_check.Down() if incarnation is None else health_check.Up(incarnation)
         for name in list(self._healths):
             self._send(name, event)
 
@@ -147,16 +147,16 @@ class Checkup:
             self._healths, self._timers, self._asking, self._recovering = {}, {}, {}, {}
         for name in list(self._healths):
             if name not in rules:
-                self._send(name, health.Down())
+                self._send(name, health_check.Down())
                 if self._healths.pop(name).degraded:
                     self._publish("health.recovered", name, {"message": "it is no longer checked"})
         for name, rule in rules.items():
             if name in self._healths:
-                self._send(name, health.Configure(rule))
+                self._send(name, health_check.Configure(rule))
             else:
                 self._healths[name] = Health(rule)
                 if self._incarnation is not None:
-                    self._send(name, health.Up(self._incarnation))
+                    self._send(name, health_check.Up(self._incarnation))
 
     def _note_giving_up(self, worker: Worker) -> None:
         last = worker.last_exit
@@ -172,14 +172,14 @@ class Checkup:
 
     # -- events in
 
-    def _send(self, name: str, event: health.Event) -> None:
+    def _send(self, name: str, event: health_check.Event) -> None:
         known = self._healths.get(name)
         if known is None:
             return  # it is no longer checked
-        after, actions = health.step(known, event, self._loop.time())
+        after, actions = health_check.step(known, event, self._loop.time())
         self._healths[name] = after
         asking = self._asking.get(name)
-        if asking is not None and after.phase is not health.Phase.ASKING:
+        if asking is not None and after.phase is not health_check.Phase.ASKING:
             asking.cancel()  # unless it has just brought its answer
         for action in actions:
             self._perform(name, action)
@@ -191,25 +191,27 @@ class Checkup:
             timer.cancel()
         known = self._healths.get(name)
         if known is not None and known.deadline is not None:
-            self._timers[name] = self._loop.call_at(known.deadline, self._send, name, health.Tick())
+            self._timers[name] = self._loop.call_at(
+                known.deadline, self._send, name, health_check.Tick()
+            )
 
     # -- actions out
 
-    def _perform(self, name: str, action: health.Action) -> None:
-        if isinstance(action, health.Ask):
+    def _perform(self, name: str, action: health_check.Action) -> None:
+        if isinstance(action, health_check.Ask):
             self._asking[name] = self._loop.create_task(self._ask(name, action.run))
-        elif isinstance(action, health.Recover):
+        elif isinstance(action, health_check.Recover):
             before = self._recovering.get(name)
             recovering = self._recover(name, action.run, action.recovery, before)
             self._recovering[name] = self._loop.create_task(recovering)
-        elif isinstance(action, health.Hang):
-            self._subject.send(lifecycle.Hang(action.reason))
-        elif isinstance(action, health.Fail):
+        elif isinstance(action, health_check.Hang):
+            self._subject.send(state_machine.Hang(action.reason))
+        elif isinstance(action, health_check.Fail):
             limit = self._healths[name].rule.failure_threshold
             facts: dict[str, object] = {"failures": action.failures, "message": action.message}
             # One that fails for ever is not stored for ever.
             self._publish("health.failed", name, facts, store=action.failures <= limit)
-        elif isinstance(action, health.Degrade):
+        elif isinstance(action, health_check.Degrade):
             facts = {"failures": action.failures, "message": action.message}
             logger.warning("%s is degraded: %s: %s", self._worker, name, action.message)
             self._publish("health.degraded", name, facts)
@@ -263,7 +265,7 @@ class Checkup:
         message = finding.message[:MESSAGE_CHARS]
         at, awake_since = self._around.wall_clock(), self._around.awake_since()
         del self._asking[name]
-        self._send(name, health.Answer(run, finding.is_good, message, at, awake_since))
+        self._send(name, health_check.Answer(run, finding.is_good, message, at, awake_since))
 
     async def _ask_server(self, rule: Rule) -> Finding:
         """Whether the server says anything at all; it is not asked while it has an excuse to be silent."""
@@ -285,7 +287,7 @@ class Checkup:
             while live.heard_at < asked_at:
                 if ping.done() and not live.is_excused:
                     return _end_of(ping)
-                silent_at = health.silent_at(
+                silent_at = health_check.silent_at(
                     asked_at=asked_at,
                     heard_at=live.heard_at,
                     rested_at=live.rested_at,
@@ -308,7 +310,7 @@ class Checkup:
         if before is not None:
             await asyncio.gather(before, return_exceptions=True)
         known = self._healths.get(name)
-        if known is None or known.phase is not health.Phase.RECOVERING or known.run != run:
+        if known is None or known.phase is not health_check.Phase.RECOVERING or known.run != run:
             return  # somebody stopped or restarted it meanwhile
         check = known.rule.check
         facts: dict[str, object] = {"code": None, "signal": None, "message": "", "result": "done"}
@@ -326,10 +328,10 @@ class Checkup:
         self._publish("health.recovery", name, {"recovery": recovery, **facts}, store=is_kept)
         if recovery == "restart":
             reason = f'health check "{name}" has failed: {known.message}'
-            self._subject.send(lifecycle.Restart(reason))
+            self._subject.send(state_machine.Restart(reason))
         elif recovery.startswith(SIGNAL):
             self._subject.signal(recovery.removeprefix(SIGNAL), tree=False)
-        self._send(name, health.Acted(run))
+        self._send(name, health_check.Acted(run))
 
     def _environment(self, check: Check, message: str = "") -> dict[str, str]:
         """What a check's command and its recovery are told."""

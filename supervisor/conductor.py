@@ -34,7 +34,7 @@ from .config.team import Candidate, Team, chosen
 from .config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
 from .crew import Agent
 from .keeper import Shared
-from .lifecycle import State, Worker
+from .lifecycle.state_machine import State, Worker
 from .schedule import has_capability
 from .tasks import Tasks
 

@@ -13,7 +13,7 @@ from ..worker.errors import Conflict, CorralError, InvalidParams, SpawnFailed, T
 from .bench import Bench, has_place
 from .config.spec import Spec
 from .keeper import Keeper
-from .lifecycle import UP, State, Worker
+from .lifecycle.state_machine import UP, State, Worker
 
 LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
 

@@ -11,7 +11,7 @@ from ..worker.errors import CorralError
 from ..worker.schema import LogLevelParams, NoParams, ReloadParams, StatusParams
 from .config.secrets import is_reference
 from .control import Caller, Control, method, openrpc
-from .lifecycle import UP, State
+from .lifecycle.state_machine import UP, State
 from .process.launch import secret_problems
 from .report import status, warmth
 

@@ -25,13 +25,13 @@ from ..worker.errors import (
     SpawnFailed,
 )
 from ..worker.schema import CheckpointRecord
-from . import lifecycle
 from .agents import Agents
 from .checkpoints import Checkpoints, Reason, Resumption
 from .crew import Agent
 from .events.bus import rfc3339
 from .keeper import Keeper
-from .lifecycle import UP, LastExit, State
+from .lifecycle import state_machine
+from .lifecycle.state_machine import UP, LastExit, State
 
 SAVE_S = 30.0
 """How long a worker may take to save or to restore, where the caller says nothing else."""
@@ -80,7 +80,7 @@ class Hibernation:
             if found is not None and found.hibernated:
                 keeper.is_hibernated = True
                 last = LastExit("hibernated", at=rfc3339(found.at), message="hibernated")
-                keeper.worker = lifecycle.rested(keeper.worker, last)
+                keeper.worker = state_machine.rested(keeper.worker, last)
 
     def boot(self) -> None:
         """Wakes those for whom tasks wait, once workers may start."""
@@ -467,7 +467,7 @@ class Hibernation:
         self._resumptions[keeper.id] = resumption
         keeper.is_hibernated = True
         keeper.forget()
-        keeper.send(lifecycle.Stop("hibernated", "hibernated"))
+        keeper.send(state_machine.Stop("hibernated", "hibernated"))
         self._tell("agent.hibernated", keeper, {"checkpoint": resumption.checkpoint})
 
     async def _save_for_sleep(
@@ -538,7 +538,7 @@ async def _until_idle(keepers: Sequence[Keeper], timeout_s: float | None, what: 
         ) from None
 
 
-def _has_no_task(keeper: Keeper) -> Callable[[lifecycle.Worker], bool]:
+def _has_no_task(keeper: Keeper) -> Callable[[state_machine.Worker], bool]:
     return lambda worker: not keeper.running or worker.state not in UP
 
 

@@ -32,7 +32,6 @@ from ..worker.errors import (
     WorkerFailed,
 )
 from ..worker.wire import Notification, Request
-from . import lifecycle
 from .alert import Counts
 from .checkpoints import Checkpoints
 from .checkup import Checkup, Surroundings
@@ -40,7 +39,8 @@ from .config.probe_spec import Readiness
 from .config.spec import Spec
 from .events.bus import Bus
 from .events.history import Chronicle
-from .lifecycle import UP, LastExit, State, Worker
+from .lifecycle import state_machine
+from .lifecycle.state_machine import UP, LastExit, State, Worker
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
 from .logs.file_format import severity
 from .logs.store import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
@@ -257,7 +257,7 @@ class Keeper:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
         self._waiting = NO_EVENTS
-        self._events: tuple[lifecycle.Event, ...] = ()
+        self._events: tuple[state_machine.Event, ...] = ()
         self._stepping = False
         self._excused_to = 0.0
         self._cleanups = NO_TASKS
@@ -288,7 +288,7 @@ class Keeper:
 
     # -- events in
 
-    def send(self, event: lifecycle.Event) -> None:
+    def send(self, event: state_machine.Event) -> None:
         """Takes an event to the lifecycle and performs what it decides."""
         self._events += (event,)
         if self._stepping:
@@ -307,9 +307,9 @@ class Keeper:
             waiting.set()
         self.service.changed(self)
 
-    def _step(self, event: lifecycle.Event) -> None:
+    def _step(self, event: state_machine.Event) -> None:
         before = self.worker
-        self.worker, actions = lifecycle.step(before, event, self._loop.time())
+        self.worker, actions = state_machine.step(before, event, self._loop.time())
         if self.worker.last_exit is not None and self.worker.last_exit is not before.last_exit:
             earlier = self.exits
             if earlier and earlier[0][0] == before.incarnation:
@@ -318,7 +318,7 @@ class Keeper:
             self.exits = (newest, *earlier)[:EXITS_KEPT]
         number = before.incarnation
         for action in actions:
-            if isinstance(action, lifecycle.Transition):
+            if isinstance(action, state_machine.Transition):
                 if action.new is State.STARTING:  # what came before was of the earlier life
                     number = self.worker.incarnation
                 self._publish(action, number)
@@ -356,7 +356,7 @@ class Keeper:
             return
         self._timer = None
         floor = max(self._excused_to, self.shared.wakefulness.floor())
-        self.send(lifecycle.Tick(max(self._heard_at, floor)))
+        self.send(state_machine.Tick(max(self._heard_at, floor)))
         # A timer may fire a hair before its time: then the deadline still stands, and is armed again.
 
     @property
@@ -373,12 +373,12 @@ class Keeper:
         line = self.life.line if self.life is not None else None
         if isinstance(line, McpLine):
             line.session.limit(spec.mcp.request_timeout, spec.mcp.max_request_timeout)
-        self.send(lifecycle.Reconfigure(spec))
+        self.send(state_machine.Reconfigure(spec))
 
     def start_after(self, ready: Coroutine[None, None, None], reason: str) -> None:
         """Starts the worker once `ready` is done; whatever is asked of it meanwhile cancels that."""
-        self.do_after(ready, lambda: self.send(lifecycle.Start()))
-        self.send(lifecycle.Want(reason))
+        self.do_after(ready, lambda: self.send(state_machine.Start()))
+        self.send(state_machine.Want(reason))
 
     def do_after(
         self, ready: Coroutine[None, None, None], act: Callable[[], None], *, ends: bool = False
@@ -456,14 +456,14 @@ class Keeper:
             self.running = {}
         self.running[task_id] = self._loop.time()
         if self.worker.state is not State.BUSY:
-            self.send(lifecycle.Worked(True))
+            self.send(state_machine.Worked(True))
 
     def end(self, task_id: str) -> None:
         """The worker has put work down."""
         if self.running.pop(task_id, None) is not None and not self.running:
             self.running = NOTHING_RUNS
             self.rested_at = self._loop.time()
-            self.send(lifecycle.Worked(False))
+            self.send(state_machine.Worked(False))
 
     def exited(self, report: Exit) -> None:
         """The launcher says that the leader is dead."""
@@ -488,7 +488,7 @@ class Keeper:
         if over is not None and self.worker.state is not State.SHUTTING_DOWN:
             self.publish_excess(over)
         self.send(
-            lifecycle.Exited(
+            state_machine.Exited(
                 code,
                 name,
                 at=utc_now(),
@@ -511,29 +511,29 @@ class Keeper:
             life.early += (None,)
             return
         self._clear_away(life)
-        self.send(lifecycle.Emptied())
+        self.send(state_machine.Emptied())
         self._let_go(life)  # only now: a file that notes a life is not removed to be made again
 
     # -- actions out
 
-    def _perform(self, action: lifecycle.Action) -> None:
-        if isinstance(action, lifecycle.Spawn):
+    def _perform(self, action: state_machine.Action) -> None:
+        if isinstance(action, state_machine.Spawn):
             self._spawn(action.incarnation)
-        elif isinstance(action, lifecycle.Ask):
+        elif isinstance(action, state_machine.Ask):
             self._ask(action.grace_s)
-        elif isinstance(action, lifecycle.Signal):
+        elif isinstance(action, state_machine.Signal):
             self._thaw_for_its_end()
             self.signal(action.name, tree=action.tree)
-        elif isinstance(action, lifecycle.Freeze):
+        elif isinstance(action, state_machine.Freeze):
             self.freeze(PAUSED)
             self._tell("agent.paused")
-        elif isinstance(action, lifecycle.Thaw):
+        elif isinstance(action, state_machine.Thaw):
             self.thaw(PAUSED)
             self._tell("agent.resumed")
         else:
             self._kill()
 
-    def _publish(self, transition: lifecycle.Transition, incarnation: int) -> None:
+    def _publish(self, transition: state_machine.Transition, incarnation: int) -> None:
         old, new = transition.old, transition.new
         is_stored = not (new is State.BUSY or (new is State.IDLE and old is State.BUSY))
         if not is_stored and not self.shared.bus.is_heard("worker.state"):
@@ -679,17 +679,19 @@ class Keeper:
             gone = isinstance(error, WorkerFailed | Timeout) or bool(error.data.get("lost"))
             self.era = None  # some servers end when they are asked in the wrong era
             if self.life is life and not gone:
-                self.send(lifecycle.Refused(error.message))
+                self.send(state_machine.Refused(error.message))
             return
         life.checkpoint = None  # it may be megabytes
         if self.life is life:
             self._note_agreed(life.line)
-            self.send(lifecycle.Shaken())
+            self.send(state_machine.Shaken())
 
     def _fail_start(self, text: str, *, retryable: bool) -> None:
         """Nothing runs: there was no process."""
         self.send(
-            lifecycle.SpawnFailed(text, retryable=retryable, at=utc_now(), jitter=random.random())
+            state_machine.SpawnFailed(
+                text, retryable=retryable, at=utc_now(), jitter=random.random()
+            )
         )
 
     def _stream(self, life: Incarnation, name: StreamName) -> LogStream:
@@ -703,7 +705,7 @@ class Keeper:
         assert life.child is not None, "a launch that does not raise has a child"
         await life.line.open(life.child)
         if self.life is life:
-            self.send(lifecycle.Shaken())
+            self.send(state_machine.Shaken())
 
     async def _probe(self, ready: Readiness) -> Finding:
         pid = self.life.child.pid if self.life and self.life.child else ""
@@ -748,7 +750,7 @@ class Keeper:
         life.captures += (Capture(child.stderr_fd, self._stream(life, "stderr")),)
         if not has_stdin and child.stdout_fd is not None:
             life.captures += (Capture(child.stdout_fd, self._stream(life, "stdout")),)
-        self.send(lifecycle.Spawned(child.pid))
+        self.send(state_machine.Spawned(child.pid))
         for report in life.early:
             if report is None:
                 self.emptied(life.unit)

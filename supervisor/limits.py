@@ -16,7 +16,7 @@ from ..worker.errors import Overloaded
 from .config.spec import Resources
 from .events.bus import Bus
 from .keeper import Incarnation, Keeper
-from .lifecycle import Replace, State
+from .lifecycle.state_machine import Replace, State
 from .linux import cgroup
 from .process import limits, throttle
 from .process.containment import Containment

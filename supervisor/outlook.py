@@ -7,7 +7,7 @@ nothing is changed.
 from collections.abc import Callable
 
 from .keeper import Keeper
-from .lifecycle import ASKED_FOR, UP, LastExit, State, Worker
+from .lifecycle.state_machine import ASKED_FOR, UP, LastExit, State, Worker
 
 
 def rests(worker: Worker) -> bool:

@@ -7,10 +7,10 @@ scaling or another renewal in between are nothing special: who is gone is left t
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from . import lifecycle
 from .agents import Agents
 from .keeper import Keeper
-from .lifecycle import UP, State
+from .lifecycle import state_machine
+from .lifecycle.state_machine import UP, State
 from .zygote.policy import Aged, turn
 from .zygote.pool import Order
 
@@ -93,7 +93,7 @@ class Renewal:
         chosen = [keeper for keeper in agent.keepers if keeper.id in found.replaced]
         for keeper in chosen:
             round_.replaced[keeper] = keeper.worker.incarnation
-            keeper.send(lifecycle.Restart(order.reason))
+            keeper.send(state_machine.Restart(order.reason))
         return bool(chosen)
 
     def _begin(self, order: Order, before: Round | None) -> Round:
@@ -101,7 +101,7 @@ class Renewal:
         taken = {} if before is None else before.replaced
         stuck = {k: n for k, n in taken.items() if _is_coming(k, n)}
         for keeper in stuck:
-            keeper.send(lifecycle.Reset())
+            keeper.send(state_machine.Reset())
         return Round(order, stuck)
 
     def _withhold(self, keepers: Iterable[Keeper], names: frozenset[str]) -> None:

@@ -27,9 +27,9 @@ from .config.team import Team
 from .control import Control
 from .crew import Agent, has_range, is_at_risk
 from .events.bus import rfc3339
-from .health import Health
 from .keeper import Keeper
-from .lifecycle import ASKED_FOR, LastExit, State
+from .lifecycle.health_check import Health
+from .lifecycle.state_machine import ASKED_FOR, LastExit, State
 from .process.launch import why_cold
 from .store.store import STALL_S
 

@@ -22,11 +22,11 @@ from ..worker.errors import (
     ShuttingDown,
     Timeout,
 )
-from . import lifecycle
 from .config.spec import Config
 from .crew import Agent, has_range, not_paused, not_up, users, waves
 from .keeper import Keeper, Shared, utc_now
-from .lifecycle import UP, State, Worker
+from .lifecycle import state_machine
+from .lifecycle.state_machine import UP, State, Worker
 from .outlook import (
     can_pause,
     has_ended,
@@ -42,7 +42,7 @@ from .outlook import (
 from .process.launcher_client import Exit
 from .roster import Brake, Roster
 
-Exits: TypeAlias = Mapping[str, lifecycle.LastExit | None]
+Exits: TypeAlias = Mapping[str, state_machine.LastExit | None]
 """Last exits by worker id."""
 
 STOP_MARGIN_S = 30.0
@@ -186,7 +186,7 @@ class Running:
             more = _idle(needed)
             if taken + more > limit:
                 reason = f"max_concurrent_processes = {limit} is reached"
-                keeper.send(lifecycle.Want(reason))
+                keeper.send(state_machine.Want(reason))
                 self._no_room.append(keeper)
                 self.shared.bus.publish(
                     "limit.processes", agent=keeper.spec.name, worker=keeper.id, reason=reason
@@ -329,7 +329,7 @@ class Running:
                 keeper.start_after(self._until_required(agent), f"waits for {names}")
             else:
                 keeper.forget()
-                keeper.send(lifecycle.Start())
+                keeper.send(state_machine.Start())
             keeper.has_room = False  # it has taken it
 
     def _required(self, agent: Agent) -> list[Keeper]:
@@ -401,7 +401,7 @@ class Running:
         agent = self.agents.get(keeper.spec.name)
         if agent is not None and agent.name in wholly:
             agent.held = True  # one of several workers leaves the others to be called
-        keeper.send(lifecycle.Stop())
+        keeper.send(state_machine.Stop())
 
     async def _until_each_has_ended(self, keepers: Iterable[Keeper]) -> None:
         """Waits for the end of the lives that they have now; what cannot be ended holds up nobody."""
@@ -496,9 +496,9 @@ class Running:
             return  # it was removed meanwhile
         required = self._required(agent)
         if all(k.id not in numbers and k.worker.state in UP for k in required):
-            keeper.send(lifecycle.Restart(reason))
+            keeper.send(state_machine.Restart(reason))
             return
-        keeper.send(lifecycle.Stop(reason=reason))
+        keeper.send(state_machine.Stop(reason=reason))
         names = ", ".join(agent.spec.requires)
         keeper.start_after(_until_up_after(required, numbers), f"waits for {names}")
 
@@ -520,7 +520,7 @@ class Running:
         self._begin(needed)
         for keeper in keepers:
             self.shared.bus.publish("agent.reset", agent=keeper.spec.name, worker=keeper.id)
-            keeper.send(lifecycle.Reset())
+            keeper.send(state_machine.Reset())
 
     # -- standing still
 
@@ -538,7 +538,7 @@ class Running:
             if not any(map(can_pause, workers)):
                 raise not_paused(name, workers)
         for keeper in chosen:
-            keeper.send(lifecycle.Pause())
+            keeper.send(state_machine.Pause())
         try:
             await self.shared.launcher.listed()  # by this answer it has heard of them
         except Timeout:
@@ -547,7 +547,7 @@ class Running:
     def resume(self, keepers: Iterable[Keeper]) -> None:
         """Lets workers run again; what is not paused stays as it is."""
         for keeper in keepers:
-            keeper.send(lifecycle.Resume())
+            keeper.send(state_machine.Resume())
 
     # -- emergencies
 
@@ -594,7 +594,7 @@ class Running:
             agent.held = True
         for keeper in keepers:
             keeper.forget()
-            keeper.send(lifecycle.Halt("an emergency stop"))
+            keeper.send(state_machine.Halt("an emergency stop"))
         self.shared.bus.publish("daemon.emergency_stop", by=by, workers=killed)
         try:
             async with asyncio.timeout(BRAKE_S), self._braking:

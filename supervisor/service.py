@@ -51,7 +51,7 @@ from .delegation import Delegation
 from .events.bus import rfc3339
 from .hibernation import Hibernation
 from .keeper import Keeper, Shared
-from .lifecycle import UP, State
+from .lifecycle.state_machine import UP, State
 from .memory import Memory
 from .tasks import Tasks
 

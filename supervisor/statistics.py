@@ -17,7 +17,7 @@ from .agents import Agents
 from .crew import Agent
 from .events.bus import rfc3339
 from .keeper import Incarnation, Keeper
-from .lifecycle import UP
+from .lifecycle.state_machine import UP
 from .limits import Limits
 from .process.usage import read_process
 

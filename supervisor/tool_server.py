@@ -20,7 +20,7 @@ from .config.spec import Spec
 from .crew import Agent, is_at_risk, not_up
 from .events.bus import Bus
 from .keeper import Keeper
-from .lifecycle import ASKED_FOR, UP, State, Worked, Worker
+from .lifecycle.state_machine import ASKED_FOR, UP, State, Worked, Worker
 from .line import McpLine
 from .listing import Listings, fingerprint
 

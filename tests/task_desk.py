@@ -19,7 +19,7 @@ from corral.supervisor.config.spec import Tasks as Section
 from corral.supervisor.crew import Agent
 from corral.supervisor.events.bus import rfc3339
 from corral.supervisor.keeper import Shared
-from corral.supervisor.lifecycle import State, Worker
+from corral.supervisor.lifecycle.state_machine import State, Worker
 from corral.supervisor.store.store import Statement, Store
 from corral.supervisor.tasks import Tasks
 from corral.worker.channel import Call

@@ -18,7 +18,7 @@ import msgspec
 from ...worker.errors import CorralError, SpawnFailed
 from ..config.spec import Spec
 from ..events.bus import Bus
-from ..lifecycle import UP, Worker
+from ..lifecycle.state_machine import UP, Worker
 from ..logs.store import LogLimits, LogStore, LogWriter
 from ..process.launch import Host, prepare, prepare_zygote, why_cold
 from ..process.launcher_client import Launcher

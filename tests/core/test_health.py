@@ -15,9 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from corral.mcp.liveness import Liveness
-from corral.supervisor import health
 from corral.supervisor.config.probe_spec import Check
-from corral.supervisor.health import (
+from corral.supervisor.lifecycle import health_check
+from corral.supervisor.lifecycle.health_check import (
     RECHECK_S,
     Acted,
     Action,
@@ -66,7 +66,7 @@ class Course:
         """What the last of the events makes the shell do."""
         actions: list[Action] = []
         for event in events:
-            self.health, actions = health.step(self.health, event, self.now)
+            self.health, actions = health_check.step(self.health, event, self.now)
         return actions
 
     def due(self) -> list[Action]:
@@ -356,14 +356,14 @@ def test_whatever_is_heard_makes_every_call_an_excuse_again() -> None:
 @pytest.mark.parametrize("latest", ["asked_at", "heard_at", "rested_at"])
 def test_silence_counts_from_the_latest_sign(latest: str) -> None:
     signs = dict.fromkeys(("asked_at", "heard_at", "rested_at"), 1.0)
-    assert health.silent_at(**{**signs, latest: 50.0}, timeout_s=30.0) == 80.0
+    assert health_check.silent_at(**{**signs, latest: 50.0}, timeout_s=30.0) == 80.0
 
 
 # -- long random lives
 
 SEEDS = range(120)
 STEPS = 400
-Step = Callable[[Health, Event, float], health.Step]
+Step = Callable[[Health, Event, float], health_check.Step]
 
 
 class Broken(AssertionError):
@@ -373,7 +373,7 @@ class Broken(AssertionError):
 class World:
     """A worker with one check, and the books of what should follow."""
 
-    def __init__(self, seed: int, step: Step = health.step, *, talk: bool = False) -> None:
+    def __init__(self, seed: int, step: Step = health_check.step, *, talk: bool = False) -> None:
         self.random = random.Random(seed)
         self.step = step
         self.talk = talk
@@ -558,14 +558,14 @@ def test_whatever_happens_the_promises_hold(seed: int) -> None:
 def test_the_lives_pass_every_phase_and_perform_every_action() -> None:
     seen: set[object] = set()
 
-    def step(state: Health, event: Event, now: float) -> health.Step:
-        after, actions = health.step(state, event, now)
+    def step(state: Health, event: Event, now: float) -> health_check.Step:
+        after, actions = health_check.step(state, event, now)
         seen.update([after.phase, *map(type, actions)])
         return after, actions
 
     for seed in SEEDS:
         World(seed, step).live()
-    assert seen == {*Phase, *health.Action.__args__}
+    assert seen == {*Phase, *health_check.Action.__args__}
 
 
 FAULTS = {
@@ -608,9 +608,9 @@ FAULTS = {
 
 def planted(old: str, new: str) -> Step:
     """`health.step` as it would be if the text `old` of its functions were `new`."""
-    text = inspect.getsource(health).split("\ndef ", 1)[1]
+    text = inspect.getsource(health_check).split("\ndef ", 1)[1]
     assert text.count(old) == 1, f"not one place: {old}"
-    rules: dict[str, Any] = dict(vars(health))  # Any: the contents of a module
+    rules: dict[str, Any] = dict(vars(health_check))  # Any: the contents of a module
     exec("from __future__ import annotations\ndef " + text.replace(old, new), rules)
     step: Step = rules["step"]
     return step

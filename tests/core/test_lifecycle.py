@@ -13,10 +13,10 @@ from typing import Any, Literal
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor import lifecycle
 from corral.supervisor.config.probe_spec import Readiness
 from corral.supervisor.config.spec import Monitoring, Process, Recovery, Spec
-from corral.supervisor.lifecycle import (
+from corral.supervisor.lifecycle import state_machine
+from corral.supervisor.lifecycle.state_machine import (
     ABORT_GRACE_S,
     ALIVE_S,
     KILL_INTERVAL_S,
@@ -70,7 +70,7 @@ class Life:
         """What the last of the events, all of which come now, makes the shell do."""
         actions: list[Action] = []
         for event in events:
-            self.worker, actions = lifecycle.step(self.worker, event, self.now)
+            self.worker, actions = state_machine.step(self.worker, event, self.now)
         return actions
 
     def wait(self, wait_s: float) -> "Life":
@@ -289,7 +289,7 @@ def test_the_situations_cover_all_states_and_the_events_all_types() -> None:
         life.send(*events)
         states.add(life.state)
     assert states == set(State)
-    assert {type(event) for event in EVENTS.values()} == set(lifecycle.Event.__args__)
+    assert {type(event) for event in EVENTS.values()} == set(state_machine.Event.__args__)
 
 
 def test_every_state_has_its_row_and_terminated_is_the_only_way_back() -> None:
@@ -1039,7 +1039,7 @@ def test_the_manual_shows_the_tables_of_the_code() -> None:
 
 def test_the_manual_names_every_result_that_the_lifecycle_gives_by_itself() -> None:
     page = DOC.read_text("utf-8")
-    source = Path(lifecycle.__file__).read_text("utf-8")
+    source = Path(state_machine.__file__).read_text("utf-8")
     named = {
         "stopped",
         "exited",

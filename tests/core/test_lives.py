@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from msgspec.structs import asdict, replace
 
-from corral.supervisor import lifecycle, restart
 from corral.supervisor.config.probe_spec import Readiness
 from corral.supervisor.config.spec import Monitoring, Process, Recovery, Spec
-from corral.supervisor.lifecycle import (
+from corral.supervisor.lifecycle import restart_policy, state_machine
+from corral.supervisor.lifecycle.state_machine import (
     TRANSITIONS,
     UP,
     Action,
@@ -68,13 +68,15 @@ GRACE_S = 10.0
 HEARTBEAT_TIMEOUT_S = 30.0
 SPAWN_TIMEOUT_S = 30.0
 GONE_S = (
-    LAUNCH_S_MAX + GRACE_S + (KILLS_MAX + 1) * (lifecycle.KILL_INTERVAL_S + DEATH_S_MAX + LATE_S)
+    LAUNCH_S_MAX
+    + GRACE_S
+    + (KILLS_MAX + 1) * (state_machine.KILL_INTERVAL_S + DEATH_S_MAX + LATE_S)
 )
 """After this time nothing is left of a worker that nobody wants."""
 
 READY = Readiness(way="log", target=("listening",))
 
-Step = Callable[[Worker, Event, float], lifecycle.Step]
+Step = Callable[[Worker, Event, float], state_machine.Step]
 
 
 class Broken(AssertionError):
@@ -139,7 +141,7 @@ class Books:
 class World:
     """A machine with one worker on it, and people who use it."""
 
-    def __init__(self, seed: int, step: Step = lifecycle.step, *, talk: bool = False) -> None:
+    def __init__(self, seed: int, step: Step = state_machine.step, *, talk: bool = False) -> None:
         self.random = random.Random(seed)
         self.step = step
         self.talk = talk
@@ -758,8 +760,8 @@ def test_the_lives_are_not_idle() -> None:
     moves: set[tuple[State, State]] = set()
     results: set[str] = set()
 
-    def step(worker: Worker, event: Event, now: float) -> lifecycle.Step:
-        after, actions = lifecycle.step(worker, event, now)
+    def step(worker: Worker, event: Event, now: float) -> state_machine.Step:
+        after, actions = state_machine.step(worker, event, now)
         moves.update((a.old, a.new) for a in actions if isinstance(a, Transition))
         if after.last_exit is not None:
             results.add(after.last_exit.result)
@@ -926,14 +928,14 @@ def planted(old: str, new: str) -> Step:
     texts = {
         module: "from __future__ import annotations\ndef "
         + inspect.getsource(module).split("\ndef ", 1)[1]
-        for module in (restart, lifecycle)
+        for module in (restart_policy, state_machine)
     }
     assert sum(text.count(old) for text in texts.values()) == 1, f"not one place: {old}"
-    rules: dict[str, Any] = dict(vars(restart))  # Any: the contents of a module
-    exec(texts[restart].replace(old, new), rules)
+    rules: dict[str, Any] = dict(vars(restart_policy))  # Any: the contents of a module
+    exec(texts[restart_policy].replace(old, new), rules)
     functions = {name: rules[name] for name in ("decide", "after_life", "backoff_s")}
-    life: dict[str, Any] = dict(vars(lifecycle)) | functions  # Any: the contents of a module
-    exec(texts[lifecycle].replace(old, new), life)
+    life: dict[str, Any] = dict(vars(state_machine)) | functions  # Any: the contents of a module
+    exec(texts[state_machine].replace(old, new), life)
     step: Step = life["step"]
     return step
 

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.supervisor.config.spec import Recovery
-from corral.supervisor.restart import JITTER, Again, History, Rest, after_life, backoff_s, decide
+from corral.supervisor.lifecycle.restart_policy import (
+    JITTER,
+    Again,
+    History,
+    Rest,
+    after_life,
+    backoff_s,
+    decide,
+)
 
 DEFAULT = Recovery()
 

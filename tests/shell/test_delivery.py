@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from corral.supervisor import ledger
 from corral.supervisor.backlog import Entry
 from corral.supervisor.events.bus import Bus
-from corral.supervisor.lifecycle import State
+from corral.supervisor.lifecycle.state_machine import State
 from corral.supervisor.schedule import Limits
 from corral.supervisor.store.store import Statement
 from corral.supervisor.timetable import Timetable

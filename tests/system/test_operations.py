@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.lifecycle import TRANSITIONS, UP, State
+from corral.supervisor.lifecycle.state_machine import TRANSITIONS, UP, State
 from corral.supervisor.linux.kernel import MARK
 from corral.worker.client import Client
 from corral.worker.errors import CorralError, Unreachable

@@ -20,7 +20,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .config.probe_spec import Check
+from ..config.probe_spec import Check
 
 RECHECK_S = 1.0
 """From a recovery, or an answer that did not count, to the next question; less where the interval is."""

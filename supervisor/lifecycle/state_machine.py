@@ -24,8 +24,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .config.spec import Spec
-from .restart import Again, History, after_life, backoff_s, decide
+from ..config.spec import Spec
+from .restart_policy import Again, History, after_life, backoff_s, decide
 
 ABORT_GRACE_S = 2.0
 """From SIGABRT, on which a Python worker dumps its tracebacks, to SIGKILL."""

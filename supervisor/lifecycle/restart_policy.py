@@ -8,7 +8,7 @@ fast ones, and a clock that jumps, or a machine that sleeps, changes nothing.
 
 from msgspec import Struct
 
-from .config.spec import Recovery
+from ..config.spec import Recovery
 
 JITTER = 0.2
 """Delays vary by this share to either side, so that what died together does not return together."""

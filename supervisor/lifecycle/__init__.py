@@ -1,0 +1,1 @@
+"""Decides, as pure functions, when a worker starts, stops, restarts or is given up."""
