@@ -14,11 +14,11 @@ from .admission import Admission, wanted_workers
 from .agents import Agents
 from .backlog import Entry
 from .deadlock import Groups, can_ever_run
-from .keeper import Keeper
 from .ledger import Ledger
 from .partners import Budgets
 from .quota import check_child, overspent
 from .schedule import preferred
+from .supervision.worker_supervisor import Keeper
 
 
 class Accounts:

@@ -18,7 +18,6 @@ from .backlog import Backlog, Entry
 from .bench import has_place
 from .crew import Agent
 from .events.bus import rfc3339
-from .keeper import Keeper
 from .lifecycle.state_machine import State, Worker
 from .partners import Hibernation
 from .schedule import (
@@ -32,6 +31,7 @@ from .schedule import (
     retry_after_s,
     route,
 )
+from .supervision.worker_supervisor import Keeper
 
 ENDS_KEPT = 1_000
 """Ends that tell how fast the tasks go."""

@@ -23,8 +23,8 @@ from .agents import Addition
 from .config.loader import to_table
 from .config.secrets import MASK, masked_address
 from .control import Caller, Control, method
-from .keeper import Keeper
 from .report import agent_status, ensemble_shown, exit_record
+from .supervision.worker_supervisor import Keeper
 
 STDERR_LINES = 20
 

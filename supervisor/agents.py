@@ -20,9 +20,9 @@ from .config.loader import check_requires, decode_agent, to_table
 from .config.spec import Config, Spec, changed, kind_of_ensemble
 from .crew import Agent, processes_of, spec_of
 from .ensemble import Ensembles
-from .keeper import Keeper, Service, Shared
 from .roster import Entry
 from .staffing import Staffing, seen_through, was_removed
+from .supervision.worker_supervisor import Keeper, Service, Shared
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from .admission import Admission, free_slots, slot_of, takes_tasks, wanted_worke
 from .agents import Agents
 from .backlog import Entry
 from .crew import Agent
-from .keeper import Keeper
 from .ledger import Ledger
 from .lifecycle.state_machine import State
 from .partners import Hibernation
 from .performance import Performance, gone
+from .supervision.worker_supervisor import Keeper
 from .turns import Turns
 from .waitlist import Waitlist, reason_of
 

@@ -28,12 +28,12 @@ from ..worker.errors import (
 )
 from ..worker.schema import Boundaries, Error, Task, TaskResult, TaskState
 from ..worker.wire import MAX_MESSAGE_BYTES
-from .keeper import Keeper
 from .lifecycle import state_machine
 from .lifecycle.state_machine import ASKED_FOR, State
-from .line import DRAIN_S
 from .output_format import check_output
 from .schedule import Limits
+from .supervision.line import DRAIN_S
+from .supervision.worker_supervisor import Keeper
 
 NO_BOUNDARIES = Boundaries()
 

@@ -15,9 +15,9 @@ from . import scaling
 from .agents import Agents
 from .config.spec import Config
 from .crew import Agent, has_range
-from .keeper import Keeper
 from .lifecycle.state_machine import UP, State, Worker
 from .scaling import Bounds, Decision, Load, Scaling
+from .supervision.worker_supervisor import Keeper
 from .tasks import Tasks
 
 logger = logging.getLogger(__name__)

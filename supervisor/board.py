@@ -12,9 +12,9 @@ import msgspec
 from .config.spec import Spec
 from .control import Control
 from .crew import Agent
-from .keeper import Keeper
 from .lifecycle.state_machine import State
 from .report import agent_entry, frame, worker_status
+from .supervision.worker_supervisor import Keeper
 
 UPTIME = b'"uptime_s":'
 """Before it nothing in a worker's part was written by others, and in a text its quotes would be escaped."""

@@ -21,8 +21,8 @@ from ..worker.errors import CorralError, InvalidParams, Overloaded, PermissionDe
 from .config.spec import Events
 from .events.bus import Bus, Event, Subscription
 from .events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
-from .keeper import Incarnation, Keeper
 from .lifecycle.state_machine import UP, State
+from .supervision.worker_supervisor import Incarnation, Keeper
 
 MAX_DATA_BYTES = 1024 * 1024
 """The longest data of one event, as JSON."""

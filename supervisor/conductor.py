@@ -33,9 +33,9 @@ from .config.spec import Ensemble, kind_of_ensemble
 from .config.team import Candidate, Team, chosen
 from .config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
 from .crew import Agent
-from .keeper import Shared
 from .lifecycle.state_machine import State, Worker
 from .schedule import has_capability
+from .supervision.worker_supervisor import Shared
 from .tasks import Tasks
 
 OVERLOADED_S = 300.0

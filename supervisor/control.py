@@ -30,12 +30,12 @@ from .audit.hash_chain import digest
 from .audit.log import Audit, whose
 from .config.secrets import masked
 from .config.spec import Config
-from .keeper import Keeper, Shared, utc_now
-from .limits import Limits
 from .logs.daemon_log import Diary, told
 from .logs.forwarder import Forwarding
 from .service import WorkerService, convert
 from .statistics import Statistics
+from .supervision.limit_enforcer import Limits
+from .supervision.worker_supervisor import Keeper, Shared, utc_now
 from .tasks import Tasks
 from .timetable import Timetable
 

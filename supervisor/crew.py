@@ -12,8 +12,8 @@ from ..mcp.messages import Tool
 from ..worker.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
 from .bench import Bench, has_place
 from .config.spec import Spec
-from .keeper import Keeper
 from .lifecycle.state_machine import UP, State, Worker
+from .supervision.worker_supervisor import Keeper
 
 LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
 

@@ -27,13 +27,11 @@ from ..mcp.pool import Pool
 from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from ..worker.schema import AttachParams
 from .agents import Agents
-from .alert import Alerts, Counts
 from .audit.log import Audit, own
 from .autoscaler import Autoscaler
 from .bearer import loopback, read_token
 from .board import Board
 from .budget import Budgets
-from .checkpoints import Checkpoints
 from .conductor import Conductor
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
@@ -43,18 +41,14 @@ from .events.bus import Bus
 from .events.history import Chronicle
 from .expiry import expire
 from .hibernation import Hibernation
-from .keeper import Shared, Wakefulness
 from .lifeline import Lifeline
-from .limits import Limits
 from .listener import Listener
 from .logs.daemon_log import Diary
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
-from .loss import Losses
 from .memory import Memory
 from .methods import METHODS
 from .offering import Client, ClientOffering
-from .probe import Probes
 from .process.command import Commands
 from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
@@ -65,6 +59,12 @@ from .socket_lock import SocketLock, group_id
 from .statistics import Statistics
 from .store.incarnations import Numbering
 from .store.store import STALL_S, Store
+from .supervision.alerts import Alerts, Counts
+from .supervision.checkpoints import Checkpoints
+from .supervision.limit_enforcer import Limits
+from .supervision.loss import Losses
+from .supervision.probes import Probes
+from .supervision.worker_supervisor import Shared, Wakefulness
 from .tasks import Tasks
 from .timetable import Timetable
 from .zygote.pool import Zygotes

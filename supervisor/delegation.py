@@ -15,7 +15,7 @@ from ..worker.errors import CorralError, InvalidParams, ResourceLimitExceeded
 from ..worker.schema import DelegateAllParams, DelegateParams, Task, TaskParams
 from ..worker.wire import MAX_MESSAGE_BYTES
 from .backlog import Entry
-from .keeper import Keeper
+from .supervision.worker_supervisor import Keeper
 from .tasks import Tasks
 
 ANSWER_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024

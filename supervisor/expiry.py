@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 
 from ..worker.errors import CorralError
 from .audit.log import Audit
-from .checkpoints import Checkpoints
 from .config.spec import Config, Spec, Tasks
 from .events.history import Chronicle
 from .logs.store import LogStore
 from .memory import Memory
 from .records import Records, Retention
 from .store.store import Store
+from .supervision.checkpoints import Checkpoints
 
 EXPIRY_S = 3600.0
 """How often what has expired is removed."""

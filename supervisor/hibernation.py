@@ -26,12 +26,12 @@ from ..worker.errors import (
 )
 from ..worker.schema import CheckpointRecord
 from .agents import Agents
-from .checkpoints import Checkpoints, Reason, Resumption
 from .crew import Agent
 from .events.bus import rfc3339
-from .keeper import Keeper
 from .lifecycle import state_machine
 from .lifecycle.state_machine import UP, LastExit, State
+from .supervision.checkpoints import Checkpoints, Reason, Resumption
+from .supervision.worker_supervisor import Keeper
 
 SAVE_S = 30.0
 """How long a worker may take to save or to restore, where the caller says nothing else."""

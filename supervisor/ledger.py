@@ -23,10 +23,10 @@ from ..worker.schema import Error, Task, TaskListParams, TaskState
 from .attempt import bounded, error_room
 from .backlog import Backlog, Entry
 from .events.bus import rfc3339
-from .keeper import Shared
 from .records import Page, Records, cursor_of, place_of
 from .store.batch import Sheets, Writing
 from .store.store import Statement
+from .supervision.worker_supervisor import Shared
 
 RETRY_AFTER_S = 1.0
 

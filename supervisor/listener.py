@@ -28,9 +28,9 @@ from ..worker.schema import AttachParams
 from ..worker.wire import Notification, Peer, Request
 from .control import Control, Permission
 from .identity import Identity, identify, is_member
-from .keeper import Keeper
 from .offering import Client, ClientOffering
 from .socket_lock import SocketLock
+from .supervision.worker_supervisor import Keeper
 
 MAX_CONNECTIONS = 4096
 

@@ -19,9 +19,9 @@ from ..worker.welcome import INSTRUCTIONS
 from .backlog import Entry
 from .config.spec import Config, Profile
 from .control import Control, Permission
-from .keeper import Keeper
 from .service import LISTING_S, access_of, concerns
 from .steering import OWN_TOOLS, PREFIX, OwnTool, Steerer
+from .supervision.worker_supervisor import Keeper
 
 NOTHING = Access(())
 

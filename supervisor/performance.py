@@ -41,11 +41,11 @@ from .attempt import (
 )
 from .backlog import Entry
 from .events.bus import rfc3339
-from .keeper import Keeper
 from .ledger import REASON_CHARS, RETRY_AFTER_S, Ledger
 from .partners import Checkpoints, Conductor, Sessions
 from .schedule import Attempted, Policy, policy, retries, retry_delay_s
 from .store.batch import Writing
+from .supervision.worker_supervisor import Keeper
 
 CLOSE_S = 10.0
 """How long what is still being written down is waited for at the end."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .agents import Agents
-from .keeper import Keeper
 from .lifecycle import state_machine
 from .lifecycle.state_machine import UP, State
+from .supervision.worker_supervisor import Keeper
 from .zygote.policy import Aged, turn
 from .zygote.pool import Order
 

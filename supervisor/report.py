@@ -27,11 +27,11 @@ from .config.team import Team
 from .control import Control
 from .crew import Agent, has_range, is_at_risk
 from .events.bus import rfc3339
-from .keeper import Keeper
 from .lifecycle.health_check import Health
 from .lifecycle.state_machine import ASKED_FOR, LastExit, State
 from .process.launch import why_cold
 from .store.store import STALL_S
+from .supervision.worker_supervisor import Keeper
 
 LAST_WORDS = 5
 """Lines of stderr of a server that gave up, in `status`; `show` has more."""

@@ -24,7 +24,6 @@ from ..worker.errors import (
 )
 from .config.spec import Config
 from .crew import Agent, has_range, not_paused, not_up, users, waves
-from .keeper import Keeper, Shared, utc_now
 from .lifecycle import state_machine
 from .lifecycle.state_machine import UP, State, Worker
 from .outlook import (
@@ -41,6 +40,7 @@ from .outlook import (
 )
 from .process.launcher_client import Exit
 from .roster import Brake, Roster
+from .supervision.worker_supervisor import Keeper, Shared, utc_now
 
 Exits: TypeAlias = Mapping[str, state_machine.LastExit | None]
 """Last exits by worker id."""

@@ -44,15 +44,15 @@ from .audit.hash_chain import digest
 from .audit.log import REFUSALS, Audit, whose
 from .backlog import Entry
 from .broker import Broker
-from .checkpoints import Reason
 from .config.secrets import masked
 from .config.spec import Events, Spec
 from .delegation import Delegation
 from .events.bus import rfc3339
 from .hibernation import Hibernation
-from .keeper import Keeper, Shared
 from .lifecycle.state_machine import UP, State
 from .memory import Memory
+from .supervision.checkpoints import Reason
+from .supervision.worker_supervisor import Keeper, Shared
 from .tasks import Tasks
 
 LEVELS = ("debug", "info", "warning", "error", "critical")

@@ -14,9 +14,9 @@ from ..worker.errors import CorralError, NotFound, ResourceLimitExceeded
 from .config.loader import to_table
 from .config.spec import Config, Scale, Spec
 from .crew import Agent, check_range, has_range, spec_of
-from .keeper import Keeper, Service, Shared
 from .listing import Listings
 from .running import Running
+from .supervision.worker_supervisor import Keeper, Service, Shared
 from .tool_server import ToolServers
 
 

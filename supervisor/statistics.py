@@ -16,10 +16,10 @@ from ..worker.schema import Task
 from .agents import Agents
 from .crew import Agent
 from .events.bus import rfc3339
-from .keeper import Incarnation, Keeper
 from .lifecycle.state_machine import UP
-from .limits import Limits
 from .process.usage import read_process
+from .supervision.limit_enforcer import Limits
+from .supervision.worker_supervisor import Incarnation, Keeper
 
 WINDOW = 10_000
 """Durations of which percentiles are told: the last ones, of each agent and server, and of all tasks."""

@@ -19,8 +19,8 @@ from ..worker import codec
 from ..worker.errors import Conflict, CorralError, Overloaded, PermissionDenied
 from ..worker.schema import ENDED, AttachParams, Priority, Seconds, Task, TaskState
 from .control import RIGHTS, Control, Permission
-from .keeper import Keeper
 from .service import convert
+from .supervision.worker_supervisor import Keeper
 
 PREFIX = "corral__"
 """What the names of these tools begin with; no server can have it."""

@@ -41,7 +41,6 @@ from .assignment import Assignment
 from .attempt import words_bytes
 from .backlog import Entry, Progress
 from .crew import Agent
-from .keeper import Shared
 from .ledger import RETRY_AFTER_S, Ledger
 from .output_format import check_format
 from .performance import gone
@@ -49,6 +48,7 @@ from .quota import normalised, within
 from .records import Page, Records
 from .schedule import Attempted, policy, retries
 from .store.batch import Writing
+from .supervision.worker_supervisor import Shared
 from .waitlist import doomed, reason_of
 
 HALT_S = 10.0

@@ -19,10 +19,10 @@ from ..worker.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
 from .config.spec import Spec
 from .crew import Agent, is_at_risk, not_up
 from .events.bus import Bus
-from .keeper import Keeper
 from .lifecycle.state_machine import ASKED_FOR, UP, State, Worked, Worker
-from .line import McpLine
 from .listing import Listings, fingerprint
+from .supervision.line import McpLine
+from .supervision.worker_supervisor import Keeper
 
 GONE_S = 5.0
 """How long a process that has closed its pipes is waited for: until then its end is told, or it lives on deaf."""

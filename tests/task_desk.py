@@ -11,16 +11,17 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor import keeper, ledger, performance, tasks
+from corral.supervisor import ledger, performance, tasks
 from corral.supervisor.agents import Agents
 from corral.supervisor.config.spec import Audit as AuditSection
 from corral.supervisor.config.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
 from corral.supervisor.config.spec import Tasks as Section
 from corral.supervisor.crew import Agent
 from corral.supervisor.events.bus import rfc3339
-from corral.supervisor.keeper import Shared
 from corral.supervisor.lifecycle.state_machine import State, Worker
 from corral.supervisor.store.store import Statement, Store
+from corral.supervisor.supervision import worker_supervisor
+from corral.supervisor.supervision.worker_supervisor import Shared
 from corral.supervisor.tasks import Tasks
 from corral.worker.channel import Call
 from corral.worker.errors import (
@@ -83,7 +84,7 @@ class Hand:
         self.rested_at = 0.0
         self.announced: tuple[str, ...] = ()
         self.exits: list[Any] = []
-        self.shared = SimpleNamespace(wakefulness=keeper.Wakefulness())
+        self.shared = SimpleNamespace(wakefulness=worker_supervisor.Wakefulness())
         self.calls: dict[str, asyncio.Future[object]] = {}
         self.is_closed = False
         self.is_surplus = False
@@ -267,7 +268,7 @@ class Desk:
 
     def look_at(self, hand: Hand) -> None:
         """As `Service.changed` does it."""
-        self.tasks.note(cast(keeper.Keeper, hand))
+        self.tasks.note(cast(worker_supervisor.Keeper, hand))
         self.tasks.dispatch(hand.spec.name)
 
     def remove(self, name: str) -> None:
@@ -334,7 +335,7 @@ class Desk:
             0,
         )
         for agent in self.agents.values():
-            assert all(not keeper.running for keeper in agent.keepers)
+            assert all(not worker_supervisor.running for worker_supervisor in agent.keepers)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from corral.supervisor.bench import SLACK, Bench
-from corral.supervisor.keeper import Keeper
+from corral.supervisor.supervision.worker_supervisor import Keeper
 
 
 @dataclass(eq=False)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.checkpoints import BESIDE_BYTES, Checkpoints, Resumption
 from corral.supervisor.config.spec import Recovery
 from corral.supervisor.events.bus import Bus, Event
 from corral.supervisor.store.store import Store
+from corral.supervisor.supervision.checkpoints import BESIDE_BYTES, Checkpoints, Resumption
 from corral.worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 
 LIMITS = Recovery(

@@ -14,17 +14,24 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 
-from corral.supervisor import probe
-from corral.supervisor.alert import BURST, INTERVAL_S, Allowance
 from corral.supervisor.config.probe_spec import Check, Readiness
 from corral.supervisor.config.spec import Process, Resources, Spec
-from corral.supervisor.line import WATCHED_BYTES, LogWatch
 from corral.supervisor.logs.store import LogLimits, LogStore
-from corral.supervisor.probe import PER_AGENT_MAX, Finding, Probes, ask_http, ask_tcp, http_status
 from corral.supervisor.process import command
 from corral.supervisor.process.command import Commands, Outcome
 from corral.supervisor.process.launch import Host
 from corral.supervisor.process.launcher_client import Exit, Launcher
+from corral.supervisor.supervision import probes as probe
+from corral.supervisor.supervision.alerts import BURST, INTERVAL_S, Allowance
+from corral.supervisor.supervision.line import WATCHED_BYTES, LogWatch
+from corral.supervisor.supervision.probes import (
+    PER_AGENT_MAX,
+    Finding,
+    Probes,
+    ask_http,
+    ask_tcp,
+    http_status,
+)
 
 BOUND_S = 20.0
 SHORT_S = 0.2

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from corral.supervisor.turnstile import Turnstile
+from corral.supervisor.supervision.start_gate import Turnstile
 
 
 def test_so_many_begin_and_each_that_leaves_lets_the_next_one_in() -> None:

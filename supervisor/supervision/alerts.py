@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from ..worker import codec
-from .config.spec import Config, Monitoring, Spec
-from .events.bus import Bus, Event
-from .events.catalog import SKIPPED
-from .probe import http_status
-from .process.command import INPUT_BYTES, Commands
+from ...worker import codec
+from ..config.spec import Config, Monitoring, Spec
+from ..events.bus import Bus, Event
+from ..events.catalog import SKIPPED
+from ..process.command import INPUT_BYTES, Commands
+from .probes import http_status
 
 ALERTED = (
     "health.degraded",

@@ -11,15 +11,15 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from ..mcp.session import Session
-from ..worker.errors import CorralError, Overloaded
-from .config.probe_spec import NO_ACTIONS, SIGNAL, Check
-from .config.spec import Spec
-from .events.bus import Bus
-from .lifecycle import health_check, state_machine
-from .lifecycle.health_check import Health, Rule
-from .lifecycle.state_machine import UP, State, Worker
-from .probe import Finding, Probes
+from ...mcp.session import Session
+from ...worker.errors import CorralError, Overloaded
+from ..config.probe_spec import NO_ACTIONS, SIGNAL, Check
+from ..config.spec import Spec
+from ..events.bus import Bus
+from ..lifecycle import health_check, state_machine
+from ..lifecycle.health_check import Health, Rule
+from ..lifecycle.state_machine import UP, State, Worker
+from .probes import Finding, Probes
 
 LOOK_S = 1.0
 """How often is looked whether a server that is silent has an excuse, or has said something."""

@@ -12,20 +12,20 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..worker.errors import Overloaded
-from .config.spec import Resources
-from .events.bus import Bus
-from .keeper import Incarnation, Keeper
-from .lifecycle.state_machine import Replace, State
-from .linux import cgroup
-from .process import limits, throttle
-from .process.containment import Containment
-from .process.launcher_client import Launcher
-from .process.limits import Excess
-from .process.parent import Parent
-from .process.sampler import Judge, Metrics, Sample
-from .process.throttle import Throttle
-from .process.usage import Tree, Usage
+from ...worker.errors import Overloaded
+from ..config.spec import Resources
+from ..events.bus import Bus
+from ..lifecycle.state_machine import Replace, State
+from ..linux import cgroup
+from ..process import limits, throttle
+from ..process.containment import Containment
+from ..process.launcher_client import Launcher
+from ..process.limits import Excess
+from ..process.parent import Parent
+from ..process.sampler import Judge, Metrics, Sample
+from ..process.throttle import Throttle
+from ..process.usage import Tree, Usage
+from .worker_supervisor import Incarnation, Keeper
 
 EPISODE_S = 5.0
 """A tree that was not held back for so long is not throttled any more: one event at each end, none between."""

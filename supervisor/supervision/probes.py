@@ -16,10 +16,10 @@ from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
-from .. import __version__
-from .config.probe_spec import Readiness, Way
-from .config.spec import Spec
-from .process.command import Commands, Outcome
+from ... import __version__
+from ..config.probe_spec import Readiness, Way
+from ..config.spec import Spec
+from ..process.command import Commands, Outcome
 
 COMMANDS_MAX = 32
 """Questions by a command at a time, in the whole daemon; what waits for its turn loses none of its time."""

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-from ..worker import codec
-from ..worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
-from ..worker.schema import CheckpointRecord
-from .config.spec import Recovery
-from .events.bus import Bus, rfc3339
-from .store.sealed import seal, unsealed
-from .store.store import Row, Statement, Store, moment_of, number_of
+from ...worker import codec
+from ...worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
+from ...worker.schema import CheckpointRecord
+from ..config.spec import Recovery
+from ..events.bus import Bus, rfc3339
+from ..store.sealed import seal, unsealed
+from ..store.store import Row, Statement, Store, moment_of, number_of
 
 Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed"]
 """Why one was saved: a task or a worker did so by itself; somebody asked for it; time had passed; before its process

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from .events.bus import Bus
-from .keeper import Keeper
+from ..events.bus import Bus
+from .worker_supervisor import Keeper
 
 
 class Losses:

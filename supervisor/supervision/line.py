@@ -13,19 +13,19 @@ from typing import Protocol
 
 import msgspec
 
-from .. import __version__
-from ..mcp.catalogue import Catalogue
-from ..mcp.messages import Era
-from ..mcp.session import Session
-from ..worker.channel import Channel
-from ..worker.errors import CorralError, InvalidParams
-from ..worker.schema import PROTOCOL_VERSION, Hello
-from ..worker.wire import Foreign, Notification, Peer, Request
-from .config.probe_spec import Readiness
-from .config.spec import Spec
-from .logs.store import LogStream
-from .probe import Finding
-from .process.launcher_client import Child
+from ... import __version__
+from ...mcp.catalogue import Catalogue
+from ...mcp.messages import Era
+from ...mcp.session import Session
+from ...worker.channel import Channel
+from ...worker.errors import CorralError, InvalidParams
+from ...worker.schema import PROTOCOL_VERSION, Hello
+from ...worker.wire import Foreign, Notification, Peer, Request
+from ..config.probe_spec import Readiness
+from ..config.spec import Spec
+from ..logs.store import LogStream
+from ..process.launcher_client import Child
+from .probes import Finding
 
 DRAIN_S = 1.0
 """How long the pipes of a dead process are still read: a grandchild may hold them open."""

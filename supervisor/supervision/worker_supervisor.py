@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from ..mcp.catalogue import Catalogue
-from ..mcp.messages import Era
-from ..mcp.session import Session
-from ..worker import codec
-from ..worker.channel import Channel
-from ..worker.errors import (
+from ...mcp.catalogue import Catalogue
+from ...mcp.messages import Era
+from ...mcp.session import Session
+from ...worker import codec
+from ...worker.channel import Channel
+from ...worker.errors import (
     CorralError,
     NotInitialized,
     Overloaded,
@@ -31,30 +31,30 @@ from ..worker.errors import (
     Timeout,
     WorkerFailed,
 )
-from ..worker.wire import Notification, Request
-from .alert import Counts
+from ...worker.wire import Notification, Request
+from ..config.probe_spec import Readiness
+from ..config.spec import Spec
+from ..events.bus import Bus
+from ..events.history import Chronicle
+from ..lifecycle import state_machine
+from ..lifecycle.state_machine import UP, LastExit, State, Worker
+from ..logs.file_format import severity
+from ..logs.store import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
+from ..process import limits as excess
+from ..process.launch import Host, prepare
+from ..process.launcher_client import Launcher
+from ..process.limits import Excess
+from ..process.parent import Child, Exit, Launch, Parent, Scope
+from ..process.removals import Removals
+from ..store.incarnations import Numbering
+from ..store.store import Store
+from ..zygote.pool import Zygotes
+from .alerts import Counts
 from .checkpoints import Checkpoints
-from .checkup import Checkup, Surroundings
-from .config.probe_spec import Readiness
-from .config.spec import Spec
-from .events.bus import Bus
-from .events.history import Chronicle
-from .lifecycle import state_machine
-from .lifecycle.state_machine import UP, LastExit, State, Worker
+from .health_monitor import Checkup, Surroundings
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
-from .logs.file_format import severity
-from .logs.store import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
-from .probe import Finding, Probes
-from .process import limits as excess
-from .process.launch import Host, prepare
-from .process.launcher_client import Launcher
-from .process.limits import Excess
-from .process.parent import Child, Exit, Launch, Parent, Scope
-from .process.removals import Removals
-from .store.incarnations import Numbering
-from .store.store import Store
-from .turnstile import Turnstile
-from .zygote.pool import Zygotes
+from .probes import Finding, Probes
+from .start_gate import Turnstile
 
 PAUSED = "paused"
 """The reason for which a tree is frozen when somebody has asked for it."""

@@ -1,0 +1,1 @@
+"""Supervises one worker: performs the decisions of the lifecycle."""
