@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ..worker.errors import Cancelled, Conflict, InvalidParams, NotFound, ResourceLimitExceeded
 from ..worker.schema import Task
 from .admission import Admission, wanted_workers
-from .agents import Agents
+from .agents.agents import Agents
 from .backlog import Entry
 from .deadlock import Groups, can_ever_run
 from .ledger import Ledger

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from ..worker.errors import Conflict, InvalidParams, NotFound, Overloaded, ResourceLimitExceeded
 from ..worker.schema import Boundaries, Task, TaskKind, TaskParams
 from ..worker.wire import MAX_MESSAGE_BYTES
-from .agents import Agents
+from .agents.agent import Agent
+from .agents.agents import Agents
+from .agents.bench import has_place
 from .attempt import RECORD_MARGIN_BYTES, words_bytes
 from .backlog import Backlog, Entry
-from .bench import has_place
-from .crew import Agent
 from .events.bus import rfc3339
 from .lifecycle.state_machine import State, Worker
 from .partners import Hibernation

@@ -19,7 +19,7 @@ from ..worker.schema import (
     SignalParams,
     WhomParams,
 )
-from .agents import Addition
+from .agents.agents import Addition
 from .config.loader import to_table
 from .config.secrets import MASK, masked_address
 from .control import Caller, Control, method

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from ..worker.errors import Timeout
 from .admission import Admission, free_slots, slot_of, takes_tasks, wanted_workers
-from .agents import Agents
+from .agents.agent import Agent
+from .agents.agents import Agents
 from .backlog import Entry
-from .crew import Agent
 from .ledger import Ledger
 from .lifecycle.state_machine import State
 from .partners import Hibernation

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from ..worker.errors import CorralError, NotFound, ShuttingDown
 from . import scaling
-from .agents import Agents
+from .agents.agent import Agent, has_range
+from .agents.agents import Agents
 from .config.spec import Config
-from .crew import Agent, has_range
 from .lifecycle.state_machine import UP, State, Worker
 from .scaling import Bounds, Decision, Load, Scaling
 from .supervision.worker_supervisor import Keeper

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from .agents.agent import Agent
 from .config.spec import Spec
 from .control import Control
-from .crew import Agent
 from .lifecycle.state_machine import State
 from .report import agent_entry, frame, worker_status
 from .supervision.worker_supervisor import Keeper

@@ -27,12 +27,12 @@ from ..worker.errors import (
     from_wire,
 )
 from ..worker.schema import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
-from .agents import Agents
+from .agents.agent import Agent
+from .agents.agents import Agents
 from .attempt import ERROR_BYTES, bounded
 from .config.spec import Ensemble, kind_of_ensemble
 from .config.team import Candidate, Team, chosen
 from .config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
-from .crew import Agent
 from .lifecycle.state_machine import State, Worker
 from .schedule import has_capability
 from .supervision.worker_supervisor import Shared

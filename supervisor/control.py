@@ -25,7 +25,7 @@ from ..worker.errors import (
     PermissionDenied,
 )
 from ..worker.schema import AttachParams
-from .agents import Agents
+from .agents.agents import Agents
 from .audit.hash_chain import digest
 from .audit.log import Audit, whose
 from .config.secrets import masked

@@ -26,7 +26,9 @@ from ..mcp.caller import Caller
 from ..mcp.pool import Pool
 from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from ..worker.schema import AttachParams
-from .agents import Agents
+from .agents.agents import Agents
+from .agents.hibernation import Hibernation
+from .agents.rolling_restart import Renewal
 from .audit.log import Audit, own
 from .autoscaler import Autoscaler
 from .bearer import loopback, read_token
@@ -40,7 +42,6 @@ from .control import Control, Daemon
 from .events.bus import Bus
 from .events.history import Chronicle
 from .expiry import expire
-from .hibernation import Hibernation
 from .lifeline import Lifeline
 from .listener import Listener
 from .logs.daemon_log import Diary
@@ -53,7 +54,6 @@ from .process.command import Commands
 from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, make_temporary_root, remove_leftovers
-from .renewal import Renewal
 from .service import WorkerService
 from .socket_lock import SocketLock, group_id
 from .statistics import Statistics

@@ -27,7 +27,7 @@ from ..worker.errors import (
 from ..worker.schema import Task, TaskResult, TaskState
 from .accounts import Accounts
 from .admission import Admission
-from .agents import Agents
+from .agents.agents import Agents
 from .attempt import (
     Alarms,
     Attempt,

@@ -21,11 +21,11 @@ from ..worker.schema import (
     WorkerStatus,
     WorkflowStatus,
 )
+from .agents.agent import Agent, has_range, is_at_risk
 from .config.loader import ensemble_table
 from .config.spec import Ensemble, Spec, kind_of_ensemble
 from .config.team import Team
 from .control import Control
-from .crew import Agent, has_range, is_at_risk
 from .events.bus import rfc3339
 from .lifecycle.health_check import Health
 from .lifecycle.state_machine import ASKED_FOR, LastExit, State

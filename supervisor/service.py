@@ -39,7 +39,8 @@ from ..worker.schema import (
     WorkerToolsParams,
 )
 from ..worker.wire import Notification, Request
-from .agents import Agents
+from .agents.agents import Agents
+from .agents.hibernation import Hibernation
 from .audit.hash_chain import digest
 from .audit.log import REFUSALS, Audit, whose
 from .backlog import Entry
@@ -48,7 +49,6 @@ from .config.secrets import masked
 from .config.spec import Events, Spec
 from .delegation import Delegation
 from .events.bus import rfc3339
-from .hibernation import Hibernation
 from .lifecycle.state_machine import UP, State
 from .memory import Memory
 from .supervision.checkpoints import Reason

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from ..worker.schema import Task
-from .agents import Agents
-from .crew import Agent
+from .agents.agent import Agent
+from .agents.agents import Agents
 from .events.bus import rfc3339
 from .lifecycle.state_machine import UP
 from .process.usage import read_process

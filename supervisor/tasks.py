@@ -36,11 +36,11 @@ from ..worker.schema import (
     TaskParams,
 )
 from .admission import Admission, limits_of
-from .agents import Agents
+from .agents.agent import Agent
+from .agents.agents import Agents
 from .assignment import Assignment
 from .attempt import words_bytes
 from .backlog import Entry, Progress
-from .crew import Agent
 from .ledger import RETRY_AFTER_S, Ledger
 from .output_format import check_format
 from .performance import gone

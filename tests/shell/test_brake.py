@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.supervisor import running as running_module
-from corral.supervisor.running import Running
+from corral.supervisor.agents import operations as running_module
+from corral.supervisor.agents.operations import Running
 from corral.supervisor.store import schema
 from corral.supervisor.store.store import Store
 from corral.worker.errors import Overloaded

@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
 
-from ..worker import codec
-from ..worker.errors import (
+from ...worker import codec
+from ...worker.errors import (
     Conflict,
     CorralError,
     Corrupted,
@@ -24,14 +24,14 @@ from ..worker.errors import (
     ShuttingDown,
     SpawnFailed,
 )
-from ..worker.schema import CheckpointRecord
+from ...worker.schema import CheckpointRecord
+from ..events.bus import rfc3339
+from ..lifecycle import state_machine
+from ..lifecycle.state_machine import UP, LastExit, State
+from ..supervision.checkpoints import Checkpoints, Reason, Resumption
+from ..supervision.worker_supervisor import Keeper
+from .agent import Agent
 from .agents import Agents
-from .crew import Agent
-from .events.bus import rfc3339
-from .lifecycle import state_machine
-from .lifecycle.state_machine import UP, LastExit, State
-from .supervision.checkpoints import Checkpoints, Reason, Resumption
-from .supervision.worker_supervisor import Keeper
 
 SAVE_S = 30.0
 """How long a worker may take to save or to restore, where the caller says nothing else."""

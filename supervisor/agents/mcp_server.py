@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from ..mcp.backend import Concurrency
-from ..mcp.catalogue import Catalogue
-from ..mcp.dispatch import Phase, Share
-from ..mcp.pool import Pool
-from ..mcp.session import Session
-from ..worker.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
-from .config.spec import Spec
-from .crew import Agent, is_at_risk, not_up
-from .events.bus import Bus
-from .lifecycle.state_machine import ASKED_FOR, UP, State, Worked, Worker
-from .listing import Listings, fingerprint
-from .supervision.line import McpLine
-from .supervision.worker_supervisor import Keeper
+from ...mcp.backend import Concurrency
+from ...mcp.catalogue import Catalogue
+from ...mcp.dispatch import Phase, Share
+from ...mcp.pool import Pool
+from ...mcp.session import Session
+from ...worker.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
+from ..config.spec import Spec
+from ..events.bus import Bus
+from ..lifecycle.state_machine import ASKED_FOR, UP, State, Worked, Worker
+from ..supervision.line import McpLine
+from ..supervision.worker_supervisor import Keeper
+from .agent import Agent, is_at_risk, not_up
+from .tool_cache import Listings, fingerprint
 
 GONE_S = 5.0
 """How long a process that has closed its pipes is waited for: until then its end is told, or it lives on deaf."""

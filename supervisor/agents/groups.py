@@ -7,13 +7,13 @@ under way goes on as its team or workflow was when it began.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from ..worker.errors import Conflict, CorralError, NotFound
-from .config.diff import ensemble_changes
-from .config.document import STORE
-from .config.loader import check_ensembles, decode_ensemble, ensemble_table
-from .config.spec import Ensemble, Spec, kind_of_ensemble
-from .events.bus import Bus
-from .roster import Entry, Roster
+from ...worker.errors import Conflict, CorralError, NotFound
+from ..config.diff import ensemble_changes
+from ..config.document import STORE
+from ..config.loader import check_ensembles, decode_ensemble, ensemble_table
+from ..config.spec import Ensemble, Spec, kind_of_ensemble
+from ..events.bus import Bus
+from .registry import Entry, Roster
 
 ADDED = {"team": "team.added", "workflow": "workflow.added"}
 CHANGED = {"team": "team.changed", "workflow": "workflow.changed"}

@@ -6,7 +6,7 @@ when its turn comes: so whatever lets a worker take more than before has to be n
 
 import heapq
 
-from .supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import Keeper
 
 SLACK = 64
 """How many places that hold no more there may be, beside as many as there are workers."""

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..mcp.catalogue import Catalogue
-from ..worker import codec
-from ..worker.errors import CorralError
-from .config.spec import Spec
-from .store.store import Statement, Store
+from ...mcp.catalogue import Catalogue
+from ...worker import codec
+from ...worker.errors import CorralError
+from ..config.spec import Spec
+from ..store.store import Statement, Store
 
 MAX_KEPT_BYTES = 4 * 1024 * 1024
 """Of one catalogue, as JSON: a larger one is read from its server again by each daemon."""

@@ -9,15 +9,15 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Seque
 
 from msgspec.structs import replace
 
-from ..mcp.pool import Pool
-from ..worker.errors import CorralError, NotFound, ResourceLimitExceeded
-from .config.loader import to_table
-from .config.spec import Config, Scale, Spec
-from .crew import Agent, check_range, has_range, spec_of
-from .listing import Listings
-from .running import Running
-from .supervision.worker_supervisor import Keeper, Service, Shared
-from .tool_server import ToolServers
+from ...mcp.pool import Pool
+from ...worker.errors import CorralError, NotFound, ResourceLimitExceeded
+from ..config.loader import to_table
+from ..config.spec import Config, Scale, Spec
+from ..supervision.worker_supervisor import Keeper, Service, Shared
+from .agent import Agent, check_range, has_range, spec_of
+from .mcp_server import ToolServers
+from .operations import Running
+from .tool_cache import Listings
 
 
 class Staffing(Running):

@@ -6,8 +6,8 @@ nothing is changed.
 
 from collections.abc import Callable
 
-from .lifecycle.state_machine import ASKED_FOR, UP, LastExit, State, Worker
-from .supervision.worker_supervisor import Keeper
+from ..lifecycle.state_machine import ASKED_FOR, UP, LastExit, State, Worker
+from ..supervision.worker_supervisor import Keeper
 
 
 def rests(worker: Worker) -> bool:

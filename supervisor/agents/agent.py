@@ -7,13 +7,13 @@ from graphlib import TopologicalSorter
 
 from msgspec.structs import replace
 
-from ..mcp.catalogue import Catalogue
-from ..mcp.messages import Tool
-from ..worker.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
+from ...mcp.catalogue import Catalogue
+from ...mcp.messages import Tool
+from ...worker.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
+from ..config.spec import Spec
+from ..lifecycle.state_machine import UP, State, Worker
+from ..supervision.worker_supervisor import Keeper
 from .bench import Bench, has_place
-from .config.spec import Spec
-from .lifecycle.state_machine import UP, State, Worker
-from .supervision.worker_supervisor import Keeper
 
 LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
 

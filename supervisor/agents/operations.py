@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from ..worker.errors import (
+from ...worker.errors import (
     Conflict,
     CorralError,
     InvalidParams,
@@ -22,11 +22,13 @@ from ..worker.errors import (
     ShuttingDown,
     Timeout,
 )
-from .config.spec import Config
-from .crew import Agent, has_range, not_paused, not_up, users, waves
-from .lifecycle import state_machine
-from .lifecycle.state_machine import UP, State, Worker
-from .outlook import (
+from ..config.spec import Config
+from ..lifecycle import state_machine
+from ..lifecycle.state_machine import UP, State, Worker
+from ..process.launcher_client import Exit
+from ..supervision.worker_supervisor import Keeper, Shared, utc_now
+from .agent import Agent, has_range, not_paused, not_up, users, waves
+from .await_state import (
     can_pause,
     has_ended,
     has_moved_on,
@@ -38,9 +40,7 @@ from .outlook import (
     needs_a_start,
     rests,
 )
-from .process.launcher_client import Exit
-from .roster import Brake, Roster
-from .supervision.worker_supervisor import Keeper, Shared, utc_now
+from .registry import Brake, Roster
 
 Exits: TypeAlias = Mapping[str, state_machine.LastExit | None]
 """Last exits by worker id."""

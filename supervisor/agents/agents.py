@@ -12,17 +12,17 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import asdict, replace
 
-from ..mcp.pool import Pool
-from ..worker.errors import Conflict, CorralError, NotFound, Timeout
-from .config.diff import Plan, plan
-from .config.document import STORE
-from .config.loader import check_requires, decode_agent, to_table
-from .config.spec import Config, Spec, changed, kind_of_ensemble
-from .crew import Agent, processes_of, spec_of
-from .ensemble import Ensembles
-from .roster import Entry
-from .staffing import Staffing, seen_through, was_removed
-from .supervision.worker_supervisor import Keeper, Service, Shared
+from ...mcp.pool import Pool
+from ...worker.errors import Conflict, CorralError, NotFound, Timeout
+from ..config.diff import Plan, plan
+from ..config.document import STORE
+from ..config.loader import check_requires, decode_agent, to_table
+from ..config.spec import Config, Spec, changed, kind_of_ensemble
+from ..supervision.worker_supervisor import Keeper, Service, Shared
+from .agent import Agent, processes_of, spec_of
+from .groups import Ensembles
+from .registry import Entry
+from .replicas import Staffing, seen_through, was_removed
 
 logger = logging.getLogger(__name__)
 

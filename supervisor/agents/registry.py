@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from ..worker import codec
-from .store.store import Statement, Store
+from ...worker import codec
+from ..store.store import Statement, Store
 
 BRAKE = "emergency_stop"
 """The key in `meta` under which the brake is kept."""

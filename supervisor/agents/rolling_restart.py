@@ -7,12 +7,12 @@ scaling or another renewal in between are nothing special: who is gone is left t
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..lifecycle import state_machine
+from ..lifecycle.state_machine import UP, State
+from ..supervision.worker_supervisor import Keeper
+from ..zygote.policy import Aged, turn
+from ..zygote.pool import Order
 from .agents import Agents
-from .lifecycle import state_machine
-from .lifecycle.state_machine import UP, State
-from .supervision.worker_supervisor import Keeper
-from .zygote.policy import Aged, turn
-from .zygote.pool import Order
 
 
 @dataclass(eq=False)

@@ -1,0 +1,1 @@
+"""Holds the running set: agents, their workers, MCP servers, groups."""
