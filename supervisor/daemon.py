@@ -47,7 +47,6 @@ from .listener import Listener
 from .logs.daemon_log import Diary
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
-from .memory import Memory
 from .methods import METHODS
 from .offering import Client, ClientOffering
 from .process.command import Commands
@@ -55,6 +54,7 @@ from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, make_temporary_root, remove_leftovers
 from .service import WorkerService
+from .sessions.sessions import Memory
 from .socket_lock import SocketLock, group_id
 from .statistics import Statistics
 from .store.incarnations import Numbering

@@ -11,8 +11,8 @@ from .audit.log import Audit
 from .config.spec import Config, Spec, Tasks
 from .events.history import Chronicle
 from .logs.store import LogStore
-from .memory import Memory
 from .records import Records, Retention
+from .sessions.sessions import Memory
 from .store.store import Store
 from .supervision.checkpoints import Checkpoints
 

@@ -50,7 +50,7 @@ from .config.spec import Events, Spec
 from .delegation import Delegation
 from .events.bus import rfc3339
 from .lifecycle.state_machine import UP, State
-from .memory import Memory
+from .sessions.sessions import Memory
 from .supervision.checkpoints import Reason
 from .supervision.worker_supervisor import Keeper, Shared
 from .tasks import Tasks

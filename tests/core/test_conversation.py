@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from corral.supervisor.conversation import (
+from corral.supervisor.sessions.session import (
     VERSION,
     Conversation,
     Part,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from corral.supervisor.config import spec
 from corral.supervisor.config.loader import decode
 from corral.supervisor.events.bus import Bus
-from corral.supervisor.memory import ROWS_MAX, SINCE_BYTES, Memory
+from corral.supervisor.sessions.sessions import ROWS_MAX, SINCE_BYTES, Memory
 from corral.supervisor.store.schema import APPLICATION_ID, MIGRATIONS
 from corral.supervisor.store.store import Store
 from corral.worker import codec

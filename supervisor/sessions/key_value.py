@@ -9,10 +9,10 @@ import time
 import zlib
 from collections.abc import Callable, Iterable
 
-from ..worker import codec
-from ..worker.errors import Corrupted, InvalidParams, ResourceLimitExceeded
-from .config import spec
-from .store.store import Row, Store, number_of
+from ...worker import codec
+from ...worker.errors import Corrupted, InvalidParams, ResourceLimitExceeded
+from ..config import spec
+from ..store.store import Row, Store, number_of
 
 MAX_VALUE_BYTES = 1024 * 1024
 """The largest value, as JSON."""

@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from ..worker import codec
-from ..worker.errors import Corrupted, ResourceLimitExceeded
-from ..worker.schema import MemoryChanges, MemoryDelta
-from .store.sealed import unsealed
+from ...worker import codec
+from ...worker.errors import Corrupted, ResourceLimitExceeded
+from ...worker.schema import MemoryChanges, MemoryDelta
+from ..store.sealed import unsealed
 
 VERSION = 1
 """Of the record of a turn."""

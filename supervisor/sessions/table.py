@@ -9,10 +9,10 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..worker.errors import CorralError, Corrupted
-from .conversation import Conversation, Stored, Turn, encoded, read
-from .store.sealed import seal
-from .store.store import Row, Statement, moment_of, number_of
+from ...worker.errors import CorralError, Corrupted
+from ..store.sealed import seal
+from ..store.store import Row, Statement, moment_of, number_of
+from .session import Conversation, Stored, Turn, encoded, read
 
 Name = tuple[str, str]
 """Of a session: the agent's, and its own among those of the agent."""

@@ -17,20 +17,21 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..worker.errors import (
+from ...worker.errors import (
     Conflict,
     Corrupted,
     NotFound,
     ResourceLimitExceeded,
     WorkerFailed,
 )
-from ..worker.schema import MemoryDelta, Task
-from .config import spec
-from .config.spec import Config, Spec
-from .conversation import Conversation, Turn, read
-from .events.bus import Bus, rfc3339
-from .notebook import Notebook
-from .session_table import (
+from ...worker.schema import MemoryDelta, Task
+from ..config import spec
+from ..config.spec import Config, Spec
+from ..events.bus import Bus, rfc3339
+from ..store.store import Row, Statement, Store, moment_of, number_of
+from .key_value import Notebook
+from .session import Conversation, Turn, read
+from .table import (
     SELECT,
     Expire,
     Head,
@@ -43,7 +44,6 @@ from .session_table import (
     record_of,
     stored,
 )
-from .store.store import Row, Statement, Store, moment_of, number_of
 
 ROWS_MAX = 256
 """Turns that are stored one by one before they are put together."""

@@ -1,0 +1,1 @@
+"""Stores what agents remember: conversations by session, and keys with values."""
