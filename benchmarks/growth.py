@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from corral.supervisor.logs.store import LogLimits, LogStore
-from corral.supervisor.records import Records
+from corral.supervisor.tasks.table import Records
 from corral.worker.client import Client
 from corral.worker.schema import Task, TaskState
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from corral.supervisor.records import Records
+from corral.supervisor.tasks.table import Records
 from corral.worker.client import Client
 from corral.worker.schema import Error, Task
 

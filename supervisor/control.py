@@ -36,7 +36,7 @@ from .service import WorkerService, convert
 from .statistics import Statistics
 from .supervision.limit_enforcer import Limits
 from .supervision.worker_supervisor import Keeper, Shared, utc_now
-from .tasks import Tasks
+from .tasks.tasks import Tasks
 from .timetable import Timetable
 
 Permission = Literal["read", "operate", "admin"]

@@ -30,10 +30,8 @@ from .agents.agents import Agents
 from .agents.hibernation import Hibernation
 from .agents.rolling_restart import Renewal
 from .audit.log import Audit, own
-from .autoscaler import Autoscaler
 from .bearer import loopback, read_token
 from .board import Board
-from .budget import Budgets
 from .conductor import Conductor
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
@@ -65,7 +63,9 @@ from .supervision.limit_enforcer import Limits
 from .supervision.loss import Losses
 from .supervision.probes import Probes
 from .supervision.worker_supervisor import Shared, Wakefulness
-from .tasks import Tasks
+from .tasks.autoscaler import Autoscaler
+from .tasks.budget import Budgets
+from .tasks.tasks import Tasks
 from .timetable import Timetable
 from .zygote.pool import Zygotes
 

@@ -11,10 +11,10 @@ from .audit.log import Audit
 from .config.spec import Config, Spec, Tasks
 from .events.history import Chronicle
 from .logs.store import LogStore
-from .records import Records, Retention
 from .sessions.sessions import Memory
 from .store.store import Store
 from .supervision.checkpoints import Checkpoints
+from .tasks.table import Records, Retention
 
 EXPIRY_S = 3600.0
 """How often what has expired is removed."""

@@ -16,12 +16,12 @@ from ..worker import codec
 from ..worker.errors import InvalidParams, NotFound, PermissionDenied
 from ..worker.schema import AttachParams
 from ..worker.welcome import INSTRUCTIONS
-from .backlog import Entry
 from .config.spec import Config, Profile
 from .control import Control, Permission
 from .service import LISTING_S, access_of, concerns
 from .steering import OWN_TOOLS, PREFIX, OwnTool, Steerer
 from .supervision.worker_supervisor import Keeper
+from .tasks.backlog import Entry
 
 NOTHING = Access(())
 

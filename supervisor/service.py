@@ -43,7 +43,6 @@ from .agents.agents import Agents
 from .agents.hibernation import Hibernation
 from .audit.hash_chain import digest
 from .audit.log import REFUSALS, Audit, whose
-from .backlog import Entry
 from .broker import Broker
 from .config.secrets import masked
 from .config.spec import Events, Spec
@@ -53,7 +52,8 @@ from .lifecycle.state_machine import UP, State
 from .sessions.sessions import Memory
 from .supervision.checkpoints import Reason
 from .supervision.worker_supervisor import Keeper, Shared
-from .tasks import Tasks
+from .tasks.backlog import Entry
+from .tasks.tasks import Tasks
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 

@@ -32,9 +32,9 @@ from ..worker.schema import Error, ScheduleParams, ScheduleRecord, Task, TaskPar
 from .calendar import LATE_S, Due, Times, check, decide, following
 from .config.values import Refused
 from .events.bus import Bus
-from .quota import normalised
 from .store.store import Row, Store
-from .tasks import Tasks
+from .tasks.boundaries import normalised
+from .tasks.tasks import Tasks
 
 MOST_SCHEDULES = 1_000
 

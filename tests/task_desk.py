@@ -11,7 +11,6 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor import ledger, performance, tasks
 from corral.supervisor.agents.agent import Agent
 from corral.supervisor.agents.agents import Agents
 from corral.supervisor.config.spec import Audit as AuditSection
@@ -22,7 +21,8 @@ from corral.supervisor.lifecycle.state_machine import State, Worker
 from corral.supervisor.store.store import Statement, Store
 from corral.supervisor.supervision import worker_supervisor
 from corral.supervisor.supervision.worker_supervisor import Shared
-from corral.supervisor.tasks import Tasks
+from corral.supervisor.tasks import executor, record_writer, tasks
+from corral.supervisor.tasks.tasks import Tasks
 from corral.worker.channel import Call
 from corral.worker.errors import (
     Cancelled,
@@ -341,7 +341,7 @@ class Desk:
 @asynccontextmanager
 async def desk(folder: Path, patience: pytest.MonkeyPatch) -> AsyncGenerator[Desk, None]:
     """A queue without agents; what the store refused is tried again soon."""
-    for room in (ledger, performance, tasks):
+    for room in (record_writer, executor, tasks):
         patience.setattr(room, "RETRY_AFTER_S", PATIENCE_S)
     store = cast(
         FickleStore, FickleStore.open(folder / "corral.db")

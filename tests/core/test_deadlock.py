@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from corral.supervisor.deadlock import Groups, can_ever_run
+from corral.supervisor.tasks.deadlock import Groups, can_ever_run
 from corral.worker.schema import Task
 
 

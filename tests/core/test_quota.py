@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor import quota
 from corral.supervisor.config.spec import Tasks
-from corral.supervisor.quota import (
+from corral.supervisor.tasks import boundaries
+from corral.supervisor.tasks.boundaries import (
     MAX_NARROWING,
     MAX_OBJECTIVE_CHARS,
     Spending,
@@ -286,7 +286,7 @@ def test_a_clock_that_goes_back_loses_nothing() -> None:
 
 
 def test_a_day_of_costs_is_kept_in_few_entries() -> None:
-    spending = quota.NO_COST
+    spending = boundaries.NO_COST
     for number in range(24 * 60 * 2):
         spending = spending.plus(0.5, number * 60.0)
     assert len(spending.entries) <= 290

@@ -9,8 +9,8 @@ from math import ceil
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor import scaling
-from corral.supervisor.scaling import STEP_S, Bounds, Decision, Load, Scaling, decide
+from corral.supervisor.tasks import autoscale_policy
+from corral.supervisor.tasks.autoscale_policy import STEP_S, Bounds, Decision, Load, Scaling, decide
 
 BOUNDS = Bounds(1, 8, 1, up_after_s=1.0, down_after_s=60.0)
 IDLE = Load(instances=1, coming=0, free=1, running=0, ready=0, offered=0)
@@ -79,7 +79,7 @@ def test_there_is_one_step_a_second_at_most() -> None:
     load = starved(9, 2)
     state, second = decide(state, hasty, load, STEP_S / 2)
     assert second is None
-    assert scaling.deadline(state, hasty, load) == STEP_S
+    assert autoscale_policy.deadline(state, hasty, load) == STEP_S
     assert target(decide(state, hasty, load, STEP_S)[1]) == 4
 
 
@@ -99,7 +99,7 @@ def test_what_stands_in_the_way_of_more_is_told_once(load: Load, word: str) -> N
     assert decision is not None
     assert decision.instances == load.instances
     assert word in decision.reason
-    assert scaling.deadline(state, BOUNDS, load) is None, "time alone changes nothing"
+    assert autoscale_policy.deadline(state, BOUNDS, load) is None, "time alone changes nothing"
     for now in range(2, 50):
         state, again = decide(state, BOUNDS, load, float(now))
         assert again is None
@@ -122,13 +122,13 @@ def test_as_many_come_as_there_is_room_for() -> None:
 
 def test_a_refusal_is_told_once_while_the_backlog_lasts() -> None:
     state, _ = after((0.0, starved(1)), (1.0, starved(1)))
-    state, is_new = scaling.held_back(state)
+    state, is_new = autoscale_policy.held_back(state)
     assert is_new
     state, again = decide(state, BOUNDS, starved(1), 9.0)
     assert target(again) == 2, "it is tried again"
-    assert scaling.held_back(state)[1] is False
+    assert autoscale_policy.held_back(state)[1] is False
     state, _ = decide(state, BOUNDS, IDLE, 10.0)
-    assert scaling.held_back(state)[1] is True
+    assert autoscale_policy.held_back(state)[1] is True
 
 
 # -- less
@@ -141,7 +141,7 @@ def idle(instances: int) -> Load:
 def test_what_was_needed_within_the_window_stays() -> None:
     busy = replace(idle(3), running=3, free=0)
     state, _ = after((0.0, busy), (10.0, idle(3)))
-    assert scaling.deadline(state, BOUNDS, idle(3)) == 70.0
+    assert autoscale_policy.deadline(state, BOUNDS, idle(3)) == 70.0
     assert decide(state, BOUNDS, idle(3), 69.9)[1] is None
     state, decision = decide(state, BOUNDS, idle(3), 70.0)
     assert target(decision) == 2
@@ -154,12 +154,12 @@ def test_a_smaller_peak_later_on_lets_the_others_go() -> None:
     two = replace(idle(4), running=2, free=2)
     seen = ((0.0, busy), (10.0, idle(4)), (40.0, two), (50.0, idle(4)))
     state, _ = after(*seen)
-    assert scaling.deadline(state, BOUNDS, idle(4)) == 70.0
+    assert autoscale_policy.deadline(state, BOUNDS, idle(4)) == 70.0
     assert target(decide(state, BOUNDS, idle(4), 70.0)[1]) == 3
     assert target(decide(state, BOUNDS, idle(3), 70.0)[1]) == 2
     state, at_two = decide(state, BOUNDS, idle(2), 70.0)
     assert at_two is None, "two were needed 20 seconds ago"
-    assert scaling.deadline(state, BOUNDS, idle(2)) == 110.0
+    assert autoscale_policy.deadline(state, BOUNDS, idle(2)) == 110.0
 
 
 def test_nobody_goes_while_something_waits_or_removal_is_off() -> None:
@@ -168,19 +168,21 @@ def test_nobody_goes_while_something_waits_or_removal_is_off() -> None:
     off = replace(BOUNDS, down_after_s=0.0)
     state, decision = after((0.0, idle(3)), (900.0, idle(3)), bounds=off)
     assert decision is None
-    assert scaling.deadline(state, off, idle(3)) is None
+    assert autoscale_policy.deadline(state, off, idle(3)) is None
 
 
 def test_nobody_goes_whom_those_that_are_stopped_or_fail_could_not_replace() -> None:
     three = replace(IDLE, instances=3, free=1)
-    state = decide(scaling.resized(Scaling(), 3, 0.0), BOUNDS, replace(three, unable=2), 99.0)
+    state = decide(
+        autoscale_policy.resized(Scaling(), 3, 0.0), BOUNDS, replace(three, unable=2), 99.0
+    )
     assert state[1] is None
-    assert scaling.deadline(state[0], BOUNDS, replace(three, unable=2)) is None
+    assert autoscale_policy.deadline(state[0], BOUNDS, replace(three, unable=2)) is None
     assert target(decide(state[0], BOUNDS, replace(three, unable=1), 99.0)[1]) == 2
 
 
 def test_a_number_that_somebody_gave_stays_as_if_it_had_been_needed() -> None:
-    state = scaling.resized(Scaling(), 5, 100.0)
+    state = autoscale_policy.resized(Scaling(), 5, 100.0)
     assert decide(state, BOUNDS, idle(5), 159.9)[1] is None
     assert target(decide(state, BOUNDS, idle(5), 160.0)[1]) == 4
 
@@ -233,7 +235,7 @@ class Fleet:
                 assert wanted <= 2 * max(1, self.instances)
             self.decisions.append((self.now, self.instances, wanted))
             self.instances = wanted
-            self.state = scaling.carried_out(self.state)
+            self.state = autoscale_policy.carried_out(self.state)
         raise AssertionError("it decides for ever")
 
     def run(self, until: float, arrivals: list[float]) -> None:
@@ -241,7 +243,7 @@ class Fleet:
         arrivals = sorted(arrivals, reverse=True)
         while self.now < until:
             self.look()
-            due = scaling.deadline(self.state, self.bounds, self.load())
+            due = autoscale_policy.deadline(self.state, self.bounds, self.load())
             coming = [at for at in self.up_at if at > self.now]
             times = [*self.ends, *coming, *arrivals[-1:], *([] if due is None else [due]), until]
             self.now = max(self.now, min(times))

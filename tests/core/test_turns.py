@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from corral.supervisor.schedule import Slot, preferred, rank
-from corral.supervisor.turns import SLACK, Turns
+from corral.supervisor.tasks.policy import Slot, preferred, rank
+from corral.supervisor.tasks.queue import SLACK, Turns
 
 
 def slot(worker: str, running: int = 0, capacity: int = 1) -> Slot:

@@ -4,10 +4,10 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from corral.supervisor.budget import Budgets
 from corral.supervisor.config.spec import Resources, Spec, Tasks
 from corral.supervisor.events.bus import Bus, Event
 from corral.supervisor.store.store import Store
+from corral.supervisor.tasks.budget import Budgets
 from worker_peer import on_loop
 
 DAY_S = 86_400.0

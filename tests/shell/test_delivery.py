@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor import ledger
-from corral.supervisor.backlog import Entry
 from corral.supervisor.events.bus import Bus
 from corral.supervisor.lifecycle.state_machine import State
-from corral.supervisor.schedule import Limits
 from corral.supervisor.store.store import Statement
+from corral.supervisor.tasks import record_writer
+from corral.supervisor.tasks.backlog import Entry
+from corral.supervisor.tasks.dependencies import Waitlist
+from corral.supervisor.tasks.policy import Limits
 from corral.supervisor.timetable import Timetable
-from corral.supervisor.waitlist import Waitlist
 from corral.worker.errors import (
     Conflict,
     CorralError,
@@ -196,7 +196,7 @@ async def test_a_record_that_was_refused_at_first_does_not_undo_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with desk(tmp_path, monkeypatch) as here:
-        records, ledger = here.tasks.records, here.tasks.ledger
+        records, record_writer = here.tasks.records, here.tasks.ledger
         queued = Task(id="t", agent="a", objective="o")
         ended = replace(queued, state="cancelled", finished_at="2026-01-01T00:00:00Z")
         await records.save(ended, 1000.0)
@@ -205,7 +205,7 @@ async def test_a_record_that_was_refused_at_first_does_not_undo_an_end(
         assert found is not None
         assert found.state == "cancelled"
         assert await here.rows() == {"t": "cancelled"}
-        assert ledger.find("t") is None
+        assert record_writer.find("t") is None
 
 
 class Remembering:
@@ -481,7 +481,7 @@ async def test_whatever_happens_each_task_ends_once(
 async def test_many_tasks_that_end_at_once_hold_up_nobody_and_none_of_them_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
 ) -> None:
-    monkeypatch.setattr(ledger, "ENDS_AT_ONCE", 3)
+    monkeypatch.setattr(record_writer, "ENDS_AT_ONCE", 3)
     async with desk(tmp_path, monkeypatch) as here:
         (hand,) = here.hands(here.add("a").name)
         running = await here.submit(durable=durable)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from corral.supervisor.attempt import ERROR_BYTES, ERROR_LEAST_BYTES, bounded, error_room
+from corral.supervisor.tasks.attempt import ERROR_BYTES, ERROR_LEAST_BYTES, bounded, error_room
 from corral.worker.schema import Error
 from corral.worker.wire import MAX_MESSAGE_BYTES
 

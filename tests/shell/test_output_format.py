@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.attempt import check_result
-from corral.supervisor.output_format import MAX_SCHEMA_BYTES, check_format, check_output
+from corral.supervisor.tasks.attempt import check_result
+from corral.supervisor.tasks.output_format import MAX_SCHEMA_BYTES, check_format, check_output
 from corral.worker.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
 from corral.worker.schema import OutputFormat, Task
 

@@ -11,9 +11,9 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 
-from corral.supervisor import records as room
-from corral.supervisor.records import Records, Retention
 from corral.supervisor.store.store import Store
+from corral.supervisor.tasks import table as room
+from corral.supervisor.tasks.table import Records, Retention
 from corral.worker.errors import Conflict, Corrupted, InvalidParams
 from corral.worker.schema import Boundaries, Task, TaskListParams, TasksParams
 

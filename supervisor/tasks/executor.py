@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ..worker.errors import (
+from ...worker.errors import (
     Conflict,
     CorralError,
     Corrupted,
@@ -24,10 +24,13 @@ from ..worker.errors import (
     Overloaded,
     Timeout,
 )
-from ..worker.schema import Task, TaskResult, TaskState
-from .accounts import Accounts
+from ...worker.schema import Task, TaskResult, TaskState
+from ..agents.agents import Agents
+from ..events.bus import rfc3339
+from ..store.batch import Writing
+from ..supervision.worker_supervisor import Keeper
+from .accounting import Accounts
 from .admission import Admission
-from .agents.agents import Agents
 from .attempt import (
     Alarms,
     Attempt,
@@ -40,12 +43,9 @@ from .attempt import (
     state_of,
 )
 from .backlog import Entry
-from .events.bus import rfc3339
-from .ledger import REASON_CHARS, RETRY_AFTER_S, Ledger
-from .partners import Checkpoints, Conductor, Sessions
-from .schedule import Attempted, Policy, policy, retries, retry_delay_s
-from .store.batch import Writing
-from .supervision.worker_supervisor import Keeper
+from .policy import Attempted, Policy, policy, retries, retry_delay_s
+from .ports import Checkpoints, Conductor, Sessions
+from .record_writer import REASON_CHARS, RETRY_AFTER_S, Ledger
 
 CLOSE_S = 10.0
 """How long what is still being written down is waited for at the end."""

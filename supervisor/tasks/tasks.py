@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from ..worker.errors import (
+from ...worker.errors import (
     Cancelled,
     Conflict,
     CorralError,
@@ -28,28 +28,28 @@ from ..worker.errors import (
     ShuttingDown,
     WorkerFailed,
 )
-from ..worker.schema import (
+from ...worker.schema import (
     ENDED,
     Task,
     TaskKind,
     TaskListParams,
     TaskParams,
 )
+from ..agents.agent import Agent
+from ..agents.agents import Agents
+from ..store.batch import Writing
+from ..supervision.worker_supervisor import Shared
 from .admission import Admission, limits_of
-from .agents.agent import Agent
-from .agents.agents import Agents
-from .assignment import Assignment
 from .attempt import words_bytes
 from .backlog import Entry, Progress
-from .ledger import RETRY_AFTER_S, Ledger
+from .boundaries import normalised, within
+from .dependencies import doomed, reason_of
+from .dispatcher import Assignment
+from .executor import gone
 from .output_format import check_format
-from .performance import gone
-from .quota import normalised, within
-from .records import Page, Records
-from .schedule import Attempted, policy, retries
-from .store.batch import Writing
-from .supervision.worker_supervisor import Shared
-from .waitlist import doomed, reason_of
+from .policy import Attempted, policy, retries
+from .record_writer import RETRY_AFTER_S, Ledger
+from .table import Page, Records
 
 HALT_S = 10.0
 """How long an emergency stop waits for its ends to be written down."""

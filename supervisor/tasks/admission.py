@@ -9,18 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from ..worker.errors import Conflict, InvalidParams, NotFound, Overloaded, ResourceLimitExceeded
-from ..worker.schema import Boundaries, Task, TaskKind, TaskParams
-from ..worker.wire import MAX_MESSAGE_BYTES
-from .agents.agent import Agent
-from .agents.agents import Agents
-from .agents.bench import has_place
+from ...worker.errors import Conflict, InvalidParams, NotFound, Overloaded, ResourceLimitExceeded
+from ...worker.schema import Boundaries, Task, TaskKind, TaskParams
+from ...worker.wire import MAX_MESSAGE_BYTES
+from ..agents.agent import Agent
+from ..agents.agents import Agents
+from ..agents.bench import has_place
+from ..events.bus import rfc3339
+from ..lifecycle.state_machine import State, Worker
+from ..supervision.worker_supervisor import Keeper
 from .attempt import RECORD_MARGIN_BYTES, words_bytes
 from .backlog import Backlog, Entry
-from .events.bus import rfc3339
-from .lifecycle.state_machine import State, Worker
-from .partners import Hibernation
-from .schedule import (
+from .policy import (
     RATE_S,
     Limits,
     Load,
@@ -31,7 +31,7 @@ from .schedule import (
     retry_after_s,
     route,
 )
-from .supervision.worker_supervisor import Keeper
+from .ports import Hibernation
 
 ENDS_KEPT = 1_000
 """Ends that tell how fast the tasks go."""

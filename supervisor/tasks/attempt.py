@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..worker import codec
-from ..worker.channel import Call, Channel
-from ..worker.errors import (
+from ...worker import codec
+from ...worker.channel import Call, Channel
+from ...worker.errors import (
     Cancelled,
     CorralError,
     InternalError,
@@ -26,14 +26,14 @@ from ..worker.errors import (
     Timeout,
     WorkerFailed,
 )
-from ..worker.schema import Boundaries, Error, Task, TaskResult, TaskState
-from ..worker.wire import MAX_MESSAGE_BYTES
-from .lifecycle import state_machine
-from .lifecycle.state_machine import ASKED_FOR, State
+from ...worker.schema import Boundaries, Error, Task, TaskResult, TaskState
+from ...worker.wire import MAX_MESSAGE_BYTES
+from ..lifecycle import state_machine
+from ..lifecycle.state_machine import ASKED_FOR, State
+from ..supervision.line import DRAIN_S
+from ..supervision.worker_supervisor import Keeper
 from .output_format import check_output
-from .schedule import Limits
-from .supervision.line import DRAIN_S
-from .supervision.worker_supervisor import Keeper
+from .policy import Limits
 
 NO_BOUNDARIES = Boundaries()
 

@@ -10,14 +10,14 @@ import math
 
 from msgspec.structs import replace
 
-from ..worker.errors import CorralError, NotFound, ShuttingDown
-from . import scaling
-from .agents.agent import Agent, has_range
-from .agents.agents import Agents
-from .config.spec import Config
-from .lifecycle.state_machine import UP, State, Worker
-from .scaling import Bounds, Decision, Load, Scaling
-from .supervision.worker_supervisor import Keeper
+from ...worker.errors import CorralError, NotFound, ShuttingDown
+from ..agents.agent import Agent, has_range
+from ..agents.agents import Agents
+from ..config.spec import Config
+from ..lifecycle.state_machine import UP, State, Worker
+from ..supervision.worker_supervisor import Keeper
+from . import autoscale_policy
+from .autoscale_policy import Bounds, Decision, Load, Scaling
 from .tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,9 @@ class Autoscaler:
         if has_range(agent.spec):
             scaled = self._of(agent)
             scaled.is_overruled = True
-            scaled.scaling = scaling.resized(scaled.scaling, len(agent.keepers), self._loop.time())
+            scaled.scaling = autoscale_policy.resized(
+                scaled.scaling, len(agent.keepers), self._loop.time()
+            )
             self.stir(agent.name)
 
     def _of(self, agent: Agent) -> _Scaled:
@@ -136,19 +138,19 @@ class Autoscaler:
             if not has_range(agent.spec):
                 del self._scaled[agent.name]
             return
-        bounds, now = scaling.bounds_of(agent.spec), self._loop.time()
+        bounds, now = autoscale_policy.bounds_of(agent.spec), self._loop.time()
         if scaled.is_resting:
             scaled.is_resting = False
-            scaled.scaling = scaling.resized(Scaling(), len(agent.keepers), now)
+            scaled.scaling = autoscale_policy.resized(Scaling(), len(agent.keepers), now)
         load = self._load(scaled, bounds)
-        scaled.scaling, decision = scaling.decide(scaled.scaling, bounds, load, now)
+        scaled.scaling, decision = autoscale_policy.decide(scaled.scaling, bounds, load, now)
         if decision is not None and decision.instances < load.instances:
             load = replace(load, unable=sum(_is_unable(k.worker) for k in agent.keepers[:-1]))
-            scaled.scaling, decision = scaling.decide(scaled.scaling, bounds, load, now)
+            scaled.scaling, decision = autoscale_policy.decide(scaled.scaling, bounds, load, now)
         scaled.is_cramped = scaled.scaling.told == "room" and load.room < 1
         if decision is None:
             self._keep(agent)
-            due = scaling.deadline(scaled.scaling, bounds, load)
+            due = autoscale_policy.deadline(scaled.scaling, bounds, load)
             if due is not None:
                 scaled.timer = self._loop.call_at(due, self._look, scaled)
         elif decision.instances == load.instances:
@@ -226,9 +228,9 @@ class Autoscaler:
 
         try:
             if await self._agents.adjust(agent, instances, decision.reason, is_right):
-                scaled.scaling = scaling.carried_out(scaled.scaling)
+                scaled.scaling = autoscale_policy.carried_out(scaled.scaling)
         except CorralError as error:
-            scaled.scaling, is_new = scaling.held_back(scaled.scaling)
+            scaled.scaling, is_new = autoscale_policy.held_back(scaled.scaling)
             is_over = isinstance(error, NotFound | ShuttingDown)  # there is nobody to be told of it
             if is_new and not is_over:
                 self._tell_held_back(scaled, error.message)

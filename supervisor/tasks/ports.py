@@ -5,9 +5,9 @@ Shapes alone: the daemon puts the rooms in their places, and a queue without one
 
 from typing import Protocol
 
-from ..worker.schema import Task, TaskKind, TaskParams, TaskResult
-from .agents.agent import Agent
-from .store.store import Statement
+from ...worker.schema import Task, TaskKind, TaskParams, TaskResult
+from ..agents.agent import Agent
+from ..store.store import Statement
 
 
 class Conductor(Protocol):

@@ -18,15 +18,15 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from ..worker.errors import CorralError, Corrupted, NotFound, Overloaded
-from ..worker.schema import Error, Task, TaskListParams, TaskState
+from ...worker.errors import CorralError, Corrupted, NotFound, Overloaded
+from ...worker.schema import Error, Task, TaskListParams, TaskState
+from ..events.bus import rfc3339
+from ..store.batch import Sheets, Writing
+from ..store.store import Statement
+from ..supervision.worker_supervisor import Shared
 from .attempt import bounded, error_room
 from .backlog import Backlog, Entry
-from .events.bus import rfc3339
-from .records import Page, Records, cursor_of, place_of
-from .store.batch import Sheets, Writing
-from .store.store import Statement
-from .supervision.worker_supervisor import Shared
+from .table import Page, Records, cursor_of, place_of
 
 RETRY_AFTER_S = 1.0
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from ..worker.errors import Corrupted, InvalidParams
-from ..worker.schema import ENDED, Boundaries, Task, TaskListParams, TasksParams
-from .store.store import Row, Statement, Store
+from ...worker.errors import Corrupted, InvalidParams
+from ...worker.schema import ENDED, Boundaries, Task, TaskListParams, TasksParams
+from ..store.store import Row, Statement, Store
 
 LIST_BYTES = 8 * 1024 * 1024
 """What a list of records may hold: half a message, since what runs may have grown after it was stored."""

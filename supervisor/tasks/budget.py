@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from .config.spec import Spec
-from .events.bus import Bus
-from .process.limits import Excess
-from .quota import DAY_S, NO_COST, NO_TOKENS, Spending
-from .store.store import Store
+from ..config.spec import Spec
+from ..events.bus import Bus
+from ..process.limits import Excess
+from ..store.store import Store
+from .boundaries import DAY_S, NO_COST, NO_TOKENS, Spending
 
 FLUSH_S = 0.1
 """So long costs are gathered before they are written down."""

@@ -10,7 +10,7 @@ from math import ceil, inf
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .config.spec import Spec
+from ..config.spec import Spec
 
 STEP_S = 1.0
 """Between two additions: what the last one brought is seen before more comes."""

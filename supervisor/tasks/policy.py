@@ -9,8 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ..worker.schema import Boundaries, Retry
-from .config.spec import Resources, Spec, Tasks
+from ...worker.schema import Boundaries, Retry
+from ..config.spec import Resources, Spec, Tasks
 
 AGING_S = 60.0
 """Waiting this long is worth one step of priority."""

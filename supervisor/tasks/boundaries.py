@@ -12,10 +12,10 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..worker.errors import InvalidParams, ResourceLimitExceeded
-from ..worker.schema import Boundaries, OutputFormat, Task, TaskParams
-from .config.spec import Tasks
-from .config.values import Refused, above_zero, duration, retry_reasons
+from ...worker.errors import InvalidParams, ResourceLimitExceeded
+from ...worker.schema import Boundaries, OutputFormat, Task, TaskParams
+from ..config.spec import Tasks
+from ..config.values import Refused, above_zero, duration, retry_reasons
 
 MAX_OBJECTIVE_CHARS = 65_536
 """Of what is wanted, in words: data goes into the input."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from .schedule import Slot, choose, preferred
+from .policy import Slot, choose, preferred
 
 SLACK = 64
 """How many places of tasks that are gone a heap may hold, beside as many as there are tasks."""

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ..worker.errors import Cancelled, Conflict, InvalidParams, NotFound, ResourceLimitExceeded
-from ..worker.schema import Task
+from ...worker.errors import Cancelled, Conflict, InvalidParams, NotFound, ResourceLimitExceeded
+from ...worker.schema import Task
+from ..agents.agents import Agents
+from ..supervision.worker_supervisor import Keeper
 from .admission import Admission, wanted_workers
-from .agents.agents import Agents
 from .backlog import Entry
+from .boundaries import check_child, overspent
 from .deadlock import Groups, can_ever_run
-from .ledger import Ledger
-from .partners import Budgets
-from .quota import check_child, overspent
-from .schedule import preferred
-from .supervision.worker_supervisor import Keeper
+from .policy import preferred
+from .ports import Budgets
+from .record_writer import Ledger
 
 
 class Accounts:

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ..worker.errors import CorralError
-from ..worker.schema import Task, TaskState
+from ...worker.errors import CorralError
+from ...worker.schema import Task, TaskState
 from .attempt import Attempt
-from .schedule import Limits, rank
-from .turns import Turns
+from .policy import Limits, rank
+from .queue import Turns
 
 Progress = Callable[[Task], None]
 

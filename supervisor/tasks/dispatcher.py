@@ -8,18 +8,18 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from ..worker.errors import Timeout
+from ...worker.errors import Timeout
+from ..agents.agent import Agent
+from ..agents.agents import Agents
+from ..lifecycle.state_machine import State
+from ..supervision.worker_supervisor import Keeper
 from .admission import Admission, free_slots, slot_of, takes_tasks, wanted_workers
-from .agents.agent import Agent
-from .agents.agents import Agents
 from .backlog import Entry
-from .ledger import Ledger
-from .lifecycle.state_machine import State
-from .partners import Hibernation
-from .performance import Performance, gone
-from .supervision.worker_supervisor import Keeper
-from .turns import Turns
-from .waitlist import Waitlist, reason_of
+from .dependencies import Waitlist, reason_of
+from .executor import Performance, gone
+from .ports import Hibernation
+from .queue import Turns
+from .record_writer import Ledger
 
 
 class Assignment(Performance, ABC):

@@ -1,0 +1,1 @@
+"""Queues, dispatches, retries and accounts for tasks."""
