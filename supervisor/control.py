@@ -32,12 +32,12 @@ from .config.secrets import masked
 from .config.spec import Config
 from .logs.daemon_log import Diary, told
 from .logs.forwarder import Forwarding
+from .orchestration.schedules import Timetable
 from .service import WorkerService, convert
 from .statistics import Statistics
 from .supervision.limit_enforcer import Limits
 from .supervision.worker_supervisor import Keeper, Shared, utc_now
 from .tasks.tasks import Tasks
-from .timetable import Timetable
 
 Permission = Literal["read", "operate", "admin"]
 

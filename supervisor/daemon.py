@@ -32,7 +32,6 @@ from .agents.rolling_restart import Renewal
 from .audit.log import Audit, own
 from .bearer import loopback, read_token
 from .board import Board
-from .conductor import Conductor
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
 from .config.spec import Config, Process, Recovery, Spec
@@ -47,6 +46,8 @@ from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .methods import METHODS
 from .offering import Client, ClientOffering
+from .orchestration.schedules import Timetable
+from .orchestration.workflow_engine import Conductor
 from .process.command import Commands
 from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
@@ -66,7 +67,6 @@ from .supervision.worker_supervisor import Shared, Wakefulness
 from .tasks.autoscaler import Autoscaler
 from .tasks.budget import Budgets
 from .tasks.tasks import Tasks
-from .timetable import Timetable
 from .zygote.pool import Zygotes
 
 if TYPE_CHECKING:

@@ -6,8 +6,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from corral.supervisor.calendar import JUMP_S, LATE_S, Due, Times, check, decide, following
 from corral.supervisor.config.values import Refused
+from corral.supervisor.orchestration.cron import (
+    JUMP_S,
+    LATE_S,
+    Due,
+    Times,
+    check,
+    decide,
+    following,
+)
 
 YEAR_S = 365 * 86_400.0
 

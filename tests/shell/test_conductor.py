@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor import conductor
-from corral.supervisor.conductor import Conductor
 from corral.supervisor.config.team import Team
 from corral.supervisor.config.workflow import Step, Workflow
+from corral.supervisor.orchestration import workflow_engine
+from corral.supervisor.orchestration.workflow_engine import Conductor
 from corral.worker.errors import Overloaded, ResourceLimitExceeded
 from corral.worker.schema import Task, TaskParams, TaskResult
 
@@ -106,7 +106,7 @@ def test_a_lead_keeps_to_its_team_before_it_is_performed_again_and_until_its_end
 
 
 def test_outputs_that_are_too_long_together_end_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conductor, "OUTPUTS_BYTES", 1000)
+    monkeypatch.setattr(workflow_engine, "OUTPUTS_BYTES", 1000)
     assert perform(each_of(9), NarrowQueue("x" * 98)).output == {"each": ["x" * 98] * 9}
     with pytest.raises(ResourceLimitExceeded) as refused:
         perform(each_of(11), NarrowQueue("x" * 98))

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from corral.supervisor.events.bus import Bus
 from corral.supervisor.lifecycle.state_machine import State
+from corral.supervisor.orchestration.schedules import Timetable
 from corral.supervisor.store.store import Statement
 from corral.supervisor.tasks import record_writer
 from corral.supervisor.tasks.backlog import Entry
 from corral.supervisor.tasks.dependencies import Waitlist
 from corral.supervisor.tasks.policy import Limits
-from corral.supervisor.timetable import Timetable
 from corral.worker.errors import (
     Conflict,
     CorralError,

@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from ..worker import codec
-from ..worker.errors import (
+from ...worker import codec
+from ...worker.errors import (
     Conflict,
     CorralError,
     InvalidParams,
@@ -26,17 +26,17 @@ from ..worker.errors import (
     TaskFailed,
     from_wire,
 )
-from ..worker.schema import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
-from .agents.agent import Agent
-from .agents.agents import Agents
-from .config.spec import Ensemble, kind_of_ensemble
-from .config.team import Candidate, Team, chosen
-from .config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
-from .lifecycle.state_machine import State, Worker
-from .supervision.worker_supervisor import Shared
-from .tasks.attempt import ERROR_BYTES, bounded
-from .tasks.policy import has_capability
-from .tasks.tasks import Tasks
+from ...worker.schema import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
+from ..agents.agent import Agent
+from ..agents.agents import Agents
+from ..config.spec import Ensemble, kind_of_ensemble
+from ..config.team import Candidate, Team, chosen
+from ..config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
+from ..lifecycle.state_machine import State, Worker
+from ..supervision.worker_supervisor import Shared
+from ..tasks.attempt import ERROR_BYTES, bounded
+from ..tasks.policy import has_capability
+from ..tasks.tasks import Tasks
 
 OVERLOADED_S = 300.0
 """How long a part of a task is offered to a queue that is full, before that is what it fails with."""

@@ -9,7 +9,7 @@ from math import floor
 
 from msgspec import Struct
 
-from .config.values import Refused
+from ..config.values import Refused
 
 LATE_S = 60.0
 """A run that comes later than this was missed: the daemon was down, or the clock was set."""

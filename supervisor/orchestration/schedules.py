@@ -19,7 +19,7 @@ from secrets import token_hex
 import msgspec
 from msgspec.structs import replace
 
-from ..worker.errors import (
+from ...worker.errors import (
     Conflict,
     CorralError,
     InvalidParams,
@@ -28,13 +28,13 @@ from ..worker.errors import (
     ResourceLimitExceeded,
     ShuttingDown,
 )
-from ..worker.schema import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
-from .calendar import LATE_S, Due, Times, check, decide, following
-from .config.values import Refused
-from .events.bus import Bus
-from .store.store import Row, Store
-from .tasks.boundaries import normalised
-from .tasks.tasks import Tasks
+from ...worker.schema import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
+from ..config.values import Refused
+from ..events.bus import Bus
+from ..store.store import Row, Store
+from ..tasks.boundaries import normalised
+from ..tasks.tasks import Tasks
+from .cron import LATE_S, Due, Times, check, decide, following
 
 MOST_SCHEDULES = 1_000
 

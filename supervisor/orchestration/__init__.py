@@ -1,0 +1,1 @@
+"""Runs schedules and workflows on top of tasks."""
