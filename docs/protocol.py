@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from corral.supervisor.methods import openrpc
+from corral.supervisor.api.methods import openrpc
 from corral.worker.errors import CLASSES
 
 PAGE = Path(__file__).with_name("PROTOCOL.md")

@@ -29,13 +29,16 @@ from ..worker.schema import AttachParams
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
 from .agents.rolling_restart import Renewal
+from .api.methods import METHODS
+from .api.statistics import Statistics
+from .api.status_cache import Board
+from .api.table import Control, Daemon
+from .api.worker_api import WorkerService
 from .audit.log import Audit, own
 from .bearer import loopback, read_token
-from .board import Board
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
 from .config.spec import Config, Process, Recovery, Spec
-from .control import Control, Daemon
 from .events.bus import Bus
 from .events.history import Chronicle
 from .expiry import expire
@@ -44,7 +47,6 @@ from .listener import Listener
 from .logs.daemon_log import Diary
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
-from .methods import METHODS
 from .offering import Client, ClientOffering
 from .orchestration.schedules import Timetable
 from .orchestration.workflow_engine import Conductor
@@ -52,10 +54,8 @@ from .process.command import Commands
 from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, make_temporary_root, remove_leftovers
-from .service import WorkerService
 from .sessions.sessions import Memory
 from .socket_lock import SocketLock, group_id
-from .statistics import Statistics
 from .store.incarnations import Numbering
 from .store.store import STALL_S, Store
 from .supervision.alerts import Alerts, Counts

@@ -26,7 +26,7 @@ from ..worker.errors import (
 )
 from ..worker.schema import AttachParams
 from ..worker.wire import Notification, Peer, Request
-from .control import Control, Permission
+from .api.table import Control, Permission
 from .identity import Identity, identify, is_member
 from .offering import Client, ClientOffering
 from .socket_lock import SocketLock

@@ -16,9 +16,9 @@ from ..worker import codec
 from ..worker.errors import InvalidParams, NotFound, PermissionDenied
 from ..worker.schema import AttachParams
 from ..worker.welcome import INSTRUCTIONS
+from .api.table import Control, Permission
+from .api.worker_api import LISTING_S, access_of, concerns
 from .config.spec import Config, Profile
-from .control import Control, Permission
-from .service import LISTING_S, access_of, concerns
 from .steering import OWN_TOOLS, PREFIX, OwnTool, Steerer
 from .supervision.worker_supervisor import Keeper
 from .tasks.backlog import Entry

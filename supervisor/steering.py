@@ -18,8 +18,8 @@ from ..mcp.messages import Progress
 from ..worker import codec
 from ..worker.errors import Conflict, CorralError, Overloaded, PermissionDenied
 from ..worker.schema import ENDED, AttachParams, Priority, Seconds, Task, TaskState
-from .control import RIGHTS, Control, Permission
-from .service import convert
+from .api.table import RIGHTS, Control, Permission
+from .api.worker_api import convert
 from .supervision.worker_supervisor import Keeper
 
 PREFIX = "corral__"

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from corral.supervisor.statistics import WINDOW, Count, Window
+from corral.supervisor.api.statistics import WINDOW, Count, Window
 
 
 def plain_percentile(durations: list[float], percent: int) -> float:

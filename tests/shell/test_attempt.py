@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import cast
 
-from corral.supervisor.control import Caller, Control
-from corral.supervisor.task_methods import Listener
+from corral.supervisor.api.methods_task import Listener
+from corral.supervisor.api.table import Caller, Control
 from corral.supervisor.tasks.attempt import ALARMS_SLACK, Alarms
 from corral.worker.schema import Task
 from worker_peer import on_loop

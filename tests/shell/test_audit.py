@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import uvloop
 
+from corral.supervisor.api.table import Control, Method, Permission, Serve
 from corral.supervisor.audit import hash_chain
 from corral.supervisor.audit import log as audit_module
 from corral.supervisor.audit.hash_chain import ROW_BYTES, Position, parse_position
 from corral.supervisor.audit.log import Audit
 from corral.supervisor.config.spec import Audit as Keys
-from corral.supervisor.control import Control, Method, Permission, Serve
 from corral.supervisor.store import schema
 from corral.supervisor.store.schema import MIGRATIONS
 from corral.supervisor.store.store import Store

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from corral.supervisor.control import Control
+from corral.supervisor.api.table import Control
 from corral.supervisor.identity import identify
 from corral.supervisor.listener import RESERVE, Listener, Reserve
 from corral.supervisor.socket_lock import FIRST_INHERITED_FD, SocketLock

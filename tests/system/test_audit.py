@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from corral.supervisor.api.methods import METHODS
 from corral.supervisor.audit.hash_chain import Appending, encode
-from corral.supervisor.methods import METHODS
 from corral.worker.errors import CorralError, InvalidParams, NotFound, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 

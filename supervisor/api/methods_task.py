@@ -7,8 +7,8 @@ from itertools import islice
 import msgspec
 from msgspec.structs import replace
 
-from ..worker.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
-from ..worker.schema import (
+from ...worker.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
+from ...worker.schema import (
     ENDED,
     Boundaries,
     Error,
@@ -20,8 +20,8 @@ from ..worker.schema import (
     TaskTreeParams,
     TaskWaitParams,
 )
-from .control import Caller, Control, method
-from .events.bus import Event
+from ..events.bus import Event
+from .table import Caller, Control, method
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """What `task.follow` tells of a task and of those below it."""

@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import AsyncGenerator
 
-from ..worker import codec
-from ..worker.errors import InvalidParams, ResourceLimitExceeded
-from ..worker.schema import LogParams
-from .control import Caller, Control, method
-from .logs.file_format import Record, Wanted
-from .logs.regex import Pattern
+from ...worker import codec
+from ...worker.errors import InvalidParams, ResourceLimitExceeded
+from ...worker.schema import LogParams
+from ..logs.file_format import Record, Wanted
+from ..logs.regex import Pattern
+from .table import Caller, Control, method
 
 ANSWER_BYTES = 8 * 1024 * 1024
 """Of JSON in one answer; whoever wants more follows, which has no end."""

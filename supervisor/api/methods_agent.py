@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Iterable
 
 import msgspec
 
-from ..worker import codec
-from ..worker.errors import Conflict, CorralError, InvalidParams, Timeout
-from ..worker.schema import (
+from ...worker import codec
+from ...worker.errors import Conflict, CorralError, InvalidParams, Timeout
+from ...worker.schema import (
     AddAllParams,
     AddParams,
     HibernateParams,
@@ -19,12 +19,12 @@ from ..worker.schema import (
     SignalParams,
     WhomParams,
 )
-from .agents.agents import Addition
-from .config.loader import to_table
-from .config.secrets import MASK, masked_address
-from .control import Caller, Control, method
-from .report import agent_status, ensemble_shown, exit_record
-from .supervision.worker_supervisor import Keeper
+from ..agents.agents import Addition
+from ..config.loader import to_table
+from ..config.secrets import MASK, masked_address
+from ..supervision.worker_supervisor import Keeper
+from .status import agent_status, ensemble_shown, exit_record
+from .table import Caller, Control, method
 
 STDERR_LINES = 20
 

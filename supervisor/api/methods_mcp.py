@@ -2,11 +2,11 @@
 
 import msgspec
 
-from ..worker.errors import NotFound
-from ..worker.schema import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
-from .control import Caller, Control, method
-from .report import agent_status
-from .service import LISTING_S, caller_of
+from ...worker.errors import NotFound
+from ...worker.schema import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
+from .status import agent_status
+from .table import Caller, Control, method
+from .worker_api import LISTING_S, caller_of
 
 
 @method("mcp.servers", "read", NoParams)

@@ -2,15 +2,15 @@
 
 import msgspec
 
-from ..worker.errors import InvalidParams
-from ..worker.schema import (
+from ...worker.errors import InvalidParams
+from ...worker.schema import (
     CheckpointIdParams,
     CheckpointListParams,
     CheckpointRemoveParams,
     CheckpointRestoreParams,
     CheckpointSaveParams,
 )
-from .control import Caller, Control, method
+from .table import Caller, Control, method
 
 
 @method("checkpoint.save", "operate", CheckpointSaveParams)

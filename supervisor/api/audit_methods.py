@@ -4,12 +4,12 @@ import fnmatch
 import re
 from collections.abc import Callable
 
-from ..worker import codec
-from ..worker.errors import InvalidParams
-from ..worker.schema import AuditParams, VerifyParams
-from .audit.hash_chain import Record, parse_position
-from .audit.log import stamp
-from .control import Caller, Control, method
+from ...worker import codec
+from ...worker.errors import InvalidParams
+from ...worker.schema import AuditParams, VerifyParams
+from ..audit.hash_chain import Record, parse_position
+from ..audit.log import stamp
+from .table import Caller, Control, method
 
 RECORDS = 100
 """On a page, when nobody says how many."""

@@ -1,20 +1,20 @@
 """The whole method table: importing this enters every method into `control.METHODS`."""
 
 from . import (
-    agent_methods,
     audit_methods,
     checkpoint_methods,
-    daemon_methods,
-    event_methods,
     log_methods,
-    memory_methods,
+    methods_agent,
+    methods_daemon,
+    methods_mcp,
+    methods_observe,
+    methods_state,
+    methods_task,
     schedule_methods,
     statistics_methods,
-    task_methods,
     team_methods,
-    tool_methods,
 )
-from .control import METHODS, openrpc
+from .table import METHODS, openrpc
 
 __all__ = [
     "METHODS",

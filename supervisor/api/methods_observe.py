@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ..worker.schema import EventParams, EventPublishParams
-from .control import Caller, Control, method
-from .events.bus import Bus, Event, skipped
-from .events.catalog import SKIPPED
-from .events.history import PAGE_BYTES, SCAN_ROWS, Chronicle, Page, Wanted
+from ...worker.schema import EventParams, EventPublishParams
+from ..events.bus import Bus, Event, skipped
+from ..events.catalog import SKIPPED
+from ..events.history import PAGE_BYTES, SCAN_ROWS, Chronicle, Page, Wanted
+from .table import Caller, Control, method
 
 ANSWER_BYTES = 8 * 1024 * 1024
 """Of events in one answer; `next` says where it goes on."""

@@ -14,16 +14,16 @@ from typing import TypeVar
 
 import msgspec
 
-from ..mcp.caller import Caller
-from ..mcp.catalogue import FULL, Access
-from ..mcp.directory import SEPARATOR
-from ..mcp.pool import Pool
-from ..worker.errors import (
+from ...mcp.caller import Caller
+from ...mcp.catalogue import FULL, Access
+from ...mcp.directory import SEPARATOR
+from ...mcp.pool import Pool
+from ...worker.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
 )
-from ..worker.schema import (
+from ...worker.schema import (
     BeatParams,
     CheckpointParams,
     DelegateAllParams,
@@ -38,22 +38,22 @@ from ..worker.schema import (
     WorkerLogParams,
     WorkerToolsParams,
 )
-from ..worker.wire import Notification, Request
-from .agents.agents import Agents
-from .agents.hibernation import Hibernation
-from .audit.hash_chain import digest
-from .audit.log import REFUSALS, Audit, whose
-from .broker import Broker
-from .config.secrets import masked
-from .config.spec import Events, Spec
-from .delegation import Delegation
-from .events.bus import rfc3339
-from .lifecycle.state_machine import UP, State
-from .sessions.sessions import Memory
-from .supervision.checkpoints import Reason
-from .supervision.worker_supervisor import Keeper, Shared
-from .tasks.backlog import Entry
-from .tasks.tasks import Tasks
+from ...worker.wire import Notification, Request
+from ..agents.agents import Agents
+from ..agents.hibernation import Hibernation
+from ..audit.hash_chain import digest
+from ..audit.log import REFUSALS, Audit, whose
+from ..config.secrets import masked
+from ..config.spec import Events, Spec
+from ..events.bus import rfc3339
+from ..lifecycle.state_machine import UP, State
+from ..sessions.sessions import Memory
+from ..supervision.checkpoints import Reason
+from ..supervision.worker_supervisor import Keeper, Shared
+from ..tasks.backlog import Entry
+from ..tasks.tasks import Tasks
+from .worker_delegation import Delegation
+from .worker_pubsub import Broker
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from .agents.agent import Agent
-from .config.spec import Spec
-from .control import Control
-from .lifecycle.state_machine import State
-from .report import agent_entry, frame, worker_status
-from .supervision.worker_supervisor import Keeper
+from ..agents.agent import Agent
+from ..config.spec import Spec
+from ..lifecycle.state_machine import State
+from ..supervision.worker_supervisor import Keeper
+from .status import agent_entry, frame, worker_status
+from .table import Control
 
 UPTIME = b'"uptime_s":'
 """Before it nothing in a worker's part was written by others, and in a text its quotes would be escaped."""

@@ -1,7 +1,7 @@
 """The method `statistics.show` of the table."""
 
-from ..worker.schema import StatusParams
-from .control import Caller, Control, method
+from ...worker.schema import StatusParams
+from .table import Caller, Control, method
 
 
 @method("statistics.show", "read", StatusParams)

@@ -14,30 +14,30 @@ from typing import Any, Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from .. import __version__
-from ..mcp.pool import Pool
-from ..worker import codec
-from ..worker.errors import (
+from ... import __version__
+from ...mcp.pool import Pool
+from ...worker import codec
+from ...worker.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
     NotFound,
     PermissionDenied,
 )
-from ..worker.schema import AttachParams
-from .agents.agents import Agents
-from .audit.hash_chain import digest
-from .audit.log import Audit, whose
-from .config.secrets import masked
-from .config.spec import Config
-from .logs.daemon_log import Diary, told
-from .logs.forwarder import Forwarding
-from .orchestration.schedules import Timetable
-from .service import WorkerService, convert
+from ...worker.schema import AttachParams
+from ..agents.agents import Agents
+from ..audit.hash_chain import digest
+from ..audit.log import Audit, whose
+from ..config.secrets import masked
+from ..config.spec import Config
+from ..logs.daemon_log import Diary, told
+from ..logs.forwarder import Forwarding
+from ..orchestration.schedules import Timetable
+from ..supervision.limit_enforcer import Limits
+from ..supervision.worker_supervisor import Keeper, Shared, utc_now
+from ..tasks.tasks import Tasks
 from .statistics import Statistics
-from .supervision.limit_enforcer import Limits
-from .supervision.worker_supervisor import Keeper, Shared, utc_now
-from .tasks.tasks import Tasks
+from .worker_api import WorkerService, convert
 
 Permission = Literal["read", "operate", "admin"]
 

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .. import __version__
-from ..worker.errors import CorralError
-from ..worker.schema import LogLevelParams, NoParams, ReloadParams, StatusParams
-from .config.secrets import is_reference
-from .control import Caller, Control, method, openrpc
-from .lifecycle.state_machine import UP, State
-from .process.launch import secret_problems
-from .report import status, warmth
+from ... import __version__
+from ...worker.errors import CorralError
+from ...worker.schema import LogLevelParams, NoParams, ReloadParams, StatusParams
+from ..config.secrets import is_reference
+from ..lifecycle.state_machine import UP, State
+from ..process.launch import secret_problems
+from .status import status, warmth
+from .table import Caller, Control, method, openrpc
 
 if TYPE_CHECKING:
-    from .process.host_check import Services
+    from ..process.host_check import Services
 
 FAILED = ("restart-limit", "exec-failed", "start-timeout")
 """Ends after which nobody starts a worker again by itself."""
@@ -80,7 +80,7 @@ async def _status(control: Control, params: StatusParams, _caller: Caller) -> ob
 @method("daemon.doctor", "read", NoParams)
 async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object:
     """What the machine gives the daemon, what is in force, and which promises hold because of it."""
-    from .process import host_check  # noqa: PLC0415 - start-up time: few ask
+    from ..process import host_check  # noqa: PLC0415 - start-up time: few ask
 
     problem = ""
     try:
@@ -117,7 +117,7 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
 
 
 async def _services(control: Control) -> "Services":
-    from .process.host_check import Services  # noqa: PLC0415 - start-up time: few ask
+    from ..process.host_check import Services  # noqa: PLC0415 - start-up time: few ask
 
     agents = control.agents.agents.values()
     specs = [agent.spec for agent in agents]

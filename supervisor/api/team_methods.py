@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ..worker.errors import InvalidParams
-from ..worker.schema import EnsembleAddParams, EnsembleRemoveParams, NameParams, NoParams
-from .control import Caller, Control, method
-from .report import ensemble_shown, ensemble_status
+from ...worker.errors import InvalidParams
+from ...worker.schema import EnsembleAddParams, EnsembleRemoveParams, NameParams, NoParams
+from .status import ensemble_shown, ensemble_status
+from .table import Caller, Control, method
 
 
 def _list(control: Control, kind: str) -> object:

@@ -10,13 +10,13 @@ from typing import cast
 
 import msgspec
 
-from ..worker import codec
-from ..worker.errors import CorralError, InvalidParams, ResourceLimitExceeded
-from ..worker.schema import DelegateAllParams, DelegateParams, Task, TaskParams
-from ..worker.wire import MAX_MESSAGE_BYTES
-from .supervision.worker_supervisor import Keeper
-from .tasks.backlog import Entry
-from .tasks.tasks import Tasks
+from ...worker import codec
+from ...worker.errors import CorralError, InvalidParams, ResourceLimitExceeded
+from ...worker.schema import DelegateAllParams, DelegateParams, Task, TaskParams
+from ...worker.wire import MAX_MESSAGE_BYTES
+from ..supervision.worker_supervisor import Keeper
+from ..tasks.backlog import Entry
+from ..tasks.tasks import Tasks
 
 ANSWER_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 """What the records of `task/delegate_all` may take together; of what finds no room the id is told."""

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from ..worker.schema import NoParams, ScheduleNameParams, ScheduleParams, ScheduleRecord
-from .control import Caller, Control, method
+from ...worker.schema import NoParams, ScheduleNameParams, ScheduleParams, ScheduleRecord
+from .table import Caller, Control, method
 
 
 def _told(record: ScheduleRecord) -> dict[str, object]:

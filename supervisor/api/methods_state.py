@@ -3,8 +3,8 @@
 An agent that was removed is remembered: its sessions and keys are still shown, and gone when they are cleared.
 """
 
-from ..worker.errors import NotFound
-from ..worker.schema import (
+from ...worker.errors import NotFound
+from ...worker.schema import (
     MemoryClearParams,
     MemoryFindParams,
     MemoryKeyParams,
@@ -13,7 +13,7 @@ from ..worker.schema import (
     MemoryShowParams,
     MemoryStatsParams,
 )
-from .control import Caller, Control, method
+from .table import Caller, Control, method
 
 
 @method("memory.sessions", "read", MemoryListParams)

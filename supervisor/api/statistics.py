@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from ..worker.schema import Task
-from .agents.agent import Agent
-from .agents.agents import Agents
-from .events.bus import rfc3339
-from .lifecycle.state_machine import UP
-from .process.usage import read_process
-from .supervision.limit_enforcer import Limits
-from .supervision.worker_supervisor import Incarnation, Keeper
+from ...worker.schema import Task
+from ..agents.agent import Agent
+from ..agents.agents import Agents
+from ..events.bus import rfc3339
+from ..lifecycle.state_machine import UP
+from ..process.usage import read_process
+from ..supervision.limit_enforcer import Limits
+from ..supervision.worker_supervisor import Incarnation, Keeper
 
 WINDOW = 10_000
 """Durations of which percentiles are told: the last ones, of each agent and server, and of all tasks."""

@@ -6,8 +6,8 @@ from dataclasses import asdict
 import msgspec
 from msgspec.structs import replace
 
-from .. import __version__
-from ..worker.schema import (
+from ... import __version__
+from ...worker.schema import (
     AgentStatus,
     AlertCounts,
     DaemonStatus,
@@ -21,17 +21,17 @@ from ..worker.schema import (
     WorkerStatus,
     WorkflowStatus,
 )
-from .agents.agent import Agent, has_range, is_at_risk
-from .config.loader import ensemble_table
-from .config.spec import Ensemble, Spec, kind_of_ensemble
-from .config.team import Team
-from .control import Control
-from .events.bus import rfc3339
-from .lifecycle.health_check import Health
-from .lifecycle.state_machine import ASKED_FOR, LastExit, State
-from .process.launch import why_cold
-from .store.store import STALL_S
-from .supervision.worker_supervisor import Keeper
+from ..agents.agent import Agent, has_range, is_at_risk
+from ..config.loader import ensemble_table
+from ..config.spec import Ensemble, Spec, kind_of_ensemble
+from ..config.team import Team
+from ..events.bus import rfc3339
+from ..lifecycle.health_check import Health
+from ..lifecycle.state_machine import ASKED_FOR, LastExit, State
+from ..process.launch import why_cold
+from ..store.store import STALL_S
+from ..supervision.worker_supervisor import Keeper
+from .table import Control
 
 LAST_WORDS = 5
 """Lines of stderr of a server that gave up, in `status`; `show` has more."""

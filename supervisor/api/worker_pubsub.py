@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..worker import codec
-from ..worker.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
-from .config.spec import Events
-from .events.bus import Bus, Event, Subscription
-from .events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
-from .lifecycle.state_machine import UP, State
-from .supervision.worker_supervisor import Incarnation, Keeper
+from ...worker import codec
+from ...worker.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
+from ..config.spec import Events
+from ..events.bus import Bus, Event, Subscription
+from ..events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
+from ..lifecycle.state_machine import UP, State
+from ..supervision.worker_supervisor import Incarnation, Keeper
 
 MAX_DATA_BYTES = 1024 * 1024
 """The longest data of one event, as JSON."""

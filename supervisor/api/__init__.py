@@ -1,0 +1,1 @@
+"""Defines the method table, and what workers may ask of the daemon."""
