@@ -47,7 +47,7 @@ from .listener import Listener
 from .logs.daemon_log import Diary
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
-from .offering import Client, ClientOffering
+from .mcp_gateway.view import Client, ClientOffering
 from .orchestration.schedules import Timetable
 from .orchestration.workflow_engine import Conductor
 from .process.command import Commands

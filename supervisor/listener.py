@@ -28,7 +28,7 @@ from ..worker.schema import AttachParams
 from ..worker.wire import Notification, Peer, Request
 from .api.table import Control, Permission
 from .identity import Identity, identify, is_member
-from .offering import Client, ClientOffering
+from .mcp_gateway.view import Client, ClientOffering
 from .socket_lock import SocketLock
 from .supervision.worker_supervisor import Keeper
 

@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ..mcp.caller import Caller
-from ..mcp.catalogue import FULL, Access, Kind
-from ..worker import codec
-from ..worker.errors import InvalidParams, NotFound, PermissionDenied
-from ..worker.schema import AttachParams
-from ..worker.welcome import INSTRUCTIONS
-from .api.table import Control, Permission
-from .api.worker_api import LISTING_S, access_of, concerns
-from .config.spec import Config, Profile
-from .steering import OWN_TOOLS, PREFIX, OwnTool, Steerer
-from .supervision.worker_supervisor import Keeper
-from .tasks.backlog import Entry
+from ...mcp.caller import Caller
+from ...mcp.catalogue import FULL, Access, Kind
+from ...worker import codec
+from ...worker.errors import InvalidParams, NotFound, PermissionDenied
+from ...worker.schema import AttachParams
+from ...worker.welcome import INSTRUCTIONS
+from ..api.table import Control, Permission
+from ..api.worker_api import LISTING_S, access_of, concerns
+from ..config.spec import Config, Profile
+from ..supervision.worker_supervisor import Keeper
+from ..tasks.backlog import Entry
+from .tools import OWN_TOOLS, PREFIX, OwnTool, Steerer
 
 NOTHING = Access(())
 

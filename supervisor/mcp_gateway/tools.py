@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from ..mcp.messages import Progress
-from ..worker import codec
-from ..worker.errors import Conflict, CorralError, Overloaded, PermissionDenied
-from ..worker.schema import ENDED, AttachParams, Priority, Seconds, Task, TaskState
-from .api.table import RIGHTS, Control, Permission
-from .api.worker_api import convert
-from .supervision.worker_supervisor import Keeper
+from ...mcp.messages import Progress
+from ...worker import codec
+from ...worker.errors import Conflict, CorralError, Overloaded, PermissionDenied
+from ...worker.schema import ENDED, AttachParams, Priority, Seconds, Task, TaskState
+from ..api.table import RIGHTS, Control, Permission
+from ..api.worker_api import convert
+from ..supervision.worker_supervisor import Keeper
 
 PREFIX = "corral__"
 """What the names of these tools begin with; no server can have it."""

@@ -1,0 +1,1 @@
+"""Offers corral itself and all its MCP servers as one MCP server."""
