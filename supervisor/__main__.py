@@ -19,7 +19,6 @@ import uvloop
 from .. import __version__
 from ..worker.errors import CorralError, InvalidParams
 from . import daemon
-from .bearer import loopback
 from .config.secrets import Secrets
 from .config.spec import Config
 from .daemon import Paths
@@ -27,7 +26,8 @@ from .lifeline import Lifeline
 from .logs.daemon_log import STDERR, Diary
 from .logs.journald import is_stream_to_journal
 from .process.launch import secret_problems
-from .socket_lock import inherited_socket
+from .transport.http_auth import loopback
+from .transport.socket_lock import inherited_socket
 
 ERROR_MARK = "<3>"
 """Before a line of stderr that the journal reads: it is an error; see sd-daemon(3)."""

@@ -35,7 +35,6 @@ from .api.status_cache import Board
 from .api.table import Control, Daemon
 from .api.worker_api import WorkerService
 from .audit.log import Audit, own
-from .bearer import loopback, read_token
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
 from .config.spec import Config, Process, Recovery, Spec
@@ -43,7 +42,6 @@ from .events.bus import Bus
 from .events.history import Chronicle
 from .expiry import expire
 from .lifeline import Lifeline
-from .listener import Listener
 from .logs.daemon_log import Diary
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
@@ -55,7 +53,6 @@ from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, make_temporary_root, remove_leftovers
 from .sessions.sessions import Memory
-from .socket_lock import SocketLock, group_id
 from .store.incarnations import Numbering
 from .store.store import STALL_S, Store
 from .supervision.alerts import Alerts, Counts
@@ -67,10 +64,13 @@ from .supervision.worker_supervisor import Shared, Wakefulness
 from .tasks.autoscaler import Autoscaler
 from .tasks.budget import Budgets
 from .tasks.tasks import Tasks
+from .transport.http_auth import loopback, read_token
+from .transport.socket_lock import SocketLock, group_id
+from .transport.unix import Listener
 from .zygote.pool import Zygotes
 
 if TYPE_CHECKING:
-    from .web import Web
+    from .transport.http import Web
 
 AGENT_USER = "corral-agent"
 """The system user that agents of a root daemon run as, when it exists."""
@@ -476,7 +476,7 @@ class _Daemon:
         address = self.config.daemon.http
         if address is None:
             return None
-        from .web import Wanted, Web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
+        from .transport.http import Wanted, Web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
         def offer(wanted: Wanted, caller: Caller) -> ClientOffering:
             who = {"http": caller.name}

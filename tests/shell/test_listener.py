@@ -16,9 +16,9 @@ import pytest
 import uvloop
 
 from corral.supervisor.api.table import Control
-from corral.supervisor.identity import identify
-from corral.supervisor.listener import RESERVE, Listener, Reserve
-from corral.supervisor.socket_lock import FIRST_INHERITED_FD, SocketLock
+from corral.supervisor.transport.peer import identify
+from corral.supervisor.transport.socket_lock import FIRST_INHERITED_FD, SocketLock
+from corral.supervisor.transport.unix import RESERVE, Listener, Reserve
 from corral.worker.errors import Conflict, InvalidParams, PermissionDenied
 
 BOUND_S = 20.0

@@ -25,11 +25,11 @@ from corral.mcp import mirror
 from corral.mcp.caller import Caller
 from corral.mcp.exchange import ProtocolError
 from corral.mcp.messages import META
-from corral.supervisor import header
-from corral.supervisor.bearer import loopback, read_token
-from corral.supervisor.stream import MAX_BYTES, MAX_EVENTS, Stream, place_of
-from corral.supervisor.visit import Asked, Reply, Visit
-from corral.supervisor.web import MAX_BODY_BYTES, Wanted, Web
+from corral.supervisor.transport import header
+from corral.supervisor.transport.http import MAX_BODY_BYTES, Wanted, Web
+from corral.supervisor.transport.http_auth import loopback, read_token
+from corral.supervisor.transport.http_session import Asked, Reply, Visit
+from corral.supervisor.transport.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
 from corral.worker.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
 from fake_offering import REGIONAL, FakeOffering

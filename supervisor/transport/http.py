@@ -22,11 +22,11 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
-from ..mcp import mirror
-from ..mcp.caller import Caller
-from ..mcp.exchange import unsupported_version
-from ..mcp.face import Face, Offering
-from ..mcp.messages import (
+from ...mcp import mirror
+from ...mcp.caller import Caller
+from ...mcp.exchange import unsupported_version
+from ...mcp.face import Face, Offering
+from ...mcp.messages import (
     BATCHING_VERSION,
     CALL,
     INITIALIZE,
@@ -35,9 +35,9 @@ from ..mcp.messages import (
     META,
     MODERN_VERSIONS,
 )
-from ..worker import codec
-from ..worker.codec import as_array, as_object
-from ..worker.errors import (
+from ...worker import codec
+from ...worker.codec import as_array, as_object
+from ...worker.errors import (
     CorralError,
     InternalError,
     InvalidParams,
@@ -51,9 +51,19 @@ from ..worker.errors import (
     Timeout,
 )
 from . import header
-from .bearer import NAMES, TOKEN_BYTES, is_local
-from .stream import Stream, place_of
-from .visit import MAX_SESSIONS, Asked, Id, Refused, Reply, Visit, Visits, failure, read_request
+from .http_auth import NAMES, TOKEN_BYTES, is_local
+from .http_session import (
+    MAX_SESSIONS,
+    Asked,
+    Id,
+    Refused,
+    Reply,
+    Visit,
+    Visits,
+    failure,
+    read_request,
+)
+from .sse import Stream, place_of
 
 PATH = "/mcp"
 

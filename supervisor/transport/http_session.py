@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
-from ..mcp.caller import Caller
-from ..mcp.face import Face, Offering
-from ..worker.codec import as_object
-from ..worker.errors import (
+from ...mcp.caller import Caller
+from ...mcp.face import Face, Offering
+from ...worker.codec import as_object
+from ...worker.errors import (
     CorralError,
     InternalError,
     InvalidParams,
@@ -24,7 +24,7 @@ from ..worker.errors import (
     Timeout,
     from_wire,
 )
-from .stream import Stream
+from .sse import Stream
 
 ASK_S = 600.0
 """How long a client may take to answer a question of a server."""

@@ -7,8 +7,8 @@ thing there and another in the body, a request in which they differ is refused. 
 import re
 from collections.abc import Callable, Mapping
 
-from ..mcp import mirror
-from ..mcp.exchange import HEADER_MISMATCH, ProtocolError
+from ...mcp import mirror
+from ...mcp.exchange import HEADER_MISMATCH, ProtocolError
 
 LAST_EVENT = "Last-Event-ID"
 

@@ -13,24 +13,24 @@ import os
 import socket
 from collections.abc import Awaitable, Mapping
 
-from .. import __version__
-from ..mcp.caller import Caller
-from ..mcp.face import Face
-from ..worker.channel import Channel
-from ..worker.errors import (
+from ... import __version__
+from ...mcp.caller import Caller
+from ...mcp.face import Face
+from ...worker.channel import Channel
+from ...worker.errors import (
     CorralError,
     InternalError,
     Overloaded,
     PermissionDenied,
     ShuttingDown,
 )
-from ..worker.schema import AttachParams
-from ..worker.wire import Notification, Peer, Request
-from .api.table import Control, Permission
-from .identity import Identity, identify, is_member
-from .mcp_gateway.view import Client, ClientOffering
+from ...worker.schema import AttachParams
+from ...worker.wire import Notification, Peer, Request
+from ..api.table import Control, Permission
+from ..mcp_gateway.view import Client, ClientOffering
+from ..supervision.worker_supervisor import Keeper
+from .peer import Identity, identify, is_member
 from .socket_lock import SocketLock
-from .supervision.worker_supervisor import Keeper
 
 MAX_CONNECTIONS = 4096
 

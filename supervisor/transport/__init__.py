@@ -1,0 +1,1 @@
+"""Accepts connections: the unix socket and HTTP."""
