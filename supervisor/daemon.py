@@ -40,7 +40,6 @@ from .config.secrets import Secrets
 from .config.spec import Config, Process, Recovery, Spec
 from .events.bus import Bus
 from .events.history import Chronicle
-from .expiry import expire
 from .lifeline import Lifeline
 from .logs.daemon_log import Diary
 from .logs.forwarder import Forwarding
@@ -52,6 +51,7 @@ from .process.command import Commands
 from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, make_temporary_root, remove_leftovers
+from .retention import expire
 from .sessions.sessions import Memory
 from .store.incarnations import Numbering
 from .store.store import STALL_S, Store
