@@ -27,10 +27,10 @@ from typing import Any
 import msgspec
 import uvloop
 
-from corral.worker.channel import Channel
+from corral.worker.contract.channel import Channel
+from corral.worker.contract.jsonrpc import Peer, Request, Response
 from corral.worker.runtime import AT_ONCE, Worker
 from corral.worker.task import Hooks
-from corral.worker.wire import Peer, Request, Response
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench

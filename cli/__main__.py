@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import click
 
-    from ..worker.errors import CorralError
+    from ..worker.contract.errors import CorralError
     from .session import Session
 
 COMMANDS = {
@@ -116,7 +116,7 @@ def _keep_out() -> None:
 
 def _serve(arguments: list[str]) -> int | None:
     """The status of `corral mcp serve`, which runs without click; None where the command line is another."""
-    from ..worker.errors import CorralError  # noqa: PLC0415 - after _keep_out
+    from ..worker.contract.errors import CorralError  # noqa: PLC0415 - after _keep_out
     from .serve import handed_over  # noqa: PLC0415 - likewise
 
     serve = None if COMPLETE_VARIABLE in os.environ else handed_over(arguments)
@@ -141,7 +141,7 @@ def _is_answered(arguments: list[str]) -> bool:
 def _run(arguments: list[str]) -> int:
     import click  # noqa: PLC0415 - after _keep_out
 
-    from ..worker.errors import CorralError, InvalidParams  # noqa: PLC0415 - likewise
+    from ..worker.contract.errors import CorralError, InvalidParams  # noqa: PLC0415 - likewise
     from .session import Session  # noqa: PLC0415 - likewise
 
     session = Session(os.environ)

@@ -7,9 +7,15 @@ the face.
 from collections.abc import Mapping
 
 from .. import __version__
-from ..worker import codec
-from ..worker.errors import CorralError, InvalidParams, WorkerFailed
-from ..worker.welcome import CAPABILITIES, INSTRUCTIONS, LEGACY_VERSIONS, META, MODERN_VERSIONS
+from ..worker.contract import codec
+from ..worker.contract.errors import CorralError, InvalidParams, WorkerFailed
+from ..worker.contract.mcp_info import (
+    CAPABILITIES,
+    INSTRUCTIONS,
+    LEGACY_VERSIONS,
+    META,
+    MODERN_VERSIONS,
+)
 
 UNSUPPORTED_VERSION = -32022
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ..worker.codec import as_array, as_object
-from ..worker.errors import InvalidParams, from_wire
+from ..worker.contract.codec import as_array, as_object
+from ..worker.contract.errors import InvalidParams, from_wire
 from . import render
 from .ensemble import print_ensemble
 from .overview import print_entries, print_status

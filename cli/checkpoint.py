@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import click
 
-from ..worker import codec
-from ..worker.errors import InvalidParams, NotFound
+from ..worker.contract import codec
+from ..worker.contract.errors import InvalidParams, NotFound
 from . import render
 from .render import inner, inners, number, word
 from .session import Noun, Session, complete_agents, complete_names, duration, json_value, waiting_s

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from ..worker.codec import as_array, as_object
-from ..worker.errors import InvalidParams
+from ..worker.contract.codec import as_array, as_object
+from ..worker.contract.errors import InvalidParams
 from .client_file import Section, Surroundings, Table, refuse
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import click
 
 from .. import __version__
-from ..worker.errors import Unreachable
+from ..worker.contract.errors import Unreachable
 from . import render
 from .render import inner, inners, word
 from .session import Session, Verb

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..worker.errors import InvalidParams, Unreachable
+from ..worker.contract.errors import InvalidParams, Unreachable
 from . import render
 from .render import inners, word
 from .session import (

@@ -7,7 +7,7 @@ from typing import cast
 import click
 
 from ..worker.client import Client
-from ..worker.errors import ResourceLimitExceeded, Unreachable, from_wire
+from ..worker.contract.errors import ResourceLimitExceeded, Unreachable, from_wire
 from . import render
 from .render import inners, word
 from .session import ANSWER_S, Session, Verb, complete_agents, moment

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..worker.errors import InvalidParams
+from ..worker.contract.errors import InvalidParams
 from .session import complete_names, duration, duration_s, json_value, moment
 
 DAY_S = 86_400.0

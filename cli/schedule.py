@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import click
 
-from ..worker.errors import NotFound
+from ..worker.contract.errors import NotFound
 from . import render
 from .render import inner, inners, number, word
 from .session import Noun, Session, Verb, complete_names

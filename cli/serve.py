@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..worker import client, codec
-from ..worker.errors import (
+from ..worker import client
+from ..worker.contract import codec
+from ..worker.contract.errors import (
     CorralError,
     InvalidParams,
     InvalidRequest,
@@ -32,8 +33,8 @@ from ..worker.errors import (
     Unreachable,
     from_wire,
 )
-from ..worker.welcome import META, MODERN_VERSIONS
-from ..worker.wire import HEAD_BYTES, request_id_in
+from ..worker.contract.jsonrpc import HEAD_BYTES, request_id_in
+from ..worker.contract.mcp_info import META, MODERN_VERSIONS
 from .absence import SERVER_INFO, Asked, UnsupportedVersion, instead
 
 MAX_LINE_BYTES = 16 * 1024 * 1024

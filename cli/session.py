@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import click
 
-from ..worker.errors import CorralError, InvalidParams
+from ..worker.contract.errors import CorralError, InvalidParams
 from . import render
 from .terminal import ANSWER_S, Session
 
@@ -248,7 +248,7 @@ def json_value(text: str, option: str) -> object:
     Raises:
         InvalidParams: it is no JSON, or the file cannot be read.
     """
-    from ..worker import codec  # noqa: PLC0415 - start-up time: only for commands with such an option
+    from ..worker.contract import codec  # noqa: PLC0415 - start-up time: only for commands with such an option
 
     source = text
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ..worker.client import Client, await_daemon
-from ..worker.errors import (
+from ..worker.contract.errors import (
     Cancelled,
     Conflict,
     CorralError,
@@ -22,7 +22,7 @@ from ..worker.errors import (
     Unreachable,
     from_wire,
 )
-from ..worker.wire import Notification
+from ..worker.contract.jsonrpc import Notification
 from . import order, render
 from .order import complete_addressees, complete_tasks, order_options
 from .render import inner, inners, number, word

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..worker.errors import InvalidParams
+from ..worker.contract.errors import InvalidParams
 from . import render
 from .ensemble import print_ensemble, print_ensembles
 from .render import inner, inners, items, word

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..worker.errors import Conflict, InvalidParams, NotFound, from_wire
+from ..worker.contract.errors import Conflict, InvalidParams, NotFound, from_wire
 from . import render
 from .render import inner, inners, items, number, word
 from .session import (

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from corral.supervisor.api.methods import openrpc
-from corral.worker.errors import CLASSES
+from corral.worker.contract.errors import CLASSES
 
 PAGE = Path(__file__).with_name("PROTOCOL.md")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from ..worker.errors import CorralError
+from ..worker.contract.errors import CorralError
 from .catalogue import Catalogue
 from .dispatch import Phase, Share
 from .session import Session

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from .. import __version__
-from ..worker.codec import as_array, as_object, encode
-from ..worker.errors import CorralError, InternalError, InvalidParams, MethodNotFound
-from ..worker.welcome import LEGACY_VERSIONS, META, MODERN_VERSIONS
-from ..worker.wire import Peer, Request
+from ..worker.contract.codec import as_array, as_object, encode
+from ..worker.contract.errors import CorralError, InternalError, InvalidParams, MethodNotFound
+from ..worker.contract.jsonrpc import Peer, Request
+from ..worker.contract.mcp_info import LEGACY_VERSIONS, META, MODERN_VERSIONS
 from .cortex_item import Item
 from .cortex_memory import Memory, Quota
 from .cortex_store import MAX_FILE_BYTES, Store

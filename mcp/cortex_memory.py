@@ -15,8 +15,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..worker.codec import encode
-from ..worker.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
+from ..worker.contract.codec import encode
+from ..worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
 from .cortex_item import (
     IN_NAMESPACE,
     ITEM,

@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..worker.codec import encode
-from ..worker.errors import InvalidParams
+from ..worker.contract.codec import encode
+from ..worker.contract.errors import InvalidParams
 from .cortex_item import (
     IN_NAMESPACE,
     ITEM,

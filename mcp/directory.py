@@ -7,7 +7,7 @@ leads to it.
 import difflib
 from collections.abc import Mapping, Sequence
 
-from ..worker.errors import Conflict, NotFound, PermissionDenied
+from ..worker.contract.errors import Conflict, NotFound, PermissionDenied
 from .catalogue import (
     FULL,
     Access,

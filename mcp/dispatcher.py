@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from ..worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from ..worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
 from .backend import Backend, Process
 from .dispatch import Allowance, Decision, Grow, Phase, Place, Renew, Use, allow, choose
 from .gate import MAX_WAITING, Gate

@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
-from ..worker.codec import as_object
-from ..worker.errors import (
+from ..worker.contract.codec import as_object
+from ..worker.contract.errors import (
     Conflict,
     CorralError,
     InternalError,

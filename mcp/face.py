@@ -18,15 +18,15 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ..worker.codec import as_array, as_object
-from ..worker.errors import (
+from ..worker.contract.codec import as_array, as_object
+from ..worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
     ResourceLimitExceeded,
     ToolFailed,
 )
-from ..worker.welcome import CAPABILITIES
+from ..worker.contract.mcp_info import CAPABILITIES
 from .caller import NOBODY, Caller
 from .catalogue import Kind
 from .exchange import (

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from ..worker.channel import Call
-from ..worker.codec import as_object
-from ..worker.errors import CorralError, InvalidParams, MethodNotFound
-from ..worker.wire import Request
+from ..worker.contract.channel import Call
+from ..worker.contract.codec import as_object
+from ..worker.contract.errors import CorralError, InvalidParams, MethodNotFound
+from ..worker.contract.jsonrpc import Request
 from .caller import Caller
 from .messages import RELAYED, Relay, read_progress
 

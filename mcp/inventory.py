@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..worker.codec import as_array, as_object, encode
-from ..worker.errors import CorralError, MethodNotFound, ResourceLimitExceeded, ToolFailed
+from ..worker.contract.codec import as_array, as_object, encode
+from ..worker.contract.errors import CorralError, MethodNotFound, ResourceLimitExceeded, ToolFailed
 from .catalogue import KINDS, Catalogue, Kind
 from .messages import LIST_TOOLS, Opened, Tool
 

@@ -10,7 +10,7 @@ import binascii
 import re
 from collections.abc import Mapping
 
-from ..worker.codec import as_array, as_object
+from ..worker.contract.codec import as_array, as_object
 from . import messages
 
 VERSION = "MCP-Protocol-Version"

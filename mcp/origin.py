@@ -14,8 +14,8 @@ import aiohttp
 from yarl import URL
 
 from .. import __version__
-from ..worker.errors import CorralError, Overloaded, ToolFailed
-from ..worker.wire import MAX_MESSAGE_BYTES
+from ..worker.contract.errors import CorralError, Overloaded, ToolFailed
+from ..worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from .event_stream import too_long
 
 CONNECT_S = 10.0

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..worker.codec import as_object
-from ..worker.errors import (
+from ..worker.contract.codec import as_object
+from ..worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,

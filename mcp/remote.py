@@ -21,15 +21,15 @@ from types import MappingProxyType
 import aiohttp
 from yarl import URL
 
-from ..worker.codec import as_array, as_object, decode, encode
-from ..worker.errors import (
+from ..worker.contract.codec import as_array, as_object, decode, encode
+from ..worker.contract.errors import (
     CorralError,
     InternalError,
     Overloaded,
     ToolFailed,
 )
+from ..worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
 from ..worker.stdio import leave, say
-from ..worker.wire import CANCELLED, MAX_MESSAGE_BYTES
 from . import messages, mirror
 from .event_stream import Event, EventStream
 from .origin import CONNECT_S, RETRY_S, STREAM_TYPE, Origin, head_of, whole_body

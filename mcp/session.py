@@ -16,9 +16,9 @@ import logging
 import select
 from collections.abc import Callable, Collection, Mapping
 
-from ..worker.channel import Channel
-from ..worker.codec import as_array
-from ..worker.errors import (
+from ..worker.contract.channel import Channel
+from ..worker.contract.codec import as_array
+from ..worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
@@ -28,7 +28,7 @@ from ..worker.errors import (
     Timeout,
     ToolFailed,
 )
-from ..worker.wire import CANCELLED, Foreign, Notification, Peer, Request
+from ..worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Peer, Request
 from . import messages
 from .caller import NOBODY, Caller
 from .catalogue import KINDS, Catalogue, Kind

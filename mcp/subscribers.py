@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol, TypeAlias
 
-from ..worker.errors import CorralError, Overloaded
+from ..worker.contract.errors import CorralError, Overloaded
 from .messages import SUBSCRIBE, UNSUBSCRIBE
 from .session import Session
 

@@ -10,9 +10,9 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 
-from ..worker.channel import Call, Channel
-from ..worker.codec import as_object
-from ..worker.errors import CorralError, Overloaded, Timeout, ToolFailed
+from ..worker.contract.channel import Call, Channel
+from ..worker.contract.codec import as_object
+from ..worker.contract.errors import CorralError, Overloaded, Timeout, ToolFailed
 from .messages import LISTEN, SUBSCRIPTION_ID
 
 RELISTEN_S = 1.0

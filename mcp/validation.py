@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, Protocol, cast
 
-from ..worker.codec import as_array, as_object
-from ..worker.errors import InvalidParams, ResourceLimitExceeded
+from ..worker.contract.codec import as_array, as_object
+from ..worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from .messages import Tool
 
 MAX_SCHEMA_NODES = 20_000

@@ -17,7 +17,7 @@ import setproctitle
 import uvloop
 
 from .. import __version__
-from ..worker.errors import CorralError, InvalidParams
+from ..worker.contract.errors import CorralError, InvalidParams
 from . import daemon
 from .config.secrets import Secrets
 from .config.spec import Config

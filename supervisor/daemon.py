@@ -24,8 +24,8 @@ from .. import __version__
 from ..mcp import cortex_command
 from ..mcp.caller import Caller
 from ..mcp.pool import Pool
-from ..worker.errors import CorralError, InvalidParams, NotFound, PermissionDenied
-from ..worker.schema import AttachParams
+from ..worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
+from ..worker.contract.shapes import AttachParams
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
 from .agents.rolling_restart import Renewal

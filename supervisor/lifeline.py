@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Self
 
-from ..worker.errors import InvalidParams
+from ..worker.contract.errors import InvalidParams
 
 
 class Lifeline:

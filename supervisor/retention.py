@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from ..worker.errors import CorralError
+from ..worker.contract.errors import CorralError
 from .audit.log import Audit
 from .config.spec import Config, Spec, Tasks
 from .events.history import Chronicle

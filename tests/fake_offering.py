@@ -7,7 +7,7 @@ from typing import Any
 from corral.mcp.caller import Caller
 from corral.mcp.catalogue import Kind
 from corral.mcp.messages import Progress
-from corral.worker.errors import CorralError, NotFound, ToolFailed
+from corral.worker.contract.errors import CorralError, NotFound, ToolFailed
 
 REGIONAL: dict[str, object] = {
     "name": "regional",

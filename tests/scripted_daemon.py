@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from corral.worker.errors import CorralError, MethodNotFound
-from corral.worker.wire import Notification, Peer, Request, Withdrawn
+from corral.worker.contract.errors import CorralError, MethodNotFound
+from corral.worker.contract.jsonrpc import Notification, Peer, Request, Withdrawn
 
 BOUND_S = 20.0
 """How long any test waits for anything before it is a failure."""

@@ -23,15 +23,15 @@ from corral.supervisor.supervision import worker_supervisor
 from corral.supervisor.supervision.worker_supervisor import Shared
 from corral.supervisor.tasks import executor, record_writer, tasks
 from corral.supervisor.tasks.tasks import Tasks
-from corral.worker.channel import Call
-from corral.worker.errors import (
+from corral.worker.contract.channel import Call
+from corral.worker.contract.errors import (
     Cancelled,
     CorralError,
     NotFound,
     Overloaded,
     WorkerFailed,
 )
-from corral.worker.schema import Task, TaskParams
+from corral.worker.contract.shapes import Task, TaskParams
 
 BOUND_S = 20.0
 

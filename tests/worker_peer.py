@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, cast
 
-from corral.worker.errors import CorralError, MethodNotFound, from_wire
+from corral.worker.contract.errors import CorralError, MethodNotFound, from_wire
 
 BOUND_S = 20.0
 ROOT = Path(__file__).parents[1]

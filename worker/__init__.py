@@ -2,7 +2,7 @@
 
 from .agent import Agent
 from .answer import Result, ToolResult
-from .errors import (
+from .contract.errors import (
     Cancelled,
     Conflict,
     CorralError,

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from .answer import Json, ToolResult
-from .errors import Conflict, InvalidParams, NotInitialized
+from .contract.errors import Conflict, InvalidParams, NotInitialized
 from .task import (
     Event,
     EventHook,

@@ -19,10 +19,9 @@ from .audience import EventStream
 from .client import default_socket
 from .connection import Connection, shaped
 from .consumption import ResourceUsage, consumption
-from .embedding import START_S, Config, Embedded
-from .errand import Progress, TaskOptions, failure, given, order, progress_of
-from .errors import Conflict, CorralError, InvalidParams, NotFound, Unreachable
-from .schema import (
+from .contract.errors import Conflict, CorralError, InvalidParams, NotFound, Unreachable
+from .contract.jsonrpc import Notification
+from .contract.shapes import (
     AgentStatus,
     CheckpointRecord,
     Statistics,
@@ -31,7 +30,8 @@ from .schema import (
     TaskParams,
     TaskState,
 )
-from .wire import Notification
+from .embedding import START_S, Config, Embedded
+from .errand import Progress, TaskOptions, failure, given, order, progress_of
 
 PARALLEL = 100
 """Tasks of `execute_tasks_parallel` at a time, unless the caller says how many."""

@@ -6,9 +6,9 @@ from typing import Self
 
 import msgspec
 
-from .codec import as_array, as_object
 from .connection import Stream, shaped
-from .errors import Unreachable
+from .contract.codec import as_array, as_object
+from .contract.errors import Unreachable
 
 
 class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):

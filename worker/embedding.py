@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from .client import SOCKET_PATH_BYTES_MAX
-from .codec import as_array, as_object
-from .errors import InvalidParams, SpawnFailed, Timeout
+from .contract.codec import as_array, as_object
+from .contract.errors import InvalidParams, SpawnFailed, Timeout
 
 START_S = 30.0
 """How long a daemon may take until it is ready."""

@@ -6,10 +6,10 @@ from typing import NamedTuple, TypedDict
 
 import msgspec
 
-from .codec import as_object
 from .connection import shaped
-from .errors import CorralError, InternalError, from_wire
-from .schema import Boundaries, OutputFormat, Retry, Task, TaskParams
+from .contract.codec import as_object
+from .contract.errors import CorralError, InternalError, from_wire
+from .contract.shapes import Boundaries, OutputFormat, Retry, Task, TaskParams
 
 
 class Progress(NamedTuple):

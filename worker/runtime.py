@@ -21,10 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from . import codec
 from .answer import Json
-from .channel import Channel
-from .errors import (
+from .contract import codec
+from .contract.channel import Channel
+from .contract.errors import (
     CLASSES,
     Cancelled,
     Conflict,
@@ -39,12 +39,12 @@ from .errors import (
     TaskFailed,
     Unreachable,
 )
+from .contract.jsonrpc import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
 from .forking import keep_signals
 from .hearing import Ears
 from .memory import Memory
 from .stdio import Pipes, leave, say, say_traceback, take_stdio
 from .task import Hooks, Running, Start, SyncTask, Task
-from .wire import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
 
 PROTOCOL_VERSION = "1"
 

@@ -19,7 +19,7 @@ from .answer import (
     result_or_error,
     tool_result,
 )
-from .errors import CorralError, InvalidParams, NotFound, ToolFailed
+from .contract.errors import CorralError, InvalidParams, NotFound, ToolFailed
 from .memory import Memory
 
 T = TypeVar("T")

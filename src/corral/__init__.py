@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from .worker.agent_runtime import AgentRuntime  # noqa: TID251 - it is relative
     from .worker.audience import DaemonEvent, EventStream  # noqa: TID251 - it is relative
     from .worker.consumption import ResourceUsage  # noqa: TID251 - it is relative
-    from .worker.errand import Progress, TaskOptions, failure  # noqa: TID251 - it is relative
-    from .worker.errors import (  # noqa: TID251 - it is relative
+    from .worker.contract.errors import (  # noqa: TID251 - it is relative
         Cancelled,
         Conflict,
         CorralError,
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
         Unreachable,
         WorkerFailed,
     )
-    from .worker.schema import (  # noqa: TID251 - it is relative
+    from .worker.contract.shapes import (  # noqa: TID251 - it is relative
         AgentStatus,
         Boundaries,
         OutputFormat,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         Task,
         TaskParams,
     )
+    from .worker.errand import Progress, TaskOptions, failure  # noqa: TID251 - it is relative
 
 __all__ = [
     "AgentRuntime",
@@ -86,7 +86,7 @@ _ROOMS = {
     "worker.audience": ("DaemonEvent", "EventStream"),
     "worker.consumption": ("ResourceUsage",),
     "worker.errand": ("Progress", "TaskOptions", "failure"),
-    "worker.schema": (
+    "worker.contract.shapes": (
         "AgentStatus",
         "Boundaries",
         "OutputFormat",
@@ -97,7 +97,7 @@ _ROOMS = {
         "TaskParams",
     ),
 }
-"""Where what is not in `worker.errors` is."""
+"""Where what is not in `worker.contract.errors` is."""
 
 
 if not TYPE_CHECKING:  # else a checker would take any name for one of ours
@@ -106,7 +106,9 @@ if not TYPE_CHECKING:  # else a checker would take any name for one of ours
         """What is imported when it is first used (PEP 562): `import corral` alone costs nothing."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        room = next((room for room, names in _ROOMS.items() if name in names), "worker.errors")
+        room = next(
+            (room for room, names in _ROOMS.items() if name in names), "worker.contract.errors"
+        )
         found: object = getattr(import_module(f".{room}", __name__), name)
         globals()[name] = found
         return found

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ...mcp.catalogue import Catalogue
 from ...mcp.messages import Tool
-from ...worker.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
 from ..config.spec import Spec
 from ..lifecycle.state_machine import UP, State, Worker
 from ..supervision.worker_supervisor import Keeper

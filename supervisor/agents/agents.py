@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from msgspec.structs import asdict, replace
 
 from ...mcp.pool import Pool
-from ...worker.errors import Conflict, CorralError, NotFound, Timeout
+from ...worker.contract.errors import Conflict, CorralError, NotFound, Timeout
 from ..config.diff import Plan, plan
 from ..config.document import STORE
 from ..config.loader import check_requires, decode_agent, to_table

@@ -7,7 +7,7 @@ under way goes on as its team or workflow was when it began.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from ...worker.errors import Conflict, CorralError, NotFound
+from ...worker.contract.errors import Conflict, CorralError, NotFound
 from ..config.diff import ensemble_changes
 from ..config.document import STORE
 from ..config.loader import check_ensembles, decode_ensemble, ensemble_table

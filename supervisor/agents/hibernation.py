@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
 
-from ...worker import codec
-from ...worker.errors import (
+from ...worker.contract import codec
+from ...worker.contract.errors import (
     Conflict,
     CorralError,
     Corrupted,
@@ -24,7 +24,7 @@ from ...worker.errors import (
     ShuttingDown,
     SpawnFailed,
 )
-from ...worker.schema import CheckpointRecord
+from ...worker.contract.shapes import CheckpointRecord
 from ..events.bus import rfc3339
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, LastExit, State

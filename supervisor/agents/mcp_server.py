@@ -15,7 +15,7 @@ from ...mcp.catalogue import Catalogue
 from ...mcp.dispatch import Phase, Share
 from ...mcp.pool import Pool
 from ...mcp.session import Session
-from ...worker.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
+from ...worker.contract.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..lifecycle.state_machine import ASKED_FOR, UP, State, Worked, Worker

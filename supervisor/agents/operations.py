@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from ...worker.errors import (
+from ...worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,

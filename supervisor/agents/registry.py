@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from ...worker import codec
+from ...worker.contract import codec
 from ..store.store import Statement, Store
 
 BRAKE = "emergency_stop"

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import msgspec
 
 from ...mcp.catalogue import Catalogue
-from ...worker import codec
-from ...worker.errors import CorralError
+from ...worker.contract import codec
+from ...worker.contract.errors import CorralError
 from ..config.spec import Spec
 from ..store.store import Statement, Store
 

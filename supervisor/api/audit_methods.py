@@ -4,9 +4,9 @@ import fnmatch
 import re
 from collections.abc import Callable
 
-from ...worker import codec
-from ...worker.errors import InvalidParams
-from ...worker.schema import AuditParams, VerifyParams
+from ...worker.contract import codec
+from ...worker.contract.errors import InvalidParams
+from ...worker.contract.shapes import AuditParams, VerifyParams
 from ..audit.hash_chain import Record, parse_position
 from ..audit.log import stamp
 from .table import Caller, Control, method

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from ...worker.errors import InvalidParams
-from ...worker.schema import (
+from ...worker.contract.errors import InvalidParams
+from ...worker.contract.shapes import (
     CheckpointIdParams,
     CheckpointListParams,
     CheckpointRemoveParams,

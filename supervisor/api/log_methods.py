@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import AsyncGenerator
 
-from ...worker import codec
-from ...worker.errors import InvalidParams, ResourceLimitExceeded
-from ...worker.schema import LogParams
+from ...worker.contract import codec
+from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from ...worker.contract.shapes import LogParams
 from ..logs.file_format import Record, Wanted
 from ..logs.regex import Pattern
 from .table import Caller, Control, method

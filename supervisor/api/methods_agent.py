@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Iterable
 
 import msgspec
 
-from ...worker import codec
-from ...worker.errors import Conflict, CorralError, InvalidParams, Timeout
-from ...worker.schema import (
+from ...worker.contract import codec
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
+from ...worker.contract.shapes import (
     AddAllParams,
     AddParams,
     HibernateParams,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ...worker.schema import EventParams, EventPublishParams
+from ...worker.contract.shapes import EventParams, EventPublishParams
 from ..events.bus import Bus, Event, skipped
 from ..events.catalog import SKIPPED
 from ..events.history import PAGE_BYTES, SCAN_ROWS, Chronicle, Page, Wanted

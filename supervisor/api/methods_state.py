@@ -3,8 +3,8 @@
 An agent that was removed is remembered: its sessions and keys are still shown, and gone when they are cleared.
 """
 
-from ...worker.errors import NotFound
-from ...worker.schema import (
+from ...worker.contract.errors import NotFound
+from ...worker.contract.shapes import (
     MemoryClearParams,
     MemoryFindParams,
     MemoryKeyParams,

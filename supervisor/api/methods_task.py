@@ -7,8 +7,15 @@ from itertools import islice
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
-from ...worker.schema import (
+from ...worker.contract.errors import (
+    Conflict,
+    CorralError,
+    Corrupted,
+    InvalidParams,
+    NotFound,
+    Timeout,
+)
+from ...worker.contract.shapes import (
     ENDED,
     Boundaries,
     Error,

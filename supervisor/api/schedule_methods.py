@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ...worker.schema import NoParams, ScheduleNameParams, ScheduleParams, ScheduleRecord
+from ...worker.contract.shapes import NoParams, ScheduleNameParams, ScheduleParams, ScheduleRecord
 from .table import Caller, Control, method
 
 

@@ -1,6 +1,6 @@
 """The method `statistics.show` of the table."""
 
-from ...worker.schema import StatusParams
+from ...worker.contract.shapes import StatusParams
 from .table import Caller, Control, method
 
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ... import __version__
-from ...worker.schema import (
+from ...worker.contract.shapes import (
     AgentStatus,
     AlertCounts,
     DaemonStatus,

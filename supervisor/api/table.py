@@ -16,15 +16,15 @@ from msgspec import Struct
 
 from ... import __version__
 from ...mcp.pool import Pool
-from ...worker import codec
-from ...worker.errors import (
+from ...worker.contract import codec
+from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
     NotFound,
     PermissionDenied,
 )
-from ...worker.schema import AttachParams
+from ...worker.contract.shapes import AttachParams
 from ..agents.agents import Agents
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, whose

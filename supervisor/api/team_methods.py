@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ...worker.errors import InvalidParams
-from ...worker.schema import EnsembleAddParams, EnsembleRemoveParams, NameParams, NoParams
+from ...worker.contract.errors import InvalidParams
+from ...worker.contract.shapes import EnsembleAddParams, EnsembleRemoveParams, NameParams, NoParams
 from .status import ensemble_shown, ensemble_status
 from .table import Caller, Control, method
 

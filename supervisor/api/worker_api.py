@@ -18,12 +18,13 @@ from ...mcp.caller import Caller
 from ...mcp.catalogue import FULL, Access
 from ...mcp.directory import SEPARATOR
 from ...mcp.pool import Pool
-from ...worker.errors import (
+from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
 )
-from ...worker.schema import (
+from ...worker.contract.jsonrpc import Notification, Request
+from ...worker.contract.shapes import (
     BeatParams,
     CheckpointParams,
     DelegateAllParams,
@@ -38,7 +39,6 @@ from ...worker.schema import (
     WorkerLogParams,
     WorkerToolsParams,
 )
-from ...worker.wire import Notification, Request
 from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest

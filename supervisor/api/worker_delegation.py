@@ -10,10 +10,10 @@ from typing import cast
 
 import msgspec
 
-from ...worker import codec
-from ...worker.errors import CorralError, InvalidParams, ResourceLimitExceeded
-from ...worker.schema import DelegateAllParams, DelegateParams, Task, TaskParams
-from ...worker.wire import MAX_MESSAGE_BYTES
+from ...worker.contract import codec
+from ...worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded
+from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from ...worker.contract.shapes import DelegateAllParams, DelegateParams, Task, TaskParams
 from ..supervision.worker_supervisor import Keeper
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ...worker import codec
-from ...worker.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
+from ...worker.contract import codec
+from ...worker.contract.errors import CorralError, InvalidParams, Overloaded, PermissionDenied
 from ..config.spec import Events
 from ..events.bus import Bus, Event, Subscription
 from ..events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type

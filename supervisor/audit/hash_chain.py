@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...worker import codec
+from ...worker.contract import codec
 from ..store.store import Row, insert
 
 MAX_RECORD_BYTES = 16 * 1024

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from ...worker.errors import (
+from ...worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,

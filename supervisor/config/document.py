@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
-from ...worker.errors import InvalidParams
+from ...worker.contract.errors import InvalidParams
 from .values import SIZE_MAX_BYTES, Refused, Rule, dotted, is_list, is_table, kind_of, quoted
 
 KeyPath = tuple[str, ...]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from ...worker import codec
+from ...worker.contract import codec
 
 MAX_CHARS = 1000
 """Of one expression."""

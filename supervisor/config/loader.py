@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...worker.errors import InvalidParams
+from ...worker.contract.errors import InvalidParams
 from .document import KeyPath, Page
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
 from .spec import (

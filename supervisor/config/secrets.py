@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ...worker import codec
-from ...worker.errors import SpawnFailed
+from ...worker.contract import codec
+from ...worker.contract.errors import SpawnFailed
 
 REFERENCE = re.compile(r"\$\{secret:([A-Za-z_][A-Za-z0-9_.-]*)\}")
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeGuard, cast
 from urllib.parse import urlsplit
 
-from ...worker.errors import (
+from ...worker.contract.errors import (
     Conflict,
     NotFound,
     Overloaded,

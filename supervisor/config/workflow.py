@@ -10,15 +10,23 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from ...worker import codec
-from ...worker.errors import (
+from ...worker.contract import codec
+from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
     ResourceLimitExceeded,
     TaskFailed,
     from_wire,
 )
-from ...worker.schema import Boundaries, Error, OutputFormat, Retry, Task, TaskParams, TaskState
+from ...worker.contract.shapes import (
+    Boundaries,
+    Error,
+    OutputFormat,
+    Retry,
+    Task,
+    TaskParams,
+    TaskState,
+)
 from . import expression
 from .document import KeyPath, Page
 from .expression import BadExpression, Use

@@ -17,7 +17,7 @@ from typing import Self
 
 import msgspec
 
-from ...worker.errors import InvalidParams, Overloaded
+from ...worker.contract.errors import InvalidParams, Overloaded
 from .catalog import FIELDS, SKIPPED
 
 ROUTES_LIMIT = 1_000

@@ -17,8 +17,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ...worker import codec
-from ...worker.errors import Conflict, CorralError, Overloaded
+from ...worker.contract import codec
+from ...worker.contract.errors import Conflict, CorralError, Overloaded
 from ..config.spec import Events
 from ..store.store import Row, Statement, Store, insert
 from .bus import RESERVE, Event, Types, rfc3339

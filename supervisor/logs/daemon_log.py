@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Mapping
 from itertools import islice
 from typing import Literal, Protocol, TypeVar
 
-from ...worker.errors import CorralError
+from ...worker.contract.errors import CorralError
 from .journald import PRIORITIES, SOCKET, Fields, Journal, Outcome, field_name, is_stream_to_journal
 
 Level = Literal["debug", "info", "warning", "error"]

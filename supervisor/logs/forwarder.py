@@ -10,7 +10,7 @@ import base64
 import logging
 from contextlib import aclosing
 
-from ...worker import codec
+from ...worker.contract import codec
 from ..events.bus import Bus
 from .file_format import Record, Wanted
 from .journald import PRIORITIES, SOCKET, Fields, Journal, Outcome, field_name

@@ -14,7 +14,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from functools import lru_cache
 
-from ...worker.errors import InvalidParams
+from ...worker.contract.errors import InvalidParams
 
 SOCKET = "/run/systemd/journal/socket"
 DATAGRAM_BYTES = 64 * 1024

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeVar
 
-from ...worker.errors import InvalidParams, ResourceLimitExceeded
+from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 
 LENGTH_LIMIT = 1_000
 SEARCHED_CHARS = 16 * 1024

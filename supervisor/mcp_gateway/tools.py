@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ...mcp.messages import Progress
-from ...worker import codec
-from ...worker.errors import Conflict, CorralError, Overloaded, PermissionDenied
-from ...worker.schema import ENDED, AttachParams, Priority, Seconds, Task, TaskState
+from ...worker.contract import codec
+from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
+from ...worker.contract.shapes import ENDED, AttachParams, Priority, Seconds, Task, TaskState
 from ..api.table import RIGHTS, Control, Permission
 from ..api.worker_api import convert
 from ..supervision.worker_supervisor import Keeper

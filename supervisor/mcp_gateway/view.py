@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from ...mcp.caller import Caller
 from ...mcp.catalogue import FULL, Access, Kind
-from ...worker import codec
-from ...worker.errors import InvalidParams, NotFound, PermissionDenied
-from ...worker.schema import AttachParams
-from ...worker.welcome import INSTRUCTIONS
+from ...worker.contract import codec
+from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
+from ...worker.contract.mcp_info import INSTRUCTIONS
+from ...worker.contract.shapes import AttachParams
 from ..api.table import Control, Permission
 from ..api.worker_api import LISTING_S, access_of, concerns
 from ..config.spec import Config, Profile

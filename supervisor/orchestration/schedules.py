@@ -19,7 +19,7 @@ from secrets import token_hex
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.errors import (
+from ...worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,
@@ -28,7 +28,7 @@ from ...worker.errors import (
     ResourceLimitExceeded,
     ShuttingDown,
 )
-from ...worker.schema import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
+from ...worker.contract.shapes import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
 from ..config.values import Refused
 from ..events.bus import Bus
 from ..store.store import Row, Store

@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from ...worker import codec
-from ...worker.errors import (
+from ...worker.contract import codec
+from ...worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,
@@ -26,7 +26,7 @@ from ...worker.errors import (
     TaskFailed,
     from_wire,
 )
-from ...worker.schema import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
+from ...worker.contract.shapes import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..config.spec import Ensemble, kind_of_ensemble

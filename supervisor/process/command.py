@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...worker.errors import CorralError
+from ...worker.contract.errors import CorralError
 from ..config.spec import Spec
 from .launch import Host, prepare
 from .launcher_client import Child, Exit, Launch, Launcher

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ...worker.errors import SpawnFailed
+from ...worker.contract.errors import SpawnFailed
 from ..config.secrets import Secrets, is_reference, read_text
 from ..config.spec import Spec
 from ..launcher.child_setup import Refused, identity_of

@@ -33,7 +33,7 @@ from typing import Any
 
 import msgspec
 
-from ...worker.errors import ShuttingDown, SpawnFailed, Timeout
+from ...worker.contract.errors import ShuttingDown, SpawnFailed, Timeout
 from ..linux import kernel
 from ..linux import pid_namespace as namespace
 from ..linux.cgroup import Groups

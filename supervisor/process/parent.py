@@ -15,7 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
-from ...worker.errors import Overloaded, SpawnFailed
+from ...worker.contract.errors import Overloaded, SpawnFailed
 from ..linux import kernel
 from .launcher_link import PING_S, Channel, close_all
 

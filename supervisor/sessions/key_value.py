@@ -9,8 +9,8 @@ import time
 import zlib
 from collections.abc import Callable, Iterable
 
-from ...worker import codec
-from ...worker.errors import Corrupted, InvalidParams, ResourceLimitExceeded
+from ...worker.contract import codec
+from ...worker.contract.errors import Corrupted, InvalidParams, ResourceLimitExceeded
 from ..config import spec
 from ..store.store import Row, Store, number_of
 

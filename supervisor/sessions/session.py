@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from ...worker import codec
-from ...worker.errors import Corrupted, ResourceLimitExceeded
-from ...worker.schema import MemoryChanges, MemoryDelta
+from ...worker.contract import codec
+from ...worker.contract.errors import Corrupted, ResourceLimitExceeded
+from ...worker.contract.shapes import MemoryChanges, MemoryDelta
 from ..store.sealed import unsealed
 
 VERSION = 1

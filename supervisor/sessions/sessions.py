@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...worker.errors import (
+from ...worker.contract.errors import (
     Conflict,
     Corrupted,
     NotFound,
     ResourceLimitExceeded,
     WorkerFailed,
 )
-from ...worker.schema import MemoryDelta, Task
+from ...worker.contract.shapes import MemoryDelta, Task
 from ..config import spec
 from ..config.spec import Config, Spec
 from ..events.bus import Bus, rfc3339

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...worker.errors import CorralError, Corrupted
+from ...worker.contract.errors import CorralError, Corrupted
 from ..store.sealed import seal
 from ..store.store import Row, Statement, moment_of, number_of
 from .session import Conversation, Stored, Turn, encoded, read

@@ -11,7 +11,7 @@ import threading
 from functools import lru_cache
 from typing import TypeAlias
 
-from ...worker.errors import CorralError
+from ...worker.contract.errors import CorralError
 from .store import ROWS_AT_ONCE, Store
 
 SHEET_BYTES = 256 * 1024

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ...worker.errors import CorralError
+from ...worker.contract.errors import CorralError
 from .store import Statement, Store, number_of
 
 AHEAD_S = 0.05

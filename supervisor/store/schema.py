@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from ...worker.errors import Conflict, CorralError, Overloaded, PermissionDenied
+from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
 
 BUSY_TIMEOUT_S = 5.0  # how long a foreign lock (a backup tool) is waited for
 

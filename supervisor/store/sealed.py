@@ -9,8 +9,8 @@ import struct
 import zlib
 from hashlib import sha256
 
-from ...worker import codec
-from ...worker.errors import Corrupted
+from ...worker.contract import codec
+from ...worker.contract.errors import Corrupted
 
 MAGIC = b"\x93CRL"
 VERSION = 1

@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from ...worker.errors import Overloaded, ShuttingDown
+from ...worker.contract.errors import Overloaded, ShuttingDown
 from .schema import RETRY_AFTER_S, open_database, primary_code, typed_error
 
 Params: TypeAlias = Sequence[object] | Mapping[str, object]

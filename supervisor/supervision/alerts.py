@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from ...worker import codec
+from ...worker.contract import codec
 from ..config.spec import Config, Monitoring, Spec
 from ..events.bus import Bus, Event
 from ..events.catalog import SKIPPED

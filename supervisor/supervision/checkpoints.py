@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-from ...worker import codec
-from ...worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
-from ...worker.schema import CheckpointRecord
+from ...worker.contract import codec
+from ...worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
+from ...worker.contract.shapes import CheckpointRecord
 from ..config.spec import Recovery
 from ..events.bus import Bus, rfc3339
 from ..store.sealed import seal, unsealed

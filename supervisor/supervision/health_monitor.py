@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from ...mcp.session import Session
-from ...worker.errors import CorralError, Overloaded
+from ...worker.contract.errors import CorralError, Overloaded
 from ..config.probe_spec import NO_ACTIONS, SIGNAL, Check
 from ..config.spec import Spec
 from ..events.bus import Bus

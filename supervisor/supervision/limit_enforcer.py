@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ...worker.errors import Overloaded
+from ...worker.contract.errors import Overloaded
 from ..config.spec import Resources
 from ..events.bus import Bus
 from ..lifecycle.state_machine import Replace, State

@@ -17,10 +17,10 @@ from ... import __version__
 from ...mcp.catalogue import Catalogue
 from ...mcp.messages import Era
 from ...mcp.session import Session
-from ...worker.channel import Channel
-from ...worker.errors import CorralError, InvalidParams
-from ...worker.schema import PROTOCOL_VERSION, Hello
-from ...worker.wire import Foreign, Notification, Peer, Request
+from ...worker.contract.channel import Channel
+from ...worker.contract.errors import CorralError, InvalidParams
+from ...worker.contract.jsonrpc import Foreign, Notification, Peer, Request
+from ...worker.contract.shapes import PROTOCOL_VERSION, Hello
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
 from ..logs.store import LogStream

@@ -21,9 +21,9 @@ from typing import Protocol
 from ...mcp.catalogue import Catalogue
 from ...mcp.messages import Era
 from ...mcp.session import Session
-from ...worker import codec
-from ...worker.channel import Channel
-from ...worker.errors import (
+from ...worker.contract import codec
+from ...worker.contract.channel import Channel
+from ...worker.contract.errors import (
     CorralError,
     NotInitialized,
     Overloaded,
@@ -31,7 +31,7 @@ from ...worker.errors import (
     Timeout,
     WorkerFailed,
 )
-from ...worker.wire import Notification, Request
+from ...worker.contract.jsonrpc import Notification, Request
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
 from ..events.bus import Bus

@@ -8,8 +8,14 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ...worker.errors import Cancelled, Conflict, InvalidParams, NotFound, ResourceLimitExceeded
-from ...worker.schema import Task
+from ...worker.contract.errors import (
+    Cancelled,
+    Conflict,
+    InvalidParams,
+    NotFound,
+    ResourceLimitExceeded,
+)
+from ...worker.contract.shapes import Task
 from ..agents.agents import Agents
 from ..supervision.worker_supervisor import Keeper
 from .admission import Admission, wanted_workers

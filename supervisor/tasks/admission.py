@@ -9,9 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from ...worker.errors import Conflict, InvalidParams, NotFound, Overloaded, ResourceLimitExceeded
-from ...worker.schema import Boundaries, Task, TaskKind, TaskParams
-from ...worker.wire import MAX_MESSAGE_BYTES
+from ...worker.contract.errors import (
+    Conflict,
+    InvalidParams,
+    NotFound,
+    Overloaded,
+    ResourceLimitExceeded,
+)
+from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from ...worker.contract.shapes import Boundaries, Task, TaskKind, TaskParams
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..agents.bench import has_place

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...worker import codec
-from ...worker.channel import Call, Channel
-from ...worker.errors import (
+from ...worker.contract import codec
+from ...worker.contract.channel import Call, Channel
+from ...worker.contract.errors import (
     Cancelled,
     CorralError,
     InternalError,
@@ -26,8 +26,8 @@ from ...worker.errors import (
     Timeout,
     WorkerFailed,
 )
-from ...worker.schema import Boundaries, Error, Task, TaskResult, TaskState
-from ...worker.wire import MAX_MESSAGE_BYTES
+from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from ...worker.contract.shapes import Boundaries, Error, Task, TaskResult, TaskState
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import ASKED_FOR, State
 from ..supervision.line import DRAIN_S

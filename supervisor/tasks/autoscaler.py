@@ -10,7 +10,7 @@ import math
 
 from msgspec.structs import replace
 
-from ...worker.errors import CorralError, NotFound, ShuttingDown
+from ...worker.contract.errors import CorralError, NotFound, ShuttingDown
 from ..agents.agent import Agent, has_range
 from ..agents.agents import Agents
 from ..config.spec import Config

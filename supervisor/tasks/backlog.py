@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ...worker.errors import CorralError
-from ...worker.schema import Task, TaskState
+from ...worker.contract.errors import CorralError
+from ...worker.contract.shapes import Task, TaskState
 from .attempt import Attempt
 from .policy import Limits, rank
 from .queue import Turns

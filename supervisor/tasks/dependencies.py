@@ -9,8 +9,8 @@ import heapq
 import time
 from collections.abc import Callable
 
-from ...worker.errors import Cancelled
-from ...worker.schema import Task
+from ...worker.contract.errors import Cancelled
+from ...worker.contract.shapes import Task
 from .backlog import Entry
 
 LOOK_S = 60.0

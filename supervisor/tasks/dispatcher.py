@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from ...worker.errors import Timeout
+from ...worker.contract.errors import Timeout
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..lifecycle.state_machine import State

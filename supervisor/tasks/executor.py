@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ...worker.errors import (
+from ...worker.contract.errors import (
     Conflict,
     CorralError,
     Corrupted,
@@ -24,7 +24,7 @@ from ...worker.errors import (
     Overloaded,
     Timeout,
 )
-from ...worker.schema import Task, TaskResult, TaskState
+from ...worker.contract.shapes import Task, TaskResult, TaskState
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
 from ..store.batch import Writing

@@ -9,9 +9,9 @@ from functools import lru_cache
 import msgspec
 
 from ...mcp.validation import Schema
-from ...worker import codec
-from ...worker.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
-from ...worker.schema import OutputFormat, Task
+from ...worker.contract import codec
+from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
+from ...worker.contract.shapes import OutputFormat, Task
 
 MAX_SCHEMA_BYTES = 64 * 1024
 """Of JSON. One of this size takes 50 ms to compile at most."""

@@ -5,7 +5,7 @@ Shapes alone: the daemon puts the rooms in their places, and a queue without one
 
 from typing import Protocol
 
-from ...worker.schema import Task, TaskKind, TaskParams, TaskResult
+from ...worker.contract.shapes import Task, TaskKind, TaskParams, TaskResult
 from ..agents.agent import Agent
 from ..store.store import Statement
 

@@ -18,8 +18,8 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.errors import CorralError, Corrupted, NotFound, Overloaded
-from ...worker.schema import Error, Task, TaskListParams, TaskState
+from ...worker.contract.errors import CorralError, Corrupted, NotFound, Overloaded
+from ...worker.contract.shapes import Error, Task, TaskListParams, TaskState
 from ..events.bus import rfc3339
 from ..store.batch import Sheets, Writing
 from ..store.store import Statement

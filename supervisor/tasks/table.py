@@ -15,8 +15,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.errors import Corrupted, InvalidParams
-from ...worker.schema import ENDED, Boundaries, Task, TaskListParams, TasksParams
+from ...worker.contract.errors import Corrupted, InvalidParams
+from ...worker.contract.shapes import ENDED, Boundaries, Task, TaskListParams, TasksParams
 from ..store.store import Row, Statement, Store
 
 LIST_BYTES = 8 * 1024 * 1024

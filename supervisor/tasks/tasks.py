@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from ...worker.errors import (
+from ...worker.contract.errors import (
     Cancelled,
     Conflict,
     CorralError,
@@ -28,7 +28,7 @@ from ...worker.errors import (
     ShuttingDown,
     WorkerFailed,
 )
-from ...worker.schema import (
+from ...worker.contract.shapes import (
     ENDED,
     Task,
     TaskKind,

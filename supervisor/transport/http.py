@@ -35,9 +35,9 @@ from ...mcp.messages import (
     META,
     MODERN_VERSIONS,
 )
-from ...worker import codec
-from ...worker.codec import as_array, as_object
-from ...worker.errors import (
+from ...worker.contract import codec
+from ...worker.contract.codec import as_array, as_object
+from ...worker.contract.errors import (
     CorralError,
     InternalError,
     InvalidParams,

@@ -11,7 +11,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from ...worker.errors import InvalidParams, PermissionDenied
+from ...worker.contract.errors import InvalidParams, PermissionDenied
 
 TOKEN_BYTES = 32
 

@@ -13,8 +13,8 @@ from typing import NamedTuple, cast
 
 from ...mcp.caller import Caller
 from ...mcp.face import Face, Offering
-from ...worker.codec import as_object
-from ...worker.errors import (
+from ...worker.contract.codec import as_object
+from ...worker.contract.errors import (
     CorralError,
     InternalError,
     InvalidParams,

@@ -11,7 +11,7 @@ import socket
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from ...worker.errors import Conflict, InvalidParams, PermissionDenied
+from ...worker.contract.errors import Conflict, InvalidParams, PermissionDenied
 
 MAX_PATH_BYTES = 107
 """`sun_path` holds 108 bytes with the final NUL (unix(7))."""

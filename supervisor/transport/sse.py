@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 
-from ...worker import codec
+from ...worker.contract import codec
 
 MAX_EVENTS = 1000
 """Events that one stream holds."""

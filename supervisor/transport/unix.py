@@ -16,16 +16,16 @@ from collections.abc import Awaitable, Mapping
 from ... import __version__
 from ...mcp.caller import Caller
 from ...mcp.face import Face
-from ...worker.channel import Channel
-from ...worker.errors import (
+from ...worker.contract.channel import Channel
+from ...worker.contract.errors import (
     CorralError,
     InternalError,
     Overloaded,
     PermissionDenied,
     ShuttingDown,
 )
-from ...worker.schema import AttachParams
-from ...worker.wire import Notification, Peer, Request
+from ...worker.contract.jsonrpc import Notification, Peer, Request
+from ...worker.contract.shapes import AttachParams
 from ..api.table import Control, Permission
 from ..mcp_gateway.view import Client, ClientOffering
 from ..supervision.worker_supervisor import Keeper

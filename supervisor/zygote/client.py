@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...worker.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
 from ..launcher.main_loop import ENDING
 from ..linux import cgroup, kernel, pid_namespace
 from ..logs.capture_pipe import Capture

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from ...worker.errors import CorralError, SpawnFailed
+from ...worker.contract.errors import CorralError, SpawnFailed
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..lifecycle.state_machine import UP, Worker

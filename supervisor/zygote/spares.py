@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...worker.errors import CorralError
+from ...worker.contract.errors import CorralError
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..linux import kernel

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from corral.worker import Agent, CorralError, Result, Task, ToolFailed
-from corral.worker.errors import Unreachable
+from corral.worker.contract.errors import Unreachable
 
 agent = Agent("async", capabilities=["test", "async"], version="1.2")
 

@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from corral.worker.client import Client
-from corral.worker.errors import CorralError, Overloaded, ShuttingDown, Timeout, Unreachable
+from corral.worker.contract.errors import (
+    CorralError,
+    Overloaded,
+    ShuttingDown,
+    Timeout,
+    Unreachable,
+)
 
 sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where the harness is
 

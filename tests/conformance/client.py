@@ -16,7 +16,7 @@ from typing import Any
 from corral.mcp.caller import Caller
 from corral.mcp.remote import HEADERS_VARIABLE, URL_VARIABLE
 from corral.mcp.session import Session
-from corral.worker.errors import CorralError
+from corral.worker.contract.errors import CorralError
 
 BOUND_S = 20.0
 

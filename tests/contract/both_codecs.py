@@ -5,7 +5,7 @@ import sys
 from types import ModuleType
 from typing import cast
 
-from corral.worker import codec, errors, wire
+from corral.worker.contract import codec, errors, jsonrpc
 
 
 def _without_msgspec(name: str) -> ModuleType:
@@ -24,4 +24,4 @@ def _without_msgspec(name: str) -> ModuleType:
 
 
 CODECS: dict[str, ModuleType] = {"msgspec": codec, "json": _without_msgspec("codec")}
-WIRES: dict[str, ModuleType] = {"msgspec": wire, "json": _without_msgspec("wire")}
+WIRES: dict[str, ModuleType] = {"msgspec": jsonrpc, "json": _without_msgspec("wire")}

@@ -4,8 +4,8 @@ from typing import cast
 
 import pytest
 
-from corral.worker import errors
-from corral.worker.errors import CLASSES, CorralError, InternalError, from_wire
+from corral.worker.contract import errors
+from corral.worker.contract.errors import CLASSES, CorralError, InternalError, from_wire
 
 TABLE = [
     ("ParseError", -32700, 2),

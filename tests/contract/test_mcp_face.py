@@ -12,7 +12,7 @@ import uvloop
 from corral.mcp.caller import Caller
 from corral.mcp.face import MAX_ROUNDS, PAGE, Face
 from corral.mcp.messages import LEGACY_VERSIONS, META, Progress
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     InternalError,

@@ -13,7 +13,7 @@ from agents.mcp_process import BOUND_S, ODD, Life, life
 from corral.mcp.catalogue import Catalogue
 from corral.mcp.inventory import METHODS, Listed, read_list
 from corral.mcp.subscription import RELISTEN_S
-from corral.worker.errors import CorralError, NotFound, Timeout, ToolFailed
+from corral.worker.contract.errors import CorralError, NotFound, Timeout, ToolFailed
 
 ERAS = ("legacy", "modern")
 ALL = ("--declares=tools", "--declares=prompts", "--declares=resources")

@@ -22,8 +22,8 @@ from corral.mcp.event_stream import Event, EventStream
 from corral.mcp.messages import META, Progress
 from corral.mcp.remote import HEADERS_VARIABLE, MAX_RESUMES, URL_VARIABLE, Lost, Remote
 from corral.mcp.session import Session
-from corral.worker.errors import Overloaded, ResourceLimitExceeded, ToolFailed
-from corral.worker.wire import MAX_MESSAGE_BYTES
+from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded, ToolFailed
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 
 MODERN = "2026-07-28"
 SECRET = "a-token-that-nobody-may-see"

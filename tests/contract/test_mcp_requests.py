@@ -14,8 +14,8 @@ from agents.mcp_process import BOUND_S, ODD, Life, life
 from corral.mcp.caller import NOBODY, Caller
 from corral.mcp.messages import META, Progress
 from corral.mcp.session import Session
-from corral.worker.errors import Cancelled, CorralError, Overloaded, Timeout
-from corral.worker.wire import Foreign
+from corral.worker.contract.errors import Cancelled, CorralError, Overloaded, Timeout
+from corral.worker.contract.jsonrpc import Foreign
 
 ERAS = ("legacy", "modern")
 ALL = ("--declares=tools", "--declares=prompts", "--declares=resources")

@@ -17,14 +17,14 @@ from corral.mcp.catalogue import Catalogue
 from corral.mcp.inventory import MAX_PAGES, RELIST_PAUSE_S
 from corral.mcp.messages import LEGACY_VERSIONS, Progress
 from corral.mcp.session import Session
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     CorralError,
     InvalidParams,
     ResourceLimitExceeded,
     Timeout,
     ToolFailed,
 )
-from corral.worker.wire import Foreign
+from corral.worker.contract.jsonrpc import Foreign
 
 SHORT_S = 0.2
 """A timeout that is meant to run out."""

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from contract.both_codecs import WIRES
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     InternalError,
     InvalidParams,
@@ -19,7 +19,7 @@ from corral.worker.errors import (
     Timeout,
     WorkerFailed,
 )
-from corral.worker.wire import Foreign, Notification, Peer, Request, Response, Withdrawn
+from corral.worker.contract.jsonrpc import Foreign, Notification, Peer, Request, Response, Withdrawn
 
 PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32602, -32603
 TOO_LONG, OVERLOADED = -33005, -33011

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.both_codecs import WIRES
-from corral.worker.errors import Conflict, CorralError
+from corral.worker.contract.errors import Conflict, CorralError
 
 FUZZ = settings(deadline=None, max_examples=150, print_blob=True)
 LIMIT_BYTES = 160

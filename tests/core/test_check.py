@@ -9,7 +9,7 @@ import pytest
 from corral.supervisor.config import loader, spec
 from corral.supervisor.config.probe_spec import Check, Readiness
 from corral.supervisor.config.spec import Spec
-from corral.worker.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
 
 PROGRAM = '[agents.a]\ncommand = ["x"]\nprotocol = "none"\n'
 SERVER = '[mcp.servers.a]\ncommand = ["x"]\n'

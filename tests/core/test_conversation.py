@@ -17,10 +17,10 @@ from corral.supervisor.sessions.session import (
     read,
 )
 from corral.supervisor.store.sealed import seal
-from corral.worker import codec
-from corral.worker.errors import Corrupted, ResourceLimitExceeded
+from corral.worker.contract import codec
+from corral.worker.contract.errors import Corrupted, ResourceLimitExceeded
+from corral.worker.contract.shapes import MemoryChanges, MemoryDelta
 from corral.worker.memory import Memory
-from corral.worker.schema import MemoryChanges, MemoryDelta
 
 NAMED = {"agent": "historian", "session": "s"}
 PLENTY = 1 << 30

@@ -19,7 +19,7 @@ from corral.mcp.cortex_item import Item
 from corral.mcp.cortex_memory import MAX_ITEM_BYTES, Memory, Quota
 from corral.mcp.cortex_search import MAX_TERMS
 from corral.mcp.cortex_store import SCHEMA_VERSION, STEPS, WAL_BYTES, Store
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     InvalidParams,
     NotFound,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from corral.supervisor.tasks.deadlock import Groups, can_ever_run
-from corral.worker.schema import Task
+from corral.worker.contract.shapes import Task
 
 
 def can(

@@ -12,8 +12,8 @@ from corral.supervisor.store.sealed import (
     seal,
     unsealed,
 )
-from corral.worker import codec
-from corral.worker.errors import Corrupted
+from corral.worker.contract import codec
+from corral.worker.contract.errors import Corrupted
 
 SMALL = codec.encode({"seen": 7})
 LONG = codec.encode({"pages": ["the horse is brown"] * 40})

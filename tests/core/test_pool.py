@@ -29,7 +29,7 @@ from corral.mcp.gate import Gate
 from corral.mcp.messages import Era, Progress, Tool, eras_to_try
 from corral.mcp.pool import UNSENT_RETRIES, Pool, may_overlap, may_retry
 from corral.mcp.session import Session
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,

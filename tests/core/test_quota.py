@@ -19,8 +19,8 @@ from corral.supervisor.tasks.boundaries import (
     overspent,
     within,
 )
-from corral.worker.errors import InvalidParams, ResourceLimitExceeded
-from corral.worker.schema import Boundaries, OutputFormat, Retry, Task, TaskParams
+from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from corral.worker.contract.shapes import Boundaries, OutputFormat, Retry, Task, TaskParams
 
 # -- one form
 

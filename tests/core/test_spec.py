@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from corral.supervisor.config import diff, loader, spec, values
 from corral.supervisor.config.document import STORE
 from corral.supervisor.config.spec import Config, Defaults, Scale, Spec
-from corral.worker.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
 
 FILE = "/etc/corral/corral.toml"
 FOLDER = "/etc/corral"

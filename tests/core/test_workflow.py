@@ -21,8 +21,8 @@ from corral.supervisor.config.workflow import (
     decide,
     in_order,
 )
-from corral.worker.errors import Conflict, InvalidParams, TaskFailed
-from corral.worker.schema import Error, Task
+from corral.worker.contract.errors import Conflict, InvalidParams, TaskFailed
+from corral.worker.contract.shapes import Error, Task
 
 AGENTS = """
 [agents.reader]

@@ -8,7 +8,7 @@ from typing import cast
 from corral.supervisor.api.methods_task import Listener
 from corral.supervisor.api.table import Caller, Control
 from corral.supervisor.tasks.attempt import ALARMS_SLACK, Alarms
-from corral.worker.schema import Task
+from corral.worker.contract.shapes import Task
 from worker_peer import on_loop
 
 BOUND_S = 20.0

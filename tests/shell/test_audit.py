@@ -26,14 +26,14 @@ from corral.supervisor.config.spec import Audit as Keys
 from corral.supervisor.store import schema
 from corral.supervisor.store.schema import MIGRATIONS
 from corral.supervisor.store.store import Store
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     Overloaded,
     PermissionDenied,
     ResourceLimitExceeded,
 )
-from corral.worker.schema import NoParams
+from corral.worker.contract.shapes import NoParams
 
 BOUND_S = 60.0
 

@@ -14,7 +14,7 @@ from corral.supervisor.agents import operations as running_module
 from corral.supervisor.agents.operations import Running
 from corral.supervisor.store import schema
 from corral.supervisor.store.store import Store
-from corral.worker.errors import Overloaded
+from corral.worker.contract.errors import Overloaded
 
 BOUND_S = 30.0
 

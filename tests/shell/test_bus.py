@@ -9,7 +9,7 @@ import pytest
 
 from corral.supervisor.events.bus import RESERVE, Bus, Event
 from corral.supervisor.events.catalog import is_reserved, is_type
-from corral.worker.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
 
 BOUND_S = 20.0
 

@@ -21,7 +21,7 @@ import pytest
 from corral.supervisor.linux import cgroup, kernel
 from corral.supervisor.process import containment
 from corral.supervisor.process.launcher_client import Launcher
-from corral.worker.errors import SpawnFailed
+from corral.worker.contract.errors import SpawnFailed
 from launcher_wire import AGENTS, BOUND_S, Wire, with_token
 
 ROOT = os.geteuid() == 0

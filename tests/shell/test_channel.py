@@ -14,8 +14,8 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from corral.worker.channel import Channel
-from corral.worker.errors import (
+from corral.worker.contract.channel import Channel
+from corral.worker.contract.errors import (
     Cancelled,
     Conflict,
     CorralError,
@@ -26,7 +26,7 @@ from corral.worker.errors import (
     Unreachable,
     WorkerFailed,
 )
-from corral.worker.wire import Foreign, Notification, Peer, Request
+from corral.worker.contract.jsonrpc import Foreign, Notification, Peer, Request
 
 BOUND_S = 20.0
 """How long anything is waited for before the test fails."""

@@ -12,7 +12,7 @@ from corral.supervisor.config.spec import Recovery
 from corral.supervisor.events.bus import Bus, Event
 from corral.supervisor.store.store import Store
 from corral.supervisor.supervision.checkpoints import BESIDE_BYTES, Checkpoints, Resumption
-from corral.worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
+from corral.worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 
 LIMITS = Recovery(
     max_checkpoints=2, max_checkpoint_bytes=4 * BESIDE_BYTES, checkpoint_retention=100

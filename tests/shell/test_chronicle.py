@@ -16,8 +16,8 @@ from corral.supervisor.config.spec import Events
 from corral.supervisor.events.bus import QUEUE_LIMIT, RESERVE, Bus
 from corral.supervisor.events.history import RECENT_EVENTS, Chronicle, Wanted
 from corral.supervisor.store.store import Store
-from corral.worker import codec
-from corral.worker.errors import Conflict, Overloaded
+from corral.worker.contract import codec
+from corral.worker.contract.errors import Conflict, Overloaded
 
 BOUND_S = 60.0
 

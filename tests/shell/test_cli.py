@@ -15,7 +15,7 @@ import pytest
 
 from corral.cli import render
 from corral.cli.__main__ import COMMANDS, command_line
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     CLASSES,
     Conflict,
     CorralError,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from corral.worker.client import Client, await_daemon, default_socket, shared_folder
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     CLASSES,
     CorralError,
     InternalError,
@@ -18,7 +18,7 @@ from corral.worker.errors import (
     Timeout,
     Unreachable,
 )
-from corral.worker.wire import MAX_MESSAGE_BYTES, Notification
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES, Notification
 from scripted_daemon import BOUND_S, SILENCE, Caller, ScriptedDaemon
 
 

@@ -23,7 +23,7 @@ from corral.cli.client_config import (
 from corral.cli.client_file import Section, Surroundings, plain_json, read, usual_files
 from corral.supervisor.config.loader import decode
 from corral.supervisor.config.spec import Config
-from corral.worker.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
 
 CORRAL = [sys.executable, "-P", "-m", "corral.cli"]
 BOUND_S = 30

@@ -12,8 +12,8 @@ from corral.supervisor.config.team import Team
 from corral.supervisor.config.workflow import Step, Workflow
 from corral.supervisor.orchestration import workflow_engine
 from corral.supervisor.orchestration.workflow_engine import Conductor
-from corral.worker.errors import Overloaded, ResourceLimitExceeded
-from corral.worker.schema import Task, TaskParams, TaskResult
+from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded
+from corral.worker.contract.shapes import Task, TaskParams, TaskResult
 
 PARTS = 200
 

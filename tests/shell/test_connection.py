@@ -22,8 +22,8 @@ from corral import (
 )
 from corral.worker import connection as module
 from corral.worker.connection import Connection, Stream
-from corral.worker.schema import Task, TaskParams
-from corral.worker.wire import Peer
+from corral.worker.contract.jsonrpc import Peer
+from corral.worker.contract.shapes import Task, TaskParams
 from scripted_daemon import BOUND_S, SILENCE, Caller, ScriptedDaemon
 
 HELD_S = 0.3

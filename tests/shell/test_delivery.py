@@ -18,7 +18,7 @@ from corral.supervisor.tasks import record_writer
 from corral.supervisor.tasks.backlog import Entry
 from corral.supervisor.tasks.dependencies import Waitlist
 from corral.supervisor.tasks.policy import Limits
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     NotFound,
@@ -26,7 +26,7 @@ from corral.worker.errors import (
     ResourceLimitExceeded,
     TaskFailed,
 )
-from corral.worker.schema import ScheduleParams, Task, TaskParams
+from corral.worker.contract.shapes import ScheduleParams, Task, TaskParams
 from task_desk import BOUND_S, PATIENCE_S, Desk, desk, full
 from worker_peer import on_loop
 

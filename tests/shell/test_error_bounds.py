@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from corral.supervisor.tasks.attempt import ERROR_BYTES, ERROR_LEAST_BYTES, bounded, error_room
-from corral.worker.schema import Error
-from corral.worker.wire import MAX_MESSAGE_BYTES
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from corral.worker.contract.shapes import Error
 
 
 def nested(levels: int) -> list[Any]:

@@ -20,7 +20,7 @@ from corral.supervisor.events.bus import Bus, Subscription
 from corral.supervisor.logs.forwarder import Forwarding
 from corral.supervisor.logs.journald import Journal, Outcome, is_stream_to_journal
 from corral.supervisor.logs.store import LogStore
-from corral.worker.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
 from log_folder import BOUND_S, MIB, run, writer_of
 
 Entry: TypeAlias = dict[str, bytes]

@@ -21,7 +21,7 @@ from corral.supervisor.process.launch import (
     read_environment_file,
     secret_problems,
 )
-from corral.worker.errors import InvalidParams, SpawnFailed
+from corral.worker.contract.errors import InvalidParams, SpawnFailed
 
 VALUE = "hunter2"
 

@@ -19,7 +19,7 @@ from corral.supervisor.api.table import Control
 from corral.supervisor.transport.peer import identify
 from corral.supervisor.transport.socket_lock import FIRST_INHERITED_FD, SocketLock
 from corral.supervisor.transport.unix import RESERVE, Listener, Reserve
-from corral.worker.errors import Conflict, InvalidParams, PermissionDenied
+from corral.worker.contract.errors import Conflict, InvalidParams, PermissionDenied
 
 BOUND_S = 20.0
 

@@ -13,8 +13,8 @@ import pytest
 from corral.supervisor.logs.reader import BLOCKS_BYTES
 from corral.supervisor.logs.regex import Pattern
 from corral.supervisor.logs.store import LogStore, Wanted
-from corral.worker import codec
-from corral.worker.wire import MAX_MESSAGE_BYTES
+from corral.worker.contract import codec
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from log_folder import MIB, content, read, run, taken, texts, writer_of
 
 LINES = 60_000

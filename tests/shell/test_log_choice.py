@@ -13,7 +13,7 @@ from corral.supervisor.logs.file_format import Record
 from corral.supervisor.logs.reader import BATCH_BYTES, BATCH_RECORDS, in_batches
 from corral.supervisor.logs.regex import LENGTH_LIMIT, Pattern
 from corral.supervisor.logs.store import LogStore, Wanted
-from corral.worker.errors import InvalidParams, ResourceLimitExceeded
+from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from log_folder import BOUND_S, content, run, taken, texts, writer_of
 
 START_S = 1_700_000_000

@@ -18,8 +18,8 @@ from corral.supervisor.events.bus import Bus
 from corral.supervisor.sessions.sessions import ROWS_MAX, SINCE_BYTES, Memory
 from corral.supervisor.store.schema import APPLICATION_ID, MIGRATIONS
 from corral.supervisor.store.store import Store
-from corral.worker import codec
-from corral.worker.errors import (
+from corral.worker.contract import codec
+from corral.worker.contract.errors import (
     Conflict,
     Corrupted,
     InvalidParams,
@@ -27,7 +27,7 @@ from corral.worker.errors import (
     ResourceLimitExceeded,
     WorkerFailed,
 )
-from corral.worker.schema import Task
+from corral.worker.contract.shapes import Task
 
 BOUND_S = 60.0
 KIB = 1024

@@ -13,7 +13,7 @@ import uvloop
 
 from corral.supervisor.store.incarnations import Numbering
 from corral.supervisor.store.store import Store
-from corral.worker.errors import ShuttingDown
+from corral.worker.contract.errors import ShuttingDown
 
 BOUND_S = 60.0
 

@@ -17,7 +17,7 @@ import pytest
 from corral.supervisor.launcher import program, protocol
 from corral.supervisor.linux import kernel
 from corral.supervisor.process.launcher_client import Child, Exit, Launch, Launcher
-from corral.worker.errors import SpawnFailed
+from corral.worker.contract.errors import SpawnFailed
 from launcher_wire import AGENTS, BOUND_S, PYTHON, with_token
 
 ROOT = os.geteuid() == 0

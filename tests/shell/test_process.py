@@ -21,7 +21,7 @@ import uvloop
 from corral.supervisor.linux import kernel
 from corral.supervisor.process import containment
 from corral.supervisor.process.launcher_client import Child, Exit, Launch, Launcher
-from corral.worker.errors import Overloaded, ShuttingDown, SpawnFailed
+from corral.worker.contract.errors import Overloaded, ShuttingDown, SpawnFailed
 from launcher_wire import debugged
 
 BOUND_S = 20.0

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from corral.supervisor.store.store import Store
 from corral.supervisor.tasks import table as room
 from corral.supervisor.tasks.table import Records, Retention
-from corral.worker.errors import Conflict, Corrupted, InvalidParams
-from corral.worker.schema import Boundaries, Task, TaskListParams, TasksParams
+from corral.worker.contract.errors import Conflict, Corrupted, InvalidParams
+from corral.worker.contract.shapes import Boundaries, Task, TaskListParams, TasksParams
 
 BOUND_S = 60.0
 DAY_S = 86_400.0

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from corral.worker import Agent
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     InvalidParams,
     NotFound,

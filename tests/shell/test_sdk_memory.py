@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
-from corral.worker.errors import ResourceLimitExceeded, TaskFailed
-from corral.worker.wire import MAX_MESSAGE_BYTES
+from corral.worker.contract.errors import ResourceLimitExceeded, TaskFailed
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from worker_peer import AGENTS, Json, WorkerPeer, on_loop
 
 BOTH = pytest.mark.parametrize("kind", ["async", "sync"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.config.secrets import MAX_BYTES, Secrets, masked
-from corral.worker.errors import SpawnFailed
+from corral.worker.contract.errors import SpawnFailed
 
 VALUE = "open sesame 4711"
 

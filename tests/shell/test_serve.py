@@ -14,8 +14,8 @@ import pytest
 
 from corral import __version__
 from corral.mcp import face, messages
-from corral.worker.errors import NotFound
-from corral.worker.welcome import INSTRUCTIONS
+from corral.worker.contract.errors import NotFound
+from corral.worker.contract.mcp_info import INSTRUCTIONS
 from mcp_editor import CORRAL, LISTS_CHANGED, META, MIB, MODERN, Message, serving
 from scripted_daemon import BOUND_S, SILENCE, Caller, ScriptedDaemon
 

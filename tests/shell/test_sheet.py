@@ -10,7 +10,7 @@ import pytest
 
 from corral.supervisor.store.batch import SHEET_BYTES, SHEET_ROWS, Sheets
 from corral.supervisor.store.store import Store
-from corral.worker.errors import Conflict
+from corral.worker.contract.errors import Conflict
 
 SAVE = (
     "INSERT INTO meta (key, value) VALUES (?, ?)"

@@ -14,7 +14,7 @@ import uvloop
 from corral.supervisor.store import schema
 from corral.supervisor.store import store as store_module
 from corral.supervisor.store.store import Statement, Store, insert
-from corral.worker.errors import Conflict, Overloaded, PermissionDenied, ShuttingDown
+from corral.worker.contract.errors import Conflict, Overloaded, PermissionDenied, ShuttingDown
 
 BOUND_S = 60.0
 PUT = "INSERT INTO meta (key, value) VALUES (?, ?)"

@@ -30,7 +30,7 @@ from corral.supervisor.transport.http import MAX_BODY_BYTES, Wanted, Web
 from corral.supervisor.transport.http_auth import loopback, read_token
 from corral.supervisor.transport.http_session import Asked, Reply, Visit
 from corral.supervisor.transport.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
-from corral.worker.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
+from corral.worker.contract.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
 from fake_offering import REGIONAL, FakeOffering
 

@@ -20,7 +20,7 @@ from corral.supervisor.process import containment
 from corral.supervisor.process.launcher_client import Launcher
 from corral.supervisor.process.parent import Child, Exit, Launch
 from corral.supervisor.zygote.client import SO_PASSRIGHTS, Loaded, Zygote
-from corral.worker.errors import SpawnFailed, Timeout
+from corral.worker.contract.errors import SpawnFailed, Timeout
 
 BOUND_S = 20.0
 AGENTS = Path(__file__).parents[1] / "agents"

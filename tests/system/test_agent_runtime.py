@@ -25,8 +25,8 @@ from corral import (
     Timeout,
     Unreachable,
 )
-from corral.worker.codec import as_object
-from corral.worker.errors import CLASSES
+from corral.worker.contract.codec import as_object
+from corral.worker.contract.errors import CLASSES
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, marked
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embedded" / "summary.py"

@@ -18,7 +18,7 @@ import pytest
 
 from corral.supervisor.api.methods import METHODS
 from corral.supervisor.audit.hash_chain import Appending, encode
-from corral.worker.errors import CorralError, InvalidParams, NotFound, Overloaded
+from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CONFIG = f"""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     InvalidParams,
     PermissionDenied,
     ResourceLimitExceeded,

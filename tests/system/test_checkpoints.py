@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded, TaskFailed
+from corral.worker.contract.errors import (
+    Conflict,
+    Corrupted,
+    NotFound,
+    ResourceLimitExceeded,
+    TaskFailed,
+)
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 DIARIST = f"""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conformance.run import FOLDER, REVISIONS, SUITE, required, run
-from corral.worker.errors import CorralError, ToolFailed
+from corral.worker.contract.errors import CorralError, ToolFailed
 from daemon_process import DaemonProcess
 from node_packages import needs_npm
 

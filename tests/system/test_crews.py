@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, InvalidParams, NotFound
-from corral.worker.schema import ENDED
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
+from corral.worker.contract.shapes import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 

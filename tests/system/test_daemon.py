@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     InvalidParams,
     NotFound,

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from corral.supervisor.logs.daemon_log import QUEUE_BYTES, Diary, Handler
-from corral.worker.errors import InvalidParams, NotFound, from_wire
+from corral.worker.contract.errors import InvalidParams, NotFound, from_wire
 from daemon_process import BIN, BOUND_S, DaemonProcess
 from shell.test_journal import Journald
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Cancelled,
     Conflict,
     CorralError,

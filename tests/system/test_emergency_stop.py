@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, CorralError, Overloaded
+from corral.worker.contract.errors import Conflict, CorralError, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
 
 RAW = AGENTS / "raw_worker.py"

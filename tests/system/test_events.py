@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from corral.worker.client import Client
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,

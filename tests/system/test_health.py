@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from corral.worker.client import Client
-from corral.worker.errors import SpawnFailed, Timeout
+from corral.worker.contract.errors import SpawnFailed, Timeout
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 
 SERVER = AGENTS / "health_server.py"

@@ -17,7 +17,7 @@ import pytest
 
 from corral.supervisor.config.loader import decode
 from corral.supervisor.linux import landlock
-from corral.worker.errors import CorralError, InvalidParams
+from corral.worker.contract.errors import CorralError, InvalidParams
 from daemon_process import AGENTS, DaemonProcess
 
 ROOT = os.geteuid() == 0

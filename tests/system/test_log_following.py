@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from corral.worker.client import Client
-from corral.worker.wire import Notification
+from corral.worker.contract.jsonrpc import Notification
 from daemon_process import BIN, BOUND_S, DaemonProcess
 
 # Numbered lines of 100 bytes, as fast as they are read, or with pauses.

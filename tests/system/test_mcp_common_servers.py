@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Timeout
+from corral.worker.contract.errors import Timeout
 from daemon_process import BOUND_S, DaemonProcess, marked
 from node_packages import needs_npm, npm_program, npx_command, npx_environment
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     CorralError,
     InvalidParams,
     NotFound,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, Corrupted, NotFound
+from corral.worker.contract.errors import Conflict, Corrupted, NotFound
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CREW = f"""

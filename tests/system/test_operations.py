@@ -26,8 +26,8 @@ import pytest
 from corral.supervisor.lifecycle.state_machine import TRANSITIONS, UP, State
 from corral.supervisor.linux.kernel import MARK
 from corral.worker.client import Client
-from corral.worker.errors import CorralError, Unreachable
-from corral.worker.schema import ENDED
+from corral.worker.contract.errors import CorralError, Unreachable
+from corral.worker.contract.shapes import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, check_status, children, marked
 
 OPERATIONS = int(os.environ.get("CORRAL_OPERATIONS", "300"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, NotFound
+from corral.worker.contract.errors import Conflict, NotFound
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
 
 PLACE = f'process.working_directory = "{AGENTS}"'

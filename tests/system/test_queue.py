@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, InvalidParams, NotFound, Overloaded
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CREW = f"""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CREW = f"""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, NotFound, SpawnFailed
+from corral.worker.contract.errors import Conflict, NotFound, SpawnFailed
 from daemon_process import BOUND_S, DaemonProcess, marked
 
 AGENT = """

@@ -15,7 +15,7 @@ import pytest
 
 import systemd_box
 from corral.supervisor.linux import landlock
-from corral.worker.errors import PermissionDenied
+from corral.worker.contract.errors import PermissionDenied
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 NOBODY = 65534

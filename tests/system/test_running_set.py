@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import (
+from corral.worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,

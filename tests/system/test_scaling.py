@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from corral.worker.client import Client
-from corral.worker.errors import Conflict, InvalidParams
+from corral.worker.contract.errors import Conflict, InvalidParams
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 WINDOW_S = 0.3

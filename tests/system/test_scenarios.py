@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from corral.worker import codec
+from corral.worker.contract import codec
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 ODD = AGENTS / "odd_worker.py"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 from system.test_clock import YEAR_S, WallClock
 

@@ -12,7 +12,7 @@ from queue import Queue
 
 import pytest
 
-from corral.worker.errors import CorralError, SpawnFailed
+from corral.worker.contract.errors import CorralError, SpawnFailed
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 
 OLD, NEW, OTHER, TOKEN = ("hunter2-old", "hunter2-new", "hunter2-other", "hunter2-token")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import CorralError, NotFound
+from corral.worker.contract.errors import CorralError, NotFound
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 
 CONFIG = f"""

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import Corrupted
-from corral.worker.wire import Notification
+from corral.worker.contract.errors import Corrupted
+from corral.worker.contract.jsonrpc import Notification
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CREW = f"""

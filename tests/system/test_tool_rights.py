@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.errors import PermissionDenied, ResourceLimitExceeded
+from corral.worker.contract.errors import PermissionDenied, ResourceLimitExceeded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 ODD = f'["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py"]'

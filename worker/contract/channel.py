@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from .errors import Cancelled, CorralError, InternalError, Overloaded, Timeout, WorkerFailed
-from .wire import Event, Foreign, Id, Notification, Peer, Request, Response, Withdrawn
+from .jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response, Withdrawn
 
 STALL_S = 30.0
 """How long a peer that does not read is waited for."""

@@ -1,0 +1,1 @@
+"""Defines what daemon, workers and clients share: errors, shapes, wire format."""
