@@ -29,8 +29,8 @@ import uvloop
 
 from corral.worker.contract.channel import Channel
 from corral.worker.contract.jsonrpc import Peer, Request, Response
-from corral.worker.runtime import AT_ONCE, Worker
-from corral.worker.task import Hooks
+from corral.worker.sdk.runtime import AT_ONCE, Worker
+from corral.worker.sdk.task import Hooks
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench

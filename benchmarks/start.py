@@ -27,7 +27,7 @@ WORKERS = 10
 
 CORRAL = str(BIN / "corral")
 IMPORT_SDK = "from corral.worker import Agent"
-IMPORT_WORKER = "import corral.worker.__main__, corral.worker.runtime"
+IMPORT_WORKER = "import corral.worker.__main__, corral.worker.sdk.runtime"
 IMPORT_DAEMON = "import corral.supervisor.__main__"
 
 AGENT = """

@@ -29,7 +29,7 @@ from ..worker.contract.errors import (
     ToolFailed,
 )
 from ..worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
-from ..worker.stdio import leave, say
+from ..worker.sdk.stdio import leave, say
 from . import messages, mirror
 from .event_stream import Event, EventStream
 from .origin import CONNECT_S, RETRY_S, STREAM_TYPE, Origin, head_of, whole_body

@@ -1,7 +1,5 @@
 """The SDK for agent authors, and the contract that daemon, workers and clients share."""
 
-from .agent import Agent
-from .answer import Result, ToolResult
 from .contract.errors import (
     Cancelled,
     Conflict,
@@ -17,8 +15,10 @@ from .contract.errors import (
     ToolFailed,
     WorkerFailed,
 )
-from .memory import Memory
-from .task import Event, Start, SyncTask, Task
+from .sdk.agent import Agent
+from .sdk.results import Result, ToolResult
+from .sdk.session import Memory
+from .sdk.task import Event, Start, SyncTask, Task
 
 __all__ = [
     "Agent",

@@ -8,9 +8,9 @@ import importlib
 import os
 import sys
 
-from .agent import Agent, loading_entrypoint
-from .bytecode import imports_as_written
-from .stdio import say_traceback, take_stdio
+from .sdk.agent import Agent, loading_entrypoint
+from .sdk.bytecode import imports_as_written
+from .sdk.stdio import say_traceback, take_stdio
 
 
 def main(arguments: list[str]) -> int:

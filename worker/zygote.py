@@ -52,11 +52,11 @@ from ..supervisor.linux.kernel import (
 )
 from . import cradle
 from .__main__ import load, say_unloadable
-from .agent import Agent, loading_entrypoint
 from .preload import Inspection, one_line, reopen
+from .sdk.agent import Agent, loading_entrypoint
+from .sdk.stdio import Pipes, leave, ready_streams
+from .sdk.task import Hooks
 from .sources import Sources
-from .stdio import Pipes, leave, ready_streams
-from .task import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -488,7 +488,7 @@ def rehearse() -> None:
     """
     import asyncio  # noqa: PLC0415  see above
 
-    from . import runtime  # noqa: PLC0415  see above
+    from .sdk import runtime  # noqa: PLC0415  see above
 
     (reading, saying), (hearing, writing) = os.pipe(), os.pipe()
     try:

@@ -20,7 +20,7 @@ from corral.supervisor.store.sealed import seal
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted, ResourceLimitExceeded
 from corral.worker.contract.shapes import MemoryChanges, MemoryDelta
-from corral.worker.memory import Memory
+from corral.worker.sdk.session import Memory
 
 NAMED = {"agent": "historian", "session": "s"}
 PLENTY = 1 << 30

@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable,
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
-from .answer import Json, ToolResult
-from .contract.errors import Conflict, InvalidParams, NotInitialized
+from ..contract.errors import Conflict, InvalidParams, NotInitialized
+from .results import Json, ToolResult
 from .task import (
     Event,
     EventHook,

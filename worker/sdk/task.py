@@ -9,7 +9,8 @@ agent, so it must stay cheap: no asyncio, no json.
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from .answer import (
+from ..contract.errors import CorralError, InvalidParams, NotFound, ToolFailed
+from .results import (
     Json,
     Result,
     ToolResult,
@@ -19,8 +20,7 @@ from .answer import (
     result_or_error,
     tool_result,
 )
-from .contract.errors import CorralError, InvalidParams, NotFound, ToolFailed
-from .memory import Memory
+from .session import Memory
 
 T = TypeVar("T")
 

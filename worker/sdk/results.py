@@ -5,7 +5,7 @@ This module is imported together with the agent, so it must stay cheap: no async
 
 from typing import Any, NamedTuple, cast
 
-from .contract.errors import CorralError, InternalError, TaskFailed, from_wire
+from ..contract.errors import CorralError, InternalError, TaskFailed, from_wire
 
 Json = Any  # a JSON value of the agent's own: only its author knows the shape
 

@@ -21,10 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from .answer import Json
-from .contract import codec
-from .contract.channel import Channel
-from .contract.errors import (
+from ..contract import codec
+from ..contract.channel import Channel
+from ..contract.errors import (
     CLASSES,
     Cancelled,
     Conflict,
@@ -39,11 +38,12 @@ from .contract.errors import (
     TaskFailed,
     Unreachable,
 )
-from .contract.jsonrpc import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
+from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
 from .forking import keep_signals
-from .hearing import Ears
-from .memory import Memory
+from .results import Json
+from .session import Memory
 from .stdio import Pipes, leave, say, say_traceback, take_stdio
+from .subscriptions import Ears
 from .task import Hooks, Running, Start, SyncTask, Task
 
 PROTOCOL_VERSION = "1"

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .answer import Json
-from .contract import codec
+from ..contract import codec
+from .results import Json
 from .stdio import say, say_traceback
 from .task import Event, EventHook
 
