@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 
 ROOT = Path(__file__).resolve().parents[1]
 

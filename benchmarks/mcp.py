@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench

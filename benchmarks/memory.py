@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `ben
 import bench
 from bench import BOUND_S, Daemon, Measure, cpu_s
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 
 HERE = Path(__file__).resolve().parent
 

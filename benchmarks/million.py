@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from corral.supervisor.tasks.table import Records
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from corral.worker.contract.shapes import Error, Task
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is

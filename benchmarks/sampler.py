@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench

@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `ben
 import bench
 from bench import BOUND_S, Daemon, Measure, memory_mb
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 
 AGENTS = bench.ROOT / "tests" / "agents"
 

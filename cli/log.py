@@ -6,7 +6,7 @@ from typing import cast
 
 import click
 
-from ..worker.client import Client
+from ..worker.client.sync import Client
 from ..worker.contract.errors import ResourceLimitExceeded, Unreachable, from_wire
 from . import render
 from .render import inners, word

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..worker import client
+from ..worker.client import sync
 from ..worker.contract import codec
 from ..worker.contract.errors import (
     CorralError,
@@ -415,9 +415,9 @@ class Relay:
 
     def _connect(self, now: float) -> None:
         self._tried_at = now
-        self._path = self._given_path or client.default_socket(os.environ, os.getuid())
+        self._path = self._given_path or sync.default_socket(os.environ, os.getuid())
         try:
-            connection = client.connect(self._path, wait_s=CONNECT_S)
+            connection = sync.connect(self._path, wait_s=CONNECT_S)
         except Unreachable as error:
             self._absence = Unreachable(f"{error.message}; {HINT}", **error.data)
             self._wait_longer(now)

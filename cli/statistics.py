@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..worker.client import Client
+from ..worker.client.sync import Client
 from . import render
 from .render import Record, inner, inners, number, word
 from .session import ANSWER_S, Session, Verb, complete_agents, duration

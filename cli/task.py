@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..worker.client import Client, await_daemon
+from ..worker.client.sync import Client, await_daemon
 from ..worker.contract.errors import (
     Cancelled,
     Conflict,

@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # start-up time: typing takes milliseconds
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from ..worker.client import Client
+    from ..worker.client.sync import Client
 
 ANSWER_S = 30.0
 """How long a question is waited for that the daemon answers from memory."""
@@ -43,7 +43,7 @@ class Session:
     @property
     def socket(self) -> str:
         """The path of the control socket."""
-        from ..worker.client import default_socket  # noqa: PLC0415 - start-up time: a glance knows it by itself
+        from ..worker.client.sync import default_socket  # noqa: PLC0415 - start-up time: a glance knows it by itself
 
         return self.given_socket or default_socket(self._environ, os.getuid())
 
@@ -75,7 +75,7 @@ class Session:
         Raises:
             Unreachable: nobody answers.
         """
-        from ..worker.client import Client  # noqa: PLC0415 - start-up time: a glance asks by itself
+        from ..worker.client.sync import Client  # noqa: PLC0415 - start-up time: a glance asks by itself
 
         return Client(self.socket)
 

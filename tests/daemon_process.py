@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 
 BOUND_S = 30.0
 """Every wait of a system test ends after this long, by failing."""

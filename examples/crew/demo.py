@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from corral.worker.client import SOCKET_PATH_BYTES_MAX, Client, await_daemon
+from corral.worker.client.sync import SOCKET_PATH_BYTES_MAX, Client, await_daemon
 from corral.worker.contract.errors import CorralError, Unreachable
 
 CREW = Path(__file__).resolve().parent

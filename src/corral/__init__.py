@@ -10,9 +10,10 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as the checkers know it; typing takes milliseconds of every start
 if TYPE_CHECKING:
-    from .worker.agent_runtime import AgentRuntime  # noqa: TID251 - it is relative
-    from .worker.audience import DaemonEvent, EventStream  # noqa: TID251 - it is relative
-    from .worker.consumption import ResourceUsage  # noqa: TID251 - it is relative
+    from .worker.client.events import DaemonEvent, EventStream  # noqa: TID251 - it is relative
+    from .worker.client.runtime import AgentRuntime  # noqa: TID251 - it is relative
+    from .worker.client.tasks import Progress, TaskOptions, failure  # noqa: TID251 - it is relative
+    from .worker.client.usage import ResourceUsage  # noqa: TID251 - it is relative
     from .worker.contract.errors import (  # noqa: TID251 - it is relative
         Cancelled,
         Conflict,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
         Task,
         TaskParams,
     )
-    from .worker.errand import Progress, TaskOptions, failure  # noqa: TID251 - it is relative
 
 __all__ = [
     "AgentRuntime",
@@ -82,10 +82,10 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "worker.agent_runtime": ("AgentRuntime",),
-    "worker.audience": ("DaemonEvent", "EventStream"),
-    "worker.consumption": ("ResourceUsage",),
-    "worker.errand": ("Progress", "TaskOptions", "failure"),
+    "worker.client.runtime": ("AgentRuntime",),
+    "worker.client.events": ("DaemonEvent", "EventStream"),
+    "worker.client.usage": ("ResourceUsage",),
+    "worker.client.tasks": ("Progress", "TaskOptions", "failure"),
     "worker.contract.shapes": (
         "AgentStatus",
         "Boundaries",

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 
-from corral.worker import Agent, Task, client
+from corral.worker import Agent, Task
+from corral.worker.client import sync
 
 print("imported by", os.getpid())
 if os.environ.get("HANG"):
@@ -35,7 +36,7 @@ async def run(task: Task) -> object:
             os.kill(os.getppid(), signal.SIGSEGV)
             await asyncio.sleep(1000)
         case "stop another":
-            with client.Client(str(task.input)) as corral:
+            with sync.Client(str(task.input)) as corral:
                 corral.call("agent.stop", {"names": ["pair"]}, timeout_s=10)
         case _:
             pass

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from corral.worker.contract.errors import (
     CorralError,
     Overloaded,

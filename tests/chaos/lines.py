@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # `python -P` leaves out where 
 
 from chaos.ledger import PREFIX_BYTES, Life, Reader, Seen, Tally, lives_of, seen_in_files
 from chaos.scribe import WIDTH
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from daemon_process import BIN, BOUND_S, DaemonProcess
 
 SCRIBE = Path(__file__).parent / "scribe.py"

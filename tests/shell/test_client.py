@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.worker.client import Client, await_daemon, default_socket, shared_folder
+from corral.worker.client.sync import Client, await_daemon, default_socket, shared_folder
 from corral.worker.contract.errors import (
     CLASSES,
     CorralError,
@@ -311,7 +311,7 @@ def test_a_request_of_the_daemon_is_refused_and_disturbs_nothing(tmp_path: Path)
 
 
 def test_the_client_does_not_import_what_starts_slowly() -> None:
-    code = "import sys, corral.worker.client; print(*sys.modules)"
+    code = "import sys, corral.worker.client.sync; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )

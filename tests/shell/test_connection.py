@@ -20,8 +20,8 @@ from corral import (
     Timeout,
     Unreachable,
 )
-from corral.worker import connection as module
-from corral.worker.connection import Connection, Stream
+from corral.worker.client import async_ as module
+from corral.worker.client.async_ import Connection, Stream
 from corral.worker.contract.jsonrpc import Peer
 from corral.worker.contract.shapes import Task, TaskParams
 from scripted_daemon import BOUND_S, SILENCE, Caller, ScriptedDaemon

@@ -167,7 +167,7 @@ def test_a_socket_of_the_service_manager_is_neither_replaced_nor_removed(tmp_pat
 
 
 def test_the_owner_may_everything_and_a_process_of_ours_nothing(tmp_path: Path) -> None:
-    ask = "from corral.worker.client import Client; import sys; Client(sys.argv[1]).call('x')"
+    ask = "from corral.worker.client.sync import Client; import sys; Client(sys.argv[1]).call('x')"
     outcome = f"""
 import sys
 from corral.worker.errors import CorralError

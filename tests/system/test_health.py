@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from corral.worker.contract.errors import SpawnFailed, Timeout
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
 

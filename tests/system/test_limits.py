@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
 
 HOG = AGENTS / "hog.py"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from corral.worker.contract.jsonrpc import Notification
 from daemon_process import BIN, BOUND_S, DaemonProcess
 

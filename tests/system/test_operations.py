@@ -25,7 +25,7 @@ import pytest
 
 from corral.supervisor.lifecycle.state_machine import TRANSITIONS, UP, State
 from corral.supervisor.linux.kernel import MARK
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError, Unreachable
 from corral.worker.contract.shapes import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, check_status, children, marked

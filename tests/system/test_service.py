@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from daemon_process import AGENTS, BIN, BOUND_S, marked
 
 ROOT = Path(__file__).parents[2]

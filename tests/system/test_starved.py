@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Overloaded, SpawnFailed, Timeout
 from daemon_process import BIN, BOUND_S, marked
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from .client import SOCKET_PATH_BYTES_MAX
-from .contract.codec import as_array, as_object
-from .contract.errors import InvalidParams, SpawnFailed, Timeout
+from ..contract.codec import as_array, as_object
+from ..contract.errors import InvalidParams, SpawnFailed, Timeout
+from .sync import SOCKET_PATH_BYTES_MAX
 
 START_S = 30.0
 """How long a daemon may take until it is ready."""

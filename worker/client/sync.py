@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 
-from .contract.errors import InvalidRequest, MethodNotFound, Overloaded, Unreachable
-from .contract.jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response
+from ..contract.errors import InvalidRequest, MethodNotFound, Overloaded, Unreachable
+from ..contract.jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response
 
 SOCKET_PATH_BYTES_MAX = 107
 """sun_path has 108 bytes, the last one is a NUL (unix(7))."""

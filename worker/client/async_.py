@@ -14,10 +14,10 @@ from typing import Self, TypeVar, cast
 
 import msgspec
 
-from .client import connect
-from .contract.channel import Channel
-from .contract.errors import InternalError, MethodNotFound, Unreachable
-from .contract.jsonrpc import Foreign, Notification, Peer, Request
+from ..contract.channel import Channel
+from ..contract.errors import InternalError, MethodNotFound, Unreachable
+from ..contract.jsonrpc import Foreign, Notification, Peer, Request
+from .sync import connect
 
 MAX_CALLS = 1_000
 """Calls on their way over one connection; the next ones wait for their turn."""

@@ -6,9 +6,9 @@ from typing import Self
 
 import msgspec
 
-from .connection import Stream, shaped
-from .contract.codec import as_array, as_object
-from .contract.errors import Unreachable
+from ..contract.codec import as_array, as_object
+from ..contract.errors import Unreachable
+from .async_ import Stream, shaped
 
 
 class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,13 +15,9 @@ from typing import Literal, Self, TypeVar, Unpack
 
 import msgspec
 
-from .audience import EventStream
-from .client import default_socket
-from .connection import Connection, shaped
-from .consumption import ResourceUsage, consumption
-from .contract.errors import Conflict, CorralError, InvalidParams, NotFound, Unreachable
-from .contract.jsonrpc import Notification
-from .contract.shapes import (
+from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound, Unreachable
+from ..contract.jsonrpc import Notification
+from ..contract.shapes import (
     AgentStatus,
     CheckpointRecord,
     Statistics,
@@ -30,8 +26,12 @@ from .contract.shapes import (
     TaskParams,
     TaskState,
 )
-from .embedding import START_S, Config, Embedded
-from .errand import Progress, TaskOptions, failure, given, order, progress_of
+from .async_ import Connection, shaped
+from .embedded import START_S, Config, Embedded
+from .events import EventStream
+from .sync import default_socket
+from .tasks import Progress, TaskOptions, failure, given, order, progress_of
+from .usage import ResourceUsage, consumption
 
 PARALLEL = 100
 """Tasks of `execute_tasks_parallel` at a time, unless the caller says how many."""

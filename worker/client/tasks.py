@@ -6,10 +6,10 @@ from typing import NamedTuple, TypedDict
 
 import msgspec
 
-from .connection import shaped
-from .contract.codec import as_object
-from .contract.errors import CorralError, InternalError, from_wire
-from .contract.shapes import Boundaries, OutputFormat, Retry, Task, TaskParams
+from ..contract.codec import as_object
+from ..contract.errors import CorralError, InternalError, from_wire
+from ..contract.shapes import Boundaries, OutputFormat, Retry, Task, TaskParams
+from .async_ import shaped
 
 
 class Progress(NamedTuple):
