@@ -109,7 +109,7 @@ class ZygoteWire(Wire):
         self.folder = folder
         self.env = {"PATH": os.defpath} if env is None else dict(env)
         order = {"entrypoint": entrypoint, "preload": list(preload)}
-        argv = [python, "-P", "-m", "corral.worker.zygote", json.dumps(order)]
+        argv = [python, "-P", "-m", "corral.worker.zygote.program", json.dumps(order)]
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(BOUND_S)
         self.stderr_fd, writing = os.pipe()

@@ -69,7 +69,7 @@ async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = Fals
     """
     order = {"entrypoint": spec.entrypoint, "preload": spec.preload, "anew": anew}
     launch = await _prepare(
-        spec, host, unit, _module(spec, "zygote", msgspec.json.encode(order).decode())
+        spec, host, unit, _module(spec, "zygote.program", msgspec.json.encode(order).decode())
     )
     # Its processor time is spent on all workers and over days, so that each fork gets this limit by itself.
     limits = {name: value for name, value in launch.limits.items() if name != "CPU"}

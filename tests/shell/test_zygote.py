@@ -64,7 +64,7 @@ class Nest:
         order = json.dumps({"entrypoint": "perjurer:agent", "preload": []})
         self.launch = Launch(
             unit="perjurer.zygote#1",
-            argv=[sys.executable, "-P", "-m", "corral.worker.zygote", order],
+            argv=[sys.executable, "-P", "-m", "corral.worker.zygote.program", order],
             env=self.env | {"TMPDIR": str(folder / "tmp" / "zygote")},
             cwd=str(AGENTS),
             temporary=str(folder / "tmp" / "zygote"),

@@ -428,7 +428,7 @@ def test_what_cannot_be_loaded_is_said_as_a_cold_worker_says_it(
 
 @pytest.mark.parametrize("arguments", [[], ["{}"], ['{"entrypoint": "only"}']])
 def test_wrong_usage_has_its_own_status(arguments: list[str]) -> None:
-    command = [sys.executable, "-P", "-m", "corral.worker.zygote", *arguments]
+    command = [sys.executable, "-P", "-m", "corral.worker.zygote.program", *arguments]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         assert process.wait(BOUND_S) == 2
 

@@ -24,7 +24,7 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..supervisor.linux import kernel
+from ...supervisor.linux import kernel
 
 NAMED = 32
 """So many are told…"""

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
 
-from .sdk.bytecode import imports_as_written, is_installed
+from ..sdk.bytecode import imports_as_written, is_installed
 
 FOLDERS = 1000
 """So many are watched; a change in another one is found when somebody asks."""

@@ -1,4 +1,4 @@
-"""`python -P -m corral.worker.zygote JSON`: imports an agent once, and forks its workers.
+"""`python -P -m corral.worker.zygote.program JSON`: imports an agent once, and forks its workers.
 
 JSON is an object: `entrypoint`, MODULE:AGENT, and `preload`, names of modules that are imported before; `anew` says
 that sources may have changed a moment ago.
@@ -40,22 +40,22 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..supervisor.launcher.child_setup import Birth, Refused, tell
-from ..supervisor.launcher.main_loop import Nursery
-from ..supervisor.launcher.process_tree import Trees
-from ..supervisor.launcher.protocol import Channel
-from ..supervisor.linux.kernel import (
+from ...supervisor.launcher.child_setup import Birth, Refused, tell
+from ...supervisor.launcher.main_loop import Nursery
+from ...supervisor.launcher.process_tree import Trees
+from ...supervisor.launcher.protocol import Channel
+from ...supervisor.linux.kernel import (
     MARK,
     PR_SET_CHILD_SUBREAPER,
     PR_SET_NAME,
     prctl,
 )
-from . import cradle
-from .__main__ import load, say_unloadable
-from .preload import Inspection, one_line, reopen
-from .sdk.agent import Agent, loading_entrypoint
-from .sdk.stdio import Pipes, leave, ready_streams
-from .sdk.task import Hooks
+from ..__main__ import load, say_unloadable
+from ..sdk.agent import Agent, loading_entrypoint
+from ..sdk.stdio import Pipes, leave, ready_streams
+from ..sdk.task import Hooks
+from . import clone3
+from .fork_safety import Inspection, one_line, reopen
 from .sources import Sources
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-    from ..supervisor.launcher.child_setup import Spawn
+    from ...supervisor.launcher.child_setup import Spawn
 
 if not TYPE_CHECKING:
     # What signal wraps, without its enumerations: a fork would have to copy them.
@@ -92,9 +92,7 @@ def main(arguments: list[str]) -> int:
     order: Any = json.loads(arguments[0]) if len(arguments) == 1 else {}  # Any: JSON
     sock = take_end()
     if sock is None or not all(str(order.get("entrypoint", "")).partition(":")):
-        usage = (
-            "usage: python -P -m corral.worker.zygote JSON, with a SOCK_SEQPACKET socket as stdin"
-        )
+        usage = "usage: python -P -m corral.worker.zygote.program JSON, with a SOCK_SEQPACKET socket as stdin"
         print(usage, file=sys.stderr)
         return 2
     take_name(NAME)
@@ -201,7 +199,7 @@ class Zygote:
         self.dispositions: dict[int, Any] = {}  # Any: what signal.signal takes
         self.blocked: set[int] = set()  # by the import; a fork begins with all of them
         self.kept: list[int] = []
-        self.cradle: cradle.Cradle | None = None
+        self.cradle: clone3.Cradle | None = None
 
     def load(self, entrypoint: str, preload: list[str]) -> Agent:
         """Imports everything, and tells what came of it.
@@ -225,7 +223,7 @@ class Zygote:
         self._settle()
         unfit = self.inspection.judge()
         self.kept = self.inspection.harmless()
-        self.cradle = None if unfit else cradle.found()
+        self.cradle = None if unfit else clone3.found()
         self.channel.send(
             op="loaded",
             duration_s=time.monotonic() - self.started_s,
@@ -409,7 +407,7 @@ class Brood(Nursery):
 
     DESCRIPTORS = (3, 4)
 
-    def attend(self, sources: Sources, into: cradle.Cradle | None) -> None:
+    def attend(self, sources: Sources, into: clone3.Cradle | None) -> None:
         """Tells of their changes, too, and forks by this cradle, if there is one."""
         self.sources = sources
         self.cradle = into
@@ -430,7 +428,7 @@ class Brood(Nursery):
             self.channel.send(op="changed", paths=few(paths))
 
     def _split(self, fds: list[int]) -> int:
-        if self.cradle is not None and len(fds) > len(STDIO) and cradle.is_alone():
+        if self.cradle is not None and len(fds) > len(STDIO) and clone3.is_alone():
             try:
                 group = os.path.dirname(os.readlink(f"/proc/self/fd/{fds[-1]}"))
                 folder = os.open(group, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -488,7 +486,7 @@ def rehearse() -> None:
     """
     import asyncio  # noqa: PLC0415  see above
 
-    from .sdk import runtime  # noqa: PLC0415  see above
+    from ..sdk import runtime  # noqa: PLC0415  see above
 
     (reading, saying), (hearing, writing) = os.pipe(), os.pipe()
     try:

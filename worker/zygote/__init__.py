@@ -1,0 +1,1 @@
+"""Implements the zygote process: imports an agent once and forks its workers."""
