@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from ..worker.contract.errors import CorralError
-from .catalogue import Catalogue
 from .dispatch import Phase, Share
+from .protocol.catalog import Catalogue
 from .session import Session
 
 Concurrency = Literal["auto", "serial", "parallel"]

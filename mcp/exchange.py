@@ -19,8 +19,8 @@ from ..worker.contract.errors import (
     NotFound,
     ToolFailed,
 )
-from .caller import Caller
-from .messages import (
+from .protocol.caller import Caller
+from .protocol.messages import (
     LOG_MESSAGE,
     MODERN_VERSIONS,
     PROGRESS,

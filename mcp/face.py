@@ -27,8 +27,6 @@ from ..worker.contract.errors import (
     ToolFailed,
 )
 from ..worker.contract.mcp_info import CAPABILITIES
-from .caller import NOBODY, Caller
-from .catalogue import Kind
 from .exchange import (
     LEVELS,
     Exchange,
@@ -40,7 +38,9 @@ from .exchange import (
     unsupported_version,
 )
 from .inventory import KEYS, METHODS
-from .messages import (
+from .protocol.caller import NOBODY, Caller
+from .protocol.catalog import Kind
+from .protocol.messages import (
     ACKNOWLEDGED,
     CALL,
     COMPLETE,

@@ -14,8 +14,8 @@ from ..worker.contract.channel import Call
 from ..worker.contract.codec import as_object
 from ..worker.contract.errors import CorralError, InvalidParams, MethodNotFound
 from ..worker.contract.jsonrpc import Request
-from .caller import Caller
-from .messages import RELAYED, Relay, read_progress
+from .protocol.caller import Caller
+from .protocol.messages import RELAYED, Relay, read_progress
 
 _T = TypeVar("_T")
 

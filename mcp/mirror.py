@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from ..worker.contract.codec import as_array, as_object
-from . import messages
+from .protocol import messages
 
 VERSION = "MCP-Protocol-Version"
 METHOD = "Mcp-Method"

@@ -26,13 +26,13 @@ from ..worker.contract.errors import (
     ToolFailed,
 )
 from .backend import Backend, Concurrency, Process
-from .caller import NOBODY, Caller
-from .catalogue import FULL, KINDS, Access, Catalogue, Kind, admits
 from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
 from .dispatch import Share
 from .dispatcher import Dispatcher, is_backing_off, too_late, within
 from .gate import Gate
-from .messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
+from .protocol.caller import NOBODY, Caller
+from .protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits
+from .protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
 from .session import Session
 from .subscribers import Subscribers
 from .validation import Validators

@@ -30,9 +30,10 @@ from ..worker.contract.errors import (
 )
 from ..worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
 from ..worker.sdk.stdio import leave, say
-from . import messages, mirror
-from .event_stream import Event, EventStream
+from . import mirror
 from .origin import CONNECT_S, RETRY_S, STREAM_TYPE, Origin, head_of, whole_body
+from .protocol import messages
+from .protocol.sse import Event, EventStream
 
 URL_VARIABLE = "CORRAL_MCP_URL"
 HEADERS_VARIABLE = "CORRAL_MCP_HEADERS"

@@ -29,13 +29,13 @@ from ..worker.contract.errors import (
     ToolFailed,
 )
 from ..worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Peer, Request
-from . import messages
-from .caller import NOBODY, Caller
-from .catalogue import KINDS, Catalogue, Kind
 from .flight import Flight, Flights
 from .inventory import FAMILIES, Inventory
 from .liveness import Liveness
-from .messages import Era, Opened, Relay, Tool
+from .protocol import messages
+from .protocol.caller import NOBODY, Caller
+from .protocol.catalog import KINDS, Catalogue, Kind
+from .protocol.messages import Era, Opened, Relay, Tool
 from .subscription import Subscriptions
 
 PROBE_S = 5.0

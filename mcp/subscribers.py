@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol, TypeAlias
 
 from ..worker.contract.errors import CorralError, Overloaded
-from .messages import SUBSCRIBE, UNSUBSCRIBE
+from .protocol.messages import SUBSCRIBE, UNSUBSCRIBE
 from .session import Session
 
 MAX_SUBSCRIPTIONS = 1_000

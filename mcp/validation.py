@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from ..worker.contract.codec import as_array, as_object
 from ..worker.contract.errors import InvalidParams, ResourceLimitExceeded
-from .messages import Tool
+from .protocol.messages import Tool
 
 MAX_SCHEMA_NODES = 20_000
 """Objects and lists in a schema."""

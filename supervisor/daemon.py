@@ -22,8 +22,8 @@ from msgspec.structs import asdict
 
 from .. import __version__
 from ..mcp import cortex_command
-from ..mcp.caller import Caller
 from ..mcp.pool import Pool
+from ..mcp.protocol.caller import Caller
 from ..worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from ..worker.contract.shapes import AttachParams
 from .agents.agents import Agents

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from corral.mcp.caller import Caller
-from corral.mcp.catalogue import Kind
-from corral.mcp.messages import Progress
+from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.catalog import Kind
+from corral.mcp.protocol.messages import Progress
 from corral.worker.contract.errors import CorralError, NotFound, ToolFailed
 
 REGIONAL: dict[str, object] = {

@@ -7,8 +7,8 @@ from graphlib import TopologicalSorter
 
 from msgspec.structs import replace
 
-from ...mcp.catalogue import Catalogue
-from ...mcp.messages import Tool
+from ...mcp.protocol.catalog import Catalogue
+from ...mcp.protocol.messages import Tool
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
 from ..config.spec import Spec
 from ..lifecycle.state_machine import UP, State, Worker

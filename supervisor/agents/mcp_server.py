@@ -11,9 +11,9 @@ from functools import partial
 from typing import Protocol
 
 from ...mcp.backend import Concurrency
-from ...mcp.catalogue import Catalogue
 from ...mcp.dispatch import Phase, Share
 from ...mcp.pool import Pool
+from ...mcp.protocol.catalog import Catalogue
 from ...mcp.session import Session
 from ...worker.contract.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
 from ..config.spec import Spec

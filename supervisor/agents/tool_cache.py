@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ...mcp.catalogue import Catalogue
+from ...mcp.protocol.catalog import Catalogue
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError
 from ..config.spec import Spec

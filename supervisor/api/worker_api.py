@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import msgspec
 
-from ...mcp.caller import Caller
-from ...mcp.catalogue import FULL, Access
 from ...mcp.directory import SEPARATOR
 from ...mcp.pool import Pool
+from ...mcp.protocol.caller import Caller
+from ...mcp.protocol.catalog import FULL, Access
 from ...worker.contract.errors import (
     CorralError,
     InvalidParams,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from ...mcp.messages import Progress
+from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
 from ...worker.contract.shapes import ENDED, AttachParams, Priority, Seconds, Task, TaskState

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ...mcp.caller import Caller
-from ...mcp.catalogue import FULL, Access, Kind
+from ...mcp.protocol.caller import Caller
+from ...mcp.protocol.catalog import FULL, Access, Kind
 from ...worker.contract import codec
 from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from ...worker.contract.mcp_info import INSTRUCTIONS

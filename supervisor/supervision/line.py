@@ -14,8 +14,8 @@ from typing import Protocol
 import msgspec
 
 from ... import __version__
-from ...mcp.catalogue import Catalogue
-from ...mcp.messages import Era
+from ...mcp.protocol.catalog import Catalogue
+from ...mcp.protocol.messages import Era
 from ...mcp.session import Session
 from ...worker.contract.channel import Channel
 from ...worker.contract.errors import CorralError, InvalidParams

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from ...mcp.catalogue import Catalogue
-from ...mcp.messages import Era
+from ...mcp.protocol.catalog import Catalogue
+from ...mcp.protocol.messages import Era
 from ...mcp.session import Session
 from ...worker.contract import codec
 from ...worker.contract.channel import Channel

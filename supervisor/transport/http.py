@@ -23,10 +23,10 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from ...mcp import mirror
-from ...mcp.caller import Caller
 from ...mcp.exchange import unsupported_version
 from ...mcp.face import Face, Offering
-from ...mcp.messages import (
+from ...mcp.protocol.caller import Caller
+from ...mcp.protocol.messages import (
     BATCHING_VERSION,
     CALL,
     INITIALIZE,

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
-from ...mcp.caller import Caller
 from ...mcp.face import Face, Offering
+from ...mcp.protocol.caller import Caller
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import (
     CorralError,

@@ -14,8 +14,8 @@ import socket
 from collections.abc import Awaitable, Mapping
 
 from ... import __version__
-from ...mcp.caller import Caller
 from ...mcp.face import Face
+from ...mcp.protocol.caller import Caller
 from ...worker.contract.channel import Channel
 from ...worker.contract.errors import (
     CorralError,

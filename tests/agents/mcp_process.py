@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from corral.mcp.backend import Concurrency
-from corral.mcp.catalogue import Catalogue
 from corral.mcp.dispatch import Phase, Share
 from corral.mcp.pool import Pool
+from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.session import Session
 
 BOUND_S = 20.0

@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from corral.mcp.caller import Caller
+from corral.mcp.protocol.caller import Caller
 from corral.mcp.remote import HEADERS_VARIABLE, URL_VARIABLE
 from corral.mcp.session import Session
 from corral.worker.contract.errors import CorralError

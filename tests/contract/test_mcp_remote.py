@@ -17,9 +17,9 @@ from yarl import URL
 
 from agents.mcp_process import BOUND_S, HERE, ended, spawn
 from corral.mcp import mirror
-from corral.mcp.caller import Caller
-from corral.mcp.event_stream import Event, EventStream
-from corral.mcp.messages import META, Progress
+from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import META, Progress
+from corral.mcp.protocol.sse import Event, EventStream
 from corral.mcp.remote import HEADERS_VARIABLE, MAX_RESUMES, URL_VARIABLE, Lost, Remote
 from corral.mcp.session import Session
 from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded, ToolFailed

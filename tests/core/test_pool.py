@@ -12,8 +12,12 @@ import pytest
 from msgspec.structs import replace
 
 from corral.mcp.backend import Concurrency
-from corral.mcp.caller import NOBODY, Caller
-from corral.mcp.catalogue import (
+from corral.mcp.directory import Directory, near_names
+from corral.mcp.dispatch import Phase, Share
+from corral.mcp.gate import Gate
+from corral.mcp.pool import UNSENT_RETRIES, Pool, may_overlap, may_retry
+from corral.mcp.protocol.caller import NOBODY, Caller
+from corral.mcp.protocol.catalog import (
     FULL,
     MAX_EXPOSED_CHARACTERS,
     Access,
@@ -23,11 +27,7 @@ from corral.mcp.catalogue import (
     exposed_uris,
     template_matches,
 )
-from corral.mcp.directory import Directory, near_names
-from corral.mcp.dispatch import Phase, Share
-from corral.mcp.gate import Gate
-from corral.mcp.messages import Era, Progress, Tool, eras_to_try
-from corral.mcp.pool import UNSENT_RETRIES, Pool, may_overlap, may_retry
+from corral.mcp.protocol.messages import Era, Progress, Tool, eras_to_try
 from corral.mcp.session import Session
 from corral.worker.contract.errors import (
     Conflict,

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from corral import __version__
-from corral.mcp import face, messages
+from corral.mcp import face
+from corral.mcp.protocol import messages
 from corral.worker.contract.errors import NotFound
 from corral.worker.contract.mcp_info import INSTRUCTIONS
 from mcp_editor import CORRAL, LISTS_CHANGED, META, MIB, MODERN, Message, serving

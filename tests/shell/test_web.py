@@ -22,9 +22,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
 from corral.mcp import mirror
-from corral.mcp.caller import Caller
 from corral.mcp.exchange import ProtocolError
-from corral.mcp.messages import META
+from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import META
 from corral.supervisor.transport import header
 from corral.supervisor.transport.http import MAX_BODY_BYTES, Wanted, Web
 from corral.supervisor.transport.http_auth import loopback, read_token

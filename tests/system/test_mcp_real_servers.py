@@ -12,8 +12,8 @@ import pytest
 
 from agents.mcp_process import BOUND_S, ODD, ProcessBackend, ended, life
 from corral.mcp.backend import Concurrency
-from corral.mcp.catalogue import Access
 from corral.mcp.pool import Pool
+from corral.mcp.protocol.catalog import Access
 from corral.worker.contract.errors import CorralError, ToolFailed
 
 GIT_SERVER = (sys.executable, "-m", "mcp_server_git")

@@ -1,0 +1,1 @@
+"""Defines the messages of the Model Context Protocol."""
