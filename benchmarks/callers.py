@@ -53,7 +53,7 @@ async def raw(tool: str, *command: str) -> AsyncGenerator[Call, None]:
 @contextlib.asynccontextmanager
 async def session(*command: str) -> AsyncGenerator[Call, None]:
     """Our own client."""
-    from corral.mcp.session import Session  # noqa: PLC0415  the others need not have it
+    from corral.mcp.upstream.session import Session  # noqa: PLC0415  the others need not have it
 
     with started([*command]) as fds:
         ours = Session("echo", request_timeout_s=30, client_version="0")

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 from ..worker.contract.errors import CorralError
 from .dispatch import Phase, Share
 from .protocol.catalog import Catalogue
-from .session import Session
+from .upstream.session import Session
 
 Concurrency = Literal["auto", "serial", "parallel"]
 

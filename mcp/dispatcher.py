@@ -14,7 +14,7 @@ from ..worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeo
 from .backend import Backend, Process
 from .dispatch import Allowance, Decision, Grow, Phase, Place, Renew, Use, allow, choose
 from .gate import MAX_WAITING, Gate
-from .session import Session
+from .upstream.session import Session
 
 REST_S = 0.1
 """A process is busy until it has had no call for so long: telling each of its short rests would cost more than a call."""

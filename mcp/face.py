@@ -37,7 +37,6 @@ from .exchange import (
     refusal,
     unsupported_version,
 )
-from .inventory import KEYS, METHODS
 from .protocol.caller import NOBODY, Caller
 from .protocol.catalog import Kind
 from .protocol.messages import (
@@ -63,6 +62,7 @@ from .protocol.messages import (
     UPDATED,
     Era,
 )
+from .upstream.listing import KEYS, METHODS
 
 PAGE = 200
 """Entries of a list in one answer."""

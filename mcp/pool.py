@@ -33,8 +33,8 @@ from .gate import Gate
 from .protocol.caller import NOBODY, Caller
 from .protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits
 from .protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
-from .session import Session
 from .subscribers import Subscribers
+from .upstream.session import Session
 from .validation import Validators
 
 UNSENT_RETRIES = 2

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from ..worker.contract.errors import CorralError, Overloaded
 from .protocol.messages import SUBSCRIBE, UNSUBSCRIBE
-from .session import Session
+from .upstream.session import Session
 
 MAX_SUBSCRIPTIONS = 1_000
 """Of one server."""

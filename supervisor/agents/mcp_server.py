@@ -14,7 +14,7 @@ from ...mcp.backend import Concurrency
 from ...mcp.dispatch import Phase, Share
 from ...mcp.pool import Pool
 from ...mcp.protocol.catalog import Catalogue
-from ...mcp.session import Session
+from ...mcp.upstream.session import Session
 from ...worker.contract.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
 from ..config.spec import Spec
 from ..events.bus import Bus

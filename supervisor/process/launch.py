@@ -156,7 +156,7 @@ def secret_problems(specs: Iterable[Spec], secrets: Secrets) -> list[str]:
 
 def _argv(spec: Spec) -> tuple[str, ...]:
     if _is_remote(spec):
-        return (sys.executable, "-P", "-m", "corral.mcp.remote")
+        return (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge")
     if spec.entrypoint is None:
         return spec.command
     return _module(spec, "", spec.entrypoint)

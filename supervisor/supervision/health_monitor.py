@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from ...mcp.session import Session
+from ...mcp.upstream.session import Session
 from ...worker.contract.errors import CorralError, Overloaded
 from ..config.probe_spec import NO_ACTIONS, SIGNAL, Check
 from ..config.spec import Spec

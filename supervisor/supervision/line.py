@@ -16,7 +16,7 @@ import msgspec
 from ... import __version__
 from ...mcp.protocol.catalog import Catalogue
 from ...mcp.protocol.messages import Era
-from ...mcp.session import Session
+from ...mcp.upstream.session import Session
 from ...worker.contract.channel import Channel
 from ...worker.contract.errors import CorralError, InvalidParams
 from ...worker.contract.jsonrpc import Foreign, Notification, Peer, Request

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from ...mcp.protocol.catalog import Catalogue
 from ...mcp.protocol.messages import Era
-from ...mcp.session import Session
+from ...mcp.upstream.session import Session
 from ...worker.contract import codec
 from ...worker.contract.channel import Channel
 from ...worker.contract.errors import (

@@ -7,8 +7,8 @@ thing there and another in the body, a request in which they differ is refused. 
 import re
 from collections.abc import Callable, Mapping
 
-from ...mcp import mirror
 from ...mcp.exchange import HEADER_MISMATCH, ProtocolError
+from ...mcp.upstream import http_headers
 
 LAST_EVENT = "Last-Event-ID"
 
@@ -26,16 +26,16 @@ def check_routing(
     Raises:
         ProtocolError: they differ from the message, are missing, or are there twice.
     """
-    if _only(values, mirror.VERSION) != version:
-        raise _mismatch(mirror.VERSION, "the revision in _meta")
-    if _only(values, mirror.METHOD) != method:
-        raise _mismatch(mirror.METHOD, "the method")
-    key = mirror.NAMED.get(method)
+    if _only(values, http_headers.VERSION) != version:
+        raise _mismatch(http_headers.VERSION, "the revision in _meta")
+    if _only(values, http_headers.METHOD) != method:
+        raise _mismatch(http_headers.METHOD, "the method")
+    key = http_headers.NAMED.get(method)
     named = None if key is None else params.get(key)
     if named is not None:
-        said = _only(values, mirror.NAME)
-        if said is None or mirror.decoded(said) != named:
-            raise _mismatch(mirror.NAME, f'"{key}"')
+        said = _only(values, http_headers.NAME)
+        if said is None or http_headers.decoded(said) != named:
+            raise _mismatch(http_headers.NAME, f'"{key}"')
 
 
 def check_params(values: Values, schema: object, arguments: Mapping[str, object]) -> None:
@@ -45,12 +45,12 @@ def check_params(values: Values, schema: object, arguments: Mapping[str, object]
         ProtocolError: they differ, or one is there and the other is not.
     """
     try:
-        marks = mirror.marks_of(schema)
+        marks = http_headers.marks_of(schema)
     except ValueError:
         return  # no client can do what this schema asks for
     for path, mark in marks.items():
-        header, argument = f"{mirror.PARAM}{mark}", f'argument "{".".join(path)}"'
-        if not _is_same(mirror.argument_at(arguments, path), _only(values, header)):
+        header, argument = f"{http_headers.PARAM}{mark}", f'argument "{".".join(path)}"'
+        if not _is_same(http_headers.argument_at(arguments, path), _only(values, header)):
             raise _mismatch(header, argument)
 
 
@@ -70,10 +70,10 @@ def _mismatch(name: str, what: str) -> ProtocolError:
 
 def _is_same(value: object, header: str | None) -> bool:
     """Whether a header says an argument: numbers as numbers, and those that no client needs to repeat if it does."""
-    text = mirror.text_of(value)
+    text = http_headers.text_of(value)
     if header is None:
         return text is None
-    said = mirror.decoded(header)
+    said = http_headers.decoded(header)
     if said is None:
         return False
     if isinstance(value, int | float) and not isinstance(value, bool):

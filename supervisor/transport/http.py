@@ -22,7 +22,6 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
-from ...mcp import mirror
 from ...mcp.exchange import unsupported_version
 from ...mcp.face import Face, Offering
 from ...mcp.protocol.caller import Caller
@@ -35,6 +34,7 @@ from ...mcp.protocol.messages import (
     META,
     MODERN_VERSIONS,
 )
+from ...mcp.upstream import http_headers
 from ...worker.contract import codec
 from ...worker.contract.codec import as_array, as_object
 from ...worker.contract.errors import (
@@ -332,7 +332,7 @@ class Web:
         except ValueError as error:
             raise Refused(400, ParseError(f"cannot read the body as JSON: {error}")) from error
         fields = as_object(message)
-        version = request.headers.get(mirror.VERSION, "").strip()
+        version = request.headers.get(http_headers.VERSION, "").strip()
         if fields is not None and (
             (version and version not in LEGACY_VERSIONS) or _version_of(fields) is not None
         ):
@@ -347,7 +347,7 @@ class Web:
         self, request: web.BaseRequest, message: dict[str, object], takes: frozenset[str]
     ) -> web.StreamResponse:
         if "id" not in message and isinstance(message.get("method"), str):
-            version = request.headers.get(mirror.VERSION, "").strip()
+            version = request.headers.get(http_headers.VERSION, "").strip()
             if version not in MODERN_VERSIONS:
                 raise Refused(400, unsupported_version(version))
             return web.Response(status=202)  # there is none that concerns us
@@ -410,17 +410,17 @@ class Web:
         if "error" in reply.answers[0]:
             return _json(reply.answers[0])
         self._visits.add(session)
-        return _json(reply.answers[0], headers={mirror.SESSION: session_id})
+        return _json(reply.answers[0], headers={http_headers.SESSION: session_id})
 
     def _session(self, request: web.BaseRequest) -> "Visit":
-        session_id = request.headers.get(mirror.SESSION)
+        session_id = request.headers.get(http_headers.SESSION)
         if session_id is None:
-            error = InvalidRequest(f"cannot serve the request without {mirror.SESSION}")
+            error = InvalidRequest(f"cannot serve the request without {http_headers.SESSION}")
             raise Refused(400, error)
         session = self._visits.find(session_id)
         if session is None:
             raise Refused(404, NotFound("cannot find the session: it has ended"))
-        version = request.headers.get(mirror.VERSION, "").strip()
+        version = request.headers.get(http_headers.VERSION, "").strip()
         if version and version not in LEGACY_VERSIONS:
             raise Refused(400, unsupported_version(version))
         self._visits.note_use(session)
@@ -473,7 +473,7 @@ class Web:
         return await self._stream(request, reply.begin())
 
     async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
-        version = request.headers.get(mirror.VERSION, "").strip()
+        version = request.headers.get(http_headers.VERSION, "").strip()
         if version in MODERN_VERSIONS:
             raise Refused(405, MethodNotFound("cannot serve GET in this revision"), Allow="POST")
         if "text/event-stream" not in _taken(request):

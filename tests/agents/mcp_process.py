@@ -13,7 +13,7 @@ from corral.mcp.backend import Concurrency
 from corral.mcp.dispatch import Phase, Share
 from corral.mcp.pool import Pool
 from corral.mcp.protocol.catalog import Catalogue
-from corral.mcp.session import Session
+from corral.mcp.upstream.session import Session
 
 BOUND_S = 20.0
 """No wait of a test is longer."""

@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from corral.mcp.protocol.caller import Caller
-from corral.mcp.remote import HEADERS_VARIABLE, URL_VARIABLE
-from corral.mcp.session import Session
+from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, URL_VARIABLE
+from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import CorralError
 
 BOUND_S = 20.0
@@ -42,7 +42,7 @@ async def session(url: str, version: str) -> AsyncGenerator[Session, None]:
     read_fd, its_stdout = os.pipe()
     its_stdin, write_fd = os.pipe()
     process = subprocess.Popen(
-        (sys.executable, "-P", "-m", "corral.mcp.remote"),
+        (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge"),
         stdin=its_stdin,
         stdout=its_stdout,
         env={**os.environ, URL_VARIABLE: url, HEADERS_VARIABLE: "{}"},

@@ -10,9 +10,9 @@ import uvloop
 
 from agents.mcp_odd import OFFERS
 from agents.mcp_process import BOUND_S, ODD, Life, life
-from corral.mcp.inventory import METHODS, Listed, read_list
 from corral.mcp.protocol.catalog import Catalogue
-from corral.mcp.subscription import RELISTEN_S
+from corral.mcp.upstream.listing import METHODS, Listed, read_list
+from corral.mcp.upstream.subscription import RELISTEN_S
 from corral.worker.contract.errors import CorralError, NotFound, Timeout, ToolFailed
 
 ERAS = ("legacy", "modern")

@@ -16,12 +16,18 @@ from aiohttp import web
 from yarl import URL
 
 from agents.mcp_process import BOUND_S, HERE, ended, spawn
-from corral.mcp import mirror
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META, Progress
 from corral.mcp.protocol.sse import Event, EventStream
-from corral.mcp.remote import HEADERS_VARIABLE, MAX_RESUMES, URL_VARIABLE, Lost, Remote
-from corral.mcp.session import Session
+from corral.mcp.upstream import http_headers
+from corral.mcp.upstream.http_bridge import (
+    HEADERS_VARIABLE,
+    MAX_RESUMES,
+    URL_VARIABLE,
+    Lost,
+    Remote,
+)
+from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded, ToolFailed
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 
@@ -653,7 +659,7 @@ def test_a_modern_request_repeats_itself_in_headers() -> None:
         body: Json = await request.json()
         if body["method"] != "tools/list":
             return web.json_response(echo(body))
-        marked = {"type": "string", mirror.MARK: "Region"}
+        marked = {"type": "string", http_headers.MARK: "Region"}
         schemas = {
             "plain": {"type": "object"},
             "marked": {"type": "object", "properties": {"region": marked}},
@@ -674,7 +680,11 @@ def test_a_modern_request_repeats_itself_in_headers() -> None:
         headers, _ = await server.hear("POST", id=2)
         assert headers["mcp-protocol-version"] == MODERN
         assert (headers["mcp-method"], headers["mcp-name"]) == ("tools/call", "marked")
-        assert headers["mcp-param-region"] == mirror.encoded("Zürich") == "=?base64?WsO8cmljaA==?="
+        assert (
+            headers["mcp-param-region"]
+            == http_headers.encoded("Zürich")
+            == "=?base64?WsO8cmljaA==?="
+        )
         client.ask(3, name="plain", arguments={"region": "x"})
         await client.get()
         headers, _ = await server.hear("POST", id=3)
@@ -697,26 +707,26 @@ def test_a_modern_request_repeats_itself_in_headers() -> None:
     ],
 )
 def test_a_header_carries_any_text(text: str, is_plain: bool) -> None:
-    assert (mirror.encoded(text) == text) is is_plain
-    assert mirror.encoded(text).isascii()
-    assert not {"\r", "\n"} & set(mirror.encoded(text))
+    assert (http_headers.encoded(text) == text) is is_plain
+    assert http_headers.encoded(text).isascii()
+    assert not {"\r", "\n"} & set(http_headers.encoded(text))
 
 
-MARKED: Json = {"type": "string", mirror.MARK: "Name"}
+MARKED: Json = {"type": "string", http_headers.MARK: "Name"}
 
 
 MISPLACED: list[Json] = [
-    {"properties": {"a": {"type": "string", mirror.MARK: ""}}},
-    {"properties": {"a": {"type": "string", mirror.MARK: 7}}},
-    {"properties": {"a": {"type": "string", mirror.MARK: "a b"}}},
-    {"properties": {"a": {"type": "string", mirror.MARK: "a:b"}}},
-    {"properties": {"a": {"type": "string", mirror.MARK: "é"}}},
-    {"properties": {"a": {"type": "number", mirror.MARK: "A"}}},
-    {"properties": {"a": {"type": "object", mirror.MARK: "A"}}},
-    {"properties": {"a": {"type": "null", mirror.MARK: "A"}}},
-    {"properties": {"a": {"type": [{}], mirror.MARK: "A"}}},
-    {"properties": {"a": {mirror.MARK: "A"}}},
-    {"properties": {"a": MARKED, "b": {**MARKED, mirror.MARK: "nAME"}}},
+    {"properties": {"a": {"type": "string", http_headers.MARK: ""}}},
+    {"properties": {"a": {"type": "string", http_headers.MARK: 7}}},
+    {"properties": {"a": {"type": "string", http_headers.MARK: "a b"}}},
+    {"properties": {"a": {"type": "string", http_headers.MARK: "a:b"}}},
+    {"properties": {"a": {"type": "string", http_headers.MARK: "é"}}},
+    {"properties": {"a": {"type": "number", http_headers.MARK: "A"}}},
+    {"properties": {"a": {"type": "object", http_headers.MARK: "A"}}},
+    {"properties": {"a": {"type": "null", http_headers.MARK: "A"}}},
+    {"properties": {"a": {"type": [{}], http_headers.MARK: "A"}}},
+    {"properties": {"a": {http_headers.MARK: "A"}}},
+    {"properties": {"a": MARKED, "b": {**MARKED, http_headers.MARK: "nAME"}}},
     {"properties": {"a": {"type": "array", "items": MARKED}}},
     {"properties": {"a": {"anyOf": [MARKED]}}},
     {"$defs": {"a": MARKED}},
@@ -728,16 +738,16 @@ MISPLACED: list[Json] = [
 @pytest.mark.parametrize("schema", MISPLACED)
 def test_marks_where_none_may_be_are_refused(schema: Json) -> None:
     with pytest.raises(ValueError, match=r"\S"):
-        mirror.marks_of(schema)
+        http_headers.marks_of(schema)
 
 
 def test_marks_are_found_at_any_depth_and_read_where_they_were_found() -> None:
     inner = {
         "type": "object",
-        "properties": {"name": MARKED, "n": {"type": "integer", mirror.MARK: "N"}},
+        "properties": {"name": MARKED, "n": {"type": "integer", http_headers.MARK: "N"}},
     }
     schema = {"properties": {"who": inner, "free": {"default": MARKED}}}
-    marks = mirror.marks_of(schema)
+    marks = http_headers.marks_of(schema)
     assert marks == {("who", "name"): "Name", ("who", "n"): "N"}
     for arguments, expected in (
         ({"who": {"name": "x", "n": 42.0}}, {"Mcp-Param-Name": "x", "Mcp-Param-N": "42"}),
@@ -745,7 +755,9 @@ def test_marks_are_found_at_any_depth_and_read_where_they_were_found() -> None:
         ({"who": 7, "name": "x"}, {}),
         (None, {}),
     ):
-        headers = mirror.request_headers(MODERN, "tools/call", {"arguments": arguments}, marks)
+        headers = http_headers.request_headers(
+            MODERN, "tools/call", {"arguments": arguments}, marks
+        )
         assert {k: v for k, v in headers.items() if k.startswith("Mcp-Param")} == expected
 
 
@@ -781,7 +793,9 @@ async def session(url: str, **options: Any) -> AsyncGenerator[Session, None]:
     """A session over a process of its own, which ends by itself when it is told so."""
     os.environ[URL_VARIABLE], os.environ[HEADERS_VARIABLE] = url, "{}"
     try:
-        process, read_fd, write_fd = spawn((sys.executable, "-P", "-m", "corral.mcp.remote"))
+        process, read_fd, write_fd = spawn(
+            (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge")
+        )
     finally:
         del os.environ[URL_VARIABLE], os.environ[HEADERS_VARIABLE]
     client = Session("far", request_timeout_s=BOUND_S, client_version="0", **options)
@@ -855,7 +869,9 @@ def test_eof_ends_the_process_at_once_although_a_request_hangs() -> None:
 
 def test_a_process_that_is_not_told_where_to_go_says_so_and_ends() -> None:
     async def test() -> None:
-        process, read_fd, write_fd = spawn((sys.executable, "-P", "-m", "corral.mcp.remote"))
+        process, read_fd, write_fd = spawn(
+            (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge")
+        )
         try:
             assert await ended(process) == 2
         finally:

@@ -13,7 +13,7 @@ import uvloop
 from agents.mcp_process import BOUND_S, ODD, Life, life
 from corral.mcp.protocol.caller import NOBODY, Caller
 from corral.mcp.protocol.messages import META, Progress
-from corral.mcp.session import Session
+from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import Cancelled, CorralError, Overloaded, Timeout
 from corral.worker.contract.jsonrpc import Foreign
 

@@ -12,11 +12,11 @@ import uvloop
 
 from agents.mcp_odd import NOISE, NOISE_FOREIGN
 from agents.mcp_process import BOUND_S, ODD, OFFICIAL, Life, ended, life
-from corral.mcp.inventory import MAX_PAGES, RELIST_PAUSE_S
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.protocol.messages import LEGACY_VERSIONS, Progress
-from corral.mcp.session import Session
+from corral.mcp.upstream.listing import MAX_PAGES, RELIST_PAUSE_S
+from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import (
     CorralError,
     InvalidParams,

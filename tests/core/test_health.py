@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from corral.mcp.liveness import Liveness
+from corral.mcp.upstream.liveness import Liveness
 from corral.supervisor.config.probe_spec import Check
 from corral.supervisor.lifecycle import health_check
 from corral.supervisor.lifecycle.health_check import (

@@ -28,7 +28,7 @@ from corral.mcp.protocol.catalog import (
     template_matches,
 )
 from corral.mcp.protocol.messages import Era, Progress, Tool, eras_to_try
-from corral.mcp.session import Session
+from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,

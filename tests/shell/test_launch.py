@@ -50,7 +50,7 @@ def keeping(folder: Path, value: str) -> Host:
 
 def test_its_address_and_its_headers_are_in_its_environment_and_in_no_argument(host: Host) -> None:
     launch = launch_of(spec(), host, "far-0#1.1")
-    assert tuple(launch.argv) == (sys.executable, "-P", "-m", "corral.mcp.remote")
+    assert tuple(launch.argv) == (sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge")
     assert launch.env[URL] == "https://far.example:8443/mcp?key=1"
     headers = {"Authorization": f"Bearer {VALUE}", "X-Plain": "${TOKEN}"}
     assert json.loads(launch.env[HEADERS]) == headers

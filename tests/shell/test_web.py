@@ -21,10 +21,10 @@ import uvloop
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
-from corral.mcp import mirror
 from corral.mcp.exchange import ProtocolError
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META
+from corral.mcp.upstream import http_headers
 from corral.supervisor.transport import header
 from corral.supervisor.transport.http import MAX_BODY_BYTES, Wanted, Web
 from corral.supervisor.transport.http_auth import loopback, read_token
@@ -710,7 +710,9 @@ def test_a_header_says_the_same_as_an_argument_or_the_call_is_refused(
 )
 def test_what_our_own_client_says_in_headers_is_accepted(arguments: dict[str, object]) -> None:
     params = {"name": "count", "arguments": arguments}
-    said = mirror.request_headers("2026-07-28", "tools/call", params, mirror.marks_of(SCHEMA))
+    said = http_headers.request_headers(
+        "2026-07-28", "tools/call", params, http_headers.marks_of(SCHEMA)
+    )
 
     def values(name: str) -> list[str]:
         return [said[name]] if name in said else []

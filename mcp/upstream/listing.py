@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..worker.contract.codec import as_array, as_object, encode
-from ..worker.contract.errors import CorralError, MethodNotFound, ResourceLimitExceeded, ToolFailed
-from .protocol.catalog import KINDS, Catalogue, Kind
-from .protocol.messages import LIST_TOOLS, Opened, Tool
+from ...worker.contract.codec import as_array, as_object, encode
+from ...worker.contract.errors import CorralError, MethodNotFound, ResourceLimitExceeded, ToolFailed
+from ..protocol.catalog import KINDS, Catalogue, Kind
+from ..protocol.messages import LIST_TOOLS, Opened, Tool
 
 MAX_PAGES = 100
 MAX_ENTRIES = 5_000

@@ -16,9 +16,9 @@ import logging
 import select
 from collections.abc import Callable, Collection, Mapping
 
-from ..worker.contract.channel import Channel
-from ..worker.contract.codec import as_array
-from ..worker.contract.errors import (
+from ...worker.contract.channel import Channel
+from ...worker.contract.codec import as_array
+from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
@@ -28,14 +28,14 @@ from ..worker.contract.errors import (
     Timeout,
     ToolFailed,
 )
-from ..worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Peer, Request
-from .flight import Flight, Flights
-from .inventory import FAMILIES, Inventory
+from ...worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Peer, Request
+from ..protocol import messages
+from ..protocol.caller import NOBODY, Caller
+from ..protocol.catalog import KINDS, Catalogue, Kind
+from ..protocol.messages import Era, Opened, Relay, Tool
+from .in_flight import Flight, Flights
+from .listing import FAMILIES, Inventory
 from .liveness import Liveness
-from .protocol import messages
-from .protocol.caller import NOBODY, Caller
-from .protocol.catalog import KINDS, Catalogue, Kind
-from .protocol.messages import Era, Opened, Relay, Tool
 from .subscription import Subscriptions
 
 PROBE_S = 5.0

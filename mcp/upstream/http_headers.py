@@ -10,8 +10,8 @@ import binascii
 import re
 from collections.abc import Mapping
 
-from ..worker.contract.codec import as_array, as_object
-from .protocol import messages
+from ...worker.contract.codec import as_array, as_object
+from ..protocol import messages
 
 VERSION = "MCP-Protocol-Version"
 METHOD = "Mcp-Method"

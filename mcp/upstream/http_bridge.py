@@ -1,6 +1,6 @@
 """A remote MCP server as a process: JSON-RPC lines on stdin and stdout, streamable HTTP to the server.
 
-`python -m corral.mcp.remote` is what the daemon starts for a server with `url`, so that remote servers have the one
+`python -m corral.mcp.upstream.http_bridge` is what the daemon starts for a server with `url`, so that remote servers have the one
 life that local ones have: a crash, a limit and a restart mean the same. It speaks the client's half of the transport
 of every revision and knows nothing of what is said, but for what the transport itself needs: ids, `initialize`,
 cancellation, and the tools that want arguments in headers. When the server has forgotten the session the process ends
@@ -21,19 +21,19 @@ from types import MappingProxyType
 import aiohttp
 from yarl import URL
 
-from ..worker.contract.codec import as_array, as_object, decode, encode
-from ..worker.contract.errors import (
+from ...worker.contract.codec import as_array, as_object, decode, encode
+from ...worker.contract.errors import (
     CorralError,
     InternalError,
     Overloaded,
     ToolFailed,
 )
-from ..worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
-from ..worker.sdk.stdio import leave, say
-from . import mirror
-from .origin import CONNECT_S, RETRY_S, STREAM_TYPE, Origin, head_of, whole_body
-from .protocol import messages
-from .protocol.sse import Event, EventStream
+from ...worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
+from ...worker.sdk.stdio import leave, say
+from ..protocol import messages
+from ..protocol.sse import Event, EventStream
+from . import http_headers
+from .http_client import CONNECT_S, RETRY_S, STREAM_TYPE, Origin, head_of, whole_body
 
 URL_VARIABLE = "CORRAL_MCP_URL"
 HEADERS_VARIABLE = "CORRAL_MCP_HEADERS"
@@ -57,7 +57,7 @@ MAX_RESUMES = 5
 MAX_IN_FLIGHT = 1000
 
 Id = str | int
-NO_MARKS: Mapping[mirror.Path, str] = MappingProxyType({})
+NO_MARKS: Mapping[http_headers.Path, str] = MappingProxyType({})
 
 
 class Lost(Exception):
@@ -99,7 +99,7 @@ class Remote:
         self._tasks: set[asyncio.Task[None]] = set()
         self._session_id: str | None = None
         self._version: str | None = None
-        self._marks: dict[str, dict[mirror.Path, str]] = {}
+        self._marks: dict[str, dict[http_headers.Path, str]] = {}
         self._is_old = False
         self._group: asyncio.TaskGroup
 
@@ -143,7 +143,7 @@ class Remote:
                 text = f"cannot send the request: {MAX_IN_FLIGHT} wait for their answers"
                 await self._fail(number, Overloaded(text, limit=MAX_IN_FLIGHT))
                 return
-            exchange = _Exchange(method, params, mirror.modern_version(params))
+            exchange = _Exchange(method, params, http_headers.modern_version(params))
             self._exchanges[number] = exchange
             exchange.task = self._start(self._exchange(number, exchange, line))
         elif method == CANCELLED:
@@ -216,7 +216,7 @@ class Remote:
             marks = NO_MARKS
             if exchange.method == messages.CALL:
                 marks = self._marks.get(str(exchange.params.get("name")), NO_MARKS)
-            headers = mirror.request_headers(
+            headers = http_headers.request_headers(
                 exchange.modern_version, exchange.method, exchange.params, marks
             )
         async with await self._server.send("POST", line, headers) as response:
@@ -263,9 +263,9 @@ class Remote:
     def _legacy_headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
         if self._session_id is not None:
-            headers[mirror.SESSION] = self._session_id
+            headers[http_headers.SESSION] = self._session_id
         if self._version is not None:
-            headers[mirror.VERSION] = self._version
+            headers[http_headers.VERSION] = self._version
         return headers
 
     # -- from the server to stdout
@@ -324,7 +324,7 @@ class Remote:
         """Notes what the tool wants mirrored; one that wants what must not be is not passed on."""
         name = str(tool.get("name"))
         try:
-            marks = mirror.marks_of(tool.get("inputSchema"))
+            marks = http_headers.marks_of(tool.get("inputSchema"))
         except ValueError as error:
             say(f'corral.mcp.remote: cannot offer tool "{name}": {error}')
             self._marks.pop(name, None)
@@ -473,7 +473,7 @@ def _pause_s(stream: EventStream, tries: int) -> float:
 
 def _session_id(response: aiohttp.ClientResponse) -> str | None:
     """The session that the server opened; None for a server without sessions."""
-    given = response.headers.get(mirror.SESSION)
+    given = response.headers.get(http_headers.SESSION)
     if given is not None and not all("\x21" <= one <= "\x7e" for one in given):
         raise ToolFailed("cannot open a session: its id is not visible ASCII")
     return given or None

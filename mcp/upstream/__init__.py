@@ -1,0 +1,1 @@
+"""Speaks MCP with servers, over pipes and HTTP."""
