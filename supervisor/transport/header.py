@@ -7,7 +7,7 @@ thing there and another in the body, a request in which they differ is refused. 
 import re
 from collections.abc import Callable, Mapping
 
-from ...mcp.exchange import HEADER_MISMATCH, ProtocolError
+from ...mcp.endpoint.request import HEADER_MISMATCH, ProtocolError
 from ...mcp.upstream import http_headers
 
 LAST_EVENT = "Last-Event-ID"

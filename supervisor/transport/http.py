@@ -22,8 +22,8 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
-from ...mcp.exchange import unsupported_version
-from ...mcp.face import Face, Offering
+from ...mcp.endpoint.request import unsupported_version
+from ...mcp.endpoint.server import Face, Offering
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.messages import (
     BATCHING_VERSION,

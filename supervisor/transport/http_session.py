@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
-from ...mcp.face import Face, Offering
+from ...mcp.endpoint.server import Face, Offering
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import (

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Awaitable, Mapping
 
 from ... import __version__
-from ...mcp.face import Face
+from ...mcp.endpoint.server import Face
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.channel import Channel
 from ...worker.contract.errors import (

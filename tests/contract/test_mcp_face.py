@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.mcp.face import MAX_ROUNDS, PAGE, Face
+from corral.mcp.endpoint.server import MAX_ROUNDS, PAGE, Face
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import LEGACY_VERSIONS, META, Progress
 from corral.worker.contract.errors import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from corral import __version__
-from corral.mcp import face
+from corral.mcp.endpoint import server
 from corral.mcp.protocol import messages
 from corral.worker.contract.errors import NotFound
 from corral.worker.contract.mcp_info import INSTRUCTIONS
@@ -67,7 +67,7 @@ def of_face(*requests: tuple[str, Mapping[str, object]]) -> list[Message]:
     """What the daemon's own face answers to one client."""
 
     async def run() -> list[Message]:
-        one = face.Face(Nothing(), version=__version__)  # type: ignore[arg-type]  # as far as it is asked
+        one = server.Face(Nothing(), version=__version__)  # type: ignore[arg-type]  # as far as it is asked
         link = NoLink()
         answers = [await one.request(n, *request, link) for n, request in enumerate(requests)]
         one.close()

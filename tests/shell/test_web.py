@@ -21,7 +21,7 @@ import uvloop
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
-from corral.mcp.exchange import ProtocolError
+from corral.mcp.endpoint.request import ProtocolError
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META
 from corral.mcp.upstream import http_headers

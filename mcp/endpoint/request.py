@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
-from ..worker.contract.codec import as_object
-from ..worker.contract.errors import (
+from ...worker.contract.codec import as_object
+from ...worker.contract.errors import (
     Conflict,
     CorralError,
     InternalError,
@@ -19,8 +19,8 @@ from ..worker.contract.errors import (
     NotFound,
     ToolFailed,
 )
-from .protocol.caller import Caller
-from .protocol.messages import (
+from ..protocol.caller import Caller
+from ..protocol.messages import (
     LOG_MESSAGE,
     MODERN_VERSIONS,
     PROGRESS,

@@ -18,28 +18,18 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ..worker.contract.codec import as_array, as_object
-from ..worker.contract.errors import (
+from ...worker.contract.codec import as_array, as_object
+from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
     MethodNotFound,
     ResourceLimitExceeded,
     ToolFailed,
 )
-from ..worker.contract.mcp_info import CAPABILITIES
-from .exchange import (
-    LEVELS,
-    Exchange,
-    Link,
-    failed,
-    is_unknown_tool,
-    of_server,
-    refusal,
-    unsupported_version,
-)
-from .protocol.caller import NOBODY, Caller
-from .protocol.catalog import Kind
-from .protocol.messages import (
+from ...worker.contract.mcp_info import CAPABILITIES
+from ..protocol.caller import NOBODY, Caller
+from ..protocol.catalog import Kind
+from ..protocol.messages import (
     ACKNOWLEDGED,
     CALL,
     COMPLETE,
@@ -62,7 +52,17 @@ from .protocol.messages import (
     UPDATED,
     Era,
 )
-from .upstream.listing import KEYS, METHODS
+from ..upstream.listing import KEYS, METHODS
+from .request import (
+    LEVELS,
+    Exchange,
+    Link,
+    failed,
+    is_unknown_tool,
+    of_server,
+    refusal,
+    unsupported_version,
+)
 
 PAGE = 200
 """Entries of a list in one answer."""
