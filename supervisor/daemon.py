@@ -22,7 +22,7 @@ from msgspec.structs import asdict
 
 from .. import __version__
 from ..mcp import cortex_command
-from ..mcp.pool import Pool
+from ..mcp.pool.pool import Pool
 from ..mcp.protocol.caller import Caller
 from ..worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
 from ..worker.contract.shapes import AttachParams

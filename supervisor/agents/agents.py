@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import asdict, replace
 
-from ...mcp.pool import Pool
+from ...mcp.pool.pool import Pool
 from ...worker.contract.errors import Conflict, CorralError, NotFound, Timeout
 from ..config.diff import Plan, plan
 from ..config.document import STORE

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from ...mcp.backend import Concurrency
-from ...mcp.dispatch import Phase, Share
-from ...mcp.pool import Pool
+from ...mcp.pool.backend import Concurrency
+from ...mcp.pool.placement import Phase, Share
+from ...mcp.pool.pool import Pool
 from ...mcp.protocol.catalog import Catalogue
 from ...mcp.upstream.session import Session
 from ...worker.contract.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed

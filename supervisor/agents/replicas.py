@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Seque
 
 from msgspec.structs import replace
 
-from ...mcp.pool import Pool
+from ...mcp.pool.pool import Pool
 from ...worker.contract.errors import CorralError, NotFound, ResourceLimitExceeded
 from ..config.loader import to_table
 from ..config.spec import Config, Scale, Spec

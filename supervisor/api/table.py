@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ... import __version__
-from ...mcp.pool import Pool
+from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
 from ...worker.contract.errors import (
     CorralError,

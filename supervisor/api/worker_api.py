@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import msgspec
 
-from ...mcp.directory import SEPARATOR
-from ...mcp.pool import Pool
+from ...mcp.pool.directory import SEPARATOR
+from ...mcp.pool.pool import Pool
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access
 from ...worker.contract.errors import (

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import msgspec
 
-from ...mcp.validation import Schema
+from ...mcp.pool.validation import Schema
 from ...worker.contract import codec
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
 from ...worker.contract.shapes import OutputFormat, Task

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from corral.mcp.backend import Concurrency
-from corral.mcp.dispatch import Phase, Share
-from corral.mcp.pool import Pool
+from corral.mcp.pool.backend import Concurrency
+from corral.mcp.pool.placement import Phase, Share
+from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.upstream.session import Session
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from corral.mcp.dispatch import (
+from corral.mcp.pool.placement import (
     Allowance,
     Decision,
     Grow,

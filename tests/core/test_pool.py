@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from corral.mcp.backend import Concurrency
-from corral.mcp.directory import Directory, near_names
-from corral.mcp.dispatch import Phase, Share
-from corral.mcp.gate import Gate
-from corral.mcp.pool import UNSENT_RETRIES, Pool, may_overlap, may_retry
+from corral.mcp.pool.backend import Concurrency
+from corral.mcp.pool.directory import Directory, near_names
+from corral.mcp.pool.gate import Gate
+from corral.mcp.pool.placement import Phase, Share
+from corral.mcp.pool.pool import UNSENT_RETRIES, Pool, may_overlap, may_retry
 from corral.mcp.protocol.caller import NOBODY, Caller
 from corral.mcp.protocol.catalog import (
     FULL,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agents.mcp_process import BOUND_S, ODD, ProcessBackend, ended, life
-from corral.mcp.backend import Concurrency
-from corral.mcp.pool import Pool
+from corral.mcp.pool.backend import Concurrency
+from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol.catalog import Access
 from corral.worker.contract.errors import CorralError, ToolFailed
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..worker.contract.codec import as_object
-from ..worker.contract.errors import (
+from ...worker.contract.codec import as_object
+from ...worker.contract.errors import (
     Conflict,
     CorralError,
     InvalidParams,
@@ -25,16 +25,16 @@ from ..worker.contract.errors import (
     Timeout,
     ToolFailed,
 )
+from ..protocol.caller import NOBODY, Caller
+from ..protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits
+from ..protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
+from ..upstream.session import Session
 from .backend import Backend, Concurrency, Process
 from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
-from .dispatch import Share
 from .dispatcher import Dispatcher, is_backing_off, too_late, within
 from .gate import Gate
-from .protocol.caller import NOBODY, Caller
-from .protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits
-from .protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
-from .subscribers import Subscribers
-from .upstream.session import Session
+from .placement import Share
+from .subscriptions import Subscribers
 from .validation import Validators
 
 UNSENT_RETRIES = 2

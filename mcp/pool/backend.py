@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from ..worker.contract.errors import CorralError
-from .dispatch import Phase, Share
-from .protocol.catalog import Catalogue
-from .upstream.session import Session
+from ...worker.contract.errors import CorralError
+from ..protocol.catalog import Catalogue
+from ..upstream.session import Session
+from .placement import Phase, Share
 
 Concurrency = Literal["auto", "serial", "parallel"]
 

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from ..worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from ..upstream.session import Session
 from .backend import Backend, Process
-from .dispatch import Allowance, Decision, Grow, Phase, Place, Renew, Use, allow, choose
 from .gate import MAX_WAITING, Gate
-from .upstream.session import Session
+from .placement import Allowance, Decision, Grow, Phase, Place, Renew, Use, allow, choose
 
 REST_S = 0.1
 """A process is busy until it has had no call for so long: telling each of its short rests would cost more than a call."""

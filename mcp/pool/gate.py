@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..worker.contract.errors import Overloaded
+from ...worker.contract.errors import Overloaded
 
 MAX_WAITING = 1_000
 """Calls that wait for their turn at one process."""

@@ -7,8 +7,8 @@ leads to it.
 import difflib
 from collections.abc import Mapping, Sequence
 
-from ..worker.contract.errors import Conflict, NotFound, PermissionDenied
-from .protocol.catalog import (
+from ...worker.contract.errors import Conflict, NotFound, PermissionDenied
+from ..protocol.catalog import (
     FULL,
     Access,
     Catalogue,
@@ -19,7 +19,7 @@ from .protocol.catalog import (
     exposed_uris,
     template_matches,
 )
-from .protocol.messages import Tool
+from ..protocol.messages import Tool
 
 MAX_NEAR = 3
 """Names suggested for one that does not exist."""

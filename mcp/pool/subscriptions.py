@@ -9,9 +9,9 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol, TypeAlias
 
-from ..worker.contract.errors import CorralError, Overloaded
-from .protocol.messages import SUBSCRIBE, UNSUBSCRIBE
-from .upstream.session import Session
+from ...worker.contract.errors import CorralError, Overloaded
+from ..protocol.messages import SUBSCRIBE, UNSUBSCRIBE
+from ..upstream.session import Session
 
 MAX_SUBSCRIPTIONS = 1_000
 """Of one server."""

@@ -1,0 +1,1 @@
+"""Shares MCP servers between callers."""
