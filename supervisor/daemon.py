@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from msgspec.structs import asdict
 
 from .. import __version__
-from ..mcp import cortex_command
+from ..mcp.cortex import command as cortex_command
 from ..mcp.pool.pool import Pool
 from ..mcp.protocol.caller import Caller
 from ..worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied

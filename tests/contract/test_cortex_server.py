@@ -20,7 +20,7 @@ from mcp import StdioServerParameters
 from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
 
-from corral.mcp.cortex import TOOLS, default_path
+from corral.mcp.cortex.server import TOOLS, default_path
 from corral.worker.contract.mcp_info import LEGACY_VERSIONS, MODERN_VERSIONS
 
 Json = dict[str, Any]  # whatever the server answers

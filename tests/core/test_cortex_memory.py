@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corral.mcp.cortex_command import command
-from corral.mcp.cortex_item import Item
-from corral.mcp.cortex_memory import MAX_ITEM_BYTES, Memory, Quota
-from corral.mcp.cortex_search import MAX_TERMS
-from corral.mcp.cortex_store import SCHEMA_VERSION, STEPS, WAL_BYTES, Store
+from corral.mcp.cortex.command import command
+from corral.mcp.cortex.database import SCHEMA_VERSION, STEPS, WAL_BYTES, Store
+from corral.mcp.cortex.item import Item
+from corral.mcp.cortex.memory import MAX_ITEM_BYTES, Memory, Quota
+from corral.mcp.cortex.search import MAX_TERMS
 from corral.worker.contract.errors import (
     Conflict,
     InvalidParams,

@@ -15,9 +15,10 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..worker.contract.codec import encode
-from ..worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
-from .cortex_item import (
+from ...worker.contract.codec import encode
+from ...worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
+from .database import Store
+from .item import (
     IN_NAMESPACE,
     ITEM,
     LIVE,
@@ -34,8 +35,7 @@ from .cortex_item import (
     sha256,
     strings_of,
 )
-from .cortex_search import Found, Search
-from .cortex_store import Store
+from .search import Found, Search
 
 MAX_ITEM_BYTES = 4 * 1024 * 1024
 """One item as JSON. Quoted twice in an MCP result it still fits into a message of 16 MiB."""

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from .. import __version__
-from ..worker.contract.codec import as_array, as_object, encode
-from ..worker.contract.errors import CorralError, InternalError, InvalidParams, MethodNotFound
-from ..worker.contract.jsonrpc import Peer, Request
-from ..worker.contract.mcp_info import LEGACY_VERSIONS, META, MODERN_VERSIONS
-from .cortex_item import Item
-from .cortex_memory import Memory, Quota
-from .cortex_store import MAX_FILE_BYTES, Store
+from ... import __version__
+from ...worker.contract.codec import as_array, as_object, encode
+from ...worker.contract.errors import CorralError, InternalError, InvalidParams, MethodNotFound
+from ...worker.contract.jsonrpc import Peer, Request
+from ...worker.contract.mcp_info import LEGACY_VERSIONS, META, MODERN_VERSIONS
+from .database import MAX_FILE_BYTES, Store
+from .item import Item
+from .memory import Memory, Quota
 
 _META_VERSION = META + "protocolVersion"
 _META_CAPABILITIES = META + "clientCapabilities"

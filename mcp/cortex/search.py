@@ -11,9 +11,10 @@ from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..worker.contract.codec import encode
-from ..worker.contract.errors import InvalidParams
-from .cortex_item import (
+from ...worker.contract.codec import encode
+from ...worker.contract.errors import InvalidParams
+from .database import Store
+from .item import (
     IN_NAMESPACE,
     ITEM,
     LIVE,
@@ -24,7 +25,6 @@ from .cortex_item import (
     plain_id,
     sha256,
 )
-from .cortex_store import Store
 
 MAX_FOUND_BYTES = 4 * 1024 * 1024
 """All items of one search as JSON; the first one always fits."""

@@ -1,0 +1,1 @@
+"""Implements cortex, the memory server that is there without configuration."""
