@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import click
 
     from ..worker.contract.errors import CorralError
-    from .session import Session
+    from .context import Session
 
 COMMANDS = {
     "status": "agent",
@@ -131,7 +131,7 @@ def _is_answered(arguments: list[str]) -> bool:
     """Whether that was a plain `corral status`, which runs without click, and is done."""
     if COMPLETE_VARIABLE in os.environ:
         return False
-    from .glance import answered  # noqa: PLC0415 - start-up time: only for this command
+    from .status_fast import answered  # noqa: PLC0415 - start-up time: only for this command
 
     is_done = answered(arguments, os.environ)
     sys.stdout.flush()
@@ -142,7 +142,7 @@ def _run(arguments: list[str]) -> int:
     import click  # noqa: PLC0415 - after _keep_out
 
     from ..worker.contract.errors import CorralError, InvalidParams  # noqa: PLC0415 - likewise
-    from .session import Session  # noqa: PLC0415 - likewise
+    from .context import Session  # noqa: PLC0415 - likewise
 
     session = Session(os.environ)
     # An unreadable command line is reported as its writer would have wanted it.
@@ -194,7 +194,7 @@ def command_line() -> "click.Group":
     import click  # noqa: PLC0415 - after _keep_out
 
     from .. import __version__  # noqa: PLC0415 - likewise
-    from .session import Noun  # noqa: PLC0415 - likewise
+    from .context import Noun  # noqa: PLC0415 - likewise
 
     def show_version(context: click.Context, _: click.Parameter, value: object) -> None:
         if value:

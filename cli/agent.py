@@ -9,10 +9,7 @@ import click
 from ..worker.contract.codec import as_array, as_object
 from ..worker.contract.errors import InvalidParams, from_wire
 from . import render
-from .ensemble import print_ensemble
-from .overview import print_entries, print_status
-from .render import inner, inners, items, word
-from .session import (
+from .context import (
     Adding,
     Session,
     Verb,
@@ -22,7 +19,10 @@ from .session import (
     toml_document,
     waiting_s,
 )
-from .session import duration as a_duration
+from .context import duration as a_duration
+from .ensemble import print_ensemble
+from .render import inner, inners, items, word
+from .status_table import print_entries, print_status
 
 TAIL_LINES = 20
 EXITS_SHOWN = 5

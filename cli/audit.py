@@ -7,8 +7,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from . import render
+from .context import ANSWER_S, Noun, Session, Verb, complete_agents, moment, place
 from .render import duration, inner, inners, items, number, word
-from .session import ANSWER_S, Noun, Session, Verb, complete_agents, moment, place
 
 RECORDS_SHOWN = 100
 MOST_RECORDS = 10_000

@@ -7,8 +7,8 @@ import click
 from ..worker.contract import codec
 from ..worker.contract.errors import InvalidParams, NotFound
 from . import render
+from .context import Noun, Session, complete_agents, complete_names, duration, json_value, waiting_s
 from .render import inner, inners, number, word
-from .session import Noun, Session, complete_agents, complete_names, duration, json_value, waiting_s
 
 checkpoint = Noun("checkpoint", help="What workers saved. Have them save, and go on from it.")
 

@@ -2,8 +2,8 @@
 
 import click
 
+from .context import Session, Verb
 from .render import inner, word
-from .session import Session, Verb
 
 LEVELS = ("debug", "info", "warning", "error")
 

@@ -14,8 +14,8 @@ import click
 from .. import __version__
 from ..worker.contract.errors import Unreachable
 from . import render
+from .context import Session, Verb
 from .render import inner, inners, word
-from .session import Session, Verb
 
 CHECK_S = 20.0
 MARKS = {

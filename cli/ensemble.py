@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from . import render
+from .console import Session
 from .render import inner, inners, items, word
-from .terminal import Session
 
 HEADER = ("NAME", "KIND", "RUNNING", "MODE", "WHO")
 SHORT = 60

@@ -8,8 +8,7 @@ import click
 
 from ..worker.contract.errors import InvalidParams, Unreachable
 from . import render
-from .render import inners, word
-from .session import (
+from .context import (
     ANSWER_S,
     Noun,
     Session,
@@ -19,6 +18,7 @@ from .session import (
     session_of,
     unknown_word,
 )
+from .render import inners, word
 
 EVENTS_SHOWN = 100
 EVENTS_BEFORE_FOLLOWING = 10

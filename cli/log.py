@@ -9,8 +9,8 @@ import click
 from ..worker.client.sync import Client
 from ..worker.contract.errors import ResourceLimitExceeded, Unreachable, from_wire
 from . import render
+from .context import ANSWER_S, Session, Verb, complete_agents, moment
 from .render import inners, word
-from .session import ANSWER_S, Session, Verb, complete_agents, moment
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 LINES_SHOWN = 100

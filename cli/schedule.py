@@ -6,8 +6,8 @@ import click
 
 from ..worker.contract.errors import NotFound
 from . import render
+from .context import Noun, Session, Verb, complete_names
 from .render import inner, inners, number, word
-from .session import Noun, Session, Verb, complete_names
 
 complete_schedules = complete_names("schedule.list", "schedules")
 

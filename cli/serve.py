@@ -35,7 +35,7 @@ from ..worker.contract.errors import (
 )
 from ..worker.contract.jsonrpc import HEAD_BYTES, request_id_in
 from ..worker.contract.mcp_info import META, MODERN_VERSIONS
-from .absence import SERVER_INFO, Asked, UnsupportedVersion, instead
+from .serve_offline import SERVER_INFO, Asked, UnsupportedVersion, instead
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """The longest message, in either direction."""

@@ -9,8 +9,8 @@ import click
 
 from ..worker.client.sync import Client
 from . import render
+from .context import ANSWER_S, Session, Verb, complete_agents, duration
 from .render import Record, inner, inners, number, word
-from .session import ANSWER_S, Session, Verb, complete_agents, duration
 
 GROUPS = ("agents", "mcp_servers", "teams", "workflows")
 

@@ -23,10 +23,8 @@ from ..worker.contract.errors import (
     from_wire,
 )
 from ..worker.contract.jsonrpc import Notification
-from . import order, render
-from .order import complete_addressees, complete_tasks, order_options
-from .render import inner, inners, number, word
-from .session import (
+from . import render, run_options
+from .context import (
     ANSWER_S,
     Noun,
     Session,
@@ -37,6 +35,8 @@ from .session import (
     moment,
     waiting_s,
 )
+from .render import inner, inners, number, word
+from .run_options import complete_addressees, complete_tasks, order_options
 
 RECONNECT_S = 30.0
 """How long a waiting `run` bears with a daemon that is away."""
@@ -72,11 +72,11 @@ def run(session: Session, /, **options: Any) -> int:  # Any: the values of the o
 
     AGENT may be a team or a workflow. Ctrl-C cancels the task; a second one leaves at once. With --every or --cron: make a schedule and print its name.
     """
-    if order.is_schedule(options):
-        _add_schedule(session, order.schedule(options))
+    if run_options.is_schedule(options):
+        _add_schedule(session, run_options.schedule(options))
         return 0
     with session.connect() as connection:
-        record = _submit(session, connection, order.task(options))
+        record = _submit(session, connection, run_options.task(options))
         if options["detach"]:
             if session.json:
                 session.print_json(record)

@@ -7,9 +7,9 @@ import click
 
 from ..worker.contract.errors import InvalidParams
 from . import render
+from .context import Noun, Session, complete_names, toml_document
 from .ensemble import print_ensemble, print_ensembles
 from .render import inner, inners, items, word
-from .session import Noun, Session, complete_names, toml_document
 
 RUN = {"run": "task"}
 """`corral team run` is `corral run`: a name is enough to know what it is."""

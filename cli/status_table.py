@@ -6,9 +6,9 @@ It imports no library: see `glance`.
 from collections.abc import Iterable, Iterator, Mapping
 
 from . import render
+from .console import Session
 from .ensemble import print_ensembles
 from .render import duration, inner, inners, items, number, size, word
-from .terminal import Session
 
 DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
 

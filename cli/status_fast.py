@@ -12,8 +12,8 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 
-from .overview import print_status
-from .terminal import ANSWER_S, Session
+from .console import ANSWER_S, Session
+from .status_table import print_status
 
 CONNECT_S = 10
 """How long a full queue of connections is waited for."""

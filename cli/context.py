@@ -13,7 +13,7 @@ import click
 
 from ..worker.contract.errors import CorralError, InvalidParams
 from . import render
-from .terminal import ANSWER_S, Session
+from .console import ANSWER_S, Session
 
 __all__ = [
     "ANSWER_S",

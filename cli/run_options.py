@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ..worker.contract.errors import InvalidParams
-from .session import complete_names, duration, duration_s, json_value, moment
+from .context import complete_names, duration, duration_s, json_value, moment
 
 DAY_S = 86_400.0
 

@@ -4,7 +4,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from .. import __version__
-from .session import Session, Verb
+from .context import Session, Verb
 
 SHELLS = ("bash", "zsh", "fish")
 

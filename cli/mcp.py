@@ -9,8 +9,7 @@ import click
 
 from ..worker.contract.errors import Conflict, InvalidParams, NotFound, from_wire
 from . import render
-from .render import inner, inners, items, number, word
-from .session import (
+from .context import (
     Adding,
     Noun,
     Session,
@@ -20,6 +19,7 @@ from .session import (
     pair,
     waiting_s,
 )
+from .render import inner, inners, items, number, word
 
 if TYPE_CHECKING:
     from .client_config import Server, Skipped
