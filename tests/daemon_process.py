@@ -20,7 +20,7 @@ BOUND_S = 30.0
 
 BIN = Path(sys.executable).parent
 
-AGENTS = Path(__file__).parent / "agents"
+AGENTS = Path(__file__).parent / "programs"
 
 
 class DaemonProcess:

@@ -19,7 +19,7 @@ from corral.supervisor.linux import kernel
 from corral.supervisor.process import containment
 
 BOUND_S = 20.0
-AGENTS = Path(__file__).parent / "agents"
+AGENTS = Path(__file__).parent / "programs"
 PYTHON = [sys.executable, "-I", "-S"]
 PATH = os.defpath
 STATE = 4711

@@ -22,7 +22,7 @@ from corral.worker.contract.errors import CorralError, MethodNotFound, from_wire
 
 BOUND_S = 20.0
 ROOT = Path(__file__).parents[1]
-AGENTS = ROOT / "tests" / "agents"
+AGENTS = ROOT / "tests" / "programs"
 BEAT_S = 0.05
 
 Json = dict[str, object]
@@ -84,7 +84,7 @@ class WorkerPeer:
 
     @classmethod
     def of(cls, agent: str, *arguments: str) -> Self:
-        """A worker that runs tests/agents/AGENT.py."""
+        """A worker that runs tests/programs/AGENT.py."""
         return cls([sys.executable, "-P", AGENTS / f"{agent}.py", *arguments])
 
     async def __aenter__(self) -> Self:

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from contract.both_codecs import CODECS
 
+pytestmark = pytest.mark.contract
+
 FUZZ = settings(deadline=None, max_examples=200, print_blob=True)
 
 VALUES: list[tuple[bytes, object]] = [

@@ -7,6 +7,8 @@ import pytest
 from corral.worker.contract import errors
 from corral.worker.contract.errors import CLASSES, CorralError, InternalError, from_wire
 
+pytestmark = pytest.mark.contract
+
 TABLE = [
     ("ParseError", -32700, 2),
     ("InvalidRequest", -32600, 2),

@@ -20,7 +20,7 @@ import pytest
 from corral.supervisor.logs.daemon_log import QUEUE_BYTES, Diary, Handler
 from corral.worker.contract.errors import InvalidParams, NotFound, from_wire
 from daemon_process import BIN, BOUND_S, DaemonProcess
-from shell.test_journal import Journald
+from logs.test_journald import Journald
 
 TEXT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (debug|info|warning|error|critical) +\S")
 

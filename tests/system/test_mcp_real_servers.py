@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from agents.mcp_process import BOUND_S, ODD, ProcessBackend, ended, life
 from corral.mcp.pool.backend import Concurrency
 from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol.catalog import Access
 from corral.worker.contract.errors import CorralError, ToolFailed
+from programs.mcp_process import BOUND_S, ODD, ProcessBackend, ended, life
 
 GIT_SERVER = (sys.executable, "-m", "mcp_server_git")
 

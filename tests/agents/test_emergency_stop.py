@@ -1,0 +1,51 @@
+"""An emergency stop and a store that does not answer."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+
+from corral.supervisor.agents import operations as running_module
+from corral.supervisor.agents.operations import Running
+from corral.supervisor.store import schema
+from corral.supervisor.store.store import Store
+from corral.worker.contract.errors import Overloaded
+
+pytestmark = pytest.mark.shell
+
+BOUND_S = 30.0
+
+
+def test_an_emergency_stop_is_in_force_and_answered_while_the_disk_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", BOUND_S)  # as a disk that hangs
+    monkeypatch.setattr(running_module, "BRAKE_S", 0.05)
+    path = tmp_path / "corral.db"
+
+    def publish(*_: object, **__: object) -> None: ...
+
+    async def test() -> None:
+        store = Store.open(path)
+        bus = SimpleNamespace(publish=publish)
+        shared: Any = SimpleNamespace(store=store, bus=bus)  # as much as a stop of nobody needs
+        config: Any = None
+        running = Running(shared, config)
+        stopped: list[str] = []
+        with closing(sqlite3.connect(path, isolation_level=None)) as held:
+            held.execute("BEGIN IMMEDIATE")
+            for number in range(1, 3):
+                with pytest.raises(Overloaded):
+                    async with asyncio.timeout(BOUND_S / 3):
+                        await running.halt("test", lambda: stopped.append("tasks"))
+                assert running.brake is not None
+                assert len(stopped) == number
+            held.execute("ROLLBACK")
+        await store.close()
+
+    uvloop.run(test())

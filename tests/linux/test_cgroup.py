@@ -1,0 +1,386 @@
+"""The cgroups of units: which subtree is ours, what is written to it, and that nothing leaves it alive.
+
+Real groups where this machine gives them; the files of controllers in a folder that looks like one.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corral.supervisor.linux import cgroup, kernel
+from corral.supervisor.process import containment
+from corral.supervisor.process.launcher_client import Launcher
+from corral.worker.contract.errors import SpawnFailed
+from launcher_wire import AGENTS, BOUND_S, Wire, with_token
+
+pytestmark = pytest.mark.shell
+
+ROOT = os.geteuid() == 0
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(not ROOT, reason="only root may become another user, or delegate")
+
+
+@pytest.fixture
+def subtree(tmp_path: Path) -> Iterator[containment.Subtree]:
+    try:
+        found = containment.claim(tmp_path)
+    except containment.Refusal as refusal:
+        pytest.skip(f"no cgroup: {refusal}")
+    yield found
+    assert cgroup.remove(str(found.path))
+    found.remove()
+
+
+@pytest.fixture
+def wire(subtree: containment.Subtree) -> Iterator[Wire]:
+    it = Wire(subtree)
+    yield it
+    it.close()
+    assert cgroup.below(str(subtree.path)) == [], "the launcher removes what it made"
+
+
+@pytest.fixture
+def token() -> Iterator[str]:
+    word = f"token-{os.getpid()}-{time.monotonic_ns()}"
+    yield word
+    for pid in with_token(word):
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_until_gone(path: Path) -> None:
+    deadline = time.monotonic() + BOUND_S
+    while path.exists():
+        assert time.monotonic() < deadline, f"{path} is left"
+
+
+# --- the groups of the units ---
+
+
+def test_everything_that_a_unit_forks_is_in_its_group(
+    wire: Wire, subtree: containment.Subtree, token: str
+) -> None:
+    pids = wire.tree("a-0#1", token, 3, 2)
+    wire.start("b-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    folder = subtree.unit("a-0#1")
+    assert sorted(cgroup.processes(str(folder))) == sorted(pids)
+    assert {subtree.groups.unit_of(pid) for pid in pids} == {"a-0#1"}
+    wire.send(op="kill", unit="a-0#1")
+    wire.hear("emptied", unit="a-0#1")
+    assert with_token(token) == []
+    wait_until_gone(folder)
+    assert cgroup.is_populated(str(subtree.unit("b-0#1")))
+
+
+def test_a_start_that_fails_leaves_no_group(wire: Wire, subtree: containment.Subtree) -> None:
+    for stage, program, cwd in (
+        ("exec", "/no/such/program", "/"),
+        ("chdir", "true", "/no/such/folder"),
+        ("descriptors", "true", "/"),
+    ):
+        if stage == "descriptors":
+            seq = wire.send(op="spawn", unit="a-0#1", argv=[program])  # without any
+        else:
+            seq, reading = wire.spawn("a-0#1", [program], cwd=cwd)
+            os.close(reading)
+        assert wire.hear("failed", seq=seq)["stage"] == stage
+        wait_until_gone(subtree.unit("a-0#1"))
+
+
+def test_a_group_that_cannot_be_made_is_a_start_that_failed(
+    wire: Wire, subtree: containment.Subtree
+) -> None:
+    cgroup.write(str(subtree.path), "cgroup.max.descendants", "0")
+    seq, reading = wire.spawn("a-0#1", ["true"])
+    os.close(reading)
+    answer = wire.hear("failed", seq=seq)
+    assert (answer["stage"], answer["errno"]) == ("cgroup", errno.EAGAIN)
+    assert answer["retryable"], "other units' groups may go"
+    assert wire.listed()["units"] == []
+
+
+@needs_root
+def test_a_worker_that_leaves_its_group_is_killed_all_the_same(
+    wire: Wire, subtree: containment.Subtree
+) -> None:
+    own = subtree.path.parent
+    code = f"echo $$ > {own}/cgroup.procs; setsid sleep 1000 & echo; exec sleep 1000"
+    pid, _line = wire.start("a-0#1", ["sh", "-c", code])
+    assert not cgroup.is_populated(str(subtree.unit("a-0#1")))
+    (unit,) = wire.listed()["units"]
+    assert len(unit["processes"]) == 2
+    pidfds = [os.pidfd_open(pid) for pid in unit["processes"]]
+    assert unit["pid"] == pid
+    wire.send(op="kill", unit="a-0#1")
+    wire.hear("emptied", unit="a-0#1")
+    assert select.select(pidfds, [], [], 0)[0] == pidfds
+    for pidfd in pidfds:
+        os.close(pidfd)
+
+
+def test_a_stranger_in_the_group_of_a_unit_is_part_of_it(
+    wire: Wire, subtree: containment.Subtree
+) -> None:
+    pid, _line = wire.start("a-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    with subprocess.Popen(["sleep", "1000"]) as stranger, contextlib.ExitStack() as undo:
+        undo.callback(stranger.kill)
+        cgroup.write(str(subtree.unit("a-0#1")), "cgroup.procs", str(stranger.pid))
+        os.kill(pid, signal.SIGKILL)
+        wire.hear("exited", unit="a-0#1")
+        wire.hear("pong", seq=wire.send(op="ping"))
+        assert all(message["op"] != "emptied" for message in wire.said)
+        wire.send(op="kill", unit="a-0#1")
+        assert stranger.wait(BOUND_S) == -signal.SIGKILL
+        wire.hear("emptied", unit="a-0#1")
+
+
+@needs_root
+def test_groups_that_a_worker_made_below_its_own_go_with_it(
+    wire: Wire, subtree: containment.Subtree
+) -> None:
+    folder = subtree.unit("a-0#1")
+    inner = folder / "x" / "y"
+    code = f"mkdir -p {inner}; sleep 1000 & echo $! > {inner}/cgroup.procs; echo; exec sleep 1000"
+    wire.start("a-0#1", ["sh", "-c", code])
+    assert cgroup.processes(str(inner))
+    wire.send(op="kill", unit="a-0#1")
+    wire.hear("emptied", unit="a-0#1")
+    wait_until_gone(folder)
+
+
+@pytest.mark.parametrize(("depth", "is_removed"), [(1500, True), (2500, False)])
+def test_no_depth_of_groups_ends_whoever_removes_them(
+    tmp_path: Path, depth: int, is_removed: bool
+) -> None:
+    (tmp_path / "group").mkdir()
+    folder = os.open(tmp_path / "group", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("x", dir_fd=folder)
+        inner = os.open("x", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    assert cgroup.remove(str(tmp_path / "group")) is is_removed, "a path has 4,096 bytes at most"
+    subprocess.run(["rm", "-rf", tmp_path / "group"], check=True)  # which knows no such bound
+
+
+def test_a_launcher_that_ends_leaves_the_groups_of_its_successor_alone(
+    wire: Wire, subtree: containment.Subtree
+) -> None:
+    wire.start("a-0#1", ["sh", "-c", "echo; exec sleep 1000"])
+    successor = Wire(subtree)
+    pid, _line = successor.start("a-0#2", ["sh", "-c", "echo; exec sleep 1000"])
+    wire.close()
+    assert cgroup.processes(str(subtree.unit("a-0#2"))) == {pid}
+    assert cgroup.below(str(subtree.path)) == [str(subtree.unit("a-0#2"))]
+    successor.start("a-0#3", ["sh", "-c", "echo; exec sleep 1000"])
+    successor.close()
+
+
+def test_the_subtree_of_a_dead_daemon_is_removed_unless_the_next_one_holds_it(
+    tmp_path: Path, subtree: containment.Subtree
+) -> None:
+    path = str(subtree.path)
+    with pytest.raises(BlockingIOError):
+        cgroup.remove_unheld(path)
+    successor = containment.claim(tmp_path)
+    subtree.remove()  # which cannot have it, for one
+    successor.remove()
+    successor.make()
+    with pytest.raises(BlockingIOError):
+        cgroup.remove_unheld(path)
+    successor.remove()
+    os.mkdir(path)
+    cgroup.remove_unheld(path)
+    assert cgroup.hold(path) == -1
+
+
+# --- the files of the controllers, in a folder that looks like a group ---
+
+
+@pytest.fixture
+def lookalike(tmp_path: Path) -> Path:
+    """A folder with the files of a group that has all controllers, and a unit's below it."""
+    names = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max")
+    (tmp_path / "a-0#1").mkdir()
+    for name in names:
+        (tmp_path / "a-0#1" / name).touch()
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: text for path in folder.iterdir() if (text := path.read_text())}
+
+
+def test_limits_are_written_as_the_kernel_reads_them(lookalike: Path) -> None:
+    groups = cgroup.Groups(str(lookalike), "/corral")
+    folder = Path(groups.make("a-0#1", 2 << 30, 80, 40))
+    assert contents(folder) == {
+        "memory.max": "2147483648",
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "pids.max": "40",
+        "cpu.max": "80000 100000",
+    }
+
+
+def test_a_limit_without_its_controller_or_of_zero_is_not_written(lookalike: Path) -> None:
+    (lookalike / "cgroup.subtree_control").write_text("pids\n")
+    (lookalike / "a-0#1" / "memory.swap.max").unlink()  # a kernel without swap
+    folder = Path(cgroup.Groups(str(lookalike), "/corral").make("a-0#1", 1 << 20, 50, 7))
+    assert contents(folder) == {"pids.max": "7"}
+    (lookalike / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    (lookalike / "a-0#1" / "pids.max").write_text("")
+    cgroup.Groups(str(lookalike), "/corral").make("a-0#1", 0, 0, 0)
+    assert contents(folder) == {}
+
+
+def test_kills_for_memory_are_counted(tmp_path: Path) -> None:
+    assert cgroup.oom_kills(str(tmp_path)) == 0
+    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\n")
+    assert cgroup.oom_kills(str(tmp_path)) == 3
+
+
+# --- which subtree is ours ---
+
+
+def test_the_subtree_of_a_state_folder_has_always_the_same_name(
+    subtree: containment.Subtree, tmp_path: Path
+) -> None:
+    (tmp_path / "x").mkdir()
+    again = containment.claim(tmp_path / "." / "x" / "..")
+    assert (again.path, again.name) == (subtree.path, subtree.name)
+    again.remove()
+    other = containment.claim(tmp_path / "x")
+    other.remove()
+    assert other.path != subtree.path
+    assert cgroup.name_of(os.getpid()) == os.path.dirname(subtree.name) or "/"
+
+
+def test_what_was_left_in_the_subtree_is_killed_and_removed(subtree: containment.Subtree) -> None:
+    folder = subtree.unit("a-0#1")
+    (folder / "inner").mkdir(parents=True)
+    subtree.unit("b-0#1").mkdir()
+    with subprocess.Popen(["sleep", "1000"]) as left, contextlib.ExitStack() as undo:
+        undo.callback(left.kill)
+        cgroup.write(str(folder / "inner"), "cgroup.procs", str(left.pid))
+        asyncio.run(subtree.clear())
+        assert left.wait(BOUND_S) == -signal.SIGKILL
+    assert cgroup.below(str(subtree.path)) == []
+
+
+@needs_root
+def test_an_ordinary_user_takes_no_subtree_that_is_not_its_own(tmp_path: Path) -> None:
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(containment.Refusal) as refusal:
+            containment.claim(tmp_path)
+    finally:
+        os.seteuid(0)
+    assert str(refusal.value)
+
+
+def test_a_tier_that_is_asked_for_and_not_to_be_had_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with contextlib.ExitStack() as undo:
+        if ROOT:
+            os.seteuid(NOBODY)
+            undo.callback(os.seteuid, 0)
+        try:
+            containment.claim(tmp_path).remove()
+            pytest.skip("this user has a subtree of its own")
+        except containment.Refusal:
+            pass
+        launcher = Launcher(on_exit=print, on_empty=print, state_dir=Path("/"), tier="cgroup")
+        with pytest.raises(SpawnFailed) as failure:
+            asyncio.run(launcher.start())
+        assert failure.value.data["stage"] == "cgroup"
+
+
+def test_a_refusal_names_the_folder_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "App.slice" / "Agents.service"
+
+    def refuse(_state_dir: Path) -> containment.Subtree:
+        raise containment.Refusal(f"systemd has not delegated {folder}")
+
+    monkeypatch.setattr(containment, "claim", refuse)
+    launcher = Launcher(on_exit=print, on_empty=print, state_dir=tmp_path, tier="cgroup")
+    with pytest.raises(SpawnFailed) as failure:
+        asyncio.run(launcher.start())
+    assert str(folder) in failure.value.message
+
+
+def test_what_this_machine_gives_is_told_part_by_part(tmp_path: Path) -> None:
+    async def tell(**options: object) -> containment.Containment:
+        launcher = Launcher(on_exit=print, on_empty=print, **options)  # type: ignore[arg-type] # of the rows below
+        await launcher.start()
+        await launcher.close()
+        return launcher.containment
+
+    plain = asyncio.run(tell(state_dir=tmp_path, tier="launcher"))
+    assert (plain.tier, plain.kill, plain.freeze) == ("launcher", "subreaper", "signals")
+    assert (plain.memory, plain.cpu, plain.processes) == ("sampled", "sampled", "rlimit")
+    assert plain.cgroup is None
+    best = asyncio.run(tell(state_dir=tmp_path))
+    parts = {best.memory, best.cpu, best.processes}
+    if best.cgroup is None:
+        assert best.tier == "launcher"
+    else:
+        assert (best.kill, best.freeze) == ("cgroup.kill", "cgroup.freeze")
+        assert best.tier == ("cgroup" if parts == {"cgroup"} else "cgroup-kill")
+    assert bool(best.reason) == (parts != {"cgroup"})
+
+
+@needs_root
+@pytest.mark.parametrize("is_in_leaf", [False, True])
+def test_below_a_delegated_group_the_daemon_moves_to_a_leaf(
+    subtree: containment.Subtree, token: str, tmp_path: Path, is_in_leaf: bool
+) -> None:
+    service = subtree.path / "service"
+    start = service / "supervisor" if is_in_leaf else service  # systemd's DelegateSubgroup=
+    start.mkdir(parents=True)
+    try:
+        os.setxattr(service, "user.delegate", b"1")
+    except OSError:
+        pytest.skip("this kernel keeps no attributes of groups")
+    options = json.dumps({"state_dir": str(tmp_path), "tier": "cgroup"})
+    host = [sys.executable, str(AGENTS / "launcher_host.py"), token, "2", options]
+    enter = ["sh", "-c", f'echo $$ > {start}/cgroup.procs; exec "$@"', "sh"]
+    with subprocess.Popen([*enter, *host], stdout=subprocess.PIPE) as daemon:
+        assert daemon.stdout is not None
+        launcher_pid = int(daemon.stdout.readline())
+        pidfd = os.pidfd_open(launcher_pid)
+        assert cgroup.processes(str(service)) == set()
+        assert cgroup.processes(str(service / "supervisor")) == {daemon.pid, launcher_pid}
+        workers = sorted(path.name for path in (service / "agents").iterdir() if path.is_dir())
+        assert workers == ["a-0#1", "a-1#1"]
+        assert len(cgroup.processes(str(service / "agents" / "a-1#1"))) == 4
+        daemon.kill()
+    assert select.select([pidfd], [], [], BOUND_S)[0], "the launcher ends"
+    os.close(pidfd)
+    assert with_token(token) == []
+    assert not (service / "agents").exists(), "nobody holds it any more"
+
+
+def test_a_group_is_named_by_the_kernel(subtree: containment.Subtree) -> None:
+    process = kernel.look_up(os.getpid())
+    assert process is not None
+    assert cgroup.name_of(process.pid) == cgroup.name_of("self")
+    assert subtree.groups.unit_of(process.pid) == ""
+    assert cgroup.name_of(2**22 + 1) == "", "no such process"

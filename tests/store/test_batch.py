@@ -1,0 +1,95 @@
+"""Rows that are written together, each with its own end."""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from corral.supervisor.store.batch import SHEET_BYTES, SHEET_ROWS, Sheets
+from corral.supervisor.store.store import Store
+from corral.worker.contract.errors import Conflict
+
+pytestmark = pytest.mark.shell
+
+SAVE = (
+    "INSERT INTO meta (key, value) VALUES (?, ?)"
+    " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
+BOUND_S = 30.0
+
+
+def with_store(path: Path, act: Callable[[Store, Sheets], Awaitable[None]]) -> None:
+    async def run() -> None:
+        store = Store.open(path)
+        try:
+            async with asyncio.timeout(BOUND_S):
+                await act(store, Sheets(store))
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def read(path: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 63, 64, 65, 500, SHEET_ROWS + 3])
+def test_all_rows_that_come_at_once_are_written(tmp_path: Path, count: int) -> None:
+    async def act(_store: Store, sheets: Sheets) -> None:
+        await asyncio.gather(*(sheets.write(SAVE, (f"k{n}", n)) for n in range(count)))
+
+    with_store(tmp_path / "db", act)
+    rows = read(tmp_path / "db", "SELECT value FROM meta WHERE key LIKE 'k%' ORDER BY value")
+    assert [value for (value,) in rows] == list(range(count))
+
+
+def test_of_one_thing_that_is_written_often_the_last_is_what_stays(tmp_path: Path) -> None:
+    async def act(store: Store, sheets: Sheets) -> None:
+        writes = [sheets.write(SAVE, ("k", n)) for n in range(100)]
+        sheets.turn()
+        writes.append(store.begin((SAVE, ("other", "between"))))
+        writes += [sheets.write(SAVE, ("other", n)) for n in range(3)]
+        await asyncio.gather(*writes)
+
+    with_store(tmp_path / "db", act)
+    assert read(tmp_path / "db", "SELECT value FROM meta WHERE key = 'k'") == [(99,)]
+    assert read(tmp_path / "db", "SELECT value FROM meta WHERE key = 'other'") == [(2,)]
+
+
+def test_a_row_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
+    sql = "INSERT INTO meta (key, value) VALUES (?, ?)"
+
+    async def act(_store: Store, sheets: Sheets) -> None:
+        keys = [*map(str, range(50)), "generation", *map(str, range(50, 100))]
+        ends = await asyncio.gather(
+            *(sheets.write(sql, (key, 1)) for key in keys), return_exceptions=True
+        )
+        failed = [key for key, end in zip(keys, ends, strict=True) if isinstance(end, Exception)]
+        assert failed == ["generation"]
+        assert isinstance(ends[50], Conflict)
+
+    with_store(tmp_path / "db", act)
+    assert read(tmp_path / "db", "SELECT count(*) FROM meta WHERE value = 1 AND key < 'a'") == [
+        (100,)
+    ]
+
+
+def test_rows_that_are_longer_than_a_sheet_are_written_too(tmp_path: Path) -> None:
+    async def act(_store: Store, sheets: Sheets) -> None:
+        long = b"x" * (SHEET_BYTES + 1)
+        rows: list[tuple[object, ...]] = [("short", b""), ("k1", long), ("k2", long), ("last", b"")]
+        await asyncio.gather(*(sheets.write(SAVE, row) for row in rows))
+
+    with_store(tmp_path / "db", act)
+    assert (
+        read(tmp_path / "db", "SELECT length(value) FROM meta WHERE key IN ('k1', 'k2')")
+        == [(SHEET_BYTES + 1,)] * 2
+    )
+    assert read(tmp_path / "db", "SELECT count(*) FROM meta WHERE key IN ('short', 'last')") == [
+        (2,)
+    ]

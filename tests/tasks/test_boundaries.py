@@ -1,0 +1,295 @@
+"""What a task asks for in one form, what it may give away, and what is left of a quota."""
+
+import random
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import pytest
+from msgspec.structs import replace
+
+from corral.supervisor.config.spec import Tasks
+from corral.supervisor.tasks import boundaries
+from corral.supervisor.tasks.boundaries import (
+    MAX_NARROWING,
+    MAX_OBJECTIVE_CHARS,
+    Spending,
+    check_child,
+    common,
+    normalised,
+    overspent,
+    within,
+)
+from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from corral.worker.contract.shapes import Boundaries, OutputFormat, Retry, Task, TaskParams
+
+pytestmark = pytest.mark.core
+
+# -- one form
+
+
+@pytest.mark.parametrize(
+    ("written", "timeout_s"),
+    [
+        (TaskParams("x"), None),
+        (TaskParams("x", timeout_s=3), 3.0),
+        (TaskParams("x", boundaries=Boundaries(timeout="30s")), 30.0),
+        (TaskParams("x", boundaries=Boundaries(timeout=7)), 7.0),
+        (TaskParams("x", boundaries=Boundaries(timeout="1m", timeout_s=60)), 60.0),
+        (TaskParams("x", timeout_s=9, boundaries=Boundaries(timeout="5m")), 9.0),
+        (TaskParams("x", timeout_s=9, boundaries=Boundaries(timeout_s=4)), 4.0),
+    ],
+)
+def test_a_timeout_is_in_one_place_however_it_was_written(
+    written: TaskParams, timeout_s: float | None
+) -> None:
+    once = normalised(written)
+    assert (once.timeout_s, once.boundaries.timeout) == (None, None)
+    assert once.boundaries.timeout_s == timeout_s
+    assert normalised(once) == once
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        TaskParams("x", allowed_tools=["time__*", "git__log", "time__*"]),
+        TaskParams("x", boundaries=Boundaries(allowed_tools=["time__*", "git__log"])),
+        TaskParams(
+            "x",
+            allowed_tools=["git__log", "time__*"],
+            boundaries=Boundaries(allowed_tools=["time__*", "git__log"]),
+        ),
+    ],
+)
+def test_allowed_tools_are_in_one_place_however_they_were_written(written: TaskParams) -> None:
+    once = normalised(written)
+    assert once.allowed_tools is None
+    assert sorted(once.boundaries.allowed_tools or ()) == ["git__log", "time__*"]
+
+
+def test_no_tools_at_all_is_something_else_than_no_word_of_tools() -> None:
+    assert normalised(TaskParams("x", allowed_tools=[])).boundaries.allowed_tools == []
+    assert normalised(TaskParams("x")).boundaries.allowed_tools is None
+
+
+@pytest.mark.parametrize(
+    ("key", "fields"),
+    [
+        ("objective", {"objective": ""}),
+        ("objective", {"objective": " \n"}),
+        ("objective", {"objective": "x" * (MAX_OBJECTIVE_CHARS + 1)}),
+        ("boundaries.timeout", {"boundaries": Boundaries(timeout="soon")}),
+        ("boundaries.timeout", {"boundaries": Boundaries(timeout="0s")}),
+        ("boundaries.timeout", {"boundaries": Boundaries(timeout="30s", timeout_s=31)}),
+        ("boundaries.allowed_tools[1]", {"boundaries": Boundaries(allowed_tools=["a", "b c"])}),
+        ("boundaries.allowed_tools[0]", {"boundaries": Boundaries(allowed_tools=["[a-z]"])}),
+        ("boundaries.allowed_tools", {"boundaries": Boundaries(allowed_tools=["a"] * 201)}),
+        ("allowed_tools[0]", {"allowed_tools": [""]}),
+        ("allowed_tools", {"allowed_tools": ["a"], "boundaries": Boundaries(allowed_tools=["b"])}),
+        ("boundaries.constraints[1]", {"boundaries": Boundaries(constraints=["a", ""])}),
+        ("boundaries.constraints", {"boundaries": Boundaries(constraints=["a"] * 201)}),
+        ("boundaries.constraints", {"boundaries": Boundaries(constraints=["a" * 70_000])}),
+        ("boundaries.scope", {"boundaries": Boundaries(scope="a" * 70_000)}),
+        ("output_format.description", {"output_format": OutputFormat(description="a" * 70_000)}),
+        ("required_capabilities[1]", {"required_capabilities": ["a", "b\n"]}),
+        ("required_capabilities[0]", {"required_capabilities": [""]}),
+        ("retry.retry_on", {"retry": Retry(retry_on="worker-deth")}),
+        ("retry.retry_on", {"retry": Retry(retry_on=["any", "ValueError"])}),
+        ("retry.retry_on", {"retry": Retry(retry_on=["any", "never"])}),
+        ("retry.retry_on", {"retry": Retry(retry_on=[])}),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_named(key: str, fields: Mapping[str, object]) -> None:
+    asked = replace(TaskParams("x"), **fields)
+    with pytest.raises(InvalidParams) as refused:
+        normalised(asked)
+    assert refused.value.data["key"] == key
+    assert refused.value.data["reason"]
+    assert f'"{key}"' in refused.value.message
+
+
+def test_data_can_say_what_is_wanted_instead_of_words() -> None:
+    assert normalised(TaskParams("", input={"a": 1})).objective == ""
+    assert normalised(TaskParams("", context=[1])).objective == ""
+
+
+# -- children
+
+
+def parent(**fields: object) -> Task:
+    return replace(Task(id="above", agent="a", state="running"), **fields)
+
+
+def test_a_task_delegates_neither_too_deep_nor_too_often() -> None:
+    tasks = Tasks(max_delegation_depth=2, max_children=3)
+    check_child(parent(depth=1), tasks, 2)
+    check_child(parent(depth=1), tasks, 0, 3)
+    for where, children, count, limit, value in (
+        (parent(depth=2), 0, 1, "max_delegation_depth", 2),
+        (parent(depth=1), 3, 1, "max_children", 3),
+        (parent(depth=0), 1, 3, "max_children", 3),
+    ):
+        with pytest.raises(ResourceLimitExceeded) as refused:
+            check_child(where, tasks, children, count)
+        assert (refused.value.data["limit"], refused.value.data["value"]) == (limit, value)
+
+
+def test_a_child_has_the_boundaries_of_its_parent_where_it_has_none() -> None:
+    upper = Boundaries(
+        timeout_s=10.0,
+        max_tool_calls=3,
+        allowed_tools=["time__*"],
+        max_tokens=100,
+        max_cost_cents=5.0,
+    )
+    assert within(Boundaries(), parent(boundaries=upper)) == upper
+    assert within(upper, parent()) == upper
+
+
+def test_a_child_is_never_freer_than_its_parent() -> None:
+    upper = Boundaries(
+        timeout_s=10.0,
+        max_tool_calls=3,
+        allowed_tools=["time__*", "git__log"],
+        max_tokens=100,
+        max_cost_cents=5.0,
+    )
+    asked = Boundaries(
+        timeout_s=20.0,
+        max_tool_calls=9,
+        allowed_tools=["*__now", "git__*", "x"],
+        max_tokens=1000,
+        max_cost_cents=50.0,
+        scope="words",
+    )
+    given = within(asked, parent(boundaries=upper))
+    assert (given.timeout_s, given.max_tool_calls) == (10.0, 3)
+    assert (given.max_tokens, given.max_cost_cents) == (100, 5.0)
+    assert given.scope == "words"
+    assert given.allowed_tools is not None
+    assert set(given.allowed_tools) >= {"git__log", "time__*__now"}
+    admitted = {
+        name
+        for name in ("time__now", "time__x", "git__log", "git__rm", "x", "a__now", "time__a__now")
+        if any(fnmatchcase(name, pattern) for pattern in given.allowed_tools)
+    }
+    assert admitted == {"time__now", "git__log", "time__a__now"}
+
+
+def test_a_child_has_what_its_parent_has_left() -> None:
+    upper = Boundaries(max_tokens=100, max_cost_cents=5.0)
+    given = within(Boundaries(), parent(boundaries=upper, tokens_used=60, cost_cents=4.5))
+    assert given.max_tokens == 40
+    assert given.max_cost_cents == pytest.approx(0.5)
+    spent = within(Boundaries(), parent(boundaries=upper, tokens_used=160, cost_cents=9))
+    assert spent.max_tokens == 1
+    assert spent.max_cost_cents is not None
+    assert 0 < spent.max_cost_cents < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_common_patterns_admit_what_both_lists_admit_and_nothing_else(seed: int) -> None:
+    print("seed", seed)
+    luck = random.Random(seed)
+
+    def text(alphabet: str, most: int) -> str:
+        return "".join(luck.choice(alphabet) for _ in range(luck.randint(1, most)))
+
+    for _ in range(60):
+        one = [text("ab*?", 6) for _ in range(luck.randint(0, 3))]
+        other = [text("ab*?", 6) for _ in range(luck.randint(0, 3))]
+        both = common(one, other)
+        for name in {text("ab", 8) for _ in range(80)}:
+            admitted = all(
+                any(fnmatchcase(name, each) for each in patterns) for patterns in (one, other)
+            )
+            assert any(fnmatchcase(name, each) for each in both) == admitted, (one, other, name)
+
+
+def test_patterns_that_would_take_for_ever_are_refused() -> None:
+    hostile = "*a" * 60 + "*"
+    with pytest.raises(ResourceLimitExceeded) as refused:
+        within(
+            Boundaries(allowed_tools=["*b" * 60 + "*"]),
+            parent(boundaries=Boundaries(allowed_tools=[hostile])),
+        )
+    assert refused.value.data["limit"] == "allowed_tools"
+    assert refused.value.data["value"] == MAX_NARROWING
+
+
+def test_two_long_lists_of_names_are_soon_made_one() -> None:
+    names = [f"server__tool_{number}" for number in range(200)]
+    assert common(names, [*names[100:], "server__tool_1?"]) == sorted(names[100:] + names[10:20])
+
+
+# -- what is used
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cost_cents", "children", "limit"),
+    [
+        (100, 5.0, (0, 0.0), None),
+        (101, 0.0, (0, 0.0), "max_tokens"),
+        (0, 5.1, (0, 0.0), "max_cost_cents"),
+        (60, 0.0, (41, 0.0), "max_tokens"),
+        (0, 3.0, (0, 2.5), "max_cost_cents"),
+        (60, 3.0, (40, 2.0), None),
+    ],
+)
+def test_a_task_that_has_used_more_than_it_may_goes_on_no_more(
+    tokens: int, cost_cents: float, children: tuple[int, float], limit: str | None
+) -> None:
+    bounds = Boundaries(max_tokens=100, max_cost_cents=5.0)
+    found = overspent(
+        parent(boundaries=bounds, tokens_used=tokens, cost_cents=cost_cents), *children
+    )
+    assert (None if found is None else found.data["limit"]) == limit
+
+
+def test_a_task_without_limits_may_use_what_it_likes() -> None:
+    assert overspent(parent(tokens_used=10**12, cost_cents=1e12)) is None
+
+
+def test_sums_of_small_costs_are_not_beyond_a_limit_by_their_rounding() -> None:
+    assert 0.1 + 0.2 > 0.3
+    bounds = Boundaries(max_cost_cents=0.3)
+    assert overspent(parent(boundaries=bounds, cost_cents=0.1 + 0.2)) is None
+    assert overspent(parent(boundaries=bounds, cost_cents=0.1), 0, 0.2) is None
+
+
+MINUTE = Spending(60.0, 1.0)
+
+
+def test_what_is_used_counts_until_it_has_left_the_window() -> None:
+    spending = MINUTE.plus(60, 0.0).plus(60, 30.0)
+    assert [spending.used(now) for now in (30.0, 60.9, 61.0, 91.0)] == [120, 120, 60, 0]
+
+
+def test_the_wait_for_room_ends_when_there_is_room_and_not_before() -> None:
+    spending = MINUTE.plus(60, 0.0).plus(30, 10.0).plus(40, 20.0)
+    wait_s = spending.wait_s(100, 25.0)
+    assert wait_s == pytest.approx(36.0)
+    assert spending.used(25.0 + wait_s - 0.001) >= 100
+    assert spending.used(25.0 + wait_s + 0.001) < 100
+    assert spending.wait_s(1000, 25.0) == 0.0
+
+
+def test_what_is_kept_of_spending_is_bounded() -> None:
+    spending = MINUTE
+    for number in range(10_000):
+        spending = spending.plus(1, number / 10)
+    assert len(spending.entries) <= 63
+    assert spending.used(999.9) == pytest.approx(610, abs=20)
+
+
+def test_a_clock_that_goes_back_loses_nothing() -> None:
+    spending = MINUTE.plus(60, 1000.0).plus(60, 100.0)
+    assert spending.used(100.0) == 120
+    assert spending.used(1030.0) == 120
+
+
+def test_a_day_of_costs_is_kept_in_few_entries() -> None:
+    spending = boundaries.NO_COST
+    for number in range(24 * 60 * 2):
+        spending = spending.plus(0.5, number * 60.0)
+    assert len(spending.entries) <= 290
+    assert spending.used(24 * 60 * 2 * 60.0) == pytest.approx(0.5 * 24 * 60, rel=0.01)
