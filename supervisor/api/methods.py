@@ -3,8 +3,9 @@
 from . import (
     methods_agent,
     methods_daemon,
+    methods_events,
+    methods_logs,
     methods_mcp,
-    methods_observe,
     methods_state,
     methods_task,
 )
@@ -14,8 +15,9 @@ __all__ = [
     "METHODS",
     "methods_agent",
     "methods_daemon",
+    "methods_events",
+    "methods_logs",
     "methods_mcp",
-    "methods_observe",
     "methods_state",
     "methods_task",
     "openrpc",

@@ -146,3 +146,9 @@ async def _services(control: Control) -> "Services":
         ),
         http=control.agents.config.daemon.http or "",
     )
+
+
+@method("statistics.show", "read", StatusParams)
+async def _show(control: Control, params: StatusParams, _caller: Caller) -> object:
+    """Processes, tasks and tool calls since the daemon started: in total, and of each agent and server or of `names`."""
+    return await control.daemon.statistics.shown(params.names)
