@@ -6,12 +6,13 @@ possible: never a home, never /etc as a whole, never the working directory.  Lan
 `landlock`'s; a path that begins with "-" is skipped there where it does not exist.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
 import pwd
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from functools import cache
 from glob import escape, glob
 from pathlib import Path
@@ -347,3 +348,46 @@ class _Heap:
                 os.chmod(f"/proc/self/fd/{held}", 0o700)
         finally:
             os.close(held)
+
+
+DELAY_S = 0.02
+"""Between the first end and the removal."""
+
+
+class Removals:
+    """What is to be removed; for use in one event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def add(self, path: str) -> None:
+        """Has a folder removed, with all that is in it."""
+        self._waiting.append(path)
+        if self._timer is None:
+            self._timer = self._loop.call_later(DELAY_S, self._begin)
+
+    async def finish(self) -> None:
+        """Returns when all that was added is removed, or has turned out not to be removable; each removal is bounded."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._begin()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self) -> None:
+        paths, self._waiting = self._waiting, []
+        self._timer = None
+        self._do(self._remove(paths))
+
+    async def _remove(self, paths: list[str]) -> None:
+        # Most are empty; whose removal lasts must not hold up the others.
+        for path in await asyncio.to_thread(remove_empty, paths):
+            self._do(asyncio.to_thread(remove_temporary, path))
+
+    def _do(self, work: Coroutine[None, None, object]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -17,13 +17,13 @@ from ..config.spec import Resources
 from ..events.bus import Bus
 from ..lifecycle.state_machine import Replace, State
 from ..linux import cgroup
-from ..process import limits, throttle
+from ..process import limits
+from ..process import limits as throttle
 from ..process.containment import Containment
 from ..process.launcher_client import Launcher
-from ..process.limits import Excess
+from ..process.limits import Excess, Throttle
 from ..process.parent import Parent
 from ..process.sampler import Judge, Metrics, Sample
-from ..process.throttle import Throttle
 from ..process.usage import Tree, Usage
 from .worker_supervisor import Incarnation, Keeper
 

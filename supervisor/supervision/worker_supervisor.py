@@ -45,7 +45,7 @@ from ..process.launch import Host, prepare
 from ..process.launcher_client import Launcher
 from ..process.limits import Excess
 from ..process.parent import Child, Exit, Launch, Parent, Scope
-from ..process.removals import Removals
+from ..process.sandbox import Removals
 from ..store.incarnations import Numbering
 from ..store.store import Store
 from ..zygote.pool import Zygotes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.process.removals import Removals
+from corral.supervisor.process.sandbox import Removals
 
 pytestmark = pytest.mark.shell
 
