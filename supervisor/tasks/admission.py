@@ -18,9 +18,8 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ...worker.contract.shapes import Boundaries, Task, TaskKind, TaskParams
-from ..agents.agent import Agent
+from ..agents.agent import Agent, has_place
 from ..agents.agents import Agents
-from ..agents.bench import has_place
 from ..events.bus import rfc3339
 from ..lifecycle.state_machine import State, Worker
 from ..supervision.worker_supervisor import Keeper

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.agents.bench import SLACK, Bench
+from corral.supervisor.agents.agent import SLACK, Bench
 from corral.supervisor.supervision.worker_supervisor import Keeper
 
 pytestmark = pytest.mark.core
