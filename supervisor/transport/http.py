@@ -50,7 +50,7 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
     Timeout,
 )
-from . import header
+from . import http_auth
 from .http_auth import NAMES, TOKEN_BYTES, is_local
 from .http_session import (
     MAX_SESSIONS,
@@ -481,7 +481,7 @@ class Web:
                 406, InvalidRequest("cannot stream: the client takes no text/event-stream")
             )
         session = self._session(request)
-        last = request.headers.get(header.LAST_EVENT)
+        last = request.headers.get(http_auth.LAST_EVENT)
         place = (0, None) if last is None else place_of(last)
         stream = None if place is None else session.streams.get(place[0])
         if place is None or stream is None:
@@ -533,11 +533,13 @@ def _check_headers(request: web.BaseRequest, asked: "Asked", offering: WebOfferi
     def values(name: str) -> list[str]:
         return request.headers.getall(name, [])
 
-    header.check_routing(values, asked.method, asked.params, _version_of({"params": asked.params}))
+    http_auth.check_routing(
+        values, asked.method, asked.params, _version_of({"params": asked.params})
+    )
     tool = offering.tool(str(asked.params.get("name"))) if asked.method == CALL else None
     if tool is not None:
         arguments = as_object(asked.params.get("arguments")) or {}
-        header.check_params(values, tool.get("inputSchema"), arguments)
+        http_auth.check_params(values, tool.get("inputSchema"), arguments)
 
 
 def _version_of(message: Mapping[str, object]) -> object:

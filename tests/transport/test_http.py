@@ -25,7 +25,7 @@ from corral.mcp.endpoint.request import ProtocolError
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META
 from corral.mcp.upstream import http_headers
-from corral.supervisor.transport import header
+from corral.supervisor.transport import http_auth
 from corral.supervisor.transport.http import MAX_BODY_BYTES, Wanted, Web
 from corral.supervisor.transport.http_auth import loopback, read_token
 from corral.supervisor.transport.http_session import Asked, Reply, Visit
@@ -247,7 +247,7 @@ def test_a_token_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
 )
 def test_only_who_is_here_and_has_the_token_is_served(header: str, value: str, status: int) -> None:
     async def test(site: Site) -> None:
-        async with site.modern("tools/list", {header: value}) as answer:
+        async with site.modern("tools/list", {http_auth: value}) as answer:
             assert answer.status == status
             if status == 401:
                 assert answer.headers["WWW-Authenticate"].startswith("Bearer")
@@ -695,7 +695,7 @@ def test_a_header_says_the_same_as_an_argument_or_the_call_is_refused(
     arguments = {} if value is None else {"region": value}
     refused = contextlib.nullcontext() if is_same else pytest.raises(ProtocolError)
     with refused:
-        header.check_params(
+        http_auth.check_params(
             lambda name: said if name == "Mcp-Param-Region" else [], SCHEMA, arguments
         )
 
@@ -719,8 +719,8 @@ def test_what_our_own_client_says_in_headers_is_accepted(arguments: dict[str, ob
     def values(name: str) -> list[str]:
         return [said[name]] if name in said else []
 
-    header.check_routing(values, "tools/call", params, "2026-07-28")
-    header.check_params(values, SCHEMA, arguments)
+    http_auth.check_routing(values, "tools/call", params, "2026-07-28")
+    http_auth.check_params(values, SCHEMA, arguments)
 
 
 def test_who_listens_is_answered_when_the_daemon_ends() -> None:
