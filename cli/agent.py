@@ -20,9 +20,9 @@ from .context import (
     waiting_s,
 )
 from .context import duration as a_duration
-from .ensemble import print_ensemble
 from .render import inner, inners, items, word
 from .status_table import print_entries, print_status
+from .team import print_ensemble
 
 TAIL_LINES = 20
 EXITS_SHOWN = 5
