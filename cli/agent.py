@@ -22,7 +22,7 @@ from .context import (
 from .context import duration as a_duration
 from .render import inner, inners, items, word
 from .status_table import print_entries, print_status
-from .team import print_ensemble
+from .team_table import print_ensemble
 
 TAIL_LINES = 20
 EXITS_SHOWN = 5

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from . import render
 from .console import Session
 from .render import duration, inner, inners, items, number, size, word
-from .team import print_ensembles
+from .team_table import print_ensembles
 
 DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
 

@@ -31,7 +31,7 @@ class Agent:
     added: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    bench: Bench | None = None
+    bench: "Bench | None" = None
     """Who is given its next task; there from the first worker on that takes tasks."""
 
     @property

@@ -118,7 +118,7 @@ async def _list(control: Control, params: CheckpointListParams, _caller: Caller)
 
 
 @method("checkpoint.show", "read", CheckpointIdParams)
-async def _show(control: Control, params: CheckpointIdParams, _caller: Caller) -> object:
+async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller: Caller) -> object:
     """One checkpoint with its data."""
     record, data = await control.shared.checkpoints.find(params.checkpoint)
     return {**msgspec.to_builtins(record), "data": data}

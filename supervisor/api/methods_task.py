@@ -391,6 +391,6 @@ async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller)
 
 
 @method("schedule.run", "operate", ScheduleNameParams)
-async def _run(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """Makes the task of a schedule now, beside its times, and answers with its record."""
     return msgspec.to_builtins(await control.timetable.run_now(params.name))

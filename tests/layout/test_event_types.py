@@ -20,7 +20,7 @@ MADE = {EXPIRED, SKIPPED}
 def trees() -> list[tuple[str, ast.AST]]:
     return [
         (path.name, ast.parse(path.read_text("utf-8")))
-        for path in sorted((ROOT / "supervisor").glob("*.py"))
+        for path in sorted((ROOT / "supervisor").rglob("*.py"))
         if path.name != "event_types.py"
     ]
 

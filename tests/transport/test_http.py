@@ -247,7 +247,7 @@ def test_a_token_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
 )
 def test_only_who_is_here_and_has_the_token_is_served(header: str, value: str, status: int) -> None:
     async def test(site: Site) -> None:
-        async with site.modern("tools/list", {http_auth: value}) as answer:
+        async with site.modern("tools/list", {header: value}) as answer:
             assert answer.status == status
             if status == 401:
                 assert answer.headers["WWW-Authenticate"].startswith("Bearer")

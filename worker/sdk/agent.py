@@ -14,12 +14,14 @@
 Importing it costs a few milliseconds: asyncio comes with `run`.
 """
 
+import importlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from ..contract.errors import Conflict, InvalidParams, NotInitialized
 from .results import Json, ToolResult
+from .stdio import say_traceback
 from .task import (
     Event,
     EventHook,
@@ -236,3 +238,25 @@ def loading_entrypoint() -> Generator[None, None, None]:
 def _once(registered: object, name: str) -> None:
     if registered is not None:
         raise Conflict(f"cannot register a second {name}: an agent has one", key=name)
+
+
+def load(entrypoint: str) -> Agent:
+    """The agent that MODULE:AGENT names; while its module is imported, Agent.run does nothing.
+
+    Raises:
+        BaseException: whatever the module raises.
+    """
+    module_name, _, path = entrypoint.partition(":")
+    with loading_entrypoint():
+        found: object = importlib.import_module(module_name)
+    for name in path.split("."):
+        found = getattr(found, name)
+    if not isinstance(found, Agent):
+        raise TypeError(f"{path} is of type {type(found).__name__}, not an Agent")
+    return found
+
+
+def say_unloadable(what: str, error: BaseException) -> None:
+    """Writes to the log what could not be loaded, and where its import has failed."""
+    first = str(error).partition("\n")[0]
+    say_traceback(error, f"cannot load {what}: {type(error).__name__}: {first}")

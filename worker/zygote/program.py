@@ -50,8 +50,7 @@ from ...supervisor.linux.kernel import (
     PR_SET_NAME,
     prctl,
 )
-from ..__main__ import load, say_unloadable
-from ..sdk.agent import Agent, loading_entrypoint
+from ..sdk.agent import Agent, load, loading_entrypoint, say_unloadable
 from ..sdk.stdio import Pipes, leave, ready_streams
 from ..sdk.task import Hooks
 from . import clone3

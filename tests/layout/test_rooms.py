@@ -1,0 +1,235 @@
+"""The rooms of docs/ARCHITECTURE.md, as a test: what each package may import, and three rules beside it."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corral.supervisor.launcher import program
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("cli", "mcp", "supervisor", "worker")
+
+ROOMS = """
+worker.contract:
+worker.sdk: worker.contract
+worker.client: worker.contract
+worker.zygote: worker.sdk supervisor.linux supervisor.launcher
+worker: worker.contract worker.sdk
+mcp.protocol: worker.contract
+mcp.upstream: worker.contract worker.sdk mcp.protocol
+mcp.pool: worker.contract mcp.protocol mcp.upstream
+mcp.endpoint: worker.contract mcp.protocol mcp.upstream
+mcp.cortex: worker.contract
+supervisor.linux:
+supervisor.launcher: linux
+supervisor.config: worker.contract
+supervisor.store: worker.contract
+supervisor.lifecycle: config
+supervisor.events: worker.contract config store
+supervisor.audit: worker.contract config store
+supervisor.process: worker.contract config launcher linux
+supervisor.logs: worker.contract config events
+supervisor.sessions: worker.contract config events store
+supervisor.zygote: worker.contract config events launcher lifecycle linux logs process
+supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events lifecycle linux logs process store zygote
+supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config events lifecycle process store supervision zygote
+supervisor.tasks: worker.contract mcp.pool config events lifecycle process store supervision agents
+supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
+supervisor.api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle logs orchestration process sessions store supervision tasks
+supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks
+supervisor.transport: worker.contract mcp.protocol mcp.upstream mcp.endpoint api mcp_gateway supervision
+supervisor: *
+cli: worker.contract worker.client supervisor.process
+"""
+"""room: the rooms that it may import; a name without a dot is one of supervisor."""
+
+PURE = {
+    "supervisor.config": "values expression document probe_spec team workflow spec loader diff",
+    "supervisor.store": "sealed",
+    "supervisor.lifecycle": "state_machine restart_policy health_check",
+    "supervisor.process": "limits",
+    "supervisor.zygote": "policy",
+    "supervisor.sessions": "session",
+    "supervisor.tasks": "boundaries deadlock policy queue autoscale_policy",
+    "supervisor.orchestration": "cron",
+    "mcp.upstream": "liveness",
+    "mcp.protocol": "catalog",
+    "mcp.pool": "placement",
+}
+"""Modules that decide and do nothing: no I/O, no clock, no randomness."""
+
+IMPURE = {
+    "asyncio",
+    "os",
+    "random",
+    "select",
+    "signal",
+    "socket",
+    "sqlite3",
+    "subprocess",
+    "threading",
+    "time",
+}
+
+MODULES_MAX = 15
+FLAT = {"cli", "supervisor.tasks"}
+"""Rooms that may hold more modules than that."""
+
+
+def _allowed() -> dict[str, set[str]]:
+    table: dict[str, set[str]] = {}
+    for line in ROOMS.strip().splitlines():
+        room, _, words = line.partition(":")
+        table[room] = {
+            word if "." in word or word == "*" else f"supervisor.{word}" for word in words.split()
+        }
+    return table
+
+
+ALLOWED = _allowed()
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+"""All modules of ours, by dotted name below `corral`; a package is PACKAGE.__init__."""
+
+
+def room_of(module: str) -> str:
+    """Returns the package that a module lies in."""
+    return module.rpartition(".")[0]
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yields what a module imports: ours by dotted name below `corral`, others by their first name."""
+    folder = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = node.module.split(".") if node.module else []
+            if node.level:
+                parts = folder[: len(folder) - node.level + 1] + parts
+            elif parts[0] != "corral":
+                yield parts[0]
+                continue
+            else:
+                parts = parts[1:]
+            for alias in node.names:
+                found = ".".join([*parts, alias.name])
+                yield found if found in MODULES else ".".join(parts)
+
+
+def ours(module: str) -> set[str]:
+    """Returns the modules of ours that a module imports; a package as PACKAGE.__init__."""
+    return {
+        name if name in MODULES else f"{name}.__init__"
+        for name in imports(module)
+        if name in MODULES or f"{name}.__init__" in MODULES
+    }
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room_of(module) for module in MODULES} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
+    if "*" in ALLOWED[room]:
+        return
+    wrong = {
+        f"{module} imports {name}"
+        for module in MODULES
+        if room_of(module) == room
+        for name in ours(module)
+        if room_of(name) not in {room, *ALLOWED[room]}
+    }
+    assert wrong == set()
+
+
+def test_the_table_is_the_one_of_the_architecture_page() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+    assert f"```rooms\n{ROOMS.strip()}\n```" in text
+
+
+def test_no_room_allows_what_it_does_not_import() -> None:
+    used: dict[str, set[str]] = {room: set() for room in ALLOWED}
+    for module in MODULES:
+        used[room_of(module)] |= {room_of(name) for name in ours(module)} - {room_of(module)}
+    loose = {room: words - used[room] for room, words in ALLOWED.items() if "*" not in words}
+    assert {room: words for room, words in loose.items() if words} == {}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for name in sorted(ours(module)):
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("room", sorted(set(ALLOWED) - FLAT))
+def test_a_room_is_small(room: str) -> None:
+    modules = [m for m in MODULES if room_of(m) == room and not m.endswith("__init__")]
+    assert len(modules) <= MODULES_MAX
+
+
+@pytest.mark.parametrize(
+    "module", [f"{room}.{name}" for room, names in PURE.items() for name in names.split()]
+)
+def test_a_module_that_decides_does_nothing(module: str) -> None:
+    assert IMPURE.isdisjoint(imports(module))
+
+
+@pytest.mark.parametrize("room", ["supervisor.linux", "supervisor.launcher"])
+def test_the_launcher_is_made_of_the_standard_library(room: str) -> None:
+    for module in MODULES:
+        if room_of(module) == room:
+            names = {name for name in imports(module) if name not in MODULES}
+            outside = {name for name in names if not name.startswith(("supervisor.", "__future__"))}
+            assert outside <= sys.stdlib_module_names, module
+
+
+def test_the_launcher_loads_the_standard_library_and_two_packages() -> None:
+    code = (
+        "import json, runpy, sys\n"
+        f"runpy.run_path({program.__file__!r}, run_name='launcher')\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code],
+        cwd=os.sep,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    loaded = {str(name) for name in json.loads(done.stdout)}
+    corral = {name for name in loaded if name.partition(".")[0] == "corral"}
+    rooms = ("corral.supervisor.linux", "corral.supervisor.launcher")
+    assert {name for name in corral if not name.startswith(rooms)} == {
+        "corral",
+        "corral.supervisor",
+    }
+    others = {name.partition(".")[0] for name in loaded - corral} - {"__main__", "__mp_main__"}
+    assert others <= sys.stdlib_module_names
+
+
+def test_a_room_explains_itself() -> None:
+    for module, path in MODULES.items():
+        if module.endswith(".__init__") and module not in ("cli.__init__", "worker.__init__"):
+            body = ast.parse(path.read_text("utf-8")).body
+            assert len(body) == 1, module
+            assert isinstance(body[0], ast.Expr), module
