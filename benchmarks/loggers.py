@@ -129,27 +129,27 @@ def by_s6_log(
 def _piped(
     flood: Flood,
     folder: Path,
-    keeper: list[str],
+    supervisor: list[str],
     prefix_bytes: int,
     files: Callable[[Path], list[Path]],
     environment: Mapping[str, str] = bench.ENVIRON,
 ) -> Kept:
-    """`files` says which a keeper has left in its folder, oldest first."""
+    """`files` says which a supervisor has left in its folder, oldest first."""
     places = [folder / str(number) for number in range(flood.workers)]
     for place in places:
         place.mkdir(parents=True)
-    keepers: list[subprocess.Popen[bytes]] = []
+    supervisors: list[subprocess.Popen[bytes]] = []
     printers: list[subprocess.Popen[bytes]] = []
     began = time.perf_counter()
     for place in places:
         printer = subprocess.Popen(flood.command, stdout=subprocess.PIPE)
         assert printer.stdout is not None, "it is a pipe"
         with printer.stdout as pipe, (place / "kept").open("wb") as kept:
-            keepers.append(
-                subprocess.Popen(keeper, cwd=place, env=environment, stdin=pipe, stdout=kept)
+            supervisors.append(
+                subprocess.Popen(supervisor, cwd=place, env=environment, stdin=pipe, stdout=kept)
             )
         printers.append(printer)
-    cpu_s = sum(map(_reap, keepers))
+    cpu_s = sum(map(_reap, supervisors))
     passed_s = time.perf_counter() - began
     for printer in printers:
         assert printer.wait(BOUND_S) == 0, "it has printed all"

@@ -95,7 +95,7 @@ class Keepers:
     """Who is left out, and why."""
 
     def part(self, name: str, flood: Flood, folder: Path, suffix: str) -> Found:
-        """One flood to one keeper."""
+        """One flood to one supervisor."""
         kept = self.by_name[name][1](flood, folder / f"{name}-{suffix}")
         self.wrong[f"{name} lost"] += kept.lost
         self.wrong[f"{name} cut"] += kept.cut
@@ -123,14 +123,14 @@ class Keepers:
         return "read back from the files: " + "; ".join(words) + "."
 
 
-def measures(size: Size, keepers: Keepers) -> list[Measure]:
+def measures(size: Size, supervisors: Keepers) -> list[Measure]:
     """The rows."""
     rows: list[Measure] = []
     floods = [(mega, workers) for mega in size.megabytes for workers in size.workers]
     for what, unit, infix in (("", "MB/s", ""), ("CPU, ", "s/GB", "cpu_")):
         for mega, workers in floods:
             suffix = _suffix(mega, workers)
-            for name, (words, _) in keepers.by_name.items():
+            for name, (words, _) in supervisors.by_name.items():
                 base = None if name == BASE else f"{BASE}_{infix}{suffix}"
                 text = f"{words}: {what}{mega} MB from {workers}"
                 rows.append(Measure(f"{name}_{infix}{suffix}", text, unit, base))
@@ -139,7 +139,7 @@ def measures(size: Size, keepers: Keepers) -> list[Measure]:
         text = f"`daemon.status` while {mega} MB come from {workers}"
         rows.append(Measure(f"{CORRAL}_status_{suffix}", text, "ms"))
     for name, words in ((CORRAL, "corrald"), ("supervisord", "supervisord")):
-        for workers in size.workers if name in keepers.by_name else ():
+        for workers in size.workers if name in supervisors.by_name else ():
             mega = max(size.megabytes)
             suffix = _suffix(mega, workers)
             before = f"{name}_rss_before_{suffix}"
@@ -166,7 +166,9 @@ def main() -> None:
     machine = bench.Machine()
     with bench.folder() as folder:
         printer, copier = _programs(folder, shutil.which("cc"))
-        keepers = _keepers(copier, options.peers or (None if options.quick else folder / "peers"))
+        supervisors = _supervisors(
+            copier, options.peers or (None if options.quick else folder / "peers")
+        )
         parts: list[Part] = []
         for mega in size.megabytes:
             for workers in size.workers:
@@ -174,12 +176,13 @@ def main() -> None:
                 flood = Flood([*printer, str(lines), str(WIDTH)], workers, lines, WIDTH)
                 suffix = _suffix(mega, workers)
                 parts += [
-                    partial(keepers.part, name, flood, folder, suffix) for name in keepers.by_name
+                    partial(supervisors.part, name, flood, folder, suffix)
+                    for name in supervisors.by_name
                 ]
         parts.append(lambda: _last_lines(folder, size, printer))
         taken = bench.interleaved(size.rounds, parts)
-    notes = [*keepers.notes, keepers.told()]
-    bench.report("logs", measures(size, keepers), taken, machine, options, notes)
+    notes = [*supervisors.notes, supervisors.told()]
+    bench.report("logs", measures(size, supervisors), taken, machine, options, notes)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +201,7 @@ def _programs(folder: Path, compiler: str | None) -> tuple[list[str], Path | Non
     return [str(folder / "printer")], folder / "copier"
 
 
-def _keepers(copier: Path | None, where: Path | None) -> Keepers:
+def _supervisors(copier: Path | None, where: Path | None) -> Keepers:
     """Those that are there, in the order of the table; peers from their folder, else from the PATH."""
     found = Keepers({BASE: ("`cat` to a file each", loggers.by_cat)})
     if copier is None:

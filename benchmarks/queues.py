@@ -75,7 +75,7 @@ def celery_task(port: int) -> Any:
     from celery import Celery  # noqa: PLC0415
 
     url = f"redis://127.0.0.1:{port}/0"
-    app = Celery("queues", broker=url, backend=url)
+    app = Celery("queues", pubsub=url, backend=url)
     app.conf.task_acks_late = True
     app.conf.task_reject_on_worker_lost = True
     app.conf.broker_connection_retry_on_startup = True

@@ -342,7 +342,7 @@ ROWS = (
 )
 
 
-def measures(size: Size, keepers: Keepers) -> list[Measure]:
+def measures(size: Size, supervisors: Keepers) -> list[Measure]:
     """Row by row, all beside corral's."""
     return [
         Measure(
@@ -352,7 +352,7 @@ def measures(size: Size, keepers: Keepers) -> list[Measure]:
             None if name == OURS else f"{OURS}_{row}",
         )
         for row, what, unit in ROWS
-        for name, (words, _) in keepers.by_name.items()
+        for name, (words, _) in supervisors.by_name.items()
         if not (row == "look" and name in ("c", "s6"))
     ]
 
@@ -433,7 +433,7 @@ def _await_ends(pidfds: Sequence[int]) -> None:
         assert time.monotonic() < deadline, f"{left} processes do not end"
 
 
-def _keepers(where: Path | None, least: Path | None) -> Keepers:
+def _supervisors(where: Path | None, least: Path | None) -> Keepers:
     """Those that can be had, in the order of the table."""
     found = Keepers()
     if least is None:
@@ -472,18 +472,20 @@ def main() -> None:
         programs = workers.compiled(folder)
         worker = workers.command(programs, births)
         where = options.peers or (None if options.quick else folder / "peers")
-        keepers = _keepers(where, programs.get("least"))
-        chosen = options.only or keepers.by_name
-        keepers.by_name = {
-            name: each for name, each in keepers.by_name.items() if name in {OURS, *chosen}
+        supervisors = _supervisors(where, programs.get("least"))
+        chosen = options.only or supervisors.by_name
+        supervisors.by_name = {
+            name: each for name, each in supervisors.by_name.items() if name in {OURS, *chosen}
         }
         machine = bench.Machine()
         question = Question(folder, size, births, worker)
-        parts = [partial(keepers.part, question, name) for name in keepers.by_name]
+        parts = [partial(supervisors.part, question, name) for name in supervisors.by_name]
         taken = bench.interleaved(size.rounds, parts)
-    for name in keepers.failed:
-        del keepers.by_name[name]
-    bench.report("supervisors", measures(size, keepers), taken, machine, options, keepers.notes)
+    for name in supervisors.failed:
+        del supervisors.by_name[name]
+    bench.report(
+        "supervisors", measures(size, supervisors), taken, machine, options, supervisors.notes
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -16,16 +16,16 @@ DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
 def print_status(session: Session, found: Mapping[str, object], *, all_of_it: bool) -> None:
     """The answer to `daemon.status`; the counts of tasks only with `all_of_it`."""
     entries = inners(found, "agents") + inners(found, "mcp_servers")
-    ensembles = inners(found, "teams") + inners(found, "workflows")
+    groups = inners(found, "teams") + inners(found, "workflows")
     session.print(_daemon_line(session, inner(found, "daemon")))
-    if not entries and (all_of_it or not ensembles):
+    if not entries and (all_of_it or not groups):
         session.print(
             'nothing to run: "corral add NAME -- COMMAND", or agents in the configuration'
         )
     elif entries:
         print_entries(session, entries)
-    if ensembles:
-        print_ensembles(session, ensembles)
+    if groups:
+        print_ensembles(session, groups)
     tasks = inner(found, "tasks")
     if all_of_it and tasks:
         counts = ", ".join(

@@ -23,7 +23,7 @@ from .config.secrets import Secrets
 from .config.spec import Config
 from .daemon import Paths
 from .lifeline import Lifeline
-from .logs.daemon_log import STDERR, Diary
+from .logs.daemon_log import STDERR, DaemonLog
 from .logs.journald import is_stream_to_journal
 from .process.launch import secret_problems
 from .transport.http_auth import loopback
@@ -56,21 +56,21 @@ def main() -> None:
         print(f"{paths.config or 'no configuration file'}: ok, {count} agents and MCP servers")
         return
     settings = config.daemon
-    diary = Diary(settings.log_level, settings.log_format, journal_stream=stream)
+    daemon_log = DaemonLog(settings.log_level, settings.log_format, journal_stream=stream)
     setproctitle.setproctitle("corrald")
     gc.freeze()  # the program itself is never garbage
     gc.set_threshold(*GC_THRESHOLDS)
     if paths.config is None:
         logging.getLogger(__name__).info("no configuration file: agents are added by corral add")
     try:
-        uvloop.run(daemon.run(config, paths, diary, inherited, lifeline))
+        uvloop.run(daemon.run(config, paths, daemon_log, inherited, lifeline))
     except CorralError as error:
         _fail(error, mark)
     except Exception:
         logging.getLogger(__name__).critical("cannot go on: this is a defect", exc_info=True)
         sys.exit(1)
     finally:
-        diary.close()
+        daemon_log.close()
         if arguments.scratch is not None:
             shutil.rmtree(arguments.scratch, ignore_errors=True)
     # All is closed, and freeing thousands of workers' objects one by one would take tens of milliseconds.

@@ -28,39 +28,39 @@ from ..worker.contract.errors import CorralError, InvalidParams, NotFound, Permi
 from ..worker.contract.shapes import AttachParams
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
-from .agents.rolling_restart import Renewal
+from .agents.rolling_restart import RollingRestart
 from .api.methods import METHODS
 from .api.statistics import Statistics
-from .api.status_cache import Board
+from .api.status_cache import StatusCache
 from .api.table import Control, Daemon
-from .api.worker_api import WorkerService
+from .api.worker_api import WorkerApi
 from .audit.log import Audit, own
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
 from .config.spec import Config, Process, Recovery, Spec
 from .events.bus import Bus
-from .events.history import Chronicle
+from .events.history import EventHistory
 from .lifeline import Lifeline
-from .logs.daemon_log import Diary
+from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .mcp_gateway.view import Client, ClientOffering
-from .orchestration.schedules import Timetable
-from .orchestration.workflow_engine import Conductor
+from .orchestration.schedules import Schedules
+from .orchestration.workflow_engine import WorkflowEngine
 from .process.command import Commands
 from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, make_temporary_root, remove_leftovers
 from .retention import expire
 from .sessions.sessions import Memory
-from .store.incarnations import Numbering
+from .store.incarnations import Incarnations
 from .store.store import STALL_S, Store
 from .supervision.alerts import Alerts, Counts
 from .supervision.checkpoints import Checkpoints
 from .supervision.limit_enforcer import Limits
 from .supervision.loss import Losses
 from .supervision.probes import Probes
-from .supervision.worker_supervisor import Shared, Wakefulness
+from .supervision.worker_supervisor import Shared, StallClock
 from .tasks.autoscaler import Autoscaler
 from .tasks.budget import Budgets
 from .tasks.tasks import Tasks
@@ -70,7 +70,7 @@ from .transport.unix import Listener
 from .zygote.pool import Zygotes
 
 if TYPE_CHECKING:
-    from .transport.http import Web
+    from .transport.http import HttpServer
 
 AGENT_USER = "corral-agent"
 """The system user that agents of a root daemon run as, when it exists."""
@@ -137,7 +137,7 @@ def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
 async def run(
     config: Config,
     paths: Paths,
-    diary: Diary,
+    daemon_log: DaemonLog,
     inherited: socket.socket | None = None,
     lifeline: Lifeline | None = None,
 ) -> None:
@@ -161,7 +161,7 @@ async def run(
         _make_state_dir(paths.state_dir)
         store = Store.open(paths.state_dir / "corral.db")
         stack.push_async_callback(store.close)
-        this = await _Daemon.begin(config, paths, diary, store, stack, end)
+        this = await _Daemon.begin(config, paths, daemon_log, store, stack, end)
         await this.serve(
             lock, started, stack.enter_context(ServiceManager(os.environ, os.getpid()))
         )
@@ -200,24 +200,24 @@ class _Daemon:
         config: Config,
         paths: Paths,
         shared: Shared,
-        diary: Diary,
+        daemon_log: DaemonLog,
         forwarding: Forwarding,
         audit: Audit,
         end: _End,
     ) -> None:
         self.config = config
-        self.diary = diary
+        self.daemon_log = daemon_log
         self.forwarding = forwarding
         self.audit = audit
         self._end = end
         self.paths = paths
         self.shared = shared
-        self.service = WorkerService(shared)
+        self.service = WorkerApi(shared)
         self.pool = Pool(on_refused=self._note_refused)
         self.agents = Agents(shared, config, self.service, self.pool)
         self.tasks = Tasks(shared, self.agents)
-        self.tasks.conductor = Conductor(shared, self.agents, self.tasks)
-        self.timetable = Timetable(shared.store, shared.bus, self.tasks)
+        self.tasks.workflows = WorkflowEngine(shared, self.agents, self.tasks)
+        self.schedules = Schedules(shared.store, shared.bus, self.tasks)
         self.budgets = Budgets(shared.store, shared.bus, self._spec_of)
         self.budgets.on_free = self.tasks.dispatch
         self.tasks.budgets = self.budgets
@@ -240,7 +240,7 @@ class _Daemon:
         self.service.listeners.append(self.autoscaler.changed)
         self.tasks.on_waiting = self.autoscaler.stir
         self.agents.on_scaled = self.autoscaler.resized
-        self.service.listeners += [Renewal(self.agents).changed]
+        self.service.listeners += [RollingRestart(self.agents).changed]
         self.alerts = Alerts(
             shared.bus,
             shared.probes.commands,
@@ -262,19 +262,19 @@ class _Daemon:
         cls,
         config: Config,
         paths: Paths,
-        diary: Diary,
+        daemon_log: DaemonLog,
         store: Store,
         stack: contextlib.AsyncExitStack,
         end: _End,
     ) -> "_Daemon":
         """Makes the rooms and starts the launcher."""
-        chronicle = await Chronicle.open(store)
-        logs = LogStore(paths.state_dir / "logs", unclean=not chronicle.was_clean)
+        event_history = await EventHistory.open(store)
+        logs = LogStore(paths.state_dir / "logs", unclean=not event_history.was_clean)
         stack.callback(logs.close)
-        bus = Bus(chronicle.first_seq, chronicle.keep, reserve=chronicle.reserve)
+        bus = Bus(event_history.first_seq, event_history.keep, reserve=event_history.reserve)
         audit = await Audit.open(store, lambda: this.agents.config.audit)
         await _note_head(audit)
-        stack.push_async_callback(_note_clean_end, chronicle, bus, audit)
+        stack.push_async_callback(_note_clean_end, event_history, bus, audit)
         forwarding = Forwarding(logs, bus)
         stack.push_async_callback(forwarding.close)  # when the last worker has ended
         forwarding.want(config.daemon.journal)
@@ -305,19 +305,19 @@ class _Daemon:
             launcher=launcher,
             zygotes=zygotes,
             bus=bus,
-            chronicle=chronicle,
+            event_history=event_history,
             store=store,
-            numbering=Numbering(store),
+            incarnations=Incarnations(store),
             checkpoints=Checkpoints(store, bus, lambda name: this.recovery_of(name)),
             logs=logs,
             generation=store.generation,
             host=host,
-            wakefulness=Wakefulness(),
+            wakefulness=StallClock(),
             alert_counts=Counts(),
             probes=Probes(Commands(launcher, host, store.generation)),
             starting=asyncio.Semaphore(config.process.start_concurrency),
         )
-        this = cls(config, paths, shared, diary, forwarding, audit, end)
+        this = cls(config, paths, shared, daemon_log, forwarding, audit, end)
         await launcher.start()
         stack.push_async_callback(launcher.close)
         stack.push_async_callback(zygotes.close)
@@ -326,12 +326,12 @@ class _Daemon:
         await this.budgets.load()
         stack.callback(this.budgets.close)
         await this.tasks.load()
-        await this.timetable.load()
+        await this.schedules.load()
         return this
 
     def _composite(self, name: str) -> str | None:
         """The kind of a team or workflow, "team" or "workflow"; None for other names."""
-        return None if self.tasks.conductor is None else self.tasks.conductor.kind(name)
+        return None if self.tasks.workflows is None else self.tasks.workflows.kind(name)
 
     def recovery_of(self, name: str) -> Recovery:
         """The `[recovery]` of an agent; the common one where it is no more."""
@@ -356,12 +356,12 @@ class _Daemon:
 
     def _apply(self, config: Config) -> None:
         """Puts in force what a configuration that was read again says of the daemon itself."""
-        self.shared.chronicle.stir()
+        self.shared.event_history.stir()
         asyncio.get_running_loop().call_soon(
             self.budgets.look_again
         )  # the agents go over after this
         self._reloaded.set()
-        self.diary.level = config.daemon.log_level
+        self.daemon_log.level = config.daemon.log_level
         self.forwarding.want(config.daemon.journal)
 
     def exited(self, report: Exit) -> None:
@@ -389,7 +389,7 @@ class _Daemon:
             str(self.paths.state_dir),
             config_path,
             lambda: read_config(self.paths.config),
-            self.diary,
+            self.daemon_log,
             self.forwarding,
             self.statistics,
         )
@@ -402,10 +402,10 @@ class _Daemon:
             self.limits,
             self.audit,
             daemon,
-            self.timetable,
+            self.schedules,
             METHODS,
         )
-        control.board = Board(control)
+        control.status_cache = StatusCache(control)
         listener = Listener(control, lock, group=self.config.daemon.group)
         web = await self._open_web(control)
         listener.open()
@@ -415,7 +415,7 @@ class _Daemon:
                 "daemon.started",
                 generation=self.shared.generation,
                 version=__version__,
-                clean=self.shared.chronicle.was_clean,
+                clean=self.shared.event_history.was_clean,
             )
             self._record_start()
             if not self._end.is_wanted.is_set():
@@ -444,12 +444,12 @@ class _Daemon:
         left = leftovers(self.shared.host.temporary_root)
         return [
             loop.create_task(self._beat(manager)),
-            loop.create_task(self.diary.keep_up()),
+            loop.create_task(self.daemon_log.keep_up()),
             loop.create_task(
                 expire(
                     self.shared.store,
                     self.shared.logs,
-                    self.shared.chronicle,
+                    self.shared.event_history,
                     self.audit,
                     self.memory,
                     self.shared.checkpoints,
@@ -458,16 +458,16 @@ class _Daemon:
                     self._reloaded,
                 )
             ),
-            loop.create_task(self.shared.chronicle.run(lambda: self.agents.config.events)),
+            loop.create_task(self.shared.event_history.run(lambda: self.agents.config.events)),
             loop.create_task(self.alerts.run()),
             loop.create_task(asyncio.to_thread(remove_leftovers, left)),
             loop.create_task(self.limits.run()),
-            loop.create_task(self.timetable.run()),
+            loop.create_task(self.schedules.run()),
             loop.create_task(self.hibernation.run()),
             loop.create_task(self.autoscaler.run()),
         ]
 
-    async def _open_web(self, control: Control) -> "Web | None":
+    async def _open_web(self, control: Control) -> "HttpServer | None":
         """Serves MCP over HTTP, if that is wanted.
 
         Raises:
@@ -476,7 +476,7 @@ class _Daemon:
         address = self.config.daemon.http
         if address is None:
             return None
-        from .transport.http import Wanted, Web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
+        from .transport.http import HttpServer, Wanted  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
         def offer(wanted: Wanted, caller: Caller) -> ClientOffering:
             who = {"http": caller.name}
@@ -492,7 +492,7 @@ class _Daemon:
         token = read_token(
             Path(self.config.daemon.http_token_file or self.paths.state_dir / "http.token")
         )
-        web = Web(offer, token=token, version=__version__)
+        web = HttpServer(offer, token=token, version=__version__)
         place = await web.open(*loopback(address))
         control.daemon = replace(control.daemon, http=place)
         logger.info("serving MCP over HTTP", extra={"fields": {"address": f"http://{place}/mcp"}})
@@ -541,7 +541,7 @@ class _Daemon:
                 names=names[:MAX_NAMES],
                 agents=len(names),
                 generation=self.shared.generation,
-                unclean=not self.shared.chronicle.was_clean,
+                unclean=not self.shared.event_history.was_clean,
             )
         )
 
@@ -565,7 +565,7 @@ class _Daemon:
                 logger.warning("cannot look after the logs: %s", error)
             if losses != self.shared.logs.losses:
                 losses = self.shared.logs.losses
-                self._losses.look(self.agents.all_keepers())
+                self._losses.look(self.agents.all_supervisors())
             await asyncio.sleep(BEAT_S)
 
 
@@ -596,10 +596,10 @@ class ServiceManager:
         self._socket.close()
 
 
-async def _note_clean_end(chronicle: Chronicle, bus: Bus, audit: Audit) -> None:
+async def _note_clean_end(event_history: EventHistory, bus: Bus, audit: Audit) -> None:
     await audit.close()
     await _note_head(audit)
-    await chronicle.end(bus.publish("daemon.stopped").seq)
+    await event_history.end(bus.publish("daemon.stopped").seq)
 
 
 async def _note_head(audit: Audit) -> None:

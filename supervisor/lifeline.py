@@ -17,9 +17,9 @@ from ..worker.contract.errors import InvalidParams
 class Lifeline:
     """The reading end of a pipe, and a pidfd of who started us; None where he was gone already."""
 
-    def __init__(self, fd: int, keeper_fd: int | None) -> None:
+    def __init__(self, fd: int, supervisor_fd: int | None) -> None:
         self._fd = fd
-        self._keeper_fd = keeper_fd
+        self._supervisor_fd = supervisor_fd
 
     @classmethod
     def of(cls, fd: int) -> Self:
@@ -36,20 +36,20 @@ class Lifeline:
             reason = (error.strerror or "").lower()
             text = f"cannot use lifeline {fd}: {reason}"
             raise InvalidParams(text, key="--lifeline", value=fd, reason=reason) from error
-        keeper_fd = None
+        supervisor_fd = None
         parent = os.getppid()
         with contextlib.suppress(OSError):
-            keeper_fd = os.pidfd_open(parent)
+            supervisor_fd = os.pidfd_open(parent)
             if os.getppid() != parent:  # he died meanwhile, and it may be another's by now
-                os.close(keeper_fd)
-                keeper_fd = None
-        return cls(fd, keeper_fd)
+                os.close(supervisor_fd)
+                supervisor_fd = None
+        return cls(fd, supervisor_fd)
 
     def watch(self, loop: asyncio.AbstractEventLoop, lost: Callable[[], None]) -> None:
         """Calls `lost` once when it ends; the descriptors are closed with the process."""
 
         def end() -> None:
-            for fd in (self._fd, self._keeper_fd):
+            for fd in (self._fd, self._supervisor_fd):
                 if fd is not None:
                     loop.remove_reader(fd)
             lost()
@@ -64,8 +64,8 @@ class Lifeline:
             if is_over:
                 end()
 
-        if self._keeper_fd is None:
+        if self._supervisor_fd is None:
             lost()
             return
         loop.add_reader(self._fd, read)
-        loop.add_reader(self._keeper_fd, end)
+        loop.add_reader(self._supervisor_fd, end)

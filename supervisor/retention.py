@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from ..worker.contract.errors import CorralError
 from .audit.log import Audit
 from .config.spec import Config, Spec, Tasks
-from .events.history import Chronicle
+from .events.history import EventHistory
 from .logs.store import LogStore
 from .sessions.sessions import Memory
 from .store.store import Store
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 async def expire(
     store: Store,
     logs: LogStore,
-    chronicle: Chronicle,
+    event_history: EventHistory,
     audit: Audit,
     memory: Memory,
     checkpoints: Checkpoints,
@@ -55,7 +55,7 @@ async def expire(
         try:
             await logs.expire(now - kept.events.retention)
             await audit.prune(now)
-            await chronicle.expire(now - kept.events.retention)
+            await event_history.expire(now - kept.events.retention)
             await memory.expire(now)
             of_agent = {spec.name: _retention(spec.tasks) for spec in specs()}
             await records.expire(now, _retention(kept.defaults.tasks), of_agent)

@@ -84,7 +84,7 @@ class Hand:
         self.rested_at = 0.0
         self.announced: tuple[str, ...] = ()
         self.exits: list[Any] = []
-        self.shared = SimpleNamespace(wakefulness=worker_supervisor.Wakefulness())
+        self.shared = SimpleNamespace(wakefulness=worker_supervisor.StallClock())
         self.calls: dict[str, asyncio.Future[object]] = {}
         self.is_closed = False
         self.is_surplus = False
@@ -217,7 +217,7 @@ class Desk:
             agents=self.agents,
             config=config,
             draining=False,
-            brake=None,
+            emergency_stop=None,
             check_brake=_nothing,
             of=self._of,
         )
@@ -260,7 +260,7 @@ class Desk:
         spec = Spec(name=name, kind="agent", source="test", resources=resources, tasks=own)
         agent = Agent(spec)
         hands: Any = [Hand(self, f"{name}-{n}", spec) for n in range(instances)]
-        agent.keepers.extend(hands)
+        agent.supervisors.extend(hands)
         self.agents[name] = agent
         for hand in self.hands(name):
             self.look_at(hand)
@@ -268,7 +268,7 @@ class Desk:
 
     def look_at(self, hand: Hand) -> None:
         """As `Service.changed` does it."""
-        self.tasks.note(cast(worker_supervisor.Keeper, hand))
+        self.tasks.note(cast(worker_supervisor.WorkerSupervisor, hand))
         self.tasks.dispatch(hand.spec.name)
 
     def remove(self, name: str) -> None:
@@ -281,7 +281,7 @@ class Desk:
 
     def hands(self, name: str) -> list[Hand]:
         """The workers of an agent."""
-        return cast("list[Hand]", self.agents[name].keepers)  # they are nothing else here
+        return cast("list[Hand]", self.agents[name].supervisors)  # they are nothing else here
 
     async def submit(self, agent: str = "a", objective: str = "o", **more: Any) -> Task:
         """As a caller does."""
@@ -335,7 +335,7 @@ class Desk:
             0,
         )
         for agent in self.agents.values():
-            assert all(not worker_supervisor.running for worker_supervisor in agent.keepers)
+            assert all(not worker_supervisor.running for worker_supervisor in agent.supervisors)
 
 
 @asynccontextmanager

@@ -203,11 +203,11 @@ class Demo:
     def notice(self):
         """Remembers every process that is there now, by pid and start time."""
         daemon = psutil.Process(self.daemon.pid)
-        keepers = [daemon.pid, *(each.pid for each in daemon.children())]
+        supervisors = [daemon.pid, *(each.pid for each in daemon.children())]
         for process in daemon.children(recursive=True):
             with suppress(psutil.Error):
                 name = process.environ().get("CORRAL_WORKER", "launcher").partition("#")[0]
-                self.processes[process] = name if process.ppid() in keepers else ""
+                self.processes[process] = name if process.ppid() in supervisors else ""
 
     # -- the work
 

@@ -148,7 +148,7 @@ def _drop(_method: str, _params: Mapping[str, object]) -> None:
     return
 
 
-class Face:
+class McpEndpoint:
     """One client's MCP server.
 
     Args:

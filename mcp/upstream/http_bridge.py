@@ -33,7 +33,7 @@ from ...worker.sdk.stdio import leave, say
 from ..protocol import messages
 from ..protocol.sse import Event, EventStream
 from . import http_headers
-from .http_client import CONNECT_S, RETRY_S, STREAM_TYPE, Origin, head_of, whole_body
+from .http_client import CONNECT_S, RETRY_S, STREAM_TYPE, HttpClient, head_of, whole_body
 
 URL_VARIABLE = "CORRAL_MCP_URL"
 HEADERS_VARIABLE = "CORRAL_MCP_HEADERS"
@@ -92,7 +92,7 @@ class Remote:
         *,
         listen_s: float = LISTEN_S,
     ) -> None:
-        self._server = Origin(url, headers)
+        self._server = HttpClient(url, headers)
         self._listen_s = listen_s
         self._write = write
         self._exchanges: dict[Id, _Exchange] = {}

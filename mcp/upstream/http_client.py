@@ -34,7 +34,7 @@ KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPC
 JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream"
 
 
-class Origin:
+class HttpClient:
     """Where a server is: what is sent to it, and to nobody else.
 
     Args:

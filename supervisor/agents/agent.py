@@ -1,4 +1,4 @@
-"""One agent or MCP server with its keepers, and in which order several are started and stopped."""
+"""One agent or MCP server with its supervisors, and in which order several are started and stopped."""
 
 import asyncio
 import heapq
@@ -13,7 +13,7 @@ from ...mcp.protocol.messages import Tool
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
 from ..config.spec import Spec
 from ..lifecycle.state_machine import UP, State, Worker
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 
 LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
 
@@ -26,7 +26,7 @@ class Agent:
     """
 
     spec: Spec
-    keepers: list[Keeper] = field(default_factory=list[Keeper])
+    supervisors: list[WorkerSupervisor] = field(default_factory=list[WorkerSupervisor])
     held: bool = False
     added: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue)
@@ -39,16 +39,16 @@ class Agent:
         """The agent's name."""
         return self.spec.name
 
-    def note(self, keeper: Keeper) -> None:
+    def note(self, supervisor: WorkerSupervisor) -> None:
         """A worker of it may be able to begin a task, or one more; or no longer."""
         capacity = self.spec.resources.max_concurrent_requests
         if self.bench is None:
-            if not has_place(keeper, capacity):
+            if not has_place(supervisor, capacity):
                 return
             self.bench = Bench()
-        self.bench.note(keeper, capacity)
+        self.bench.note(supervisor, capacity)
 
-    def first(self) -> Keeper | None:
+    def first(self) -> WorkerSupervisor | None:
         """The worker for its next task; None where none can begin one."""
         if self.bench is None:
             return None
@@ -57,17 +57,17 @@ class Agent:
     @property
     def wanted(self) -> bool:
         """Whether somebody wants a worker of it up."""
-        return any(keeper.worker.wanted for keeper in self.keepers)
+        return any(supervisor.worker.wanted for supervisor in self.supervisors)
 
     @property
     def is_up(self) -> bool:
         """Whether all of its workers are up."""
-        return all(keeper.worker.state in UP for keeper in self.keepers)
+        return all(supervisor.worker.state in UP for supervisor in self.supervisors)
 
     @property
     def is_paused(self) -> bool:
         """Whether a worker of it is up, and all that are stand still."""
-        up = (keeper.worker for keeper in self.keepers if keeper.worker.state in UP)
+        up = (supervisor.worker for supervisor in self.supervisors if supervisor.worker.state in UP)
         first = next(up, None)  # as a rule it is not, and says so for all
         return (
             first is not None
@@ -83,7 +83,7 @@ class Agent:
     @property
     def state(self) -> State:
         """The one state for all workers, as `status` shows it."""
-        workers = [keeper.worker for keeper in self.keepers]
+        workers = [supervisor.worker for supervisor in self.supervisors]
         counted = [worker for worker in workers if worker.wanted] or workers
         states = [worker.state for worker in counted]
         for state in LEAST_ADVANCED:
@@ -133,7 +133,7 @@ def check_range(spec: Spec, instances: int) -> None:
 def is_at_risk(agent: Agent) -> bool:
     """Whether a server has several processes for everybody although its era keeps state in each of them."""
     spec = agent.spec
-    is_wide = max(spec.instances.maximum, len(agent.keepers) - spec.spares) > 1
+    is_wide = max(spec.instances.maximum, len(agent.supervisors) - spec.spares) > 1
     legacy = agent.catalogue.era == "legacy"
     return legacy and is_wide and spec.share == "all" and spec.concurrency != "parallel"
 
@@ -154,12 +154,12 @@ def waves(specs: Iterable[Spec]) -> Iterator[set[str]]:
         sorter.done(*ready)
 
 
-def users(keepers: Iterable[Keeper]) -> dict[str, list[Keeper]]:
-    """Those of the keepers whose agents require another, by the name of that."""
-    found: dict[str, list[Keeper]] = {}
-    for keeper in keepers:
-        for name in keeper.spec.requires:
-            found.setdefault(name, []).append(keeper)
+def users(supervisors: Iterable[WorkerSupervisor]) -> dict[str, list[WorkerSupervisor]]:
+    """Those of the supervisors whose agents require another, by the name of that."""
+    found: dict[str, list[WorkerSupervisor]] = {}
+    for supervisor in supervisors:
+        for name in supervisor.spec.requires:
+            found.setdefault(name, []).append(supervisor)
     return found
 
 
@@ -188,7 +188,7 @@ def not_up(worker: Worker) -> CorralError:
 SLACK = 64
 """How many places that hold no more there may be, beside as many as there are workers."""
 
-Place = tuple[int, float, str, int, Keeper]
+Place = tuple[int, float, str, int, WorkerSupervisor]
 """How many tasks it does, when it last did none, its id, a number that tells places apart, and who it is."""
 
 
@@ -197,7 +197,7 @@ class Bench:
 
     def __init__(self) -> None:
         self._heap: list[Place] = []
-        self._places: dict[Keeper, Place] = {}  # of each the newest: others hold no more
+        self._places: dict[WorkerSupervisor, Place] = {}  # of each the newest: others hold no more
         self._count = 0
 
     @property
@@ -205,34 +205,36 @@ class Bench:
         """How many places it remembers."""
         return len(self._heap)
 
-    def note(self, keeper: Keeper, capacity: int) -> None:
+    def note(self, supervisor: WorkerSupervisor, capacity: int) -> None:
         """A worker may be able to begin a task, or one more; or no longer."""
-        before = self._places.pop(keeper, None)
-        if not has_place(keeper, capacity):
+        before = self._places.pop(supervisor, None)
+        if not has_place(supervisor, capacity):
             return
-        key = (len(keeper.running), keeper.rested_at)
+        key = (len(supervisor.running), supervisor.rested_at)
         if before is not None and before[:2] == key:
-            self._places[keeper] = before
+            self._places[supervisor] = before
             return
         self._count += 1
-        place = self._places[keeper] = (*key, keeper.id, self._count, keeper)
+        place = self._places[supervisor] = (*key, supervisor.id, self._count, supervisor)
         heapq.heappush(self._heap, place)
         if len(self._heap) > 2 * len(self._places) + SLACK:
             self._heap = sorted(self._places.values())
 
-    def first(self, capacity: int) -> Keeper | None:
+    def first(self, capacity: int) -> WorkerSupervisor | None:
         """The worker for the next task; None if there is none."""
         while self._heap:
             place = self._heap[0]
-            keeper = place[4]
-            if self._places.get(keeper) is place:
-                if has_place(keeper, capacity):
-                    return keeper
-                del self._places[keeper]
+            supervisor = place[4]
+            if self._places.get(supervisor) is place:
+                if has_place(supervisor, capacity):
+                    return supervisor
+                del self._places[supervisor]
             heapq.heappop(self._heap)
         return None
 
 
-def has_place(keeper: Keeper, capacity: int) -> bool:
+def has_place(supervisor: WorkerSupervisor, capacity: int) -> bool:
     """Whether a worker can begin a task now."""
-    return len(keeper.running) < capacity and keeper.takes_tasks and not keeper.is_surplus
+    return (
+        len(supervisor.running) < capacity and supervisor.takes_tasks and not supervisor.is_surplus
+    )

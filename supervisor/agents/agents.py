@@ -18,9 +18,9 @@ from ..config.diff import Plan, plan
 from ..config.document import STORE
 from ..config.loader import check_requires, decode_agent, to_table
 from ..config.spec import Config, Spec, changed, kind_of_ensemble
-from ..supervision.worker_supervisor import Keeper, Service, Shared
+from ..supervision.worker_supervisor import Service, Shared, WorkerSupervisor
 from .agent import Agent, processes_of, spec_of
-from .groups import Ensembles
+from .groups import Groups
 from .registry import Entry
 from .replicas import Staffing, seen_through, was_removed
 
@@ -41,7 +41,7 @@ class Agents(Staffing):
 
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
         super().__init__(shared, config, service, pool)
-        self.ensembles = Ensembles(shared.bus, self._roster, self._specs)
+        self.groups = Groups(shared.bus, self._roster, self._specs)
         self.on_reload: list[Callable[[Config], None]] = []
         """Called with a configuration that was read again and is in force now."""
 
@@ -50,7 +50,7 @@ class Agents(Staffing):
 
     def unknown(self, what: str, name: str) -> NotFound:
         """As of whom it inherits; of a team or workflow it says that it is one."""
-        crews = self.ensembles.by_name
+        crews = self.groups.by_name
         if name in crews:
             kind = kind_of_ensemble(crews[name])
             text = f'cannot find {what} "{name}": it is a {kind}, which has no process'
@@ -62,8 +62,8 @@ class Agents(Staffing):
 
     async def load(self, built_in: Iterable[Spec]) -> None:
         """Takes in the configured agents, those added at run time, and the built-in ones."""
-        await self.shared.numbering.load()
-        self.brake = await self._roster.brake()
+        await self.shared.incarnations.load()
+        self.emergency_stop = await self._roster.emergency_stop()
         await self.servers.load()
         for spec in self.config.agents.values():
             if not spec.disabled:
@@ -76,11 +76,11 @@ class Agents(Staffing):
             if spec.name not in self.agents and spec.name not in self.config.agents:
                 self._insert(spec)
         crews = [entry for entry in entries if entry.kind in ("team", "workflow")]
-        self.ensembles.load(self.config.ensembles, crews)
+        self.groups.load(self.config.groups, crews)
 
     def _load_added(self, entry: Entry) -> None:
         name = entry.name
-        if name in self.config.agents or name in self.config.ensembles:
+        if name in self.config.agents or name in self.config.groups:
             self.shared.bus.publish(
                 "config.shadowed",
                 agent=name,
@@ -105,10 +105,10 @@ class Agents(Staffing):
         )
 
     def _insert(self, spec: Spec, *, added: bool = False) -> Agent:
-        agent = Agent(spec, added=added, held=self.brake is not None)
+        agent = Agent(spec, added=added, held=self.emergency_stop is not None)
         self.agents[spec.name] = agent
         for number in range(processes_of(spec)):
-            agent.keepers.append(self._keeper(spec, number))
+            agent.supervisors.append(self._supervisor(spec, number))
         if spec.kind == "mcp":
             self.servers.add(agent)
         self.shared.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
@@ -116,13 +116,13 @@ class Agents(Staffing):
 
     def boot(self) -> None:
         """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force."""
-        if self.brake is None:
+        if self.emergency_stop is None:
             self._start_as_room_allows(
-                keeper
+                supervisor
                 for agent in self.agents.values()
                 if agent.spec.autostart
-                for keeper in agent.keepers
-                if not keeper.is_hibernated
+                for supervisor in agent.supervisors
+                if not supervisor.is_hibernated
             )
 
     # -- adding
@@ -181,29 +181,29 @@ class Agents(Staffing):
             Entry(spec.name, spec.kind, to_table(spec, self.config.defaults)) for spec in checked
         ]
         agents = [self._insert(spec, added=True) for spec in specs]  # so that the names are taken
-        keepers = [keeper for agent in agents for keeper in agent.keepers]
-        for keeper in keepers:
-            keeper.has_room = start  # also while others are added
+        supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
+        for supervisor in supervisors:
+            supervisor.has_room = start  # also while others are added
         try:
-            await self._keep_added(agents, keepers, entries, changes)
+            await self._keep_added(agents, supervisors, entries, changes)
             for spec in changes:
                 await self._rescale(spec.name, spec.instances.minimum)
             return await self._start_added(agents, wait) if start else {}
         finally:
-            for keeper in keepers:
-                keeper.has_room = False
+            for supervisor in supervisors:
+                supervisor.has_room = False
 
     async def _keep_added(
         self,
         agents: Sequence[Agent],
-        keepers: Sequence[Keeper],
+        supervisors: Sequence[WorkerSupervisor],
         entries: Iterable[Entry],
         changes: Iterable[Spec],
     ) -> None:
         async with contextlib.AsyncExitStack() as stack:
             for agent in agents:  # which nobody else knows yet: none is waited for
                 await stack.enter_async_context(agent.changing)
-            await stack.enter_async_context(self._leave(keepers))
+            await stack.enter_async_context(self._leave(supervisors))
             try:
                 for spec in sorted(changes, key=lambda each: each.name):  # in one order for all
                     await stack.enter_async_context(self._changing(self.of(spec.name)))
@@ -234,7 +234,7 @@ class Agents(Staffing):
                 has = "MCP server" if self.agents[name].spec.kind == "mcp" else "agent"
                 text = f'cannot add "{name}": the name is taken by an {has}'
                 raise Conflict(text, name=name)
-            self.ensembles.check_free(name, "add")
+            self.groups.check_free(name, "add")
             if any(name == each.name for each in additions[:n]):
                 raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
         specs = [self._decode(addition) for addition in additions]
@@ -243,7 +243,7 @@ class Agents(Staffing):
         for spec in specs:
             for required in spec.requires:
                 agent = self.agents.get(required)
-                if agent is not None and self._leaving.intersection(agent.keepers):
+                if agent is not None and self._leaving.intersection(agent.supervisors):
                     raise Conflict(
                         f'cannot add "{spec.name}": it requires "{required}", which is being removed',
                         name=spec.name,
@@ -252,15 +252,15 @@ class Agents(Staffing):
 
     def _idle_required(self, specs: Iterable[Spec], start: bool) -> int:
         names = {name for spec in specs for name in spec.requires if name in self.agents}
-        keepers = [keeper for name in names for keeper in self.agents[name].keepers]
-        return sum(not k.takes_room for k in self._needed(keepers)) if start else 0
+        supervisors = [supervisor for name in names for supervisor in self.agents[name].supervisors]
+        return sum(not k.takes_room for k in self._needed(supervisors)) if start else 0
 
     async def _start_added(self, agents: Iterable[Agent], wait: bool) -> dict[str, CorralError]:
         failures: dict[str, CorralError] = {}
 
         async def start(agent: Agent) -> None:
             try:
-                await self.bring_up(agent.keepers, wait=wait)
+                await self.bring_up(agent.supervisors, wait=wait)
             except CorralError as error:
                 failures[agent.name] = error
 
@@ -281,18 +281,18 @@ class Agents(Staffing):
             Conflict: another agent requires one of them; `data["required_by"]`.
             Overloaded: the store takes nothing now; they are stopped, and still there.
         """
-        crews = [name for name in dict.fromkeys(names) if name in self.ensembles.by_name]
+        crews = [name for name in dict.fromkeys(names) if name in self.groups.by_name]
         chosen = {name: self.of(name) for name in names if name not in crews}
         if cascade:
             for agent in self.agents.values():
                 if not chosen.keys().isdisjoint(self._all_required(agent)):
                     chosen[agent.name] = agent
-            crews += self.ensembles.users({*chosen, *crews})
+            crews += self.groups.users({*chosen, *crews})
         self._check_not_required({*chosen, *crews})
         if chosen:
             return await self._remove(list(chosen.values()), crews)
         await self._roster.remove(crews)
-        self.ensembles.forget(crews)
+        self.groups.forget(crews)
         return crews
 
     def _all_required(self, agent: Agent) -> set[str]:
@@ -302,7 +302,7 @@ class Agents(Staffing):
         return found
 
     def _check_not_required(self, names: Collection[str]) -> None:
-        self.ensembles.check_not_needed(names)
+        self.groups.check_not_needed(names)
         for agent in self.agents.values():
             needed = [name for name in agent.spec.requires if name in names]
             if needed and agent.name not in names:
@@ -322,22 +322,22 @@ class Agents(Staffing):
             present = [agent for agent in agents if self.agents.get(agent.name) is agent]
             if not present:
                 raise was_removed(next(iter(agents)).name)
-            keepers = [keeper for agent in present for keeper in agent.keepers]
-            await stack.enter_async_context(self._leave(keepers))
-            await self.stop(keepers)
+            supervisors = [supervisor for agent in present for supervisor in agent.supervisors]
+            await stack.enter_async_context(self._leave(supervisors))
+            await self.stop(supervisors)
             names = [agent.name for agent in present]
             self._check_not_required({*names, *crews})  # the file may have come to name one
 
             async def forget() -> None:
                 await self._roster.remove([*names, *crews])
-                self.ensembles.forget(crews)
+                self.groups.forget(crews)
                 await self._forget(present)
 
             await seen_through(forget())  # what the store has not, nobody has
             return [*names, *crews]
 
     async def _forget(self, agents: Sequence[Agent]) -> None:
-        keepers = [keeper for agent in agents for keeper in agent.keepers]
+        supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
         for agent in agents:  # before anything is awaited: the caller may hang up
             del self.agents[agent.name]
             if agent.spec.kind == "mcp":
@@ -346,7 +346,7 @@ class Agents(Staffing):
             self.shared.zygotes.forget(agent.name)
             self._service.removed(agent.name)
             self.shared.bus.publish("agent.removed", agent=agent.name)
-        await self._close(keepers)
+        await self._close(supervisors)
 
     # -- the file
 
@@ -364,7 +364,7 @@ class Agents(Staffing):
         kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
         wanted = {**kept, **{n: s for n, s in config.agents.items() if not s.disabled}}
         check_requires(wanted)
-        planned = replace(planned, **self.ensembles.planned(config.ensembles, wanted))
+        planned = replace(planned, **self.groups.planned(config.groups, wanted))
         self.check_may_start(())
         if dry_run:
             changed = await self.shared.zygotes.check_sources(kept, dry_run=True)
@@ -375,7 +375,7 @@ class Agents(Staffing):
         if planned.is_empty:
             return replace(planned, renewed=await self._read_anew())
         # Nothing is awaited until all is as the plan found it.
-        self.ensembles.follow(config.ensembles)
+        self.groups.follow(config.groups)
         added = [self._insert(config.agents[name]) for name in planned.added]
         for name in planned.changed:
             self._change(self.agents[name], config.agents[name])
@@ -400,9 +400,12 @@ class Agents(Staffing):
         return tuple(await self.shared.zygotes.check_sources(list(self.agents)))
 
     def _start_from_file(self, agents: Iterable[Agent]) -> None:
-        if self.brake is None and not self.draining:
+        if self.emergency_stop is None and not self.draining:
             self._start_as_room_allows(
-                keeper for agent in agents if agent.spec.autostart for keeper in agent.keepers
+                supervisor
+                for agent in agents
+                if agent.spec.autostart
+                for supervisor in agent.supervisors
             )
 
     def _come_back(self, names: Iterable[str]) -> list[Spec]:
@@ -413,8 +416,8 @@ class Agents(Staffing):
     def _change(self, agent: Agent, spec: Spec) -> None:
         before, agent.spec = agent.spec, spec
         agent.added = False
-        for number, keeper in enumerate(agent.keepers):
-            keeper.reconfigure(spec_of(spec, number))
+        for number, supervisor in enumerate(agent.supervisors):
+            supervisor.reconfigure(spec_of(spec, number))
         self.shared.zygotes.note(agent)
         if spec.kind == "mcp":
             self.servers.reconfigure(agent, before)
@@ -425,14 +428,18 @@ class Agents(Staffing):
         What waits for its start, or is about to end, takes the new configuration with its next life.
         """
         wanted = [
-            keeper
+            supervisor
             for name in names
-            for keeper in self.agents[name].keepers
-            if keeper.worker.wanted and not (keeper.worker.waits or keeper.is_to_end)
-            if keeper not in self._leaving
+            for supervisor in self.agents[name].supervisors
+            if supervisor.worker.wanted and not (supervisor.worker.waits or supervisor.is_to_end)
+            if supervisor not in self._leaving
         ]
-        chosen = {keeper: None for keeper in wanted if keeper.takes_room}
-        idle = [keeper for keeper in [*self._needed(chosen), *wanted] if keeper not in chosen]
+        chosen = {supervisor: None for supervisor in wanted if supervisor.takes_room}
+        idle = [
+            supervisor
+            for supervisor in [*self._needed(chosen), *wanted]
+            if supervisor not in chosen
+        ]
         self._start_as_room_allows(dict.fromkeys(idle))
         self._renew_each(list(chosen), "its configuration has changed")
 
@@ -442,11 +449,11 @@ class Agents(Staffing):
         """Stops everything: what requires others first, then those."""
         self.draining = True
         try:
-            await self.stop(self.all_keepers())
+            await self.stop(self.all_supervisors())
         except Timeout as error:  # what the kernel cannot end must not keep the others
             logger.error("%s", error)
-        await self._close(self.all_keepers())
+        await self._close(self.all_supervisors())
         if self._closing:
             await asyncio.wait(self._closing)
         await self.shared.removals.finish()
-        await self.shared.numbering.settle()
+        await self.shared.incarnations.settle()

@@ -7,7 +7,7 @@ nothing is changed.
 from collections.abc import Callable
 
 from ..lifecycle.state_machine import ASKED_FOR, UP, LastExit, State, Worker
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 
 
 def rests(worker: Worker) -> bool:
@@ -15,10 +15,10 @@ def rests(worker: Worker) -> bool:
     return worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
 
 
-def needs_a_start(keeper: Keeper) -> bool:
+def needs_a_start(supervisor: WorkerSupervisor) -> bool:
     """Nothing brings it up but a start, or it is about to end."""
-    is_leaving = keeper.is_to_end or not keeper.worker.wanted
-    return is_leaving or not keeper.takes_room or rests(keeper.worker)
+    is_leaving = supervisor.is_to_end or not supervisor.worker.wanted
+    return is_leaving or not supervisor.takes_room or rests(supervisor.worker)
 
 
 def can_pause(worker: Worker) -> bool:
@@ -31,9 +31,9 @@ def has_ended(incarnation: int) -> Callable[[Worker], bool]:
     return lambda worker: not worker.tree or worker.incarnation != incarnation
 
 
-def is_gone(keeper: Keeper) -> Callable[[Worker], bool]:
+def is_gone(supervisor: WorkerSupervisor) -> Callable[[Worker], bool]:
     """Nothing is left of it, or somebody has started it again."""
-    return lambda worker: not worker.tree or (worker.wanted and not keeper.is_to_end)
+    return lambda worker: not worker.tree or (worker.wanted and not supervisor.is_to_end)
 
 
 def is_down(worker: Worker) -> bool:
@@ -59,16 +59,16 @@ def is_up_after(incarnation: int) -> Callable[[Worker], bool]:
     return lambda worker: worker.state in UP and worker.incarnation > incarnation
 
 
-def has_moved_on(keeper: Keeper, incarnation: int) -> Callable[[Worker], bool]:
+def has_moved_on(supervisor: WorkerSupervisor, incarnation: int) -> Callable[[Worker], bool]:
     """It lives anew, or somebody has taken the restart back."""
 
     def check(worker: Worker) -> bool:
-        is_kept = worker.state in UP and not keeper.is_following
+        is_kept = worker.state in UP and not supervisor.is_following
         return worker.incarnation > incarnation or not worker.wanted or is_kept
 
     return check
 
 
-def last_exit_until(keeper: Keeper, incarnation: int) -> LastExit | None:
+def last_exit_until(supervisor: WorkerSupervisor, incarnation: int) -> LastExit | None:
     """How the newest of its lives ended that is no later than that; None where none is known."""
-    return next((last for number, last in keeper.exits if number <= incarnation), None)
+    return next((last for number, last in supervisor.exits if number <= incarnation), None)

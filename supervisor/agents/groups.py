@@ -13,14 +13,14 @@ from ..config.document import STORE
 from ..config.loader import check_ensembles, decode_ensemble, ensemble_table
 from ..config.spec import Ensemble, Spec, kind_of_ensemble
 from ..events.bus import Bus
-from .registry import Entry, Roster
+from .registry import Entry, Registry
 
 ADDED = {"team": "team.added", "workflow": "workflow.added"}
 CHANGED = {"team": "team.changed", "workflow": "workflow.changed"}
 REMOVED = {"team": "team.removed", "workflow": "workflow.removed"}
 
 
-class Ensembles:
+class Groups:
     """The teams and workflows that there are.
 
     Args:
@@ -29,12 +29,14 @@ class Ensembles:
         specs: the agents and servers that there are.
     """
 
-    def __init__(self, bus: Bus, roster: Roster, specs: Callable[[], Mapping[str, Spec]]) -> None:
+    def __init__(
+        self, bus: Bus, registry: Registry, specs: Callable[[], Mapping[str, Spec]]
+    ) -> None:
         self.by_name: dict[str, Ensemble] = {}
         self.under_way = Counter[str]()
         """How many tasks of each are being performed."""
         self._bus = bus
-        self._roster = roster
+        self._roster = registry
         self._specs = specs
 
     def of(self, name: str, kind: str) -> Ensemble:

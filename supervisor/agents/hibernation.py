@@ -29,7 +29,7 @@ from ..events.bus import rfc3339
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, LastExit, State
 from ..supervision.checkpoints import Checkpoints, Reason, Resumption
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import Agent
 from .agents import Agents
 
@@ -75,12 +75,12 @@ class Hibernation:
         for agent in {each.agent for each in self._resumptions.values()}:
             if agent not in self._agents.agents:  # the file names it no more
                 self.removed(agent)
-        for keeper in self._agents.all_keepers():
-            found = self._resumptions.get(keeper.id)
+        for supervisor in self._agents.all_supervisors():
+            found = self._resumptions.get(supervisor.id)
             if found is not None and found.hibernated:
-                keeper.is_hibernated = True
+                supervisor.is_hibernated = True
                 last = LastExit("hibernated", at=rfc3339(found.at), message="hibernated")
-                keeper.worker = state_machine.rested(keeper.worker, last)
+                supervisor.worker = state_machine.rested(supervisor.worker, last)
 
     def boot(self) -> None:
         """Wakes those for whom tasks wait, once workers may start."""
@@ -92,87 +92,89 @@ class Hibernation:
 
     def is_hibernated(self, agent: Agent) -> bool:
         """Whether an agent has no worker that is wanted, and one that sleeps: a task wakes it."""
-        return any(keeper.is_hibernated for keeper in agent.keepers) and not agent.wanted
+        return (
+            any(supervisor.is_hibernated for supervisor in agent.supervisors) and not agent.wanted
+        )
 
     def wake_soon(self, agent: Agent) -> None:
         """Wakes the workers of an agent, as there is room for them."""
         if self._has_booted:
             self._agents.start_by_itself(
-                [k for k in agent.keepers if k.is_hibernated or self._came_asleep(k)]
+                [k for k in agent.supervisors if k.is_hibernated or self._came_asleep(k)]
             )
 
-    def _came_asleep(self, keeper: Keeper) -> bool:
+    def _came_asleep(self, supervisor: WorkerSupervisor) -> bool:
         """Whether a worker was added to an agent that sleeps: it wakes with the others."""
-        agent = self._agents.agents.get(keeper.spec.name)
-        is_new = keeper.worker.state is State.INITIAL
+        agent = self._agents.agents.get(supervisor.spec.name)
+        is_new = supervisor.worker.state is State.INITIAL
         return is_new and agent is not None and self.is_hibernated(agent)
 
     def _wake_for_tasks(self, agent: Agent) -> None:
         if self.is_hibernated(agent) and self._queued(agent.name):
             self.wake_soon(agent)
 
-    async def checkpoint_of(self, keeper: Keeper) -> dict[str, object]:
+    async def checkpoint_of(self, supervisor: WorkerSupervisor) -> dict[str, object]:
         """What the next life of a worker begins with, as `{"checkpoint": data}`, or nothing.
 
         Raises:
             SpawnFailed: what it was to begin with is damaged or gone.
         """
-        resumption = self._resumptions.get(keeper.id)
+        resumption = self._resumptions.get(supervisor.id)
         if resumption is not None:
-            self._begun[keeper.id] = (keeper.worker.incarnation, resumption.checkpoint)
+            self._begun[supervisor.id] = (supervisor.worker.incarnation, resumption.checkpoint)
             if resumption.checkpoint is None:
                 return {}
-            return await self._pending(keeper, resumption.checkpoint)
-        if not keeper.spec.recovery.enable_checkpointing:
+            return await self._pending(supervisor, resumption.checkpoint)
+        if not supervisor.spec.recovery.enable_checkpointing:
             return {}
         try:
-            return await self.checkpoints.latest(keeper.id)
+            return await self.checkpoints.latest(supervisor.id)
         except Corrupted:  # each that is damaged has had its event
-            keeper.note("error", "it begins anew: none of its checkpoints can be read")
+            supervisor.note("error", "it begins anew: none of its checkpoints can be read")
             return {}
 
-    async def _pending(self, keeper: Keeper, number: int) -> dict[str, object]:
+    async def _pending(self, supervisor: WorkerSupervisor, number: int) -> dict[str, object]:
         """Somebody counts on this one: an earlier one in its place would be a loss that nobody is told of."""
         try:
             record, data = await self.checkpoints.find(number)
             if (
-                record.worker != keeper.id
+                record.worker != supervisor.id
             ):  # what a worker begins with is always its own, a copy if need be
                 text = (
                     f'cannot read what it begins with: checkpoint {number} is of "{record.worker}"'
                 )
                 raise Corrupted(text, record=f"checkpoint {number}", reason="not-its-own")
         except (Corrupted, NotFound) as error:
-            way_out = f"corral checkpoint restore ID {keeper.id} gives it another, rm --force {number} none"
-            text = f'cannot start worker "{keeper.id}": {error.message}; {way_out}'
-            facts = {**error.data, "worker": keeper.id, "checkpoint": number}
+            way_out = f"corral checkpoint restore ID {supervisor.id} gives it another, rm --force {number} none"
+            text = f'cannot start worker "{supervisor.id}": {error.message}; {way_out}'
+            facts = {**error.data, "worker": supervisor.id, "checkpoint": number}
             raise SpawnFailed(text, **facts) from error
         return {"checkpoint": data}
 
-    def changed(self, keeper: Keeper) -> None:
+    def changed(self, supervisor: WorkerSupervisor) -> None:
         """A worker's state has changed: it may be awake, or has begun with what it was to begin with."""
-        worker = keeper.worker
-        found = self._resumptions.get(keeper.id)
+        worker = supervisor.worker
+        found = self._resumptions.get(supervisor.id)
         if found is not None:
             if found.hibernated and worker.wanted:
-                self._awake(keeper, found)
-            elif worker.state in UP and self._has_used(keeper, found):
-                self._keep_in_mind(keeper.id, None)
+                self._awake(supervisor, found)
+            elif worker.state in UP and self._has_used(supervisor, found):
+                self._keep_in_mind(supervisor.id, None)
         if worker.state not in UP:
-            self._due.pop(keeper.id, None)
-            self._failing.discard(keeper.id)
-            self._saved.pop(keeper.id, None)
-        elif keeper.spec.recovery.enable_checkpointing and keeper.id not in self._due:
-            self._put_off(keeper)
+            self._due.pop(supervisor.id, None)
+            self._failing.discard(supervisor.id)
+            self._saved.pop(supervisor.id, None)
+        elif supervisor.spec.recovery.enable_checkpointing and supervisor.id not in self._due:
+            self._put_off(supervisor)
 
-    def _has_used(self, keeper: Keeper, found: Resumption) -> bool:
-        begun = self._begun.pop(keeper.id, None)
-        return begun == (keeper.worker.incarnation, found.checkpoint) and not found.hibernated
+    def _has_used(self, supervisor: WorkerSupervisor, found: Resumption) -> bool:
+        begun = self._begun.pop(supervisor.id, None)
+        return begun == (supervisor.worker.incarnation, found.checkpoint) and not found.hibernated
 
-    def _awake(self, keeper: Keeper, found: Resumption) -> None:
-        keeper.is_hibernated = False
-        self._keep_in_mind(keeper.id, found._replace(hibernated=False))
-        self._tell("agent.woken", keeper, {"checkpoint": found.checkpoint})
+    def _awake(self, supervisor: WorkerSupervisor, found: Resumption) -> None:
+        supervisor.is_hibernated = False
+        self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
+        self._tell("agent.woken", supervisor, {"checkpoint": found.checkpoint})
 
     def _keep_in_mind(self, worker_id: str, resumption: Resumption | None) -> None:
         if resumption is None:
@@ -181,13 +183,13 @@ class Hibernation:
             self._resumptions[worker_id] = resumption
         self.checkpoints.resume_soon(worker_id, resumption)
 
-    def stopped(self, keepers: Sequence[Keeper]) -> None:
+    def stopped(self, supervisors: Sequence[WorkerSupervisor]) -> None:
         """Somebody stops workers: those that sleep stay down, and begin with what they saved when they are started."""
-        for keeper in keepers:
-            found = self._resumptions.get(keeper.id)
+        for supervisor in supervisors:
+            found = self._resumptions.get(supervisor.id)
             if found is not None and found.hibernated:
-                keeper.is_hibernated = False
-                self._keep_in_mind(keeper.id, found._replace(hibernated=False))
+                supervisor.is_hibernated = False
+                self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
 
     def removed(self, agent: str) -> None:
         """An agent is no more."""
@@ -217,18 +219,18 @@ class Hibernation:
             TaskFailed, Timeout, WorkerFailed: one could not; others may have.
             ResourceLimitExceeded: what one saved is longer than max_checkpoint_bytes.
         """
-        keepers = self._agents.keepers(name)
-        up = [keeper for keeper in keepers if keeper.worker.state in UP]
+        supervisors = self._agents.supervisors(name)
+        up = [supervisor for supervisor in supervisors if supervisor.worker.state in UP]
         what = f'save a checkpoint of "{name}"'
-        _check_protocol(keepers, what)
+        _check_protocol(supervisors, what)
         if not up:
             raise Conflict(f"cannot {what}: it does not run", name=name)
         return await self._save_each(up, "asked", timeout_s)
 
     async def _save_each(
-        self, keepers: Sequence[Keeper], reason: Reason, timeout_s: float | None
+        self, supervisors: Sequence[WorkerSupervisor], reason: Reason, timeout_s: float | None
     ) -> list[CheckpointRecord]:
-        saves = (self._save(keeper, reason, timeout_s) for keeper in keepers)
+        saves = (self._save(supervisor, reason, timeout_s) for supervisor in supervisors)
         results = await asyncio.gather(*saves, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -236,24 +238,33 @@ class Hibernation:
         return [result for result in results if isinstance(result, CheckpointRecord)]
 
     async def _save(
-        self, keeper: Keeper, reason: Reason, timeout_s: float | None
+        self, supervisor: WorkerSupervisor, reason: Reason, timeout_s: float | None
     ) -> CheckpointRecord:
-        return await self._keep(keeper, await _state_of(keeper, timeout_s), reason)
+        return await self._keep(supervisor, await _state_of(supervisor, timeout_s), reason)
 
-    async def _keep(self, keeper: Keeper, data: object, reason: Reason) -> CheckpointRecord:
-        record = await self.checkpoints.keep(keeper.spec.name, keeper.id, None, data, reason)
+    async def _keep(
+        self, supervisor: WorkerSupervisor, data: object, reason: Reason
+    ) -> CheckpointRecord:
+        record = await self.checkpoints.keep(
+            supervisor.spec.name, supervisor.id, None, data, reason
+        )
         facts = {"checkpoint": record.id, "reason": reason, "size_bytes": record.size_bytes}
-        self._tell("checkpoint.saved", keeper, facts, is_stored=reason != "interval")
+        self._tell("checkpoint.saved", supervisor, facts, is_stored=reason != "interval")
         return record
 
     def _tell(
-        self, what: str, keeper: Keeper, fields: Mapping[str, object], *, is_stored: bool = True
+        self,
+        what: str,
+        supervisor: WorkerSupervisor,
+        fields: Mapping[str, object],
+        *,
+        is_stored: bool = True,
     ) -> None:
         self._bus.publish(
             what,
-            agent=keeper.spec.name,
-            worker=keeper.id,
-            incarnation=keeper.worker.incarnation,
+            agent=supervisor.spec.name,
+            worker=supervisor.id,
+            incarnation=supervisor.worker.incarnation,
             store=is_stored,
             **fields,
         )
@@ -272,61 +283,63 @@ class Hibernation:
                         self._awake_until[agent.name] = float("inf")
                         group.create_task(self._hibernate_by_itself(agent))
                 for worker_id in [w for w, due in self._due.items() if due <= now]:
-                    keeper = self._keeper(worker_id)
-                    if keeper is None or not keeper.spec.recovery.enable_checkpointing:
+                    supervisor = self._supervisor(worker_id)
+                    if supervisor is None or not supervisor.spec.recovery.enable_checkpointing:
                         del self._due[worker_id]
                         continue
                     self._due[worker_id] = float("inf")
-                    group.create_task(self._save_by_itself(keeper, gate))
+                    group.create_task(self._save_by_itself(supervisor, gate))
 
-    def _keeper(self, worker_id: str) -> Keeper | None:
+    def _supervisor(self, worker_id: str) -> WorkerSupervisor | None:
         try:
-            return self._agents.keepers(worker_id)[0]
+            return self._agents.supervisors(worker_id)[0]
         except NotFound:
             return None
 
-    def _put_off(self, keeper: Keeper) -> None:
+    def _put_off(self, supervisor: WorkerSupervisor) -> None:
         factor = random.uniform(1 - JITTER, 1 + JITTER)
-        interval_s = keeper.spec.recovery.checkpoint_interval
-        self._due[keeper.id] = self._loop.time() + interval_s * factor
+        interval_s = supervisor.spec.recovery.checkpoint_interval
+        self._due[supervisor.id] = self._loop.time() + interval_s * factor
 
-    async def _save_by_itself(self, keeper: Keeper, gate: asyncio.Semaphore) -> None:
-        incarnation = keeper.worker.incarnation
+    async def _save_by_itself(self, supervisor: WorkerSupervisor, gate: asyncio.Semaphore) -> None:
+        incarnation = supervisor.worker.incarnation
         try:
             async with gate:
-                if keeper.takes_tasks:  # else it is paused, or about to end
-                    await self._save_what_changed(keeper)
-                    self._failing.discard(keeper.id)
+                if supervisor.takes_tasks:  # else it is paused, or about to end
+                    await self._save_what_changed(supervisor)
+                    self._failing.discard(supervisor.id)
         except CorralError as error:
-            if keeper.worker.incarnation == incarnation:
-                self._tell_failure(keeper, error)
+            if supervisor.worker.incarnation == incarnation:
+                self._tell_failure(supervisor, error)
         except Exception:
-            logger.exception("cannot save a checkpoint of worker %s", keeper.id)
+            logger.exception("cannot save a checkpoint of worker %s", supervisor.id)
         finally:
-            if keeper.worker.state in UP:
-                self._put_off(keeper)
+            if supervisor.worker.state in UP:
+                self._put_off(supervisor)
 
-    def _tell_failure(self, keeper: Keeper, error: CorralError) -> None:
-        if keeper.id not in self._failing:
-            self._failing.add(keeper.id)  # one event for all that fail in a row
-            keeper.note("warning", error.message)
-            self._tell("checkpoint.failed", keeper, {"reason": error.message})
+    def _tell_failure(self, supervisor: WorkerSupervisor, error: CorralError) -> None:
+        if supervisor.id not in self._failing:
+            self._failing.add(supervisor.id)  # one event for all that fail in a row
+            supervisor.note("warning", error.message)
+            self._tell("checkpoint.failed", supervisor, {"reason": error.message})
 
-    async def _save_what_changed(self, keeper: Keeper) -> None:
+    async def _save_what_changed(self, supervisor: WorkerSupervisor) -> None:
         """An agent that does nothing has nothing new to save; half of the time that one is kept is the exception."""
-        data = await _state_of(keeper, None)
+        data = await _state_of(supervisor, None)
         digest, now = sha256(codec.encode(data)).digest(), self._loop.time()
-        before = self._saved.get(keeper.id)
-        old_s = keeper.spec.recovery.checkpoint_retention / 2
+        before = self._saved.get(supervisor.id)
+        old_s = supervisor.spec.recovery.checkpoint_retention / 2
         if before is None or before[0] != digest or now - before[1] > old_s:
-            await self._keep(keeper, data, "interval")
-            self._saved[keeper.id] = (digest, now)
+            await self._keep(supervisor, data, "interval")
+            self._saved[supervisor.id] = (digest, now)
 
     def _is_tired(self, agent: Agent, now: float) -> bool:
         """Whether all of its workers that are wanted are up, and have had no task for hibernate_after."""
         if now < self._awake_until.get(agent.name, 0.0) or self._queued(agent.name):
             return False
-        workers = [keeper.worker for keeper in agent.keepers if keeper.worker.wanted]
+        workers = [
+            supervisor.worker for supervisor in agent.supervisors if supervisor.worker.wanted
+        ]
         return bool(workers) and all(
             worker.state in (State.READY, State.IDLE)
             and worker.paused_at is None
@@ -340,8 +353,8 @@ class Hibernation:
             await self.hibernate([agent.name], timeout_s=None, force=False)
         except CorralError as error:
             logger.info("%s", error)
-            for keeper in agent.keepers:
-                self._tell_failure(keeper, error)
+            for supervisor in agent.supervisors:
+                self._tell_failure(supervisor, error)
         except Exception:
             logger.exception("cannot hibernate %s", agent.name)
         finally:
@@ -351,7 +364,7 @@ class Hibernation:
 
     async def restore(
         self, number: int | None, data: object, name: str | None, timeout_s: float | None
-    ) -> tuple[Keeper, CheckpointRecord, bool]:
+    ) -> tuple[WorkerSupervisor, CheckpointRecord, bool]:
         """Has a worker go on with a checkpoint, or with `data` where `number` is None.
 
         Returns the worker, its own copy of the checkpoint, and whether it goes on at once: one that does not run
@@ -369,42 +382,44 @@ class Hibernation:
                 text = f'cannot restore checkpoint {number}: it is of task "{record.task}", which goes on from it by itself'
                 raise Conflict(text, checkpoint=number, task=record.task)
             name = name or record.worker
-        keeper = self._one(name)
-        worker = keeper.worker
-        what = f'restore a checkpoint into "{keeper.id}"'
+        supervisor = self._one(name)
+        worker = supervisor.worker
+        what = f'restore a checkpoint into "{supervisor.id}"'
         if worker.state in UP:
             # Before the worker takes it: a state that cannot be kept would be lost with its next crash.
-            self.checkpoints.encoded(keeper.spec.name, data, f'worker "{keeper.id}"')
-            async with self._withheld([keeper], timeout_s, what):
-                await _ask(keeper, what, "checkpoint/restore", {"data": data}, timeout_s)
-                copy = await self._keep(keeper, data, "restore")
-                self._saved.pop(keeper.id, None)
+            self.checkpoints.encoded(supervisor.spec.name, data, f'worker "{supervisor.id}"')
+            async with self._withheld([supervisor], timeout_s, what):
+                await _ask(supervisor, what, "checkpoint/restore", {"data": data}, timeout_s)
+                copy = await self._keep(supervisor, data, "restore")
+                self._saved.pop(supervisor.id, None)
         elif worker.state in (State.STARTING, State.SHUTTING_DOWN):
-            raise Conflict(f"cannot {what}: it is {worker.state}", worker=keeper.id)
+            raise Conflict(f"cannot {what}: it is {worker.state}", worker=supervisor.id)
         else:
-            copy = await self._keep(keeper, data, "restore")
-            pending = Resumption(keeper.spec.name, copy.id, keeper.is_hibernated, time.time())
-            await self._resume({keeper.id: pending})
-            self._resumptions[keeper.id] = pending
+            copy = await self._keep(supervisor, data, "restore")
+            pending = Resumption(
+                supervisor.spec.name, copy.id, supervisor.is_hibernated, time.time()
+            )
+            await self._resume({supervisor.id: pending})
+            self._resumptions[supervisor.id] = pending
         is_live = worker.state in UP
-        self._tell("checkpoint.restored", keeper, {"checkpoint": copy.id, "live": is_live})
-        return keeper, copy, is_live
+        self._tell("checkpoint.restored", supervisor, {"checkpoint": copy.id, "live": is_live})
+        return supervisor, copy, is_live
 
-    def _one(self, name: str | None) -> Keeper:
+    def _one(self, name: str | None) -> WorkerSupervisor:
         if name is None:
             raise InvalidParams("cannot tell into whom to restore: give a name", key="name")
-        keepers = self._agents.keepers(name)
-        _check_protocol(keepers, f'restore a checkpoint into "{name}"')
-        if len(keepers) != 1:
-            text = f'cannot restore one checkpoint into the {len(keepers)} workers of "{name}": name one'
-            raise Conflict(text, name=name, workers=[keeper.id for keeper in keepers])
-        return keepers[0]
+        supervisors = self._agents.supervisors(name)
+        _check_protocol(supervisors, f'restore a checkpoint into "{name}"')
+        if len(supervisors) != 1:
+            text = f'cannot restore one checkpoint into the {len(supervisors)} workers of "{name}": name one'
+            raise Conflict(text, name=name, workers=[supervisor.id for supervisor in supervisors])
+        return supervisors[0]
 
     # -- sleeping and waking
 
     async def hibernate(
         self, names: Sequence[str], *, timeout_s: float | None, force: bool
-    ) -> list[Keeper]:
+    ) -> list[WorkerSupervisor]:
         """Has workers save a checkpoint and ends their processes, all or none; waits until nothing is left of them.
 
         Args:
@@ -420,37 +435,39 @@ class Hibernation:
         if self._agents.draining:
             raise ShuttingDown("cannot hibernate anything: the daemon is stopping")
         chosen = self._agents.selected(names, everything=False)
-        up = [keeper for keeper in chosen if _is_to_sleep(keeper)]
+        up = [supervisor for supervisor in chosen if _is_to_sleep(supervisor)]
         for name in names:
-            keepers = self._agents.keepers(name)
-            _check_protocol(keepers, f'hibernate "{name}"')
-            if not any(keeper in up or keeper.is_hibernated for keeper in keepers):
+            supervisors = self._agents.supervisors(name)
+            _check_protocol(supervisors, f'hibernate "{name}"')
+            if not any(supervisor in up or supervisor.is_hibernated for supervisor in supervisors):
                 raise Conflict(f'cannot hibernate "{name}": it does not run', name=name)
         async with self._withheld(up, timeout_s, "hibernate"):
-            numbers = {keeper.id: keeper.worker.incarnation for keeper in up}
+            numbers = {supervisor.id: supervisor.worker.incarnation for supervisor in up}
             saved = dict(zip(up, await self._save_for_sleep(up, force), strict=True))
             now = time.time()
             asleep = {
-                keeper.id: Resumption(
-                    keeper.spec.name, None if record is None else record.id, True, now
+                supervisor.id: Resumption(
+                    supervisor.spec.name, None if record is None else record.id, True, now
                 )
-                for keeper, record in saved.items()
+                for supervisor, record in saved.items()
             }
             await self._resume(asleep)
             gone = [
                 k for k in up if k.worker.state not in UP or k.worker.incarnation != numbers[k.id]
             ]
             if gone:
-                for keeper in up:
-                    self.checkpoints.resume_soon(keeper.id, self._resumptions.get(keeper.id))
+                for supervisor in up:
+                    self.checkpoints.resume_soon(
+                        supervisor.id, self._resumptions.get(supervisor.id)
+                    )
                 text = f'cannot hibernate "{gone[0].id}": it ended meanwhile'
                 raise Conflict(text, worker=gone[0].id)
-            for keeper in up:
-                self._lay_down(keeper, asleep[keeper.id])
+            for supervisor in up:
+                self._lay_down(supervisor, asleep[supervisor.id])
         try:
             await self._agents.until_gone(up)
         finally:  # a task may have come before they slept; also when whoever asked hangs up
-            for agent in {keeper.spec.name for keeper in up} & self._agents.agents.keys():
+            for agent in {supervisor.spec.name for supervisor in up} & self._agents.agents.keys():
                 self._wake_for_tasks(self._agents.of(agent))
         return chosen
 
@@ -463,74 +480,84 @@ class Hibernation:
                 self.checkpoints.resume_soon(worker_id, self._resumptions.get(worker_id))
             raise
 
-    def _lay_down(self, keeper: Keeper, resumption: Resumption) -> None:
-        self._resumptions[keeper.id] = resumption
-        keeper.is_hibernated = True
-        keeper.forget()
-        keeper.send(state_machine.Stop("hibernated", "hibernated"))
-        self._tell("agent.hibernated", keeper, {"checkpoint": resumption.checkpoint})
+    def _lay_down(self, supervisor: WorkerSupervisor, resumption: Resumption) -> None:
+        self._resumptions[supervisor.id] = resumption
+        supervisor.is_hibernated = True
+        supervisor.forget()
+        supervisor.send(state_machine.Stop("hibernated", "hibernated"))
+        self._tell("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
 
     async def _save_for_sleep(
-        self, keepers: Sequence[Keeper], force: bool
+        self, supervisors: Sequence[WorkerSupervisor], force: bool
     ) -> Sequence[CheckpointRecord | None]:
         if not force:
-            return await self._save_each(keepers, "hibernate", None)
+            return await self._save_each(supervisors, "hibernate", None)
 
-        async def save(keeper: Keeper) -> CheckpointRecord | None:
+        async def save(supervisor: WorkerSupervisor) -> CheckpointRecord | None:
             try:
-                return await self._save(keeper, "hibernate", None)
+                return await self._save(supervisor, "hibernate", None)
             except CorralError as error:
-                keeper.note("warning", f"hibernated without a checkpoint: {error.message}")
+                supervisor.note("warning", f"hibernated without a checkpoint: {error.message}")
                 return None
 
-        return await asyncio.gather(*map(save, keepers))
+        return await asyncio.gather(*map(save, supervisors))
 
-    async def wake(self, keepers: Sequence[Keeper], *, wait: bool) -> None:
+    async def wake(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool) -> None:
         """Starts workers that sleep, with what they saved, and waits until they are up; what is up stays as it is.
 
         Raises:
             Conflict: one is neither up nor sleeps, or an emergency stop is in force.
             CorralError: as for `Agents.start`.
         """
-        for keeper in keepers:
-            if not (keeper.is_hibernated or keeper.worker.wanted or self._came_asleep(keeper)):
-                text = f'cannot wake "{keeper.id}": it is not hibernated; corral start {keeper.id}'
-                raise Conflict(text, worker=keeper.id)
-        asleep = [keeper for keeper in keepers if keeper.is_hibernated]
+        for supervisor in supervisors:
+            if not (
+                supervisor.is_hibernated
+                or supervisor.worker.wanted
+                or self._came_asleep(supervisor)
+            ):
+                text = f'cannot wake "{supervisor.id}": it is not hibernated; corral start {supervisor.id}'
+                raise Conflict(text, worker=supervisor.id)
+        asleep = [supervisor for supervisor in supervisors if supervisor.is_hibernated]
         self._agents.check_may_begin(asleep)
         found = {k.id: self._resumptions[k.id]._replace(hibernated=False) for k in asleep}
         if found:
             await self._resume(found)  # a later daemon starts what was woken by name
-        await self._agents.bring_up(keepers, wait=wait)
+        await self._agents.bring_up(supervisors, wait=wait)
 
     @asynccontextmanager
     async def _withheld(
-        self, keepers: Sequence[Keeper], timeout_s: float | None, what: str
+        self, supervisors: Sequence[WorkerSupervisor], timeout_s: float | None, what: str
     ) -> AsyncGenerator[None, None]:
         """While workers are given no task, and have none."""
-        for keeper in keepers:
-            if keeper.is_withheld:
-                text = f'cannot go on with "{keeper.id}": another call hibernates or restores it'
-                raise Conflict(text, worker=keeper.id)
-        for keeper in keepers:
-            keeper.is_withheld = True
+        for supervisor in supervisors:
+            if supervisor.is_withheld:
+                text = (
+                    f'cannot go on with "{supervisor.id}": another call hibernates or restores it'
+                )
+                raise Conflict(text, worker=supervisor.id)
+        for supervisor in supervisors:
+            supervisor.is_withheld = True
         try:
-            await _until_idle(keepers, timeout_s, what)
+            await _until_idle(supervisors, timeout_s, what)
             yield
         finally:
-            for keeper in keepers:
-                keeper.is_withheld = False
-                keeper.service.changed(keeper)  # tasks may wait for it
+            for supervisor in supervisors:
+                supervisor.is_withheld = False
+                supervisor.service.changed(supervisor)  # tasks may wait for it
 
 
-async def _until_idle(keepers: Sequence[Keeper], timeout_s: float | None, what: str) -> None:
-    grace_s = max((k.spec.process.shutdown_grace_period for k in keepers), default=0.0)
+async def _until_idle(
+    supervisors: Sequence[WorkerSupervisor], timeout_s: float | None, what: str
+) -> None:
+    grace_s = max((k.spec.process.shutdown_grace_period for k in supervisors), default=0.0)
     try:
         async with asyncio.timeout(grace_s if timeout_s is None else timeout_s):
-            for keeper in keepers:
-                await keeper.until(_has_no_task(keeper))
+            for supervisor in supervisors:
+                await supervisor.until(_has_no_task(supervisor))
     except TimeoutError:
-        busy = next((keeper for keeper in keepers if keeper.running), keepers[0])
+        busy = next(
+            (supervisor for supervisor in supervisors if supervisor.running), supervisors[0]
+        )
         task = next(iter(busy.running), None)
         words = f'worker "{busy.id}" is busy with task "{task}"'
         raise Conflict(
@@ -538,44 +565,50 @@ async def _until_idle(keepers: Sequence[Keeper], timeout_s: float | None, what: 
         ) from None
 
 
-def _has_no_task(keeper: Keeper) -> Callable[[state_machine.Worker], bool]:
-    return lambda worker: not keeper.running or worker.state not in UP
+def _has_no_task(supervisor: WorkerSupervisor) -> Callable[[state_machine.Worker], bool]:
+    return lambda worker: not supervisor.running or worker.state not in UP
 
 
-def _is_to_sleep(keeper: Keeper) -> bool:
+def _is_to_sleep(supervisor: WorkerSupervisor) -> bool:
     """Whether a worker is up, and not merely down or asleep.
 
     Raises:
         Conflict: it is neither.
     """
-    worker = keeper.worker
+    worker = supervisor.worker
     if worker.state in UP and worker.paused_at is None:
         return True
-    if keeper.is_hibernated or not worker.wanted:
+    if supervisor.is_hibernated or not worker.wanted:
         return False
     state = "paused" if worker.paused_at is not None else str(worker.state)
-    raise Conflict(f'cannot hibernate "{keeper.id}": it is {state}', worker=keeper.id, state=state)
+    raise Conflict(
+        f'cannot hibernate "{supervisor.id}": it is {state}', worker=supervisor.id, state=state
+    )
 
 
-def _check_protocol(keepers: Sequence[Keeper], what: str) -> None:
-    for keeper in keepers:
-        if keeper.spec.protocol != "corral":
-            words = f'it speaks protocol "{keeper.spec.protocol}", which has no checkpoints'
-            raise Conflict(f"cannot {what}: {words}", name=keeper.spec.name)
+def _check_protocol(supervisors: Sequence[WorkerSupervisor], what: str) -> None:
+    for supervisor in supervisors:
+        if supervisor.spec.protocol != "corral":
+            words = f'it speaks protocol "{supervisor.spec.protocol}", which has no checkpoints'
+            raise Conflict(f"cannot {what}: {words}", name=supervisor.spec.name)
 
 
-async def _state_of(keeper: Keeper, timeout_s: float | None) -> object:
+async def _state_of(supervisor: WorkerSupervisor, timeout_s: float | None) -> object:
     """What a worker's checkpoint hook returns."""
-    what = f'save a checkpoint of "{keeper.id}"'
-    data = (await _ask(keeper, what, "checkpoint/save", {}, timeout_s)).get("data")
+    what = f'save a checkpoint of "{supervisor.id}"'
+    data = (await _ask(supervisor, what, "checkpoint/save", {}, timeout_s)).get("data")
     if data is None:
         text = f"cannot {what}: its agent has no checkpoint hook, or that returned nothing"
-        raise Conflict(text, worker=keeper.id, reason="nothing-saved")
+        raise Conflict(text, worker=supervisor.id, reason="nothing-saved")
     return data
 
 
 async def _ask(
-    keeper: Keeper, what: str, method: str, params: dict[str, object], timeout_s: float | None
+    supervisor: WorkerSupervisor,
+    what: str,
+    method: str,
+    params: dict[str, object],
+    timeout_s: float | None,
 ) -> dict[str, object]:
     """What a worker that is up answers.
 
@@ -583,13 +616,13 @@ async def _ask(
         Conflict: it is paused, or knows no such method.
         CorralError: what it answered, or that it did not.
     """
-    if keeper.worker.paused_at is not None:
-        text = f"cannot {what}: it is paused; corral resume {keeper.id}"
-        raise Conflict(text, worker=keeper.id, reason="paused")
+    if supervisor.worker.paused_at is not None:
+        text = f"cannot {what}: it is paused; corral resume {supervisor.id}"
+        raise Conflict(text, worker=supervisor.id, reason="paused")
     try:
         wait_s = SAVE_S if timeout_s is None else timeout_s
-        answer = await keeper.channel.request(method, params, timeout_s=wait_s)
+        answer = await supervisor.channel.request(method, params, timeout_s=wait_s)
     except MethodNotFound as error:
         text = f"cannot {what}: its agent has no hook for it"
-        raise Conflict(text, worker=keeper.id, reason="no-hook") from error
+        raise Conflict(text, worker=supervisor.id, reason="no-hook") from error
     return dict(codec.as_object(answer) or {})

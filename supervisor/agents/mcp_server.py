@@ -20,9 +20,9 @@ from ..config.spec import Spec
 from ..events.bus import Bus
 from ..lifecycle.state_machine import ASKED_FOR, UP, State, Worked, Worker
 from ..supervision.line import McpLine
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import Agent, is_at_risk, not_up
-from .tool_cache import Listings, fingerprint
+from .tool_cache import ToolCache, fingerprint
 
 GONE_S = 5.0
 """How long a process that has closed its pipes is waited for: until then its end is told, or it lives on deaf."""
@@ -40,19 +40,19 @@ class Steering(Protocol):
         """Raises CorralError when nothing is called now."""
         ...
 
-    def is_to_go(self, keeper: Keeper) -> bool:
+    def is_to_go(self, supervisor: WorkerSupervisor) -> bool:
         """Whether the worker is being added or removed, or was removed: nothing starts it now."""
         ...
 
-    async def call_up(self, keeper: Keeper) -> None:
+    async def call_up(self, supervisor: WorkerSupervisor) -> None:
         """Starts a worker, or waits for one that is on its way."""
         ...
 
-    def start_soon(self, keeper: Keeper) -> None:
+    def start_soon(self, supervisor: WorkerSupervisor) -> None:
         """Starts a worker if that can be done, without waiting."""
         ...
 
-    async def restart(self, keepers: Sequence[Keeper]) -> None:
+    async def restart(self, supervisors: Sequence[WorkerSupervisor]) -> None:
         """Ends workers, starts them anew and waits for them."""
         ...
 
@@ -64,19 +64,19 @@ class Steering(Protocol):
 class ServerProcess:
     """One worker of a server."""
 
-    def __init__(self, keeper: Keeper, steering: Steering) -> None:
-        self.keeper = keeper
+    def __init__(self, supervisor: WorkerSupervisor, steering: Steering) -> None:
+        self.supervisor = supervisor
         self._steering = steering
 
     @property
     def phase(self) -> Phase:
         """What can be had of it now."""
-        worker = self.keeper.worker
+        worker = self.supervisor.worker
         if worker.paused_at is not None or _has_given_up(worker):
             return Phase.LOST
         if worker.state in UP:
             return Phase.UP
-        if self._steering.is_to_go(self.keeper):
+        if self._steering.is_to_go(self.supervisor):
             return Phase.LOST
         is_coming = worker.wanted and not (
             worker.state is State.TERMINATED and worker.resume_at is None
@@ -86,13 +86,13 @@ class ServerProcess:
     @property
     def life(self) -> int:
         """The number of its incarnation."""
-        return self.keeper.worker.incarnation
+        return self.supervisor.worker.incarnation
 
     @property
     def session(self) -> Session | None:
         """The session, where a request can be sent at once."""
-        keeper = self.keeper
-        worker, life = keeper.worker, keeper.life
+        supervisor = self.supervisor
+        worker, life = supervisor.worker, supervisor.life
         if worker.state not in UP or worker.paused_at is not None or life is None:
             return None
         line = life.line
@@ -107,22 +107,22 @@ class ServerProcess:
             ToolFailed: it is deaf, went in this instant, or is being removed: another one may take the call.
             ResourceLimitExceeded: there is no room for it.
         """
-        keeper = self.keeper
-        name = keeper.spec.name
-        if keeper.worker.paused_at is not None:
+        supervisor = self.supervisor
+        name = supervisor.spec.name
+        if supervisor.worker.paused_at is not None:
             text = f'cannot call MCP server "{name}": it is paused; corral resume {name}'
             raise Conflict(text, server=name, reason="paused")
-        if keeper.worker.state in UP and self.session is None:
+        if supervisor.worker.state in UP and self.session is None:
             try:
                 async with asyncio.timeout(GONE_S):
-                    await keeper.until(lambda worker: worker.state not in UP)
+                    await supervisor.until(lambda worker: worker.state not in UP)
             except TimeoutError as error:
                 raise self._gone() from error
-        if keeper.worker.state not in UP:
+        if supervisor.worker.state not in UP:
             try:
-                await self._steering.call_up(keeper)
+                await self._steering.call_up(supervisor)
             except (Conflict, NotFound) as error:
-                if not self._steering.is_to_go(keeper):
+                if not self._steering.is_to_go(supervisor):
                     raise
                 raise ToolFailed(error.message, server=name, lost=True, sent=False) from error
         session = self.session
@@ -131,7 +131,7 @@ class ServerProcess:
         return session
 
     def _gone(self) -> ToolFailed:
-        name = self.keeper.spec.name
+        name = self.supervisor.spec.name
         text = f'cannot call MCP server "{name}": it has closed its connection'
         return ToolFailed(text, server=name, lost=True, sent=False)
 
@@ -141,39 +141,39 @@ class ServerProcess:
         Raises:
             CorralError: it does not come up.
         """
-        await self._steering.restart([self.keeper])
+        await self._steering.restart([self.supervisor])
 
     def start(self) -> None:
         """Starts it, if that can be done; waits for nothing."""
-        self._steering.start_soon(self.keeper)
+        self._steering.start_soon(self.supervisor)
 
     def note(self, *, is_busy: bool) -> None:
         """Takes note that it has work, or has none left."""
-        if self.keeper.worker.pid is not None:
-            self.keeper.send(Worked(is_busy))
+        if self.supervisor.worker.pid is not None:
+            self.supervisor.send(Worked(is_busy))
 
     def trouble(self) -> CorralError | None:
         """Why it is not up: how it ended last, or what it said while it starts."""
-        keeper = self.keeper
-        worker, name = keeper.worker, keeper.spec.name
+        supervisor = self.supervisor
+        worker, name = supervisor.worker, supervisor.spec.name
         last = worker.last_exit
         if worker.state in UP or not worker.wanted:
             return None
         if last is not None and last.result not in ASKED_FOR and worker.state is not State.STARTING:
             return not_up(worker)
-        words = keeper.stderr_tail(1)
+        words = supervisor.stderr_tail(1)
         text = f'cannot wait for MCP server "{name}" any longer: it is being started'
         return Timeout(f"{text}: {words[-1]}" if words else text, server=name, reason="starting")
 
 
-class ToolServer:
+class McpServer:
     """A backend of the pool."""
 
     def __init__(self, agent: Agent, steering: Steering) -> None:
         self._agent = agent
         self._steering = steering
         self._processes: tuple[ServerProcess, ...] = ()
-        self._keepers: list[Keeper] = []
+        self._supervisors: list[WorkerSupervisor] = []
         """Whose `_processes` are, in the same order."""
 
     @property
@@ -200,7 +200,7 @@ class ToolServer:
     def max_processes(self) -> int:
         """How many processes there may be."""
         spec = self._agent.spec
-        return max(spec.instances.maximum + spec.spares, len(self._agent.keepers))
+        return max(spec.instances.maximum + spec.spares, len(self._agent.supervisors))
 
     @property
     def request_timeout_s(self) -> float:
@@ -235,13 +235,14 @@ class ToolServer:
     @property
     def processes(self) -> Sequence[ServerProcess]:
         """One for each of its workers."""
-        keepers = self._agent.keepers
-        if keepers != self._keepers:  # of the same ones, a look at each
-            earlier = {process.keeper: process for process in self._processes}
+        supervisors = self._agent.supervisors
+        if supervisors != self._supervisors:  # of the same ones, a look at each
+            earlier = {process.supervisor: process for process in self._processes}
             self._processes = tuple(
-                earlier.get(keeper) or ServerProcess(keeper, self._steering) for keeper in keepers
+                earlier.get(supervisor) or ServerProcess(supervisor, self._steering)
+                for supervisor in supervisors
             )
-            self._keepers = list(keepers)
+            self._supervisors = list(supervisors)
         return self._processes
 
     def check(self) -> None:
@@ -253,7 +254,7 @@ class ToolServer:
         """
         what = f'call MCP server "{self.name}"'
         self._steering.check_may_call(what)
-        if self._agent.held or not self._agent.keepers:
+        if self._agent.held or not self._agent.supervisors:
             text = f"cannot {what}: it is stopped; corral start {self.name}"
             raise Conflict(text, server=self.name)
 
@@ -266,10 +267,10 @@ class ToolServer:
         await self._steering.grow(self._agent)
 
 
-class ToolServers:
+class McpServers:
     """The servers of the running set: what they offer is kept, told and served by the pool."""
 
-    def __init__(self, pool: Pool, bus: Bus, listings: Listings, steering: Steering) -> None:
+    def __init__(self, pool: Pool, bus: Bus, listings: ToolCache, steering: Steering) -> None:
         self._pool = pool
         self._bus = bus
         self._listings = listings
@@ -283,15 +284,15 @@ class ToolServers:
     def add(self, agent: Agent) -> None:
         """A server has come: it is listed at once if it is known what it offers."""
         agent.catalogue = self._listings.of(agent.spec)
-        for keeper in agent.keepers:
-            self.attach(agent, keeper)
-        self._pool.add(ToolServer(agent, self._steering))
+        for supervisor in agent.supervisors:
+            self.attach(agent, supervisor)
+        self._pool.add(McpServer(agent, self._steering))
 
-    def attach(self, agent: Agent, keeper: Keeper) -> None:
+    def attach(self, agent: Agent, supervisor: WorkerSupervisor) -> None:
         """A server has one more worker."""
-        keeper.era = agent.catalogue.era
-        keeper.on_catalogue = partial(self._listed, agent, keeper)
-        keeper.on_updated = partial(self._updated, agent, keeper)
+        supervisor.era = agent.catalogue.era
+        supervisor.on_catalogue = partial(self._listed, agent, supervisor)
+        supervisor.on_updated = partial(self._updated, agent, supervisor)
 
     def remove(self, name: str) -> None:
         """A server is gone, and what it offered with it."""
@@ -306,16 +307,16 @@ class ToolServers:
             self._listings.forget([agent.name])
         self._pool.listed(agent.name)
 
-    def changed(self, keeper: Keeper) -> None:
+    def changed(self, supervisor: WorkerSupervisor) -> None:
         """A worker has changed: calls may wait for that."""
-        if keeper.spec.kind == "mcp":
-            self._pool.changed(keeper.spec.name)
+        if supervisor.spec.kind == "mcp":
+            self._pool.changed(supervisor.spec.name)
 
-    def _updated(self, agent: Agent, keeper: Keeper, uri: str) -> None:
-        if keeper in agent.keepers:
-            self._pool.updated(agent.name, agent.keepers.index(keeper), uri)
+    def _updated(self, agent: Agent, supervisor: WorkerSupervisor, uri: str) -> None:
+        if supervisor in agent.supervisors:
+            self._pool.updated(agent.name, agent.supervisors.index(supervisor), uri)
 
-    def _listed(self, agent: Agent, keeper: Keeper, catalogue: Catalogue) -> None:
+    def _listed(self, agent: Agent, supervisor: WorkerSupervisor, catalogue: Catalogue) -> None:
         """Takes what a server offers; other tools than before are told."""
         earlier = agent.catalogue
         agent.catalogue = catalogue
@@ -325,8 +326,8 @@ class ToolServers:
             self._bus.publish(
                 "mcp.tools_changed",
                 agent=agent.name,
-                worker=keeper.id,
-                incarnation=keeper.worker.incarnation,
+                worker=supervisor.id,
+                incarnation=supervisor.worker.incarnation,
                 added=sorted(after - before)[:TOOLS_TOLD],
                 removed=sorted(before - after)[:TOOLS_TOLD],
                 tools=len(after),

@@ -26,7 +26,7 @@ from ..config.spec import Config
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, State, Worker
 from ..process.launcher_client import Exit
-from ..supervision.worker_supervisor import Keeper, Shared, utc_now
+from ..supervision.worker_supervisor import Shared, WorkerSupervisor, utc_now
 from .agent import Agent, has_range, not_paused, not_up, users, waves
 from .await_state import (
     can_pause,
@@ -40,7 +40,7 @@ from .await_state import (
     needs_a_start,
     rests,
 )
-from .registry import Brake, Roster
+from .registry import EmergencyStop, Registry
 
 Exits: TypeAlias = Mapping[str, state_machine.LastExit | None]
 """Last exits by worker id."""
@@ -63,12 +63,12 @@ class Running:
         self.config = config
         self.agents: dict[str, Agent] = {}
         self.draining = False
-        self.brake: Brake | None = None
+        self.emergency_stop: EmergencyStop | None = None
         """The emergency stop that is in force."""
-        self._roster = Roster(shared.store)
+        self._roster = Registry(shared.store)
         self._braking = asyncio.Lock()
-        self._no_room: list[Keeper] = []
-        self._leaving: set[Keeper] = set()
+        self._no_room: list[WorkerSupervisor] = []
+        self._leaving: set[WorkerSupervisor] = set()
 
     # -- who there is
 
@@ -87,25 +87,25 @@ class Running:
         """The refusal of a name that nobody has; `what` says who was looked for."""
         return NotFound(f'cannot find {what} "{name}"', name=name, known=sorted(self.agents))
 
-    def keepers(self, name: str) -> list[Keeper]:
-        """All keepers of an agent, or the one of a worker id.
+    def supervisors(self, name: str) -> list[WorkerSupervisor]:
+        """All supervisors of an agent, or the one of a worker id.
 
         Raises:
             NotFound: the name is neither.
         """
         if name in self.agents:
-            return self.agents[name].keepers
-        found = self._keeper_of(name)
+            return self.agents[name].supervisors
+        found = self._supervisor_of(name)
         if found is not None:
             return [found]
         raise self.unknown("agent, MCP server or worker", name)
 
-    def all_keepers(self) -> list[Keeper]:
-        """Every keeper, in the order of the configuration."""
-        return [keeper for agent in self.agents.values() for keeper in agent.keepers]
+    def all_supervisors(self) -> list[WorkerSupervisor]:
+        """Every supervisor, in the order of the configuration."""
+        return [supervisor for agent in self.agents.values() for supervisor in agent.supervisors]
 
-    def selected(self, names: Sequence[str], everything: bool) -> list[Keeper]:
-        """The keepers that a command names, each once.
+    def selected(self, names: Sequence[str], everything: bool) -> list[WorkerSupervisor]:
+        """The supervisors that a command names, each once.
 
         Raises:
             NotFound: a name is unknown.
@@ -116,36 +116,38 @@ class Running:
                 "cannot tell whom: give names, or all", key="names", value=list(names)
             )
         if everything:
-            return self.all_keepers()
-        return list(dict.fromkeys(keeper for name in names for keeper in self.keepers(name)))
+            return self.all_supervisors()
+        return list(
+            dict.fromkeys(supervisor for name in names for supervisor in self.supervisors(name))
+        )
 
-    def _keeper_of(self, worker_id: str) -> Keeper | None:
+    def _supervisor_of(self, worker_id: str) -> WorkerSupervisor | None:
         name, _, number = worker_id.rpartition("-")
         agent = self.agents.get(name)
-        if agent is None or not number.isdecimal() or int(number) >= len(agent.keepers):
+        if agent is None or not number.isdecimal() or int(number) >= len(agent.supervisors):
             return None
-        keeper = agent.keepers[int(number)]  # they stand in the order of their numbers
-        return keeper if keeper.id == worker_id else None
+        supervisor = agent.supervisors[int(number)]  # they stand in the order of their numbers
+        return supervisor if supervisor.id == worker_id else None
 
     # -- reports of the launcher
 
     def exited(self, report: Exit) -> None:
-        """Hands the death of a leader to its keeper."""
-        keeper = self._keeper_of(report.unit.rpartition("#")[0])
-        if keeper is not None:
-            keeper.exited(report)
+        """Hands the death of a leader to its supervisor."""
+        supervisor = self._supervisor_of(report.unit.rpartition("#")[0])
+        if supervisor is not None:
+            supervisor.exited(report)
 
     def emptied(self, unit: str) -> None:
-        """Hands the end of a tree to its keeper."""
-        keeper = self._keeper_of(unit.rpartition("#")[0])
-        if keeper is not None:
-            keeper.emptied(unit)
+        """Hands the end of a tree to its supervisor."""
+        supervisor = self._supervisor_of(unit.rpartition("#")[0])
+        if supervisor is not None:
+            supervisor.emptied(unit)
 
     # -- room
 
     def active(self) -> int:
         """How many workers and servers have, or are about to have, processes."""
-        return sum(keeper.takes_room for keeper in self.all_keepers())
+        return sum(supervisor.takes_room for supervisor in self.all_supervisors())
 
     def check_capacity(self, more: int) -> None:
         """Refuses to start more processes than the daemon may have.
@@ -165,31 +167,34 @@ class Running:
 
     def fill_room(self) -> None:
         """Starts what found no room at boot, as far as there is some now."""
-        while self._no_room and not self.draining and self.brake is None:
-            keeper = self._no_room[0]
-            if keeper.worker.waits and not keeper.takes_room:
-                needed = self._needed([keeper])
+        while self._no_room and not self.draining and self.emergency_stop is None:
+            supervisor = self._no_room[0]
+            if supervisor.worker.waits and not supervisor.takes_room:
+                needed = self._needed([supervisor])
                 limit = self.config.process.max_concurrent_processes
                 if self.active() + _idle(needed) > limit:
                     return
-                self._no_room.remove(keeper)
+                self._no_room.remove(supervisor)
                 self._begin(needed)
             else:  # it was started, stopped or removed
-                self._no_room.remove(keeper)
+                self._no_room.remove(supervisor)
 
-    def _start_as_room_allows(self, keepers: Iterable[Keeper]) -> None:
+    def _start_as_room_allows(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """What starts by itself: what finds no room waits for it, and says so."""
         limit = self.config.process.max_concurrent_processes
         taken = self.active()
-        for keeper in keepers:
-            needed = self._needed([keeper])
+        for supervisor in supervisors:
+            needed = self._needed([supervisor])
             more = _idle(needed)
             if taken + more > limit:
                 reason = f"max_concurrent_processes = {limit} is reached"
-                keeper.send(state_machine.Want(reason))
-                self._no_room.append(keeper)
+                supervisor.send(state_machine.Want(reason))
+                self._no_room.append(supervisor)
                 self.shared.bus.publish(
-                    "limit.processes", agent=keeper.spec.name, worker=keeper.id, reason=reason
+                    "limit.processes",
+                    agent=supervisor.spec.name,
+                    worker=supervisor.id,
+                    reason=reason,
                 )
             else:
                 taken += more
@@ -197,7 +202,7 @@ class Running:
 
     # -- starting
 
-    async def start(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
+    async def start(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
         """Starts workers and what they require, and waits until they are up; ends an emergency stop.
 
         Whoever idleness takes away meanwhile, of an agent with a range, is neither started nor missed.
@@ -208,12 +213,12 @@ class Running:
             Conflict: one is being removed, or is paused before it was ready.
             ResourceLimitExceeded: they are too many; none is started.
         """
-        keepers = [k for k in keepers if not self._is_taken_away(k)] or keepers
-        self._startable(keepers)
+        supervisors = [k for k in supervisors if not self._is_taken_away(k)] or supervisors
+        self._startable(supervisors)
         await self._release_brake()
-        await self.bring_up(keepers, wait=wait)
+        await self.bring_up(supervisors, wait=wait)
 
-    async def bring_up(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
+    async def bring_up(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
         """As `start`, for whoever may not end an emergency stop.
 
         Raises:
@@ -221,20 +226,22 @@ class Running:
             CorralError: as for `start`.
         """
         self.check_brake("start anything")
-        needed = self._startable(keepers)
-        before = {keeper.id: keeper.worker.last_exit for keeper in self.all_keepers()}
+        needed = self._startable(supervisors)
+        before = {
+            supervisor.id: supervisor.worker.last_exit for supervisor in self.all_supervisors()
+        }
         self._begin(needed)
         if wait:
-            await self._until_up(keepers, before)
+            await self._until_up(supervisors, before)
 
-    def check_may_begin(self, keepers: Sequence[Keeper]) -> None:
+    def check_may_begin(self, supervisors: Sequence[WorkerSupervisor]) -> None:
         """Refuses what `bring_up` would refuse.
 
         Raises:
             CorralError: as for `bring_up`.
         """
         self.check_brake("start anything")
-        self._startable(keepers)
+        self._startable(supervisors)
 
     def let_grow(self, names: Sequence[str], everything: bool) -> None:
         """Somebody starts these agents: those that have no worker now have them started when they are scaled up."""
@@ -242,38 +249,38 @@ class Running:
             if everything or name in names:
                 agent.held = False
 
-    def is_to_go(self, keeper: Keeper) -> bool:
+    def is_to_go(self, supervisor: WorkerSupervisor) -> bool:
         """Whether a worker is being added or removed, or was removed: nothing starts it now."""
-        return keeper in self._leaving or self._keeper_of(keeper.id) is not keeper
+        return supervisor in self._leaving or self._supervisor_of(supervisor.id) is not supervisor
 
-    def _is_taken_away(self, keeper: Keeper) -> bool:
-        return has_range(keeper.spec) and self.is_to_go(keeper)
+    def _is_taken_away(self, supervisor: WorkerSupervisor) -> bool:
+        return has_range(supervisor.spec) and self.is_to_go(supervisor)
 
-    async def call_up(self, keeper: Keeper) -> None:
+    async def call_up(self, supervisor: WorkerSupervisor) -> None:
         """Starts the worker of a server that is called, or waits for one that is on its way."""
-        worker = keeper.worker
+        worker = supervisor.worker
         last = worker.last_exit
         if worker.state is State.TERMINATED and last is not None and last.result == "restart-limit":
             raise not_up(worker)
         if worker.wanted and not rests(worker):
-            await self._until_up([keeper], {keeper.id: last})
+            await self._until_up([supervisor], {supervisor.id: last})
         else:
-            await self.bring_up([keeper])
+            await self.bring_up([supervisor])
 
-    def start_soon(self, keeper: Keeper) -> None:
+    def start_soon(self, supervisor: WorkerSupervisor) -> None:
         """Starts a worker beside others of its server, if there is room for it; waits for nothing."""
         try:
             self.check_brake("start anything")
-            self._begin(self._startable([keeper]))
+            self._begin(self._startable([supervisor]))
         except CorralError as error:
-            logger.info("%s is not started: %s", keeper.id, error)
+            logger.info("%s is not started: %s", supervisor.id, error)
 
-    def start_by_itself(self, keepers: Iterable[Keeper]) -> None:
+    def start_by_itself(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """Starts workers that nobody waits for; what finds no room waits for it. Not while everything is to end."""
-        if self.brake is None and not self.draining:
-            self._start_as_room_allows(k for k in keepers if not self.is_to_go(k))
+        if self.emergency_stop is None and not self.draining:
+            self._start_as_room_allows(k for k in supervisors if not self.is_to_go(k))
 
-    def check_may_start(self, keepers: Iterable[Keeper]) -> None:
+    def check_may_start(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """Refuses to start anything while the daemon stops, and whatever comes or goes.
 
         Raises:
@@ -281,92 +288,97 @@ class Running:
         """
         if self.draining:
             raise ShuttingDown("cannot start anything: the daemon is stopping")
-        for keeper in keepers:
-            if self._keeper_of(keeper.id) is not keeper:
-                raise NotFound(f'cannot start "{keeper.id}": it was removed', name=keeper.id)
-            if keeper in self._leaving:
+        for supervisor in supervisors:
+            if self._supervisor_of(supervisor.id) is not supervisor:
+                raise NotFound(
+                    f'cannot start "{supervisor.id}": it was removed', name=supervisor.id
+                )
+            if supervisor in self._leaving:
                 raise Conflict(
-                    f'cannot start "{keeper.id}": it is being added or removed', worker=keeper.id
+                    f'cannot start "{supervisor.id}": it is being added or removed',
+                    worker=supervisor.id,
                 )
 
-    def _startable(self, keepers: Iterable[Keeper]) -> list[Keeper]:
-        """The keepers after those that have to be started for them, if all of them may be.
+    def _startable(self, supervisors: Iterable[WorkerSupervisor]) -> list[WorkerSupervisor]:
+        """The supervisors after those that have to be started for them, if all of them may be.
 
         Raises:
             CorralError: as for `start`.
         """
-        self.check_may_start(keepers)
-        needed = self._needed(keepers)
+        self.check_may_start(supervisors)
+        needed = self._needed(supervisors)
         self.check_may_start(needed)
         self.check_capacity(_idle(needed))
         return needed
 
-    def _needed(self, keepers: Iterable[Keeper]) -> list[Keeper]:
-        """The keepers after those that have to be started for them, each once."""
-        found: dict[Keeper, None] = {}
+    def _needed(self, supervisors: Iterable[WorkerSupervisor]) -> list[WorkerSupervisor]:
+        """The supervisors after those that have to be started for them, each once."""
+        found: dict[WorkerSupervisor, None] = {}
         seen = set[str]()
 
-        def add(agent: Agent, chosen: Iterable[Keeper]) -> None:
+        def add(agent: Agent, chosen: Iterable[WorkerSupervisor]) -> None:
             if agent.name not in seen:
                 seen.add(agent.name)
                 for required in (self.agents[name] for name in agent.spec.requires):
-                    add(required, [k for k in required.keepers if needs_a_start(k)])
+                    add(required, [k for k in required.supervisors if needs_a_start(k)])
             found.update(dict.fromkeys(chosen))
 
-        for keeper in keepers:
-            add(self.agents[keeper.spec.name], [keeper])
+        for supervisor in supervisors:
+            add(self.agents[supervisor.spec.name], [supervisor])
         return list(found)
 
-    def _begin(self, keepers: Iterable[Keeper]) -> None:
+    def _begin(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """Starts each, those that require others when they are up."""
-        for keeper in keepers:
-            if keeper in self._leaving:
+        for supervisor in supervisors:
+            if supervisor in self._leaving:
                 continue  # whoever requires it waits for the next of its name
-            agent = self.agents[keeper.spec.name]
+            agent = self.agents[supervisor.spec.name]
             agent.held = False
             names = ", ".join(n for n in agent.spec.requires if not self.agents[n].is_up)
             if names:
-                keeper.start_after(self._until_required(agent), f"waits for {names}")
+                supervisor.start_after(self._until_required(agent), f"waits for {names}")
             else:
-                keeper.forget()
-                keeper.send(state_machine.Start())
-            keeper.has_room = False  # it has taken it
+                supervisor.forget()
+                supervisor.send(state_machine.Start())
+            supervisor.has_room = False  # it has taken it
 
-    def _required(self, agent: Agent) -> list[Keeper]:
+    def _required(self, agent: Agent) -> list[WorkerSupervisor]:
         found = filter(None, map(self.agents.get, agent.spec.requires))  # one may be gone by now
-        return [keeper for each in found for keeper in each.keepers]
+        return [supervisor for each in found for supervisor in each.supervisors]
 
     async def _until_required(self, agent: Agent) -> None:
-        for keeper in self._required(agent):
-            await keeper.until(lambda worker: worker.state in UP)
+        for supervisor in self._required(agent):
+            await supervisor.until(lambda worker: worker.state in UP)
 
-    async def _until_up(self, keepers: Iterable[Keeper], before: Exits) -> None:
+    async def _until_up(self, supervisors: Iterable[WorkerSupervisor], before: Exits) -> None:
         """Waits until workers and what they require are up, or one has failed since `before`.
 
         Raises:
             SpawnFailed, Timeout, Conflict: one is not coming up.
         """
-        for keeper in keepers:
-            await self._until(keeper, has_settled(before.get(keeper.id)), before)
-            if keeper.worker.state not in UP and not self._is_taken_away(keeper):
-                raise not_up(keeper.worker)
+        for supervisor in supervisors:
+            await self._until(supervisor, has_settled(before.get(supervisor.id)), before)
+            if supervisor.worker.state not in UP and not self._is_taken_away(supervisor):
+                raise not_up(supervisor.worker)
 
-    async def _until(self, keeper: Keeper, done: Callable[[Worker], bool], before: Exits) -> None:
+    async def _until(
+        self, supervisor: WorkerSupervisor, done: Callable[[Worker], bool], before: Exits
+    ) -> None:
         """Waits for a worker, which may wait for others: as long as those are coming up, or are up.
 
         Raises:
             SpawnFailed, Timeout, Conflict: what it waits for is not coming up.
         """
-        agent = self.agents.get(keeper.spec.name)
-        while not done(keeper.worker):
-            if agent is None or not keeper.worker.waits:
-                await keeper.until(lambda worker: done(worker) or worker.waits)
+        agent = self.agents.get(supervisor.spec.name)
+        while not done(supervisor.worker):
+            if agent is None or not supervisor.worker.waits:
+                await supervisor.until(lambda worker: done(worker) or worker.waits)
                 continue
             required = self._required(agent)
             await self._until_up(required, before)
             async with asyncio.TaskGroup() as group:
                 waits = [group.create_task(each.until(is_down)) for each in required]
-                changes = keeper.until(lambda worker: done(worker) or not worker.waits)
+                changes = supervisor.until(lambda worker: done(worker) or not worker.waits)
                 waits.append(group.create_task(changes))
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 for each in waits:
@@ -374,140 +386,155 @@ class Running:
 
     # -- stopping
 
-    async def stop(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
+    async def stop(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
         """Stops workers, at once but for those that others of them require, and waits until nothing is left.
 
         Raises:
             Timeout: something survives SIGKILL; the killing goes on.
         """
-        chosen, using = set(keepers), users(keepers)
+        chosen, using = set(supervisors), users(supervisors)
         wholly = {
             name
-            for name in {keeper.spec.name for keeper in keepers}
-            if name in self.agents and chosen.issuperset(self.agents[name].keepers)
+            for name in {supervisor.spec.name for supervisor in supervisors}
+            if name in self.agents and chosen.issuperset(self.agents[name].supervisors)
         }
-        for keeper in keepers:
-            after = [k for k in using.get(keeper.spec.name, ()) if k.worker.tree]
+        for supervisor in supervisors:
+            after = [k for k in using.get(supervisor.spec.name, ()) if k.worker.tree]
             if after:
-                stop = partial(self._stop, keeper, wholly)
-                keeper.do_after(self._until_each_has_ended(after), stop, ends=True)
+                stop = partial(self._stop, supervisor, wholly)
+                supervisor.do_after(self._until_each_has_ended(after), stop, ends=True)
             else:
-                self._stop(keeper, wholly)
+                self._stop(supervisor, wholly)
         if wait:
-            await self.until_gone(keepers)
+            await self.until_gone(supervisors)
 
-    def _stop(self, keeper: Keeper, wholly: set[str]) -> None:
-        keeper.forget()
-        agent = self.agents.get(keeper.spec.name)
+    def _stop(self, supervisor: WorkerSupervisor, wholly: set[str]) -> None:
+        supervisor.forget()
+        agent = self.agents.get(supervisor.spec.name)
         if agent is not None and agent.name in wholly:
             agent.held = True  # one of several workers leaves the others to be called
-        keeper.send(state_machine.Stop())
+        supervisor.send(state_machine.Stop())
 
-    async def _until_each_has_ended(self, keepers: Iterable[Keeper]) -> None:
+    async def _until_each_has_ended(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """Waits for the end of the lives that they have now; what cannot be ended holds up nobody."""
-        for keeper in keepers:
+        for supervisor in supervisors:
             try:
-                async with asyncio.timeout(_patience_s([keeper])):
-                    await keeper.until(has_ended(keeper.worker.incarnation))
+                async with asyncio.timeout(_patience_s([supervisor])):
+                    await supervisor.until(has_ended(supervisor.worker.incarnation))
             except TimeoutError:
                 continue
 
-    async def until_gone(self, keepers: Sequence[Keeper]) -> None:
+    async def until_gone(self, supervisors: Sequence[WorkerSupervisor]) -> None:
         """Waits until nothing is left of workers that are being stopped, or somebody starts them again.
 
         Raises:
             Timeout: something survives SIGKILL; the killing goes on.
         """
         stages = sum(
-            1 for _ in waves({keeper.spec.name: keeper.spec for keeper in keepers}.values())
+            1
+            for _ in waves(
+                {supervisor.spec.name: supervisor.spec for supervisor in supervisors}.values()
+            )
         )
         try:
-            async with asyncio.timeout(stages * _patience_s(keepers)):
-                for keeper in keepers:
-                    await keeper.until(is_gone(keeper))
+            async with asyncio.timeout(stages * _patience_s(supervisors)):
+                for supervisor in supervisors:
+                    await supervisor.until(is_gone(supervisor))
         except TimeoutError:
-            left = [keeper.id for keeper in keepers if keeper.worker.tree]
+            left = [supervisor.id for supervisor in supervisors if supervisor.worker.tree]
             raise Timeout(
                 f"cannot end {', '.join(left)}: processes survive SIGKILL", workers=left
             ) from None
-        await self.shared.zygotes.until_ended({keeper.spec.name for keeper in keepers})
+        await self.shared.zygotes.until_ended({supervisor.spec.name for supervisor in supervisors})
 
-    async def restart(self, keepers: Sequence[Keeper], *, wait: bool = True) -> None:
+    async def restart(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
         """Ends workers and starts a new incarnation of each; what requires others of them ends first and starts last.
 
         Raises:
             SpawnFailed, Timeout, Conflict, ResourceLimitExceeded: as for start.
         """
         self.check_brake("start anything")
-        self._startable(keepers)
-        numbers = {keeper.id: keeper.worker.incarnation for keeper in keepers}
-        keepers = await self._with_new_sources(keepers)
-        left = [keeper for keeper in keepers if not self._has_begun_anew(keeper, numbers)]
-        needed = self._startable(keepers)
-        exits = {keeper.id: keeper.worker.last_exit for keeper in self.all_keepers()}
-        chosen = set(keepers)
-        self._begin(keeper for keeper in needed if keeper not in chosen)
+        self._startable(supervisors)
+        numbers = {supervisor.id: supervisor.worker.incarnation for supervisor in supervisors}
+        supervisors = await self._with_new_sources(supervisors)
+        left = [
+            supervisor
+            for supervisor in supervisors
+            if not self._has_begun_anew(supervisor, numbers)
+        ]
+        needed = self._startable(supervisors)
+        exits = {
+            supervisor.id: supervisor.worker.last_exit for supervisor in self.all_supervisors()
+        }
+        chosen = set(supervisors)
+        self._begin(supervisor for supervisor in needed if supervisor not in chosen)
         self._renew_each(left, "asked to restart")
         if not wait:
             return
         # One may have failed again while another was still ending: that is not its exit from before.
-        for keeper in self._in_order(keepers):
-            await self._until(keeper, has_moved_on(keeper, numbers[keeper.id]), exits)
-            exits[keeper.id] = last_exit_until(keeper, numbers[keeper.id])
-            await self._until_up([keeper], exits)
+        for supervisor in self._in_order(supervisors):
+            await self._until(supervisor, has_moved_on(supervisor, numbers[supervisor.id]), exits)
+            exits[supervisor.id] = last_exit_until(supervisor, numbers[supervisor.id])
+            await self._until_up([supervisor], exits)
 
-    async def _with_new_sources(self, keepers: Sequence[Keeper]) -> list[Keeper]:
-        """Those of the keepers that nobody has stopped meanwhile, once what has changed of their sources is read.
+    async def _with_new_sources(
+        self, supervisors: Sequence[WorkerSupervisor]
+    ) -> list[WorkerSupervisor]:
+        """Those of the supervisors that nobody has stopped meanwhile, once what has changed of their sources is read.
 
         Raises:
             SpawnFailed: it cannot be imported; they go on as they are.
         """
-        wanted = {keeper for keeper in keepers if keeper.worker.wanted}
-        names = list(dict.fromkeys(keeper.spec.name for keeper in keepers))
+        wanted = {supervisor for supervisor in supervisors if supervisor.worker.wanted}
+        names = list(dict.fromkeys(supervisor.spec.name for supervisor in supervisors))
         await self.shared.zygotes.check_sources(names)
         await self.shared.zygotes.settled(names)
-        return [keeper for keeper in keepers if keeper.worker.wanted or keeper not in wanted]
+        return [
+            supervisor
+            for supervisor in supervisors
+            if supervisor.worker.wanted or supervisor not in wanted
+        ]
 
-    def _has_begun_anew(self, keeper: Keeper, numbers: Mapping[str, int]) -> bool:
+    def _has_begun_anew(self, supervisor: WorkerSupervisor, numbers: Mapping[str, int]) -> bool:
         """Whether it was replaced because of its new sources, before it was its turn to be restarted."""
-        life, newest = keeper.life, self.shared.zygotes.current(keeper.spec.name)
+        life, newest = supervisor.life, self.shared.zygotes.current(supervisor.spec.name)
         is_new = life is not None and newest is not None and life.parent is newest
-        return is_new and keeper.worker.incarnation > numbers[keeper.id]
+        return is_new and supervisor.worker.incarnation > numbers[supervisor.id]
 
-    def _renew_each(self, keepers: Sequence[Keeper], reason: str) -> dict[str, int]:
+    def _renew_each(self, supervisors: Sequence[WorkerSupervisor], reason: str) -> dict[str, int]:
         """Restarts of several, as `restart` says; the numbers of the lives that end, by worker id."""
-        numbers = {keeper.id: keeper.worker.incarnation for keeper in keepers}
-        using = users(keepers)
-        for keeper in keepers:
-            self.agents[keeper.spec.name].held = False
-            after = [k for k in using.get(keeper.spec.name, ()) if k.worker.tree]
-            again = partial(self._renew, keeper, numbers, reason)
+        numbers = {supervisor.id: supervisor.worker.incarnation for supervisor in supervisors}
+        using = users(supervisors)
+        for supervisor in supervisors:
+            self.agents[supervisor.spec.name].held = False
+            after = [k for k in using.get(supervisor.spec.name, ()) if k.worker.tree]
+            again = partial(self._renew, supervisor, numbers, reason)
             if after:
-                keeper.do_after(self._until_each_has_ended(after), again)
+                supervisor.do_after(self._until_each_has_ended(after), again)
             else:
                 again()
         return numbers
 
-    def _renew(self, keeper: Keeper, numbers: Mapping[str, int], reason: str) -> None:
+    def _renew(self, supervisor: WorkerSupervisor, numbers: Mapping[str, int], reason: str) -> None:
         """One restart among others: what requires one of those starts when that one is up again."""
-        keeper.forget()
-        agent = self.agents.get(keeper.spec.name)
+        supervisor.forget()
+        agent = self.agents.get(supervisor.spec.name)
         if agent is None:
             return  # it was removed meanwhile
         required = self._required(agent)
         if all(k.id not in numbers and k.worker.state in UP for k in required):
-            keeper.send(state_machine.Restart(reason))
+            supervisor.send(state_machine.Restart(reason))
             return
-        keeper.send(state_machine.Stop(reason=reason))
+        supervisor.send(state_machine.Stop(reason=reason))
         names = ", ".join(agent.spec.requires)
-        keeper.start_after(_until_up_after(required, numbers), f"waits for {names}")
+        supervisor.start_after(_until_up_after(required, numbers), f"waits for {names}")
 
-    def _in_order(self, keepers: Iterable[Keeper]) -> list[Keeper]:
-        specs = {keeper.spec.name: keeper.spec for keeper in keepers}
+    def _in_order(self, supervisors: Iterable[WorkerSupervisor]) -> list[WorkerSupervisor]:
+        specs = {supervisor.spec.name: supervisor.spec for supervisor in supervisors}
         place = {name: n for n, wave in enumerate(waves(specs.values())) for name in wave}
-        return sorted(keepers, key=lambda keeper: place[keeper.spec.name])
+        return sorted(supervisors, key=lambda supervisor: place[supervisor.spec.name])
 
-    def reset(self, keepers: Sequence[Keeper]) -> None:
+    def reset(self, supervisors: Sequence[WorkerSupervisor]) -> None:
         """Forgets failures; what is wanted and has given up is started, after what it requires.
 
         Raises:
@@ -515,12 +542,12 @@ class Running:
             ShuttingDown: the daemon is stopping.
         """
         self.check_may_start(())
-        needed = self._needed(k for k in keepers if k.worker.wanted and rests(k.worker))
+        needed = self._needed(k for k in supervisors if k.worker.wanted and rests(k.worker))
         self.check_capacity(_idle(needed))
         self._begin(needed)
-        for keeper in keepers:
-            self.shared.bus.publish("agent.reset", agent=keeper.spec.name, worker=keeper.id)
-            keeper.send(state_machine.Reset())
+        for supervisor in supervisors:
+            self.shared.bus.publish("agent.reset", agent=supervisor.spec.name, worker=supervisor.id)
+            supervisor.send(state_machine.Reset())
 
     # -- standing still
 
@@ -534,20 +561,20 @@ class Running:
         """
         chosen = self.selected(names, everything)
         for name in names:
-            workers = [keeper.worker for keeper in self.keepers(name)]
+            workers = [supervisor.worker for supervisor in self.supervisors(name)]
             if not any(map(can_pause, workers)):
                 raise not_paused(name, workers)
-        for keeper in chosen:
-            keeper.send(state_machine.Pause())
+        for supervisor in chosen:
+            supervisor.send(state_machine.Pause())
         try:
             await self.shared.launcher.listed()  # by this answer it has heard of them
         except Timeout:
             return  # it is being replaced, and they with it
 
-    def resume(self, keepers: Iterable[Keeper]) -> None:
+    def resume(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """Lets workers run again; what is not paused stays as it is."""
-        for keeper in keepers:
-            keeper.send(state_machine.Resume())
+        for supervisor in supervisors:
+            supervisor.send(state_machine.Resume())
 
     # -- emergencies
 
@@ -557,11 +584,11 @@ class Running:
         Raises:
             Conflict: it is.
         """
-        if self.brake is not None:
+        if self.emergency_stop is not None:
             raise Conflict(
                 f"cannot {what}: an emergency stop is in force; corral start NAME, or --all",
                 reason="emergency-stop",
-                **{"at": self.brake.at, "by": self.brake.by},
+                **{"at": self.emergency_stop.at, "by": self.emergency_stop.by},
             )
 
     def check_may_call(self, what: str) -> None:
@@ -584,53 +611,55 @@ class Running:
             Overloaded: it is done, but the store takes nothing now: a new daemon would not know of it.
             Timeout: something survives SIGKILL; the killing goes on.
         """
-        brake = Brake(utc_now(), by)
-        self.brake = brake
+        emergency_stop = EmergencyStop(utc_now(), by)
+        self.emergency_stop = emergency_stop
         self._no_room.clear()
         stop_tasks()
-        keepers = self.all_keepers()
-        killed = sum(keeper.worker.tree for keeper in keepers)
+        supervisors = self.all_supervisors()
+        killed = sum(supervisor.worker.tree for supervisor in supervisors)
         for agent in self.agents.values():
             agent.held = True
-        for keeper in keepers:
-            keeper.forget()
-            keeper.send(state_machine.Halt("an emergency stop"))
+        for supervisor in supervisors:
+            supervisor.forget()
+            supervisor.send(state_machine.Halt("an emergency stop"))
         self.shared.bus.publish("daemon.emergency_stop", by=by, workers=killed)
         try:
             async with asyncio.timeout(BRAKE_S), self._braking:
-                await self._roster.pull(brake)
+                await self._roster.pull(emergency_stop)
         except TimeoutError:
             raise Overloaded(
                 "cannot keep the emergency stop for a new daemon: the store has not answered; all are killed",
                 reason="stalled",
                 retry_after_s=1.0,
             ) from None
-        await self.until_gone(keepers)
+        await self.until_gone(supervisors)
         return killed
 
     async def _release_brake(self) -> None:
         """The first start after an emergency stop; a stop that is still going on is waited for."""
         async with self._braking:
-            brake = self.brake
-            if brake is None:
+            emergency_stop = self.emergency_stop
+            if emergency_stop is None:
                 return
             await self._roster.release()
-            if self.brake is not brake:
+            if self.emergency_stop is not emergency_stop:
                 self.check_brake("start anything")  # another has come meanwhile
-            self.brake = None
+            self.emergency_stop = None
         self.shared.bus.publish("daemon.emergency_over")
 
 
-def _idle(keepers: Iterable[Keeper]) -> int:
-    return sum(not keeper.takes_room for keeper in keepers)
+def _idle(supervisors: Iterable[WorkerSupervisor]) -> int:
+    return sum(not supervisor.takes_room for supervisor in supervisors)
 
 
-def _patience_s(keepers: Iterable[Keeper]) -> float:
-    grace_s = max((k.spec.process.shutdown_grace_period for k in keepers), default=0.0)
+def _patience_s(supervisors: Iterable[WorkerSupervisor]) -> float:
+    grace_s = max((k.spec.process.shutdown_grace_period for k in supervisors), default=0.0)
     return grace_s + STOP_MARGIN_S
 
 
-async def _until_up_after(keepers: Iterable[Keeper], numbers: Mapping[str, int]) -> None:
+async def _until_up_after(
+    supervisors: Iterable[WorkerSupervisor], numbers: Mapping[str, int]
+) -> None:
     """Waits until each is up, those with a number in a later life than that."""
-    for keeper in keepers:
-        await keeper.until(is_up_after(numbers.get(keeper.id, -1)))
+    for supervisor in supervisors:
+        await supervisor.until(is_up_after(numbers.get(supervisor.id, -1)))

@@ -29,14 +29,14 @@ class Entry(msgspec.Struct, frozen=True):
     table: Mapping[str, object]
 
 
-class Brake(msgspec.Struct, frozen=True):
+class EmergencyStop(msgspec.Struct, frozen=True):
     """An emergency stop is in force: since when, and who asked for it."""
 
     at: str
     by: str
 
 
-class Roster:
+class Registry:
     """The table `agent`, and the brake.
 
     Every method that writes raises Overloaded when the store takes nothing now; nothing is changed then.
@@ -81,14 +81,14 @@ class Roster:
         if statements:
             await self._store.write(*statements)
 
-    async def brake(self) -> Brake | None:
+    async def emergency_stop(self) -> EmergencyStop | None:
         """The brake, if it is in force."""
         rows = await self._store.read("SELECT value FROM meta WHERE key = ?", (BRAKE,))
-        return msgspec.json.decode(str(rows[0][0]), type=Brake) if rows else None
+        return msgspec.json.decode(str(rows[0][0]), type=EmergencyStop) if rows else None
 
-    async def pull(self, brake: Brake) -> None:
+    async def pull(self, emergency_stop: EmergencyStop) -> None:
         """Keeps the brake, so that no later daemon releases it."""
-        text = msgspec.json.encode(brake).decode()
+        text = msgspec.json.encode(emergency_stop).decode()
         await self._store.write(
             ("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (BRAKE, text))
         )

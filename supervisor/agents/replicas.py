@@ -13,11 +13,11 @@ from ...mcp.pool.pool import Pool
 from ...worker.contract.errors import CorralError, NotFound, ResourceLimitExceeded
 from ..config.loader import to_table
 from ..config.spec import Config, Scale, Spec
-from ..supervision.worker_supervisor import Keeper, Service, Shared
+from ..supervision.worker_supervisor import Service, Shared, WorkerSupervisor
 from .agent import Agent, check_range, has_range, spec_of
-from .mcp_server import ToolServers
+from .mcp_server import McpServers
 from .operations import Running
-from .tool_cache import Listings
+from .tool_cache import ToolCache
 
 
 class Staffing(Running):
@@ -25,7 +25,7 @@ class Staffing(Running):
 
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
         super().__init__(shared, config)
-        self.servers = ToolServers(pool, shared.bus, Listings(shared.store), self)
+        self.servers = McpServers(pool, shared.bus, ToolCache(shared.store), self)
         self.on_scaled: Callable[[Agent], None] = _overlook
         """Called when somebody has given an agent another number of workers."""
         self._service = service
@@ -45,10 +45,10 @@ class Staffing(Running):
             self.check_may_start(())
             check_range(agent.spec, instances)
             spares = agent.spec.spares if instances > 0 else 0
-            before = max(0, len(agent.keepers) - spares)
+            before = max(0, len(agent.supervisors) - spares)
             more = instances - before
             if more > 0:
-                await self._grow(agent, instances + spares - len(agent.keepers), wait)
+                await self._grow(agent, instances + spares - len(agent.supervisors), wait)
             elif more < 0:
                 await self._shrink(agent, instances + spares)
             is_kept = agent.added and not has_range(agent.spec)
@@ -71,8 +71,8 @@ class Staffing(Running):
         """
         async with self._changing(agent):
             self.check_may_start(())
-            before, leaving = len(agent.keepers), agent.keepers[instances:]
-            if any(keeper.running for keeper in leaving) or not is_right():
+            before, leaving = len(agent.supervisors), agent.supervisors[instances:]
+            if any(supervisor.running for supervisor in leaving) or not is_right():
                 return False
             if leaving:
                 await self._shrink(agent, instances)
@@ -95,42 +95,42 @@ class Staffing(Running):
         async with self._changing(agent):
             self.check_may_start(())
             self.check_capacity(1)
-            before = len(agent.keepers)
+            before = len(agent.supervisors)
             if before < agent.spec.instances.maximum + agent.spec.spares:
                 self._append(agent, 1)
                 self._tell_scaled(agent.name, before + 1, before, "a call found no free process")
 
-    def _append(self, agent: Agent, more: int) -> list[Keeper]:
-        first = len(agent.keepers)
-        new = [self._keeper(agent.spec, number) for number in range(first, first + more)]
-        agent.keepers += new
+    def _append(self, agent: Agent, more: int) -> list[WorkerSupervisor]:
+        first = len(agent.supervisors)
+        new = [self._supervisor(agent.spec, number) for number in range(first, first + more)]
+        agent.supervisors += new
         if agent.spec.kind == "mcp":
-            for keeper in new:
-                self.servers.attach(agent, keeper)
+            for supervisor in new:
+                self.servers.attach(agent, supervisor)
         return new
 
     async def _grow(self, agent: Agent, more: int, wait: bool) -> None:
-        wanted = agent.wanted or not (agent.keepers or agent.held)
+        wanted = agent.wanted or not (agent.supervisors or agent.held)
         if wanted:
             self.check_capacity(more)
-        first = len(agent.keepers)
+        first = len(agent.supervisors)
         new = self._append(agent, more)
         if wanted:
             try:
                 self.check_may_begin(new)
             except CorralError:
-                del agent.keepers[first:]  # nobody would start them later
+                del agent.supervisors[first:]  # nobody would start them later
                 await self._close(new)
                 raise
             await self.bring_up(new, wait=wait)
 
     async def _shrink(self, agent: Agent, instances: int) -> None:
-        leaving = agent.keepers[instances:]
+        leaving = agent.supervisors[instances:]
         held = agent.held
         async with self._leave(leaving):
             await self.stop(leaving)
             # All of them before anything is awaited: whoever asked may hang up, and a number is a place.
-            del agent.keepers[instances:]
+            del agent.supervisors[instances:]
             agent.held = held
             await self._close(leaving)
 
@@ -140,9 +140,9 @@ class Staffing(Running):
             return
         spec = agent.spec
         most = spec.instances.maximum
-        if instances + spec.spares <= len(agent.keepers) <= most + spec.spares:
+        if instances + spec.spares <= len(agent.supervisors) <= most + spec.spares:
             return  # calls or tasks may have asked for more than the least
-        if spec.kind == "agent" and len(agent.keepers) > most:
+        if spec.kind == "agent" and len(agent.supervisors) > most:
             instances = most
         try:
             reason = "the configuration says so"
@@ -161,25 +161,25 @@ class Staffing(Running):
             yield
 
     @contextlib.asynccontextmanager
-    async def _leave(self, keepers: Sequence[Keeper]) -> AsyncGenerator[None, None]:
+    async def _leave(self, supervisors: Sequence[WorkerSupervisor]) -> AsyncGenerator[None, None]:
         """While workers come or go, nobody starts them."""
-        self._leaving.update(keepers)
+        self._leaving.update(supervisors)
         try:
             yield
         finally:
-            self._leaving.difference_update(keepers)
+            self._leaving.difference_update(supervisors)
 
     # -- workers
 
-    def _keeper(self, spec: Spec, number: int) -> Keeper:
+    def _supervisor(self, spec: Spec, number: int) -> WorkerSupervisor:
         worker_id = f"{spec.name}-{number}"
-        earlier = self.shared.numbering.last(worker_id)
+        earlier = self.shared.incarnations.last(worker_id)
         own = spec_of(spec, number)
-        return Keeper(self.shared, worker_id, own, self._service, incarnation=earlier)
+        return WorkerSupervisor(self.shared, worker_id, own, self._service, incarnation=earlier)
 
-    async def _close(self, keepers: Iterable[Keeper]) -> None:
+    async def _close(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """Closes what is no more, to the last also when whoever waits for it hangs up."""
-        closing = asyncio.create_task(_close_each(keepers))
+        closing = asyncio.create_task(_close_each(supervisors))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         await asyncio.shield(closing)
@@ -195,9 +195,9 @@ async def seen_through(work: Coroutine[None, None, None]) -> None:
         raise
 
 
-async def _close_each(keepers: Iterable[Keeper]) -> None:
-    for keeper in keepers:
-        await keeper.close()
+async def _close_each(supervisors: Iterable[WorkerSupervisor]) -> None:
+    for supervisor in supervisors:
+        await supervisor.close()
 
 
 def _overlook(_agent: Agent) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, State
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from ..zygote.policy import Aged, turn
 from ..zygote.pool import Order
 from .agents import Agents
@@ -20,10 +20,10 @@ class Round:
     """One order as far as it has been carried out: whom it has replaced, with the number of the life that ended."""
 
     order: Order
-    replaced: dict[Keeper, int] = field(default_factory=dict[Keeper, int])
+    replaced: dict[WorkerSupervisor, int] = field(default_factory=dict[WorkerSupervisor, int])
 
 
-class Renewal:
+class RollingRestart:
     """The replacing of workers for one daemon."""
 
     def __init__(self, agents: Agents) -> None:
@@ -34,9 +34,9 @@ class Renewal:
         self._said: dict[str, tuple[bool, bool, bool]] = {}
         self._zygotes.on_order = self.look
 
-    def changed(self, keeper: Keeper) -> None:
+    def changed(self, supervisor: WorkerSupervisor) -> None:
         """Takes note of a change of a worker."""
-        worker = keeper.worker
+        worker = supervisor.worker
         if worker.spec.entrypoint is None:
             return
         name = worker.spec.name
@@ -71,67 +71,69 @@ class Renewal:
         round_ = self._rounds.get(name)
         if agent is None or order is None:
             self._rounds.pop(name, None)
-            self._withhold(() if agent is None else agent.keepers, frozenset())
+            self._withhold(() if agent is None else agent.supervisors, frozenset())
             return False
         if round_ is None or round_.order is not order:
             round_ = self._rounds[name] = self._begin(order, round_)
-        old = [keeper for keeper in agent.keepers if _is_old(keeper, order)]
-        coming = sum(_is_coming(keeper, number) for keeper, number in round_.replaced.items())
+        old = [supervisor for supervisor in agent.supervisors if _is_old(supervisor, order)]
+        coming = sum(
+            _is_coming(supervisor, number) for supervisor, number in round_.replaced.items()
+        )
         if not old and not coming and self._zygotes.done(order, name):
             return True  # which ends it, with the next look
         found = turn(
             [
-                Aged(keeper.id, len(keeper.running), keeper.is_outdated)
-                for keeper in old
-                if _can_end(keeper)
+                Aged(supervisor.id, len(supervisor.running), supervisor.is_outdated)
+                for supervisor in old
+                if _can_end(supervisor)
             ],
-            workers=sum(keeper.worker.wanted for keeper in agent.keepers),
+            workers=sum(supervisor.worker.wanted for supervisor in agent.supervisors),
             coming=coming,
             slots=agent.spec.resources.max_concurrent_requests,
         )
-        self._withhold(agent.keepers, found.withheld)
-        chosen = [keeper for keeper in agent.keepers if keeper.id in found.replaced]
-        for keeper in chosen:
-            round_.replaced[keeper] = keeper.worker.incarnation
-            keeper.send(state_machine.Restart(order.reason))
+        self._withhold(agent.supervisors, found.withheld)
+        chosen = [supervisor for supervisor in agent.supervisors if supervisor.id in found.replaced]
+        for supervisor in chosen:
+            round_.replaced[supervisor] = supervisor.worker.incarnation
+            supervisor.send(state_machine.Restart(order.reason))
         return bool(chosen)
 
     def _begin(self, order: Order, before: Round | None) -> Round:
         """A later order takes over who did not come up with what was read for the one before: it may be mended."""
         taken = {} if before is None else before.replaced
         stuck = {k: n for k, n in taken.items() if _is_coming(k, n)}
-        for keeper in stuck:
-            keeper.send(state_machine.Reset())
+        for supervisor in stuck:
+            supervisor.send(state_machine.Reset())
         return Round(order, stuck)
 
-    def _withhold(self, keepers: Iterable[Keeper], names: frozenset[str]) -> None:
-        for keeper in keepers:
-            is_outdated = keeper.id in names
-            if keeper.is_outdated != is_outdated:
-                keeper.is_outdated = is_outdated
+    def _withhold(self, supervisors: Iterable[WorkerSupervisor], names: frozenset[str]) -> None:
+        for supervisor in supervisors:
+            is_outdated = supervisor.id in names
+            if supervisor.is_outdated != is_outdated:
+                supervisor.is_outdated = is_outdated
                 if not is_outdated:
-                    keeper.service.changed(keeper)  # tasks may wait for it
+                    supervisor.service.changed(supervisor)  # tasks may wait for it
 
 
-def _is_old(keeper: Keeper, order: Order) -> bool:
+def _is_old(supervisor: WorkerSupervisor, order: Order) -> bool:
     """Whether a worker runs, or is about to run, what was read before."""
-    life, state = keeper.life, keeper.worker.state
+    life, state = supervisor.life, supervisor.worker.state
     if life is None or life.child is None or (state not in UP and state is not State.STARTING):
         return False
-    if life.parent is keeper.shared.launcher:
+    if life.parent is supervisor.shared.launcher:
         return life.started_at < order.since
     return life.parent in order.old
 
 
-def _can_end(keeper: Keeper) -> bool:
+def _can_end(supervisor: WorkerSupervisor) -> bool:
     """Whether nobody has other plans with it, or wants it to stand still."""
-    worker = keeper.worker
-    has_plans = keeper.is_withheld or keeper.is_surplus or keeper.is_following
+    worker = supervisor.worker
+    has_plans = supervisor.is_withheld or supervisor.is_surplus or supervisor.is_following
     return worker.state in UP and worker.wanted and not has_plans and worker.paused_at is None
 
 
-def _is_coming(keeper: Keeper, ended: int) -> bool:
+def _is_coming(supervisor: WorkerSupervisor, ended: int) -> bool:
     """Whether a worker that was replaced is not up yet, and is to be."""
-    worker = keeper.worker
+    worker = supervisor.worker
     is_up = worker.state in UP and worker.incarnation > ended
     return worker.wanted and not worker.waits and not is_up

@@ -39,7 +39,7 @@ def fingerprint(spec: Spec) -> bytes:
     return hashlib.sha256(codec.encode(described)).digest()
 
 
-class Listings:
+class ToolCache:
     """The table `catalogue`."""
 
     def __init__(self, store: Store) -> None:

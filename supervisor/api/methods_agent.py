@@ -25,7 +25,7 @@ from ...worker.contract.shapes import (
 from ..agents.agents import Addition
 from ..config.loader import to_table
 from ..config.secrets import MASK, masked_address
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .status import agent_status, ensemble_shown, ensemble_status, exit_record
 from .table import Caller, Control, method
 
@@ -38,10 +38,10 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
 
     Of a team or workflow: its spec.
     """
-    if (ensemble := control.agents.ensembles.by_name.get(params.name)) is not None:
+    if (ensemble := control.agents.groups.by_name.get(params.name)) is not None:
         return ensemble_shown(control, ensemble)
-    keepers = control.agents.keepers(params.name)
-    name = params.name if params.name in control.agents.agents else keepers[0].spec.name
+    supervisors = control.agents.supervisors(params.name)
+    name = params.name if params.name in control.agents.agents else supervisors[0].spec.name
     agent = control.agents.of(name)
     spec = to_table(agent.spec, control.agents.config.defaults)
     for key in ("environment", "headers"):
@@ -50,9 +50,9 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
     if agent.spec.url is not None:
         spec["url"] = masked_address(agent.spec.url)
     exits = [
-        {"worker": keeper.id, "incarnation": number, **msgspec.to_builtins(exit_record(last))}
-        for keeper in keepers
-        for number, last in keeper.exits
+        {"worker": supervisor.id, "incarnation": number, **msgspec.to_builtins(exit_record(last))}
+        for supervisor in supervisors
+        for number, last in supervisor.exits
     ]
     exits.sort(key=lambda each: str(each["at"]), reverse=True)
     return {
@@ -60,7 +60,9 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
         "spec": spec,
         "source": agent.spec.source,
         "exits": exits,
-        "stderr": {keeper.id: keeper.stderr_tail(STDERR_LINES) for keeper in keepers},
+        "stderr": {
+            supervisor.id: supervisor.stderr_tail(STDERR_LINES) for supervisor in supervisors
+        },
     }
 
 
@@ -79,8 +81,8 @@ def _named(control: Control, params: NamesParams | WhomParams) -> object:
     return _told(control, control.agents.selected(params.names, params.all))
 
 
-def _told(control: Control, keepers: Iterable[Keeper]) -> object:
-    names = dict.fromkeys(keeper.spec.name for keeper in keepers)
+def _told(control: Control, supervisors: Iterable[WorkerSupervisor]) -> object:
+    names = dict.fromkeys(supervisor.spec.name for supervisor in supervisors)
     statuses = [agent_status(control, control.agents.of(name)) for name in names]
     return {"agents": msgspec.to_builtins(statuses)}
 
@@ -88,26 +90,26 @@ def _told(control: Control, keepers: Iterable[Keeper]) -> object:
 @method("agent.start", "operate", NamesParams, recorded="or-refused")
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts agents or workers and waits until they are ready."""
-    keepers = control.agents.selected(params.names, params.all)
+    supervisors = control.agents.selected(params.names, params.all)
     control.agents.let_grow(params.names, params.all)
-    await _bounded(params, control.agents.start(keepers, wait=params.wait))
+    await _bounded(params, control.agents.start(supervisors, wait=params.wait))
     return _named(control, params)
 
 
 @method("agent.stop", "operate", NamesParams, recorded="always")
 async def _stop(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers and waits until no process of them is left."""
-    keepers = control.agents.selected(params.names, params.all)
-    control.service.hibernation.stopped(keepers)
-    await _bounded(params, control.agents.stop(keepers, wait=params.wait))
+    supervisors = control.agents.selected(params.names, params.all)
+    control.service.hibernation.stopped(supervisors)
+    await _bounded(params, control.agents.stop(supervisors, wait=params.wait))
     return _named(control, params)
 
 
 @method("agent.restart", "operate", NamesParams, recorded="or-refused")
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers, starts them again and waits until they are ready."""
-    keepers = control.agents.selected(params.names, params.all)
-    await _bounded(params, control.agents.restart(keepers, wait=params.wait))
+    supervisors = control.agents.selected(params.names, params.all)
+    await _bounded(params, control.agents.restart(supervisors, wait=params.wait))
     return _named(control, params)
 
 
@@ -144,11 +146,11 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
 @method("agent.wake", "operate", NamesParams, recorded="or-refused")
 async def _wake(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts what is hibernated, with what it saved, and waits until it is ready."""
-    keepers = control.agents.selected(params.names, params.all)
+    supervisors = control.agents.selected(params.names, params.all)
     if params.all:
-        keepers = [keeper for keeper in keepers if keeper.is_hibernated]
-    await _bounded(params, control.service.hibernation.wake(keepers, wait=params.wait))
-    return _told(control, keepers)
+        supervisors = [supervisor for supervisor in supervisors if supervisor.is_hibernated]
+    await _bounded(params, control.service.hibernation.wake(supervisors, wait=params.wait))
+    return _told(control, supervisors)
 
 
 @method("agent.add", "admin", AddParams, recorded="or-refused")
@@ -222,33 +224,33 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
             key="signal",
             value=params.signal,
         )
-    keepers = control.agents.keepers(params.name)
-    paused = [k.id for k in keepers if k.worker.paused_at is not None]
+    supervisors = control.agents.supervisors(params.name)
+    paused = [k.id for k in supervisors if k.worker.paused_at is not None]
     if paused and name != "SIGKILL":  # it would wait, or let the program run
         hint = f"{paused[0]} is paused; corral resume {paused[0]}"
         raise Conflict(f'cannot signal "{params.name}": {hint}', name=params.name, reason="paused")
-    running = [k for k in keepers if k.worker.pid is not None]
+    running = [k for k in supervisors if k.worker.pid is not None]
     if not running:
         raise Conflict(f'cannot signal "{params.name}": it has no process', name=params.name)
-    for keeper in running:
-        keeper.signal(name, tree=False)
+    for supervisor in running:
+        supervisor.signal(name, tree=False)
         control.shared.bus.publish(
             "agent.signalled",
-            agent=keeper.spec.name,
-            worker=keeper.id,
-            incarnation=keeper.worker.incarnation,
+            agent=supervisor.spec.name,
+            worker=supervisor.id,
+            incarnation=supervisor.worker.incarnation,
             signal=name,
         )
     return {}
 
 
 def _list(control: Control, kind: str) -> object:
-    found = control.agents.ensembles.all(kind)
+    found = control.agents.groups.all(kind)
     return {f"{kind}s": [msgspec.to_builtins(ensemble_status(control, each)) for each in found]}
 
 
 def _show_ensemble(control: Control, kind: str, name: str) -> object:
-    return ensemble_shown(control, control.agents.ensembles.of(name, kind))
+    return ensemble_shown(control, control.agents.groups.of(name, kind))
 
 
 async def _add_ensemble(control: Control, kind: str, params: EnsembleAddParams) -> object:
@@ -258,12 +260,12 @@ async def _add_ensemble(control: Control, kind: str, params: EnsembleAddParams) 
     if not tables or (params.name is None) != (params.spec is None):
         text = f"cannot tell which {kind} to add: give name and spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
-    added = await control.agents.ensembles.add(kind, tables)
+    added = await control.agents.groups.add(kind, tables)
     return {f"{kind}s": [msgspec.to_builtins(ensemble_status(control, each)) for each in added]}
 
 
 async def _remove(control: Control, kind: str, params: EnsembleRemoveParams) -> object:
-    control.agents.ensembles.of(params.name, kind)
+    control.agents.groups.of(params.name, kind)
     return {"removed": await control.agents.remove([params.name], cascade=params.cascade)}
 
 

@@ -59,7 +59,7 @@ async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> ob
 @method("daemon.log_level", "operate", LogLevelParams, recorded="always")
 async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) -> object:
     """Sets from which level on the daemon logs, until a reload or its end; `daemon.status` tells which it is."""
-    control.daemon.diary.level = params.level
+    control.daemon.daemon_log.level = params.level
     return {"level": params.level}
 
 
@@ -72,8 +72,8 @@ async def _discover(_control: Control, _params: NoParams, _caller: Caller) -> ob
 @method("daemon.status", "read", StatusParams)
 async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
     """The daemon, agents, MCP servers and task counts."""
-    if params.names is None and control.board is not None:
-        return control.board.status()
+    if params.names is None and control.status_cache is not None:
+        return control.status_cache.status()
     return status(control, params.names)
 
 
@@ -88,9 +88,9 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
     except CorralError as error:
         problem = error.message
     held = control.shared.launcher.containment
-    diary, forwarding = control.daemon.diary, control.daemon.forwarding
+    daemon_log, forwarding = control.daemon.daemon_log, control.daemon.forwarding
     places = "files and the journal" if forwarding.is_wanted else "files"
-    log = f"the daemon's own to {diary.where}, from {diary.level} on; workers' lines to {places}"
+    log = f"the daemon's own to {daemon_log.where}, from {daemon_log.level} on; workers' lines to {places}"
     stuck = "the journal takes no lines of workers" if forwarding.is_degraded else ""
     parts = ("tier", "kill", "freeze", "memory", "cpu", "processes", "branded", "reason")
     facts = await asyncio.to_thread(  # a file system that hangs must not hang us
@@ -124,10 +124,10 @@ async def _services(control: Control) -> "Services":
     values = [v for spec in specs for v in (*spec.environment.values(), *spec.headers.values())]
     servers = [agent for agent in agents if agent.spec.kind == "mcp" and not agent.spec.disabled]
     ends = [
-        (keeper.id, keeper.worker.last_exit)
+        (supervisor.id, supervisor.worker.last_exit)
         for server in servers
-        for keeper in server.keepers
-        if keeper.worker.state is State.TERMINATED
+        for supervisor in server.supervisors
+        if supervisor.worker.state is State.TERMINATED
     ]
     warmths = [(spec.name, warmth(control, spec)) for spec in specs if spec.kind == "agent"]
     problems = await asyncio.to_thread(secret_problems, specs, control.shared.host.secrets)

@@ -12,7 +12,7 @@ from ..audit.hash_chain import Record, parse_position
 from ..audit.log import stamp
 from ..events.bus import Bus, Event, skipped
 from ..events.catalog import SKIPPED
-from ..events.history import PAGE_BYTES, SCAN_ROWS, Chronicle, Page, Wanted
+from ..events.history import PAGE_BYTES, SCAN_ROWS, EventHistory, Page, Wanted
 from .table import Caller, Control, method
 
 ANSWER_BYTES = 8 * 1024 * 1024
@@ -29,20 +29,20 @@ def _wanted(params: EventParams) -> Wanted:
 @method("event.list", "read", EventParams)
 async def _list_events(control: Control, params: EventParams, _caller: Caller) -> object:
     """Stored events, oldest first; `next`, where it is no null, is the `since` for more of them."""
-    chronicle, newest = control.shared.chronicle, control.shared.bus.newest
+    event_history, newest = control.shared.event_history, control.shared.bus.newest
     wanted = _wanted(params)
     until = newest if params.until is None else min(params.until, newest)
     most = ANSWER_EVENTS if params.n is None else params.n
     n = ANSWER_EVENTS if params.since is None and params.since_time is None else None
     n = n if params.n is None else params.n
-    start = await chronicle.begin(wanted, newest=newest, since=params.since, n=n, until=until)
+    start = await event_history.begin(wanted, newest=newest, since=params.since, n=n, until=until)
     found: list[dict[str, object]] = []
     size_bytes = 0
     following: object = None
     tells = params.since is not None and params.n is None
     # One more than is answered tells that it goes on.
     rows = min(most + 1, SCAN_ROWS)
-    pages = chronicle.history(start, until, wanted, tells_expired=tells, rows=rows)
+    pages = event_history.history(start, until, wanted, tells_expired=tells, rows=rows)
     async for page in pages:
         for record in page.records:
             if len(found) >= most or size_bytes > ANSWER_BYTES:
@@ -62,11 +62,11 @@ async def _follow_events(control: Control, params: EventParams, caller: Caller) 
     newest = control.shared.bus.newest
     has_past = params.since is not None or params.since_time is not None or params.n is not None
     n = params.n if has_past else 0
-    start = await control.shared.chronicle.begin(
+    start = await control.shared.event_history.begin(
         wanted, newest=newest, since=params.since, n=n, until=newest
     )
     shared = control.shared
-    following = Following(shared.bus, shared.chronicle, wanted, params.types or ["*"], caller)
+    following = Following(shared.bus, shared.event_history, wanted, params.types or ["*"], caller)
     caller.follow(following.run(start, tells_expired=params.since is not None))
     return {"position": start}
 
@@ -89,13 +89,13 @@ class Following:
     def __init__(
         self,
         bus: Bus,
-        chronicle: Chronicle,
+        event_history: EventHistory,
         wanted: Wanted,
         types: Sequence[str],
         caller: Reader,
     ) -> None:
         self._bus = bus
-        self._chronicle = chronicle
+        self._chronicle = event_history
         self._wanted = wanted
         self._types = types
         self._caller = caller
@@ -147,7 +147,7 @@ class Following:
 @method("event.publish", "operate", EventPublishParams)
 async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> object:
     """Publishes an event to the agents and whoever else has subscribed to its type; tells its number."""
-    return {"seq": control.service.broker.publish_from(caller.who, params.type, params.data)}
+    return {"seq": control.service.pubsub.publish_from(caller.who, params.type, params.data)}
 
 
 RECORDS = 100

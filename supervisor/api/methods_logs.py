@@ -19,9 +19,11 @@ def _wanted(control: Control, params: LogParams) -> Wanted:
     with_files = control.shared.logs.names() if names else set[str]()
     for name in names:
         if name not in with_files:
-            control.agents.keepers(name)
+            control.agents.supervisors(name)
     running = frozenset(
-        keeper.id for keeper in control.agents.all_keepers() if keeper.worker.pid is not None
+        supervisor.id
+        for supervisor in control.agents.all_supervisors()
+        if supervisor.worker.pid is not None
     )
     return Wanted(
         names=frozenset(names),

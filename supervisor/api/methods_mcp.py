@@ -46,7 +46,7 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> object:
         who=caller.who,
         access=control.service.access_for(caller.who),
         timeout_s=params.timeout_s,
-        keeper=caller.keeper,
+        supervisor=caller.supervisor,
     )
 
 

@@ -39,7 +39,7 @@ async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> 
 async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> object:
     """Has an agent remember a value under a key; it is durable when this is answered."""
     agent = control.agents.of(params.agent).name
-    await control.service.memory.notebook.put(
+    await control.service.memory.key_values.put(
         agent, params.session, params.key, params.value, ttl_s=params.ttl_s
     )
     return {}
@@ -48,14 +48,14 @@ async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> ob
 @method("memory.get", "read", MemoryKeyParams)
 async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
     """What an agent remembers under a key; null where there is nothing."""
-    notebook = control.service.memory.notebook
-    return {"value": await notebook.get(params.agent, params.session, params.key)}
+    key_values = control.service.memory.key_values
+    return {"value": await key_values.get(params.agent, params.session, params.key)}
 
 
 @method("memory.delete", "operate", MemoryKeyParams)
 async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
     """Has an agent forget a key."""
-    if not await control.service.memory.notebook.delete(params.agent, params.session, params.key):
+    if not await control.service.memory.key_values.delete(params.agent, params.session, params.key):
         text = f'cannot find key "{params.key}" of agent "{params.agent}"'
         raise NotFound(text, agent=params.agent, key=params.key)
     return {}
@@ -64,8 +64,8 @@ async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) ->
 @method("memory.search", "read", MemoryFindParams)
 async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> object:
     """Keys and values of an agent that contain a text, the newest first."""
-    notebook = control.service.memory.notebook
-    items = await notebook.search(params.agent, params.session, params.query, params.limit)
+    key_values = control.service.memory.key_values
+    items = await key_values.search(params.agent, params.session, params.query, params.limit)
     return {"items": items}
 
 
@@ -104,10 +104,10 @@ async def _restore(control: Control, params: CheckpointRestoreParams, _caller: C
     if has_data == (params.checkpoint is not None):
         text = "cannot tell what to restore: give a checkpoint, or data"
         raise InvalidParams(text, key="checkpoint")
-    keeper, copy, is_live = await control.service.hibernation.restore(
+    supervisor, copy, is_live = await control.service.hibernation.restore(
         params.checkpoint, params.data if has_data else None, params.name, params.timeout_s
     )
-    return {"worker": keeper.id, "checkpoint": msgspec.to_builtins(copy), "live": is_live}
+    return {"worker": supervisor.id, "checkpoint": msgspec.to_builtins(copy), "live": is_live}
 
 
 @method("checkpoint.list", "read", CheckpointListParams)

@@ -19,7 +19,7 @@ from ..events.bus import rfc3339
 from ..lifecycle.state_machine import UP
 from ..process.usage import read_process
 from ..supervision.limit_enforcer import Limits
-from ..supervision.worker_supervisor import Incarnation, Keeper
+from ..supervision.worker_supervisor import Incarnation, WorkerSupervisor
 
 WINDOW = 10_000
 """Durations of which percentiles are told: the last ones, of each agent and server, and of all tasks."""
@@ -152,25 +152,25 @@ class Statistics:
         self._since_s = time.time()
         self._total = Count()
         self._counts: dict[str, Count] = {}
-        self._lives: dict[Keeper, Incarnation] = {}
+        self._lives: dict[WorkerSupervisor, Incarnation] = {}
         self._begun: dict[str, float] = {}
 
     # -- what happens
 
-    def changed(self, keeper: Keeper) -> None:
+    def changed(self, supervisor: WorkerSupervisor) -> None:
         """Takes note of a worker's start and end; to be told of every change of one, before `Limits` is."""
-        known, life = self._lives.get(keeper), keeper.life
-        if known is not None and (life is not known or keeper.worker.pid is None):
-            del self._lives[keeper]
-            used_s = max(known.used_s, self._limits.cpu_s(keeper))
+        known, life = self._lives.get(supervisor), supervisor.life
+        if known is not None and (life is not known or supervisor.worker.pid is None):
+            del self._lives[supervisor]
+            used_s = max(known.used_s, self._limits.cpu_s(supervisor))
             self._total.cpu_s += used_s
-            if (count := self._count(keeper.spec.name)) is not None:
+            if (count := self._count(supervisor.spec.name)) is not None:
                 count.cpu_s += used_s
             known = None
-        if known is None and life is not None and keeper.worker.pid is not None:
-            self._lives[keeper] = life
+        if known is None and life is not None and supervisor.worker.pid is not None:
+            self._lives[supervisor] = life
             self._total.spawned += 1
-            if (count := self._count(keeper.spec.name)) is not None:
+            if (count := self._count(supervisor.spec.name)) is not None:
                 count.spawned += 1
 
     def started(self, task: Task) -> None:
@@ -279,16 +279,16 @@ class Statistics:
 
     def _present(self, agent: Agent) -> Present:
         present = Present()
-        for keeper in agent.keepers:
-            present.up += keeper.worker.state in UP
-            pid = keeper.worker.pid
+        for supervisor in agent.supervisors:
+            present.up += supervisor.worker.state in UP
+            pid = supervisor.worker.pid
             if pid is None:
                 continue
             present.processes += 1
-            present.memory_bytes += self._limits.sample(keeper).rss_bytes
+            present.memory_bytes += self._limits.sample(supervisor).rss_bytes
             leader = read_process(pid)
             leader_s = 0.0 if leader is None else leader.total_s
-            present.cpu_s += max(leader_s, self._limits.cpu_s(keeper))
+            present.cpu_s += max(leader_s, self._limits.cpu_s(supervisor))
         return present
 
 

@@ -30,7 +30,7 @@ from ..lifecycle.health_check import Health
 from ..lifecycle.state_machine import ASKED_FOR, LastExit, State
 from ..process.launch import why_cold
 from ..store.store import STALL_S
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .table import Control
 
 LAST_WORDS = 5
@@ -46,18 +46,18 @@ def status(control: Control, names: list[str] | None) -> Status:
         NotFound: a name is nobody's.
     """
     agents = control.agents
-    ensembles = agents.ensembles.by_name
+    groups = agents.groups.by_name
     if names is None:
         chosen = list(agents.agents.values())
-        crews = list(ensembles.values())
+        crews = list(groups.values())
     else:
         chosen = []
-        crews = [ensembles[name] for name in dict.fromkeys(names) if name in ensembles]
+        crews = [groups[name] for name in dict.fromkeys(names) if name in groups]
         for name in names:
-            if name in ensembles:
+            if name in groups:
                 continue
             agent = agents.of(
-                agents.keepers(name)[0].spec.name if name not in agents.agents else name
+                agents.supervisors(name)[0].spec.name if name not in agents.agents else name
             )
             if agent not in chosen:
                 chosen.append(agent)
@@ -75,16 +75,16 @@ def status(control: Control, names: list[str] | None) -> Status:
 def frame(control: Control) -> Status:
     """The status of all without a single agent or server: the daemon, the teams and workflows, the counts."""
     agents = control.agents
-    told = [ensemble_status(control, each) for each in agents.ensembles.by_name.values()]
+    told = [ensemble_status(control, each) for each in agents.groups.by_name.values()]
     degraded: list[str] = ["store"] if control.shared.store.stalled_s > STALL_S else []
     if control.shared.logs.is_losing:
         degraded.append("logs")
-    forwarding, diary = control.daemon.forwarding, control.daemon.diary
+    forwarding, daemon_log = control.daemon.forwarding, control.daemon.daemon_log
     if forwarding.is_degraded:
         degraded.append("journal")
     if control.audit.is_behind:
         degraded.append("audit")
-    if agents.brake is not None:
+    if agents.emergency_stop is not None:
         degraded.append("emergency-stop")
     return Status(
         daemon=DaemonStatus(
@@ -99,8 +99,8 @@ def frame(control: Control) -> Status:
             config=control.daemon.config,
             launcher_pid=control.shared.launcher.pid or None,
             alerts=AlertCounts(**asdict(control.shared.alert_counts)),
-            log_level=diary.level,
-            log_lost=diary.lost,
+            log_level=daemon_log.level,
+            log_lost=daemon_log.lost,
             journal=forwarding.is_wanted,
             journal_lost=forwarding.lost_lines,
             http=control.daemon.http,
@@ -115,7 +115,7 @@ def frame(control: Control) -> Status:
 
 def ensemble_status(control: Control, ensemble: Ensemble) -> TeamStatus | WorkflowStatus:
     """One team or workflow in `status`."""
-    running = control.agents.ensembles.under_way[ensemble.name]
+    running = control.agents.groups.under_way[ensemble.name]
     if isinstance(ensemble, Team):
         return TeamStatus(
             name=ensemble.name,
@@ -139,7 +139,7 @@ def ensemble_shown(control: Control, ensemble: Ensemble) -> dict[str, object]:
 
 def agent_status(control: Control, agent: Agent) -> AgentStatus:
     """One agent or server in `status`."""
-    workers = [worker_status(control, keeper) for keeper in agent.keepers]
+    workers = [worker_status(control, supervisor) for supervisor in agent.supervisors]
     return agent_entry(control, agent, workers)
 
 
@@ -151,7 +151,7 @@ def agent_entry(control: Control, agent: Agent, workers: list[WorkerStatus]) -> 
         kind=spec.kind,
         state=agent.state,
         wanted=agent.wanted,
-        degraded=any(keeper.checkup.is_degraded for keeper in agent.keepers),
+        degraded=any(supervisor.health_monitor.is_degraded for supervisor in agent.supervisors),
         protocol=spec.protocol,
         workers=workers,
         queued=control.tasks.queued(agent.name),
@@ -179,10 +179,10 @@ def server_status(control: Control, agent: Agent) -> ServerStatus:
     """What is particular to an MCP server in `status`."""
     catalogue, stats = agent.catalogue, control.pool.stats(agent.name)
     has_ended = agent.state is State.TERMINATED
-    last = [keeper.worker.last_exit for keeper in agent.keepers]
+    last = [supervisor.worker.last_exit for supervisor in agent.supervisors]
     has_failed = has_ended and any(each and each.result not in ASKED_FOR for each in last)
-    spoke = agent.keepers if has_failed else []
-    words = [line for keeper in spoke for line in keeper.stderr_tail(LAST_WORDS)]
+    spoke = agent.supervisors if has_failed else []
+    words = [line for supervisor in spoke for line in supervisor.stderr_tail(LAST_WORDS)]
     return ServerStatus(
         era=catalogue.era,
         version=catalogue.version or None,
@@ -200,13 +200,13 @@ def server_status(control: Control, agent: Agent) -> ServerStatus:
     )
 
 
-def worker_status(control: Control, keeper: Keeper) -> WorkerStatus:
+def worker_status(control: Control, supervisor: WorkerSupervisor) -> WorkerStatus:
     """One worker in `status`."""
-    worker = keeper.worker
+    worker = supervisor.worker
     now = control.loop.time()
-    life = keeper.life
-    sample = control.limits.sample(keeper)
-    throttling = control.limits.throttling(keeper)
+    life = supervisor.life
+    sample = control.limits.sample(supervisor)
+    throttling = control.limits.throttling(supervisor)
     next_start = worker.deadline if worker.state is State.INITIAL else None
     return WorkerStatus(
         id=worker.id,
@@ -219,18 +219,18 @@ def worker_status(control: Control, keeper: Keeper) -> WorkerStatus:
         paused=worker.paused_at is not None,
         cpu_percent=sample.cpu_percent,
         open_files=sample.open_files,
-        task=next(iter(keeper.running), None) if keeper.spec.kind == "agent" else None,
+        task=next(iter(supervisor.running), None) if supervisor.spec.kind == "agent" else None,
         next_start_in_s=None if next_start is None else round(max(0.0, next_start - now), 3),
         last_exit=None if worker.last_exit is None else exit_record(worker.last_exit),
         reason=worker.reason,
         wanted=worker.wanted,
-        log_lost_lines=keeper.log.lost_lines,
-        log_lost_bytes=keeper.log.lost_bytes,
-        log_trouble=keeper.log.trouble,
-        health=[health_record(each) for each in keeper.checkup.healths],
+        log_lost_lines=supervisor.log.lost_lines,
+        log_lost_bytes=supervisor.log.lost_bytes,
+        log_trouble=supervisor.log.trouble,
+        health=[health_record(each) for each in supervisor.health_monitor.healths],
         throttled=throttling.throttled,
         throttled_s=throttling.throttled_s,
-        hibernated=keeper.is_hibernated,
+        hibernated=supervisor.is_hibernated,
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 from ..agents.agent import Agent
 from ..config.spec import Spec
 from ..lifecycle.state_machine import State
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .status import agent_entry, frame, worker_status
 from .table import Control
 
@@ -33,12 +33,12 @@ _encode = msgspec.json.Encoder().encode
 class _Entry:
     """One agent or server as it was told of last.
 
-    `parts` are PARTS for each of `keepers`, `starts` when those that are `up`, by their place, were started.
+    `parts` are PARTS for each of `supervisors`, `starts` when those that are `up`, by their place, were started.
     """
 
     spec: Spec
-    keepers: list[Keeper] = field(default_factory=list[Keeper])
-    stale: set[Keeper] = field(default_factory=set[Keeper])
+    supervisors: list[WorkerSupervisor] = field(default_factory=list[WorkerSupervisor])
+    stale: set[WorkerSupervisor] = field(default_factory=set[WorkerSupervisor])
     parts: list[bytes] = field(default_factory=list[bytes])
     starts: list[float] = field(default_factory=list[float])
     up: list[int] = field(default_factory=list[int])
@@ -47,7 +47,7 @@ class _Entry:
     queued: int = -1
 
 
-class Board:
+class StatusCache:
     """The newest status of all agents and servers."""
 
     def __init__(self, control: Control) -> None:
@@ -57,13 +57,13 @@ class Board:
         control.service.listeners.append(self.note)
         control.limits.on_sample = self.note
 
-    def note(self, keeper: Keeper) -> None:
+    def note(self, supervisor: WorkerSupervisor) -> None:
         """A worker has changed, or what it uses."""
-        entry = self._entries.get(keeper.worker.spec.name)
+        entry = self._entries.get(supervisor.worker.spec.name)
         if entry is not None:
-            entry.stale.add(keeper)
-            if len(entry.stale) > len(entry.keepers):  # some are of workers that are no more
-                del self._entries[keeper.worker.spec.name]
+            entry.stale.add(supervisor)
+            if len(entry.stale) > len(entry.supervisors):  # some are of workers that are no more
+                del self._entries[supervisor.worker.spec.name]
 
     def status(self) -> msgspec.Raw:
         """The answer to `daemon.status` about all."""
@@ -90,11 +90,11 @@ class Board:
     def _renew(self, entry: _Entry, agent: Agent) -> None:
         """Makes anew what has changed."""
         control, spec = self._control, agent.spec
-        has_others = entry.keepers != agent.keepers
+        has_others = entry.supervisors != agent.supervisors
         if has_others:
-            entry.keepers = [*agent.keepers]
-            entry.parts = [b""] * (PARTS * len(entry.keepers))
-            entry.stale = set(entry.keepers)
+            entry.supervisors = [*agent.supervisors]
+            entry.parts = [b""] * (PARTS * len(entry.supervisors))
+            entry.stale = set(entry.supervisors)
         queued = control.tasks.queued(agent.name)
         lives_by_itself = spec.kind == "mcp" or spec.entrypoint is not None
         is_other = queued != entry.queued or spec is not entry.spec
@@ -106,16 +106,16 @@ class Board:
         if not (entry.stale or has_others):
             return
         stale, entry.stale = entry.stale, set()
-        for number, keeper in enumerate(entry.keepers):
-            if keeper in stale:
-                self._renew_worker(entry, number, keeper)
-        entry.up = [n for n, keeper in enumerate(entry.keepers) if _is_up(keeper)]
+        for number, supervisor in enumerate(entry.supervisors):
+            if supervisor in stale:
+                self._renew_worker(entry, number, supervisor)
+        entry.up = [n for n, supervisor in enumerate(entry.supervisors) if _is_up(supervisor)]
         entry.starts = [
-            life.started_at for n in entry.up if (life := entry.keepers[n].life) is not None
+            life.started_at for n in entry.up if (life := entry.supervisors[n].life) is not None
         ]
 
-    def _renew_worker(self, entry: _Entry, number: int, keeper: Keeper) -> None:
-        said = worker_status(self._control, keeper)
+    def _renew_worker(self, entry: _Entry, number: int, supervisor: WorkerSupervisor) -> None:
+        said = worker_status(self._control, supervisor)
         uptime = _encode(said.uptime_s)
         head, _, tail = _encode(said).partition(UPTIME)
         comma = b"," if number else b""
@@ -124,15 +124,15 @@ class Board:
             uptime,
             tail[len(uptime) :],
         )
-        if _changes_by_itself(keeper):
-            entry.stale.add(keeper)
+        if _changes_by_itself(supervisor):
+            entry.stale.add(supervisor)
 
     def _pieces(self, entry: _Entry) -> list[bytes]:
         now = self._control.loop.time()
         # To the millisecond: a float that is made of one is written with three digits at most, without `round`.
         times = [int((now - started) * 1000.0 + 0.5) / 1000.0 for started in entry.starts]
         uptimes = _encode(times)[1:-1].split(b",")
-        if len(entry.up) == len(entry.keepers):
+        if len(entry.up) == len(entry.supervisors):
             entry.parts[1::PARTS] = uptimes if entry.up else []
         else:
             for number, uptime in zip(entry.up, uptimes, strict=False):  # none is one, but empty
@@ -140,14 +140,14 @@ class Board:
         return [entry.head, *entry.parts, entry.tail]
 
 
-def _is_up(keeper: Keeper) -> bool:
-    return keeper.life is not None and keeper.worker.pid is not None
+def _is_up(supervisor: WorkerSupervisor) -> bool:
+    return supervisor.life is not None and supervisor.worker.pid is not None
 
 
-def _changes_by_itself(keeper: Keeper) -> bool:
+def _changes_by_itself(supervisor: WorkerSupervisor) -> bool:
     """Whether something of it changes without a word."""
-    worker = keeper.worker
+    worker = supervisor.worker
     spec = worker.spec
     waits = worker.state is State.INITIAL and worker.deadline is not None
     is_watched = bool(spec.checks) or spec.resources.cpu_limit_percent > 0
-    return waits or is_watched or bool(keeper.running) or keeper.is_hibernated
+    return waits or is_watched or bool(supervisor.running) or supervisor.is_hibernated

@@ -30,14 +30,14 @@ from ..audit.hash_chain import digest
 from ..audit.log import Audit, whose
 from ..config.secrets import masked
 from ..config.spec import Config
-from ..logs.daemon_log import Diary, told
+from ..logs.daemon_log import DaemonLog, told
 from ..logs.forwarder import Forwarding
-from ..orchestration.schedules import Timetable
+from ..orchestration.schedules import Schedules
 from ..supervision.limit_enforcer import Limits
-from ..supervision.worker_supervisor import Keeper, Shared, utc_now
+from ..supervision.worker_supervisor import Shared, WorkerSupervisor, utc_now
 from ..tasks.tasks import Tasks
 from .statistics import Statistics
-from .worker_api import WorkerService, convert
+from .worker_api import WorkerApi, convert
 
 Permission = Literal["read", "operate", "admin"]
 
@@ -75,7 +75,7 @@ RIGHTS: tuple[Permission, ...] = ("read", "operate", "admin")
 """Each includes those before it."""
 
 
-class StatusBoard(Protocol):
+class CachedStatus(Protocol):
     """What is told of all agents and servers, kept current."""
 
     def status(self) -> msgspec.Raw:
@@ -90,7 +90,7 @@ class Caller(Protocol):
     permission: Permission
     who: Mapping[str, object]
     """As the audit names it: `uid` and `pid` as the kernel noted them, and `agent` whose worker it descends from."""
-    keeper: Keeper | None
+    supervisor: WorkerSupervisor | None
     """Of the worker in whose tree it is, if that is known."""
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
@@ -127,7 +127,7 @@ class Daemon:
     state_dir: str
     config: str | None
     read_config: Callable[[], Config]
-    diary: Diary
+    daemon_log: DaemonLog
     forwarding: Forwarding
     statistics: Statistics
     http: str | None = None
@@ -184,11 +184,11 @@ class Control:
         agents: Agents,
         tasks: Tasks,
         pool: Pool,
-        service: WorkerService,
+        service: WorkerApi,
         limits: Limits,
         audit: Audit,
         daemon: Daemon,
-        timetable: Timetable,
+        schedules: Schedules,
         methods: Mapping[str, Method],
     ) -> None:
         self.shared = shared
@@ -199,9 +199,9 @@ class Control:
         self.limits = limits
         self.audit = audit
         self.daemon = daemon
-        self.timetable = timetable
+        self.schedules = schedules
         self.methods = methods
-        self.board: StatusBoard | None = None
+        self.status_cache: CachedStatus | None = None
         self.loop = asyncio.get_running_loop()
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:

@@ -49,11 +49,11 @@ from ..events.bus import rfc3339
 from ..lifecycle.state_machine import UP, State
 from ..sessions.sessions import Memory
 from ..supervision.checkpoints import Reason
-from ..supervision.worker_supervisor import Keeper, Shared
+from ..supervision.worker_supervisor import Shared, WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
 from .worker_delegation import Delegation
-from .worker_pubsub import Broker
+from .worker_pubsub import WorkerPubsub
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -76,7 +76,7 @@ REFUSED = frozenset(error.__name__ for error in REFUSALS)
 
 T = TypeVar("T")
 
-Handler = Callable[[Keeper, Mapping[str, object]], Awaitable[object]]
+Handler = Callable[[WorkerSupervisor, Mapping[str, object]], Awaitable[object]]
 
 
 def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
@@ -115,11 +115,11 @@ def caller_of(name: str, sharer: str) -> Caller:
     return Caller(name=name, sharer=sharer)
 
 
-class WorkerService:
+class WorkerApi:
     """Serves every worker of one daemon."""
 
     def __init__(self, shared: Shared) -> None:
-        self.listeners: list[Callable[[Keeper], None]] = []
+        self.listeners: list[Callable[[WorkerSupervisor], None]] = []
         """Called at every change of a worker."""
         self.called: list[Callable[[str | None, str, str, float], None]] = []
         """Called after each tool call that was made: the agent (None: outside), the server, the outcome, seconds."""
@@ -131,7 +131,7 @@ class WorkerService:
         self._pool: Pool | None = None
         self._audit: Audit | None = None
         self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
-        self.broker = Broker(shared.bus, self._events)
+        self.pubsub = WorkerPubsub(shared.bus, self._events)
         self._methods: dict[str, Handler] = {
             "tools/list": self._list_tools,
             "tools/call": self._call_tool,
@@ -189,9 +189,9 @@ class WorkerService:
         assert self._agents is not None, "attach comes before the first worker"
         return self._agents.config.events
 
-    # -- the keepers' side
+    # -- the supervisors' side
 
-    def serve(self, keeper: Keeper, request: Request) -> Awaitable[object]:
+    def serve(self, supervisor: WorkerSupervisor, request: Request) -> Awaitable[object]:
         """The answer to a request of a worker.
 
         Raises:
@@ -201,49 +201,49 @@ class WorkerService:
         method = self._methods.get(request.method)
         if method is None:
             raise MethodNotFound(f'cannot call "{request.method}": workers have no such method')
-        return method(keeper, request.params)
+        return method(supervisor, request.params)
 
-    def hear(self, keeper: Keeper, notification: Notification) -> None:
+    def hear(self, supervisor: WorkerSupervisor, notification: Notification) -> None:
         """Takes a notification of a worker; one that is malformed goes to its log."""
         try:
             if notification.method == "progress":
-                self._progress(keeper, notification.params)
+                self._progress(supervisor, notification.params)
             elif notification.method == "log":
-                self._log(keeper, notification.params)
+                self._log(supervisor, notification.params)
             elif notification.method == "usage":
-                self._usage(keeper, notification.params)
+                self._usage(supervisor, notification.params)
             elif notification.method == "heartbeat" and "task" in notification.params:
-                self._beat(keeper, notification.params)
+                self._beat(supervisor, notification.params)
             # Any other heartbeat says all by coming; what we do not know is from a newer worker.
         except CorralError as error:
-            keeper.note("warning", f'refused "{notification.method}": {error.message}')
+            supervisor.note("warning", f'refused "{notification.method}": {error.message}')
 
-    def changed(self, keeper: Keeper) -> None:
+    def changed(self, supervisor: WorkerSupervisor) -> None:
         """A worker's state has changed: there may be work for it, or subscriptions to end."""
         for listener in self.listeners:
-            listener(keeper)
-        self.broker.changed(keeper)
+            listener(supervisor)
+        self.pubsub.changed(supervisor)
         if self._hibernation is not None:
-            self._hibernation.changed(keeper)
+            self._hibernation.changed(supervisor)
         if self._agents is not None:
             self._agents.fill_room()
         if self._tasks is None:
             return
-        worker = keeper.worker
-        self._tasks.note(keeper)
+        worker = supervisor.worker
+        self._tasks.note(supervisor)
         if worker.state in UP or worker.state is State.TERMINATED:
             # One that is gone for good leaves what stuck to it to the others.
-            self._tasks.dispatch(keeper.spec.name)
+            self._tasks.dispatch(supervisor.spec.name)
             if worker.state is State.TERMINATED or worker.paused_at is not None:
-                self._tasks.say_why(keeper.spec.name)
+                self._tasks.say_why(supervisor.spec.name)
 
-    async def checkpoint_of(self, keeper: Keeper) -> dict[str, object]:
+    async def checkpoint_of(self, supervisor: WorkerSupervisor) -> dict[str, object]:
         """What the next life of a worker begins with.
 
         Raises:
             SpawnFailed: it cannot be had.
         """
-        return await self.hibernation.checkpoint_of(keeper)
+        return await self.hibernation.checkpoint_of(supervisor)
 
     def removed(self, agent: str) -> None:
         """An agent is no more: nobody will run what waits for it."""
@@ -253,24 +253,28 @@ class WorkerService:
 
     # -- tools
 
-    async def _list_tools(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _list_tools(
+        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
+    ) -> object:
         asked = convert(params, WorkerToolsParams, "tools/list")
-        access = access_of(keeper.spec, _lists(self._entries(keeper, asked.task)))
+        access = access_of(supervisor.spec, _lists(self._entries(supervisor, asked.task)))
         concerned = [name for name in self.pool.names() if concerns(access, name)]
         await self.pool.list_servers(concerned, patience_s=LISTING_S)
         return {"tools": self.pool.tools(access)}
 
-    async def _call_tool(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _call_tool(
+        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
+    ) -> object:
         call = convert(params, WorkerCallParams, "tools/call")
-        entries = self._entries(keeper, call.task)
-        record = _ToolCall(call.name, self._who(keeper), keeper)
+        entries = self._entries(supervisor, call.task)
+        record = _ToolCall(call.name, self._who(supervisor), supervisor)
         self._charge(entries, record)
-        access = access_of(keeper.spec, _lists(entries))
-        caller = caller_of(keeper.id, keeper.spec.name)
+        access = access_of(supervisor.spec, _lists(entries))
+        caller = caller_of(supervisor.id, supervisor.spec.name)
         sent = {"name": call.name, "arguments": call.arguments}
         return await self._call(record, sent, caller, access, None)
 
-    def _entries(self, keeper: Keeper, task: str | None) -> Sequence[Entry]:
+    def _entries(self, supervisor: WorkerSupervisor, task: str | None) -> Sequence[Entry]:
         """The tasks that a request is for: the one that it names, else all that the worker runs.
 
         Who names none must not be freer than any of his tasks.
@@ -278,8 +282,8 @@ class WorkerService:
         Raises:
             NotFound: the worker does not run that task.
         """
-        named = (task,) if task is not None else tuple(keeper.running)
-        found = [self.tasks.task_of(keeper, each) for each in named]
+        named = (task,) if task is not None else tuple(supervisor.running)
+        found = [self.tasks.task_of(supervisor, each) for each in named]
         return [entry for entry in found if entry is not None]
 
     def _charge(self, entries: Sequence[Entry], record: "_ToolCall") -> None:
@@ -314,7 +318,7 @@ class WorkerService:
         access: Access = FULL,
         timeout_s: float | None = None,
         more: Mapping[str, object] | None = None,
-        keeper: Keeper | None = None,
+        supervisor: WorkerSupervisor | None = None,
     ) -> dict[str, object]:
         """MCP's result of one tool call, which the audit keeps with its caller and outcome.
 
@@ -328,15 +332,15 @@ class WorkerService:
             access: what of the pool there is for him.
             timeout_s: as for `Pool.request`.
             more: what else is in the params of `tools/call`, such as `_meta` and `inputResponses`.
-            keeper: the worker in whose tree the caller is: the call counts for each of its tasks.
+            supervisor: the worker in whose tree the caller is: the call counts for each of its tasks.
 
         Raises:
             ResourceLimitExceeded: a task of that worker may make no more calls.
             CorralError: as `Pool.request`.
         """
-        record = _ToolCall(name, who, keeper)
-        if keeper is not None:
-            entries = self._entries(keeper, None)
+        record = _ToolCall(name, who, supervisor)
+        if supervisor is not None:
+            entries = self._entries(supervisor, None)
             self._charge(entries, record)
             for each in _lists(entries):  # inside a worker's tree nobody is freer than its tasks
                 access = access if each is None else Access(each, within=access)
@@ -394,22 +398,22 @@ class WorkerService:
         """
         call.duration_s = round(time.monotonic() - call.started, 6)
         assert self._agents is not None, "attach comes before the first call"
-        keeper = call.keeper
+        supervisor = call.supervisor
         is_refusal = outcome in REFUSED and not has_reached
         if not is_refusal:
             for each in self.called:
-                agent = None if keeper is None else keeper.spec.name
+                agent = None if supervisor is None else supervisor.spec.name
                 each(agent, call.server, outcome, call.duration_s)
         bus = self._shared.bus
         # It is not stored, and at thousands a second: without a hearer there is no event, and no number for it.
-        if (keeper is None or not is_refusal) and bus.is_heard("mcp.call"):
+        if (supervisor is None or not is_refusal) and bus.is_heard("mcp.call"):
             found = self._agents.agents.get(call.server)
             has_server = found is not None and found.spec.kind == "mcp"
             bus.publish(
                 "mcp.call",
-                agent=None if keeper is None else keeper.spec.name,
-                worker=None if keeper is None else keeper.id,
-                incarnation=None if keeper is None else keeper.worker.incarnation,
+                agent=None if supervisor is None else supervisor.spec.name,
+                worker=None if supervisor is None else supervisor.id,
+                incarnation=None if supervisor is None else supervisor.worker.incarnation,
                 caller=caller.name,
                 server=call.server if has_server else None,
                 tool=call.tool[:MAX_TOOL_NAME],
@@ -450,10 +454,10 @@ class WorkerService:
         assert self._agents is not None, "attach comes before the first call"
         return size_bytes <= MAX_ARGUMENTS_BYTES and self._agents.config.audit.arguments == "keep"
 
-    def _who(self, keeper: Keeper) -> dict[str, object]:
+    def _who(self, supervisor: WorkerSupervisor) -> dict[str, object]:
         """A worker as the audit names it; its uid is the one that its process had within the last second."""
-        pid, now = keeper.worker.pid, time.monotonic()
-        known = self._known.get(keeper.id)
+        pid, now = supervisor.worker.pid, time.monotonic()
+        known = self._known.get(supervisor.id)
         if known is not None and known[0] == pid and known[1] > now:
             return known[2]
         uid: int | None = None
@@ -462,111 +466,119 @@ class WorkerService:
         who: dict[str, object] = {
             "uid": uid,
             "pid": pid,
-            "agent": keeper.spec.name,
-            "worker": keeper.id,
+            "agent": supervisor.spec.name,
+            "worker": supervisor.id,
         }
-        self._known[keeper.id] = (pid, now + KNOWN_S, who)
+        self._known[supervisor.id] = (pid, now + KNOWN_S, who)
         return who
 
     # -- delegation
 
-    async def _delegate(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _delegate(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, DelegateParams, "task/delegate")
-        return await Delegation(self.tasks, keeper, asked.task).one(asked)
+        return await Delegation(self.tasks, supervisor, asked.task).one(asked)
 
-    async def _delegate_all(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _delegate_all(
+        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
+    ) -> object:
         asked = convert(params, DelegateAllParams, "task/delegate_all")
-        return await Delegation(self.tasks, keeper, asked.task).all(asked)
+        return await Delegation(self.tasks, supervisor, asked.task).all(asked)
 
     # -- memory and checkpoints
 
-    async def _put(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _put(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/put")
-        await self.memory.notebook.put(
-            keeper.spec.name, asked.session, asked.key, asked.value, ttl_s=asked.ttl_s
+        await self.memory.key_values.put(
+            supervisor.spec.name, asked.session, asked.key, asked.value, ttl_s=asked.ttl_s
         )
         return {}
 
-    async def _get(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _get(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/get")
-        found = await self.memory.notebook.get(keeper.spec.name, asked.session, asked.key)
+        found = await self.memory.key_values.get(supervisor.spec.name, asked.session, asked.key)
         return {"value": found}
 
-    async def _delete(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _delete(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/delete")
-        await self.memory.notebook.delete(keeper.spec.name, asked.session, asked.key)
+        await self.memory.key_values.delete(supervisor.spec.name, asked.session, asked.key)
         return {}
 
-    async def _search(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _search(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemorySearchParams, "memory/search")
         return {
-            "items": await self.memory.notebook.search(
-                keeper.spec.name, asked.session, asked.query, asked.limit
+            "items": await self.memory.key_values.search(
+                supervisor.spec.name, asked.session, asked.query, asked.limit
             )
         }
 
-    async def _checkpoint(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _checkpoint(
+        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
+    ) -> object:
         asked = convert(params, CheckpointParams, "checkpoint/put")
-        entry = self.tasks.task_of(keeper, asked.task) if asked.task is not None else None
+        entry = self.tasks.task_of(supervisor, asked.task) if asked.task is not None else None
         task = None if entry is None else entry.task.id
         reason: Reason = "worker" if task is None else "task"
         number = await self._shared.checkpoints.put(
-            keeper.spec.name, keeper.id, task, asked.data, reason
+            supervisor.spec.name, supervisor.id, task, asked.data, reason
         )
         return {"id": number}
 
     # -- events
 
-    async def _publish(self, keeper: Keeper, params: Mapping[str, object]) -> object:
+    async def _publish(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, PublishParams, "event/publish")
-        return {"seq": self.broker.publish(keeper, asked.type, asked.data)}
+        return {"seq": self.pubsub.publish(supervisor, asked.type, asked.data)}
 
-    async def _subscribe(self, keeper: Keeper, params: Mapping[str, object]) -> object:
-        self.broker.subscribe(keeper, convert(params, SubscribeParams, "event/subscribe").types)
+    async def _subscribe(
+        self, supervisor: WorkerSupervisor, params: Mapping[str, object]
+    ) -> object:
+        self.pubsub.subscribe(supervisor, convert(params, SubscribeParams, "event/subscribe").types)
         return {}
 
     # -- notifications
 
-    def _progress(self, keeper: Keeper, params: Mapping[str, object]) -> None:
+    def _progress(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         said = convert(params, ProgressParams, "progress")
-        entry = self.tasks.task_of(keeper, said.task)
+        entry = self.tasks.task_of(supervisor, said.task)
         if entry is not None:
             self.tasks.progressed(entry, said.progress, said.total, said.message)
 
-    def _beat(self, keeper: Keeper, params: Mapping[str, object]) -> None:
-        entry = self.tasks.task_of(keeper, convert(params, BeatParams, "heartbeat").task)
+    def _beat(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
+        entry = self.tasks.task_of(supervisor, convert(params, BeatParams, "heartbeat").task)
         if entry is not None:
             self.tasks.beaten(entry)
 
-    def _usage(self, keeper: Keeper, params: Mapping[str, object]) -> None:
+    def _usage(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         said = convert(params, UsageParams, "usage")
-        entry: Entry | None = self.tasks.task_of(keeper, said.task)
+        entry: Entry | None = self.tasks.task_of(supervisor, said.task)
         if entry is not None:
             self.tasks.used(entry, said.tokens, said.cost_cents)
 
-    def _log(self, keeper: Keeper, params: Mapping[str, object]) -> None:
+    def _log(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         said = convert(params, WorkerLogParams, "log")
         level = said.level if said.level in LEVELS else "info"
-        threshold = keeper.spec.monitoring.agent_log_level
+        threshold = supervisor.spec.monitoring.agent_log_level
         if threshold not in LEVELS or LEVELS.index(level) >= LEVELS.index(threshold):
-            keeper.note(level, said.message, said.fields)
+            supervisor.note(level, said.message, said.fields)
 
     async def close(self) -> None:
         """Ends what forwards events to workers."""
-        await self.broker.close()
+        await self.pubsub.close()
 
 
 class _ToolCall:
     """What is known of a tool call before it is known what comes of it."""
 
-    __slots__ = ("at_s", "duration_s", "keeper", "server", "started", "task", "tool", "who")
+    __slots__ = ("at_s", "duration_s", "server", "started", "supervisor", "task", "tool", "who")
 
-    def __init__(self, tool: str, who: Mapping[str, object], keeper: Keeper | None) -> None:
+    def __init__(
+        self, tool: str, who: Mapping[str, object], supervisor: WorkerSupervisor | None
+    ) -> None:
         self.tool = tool
         self.server = tool.partition(SEPARATOR)[0]
         self.who = who
         self.task: str | None = None
-        self.keeper = keeper
+        self.supervisor = supervisor
         self.at_s = time.time()
         self.started = time.monotonic()
         self.duration_s = 0.0

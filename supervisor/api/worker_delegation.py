@@ -14,7 +14,7 @@ from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ...worker.contract.shapes import DelegateAllParams, DelegateParams, Task, TaskParams
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
 
@@ -29,7 +29,7 @@ class Delegation:
 
     Args:
         tasks: the daemon's.
-        keeper: of the worker.
+        supervisor: of the worker.
         task: for which of its tasks; None: for the one that it runs, or for none where it runs none.
 
     Raises:
@@ -37,15 +37,15 @@ class Delegation:
         InvalidParams: it runs several, and names none.
     """
 
-    def __init__(self, tasks: Tasks, keeper: Keeper, task: str | None) -> None:
-        if task is None and len(keeper.running) > 1:
+    def __init__(self, tasks: Tasks, supervisor: WorkerSupervisor, task: str | None) -> None:
+        if task is None and len(supervisor.running) > 1:
             # A child of none of them would be freer than each, and nobody's to cancel.
             raise InvalidParams(
-                f'cannot tell for which task worker "{keeper.id}" delegates: it runs {len(keeper.running)}',
+                f'cannot tell for which task worker "{supervisor.id}" delegates: it runs {len(supervisor.running)}',
                 key="task",
             )
         self._tasks = tasks
-        self._entry = tasks.task_of(keeper, task)
+        self._entry = tasks.task_of(supervisor, task)
         self._room = ANSWER_BYTES
 
     @property

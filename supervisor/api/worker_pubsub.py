@@ -22,7 +22,7 @@ from ..config.spec import Events
 from ..events.bus import Bus, Event, Subscription
 from ..events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
 from ..lifecycle.state_machine import UP, State
-from ..supervision.worker_supervisor import Incarnation, Keeper
+from ..supervision.worker_supervisor import Incarnation, WorkerSupervisor
 
 MAX_DATA_BYTES = 1024 * 1024
 """The longest data of one event, as JSON."""
@@ -72,17 +72,17 @@ class _Hearing:
     forwarding: asyncio.Task[None]
 
 
-class Broker:
+class WorkerPubsub:
     """The bus of the agents of one daemon; `config` is what is in force."""
 
     def __init__(self, bus: Bus, config: Callable[[], Events]) -> None:
         self._bus = bus
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self._hearings: dict[Keeper, _Hearing] = {}
+        self._hearings: dict[WorkerSupervisor, _Hearing] = {}
         self._meters: dict[object, Meter] = {}
 
-    def publish(self, keeper: Keeper, event_type: str, data: object) -> int:
+    def publish(self, supervisor: WorkerSupervisor, event_type: str, data: object) -> int:
         """Publishes a worker's event and returns its number.
 
         Raises:
@@ -90,14 +90,14 @@ class Broker:
             PermissionDenied: the type is the daemon's.
             Overloaded: the worker publishes too fast.
         """
-        line = self._checked(keeper, keeper.id, event_type, data)
+        line = self._checked(supervisor, supervisor.id, event_type, data)
         return self._bus.relay(
             event_type,
             _shared(data, line),
-            sender=keeper.id,
-            agent=keeper.spec.name,
-            worker=keeper.id,
-            incarnation=keeper.worker.incarnation,
+            sender=supervisor.id,
+            agent=supervisor.spec.name,
+            worker=supervisor.id,
+            incarnation=supervisor.worker.incarnation,
             data_bytes=len(line),
         ).seq
 
@@ -165,36 +165,36 @@ class Broker:
             )
         return line
 
-    def subscribe(self, keeper: Keeper, types: list[str]) -> None:
+    def subscribe(self, supervisor: WorkerSupervisor, types: list[str]) -> None:
         """Sends a worker, from now on, the events of these types, in place of what it subscribed to before.
 
         Raises:
             InvalidParams: too many globs, or one that is too long.
             Overloaded: too many subscriptions.
         """
-        life = keeper.life
+        life = supervisor.life
         assert life is not None, "only what lives can ask"
 
         def hears(event: Event) -> bool:
-            return _shown(keeper, event) is not None
+            return _shown(supervisor, event) is not None
 
         subscription = self._bus.subscribe(types, where=hears)
-        self._end(keeper)
-        forwarding = self._loop.create_task(_forward(keeper, subscription))
-        self._hearings[keeper] = _Hearing(life, subscription, forwarding)
+        self._end(supervisor)
+        forwarding = self._loop.create_task(_forward(supervisor, subscription))
+        self._hearings[supervisor] = _Hearing(life, subscription, forwarding)
 
-    def changed(self, keeper: Keeper) -> None:
+    def changed(self, supervisor: WorkerSupervisor) -> None:
         """A worker's state has changed: what belongs to an incarnation ends with it."""
-        hearing = self._hearings.get(keeper)
-        state = keeper.worker.state
+        hearing = self._hearings.get(supervisor)
+        state = supervisor.worker.state
         is_alive = state in UP or state is State.STARTING
-        if hearing is not None and not (is_alive and keeper.life is hearing.life):
-            self._end(keeper)
+        if hearing is not None and not (is_alive and supervisor.life is hearing.life):
+            self._end(supervisor)
         if not is_alive:
-            self._meters.pop(keeper, None)
+            self._meters.pop(supervisor, None)
 
-    def _end(self, keeper: Keeper) -> None:
-        hearing = self._hearings.pop(keeper, None)
+    def _end(self, supervisor: WorkerSupervisor) -> None:
+        hearing = self._hearings.pop(supervisor, None)
         if hearing is not None:
             hearing.subscription.close()
             hearing.forwarding.cancel()
@@ -202,8 +202,8 @@ class Broker:
     async def close(self) -> None:
         """Ends all subscriptions."""
         forwardings = [hearing.forwarding for hearing in self._hearings.values()]
-        for keeper in list(self._hearings):
-            self._end(keeper)
+        for supervisor in list(self._hearings):
+            self._end(supervisor)
         await asyncio.gather(*forwardings, return_exceptions=True)
 
 
@@ -218,40 +218,40 @@ def _nested(data: object) -> object:
     return data
 
 
-def _shown(keeper: Keeper, event: Event) -> object:
+def _shown(supervisor: WorkerSupervisor, event: Event) -> object:
     """The data of an event as a worker may see it; None where it may not see it at all."""
     known = CATALOGUE.get(event.type)
     if known is None:
         return event.fields
-    if event.agent == keeper.spec.name or keeper.spec.control != "none":
+    if event.agent == supervisor.spec.name or supervisor.spec.control != "none":
         return event.fields
     if known.shown is None:
         return None
     return {key: value for key, value in event.fields.items() if key in known.shown}
 
 
-def _message(keeper: Keeper, event: Event) -> dict[str, object]:
+def _message(supervisor: WorkerSupervisor, event: Event) -> dict[str, object]:
     """The `event` notification that a worker gets: for what agents publish, the data as it was published."""
     head: dict[str, object] = {"type": event.type, "at": event.at, "seq": event.seq}
     if event.type == SKIPPED:
         return {**head, "data": event.fields, "from": DAEMON}
     if not is_reserved(event.type):
         return {**head, "data": event.fields["data"], "from": event.fields["from"]}
-    fields = _shown(keeper, event)
+    fields = _shown(supervisor, event)
     assert isinstance(fields, dict), "the subscription takes nothing else"
     whom = {"agent": event.agent, "worker": event.worker, "incarnation": event.incarnation}
     return {**head, "data": {**whom, **fields}, "from": DAEMON}
 
 
-async def _forward(keeper: Keeper, subscription: Subscription) -> None:
+async def _forward(supervisor: WorkerSupervisor, subscription: Subscription) -> None:
     try:
-        channel = keeper.channel
+        channel = supervisor.channel
         while batch := await subscription.next_batch():
             for event in batch:
-                channel.notify("event", _message(keeper, event))
+                channel.notify("event", _message(supervisor, event))
             await channel.drain()
     except CorralError:
         subscription.close()  # the worker is gone, or has been given up since it does not read
     except Exception:
-        logger.exception("cannot tell %s what happens any more", keeper.id)
+        logger.exception("cannot tell %s what happens any more", supervisor.id)
         subscription.close()

@@ -98,7 +98,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
             raise page.error(path, name, f"agents.{name} has this name: both share one namespace")
         agents[name] = _agent(page, name, table, "mcp", defaults, directory)
     _check_requires(page, agents)
-    ensembles = _ensembles(page, top, agents)
+    groups = _ensembles(page, top, agents)
     return Config(
         daemon=_section(page, ("daemon",), top.get("daemon", {}), Daemon(), directory),
         events=_section(page, ("events",), top.get("events", {}), Events(), directory),
@@ -110,7 +110,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
             name: _section(page, ("mcp", "profiles", name), table, Profile(), directory)
             for name, table in profiles.items()
         },
-        ensembles=ensembles,
+        groups=groups,
     )
 
 
@@ -149,13 +149,13 @@ def ensemble_table(ensemble: Ensemble) -> dict[str, object]:
     return team_table(ensemble) if isinstance(ensemble, Team) else workflow_table(ensemble)
 
 
-def check_ensembles(ensembles: Mapping[str, Ensemble], agents: Mapping[str, Spec]) -> None:
+def check_ensembles(groups: Mapping[str, Ensemble], agents: Mapping[str, Spec]) -> None:
     """Refuse teams and workflows that name somebody who is not there or takes no tasks, or that close a circle.
 
     Raises:
         InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
     """
-    _check_ensembles(None, ensembles, agents)
+    _check_ensembles(None, groups, agents)
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:
@@ -498,16 +498,16 @@ def _ensemble(page: Page, section: str, name: str, table: object) -> Ensemble:
 
 
 def _check_ensembles(
-    page: Page | None, ensembles: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+    page: Page | None, groups: Mapping[str, Ensemble], agents: Mapping[str, Spec]
 ) -> None:
-    for name, ensemble in ensembles.items():
+    for name, ensemble in groups.items():
         path: KeyPath = (f"{kind_of_ensemble(ensemble)}s", name)
         on = page or Page(ensemble.source, "")
         if isinstance(ensemble, Team):
             named: list[tuple[KeyPath, str]] = [(("members",), each) for each in ensemble.members]
             if ensemble.lead is not None:
                 named.append((("lead",), ensemble.lead))
-                if ensemble.lead in ensembles:
+                if ensemble.lead in groups:
                     reason = "the lead is an agent: it delegates to the members"
                     raise on.error((*path, "lead"), ensemble.lead, reason)
         else:
@@ -517,24 +517,24 @@ def _check_ensembles(
                 if step.agent is not None
             ]
         for key, other in named:
-            why_not = _why_no_member(other, ensembles, agents)
+            why_not = _why_no_member(other, groups, agents)
             if why_not is not None:
                 raise on.error((*path, *key), other, why_not)
-    if found := circle({name: ensemble.needs for name, ensemble in ensembles.items()}):
-        first = ensembles[found[0]]
+    if found := circle({name: ensemble.needs for name, ensemble in groups.items()}):
+        first = groups[found[0]]
         on = page or Page(first.source, "")
         reason = f"it closes a circle: {' needs '.join(found)}"
         raise on.error((f"{kind_of_ensemble(first)}s", found[0]), found[1], reason, cycle=found)
 
 
 def _why_no_member(
-    name: str, ensembles: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+    name: str, groups: Mapping[str, Ensemble], agents: Mapping[str, Spec]
 ) -> str | None:
     """Why nobody can be given tasks by that name; None where somebody can."""
-    if name in ensembles:
+    if name in groups:
         return None
     if name not in agents:
-        near = get_close_matches(name, [*agents, *ensembles], 1)
+        near = get_close_matches(name, [*agents, *groups], 1)
         guess = f'; did you mean "{near[0]}"?' if near else ""
         return f"no agent, team or workflow has this name{guess}"
     if agents[name].protocol != "corral":

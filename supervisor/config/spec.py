@@ -412,7 +412,7 @@ class Config(Struct, frozen=True, kw_only=True):
     agents: dict[str, Spec]
     defaults: Defaults
     profiles: dict[str, Profile] = {}
-    ensembles: dict[str, Ensemble] = {}
+    groups: dict[str, Ensemble] = {}
 
 
 # Keys of a section that count for the whole daemon: refused in an agent's table, no change of a Spec.

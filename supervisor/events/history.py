@@ -156,7 +156,7 @@ class _Rows:
         return len(self._rows)
 
 
-class Chronicle:
+class EventHistory:
     """The event table of one daemon; of the loop's thread."""
 
     def __init__(self, store: Store, *, first_seq: int, was_clean: bool, removed_to: int) -> None:
@@ -179,7 +179,7 @@ class Chronicle:
         self._removing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, store: Store) -> "Chronicle":
+    async def open(cls, store: Store) -> "EventHistory":
         """Finds out where the daemon before left off, and reserves the next numbers."""
         rows = await store.read(
             "SELECT key, value FROM meta WHERE key IN ('ended_at_seq', 'events_reserved', 'events_removed')"

@@ -73,7 +73,7 @@ class Refused(Exception):
         self.facts = facts
 
 
-class Birth:
+class ChildSetup:
     """The new process, from fork to exec: each stage is one method, and may raise Refused or OSError."""
 
     def __init__(self, spawn: Spawn, fds: list[int], report: int, launcher: int) -> None:
@@ -381,8 +381,8 @@ def become(
         for signum in altered:
             set_handler(signum, SIG_DFL)
         pthread_sigmask(signal.SIG_SETMASK, ())
-        birth = Birth(spawn, fds, report, launcher)
-        for stage, perform in Birth.STAGES:  # noqa: B007 - named below when it fails
+        birth = ChildSetup(spawn, fds, report, launcher)
+        for stage, perform in ChildSetup.STAGES:  # noqa: B007 - named below when it fails
             perform(birth)
     except BaseException as error:
         try:

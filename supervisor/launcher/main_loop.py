@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from signal import pthread_sigmask
     from typing import Any, NoReturn
 
-    from .raw_spawn import Midwife
+    from .raw_spawn import RawSpawner
 
     Become = Callable[[Any, list[int], int], NoReturn]
     """In the new process: turns it into what a request asks for; its descriptors, and where failures are told."""
@@ -65,7 +65,7 @@ REMOVE_S = 1.0
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
 
 
-class Nursery:
+class MainLoop:
     """The parent of workers; `become` is what a fork does from its first instruction on.
 
     `listeners` are further descriptors, and what is done whenever they can be read.
@@ -96,7 +96,7 @@ class Nursery:
         self.is_told = True
         self.abandoned: set[str] = set()  # groups to be removed as soon as they are empty
         self.listeners: dict[int, Callable[[], None]] = {}
-        self.midwife: Midwife | None = None  # where new processes may follow a plan
+        self.raw_spawner: RawSpawner | None = None  # where new processes may follow a plan
         # What was asked for and the signals since then, until confirmed: a plan leaves them for its end.
         self.planned: dict[Unit, tuple[Any, list[int], set[tuple[int, str]]]] = {}
 
@@ -230,11 +230,11 @@ class Nursery:
         self, message: Any, fds: list[int], told: int, may_plan: bool
     ) -> tuple[int, bool]:  # Any: JSON
         """The new process, and whether it follows a plan."""
-        if self.midwife is not None:
-            pid = self.midwife.bear(message, fds, told) if may_plan else None
+        if self.raw_spawner is not None:
+            pid = self.raw_spawner.bear(message, fds, told) if may_plan else None
             if pid is not None:
                 return pid, True
-            self.midwife.uncover()
+            self.raw_spawner.uncover()
         # What comes before the new process has handlers of its own waits: ours ignore what would end it.
         before = pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
         try:

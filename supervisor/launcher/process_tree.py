@@ -69,7 +69,7 @@ class Stray:
         self.candidates = candidates  # units it could belong to, while `unit` is unknown
 
 
-class Lineage:
+class ProcessTree:
     """Who was seen in whose tree: (pid, starttime) and session numbers, from one survey to the next."""
 
     __slots__ = ("processes", "sessions")
@@ -101,7 +101,7 @@ class Trees:
         self.leaders: dict[int, Unit] = {}
         self.strays: dict[int, Stray] = {}
         self.failed: set[int] = set()  # forked, but a stage failed: only to be reaped
-        self.now, self.before = Lineage(), Lineage()
+        self.now, self.before = ProcessTree(), ProcessTree()
         # Kept open, so that the list can be read when descriptors have run out.
         self.list_fd = (
             os.open(OWN_CHILDREN, os.O_RDONLY | os.O_CLOEXEC) if HAS_CHILDREN_FILE else -1
@@ -166,15 +166,15 @@ class Trees:
         pid = process.pid
         if self.groups is not None and (unit := self.units.get(self.groups.unit_of(pid))):
             return unit
-        for lineage in (self.now, self.before):
-            starttime, seen = lineage.processes.get(pid, (0, None))
+        for process_tree in (self.now, self.before):
+            starttime, seen = process_tree.processes.get(pid, (0, None))
             if seen is not None and starttime == process.starttime and self.has(seen):
                 return seen
         for unit in self.units.values():
             if unit.pid == process.session:
                 return unit
-        for lineage in (self.now, self.before):
-            seen = lineage.sessions.get(process.session)
+        for process_tree in (self.now, self.before):
+            seen = process_tree.sessions.get(process.session)
             if seen is not None and self.has(seen):
                 return seen
         state, seq = brand(pid, is_nested=self.is_nested)
@@ -214,7 +214,7 @@ class Trees:
     def survey(self) -> None:
         """Note the lineage of everything; what two surveys did not see is forgotten."""
         self.adopt()
-        self.before, self.now = self.now, Lineage()
+        self.before, self.now = self.now, ProcessTree()
         for unit in self.units.values():
             self.members(unit)
 

@@ -33,10 +33,10 @@ if not __package__:  # run by path: the folder of our package is the last place 
 
 # Absolute, since a program that is run by path has no package; and nothing else of ours.
 from corral.supervisor.launcher.child_setup import become  # noqa: TID251 - see above
-from corral.supervisor.launcher.main_loop import Nursery  # noqa: TID251 - see above
+from corral.supervisor.launcher.main_loop import MainLoop  # noqa: TID251 - see above
 from corral.supervisor.launcher.process_tree import Trees  # noqa: TID251 - see above
 from corral.supervisor.launcher.protocol import Channel, encode  # noqa: TID251 - see above
-from corral.supervisor.launcher.raw_spawn import Midwife  # noqa: TID251 - see above
+from corral.supervisor.launcher.raw_spawn import RawSpawner  # noqa: TID251 - see above
 from corral.supervisor.linux.cgroup import Groups  # noqa: TID251 - see above
 from corral.supervisor.linux.kernel import (  # noqa: TID251 - see above
     PR_SET_CHILD_SUBREAPER,
@@ -97,7 +97,7 @@ def main() -> None:
     groups = Groups(options["group"], options["group_name"]) if "group" in options else None
     trees = Trees(options.get("state", 0), groups)
     pid = os.getpid()
-    nursery = Nursery(
+    main_loop = MainLoop(
         channel,
         daemon,
         wake,
@@ -106,12 +106,12 @@ def main() -> None:
     )
     if options.get("plans", True):
         try:
-            nursery.midwife = Midwife(pid, altered)
+            main_loop.raw_spawner = RawSpawner(pid, altered)
         except OSError as error:  # this machine takes none: then each is forked
             channel.send(op="unplanned", reason=str(error.strerror).lower())
     gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
-    nursery.run()
-    nursery.end()
+    main_loop.run()
+    main_loop.end()
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ class Plan:
         return self.address + WORD_BYTES * len(self.words) + STEP_BYTES * ahead
 
 
-class Midwife:
+class RawSpawner:
     """Starts processes by plans; `launcher` is our pid, `altered` the signals that are not handled by default."""
 
     def __init__(self, launcher: int, altered: Sequence[int]) -> None:

@@ -55,7 +55,7 @@ _CONTROL |= {
 }
 
 
-class Diary:
+class DaemonLog:
     """The log of this process; one at a time."""
 
     def __init__(

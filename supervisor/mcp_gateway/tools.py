@@ -20,7 +20,7 @@ from ...worker.contract.errors import Conflict, CorralError, Overloaded, Permiss
 from ...worker.contract.shapes import ENDED, AttachParams, Priority, Seconds, Task, TaskState
 from ..api.table import RIGHTS, Control, Permission
 from ..api.worker_api import convert
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 
 PREFIX = "corral__"
 """What the names of these tools begin with; no server can have it."""
@@ -209,7 +209,7 @@ class Steerer:
         self.name = name
         self.permission: Permission = permission
         self.who = who
-        self.keeper: Keeper | None = None  # none of these calls a tool of the pool
+        self.supervisor: WorkerSupervisor | None = None  # none of these calls a tool of the pool
         self._on_progress = on_progress
         self._last = -1.0
 

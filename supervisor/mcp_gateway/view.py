@@ -19,7 +19,7 @@ from ...worker.contract.shapes import AttachParams
 from ..api.table import Control, Permission
 from ..api.worker_api import LISTING_S, access_of, concerns
 from ..config.spec import Config, Profile
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from .tools import OWN_TOOLS, PREFIX, OwnTool, Steerer
 
@@ -35,14 +35,14 @@ class Client:
         sharer: whose processes of servers it uses that are not shared by all.
         who: as the audit names it.
         permission: what it may do of what corral itself does, as things are now; None for nothing.
-        keeper: of the worker in whose tree it is, if that is known.
+        supervisor: of the worker in whose tree it is, if that is known.
     """
 
     name: str
     sharer: str
     who: Mapping[str, object]
     permission: Callable[[], Permission | None]
-    keeper: Keeper | None = None
+    supervisor: WorkerSupervisor | None = None
 
 
 class ClientOffering:
@@ -84,13 +84,13 @@ class ClientOffering:
     @property
     def access(self) -> Access:
         """What of the pool there is for this client now."""
-        keeper = self._client.keeper
-        if keeper is None:
+        supervisor = self._client.supervisor
+        if supervisor is None:
             base = self._control.service.access_for(self._client.who)
         else:
             try:
-                lists = [entry.limits.allowed_tools for entry in self._entries(keeper)]
-                base = access_of(keeper.spec, lists)
+                lists = [entry.limits.allowed_tools for entry in self._entries(supervisor)]
+                base = access_of(supervisor.spec, lists)
             except NotFound:
                 base = NOTHING  # it has not let go of a task that is over: its limits are unknown
         profile = self._current_profile()
@@ -104,9 +104,11 @@ class ClientOffering:
             self._access = base
         return self._access
 
-    def _entries(self, keeper: Keeper) -> list[Entry]:
+    def _entries(self, supervisor: WorkerSupervisor) -> list[Entry]:
         """All tasks of the worker: it does not say for which of them it asks, and is no freer than any."""
-        found = [self._control.tasks.task_of(keeper, task) for task in tuple(keeper.running)]
+        found = [
+            self._control.tasks.task_of(supervisor, task) for task in tuple(supervisor.running)
+        ]
         return [entry for entry in found if entry is not None]
 
     def _current_profile(self) -> Profile:
@@ -173,7 +175,7 @@ class ClientOffering:
             who=self._client.who,
             access=self.access,
             more=more,
-            keeper=self._client.keeper,
+            supervisor=self._client.supervisor,
         )
 
     async def _call_own(

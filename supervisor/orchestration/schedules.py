@@ -71,7 +71,7 @@ class _Entry:
     """An earlier daemon kept it, and may have made the task that is due."""
 
 
-class Timetable:
+class Schedules:
     """The schedules of one daemon.
 
     Args:
@@ -195,8 +195,8 @@ class Timetable:
         if (task.agent is None) == (task.capability is None):
             words = "cannot tell whom the schedule's task is for: give agent or capability"
             raise InvalidParams(words, key="task.agent")
-        conductor = self._tasks.conductor
-        if task.agent is not None and (conductor is None or conductor.kind(task.agent) is None):
+        workflows = self._tasks.workflows
+        if task.agent is not None and (workflows is None or workflows.kind(task.agent) is None):
             self._tasks.agents.of(task.agent)
         return task
 

@@ -57,7 +57,7 @@ REASON_CHARS = 1_000
 """Of an error's message in an event; the task's record has it whole."""
 
 
-class Conductor:
+class WorkflowEngine:
     """The teams and workflows of one daemon at work."""
 
     def __init__(self, shared: Shared, agents: Agents, tasks: Tasks) -> None:
@@ -74,7 +74,7 @@ class Conductor:
 
     def kind(self, name: str) -> TaskKind | None:
         """What a name means, "team" or "workflow"; None for every other name."""
-        found = self._agents.ensembles.by_name.get(name)
+        found = self._agents.groups.by_name.get(name)
         return None if found is None else kind_of_ensemble(found)
 
     def check(self, params: TaskParams) -> None:
@@ -84,7 +84,7 @@ class Conductor:
             InvalidParams: a team that routes by sticky_key is given none.
             NotFound: no member has what is required.
         """
-        found = self._agents.ensembles.by_name.get(params.agent or "")
+        found = self._agents.groups.by_name.get(params.agent or "")
         if not isinstance(found, Team):
             return
         if found.mode == "route" and found.routing == "sticky" and params.sticky_key is None:
@@ -95,7 +95,7 @@ class Conductor:
 
     def timeout_s(self, name: str) -> float | None:
         """How long a task of that name may take at most."""
-        found = self._agents.ensembles.by_name.get(name)
+        found = self._agents.groups.by_name.get(name)
         return found.timeout if isinstance(found, Workflow) else None
 
     def members_for(self, task: Task) -> tuple[str, ...] | None:
@@ -106,7 +106,7 @@ class Conductor:
         above = self._tasks.find(task.parent or "")
         if above is None or above.kind != "team":
             return None
-        team = self._teams.get(above.id) or self._agents.ensembles.by_name.get(above.agent)
+        team = self._teams.get(above.id) or self._agents.groups.by_name.get(above.agent)
         if not isinstance(team, Team):
             return ()  # the team is gone, and its task about to end
         return team.members if task.agent == team.lead else None
@@ -118,13 +118,13 @@ class Conductor:
             NotFound: its team or workflow is gone.
             CorralError: what it failed with.
         """
-        found = self._agents.ensembles.by_name.get(task.agent)
+        found = self._agents.groups.by_name.get(task.agent)
         if found is None:
             text = f'cannot go on with task "{task.id}": "{task.agent}" is gone'
             raise NotFound(text, name=task.agent)
         if isinstance(found, Team):
             self._teams[task.id] = found
-        under_way = self._agents.ensembles.under_way
+        under_way = self._agents.groups.under_way
         under_way[found.name] += 1
         try:
             return await self._perform(found, task)
@@ -271,7 +271,7 @@ class Conductor:
         """Of whose capabilities it depends who can do a task."""
         if params.agent is None:
             return tuple(self._agents.agents)
-        found = self._agents.ensembles.by_name.get(params.agent)
+        found = self._agents.groups.by_name.get(params.agent)
         names = found.members if isinstance(found, Team) else (params.agent,)
         return names if params.required_capabilities else ()
 
@@ -282,16 +282,16 @@ class Conductor:
         """
         agents = [self._agents.agents[name] for name in names if name in self._agents.agents]
         silent = [
-            (agent, keeper)
+            (agent, supervisor)
             for agent in agents
             if agent.spec.protocol == "corral" and not agent.spec.capabilities
-            for keeper in agent.keepers
-            if not _has_said(agent, keeper.worker)
+            for supervisor in agent.supervisors
+            if not _has_said(agent, supervisor.worker)
         ]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANNOUNCE_S):
-                for agent, keeper in silent:
-                    await keeper.until(partial(_has_said, agent))
+                for agent, supervisor in silent:
+                    await supervisor.until(partial(_has_said, agent))
         return bool(silent)
 
     def _note_end(self, task: Task) -> None:
@@ -427,7 +427,7 @@ class Conductor:
         if agent is None:
             return Candidate(name, 1, 0)
         capacity = agent.spec.resources.max_concurrent_requests
-        free = sum(capacity - len(k.running) for k in agent.keepers if k.takes_tasks)
+        free = sum(capacity - len(k.running) for k in agent.supervisors if k.takes_tasks)
         return Candidate(name, free, self._tasks.queued(name))
 
     def _described(self, name: str) -> dict[str, object]:
@@ -449,7 +449,7 @@ def _has_said(agent: Agent, worker: Worker) -> bool:
 
 
 def _announced(agent: Agent) -> tuple[str, ...]:
-    return next((tuple(k.announced) for k in agent.keepers if k.announced), ())
+    return next((tuple(k.announced) for k in agent.supervisors if k.announced), ())
 
 
 def _branch(child: Task) -> Branch:

@@ -111,7 +111,7 @@ class Launcher(Offspring):
         self._lists: dict[int, asyncio.Future[list[Listed]]] = {}
         self._pid = 0
         self._link: Link | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()  # the launcher answers, or we are closing
         self._closing = asyncio.Event()
 
@@ -145,7 +145,7 @@ class Launcher(Offspring):
         Raises:
             SpawnFailed: it does not; `data["retryable"]` says whether that may change.
         """
-        assert self._keeper is None, "a Launcher starts once"
+        assert self._supervisor is None, "a Launcher starts once"
         await self._prepare()
         orphans.become_subreaper()
         try:
@@ -155,8 +155,8 @@ class Launcher(Offspring):
             if self._subtree is not None:
                 self._subtree.remove()
             raise
-        self._keeper = asyncio.create_task(self._keep(), name="launcher-keeper")
-        self._keeper.add_done_callback(_complain)
+        self._supervisor = asyncio.create_task(self._keep(), name="launcher-supervisor")
+        self._supervisor.add_done_callback(_complain)
 
     async def spawn(
         self,
@@ -211,7 +211,7 @@ class Launcher(Offspring):
 
     async def close(self) -> None:
         """Kill every unit, report it, and end the launcher; bounded, and again harmless."""
-        if self._keeper is None or self._closing.is_set():
+        if self._supervisor is None or self._closing.is_set():
             return
         self._closing.set()
         for unit in self._units:
@@ -226,12 +226,12 @@ class Launcher(Offspring):
             self._subtree.release()
         if self._link is not None:
             self._link.hang_up()  # at the end of the file it kills what is left, and ends
-        done, _ = await asyncio.wait([self._keeper], timeout=CLOSE_S)
+        done, _ = await asyncio.wait([self._supervisor], timeout=CLOSE_S)
         if not done:
             if self._link is not None:
                 self._link.kill()
-            await asyncio.wait([self._keeper], timeout=2 * CLOSE_S)
-            self._keeper.cancel()
+            await asyncio.wait([self._supervisor], timeout=2 * CLOSE_S)
+            self._supervisor.cancel()
         orphans.undo_subreaper()
         if self._subtree is not None:
             self._subtree.remove()
@@ -384,7 +384,7 @@ class Launcher(Offspring):
         )
 
 
-def _complain(keeper: asyncio.Task[None]) -> None:
-    if not keeper.cancelled() and (error := keeper.exception()) is not None:
-        context = {"message": "the keeper of the launcher has failed", "exception": error}
-        keeper.get_loop().call_exception_handler(context)
+def _complain(supervisor: asyncio.Task[None]) -> None:
+    if not supervisor.cancelled() and (error := supervisor.exception()) is not None:
+        context = {"message": "the supervisor of the launcher has failed", "exception": error}
+        supervisor.get_loop().call_exception_handler(context)

@@ -197,7 +197,7 @@ class Cohort(Resting):
         self.is_gone = not self.members
 
 
-class Metrics:
+class Sampler:
     """Looks at trees when they are due."""
 
     def __init__(self, on_sample: Callable[[Judge], None] = _ignore) -> None:

@@ -24,7 +24,7 @@ USAGE_MAX = 10_000
 """Agents that are counted for a report."""
 
 
-class Notebook:
+class KeyValues:
     """The keys of all agents of one daemon.
 
     Args:

@@ -29,7 +29,7 @@ from ..config import spec
 from ..config.spec import Config, Spec
 from ..events.bus import Bus, rfc3339
 from ..store.store import Row, Statement, Store, moment_of, number_of
-from .key_value import Notebook
+from .key_value import KeyValues
 from .session import Conversation, Turn, read
 from .table import (
     SELECT,
@@ -162,7 +162,7 @@ class Memory:
         spec_of: Callable[[str], Spec | None],
     ) -> None:
         self.pool = Pool()
-        self.notebook = Notebook(store, self._rules)
+        self.key_values = KeyValues(store, self._rules)
         self._store = store
         self._bus = bus
         self._config = config
@@ -403,7 +403,7 @@ class Memory:
                 **named(used[0]),
             )
         step = Remove(agent, () if session is None else (session,))
-        keys = self.notebook.clearing(agent, session)
+        keys = self.key_values.clearing(agent, session)
         await self._store.write(step, keys)
         self._forget(agent, step.removed)
         if session is not None and not step.removed and not keys.removed:
@@ -426,7 +426,7 @@ class Memory:
         for name, *counts in rows:
             keys = ("sessions", "turns", "messages", "size_bytes")
             agents[str(name)] = dict(zip(keys, counts, strict=True))
-        for name, count, size in await self.notebook.usage(agent):
+        for name, count, size in await self.key_values.usage(agent):
             nothing: dict[str, object] = {"sessions": 0, "turns": 0, "messages": 0, "size_bytes": 0}
             agents.setdefault(name, nothing).update(keys=count, keys_bytes=size)
         pool = self.pool
@@ -461,7 +461,7 @@ class Memory:
             self._forget(agent, step.removed)
             if step.removed:
                 self._bus.publish("memory.expired", agent=agent, sessions=len(step.removed))
-        await self.notebook.expire(now)
+        await self.key_values.expire(now)
 
     def _spared(self, agent: str) -> frozenset[str]:
         """The sessions of an agent that tasks work on, or are about to: theirs are being read."""

@@ -81,7 +81,7 @@ def _of_many(sql: str, rows: int) -> str:
     return f"{before}{values}{', '.join([marks + closing] * rows)}{rest}"
 
 
-class Sheets:
+class Batches:
     """Writes rows of a store, in the order in which they come; of the loop's thread."""
 
     def __init__(self, store: Store) -> None:

@@ -26,7 +26,7 @@ SETTLE = "INSERT OR REPLACE INTO incarnation (worker, value) SELECT key, value F
 logger = logging.getLogger(__name__)
 
 
-class Numbering:
+class Incarnations:
     """The table `incarnation`."""
 
     def __init__(self, store: Store) -> None:

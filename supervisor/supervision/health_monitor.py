@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class Subject(Protocol):
-    """The worker that is looked after, with its keeper's hands."""
+    """The worker that is looked after, with its supervisor's hands."""
 
     worker: Worker
 
@@ -71,7 +71,7 @@ _NONE: dict[str, Any] = {}  # Any: it is empty, whatever it would hold
 """One for all workers without a check, of which there may be thousands: nothing is ever put into it."""
 
 
-class Checkup:
+class HealthMonitor:
     """The checks of one worker."""
 
     __slots__ = (

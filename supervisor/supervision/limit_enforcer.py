@@ -23,9 +23,9 @@ from ..process.containment import Containment
 from ..process.launcher_client import Launcher
 from ..process.limits import Excess, Throttle
 from ..process.parent import Parent
-from ..process.sampler import Judge, Metrics, Sample
+from ..process.sampler import Judge, Sample, Sampler
 from ..process.usage import Tree, Usage
-from .worker_supervisor import Incarnation, Keeper
+from .worker_supervisor import Incarnation, WorkerSupervisor
 
 EPISODE_S = 5.0
 """A tree that was not held back for so long is not throttled any more: one event at each end, none between."""
@@ -60,62 +60,62 @@ class Limits:
     def __init__(self, launcher: Launcher, bus: Bus) -> None:
         self._launcher = launcher
         self._bus = bus
-        self._metrics = Metrics(self._sampled)
-        self.on_sample: Callable[[Keeper], None] = _ignore
+        self._metrics = Sampler(self._sampled)
+        self.on_sample: Callable[[WorkerSupervisor], None] = _ignore
         """Called when what `sample` says of a worker has changed."""
-        self._wardens: dict[Keeper, Warden] = {}
+        self._wardens: dict[WorkerSupervisor, Warden] = {}
 
     async def run(self) -> None:
         """Holds them until it is cancelled."""
         await self._metrics.run()
 
-    def changed(self, keeper: Keeper) -> None:
+    def changed(self, supervisor: WorkerSupervisor) -> None:
         """Takes note of a worker's start and end; for every change of a worker."""
-        worker, life = keeper.worker, keeper.life
-        warden = self._wardens.get(keeper)
+        worker, life = supervisor.worker, supervisor.life
+        warden = self._wardens.get(supervisor)
         if warden is not None and (life is not warden.life or worker.pid is None):
-            del self._wardens[keeper]
+            del self._wardens[supervisor]
             warden.release()
             self._metrics.forget(warden.life.unit)
             warden = None
         if worker.pid is None or life is None:
             return
         if warden is None:
-            self._watch(keeper, life)
+            self._watch(supervisor, life)
             return
         self._metrics.stir(life.unit)  # its spec may be another
         if worker.state is State.SHUTTING_DOWN:
             warden.release()  # what is frozen cannot end within its grace period
 
-    def _watch(self, keeper: Keeper, life: Incarnation) -> None:
+    def _watch(self, supervisor: WorkerSupervisor, life: Incarnation) -> None:
         unit = life.unit
-        if not _is_needed(keeper.spec.resources, self._launcher.containment):
+        if not _is_needed(supervisor.spec.resources, self._launcher.containment):
             return
         parent = life.parent
         tree = Tree(_Roots(parent, unit), parent.cgroup_of(unit))
-        warden = Warden(keeper, life, tree, self._launcher.containment, self._bus)
-        self._wardens[keeper] = warden
+        warden = Warden(supervisor, life, tree, self._launcher.containment, self._bus)
+        self._wardens[supervisor] = warden
         self._metrics.watch(unit, tree, warden)
 
     def _sampled(self, judge: Judge) -> None:
         if isinstance(judge, Warden):
-            self.on_sample(judge.keeper)
+            self.on_sample(judge.supervisor)
 
-    def sample(self, keeper: Keeper) -> Sample:
+    def sample(self, supervisor: WorkerSupervisor) -> Sample:
         """What a worker uses, as it was last looked at."""
-        warden = self._wardens.get(keeper)
+        warden = self._wardens.get(supervisor)
         if warden is None or not warden.resources.enable_resource_tracking:
             return Sample()
         return self._metrics.of(warden.life.unit)
 
-    def cpu_s(self, keeper: Keeper) -> float:
+    def cpu_s(self, supervisor: WorkerSupervisor) -> float:
         """The processor time of a worker's tree, in this incarnation, as of the last look; 0.0 where none is taken."""
-        warden = self._wardens.get(keeper)
+        warden = self._wardens.get(supervisor)
         return 0.0 if warden is None else warden.tree.usage.cpu_s
 
-    def throttling(self, keeper: Keeper) -> Throttling:
+    def throttling(self, supervisor: WorkerSupervisor) -> Throttling:
         """How far a worker is held back by cpu_limit_percent."""
-        warden = self._wardens.get(keeper)
+        warden = self._wardens.get(supervisor)
         return NOT_THROTTLED if warden is None else warden.throttling
 
 
@@ -151,19 +151,24 @@ class Warden:
         "_loop",
         "_stirred",
         "_used_bytes",
-        "keeper",
         "life",
         "resources",
+        "supervisor",
         "throttling",
         "tree",
     )
 
     def __init__(
-        self, keeper: Keeper, life: Incarnation, tree: Tree, contained: Containment, bus: Bus
+        self,
+        supervisor: WorkerSupervisor,
+        life: Incarnation,
+        tree: Tree,
+        contained: Containment,
+        bus: Bus,
     ) -> None:
-        self.keeper = keeper
+        self.supervisor = supervisor
         self.life = life
-        self.resources = keeper.spec.resources
+        self.resources = supervisor.spec.resources
         self.throttling = NOT_THROTTLED
         self.tree = tree
         self._bus = bus
@@ -208,7 +213,7 @@ class Warden:
             name = full.__name__
             if found is not None and name not in self._full:
                 self._full |= {name}
-                self.keeper.publish_excess(found)
+                self.supervisor.publish_excess(found)
             elif full(int(used / BELOW), self.resources) is None:
                 self._full = self._full - {name} or NO_TABLES
 
@@ -230,7 +235,7 @@ class Warden:
 
     def wait_s(self) -> float:
         """In how many seconds to look again, whatever memory is taken meanwhile."""
-        longest_s = self.keeper.spec.monitoring.metrics_interval
+        longest_s = self.supervisor.spec.monitoring.metrics_interval
         if self._is_holding:
             longest_s = min(longest_s, throttle.IDLE_LOOK_S)
         wait_s = limits.look_in_s(
@@ -254,17 +259,17 @@ class Warden:
 
     def _end(self, over: Excess) -> None:
         """Ends a tree that is over a limit, whatever it is doing."""
-        keeper = self.keeper
-        if keeper.life is not self.life or keeper.worker.pid is None:
+        supervisor = self.supervisor
+        if supervisor.life is not self.life or supervisor.worker.pid is None:
             return  # it has ended meanwhile
         assert over.result is not None, "only an excess that ends a worker comes here"
         self._is_over = True
-        self.keeper.publish_excess(over)
-        if keeper.worker.state is State.SHUTTING_DOWN:
+        self.supervisor.publish_excess(over)
+        if supervisor.worker.state is State.SHUTTING_DOWN:
             # It has been asked already, and has lost its grace.
             self.life.parent.kill(self.life.unit)
         else:
-            keeper.send(Replace(over.result, over.message))
+            supervisor.send(Replace(over.result, over.message))
 
     # -- the share of the processors
 
@@ -298,12 +303,12 @@ class Warden:
                 has_run = used_s > account.used_s
                 account, wait_s = throttle.step(account, used_s, self._loop.time())
                 if account.is_frozen:
-                    self.keeper.freeze(REASON)
+                    self.supervisor.freeze(REASON)
                     if is_frozen and has_run:  # it was forked while the others were being frozen
                         self._freeze_again()
-                    self.keeper.excuse(wait_s)
+                    self.supervisor.excuse(wait_s)
                 else:
-                    self.keeper.thaw(REASON)
+                    self.supervisor.thaw(REASON)
                     wait_s = max(wait_s, self.tree.cost_s / limits.SHARE)
                 is_frozen = account.is_frozen
                 self._note_held(is_frozen, account.frozen_s)
@@ -313,8 +318,8 @@ class Warden:
                 else:
                     await stirred.wait()  # an idle one is looked at with all others, for less
         finally:
-            if self.keeper.life is self.life:
-                self.keeper.thaw(REASON)
+            if self.supervisor.life is self.life:
+                self.supervisor.thaw(REASON)
 
     def _freeze_again(self) -> None:
         try:
@@ -342,8 +347,8 @@ class Warden:
         if is_throttled != before:
             self._bus.publish(
                 "limit.cpu",
-                agent=self.keeper.spec.name,
-                worker=self.keeper.id,
+                agent=self.supervisor.spec.name,
+                worker=self.supervisor.id,
                 incarnation=self.life.number,
                 limit=self.resources.cpu_limit_percent,
                 throttled=is_throttled,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ..events.bus import Bus
-from .worker_supervisor import Keeper
+from .worker_supervisor import WorkerSupervisor
 
 
 class Losses:
@@ -11,33 +11,33 @@ class Losses:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._losing: set[Keeper] = set()
-        self._told: dict[Keeper, tuple[int, int]] = {}  # lines and bytes, in all
+        self._losing: set[WorkerSupervisor] = set()
+        self._told: dict[WorkerSupervisor, tuple[int, int]] = {}  # lines and bytes, in all
 
-    def look(self, keepers: Iterable[Keeper]) -> None:
+    def look(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """Tells what has changed; to be called every second or so."""
         losing, self._losing = self._losing, set()
         told, self._told = self._told, {}
-        for keeper in keepers:
-            log = keeper.log
+        for supervisor in supervisors:
+            log = supervisor.log
             lost = (log.lost_lines, log.lost_bytes)
-            before = told.get(keeper, (0, 0))
+            before = told.get(supervisor, (0, 0))
             if log.trouble is not None:
-                self._losing.add(keeper)
-                if keeper not in losing:
-                    self._tell(keeper, "log.losing", reason=log.trouble)
+                self._losing.add(supervisor)
+                if supervisor not in losing:
+                    self._tell(supervisor, "log.losing", reason=log.trouble)
             elif lost != before:
                 lines, size_bytes = lost[0] - before[0], lost[1] - before[1]
-                self._tell(keeper, "log.lost", lines=lines, bytes=size_bytes)
+                self._tell(supervisor, "log.lost", lines=lines, bytes=size_bytes)
                 before = lost
             if before != (0, 0):
-                self._told[keeper] = before
+                self._told[supervisor] = before
 
-    def _tell(self, keeper: Keeper, what: str, **facts: object) -> None:
+    def _tell(self, supervisor: WorkerSupervisor, what: str, **facts: object) -> None:
         self._bus.publish(
             what,
-            agent=keeper.spec.name,
-            worker=keeper.id,
+            agent=supervisor.spec.name,
+            worker=supervisor.id,
             incarnation=None,
             store=True,
             **facts,

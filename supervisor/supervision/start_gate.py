@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 
-class Turnstile:
+class StartGate:
     """So many places; for each that is taken a `leave` is due."""
 
     def __init__(self, places: int) -> None:

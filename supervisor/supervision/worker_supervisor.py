@@ -1,6 +1,6 @@
 """The hands of the lifecycle: performs what `lifecycle.step` decides for one worker, and reports back.
 
-A Keeper lives as long as its worker is configured; each incarnation has its process, its pipes and
+A WorkerSupervisor lives as long as its worker is configured; each incarnation has its process, its pipes and
 its `Line`, the protocol that is spoken with it. Outcomes that belong to an earlier incarnation are
 recognised by their unit and dropped. Nothing here decides when to start, stop or kill.
 """
@@ -35,7 +35,7 @@ from ...worker.contract.jsonrpc import Notification, Request
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
 from ..events.bus import Bus
-from ..events.history import Chronicle
+from ..events.history import EventHistory
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, LastExit, State, Worker
 from ..logs.file_format import severity
@@ -46,15 +46,15 @@ from ..process.launcher_client import Launcher
 from ..process.limits import Excess
 from ..process.parent import Child, Exit, Launch, Parent, Scope
 from ..process.sandbox import Removals
-from ..store.incarnations import Numbering
+from ..store.incarnations import Incarnations
 from ..store.store import Store
 from ..zygote.pool import Zygotes
 from .alerts import Counts
 from .checkpoints import Checkpoints
-from .health_monitor import Checkup, Surroundings
+from .health_monitor import HealthMonitor, Surroundings
 from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
 from .probes import Finding, Probes
-from .start_gate import Turnstile
+from .start_gate import StartGate
 
 PAUSED = "paused"
 """The reason for which a tree is frozen when somebody has asked for it."""
@@ -80,7 +80,7 @@ LOG_S = 0.02
 EXITS_KEPT = 10
 """Ends that `show` lists per worker."""
 
-# One for all, where there is nothing: an empty set of its own costs each of thousands of keepers 216 bytes.
+# One for all, where there is nothing: an empty set of its own costs each of thousands of supervisors 216 bytes.
 NO_EVENTS: frozenset[asyncio.Event] = frozenset()
 NO_TASKS: frozenset[asyncio.Task[object]] = frozenset()
 NO_REASONS: frozenset[str] = frozenset()
@@ -89,7 +89,7 @@ NOTHING_RUNS: dict[str, float] = {}  # nothing is ever put into it
 logger = logging.getLogger(__name__)
 
 
-class Wakefulness:
+class StallClock:
     """When the daemon itself last came back from a stall: silence before that is nobody's fault.
 
     A daemon that was stopped, starved or suspended finds its workers' heartbeats unread. Whoever
@@ -114,23 +114,23 @@ class Wakefulness:
 
 @dataclass
 class Shared:
-    """What all keepers share."""
+    """What all supervisors share."""
 
     launcher: Launcher
     zygotes: Zygotes
     bus: Bus
-    chronicle: Chronicle
+    event_history: EventHistory
     store: Store
-    numbering: Numbering
+    incarnations: Incarnations
     checkpoints: Checkpoints
     logs: LogStore
     generation: int
     host: Host
-    wakefulness: Wakefulness
+    wakefulness: StallClock
     probes: Probes
     alert_counts: Counts
     starting: asyncio.Semaphore
-    ahead: Turnstile = field(default_factory=lambda: Turnstile(AHEAD))
+    ahead: StartGate = field(default_factory=lambda: StartGate(AHEAD))
     removals: Removals = field(default_factory=Removals)
 
     @functools.cached_property
@@ -142,19 +142,19 @@ class Shared:
 class Service(Protocol):
     """Who serves what workers ask for and say."""
 
-    def serve(self, keeper: "Keeper", request: Request) -> Awaitable[object]:
+    def serve(self, supervisor: "WorkerSupervisor", request: Request) -> Awaitable[object]:
         """The answer to a request of a worker."""
         ...
 
-    def hear(self, keeper: "Keeper", notification: Notification) -> None:
+    def hear(self, supervisor: "WorkerSupervisor", notification: Notification) -> None:
         """Takes a notification of a worker."""
         ...
 
-    def changed(self, keeper: "Keeper") -> None:
+    def changed(self, supervisor: "WorkerSupervisor") -> None:
         """Called after every change of a worker's state."""
         ...
 
-    async def checkpoint_of(self, keeper: "Keeper") -> dict[str, object]:
+    async def checkpoint_of(self, supervisor: "WorkerSupervisor") -> dict[str, object]:
         """What the next life of a worker begins with, as `{"checkpoint": data}`, or nothing.
 
         Raises:
@@ -196,7 +196,7 @@ class Incarnation:
         self.task = None
 
 
-class Keeper:
+class WorkerSupervisor:
     """Keeps one worker."""
 
     # There may be thousands.
@@ -214,10 +214,10 @@ class Keeper:
         "_timer",
         "_waiting",
         "announced",
-        "checkup",
         "era",
         "exits",
         "has_room",
+        "health_monitor",
         "is_hibernated",
         "is_outdated",
         "is_surplus",
@@ -274,7 +274,7 @@ class Keeper:
         """Room is kept for it: it is started as soon as it is in the store."""
         self._frozen_for = NO_REASONS
         self._following: asyncio.Task[None] | None = None
-        self.checkup = Checkup(self, shared.surroundings)
+        self.health_monitor = HealthMonitor(self, shared.surroundings)
 
     @property
     def spec(self) -> Spec:
@@ -302,7 +302,7 @@ class Keeper:
         finally:
             self._stepping = False
         self._rearm()
-        self.checkup.changed()
+        self.health_monitor.changed()
         for waiting in self._waiting:
             waiting.set()
         self.service.changed(self)
@@ -627,7 +627,7 @@ class Keeper:
             ),
         )
         life = Incarnation(number, unit, line, self._loop.time(), self.shared.launcher)
-        life.numbered = self.shared.numbering.take(self.id, number)
+        life.numbered = self.shared.incarnations.take(self.id, number)
         self.life = life
         self._frozen_for = NO_REASONS
         if self.spec.protocol == "none" and self.spec.ready is None:
@@ -797,7 +797,7 @@ class Keeper:
         elif self.life is not None and self.life.task is not None:
             self.life.task.cancel()
             await asyncio.gather(self.life.task, return_exceptions=True)
-        await self.checkup.close()
+        await self.health_monitor.close()
         if self._cleanups:
             await asyncio.gather(*self._cleanups, return_exceptions=True)
         if self.life is not None and self.worker.exited:  # something of it survives SIGKILL

@@ -17,38 +17,40 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.shapes import Task
 from ..agents.agents import Agents
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .admission import Admission, wanted_workers
 from .backlog import Entry
 from .boundaries import check_child, overspent
 from .deadlock import Groups, can_ever_run
 from .policy import preferred
 from .ports import Budgets
-from .record_writer import Ledger
+from .record_writer import RecordWriter
 
 
 class Accounts:
     """What the tasks of one daemon have used, and what is theirs."""
 
-    def __init__(self, ledger: Ledger, agents: Agents, admission: Admission) -> None:
+    def __init__(self, ledger: RecordWriter, agents: Agents, admission: Admission) -> None:
         self.ledger = ledger
         self.agents = agents
         self.admission = admission
         self.budgets: Budgets | None = None
 
-    def task_of(self, keeper: Keeper, task_id: str | None) -> Entry | None:
+    def task_of(self, supervisor: WorkerSupervisor, task_id: str | None) -> Entry | None:
         """The running task of a worker that a message is about; None when it is about none.
 
         Raises:
             NotFound: the worker does not run that task.
         """
         if task_id is None:
-            if len(keeper.running) != 1:
+            if len(supervisor.running) != 1:
                 return None
-            task_id = next(iter(keeper.running))
+            task_id = next(iter(supervisor.running))
         entry = self.ledger.backlog.find(task_id)
-        if entry is None or task_id not in keeper.running:
-            raise NotFound(f'cannot find task "{task_id}" on worker "{keeper.id}"', task=task_id)
+        if entry is None or task_id not in supervisor.running:
+            raise NotFound(
+                f'cannot find task "{task_id}" on worker "{supervisor.id}"', task=task_id
+            )
         return entry
 
     def progressed(self, entry: Entry, fraction: float, total: float | None, message: str) -> None:
@@ -154,16 +156,18 @@ class Accounts:
         agent = None if task.kind != "task" else self.agents.agents.get(task.agent)
         if agent is None:
             return groups
-        keepers = agent.keepers
+        supervisors = agent.supervisors
         if task.session is not None:
-            running = [each for keeper in keepers for each in keeper.running]
+            running = [each for supervisor in supervisors for each in supervisor.running]
             groups.append([each for each in running if self._is_turn(each, task.session)])
         if task.sticky_key is not None:
             place = preferred(task.sticky_key, wanted_workers(agent))
-            keepers = [keeper for keeper in keepers if place in (None, keeper.id)]
+            supervisors = [
+                supervisor for supervisor in supervisors if place in (None, supervisor.id)
+            ]
         capacity = agent.spec.resources.max_concurrent_requests
-        if not any(each.takes_tasks and len(each.running) < capacity for each in keepers):
-            groups.append([each for keeper in keepers for each in keeper.running])
+        if not any(each.takes_tasks and len(each.running) < capacity for each in supervisors):
+            groups.append([each for supervisor in supervisors for each in supervisor.running])
         return groups
 
     def _is_turn(self, task_id: str, session: str) -> bool:

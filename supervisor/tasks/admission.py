@@ -22,7 +22,7 @@ from ..agents.agent import Agent, has_place
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
 from ..lifecycle.state_machine import State, Worker
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .attempt import RECORD_MARGIN_BYTES, words_bytes
 from .backlog import Backlog, Entry
 from .policy import (
@@ -149,7 +149,7 @@ class Admission:
                 f'cannot run a task on "{name}": it speaks protocol "{agent.spec.protocol}", which has none',
                 agent=name,
             )
-        if not agent.keepers:
+        if not agent.supervisors:
             least = max(1, agent.spec.instances.minimum)
             raise Conflict(
                 f'cannot run a task on "{name}": it is scaled to 0; corral scale {name} {least}',
@@ -294,23 +294,29 @@ def limits_of(task: Task, agent: Agent | None) -> Limits:
 def free_slots(agent: Agent) -> list[Slot]:
     """The workers of an agent that can begin a task now."""
     capacity = agent.spec.resources.max_concurrent_requests
-    return [slot_of(agent, keeper) for keeper in agent.keepers if has_place(keeper, capacity)]
+    return [
+        slot_of(agent, supervisor)
+        for supervisor in agent.supervisors
+        if has_place(supervisor, capacity)
+    ]
 
 
-def slot_of(agent: Agent, keeper: Keeper) -> Slot:
+def slot_of(agent: Agent, supervisor: WorkerSupervisor) -> Slot:
     """A worker as the scheduler sees it."""
     capacity = agent.spec.resources.max_concurrent_requests
-    return Slot(keeper.id, len(keeper.running), capacity, keeper.rested_at)
+    return Slot(supervisor.id, len(supervisor.running), capacity, supervisor.rested_at)
 
 
 def takes_tasks(agent: Agent) -> bool:
     """Whether a worker of an agent can be given tasks, now or when it has ended one."""
-    return any(keeper.takes_tasks for keeper in agent.keepers)
+    return any(supervisor.takes_tasks for supervisor in agent.supervisors)
 
 
 def wanted_workers(agent: Agent) -> frozenset[str]:
     """The workers of an agent that are up, or will be: one that was given up is not, until somebody starts it."""
-    return frozenset(keeper.id for keeper in agent.keepers if _is_to_come(keeper.worker))
+    return frozenset(
+        supervisor.id for supervisor in agent.supervisors if _is_to_come(supervisor.worker)
+    )
 
 
 def _is_to_come(worker: Worker) -> bool:
@@ -344,5 +350,5 @@ def _nobody(required: Iterable[str]) -> NotFound:
 
 
 def _offers(agent: Agent, capability: str) -> bool:
-    announced: Sequence[str] = next((k.announced for k in agent.keepers if k.announced), ())
+    announced: Sequence[str] = next((k.announced for k in agent.supervisors if k.announced), ())
     return has_capability(agent.spec, announced, capability)

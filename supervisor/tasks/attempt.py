@@ -31,7 +31,7 @@ from ...worker.contract.shapes import Boundaries, Error, Task, TaskResult, TaskS
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import ASKED_FOR, State
 from ..supervision.line import DRAIN_S
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .output_format import check_output
 from .policy import Limits
 
@@ -90,7 +90,7 @@ class Attempt:
         task: its record, running, with the worker and the number of the attempt.
         limits: those in force for it.
         words: how long the caller's part of the record is, in bytes.
-        keeper: of the worker.
+        supervisor: of the worker.
         stop: ends with the reason when somebody cancels the task, or it has used more than it may.
         alarms: those of all attempts.
     """
@@ -100,17 +100,17 @@ class Attempt:
         task: Task,
         limits: Limits,
         words: int,
-        keeper: Keeper,
+        supervisor: WorkerSupervisor,
         stop: asyncio.Future[CorralError],
         alarms: "Alarms",
     ) -> None:
         self._task = task
         self._limits = limits
         self._words = words
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._stop = stop
         self._alarms = alarms
-        self._incarnation = keeper.worker.incarnation
+        self._incarnation = supervisor.worker.incarnation
         self.is_again = False
         """Whether there was one before, which may have left a checkpoint."""
         self._loop = alarms.loop
@@ -135,7 +135,7 @@ class Attempt:
                 # While the attempt was written down, the worker was replaced, or is to take nothing now.
                 return Failed(self._not_begun(), died=False, put_down=True)
             try:
-                await self._keeper.channel.drain()
+                await self._supervisor.channel.drain()
                 self._hand_over(more)
             except CorralError as error:
                 return await self._failed(error, died=isinstance(error, WorkerFailed))
@@ -144,9 +144,9 @@ class Attempt:
         assert channel is not None, "it was handed over"
         late = await self._until_over(call)
         if not call.answer.done() and not self._stop.done() and late is None:
-            stall_s = self._keeper.spec.monitoring.stall_timeout
+            stall_s = self._supervisor.spec.monitoring.stall_timeout
             reason = f'its task "{self._task.id}" has shown no sign of life for {stall_s:g} s'
-            self._keeper.send(state_machine.Replace("hung", reason))
+            self._supervisor.send(state_machine.Replace("hung", reason))
             await asyncio.wait({call.answer})  # its death ends the call, at the latest
         if call.answer.done():
             return await self._answered(channel, call.answer)
@@ -160,7 +160,7 @@ class Attempt:
 
     def try_at_once(self) -> None:
         """Tells the worker before anything else can happen, if that needs no waiting; else `outcome` does."""
-        if self._can_begin and self._keeper.channel.can_send:
+        if self._can_begin and self._supervisor.channel.can_send:
             with contextlib.suppress(CorralError):  # `outcome` meets it, too
                 self._hand_over({})
 
@@ -171,11 +171,11 @@ class Attempt:
 
     @property
     def _can_begin(self) -> bool:
-        keeper = self._keeper
-        return keeper.worker.incarnation == self._incarnation and keeper.takes_tasks
+        supervisor = self._supervisor
+        return supervisor.worker.incarnation == self._incarnation and supervisor.takes_tasks
 
     def _hand_over(self, more: Mapping[str, object]) -> None:
-        channel, params = self._keeper.channel, self._params()
+        channel, params = self._supervisor.channel, self._params()
         if more:
             params |= more
         self._call = channel.start("task/run", params, timeout_s=None, answer=self._answer)
@@ -185,18 +185,18 @@ class Attempt:
         """After BrokenOff: the worker has cancel_grace to let go of the task, else it is replaced."""
         call = self._call
         assert call is not None, "what is broken off had begun"
-        grace_s = self._keeper.spec.tasks.cancel_grace
+        grace_s = self._supervisor.spec.tasks.cancel_grace
         call.answer.add_done_callback(_overlook)  # whatever it says, the record is closed
         await asyncio.wait({call.answer}, timeout=grace_s)
         while not call.answer.done() and self._is_paused:
             await self._until_resumed({call.answer})
             await asyncio.wait({call.answer}, timeout=grace_s)
-        if not call.answer.done() and self._keeper.worker.incarnation == self._incarnation:
+        if not call.answer.done() and self._supervisor.worker.incarnation == self._incarnation:
             reason = f'held on to task "{self._task.id}" for {grace_s:g} s after its {state}'
-            self._keeper.send(state_machine.Replace("task-timeout", reason))
+            self._supervisor.send(state_machine.Replace("task-timeout", reason))
 
     def _not_begun(self) -> WorkerFailed:
-        worker = self._keeper.worker
+        worker = self._supervisor.worker
         state = "paused" if worker.paused_at is not None else str(worker.state)
         return WorkerFailed(
             f'cannot begin task "{self._task.id}": worker "{worker.id}" is {state}',
@@ -232,11 +232,11 @@ class Attempt:
         The time in which the worker is paused is nobody's: neither clock runs then.
         """
         limit_s = self._limits.timeout_s
-        stall_s = self._keeper.spec.monitoring.stall_timeout
+        stall_s = self._supervisor.spec.monitoring.stall_timeout
         self._heard_at = self._loop.time()
-        begun = self._heard_at - self._keeper.worker.frozen_s(self._heard_at)
+        begun = self._heard_at - self._supervisor.worker.frozen_s(self._heard_at)
         while True:
-            due = begun + limit_s + self._keeper.worker.frozen_s(self._loop.time())
+            due = begun + limit_s + self._supervisor.worker.frozen_s(self._loop.time())
             if stall_s > 0:
                 due = min(due, self._alive_at() + stall_s)
             if await self._is_ended_before(due, call):
@@ -245,7 +245,7 @@ class Attempt:
                 await self._until_resumed({call.answer, self._stop})
                 continue
             now = self._loop.time()
-            if now >= begun + limit_s + self._keeper.worker.frozen_s(now):
+            if now >= begun + limit_s + self._supervisor.worker.frozen_s(now):
                 text = f'cannot finish task "{self._task.id}" within {limit_s:g} s'
                 worker = self._task.worker
                 return Timeout(text, limit="timeout_s", value=limit_s, worker=worker)
@@ -277,12 +277,12 @@ class Attempt:
 
     @property
     def _is_paused(self) -> bool:
-        worker = self._keeper.worker
+        worker = self._supervisor.worker
         return worker.paused_at is not None and worker.incarnation == self._incarnation
 
     async def _until_resumed(self, ends: set[asyncio.Future[Any]]) -> None:
         """Waits for the end of the pause, or for one of `ends`."""
-        resumed = asyncio.ensure_future(self._keeper.until(lambda _: not self._is_paused))
+        resumed = asyncio.ensure_future(self._supervisor.until(lambda _: not self._is_paused))
         try:
             await asyncio.wait({*ends, resumed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -290,8 +290,8 @@ class Attempt:
             await asyncio.gather(resumed, return_exceptions=True)
 
     def _alive_at(self) -> float:
-        resumed_at = self._keeper.worker.resumed_at
-        return max(self._heard_at, resumed_at, self._keeper.shared.wakefulness.floor())
+        resumed_at = self._supervisor.worker.resumed_at
+        return max(self._heard_at, resumed_at, self._supervisor.shared.wakefulness.floor())
 
     async def _answered(self, channel: Channel, answer: asyncio.Future[object]) -> Outcome:
         error = answer.exception()
@@ -309,9 +309,11 @@ class Attempt:
     async def _failed(self, error: CorralError, *, died: bool) -> Failed:
         if died:
             error = await self._cause_of_death(error)
-        worker = self._keeper.worker
+        worker = self._supervisor.worker
         # What it said last may be heard when it has ended, and the next incarnation is on its way: then the exit alone knows why.
-        ends = [last.result for number, last in self._keeper.exits if number == self._incarnation]
+        ends = [
+            last.result for number, last in self._supervisor.exits if number == self._incarnation
+        ]
         leaving = worker.state is State.SHUTTING_DOWN or died or bool(ends)
         reasons = {worker.cause, str(error.data.get("result")) if died else "", *ends}
         asked = leaving and not reasons.isdisjoint(ASKED_FOR)
@@ -320,18 +322,18 @@ class Attempt:
 
     async def _cause_of_death(self, error: CorralError) -> CorralError:
         """The closed pipe is often seen before the exit is told: what the exit says is the better reason."""
-        keeper, incarnation = self._keeper, self._incarnation
+        supervisor, incarnation = self._supervisor, self._incarnation
         try:
             async with asyncio.timeout(DRAIN_S):
-                await keeper.until(lambda w: w.incarnation != incarnation or w.pid is None)
+                await supervisor.until(lambda w: w.incarnation != incarnation or w.pid is None)
         except TimeoutError:
             return error  # it closed its pipe and lives
-        last = next((last for number, last in keeper.exits if number == incarnation), None)
+        last = next((last for number, last in supervisor.exits if number == incarnation), None)
         if last is None:
             return error
         return WorkerFailed(
-            f'cannot go on with worker "{keeper.id}": {last.message}',
-            worker=keeper.id,
+            f'cannot go on with worker "{supervisor.id}": {last.message}',
+            worker=supervisor.id,
             result=last.result,
             code=last.code,
             signal=last.signal,
@@ -344,7 +346,7 @@ class Attempt:
         except msgspec.ValidationError as error:
             text = f'cannot read the result of task "{task.id}": {error}'
             raise WorkerFailed(text, worker=task.worker, result="exited") from error
-        limit_bytes = self._keeper.spec.resources.max_output_size_bytes
+        limit_bytes = self._supervisor.spec.resources.max_output_size_bytes
         check_result(task, result.output, self._words, limit_bytes)
         return result
 

@@ -15,7 +15,7 @@ from ..agents.agent import Agent, has_range
 from ..agents.agents import Agents
 from ..config.spec import Config
 from ..lifecycle.state_machine import UP, State, Worker
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from . import autoscale_policy
 from .autoscale_policy import Bounds, Decision, Load, Scaling
 from .tasks import Tasks
@@ -70,11 +70,13 @@ class Autoscaler:
 
     # -- what has changed
 
-    def changed(self, keeper: Keeper) -> None:
+    def changed(self, supervisor: WorkerSupervisor) -> None:
         """A worker has changed its state, or has begun or ended a task."""
-        if has_range(keeper.spec) or keeper.is_surplus:  # the range may have been taken away
-            self.stir(keeper.spec.name)
-        if keeper.worker.state is State.TERMINATED:
+        if (
+            has_range(supervisor.spec) or supervisor.is_surplus
+        ):  # the range may have been taken away
+            self.stir(supervisor.spec.name)
+        if supervisor.worker.state is State.TERMINATED:
             self._make_room()
 
     def reloaded(self, _: Config) -> None:
@@ -104,7 +106,7 @@ class Autoscaler:
             scaled = self._of(agent)
             scaled.is_overruled = True
             scaled.scaling = autoscale_policy.resized(
-                scaled.scaling, len(agent.keepers), self._loop.time()
+                scaled.scaling, len(agent.supervisors), self._loop.time()
             )
             self.stir(agent.name)
 
@@ -141,11 +143,11 @@ class Autoscaler:
         bounds, now = autoscale_policy.bounds_of(agent.spec), self._loop.time()
         if scaled.is_resting:
             scaled.is_resting = False
-            scaled.scaling = autoscale_policy.resized(Scaling(), len(agent.keepers), now)
+            scaled.scaling = autoscale_policy.resized(Scaling(), len(agent.supervisors), now)
         load = self._load(scaled, bounds)
         scaled.scaling, decision = autoscale_policy.decide(scaled.scaling, bounds, load, now)
         if decision is not None and decision.instances < load.instances:
-            load = replace(load, unable=sum(_is_unable(k.worker) for k in agent.keepers[:-1]))
+            load = replace(load, unable=sum(_is_unable(k.worker) for k in agent.supervisors[:-1]))
             scaled.scaling, decision = autoscale_policy.decide(scaled.scaling, bounds, load, now)
         scaled.is_cramped = scaled.scaling.told == "room" and load.room < 1
         if decision is None:
@@ -155,34 +157,40 @@ class Autoscaler:
                 scaled.timer = self._loop.call_at(due, self._look, scaled)
         elif decision.instances == load.instances:
             self._tell_held_back(scaled, decision.reason)
-        elif decision.instances > load.instances or self._is_free(agent.keepers[-1]):
+        elif decision.instances > load.instances or self._is_free(agent.supervisors[-1]):
             scaled.decision = decision
             self._due.put_nowait(scaled)
 
     def _may_scale(self, agent: Agent) -> bool:
         """Whether it runs as it is to run: what somebody has stopped, put to sleep or paused has no load."""
-        if self._agents.draining or self._agents.brake is not None or not has_range(agent.spec):
+        if (
+            self._agents.draining
+            or self._agents.emergency_stop is not None
+            or not has_range(agent.spec)
+        ):
             return False
         if agent.held or not agent.wanted or agent.is_paused:
             return False
-        if any(keeper.is_hibernated for keeper in agent.keepers):
+        if any(supervisor.is_hibernated for supervisor in agent.supervisors):
             return False
         # Else it is about to sleep.
-        return any(k.worker.wanted and not k.is_withheld for k in agent.keepers)
+        return any(k.worker.wanted and not k.is_withheld for k in agent.supervisors)
 
     def _load(self, scaled: _Scaled, bounds: Bounds) -> Load:
         agent = scaled.agent
         ready, offered = self._tasks.pressure(agent)
-        running = sum(len(keeper.running) for keeper in agent.keepers)
-        load = Load(len(agent.keepers), 0, 0, running, ready, offered)
+        running = sum(len(supervisor.running) for supervisor in agent.supervisors)
+        load = Load(len(agent.supervisors), 0, 0, running, ready, offered)
         if not ready:
             return load  # with each task of an agent that may have a thousand workers
-        room_of = (bounds.capacity - len(k.running) for k in agent.keepers if k.takes_tasks)
+        room_of = (bounds.capacity - len(k.running) for k in agent.supervisors if k.takes_tasks)
         free = sum(max(0, room) for room in room_of)
-        wanted = [k.worker for k in agent.keepers if k.worker.wanted and k.worker.state not in UP]
+        wanted = [
+            k.worker for k in agent.supervisors if k.worker.wanted and k.worker.state not in UP
+        ]
         failing = [worker for worker in wanted if _is_failing(worker)]
         room = math.inf
-        if not free and len(agent.keepers) < bounds.maximum:
+        if not free and len(agent.supervisors) < bounds.maximum:
             room = 0 if scaled.is_cramped else self._room()
         why = f"{failing[0].id} is {failing[0].state}: {failing[0].reason}" if failing else ""
         return replace(load, free=free, coming=len(wanted) - len(failing), failing=why, room=room)
@@ -190,23 +198,23 @@ class Autoscaler:
     def _room(self) -> int:
         return self._agents.config.process.max_concurrent_processes - self._agents.active()
 
-    def _is_free(self, keeper: Keeper) -> bool:
+    def _is_free(self, supervisor: WorkerSupervisor) -> bool:
         """Has the last worker put its tasks down; whether it has none, and nobody else holds it."""
-        if keeper.is_withheld or keeper.worker.paused_at is not None:
+        if supervisor.is_withheld or supervisor.worker.paused_at is not None:
             return False
-        keeper.is_surplus = True
-        return not keeper.running
+        supervisor.is_surplus = True
+        return not supervisor.running
 
     def _keep(self, agent: Agent) -> None:
         """The last worker, which was to go, stays after all."""
-        for keeper in agent.keepers:
-            if keeper.is_surplus:
-                keeper.is_surplus = False
-                self._tasks.note(keeper)
+        for supervisor in agent.supervisors:
+            if supervisor.is_surplus:
+                supervisor.is_surplus = False
+                self._tasks.note(supervisor)
                 self._tasks.dispatch(agent.name)
 
     def _tell_held_back(self, scaled: _Scaled, reason: str) -> None:
-        name, instances = scaled.agent.name, len(scaled.agent.keepers)
+        name, instances = scaled.agent.name, len(scaled.agent.supervisors)
         self._agents.shared.bus.publish(
             "agent.scaled", agent=name, instances=instances, before=instances, reason=reason
         )
@@ -218,11 +226,11 @@ class Autoscaler:
     async def _carry_out(self, scaled: _Scaled) -> None:
         agent, decision = scaled.agent, scaled.decision
         assert decision is not None, "what is due was decided"
-        before, instances = len(agent.keepers), decision.instances
+        before, instances = len(agent.supervisors), decision.instances
         scaled.is_overruled = False
 
         def is_right() -> bool:
-            if scaled.is_overruled or len(agent.keepers) != before:
+            if scaled.is_overruled or len(agent.supervisors) != before:
                 return False  # somebody has said another number while this waited
             return instances > before or not self._tasks.pressure(agent)[1]
 

@@ -12,7 +12,7 @@ from ...worker.contract.errors import CorralError
 from ...worker.contract.shapes import Task, TaskState
 from .attempt import Attempt
 from .policy import Limits, rank
-from .queue import Turns
+from .queue import TaskQueue
 
 Progress = Callable[[Task], None]
 
@@ -74,7 +74,7 @@ class Backlog:
         self._entries: dict[str, Entry] = {}
         self._by_agent: dict[str, dict[str, Entry]] = {}
         self._by_key: dict[tuple[str, str], Entry] = {}
-        self._turns: dict[str, Turns] = {}
+        self._turns: dict[str, TaskQueue] = {}
         self._retired: set[str] = set()
         self._counts = Counter[tuple[str, TaskState]]()
         self._totals = Counter[TaskState]()
@@ -162,7 +162,7 @@ class Backlog:
 
     # -- whose turn it is
 
-    def turns(self, agent: str) -> Turns | None:
+    def turns(self, agent: str) -> TaskQueue | None:
         """The queue of an agent; None when nobody has waited yet."""
         return self._turns.get(agent)
 
@@ -171,7 +171,7 @@ class Backlog:
         task = entry.task
         turns = self._turns.get(task.agent)
         if turns is None:
-            turns = self._turns[task.agent] = Turns()
+            turns = self._turns[task.agent] = TaskQueue()
             self._retired.discard(task.agent)
         place = rank(task.priority, entry.since)
         turns.line_up(task.id, place, sticky=task.sticky_key, session=task.session)

@@ -19,7 +19,7 @@ SLACK = 64
 """How many of those that are gone the heap may hold, beside as many as wait."""
 
 
-class Waitlist:
+class Dependencies:
     """The tasks of one daemon that wait for a time or for other tasks; `on_ready` is told when one waits for neither."""
 
     def __init__(

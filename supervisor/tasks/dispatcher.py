@@ -12,25 +12,25 @@ from ...worker.contract.errors import Timeout
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..lifecycle.state_machine import State
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .admission import Admission, free_slots, slot_of, takes_tasks, wanted_workers
 from .backlog import Entry
-from .dependencies import Waitlist, reason_of
-from .executor import Performance, gone
+from .dependencies import Dependencies, reason_of
+from .executor import Executor, gone
 from .ports import Hibernation
-from .queue import Turns
-from .record_writer import Ledger
+from .queue import TaskQueue
+from .record_writer import RecordWriter
 
 
-class Assignment(Performance, ABC):
+class Assignment(Executor, ABC):
     """The queues of one daemon's agents."""
 
-    def __init__(self, ledger: Ledger, agents: Agents, admission: Admission) -> None:
+    def __init__(self, ledger: RecordWriter, agents: Agents, admission: Admission) -> None:
         super().__init__(ledger, agents, admission)
         self.hibernation: Hibernation | None = None
         self.on_waiting: Callable[[str], None] = _overlook
         """Called with the name of an agent for which tasks wait, after each attempt to give them to workers."""
-        self._waitlist = Waitlist(self._on_ready)
+        self._waitlist = Dependencies(self._on_ready)
         self._dispatching: set[str] = set()
         self._early: list[Entry] | None = None
         """Tasks of teams and workflows until `boot`; None from then on."""
@@ -146,22 +146,22 @@ class Assignment(Performance, ABC):
                 found = self._next(agent, turns)
                 if found is None:
                     return
-                entry, keeper = found
-                self._begin(entry, keeper)
-                agent.note(keeper)
+                entry, supervisor = found
+                self._begin(entry, supervisor)
+                agent.note(supervisor)
         finally:
             self._dispatching.discard(name)
             if turns:
                 self.on_waiting(name)
 
-    def _next(self, agent: Agent, turns: Turns) -> tuple[Entry, Keeper] | None:
+    def _next(self, agent: Agent, turns: TaskQueue) -> tuple[Entry, WorkerSupervisor] | None:
         """The next task of an agent, and its worker. All of them are looked at only where it matters who else there is."""
         routing = agent.spec.tasks.routing
         if turns.has_stuck or routing == "round-robin":
             wanted = wanted_workers(agent) if turns.has_stuck else frozenset[str]()
             found = turns.next(free_slots(agent), wanted, routing)
             worker = next(
-                (k for k in agent.keepers if found is not None and k.id == found[1]), None
+                (k for k in agent.supervisors if found is not None and k.id == found[1]), None
             )
         else:
             worker = agent.first()
@@ -172,11 +172,11 @@ class Assignment(Performance, ABC):
         assert entry is not None, "what has ended waits no more"
         return entry, worker
 
-    def note(self, keeper: Keeper) -> None:
+    def note(self, supervisor: WorkerSupervisor) -> None:
         """A worker may be able to begin a task, or one more; or no longer. `dispatch` gives it one."""
-        agent = self.agents.agents.get(keeper.spec.name)
+        agent = self.agents.agents.get(supervisor.spec.name)
         if agent is not None:
-            agent.note(keeper)
+            agent.note(supervisor)
 
     def pressure(self, agent: Agent) -> tuple[int, int]:
         """How many tasks one more worker of an agent could begin, and how many wait for whatever worker.
@@ -188,7 +188,7 @@ class Assignment(Performance, ABC):
             return 0, 0
         if self._is_held(agent.name) or self._loop.time() < self._refused_until:
             return 0, turns.offered
-        return turns.ready(len(agent.keepers)), turns.offered
+        return turns.ready(len(agent.supervisors)), turns.offered
 
 
 def _overlook(_agent: str) -> None:
@@ -203,5 +203,5 @@ def _why_no_worker(agent: Agent) -> str | None:
         return f"it is paused; corral resume {agent.name}"
     if agent.state is not State.TERMINATED:
         return None
-    exits = [k.worker.last_exit for k in agent.keepers if k.worker.last_exit is not None]
+    exits = [k.worker.last_exit for k in agent.supervisors if k.worker.last_exit is not None]
     return f"no worker is up: {exits[0].message}" if exits else None

@@ -28,7 +28,7 @@ from ...worker.contract.shapes import Task, TaskResult, TaskState
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
 from ..store.batch import Writing
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .accounting import Accounts
 from .admission import Admission
 from .attempt import (
@@ -44,8 +44,8 @@ from .attempt import (
 )
 from .backlog import Entry
 from .policy import Attempted, Policy, policy, retries, retry_delay_s
-from .ports import Checkpoints, Conductor, Sessions
-from .record_writer import REASON_CHARS, RETRY_AFTER_S, Ledger
+from .ports import Checkpoints, Sessions, WorkflowEngine
+from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter
 
 CLOSE_S = 10.0
 """How long what is still being written down is waited for at the end."""
@@ -53,12 +53,12 @@ CLOSE_S = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Performance(Accounts, ABC):
+class Executor(Accounts, ABC):
     """The attempts of one daemon's tasks."""
 
-    def __init__(self, ledger: Ledger, agents: Agents, admission: Admission) -> None:
+    def __init__(self, ledger: RecordWriter, agents: Agents, admission: Admission) -> None:
         super().__init__(ledger, agents, admission)
-        self.conductor: Conductor | None = None
+        self.workflows: WorkflowEngine | None = None
         self.sessions: Sessions | None = None
         self.checkpoints: Checkpoints | None = None
         self.started: list[Callable[[Task], None]] = []
@@ -78,7 +78,7 @@ class Performance(Accounts, ABC):
         """Gives waiting tasks to free workers of an agent."""
 
     @abstractmethod
-    def note(self, keeper: Keeper) -> None:
+    def note(self, supervisor: WorkerSupervisor) -> None:
         """A worker may be able to begin a task, or one more; or no longer."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Performance(Accounts, ABC):
 
     # -- one attempt
 
-    def _begin(self, entry: Entry, keeper: Keeper) -> None:
+    def _begin(self, entry: Entry, supervisor: WorkerSupervisor) -> None:
         """Gives a task to a worker: what this writes is committed with what else is written now."""
         task = entry.task
         entry.quiet()
@@ -124,22 +124,24 @@ class Performance(Accounts, ABC):
         started = replace(
             task,
             state="running",
-            worker=keeper.id,
+            worker=supervisor.id,
             attempt=task.attempt + 1,
             started_at=rfc3339(time.time()),
             finished_at=None,
             tool_calls=0,
             reason="",
         )
-        attempt = Attempt(started, entry.limits, entry.size_bytes, keeper, entry.stop, self._alarms)
+        attempt = Attempt(
+            started, entry.limits, entry.size_bytes, supervisor, entry.stop, self._alarms
+        )
         attempt.is_again = task.started_at is not None
         written = self.ledger.save(entry, started)
         if written is None and not attempt.is_again and task.session is None:
             attempt.try_at_once()  # while the worker reads it, the rest is done
-        keeper.begin(task.id)
+        supervisor.begin(task.id)
         if written is None:
             written = self._begin_now(entry, attempt, started)
-        self._keep(self._run(entry, keeper, attempt, started, written))
+        self._keep(self._run(entry, supervisor, attempt, started, written))
 
     def _begin_now(self, entry: Entry, attempt: Attempt, started: Task) -> Writing | None:
         """For an attempt that nothing has to be written for; a defect in this ends the attempt, not who dispatched it."""
@@ -154,12 +156,12 @@ class Performance(Accounts, ABC):
     async def _run(
         self,
         entry: Entry,
-        keeper: Keeper,
+        supervisor: WorkerSupervisor,
         attempt: Attempt,
         started: Task,
         written: Writing | None,
     ) -> None:
-        held = _Place(self, keeper, started)
+        held = _Place(self, supervisor, started)
         try:
             outcome = await self._outcome(entry, attempt, started, written)
             if isinstance(outcome, BrokenOff):
@@ -394,10 +396,10 @@ class Performance(Accounts, ABC):
             for listener in self.started:
                 listener(task)
             self.ledger.tell(entry)
-        if self.conductor is None or self.conductor.kind(task.agent) is None:
+        if self.workflows is None or self.workflows.kind(task.agent) is None:
             await self._end(entry, "failed", gone(task))
             return
-        work = self._loop.create_task(self.conductor.perform(task))
+        work = self._loop.create_task(self.workflows.perform(task))
         try:
             ends: set[asyncio.Future[Any]] = {work, stop}  # of different results
             await asyncio.wait(ends, timeout=_left_s(task), return_when=asyncio.FIRST_COMPLETED)
@@ -464,11 +466,11 @@ class Performance(Accounts, ABC):
 class _Place:
     """A place on a worker, which is given back once."""
 
-    __slots__ = ("_is_held", "_keeper", "_task", "_tasks")
+    __slots__ = ("_is_held", "_supervisor", "_task", "_tasks")
 
-    def __init__(self, tasks: Performance, keeper: Keeper, task: Task) -> None:
+    def __init__(self, tasks: Executor, supervisor: WorkerSupervisor, task: Task) -> None:
         self._tasks = tasks
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._task = task
         self._is_held = True
 
@@ -476,8 +478,8 @@ class _Place:
         """Gives it back, and to the next; again is harmless."""
         if self._is_held:
             self._is_held = False
-            self._keeper.end(self._task.id)
-            self._tasks.note(self._keeper)
+            self._supervisor.end(self._task.id)
+            self._tasks.note(self._supervisor)
             self._tasks.dispatch(self._task.agent)
 
 

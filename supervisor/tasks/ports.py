@@ -10,7 +10,7 @@ from ..agents.agent import Agent
 from ..store.store import Statement
 
 
-class Conductor(Protocol):
+class WorkflowEngine(Protocol):
     """Performs the tasks of teams and workflows, which need no worker of their own."""
 
     def kind(self, name: str) -> TaskKind | None:

@@ -50,7 +50,7 @@ class _Session:
         self.heap: list[Place] = []
 
 
-class Turns:
+class TaskQueue:
     """The queue of one agent."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from ...worker.contract.errors import CorralError, Corrupted, NotFound, Overloaded
 from ...worker.contract.shapes import Error, Task, TaskListParams, TaskState
 from ..events.bus import rfc3339
-from ..store.batch import Sheets, Writing
+from ..store.batch import Batches, Writing
 from ..store.store import Statement
 from ..supervision.worker_supervisor import Shared
 from .attempt import bounded, error_room
@@ -86,7 +86,7 @@ class Volatile:
             yield msgspec.json.decode(record, type=Task), created
 
 
-class Ledger:
+class RecordWriter:
     """The tasks of one daemon, for whoever reads and writes their records.
 
     Args:
@@ -104,7 +104,7 @@ class Ledger:
         self.is_closing: Callable[[], bool] = lambda: False
         """Whether what the store does not take now is left to the next daemon."""
         self._store = shared.store
-        self._sheets = Sheets(shared.store)
+        self._sheets = Batches(shared.store)
         self._bus = shared.bus
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()

@@ -48,7 +48,7 @@ from .dispatcher import Assignment
 from .executor import gone
 from .output_format import check_format
 from .policy import Attempted, policy, retries
-from .record_writer import RETRY_AFTER_S, Ledger
+from .record_writer import RETRY_AFTER_S, RecordWriter
 from .table import Page, Records
 
 HALT_S = 10.0
@@ -61,7 +61,7 @@ class Tasks(Assignment):
     """The tasks of one daemon."""
 
     def __init__(self, shared: Shared, agents: Agents) -> None:
-        ledger = Ledger(shared, self._on_end)
+        ledger = RecordWriter(shared, self._on_end)
         ledger.is_closing = lambda: agents.draining
         super().__init__(
             ledger, agents, Admission(agents, ledger.backlog, lambda: self.hibernation)
@@ -92,7 +92,7 @@ class Tasks(Assignment):
 
     async def _take_up(self, entry: Entry) -> None:
         task = entry.task
-        if self.agents.brake is not None:
+        if self.agents.emergency_stop is not None:
             halted = Cancelled(f'cannot finish task "{task.id}": an emergency stop')
             self._keep(self._end(entry, "cancelled", halted))
             return
@@ -212,7 +212,7 @@ class Tasks(Assignment):
         Raises:
             PermissionDenied: it leads one, and the child is for nobody of it.
         """
-        members = None if self.conductor is None else self.conductor.members_for(parent)
+        members = None if self.workflows is None else self.workflows.members_for(parent)
         if members is None or params.agent in members:
             return able
         found = [agent for agent in able if agent.name in members]
@@ -228,8 +228,8 @@ class Tasks(Assignment):
 
     def _kind(self, name: str | None) -> TaskKind:
         found = None
-        if name is not None and self.conductor is not None:
-            found = self.conductor.kind(name)
+        if name is not None and self.workflows is not None:
+            found = self.workflows.kind(name)
         return found or "task"
 
     async def _known(self, known: Entry | Task, params: TaskParams, parent: Task | None) -> Task:
@@ -279,11 +279,11 @@ class Tasks(Assignment):
         retry_of: str | None,
     ) -> Task:
         if kind != "task":
-            assert self.conductor is not None, "it said the kind"
+            assert self.workflows is not None, "it said the kind"
             assert params.agent is not None, "the kind is that of a name"
-            self.conductor.check(params)
+            self.workflows.check(params)
             name = params.agent
-            limit_s = self.conductor.timeout_s(name)
+            limit_s = self.workflows.timeout_s(name)
             if limit_s is not None:
                 least_s = min(limit_s, params.boundaries.timeout_s or limit_s)
                 params = replace(params, boundaries=replace(params.boundaries, timeout_s=least_s))

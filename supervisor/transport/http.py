@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from ...mcp.endpoint.request import unsupported_version
-from ...mcp.endpoint.server import Face, Offering
+from ...mcp.endpoint.server import McpEndpoint, Offering
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.messages import (
     BATCHING_VERSION,
@@ -55,11 +55,11 @@ from .http_auth import NAMES, TOKEN_BYTES, is_local
 from .http_session import (
     MAX_SESSIONS,
     Asked,
+    HttpSession,
+    HttpSessions,
     Id,
     Refused,
     Reply,
-    Visit,
-    Visits,
     failure,
     read_request,
 )
@@ -133,7 +133,7 @@ Offer = Callable[[Wanted, Caller], WebOffering]
 """What a client that wants this is offered; raises CorralError, NotFound of an unknown profile."""
 
 
-class Web:
+class HttpServer:
     """Serves MCP over HTTP.
 
     Args:
@@ -163,10 +163,10 @@ class Web:
         self._runner: web.ServerRunner | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._listening: asyncio.Server | None = None
-        self._visits = Visits(max_sessions)
+        self._visits = HttpSessions(max_sessions)
         self._modern: dict[asyncio.Task[None], bool] = {}
         """Each with whether it listens, and so ends by itself when its face is closed."""
-        self._faces: set[Face] = set()
+        self._faces: set[McpEndpoint] = set()
         self._is_closing = False
 
     # -- opening and closing
@@ -366,7 +366,7 @@ class Web:
         if len(self._modern) >= MAX_MODERN:
             full = Overloaded(f"cannot serve more than {MAX_MODERN} requests", retry_after_s=1)
             raise Refused(503, full, request_id=asked.id, Retry_After="1")
-        face = Face(offering, version=self._version, caller=caller)
+        face = McpEndpoint(offering, version=self._version, caller=caller)
         reply = Reply(Stream(0, keeps=False) if streams else None)
         task = self._loop.create_task(reply.answer(face, asked))
         task.add_done_callback(lambda task: reply.give_up() if task.cancelled() else None)
@@ -404,7 +404,7 @@ class Web:
             offering = self._offer(_wanted(request), caller)
         except CorralError as error:
             raise Refused(400, error, request_id=asked.id) from error
-        session = Visit(session_id, offering, caller, self._version)
+        session = HttpSession(session_id, offering, caller, self._version)
         reply = Reply(None)
         await reply.answer(session.face, asked)
         if "error" in reply.answers[0]:
@@ -412,7 +412,7 @@ class Web:
         self._visits.add(session)
         return _json(reply.answers[0], headers={http_headers.SESSION: session_id})
 
-    def _session(self, request: web.BaseRequest) -> "Visit":
+    def _session(self, request: web.BaseRequest) -> "HttpSession":
         session_id = request.headers.get(http_headers.SESSION)
         if session_id is None:
             error = InvalidRequest(f"cannot serve the request without {http_headers.SESSION}")

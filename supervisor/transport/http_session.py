@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
-from ...mcp.endpoint.server import Face, Offering
+from ...mcp.endpoint.server import McpEndpoint, Offering
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import (
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
     params: dict[str, object]
 
 
-class Visit:
+class HttpSession:
     """One legacy client, with what MCP calls a session.
 
     Args:
@@ -75,7 +75,7 @@ class Visit:
     def __init__(self, visit_id: str, offering: Offering, caller: Caller, version: str) -> None:
         self._loop = asyncio.get_running_loop()
         self.id = visit_id
-        self.face = Face(offering, version=version, caller=caller, notify=self._notify)
+        self.face = McpEndpoint(offering, version=version, caller=caller, notify=self._notify)
         self.streams: dict[int, Stream] = {0: Stream(0, keeps=True)}
         """Number 0 is for what belongs to no request."""
         self.running: dict[Id, asyncio.Task[None]] = {}
@@ -169,7 +169,7 @@ class Visit:
             stream.finish()
 
 
-class Visits:
+class HttpSessions:
     """All that are there, the one that was used last at the end, and what is kept of their finished streams.
 
     Args:
@@ -178,18 +178,18 @@ class Visits:
 
     def __init__(self, most: int = MAX_SESSIONS) -> None:
         self._most = most
-        self._visits: dict[str, Visit] = {}
-        self._kept: deque[tuple[Visit, Stream]] = deque()
+        self._visits: dict[str, HttpSession] = {}
+        self._kept: deque[tuple[HttpSession, Stream]] = deque()
         self._kept_bytes = 0
 
-    def __iter__(self) -> Iterator[Visit]:
+    def __iter__(self) -> Iterator[HttpSession]:
         return iter(self._visits.values())
 
-    def find(self, visit_id: str) -> Visit | None:
+    def find(self, visit_id: str) -> HttpSession | None:
         """The one that a client names."""
         return self._visits.get(visit_id)
 
-    def note_use(self, visit: Visit) -> None:
+    def note_use(self, visit: HttpSession) -> None:
         """A request of its client has come."""
         visit.used_at = asyncio.get_running_loop().time()
         self._visits[visit.id] = self._visits.pop(visit.id)
@@ -208,7 +208,7 @@ class Visits:
             raise Refused(503, error, request_id=request_id, Retry_After="10")
         self.end(idle)
 
-    def add(self, visit: Visit) -> None:
+    def add(self, visit: HttpSession) -> None:
         """One more is there."""
         self._visits[visit.id] = visit
 
@@ -218,7 +218,7 @@ class Visits:
             if visit.is_idle and visit.used_at < before:
                 self.end(visit)
 
-    def end(self, visit: Visit) -> None:
+    def end(self, visit: HttpSession) -> None:
         """Ends one, with all that is kept for it; again is harmless."""
         if self._visits.pop(visit.id, None) is None:
             return
@@ -227,7 +227,7 @@ class Visits:
             self._kept = deque(each for each in self._kept if each[0] is not visit)
             self._kept_bytes = sum(stream.size_bytes for _, stream in self._kept)
 
-    def keep(self, visit: Visit, stream: Stream) -> None:
+    def keep(self, visit: HttpSession, stream: Stream) -> None:
         """Keeps a finished stream for a client that has lost it, at the cost of the oldest."""
         if visit.id not in self._visits:
             return
@@ -245,10 +245,10 @@ class Reply:
     def __init__(
         self,
         stream: Stream | None,
-        visit: Visit | None = None,
+        visit: HttpSession | None = None,
         *,
         expected: int = 1,
-        on_finished: Callable[[Visit, Stream], None] | None = None,
+        on_finished: Callable[[HttpSession, Stream], None] | None = None,
     ) -> None:
         self.answers: list[dict[str, object]] = []
         self._stream = stream
@@ -258,7 +258,7 @@ class Reply:
         self._is_streaming = False
         self._stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def answer(self, face: Face, asked: Asked) -> None:
+    async def answer(self, face: McpEndpoint, asked: Asked) -> None:
         """Serves one of its requests; cancelled, it answers nothing."""
         answer: dict[str, object]
         try:

@@ -2,7 +2,7 @@
 
 Every connection is checked by SO_PEERCRED (unix(7)), since the mode of the socket file says nothing about a
 descriptor that was passed on. A peer inside a worker's process tree has only the rights that its agent's spec
-grants, by default none: an agent does not steer its keeper. A few descriptors are held in reserve, so that a daemon that is out of them still answers.
+grants, by default none: an agent does not steer its supervisor. A few descriptors are held in reserve, so that a daemon that is out of them still answers.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import socket
 from collections.abc import Awaitable, Mapping
 
 from ... import __version__
-from ...mcp.endpoint.server import Face
+from ...mcp.endpoint.server import McpEndpoint
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.channel import Channel
 from ...worker.contract.errors import (
@@ -28,7 +28,7 @@ from ...worker.contract.jsonrpc import Notification, Peer, Request
 from ...worker.contract.shapes import AttachParams
 from ..api.table import Control, Permission
 from ..mcp_gateway.view import Client, ClientOffering
-from ..supervision.worker_supervisor import Keeper
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .peer import Identity, identify, is_member
 from .socket_lock import SocketLock
 
@@ -226,19 +226,21 @@ class Listener:
         found = None if agent is None else self._control.agents.agents.get(agent)
         return None if found is None or found.spec.control == "none" else found.spec.control
 
-    def keeper(self, leader: int | None) -> Keeper | None:
-        """The keeper of the worker with this pid."""
+    def supervisor(self, leader: int | None) -> WorkerSupervisor | None:
+        """The supervisor of the worker with this pid."""
         if leader is None:
             return None
-        keepers = self._control.agents.all_keepers()
-        return next((keeper for keeper in keepers if keeper.worker.pid == leader), None)
+        supervisors = self._control.agents.all_supervisors()
+        return next(
+            (supervisor for supervisor in supervisors if supervisor.worker.pid == leader), None
+        )
 
     def identify(self, sock: socket.socket) -> Identity:
         """Who is at the other end of a connection."""
         leaders = {
-            keeper.worker.pid: keeper.spec.name
-            for keeper in self._control.agents.all_keepers()
-            if keeper.worker.pid is not None
+            supervisor.worker.pid: supervisor.spec.name
+            for supervisor in self._control.agents.all_supervisors()
+            if supervisor.worker.pid is not None
         } | self._control.shared.probes.commands.leaders()
         self._spare.spend()  # /proc can be read also when there are no other descriptors
         try:
@@ -283,8 +285,8 @@ class Connection(Channel):
         self._identity = Identity(0, 0, is_inside=True, agent=None)
         self._outside: Permission | None = None
         self._token = token
-        self.keeper: Keeper | None = None
-        self._face: Face | None = None
+        self.supervisor: WorkerSupervisor | None = None
+        self._face: McpEndpoint | None = None
         self._refusal: Overloaded | None = None
         self._following: set[asyncio.Task[None]] = set()
 
@@ -296,7 +298,7 @@ class Connection(Channel):
         if not self._identity.is_inside:
             self._outside = self._listener.permission(self._identity)
         else:
-            self.keeper = self._listener.keeper(self._identity.leader)
+            self.supervisor = self._listener.supervisor(self._identity.leader)
         if self._listener.is_full:
             self._refusal = Overloaded(
                 f"cannot take a connection beyond {MAX_CONNECTIONS}", retry_after_s=1.0
@@ -343,10 +345,10 @@ class Connection(Channel):
             NotFound: there is no such profile.
         """
         sharer = self._identity.agent or f"client {self._token}"
-        client = Client(self.name, sharer, self.who, self._granted, self.keeper)
+        client = Client(self.name, sharer, self.who, self._granted, self.supervisor)
         offering = ClientOffering(self._control, client, view)
         caller = Caller(name=self.name, sharer=sharer)
-        self._face = Face(offering, version=__version__, caller=caller, notify=self.notify)
+        self._face = McpEndpoint(offering, version=__version__, caller=caller, notify=self.notify)
 
     async def ask(self, method: str, params: Mapping[str, object]) -> object:
         """What an MCP client answers to a request of ours; whoever asks bounds the wait.

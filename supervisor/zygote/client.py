@@ -192,7 +192,7 @@ class Zygote(Offspring):
         ours.setblocking(False)
         self.pid = child.pid
         assert child.stdout_fd is not None, "it has two pipes"
-        with contextlib.suppress(OSError):  # see Keeper: Landlock's allowance hangs on it
+        with contextlib.suppress(OSError):  # see WorkerSupervisor: Landlock's allowance hangs on it
             self._proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
         for fd, name in ((child.stdout_fd, "stdout"), (child.stderr_fd, "stderr")):
             stream = self._log.stream("stdout" if name == "stdout" else "stderr")

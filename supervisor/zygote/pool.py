@@ -57,7 +57,7 @@ class Kept(Protocol):
         ...
 
 
-class Crew(Protocol):
+class AgentZygotes(Protocol):
     """An agent with its workers, as far as it is looked at here."""
 
     @property
@@ -66,7 +66,7 @@ class Crew(Protocol):
         ...
 
     @property
-    def keepers(self) -> Sequence[Kept]:
+    def supervisors(self) -> Sequence[Kept]:
         """Its workers."""
         ...
 
@@ -226,13 +226,13 @@ class Zygotes:
 
     # -- what others do and see
 
-    def note(self, agent: Crew) -> None:
+    def note(self, agent: AgentZygotes) -> None:
         """Takes note of a change of an agent, or of its workers."""
         spec = agent.spec
         kin = self._kins.get(spec.name)
         if kin is None and not is_warm(spec):
             return
-        is_needed = any(each.worker.wanted or each.worker.tree for each in agent.keepers)
+        is_needed = any(each.worker.wanted or each.worker.tree for each in agent.supervisors)
         if kin is None:
             if not is_needed:
                 return
@@ -242,12 +242,12 @@ class Zygotes:
             self._feed(kin, policy.Unwanted())
         elif not is_warm(spec):
             self._feed(kin, policy.OptedOut())
-        elif any(each.worker.wanted for each in agent.keepers):
+        elif any(each.worker.wanted for each in agent.supervisors):
             self._feed(kin, policy.Wanted())
         if spec is not before:
             self._take_over(kin, before)
         if kin.state.hopes and any(
-            _is_up_since(each.worker, kin.state.settled_at) for each in agent.keepers
+            _is_up_since(each.worker, kin.state.settled_at) for each in agent.supervisors
         ):
             self._feed(kin, policy.ColdUp())
 

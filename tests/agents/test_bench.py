@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from corral.supervisor.agents.agent import SLACK, Bench
-from corral.supervisor.supervision.worker_supervisor import Keeper
+from corral.supervisor.supervision.worker_supervisor import WorkerSupervisor
 
 pytestmark = pytest.mark.core
 
@@ -29,19 +29,19 @@ class Hand:
         return self.is_up
 
 
-def keeper(hand: Hand) -> Keeper:
-    return cast(Keeper, hand)  # it is asked for nothing else
+def supervisor(hand: Hand) -> WorkerSupervisor:
+    return cast(WorkerSupervisor, hand)  # it is asked for nothing else
 
 
 def test_of_a_thousand_workers_nobody_is_looked_at_but_the_first() -> None:
     bench, hands = Bench(), [Hand(f"a-{n}", rested_at=n) for n in range(1000)]
     for hand in hands:
-        bench.note(keeper(hand), 1)
+        bench.note(supervisor(hand), 1)
         hand.asked = 0
     for hand in hands[:100]:
-        assert bench.first(1) is keeper(hand)
+        assert bench.first(1) is supervisor(hand)
         hand.running["task"] = 0.0
-        bench.note(keeper(hand), 1)
+        bench.note(supervisor(hand), 1)
     assert sum(hand.asked for hand in hands) <= 200
 
 
@@ -51,7 +51,7 @@ def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(se
     chance = random.Random(seed)
     bench, hands, capacity = Bench(), [Hand(f"a-{n}") for n in range(chance.randint(1, 9))], 2
     for hand in hands:
-        bench.note(keeper(hand), capacity)
+        bench.note(supervisor(hand), capacity)
     for now in range(1000):
         hand = chance.choice(hands)
         match chance.randint(0, 5):
@@ -64,7 +64,7 @@ def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(se
                 hand.rested_at = hand.rested_at if hand.running else now
             case 3:
                 hand.is_up = False
-                bench.note(keeper(hand), capacity)
+                bench.note(supervisor(hand), capacity)
                 hands[hands.index(hand)] = hand = Hand(hand.id)
             case _:
                 found = bench.first(capacity)
@@ -72,9 +72,9 @@ def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(se
                 expected = min(
                     able, key=lambda h: (len(h.running), h.rested_at, h.id), default=None
                 )
-                assert found is (None if expected is None else keeper(expected))
+                assert found is (None if expected is None else supervisor(expected))
                 if expected is not None:
                     expected.running[str(now)] = 0.0
                     hand = expected
-        bench.note(keeper(hand), capacity)
+        bench.note(supervisor(hand), capacity)
         assert bench.size <= 2 * len(hands) + SLACK + 1

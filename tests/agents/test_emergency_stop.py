@@ -43,7 +43,7 @@ def test_an_emergency_stop_is_in_force_and_answered_while_the_disk_hangs(
                 with pytest.raises(Overloaded):
                     async with asyncio.timeout(BOUND_S / 3):
                         await running.halt("test", lambda: stopped.append("tasks"))
-                assert running.brake is not None
+                assert running.emergency_stop is not None
                 assert len(stopped) == number
             held.execute("ROLLBACK")
         await store.close()

@@ -35,7 +35,7 @@ NAME = "litter"
 GRACE_S = 0.3
 
 LEFT_S = 10.0
-"""What lives for so long after the end of its keeper is an orphan; the promise is shorter, and is printed."""
+"""What lives for so long after the end of its supervisor is an orphan; the promise is shorter, and is printed."""
 
 CONFIG = """
 [daemon]

@@ -69,7 +69,7 @@ def of_face(*requests: tuple[str, Mapping[str, object]]) -> list[Message]:
     """What the daemon's own face answers to one client."""
 
     async def run() -> list[Message]:
-        one = server.Face(Nothing(), version=__version__)  # type: ignore[arg-type]  # as far as it is asked
+        one = server.McpEndpoint(Nothing(), version=__version__)  # type: ignore[arg-type]  # as far as it is asked
         link = NoLink()
         answers = [await one.request(n, *request, link) for n, request in enumerate(requests)]
         one.close()

@@ -71,7 +71,7 @@ def config(text: str) -> Config:
 
 def workflow(steps: str, head: str = "") -> Workflow:
     tables = steps.replace("[[", "[[workflows.flow.").replace("flow.step]]", "flow.steps]]")
-    found = config(f"[workflows.flow]\n{head}\n{tables}").ensembles["flow"]
+    found = config(f"[workflows.flow]\n{head}\n{tables}").groups["flow"]
     assert isinstance(found, Workflow)
     return found
 
@@ -99,7 +99,7 @@ OPEN = Branch("c", "open")
 
 
 def test_tables_of_teams_and_workflows_are_read_and_written_alike() -> None:
-    for each in config(REPORT + TEAM).ensembles.values():
+    for each in config(REPORT + TEAM).groups.values():
         again = decode_ensemble(
             each.name, ensemble_table(each), kind=kind_of_ensemble(each), source=each.source
         )
@@ -206,7 +206,7 @@ def test_a_member_may_be_a_team_or_a_workflow() -> None:
     text = '[teams.all]\nmode = "broadcast"\nmembers = ["editors", "report", "reader"]\n'
     found = config(REPORT + TEAM + text)
     with pytest.raises(InvalidParams):
-        check_ensembles({"all": found.ensembles["all"]}, found.agents)
+        check_ensembles({"all": found.groups["all"]}, found.agents)
 
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -230,7 +230,7 @@ def test_what_the_page_on_crews_shows_is_valid() -> None:
     blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "CREWS.md").read_text("utf-8"), re.S)
     assert blocks
     for block in blocks:
-        assert decode(block, source="CREWS.md", directory="/").ensembles
+        assert decode(block, source="CREWS.md", directory="/").groups
 
 
 # --- deciding -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.mcp.endpoint.server import MAX_ROUNDS, PAGE, Face
+from corral.mcp.endpoint.server import MAX_ROUNDS, PAGE, McpEndpoint
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import LEGACY_VERSIONS, META, Progress
 from corral.worker.contract.errors import (
@@ -64,7 +64,7 @@ class Client:
         self.way = Way()
         self.unasked: list[tuple[str, Any]] = []
         caller = Caller(name="tester", sharer="s")
-        self.face = Face(self.offering, version="9", caller=caller, notify=self._notify)
+        self.face = McpEndpoint(self.offering, version="9", caller=caller, notify=self._notify)
         self._last = 0
 
     def _notify(self, method: str, params: Mapping[str, object]) -> None:
@@ -374,7 +374,7 @@ def test_what_is_read_says_how_long_it_may_be_kept() -> None:
             ) -> dict[str, object]:
                 return {"contents": [], "ttlMs": 5}
 
-        face = Face(Reading(), version="9")
+        face = McpEndpoint(Reading(), version="9")
         params = {"uri": "test://a", "_meta": MODERN}
         result = await face.request(1, "resources/read", params, client.way)
         assert (result["ttlMs"], result["cacheScope"]) == (5, "private")
@@ -494,7 +494,7 @@ def test_a_server_that_never_knows_enough_is_not_asked_for_ever() -> None:
                 return {"resultType": "input_required", "requestState": "x"}
 
         offering = Curious()
-        face = Face(offering, version="9")
+        face = McpEndpoint(offering, version="9")
         await face.request(1, "initialize", {"protocolVersion": "2025-11-25"}, client.way)
         with pytest.raises(ToolFailed):
             await face.request(2, "tools/call", {"name": "x"}, client.way)

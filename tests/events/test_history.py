@@ -14,7 +14,7 @@ import pytest
 from corral.supervisor.api.methods_events import Following
 from corral.supervisor.config.spec import Events
 from corral.supervisor.events.bus import QUEUE_LIMIT, RESERVE, Bus
-from corral.supervisor.events.history import RECENT_EVENTS, Chronicle, Wanted
+from corral.supervisor.events.history import RECENT_EVENTS, EventHistory, Wanted
 from corral.supervisor.store.store import Store
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, Overloaded
@@ -29,10 +29,10 @@ Record = dict[str, object]
 class Stream:
     """A stream with its store, as a daemon has it."""
 
-    def __init__(self, store: Store, chronicle: Chronicle) -> None:
+    def __init__(self, store: Store, event_history: EventHistory) -> None:
         self.store = store
-        self.chronicle = chronicle
-        self.bus = Bus(chronicle.first_seq, chronicle.keep, reserve=chronicle.reserve)
+        self.event_history = event_history
+        self.bus = Bus(event_history.first_seq, event_history.keep, reserve=event_history.reserve)
 
     def say(self, event_type: str = "build.done", data: object = None, **whom: str) -> int:
         return self.bus.relay(
@@ -58,7 +58,7 @@ class Stream:
         ).seq
 
     async def read(self, since: int, wanted: Wanted | None = None) -> list[Record]:
-        pages = self.chronicle.history(since, self.bus.newest, wanted or Wanted())
+        pages = self.event_history.history(since, self.bus.newest, wanted or Wanted())
         return [record async for page in pages for record in page.records]
 
 
@@ -66,7 +66,7 @@ class Stream:
 async def stream(folder: Path) -> AsyncGenerator[Stream, None]:
     store = Store.open(folder / "corral.db")
     try:
-        yield Stream(store, await Chronicle.open(store))
+        yield Stream(store, await EventHistory.open(store))
     finally:
         await store.close()
 
@@ -115,9 +115,9 @@ async def test_whoever_takes_no_more_than_some_gets_no_more_in_one_page_and_all_
         for number in range(6):
             kind = "odd" if number % 2 else "even"
             events.bus.relay(kind, number, sender="a-0", data_bytes=1)
-        await events.chronicle.end(events.bus.newest)  # all is on disk
+        await events.event_history.end(events.bus.newest)  # all is on disk
         wanted = Wanted(types)
-        pages = events.chronicle.history(0, events.bus.newest, wanted, rows=rows)
+        pages = events.event_history.history(0, events.bus.newest, wanted, rows=rows)
         found = [page.records async for page in pages]
         assert all(0 < len(records) <= rows for records in found)
         told = [record["data"] for records in found for record in records]
@@ -160,7 +160,7 @@ async def test_slow_followers_see_every_stored_event_once_and_in_order(
             if len(readers) < 5 and chance.random() < 0.4:
                 since = chance.randrange(events.bus.newest + 1)
                 reader = SlowReader(chance, last, chance.choice([1, 5, 100]))
-                following = Following(events.bus, events.chronicle, Wanted(), ["*"], reader)
+                following = Following(events.bus, events.event_history, Wanted(), ["*"], reader)
                 begun_at = events.bus.newest
                 task = asyncio.create_task(following.run(since, tells_expired=True))
                 await asyncio.sleep(0)  # it has subscribed
@@ -284,7 +284,7 @@ async def test_a_reader_begins_at_the_last_events_that_it_wants(tmp_path: Path) 
         for number in range(5_000):
             events.say("rare" if number % 1_000 == 0 else "often")
         newest = events.bus.newest
-        begin = events.chronicle.begin
+        begin = events.event_history.begin
         wanted = Wanted(["rare"])
         assert await begin(wanted, newest=newest, since=None, n=2, until=newest) == 3_000
         assert await begin(wanted, newest=newest, since=3_500, n=9, until=newest) == 3_500
@@ -301,18 +301,18 @@ async def test_a_reader_begins_at_the_last_events_that_it_wants(tmp_path: Path) 
 @on_loop
 async def test_a_number_that_was_given_is_not_given_again_after_a_kill(tmp_path: Path) -> None:
     async with stream(tmp_path) as events:
-        assert events.chronicle.was_clean
-        assert events.chronicle.first_seq == 1
+        assert events.event_history.was_clean
+        assert events.event_history.first_seq == 1
         last = [events.flip() for _ in range(RESERVE + 10)][-1]  # shown, and never stored
         await events.store.write()
     async with stream(tmp_path) as events:  # the one before did not end in order
-        assert not events.chronicle.was_clean
-        assert events.chronicle.first_seq > last
+        assert not events.event_history.was_clean
+        assert events.event_history.first_seq > last
         last = events.say()
-        await events.chronicle.end(last)
+        await events.event_history.end(last)
     async with stream(tmp_path) as events:
-        assert events.chronicle.was_clean
-        assert events.chronicle.first_seq == last + 1
+        assert events.event_history.was_clean
+        assert events.event_history.first_seq == last + 1
 
 
 # -- retention
@@ -325,7 +325,7 @@ def rows(folder: Path) -> list[tuple[int, str]]:
 
 @asynccontextmanager
 async def kept_to(events: Stream, config: Callable[[], Events]) -> AsyncGenerator[None, None]:
-    chore = asyncio.create_task(events.chronicle.run(config))
+    chore = asyncio.create_task(events.event_history.run(config))
     try:
         yield
     finally:
@@ -372,8 +372,8 @@ async def test_the_oldest_go_when_the_limit_shrinks_and_a_reader_is_told(tmp_pat
         assert await events.read(0) != []
         assert len(rows(tmp_path)) == 3_000
         limit = 100_000
-        events.chronicle.stir()
-        await until(events, lambda: events.chronicle.removed_to > 0)
+        events.event_history.stir()
+        await until(events, lambda: events.event_history.removed_to > 0)
         await until(events, lambda: len(rows(tmp_path)) < 1_500)
         left = [seq for seq, _ in rows(tmp_path)]
         assert left == list(range(left[0], 3_001))
@@ -390,20 +390,20 @@ async def test_the_oldest_go_when_the_limit_shrinks_and_a_reader_is_told(tmp_pat
 async def test_what_is_too_old_goes_in_slices_and_the_rest_stays(tmp_path: Path) -> None:
     now = 1_767_225_600.0
     async with stream(tmp_path) as events:
-        events.bus = Bus(1, events.chronicle.keep, clock=lambda: now)
+        events.bus = Bus(1, events.event_history.keep, clock=lambda: now)
         for _ in range(2_500):
             events.say()
         now += 100.0
         kept = [events.say() for _ in range(100)]
         await events.store.write()
         async with kept_to(events, lambda: Events()):
-            await events.chronicle.expire(now - 50.0)
+            await events.event_history.expire(now - 50.0)
         assert [seq for seq, _ in rows(tmp_path)] == kept
         now_read = [record["seq"] for record in await events.read(kept[0] - 1)]
         assert now_read == kept
         events.bus.publish("daemon.stopping")
         async with kept_to(events, lambda: Events()):
-            await events.chronicle.expire(now + 50.0)  # also what is still remembered
+            await events.event_history.expire(now + 50.0)  # also what is still remembered
         (told,) = await events.read(0)
         assert told["type"] == "events.expired"
 
@@ -416,4 +416,4 @@ async def test_a_list_that_goes_on_after_a_number_does_not_look_for_its_time_aga
         seq = it.say()
         await it.store.close()  # so that to look would fail
         wanted = Wanted(since_s=0.0)
-        assert await it.chronicle.begin(wanted, newest=seq, since=0, n=None, until=seq) == 0
+        assert await it.event_history.begin(wanted, newest=seq, since=0, n=None, until=seq) == 0

@@ -71,7 +71,7 @@ def _all(fd: int) -> bytes:
 
 
 def test_the_stages_come_in_the_order_of_the_contract() -> None:
-    names = [name for name, _perform in child_setup.Birth.STAGES]
+    names = [name for name, _perform in child_setup.ChildSetup.STAGES]
     order = ["cgroup", "session", "limits", "user", "parent", "chdir", "umask", "no-new-privs"]
     order += ["landlock", "files", "exec"]
     assert [name for name in names if name in order] == order
@@ -117,7 +117,7 @@ def test_a_cgroup_that_is_not_there_fails_its_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 200), (300, 500), (900, 1000), (1000, 1000)])
-def test_a_worker_is_a_better_victim_than_its_keeper(before: int, after: int) -> None:
+def test_a_worker_is_a_better_victim_than_its_supervisor(before: int, after: int) -> None:
     own = Path("/proc/self/oom_score_adj")
     floor = int(own.read_text())
     reading, writing = os.pipe()

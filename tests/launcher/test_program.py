@@ -746,41 +746,35 @@ def test_a_daemon_that_does_not_read_is_told_everything_later(wire: Wire) -> Non
 # --- where it is loaded from ---
 
 
-def test_the_launcher_loads_the_standard_library_and_its_own_modules_alone() -> None:
+def test_the_launcher_loads_the_standard_library_and_two_packages_alone() -> None:
     code = """
-import sys
-sys.path.append(sys.argv[1])
-import corral.supervisor.launcher
+import runpy, sys
+runpy.run_path(sys.argv[1], run_name="launcher")
 print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib_module_names))
 """
-    folder = str(Path(launcher.__file__).parents[2])
-    loaded = subprocess.check_output([*PYTHON, "-c", code, folder], text=True).split()
-    own = {
-        "birth",
-        "cgroup",
-        "kernel",
-        "landlock",
-        "launcher",
-        "lineage",
-        "midwife",
-        "nursery",
-        "packet",
-        "seccomp",
+    loaded = subprocess.check_output([*PYTHON, "-c", code, launcher.__file__], text=True).split()
+    rooms = {
+        "linux": ("cgroup", "kernel", "landlock", "seccomp"),
+        "launcher": ("child_setup", "main_loop", "process_tree", "protocol", "raw_spawn"),
     }
-    package = {"corral", "corral.supervisor"}
-    assert set(loaded) - {"__main__"} == package | {f"corral.supervisor.{name}" for name in own}
+    expected = {"corral", "corral.supervisor"}
+    for room, modules in rooms.items():
+        expected |= {f"corral.supervisor.{room}"}
+        expected |= {f"corral.supervisor.{room}.{module}" for module in modules}
+    assert set(loaded) - {"__main__", "sitecustomize"} == expected
 
 
 def test_a_launcher_that_may_not_keep_its_compiled_code_works(tmp_path: Path) -> None:
     package = tmp_path / "corral"
-    for path in Path(launcher.__file__).parent.glob("*.py"):
-        copy = package / "supervisor" / path.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
+    rooms = [Path("supervisor", room) for room in ("linux", "launcher")]
+    for room in rooms:
+        (package / room).mkdir(parents=True)
+        for path in (Path(launcher.__file__).parents[1] / room.name).glob("*.py"):
+            (package / room / path.name).write_bytes(path.read_bytes())
     (package / "__init__.py").touch()
-    for folder in (package, package / "supervisor"):
+    for folder in (package, *(package / room for room in rooms)):
         (folder / "__pycache__").touch()  # so that not even root can make it a folder
-    wire = Wire(program=str(package / "supervisor" / "launcher.py"))
+    wire = Wire(program=str(package / rooms[1] / "program.py"))
     wire.start("a-0#1", ["echo"])
     wire.hear("emptied")
     wire.close()

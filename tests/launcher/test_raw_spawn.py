@@ -18,7 +18,7 @@ import pytest
 
 from corral.supervisor.launcher import child_setup
 from corral.supervisor.launcher import program as launcher
-from corral.supervisor.launcher.raw_spawn import FAILED_EARLY, FAILED_LATE, PLAN_BYTES, Midwife
+from corral.supervisor.launcher.raw_spawn import FAILED_EARLY, FAILED_LATE, PLAN_BYTES, RawSpawner
 from corral.supervisor.linux import cgroup
 from corral.supervisor.process.containment import Refusal, Subtree, claim
 from launcher_wire import PYTHON, Wire
@@ -43,10 +43,10 @@ print(json.dumps({
 
 
 @pytest.fixture
-def midwife() -> Iterator[Midwife]:
+def raw_spawner() -> Iterator[RawSpawner]:
     """One that is this process's; its memory is its own to fork afterwards."""
     try:
-        found = Midwife(os.getpid(), ALTERED)
+        found = RawSpawner(os.getpid(), ALTERED)
     except OSError as error:
         pytest.skip(f"no plans on this machine: {error}")
     found.uncover()
@@ -70,14 +70,14 @@ def asked(argv: Sequence[str], **options: Any) -> dict[str, Any]:
     } | options
 
 
-def born(midwife: Midwife | None, spawn: Mapping[str, Any]) -> tuple[bytes, bytes]:
+def born(raw_spawner: RawSpawner | None, spawn: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """What the new process prints and reports; by a plan, or without a midwife by `birth`."""
     null = os.open(os.devnull, os.O_RDWR)
     (reading, writing), (told, report) = os.pipe(), os.pipe()
     fds, launcher = [null, writing, null], os.getpid()
     pid: int | None
-    if midwife is not None:
-        pid = midwife.bear(spawn, fds, report)
+    if raw_spawner is not None:
+        pid = raw_spawner.bear(spawn, fds, report)
         assert pid is not None, "this can be planned"
     else:
         pid = os.fork()
@@ -112,20 +112,20 @@ def _all(fd: int) -> bytes:
     ],
     ids=["plain", "privileged", "limits", "no limits", "words", "scoped"],
 )
-def test_a_process_by_a_plan_is_what_it_is_without(midwife: Midwife, options: Any) -> None:
-    if options.get("scope_signals") and midwife.landlock < 6:
+def test_a_process_by_a_plan_is_what_it_is_without(raw_spawner: RawSpawner, options: Any) -> None:
+    if options.get("scope_signals") and raw_spawner.landlock < 6:
         pytest.skip("this kernel scopes no signals")
     more = options.pop("argv_more", [])
     spawn = asked([sys.executable, "-I", "-S", "-c", REPORT, *more], **options)
-    by_plan = born(midwife, spawn)
-    midwife.uncover()
+    by_plan = born(raw_spawner, spawn)
+    raw_spawner.uncover()
     without = born(None, spawn)
     assert by_plan[1] == without[1] == b""
     assert json.loads(by_plan[0]) == json.loads(without[0])
 
 
 def test_a_process_is_born_in_its_group_and_not_moved_there(
-    midwife: Midwife, tmp_path: Path
+    raw_spawner: RawSpawner, tmp_path: Path
 ) -> None:
     try:
         subtree = claim(tmp_path)
@@ -134,11 +134,11 @@ def test_a_process_is_born_in_its_group_and_not_moved_there(
     group = subtree.groups.make("a-0#1", 0, 0, 0)
     try:
         told, failure = born(
-            midwife, asked([sys.executable, "-I", "-S", "-c", REPORT], cgroup=group)
+            raw_spawner, asked([sys.executable, "-I", "-S", "-c", REPORT], cgroup=group)
         )
         assert failure == b""
         assert json.loads(told)["group"].rstrip().endswith("/a-0#1")
-        plan = ctypes.string_at(midwife.plan, PLAN_BYTES)
+        plan = ctypes.string_at(raw_spawner.plan, PLAN_BYTES)
         assert b"cgroup.procs" not in plan, "which takes the kernel 10 to 20 ms"
     finally:
         assert cgroup.remove(group)
@@ -156,30 +156,37 @@ def test_a_process_is_born_in_its_group_and_not_moved_there(
     ],
     ids=["user", "user and group", "group", "itself"],
 )
-def test_a_process_of_another_user_is_what_it_is_without(midwife: Midwife, options: Any) -> None:
+def test_a_process_of_another_user_is_what_it_is_without(
+    raw_spawner: RawSpawner, options: Any
+) -> None:
     kept = "Uid|Gid|Groups|NoNewPrivs|SigBlk|SigIgn|Cap"
     look = f"grep -E '^({kept})' /proc/self/status; ls -l /proc/self/fd/"
     spawn = asked(["sh", "-c", f"{look} | wc -l; umask; kill -0 $PPID; echo $?"], **options)
-    by_plan = born(midwife, spawn)
-    midwife.uncover()
+    by_plan = born(raw_spawner, spawn)
+    raw_spawner.uncover()
     assert by_plan == born(None, spawn)
     assert str(options["identity"][0]).encode() in by_plan[0]
 
 
-def test_a_program_is_found_in_the_path(midwife: Midwife, tmp_path: Path) -> None:
+def test_a_program_is_found_in_the_path(raw_spawner: RawSpawner, tmp_path: Path) -> None:
     spawn = asked(["echo", "here"], env={"PATH": f"{tmp_path}:/no/such/folder:{os.defpath}"})
-    assert born(midwife, spawn) == (b"here\n", b"")
+    assert born(raw_spawner, spawn) == (b"here\n", b"")
 
 
-def test_a_temporary_folder_is_made_by_a_plan(midwife: Midwife, tmp_path: Path) -> None:
-    assert born(midwife, asked(["true"], temporary=str(tmp_path / "own"))) == (b"", b"")
+def test_a_temporary_folder_is_made_by_a_plan(raw_spawner: RawSpawner, tmp_path: Path) -> None:
+    assert born(raw_spawner, asked(["true"], temporary=str(tmp_path / "own"))) == (b"", b"")
     assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
-def test_a_temporary_folder_by_a_plan_is_the_workers_own(midwife: Midwife, tmp_path: Path) -> None:
+def test_a_temporary_folder_by_a_plan_is_the_workers_own(
+    raw_spawner: RawSpawner, tmp_path: Path
+) -> None:
     options = {"user": "nobody", "identity": (65534, 65533, [7])}
-    assert born(midwife, asked(["true"], temporary=str(tmp_path / "own"), **options)) == (b"", b"")
+    assert born(raw_spawner, asked(["true"], temporary=str(tmp_path / "own"), **options)) == (
+        b"",
+        b"",
+    )
     found = (tmp_path / "own").lstat()
     assert (found.st_uid, found.st_gid) == (65534, 65533)
 
@@ -198,9 +205,9 @@ def test_a_temporary_folder_by_a_plan_is_the_workers_own(midwife: Midwife, tmp_p
     ],
 )
 def test_a_plan_that_does_not_work_out_says_so(
-    midwife: Midwife, options: Any, report: bytes
+    raw_spawner: RawSpawner, options: Any, report: bytes
 ) -> None:
-    assert born(midwife, asked(["true"]) | options) == (b"", report)
+    assert born(raw_spawner, asked(["true"]) | options) == (b"", report)
 
 
 @pytest.mark.parametrize(
@@ -223,18 +230,18 @@ def test_a_plan_that_does_not_work_out_says_so(
         {"argv": ["\ud800"]},
     ],
 )
-def test_what_needs_more_than_a_plan_gets_none(midwife: Midwife, options: Any) -> None:
-    assert midwife.bear(asked(["true"]) | options, [0, 1, 2], 3) is None
+def test_what_needs_more_than_a_plan_gets_none(raw_spawner: RawSpawner, options: Any) -> None:
+    assert raw_spawner.bear(asked(["true"]) | options, [0, 1, 2], 3) is None
 
 
-def test_a_failure_is_told_even_before_the_report_has_its_place(midwife: Midwife) -> None:
+def test_a_failure_is_told_even_before_the_report_has_its_place(raw_spawner: RawSpawner) -> None:
     (told, report), (silent, three) = os.pipe(), os.pipe()
     assert report > 3
     pid = os.fork()
     if pid == 0:  # where nobody else uses the third
         try:
             os.dup2(three, 3)
-            os.waitpid(midwife.bear(asked(["true"]), [1 << 20] * 3, report) or 0, 0)
+            os.waitpid(raw_spawner.bear(asked(["true"]), [1 << 20] * 3, report) or 0, 0)
         finally:
             os._exit(0)
     os.close(report)
@@ -244,16 +251,16 @@ def test_a_failure_is_told_even_before_the_report_has_its_place(midwife: Midwife
     os.waitpid(pid, 0)
 
 
-def test_what_was_blocked_stays_blocked(midwife: Midwife) -> None:
+def test_what_was_blocked_stays_blocked(raw_spawner: RawSpawner) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
-        assert born(midwife, asked(["true"])) == (b"", b"")
+        assert born(raw_spawner, asked(["true"])) == (b"", b"")
         assert signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def test_after_a_fork_that_was_refused_python_can_fork_again(midwife: Midwife) -> None:
+def test_after_a_fork_that_was_refused_python_can_fork_again(raw_spawner: RawSpawner) -> None:
     pid = os.fork()
     if pid == 0:
         answer = 1
@@ -263,11 +270,11 @@ def test_after_a_fork_that_was_refused_python_can_fork_again(midwife: Midwife) -
                 os.setresuid(54321, 54321, 54321)  # root is not counted
             resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
             try:
-                midwife.bear(asked(["true"]), [0, 1, 2], 2)
+                raw_spawner.bear(asked(["true"]), [0, 1, 2], 2)
             except OSError as error:
                 answer = 2 if error.errno == errno.EAGAIN else 3
             resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
-            midwife.uncover()
+            raw_spawner.uncover()
             if os.waitpid(os.fork() or os._exit(0), 0)[1] == 0 and answer == 2:
                 answer = 0
         finally:

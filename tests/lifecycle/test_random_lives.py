@@ -686,7 +686,7 @@ class World:
         exists = program is not None and program.exists
         patience = max(self.woke_at, 0.0) + 2 * LATE_S
         self._demand(worker.wanted == books.wanted, "what is wanted is forgotten")
-        self._demand(worker.tree or not exists, "a process is unknown to its keeper")
+        self._demand(worker.tree or not exists, "a process is unknown to its supervisor")
         frozen = program is not None and program.frozen_at is not None
         paused = worker.paused_at is not None
         if paused:

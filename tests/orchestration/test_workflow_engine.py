@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from corral.supervisor.config.team import Team
 from corral.supervisor.config.workflow import Step, Workflow
 from corral.supervisor.orchestration import workflow_engine
-from corral.supervisor.orchestration.workflow_engine import Conductor
+from corral.supervisor.orchestration.workflow_engine import WorkflowEngine
 from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded
 from corral.worker.contract.shapes import Task, TaskParams, TaskResult
 
@@ -61,11 +61,11 @@ def _unheard(_event: str, **_facts: object) -> None:
 
 def perform(workflow: Workflow, queue: Any) -> TaskResult:  # what is asked of a queue
     async def run() -> TaskResult:
-        ensembles = SimpleNamespace(by_name={workflow.name: workflow}, under_way=Counter[str]())
-        agents: Any = SimpleNamespace(ensembles=ensembles, agents={})  # what is asked of them
+        groups = SimpleNamespace(by_name={workflow.name: workflow}, under_way=Counter[str]())
+        agents: Any = SimpleNamespace(groups=groups, agents={})  # what is asked of them
         shared: Any = SimpleNamespace(bus=SimpleNamespace(publish=_unheard))
         task = Task(id="1", agent=workflow.name, kind="workflow", objective="x")
-        return await Conductor(shared, agents, queue).perform(task)
+        return await WorkflowEngine(shared, agents, queue).perform(task)
 
     return asyncio.run(run())
 
@@ -86,22 +86,22 @@ def test_a_lead_keeps_to_its_team_before_it_is_performed_again_and_until_its_end
 ):
     async def run() -> None:
         duo = Team(name="duo", source="", lead="chief", members=("ann", "ben"))
-        ensembles = SimpleNamespace(by_name={"duo": duo}, under_way=Counter[str]())
-        agents: Any = SimpleNamespace(ensembles=ensembles, agents={})  # what is asked of them
+        groups = SimpleNamespace(by_name={"duo": duo}, under_way=Counter[str]())
+        agents: Any = SimpleNamespace(groups=groups, agents={})  # what is asked of them
         queue: Any = NarrowQueue()  # what is asked of it
         whole = Task(id="1", agent="duo", kind="team", state="running")
         queue.find = {"1": whole}.get
         of_lead = Task(id="2", agent="chief", parent="1", step="chief", state="running")
-        leader = Conductor(agents, agents, queue)
+        leader = WorkflowEngine(agents, agents, queue)
         assert leader.members_for(of_lead) == ("ann", "ben")
         assert leader.members_for(replace(of_lead, agent="ann")) is None
         await leader.perform(whole)
-        ensembles.by_name["duo"] = replace(duo, members=("cleo",))
+        groups.by_name["duo"] = replace(duo, members=("cleo",))
         assert leader.members_for(of_lead) == ("ann", "ben")
         for listener in queue.ended:
             listener(whole)
         assert leader.members_for(of_lead) == ("cleo",)
-        del ensembles.by_name["duo"]
+        del groups.by_name["duo"]
         assert leader.members_for(of_lead) == ()
 
     asyncio.run(run())

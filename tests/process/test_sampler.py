@@ -18,7 +18,7 @@ import pytest
 from corral.supervisor.linux import cgroup as groups
 from corral.supervisor.process import sampler
 from corral.supervisor.process.limits import GROWTH_BYTES_PER_S
-from corral.supervisor.process.sampler import Metrics
+from corral.supervisor.process.sampler import Sampler
 from corral.supervisor.process.usage import (
     Process,
     Tree,
@@ -385,8 +385,8 @@ class Notes:
 
 
 @contextlib.asynccontextmanager
-async def watching() -> AsyncGenerator[Metrics]:
-    watcher = Metrics()
+async def watching() -> AsyncGenerator[Sampler]:
+    watcher = Sampler()
     task = asyncio.create_task(watcher.run())
     try:
         async with asyncio.timeout(BOUND_S):
@@ -767,7 +767,7 @@ def test_a_content_judge_is_asked_at_a_glance_and_figures_are_told_when_they_cha
     async def main() -> None:
         told: list[object] = []
         with running(HOG, "spin") as busy:
-            watcher = Metrics(told.append)
+            watcher = Sampler(told.append)
             task = asyncio.create_task(watcher.run())
             notes = Notes()
             notes.content = True

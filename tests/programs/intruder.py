@@ -1,4 +1,4 @@
-"""A worker that tries to get round its keeper, and prints what came of each attempt as one line of JSON.
+"""A worker that tries to get round its supervisor, and prints what came of each attempt as one line of JSON.
 
 Arguments: the control socket, the state folder, the configuration, and the pid of another worker. Standard library
 alone, so that any interpreter runs it as any user.

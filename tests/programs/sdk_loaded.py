@@ -8,11 +8,11 @@ os.write(1, b"written while it was imported\n")
 print("printed while it was imported")
 
 
-class Crew:
+class AgentZygotes:
     agent = Agent("loaded")
 
 
-agent = Crew.agent
+agent = AgentZygotes.agent
 not_an_agent = 3
 
 

@@ -418,15 +418,15 @@ async def test_how_many_keys_there_are_is_counted_anew_where_that_is_damaged(
     tmp_path: Path, value: object
 ) -> None:
     async with room(tmp_path, max_keys=2) as here:
-        notebook = here.memory.notebook
-        await notebook.put("a", "", "one", 1, ttl_s=None)
+        key_values = here.memory.key_values
+        await key_values.put("a", "", "one", 1, ttl_s=None)
         await here.store.write(("UPDATE memory_usage SET keys = ?", (value,)))
         await here.memory.stats("a")
         if not isinstance(value, int) or value < 0:
-            await notebook.put("a", "", "two", 2, ttl_s=None)
-            assert [count for _, count, _ in await notebook.usage("a")] == [2]
+            await key_values.put("a", "", "two", 2, ttl_s=None)
+            assert [count for _, count, _ in await key_values.usage("a")] == [2]
         with pytest.raises(ResourceLimitExceeded):
-            await notebook.put("a", "", "three", 3, ttl_s=None)
+            await key_values.put("a", "", "three", 3, ttl_s=None)
 
 
 @on_loop
@@ -487,8 +487,8 @@ async def test_a_session_that_a_task_works_on_is_not_cleared(tmp_path: Path) -> 
                 await here.memory.clear("a", session)
             assert refused.value.data["task"] == task.id
         here.memory.ended(task)
-        await here.memory.notebook.put("a", "s", "k", 1, ttl_s=None)
-        await here.memory.notebook.put("a", "", "k", 1, ttl_s=None)
+        await here.memory.key_values.put("a", "s", "k", 1, ttl_s=None)
+        await here.memory.key_values.put("a", "", "k", 1, ttl_s=None)
         assert await here.memory.clear("a", "s") == {"sessions": 1, "keys": 1}
         with pytest.raises(NotFound):
             await here.memory.clear("a", "s")
@@ -501,57 +501,57 @@ async def test_a_session_that_a_task_works_on_is_not_cleared(tmp_path: Path) -> 
 @on_loop
 async def test_an_agent_has_no_more_keys_than_it_may(tmp_path: Path) -> None:
     async with room(tmp_path, max_keys=2) as here:
-        notebook = here.memory.notebook
+        key_values = here.memory.key_values
         for key in ("one", "two", "one"):
-            await notebook.put("a", "", key, "value", ttl_s=None)
+            await key_values.put("a", "", key, "value", ttl_s=None)
         with pytest.raises(ResourceLimitExceeded) as refused:
-            await notebook.put("a", "s", "three", 3, ttl_s=None)
+            await key_values.put("a", "s", "three", 3, ttl_s=None)
         assert refused.value.data["limit"] == "max_keys"
-        await notebook.put("b", "", "three", 3, ttl_s=None)
-        assert await notebook.delete("a", "", "one") == 1
-        await notebook.put("a", "s", "three", 3, ttl_s=None)
-        assert await notebook.get("a", "s", "three") == 3
+        await key_values.put("b", "", "three", 3, ttl_s=None)
+        assert await key_values.delete("a", "", "one") == 1
+        await key_values.put("a", "s", "three", 3, ttl_s=None)
+        assert await key_values.get("a", "s", "three") == 3
 
 
 @on_loop
 async def test_the_keys_of_an_agent_have_no_more_bytes_than_they_may(tmp_path: Path) -> None:
     async with room(tmp_path, max_keys_bytes=2 * KIB) as here:
-        notebook = here.memory.notebook
-        await notebook.put("a", "", "k", "x" * KIB, ttl_s=None)
+        key_values = here.memory.key_values
+        await key_values.put("a", "", "k", "x" * KIB, ttl_s=None)
         with pytest.raises(ResourceLimitExceeded) as refused:
-            await notebook.put("a", "", "l", "x" * KIB, ttl_s=None)
+            await key_values.put("a", "", "l", "x" * KIB, ttl_s=None)
         assert refused.value.data["limit"] == "max_keys_bytes"
-        await notebook.put("a", "", "k", "x" * (2 * KIB - 10), ttl_s=None)  # in its place it fits
+        await key_values.put("a", "", "k", "x" * (2 * KIB - 10), ttl_s=None)  # in its place it fits
         here.rules(max_keys_bytes=KIB)
-        await notebook.put("a", "", "k", "x" * (2 * KIB - 20), ttl_s=None)  # less always does
-        await notebook.put("a", "", "k", "", ttl_s=None)
-        assert await notebook.usage("a") == [("a", 1, 3)]
+        await key_values.put("a", "", "k", "x" * (2 * KIB - 20), ttl_s=None)  # less always does
+        await key_values.put("a", "", "k", "", ttl_s=None)
+        assert await key_values.usage("a") == [("a", 1, 3)]
 
 
 @on_loop
 async def test_keys_whose_time_is_over_make_room_and_are_never_found(tmp_path: Path) -> None:
     async with room(tmp_path, max_keys=1) as here:
-        notebook = here.memory.notebook
-        await notebook.put("a", "", "brief", 1, ttl_s=1e-9)
-        assert await notebook.get("a", "", "brief") is None
-        assert await notebook.search("a", None, "brief", 10) == []
-        await notebook.put("a", "", "next", 2, ttl_s=1e-9)
+        key_values = here.memory.key_values
+        await key_values.put("a", "", "brief", 1, ttl_s=1e-9)
+        assert await key_values.get("a", "", "brief") is None
+        assert await key_values.search("a", None, "brief", 10) == []
+        await key_values.put("a", "", "next", 2, ttl_s=1e-9)
         assert here.rows("SELECT key FROM memory") == [("next",)]
         await here.memory.expire(4_000_000_000.0)
         assert here.rows("SELECT key FROM memory") == []
-        assert await notebook.usage(None) == []
+        assert await key_values.usage(None) == []
 
 
 @on_loop
 async def test_a_damaged_value_is_told_by_its_key(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
-        notebook = here.memory.notebook
-        await notebook.put("a", "", "k", "value", ttl_s=None)
+        key_values = here.memory.key_values
+        await key_values.put("a", "", "k", "value", ttl_s=None)
         here.damage("memory")
         with pytest.raises(Corrupted) as found:
-            await notebook.get("a", "", "k")
+            await key_values.get("a", "", "k")
         assert (found.value.data["agent"], found.value.data["key"]) == ("a", "k")
-        (item,) = await notebook.search("a", None, "k", 10)
+        (item,) = await key_values.search("a", None, "k", 10)
         assert item == {"session": "", "key": "k", "value": None, "corrupted": True}
 
 
@@ -559,7 +559,7 @@ async def test_a_damaged_value_is_told_by_its_key(tmp_path: Path) -> None:
 async def test_a_value_that_is_too_large_is_refused_by_name(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         with pytest.raises(InvalidParams) as refused:
-            await here.memory.notebook.put("a", "", "k", "x" * (KIB * KIB), ttl_s=None)
+            await here.memory.key_values.put("a", "", "k", "x" * (KIB * KIB), ttl_s=None)
         assert refused.value.data["key"] == "value"
 
 
@@ -575,5 +575,5 @@ async def test_keys_of_a_store_from_before_there_were_limits_are_counted_and_fou
         old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         old.execute("PRAGMA user_version = 3")
     async with room(tmp_path) as here:
-        assert await here.memory.notebook.get("a", "", "ü") == "text"
-        assert await here.memory.notebook.usage(None) == [("a", 1, 8)]
+        assert await here.memory.key_values.get("a", "", "ü") == "text"
+        assert await here.memory.key_values.usage(None) == [("a", 1, 8)]

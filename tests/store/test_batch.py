@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.store.batch import SHEET_BYTES, SHEET_ROWS, Sheets
+from corral.supervisor.store.batch import SHEET_BYTES, SHEET_ROWS, Batches
 from corral.supervisor.store.store import Store
 from corral.worker.contract.errors import Conflict
 
@@ -21,12 +21,12 @@ SAVE = (
 BOUND_S = 30.0
 
 
-def with_store(path: Path, act: Callable[[Store, Sheets], Awaitable[None]]) -> None:
+def with_store(path: Path, act: Callable[[Store, Batches], Awaitable[None]]) -> None:
     async def run() -> None:
         store = Store.open(path)
         try:
             async with asyncio.timeout(BOUND_S):
-                await act(store, Sheets(store))
+                await act(store, Batches(store))
         finally:
             await store.close()
 
@@ -40,7 +40,7 @@ def read(path: Path, sql: str) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 63, 64, 65, 500, SHEET_ROWS + 3])
 def test_all_rows_that_come_at_once_are_written(tmp_path: Path, count: int) -> None:
-    async def act(_store: Store, sheets: Sheets) -> None:
+    async def act(_store: Store, sheets: Batches) -> None:
         await asyncio.gather(*(sheets.write(SAVE, (f"k{n}", n)) for n in range(count)))
 
     with_store(tmp_path / "db", act)
@@ -49,7 +49,7 @@ def test_all_rows_that_come_at_once_are_written(tmp_path: Path, count: int) -> N
 
 
 def test_of_one_thing_that_is_written_often_the_last_is_what_stays(tmp_path: Path) -> None:
-    async def act(store: Store, sheets: Sheets) -> None:
+    async def act(store: Store, sheets: Batches) -> None:
         writes = [sheets.write(SAVE, ("k", n)) for n in range(100)]
         sheets.turn()
         writes.append(store.begin((SAVE, ("other", "between"))))
@@ -64,7 +64,7 @@ def test_of_one_thing_that_is_written_often_the_last_is_what_stays(tmp_path: Pat
 def test_a_row_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
     sql = "INSERT INTO meta (key, value) VALUES (?, ?)"
 
-    async def act(_store: Store, sheets: Sheets) -> None:
+    async def act(_store: Store, sheets: Batches) -> None:
         keys = [*map(str, range(50)), "generation", *map(str, range(50, 100))]
         ends = await asyncio.gather(
             *(sheets.write(sql, (key, 1)) for key in keys), return_exceptions=True
@@ -80,7 +80,7 @@ def test_a_row_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_longer_than_a_sheet_are_written_too(tmp_path: Path) -> None:
-    async def act(_store: Store, sheets: Sheets) -> None:
+    async def act(_store: Store, sheets: Batches) -> None:
         long = b"x" * (SHEET_BYTES + 1)
         rows: list[tuple[object, ...]] = [("short", b""), ("k1", long), ("k2", long), ("last", b"")]
         await asyncio.gather(*(sheets.write(SAVE, row) for row in rows))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from corral.supervisor.store.incarnations import Numbering
+from corral.supervisor.store.incarnations import Incarnations
 from corral.supervisor.store.store import Store
 from corral.worker.contract.errors import ShuttingDown
 
@@ -42,14 +42,14 @@ asyncio.run(live())
 """
 
 
-def run(path: Path, test: Callable[[Store, Numbering], Awaitable[None]]) -> None:
+def run(path: Path, test: Callable[[Store, Incarnations], Awaitable[None]]) -> None:
     async def bounded() -> None:
         store = Store.open(path)
-        numbering = Numbering(store)
+        incarnations = Incarnations(store)
         try:
             async with asyncio.timeout(BOUND_S):
-                await numbering.load()
-                await test(store, numbering)
+                await incarnations.load()
+                await test(store, incarnations)
         finally:
             await store.close()
 
@@ -83,39 +83,39 @@ def test_no_number_is_given_twice_whenever_the_daemon_is_killed(path: Path) -> N
 
 
 def test_a_first_life_waits_for_the_disk_and_the_next_one_does_not(path: Path) -> None:
-    async def test(store: Store, numbering: Numbering) -> None:
-        answer = numbering.take("a-0", 1)
+    async def test(store: Store, incarnations: Incarnations) -> None:
+        answer = incarnations.take("a-0", 1)
         assert answer is not None
         await answer
         assert await store.read("SELECT value FROM incarnation") == [(2,)]
-        assert numbering.take("a-0", 2) is None
+        assert incarnations.take("a-0", 2) is None
         await until_reserved(store, "a-0", 3)
 
     run(path, test)
 
 
 def test_those_that_begin_together_share_one_write(path: Path) -> None:
-    async def test(_store: Store, numbering: Numbering) -> None:
-        answers = {numbering.take(f"a-{number}", 1) for number in range(1000)}
+    async def test(_store: Store, incarnations: Incarnations) -> None:
+        answers = {incarnations.take(f"a-{number}", 1) for number in range(1000)}
         assert len(answers) == 1
         (answer,) = answers
         assert answer is not None
         await answer
-        assert all(numbering.take(f"a-{number}", 2) is None for number in range(1000))
+        assert all(incarnations.take(f"a-{number}", 2) is None for number in range(1000))
 
     run(path, test)
 
 
 def test_a_life_that_follows_before_its_number_is_reserved_waits(path: Path) -> None:
-    async def test(store: Store, numbering: Numbering) -> None:
-        first = numbering.take("a-0", 1)
-        second = numbering.take("a-0", 2)
+    async def test(store: Store, incarnations: Incarnations) -> None:
+        first = incarnations.take("a-0", 1)
+        second = incarnations.take("a-0", 2)
         assert first is not None
         assert second is first
         await first
-        third = numbering.take("a-0", 3)
+        third = incarnations.take("a-0", 3)
         assert third is None, "the second one had the third reserved"
-        fourth = numbering.take("a-0", 4)
+        fourth = incarnations.take("a-0", 4)
         assert fourth is not None
         await fourth
         assert (await store.read("SELECT value FROM incarnation"))[0][0] == 5
@@ -124,16 +124,16 @@ def test_a_life_that_follows_before_its_number_is_reserved_waits(path: Path) -> 
 
 
 def test_after_a_stop_nothing_is_left_out(path: Path) -> None:
-    async def first(_store: Store, numbering: Numbering) -> None:
+    async def first(_store: Store, incarnations: Incarnations) -> None:
         for number in (1, 2, 3):
-            answer = numbering.take("a-0", number)
+            answer = incarnations.take("a-0", number)
             if answer is not None:
                 await answer
-        await numbering.settle()
+        await incarnations.settle()
 
-    async def second(_store: Store, numbering: Numbering) -> None:
-        assert numbering.last("a-0") == 3
-        answer = numbering.take("a-0", 4)
+    async def second(_store: Store, incarnations: Incarnations) -> None:
+        assert incarnations.last("a-0") == 3
+        answer = incarnations.take("a-0", 4)
         assert answer is not None, "what an earlier daemon reserved is not ours"
         await answer
 
@@ -142,12 +142,12 @@ def test_after_a_stop_nothing_is_left_out(path: Path) -> None:
 
 
 def test_what_begins_after_the_end_is_on_disk_before_it_does(path: Path) -> None:
-    async def test(store: Store, numbering: Numbering) -> None:
-        answer = numbering.take("a-0", 1)
+    async def test(store: Store, incarnations: Incarnations) -> None:
+        answer = incarnations.take("a-0", 1)
         assert answer is not None
         await answer
-        await numbering.settle()
-        late = numbering.take("a-0", 2)
+        await incarnations.settle()
+        late = incarnations.take("a-0", 2)
         assert late is not None, "the end gave its number back"
         await late
         assert await store.read("SELECT value FROM incarnation") == [(3,)]
@@ -156,13 +156,13 @@ def test_what_begins_after_the_end_is_on_disk_before_it_does(path: Path) -> None
 
 
 def test_without_a_store_no_life_begins(path: Path) -> None:
-    async def test(store: Store, numbering: Numbering) -> None:
-        answer = numbering.take("a-0", 1)
+    async def test(store: Store, incarnations: Incarnations) -> None:
+        answer = incarnations.take("a-0", 1)
         assert answer is not None
         await answer
         await store.close()
-        assert numbering.take("a-0", 2) is None, "it is on disk"
-        refused = numbering.take("a-0", 3)
+        assert incarnations.take("a-0", 2) is None, "it is on disk"
+        refused = incarnations.take("a-0", 3)
         assert refused is not None
         with pytest.raises(ShuttingDown):
             await refused

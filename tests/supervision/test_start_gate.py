@@ -4,14 +4,14 @@ from functools import partial
 
 import pytest
 
-from corral.supervisor.supervision.start_gate import Turnstile
+from corral.supervisor.supervision.start_gate import StartGate
 
 pytestmark = pytest.mark.shell
 
 
 def test_so_many_begin_and_each_that_leaves_lets_the_next_one_in() -> None:
     begun: list[int] = []
-    gate = Turnstile(2)
+    gate = StartGate(2)
     for number in range(4):
         gate.enter(number, partial(begun.append, number))
     assert begun == [0, 1]
@@ -29,7 +29,7 @@ def test_so_many_begin_and_each_that_leaves_lets_the_next_one_in() -> None:
 
 def test_who_withdraws_while_it_waits_never_begins_and_costs_no_place() -> None:
     begun: list[int] = []
-    gate = Turnstile(1)
+    gate = StartGate(1)
     for number in range(3):
         gate.enter(number, partial(begun.append, number))
     gate.withdraw(1)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.logs.daemon_log import QUEUE_BYTES, Diary, Handler
+from corral.supervisor.logs.daemon_log import QUEUE_BYTES, DaemonLog, Handler
 from corral.worker.contract.errors import InvalidParams, NotFound, from_wire
 from daemon_process import BIN, BOUND_S, DaemonProcess
 from logs.test_journald import Journald
@@ -58,16 +58,16 @@ def pipe() -> Iterator[Pipe]:
 
 
 @contextlib.contextmanager
-def kept(diary: Diary) -> Generator[Diary, None, None]:
+def kept(daemon_log: DaemonLog) -> Generator[DaemonLog, None, None]:
     """The only log of this process meanwhile."""
     root = logging.getLogger()
     others = [handler for handler in root.handlers if not isinstance(handler, Handler)]
     for handler in others:
         root.removeHandler(handler)
     try:
-        yield diary
+        yield daemon_log
     finally:
-        diary.close()
+        daemon_log.close()
         root.setLevel(logging.WARNING)
         for handler in others:
             root.addHandler(handler)
@@ -77,7 +77,7 @@ def kept(diary: Diary) -> Generator[Diary, None, None]:
 
 
 def test_a_line_has_time_level_text_and_facts(pipe: Pipe) -> None:
-    with kept(Diary(fd=pipe.writing)):
+    with kept(DaemonLog(fd=pipe.writing)):
         facts = {"agent": "a", "count": 3, "why": 'a "b"', "none": None, "empty": "", "list": [1]}
         logger.warning("odd %s", "thing", extra={"fields": facts})
         logger.debug("not at this level")
@@ -88,7 +88,7 @@ def test_a_line_has_time_level_text_and_facts(pipe: Pipe) -> None:
 
 
 def test_an_error_brings_its_data(pipe: Pipe) -> None:
-    with kept(Diary(fd=pipe.writing, form="json")):
+    with kept(DaemonLog(fd=pipe.writing, form="json")):
         logger.error("%s", NotFound('cannot find agent "x"', name="x"))
         try:
             raise NotFound("cannot find it", name="y")
@@ -102,7 +102,7 @@ def test_an_error_brings_its_data(pipe: Pipe) -> None:
 
 def test_no_text_can_pass_for_another_entry(pipe: Pipe) -> None:
     forged = "x\n2026-01-01T00:00:00.000Z info    forged\r\x1b[2J\x85"
-    with kept(Diary(fd=pipe.writing)):
+    with kept(DaemonLog(fd=pipe.writing)):
         logger.info("%s", forged, extra={"fields": {"reason": forged}})
         try:
             raise ValueError(forged)
@@ -122,7 +122,7 @@ def test_an_error_that_somebody_else_has_answered_brings_a_bounded_number_of_har
     names = ["a\n2026-01-01T00:00:00.000Z info    forged", "", "b\x1b[2J", "c" * 100_000]
     data: dict[str, object] = dict.fromkeys([*names, *(f"k{n}" for n in range(2_000))], "v" * 4_000)
     error = from_wire({"code": -32603, "message": "cannot", "data": data})
-    with open(path, "wb") as file, kept(Diary(fd=file.fileno(), form=form)):
+    with open(path, "wb") as file, kept(DaemonLog(fd=file.fileno(), form=form)):
         logger.warning("the server: %s", error)
         try:
             raise ValueError("x" * 1_000_000)
@@ -141,14 +141,14 @@ def test_an_error_that_somebody_else_has_answered_brings_a_bounded_number_of_har
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_an_entry_is_bounded_whatever_is_in_it(form: Any, pipe: Pipe) -> None:
-    with kept(Diary(fd=pipe.writing, form=form)) as diary:
+    with kept(DaemonLog(fd=pipe.writing, form=form)) as daemon_log:
         reader = threading.Thread(target=_read_all, args=(pipe.reading, read := bytearray()))
         reader.start()
         facts: dict[str, object] = {"data": "x" * 1_000_000, "more": [{"deep": "\udcff" * 100_000}]}
         logger.info("y" * 1_000_000, extra={"fields": facts})
         logger.info("%d", "no number")
         logger.info("after")
-        diary.close()
+        daemon_log.close()
         os.close(pipe.writing)
         reader.join(BOUND_S)
     lines = read.decode().splitlines()
@@ -169,8 +169,10 @@ def test_where_stderr_is_the_journal_it_speaks_the_native_protocol(
     pipe: Pipe, tmp_path: Path
 ) -> None:
     with contextlib.closing(Journald(tmp_path / "journal")) as journald:
-        diary = Diary(fd=pipe.writing, journal_stream=pipe.name(), journal_path=str(journald.path))
-        with kept(diary):
+        daemon_log = DaemonLog(
+            fd=pipe.writing, journal_stream=pipe.name(), journal_path=str(journald.path)
+        )
+        with kept(daemon_log):
             facts = {"agent": "a", "worker": None, "retry-after s": 1.5}
             logger.warning("odd", extra={"fields": facts})
             try:
@@ -195,7 +197,7 @@ def test_where_the_journal_does_not_answer_stderr_gets_it_with_the_priority_befo
     pipe: Pipe, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "nobody")
-    with kept(Diary(fd=pipe.writing, journal_stream=pipe.name(), journal_path=path)):
+    with kept(DaemonLog(fd=pipe.writing, journal_stream=pipe.name(), journal_path=path)):
         try:
             raise ValueError("x")
         except ValueError:
@@ -208,7 +210,7 @@ def test_where_the_journal_does_not_answer_stderr_gets_it_with_the_priority_befo
 def test_a_stderr_that_is_not_the_journal_is_taken_at_its_word(pipe: Pipe, tmp_path: Path) -> None:
     with contextlib.closing(Journald(tmp_path / "journal")) as journald:
         path = str(journald.path)
-        with kept(Diary(fd=pipe.writing, journal_stream="1:2", journal_path=path)):
+        with kept(DaemonLog(fd=pipe.writing, journal_stream="1:2", journal_path=path)):
             logger.info("here")
         assert journald.entries() == []
     assert "here" in pipe.read()
@@ -221,29 +223,31 @@ def test_a_journald_that_does_not_read_gets_everything_later_and_in_order(
     pipe: Pipe, tmp_path: Path
 ) -> None:
     with contextlib.closing(Journald(tmp_path / "journal")) as journald:
-        diary = Diary(fd=pipe.writing, journal_stream=pipe.name(), journal_path=str(journald.path))
-        with kept(diary):
+        daemon_log = DaemonLog(
+            fd=pipe.writing, journal_stream=pipe.name(), journal_path=str(journald.path)
+        )
+        with kept(daemon_log):
             for number in range(2_000):
                 logger.info("%d", number)
             told: list[bytes] = []
             while len(told) < 2_000:
                 told += [entry["MESSAGE"] for entry in journald.entries()]
-                diary.flush()
+                daemon_log.flush()
             assert told == [str(number).encode() for number in range(2_000)]
-            assert diary.lost == 0
+            assert daemon_log.lost == 0
 
 
 def test_a_reader_that_does_not_read_costs_no_time_and_is_told_what_it_missed(pipe: Pipe) -> None:
     count = 3 * QUEUE_BYTES // 1000
-    with kept(Diary(fd=pipe.writing)) as diary:
+    with kept(DaemonLog(fd=pipe.writing)) as daemon_log:
         for number in range(count):
             logger.info("%d %s", number, "x" * 1000)  # a wait would have no end
-        lost = diary.lost
+        lost = daemon_log.lost
         assert count // 2 < lost < count
         told = ""
         while f"{lost} entries" not in told:
             told += pipe.read()
-            diary.flush()
+            daemon_log.flush()
         logger.info("after")
         told += pipe.read()
     lines = told.splitlines()
@@ -254,29 +258,29 @@ def test_a_reader_that_does_not_read_costs_no_time_and_is_told_what_it_missed(pi
 
 
 def test_a_reader_that_has_gone_costs_the_entries_alone(pipe: Pipe) -> None:
-    with kept(Diary(fd=pipe.writing)) as diary:
+    with kept(DaemonLog(fd=pipe.writing)) as daemon_log:
         os.close(pipe.reading)
         for _ in range(3):
             logger.info("lost")
-        assert diary.lost == 3
+        assert daemon_log.lost == 3
 
 
 def test_a_descriptor_that_was_closed_costs_the_entries_alone(pipe: Pipe) -> None:
     os.close(pipe.writing)
-    with kept(Diary(fd=pipe.writing)) as diary:
+    with kept(DaemonLog(fd=pipe.writing)) as daemon_log:
         logger.info("lost")
-        assert diary.lost == 1
+        assert daemon_log.lost == 1
 
 
 def test_a_full_disk_costs_whole_entries_and_is_told_of_when_there_is_room(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    with open(path, "ab", buffering=0) as file, kept(Diary(fd=file.fileno())) as diary:
+    with open(path, "ab", buffering=0) as file, kept(DaemonLog(fd=file.fileno())) as daemon_log:
         logger.info("first")
         with no_room_beyond(path.stat().st_size + 20):
             logger.info("cut")
             logger.info("lost")
-            assert diary.lost == 2
-        diary.flush()
+            assert daemon_log.lost == 2
+        daemon_log.flush()
         logger.info("last")
     first, cut, told, last = path.read_text().splitlines()
     assert len(cut) == 20

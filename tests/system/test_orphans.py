@@ -44,7 +44,7 @@ def tier(request: pytest.FixtureRequest) -> str:
     ],
     indirect=["tier"],
 )
-def test_nothing_outlives_its_keeper(name: str, tier: str, tmp_path: Path) -> None:
+def test_nothing_outlives_its_supervisor(name: str, tier: str, tmp_path: Path) -> None:
     workers = 40 if name == "daemon_killed_in_start" else WORKERS
     result = repeated(name, tmp_path / "it", rounds=ROUNDS, workers=workers, containment=tier)
     assert len(result.outcomes) == ROUNDS

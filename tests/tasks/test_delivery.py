@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from corral.supervisor.events.bus import Bus
 from corral.supervisor.lifecycle.state_machine import State
-from corral.supervisor.orchestration.schedules import Timetable
+from corral.supervisor.orchestration.schedules import Schedules
 from corral.supervisor.store.store import Statement
 from corral.supervisor.tasks import record_writer
 from corral.supervisor.tasks.backlog import Entry
-from corral.supervisor.tasks.dependencies import Waitlist
+from corral.supervisor.tasks.dependencies import Dependencies
 from corral.supervisor.tasks.policy import Limits
 from corral.worker.contract.errors import (
     Conflict,
@@ -116,19 +116,21 @@ async def test_a_task_whose_time_comes_while_it_is_looked_at_goes_on_once() -> N
         ready.append(entry.task.id)
         told.set()
 
-    waitlist = Waitlist(on_ready, lambda: now)
+    dependencies = Dependencies(on_ready, lambda: now)
     entries = [
         Entry(Task(id=name, agent="a", objective="o"), 0.0, Limits(0.0, 0, None), 0.0, due=0.001)
         for name in "xy"
     ]
-    assert all(map(waitlist.holds, entries))
+    assert all(map(dependencies.holds, entries))
     now = 1.0
-    assert waitlist.holds(entries[0]), "who says no more would line up what is told as ready later"
+    assert dependencies.holds(entries[0]), (
+        "who says no more would line up what is told as ready later"
+    )
     async with asyncio.timeout(BOUND_S):
         await told.wait()
     assert ready == ["x", "y"]
-    assert not waitlist.holds(entries[0])
-    waitlist.close()
+    assert not dependencies.holds(entries[0])
+    dependencies.close()
 
 
 # -- sticky keys
@@ -285,19 +287,19 @@ async def test_a_pause_that_the_store_refused_is_none(
     async with desk(tmp_path, monkeypatch) as here:
         here.add("a")
         bus = Bus(1, lambda _: None)
-        timetable = Timetable(here.store, bus, here.tasks)
+        schedules = Schedules(here.store, bus, here.tasks)
         task = TaskParams(objective="o", agent="a")
-        added = await timetable.add(ScheduleParams(task=task, name="n", every_s=3600.0))
-        for act, is_paused in ((timetable.pause, True), (timetable.resume, False)):
+        added = await schedules.add(ScheduleParams(task=task, name="n", every_s=3600.0))
+        for act, is_paused in ((schedules.pause, True), (schedules.resume, False)):
             here.store.refuses = full
             with pytest.raises(Overloaded):
                 await act("n")
             here.store.refuses = None
             assert (await act("n")).paused == is_paused
-            later = Timetable(here.store, bus, here.tasks)
+            later = Schedules(here.store, bus, here.tasks)
             await later.load()
             assert later.show("n").paused == is_paused
-        assert timetable.show("n").next_at == added.next_at
+        assert schedules.show("n").next_at == added.next_at
 
 
 # -- what no record can hold

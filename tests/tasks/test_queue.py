@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from corral.supervisor.tasks.policy import Slot, preferred, rank
-from corral.supervisor.tasks.queue import SLACK, Turns
+from corral.supervisor.tasks.queue import SLACK, TaskQueue
 
 pytestmark = pytest.mark.core
 
@@ -25,7 +25,7 @@ def key_of(worker: str) -> str:
 
 
 def test_the_least_rank_goes_first_and_equals_in_order_of_arrival() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     for task, place in (("late", 5.0), ("one", 3.0), ("two", 3.0), ("first", 1.0)):
         turns.line_up(task, place)
     order = [turns.next(ONE) for _ in range(5)]
@@ -33,7 +33,7 @@ def test_the_least_rank_goes_first_and_equals_in_order_of_arrival() -> None:
 
 
 def test_nobody_goes_on_while_all_workers_are_full() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     turns.line_up("one", 1.0)
     assert turns.next([slot("a-0", 1)]) is None
     assert turns.next([]) is None
@@ -41,7 +41,7 @@ def test_nobody_goes_on_while_all_workers_are_full() -> None:
 
 
 def test_of_a_session_one_is_out_at_a_time_and_nobody_else_waits_for_it() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     turns.line_up("first", 1.0, session="s")
     turns.line_up("second", 2.0, session="s")
     turns.line_up("other", 3.0)
@@ -54,7 +54,7 @@ def test_of_a_session_one_is_out_at_a_time_and_nobody_else_waits_for_it() -> Non
 
 
 def test_a_task_that_is_tried_again_keeps_its_place_in_front_of_its_session() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     turns.line_up("first", 1.0, session="s")
     turns.line_up("second", 0.5, session="s")
     assert turns.next(ONE) == ("second", "a-0")
@@ -67,7 +67,7 @@ def test_a_task_that_is_tried_again_keeps_its_place_in_front_of_its_session() ->
 
 
 def test_a_more_urgent_task_of_a_session_goes_first_while_none_is_out() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     turns.line_up("calm", 5.0, session="s")
     turns.line_up("urgent", 1.0, session="s")
     assert turns.next(ONE) == ("urgent", "a-0")
@@ -76,7 +76,7 @@ def test_a_more_urgent_task_of_a_session_goes_first_while_none_is_out() -> None:
 
 
 def test_who_leaves_before_its_turn_lets_the_next_of_its_session_go_on() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     for task in ("first", "second", "third"):
         turns.line_up(task, 1.0, session="s")
     turns.close("second", "s")
@@ -87,7 +87,7 @@ def test_who_leaves_before_its_turn_lets_the_next_of_its_session_go_on() -> None
 
 
 def test_what_sticks_waits_for_its_worker_and_holds_up_nobody() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     turns.line_up("stuck", 1.0, sticky=key_of("a-1"))
     turns.line_up("free", 2.0)
     assert turns.next([slot("a-0")], BOTH) == ("free", "a-0")
@@ -96,14 +96,14 @@ def test_what_sticks_waits_for_its_worker_and_holds_up_nobody() -> None:
 
 
 def test_what_sticks_to_a_worker_that_is_gone_moves_to_another() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     turns.line_up("stuck", 1.0, sticky=key_of("a-1"))
     assert turns.next([slot("a-0")], BOTH) is None, "its worker is wanted and will be back"
     assert turns.next([slot("a-0")], frozenset({"a-0"})) == ("stuck", "a-0")
 
 
 def test_between_a_stuck_and_a_common_task_the_rank_decides() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     key = key_of("a-0")
     turns.line_up("common", 2.0)
     turns.line_up("stuck", 1.0, sticky=key)
@@ -116,7 +116,7 @@ def test_between_a_stuck_and_a_common_task_the_rank_decides() -> None:
 
 
 def test_round_robin_is_kept_over_an_empty_queue() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     slots = [slot("a-0"), slot("a-1"), slot("a-2")]
     found = list[str]()
     for n in range(6):
@@ -128,7 +128,7 @@ def test_round_robin_is_kept_over_an_empty_queue() -> None:
 
 
 def test_tasks_that_come_and_go_leave_nothing_behind() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     turns.line_up("first", 0.0)
     turns.line_up("front", 0.0, session="s")
     for n in range(10_000):
@@ -160,7 +160,7 @@ class Life:
     """A queue, and beside it what ought to be so, looked up the slow way."""
 
     luck: random.Random
-    turns: Turns = field(default_factory=Turns)
+    turns: TaskQueue = field(default_factory=TaskQueue)
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
     workers: list[str] = field(default_factory=lambda: [f"a-{n}" for n in range(3)])
     arrivals: int = 0
@@ -273,7 +273,7 @@ def test_under_a_flood_of_urgent_tasks_the_least_urgent_goes_on_in_time(seed: in
     """One worker, a task a second, more come than it can do: nobody waits longer than aging allows."""
     print("seed", seed)
     luck = random.Random(seed)
-    turns = Turns()
+    turns = TaskQueue()
     came: dict[str, tuple[float, int]] = {}
     longest = {1: 0.0, 10: 0.0}
     for second in range(3200):
@@ -298,7 +298,7 @@ def test_under_a_flood_of_urgent_tasks_the_least_urgent_goes_on_in_time(seed: in
 
 
 def test_what_one_more_worker_could_begin_is_not_what_waits_behind_its_session() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     for task in ("first", "second", "third"):
         turns.line_up(task, 1.0, session="s")
     turns.line_up("other", 2.0)
@@ -313,7 +313,7 @@ def test_what_one_more_worker_could_begin_is_not_what_waits_behind_its_session()
 
 
 def test_of_what_sticks_only_keys_beyond_one_for_each_worker_could_go_elsewhere() -> None:
-    turns = Turns()
+    turns = TaskQueue()
     for n in range(6):
         turns.line_up(f"t{n}", 1.0, sticky=f"key {n % 3}")
     assert (turns.offered, turns.ready(1), turns.ready(3)) == (6, 2, 0)

@@ -26,9 +26,9 @@ from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META
 from corral.mcp.upstream import http_headers
 from corral.supervisor.transport import http_auth
-from corral.supervisor.transport.http import MAX_BODY_BYTES, Wanted, Web
+from corral.supervisor.transport.http import MAX_BODY_BYTES, HttpServer, Wanted
 from corral.supervisor.transport.http_auth import loopback, read_token
-from corral.supervisor.transport.http_session import Asked, Reply, Visit
+from corral.supervisor.transport.http_session import Asked, HttpSession, Reply
 from corral.supervisor.transport.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
 from corral.worker.contract.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
@@ -51,7 +51,7 @@ META_2026: dict[str, object] = {
 class Site:
     """A served offering, and a client of it."""
 
-    web: Web
+    web: HttpServer
 
     def __init__(self, http: aiohttp.ClientSession, offering: FakeOffering) -> None:
         self.http = http
@@ -110,7 +110,7 @@ async def site(**options: Any) -> AsyncGenerator[Site, None]:
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
         found = Site(http, FakeOffering())
-        found.web = Web(found.offer, token=TOKEN, version="9", **options)
+        found.web = HttpServer(found.offer, token=TOKEN, version="9", **options)
         found.address = await found.web.open("127.0.0.1", 0)
         try:
             yield found
@@ -547,7 +547,7 @@ def test_a_session_that_has_ended_is_freed_without_the_garbage_collector() -> No
     async def test() -> None:
         gc.disable()
         try:
-            visit = Visit("x", FakeOffering(), Caller(), "9")
+            visit = HttpSession("x", FakeOffering(), Caller(), "9")
             opened = Asked(1, "initialize", {"protocolVersion": "2025-11-25"})
             await Reply(None).answer(visit.face, opened)
             visit.take({"jsonrpc": "2.0", "method": "notifications/initialized"})

@@ -39,7 +39,7 @@ class Table:
             name: SimpleNamespace(spec=SimpleNamespace(control=control))
             for name, control in grants.values()
         }
-        self.agents = SimpleNamespace(all_keepers=lambda: workers, agents=specs)
+        self.agents = SimpleNamespace(all_supervisors=lambda: workers, agents=specs)
         no_commands = SimpleNamespace(leaders=dict)
         self.shared = SimpleNamespace(probes=SimpleNamespace(commands=no_commands))
 

@@ -43,7 +43,7 @@ from .forking import keep_signals
 from .results import Json
 from .session import Memory
 from .stdio import Pipes, leave, say, say_traceback, take_stdio
-from .subscriptions import Ears
+from .subscriptions import Subscriptions
 from .task import Hooks, Running, Start, SyncTask, Task
 
 PROTOCOL_VERSION = "1"
@@ -158,7 +158,7 @@ class Worker:
         self._idle.set()
         self._running: set[asyncio.Task[Any]] = set()  # one for each task/run
         self._beside: set[asyncio.Task[Any]] = set()  # what runs beside: publishing, delivering
-        self._ears = Ears(hooks.on_event, self._call)
+        self._ears = Subscriptions(hooks.on_event, self._call)
         self._methods: dict[str, Callable[[dict[str, Json]], Awaitable[object]]] = {
             "initialize": self._initialize,
             "task/run": self._run_task,

@@ -27,7 +27,7 @@ SKIPPED = "events.skipped"
 Call = Callable[[Callable[..., object], Event], Awaitable[object]]
 
 
-class Ears:
+class Subscriptions:
     """All hooks of one worker; `call` runs a hook, wherever hooks run."""
 
     def __init__(self, hooks: Sequence[EventHook], call: Call) -> None:

@@ -42,7 +42,7 @@ class Impossible(Exception):
     """There is no cradle here; why not."""
 
 
-class Cradle:
+class Clone3:
     """Forks this process, which has no other thread, into groups."""
 
     def __init__(self) -> None:
@@ -115,12 +115,12 @@ class Cradle:
             raise OSError(errno.ENOTSUP, "a trial fork did not do what it should")
 
 
-def found() -> Cradle | None:
+def found() -> Clone3 | None:
     """A cradle, where this process is in a group, as workers are where there are groups, and can have one."""
     if cgroup.name_of("self") in ("", "/"):
         return None
     with contextlib.suppress(Impossible):
-        return Cradle()
+        return Clone3()
     return None
 
 

@@ -40,8 +40,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ...supervisor.launcher.child_setup import Birth, Refused, tell
-from ...supervisor.launcher.main_loop import Nursery
+from ...supervisor.launcher.child_setup import ChildSetup, Refused, tell
+from ...supervisor.launcher.main_loop import MainLoop
 from ...supervisor.launcher.process_tree import Trees
 from ...supervisor.launcher.protocol import Channel
 from ...supervisor.linux.kernel import (
@@ -198,7 +198,7 @@ class Zygote:
         self.dispositions: dict[int, Any] = {}  # Any: what signal.signal takes
         self.blocked: set[int] = set()  # by the import; a fork begins with all of them
         self.kept: list[int] = []
-        self.cradle: clone3.Cradle | None = None
+        self.cradle: clone3.Clone3 | None = None
 
     def load(self, entrypoint: str, preload: list[str]) -> Agent:
         """Imports everything, and tells what came of it.
@@ -250,18 +250,18 @@ class Zygote:
     def serve(self, agent: Agent) -> NoReturn:
         """Serves until nobody is left to serve, and ends this process with all that is below it."""
         self._take_signals()
-        nursery = Brood(
+        main_loop = Forks(
             self.channel,
             self.launcher,
             self.wake,
             lambda spawn, fds, report: self._become(agent, spawn, fds, report),
             self.trees,
         )
-        nursery.attend(self.sources, self.cradle)
+        main_loop.attend(self.sources, self.cradle)
         os.write(self.woken, b"\0")  # something may have died before we listened
         gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
-        nursery.run()
-        nursery.end()
+        main_loop.run()
+        main_loop.end()
         os._exit(0)  # no worker has ended: what the agent does at its exit is not done
 
     def _take_signals(self) -> None:
@@ -328,7 +328,7 @@ class Zygote:
         return status
 
 
-class Fork(Birth):
+class Fork(ChildSetup):
     """From the fork to the agent's own code: what was not inherited, or is of this worker alone."""
 
     def __init__(self, spawn: Spawn, fds: list[int], report: int, zygote: Zygote) -> None:
@@ -387,13 +387,13 @@ class Fork(Birth):
 
     ORDER = (
         ("cgroup", _join_cgroup),
-        ("session", Birth._enter_session),
-        ("temporary", Birth._make_temporary),
+        ("session", ChildSetup._enter_session),
+        ("temporary", ChildSetup._make_temporary),
         ("limits", _set_limits),
-        ("parent", Birth._die_with_parent),
+        ("parent", ChildSetup._die_with_parent),
         ("chdir", _change_folder),
         ("umask", _set_umask),
-        ("no-new-privs", Birth._renounce_privileges),
+        ("no-new-privs", ChildSetup._renounce_privileges),
         ("files", _close_files),
         ("landlock", _confine),
     )
@@ -401,12 +401,12 @@ class Fork(Birth):
     may not be enough to open them."""
 
 
-class Brood(Nursery):
+class Forks(MainLoop):
     """The zygote's workers, and the sources that they come from."""
 
     DESCRIPTORS = (3, 4)
 
-    def attend(self, sources: Sources, into: clone3.Cradle | None) -> None:
+    def attend(self, sources: Sources, into: clone3.Clone3 | None) -> None:
         """Tells of their changes, too, and forks by this cradle, if there is one."""
         self.sources = sources
         self.cradle = into
