@@ -491,10 +491,10 @@ def await_soon(audit: Audit, number: int) -> int:
 FULL_DISK = """
 import asyncio, resource, signal, sys
 from pathlib import Path
-from corral.supervisor.audit import Audit
-from corral.supervisor.control import Control, Method, Permission, Serve
-from corral.supervisor.spec import Audit as Keys
-from corral.supervisor.store import Store
+from corral.supervisor.audit.log import Audit
+from corral.supervisor.api.table import Control, Method, Permission, Serve
+from corral.supervisor.config.spec import Audit as Keys
+from corral.supervisor.store.store import Store
 
 async def main() -> None:
     path = Path(sys.argv[1])

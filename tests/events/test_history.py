@@ -219,7 +219,7 @@ async def test_an_event_is_on_disk_no_later_than_what_is_written_after_it(tmp_pa
 async def test_events_that_a_locked_store_could_not_take_are_counted_and_later_ones_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corral.supervisor.database.BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("corral.supervisor.store.schema.BUSY_TIMEOUT_S", 0.0)
     async with stream(tmp_path) as events:
         with closing(sqlite3.connect(tmp_path / "corral.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")

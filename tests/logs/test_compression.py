@@ -175,7 +175,7 @@ def test_a_compressed_file_of_somebody_else_is_passed_over(tmp_path: Path) -> No
 KILLED = """
 import sys, time
 from pathlib import Path
-from corral.supervisor.logs import LogLimits, LogStore
+from corral.supervisor.logs.store import LogLimits, LogStore
 logs = LogStore(Path(sys.argv[1]), pack_after_s=0, unclean=True)
 writer = logs.writer("echo", "echo-0", LogLimits(20_000, 1_000))
 stream = writer.stream("stdout")

@@ -402,7 +402,7 @@ def test_a_file_that_may_not_grow_loses_lines_but_never_raises(tmp_path: Path) -
     program = """
 import asyncio, resource, sys
 from pathlib import Path
-from corral.supervisor.logs import LogLimits, LogStore
+from corral.supervisor.logs.store import LogLimits, LogStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 logs = LogStore(Path(sys.argv[1]))
 writer = logs.writer("echo", "echo-0", LogLimits(1_000_000, 2))
@@ -427,7 +427,7 @@ def test_a_reader_that_is_killed_leaves_only_whole_lines(tmp_path: Path) -> None
     program = """
 import itertools, sys
 from pathlib import Path
-from corral.supervisor.logs import LogLimits, LogStore
+from corral.supervisor.logs.store import LogLimits, LogStore
 stream = LogStore(Path(sys.argv[1])).writer(
     "echo", "echo-0", LogLimits(300_000, 9)).stream("stdout")
 for number in itertools.count():

@@ -22,11 +22,11 @@ BOUND_S = 60.0
 LIVES = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from corral.supervisor.numbering import Numbering
-from corral.supervisor.store import Store
+from corral.supervisor.store.incarnations import Incarnations
+from corral.supervisor.store.store import Store
 
 async def live():
-    numbering = Numbering(Store.open(Path(sys.argv[1])))
+    numbering = Incarnations(Store.open(Path(sys.argv[1])))
     await numbering.load()
     for turn in range(1, int(sys.argv[2]) + 1):
         number = numbering.last("a-0") + 1

@@ -54,7 +54,7 @@ def test_the_generation_grows_at_every_opening_also_after_a_kill(path: Path) -> 
     program = """
 import os, signal, sys
 from pathlib import Path
-from corral.supervisor.store import Store
+from corral.supervisor.store.store import Store
 print(Store.open(Path(sys.argv[1])).generation, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -412,7 +412,7 @@ def test_everything_acknowledged_is_there_after_a_kill(path: Path) -> None:
     program = """
 import asyncio, os, sys
 from pathlib import Path
-from corral.supervisor.store import Store
+from corral.supervisor.store.store import Store
 PUT = (
     "INSERT INTO task (id, agent, state, priority, attempt, created_at, record)"
     " VALUES (?, 'a', 'queued', 5, 0, 0.0, ?)"

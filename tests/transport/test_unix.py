@@ -98,8 +98,8 @@ def test_a_path_that_no_socket_can_have_is_refused(tmp_path: Path, name: str) ->
 
 ADOPT = """
 import os, socket, sys
-from corral.supervisor.socket_lock import inherited_socket
-from corral.worker.errors import CorralError
+from corral.supervisor.transport.socket_lock import inherited_socket
+from corral.worker.contract.errors import CorralError
 os.environ["LISTEN_PID"] = str(os.getpid()) if sys.argv[1] == "ours" else "1"
 try:
     sock = inherited_socket(os.environ, os.getpid())
@@ -172,7 +172,7 @@ def test_the_owner_may_everything_and_a_process_of_ours_nothing(tmp_path: Path) 
     ask = "from corral.worker.client.sync import Client; import sys; Client(sys.argv[1]).call('x')"
     outcome = f"""
 import sys
-from corral.worker.errors import CorralError
+from corral.worker.contract.errors import CorralError
 try:
     {ask}
     print("served")
@@ -186,7 +186,7 @@ except CorralError as error:
 def test_a_worker_has_what_its_agent_s_spec_grants_and_its_children_with_it(tmp_path: Path) -> None:
     client = """
 import json, os, sys
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 if os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 print(Client(sys.argv[1]).call("x")["permission"])
@@ -264,7 +264,7 @@ def test_a_daemon_without_descriptors_serves_out_of_its_reserve(tmp_path: Path) 
     os.mkfifo(go)
     client = f"""
 import sys
-from corral.worker.client import Client
+from corral.worker.client.sync import Client
 open({str(go)!r}).read()
 def granted(): return Client(sys.argv[1])
 for _ in range(3 * {RESERVE}):           # one after the other: the reserve is taken back each time

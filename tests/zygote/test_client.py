@@ -501,7 +501,7 @@ def test_a_zygote_can_send_no_descriptor_of_which_the_close_would_hold_up_the_lo
 def test_a_fork_that_becomes_no_worker_is_given_up_and_the_others_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corral.supervisor.zygote.BIRTH_S", 0.2)
+    monkeypatch.setattr("corral.supervisor.zygote.client.BIRTH_S", 0.2)
 
     async def main() -> None:
         async with Nest(tmp_path, {}, "stillborn") as nest:
@@ -556,7 +556,7 @@ LIES = {
 def test_a_zygote_that_lies_about_a_worker_is_killed(
     tmp_path: Path, options: dict[str, Any], perjury: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corral.supervisor.zygote.KILL_S", 0.5)
+    monkeypatch.setattr("corral.supervisor.zygote.client.KILL_S", 0.5)
 
     async def main() -> None:
         async with Nest(tmp_path, options, perjury) as nest:
@@ -579,7 +579,7 @@ def test_a_zygote_that_lies_about_a_worker_is_killed(
 def test_a_zygote_that_does_not_end_what_it_is_to_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corral.supervisor.zygote.KILL_S", 0.5)
+    monkeypatch.setattr("corral.supervisor.zygote.client.KILL_S", 0.5)
 
     async def main() -> None:
         async with Nest(tmp_path, {}, "deaf") as nest:
