@@ -22,11 +22,11 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-# All of benchmarks/; docs/BENCHMARKS.md has the options and the newest results.
+# All of benchmarks/; docs/explanation/benchmarks.md has the options and the newest results.
 bench: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P benchmarks/run.py $(ARGS)
 
-# The long runs; each has a short form in the tests.  docs/HACKING.md says what they show.
+# The long runs; each has a short form in the tests.  docs/how-to/work-on-corral.md says what they show.
 start: $(VENV)/.test
 	$(BIN)/python -P benchmarks/start.py $(ARGS)
 

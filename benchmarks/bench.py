@@ -179,7 +179,7 @@ def report(
 
 
 def table(record: Mapping[str, Any]) -> str:  # Any: JSON
-    """The record for people; also what docs/BENCHMARKS.md shows."""
+    """The record for people; also what docs/explanation/benchmarks.md shows."""
     header = ["what", "n", "median", "min..max", "ratio", "min..max", "over it"]
     lines = [header, ["---:"] * len(header)]
     for each in record["rows"]:

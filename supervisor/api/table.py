@@ -2,7 +2,7 @@
 
 Every face (the unix socket now, others later) calls `Control.call`. A method is a function of the
 table with its params as a Struct, a permission and a docstring; `rpc.discover` returns the table as an
-OpenRPC document, from which docs/PROTOCOL.md is generated.
+OpenRPC document, from which docs/reference/protocol.md is generated.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ are absolute, lists are tuples, `instances` is a Scale. Agents and MCP servers a
 a Spec, in one namespace.
 
 The annotation of a field is also its rule: the functions in `Annotated[...]` are applied in order to
-what was written. To add a key, add a field here and a row to docs/CONFIGURATION.md.
+what was written. To add a key, add a field here and a row to docs/reference/configuration.md.
 
 This module must not know how a file is read (`configuration` does), nor the machine: whether a program,
 a user or a folder exists is found out where it is used, because it can change after the configuration

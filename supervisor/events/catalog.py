@@ -1,6 +1,6 @@
 """The catalogue of what the daemon tells: every type of event, what it means, its fields, and who may see it.
 
-The stream holds the publisher to it (`check`), and docs/EVENTS.md is written from it. It decides nothing
+The stream holds the publisher to it (`check`), and docs/reference/events.md is written from it. It decides nothing
 else, and knows nobody who publishes.
 """
 

@@ -82,7 +82,7 @@ class Stage(enum.StrEnum):
 
 
 class LastExit(Struct, frozen=True):
-    """How an incarnation ended. `result` is one of the words in docs/LIFECYCLE.md."""
+    """How an incarnation ended. `result` is one of the words in docs/reference/lifecycle.md."""
 
     result: str
     code: int | None = None

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.core
 
 FILE = "/etc/corral/corral.toml"
 FOLDER = "/etc/corral"
-MANUAL = Path(__file__).parents[2] / "docs" / "CONFIGURATION.md"
+MANUAL = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 AGENT = '[agents.a]\ncommand = ["x"]\n'
 SERVER = '[mcp.servers.s]\ncommand = ["x"]\n'
 

@@ -221,16 +221,20 @@ DOCS = Path(__file__).parents[2] / "docs"
     ],
 )
 def test_the_manual_has_every_key_in_order(heading: str, keys: Any) -> None:
-    text = (DOCS / "CONFIGURATION.md").read_text("utf-8")
+    text = (DOCS / "reference" / "configuration.md").read_text("utf-8")
     part = text.split(f"\n{heading}\n")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)`", part, re.M) == list(keys)
 
 
 def test_what_the_page_on_crews_shows_is_valid() -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "CREWS.md").read_text("utf-8"), re.S)
+    blocks = re.findall(
+        r"```toml\n(.*?)```",
+        (DOCS / "reference" / "teams-and-workflows.md").read_text("utf-8"),
+        re.S,
+    )
     assert blocks
     for block in blocks:
-        assert decode(block, source="CREWS.md", directory="/").groups
+        assert decode(block, source="teams-and-workflows.md", directory="/").groups
 
 
 # --- deciding -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 
 The server scenarios go to a daemon with `fixture.py` behind its pool, through a small proxy of ours (`Doorman`),
 since the suite has no word for a bearer token and looks for plain names of tools. The client scenarios start
-`client.py`. Exits 1 when a scenario that the revision requires fails and is not in `EXPECTED`; docs/CONFORMANCE.md.
+`client.py`. Exits 1 when a scenario that the revision requires fails and is not in `EXPECTED`; docs/reference/conformance.md.
 """
 
 import argparse

@@ -10,12 +10,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_protocol_page_is_what_the_method_table_says() -> None:
-    spec = importlib.util.spec_from_file_location("protocol", ROOT / "docs" / "protocol.py")
+    spec = importlib.util.spec_from_file_location(
+        "protocol", ROOT / "docs" / "reference" / "protocol.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     protocol = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(protocol)
-    assert (ROOT / "docs" / "PROTOCOL.md").read_text("utf-8") == protocol.page()
+    assert (ROOT / "docs" / "reference" / "protocol.md").read_text("utf-8") == protocol.page()
 
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]

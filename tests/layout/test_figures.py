@@ -10,7 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-PAGE = ROOT / "docs" / "BENCHMARKS.md"
+PAGE = ROOT / "docs" / "explanation" / "benchmarks.md"
 
 BOUND_S = 60.0
 

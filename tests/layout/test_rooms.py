@@ -1,4 +1,4 @@
-"""The rooms of docs/ARCHITECTURE.md, as a test: what each package may import, and three rules beside it."""
+"""The rooms of docs/explanation/architecture.md, as a test: what each package may import, and three rules beside it."""
 
 import ast
 import sys
@@ -150,7 +150,7 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
 
 
 def test_the_table_is_the_one_of_the_architecture_page() -> None:
-    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text("utf-8")
     assert f"```rooms\n{ROOMS.strip()}\n```" in text
 
 

@@ -1,6 +1,6 @@
 """The life of one worker: an answer for every situation and event, and each rule as a sentence.
 
-The tables of docs/LIFECYCLE.md are generated: `python tests/lifecycle/test_state_machine.py --write` after a
+The tables of docs/reference/lifecycle.md are generated: `python tests/lifecycle/test_state_machine.py --write` after a
 change of lifecycle.TRANSITIONS or of ANSWERS below.
 """
 
@@ -55,7 +55,7 @@ from corral.supervisor.lifecycle.state_machine import (
 
 pytestmark = pytest.mark.core
 
-DOC = Path(__file__).parents[2] / "docs" / "LIFECYCLE.md"
+DOC = Path(__file__).parents[2] / "docs" / "reference" / "lifecycle.md"
 SPEC = Spec(name="a", kind="agent", source="test", command=("a",))
 FAILED = Exited(1, None, at="", jitter=0.5)
 CLEAN = Exited(0, None, at="", jitter=0.5)

@@ -461,6 +461,6 @@ def test_the_example_runs() -> None:
 
 
 def test_the_document_names_every_method() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "PYTHON.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "python.md").read_text("utf-8")
     methods = [name for name in vars(AgentRuntime) if not name.startswith("_")]
     assert [name for name in methods if f"`{name}" not in text] == []

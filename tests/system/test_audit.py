@@ -476,7 +476,7 @@ def test_the_program_of_the_manual_verifies_the_file_by_the_head_that_the_daemon
     assert daemon.stop() == 0
     *_, head = re.findall(r"audit_head=(\S+)", daemon.log.read_text("utf-8"))
     assert len(stored(daemon)) == int(head.partition(":")[0])
-    manual = (Path(__file__).parents[2] / "docs" / "AUDIT.md").read_text("utf-8")
+    manual = (Path(__file__).parents[2] / "docs" / "reference" / "audit.md").read_text("utf-8")
     program = manual.partition("```python\n")[2].partition("```")[0]
 
     def verdict() -> subprocess.CompletedProcess[str]:

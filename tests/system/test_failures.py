@@ -1,4 +1,4 @@
-"""The table of docs/OPERATIONS.md, "When something is wrong", row by row with the real commands."""
+"""The table of docs/reference/operations.md, "When something is wrong", row by row with the real commands."""
 
 import re
 import subprocess
@@ -129,7 +129,7 @@ def command(row: str, daemon: DaemonProcess, folder: Path) -> list[str]:
 
 def documented() -> dict[str, int]:
     """The exit codes in the table, by what is wrong."""
-    text = (ROOT / "docs" / "OPERATIONS.md").read_text("utf-8")
+    text = (ROOT / "docs" / "reference" / "operations.md").read_text("utf-8")
     section = text.partition("## When something is wrong")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([^|`]+?) \|.*\| (\d+) \|$", section, re.MULTILINE)
     return {row: int(code) for row, code in rows}

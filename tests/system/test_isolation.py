@@ -285,7 +285,9 @@ def test_paths_and_ports_without_isolation_contradict_it(key: str, off: str) -> 
 
 
 def test_the_example_of_the_manual_is_a_configuration() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "CONFIGURATION.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text(
+        "utf-8"
+    )
     section = text.partition("#### `read_paths`, `write_paths`, `connect_ports`")[2]
     example = textwrap.dedent(
         "".join(

@@ -1,17 +1,17 @@
-"""Writes docs/EVENTS.md from the catalogue in the code: `python docs/events.py`."""
+"""Writes docs/reference/events.md from the catalogue in the code: `python docs/reference/events.py`."""
 
 from pathlib import Path
 
 from corral.supervisor.events.catalog import CATALOGUE, RESERVED, EventType
 
-PAGE = Path(__file__).with_name("EVENTS.md")
+PAGE = Path(__file__).with_name("events.md")
 
 HEAD = """\
-<!-- written by docs/events.py; do not edit -->
+<!-- written by docs/reference/events.py; do not edit -->
 # Events
 
 One stream of all that happens, in one order, numbered. `corral events` shows it, `event.list` and `event.follow` of the
-[protocol](PROTOCOL.md) read it, agents publish into it and hear from it ([AGENTS](AGENTS.md#events)).
+[protocol](protocol.md) read it, agents publish into it and hear from it ([agents](agents.md#events)).
 
 ```json
 {"seq": 812, "at": "2026-01-01T00:00:00.123Z", "type": "worker.state", "agent": "echo", "worker": "echo-0", "incarnation": 1, "from": "Starting", "to": "Ready", "reason": "it answered initialize"}

@@ -1,20 +1,20 @@
-"""Writes docs/PROTOCOL.md from the tables in the code: `python docs/protocol.py`."""
+"""Writes docs/reference/protocol.md from the tables in the code: `python docs/reference/protocol.py`."""
 
 from pathlib import Path
 
 from corral.supervisor.api.methods import openrpc
 from corral.worker.contract.errors import CLASSES
 
-PAGE = Path(__file__).with_name("PROTOCOL.md")
+PAGE = Path(__file__).with_name("protocol.md")
 
 HEAD = """\
-<!-- written by docs/protocol.py; do not edit -->
+<!-- written by docs/reference/protocol.py; do not edit -->
 # Protocol
 
 One codec everywhere: JSON-RPC 2.0 (https://www.jsonrpc.org/specification), one UTF-8 JSON object per line, no batches, at most
 16 MiB a line; either side may call. It is spoken on the control socket and on the pipes of workers. `rpc.discover` returns the first
-table below as an OpenRPC document. How a worker speaks is in [AGENTS.md](AGENTS.md) and, in 40 lines,
-in [examples/protocol](../examples/protocol/README.md).
+table below as an OpenRPC document. How a worker speaks is in [agents](agents.md) and, in 40 lines,
+in [examples/protocol](../../examples/protocol/README.md).
 
 By hand:
 
@@ -45,7 +45,7 @@ its log. Anything valid that it says counts as a heartbeat. "→" is what it hea
 | → | `task/run` {task, attempt, objective, input, context, boundaries: {timeout_s, max_tool_calls, allowed_tools, max_tokens, max_cost_cents, constraints, scope}, output_format?, checkpoint?, memory?} → {output, tokens_used?, cost_cents?} | it is Busy until the answer |
 | → | `ping` → {} | |
 | → | `notifications/cancelled` {requestId, reason} | let go of that task within cancel_grace |
-| → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} in place of those that it was too slow for ([EVENTS](EVENTS.md)) |
+| → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} in place of those that it was too slow for ([events](events.md)) |
 | → | `shutdown` {grace_s} | take no more tasks, finish, exit |
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
 | ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields} | |
