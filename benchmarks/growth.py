@@ -23,7 +23,7 @@ from typing import Any
 from corral.supervisor.logs.store import LogLimits, LogStore
 from corral.supervisor.tasks.table import Records
 from corral.worker.client.sync import Client
-from corral.worker.contract.shapes import Task, TaskState
+from corral.worker.contract.records import Task, TaskState
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from corral.supervisor.tasks.table import Records
 from corral.worker.client.sync import Client
-from corral.worker.contract.shapes import Error, Task
+from corral.worker.contract.records import Error, Task
 
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench

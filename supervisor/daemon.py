@@ -24,8 +24,8 @@ from .. import __version__
 from ..mcp.cortex import command as cortex_command
 from ..mcp.pool.pool import Pool
 from ..mcp.protocol.caller import Caller
+from ..worker.contract.control_params import AttachParams
 from ..worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
-from ..worker.contract.shapes import AttachParams
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
 from .agents.rolling_restart import RollingRestart

@@ -31,7 +31,7 @@ from corral.worker.contract.errors import (
     Overloaded,
     WorkerFailed,
 )
-from corral.worker.contract.shapes import Task, TaskParams
+from corral.worker.contract.records import Task, TaskParams
 
 BOUND_S = 20.0
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Unreachable,
         WorkerFailed,
     )
-    from .worker.contract.shapes import (  # noqa: TID251 - it is relative
+    from .worker.contract.records import (  # noqa: TID251 - it is relative
         AgentStatus,
         Boundaries,
         OutputFormat,
@@ -86,7 +86,7 @@ _ROOMS = {
     "worker.client.events": ("DaemonEvent", "EventStream"),
     "worker.client.usage": ("ResourceUsage",),
     "worker.client.tasks": ("Progress", "TaskOptions", "failure"),
-    "worker.contract.shapes": (
+    "worker.contract.records": (
         "AgentStatus",
         "Boundaries",
         "OutputFormat",

@@ -24,7 +24,7 @@ from ...worker.contract.errors import (
     ShuttingDown,
     SpawnFailed,
 )
-from ...worker.contract.shapes import CheckpointRecord
+from ...worker.contract.records import CheckpointRecord
 from ..events.bus import rfc3339
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, LastExit, State

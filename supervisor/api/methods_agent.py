@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 import msgspec
 
 from ...worker.contract import codec
-from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
-from ...worker.contract.shapes import (
+from ...worker.contract.control_params import (
     AddAllParams,
     AddParams,
     EnsembleAddParams,
@@ -22,6 +21,7 @@ from ...worker.contract.shapes import (
     SignalParams,
     WhomParams,
 )
+from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
 from ..agents.agents import Addition
 from ..config.loader import to_table
 from ..config.secrets import MASK, masked_address

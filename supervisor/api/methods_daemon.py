@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ... import __version__
+from ...worker.contract.control_params import LogLevelParams, NoParams, ReloadParams, StatusParams
 from ...worker.contract.errors import CorralError
-from ...worker.contract.shapes import LogLevelParams, NoParams, ReloadParams, StatusParams
 from ..config.secrets import is_reference
 from ..lifecycle.state_machine import UP, State
 from ..process.launch import secret_problems

@@ -6,8 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ...worker.contract import codec
+from ...worker.contract.control_params import (
+    AuditParams,
+    EventParams,
+    EventPublishParams,
+    VerifyParams,
+)
 from ...worker.contract.errors import InvalidParams
-from ...worker.contract.shapes import AuditParams, EventParams, EventPublishParams, VerifyParams
 from ..audit.hash_chain import Record, parse_position
 from ..audit.log import stamp
 from ..events.bus import Bus, Event, skipped

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from ...worker.contract import codec
+from ...worker.contract.control_params import LogParams
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
-from ...worker.contract.shapes import LogParams
 from ..logs.file_format import Record, Wanted
 from ..logs.regex import Pattern
 from .table import Caller, Control, method

@@ -2,8 +2,14 @@
 
 import msgspec
 
+from ...worker.contract.control_params import (
+    AttachParams,
+    CallParams,
+    NoParams,
+    ReadParams,
+    ToolsParams,
+)
 from ...worker.contract.errors import NotFound
-from ...worker.contract.shapes import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from .status import agent_status
 from .table import Caller, Control, method
 from .worker_api import LISTING_S, caller_of

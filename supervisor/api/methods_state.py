@@ -5,8 +5,7 @@ An agent that was removed is remembered: its sessions and keys are still shown, 
 
 import msgspec
 
-from ...worker.contract.errors import InvalidParams, NotFound
-from ...worker.contract.shapes import (
+from ...worker.contract.control_params import (
     CheckpointIdParams,
     CheckpointListParams,
     CheckpointRemoveParams,
@@ -20,6 +19,7 @@ from ...worker.contract.shapes import (
     MemoryShowParams,
     MemoryStatsParams,
 )
+from ...worker.contract.errors import InvalidParams, NotFound
 from .table import Caller, Control, method
 
 

@@ -7,6 +7,16 @@ from itertools import islice
 import msgspec
 from msgspec.structs import replace
 
+from ...worker.contract.control_params import (
+    NoParams,
+    ScheduleNameParams,
+    ScheduleParams,
+    TaskIdParams,
+    TaskListParams,
+    TasksParams,
+    TaskTreeParams,
+    TaskWaitParams,
+)
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
@@ -15,22 +25,7 @@ from ...worker.contract.errors import (
     NotFound,
     Timeout,
 )
-from ...worker.contract.shapes import (
-    ENDED,
-    Boundaries,
-    Error,
-    NoParams,
-    ScheduleNameParams,
-    ScheduleParams,
-    ScheduleRecord,
-    Task,
-    TaskIdParams,
-    TaskListParams,
-    TaskParams,
-    TasksParams,
-    TaskTreeParams,
-    TaskWaitParams,
-)
+from ...worker.contract.records import ENDED, Boundaries, Error, ScheduleRecord, Task, TaskParams
 from ..events.bus import Event
 from .table import Caller, Control, method
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from ...worker.contract.shapes import Task
+from ...worker.contract.records import Task
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..events.bus import rfc3339

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ... import __version__
-from ...worker.contract.shapes import (
+from ...worker.contract.records import (
     AgentStatus,
     AlertCounts,
     DaemonStatus,

@@ -17,6 +17,7 @@ from msgspec import Struct
 from ... import __version__
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
+from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
@@ -24,7 +25,6 @@ from ...worker.contract.errors import (
     NotFound,
     PermissionDenied,
 )
-from ...worker.contract.shapes import AttachParams
 from ..agents.agents import Agents
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, whose

@@ -24,7 +24,7 @@ from ...worker.contract.errors import (
     MethodNotFound,
 )
 from ...worker.contract.jsonrpc import Notification, Request
-from ...worker.contract.shapes import (
+from ...worker.contract.worker_messages import (
     BeatParams,
     CheckpointParams,
     DelegateAllParams,

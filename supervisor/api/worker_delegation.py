@@ -13,7 +13,8 @@ import msgspec
 from ...worker.contract import codec
 from ...worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
-from ...worker.contract.shapes import DelegateAllParams, DelegateParams, Task, TaskParams
+from ...worker.contract.records import Task, TaskParams
+from ...worker.contract.worker_messages import DelegateAllParams, DelegateParams
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks

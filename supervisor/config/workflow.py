@@ -18,7 +18,7 @@ from ...worker.contract.errors import (
     TaskFailed,
     from_wire,
 )
-from ...worker.contract.shapes import (
+from ...worker.contract.records import (
     Boundaries,
     Error,
     OutputFormat,

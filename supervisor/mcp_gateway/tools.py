@@ -16,8 +16,9 @@ from msgspec import Meta, Struct
 
 from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
+from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
-from ...worker.contract.shapes import ENDED, AttachParams, Priority, Seconds, Task, TaskState
+from ...worker.contract.records import ENDED, Priority, Seconds, Task, TaskState
 from ..api.table import RIGHTS, Control, Permission
 from ..api.worker_api import convert
 from ..supervision.worker_supervisor import WorkerSupervisor

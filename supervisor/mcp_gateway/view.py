@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access, Kind
 from ...worker.contract import codec
+from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from ...worker.contract.mcp_info import INSTRUCTIONS
-from ...worker.contract.shapes import AttachParams
 from ..api.table import Control, Permission
 from ..api.worker_api import LISTING_S, access_of, concerns
 from ..config.spec import Config, Profile

@@ -19,6 +19,7 @@ from secrets import token_hex
 import msgspec
 from msgspec.structs import replace
 
+from ...worker.contract.control_params import ScheduleParams
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
@@ -28,7 +29,7 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
     ShuttingDown,
 )
-from ...worker.contract.shapes import Error, ScheduleParams, ScheduleRecord, Task, TaskParams
+from ...worker.contract.records import Error, ScheduleRecord, Task, TaskParams
 from ..config.values import Refused
 from ..events.bus import Bus
 from ..store.store import Row, Store

@@ -26,7 +26,8 @@ from ...worker.contract.errors import (
     TaskFailed,
     from_wire,
 )
-from ...worker.contract.shapes import ENDED, Boundaries, Task, TaskKind, TaskParams, TaskResult
+from ...worker.contract.records import ENDED, Boundaries, Task, TaskKind, TaskParams
+from ...worker.contract.worker_messages import TaskResult
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..config.spec import Ensemble, kind_of_ensemble

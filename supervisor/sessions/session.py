@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Corrupted, ResourceLimitExceeded
-from ...worker.contract.shapes import MemoryChanges, MemoryDelta
+from ...worker.contract.worker_messages import MemoryChanges, MemoryDelta
 from ..store.sealed import unsealed
 
 VERSION = 1

@@ -24,7 +24,8 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
     WorkerFailed,
 )
-from ...worker.contract.shapes import MemoryDelta, Task
+from ...worker.contract.records import Task
+from ...worker.contract.worker_messages import MemoryDelta
 from ..config import spec
 from ..config.spec import Config, Spec
 from ..events.bus import Bus, rfc3339

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from ...worker.contract import codec
 from ...worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
-from ...worker.contract.shapes import CheckpointRecord
+from ...worker.contract.records import CheckpointRecord
 from ..config.spec import Recovery
 from ..events.bus import Bus, rfc3339
 from ..store.sealed import seal, unsealed

@@ -20,7 +20,7 @@ from ...mcp.upstream.session import Session
 from ...worker.contract.channel import Channel
 from ...worker.contract.errors import CorralError, InvalidParams
 from ...worker.contract.jsonrpc import Foreign, Notification, Peer, Request
-from ...worker.contract.shapes import PROTOCOL_VERSION, Hello
+from ...worker.contract.worker_messages import PROTOCOL_VERSION, Hello
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
 from ..logs.store import LogStream

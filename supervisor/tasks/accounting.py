@@ -15,7 +15,7 @@ from ...worker.contract.errors import (
     NotFound,
     ResourceLimitExceeded,
 )
-from ...worker.contract.shapes import Task
+from ...worker.contract.records import Task
 from ..agents.agents import Agents
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .admission import Admission, wanted_workers

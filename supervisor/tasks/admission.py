@@ -17,7 +17,7 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
 )
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
-from ...worker.contract.shapes import Boundaries, Task, TaskKind, TaskParams
+from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams
 from ..agents.agent import Agent, has_place
 from ..agents.agents import Agents
 from ..events.bus import rfc3339

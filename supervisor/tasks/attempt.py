@@ -27,7 +27,8 @@ from ...worker.contract.errors import (
     WorkerFailed,
 )
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
-from ...worker.contract.shapes import Boundaries, Error, Task, TaskResult, TaskState
+from ...worker.contract.records import Boundaries, Error, Task, TaskState
+from ...worker.contract.worker_messages import TaskResult
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import ASKED_FOR, State
 from ..supervision.line import DRAIN_S

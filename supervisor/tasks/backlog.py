@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ...worker.contract.errors import CorralError
-from ...worker.contract.shapes import Task, TaskState
+from ...worker.contract.records import Task, TaskState
 from .attempt import Attempt
 from .policy import Limits, rank
 from .queue import TaskQueue

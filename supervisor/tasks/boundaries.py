@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
-from ...worker.contract.shapes import Boundaries, OutputFormat, Task, TaskParams
+from ...worker.contract.records import Boundaries, OutputFormat, Task, TaskParams
 from ..config.spec import Tasks
 from ..config.values import Refused, above_zero, duration, retry_reasons
 

@@ -6,7 +6,7 @@ would wait for its own end; it is refused before it is queued.
 
 from collections.abc import Callable, Sequence
 
-from ...worker.contract.shapes import Task
+from ...worker.contract.records import Task
 
 Groups = Sequence[Sequence[str]]
 """Tasks by their ids: of each group one at least has to end. A group of nobody is no obstacle."""

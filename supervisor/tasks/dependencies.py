@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ...worker.contract.errors import Cancelled
-from ...worker.contract.shapes import Task
+from ...worker.contract.records import Task
 from .backlog import Entry
 
 LOOK_S = 60.0

@@ -24,7 +24,8 @@ from ...worker.contract.errors import (
     Overloaded,
     Timeout,
 )
-from ...worker.contract.shapes import Task, TaskResult, TaskState
+from ...worker.contract.records import Task, TaskState
+from ...worker.contract.worker_messages import TaskResult
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
 from ..store.batch import Writing

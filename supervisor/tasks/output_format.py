@@ -11,7 +11,7 @@ import msgspec
 from ...mcp.pool.validation import Schema
 from ...worker.contract import codec
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
-from ...worker.contract.shapes import OutputFormat, Task
+from ...worker.contract.records import OutputFormat, Task
 
 MAX_SCHEMA_BYTES = 64 * 1024
 """Of JSON. One of this size takes 50 ms to compile at most."""

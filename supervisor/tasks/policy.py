@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ...worker.contract.shapes import Boundaries, Retry
+from ...worker.contract.records import Boundaries, Retry
 from ..config.spec import Resources, Spec, Tasks
 
 AGING_S = 60.0

@@ -5,7 +5,8 @@ Shapes alone: the daemon puts the rooms in their places, and a queue without one
 
 from typing import Protocol
 
-from ...worker.contract.shapes import Task, TaskKind, TaskParams, TaskResult
+from ...worker.contract.records import Task, TaskKind, TaskParams
+from ...worker.contract.worker_messages import TaskResult
 from ..agents.agent import Agent
 from ..store.store import Statement
 

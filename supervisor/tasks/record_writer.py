@@ -18,8 +18,9 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
+from ...worker.contract.control_params import TaskListParams
 from ...worker.contract.errors import CorralError, Corrupted, NotFound, Overloaded
-from ...worker.contract.shapes import Error, Task, TaskListParams, TaskState
+from ...worker.contract.records import Error, Task, TaskState
 from ..events.bus import rfc3339
 from ..store.batch import Batches, Writing
 from ..store.store import Statement

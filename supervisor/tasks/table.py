@@ -15,8 +15,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from ...worker.contract.control_params import TaskListParams, TasksParams
 from ...worker.contract.errors import Corrupted, InvalidParams
-from ...worker.contract.shapes import ENDED, Boundaries, Task, TaskListParams, TasksParams
+from ...worker.contract.records import ENDED, Boundaries, Task
 from ..store.store import Row, Statement, Store
 
 LIST_BYTES = 8 * 1024 * 1024

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from ...worker.contract.control_params import TaskListParams
 from ...worker.contract.errors import (
     Cancelled,
     Conflict,
@@ -28,13 +29,7 @@ from ...worker.contract.errors import (
     ShuttingDown,
     WorkerFailed,
 )
-from ...worker.contract.shapes import (
-    ENDED,
-    Task,
-    TaskKind,
-    TaskListParams,
-    TaskParams,
-)
+from ...worker.contract.records import ENDED, Task, TaskKind, TaskParams
 from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..store.batch import Writing

@@ -17,6 +17,7 @@ from ... import __version__
 from ...mcp.endpoint.server import McpEndpoint
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.channel import Channel
+from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import (
     CorralError,
     InternalError,
@@ -25,7 +26,6 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ...worker.contract.jsonrpc import Notification, Peer, Request
-from ...worker.contract.shapes import AttachParams
 from ..api.table import Control, Permission
 from ..mcp_gateway.view import Client, ClientOffering
 from ..supervision.worker_supervisor import WorkerSupervisor

@@ -26,6 +26,7 @@ from corral.supervisor.config.spec import Audit as Keys
 from corral.supervisor.store import schema
 from corral.supervisor.store.schema import MIGRATIONS
 from corral.supervisor.store.store import Store
+from corral.worker.contract.control_params import NoParams
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -33,7 +34,6 @@ from corral.worker.contract.errors import (
     PermissionDenied,
     ResourceLimitExceeded,
 )
-from corral.worker.contract.shapes import NoParams
 
 pytestmark = pytest.mark.shell
 

@@ -23,7 +23,7 @@ from corral import (
 from corral.worker.client import async_ as module
 from corral.worker.client.async_ import Connection, Stream
 from corral.worker.contract.jsonrpc import Peer
-from corral.worker.contract.shapes import Task, TaskParams
+from corral.worker.contract.records import Task, TaskParams
 from scripted_daemon import BOUND_S, SILENCE, Caller, ScriptedDaemon
 
 pytestmark = pytest.mark.shell

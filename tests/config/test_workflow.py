@@ -22,7 +22,7 @@ from corral.supervisor.config.workflow import (
     in_order,
 )
 from corral.worker.contract.errors import Conflict, InvalidParams, TaskFailed
-from corral.worker.contract.shapes import Error, Task
+from corral.worker.contract.records import Error, Task
 
 pytestmark = pytest.mark.core
 

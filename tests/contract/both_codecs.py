@@ -9,11 +9,11 @@ from corral.worker.contract import codec, errors, jsonrpc
 
 
 def _without_msgspec(name: str) -> ModuleType:
-    """`corral.worker.NAME` loaded a second time, where `import msgspec` fails; the errors are shared."""
+    """`corral.worker.contract.NAME` loaded a second time, where `import msgspec` fails; the errors are shared."""
     package = "corral_without_msgspec"
     if package not in sys.modules:
         sys.modules[package] = ModuleType(package)
-        sys.modules[package].__path__ = list(sys.modules["corral.worker"].__path__)
+        sys.modules[package].__path__ = list(sys.modules["corral.worker.contract"].__path__)
         sys.modules[f"{package}.errors"] = errors
     there = sys.modules["msgspec"]
     sys.modules["msgspec"] = cast("ModuleType", None)  # the documented way to make an import fail
@@ -24,4 +24,4 @@ def _without_msgspec(name: str) -> ModuleType:
 
 
 CODECS: dict[str, ModuleType] = {"msgspec": codec, "json": _without_msgspec("codec")}
-WIRES: dict[str, ModuleType] = {"msgspec": jsonrpc, "json": _without_msgspec("wire")}
+WIRES: dict[str, ModuleType] = {"msgspec": jsonrpc, "json": _without_msgspec("jsonrpc")}

@@ -119,8 +119,8 @@ def test_both_codecs_are_what_they_say() -> None:
 def test_the_package_works_in_an_environment_without_msgspec() -> None:
     program = (
         "import sys; sys.modules['msgspec'] = None\n"
-        "from corral.worker import codec, wire\n"
-        "peer = wire.Peer(); peer.request('a', {'b': 'ü'}, deadline=None)\n"
+        "from corral.worker.contract import codec, jsonrpc\n"
+        "peer = jsonrpc.Peer(); peer.request('a', {'b': 'ü'}, deadline=None)\n"
         "sys.stdout.buffer.write(peer.take())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -13,7 +13,8 @@ from corral.supervisor.config.workflow import Step, Workflow
 from corral.supervisor.orchestration import workflow_engine
 from corral.supervisor.orchestration.workflow_engine import WorkflowEngine
 from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded
-from corral.worker.contract.shapes import Task, TaskParams, TaskResult
+from corral.worker.contract.records import Task, TaskParams
+from corral.worker.contract.worker_messages import TaskResult
 
 pytestmark = pytest.mark.shell
 

@@ -19,7 +19,7 @@ from corral.supervisor.sessions.session import (
 from corral.supervisor.store.sealed import seal
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted, ResourceLimitExceeded
-from corral.worker.contract.shapes import MemoryChanges, MemoryDelta
+from corral.worker.contract.worker_messages import MemoryChanges, MemoryDelta
 from corral.worker.sdk.session import Memory
 
 pytestmark = pytest.mark.core

@@ -27,7 +27,7 @@ from corral.worker.contract.errors import (
     ResourceLimitExceeded,
     WorkerFailed,
 )
-from corral.worker.contract.shapes import Task
+from corral.worker.contract.records import Task
 
 pytestmark = pytest.mark.shell
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
-from corral.worker.contract.shapes import ENDED
+from corral.worker.contract.records import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 

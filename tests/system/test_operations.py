@@ -27,7 +27,7 @@ from corral.supervisor.lifecycle.state_machine import TRANSITIONS, UP, State
 from corral.supervisor.linux.kernel import MARK
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError, Unreachable
-from corral.worker.contract.shapes import ENDED
+from corral.worker.contract.records import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, check_status, children, marked
 
 OPERATIONS = int(os.environ.get("CORRAL_OPERATIONS", "300"))

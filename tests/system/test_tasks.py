@@ -17,7 +17,7 @@ from corral.worker.contract.errors import (
     ResourceLimitExceeded,
     Timeout,
 )
-from corral.worker.contract.shapes import ENDED
+from corral.worker.contract.records import ENDED
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
 CREW = f"""

@@ -10,7 +10,7 @@ import pytest
 from corral.supervisor.api.methods_task import Listener
 from corral.supervisor.api.table import Caller, Control
 from corral.supervisor.tasks.attempt import ALARMS_SLACK, Alarms
-from corral.worker.contract.shapes import Task
+from corral.worker.contract.records import Task
 from worker_peer import on_loop
 
 pytestmark = pytest.mark.shell

@@ -20,7 +20,7 @@ from corral.supervisor.tasks.boundaries import (
     within,
 )
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
-from corral.worker.contract.shapes import Boundaries, OutputFormat, Retry, Task, TaskParams
+from corral.worker.contract.records import Boundaries, OutputFormat, Retry, Task, TaskParams
 
 pytestmark = pytest.mark.core
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from corral.supervisor.tasks.deadlock import Groups, can_ever_run
-from corral.worker.contract.shapes import Task
+from corral.worker.contract.records import Task
 
 pytestmark = pytest.mark.core
 

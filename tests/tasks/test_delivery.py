@@ -18,6 +18,7 @@ from corral.supervisor.tasks import record_writer
 from corral.supervisor.tasks.backlog import Entry
 from corral.supervisor.tasks.dependencies import Dependencies
 from corral.supervisor.tasks.policy import Limits
+from corral.worker.contract.control_params import ScheduleParams
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -26,7 +27,7 @@ from corral.worker.contract.errors import (
     ResourceLimitExceeded,
     TaskFailed,
 )
-from corral.worker.contract.shapes import ScheduleParams, Task, TaskParams
+from corral.worker.contract.records import Task, TaskParams
 from task_desk import BOUND_S, PATIENCE_S, Desk, desk, full
 from worker_peer import on_loop
 

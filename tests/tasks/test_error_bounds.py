@@ -7,7 +7,7 @@ import pytest
 
 from corral.supervisor.tasks.attempt import ERROR_BYTES, ERROR_LEAST_BYTES, bounded, error_room
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
-from corral.worker.contract.shapes import Error
+from corral.worker.contract.records import Error
 
 pytestmark = pytest.mark.shell
 

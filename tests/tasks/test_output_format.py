@@ -8,7 +8,7 @@ import pytest
 from corral.supervisor.tasks.attempt import check_result
 from corral.supervisor.tasks.output_format import MAX_SCHEMA_BYTES, check_format, check_output
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
-from corral.worker.contract.shapes import OutputFormat, Task
+from corral.worker.contract.records import OutputFormat, Task
 
 pytestmark = pytest.mark.shell
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from corral.supervisor.config.spec import Resources, Spec, Tasks
 from corral.supervisor.tasks import policy
 from corral.supervisor.tasks.policy import AGING_S, Attempted, Limits, Load, Policy, Slot
-from corral.worker.contract.shapes import Boundaries, Retry
+from corral.worker.contract.records import Boundaries, Retry
 
 pytestmark = pytest.mark.core
 

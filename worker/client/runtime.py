@@ -17,7 +17,7 @@ import msgspec
 
 from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound, Unreachable
 from ..contract.jsonrpc import Notification
-from ..contract.shapes import (
+from ..contract.records import (
     AgentStatus,
     CheckpointRecord,
     Statistics,

@@ -8,7 +8,7 @@ import msgspec
 
 from ..contract.codec import as_object
 from ..contract.errors import CorralError, InternalError, from_wire
-from ..contract.shapes import Boundaries, OutputFormat, Retry, Task, TaskParams
+from ..contract.records import Boundaries, OutputFormat, Retry, Task, TaskParams
 from .async_ import shaped
 
 

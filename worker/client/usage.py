@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ..contract.shapes import Statistics, Status, WorkerStatus
+from ..contract.records import Statistics, Status, WorkerStatus
 
 
 class ResourceUsage(msgspec.Struct, frozen=True, kw_only=True):

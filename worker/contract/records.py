@@ -1,0 +1,432 @@
+"""Defines the records that the daemon keeps and returns: tasks, schedules, checkpoints, status, statistics.
+
+Guarantees their JSON form: keys may be added to a shape, never changed or removed. Times are RFC 3339 in UTC,
+durations are seconds. `TaskParams` is here because the record of a schedule contains one. Knows no method.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Priority = Annotated[int, Meta(ge=1, le=10)]
+
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+
+Count = Annotated[int, Meta(ge=1, le=100_000)]
+
+Moment = Annotated[float, Meta(ge=-1e11, le=253_402_300_799)]
+"""Seconds of the Unix epoch, up to the end of the year 9999: what compares as text beyond that is wrong."""
+
+Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""The number of an event, as SQLite has it."""
+
+Key = Annotated[str, Meta(min_length=1, max_length=200)]
+"""What a caller calls something by: an idempotency key, a session, what makes tasks stick to one worker."""
+
+TaskKind = Literal["task", "team", "workflow"]
+"""Who does the work: a worker, or the daemon itself, which hands the parts of it to others."""
+
+TaskState = Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
+
+ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timeout"})
+"""States of a task that never change again."""
+
+
+class Error(Struct, frozen=True):
+    """An error as records show it; the codes are those of `errors`."""
+
+    code: int
+    name: str
+    message: str
+    data: dict[str, object] = {}
+
+
+class Boundaries(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a task may do. `timeout_s` and `max_tool_calls` only tighten the agent's own limits.
+
+    `timeout` is another way to write `timeout_s`: seconds, or "30s". A record has `timeout_s` alone.
+    """
+
+    timeout_s: Seconds | None = None
+    max_tool_calls: Annotated[int, Meta(ge=0)] | None = None
+    allowed_tools: list[str] | None = None
+    constraints: list[str] = []
+    scope: str = ""
+    timeout: Seconds | str | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_cost_cents: Annotated[float, Meta(gt=0)] | None = None
+
+
+class OutputFormat(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the output has to look like: in words for the agent, and as a JSON Schema that the daemon holds it to."""
+
+    description: str = ""
+    schema: dict[str, object] | bool | None = None
+
+
+class Retry(Struct, frozen=True, forbid_unknown_fields=True):
+    """How often and after what a task is tried again, in place of what `[tasks]` of its agent says.
+
+    `retry_on` as in the configuration: "worker-death", "any", "never", or names of errors.
+    """
+
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    retry_on: list[str] | str | None = None
+    retry_backoff_base_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """One delegation to an agent, from its acknowledgement to its end.
+
+    `attempt` counts from 1 once it has been dispatched; `parent` is the task that delegated it, `depth` how many
+    tasks stand above it, `step` which part of a team's or workflow's task it is.
+    `progress` is what the worker said last, of `progress_total` (1 where it said none).
+    `after` are tasks that have to succeed first, `scheduled_at` is when it may begin, `schedule` the name of what made it.
+    Who is `durable` is in the store before it is acknowledged; another never outlives the daemon.
+    `retry_of` is the ended task in whose place it was queued again, `retried_by` the one in place of this.
+    """
+
+    id: str
+    agent: str
+    worker: str | None = None
+    state: TaskState = "queued"
+    priority: int = 5
+    attempt: int = 0
+    objective: str = ""
+    input: object = None
+    context: object = None
+    boundaries: Boundaries = Boundaries()
+    output: object = None
+    error: Error | None = None
+    progress: float | None = None
+    progress_total: float | None = None
+    progress_message: str = ""
+    created_at: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_s: float | None = None
+    tool_calls: int = 0
+    tokens_used: int = 0
+    cost_cents: float = 0.0
+    parent: str | None = None
+    children: list[str] = []
+    reason: str = ""
+    kind: TaskKind = "task"
+    depth: int = 0
+    step: str = ""
+    required_capabilities: list[str] = []
+    output_format: OutputFormat | None = None
+    idempotency_key: str | None = None
+    after: list[str] = []
+    scheduled_at: str | None = None
+    schedule: str | None = None
+    sticky_key: str | None = None
+    session: str | None = None
+    durable: bool = True
+    retry: Retry | None = None
+    retry_of: str | None = None
+    retried_by: str | None = None
+
+
+class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """A new task: for an agent, team or workflow by name, or for any agent that has a capability.
+
+    `required_capabilities` must all be offered by who takes it; `allowed_tools` is the same key of `boundaries`.
+    With an `idempotency_key` the same task is queued once, however often it is sent. It begins when those in `after`
+    have succeeded, and not before `at`. Tasks with one `sticky_key` go to one worker; those of one `session` share
+    its memory, one after the other. Without `durable` it is faster, and gone with the daemon.
+    """
+
+    objective: str
+    agent: str | None = None
+    capability: str | None = None
+    input: object = None
+    context: object = None
+    priority: Priority | None = None
+    timeout_s: Seconds | None = None
+    boundaries: Boundaries = Boundaries()
+    required_capabilities: Annotated[list[str], Meta(max_length=100)] = []
+    allowed_tools: list[str] | None = None
+    output_format: OutputFormat | None = None
+    idempotency_key: Key | None = None
+    after: Annotated[list[str], Meta(max_length=1000)] = []
+    at: Moment | None = None
+    sticky_key: Key | None = None
+    session: Key | None = None
+    durable: bool = True
+    retry: Retry | None = None
+
+
+Overlap = Literal["skip", "queue"]
+"""What becomes of a run that is due while the last one still goes on."""
+
+
+class ScheduleRecord(Struct, frozen=True, kw_only=True):
+    """A schedule, and what became of its runs.
+
+    `next_at` is when it runs next, null where it never does again. `runs` counts tasks that were made, `skipped` runs
+    that were due while the last one went on or that came too late without `catch_up`, `refused` those that were not accepted, the
+    last one because of `last_error`. `last_due_at` is for when the last run was, `last_task` what it made.
+    """
+
+    name: str
+    task: TaskParams
+    every_s: float | None = None
+    cron: str | None = None
+    timezone: str | None = None
+    catch_up: bool = True
+    overlap: Overlap = "skip"
+    start_at: str | None = None
+    paused: bool = False
+    created_at: str = ""
+    next_at: str | None = None
+    last_due_at: str | None = None
+    last_task: str | None = None
+    last_error: Error | None = None
+    runs: int = 0
+    skipped: int = 0
+    refused: int = 0
+
+
+class CheckpointRecord(Struct, frozen=True, kw_only=True):
+    """One checkpoint, without its data; `size_bytes` is that of the data as JSON. `task` is null where it is a worker's."""
+
+    id: int
+    agent: str
+    worker: str | None
+    task: str | None
+    reason: str
+    at: str
+    size_bytes: int
+
+
+class ExitRecord(Struct, frozen=True, kw_only=True):
+    """How an incarnation ended."""
+
+    result: str
+    code: int | None
+    signal: str | None
+    forced: bool
+    at: str
+    message: str
+
+
+class HealthRecord(Struct, frozen=True, kw_only=True):
+    """One health check of a worker; `healthy` is null until it has passed or failed."""
+
+    name: str
+    healthy: bool | None
+    degraded: bool
+    failures: int
+    at: str | None
+    message: str
+
+
+class WorkerStatus(Struct, frozen=True, kw_only=True):
+    """One worker in `status`.
+
+    `wanted`: somebody wants it up, which may be true of some workers of an agent only. `throttled`: cpu_limit_percent holds it back; `throttled_s`: for how long so far, in this incarnation.
+    """
+
+    id: str
+    pid: int | None
+    state: str
+    incarnation: int
+    restarts: int
+    uptime_s: float
+    rss_bytes: int
+    paused: bool
+    cpu_percent: float
+    open_files: int
+    task: str | None
+    next_start_in_s: float | None
+    last_exit: ExitRecord | None
+    reason: str
+    wanted: bool = False
+    log_lost_lines: int = 0
+    log_lost_bytes: int = 0
+    log_trouble: str | None = None
+    throttled: bool = False
+    throttled_s: float = 0.0
+    health: list[HealthRecord] = []
+    hibernated: bool = False
+
+
+class ServerStatus(Struct, frozen=True, kw_only=True):
+    """What is particular to an MCP server in `status`.
+
+    `era` and `version` are those of the protocol that it spoke last, null where it never did. `listed_at` is when it
+    said last what it offers, also to an earlier daemon. `calls`, `failures` and `retries` count since it was added or
+    the daemon started. `warning` names a risk of its configuration, `stderr` has its last words when it gave up.
+    """
+
+    era: str | None
+    version: str | None
+    listed_at: str | None
+    prompts: int
+    resources: int
+    templates: int
+    calls: int
+    failures: int
+    retries: int
+    in_flight: int
+    waiting: int
+    warning: str | None = None
+    stderr: list[str] = []
+
+
+class InstancesStatus(Struct, frozen=True):
+    """Between how many workers an agent has."""
+
+    min: int
+    max: int
+
+
+class AgentStatus(Struct, frozen=True, kw_only=True):
+    """One agent or MCP server in `status`; `tools` and `mcp` only where it is a server, `instances` where it has a range."""
+
+    name: str
+    kind: Literal["agent", "mcp"]
+    state: str
+    wanted: bool
+    degraded: bool
+    protocol: str
+    workers: list[WorkerStatus]
+    queued: int = 0
+    instances: InstancesStatus | UnsetType = UNSET
+    warm: dict[str, object] | UnsetType | None = UNSET
+    tools: list[str] | UnsetType = UNSET
+    mcp: ServerStatus | UnsetType = UNSET
+
+
+class AlertCounts(Struct, frozen=True, kw_only=True):
+    """What became of the alerts since the daemon's start; the suppressed ones were too many."""
+
+    sent: int = 0
+    failed: int = 0
+    suppressed: int = 0
+
+
+class DaemonStatus(Struct, frozen=True, kw_only=True):
+    """The daemon itself in `status`.
+
+    `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
+    in the system's journal. `http` is where MCP is served over HTTP.
+    """
+
+    pid: int
+    version: str
+    uptime_s: float
+    socket: str
+    state_dir: str
+    containment: str
+    draining: bool
+    degraded: list[str]
+    config: str | None
+    launcher_pid: int | None
+    alerts: AlertCounts = AlertCounts()
+    log_level: str = "info"
+    log_lost: int = 0
+    journal: bool = False
+    journal_lost: int = 0
+    http: str | None = None
+
+
+class TaskCounts(Struct, frozen=True, kw_only=True):
+    """How many tasks there are; ended ones since the daemon started."""
+
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+class TeamStatus(Struct, frozen=True, kw_only=True):
+    """One team in `status`; `running` are tasks of it that have not ended. `lead` is null where nobody leads."""
+
+    name: str
+    kind: Literal["team"] = "team"
+    mode: str
+    lead: str | None
+    members: list[str]
+    running: int
+
+
+class WorkflowStatus(Struct, frozen=True, kw_only=True):
+    """One workflow in `status`; `steps` are their names, `running` tasks of it that have not ended."""
+
+    name: str
+    kind: Literal["workflow"] = "workflow"
+    steps: list[str]
+    running: int
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """The answer to `daemon.status`."""
+
+    daemon: DaemonStatus
+    agents: list[AgentStatus]
+    mcp_servers: list[AgentStatus]
+    tasks: TaskCounts
+    teams: list[TeamStatus] = []
+    workflows: list[WorkflowStatus] = []
+
+
+class RuntimeFigures(Struct, frozen=True, kw_only=True):
+    """Lives and tasks: incarnations that were started, workers that are up, tasks that have ended (of a server: calls).
+
+    `failed` are those that failed or timed out; `success_rate` is the share that succeeded of what was not cancelled.
+    """
+
+    spawned: int
+    active: int
+    executed: int
+    failed: int
+    success_rate: float | None
+
+
+class ProcessFigures(Struct, frozen=True, kw_only=True):
+    """Workers that have a process, what their trees take now, and the processor time of all lives so far."""
+
+    active: int
+    memory_bytes: int
+    cpu_ms: float
+
+
+class ExecutorFigures(Struct, frozen=True, kw_only=True):
+    """Tasks that have ended, or calls of a server, with their durations: from the start of the last attempt to the end.
+
+    `tool_calls` are those that a server has seen, in a task or not.
+    """
+
+    total: int
+    ok: int
+    failed: int
+    cancelled: int
+    tool_calls: int
+    average_ms: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """The statistics of one agent, server, team or workflow."""
+
+    runtime: RuntimeFigures
+    process: ProcessFigures
+    executor: ExecutorFigures
+
+
+class Statistics(Struct, frozen=True, kw_only=True):
+    """The answer to `statistics.show`: all of it since `since`; percentiles over the last `window` durations."""
+
+    since: str
+    uptime_s: float
+    window: int
+    runtime: RuntimeFigures
+    process: ProcessFigures
+    executor: ExecutorFigures
+    agents: dict[str, Figures]
+    mcp_servers: dict[str, Figures]
+    teams: dict[str, Figures]
+    workflows: dict[str, Figures]

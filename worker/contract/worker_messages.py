@@ -1,0 +1,152 @@
+"""Defines the messages of the worker protocol: params of a worker's requests and notifications, and its results.
+
+Guarantees their types as the daemon reads them. Unknown keys are ignored, so that a newer SDK works with an older
+daemon; the two delegations take the params of a control method, and refuse unknown keys as it does.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from .records import Seconds, TaskParams
+
+PROTOCOL_VERSION = "1"
+"""The worker protocol that `initialize` asks for."""
+
+
+class WorkerToolsParams(Struct, frozen=True):
+    """`tools/list` of a worker; with `task`, only what that task may call."""
+
+    task: str | None = None
+
+
+class WorkerCallParams(Struct, frozen=True):
+    """`tools/call` of a worker."""
+
+    name: str
+    arguments: dict[str, object] = {}
+    task: str | None = None
+
+
+class DelegateParams(TaskParams, frozen=True, forbid_unknown_fields=True):
+    """`task/delegate` of a worker for its `task`; answered with the child's record when that has ended."""
+
+    task: str | None = None
+
+
+class DelegateAllParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """`task/delegate_all` of a worker for its `task`: several at once, of which at most `max_parallel` are in work.
+
+    Answered with `{"results": […]}` when all have ended: in the order of `tasks` the record of each, or
+    `{"error": …}` where none was accepted.
+    """
+
+    tasks: Annotated[list[TaskParams], Meta(min_length=1, max_length=100_000)]
+    max_parallel: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    task: str | None = None
+
+
+class MemoryParams(Struct, frozen=True):
+    """`memory/put`, `memory/get` and `memory/delete`; `ttl_s` and `value` only for put."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=1024)]
+    value: object = None
+    ttl_s: Seconds | None = None
+    session: Annotated[str, Meta(max_length=1024)] = ""
+
+
+class MemorySearchParams(Struct, frozen=True):
+    """`memory/search`: keys or values that contain the text."""
+
+    query: str
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 10
+    session: str | None = None
+
+
+class MemoryChanges(Struct, frozen=True):
+    """What a task has changed of the variables or the data of its session."""
+
+    set: dict[str, object] = {}
+    delete: list[str] = []
+
+
+class MemoryDelta(Struct, frozen=True):
+    """What a task has changed of its session: the `memory` in the answer to `task/run`.
+
+    `append` are new messages; `history` is the whole history before them, where earlier messages were changed.
+    """
+
+    append: list[dict[str, object]] = []
+    history: list[dict[str, object]] | None = None
+    variables: MemoryChanges = MemoryChanges()
+    data: MemoryChanges = MemoryChanges()
+
+
+class CheckpointParams(Struct, frozen=True):
+    """`checkpoint/put`."""
+
+    data: object
+    task: str | None = None
+
+
+class PublishParams(Struct, frozen=True):
+    """`event/publish`."""
+
+    type: Annotated[str, Meta(min_length=1, max_length=128)]
+    data: object = None
+
+
+class SubscribeParams(Struct, frozen=True):
+    """`event/subscribe`: globs of event types."""
+
+    types: Annotated[list[str], Meta(max_length=100)]
+
+
+class ProgressParams(Struct, frozen=True):
+    """`progress` of a worker."""
+
+    progress: float
+    task: str | None = None
+    total: float | None = None
+    message: str = ""
+
+
+class BeatParams(Struct, frozen=True):
+    """`heartbeat` of a worker; with `task`, of the handler that runs it."""
+
+    busy: bool = False
+    task: str | None = None
+
+
+class UsageParams(Struct, frozen=True):
+    """`usage` of a worker."""
+
+    tokens: Annotated[int, Meta(ge=0)] = 0
+    cost_cents: Annotated[float, Meta(ge=0)] = 0.0
+    task: str | None = None
+
+
+class WorkerLogParams(Struct, frozen=True):
+    """`log` of a worker."""
+
+    message: str
+    level: str = "info"
+    fields: dict[str, object] = {}
+
+
+class TaskResult(Struct, frozen=True):
+    """What a worker answers to `task/run`; `memory` is what its session is to remember of this turn."""
+
+    output: object = None
+    tokens_used: Annotated[int, Meta(ge=0)] = 0
+    cost_cents: Annotated[float, Meta(ge=0)] = 0.0
+    memory: object = None
+
+
+class Hello(Struct, frozen=True):
+    """What a worker answers to `initialize`."""
+
+    protocolVersion: str
+    name: str = ""
+    version: str = ""
+    capabilities: list[str] = []
