@@ -39,7 +39,7 @@ COMMANDS = {
     "scale": "agent",
     "signal": "agent",
     "reload": "agent",
-    "log-level": "daemon",
+    "log-level": "misc",
     "emergency-stop": "agent",
     "run": "task",
     "tasks": "task",
@@ -51,11 +51,11 @@ COMMANDS = {
     "logs": "log",
     "events": "event",
     "audit": "audit",
-    "mcp": "tool",
+    "mcp": "mcp",
     "memory": "memory",
     "doctor": "doctor",
-    "completion": "about",
-    "version": "about",
+    "completion": "misc",
+    "version": "misc",
 }
 """Command -> module of this package, whose attribute of the same name is the click command."""
 

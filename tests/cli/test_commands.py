@@ -499,7 +499,7 @@ def test_a_command_imports_only_what_it_needs(world: World, words: str) -> None:
     cli = {name for name in ours if name.startswith("corral.cli.")}
     cli -= {"corral.cli.__main__", "corral.cli.console", "corral.cli.context", "corral.cli.render"}
     # Parts of one command each.
-    cli -= {"corral.cli.run_options", "corral.cli.team", "corral.cli.status_table"}
+    cli -= {"corral.cli.run_options", "corral.cli.team_table", "corral.cli.status_table"}
     assert len(cli) == 1, "a command is in one module"
 
 

@@ -227,13 +227,13 @@ def test_no_death_is_lost_while_there_is_no_descriptor(wire: Wire) -> None:
 BLIND = """
 import errno, sys
 sys.path.append({source!r})
-from corral.supervisor import launcher, lineage
-look_up = lineage.look_up
+from corral.supervisor.launcher import process_tree, program
+look_up = process_tree.look_up
 def refuse(pid):
-    lineage.look_up = look_up
+    process_tree.look_up = look_up
     raise OSError(errno.ENFILE, "Too many open files in system")
-lineage.look_up = refuse
-launcher.main()
+process_tree.look_up = refuse
+program.main()
 """
 """A launcher for which the machine has no file left at its first look at a process."""
 
@@ -242,7 +242,7 @@ def test_a_start_that_cannot_be_looked_at_is_answered_and_leaves_nothing(
     tmp_path: Path, token: str
 ) -> None:
     program = tmp_path / "blind.py"
-    program.write_text(BLIND.format(source=str(Path(launcher.__file__).parents[2])))
+    program.write_text(BLIND.format(source=str(Path(launcher.__file__).parents[3])))
     wire = Wire(program=str(program))
     answer = refusal(wire, ["sh", "-c", "sleep 1000", token])
     assert (answer["errno"], answer["retryable"]) == (errno.ENFILE, True)

@@ -816,7 +816,7 @@ async def session(url: str, **options: Any) -> AsyncGenerator[Session, None]:
 async def official() -> AsyncGenerator[str, None]:
     """The official SDK's server over HTTP."""
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "agents.mcp_official_http"),
+        *(sys.executable, "-P", "-m", "programs.mcp_official_http"),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(HERE.parent)},
     )
