@@ -1,4 +1,8 @@
-"""One bound for every test: whatever waits for an event that does not come fails here."""
+"""What every test gets: a bound in time, and SIGINT as a terminal has it.
+
+A shell that starts `make test &` without job control, nohup and some CI systems have SIGINT ignored, and a process keeps
+that over exec(2): Python then installs no handler, and the programs under test, which the user would end with Ctrl-C, never end.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -7,6 +11,9 @@ from types import FrameType
 import pytest
 
 TEST_BOUND_S = 120
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
