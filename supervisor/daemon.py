@@ -234,13 +234,10 @@ class _Daemon:
         self.service.called.append(self.statistics.called)
         self.tasks.started.append(self.statistics.started)
         self.tasks.ended.append(self.statistics.ended)
-        self.service.listeners += [self.statistics.changed]  # before the limits forget what it used
-        self.service.listeners += [self.limits.changed, self.agents.servers.changed]
         self.autoscaler = Autoscaler(self.agents, self.tasks)
-        self.service.listeners.append(self.autoscaler.changed)
         self.tasks.on_waiting = self.autoscaler.stir
         self.agents.on_scaled = self.autoscaler.resized
-        self.service.listeners += [RollingRestart(self.agents).changed]
+        self._subscribe(RollingRestart(self.agents))
         self.alerts = Alerts(
             shared.bus,
             shared.probes.commands,
@@ -256,6 +253,19 @@ class _Daemon:
         self._lost_seen = 0
         self._lost_told = 0
         self._reloading: set[asyncio.Task[None]] = set()
+
+    def _subscribe(self, rolling_restart: RollingRestart) -> None:
+        """Subscribes the rooms to the changes of workers that each acts on; they are called in this order."""
+        changes = self.service.changes
+        changes.subscribe(self.statistics.changed)  # before the limits forget what it used
+        changes.subscribe(self.limits.changed)
+        changes.subscribe(self.agents.servers.changed)
+        changes.subscribe(self.autoscaler.changed, load=True)
+        changes.subscribe(rolling_restart.changed, load=True)
+        changes.subscribe(self.service.pubsub.changed)
+        changes.subscribe(self.hibernation.changed)
+        changes.subscribe(lambda _: self.agents.fill_room())
+        changes.subscribe(self.tasks.worker_changed, load=True)
 
     @classmethod
     async def begin(

@@ -87,7 +87,6 @@ class Hand:
         self.shared = SimpleNamespace(wakefulness=worker_supervisor.StallClock())
         self.calls: dict[str, asyncio.Future[object]] = {}
         self.is_closed = False
-        self.is_surplus = False
         self.number = 0
 
     # as a Keeper
@@ -96,6 +95,8 @@ class Hand:
     def takes_tasks(self) -> bool:
         worker = self.worker
         return worker.state is State.IDLE and worker.paused_at is None and not self.is_closed
+
+    is_schedulable = takes_tasks
 
     @property
     def channel(self) -> "Hand":
@@ -267,9 +268,8 @@ class Desk:
         return agent
 
     def look_at(self, hand: Hand) -> None:
-        """As `Service.changed` does it."""
-        self.tasks.note(cast(worker_supervisor.WorkerSupervisor, hand))
-        self.tasks.dispatch(hand.spec.name)
+        """As `WorkerChanges` does it."""
+        self.tasks.worker_changed(cast(worker_supervisor.WorkerSupervisor, hand))
 
     def remove(self, name: str) -> None:
         """As `Agents` does it: its workers are stopped first."""

@@ -235,6 +235,4 @@ class Bench:
 
 def has_place(supervisor: WorkerSupervisor, capacity: int) -> bool:
     """Whether a worker can begin a task now."""
-    return (
-        len(supervisor.running) < capacity and supervisor.takes_tasks and not supervisor.is_surplus
-    )
+    return len(supervisor.running) < capacity and supervisor.is_schedulable

@@ -18,7 +18,7 @@ from ..config.diff import Plan, plan
 from ..config.document import STORE
 from ..config.loader import check_requires, decode_agent, to_table
 from ..config.spec import Config, Spec, changed, kind_of_ensemble
-from ..supervision.worker_supervisor import Service, Shared, WorkerSupervisor
+from ..supervision.worker_supervisor import Service, Shared, Unschedulable, WorkerSupervisor
 from .agent import Agent, processes_of, spec_of
 from .groups import Groups
 from .registry import Entry
@@ -122,7 +122,7 @@ class Agents(Staffing):
                 for agent in self.agents.values()
                 if agent.spec.autostart
                 for supervisor in agent.supervisors
-                if not supervisor.is_hibernated
+                if not supervisor.is_cordoned(Unschedulable.HIBERNATED)
             )
 
     # -- adding

@@ -29,7 +29,7 @@ from ..events.bus import rfc3339
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, LastExit, State
 from ..supervision.checkpoints import Checkpoints, Reason, Resumption
-from ..supervision.worker_supervisor import WorkerSupervisor
+from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from .agent import Agent
 from .agents import Agents
 
@@ -78,9 +78,8 @@ class Hibernation:
         for supervisor in self._agents.all_supervisors():
             found = self._resumptions.get(supervisor.id)
             if found is not None and found.hibernated:
-                supervisor.is_hibernated = True
-                last = LastExit("hibernated", at=rfc3339(found.at), message="hibernated")
-                supervisor.worker = state_machine.rested(supervisor.worker, last)
+                supervisor.cordon(Unschedulable.HIBERNATED)
+                supervisor.rest(LastExit("hibernated", at=rfc3339(found.at), message="hibernated"))
 
     def boot(self) -> None:
         """Wakes those for whom tasks wait, once workers may start."""
@@ -93,14 +92,14 @@ class Hibernation:
     def is_hibernated(self, agent: Agent) -> bool:
         """Whether an agent has no worker that is wanted, and one that sleeps: a task wakes it."""
         return (
-            any(supervisor.is_hibernated for supervisor in agent.supervisors) and not agent.wanted
+            any(_is_hibernated(supervisor) for supervisor in agent.supervisors) and not agent.wanted
         )
 
     def wake_soon(self, agent: Agent) -> None:
         """Wakes the workers of an agent, as there is room for them."""
         if self._has_booted:
             self._agents.start_by_itself(
-                [k for k in agent.supervisors if k.is_hibernated or self._came_asleep(k)]
+                [k for k in agent.supervisors if _is_hibernated(k) or self._came_asleep(k)]
             )
 
     def _came_asleep(self, supervisor: WorkerSupervisor) -> bool:
@@ -172,7 +171,7 @@ class Hibernation:
         return begun == (supervisor.worker.incarnation, found.checkpoint) and not found.hibernated
 
     def _awake(self, supervisor: WorkerSupervisor, found: Resumption) -> None:
-        supervisor.is_hibernated = False
+        supervisor.uncordon(Unschedulable.HIBERNATED)
         self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
         self._tell("agent.woken", supervisor, {"checkpoint": found.checkpoint})
 
@@ -188,7 +187,7 @@ class Hibernation:
         for supervisor in supervisors:
             found = self._resumptions.get(supervisor.id)
             if found is not None and found.hibernated:
-                supervisor.is_hibernated = False
+                supervisor.uncordon(Unschedulable.HIBERNATED)
                 self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
 
     def removed(self, agent: str) -> None:
@@ -397,7 +396,7 @@ class Hibernation:
         else:
             copy = await self._keep(supervisor, data, "restore")
             pending = Resumption(
-                supervisor.spec.name, copy.id, supervisor.is_hibernated, time.time()
+                supervisor.spec.name, copy.id, _is_hibernated(supervisor), time.time()
             )
             await self._resume({supervisor.id: pending})
             self._resumptions[supervisor.id] = pending
@@ -439,7 +438,9 @@ class Hibernation:
         for name in names:
             supervisors = self._agents.supervisors(name)
             _check_protocol(supervisors, f'hibernate "{name}"')
-            if not any(supervisor in up or supervisor.is_hibernated for supervisor in supervisors):
+            if not any(
+                supervisor in up or _is_hibernated(supervisor) for supervisor in supervisors
+            ):
                 raise Conflict(f'cannot hibernate "{name}": it does not run', name=name)
         async with self._withheld(up, timeout_s, "hibernate"):
             numbers = {supervisor.id: supervisor.worker.incarnation for supervisor in up}
@@ -482,7 +483,7 @@ class Hibernation:
 
     def _lay_down(self, supervisor: WorkerSupervisor, resumption: Resumption) -> None:
         self._resumptions[supervisor.id] = resumption
-        supervisor.is_hibernated = True
+        supervisor.cordon(Unschedulable.HIBERNATED)
         supervisor.forget()
         supervisor.send(state_machine.Stop("hibernated", "hibernated"))
         self._tell("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
@@ -511,13 +512,13 @@ class Hibernation:
         """
         for supervisor in supervisors:
             if not (
-                supervisor.is_hibernated
+                _is_hibernated(supervisor)
                 or supervisor.worker.wanted
                 or self._came_asleep(supervisor)
             ):
                 text = f'cannot wake "{supervisor.id}": it is not hibernated; corral start {supervisor.id}'
                 raise Conflict(text, worker=supervisor.id)
-        asleep = [supervisor for supervisor in supervisors if supervisor.is_hibernated]
+        asleep = [supervisor for supervisor in supervisors if _is_hibernated(supervisor)]
         self._agents.check_may_begin(asleep)
         found = {k.id: self._resumptions[k.id]._replace(hibernated=False) for k in asleep}
         if found:
@@ -530,20 +531,24 @@ class Hibernation:
     ) -> AsyncGenerator[None, None]:
         """While workers are given no task, and have none."""
         for supervisor in supervisors:
-            if supervisor.is_withheld:
+            if supervisor.is_cordoned(Unschedulable.HIBERNATING):
                 text = (
                     f'cannot go on with "{supervisor.id}": another call hibernates or restores it'
                 )
                 raise Conflict(text, worker=supervisor.id)
         for supervisor in supervisors:
-            supervisor.is_withheld = True
+            supervisor.cordon(Unschedulable.HIBERNATING)
         try:
             await _until_idle(supervisors, timeout_s, what)
             yield
         finally:
             for supervisor in supervisors:
-                supervisor.is_withheld = False
-                supervisor.service.changed(supervisor)  # tasks may wait for it
+                supervisor.uncordon(Unschedulable.HIBERNATING)
+                supervisor.publish_change()  # tasks may wait for it
+
+
+def _is_hibernated(supervisor: WorkerSupervisor) -> bool:
+    return supervisor.is_cordoned(Unschedulable.HIBERNATED)
 
 
 async def _until_idle(
@@ -578,7 +583,7 @@ def _is_to_sleep(supervisor: WorkerSupervisor) -> bool:
     worker = supervisor.worker
     if worker.state in UP and worker.paused_at is None:
         return True
-    if supervisor.is_hibernated or not worker.wanted:
+    if _is_hibernated(supervisor) or not worker.wanted:
         return False
     state = "paused" if worker.paused_at is not None else str(worker.state)
     raise Conflict(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, State
-from ..supervision.worker_supervisor import WorkerSupervisor
+from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from ..zygote.policy import Aged, turn
 from ..zygote.pool import Order
 from .agents import Agents
@@ -83,7 +83,7 @@ class RollingRestart:
             return True  # which ends it, with the next look
         found = turn(
             [
-                Aged(supervisor.id, len(supervisor.running), supervisor.is_outdated)
+                Aged(supervisor.id, len(supervisor.running), _is_outdated(supervisor))
                 for supervisor in old
                 if _can_end(supervisor)
             ],
@@ -109,10 +109,17 @@ class RollingRestart:
     def _withhold(self, supervisors: Iterable[WorkerSupervisor], names: frozenset[str]) -> None:
         for supervisor in supervisors:
             is_outdated = supervisor.id in names
-            if supervisor.is_outdated != is_outdated:
-                supervisor.is_outdated = is_outdated
-                if not is_outdated:
-                    supervisor.service.changed(supervisor)  # tasks may wait for it
+            if _is_outdated(supervisor) == is_outdated:
+                continue
+            if is_outdated:
+                supervisor.cordon(Unschedulable.OUTDATED)
+            else:
+                supervisor.uncordon(Unschedulable.OUTDATED)
+                supervisor.publish_change()  # tasks may wait for it
+
+
+def _is_outdated(supervisor: WorkerSupervisor) -> bool:
+    return supervisor.is_cordoned(Unschedulable.OUTDATED)
 
 
 def _is_old(supervisor: WorkerSupervisor, order: Order) -> bool:
@@ -128,7 +135,11 @@ def _is_old(supervisor: WorkerSupervisor, order: Order) -> bool:
 def _can_end(supervisor: WorkerSupervisor) -> bool:
     """Whether nobody has other plans with it, or wants it to stand still."""
     worker = supervisor.worker
-    has_plans = supervisor.is_withheld or supervisor.is_surplus or supervisor.is_following
+    has_plans = (
+        supervisor.is_cordoned(Unschedulable.HIBERNATING)
+        or supervisor.is_cordoned(Unschedulable.SURPLUS)
+        or supervisor.is_following
+    )
     return worker.state in UP and worker.wanted and not has_plans and worker.paused_at is None
 
 

@@ -25,7 +25,7 @@ from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Time
 from ..agents.agents import Addition
 from ..config.loader import to_table
 from ..config.secrets import MASK, masked_address
-from ..supervision.worker_supervisor import WorkerSupervisor
+from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from .status import agent_status, ensemble_shown, ensemble_status, exit_record
 from .table import Caller, Control, method
 
@@ -148,7 +148,11 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> objec
     """Starts what is hibernated, with what it saved, and waits until it is ready."""
     supervisors = control.agents.selected(params.names, params.all)
     if params.all:
-        supervisors = [supervisor for supervisor in supervisors if supervisor.is_hibernated]
+        supervisors = [
+            supervisor
+            for supervisor in supervisors
+            if supervisor.is_cordoned(Unschedulable.HIBERNATED)
+        ]
     await _bounded(params, control.service.hibernation.wake(supervisors, wait=params.wait))
     return _told(control, supervisors)
 

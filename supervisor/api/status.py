@@ -30,7 +30,7 @@ from ..lifecycle.health_check import Health
 from ..lifecycle.state_machine import ASKED_FOR, LastExit, State
 from ..process.launch import why_cold
 from ..store.store import STALL_S
-from ..supervision.worker_supervisor import WorkerSupervisor
+from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from .table import Control
 
 LAST_WORDS = 5
@@ -230,7 +230,7 @@ def worker_status(control: Control, supervisor: WorkerSupervisor) -> WorkerStatu
         health=[health_record(each) for each in supervisor.health_monitor.healths],
         throttled=throttling.throttled,
         throttled_s=throttling.throttled_s,
-        hibernated=supervisor.is_hibernated,
+        hibernated=supervisor.is_cordoned(Unschedulable.HIBERNATED),
     )
 
 

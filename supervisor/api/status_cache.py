@@ -12,7 +12,7 @@ import msgspec
 from ..agents.agent import Agent
 from ..config.spec import Spec
 from ..lifecycle.state_machine import State
-from ..supervision.worker_supervisor import WorkerSupervisor
+from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from .status import agent_entry, frame, worker_status
 from .table import Control
 
@@ -54,7 +54,7 @@ class StatusCache:
         self._control = control
         self._entries: dict[str, _Entry] = {}
         self._losses = 0
-        control.service.listeners.append(self.note)
+        control.service.changes.subscribe(self.note, load=True)
         control.limits.on_sample = self.note
 
     def note(self, supervisor: WorkerSupervisor) -> None:
@@ -150,4 +150,9 @@ def _changes_by_itself(supervisor: WorkerSupervisor) -> bool:
     spec = worker.spec
     waits = worker.state is State.INITIAL and worker.deadline is not None
     is_watched = bool(spec.checks) or spec.resources.cpu_limit_percent > 0
-    return waits or is_watched or bool(supervisor.running) or supervisor.is_hibernated
+    return (
+        waits
+        or is_watched
+        or bool(supervisor.running)
+        or supervisor.is_cordoned(Unschedulable.HIBERNATED)
+    )

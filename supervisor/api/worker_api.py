@@ -46,10 +46,9 @@ from ..audit.log import REFUSALS, Audit, whose
 from ..config.secrets import masked
 from ..config.spec import Events, Spec
 from ..events.bus import rfc3339
-from ..lifecycle.state_machine import UP, State
 from ..sessions.sessions import Memory
 from ..supervision.checkpoints import Reason
-from ..supervision.worker_supervisor import Shared, WorkerSupervisor
+from ..supervision.worker_supervisor import Shared, WorkerChanges, WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
 from .worker_delegation import Delegation
@@ -119,8 +118,7 @@ class WorkerApi:
     """Serves every worker of one daemon."""
 
     def __init__(self, shared: Shared) -> None:
-        self.listeners: list[Callable[[WorkerSupervisor], None]] = []
-        """Called at every change of a worker."""
+        self.changes = WorkerChanges()
         self.called: list[Callable[[str | None, str, str, float], None]] = []
         """Called after each tool call that was made: the agent (None: outside), the server, the outcome, seconds."""
         self._shared = shared
@@ -217,25 +215,6 @@ class WorkerApi:
             # Any other heartbeat says all by coming; what we do not know is from a newer worker.
         except CorralError as error:
             supervisor.note("warning", f'refused "{notification.method}": {error.message}')
-
-    def changed(self, supervisor: WorkerSupervisor) -> None:
-        """A worker's state has changed: there may be work for it, or subscriptions to end."""
-        for listener in self.listeners:
-            listener(supervisor)
-        self.pubsub.changed(supervisor)
-        if self._hibernation is not None:
-            self._hibernation.changed(supervisor)
-        if self._agents is not None:
-            self._agents.fill_room()
-        if self._tasks is None:
-            return
-        worker = supervisor.worker
-        self._tasks.note(supervisor)
-        if worker.state in UP or worker.state is State.TERMINATED:
-            # One that is gone for good leaves what stuck to it to the others.
-            self._tasks.dispatch(supervisor.spec.name)
-            if worker.state is State.TERMINATED or worker.paused_at is not None:
-                self._tasks.say_why(supervisor.spec.name)
 
     async def checkpoint_of(self, supervisor: WorkerSupervisor) -> dict[str, object]:
         """What the next life of a worker begins with.

@@ -7,6 +7,7 @@ recognised by their unit and dropped. Nothing here decides when to start, stop o
 
 import asyncio
 import contextlib
+import enum
 import functools
 import logging
 import os
@@ -84,6 +85,7 @@ EXITS_KEPT = 10
 NO_EVENTS: frozenset[asyncio.Event] = frozenset()
 NO_TASKS: frozenset[asyncio.Task[object]] = frozenset()
 NO_REASONS: frozenset[str] = frozenset()
+NO_CORDONS: frozenset["Unschedulable"] = frozenset()
 NOTHING_RUNS: dict[str, float] = {}  # nothing is ever put into it
 
 logger = logging.getLogger(__name__)
@@ -139,6 +141,53 @@ class Shared:
         return Surroundings(self.bus, self.probes, self.wakefulness.floor, utc_now)
 
 
+class Unschedulable(enum.StrEnum):
+    """Says why a worker is given no new task (Kubernetes: cordon). Several reasons may hold at once, each of its own owner."""
+
+    HIBERNATING = "hibernating"
+    """Its state is being saved or replaced: an assigned task is not handed over either."""
+    OUTDATED = "outdated"
+    """A fork of a newer zygote is about to replace it: an assigned task is not handed over either."""
+    SURPLUS = "surplus"
+    """The agent is scaled down: it finishes its tasks, then it is removed."""
+    HIBERNATED = "hibernated"
+    """Its process was ended after it had saved a checkpoint; a task, `wake` or `start` brings it back."""
+
+
+HANDS_NOTHING_OVER = frozenset({Unschedulable.HIBERNATING, Unschedulable.OUTDATED})
+"""Reasons for which a worker is not handed a task that was assigned to it before."""
+
+Listener = Callable[["WorkerSupervisor"], None]
+
+
+class WorkerChanges:
+    """Calls listeners when a worker has changed, in the order in which they subscribed.
+
+    A change of load (a worker takes up work, or puts down the last of it) comes with every task, so only
+    those that ask for it are called for that.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Listener, ...] = ()
+        self._load_listeners: tuple[Listener, ...] = ()
+
+    def subscribe(self, listener: Listener, *, load: bool = False) -> None:
+        """Calls `listener` after each change of state, life, spec or intent; with `load` also after one of load alone."""
+        self._listeners += (listener,)
+        if load:
+            self._load_listeners += (listener,)
+
+    def publish(self, supervisor: "WorkerSupervisor") -> None:
+        """Calls every listener."""
+        for listener in self._listeners:
+            listener(supervisor)
+
+    def publish_load(self, supervisor: "WorkerSupervisor") -> None:
+        """Calls the listeners for changes of load."""
+        for listener in self._load_listeners:
+            listener(supervisor)
+
+
 class Service(Protocol):
     """Who serves what workers ask for and say."""
 
@@ -150,8 +199,9 @@ class Service(Protocol):
         """Takes a notification of a worker."""
         ...
 
-    def changed(self, supervisor: "WorkerSupervisor") -> None:
-        """Called after every change of a worker's state."""
+    @property
+    def changes(self) -> "WorkerChanges":
+        """Where changes of workers are published."""
         ...
 
     async def checkpoint_of(self, supervisor: "WorkerSupervisor") -> dict[str, object]:
@@ -204,6 +254,7 @@ class WorkerSupervisor:
         "__weakref__",
         "_armed_for",
         "_cleanups",
+        "_cordons",
         "_events",
         "_excused_to",
         "_following",
@@ -218,11 +269,7 @@ class WorkerSupervisor:
         "exits",
         "has_room",
         "health_monitor",
-        "is_hibernated",
-        "is_outdated",
-        "is_surplus",
         "is_to_end",
-        "is_withheld",
         "life",
         "log",
         "on_catalogue",
@@ -262,14 +309,7 @@ class WorkerSupervisor:
         self._excused_to = 0.0
         self._cleanups = NO_TASKS
         self.is_to_end = False
-        self.is_withheld = False
-        """It is given no task for now: it is about to be hibernated, or is given another state."""
-        self.is_surplus = False
-        """It is given no task, and goes when it has none: others are enough."""
-        self.is_outdated = False
-        """It is given no task for now: it is about to be replaced by a fork of a newer zygote."""
-        self.is_hibernated = False
-        """Its process was ended after it had saved a checkpoint; a task, `wake` or `start` brings it back."""
+        self._cordons = NO_CORDONS
         self.has_room = False
         """Room is kept for it: it is started as soon as it is in the store."""
         self._frozen_for = NO_REASONS
@@ -294,18 +334,23 @@ class WorkerSupervisor:
         if self._stepping:
             return
         self._stepping = True
+        is_load_alone = True
         try:
             while self._events:
                 first, *later = self._events
                 self._events = tuple(later)
+                is_load_alone = is_load_alone and isinstance(first, state_machine.Worked)
                 self._step(first)
         finally:
             self._stepping = False
         self._rearm()
-        self.health_monitor.changed()
         for waiting in self._waiting:
             waiting.set()
-        self.service.changed(self)
+        if is_load_alone:
+            self.service.changes.publish_load(self)
+        else:
+            self.health_monitor.changed()
+            self.service.changes.publish(self)
 
     def _step(self, event: state_machine.Event) -> None:
         before = self.worker
@@ -449,6 +494,45 @@ class WorkerSupervisor:
         except Overloaded as error:
             logger.warning("%s", error)
             self._loop.call_later(FREEZE_AGAIN_S, self._turn)
+
+    def rest(self, last: LastExit) -> None:
+        """Notes how it ended under an earlier daemon; before its first event here."""
+        self.worker = state_machine.rested(self.worker, last)
+
+    # -- tasks
+
+    def cordon(self, reason: Unschedulable) -> None:
+        """Gives the worker no new task, for one more reason."""
+        self._cordons |= {reason}
+
+    def uncordon(self, reason: Unschedulable) -> None:
+        """Takes one reason back, if it holds; `publish_change` lets tasks come again."""
+        self._cordons = self._cordons - {reason} or NO_CORDONS
+
+    def is_cordoned(self, reason: Unschedulable) -> bool:
+        """Returns whether the worker is given no new task for this reason."""
+        return reason in self._cordons
+
+    def publish_change(self) -> None:
+        """Has listeners look at the worker again."""
+        self.service.changes.publish(self)
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Returns whether a task that was assigned to the worker can be handed over now.
+
+        It has to be up and its channel open: one that closed its pipes lives on until it is found hung.
+        """
+        line = self.life.line if self.life is not None else None
+        channel = line.channel if isinstance(line, CorralLine) else None
+        is_up = self.worker.state in UP and self.worker.paused_at is None
+        is_up = is_up and self._cordons.isdisjoint(HANDS_NOTHING_OVER)
+        return is_up and channel is not None and not channel.is_closed
+
+    @property
+    def is_schedulable(self) -> bool:
+        """Returns whether the worker may be assigned another task, as far as its slots allow."""
+        return Unschedulable.SURPLUS not in self._cordons and self.takes_tasks
 
     def begin(self, task_id: str) -> None:
         """The worker has been given work."""
@@ -861,15 +945,6 @@ class WorkerSupervisor:
                 f'cannot reach worker "{self.id}": it is not running', worker=self.id
             )
         return line.channel
-
-    @property
-    def takes_tasks(self) -> bool:
-        """Whether it runs and can be spoken with: one that closed its pipes lives on until it is hung."""
-        line = self.life.line if self.life is not None else None
-        channel = line.channel if isinstance(line, CorralLine) else None
-        is_up = self.worker.state in UP and self.worker.paused_at is None
-        is_up = is_up and not (self.is_withheld or self.is_outdated)
-        return is_up and channel is not None and not channel.is_closed
 
     @property
     def session(self) -> Session:

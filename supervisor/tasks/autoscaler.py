@@ -15,7 +15,7 @@ from ..agents.agent import Agent, has_range
 from ..agents.agents import Agents
 from ..config.spec import Config
 from ..lifecycle.state_machine import UP, State, Worker
-from ..supervision.worker_supervisor import WorkerSupervisor
+from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from . import autoscale_policy
 from .autoscale_policy import Bounds, Decision, Load, Scaling
 from .tasks import Tasks
@@ -72,8 +72,8 @@ class Autoscaler:
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """A worker has changed its state, or has begun or ended a task."""
-        if (
-            has_range(supervisor.spec) or supervisor.is_surplus
+        if has_range(supervisor.spec) or supervisor.is_cordoned(
+            Unschedulable.SURPLUS
         ):  # the range may have been taken away
             self.stir(supervisor.spec.name)
         if supervisor.worker.state is State.TERMINATED:
@@ -171,10 +171,15 @@ class Autoscaler:
             return False
         if agent.held or not agent.wanted or agent.is_paused:
             return False
-        if any(supervisor.is_hibernated for supervisor in agent.supervisors):
+        if any(
+            supervisor.is_cordoned(Unschedulable.HIBERNATED) for supervisor in agent.supervisors
+        ):
             return False
         # Else it is about to sleep.
-        return any(k.worker.wanted and not k.is_withheld for k in agent.supervisors)
+        return any(
+            k.worker.wanted and not k.is_cordoned(Unschedulable.HIBERNATING)
+            for k in agent.supervisors
+        )
 
     def _load(self, scaled: _Scaled, bounds: Bounds) -> Load:
         agent = scaled.agent
@@ -200,16 +205,19 @@ class Autoscaler:
 
     def _is_free(self, supervisor: WorkerSupervisor) -> bool:
         """Has the last worker put its tasks down; whether it has none, and nobody else holds it."""
-        if supervisor.is_withheld or supervisor.worker.paused_at is not None:
+        if (
+            supervisor.is_cordoned(Unschedulable.HIBERNATING)
+            or supervisor.worker.paused_at is not None
+        ):
             return False
-        supervisor.is_surplus = True
+        supervisor.cordon(Unschedulable.SURPLUS)
         return not supervisor.running
 
     def _keep(self, agent: Agent) -> None:
         """The last worker, which was to go, stays after all."""
         for supervisor in agent.supervisors:
-            if supervisor.is_surplus:
-                supervisor.is_surplus = False
+            if supervisor.is_cordoned(Unschedulable.SURPLUS):
+                supervisor.uncordon(Unschedulable.SURPLUS)
                 self._tasks.note(supervisor)
                 self._tasks.dispatch(agent.name)
 

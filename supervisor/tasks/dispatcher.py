@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ...worker.contract.errors import Timeout
 from ..agents.agent import Agent
 from ..agents.agents import Agents
-from ..lifecycle.state_machine import State
+from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .admission import Admission, free_slots, slot_of, takes_tasks, wanted_workers
 from .backlog import Entry
@@ -177,6 +177,16 @@ class Assignment(Executor, ABC):
         agent = self.agents.agents.get(supervisor.spec.name)
         if agent is not None:
             agent.note(supervisor)
+
+    def worker_changed(self, supervisor: WorkerSupervisor) -> None:
+        """Dispatches tasks to a worker that is up, and notes why tasks wait where it takes none."""
+        worker = supervisor.worker
+        self.note(supervisor)
+        if worker.state in UP or worker.state is State.TERMINATED:
+            # One that is gone for good leaves the tasks routed to it by a sticky key to the others.
+            self.dispatch(supervisor.spec.name)
+            if worker.state is State.TERMINATED or worker.paused_at is not None:
+                self.say_why(supervisor.spec.name)
 
     def pressure(self, agent: Agent) -> tuple[int, int]:
         """How many tasks one more worker of an agent could begin, and how many wait for whatever worker.

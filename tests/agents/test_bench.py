@@ -24,9 +24,9 @@ class Hand:
     asked: int = 0
 
     @property
-    def takes_tasks(self) -> bool:
+    def is_schedulable(self) -> bool:
         self.asked += 1
-        return self.is_up
+        return self.is_up and not self.is_surplus
 
 
 def supervisor(hand: Hand) -> WorkerSupervisor:
