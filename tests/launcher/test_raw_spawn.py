@@ -415,7 +415,7 @@ def test_the_ends_of_a_failed_process_are_closed(wire: Wire) -> None:
     os.close(reading)
 
 
-@pytest.mark.usefixtures("midwife")
+@pytest.mark.usefixtures("raw_spawner")
 def test_a_launcher_of_this_machine_goes_by_plans(wire: Wire) -> None:
     wire.start("a-0#1", [*PYTHON, "-c", "print(1, flush=True); import time; time.sleep(100)"])
     maps = Path(f"/proc/{wire.process.pid}/smaps").read_text()
