@@ -236,7 +236,7 @@ class _Daemon:
         self.tasks.ended.append(self.statistics.ended)
         self.autoscaler = Autoscaler(self.agents, self.tasks)
         self.tasks.on_waiting = self.autoscaler.stir
-        self.agents.on_scaled = self.autoscaler.resized
+        self.agents.replicas.subscribe(self.autoscaler.resized)
         self._subscribe(RollingRestart(self.agents))
         self.alerts = Alerts(
             shared.bus,
@@ -246,7 +246,8 @@ class _Daemon:
             self._spec_of,
             "/" if paths.config is None else str(paths.config.resolve().parent),
         )
-        self.agents.on_reload += [self._apply, self.autoscaler.reloaded]
+        self.agents.membership.subscribe(self._apply)
+        self.agents.membership.subscribe(self.autoscaler.reloaded)
         self._reloaded = asyncio.Event()
         self._losses = Losses(shared.bus)
         self._store_fails = False
@@ -264,7 +265,7 @@ class _Daemon:
         changes.subscribe(rolling_restart.changed, load=True)
         changes.subscribe(self.service.pubsub.changed)
         changes.subscribe(self.hibernation.changed)
-        changes.subscribe(lambda _: self.agents.fill_room())
+        changes.subscribe(lambda _: self.agents.startup.fill_room())
         changes.subscribe(self.tasks.worker_changed, load=True)
 
     @classmethod
@@ -533,7 +534,9 @@ class _Daemon:
         record = own("daemon.reload") | {"who": {"signal": "SIGHUP"}}
         try:
             await self.audit.require("reload")
-            planned = await self.agents.reload(read_config(self.paths.config), dry_run=False)
+            planned = await self.agents.membership.reload(
+                read_config(self.paths.config), dry_run=False
+            )
             logger.info("reloaded", extra={"fields": asdict(planned)})
             told = {key: value for key, value in asdict(planned).items() if key != "keys"}
             self.audit.add({**record, "told": told})

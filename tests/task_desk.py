@@ -219,7 +219,7 @@ class Desk:
             config=config,
             draining=False,
             emergency_stop=None,
-            check_brake=_nothing,
+            emergency=SimpleNamespace(check=_nothing),
             of=self._of,
         )
         shared = SimpleNamespace(

@@ -1,123 +1,144 @@
-"""What changes the running set: agents and servers are loaded, added, removed, and follow the file.
+"""Composes the running set of one daemon, and offers it to the rooms above.
 
-These are done one after the other per agent, and each is in the store before it is answered. Several
-agents at once are all taken or none.
+Begin reading here: `registry` finds agents by name, `membership` adds and removes them, `replicas` changes their
+number of workers, `operations` starts and stops workers, `startup` knows the order and the limit.
 """
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
-
-from msgspec.structs import asdict, replace
+from collections.abc import Iterable, Sequence
 
 from ...mcp.pool.pool import Pool
-from ...worker.contract.errors import Conflict, CorralError, NotFound, Timeout
-from ..config.diff import Plan, plan
-from ..config.document import STORE
-from ..config.loader import check_requires, decode_agent, to_table
-from ..config.spec import Config, Spec, changed, kind_of_ensemble
+from ...worker.contract.errors import NotFound, Timeout
+from ..config.spec import Config, Spec
+from ..process.parent import Exit
 from ..supervision.worker_supervisor import Service, Shared, Unschedulable, WorkerSupervisor
-from .agent import Agent, processes_of, spec_of
+from .agent import Agent
+from .emergency_stop import EmergencyStopSwitch
 from .groups import Groups
-from .registry import Entry
-from .replicas import Staffing, seen_through, was_removed
+from .mcp_server import McpServers, ServerControl
+from .membership import Membership
+from .operations import Operations
+from .registry import Registry
+from .replicas import Replicas
+from .startup import Startup
+from .table import AgentTable, EmergencyStop
+from .tool_cache import ToolCache
 
 logger = logging.getLogger(__name__)
 
 
-class Addition(NamedTuple):
-    """An agent or server that is to be added: its table as in the configuration, and where paths in it start."""
-
-    name: str
-    kind: Literal["agent", "mcp"]
-    table: Mapping[str, object]
-    directory: str
-
-
-class Agents(Staffing):
-    """The running set of one daemon."""
+class Agents:
+    """The agents and MCP servers of one daemon, by name, and what can be done with them."""
 
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
-        super().__init__(shared, config, service, pool)
-        self.groups = Groups(shared.bus, self._roster, self._specs)
-        self.on_reload: list[Callable[[Config], None]] = []
-        """Called with a configuration that was read again and is in force now."""
+        table, bus = AgentTable(shared.store), shared.bus
+        tools = ToolCache(shared.store, bus, pool)
+        self.shared = shared
+        self.registry = registry = Registry(config)
+        self.agents = registry.agents
+        self.groups = Groups(bus, table, registry)
+        self.emergency = EmergencyStopSwitch(table, bus)
+        self.startup = Startup(registry, self.emergency, bus)
+        self.operations = Operations(shared, registry, self.startup, self.emergency)
+        self.replicas = Replicas(
+            shared, service, registry, table, self.startup, self.operations, tools
+        )
+        self._control = ServerControl(
+            registry, self.emergency, self.startup, self.operations, self.replicas
+        )
+        self.servers = McpServers(pool, tools, self._control)
+        self.membership = Membership(
+            shared,
+            service,
+            registry,
+            table,
+            self.groups,
+            self.emergency,
+            self.startup,
+            self.operations,
+            self.replicas,
+            tools,
+            self.servers,
+        )
 
-    def _specs(self) -> dict[str, Spec]:
-        return {name: agent.spec for name, agent in self.agents.items()}
+    @property
+    def config(self) -> Config:
+        """Returns the configuration in force."""
+        return self.registry.config
+
+    @property
+    def draining(self) -> bool:
+        """Returns whether the daemon is stopping."""
+        return self.registry.draining
+
+    @property
+    def emergency_stop(self) -> EmergencyStop | None:
+        """Returns the emergency stop that is in force."""
+        return self.emergency.in_force
+
+    # -- look-up
+
+    def of(self, name: str) -> Agent:
+        """Returns the agent or server of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return self.registry.of(name)
 
     def unknown(self, what: str, name: str) -> NotFound:
-        """As of whom it inherits; of a team or workflow it says that it is one."""
-        crews = self.groups.by_name
-        if name in crews:
-            kind = kind_of_ensemble(crews[name])
-            text = f'cannot find {what} "{name}": it is a {kind}, which has no process'
-            return NotFound(text, name=name, kind=kind)
-        known = sorted({*self.agents, *crews})
-        return NotFound(f'cannot find {what} "{name}"', name=name, known=known)
+        """Makes the error for a name that is no agent's; `what` is the kind that was looked for."""
+        return self.registry.unknown(what, name)
 
-    # -- from the file and an earlier daemon
+    def supervisors(self, name: str) -> list[WorkerSupervisor]:
+        """Returns all supervisors of an agent, or the one of a worker id.
+
+        Raises:
+            NotFound: the name is neither.
+        """
+        return self.registry.supervisors(name)
+
+    def all_supervisors(self) -> list[WorkerSupervisor]:
+        """Returns every supervisor, in the order of the configuration."""
+        return self.registry.all_supervisors()
+
+    def selected(self, names: Sequence[str], everything: bool) -> list[WorkerSupervisor]:
+        """Returns the supervisors that a command names, each once.
+
+        Raises:
+            NotFound: a name is unknown.
+            InvalidParams: nothing is named, or both names and all.
+        """
+        return self.registry.selected(names, everything)
+
+    def check_may_call(self, what: str) -> None:
+        """Refuses calls of servers that would be started for them; `what` is what cannot be done.
+
+        Raises:
+            Conflict, ShuttingDown: an emergency stop is in force, or the daemon stops.
+        """
+        self._control.check_may_call(what)
+
+    # -- reports of the launcher
+
+    def exited(self, report: Exit) -> None:
+        """Passes the death of a leader to its supervisor."""
+        self.registry.exited(report)
+
+    def emptied(self, unit: str) -> None:
+        """Passes the end of a process tree to its supervisor."""
+        self.registry.emptied(unit)
+
+    # -- the daemon's life
 
     async def load(self, built_in: Iterable[Spec]) -> None:
         """Takes in the configured agents, those added at run time, and the built-in ones."""
-        await self.shared.incarnations.load()
-        self.emergency_stop = await self._roster.emergency_stop()
-        await self.servers.load()
-        for spec in self.config.agents.values():
-            if not spec.disabled:
-                self._insert(spec)
-        entries = await self._roster.entries()
-        for entry in entries:
-            if entry.kind in ("agent", "mcp"):
-                self._load_added(entry)
-        for spec in built_in:
-            if spec.name not in self.agents and spec.name not in self.config.agents:
-                self._insert(spec)
-        crews = [entry for entry in entries if entry.kind in ("team", "workflow")]
-        self.groups.load(self.config.groups, crews)
-
-    def _load_added(self, entry: Entry) -> None:
-        name = entry.name
-        if name in self.config.agents or name in self.config.groups:
-            self.shared.bus.publish(
-                "config.shadowed",
-                agent=name,
-                reason="the configuration file names it too, and wins",
-            )
-            return
-        kind: Literal["agent", "mcp"] = "mcp" if entry.kind == "mcp" else "agent"
-        try:
-            self._insert(self._decode(Addition(name, kind, entry.table, "/")), added=True)
-        except CorralError as error:
-            logger.error("%s", error)
-            self.shared.bus.publish("config.refused", agent=name, reason=error.message)
-
-    def _decode(self, addition: Addition) -> Spec:
-        return decode_agent(
-            addition.name,
-            addition.table,
-            kind=addition.kind,
-            defaults=self.config.defaults,
-            source=STORE,
-            directory=addition.directory,
-        )
-
-    def _insert(self, spec: Spec, *, added: bool = False) -> Agent:
-        agent = Agent(spec, added=added, held=self.emergency_stop is not None)
-        self.agents[spec.name] = agent
-        for number in range(processes_of(spec)):
-            agent.supervisors.append(self._supervisor(spec, number))
-        if spec.kind == "mcp":
-            self.servers.add(agent)
-        self.shared.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
-        return agent
+        await self.membership.load(built_in)
 
     def boot(self) -> None:
         """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force."""
-        if self.emergency_stop is None:
-            self._start_as_room_allows(
+        if self.emergency.in_force is None:
+            self.startup.start_within_limit(
                 supervisor
                 for agent in self.agents.values()
                 if agent.spec.autostart
@@ -125,335 +146,14 @@ class Agents(Staffing):
                 if not supervisor.is_cordoned(Unschedulable.HIBERNATED)
             )
 
-    # -- adding
-
-    def compared(self, additions: Iterable[Addition]) -> dict[str, tuple[str, ...]]:
-        """Of those whose name is taken: the keys in which they differ from what has it, none if it is the same.
-
-        Raises:
-            Conflict: they differ, and what has the name was not added at run time, or is of the other kind.
-            InvalidParams: a table is not valid.
-        """
-        found: dict[str, tuple[str, ...]] = {}
-        for addition in additions:
-            agent = self.agents.get(addition.name)
-            if agent is None:
-                continue
-            keys = tuple(changed(agent.spec, self._decode(addition)))
-            if keys and (not agent.added or agent.spec.kind != addition.kind):
-                source = agent.spec.source if not agent.added else f"the {agent.spec.kind} there"
-                words = f'cannot add "{agent.name}": {source} has this name'
-                raise Conflict(words, name=agent.name, keys=list(keys), source=agent.spec.source)
-            found[addition.name] = keys
-        return found
-
-    def check(self, additions: Sequence[Addition], *, replacing: Collection[str] = ()) -> None:
-        """Refuses what `add` would refuse because of what is asked for; nothing is done."""
-        self._checked(additions, replacing)
-
-    async def add(
-        self,
-        additions: Sequence[Addition],
-        *,
-        start: bool,
-        wait: bool,
-        replacing: Collection[str] = (),
-    ) -> dict[str, CorralError]:
-        """Adds agents and servers at run time, all or none; they are in the store before this returns.
-
-        What is there and named in `replacing` goes over to its new table, as at a reload.
-        Returns why those that were started did not come up, by name; they are added all the same.
-
-        Raises:
-            Conflict: a name is taken, twice there, or an emergency stop is in force and they are to start.
-            InvalidParams: a table is not valid, or requires what is not there.
-            ResourceLimitExceeded: there is no room for their workers.
-        """
-        self.check_may_start(())
-        if start:
-            self.check_brake("start anything")
-        checked = self._checked(additions, replacing)
-        changes = [spec for spec in checked if spec.name in self.agents]
-        specs = [spec for spec in checked if spec.name not in self.agents]
-        needs = {spec.name: processes_of(spec) if start else 0 for spec in specs}
-        self.check_capacity(sum(needs.values()) + self._idle_required(specs, start))
-        entries = [
-            Entry(spec.name, spec.kind, to_table(spec, self.config.defaults)) for spec in checked
-        ]
-        agents = [self._insert(spec, added=True) for spec in specs]  # so that the names are taken
-        supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
-        for supervisor in supervisors:
-            supervisor.has_room = start  # also while others are added
-        try:
-            await self._keep_added(agents, supervisors, entries, changes)
-            for spec in changes:
-                await self._rescale(spec.name, spec.instances.minimum)
-            return await self._start_added(agents, wait) if start else {}
-        finally:
-            for supervisor in supervisors:
-                supervisor.has_room = False
-
-    async def _keep_added(
-        self,
-        agents: Sequence[Agent],
-        supervisors: Sequence[WorkerSupervisor],
-        entries: Iterable[Entry],
-        changes: Iterable[Spec],
-    ) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            for agent in agents:  # which nobody else knows yet: none is waited for
-                await stack.enter_async_context(agent.changing)
-            await stack.enter_async_context(self._leave(supervisors))
-            try:
-                for spec in sorted(changes, key=lambda each: each.name):  # in one order for all
-                    await stack.enter_async_context(self._changing(self.of(spec.name)))
-                await seen_through(self._keep(entries, changes))
-            except CorralError:
-                await self._forget(agents)
-                raise
-
-    async def _keep(self, entries: Iterable[Entry], changes: Iterable[Spec]) -> None:
-        await self._roster.add(entries)
-        self._change_added(changes)
-
-    def _change_added(self, specs: Iterable[Spec]) -> None:
-        """Gives agents that were added at run time what was added under their names once more."""
-        keys = {spec.name: changed(self.agents[spec.name].spec, spec) for spec in specs}
-        for spec in specs:
-            self._change(self.agents[spec.name], spec)
-            self.agents[spec.name].added = True
-        self._renew_changed(name for name, kinds in keys.items() if "restart" in kinds.values())
-        for name, kinds in keys.items():
-            effect = "restart" if "restart" in kinds.values() else "live"
-            self.shared.bus.publish("agent.changed", agent=name, effect=effect, keys=list(kinds))
-
-    def _checked(self, additions: Sequence[Addition], replacing: Collection[str]) -> list[Spec]:
-        for n, addition in enumerate(additions):
-            name = addition.name
-            if name in self.agents and name not in replacing:
-                has = "MCP server" if self.agents[name].spec.kind == "mcp" else "agent"
-                text = f'cannot add "{name}": the name is taken by an {has}'
-                raise Conflict(text, name=name)
-            self.groups.check_free(name, "add")
-            if any(name == each.name for each in additions[:n]):
-                raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
-        specs = [self._decode(addition) for addition in additions]
-        present = {name: agent.spec for name, agent in self.agents.items()}
-        check_requires({**present, **{spec.name: spec for spec in specs}})
-        for spec in specs:
-            for required in spec.requires:
-                agent = self.agents.get(required)
-                if agent is not None and self._leaving.intersection(agent.supervisors):
-                    raise Conflict(
-                        f'cannot add "{spec.name}": it requires "{required}", which is being removed',
-                        name=spec.name,
-                    )
-        return specs
-
-    def _idle_required(self, specs: Iterable[Spec], start: bool) -> int:
-        names = {name for spec in specs for name in spec.requires if name in self.agents}
-        supervisors = [supervisor for name in names for supervisor in self.agents[name].supervisors]
-        return sum(not k.takes_room for k in self._needed(supervisors)) if start else 0
-
-    async def _start_added(self, agents: Iterable[Agent], wait: bool) -> dict[str, CorralError]:
-        failures: dict[str, CorralError] = {}
-
-        async def start(agent: Agent) -> None:
-            try:
-                await self.bring_up(agent.supervisors, wait=wait)
-            except CorralError as error:
-                failures[agent.name] = error
-
-        async with asyncio.TaskGroup() as group:
-            for agent in agents:
-                group.create_task(start(agent))
-        return failures
-
-    # -- removing
-
-    async def remove(self, names: Sequence[str], *, cascade: bool = False) -> list[str]:
-        """Stops agents and forgets them, all or none; with `cascade` also what requires them. Who is gone.
-
-        A team or workflow that is named is forgotten; its tasks go on.
-
-        Raises:
-            NotFound: there is no such agent.
-            Conflict: another agent requires one of them; `data["required_by"]`.
-            Overloaded: the store takes nothing now; they are stopped, and still there.
-        """
-        crews = [name for name in dict.fromkeys(names) if name in self.groups.by_name]
-        chosen = {name: self.of(name) for name in names if name not in crews}
-        if cascade:
-            for agent in self.agents.values():
-                if not chosen.keys().isdisjoint(self._all_required(agent)):
-                    chosen[agent.name] = agent
-            crews += self.groups.users({*chosen, *crews})
-        self._check_not_required({*chosen, *crews})
-        if chosen:
-            return await self._remove(list(chosen.values()), crews)
-        await self._roster.remove(crews)
-        self.groups.forget(crews)
-        return crews
-
-    def _all_required(self, agent: Agent) -> set[str]:
-        found = set(agent.spec.requires)
-        for name in agent.spec.requires:
-            found |= self._all_required(self.agents[name])
-        return found
-
-    def _check_not_required(self, names: Collection[str]) -> None:
-        self.groups.check_not_needed(names)
-        for agent in self.agents.values():
-            needed = [name for name in agent.spec.requires if name in names]
-            if needed and agent.name not in names:
-                by = [a.name for a in self.agents.values() if needed[0] in a.spec.requires]
-                others = [name for name in by if name not in names]
-                raise Conflict(
-                    f'cannot remove "{needed[0]}": it is required by {", ".join(others)}; --cascade'
-                    " removes them too",
-                    name=needed[0],
-                    required_by=others,
-                )
-
-    async def _remove(self, agents: Iterable[Agent], crews: Sequence[str] = ()) -> list[str]:
-        async with contextlib.AsyncExitStack() as stack:
-            for agent in sorted(agents, key=lambda each: each.name):  # in one order for all
-                await stack.enter_async_context(agent.changing)
-            present = [agent for agent in agents if self.agents.get(agent.name) is agent]
-            if not present:
-                raise was_removed(next(iter(agents)).name)
-            supervisors = [supervisor for agent in present for supervisor in agent.supervisors]
-            await stack.enter_async_context(self._leave(supervisors))
-            await self.stop(supervisors)
-            names = [agent.name for agent in present]
-            self._check_not_required({*names, *crews})  # the file may have come to name one
-
-            async def forget() -> None:
-                await self._roster.remove([*names, *crews])
-                self.groups.forget(crews)
-                await self._forget(present)
-
-            await seen_through(forget())  # what the store has not, nobody has
-            return [*names, *crews]
-
-    async def _forget(self, agents: Sequence[Agent]) -> None:
-        supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
-        for agent in agents:  # before anything is awaited: the caller may hang up
-            del self.agents[agent.name]
-            if agent.spec.kind == "mcp":
-                self.servers.remove(agent.name)
-        for agent in agents:
-            self.shared.zygotes.forget(agent.name)
-            self._service.removed(agent.name)
-            self.shared.bus.publish("agent.removed", agent=agent.name)
-        await self._close(supervisors)
-
-    # -- the file
-
-    async def reload(self, config: Config, *, dry_run: bool) -> Plan:
-        """Goes over to a new configuration; only what has changed is touched, and nobody is waited for.
-
-        Raises:
-            InvalidParams: what was added at run time requires something that is no longer there.
-        """
-        specs = {name: agent.spec for name, agent in self.agents.items()}
-        from_file = frozenset(
-            n for n, spec in specs.items() if spec.source not in (STORE, "built-in")
-        )
-        planned = plan(specs, from_file, self.config, config)
-        kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
-        wanted = {**kept, **{n: s for n, s in config.agents.items() if not s.disabled}}
-        check_requires(wanted)
-        planned = replace(planned, **self.groups.planned(config.groups, wanted))
-        self.check_may_start(())
-        if dry_run:
-            changed = await self.shared.zygotes.check_sources(kept, dry_run=True)
-            return replace(planned, renewed=tuple(changed))
-        self.config = config
-        for listener in self.on_reload:
-            listener(config)
-        if planned.is_empty:
-            return replace(planned, renewed=await self._read_anew())
-        # Nothing is awaited until all is as the plan found it.
-        self.groups.follow(config.groups)
-        added = [self._insert(config.agents[name]) for name in planned.added]
-        for name in planned.changed:
-            self._change(self.agents[name], config.agents[name])
-        self._renew_changed(n for n, effect in planned.changed.items() if effect == "restart")
-        leaving = [self.agents[name] for name in planned.removed]
-        self._start_from_file(added)
-        self.fill_room()
-        for name in planned.changed:
-            await self._rescale(name, config.agents[name].instances.minimum)
-        if leaving:
-            with contextlib.suppress(NotFound):  # somebody else removes them, too
-                await self._remove(leaving)
-            self._start_from_file([self._insert(spec) for spec in self._come_back(planned.removed)])
-        told = {k: v for k, v in asdict(planned).items() if k not in ("keys", "renewed")}
-        self.shared.bus.publish("config.reloaded", **told)
-        for name, effect in planned.changed.items():
-            keys = planned.keys[name]
-            self.shared.bus.publish("agent.changed", agent=name, effect=effect, keys=keys)
-        return replace(planned, renewed=await self._read_anew())
-
-    async def _read_anew(self) -> tuple[str, ...]:
-        return tuple(await self.shared.zygotes.check_sources(list(self.agents)))
-
-    def _start_from_file(self, agents: Iterable[Agent]) -> None:
-        if self.emergency_stop is None and not self.draining:
-            self._start_as_room_allows(
-                supervisor
-                for agent in agents
-                if agent.spec.autostart
-                for supervisor in agent.supervisors
-            )
-
-    def _come_back(self, names: Iterable[str]) -> list[Spec]:
-        """Those of the removed that the file names again: it was read once more while they ended."""
-        specs = [self.config.agents[name] for name in names if name in self.config.agents]
-        return [spec for spec in specs if not spec.disabled and spec.name not in self.agents]
-
-    def _change(self, agent: Agent, spec: Spec) -> None:
-        before, agent.spec = agent.spec, spec
-        agent.added = False
-        for number, supervisor in enumerate(agent.supervisors):
-            supervisor.reconfigure(spec_of(spec, number))
-        self.shared.zygotes.note(agent)
-        if spec.kind == "mcp":
-            self.servers.reconfigure(agent, before)
-
-    def _renew_changed(self, names: Iterable[str]) -> None:
-        """New workers for a new configuration, in the order of what they require, and no more than may be.
-
-        What waits for its start, or is about to end, takes the new configuration with its next life.
-        """
-        wanted = [
-            supervisor
-            for name in names
-            for supervisor in self.agents[name].supervisors
-            if supervisor.worker.wanted and not (supervisor.worker.waits or supervisor.is_to_end)
-            if supervisor not in self._leaving
-        ]
-        chosen = {supervisor: None for supervisor in wanted if supervisor.takes_room}
-        idle = [
-            supervisor
-            for supervisor in [*self._needed(chosen), *wanted]
-            if supervisor not in chosen
-        ]
-        self._start_as_room_allows(dict.fromkeys(idle))
-        self._renew_each(list(chosen), "its configuration has changed")
-
-    # -- the end
-
     async def drain(self) -> None:
         """Stops everything: what requires others first, then those."""
-        self.draining = True
+        self.registry.draining = True
         try:
-            await self.stop(self.all_supervisors())
+            await self.operations.stop(self.all_supervisors())
         except Timeout as error:  # what the kernel cannot end must not keep the others
             logger.error("%s", error)
-        await self._close(self.all_supervisors())
-        if self._closing:
-            await asyncio.wait(self._closing)
+        await self.replicas.close(self.all_supervisors())
+        await self.replicas.settle()
         await self.shared.removals.finish()
         await self.shared.incarnations.settle()

@@ -5,7 +5,7 @@ under way goes on as its team or workflow was when it began.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ...worker.contract.errors import Conflict, CorralError, NotFound
 from ..config.diff import ensemble_changes
@@ -13,7 +13,8 @@ from ..config.document import STORE
 from ..config.loader import check_ensembles, decode_ensemble, ensemble_table
 from ..config.spec import Ensemble, Spec, kind_of_ensemble
 from ..events.bus import Bus
-from .registry import Entry, Registry
+from .registry import Registry
+from .table import AgentTable, Entry
 
 ADDED = {"team": "team.added", "workflow": "workflow.added"}
 CHANGED = {"team": "team.changed", "workflow": "workflow.changed"}
@@ -25,19 +26,17 @@ class Groups:
 
     Args:
         bus: where it is told what came and went.
-        roster: what the store keeps of them.
-        specs: the agents and servers that there are.
+        table: what the store keeps of them.
+        registry: the agents and servers that there are; takes these in, too.
     """
 
-    def __init__(
-        self, bus: Bus, registry: Registry, specs: Callable[[], Mapping[str, Spec]]
-    ) -> None:
-        self.by_name: dict[str, Ensemble] = {}
+    def __init__(self, bus: Bus, table: AgentTable, registry: Registry) -> None:
+        self.by_name = registry.groups
         self.under_way = Counter[str]()
         """How many tasks of each are being performed."""
         self._bus = bus
-        self._roster = registry
-        self._specs = specs
+        self._table = table
+        self._specs = registry.specs
 
     def of(self, name: str, kind: str) -> Ensemble:
         """The team or workflow (`kind`) of that name.
@@ -124,7 +123,7 @@ class Groups:
             added  # before anything is awaited: the names are taken, and nobody they need goes
         )
         try:
-            await self._roster.add(
+            await self._table.add(
                 Entry(each.name, kind_of_ensemble(each), ensemble_table(each))
                 for each in added.values()
             )

@@ -98,7 +98,7 @@ class Hibernation:
     def wake_soon(self, agent: Agent) -> None:
         """Wakes the workers of an agent, as there is room for them."""
         if self._has_booted:
-            self._agents.start_by_itself(
+            self._agents.startup.start_by_itself(
                 [k for k in agent.supervisors if _is_hibernated(k) or self._came_asleep(k)]
             )
 
@@ -466,7 +466,7 @@ class Hibernation:
             for supervisor in up:
                 self._lay_down(supervisor, asleep[supervisor.id])
         try:
-            await self._agents.until_gone(up)
+            await self._agents.operations.until_gone(up)
         finally:  # a task may have come before they slept; also when whoever asked hangs up
             for agent in {supervisor.spec.name for supervisor in up} & self._agents.agents.keys():
                 self._wake_for_tasks(self._agents.of(agent))
@@ -519,11 +519,11 @@ class Hibernation:
                 text = f'cannot wake "{supervisor.id}": it is not hibernated; corral start {supervisor.id}'
                 raise Conflict(text, worker=supervisor.id)
         asleep = [supervisor for supervisor in supervisors if _is_hibernated(supervisor)]
-        self._agents.check_may_begin(asleep)
+        self._agents.startup.check_may_begin(asleep)
         found = {k.id: self._resumptions[k.id]._replace(hibernated=False) for k in asleep}
         if found:
             await self._resume(found)  # a later daemon starts what was woken by name
-        await self._agents.bring_up(supervisors, wait=wait)
+        await self._agents.startup.bring_up(supervisors, wait=wait)
 
     @asynccontextmanager
     async def _withheld(

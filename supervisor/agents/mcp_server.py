@@ -5,68 +5,64 @@ what stands here. It starts nothing by itself.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from functools import partial
-from typing import Protocol
+from dataclasses import dataclass
 
 from ...mcp.pool.backend import Concurrency
 from ...mcp.pool.placement import Phase, Share
 from ...mcp.pool.pool import Pool
 from ...mcp.protocol.catalog import Catalogue
 from ...mcp.upstream.session import Session
-from ...worker.contract.errors import Conflict, CorralError, NotFound, Timeout, ToolFailed
-from ..config.spec import Spec
-from ..events.bus import Bus
+from ...worker.contract.errors import (
+    Conflict,
+    CorralError,
+    NotFound,
+    ShuttingDown,
+    Timeout,
+    ToolFailed,
+)
 from ..lifecycle.state_machine import ASKED_FOR, UP, State, Worked, Worker
 from ..supervision.line import McpLine
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .agent import Agent, is_at_risk, not_up
-from .tool_cache import ToolCache, fingerprint
+from .agent import Agent, not_up
+from .emergency_stop import EmergencyStopSwitch
+from .operations import Operations
+from .registry import Registry
+from .replicas import Replicas
+from .startup import Startup
+from .tool_cache import ToolCache
 
 GONE_S = 5.0
 """How long a process that has closed its pipes is waited for: until then its end is told, or it lives on deaf."""
 
-TOOLS_TOLD = 100
-"""Names of tools in one event, of those that came and of those that went."""
 
-logger = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class ServerControl:
+    """Groups the parts of the running set that act on a server's processes when it is called."""
 
-
-class Steering(Protocol):
-    """What the running set does for the servers."""
+    registry: Registry
+    emergency: EmergencyStopSwitch
+    startup: Startup
+    operations: Operations
+    replicas: Replicas
 
     def check_may_call(self, what: str) -> None:
-        """Raises CorralError when nothing is called now."""
-        ...
+        """Refuses calls of servers that would be started for them; `what` is what cannot be done.
 
-    def is_to_go(self, supervisor: WorkerSupervisor) -> bool:
-        """Whether the worker is being added or removed, or was removed: nothing starts it now."""
-        ...
-
-    async def call_up(self, supervisor: WorkerSupervisor) -> None:
-        """Starts a worker, or waits for one that is on its way."""
-        ...
-
-    def start_soon(self, supervisor: WorkerSupervisor) -> None:
-        """Starts a worker if that can be done, without waiting."""
-        ...
-
-    async def restart(self, supervisors: Sequence[WorkerSupervisor]) -> None:
-        """Ends workers, starts them anew and waits for them."""
-        ...
-
-    async def grow(self, agent: Agent) -> None:
-        """Adds a worker."""
-        ...
+        Raises:
+            Conflict, ShuttingDown: an emergency stop is in force, or the daemon stops.
+        """
+        self.emergency.check(what)
+        if self.registry.draining:
+            raise ShuttingDown(f"cannot {what}: the daemon is stopping")
 
 
 class ServerProcess:
     """One worker of a server."""
 
-    def __init__(self, supervisor: WorkerSupervisor, steering: Steering) -> None:
+    def __init__(self, supervisor: WorkerSupervisor, control: ServerControl) -> None:
         self.supervisor = supervisor
-        self._steering = steering
+        self._control = control
 
     @property
     def phase(self) -> Phase:
@@ -76,7 +72,7 @@ class ServerProcess:
             return Phase.LOST
         if worker.state in UP:
             return Phase.UP
-        if self._steering.is_to_go(self.supervisor):
+        if self._control.registry.is_to_go(self.supervisor):
             return Phase.LOST
         is_coming = worker.wanted and not (
             worker.state is State.TERMINATED and worker.resume_at is None
@@ -120,9 +116,9 @@ class ServerProcess:
                 raise self._gone() from error
         if supervisor.worker.state not in UP:
             try:
-                await self._steering.call_up(supervisor)
+                await self._control.startup.call_up(supervisor)
             except (Conflict, NotFound) as error:
-                if not self._steering.is_to_go(supervisor):
+                if not self._control.registry.is_to_go(supervisor):
                     raise
                 raise ToolFailed(error.message, server=name, lost=True, sent=False) from error
         session = self.session
@@ -141,11 +137,11 @@ class ServerProcess:
         Raises:
             CorralError: it does not come up.
         """
-        await self._steering.restart([self.supervisor])
+        await self._control.operations.restart([self.supervisor])
 
     def start(self) -> None:
         """Starts it, if that can be done; waits for nothing."""
-        self._steering.start_soon(self.supervisor)
+        self._control.startup.start_soon(self.supervisor)
 
     def note(self, *, is_busy: bool) -> None:
         """Takes note that it has work, or has none left."""
@@ -169,9 +165,9 @@ class ServerProcess:
 class McpServer:
     """A backend of the pool."""
 
-    def __init__(self, agent: Agent, steering: Steering) -> None:
+    def __init__(self, agent: Agent, control: ServerControl) -> None:
         self._agent = agent
-        self._steering = steering
+        self._control = control
         self._processes: tuple[ServerProcess, ...] = ()
         self._supervisors: list[WorkerSupervisor] = []
         """Whose `_processes` are, in the same order."""
@@ -239,7 +235,7 @@ class McpServer:
         if supervisors != self._supervisors:  # of the same ones, a look at each
             earlier = {process.supervisor: process for process in self._processes}
             self._processes = tuple(
-                earlier.get(supervisor) or ServerProcess(supervisor, self._steering)
+                earlier.get(supervisor) or ServerProcess(supervisor, self._control)
                 for supervisor in supervisors
             )
             self._supervisors = list(supervisors)
@@ -253,7 +249,7 @@ class McpServer:
             ShuttingDown: the daemon stops.
         """
         what = f'call MCP server "{self.name}"'
-        self._steering.check_may_call(what)
+        self._control.check_may_call(what)
         if self._agent.held or not self._agent.supervisors:
             text = f"cannot {what}: it is stopped; corral start {self.name}"
             raise Conflict(text, server=self.name)
@@ -264,83 +260,33 @@ class McpServer:
         Raises:
             ResourceLimitExceeded: there is no room for it.
         """
-        await self._steering.grow(self._agent)
+        await self._control.replicas.grow(self._agent)
 
 
 class McpServers:
-    """The servers of the running set: what they offer is kept, told and served by the pool."""
+    """Registers the servers of the running set in the tool pool."""
 
-    def __init__(self, pool: Pool, bus: Bus, listings: ToolCache, steering: Steering) -> None:
+    def __init__(self, pool: Pool, tools: ToolCache, control: ServerControl) -> None:
         self._pool = pool
-        self._bus = bus
-        self._listings = listings
-        self._steering = steering
-        self._warned: set[str] = set()
-
-    async def load(self) -> None:
-        """Reads what servers offered to an earlier daemon."""
-        await self._listings.load()
+        self._tools = tools
+        self._control = control
 
     def add(self, agent: Agent) -> None:
-        """A server has come: it is listed at once if it is known what it offers."""
-        agent.catalogue = self._listings.of(agent.spec)
+        """Registers a server; it is listed at once if an earlier process of it has listed its tools."""
+        agent.catalogue = self._tools.of(agent.spec)
         for supervisor in agent.supervisors:
-            self.attach(agent, supervisor)
-        self._pool.add(McpServer(agent, self._steering))
-
-    def attach(self, agent: Agent, supervisor: WorkerSupervisor) -> None:
-        """A server has one more worker."""
-        supervisor.era = agent.catalogue.era
-        supervisor.on_catalogue = partial(self._listed, agent, supervisor)
-        supervisor.on_updated = partial(self._updated, agent, supervisor)
+            self._tools.attach(agent, supervisor)
+        self._pool.add(McpServer(agent, self._control))
 
     def remove(self, name: str) -> None:
-        """A server is gone, and what it offered with it."""
+        """Removes a server, and what it offered with it."""
         self._pool.remove(name)
-        self._listings.forget([name])
-        self._warned.discard(name)
-
-    def reconfigure(self, agent: Agent, before: Spec) -> None:
-        """A server's spec has changed: what another program offered is not what this one does."""
-        if fingerprint(before) != fingerprint(agent.spec):
-            agent.catalogue = Catalogue()
-            self._listings.forget([agent.name])
-        self._pool.listed(agent.name)
+        self._tools.forget(name)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
-        """A worker has changed: calls may wait for that."""
+        """Wakes the calls that wait for a server's worker, which has changed its state."""
         if supervisor.spec.kind == "mcp":
             self._pool.changed(supervisor.spec.name)
-
-    def _updated(self, agent: Agent, supervisor: WorkerSupervisor, uri: str) -> None:
-        if supervisor in agent.supervisors:
-            self._pool.updated(agent.name, agent.supervisors.index(supervisor), uri)
-
-    def _listed(self, agent: Agent, supervisor: WorkerSupervisor, catalogue: Catalogue) -> None:
-        """Takes what a server offers; other tools than before are told."""
-        earlier = agent.catalogue
-        agent.catalogue = catalogue
-        self._listings.keep(agent.spec, catalogue)
-        before, after = (_tool_names(each) for each in (earlier, catalogue))
-        if before != after and earlier.is_known:
-            self._bus.publish(
-                "mcp.tools_changed",
-                agent=agent.name,
-                worker=supervisor.id,
-                incarnation=supervisor.worker.incarnation,
-                added=sorted(after - before)[:TOOLS_TOLD],
-                removed=sorted(before - after)[:TOOLS_TOLD],
-                tools=len(after),
-            )
-        if is_at_risk(agent) and agent.name not in self._warned:
-            self._warned.add(agent.name)
-            text = "server %s speaks a revision of MCP in which its state is its process's, and has several: %s"
-            logger.warning(text, agent.name, "calls of one caller may meet different states")
-        self._pool.listed(agent.name)
-
-
-def _tool_names(catalogue: Catalogue) -> set[str]:
-    return {tool.name for tool in catalogue.tools}
 
 
 def _has_given_up(worker: Worker) -> bool:

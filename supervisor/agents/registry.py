@@ -1,108 +1,156 @@
-"""What the store keeps of the running set: agents that were added at run time, and the brake.
+"""Holds the running set by name: agents, MCP servers, teams and workflows, and the configuration in force.
 
-Each change is one transaction, and durable when its call returns. What a table means is not known here.
+Finds agents and workers, routes the launcher's reports to them, counts processes. Starts and stops nothing.
 """
 
-import time
-from collections.abc import Iterable, Mapping
-from typing import Literal
+import contextlib
+from collections.abc import AsyncGenerator, Generator, Sequence
 
-import msgspec
-
-from ...worker.contract import codec
-from ..store.store import Statement, Store
-
-BRAKE = "emergency_stop"
-"""The key in `meta` under which the brake is kept."""
-
-
-Kind = Literal["agent", "mcp", "team", "workflow"]
-KINDS: Mapping[str, Kind] = {"mcp": "mcp", "team": "team", "workflow": "workflow"}
-"""As they are stored; every other word is an agent."""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """What was added at run time, and its table as in the configuration."""
-
-    name: str
-    kind: Kind
-    table: Mapping[str, object]
-
-
-class EmergencyStop(msgspec.Struct, frozen=True):
-    """An emergency stop is in force: since when, and who asked for it."""
-
-    at: str
-    by: str
+from ...worker.contract.errors import InvalidParams, NotFound
+from ..config.spec import Config, Ensemble, Spec, kind_of_ensemble
+from ..process.parent import Exit
+from ..supervision.worker_supervisor import WorkerSupervisor
+from .agent import Agent, has_range
 
 
 class Registry:
-    """The table `agent`, and the brake.
+    """Holds what one daemon runs, by name.
 
-    Every method that writes raises Overloaded when the store takes nothing now; nothing is changed then.
+    `groups` are the teams and workflows. `leaving` are workers that are being added or removed: nothing starts
+    them meanwhile. `draining` is set when the daemon begins to stop.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.agents: dict[str, Agent] = {}
+        self.groups: dict[str, Ensemble] = {}
+        self.leaving: set[WorkerSupervisor] = set()
+        self.draining = False
 
-    async def entries(self) -> list[Entry]:
-        """What was added at run time, in that order."""
-        rows = await self._store.read(
-            "SELECT name, kind, table_json FROM agent ORDER BY created_at"
-        )
-        return [
-            Entry(str(name), KINDS.get(str(kind), "agent"), _table(text))
-            for name, kind, text in rows
-        ]
+    # -- look-up
 
-    async def add(self, entries: Iterable[Entry]) -> None:
-        """Keeps all of them, or none."""
-        now = time.time()
-        await self._store.write(
-            *(
-                (
-                    "INSERT OR REPLACE INTO agent (name, kind, table_json, created_at)"
-                    " VALUES (?, ?, ?, ?)",
-                    (entry.name, entry.kind, _text(entry.table), now),
-                )
-                for entry in entries
+    def specs(self) -> dict[str, Spec]:
+        """Returns the specs of all agents and servers by name."""
+        return {name: agent.spec for name, agent in self.agents.items()}
+
+    def of(self, name: str) -> Agent:
+        """Returns the agent or server of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        agent = self.agents.get(name)
+        if agent is None:
+            raise self.unknown("agent", name)
+        return agent
+
+    def unknown(self, what: str, name: str) -> NotFound:
+        """Makes the error for a name that is no agent's; `what` is the kind that was looked for."""
+        if name in self.groups:
+            kind = kind_of_ensemble(self.groups[name])
+            text = f'cannot find {what} "{name}": it is a {kind}, which has no process'
+            return NotFound(text, name=name, kind=kind)
+        known = sorted({*self.agents, *self.groups})
+        return NotFound(f'cannot find {what} "{name}"', name=name, known=known)
+
+    def supervisors(self, name: str) -> list[WorkerSupervisor]:
+        """Returns all supervisors of an agent, or the one of a worker id.
+
+        Raises:
+            NotFound: the name is neither.
+        """
+        if name in self.agents:
+            return self.agents[name].supervisors
+        found = self.supervisor(name)
+        if found is not None:
+            return [found]
+        raise self.unknown("agent, MCP server or worker", name)
+
+    def supervisor(self, worker_id: str) -> WorkerSupervisor | None:
+        """Returns the supervisor of a worker id, `NAME-N`; None where there is none."""
+        name, _, number = worker_id.rpartition("-")
+        agent = self.agents.get(name)
+        if agent is None or not number.isdecimal() or int(number) >= len(agent.supervisors):
+            return None
+        supervisor = agent.supervisors[int(number)]  # they stand in the order of their numbers
+        return supervisor if supervisor.id == worker_id else None
+
+    def all_supervisors(self) -> list[WorkerSupervisor]:
+        """Returns every supervisor, in the order of the configuration."""
+        return [supervisor for agent in self.agents.values() for supervisor in agent.supervisors]
+
+    def selected(self, names: Sequence[str], everything: bool) -> list[WorkerSupervisor]:
+        """Returns the supervisors that a command names, each once.
+
+        Raises:
+            NotFound: a name is unknown.
+            InvalidParams: nothing is named, or both names and all.
+        """
+        if everything == bool(names):
+            raise InvalidParams(
+                "cannot tell whom: give names, or all", key="names", value=list(names)
             )
+        if everything:
+            return self.all_supervisors()
+        return list(
+            dict.fromkeys(supervisor for name in names for supervisor in self.supervisors(name))
         )
 
-    async def change(self, name: str, table: Mapping[str, object]) -> None:
-        """Keeps another table for what is there."""
-        await self._store.write(
-            ("UPDATE agent SET table_json = ? WHERE name = ?", (_text(table), name))
-        )
+    def required(self, agent: Agent) -> list[WorkerSupervisor]:
+        """Returns the supervisors of the agents that one requires directly."""
+        found = filter(None, map(self.agents.get, agent.spec.requires))  # one may be gone by now
+        return [supervisor for each in found for supervisor in each.supervisors]
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """Keeps none of them any more."""
-        statements: list[Statement] = [("DELETE FROM agent WHERE name = ?", (n,)) for n in names]
-        if statements:
-            await self._store.write(*statements)
+    def active(self) -> int:
+        """Counts the workers and servers that have, or are about to have, processes."""
+        return sum(supervisor.takes_room for supervisor in self.all_supervisors())
 
-    async def emergency_stop(self) -> EmergencyStop | None:
-        """The brake, if it is in force."""
-        rows = await self._store.read("SELECT value FROM meta WHERE key = ?", (BRAKE,))
-        return msgspec.json.decode(str(rows[0][0]), type=EmergencyStop) if rows else None
+    # -- reports of the launcher
 
-    async def pull(self, emergency_stop: EmergencyStop) -> None:
-        """Keeps the brake, so that no later daemon releases it."""
-        text = msgspec.json.encode(emergency_stop).decode()
-        await self._store.write(
-            ("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (BRAKE, text))
-        )
+    def exited(self, report: Exit) -> None:
+        """Passes the death of a leader to its supervisor."""
+        supervisor = self.supervisor(report.unit.rpartition("#")[0])
+        if supervisor is not None:
+            supervisor.exited(report)
 
-    async def release(self) -> None:
-        """The brake is no longer in force."""
-        await self._store.write(("DELETE FROM meta WHERE key = ?", (BRAKE,)))
+    def emptied(self, unit: str) -> None:
+        """Passes the end of a process tree to its supervisor."""
+        supervisor = self.supervisor(unit.rpartition("#")[0])
+        if supervisor is not None:
+            supervisor.emptied(unit)
+
+    # -- changes of the set
+
+    def is_to_go(self, supervisor: WorkerSupervisor) -> bool:
+        """Returns whether a worker is being added or removed, or was removed: nothing may start it now."""
+        return supervisor in self.leaving or self.supervisor(supervisor.id) is not supervisor
+
+    def is_scaled_away(self, supervisor: WorkerSupervisor) -> bool:
+        """Returns whether a worker of an agent with a range is being removed, or was."""
+        return has_range(supervisor.spec) and self.is_to_go(supervisor)
+
+    @contextlib.asynccontextmanager
+    async def changing(self, agent: Agent) -> AsyncGenerator[None, None]:
+        """Holds the lock for one change of an agent's workers.
+
+        Raises:
+            NotFound: the agent was removed while this waited.
+        """
+        async with agent.changing:
+            if self.agents.get(agent.name) is not agent:
+                raise was_removed(agent.name)
+            yield
+
+    @contextlib.contextmanager
+    def excluded(self, supervisors: Sequence[WorkerSupervisor]) -> Generator[None, None, None]:
+        """Keeps workers that come or go from being started."""
+        self.leaving.update(supervisors)
+        try:
+            yield
+        finally:
+            self.leaving.difference_update(supervisors)
 
 
-def _text(table: Mapping[str, object]) -> str:
-    return codec.encode(dict(table)).decode()
-
-
-def _table(text: object) -> dict[str, object]:
-    table = codec.as_object(codec.decode(str(text).encode()))
-    assert table is not None, "the store holds tables that this program wrote"
-    return dict(table)
+def was_removed(name: str) -> NotFound:
+    """Makes the error for a caller that waited for an agent which is gone by now."""
+    return NotFound(f'cannot find agent "{name}": it was removed', name=name)

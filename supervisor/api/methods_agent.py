@@ -22,7 +22,7 @@ from ...worker.contract.control_params import (
     WhomParams,
 )
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
-from ..agents.agents import Addition
+from ..agents.membership import Addition
 from ..config.loader import to_table
 from ..config.secrets import MASK, masked_address
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
@@ -91,8 +91,8 @@ def _told(control: Control, supervisors: Iterable[WorkerSupervisor]) -> object:
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts agents or workers and waits until they are ready."""
     supervisors = control.agents.selected(params.names, params.all)
-    control.agents.let_grow(params.names, params.all)
-    await _bounded(params, control.agents.start(supervisors, wait=params.wait))
+    control.agents.operations.unhold(params.names, params.all)
+    await _bounded(params, control.agents.operations.start(supervisors, wait=params.wait))
     return _named(control, params)
 
 
@@ -101,7 +101,7 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> objec
     """Stops agents or workers and waits until no process of them is left."""
     supervisors = control.agents.selected(params.names, params.all)
     control.service.hibernation.stopped(supervisors)
-    await _bounded(params, control.agents.stop(supervisors, wait=params.wait))
+    await _bounded(params, control.agents.operations.stop(supervisors, wait=params.wait))
     return _named(control, params)
 
 
@@ -109,28 +109,28 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> objec
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers, starts them again and waits until they are ready."""
     supervisors = control.agents.selected(params.names, params.all)
-    await _bounded(params, control.agents.restart(supervisors, wait=params.wait))
+    await _bounded(params, control.agents.operations.restart(supervisors, wait=params.wait))
     return _named(control, params)
 
 
 @method("agent.reset", "operate", NamesParams, recorded="or-refused")
 async def _reset(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Forgets failures; what is wanted and has given up starts again."""
-    control.agents.reset(control.agents.selected(params.names, params.all))
+    control.agents.operations.reset(control.agents.selected(params.names, params.all))
     return _named(control, params)
 
 
 @method("agent.pause", "operate", WhomParams, recorded="always")
 async def _pause(control: Control, params: WhomParams, _caller: Caller) -> object:
     """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
-    await control.agents.pause(params.names, params.all)
+    await control.agents.operations.pause(params.names, params.all)
     return _named(control, params)
 
 
 @method("agent.resume", "operate", WhomParams, recorded="always")
 async def _resume(control: Control, params: WhomParams, _caller: Caller) -> object:
     """Lets paused agents or workers run again."""
-    control.agents.resume(control.agents.selected(params.names, params.all))
+    control.agents.operations.resume(control.agents.selected(params.names, params.all))
     return _named(control, params)
 
 
@@ -161,7 +161,7 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> objec
 async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     """Adds an agent or an MCP server, which is kept until it is removed."""
     addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
-    failures = await control.agents.add([addition], start=params.start, wait=params.wait)
+    failures = await control.agents.membership.add([addition], start=params.start, wait=params.wait)
     for error in failures.values():
         raise error
     return msgspec.to_builtins(agent_status(control, control.agents.of(params.name)))
@@ -177,7 +177,7 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
     additions = [
         Addition(each.name, each.kind, each.spec, each.directory or "/") for each in params.agents
     ]
-    there = {} if params.present == "refuse" else agents.compared(additions)
+    there = {} if params.present == "refuse" else agents.membership.compared(additions)
     changed = {name: list(keys) for name, keys in there.items() if keys}
     if changed and params.present == "keep" and not params.dry_run:
         name, keys = next(iter(changed.items()))
@@ -186,10 +186,10 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
     fresh = [each for each in additions if each.name not in there or each.name in changed]
     failures: dict[str, CorralError] = {}
     if params.dry_run:
-        agents.check(fresh, replacing=changed)
+        agents.membership.check(fresh, replacing=changed)
     elif fresh:
         how = {"start": params.start, "wait": params.wait}
-        failures = await agents.add(fresh, **how, replacing=changed)
+        failures = await agents.membership.add(fresh, **how, replacing=changed)
     present = [agents.agents.get(each.name) for each in params.agents]
     statuses = [agent_status(control, agent) for agent in present if agent is not None]
     return {
@@ -207,13 +207,13 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
     names = params.names if params.name is None else [params.name, *params.names]
     if not names:
         raise InvalidParams("cannot tell whom to remove: give a name", key="names", value=[])
-    return {"removed": await control.agents.remove(names, cascade=params.cascade)}
+    return {"removed": await control.agents.membership.remove(names, cascade=params.cascade)}
 
 
 @method("agent.scale", "operate", ScaleParams, recorded="or-refused")
 async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> object:
     """Changes how many workers an agent has."""
-    agent = await control.agents.scale(params.name, params.instances, wait=params.wait)
+    agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait)
     return msgspec.to_builtins(agent_status(control, agent))
 
 
@@ -270,7 +270,9 @@ async def _add_ensemble(control: Control, kind: str, params: EnsembleAddParams) 
 
 async def _remove(control: Control, kind: str, params: EnsembleRemoveParams) -> object:
     control.agents.groups.of(params.name, kind)
-    return {"removed": await control.agents.remove([params.name], cascade=params.cascade)}
+    return {
+        "removed": await control.agents.membership.remove([params.name], cascade=params.cascade)
+    }
 
 
 @method("team.list", "read", NoParams)

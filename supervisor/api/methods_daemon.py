@@ -38,7 +38,9 @@ async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object
 async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> object:
     """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`."""
     halted: list[str] = []
-    killed = await control.agents.halt(caller.name, lambda: halted.extend(control.tasks.halt()))
+    killed = await control.agents.operations.halt(
+        caller.name, lambda: halted.extend(control.tasks.halt())
+    )
     await control.tasks.halted(halted)
     return {"workers": killed, "tasks": len(halted)}
 
@@ -53,7 +55,9 @@ async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -
 async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> object:
     """Reads the configuration again, applies what has changed and tells what; a broken file changes nothing."""
     config = control.daemon.read_config()
-    return msgspec.to_builtins(await control.agents.reload(config, dry_run=params.dry_run))
+    return msgspec.to_builtins(
+        await control.agents.membership.reload(config, dry_run=params.dry_run)
+    )
 
 
 @method("daemon.log_level", "operate", LogLevelParams, recorded="always")

@@ -7,7 +7,6 @@ looked at once and for all: a reload counts from the next request on.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from ...mcp.protocol.caller import Caller
@@ -201,7 +200,6 @@ class ClientOffering:
 
     def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
         """Has `on_change` called when a list has changed; returns what ends that."""
-        reloads = self._control.agents.on_reload
         end = self._control.pool.watch(on_change)
 
         def reloaded(_config: Config) -> None:
@@ -211,8 +209,7 @@ class ClientOffering:
 
         def ended() -> None:
             end()
-            with suppress(ValueError):
-                reloads.remove(reloaded)
+            unsubscribe()
 
-        reloads.append(reloaded)
+        unsubscribe = self._control.agents.membership.subscribe(reloaded)
         return ended

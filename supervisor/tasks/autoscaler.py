@@ -201,7 +201,7 @@ class Autoscaler:
         return replace(load, free=free, coming=len(wanted) - len(failing), failing=why, room=room)
 
     def _room(self) -> int:
-        return self._agents.config.process.max_concurrent_processes - self._agents.active()
+        return self._agents.config.process.max_concurrent_processes - self._agents.registry.active()
 
     def _is_free(self, supervisor: WorkerSupervisor) -> bool:
         """Has the last worker put its tasks down; whether it has none, and nobody else holds it."""
@@ -243,7 +243,7 @@ class Autoscaler:
             return instances > before or not self._tasks.pressure(agent)[1]
 
         try:
-            if await self._agents.adjust(agent, instances, decision.reason, is_right):
+            if await self._agents.replicas.adjust(agent, instances, decision.reason, is_right):
                 scaled.scaling = autoscale_policy.carried_out(scaled.scaling)
         except CorralError as error:
             scaled.scaling, is_new = autoscale_policy.held_back(scaled.scaling)

@@ -199,7 +199,7 @@ class Tasks(Assignment):
     def _check_open(self) -> None:
         if self.agents.draining:
             raise ShuttingDown("cannot take the task: the daemon is stopping")
-        self.agents.check_brake("take the task")
+        self.agents.emergency.check("take the task")
 
     def _of_team(self, parent: Task, params: TaskParams, able: list[Agent]) -> list[Agent]:
         """Those of the agents to whom the parent may delegate: the members, where it leads a team.

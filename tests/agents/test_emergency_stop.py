@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.supervisor.agents import operations as running_module
-from corral.supervisor.agents.operations import Running
+from corral.supervisor.agents import emergency_stop
+from corral.supervisor.agents.emergency_stop import EmergencyStopSwitch
+from corral.supervisor.agents.operations import Operations
+from corral.supervisor.agents.registry import Registry
+from corral.supervisor.agents.startup import Startup
+from corral.supervisor.agents.table import AgentTable
 from corral.supervisor.store import schema
 from corral.supervisor.store.store import Store
 from corral.worker.contract.errors import Overloaded
@@ -25,7 +29,7 @@ def test_an_emergency_stop_is_in_force_and_answered_while_the_disk_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", BOUND_S)  # as a disk that hangs
-    monkeypatch.setattr(running_module, "BRAKE_S", 0.05)
+    monkeypatch.setattr(emergency_stop, "STORE_S", 0.05)
     path = tmp_path / "corral.db"
 
     def publish(*_: object, **__: object) -> None: ...
@@ -33,17 +37,20 @@ def test_an_emergency_stop_is_in_force_and_answered_while_the_disk_hangs(
     async def test() -> None:
         store = Store.open(path)
         bus = SimpleNamespace(publish=publish)
-        shared: Any = SimpleNamespace(store=store, bus=bus)  # as much as a stop of nobody needs
+        shared: Any = SimpleNamespace(bus=bus, zygotes=None)  # enough for a stop of no worker
         config: Any = None
-        running = Running(shared, config)
+        registry = Registry(config)
+        switch = EmergencyStopSwitch(AgentTable(store), shared.bus)
+        startup = Startup(registry, switch, shared.bus)
+        operations = Operations(shared, registry, startup, switch)
         stopped: list[str] = []
         with closing(sqlite3.connect(path, isolation_level=None)) as held:
             held.execute("BEGIN IMMEDIATE")
             for number in range(1, 3):
                 with pytest.raises(Overloaded):
                     async with asyncio.timeout(BOUND_S / 3):
-                        await running.halt("test", lambda: stopped.append("tasks"))
-                assert running.emergency_stop is not None
+                        await operations.halt("test", lambda: stopped.append("tasks"))
+                assert switch.in_force is not None
                 assert len(stopped) == number
             held.execute("ROLLBACK")
         await store.close()

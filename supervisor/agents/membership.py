@@ -1,0 +1,466 @@
+"""Changes the running set: loads, adds and removes agents and servers, and follows the configuration file.
+
+Guarantees one change after the other per agent, each in the store before it is answered; several agents at once
+are all taken or none.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+from msgspec.structs import asdict, replace
+
+from ...worker.contract.errors import Conflict, CorralError, NotFound
+from ..config.diff import Plan, plan
+from ..config.document import STORE
+from ..config.loader import check_requires, decode_agent, to_table
+from ..config.spec import Config, Spec, changed
+from ..supervision.worker_supervisor import Service, Shared, WorkerSupervisor
+from .agent import Agent, processes_of, spec_of
+from .emergency_stop import EmergencyStopSwitch
+from .groups import Groups
+from .mcp_server import McpServers
+from .operations import Operations
+from .registry import Registry, was_removed
+from .replicas import Replicas, seen_through
+from .startup import Startup, idle_count
+from .table import AgentTable, Entry
+from .tool_cache import ToolCache
+
+logger = logging.getLogger(__name__)
+
+
+class Addition(NamedTuple):
+    """Represents an agent or server to be added: its table as in the configuration, and the folder of relative paths."""
+
+    name: str
+    kind: Literal["agent", "mcp"]
+    table: Mapping[str, object]
+    directory: str
+
+
+class Membership:
+    """Decides which agents and servers there are."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        service: Service,
+        registry: Registry,
+        table: AgentTable,
+        groups: Groups,
+        emergency: EmergencyStopSwitch,
+        startup: Startup,
+        operations: Operations,
+        replicas: Replicas,
+        tools: ToolCache,
+        servers: McpServers,
+    ) -> None:
+        self._shared = shared
+        self._service = service
+        self._registry = registry
+        self._agents = registry.agents
+        self._table = table
+        self._groups = groups
+        self._emergency = emergency
+        self._startup = startup
+        self._operations = operations
+        self._replicas = replicas
+        self._tools = tools
+        self._servers = servers
+        self._on_reload: list[Callable[[Config], None]] = []
+
+    def subscribe(self, on_reload: Callable[[Config], None]) -> Callable[[], None]:
+        """Has `on_reload` called with each configuration that was read again and is in force; returns the unsubscribe."""
+        self._on_reload.append(on_reload)
+        return partial(self._unsubscribe, on_reload)
+
+    def _unsubscribe(self, on_reload: Callable[[Config], None]) -> None:
+        with contextlib.suppress(ValueError):  # again is harmless
+            self._on_reload.remove(on_reload)
+
+    # -- from the file and an earlier daemon
+
+    async def load(self, built_in: Iterable[Spec]) -> None:
+        """Takes in the configured agents, those added at run time, and the built-in ones."""
+        await self._shared.incarnations.load()
+        await self._emergency.load()
+        await self._tools.load()
+        for spec in self._registry.config.agents.values():
+            if not spec.disabled:
+                self._insert(spec)
+        entries = await self._table.entries()
+        for entry in entries:
+            if entry.kind in ("agent", "mcp"):
+                self._load_added(entry)
+        for spec in built_in:
+            if spec.name not in self._agents and spec.name not in self._registry.config.agents:
+                self._insert(spec)
+        crews = [entry for entry in entries if entry.kind in ("team", "workflow")]
+        self._groups.load(self._registry.config.groups, crews)
+
+    def _load_added(self, entry: Entry) -> None:
+        name = entry.name
+        if name in self._registry.config.agents or name in self._registry.config.groups:
+            self._shared.bus.publish(
+                "config.shadowed",
+                agent=name,
+                reason="the configuration file names it too, and wins",
+            )
+            return
+        kind: Literal["agent", "mcp"] = "mcp" if entry.kind == "mcp" else "agent"
+        try:
+            self._insert(self._decode(Addition(name, kind, entry.table, "/")), added=True)
+        except CorralError as error:
+            logger.error("%s", error)
+            self._shared.bus.publish("config.refused", agent=name, reason=error.message)
+
+    def _decode(self, addition: Addition) -> Spec:
+        return decode_agent(
+            addition.name,
+            addition.table,
+            kind=addition.kind,
+            defaults=self._registry.config.defaults,
+            source=STORE,
+            directory=addition.directory,
+        )
+
+    def _insert(self, spec: Spec, *, added: bool = False) -> Agent:
+        agent = Agent(spec, added=added, held=self._emergency.in_force is not None)
+        self._agents[spec.name] = agent
+        for number in range(processes_of(spec)):
+            agent.supervisors.append(self._replicas.supervisor(spec, number))
+        if spec.kind == "mcp":
+            self._servers.add(agent)
+        self._shared.bus.publish("agent.added", agent=spec.name, kind=spec.kind)
+        return agent
+
+    # -- adding
+
+    def compared(self, additions: Iterable[Addition]) -> dict[str, tuple[str, ...]]:
+        """Of those whose name is taken: the keys in which they differ from what has it, none if it is the same.
+
+        Raises:
+            Conflict: they differ, and what has the name was not added at run time, or is of the other kind.
+            InvalidParams: a table is not valid.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for addition in additions:
+            agent = self._agents.get(addition.name)
+            if agent is None:
+                continue
+            keys = tuple(changed(agent.spec, self._decode(addition)))
+            if keys and (not agent.added or agent.spec.kind != addition.kind):
+                source = agent.spec.source if not agent.added else f"the {agent.spec.kind} there"
+                words = f'cannot add "{agent.name}": {source} has this name'
+                raise Conflict(words, name=agent.name, keys=list(keys), source=agent.spec.source)
+            found[addition.name] = keys
+        return found
+
+    def check(self, additions: Sequence[Addition], *, replacing: Collection[str] = ()) -> None:
+        """Refuses what `add` would refuse because of what is asked for; nothing is done."""
+        self._checked(additions, replacing)
+
+    async def add(
+        self,
+        additions: Sequence[Addition],
+        *,
+        start: bool,
+        wait: bool,
+        replacing: Collection[str] = (),
+    ) -> dict[str, CorralError]:
+        """Adds agents and servers at run time, all or none; they are in the store before this returns.
+
+        What is there and named in `replacing` goes over to its new table, as at a reload.
+        Returns why those that were started did not come up, by name; they are added all the same.
+
+        Raises:
+            Conflict: a name is taken, twice there, or an emergency stop is in force and they are to start.
+            InvalidParams: a table is not valid, or requires what is not there.
+            ResourceLimitExceeded: there is no room for their workers.
+        """
+        self._startup.check_may_start(())
+        if start:
+            self._emergency.check("start anything")
+        checked = self._checked(additions, replacing)
+        changes = [spec for spec in checked if spec.name in self._agents]
+        specs = [spec for spec in checked if spec.name not in self._agents]
+        needs = {spec.name: processes_of(spec) if start else 0 for spec in specs}
+        self._startup.check_capacity(sum(needs.values()) + self._idle_required(specs, start))
+        entries = [
+            Entry(spec.name, spec.kind, to_table(spec, self._registry.config.defaults))
+            for spec in checked
+        ]
+        agents = [self._insert(spec, added=True) for spec in specs]  # so that the names are taken
+        supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
+        for supervisor in supervisors:
+            supervisor.has_room = start  # also while others are added
+        try:
+            await self._keep_added(agents, supervisors, entries, changes)
+            for spec in changes:
+                await self._replicas.rescale(spec.name, spec.instances.minimum)
+            return await self._start_added(agents, wait) if start else {}
+        finally:
+            for supervisor in supervisors:
+                supervisor.has_room = False
+
+    async def _keep_added(
+        self,
+        agents: Sequence[Agent],
+        supervisors: Sequence[WorkerSupervisor],
+        entries: Iterable[Entry],
+        changes: Iterable[Spec],
+    ) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for agent in agents:  # which nobody else knows yet: none is waited for
+                await stack.enter_async_context(agent.changing)
+            stack.enter_context(self._registry.excluded(supervisors))
+            try:
+                for spec in sorted(changes, key=lambda each: each.name):  # in one order for all
+                    await stack.enter_async_context(
+                        self._registry.changing(self._registry.of(spec.name))
+                    )
+                await seen_through(self._keep(entries, changes))
+            except CorralError:
+                await self._forget(agents)
+                raise
+
+    async def _keep(self, entries: Iterable[Entry], changes: Iterable[Spec]) -> None:
+        await self._table.add(entries)
+        self._change_added(changes)
+
+    def _change_added(self, specs: Iterable[Spec]) -> None:
+        """Gives agents that were added at run time what was added under their names once more."""
+        keys = {spec.name: changed(self._agents[spec.name].spec, spec) for spec in specs}
+        for spec in specs:
+            self._change(self._agents[spec.name], spec)
+            self._agents[spec.name].added = True
+        self._renew_changed(name for name, kinds in keys.items() if "restart" in kinds.values())
+        for name, kinds in keys.items():
+            effect = "restart" if "restart" in kinds.values() else "live"
+            self._shared.bus.publish("agent.changed", agent=name, effect=effect, keys=list(kinds))
+
+    def _checked(self, additions: Sequence[Addition], replacing: Collection[str]) -> list[Spec]:
+        for n, addition in enumerate(additions):
+            name = addition.name
+            if name in self._agents and name not in replacing:
+                has = "MCP server" if self._agents[name].spec.kind == "mcp" else "agent"
+                text = f'cannot add "{name}": the name is taken by an {has}'
+                raise Conflict(text, name=name)
+            self._groups.check_free(name, "add")
+            if any(name == each.name for each in additions[:n]):
+                raise Conflict(f'cannot add "{name}": the name is there twice', name=name)
+        specs = [self._decode(addition) for addition in additions]
+        present = self._registry.specs()
+        check_requires({**present, **{spec.name: spec for spec in specs}})
+        for spec in specs:
+            for required in spec.requires:
+                agent = self._agents.get(required)
+                if agent is not None and self._registry.leaving.intersection(agent.supervisors):
+                    raise Conflict(
+                        f'cannot add "{spec.name}": it requires "{required}", which is being removed',
+                        name=spec.name,
+                    )
+        return specs
+
+    def _idle_required(self, specs: Iterable[Spec], start: bool) -> int:
+        names = {name for spec in specs for name in spec.requires if name in self._agents}
+        supervisors = [
+            supervisor for name in names for supervisor in self._agents[name].supervisors
+        ]
+        return idle_count(self._startup.needed(supervisors)) if start else 0
+
+    async def _start_added(self, agents: Iterable[Agent], wait: bool) -> dict[str, CorralError]:
+        failures: dict[str, CorralError] = {}
+
+        async def start(agent: Agent) -> None:
+            try:
+                await self._startup.bring_up(agent.supervisors, wait=wait)
+            except CorralError as error:
+                failures[agent.name] = error
+
+        async with asyncio.TaskGroup() as group:
+            for agent in agents:
+                group.create_task(start(agent))
+        return failures
+
+    # -- removing
+
+    async def remove(self, names: Sequence[str], *, cascade: bool = False) -> list[str]:
+        """Stops agents and forgets them, all or none; with `cascade` also what requires them. Who is gone.
+
+        A team or workflow that is named is forgotten; its tasks go on.
+
+        Raises:
+            NotFound: there is no such agent.
+            Conflict: another agent requires one of them; `data["required_by"]`.
+            Overloaded: the store takes nothing now; they are stopped, and still there.
+        """
+        crews = [name for name in dict.fromkeys(names) if name in self._groups.by_name]
+        chosen = {name: self._registry.of(name) for name in names if name not in crews}
+        if cascade:
+            for agent in self._agents.values():
+                if not chosen.keys().isdisjoint(self._all_required(agent)):
+                    chosen[agent.name] = agent
+            crews += self._groups.users({*chosen, *crews})
+        self._check_not_required({*chosen, *crews})
+        if chosen:
+            return await self._remove(list(chosen.values()), crews)
+        await self._table.remove(crews)
+        self._groups.forget(crews)
+        return crews
+
+    def _all_required(self, agent: Agent) -> set[str]:
+        found = set(agent.spec.requires)
+        for name in agent.spec.requires:
+            found |= self._all_required(self._agents[name])
+        return found
+
+    def _check_not_required(self, names: Collection[str]) -> None:
+        self._groups.check_not_needed(names)
+        for agent in self._agents.values():
+            needed = [name for name in agent.spec.requires if name in names]
+            if needed and agent.name not in names:
+                by = [a.name for a in self._agents.values() if needed[0] in a.spec.requires]
+                others = [name for name in by if name not in names]
+                raise Conflict(
+                    f'cannot remove "{needed[0]}": it is required by {", ".join(others)}; --cascade'
+                    " removes them too",
+                    name=needed[0],
+                    required_by=others,
+                )
+
+    async def _remove(self, agents: Iterable[Agent], crews: Sequence[str] = ()) -> list[str]:
+        async with contextlib.AsyncExitStack() as stack:
+            for agent in sorted(agents, key=lambda each: each.name):  # in one order for all
+                await stack.enter_async_context(agent.changing)
+            present = [agent for agent in agents if self._agents.get(agent.name) is agent]
+            if not present:
+                raise was_removed(next(iter(agents)).name)
+            supervisors = [supervisor for agent in present for supervisor in agent.supervisors]
+            stack.enter_context(self._registry.excluded(supervisors))
+            await self._operations.stop(supervisors)
+            names = [agent.name for agent in present]
+            self._check_not_required({*names, *crews})  # the file may have come to name one
+
+            async def forget() -> None:
+                await self._table.remove([*names, *crews])
+                self._groups.forget(crews)
+                await self._forget(present)
+
+            await seen_through(forget())  # what the store has not, nobody has
+            return [*names, *crews]
+
+    async def _forget(self, agents: Sequence[Agent]) -> None:
+        supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
+        for agent in agents:  # before anything is awaited: the caller may hang up
+            del self._agents[agent.name]
+            if agent.spec.kind == "mcp":
+                self._servers.remove(agent.name)
+        for agent in agents:
+            self._shared.zygotes.forget(agent.name)
+            self._service.removed(agent.name)
+            self._shared.bus.publish("agent.removed", agent=agent.name)
+        await self._replicas.close(supervisors)
+
+    # -- the file
+
+    async def reload(self, config: Config, *, dry_run: bool) -> Plan:
+        """Goes over to a new configuration; only what has changed is touched, and nobody is waited for.
+
+        Raises:
+            InvalidParams: what was added at run time requires something that is no longer there.
+        """
+        specs = self._registry.specs()
+        from_file = frozenset(
+            n for n, spec in specs.items() if spec.source not in (STORE, "built-in")
+        )
+        planned = plan(specs, from_file, self._registry.config, config)
+        kept = {name: spec for name, spec in specs.items() if name not in planned.removed}
+        wanted = {**kept, **{n: s for n, s in config.agents.items() if not s.disabled}}
+        check_requires(wanted)
+        planned = replace(planned, **self._groups.planned(config.groups, wanted))
+        self._startup.check_may_start(())
+        if dry_run:
+            changed = await self._shared.zygotes.check_sources(kept, dry_run=True)
+            return replace(planned, renewed=tuple(changed))
+        self._registry.config = config
+        for listener in list(self._on_reload):
+            listener(config)
+        if planned.is_empty:
+            return replace(planned, renewed=await self._read_anew())
+        # Nothing is awaited until all is as the plan found it.
+        self._groups.follow(config.groups)
+        added = [self._insert(config.agents[name]) for name in planned.added]
+        for name in planned.changed:
+            self._change(self._agents[name], config.agents[name])
+        self._renew_changed(n for n, effect in planned.changed.items() if effect == "restart")
+        leaving = [self._agents[name] for name in planned.removed]
+        self._start_from_file(added)
+        self._startup.fill_room()
+        for name in planned.changed:
+            await self._replicas.rescale(name, config.agents[name].instances.minimum)
+        if leaving:
+            with contextlib.suppress(NotFound):  # somebody else removes them, too
+                await self._remove(leaving)
+            self._start_from_file([self._insert(spec) for spec in self._come_back(planned.removed)])
+        told = {k: v for k, v in asdict(planned).items() if k not in ("keys", "renewed")}
+        self._shared.bus.publish("config.reloaded", **told)
+        for name, effect in planned.changed.items():
+            keys = planned.keys[name]
+            self._shared.bus.publish("agent.changed", agent=name, effect=effect, keys=keys)
+        return replace(planned, renewed=await self._read_anew())
+
+    async def _read_anew(self) -> tuple[str, ...]:
+        return tuple(await self._shared.zygotes.check_sources(list(self._agents)))
+
+    def _start_from_file(self, agents: Iterable[Agent]) -> None:
+        if self._emergency.in_force is None and not self._registry.draining:
+            self._startup.start_within_limit(
+                supervisor
+                for agent in agents
+                if agent.spec.autostart
+                for supervisor in agent.supervisors
+            )
+
+    def _come_back(self, names: Iterable[str]) -> list[Spec]:
+        """Those of the removed that the file names again: it was read once more while they ended."""
+        specs = [
+            self._registry.config.agents[name]
+            for name in names
+            if name in self._registry.config.agents
+        ]
+        return [spec for spec in specs if not spec.disabled and spec.name not in self._agents]
+
+    def _change(self, agent: Agent, spec: Spec) -> None:
+        before, agent.spec = agent.spec, spec
+        agent.added = False
+        for number, supervisor in enumerate(agent.supervisors):
+            supervisor.reconfigure(spec_of(spec, number))
+        self._shared.zygotes.note(agent)
+        if spec.kind == "mcp":
+            self._tools.reconfigure(agent, before)
+
+    def _renew_changed(self, names: Iterable[str]) -> None:
+        """New workers for a new configuration, in the order of what they require, and no more than may be.
+
+        What waits for its start, or is about to end, takes the new configuration with its next life.
+        """
+        wanted = [
+            supervisor
+            for name in names
+            for supervisor in self._agents[name].supervisors
+            if supervisor.worker.wanted and not (supervisor.worker.waits or supervisor.is_to_end)
+            if supervisor not in self._registry.leaving
+        ]
+        chosen = {supervisor: None for supervisor in wanted if supervisor.takes_room}
+        idle = [
+            supervisor
+            for supervisor in [*self._startup.needed(chosen), *wanted]
+            if supervisor not in chosen
+        ]
+        self._startup.start_within_limit(dict.fromkeys(idle))
+        self._operations.renew_each(list(chosen), "its configuration has changed")
