@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions lines orphans chaos conformance operations systemd format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions layout lines orphans chaos conformance operations systemd format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -56,6 +56,9 @@ mcp: $(VENV)/.test $(VENV)/.node
 
 sessions: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P benchmarks/sessions.py $(ARGS)
+
+layout: $(VENV)/.test
+	$(BIN)/python -P benchmarks/layout.py $(ARGS)
 
 lines: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/lines.py $(ARGS)
