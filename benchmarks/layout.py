@@ -197,8 +197,7 @@ def methods_by_inheritance(modules: dict[str, Path]) -> tuple[int, str]:
         return own, files
 
     found = [(*total(*each), each[1]) for each in classes]
-    most = max(((own, name) for own, files, name in found if len(files) > 1), default=(0, "none"))
-    return most
+    return max(((own, name) for own, files, name in found if len(files) > 1), default=(0, "none"))
 
 
 def shape(tree: Path) -> dict[str, str]:
