@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from corral.worker.client.sync import SOCKET_PATH_BYTES_MAX, Client, await_daemon
-from corral.worker.contract.errors import CorralError, Unreachable
+from corral.worker.client import SOCKET_PATH_BYTES_MAX, Client, await_daemon
+from corral.worker.errors import CorralError, Unreachable
 
 CREW = Path(__file__).resolve().parent
 sys.path.append(str(CREW))  # at the end, as corral does for its agents: `python -P` leaves it out

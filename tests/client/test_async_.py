@@ -21,7 +21,7 @@ from corral import (
     Unreachable,
 )
 from corral.worker.client import async_ as module
-from corral.worker.client.async_ import Connection, Stream
+from corral.worker.client.async_ import Connection, Stream, decode_answer
 from corral.worker.contract.jsonrpc import Peer
 from corral.worker.contract.records import Task, TaskParams
 from scripted_daemon import BOUND_S, SILENCE, Caller, ScriptedDaemon
@@ -97,8 +97,8 @@ def test_an_error_has_the_class_and_the_data_of_the_answer(
             with pytest.raises(Timeout):
                 await connection.call("wait", timeout_s=0.05)
             with pytest.raises(InternalError):
-                await connection.ask(Task, "odd")
-            assert (await connection.ask(Task, "task")).output == 7
+                decode_answer(Task, await connection.call("odd"), "odd")
+            assert decode_answer(Task, await connection.call("task"), "task").output == 7
 
     scripts = {"find": missing, "wait": silent, "odd": {"id": 3}, "task": DONE}
     with ScriptedDaemon(tmp_path / "s", scripts) as daemon:
@@ -179,7 +179,7 @@ def test_a_slow_reader_gets_everything_in_order_and_keeps_little(
     async def test() -> None:
         stream = await Stream.open(str(daemon.path))
         async with stream.connection as connection:
-            connection.post("follow", {})
+            following = asyncio.ensure_future(connection.call("follow"))
             seen: list[object] = []
             async for notification in stream:
                 if not seen:  # it is held up by us, however long we take
@@ -188,6 +188,7 @@ def test_a_slow_reader_gets_everything_in_order_and_keeps_little(
                 if len(seen) == many:
                     break
             assert seen == list(range(many))
+            assert await following == {}
 
     told = threading.Event()
     with ScriptedDaemon(tmp_path / "s", {"follow": follow}) as daemon:
@@ -204,7 +205,7 @@ def test_a_stream_gives_out_what_came_before_it_ends(
 
     async def test() -> None:
         stream = await Stream.open(str(daemon.path))
-        stream.connection.post("follow", {})
+        following = asyncio.ensure_future(stream.connection.call("follow"))
         seen: list[object] = []
 
         async def read() -> None:
@@ -213,6 +214,8 @@ def test_a_stream_gives_out_what_came_before_it_ends(
 
         with pytest.raises(Unreachable):
             await read()
+        with pytest.raises(Unreachable):
+            await following
         assert seen == [1]
 
     with ScriptedDaemon(tmp_path / "s", {"follow": follow}) as daemon:

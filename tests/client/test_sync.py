@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from corral.worker import client, errors
 from corral.worker.client.sync import Client, await_daemon, default_socket, shared_folder
+from corral.worker.contract import errors as contract_errors
 from corral.worker.contract.errors import (
     CLASSES,
     CorralError,
@@ -318,3 +320,30 @@ def test_the_client_does_not_import_what_starts_slowly() -> None:
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )
     assert {"asyncio", "sqlite3", "click", "psutil", "uvloop"}.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "slow"),
+    [
+        ("import corral", {"asyncio", "msgspec", "typing"}),
+        ("from corral.worker import Agent", {"asyncio", "json", "msgspec"}),
+        ("from corral.worker.client import Client, await_daemon", {"asyncio", "uvloop"}),
+        ("from corral.worker.client import SOCKET_PATH_BYTES_MAX", {"asyncio", "uvloop"}),
+        ("from corral.worker.errors import CorralError, Unreachable", {"asyncio", "msgspec"}),
+    ],
+)
+def test_a_documented_import_works_and_loads_little(statement: str, slow: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys; {statement}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert slow.isdisjoint(done.stdout.split())
+
+
+def test_the_names_of_the_package_are_those_of_its_modules() -> None:
+    assert (client.Client, client.await_daemon) == (Client, await_daemon)
+    assert errors.from_wire is contract_errors.from_wire
+    with pytest.raises(AttributeError):
+        _ = client.nothing  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]  there is none

@@ -50,7 +50,6 @@ PENDING = {
     "supervisor.transport",
     "supervisor.zygote",
     "worker",
-    "worker.client",
     "worker.contract",
     "worker.sdk",
     "worker.zygote",

@@ -8,11 +8,11 @@ os.write(1, b"written while it was imported\n")
 print("printed while it was imported")
 
 
-class AgentZygotes:
+class Nested:
     agent = Agent("loaded")
 
 
-agent = AgentZygotes.agent
+agent = Nested.agent
 not_an_agent = 3
 
 

@@ -355,7 +355,7 @@ async def test_an_agent_without_hooks_saves_nothing_and_restores_nothing() -> No
 
 @on_loop
 async def test_an_entrypoint_is_imported_with_its_stdout_safe_and_then_run() -> None:
-    command = [sys.executable, "-P", "-m", "corral.worker", "sdk_loaded:Crew.agent"]
+    command = [sys.executable, "-P", "-m", "corral.worker", "sdk_loaded:Nested.agent"]
     async with WorkerPeer(command) as peer:
         assert (await peer.initialize())["name"] == "loaded"
         assert await peer.run() == "sdk_loaded"

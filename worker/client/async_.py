@@ -1,15 +1,14 @@
-"""The control socket, from a program that runs a loop: one connection, many calls at once, all of them bounded.
+"""Connects to the control socket from an asyncio program: one connection, many concurrent calls, all bounded.
 
-It is the asyncio counterpart of `client`: the same socket, the same errors, the same shapes as Structs. Each call
-has its deadline, and to cancel one tells the daemon. Notifications go to a function, or to a `Stream`, which holds
-the daemon up when they are read too slowly. Nothing is repeated here: a caller who lost the connection does not
-know what became of his call, and has to decide. It knows no method.
+It is the asyncio counterpart of `sync`: the same socket, errors and results. Each call has its own deadline, and
+cancelling one withdraws it at the daemon. Notifications go to a function, or to a `Stream`, which stops reading from
+the socket when its consumer is slow. No call is ever sent twice: after a lost connection only the caller can decide,
+because whether the call took effect is unknown. It must not know any method.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from types import TracebackType
 from typing import Self, TypeVar, cast
 
 import msgspec
@@ -20,36 +19,36 @@ from ..contract.jsonrpc import Foreign, Notification, Peer, Request
 from .sync import connect
 
 MAX_CALLS = 1_000
-"""Calls on their way over one connection; the next ones wait for their turn."""
+"""Number of calls in flight over one connection; further calls wait."""
 
 WAITING_MAX = 1_000
-"""Notifications that a `Stream` keeps unread: then it reads no further until half of them are taken."""
+"""Number of unread notifications of a `Stream` at which it stops reading, until half of them are consumed."""
 
 T = TypeVar("T")
 
 
 class Connection:
-    """An open connection to the daemon, for one loop.
+    """Holds an open connection to the daemon, for one event loop.
 
-    After an Unreachable it is of no further use (`is_closed`): open another one.
+    After an Unreachable it is unusable (`is_closed`): open another one.
     """
 
     def __init__(self, path: str, channel: "_Channel") -> None:
         self.path = path
         self._channel = channel
-        self._turn = asyncio.Semaphore(MAX_CALLS)
+        self._slots = asyncio.Semaphore(MAX_CALLS)
 
     @classmethod
     async def open(
         cls, path: str, *, on_notification: Callable[[Notification], None] | None = None
     ) -> Self:
-        """A connection to who listens at `path`; without `on_notification` what is told is dropped.
+        """Connects to the socket at `path`; without `on_notification` notifications are dropped.
 
         Raises:
-            Unreachable: nobody answers; `data["reason"]` as of `client.Client`.
+            Unreachable: no daemon listens there; `data["reason"]` as for `sync.Client`.
         """
         loop = asyncio.get_running_loop()
-        # In a thread: a connection waits for its turn in the daemon's queue, which blocks.
+        # In a thread, because connect() blocks while the daemon's accept queue is full.
         made = await asyncio.to_thread(connect, path)
         try:
             made.settimeout(None)
@@ -64,7 +63,7 @@ class Connection:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the daemon is gone, or `close` was called."""
+        """Returns True once the daemon has closed the connection or `close` was called."""
         return self._channel.is_closed
 
     async def call(
@@ -74,17 +73,17 @@ class Connection:
         *,
         timeout_s: float | None = None,
     ) -> object:
-        """The result of `method`, however long it takes unless `timeout_s` says otherwise.
+        """Returns the result of `method`; waits without limit unless `timeout_s` is given.
 
-        To cancel it tells the daemon that nobody waits any more.
+        Cancelling it withdraws the request at the daemon.
 
         Raises:
             Timeout: no answer within `timeout_s`.
-            Unreachable: the connection broke, or what answers is no corrald. Whether the call took effect is
-                then unknown.
-            CorralError: whatever the daemon answered.
+            Unreachable: the connection broke, or the listener is not corrald. Whether the call took effect is
+                unknown then.
+            CorralError: the error that the daemon answered.
         """
-        async with self._turn:
+        async with self._slots:
             try:
                 return await self._channel.request(method, params, timeout_s=timeout_s)
             except Unreachable as error:
@@ -92,66 +91,100 @@ class Connection:
                     raise
                 raise _closed(self.path) from error
 
-    async def ask(
-        self,
-        type_: type[T],
-        method: str,
-        params: Mapping[str, object] | None = None,
-        *,
-        timeout_s: float | None = None,
-    ) -> T:
-        """As `call`, in the shape that the answer has to have.
-
-        Raises:
-            InternalError: it has another: daemon and program are of different versions.
-            CorralError: as `call`.
-        """
-        return shaped(type_, await self.call(method, params, timeout_s=timeout_s), method)
-
-    def post(self, method: str, params: Mapping[str, object]) -> None:
-        """Asks for something and waits for no answer; nothing happens where the connection is closed."""
-        if not self.is_closed:
-            answer = self._channel.start(method, params, timeout_s=None).answer
-            answer.add_done_callback(_overlook)
-
-    def hear(self, on_notification: Callable[[Notification], None]) -> None:
-        """Gives what is told from now on to `on_notification`."""
-        self._channel.on_told = on_notification
+    def bind(self, on_notification: Callable[[Notification], None]) -> None:
+        """Passes all further notifications to `on_notification`."""
+        self._channel.bind(on_notification)
 
     def pause(self) -> None:
-        """Reads nothing more, answers included, until `resume`."""
+        """Stops reading, responses included, until `resume`."""
         self._channel.pause()
 
     def resume(self) -> None:
-        """Reads on."""
+        """Continues reading."""
         self._channel.resume()
 
     async def wait_closed(self) -> None:
-        """Waits until the daemon is gone."""
+        """Waits until the connection is closed."""
         await self._channel.wait_closed()
 
     async def close(self) -> None:
-        """Closes it, once what is queued is sent; calls on their way raise Unreachable."""
+        """Closes the connection after its queued output is sent; pending calls raise Unreachable."""
         await self._channel.wait_sent()
         self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
-class Stream:
-    """What a `….follow` sends, on a connection of its own: an iterator that whoever is slow may take its time with.
+class Reconnecting:
+    """Holds at most one connection to a daemon; a call that finds it closed opens a new one first."""
 
-    The daemon gives up on a reader that takes nothing for half a minute; then it ends as if the daemon had gone.
-    Answers come in the same stream: a call on its connection waits until what was told before is read.
+    def __init__(self, path: str, on_notification: Callable[[Notification], None]) -> None:
+        self.path = path
+        self._on_notification = on_notification
+        self._connection: Connection | None = None
+        self._opening = asyncio.Lock()
+        self._is_shut = False
+
+    async def open(self) -> Connection:
+        """Returns the open connection; concurrent callers share one attempt to connect.
+
+        Raises:
+            Unreachable: no daemon listens, or `shut` was called and the connection is closed.
+        """
+        async with self._opening:
+            if self._connection is None or self._connection.is_closed:
+                if self._is_shut:
+                    text = f'cannot reach the daemon at "{self.path}": the runtime is shut down'
+                    raise Unreachable(text, socket=self.path, reason="closed")
+                self._connection = await Connection.open(
+                    self.path, on_notification=self._on_notification
+                )
+            return self._connection
+
+    async def call(
+        self, method: str, params: Mapping[str, object], *, timeout_s: float | None = None
+    ) -> object:
+        """Returns the result of `method`; see `Connection.call`."""
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            connection = await self.open()
+        return await connection.call(method, params, timeout_s=timeout_s)
+
+    async def ask(
+        self,
+        type_: type[T],
+        method: str,
+        params: Mapping[str, object],
+        *,
+        timeout_s: float | None = None,
+    ) -> T:
+        """Returns the result of `method` decoded as `type_`; see `Connection.call`.
+
+        Raises:
+            InternalError: the result has another shape: daemon and program are of different versions.
+            CorralError: as for `call`.
+        """
+        return decode_answer(type_, await self.call(method, params, timeout_s=timeout_s), method)
+
+    def shut(self) -> None:
+        """Forbids new connections; calls over the open one remain possible until `close`."""
+        self._is_shut = True
+
+    async def close(self) -> None:
+        """Closes the connection, if there is one."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+class Stream:
+    """Iterates over the notifications of a `….follow` method, on a connection of its own, with backpressure.
+
+    The daemon drops a reader that takes nothing for half a minute; the stream then ends as if the daemon had gone.
+    Responses share the connection: a call over it waits until all earlier notifications are consumed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -159,14 +192,14 @@ class Stream:
         self._waiting: deque[Notification] = deque()
         self._arrived = asyncio.Event()
         self._is_paused = False
-        connection.hear(self._take)
+        connection.bind(self._take)
 
     @classmethod
     async def open(cls, path: str) -> Self:
-        """A new connection that is read as a stream.
+        """Opens a connection to be read as a stream.
 
         Raises:
-            Unreachable: nobody answers.
+            Unreachable: no daemon listens there.
         """
         return cls(await Connection.open(path))
 
@@ -178,10 +211,10 @@ class Stream:
             self.connection.pause()
 
     async def __aiter__(self) -> AsyncIterator[Notification]:
-        """The notifications, as they come.
+        """Yields the notifications in order of arrival.
 
         Raises:
-            Unreachable: the connection ended, reason `closed`; all that came before has been given out.
+            Unreachable: the connection ended, reason `closed`; all earlier notifications were yielded before.
         """
         gone = asyncio.ensure_future(self.connection.wait_closed())
         gone.add_done_callback(lambda _: self._arrived.set())
@@ -202,63 +235,64 @@ class Stream:
 
 
 class _Channel(Channel):
-    """A channel to a daemon, which can be told to read no further."""
+    """Adds pausing to a channel, and recognises a listener that is not corrald."""
 
     def __init__(self, path: str, on_notification: Callable[[Notification], None] | None) -> None:
         super().__init__(
             Peer(),
             name=f'the daemon at "{path}"',
             on_request=self._refuse,
-            on_notification=self._hear,
+            on_notification=self._notify,
             on_foreign=self._take_foreign,
             on_heard=self._note_message,
             lost=Unreachable,
         )
-        self.on_told = on_notification
+        self._subscriber = on_notification
         self._path = path
-        self._has_spoken = False
+        self._has_received = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is connected."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        """Takes the transport of the open connection."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         super().connection_made(transport)
 
+    def bind(self, on_notification: Callable[[Notification], None]) -> None:
+        self._subscriber = on_notification
+
     def pause(self) -> None:
-        """Reads no further."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Reads on."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _hear(self, notification: Notification) -> None:
-        if self.on_told is not None:
-            self.on_told(notification)
+    def _notify(self, notification: Notification) -> None:
+        if self._subscriber is not None:
+            self._subscriber(notification)
 
     async def _refuse(self, request: Request) -> object:
         text = f'cannot call "{request.method}": a client of the control socket has no methods'
         raise MethodNotFound(text, method=request.method)
 
     def _note_message(self) -> None:
-        self._has_spoken = True
+        self._has_received = True
 
     def _take_foreign(self, _: Foreign) -> None:
-        if self._has_spoken:  # an answer that was too long: its call has ended with that
+        if self._has_received:  # an oversized response: its call has already failed
             return
-        words = f'cannot reach the daemon at "{self._path}": what answers is no corrald'
-        self.close(Unreachable(words, socket=self._path, reason="foreign"))
+        text = f'cannot reach the daemon at "{self._path}": the listener is not corrald'
+        self.close(Unreachable(text, socket=self._path, reason="foreign"))
 
 
 def _closed(path: str) -> Unreachable:
-    words = f'cannot reach the daemon at "{path}": the daemon closed the connection'
-    return Unreachable(words, socket=path, reason="closed")
+    text = f'cannot reach the daemon at "{path}": the daemon closed the connection'
+    return Unreachable(text, socket=path, reason="closed")
 
 
-def shaped(type_: type[T], answer: object, method: str) -> T:
-    """An answer as a Struct.
+def decode_answer(type_: type[T], answer: object, method: str) -> T:
+    """Returns an answer as a Struct.
 
     Raises:
         InternalError: it has another shape.
@@ -268,9 +302,3 @@ def shaped(type_: type[T], answer: object, method: str) -> T:
     except msgspec.ValidationError as error:
         text = f'cannot read the answer to "{method}": {error}'
         raise InternalError(text, method=method) from error
-
-
-def _overlook(answer: asyncio.Future[object]) -> None:
-    """Looks at an answer that nobody waits for, lest asyncio complain that nobody did."""
-    if not answer.cancelled():
-        answer.exception()

@@ -1,9 +1,9 @@
-"""A daemon of one's own: a `corrald` that a program starts for itself, and that never outlives it.
+"""Starts a `corrald` for one program, which never outlives that program.
 
-It has a socket, a configuration and, unless a state folder is named, a state of its own in a temporary folder, which
-it removes when it ends. It ends when it is asked to, when the pipe that the program holds (its lifeline) is closed,
-and when the program is gone in any other way, `kill -9` included. It has a session of its own: Ctrl-C in a terminal
-is the program's to act upon.
+Its socket, its configuration and, unless a state folder is named, its state are in a temporary folder, which is
+removed when it ends. It ends on SIGTERM, when the pipe that the program holds (its lifeline) is closed, and when the
+program dies in any other way, `kill -9` included. It has its own session, so that Ctrl-C in a terminal signals only
+the program. This module must not know any method of the daemon.
 """
 
 import asyncio
@@ -23,22 +23,22 @@ from ..contract.errors import InvalidParams, SpawnFailed, Timeout
 from .sync import SOCKET_PATH_BYTES_MAX
 
 START_S = 30.0
-"""How long a daemon may take until it is ready."""
+"""Seconds that a daemon may take to become ready."""
 
 STOP_S = 60.0
-"""How long one that was asked to end may take before it is killed; its workers have their grace periods in it."""
+"""Seconds between SIGTERM and SIGKILL; the grace periods of the workers are part of them."""
 
-WORDS_BYTES = 4_096
-"""Of what a daemon that did not start has said."""
+LOG_TAIL_BYTES = 4_096
+"""Bytes of the log of a daemon that did not start, of which the last line goes into the error."""
 
-NOT_ITS_OWN = ("CORRAL_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
-"""Beginnings of variables that are about another daemon, or about the program as a service."""
+FOREIGN_VARIABLES = ("CORRAL_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
+"""Prefixes of environment variables about another daemon, or about the program as a service."""
 
 Config = str | os.PathLike[str] | Mapping[str, object]
 
 
 class Embedded:
-    """A daemon that was started for this program."""
+    """Holds the process of a daemon that was started for this program."""
 
     def __init__(
         self,
@@ -54,47 +54,35 @@ class Embedded:
 
     @property
     def socket(self) -> str:
-        """The path of its control socket."""
+        """Returns the path of its control socket."""
         return str(_socket_in(self._folder))
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Returns its process id."""
         return self._process.pid
 
     @classmethod
     async def start(
         cls, config: Config | None, state_dir: str | os.PathLike[str] | None, timeout_s: float
     ) -> "Embedded":
-        """A daemon that is ready.
+        """Starts a daemon and returns when it is ready.
 
         Raises:
             InvalidParams: the configuration is wrong.
-            SpawnFailed: it ended; the message has its last words.
+            SpawnFailed: it ended; the message has the last line of its log.
             Timeout: it was not ready in time.
         """
-        folder = Path(tempfile.mkdtemp(prefix="corral-"))
-        if os.getuid() == 0:
-            folder.chmod(0o711)  # agents of other users pass through it to what is theirs
-        if len(os.fsencode(_socket_in(folder))) > SOCKET_PATH_BYTES_MAX:
-            os.rmdir(folder)
-            folder = Path(tempfile.mkdtemp(prefix="corral-", dir="/tmp"))
+        folder = _make_folder()
         try:
-            return await cls._start_in(folder, config, state_dir, timeout_s)
+            state = folder / "state" if state_dir is None else Path(state_dir).absolute()
+            return await cls._spawn(folder, _config_file(folder, config), state, timeout_s)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     @classmethod
-    async def _start_in(
-        cls,
-        folder: Path,
-        config: Config | None,
-        state_dir: str | os.PathLike[str] | None,
-        timeout_s: float,
-    ) -> "Embedded":
-        file = _config_file(folder, config)
-        state = folder / "state" if state_dir is None else Path(state_dir).absolute()
+    async def _spawn(cls, folder: Path, file: Path, state: Path, timeout_s: float) -> "Embedded":
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM) as ready:
             ready.bind(str(folder / "ready"))
             ready.setblocking(False)
@@ -130,37 +118,37 @@ class Embedded:
 
     async def _until_ready(self, ready: sockets.socket, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
-        told = asyncio.ensure_future(loop.sock_recv(ready, 256))
+        notified = asyncio.ensure_future(loop.sock_recv(ready, 256))
         ended = asyncio.ensure_future(self._process.wait())
         try:
             await asyncio.wait(
-                {told, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                {notified, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
-            if told.done():
+            if notified.done():
                 return
-            words = self._last_words()
+            reason = self._last_log_line()
             if not ended.done():
-                raise Timeout(f"cannot start a daemon within {timeout_s:g} s: {words}")
+                raise Timeout(f"cannot start a daemon within {timeout_s:g} s: {reason}")
             is_config = ended.result() == InvalidParams.exit_status
             kind = InvalidParams if is_config else SpawnFailed
-            raise kind(f"cannot start a daemon: {words}", code=ended.result())
+            raise kind(f"cannot start a daemon: {reason}", code=ended.result())
         finally:
-            for each in (told, ended):
+            for each in (notified, ended):
                 each.cancel()
-            await asyncio.gather(told, ended, return_exceptions=True)
+            await asyncio.gather(notified, ended, return_exceptions=True)
 
-    def _last_words(self) -> str:
-        self._log.seek(-min(WORDS_BYTES, self._log.seek(0, os.SEEK_END)), os.SEEK_END)
-        said = self._log.read()  # also when it has removed its folder
-        lines = said.decode("utf-8", "replace").strip().splitlines()
-        return lines[-1].removeprefix("corrald: ") if lines else "it said nothing"
+    def _last_log_line(self) -> str:
+        self._log.seek(-min(LOG_TAIL_BYTES, self._log.seek(0, os.SEEK_END)), os.SEEK_END)
+        tail = self._log.read()  # readable also after the daemon has removed its folder
+        lines = tail.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1].removeprefix("corrald: ") if lines else "its log is empty"
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """Asks it to end, and returns when nothing of it is left; one that takes more than STOP_S is killed."""
+        """Terminates it, after STOP_S by SIGKILL, and returns when nothing of it is left."""
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
         if at_once:
-            self._let_go()
+            self._close_lifeline()
         try:
             async with asyncio.timeout(STOP_S):
                 await self._process.wait()
@@ -168,15 +156,26 @@ class Embedded:
             self._process.kill()
             await self._process.wait()
         finally:
-            self._let_go()
+            self._close_lifeline()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
-    def _let_go(self) -> None:
-        """Closes the lifeline: the daemon ends at once, with all that it keeps."""
+    def _close_lifeline(self) -> None:
+        """Closes the lifeline: the daemon kills its workers and ends at once."""
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._log.close()
             self._lifeline = -1
+
+
+def _make_folder() -> Path:
+    """Makes the temporary folder: below /tmp where the path of the socket would be too long elsewhere."""
+    folder = Path(tempfile.mkdtemp(prefix="corral-"))
+    if os.getuid() == 0:
+        folder.chmod(0o711)  # agents of other users pass through it to their own files
+    if len(os.fsencode(_socket_in(folder))) > SOCKET_PATH_BYTES_MAX:
+        os.rmdir(folder)
+        folder = Path(tempfile.mkdtemp(prefix="corral-", dir="/tmp"))
+    return folder
 
 
 def _socket_in(folder: Path) -> Path:
@@ -184,12 +183,14 @@ def _socket_in(folder: Path) -> Path:
 
 
 def _environ() -> dict[str, str]:
-    """Our environment without what is about another daemon."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(NOT_ITS_OWN)}
+    """Returns the environment of this program without FOREIGN_VARIABLES."""
+    return {
+        key: value for key, value in os.environ.items() if not key.startswith(FOREIGN_VARIABLES)
+    }
 
 
 def _config_file(folder: Path, config: Config | None) -> Path:
-    """The file that the daemon reads: the one that is there, or one that has the tables that were given."""
+    """Returns the configuration file: the given one, or a new one that contains the given tables."""
     if isinstance(config, str | os.PathLike):
         return Path(config).absolute()
     tables = {} if config is None else dict(config)
@@ -208,10 +209,10 @@ def _key(key: str) -> str:
 
 
 def _toml(value: object, path: str) -> str:
-    """A value as TOML has it on one line; tables are inline.
+    """Formats a value as TOML on one line, with inline tables.
 
     Raises:
-        InvalidParams: TOML has no such value.
+        InvalidParams: TOML cannot express the value.
     """
     if isinstance(value, bool):
         return "true" if value else "false"

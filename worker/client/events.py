@@ -1,18 +1,17 @@
-"""The events of a daemon, for a program that listens: in order, without gaps, at its own pace."""
+"""Follows the events of a daemon from a program: in order, without gaps, at the pace of the reader."""
 
 from collections.abc import AsyncIterator, Mapping
-from types import TracebackType
 from typing import Self
 
 import msgspec
 
 from ..contract.codec import as_array, as_object
 from ..contract.errors import Unreachable
-from .async_ import Stream, shaped
+from .async_ import Stream, decode_answer
 
 
 class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event; `fields` is what its type has beside what all have."""
+    """Represents one event; `fields` has the keys that only its type has."""
 
     seq: int
     at: str
@@ -24,15 +23,15 @@ class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventStream:
-    """The events of a daemon, in order and without gaps.
+    """Iterates over the events of a daemon, in order and without gaps.
 
-    A reader that is slow slows nobody down: what it has not read yet stays in the store. When the connection
-    breaks, it goes on where it was if the daemon is there.
+    A slow reader delays nobody: unread events stay in the store. When the connection breaks, iteration continues
+    at the same position as long as the daemon can be reached.
     """
 
-    def __init__(self, path: str, wanted: Mapping[str, object], since: int | None) -> None:
+    def __init__(self, path: str, filters: Mapping[str, object], since: int | None) -> None:
         self._path = path
-        self._wanted = wanted
+        self._filters = filters
         self._since = since
         self._stream: Stream | None = None
 
@@ -40,21 +39,16 @@ class EventStream:
         await self._open()
         return self
 
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _open(self) -> Stream:
         stream = await Stream.open(self._path)
         try:
-            asked = dict(self._wanted)
+            params = dict(self._filters)
             if self._since is not None:
-                asked["since"] = self._since
-            started = as_object(await stream.connection.call("event.follow", asked)) or {}
+                params["since"] = self._since
+            started = as_object(await stream.connection.call("event.follow", params)) or {}
             position = started.get("position")
             if isinstance(position, int):
                 self._since = position
@@ -65,10 +59,10 @@ class EventStream:
         return stream
 
     async def __aiter__(self) -> AsyncIterator[DaemonEvent]:
-        """The events, as they come.
+        """Yields the events in order.
 
         Raises:
-            Unreachable: the daemon is gone; `data["since"]` is where to go on.
+            Unreachable: the daemon is gone; `data["since"]` is the event number to continue after.
         """
         try:
             while True:
@@ -87,7 +81,7 @@ class EventStream:
             await self.close()
 
     async def close(self) -> None:
-        """Hears no more."""
+        """Ends the subscription and closes its connection."""
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.connection.close()
@@ -97,4 +91,4 @@ def _event(record: Mapping[str, object]) -> DaemonEvent:
     names = DaemonEvent.__struct_fields__
     common = {key: value for key, value in record.items() if key in names and key != "fields"}
     fields = {key: value for key, value in record.items() if key not in common}
-    return shaped(DaemonEvent, {**common, "fields": fields}, "event.follow")
+    return decode_answer(DaemonEvent, {**common, "fields": fields}, "event.follow")

@@ -1,22 +1,19 @@
-"""`corral.AgentRuntime`: everything that corral does, for a program that runs a loop.
+"""Defines `corral.AgentRuntime`: all methods of a daemon as coroutines, for asyncio programs.
 
-It drives a daemon that is there (`connect`) or one of its own (`start`). All calls go over one connection, as many at
-once as one likes; after the daemon was started again the next call makes a new one. Errors are the classes of
-`errors`. What it returns are the records of `schema`, checked when they arrive.
+It drives a running daemon (`connect`) or one that it starts itself (`start`). All calls share one connection and may
+run concurrently; after a restart of the daemon the next call opens a new connection. Errors are the classes of
+`contract.errors`; results are the records of `contract.records`, checked when they arrive.
 """
 
-import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
-from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, Literal, Self, Unpack
 
 import msgspec
 
-from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound, Unreachable
-from ..contract.jsonrpc import Notification
+from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound
 from ..contract.records import (
     AgentStatus,
     CheckpointRecord,
@@ -26,51 +23,52 @@ from ..contract.records import (
     TaskParams,
     TaskState,
 )
-from .async_ import Connection, shaped
+from .async_ import Reconnecting
 from .embedded import START_S, Config, Embedded
 from .events import EventStream
 from .sync import default_socket
-from .tasks import Progress, TaskOptions, failure, given, order, progress_of
-from .usage import ResourceUsage, consumption
+from .tasks import (
+    OnProgress,
+    ProgressListeners,
+    TaskOptions,
+    TaskRunner,
+    failure,
+    submit_params,
+    task_params,
+)
+from .usage import ResourceUsage, resource_usage
 
 PARALLEL = 100
-"""Tasks of `execute_tasks_parallel` at a time, unless the caller says how many."""
+"""Number of tasks that `execute_tasks_parallel` runs at a time by default."""
 
 ANSWER_S = 60.0
-"""How long a question is waited for that the daemon answers from memory or from its store."""
-
-CANCEL_S = 5.0
-"""How long, at the end, tasks are still cancelled whose callers were."""
-
-T = TypeVar("T")
+"""Seconds to wait for answers that the daemon gives from memory or from its store."""
 
 
 class AgentRuntime:
-    """The way to one daemon; see `connect` and `start`.
+    """Drives one daemon; see `connect` and `start`.
 
-    It belongs to the loop in which it was made. To cancel a call tells the daemon that nobody waits; a call that
-    changes something may have been done by then.
+    It belongs to the event loop in which it was made. Cancelling a call withdraws it at the daemon; a call that
+    changes something may have taken effect by then.
     """
 
     def __init__(self, socket: str, embedded: Embedded | None = None) -> None:
         self.socket = socket
         self._embedded = embedded
-        self._connection: Connection | None = None
-        self._opening = asyncio.Lock()
-        self._listeners: dict[str, list[Callable[[Progress], None]]] = {}
-        self._late: set[asyncio.Task[object]] = set()
-        self._is_shut = False
+        listeners = ProgressListeners()
+        self._connection = Reconnecting(socket, listeners.notify)
+        self._tasks = TaskRunner(self._connection, listeners)
 
     @classmethod
     async def connect(cls, socket: str | os.PathLike[str] | None = None) -> Self:
-        """The way to a daemon that runs; without `socket` it is looked for as the `corral` command does.
+        """Connects to a running daemon; without `socket` it is found as the `corral` command finds it.
 
         Raises:
-            Unreachable: nobody answers.
+            Unreachable: no daemon listens there.
         """
         path = default_socket(os.environ, os.getuid()) if socket is None else os.fspath(socket)
         this = cls(path)
-        await this._open()
+        await this._connection.open()
         return this
 
     @classmethod
@@ -81,47 +79,40 @@ class AgentRuntime:
         *,
         timeout_s: float = START_S,
     ) -> AbstractAsyncContextManager["AgentRuntime"]:
-        """A daemon of this program's own, for an `async with`; nothing of it is left afterwards.
+        """Starts a daemon of this program's own, for an `async with`; nothing of it is left afterwards.
 
-        It ends with this program, however that ends. Without `state_dir` what it stores is removed in the end.
+        It ends with this program, however that ends. Without `state_dir` its state is removed in the end.
 
         Args:
-            config: a configuration file, or its tables; without it a daemon without agents.
-            state_dir: where tasks, logs and memories are kept for the next time.
-            timeout_s: how long it may take until it is ready.
+            config: a configuration file, or its tables; without it the daemon has no agents.
+            state_dir: folder that keeps tasks, logs and memories for the next time.
+            timeout_s: limit for the start.
 
         Entering it raises:
             InvalidParams: the configuration is wrong.
             SpawnFailed, Timeout: the daemon did not start.
         """
-        return _Embedding(config, state_dir, timeout_s)
+        return _Embedding(partial(Embedded.start, config, state_dir, timeout_s))
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.shutdown()
 
     async def shutdown(self) -> None:
-        """Closes the connection, and ends the daemon if it is this program's own: its workers have their grace."""
-        self._is_shut = True
+        """Closes the connection, and ends the daemon if it is this program's own: workers get their grace period."""
+        self._connection.shut()
         try:
-            if self._late:
-                await asyncio.wait(self._late, timeout=CANCEL_S)
-            if self._connection is not None:
-                await self._connection.close()
+            await self._tasks.settle()
+            await self._connection.close()
         finally:
             if self._embedded is not None:
                 await self._embedded.stop()
 
     @property
     def daemon_pid(self) -> int | None:
-        """The process of a daemon that is this program's own."""
+        """Returns the pid of a daemon that is this program's own, else None."""
         return None if self._embedded is None else self._embedded.pid
 
     # -- agents
@@ -137,15 +128,15 @@ class AgentRuntime:
         """Adds an agent and starts it; returns when all its workers are Ready.
 
         Args:
-            name: of the agent.
-            command: what its workers run; or
+            name: the agent's name.
+            command: the command line of its workers; or
             entrypoint: `module:attribute` of a Python agent.
             spec: the other keys of its table in the configuration, sections as mappings.
 
         Raises:
             Conflict: the name is taken.
             InvalidParams: the spec is wrong; `data["key"]`.
-            SpawnFailed, Timeout: it did not come up; it is added all the same.
+            SpawnFailed, Timeout: it did not become Ready; it is added nevertheless.
         """
         return await self.add_agent(name, _spec(command, entrypoint, spec))
 
@@ -157,7 +148,7 @@ class AgentRuntime:
         entrypoint: str | None = None,
         **spec: object,
     ) -> AgentStatus:
-        """As `spawn_agent`, but the agent is not started."""
+        """Adds an agent without starting it; else as `spawn_agent`."""
         return await self.add_agent(name, _spec(command, entrypoint, spec), start=False)
 
     async def add_agent(
@@ -170,12 +161,12 @@ class AgentRuntime:
         wait: bool = True,
         directory: str | os.PathLike[str] | None = None,
     ) -> AgentStatus:
-        """Adds an agent, or an MCP server, by its table in the configuration; relative paths in it start at `directory`.
+        """Adds an agent or MCP server by its table in the configuration; relative paths are relative to `directory`.
 
         Raises:
-            CorralError: as `spawn_agent`.
+            CorralError: as for `spawn_agent`.
         """
-        asked = {
+        params = {
             "name": name,
             "spec": dict(spec),
             "kind": kind,
@@ -183,23 +174,23 @@ class AgentRuntime:
             "wait": wait,
             "directory": os.getcwd() if directory is None else os.fspath(directory),
         }
-        return await self._ask(AgentStatus, "agent.add", asked)
+        return await self._connection.ask(AgentStatus, "agent.add", params)
 
     async def remove_agent(self, name: str, *, cascade: bool = False) -> list[str]:
-        """Stops an agent and forgets it, with `cascade` also what requires it; who is gone.
+        """Stops and removes an agent, with `cascade` also all that require it; returns the removed names.
 
         Raises:
-            NotFound: there is none.
-            Conflict: another requires it.
+            NotFound: there is no such agent.
+            Conflict: another one requires it.
         """
-        asked = {"name": name, "cascade": cascade}
-        return (await self._ask(_Removed, "agent.rm", asked)).removed
+        params = {"name": name, "cascade": cascade}
+        return (await self._connection.ask(_Removed, "agent.rm", params)).removed
 
     async def start_agent(self, name: str, *, timeout_s: float | None = None) -> AgentStatus:
         """Starts an agent, or a worker, and waits until it is Ready.
 
         Raises:
-            SpawnFailed, Timeout: it did not come up.
+            SpawnFailed, Timeout: it did not become Ready.
         """
         return await self._act("agent.start", name, timeout_s=timeout_s)
 
@@ -212,14 +203,14 @@ class AgentRuntime:
         return await self._act("agent.restart", name, timeout_s=timeout_s)
 
     async def _act(self, method: str, name: str, **more: object) -> AgentStatus:
-        answer = await self._ask(_Named, method, {"names": [name], **more})
+        answer = await self._connection.ask(_Named, method, {"names": [name], **more})
         return answer.agents[0]
 
     async def agent_status(self, name: str) -> AgentStatus:
-        """How an agent or an MCP server stands.
+        """Returns the status of an agent or MCP server.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such agent or server.
         """
         status = await self.status([name])
         for each in (*status.agents, *status.mcp_servers):
@@ -233,15 +224,16 @@ class AgentRuntime:
         name: str,
         objective: str,
         *,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[TaskOptions],
     ) -> object:
-        """What an agent, a team or a workflow makes of an objective: the output of the task.
+        """Runs a task on an agent, team or workflow, and returns its output.
 
-        To cancel this cancels the task.
+        Cancelling this cancels the task. `run_team` and `run_workflow` are the same method: agents, teams and
+        workflows share one namespace.
 
         Raises:
-            CorralError: it was refused, or it did not succeed: of the class that its record names, with `task` in
+            CorralError: the task was refused, or it failed: of the class that its record names, with `task` in
                 `data`.
         """
         task = await self.execute_task(name, objective, on_progress=on_progress, **options)
@@ -250,76 +242,26 @@ class AgentRuntime:
             raise error
         return task.output
 
-    async def run_team(
-        self,
-        name: str,
-        objective: str,
-        *,
-        on_progress: Callable[[Progress], None] | None = None,
-        **options: Unpack[TaskOptions],
-    ) -> object:
-        """As `run_agent`: teams and agents share their names."""
-        return await self.run_agent(name, objective, on_progress=on_progress, **options)
-
-    async def run_workflow(
-        self,
-        name: str,
-        objective: str,
-        *,
-        on_progress: Callable[[Progress], None] | None = None,
-        **options: Unpack[TaskOptions],
-    ) -> object:
-        """As `run_agent`: workflows and agents share their names."""
-        return await self.run_agent(name, objective, on_progress=on_progress, **options)
+    run_team = run_agent
+    run_workflow = run_agent
 
     async def execute_task(
         self,
         agent: str | None,
         objective: str,
         *,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[TaskOptions],
     ) -> Task:
-        """The record of a task that has ended, however it ended (`state`, `error`).
+        """Runs a task and returns its record when it has ended, successfully or not (`state`, `error`).
 
-        To cancel this cancels the task; `submit_task` and `wait_task` leave it to itself.
+        Cancelling this cancels the task; `submit_task` and `wait_task` leave it running.
 
         Raises:
             CorralError: the task was refused.
-            Unreachable: the daemon went away; `data["task"]` names what was accepted: it may be waited for again.
+            Unreachable: the daemon went away; `data["task"]` names the accepted task: wait for it again.
         """
-        return await self._execute(order(agent, objective, options), on_progress)
-
-    async def _execute(
-        self, params: Mapping[str, object], on_progress: Callable[[Progress], None] | None
-    ) -> Task:
-        submitting = asyncio.ensure_future(self._ask(Task, "task.submit", params))
-        try:
-            task = await asyncio.shield(submitting)
-        except asyncio.CancelledError:
-            self._go_on(self._cancel_when(submitting))
-            raise
-        try:
-            return await self.wait_task(task.id, on_progress=on_progress)
-        except asyncio.CancelledError:
-            self._go_on(self._cancel_late(task.id))
-            raise
-        except Unreachable as error:
-            raise Unreachable(error.message, **{**error.data, "task": task.id}) from error
-
-    async def _cancel_when(self, submitting: asyncio.Future[Task]) -> None:
-        with suppress(CorralError):
-            await self._cancel_late((await submitting).id)
-
-    async def _cancel_late(self, task: str) -> None:
-        with suppress(CorralError):
-            await self._call("task.cancel", {"task": task}, CANCEL_S)
-
-    def _go_on(self, work: Coroutine[None, None, None]) -> None:
-        """Finishes something for a caller who is gone; `shutdown` waits for it."""
-        task: asyncio.Task[object] = asyncio.ensure_future(work)
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
+        return await self._tasks.execute(submit_params(agent, objective, options), on_progress)
 
     async def execute_tasks_parallel(
         self,
@@ -327,90 +269,72 @@ class AgentRuntime:
         *,
         max_parallel: int | None = None,
     ) -> list[Task | CorralError]:
-        """Runs tasks, `max_parallel` at a time, and returns in their order what `execute_task` returned or raised.
+        """Runs tasks, `max_parallel` at a time; returns in their order the result or error of `execute_task`.
 
-        One that fails stops no other. To cancel this cancels those that run.
+        A failure stops no other task. Cancelling this cancels the running tasks.
 
         Args:
             tasks: mappings with `agent`, `objective` and the keys of TaskOptions, or TaskParams.
-            max_parallel: at most so many at a time; 100 when not given.
+            max_parallel: at least 1; by default 100.
+
+        Raises:
+            InvalidParams: `max_parallel` is less than 1.
         """
-        most = PARALLEL if max_parallel is None else max_parallel
-        if most < 1:
+        limit = PARALLEL if max_parallel is None else max_parallel
+        if limit < 1:
             reason = "it has to be at least 1"
             raise InvalidParams(
-                f"cannot run {most} tasks at a time: {reason}", key="max_parallel", value=most
+                f"cannot run {limit} tasks at a time: {reason}", key="max_parallel", value=limit
             )
-        waiting = deque(enumerate([given(each) for each in tasks]))
-        results: dict[int, Task | CorralError] = {}
-
-        async def work() -> None:
-            while waiting:
-                number, params = waiting.popleft()
-                try:
-                    results[number] = await self._execute(params, None)
-                except CorralError as error:
-                    results[number] = error
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(most, len(waiting))):
-                group.create_task(work())
-        return [results[number] for number in sorted(results)]
+        return await self._tasks.execute_all([task_params(each) for each in tasks], limit)
 
     async def submit_task(
         self, agent: str | None, objective: str, **options: Unpack[TaskOptions]
     ) -> Task:
-        """The record of a task that is accepted: by then it is in the store, and goes on whatever happens here.
+        """Submits a task and returns its record; it is stored by then, and runs whatever happens to this program.
 
         Raises:
             NotFound: there is no such agent, or none with the capability.
-            Conflict: it is stopped.
+            Conflict: the agent is stopped.
             Overloaded: its queue is full; `data["retry_after_s"]`.
         """
-        return await self._ask(Task, "task.submit", order(agent, objective, options))
+        return await self._connection.ask(
+            Task, "task.submit", submit_params(agent, objective, options)
+        )
 
     async def wait_task(
         self,
         task: str,
         *,
         timeout_s: float | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Task:
-        """The record of a task when it has ended; `on_progress` is called as it goes.
+        """Returns the record of a task when it has ended; calls `on_progress` with each progress until then.
 
         Raises:
             NotFound: there is no such task.
-            Timeout: it has not ended within `timeout_s`; it goes on.
+            Timeout: it has not ended within `timeout_s`; it continues.
         """
-        asked: dict[str, object] = {"task": task, "timeout_s": timeout_s}
-        if on_progress is None:
-            return await self._ask(Task, "task.wait", asked)
-        self._listeners.setdefault(task, []).append(on_progress)
-        try:
-            return await self._ask(Task, "task.wait", asked)
-        finally:
-            self._listeners[task].remove(on_progress)
-            if not self._listeners[task]:
-                del self._listeners[task]
+        return await self._tasks.wait(task, timeout_s=timeout_s, on_progress=on_progress)
 
     async def cancel_task(self, task: str) -> Task:
-        """Cancels a task and what it delegated; its record, as it is then."""
-        return await self._ask(Task, "task.cancel", {"task": task})
+        """Cancels a task and the tasks that it delegated; returns its record."""
+        return await self._connection.ask(Task, "task.cancel", {"task": task})
 
     async def show_task(self, task: str) -> Task:
-        """The record of a task.
+        """Returns the record of a task.
 
         Raises:
             NotFound: there is none, or it has expired.
         """
-        return await self._ask(Task, "task.show", {"task": task}, ANSWER_S)
+        return await self._connection.ask(Task, "task.show", {"task": task}, timeout_s=ANSWER_S)
 
     async def list_tasks(
         self, *, agent: str | None = None, state: TaskState | None = None, limit: int = 100
     ) -> list[Task]:
-        """Records of tasks, newest first."""
-        asked = {"agent": agent, "state": state, "limit": limit}
-        return (await self._ask(_Tasks, "task.list", asked, ANSWER_S)).tasks
+        """Returns records of tasks, newest first."""
+        params = {"agent": agent, "state": state, "limit": limit}
+        return (await self._connection.ask(_Tasks, "task.list", params, timeout_s=ANSWER_S)).tasks
 
     # -- teams and workflows
 
@@ -421,11 +345,13 @@ class AgentRuntime:
             Conflict: the name is taken.
             InvalidParams: the table is wrong.
         """
-        await self._call("team.add", {"name": name, "spec": dict(spec)})
+        await self._connection.call("team.add", {"name": name, "spec": dict(spec)})
 
     async def remove_team(self, name: str, *, cascade: bool = False) -> list[str]:
-        """Removes a team, its members stay; with `cascade` also what names it. Who is gone."""
-        return (await self._ask(_Removed, "team.rm", {"name": name, "cascade": cascade})).removed
+        """Removes a team but not its members, with `cascade` also all that refer to it; returns the removed names."""
+        return (
+            await self._connection.ask(_Removed, "team.rm", {"name": name, "cascade": cascade})
+        ).removed
 
     async def add_workflow(self, name: str, spec: Mapping[str, object]) -> None:
         """Adds a workflow by its table in the configuration.
@@ -434,24 +360,24 @@ class AgentRuntime:
             Conflict: the name is taken.
             InvalidParams: the table is wrong.
         """
-        await self._call("workflow.add", {"name": name, "spec": dict(spec)})
+        await self._connection.call("workflow.add", {"name": name, "spec": dict(spec)})
 
     async def remove_workflow(self, name: str, *, cascade: bool = False) -> list[str]:
-        """Removes a workflow, with `cascade` also what names it. Who is gone."""
-        asked = {"name": name, "cascade": cascade}
-        return (await self._ask(_Removed, "workflow.rm", asked)).removed
+        """Removes a workflow, with `cascade` also all that refer to it; returns the removed names."""
+        params = {"name": name, "cascade": cascade}
+        return (await self._connection.ask(_Removed, "workflow.rm", params)).removed
 
     # -- state
 
     async def save_state(self, name: str, *, timeout_s: float | None = None) -> int:
-        """Has a worker, or an agent of one worker, save its state; the number of the checkpoint.
+        """Saves the state of a worker, or of an agent of one worker; returns the number of the checkpoint.
 
         Raises:
-            Conflict: it is not up, or saves nothing; or it has several workers, which have all saved by then:
-                `data["checkpoints"]` has the numbers.
+            Conflict: it is not up, or saves nothing; or the agent has several workers, which have all saved by
+                then: `data["checkpoints"]` has the numbers.
         """
-        asked = {"name": name, "timeout_s": timeout_s}
-        saved = (await self._ask(_Saved, "checkpoint.save", asked)).checkpoints
+        params = {"name": name, "timeout_s": timeout_s}
+        saved = (await self._connection.ask(_Saved, "checkpoint.save", params)).checkpoints
         if len(saved) != 1:
             words = (
                 f'cannot tell which checkpoint of "{name}": it has {len(saved)} workers; name one'
@@ -460,55 +386,55 @@ class AgentRuntime:
         return saved[0].id
 
     async def restore_agent(self, checkpoint: int, name: str | None = None) -> str:
-        """Has a worker go on from a checkpoint: the one that saved it, or `name`, another one. Its id.
+        """Restores a worker from a checkpoint: the one that saved it, or `name`; returns the worker's id.
 
-        One that does not run begins with it when it is started: an agent under a new name is registered, given
-        what the old one saved, and started.
+        A worker that is not running restores it when it is started: this moves state to an agent with a new name,
+        by `register_agent`, `restore_agent` and `start_agent`.
 
         Raises:
             NotFound: there is no such checkpoint, or no such worker.
-            Corrupted: what is stored is not what was saved.
+            Corrupted: the stored checkpoint is damaged.
         """
-        asked = {"checkpoint": checkpoint, "name": name}
-        return (await self._ask(_Restored, "checkpoint.restore", asked)).worker
+        params = {"checkpoint": checkpoint, "name": name}
+        return (await self._connection.ask(_Restored, "checkpoint.restore", params)).worker
 
     async def hibernate_agent(self, name: str, *, timeout_s: float | None = None) -> AgentStatus:
-        """Saves an agent's state and ends its processes; its next task, or `wake_agent`, goes on from there."""
+        """Saves an agent's state and ends its processes; its next task, or `wake_agent`, restores it."""
         return await self._act("agent.hibernate", name, timeout_s=timeout_s)
 
     async def wake_agent(self, name: str, *, timeout_s: float | None = None) -> AgentStatus:
         """Starts a hibernated agent from its saved state."""
         return await self._act("agent.wake", name, timeout_s=timeout_s)
 
-    # -- looking
+    # -- observing
 
     async def status(self, names: Sequence[str] | None = None) -> Status:
-        """The daemon, its agents and MCP servers (those of `names`), and task counts.
+        """Returns the status of the daemon, of its agents and MCP servers (those of `names`), and task counts.
 
         Raises:
-            NotFound: a name is nobody's.
+            NotFound: a name is unknown.
         """
-        asked = {} if names is None else {"names": list(names)}
-        return await self._ask(Status, "daemon.status", asked, ANSWER_S)
+        params = {} if names is None else {"names": list(names)}
+        return await self._connection.ask(Status, "daemon.status", params, timeout_s=ANSWER_S)
 
     async def get_statistics(self, names: Sequence[str] | None = None) -> Statistics:
-        """What was done since the daemon started: in total, and by each agent and server (of `names`).
+        """Returns counts and durations since the daemon started, in total and by agent and server (of `names`).
 
         Raises:
-            NotFound: a name is nobody's.
+            NotFound: a name is unknown.
         """
-        asked = {} if names is None else {"names": list(names)}
-        return await self._ask(Statistics, "statistics.show", asked, ANSWER_S)
+        params = {} if names is None else {"names": list(names)}
+        return await self._connection.ask(Statistics, "statistics.show", params, timeout_s=ANSWER_S)
 
     async def get_resource_usage(self, name: str | None = None) -> ResourceUsage:
-        """What all agents and servers use, or one of them.
+        """Returns the resource usage of all agents and servers, or of one of them.
 
         Raises:
-            NotFound: there is none of that name.
+            NotFound: the name is unknown.
         """
         names = None if name is None else [name]
         status, statistics = await self.status(names), await self.get_statistics(names)
-        found = consumption(status, statistics)
+        found = resource_usage(status, statistics)
         return found if name is None else next(iter(found.parts.values()))
 
     def events(
@@ -519,84 +445,39 @@ class AgentRuntime:
         agent: str | None = None,
         task: str | None = None,
     ) -> "EventStream":
-        """What happens from now on, or after event number `since`, of `types` (globs such as "task.*").
+        """Follows events of `types` (globs such as "task.*") from now on, or after event number `since`.
 
-        It is an async iterator; as an `async with` it listens from its beginning, else from the first step on.
+        Returns an async iterator; in an `async with` it follows from entering, else from the first step on.
         """
-        asked: dict[str, object] = {"types": None if types is None else list(types)}
-        asked |= {"agent": agent, "task": task}
-        wanted = {key: value for key, value in asked.items() if value is not None}
-        return EventStream(self.socket, wanted, since)
+        params: dict[str, object] = {"types": None if types is None else list(types)}
+        params |= {"agent": agent, "task": task}
+        filters = {key: value for key, value in params.items() if value is not None}
+        return EventStream(self.socket, filters, since)
 
     async def call(
         self, method: str, *, timeout_s: float | None = None, **params: object
     ) -> object:
-        """The result of any method of the daemon, as JSON; `rpc.discover` lists them.
+        """Returns the result of any method of the daemon, as JSON; `rpc.discover` lists them.
 
         Raises:
-            CorralError: what the daemon answered.
+            CorralError: the error that the daemon answered.
         """
-        return await self._call(method, params, timeout_s)
-
-    # -- the connection
-
-    async def _ask(
-        self,
-        type_: type[T],
-        method: str,
-        params: Mapping[str, object],
-        timeout_s: float | None = None,
-    ) -> T:
-        return shaped(type_, await self._call(method, params, timeout_s), method)
-
-    async def _call(
-        self, method: str, params: Mapping[str, object], timeout_s: float | None = None
-    ) -> object:
-        connection = self._connection
-        if connection is None or connection.is_closed:
-            connection = await self._open()
-        return await connection.call(method, params, timeout_s=timeout_s)
-
-    async def _open(self) -> Connection:
-        async with self._opening:  # however many calls find it closed
-            if self._is_shut:
-                words = f'cannot reach the daemon at "{self.socket}": the runtime is shut down'
-                raise Unreachable(words, socket=self.socket, reason="closed")
-            if self._connection is None or self._connection.is_closed:
-                self._connection = await Connection.open(self.socket, on_notification=self._hear)
-            return self._connection
-
-    def _hear(self, notification: Notification) -> None:
-        if notification.method != "task.progress":
-            return
-        said = notification.params
-        listeners = self._listeners.get(str(said.get("task")))
-        if listeners:
-            progress = progress_of(said)
-            for listener in tuple(listeners):
-                listener(progress)
+        return await self._connection.call(method, params, timeout_s=timeout_s)
 
 
 class _Embedding(AbstractAsyncContextManager[AgentRuntime]):
-    def __init__(
-        self, config: Config | None, state_dir: str | os.PathLike[str] | None, timeout_s: float
-    ) -> None:
-        self._config = config
-        self._state_dir = state_dir
-        self._timeout_s = timeout_s
+    """Starts a daemon on entering and shuts it down on leaving."""
+
+    def __init__(self, start: Callable[[], Coroutine[Any, Any, Embedded]]) -> None:
+        self._start = start
         self._runtime: AgentRuntime | None = None
 
     async def __aenter__(self) -> AgentRuntime:
-        embedded = await Embedded.start(self._config, self._state_dir, self._timeout_s)
+        embedded = await self._start()
         self._runtime = AgentRuntime(embedded.socket, embedded)
         return self._runtime
 
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._runtime is not None:
             await self._runtime.shutdown()
 

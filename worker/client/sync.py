@@ -1,8 +1,8 @@
-"""The control socket, from a program that waits: one connection, blocking calls, streams of notifications.
+"""Connects to the control socket from a blocking program: one connection, blocking calls, streams of notifications.
 
-It decides where the socket is looked for and puts every way of not reaching the daemon into words. It
-must not import asyncio: the `corral` command starts in the time that this module and click need. Unix
-sockets as in unix(7); the methods are those of `rpc.discover`.
+It decides where the socket is looked for, and gives a reason for every way in which a connection fails. It must not
+import asyncio: the start-up time of the `corral` command is that of this module and click. Unix sockets as in
+unix(7); the methods are those of `rpc.discover`.
 """
 
 import errno
@@ -20,16 +20,16 @@ from ..contract.errors import InvalidRequest, MethodNotFound, Overloaded, Unreac
 from ..contract.jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response
 
 SOCKET_PATH_BYTES_MAX = 107
-"""sun_path has 108 bytes, the last one is a NUL (unix(7))."""
+"""Bytes of the longest socket path: sun_path has 108, the last one is a NUL (unix(7))."""
 
 CONNECT_TIMEOUT_S = 10
-"""How long a connection may take: it waits while the daemon's queue of connections is full."""
+"""Seconds that connecting may take: it blocks while the daemon's accept queue is full."""
 
 SEND_TIMEOUT_S = 30.0
-"""How long one request may take to leave: the daemon stopped reading."""
+"""Seconds that sending one request may take: it blocks while the daemon does not read."""
 
 WAITING_NOTIFICATIONS_MAX = 100_000
-"""How many notifications may arrive unread while an answer is waited for."""
+"""Number of notifications that may arrive unread while a call waits for its response."""
 
 RECEIVE_BYTES = 65_536
 RETRY_FIRST_S, RETRY_LAST_S = 0.05, 0.5
@@ -38,7 +38,7 @@ Params = Mapping[str, object]
 
 
 def default_socket(environ: Mapping[str, str], uid: int, logins: str = "/run/user") -> str:
-    """Where the daemon's socket is when nobody says otherwise.
+    """Returns the path of the daemon's socket that applies without a `--socket` option.
 
     `$CORRAL_SOCKET`; for root `/run/corral/corral.sock`; for others `$XDG_RUNTIME_DIR/corral/corral.sock`,
     without that variable `/run/user/UID/corral/corral.sock` if it is there now, else `/tmp/corral-UID/corral.sock`.
@@ -58,18 +58,17 @@ def default_socket(environ: Mapping[str, str], uid: int, logins: str = "/run/use
 
 
 def shared_folder(uid: int) -> str:
-    """The folder of the socket for a user without a runtime directory; /tmp is everybody's, so its owner counts."""
+    """Returns the folder of the socket for a user without a runtime directory; its owner must be checked."""
     return f"/tmp/corral-{uid}"
 
 
 class Client:
-    """A connection to the daemon, open from the moment it is made until `close`.
+    """Holds a connection to the daemon, open from its construction until `close`.
 
-    Not for several threads at once. After an Unreachable the connection is of no further use; make
-    another one (`await_daemon`).
+    Not thread-safe. After an Unreachable the connection is unusable; make another one (`await_daemon`).
 
     Raises:
-        Unreachable: nobody answers at `path`; `data["reason"]` is one of missing, stale, forbidden,
+        Unreachable: no daemon listens at `path`; `data["reason"]` is one of missing, stale, forbidden,
             too-long, not-ours, no-socket, busy, failed.
     """
 
@@ -91,7 +90,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; the daemon drops what it still does for it, tasks excepted."""
+        """Closes the connection; the daemon drops its pending calls, but not its tasks."""
         self._socket.close()
 
     def call(
@@ -102,17 +101,17 @@ class Client:
         timeout_s: float | None = None,
         on_notification: Callable[[Notification], None] | None = None,
     ) -> object:
-        """The result of `method`, however long it takes unless `timeout_s` says otherwise.
+        """Returns the result of `method`; waits without limit unless `timeout_s` is given.
 
         Notifications that arrive meanwhile go to `on_notification`; without it they are kept for
-        `notifications`. When the wait is broken off, by its timeout or by an exception such as
-        KeyboardInterrupt, the daemon is told, and the connection stays usable.
+        `notifications`. A timeout, or an exception such as KeyboardInterrupt, withdraws the request at the
+        daemon, and the connection stays usable.
 
         Raises:
             Timeout: no answer within `timeout_s`.
-            Unreachable: the connection broke, or what answers is no corrald. Whether the call took
-                effect is then unknown.
-            CorralError: whatever the daemon answered.
+            Unreachable: the connection broke, or the listener is not corrald. Whether the call took
+                effect is unknown then.
+            CorralError: the error that the daemon answered.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         request_id = self._peer.request(method, params, deadline=deadline)
@@ -122,7 +121,7 @@ class Client:
         except BaseException as error:
             if not isinstance(error, Unreachable):
                 self._peer.cancel(request_id, "the caller no longer waits")
-                with suppress(Unreachable):  # what went wrong first is what the caller learns
+                with suppress(Unreachable):  # the first error is the one to raise
                     self._send()
             raise
         if response.error is not None:
@@ -130,7 +129,7 @@ class Client:
         return response.result
 
     def notifications(self) -> Iterator[Notification]:
-        """The notifications, as they come: what a `….follow` promised.
+        """Yields the notifications of a `….follow` method in order of arrival.
 
         Raises:
             Unreachable: the connection ended, reason `closed`.
@@ -145,7 +144,7 @@ class Client:
                     self._refuse(event)
 
     def _wait(self, request_id: Id, on_notification: Callable[[Notification], None]) -> Response:
-        """Reads until the answer to `request_id` is there; what came with it is handed out too."""
+        """Reads until the response to `request_id`; notifications in the same read are delivered too."""
         answer: Response | None = None
         while answer is None:
             for event in self._receive():
@@ -153,7 +152,7 @@ class Client:
                     answer = event if event.id == request_id else answer
                 elif isinstance(event, Notification):
                     on_notification(event)
-                elif answer is None:  # a line that is too long is first an answer, then foreign
+                elif answer is None:  # an oversized line is first a response, then foreign
                     self._refuse(event)
         return answer
 
@@ -170,10 +169,10 @@ class Client:
             self._send()
         elif isinstance(event, Foreign):
             error = InvalidRequest(event.reason)
-            raise _unreachable(self.path, "foreign", "what answers is no corrald") from error
+            raise _unreachable(self.path, "foreign", "the listener is not corrald") from error
 
     def _receive(self) -> list[Event]:
-        """The next events; those of requests whose deadline has come included.
+        """Returns the next events, including those of requests whose deadline has passed.
 
         Raises:
             Unreachable: the daemon closed the connection, or it broke.
@@ -189,7 +188,7 @@ class Client:
         except TimeoutError:
             return []
         except OSError as error:
-            raise _unreachable(self.path, "closed", _words(error)) from error
+            raise _unreachable(self.path, "closed", _error_text(error)) from error
         if data:
             return self._peer.receive(data)
         events = self._peer.finish()
@@ -206,17 +205,17 @@ class Client:
             text = f"the daemon did not read for {SEND_TIMEOUT_S:.0f} s"
             raise _unreachable(self.path, "closed", text) from error
         except OSError as error:
-            raise _unreachable(self.path, "closed", _words(error)) from error
+            raise _unreachable(self.path, "closed", _error_text(error)) from error
         except BaseException:
             self._socket.close()  # half a line may have left: nothing can follow it
             raise
 
 
 def await_daemon(path: str, *, patience_s: float) -> Client:
-    """A connection to a daemon that may be about to come back.
+    """Connects to a daemon that may be restarting: retries for `patience_s` seconds.
 
     Raises:
-        Unreachable: it did not within `patience_s`; or waiting cannot help (reason too-long, not-ours).
+        Unreachable: it did not listen in time; or waiting cannot help (reason too-long, not-ours).
     """
     give_up_at = time.monotonic() + patience_s
     pause_s = RETRY_FIRST_S
@@ -232,7 +231,7 @@ def await_daemon(path: str, *, patience_s: float) -> Client:
 
 
 def connect(path: str, *, wait_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
-    """A connected socket, which blocks; a full queue of connections is waited for `wait_s`.
+    """Returns a connected blocking socket; waits up to `wait_s` seconds while the accept queue is full.
 
     Raises:
         Unreachable: as `Client`.
@@ -243,7 +242,7 @@ def connect(path: str, *, wait_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
     _check_owner(path)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # A socket that does not block gets EAGAIN at once from a full queue; one that blocks waits in it.
+        # A non-blocking socket gets EAGAIN at once from a full queue; a blocking one waits in it.
         wait = struct.pack("ll", int(wait_s), int(wait_s % 1 * 1_000_000))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
         connection.connect(path)
@@ -257,7 +256,7 @@ def connect(path: str, *, wait_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
 
 
 def _check_owner(path: str) -> None:
-    """Refuses a socket in our folder of /tmp when somebody else made that folder or can write to it."""
+    """Refuses a socket in the user's folder of /tmp if another user owns or can access that folder."""
     uid = os.getuid()
     folder = os.path.dirname(path)
     if folder != shared_folder(uid):
@@ -265,7 +264,7 @@ def _check_owner(path: str) -> None:
     try:
         found = os.lstat(folder)
     except OSError:
-        return  # the connection fails with better words
+        return  # connecting fails with a better message
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
         text = f'"{folder}" is not a folder that only uid {uid} can use'
         raise _unreachable(
@@ -274,27 +273,27 @@ def _check_owner(path: str) -> None:
 
 
 def _why(error: Exception) -> tuple[str, str]:
-    """The reason and the words for a connection that could not be made."""
+    """Returns the reason, and its text, for a failed connection."""
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EAGAIN:
         return "busy", "the daemon took no connection for too long"
     if number in (errno.ENOENT, errno.ENOTDIR):
         return "missing", "there is no such socket (is corrald running?)"
     if number == errno.ECONNREFUSED:
-        return "stale", "nobody listens on it any more (is corrald running?)"
+        return "stale", "nothing listens on it any more (is corrald running?)"
     if number in (errno.EACCES, errno.EPERM):
         return "forbidden", "permission denied (the socket belongs to another user)"
     if number in (errno.EPROTOTYPE, errno.ENOTSOCK):
-        return "no-socket", "it is no stream socket"
+        return "no-socket", "it is not a stream socket"
     if isinstance(error, OSError):
-        return "failed", _words(error)
+        return "failed", _error_text(error)
     return "failed", str(error)
 
 
-def _words(error: OSError) -> str:
+def _error_text(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 
-def _unreachable(path: str, reason: str, words: str, **data: object) -> Unreachable:
-    text = f'cannot reach the daemon at "{path}": {words}'
-    return Unreachable(text, socket=path, reason=reason, **data)
+def _unreachable(path: str, reason: str, text: str, **data: object) -> Unreachable:
+    message = f'cannot reach the daemon at "{path}": {text}'
+    return Unreachable(message, socket=path, reason=reason, **data)

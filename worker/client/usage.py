@@ -1,4 +1,4 @@
-"""What agents, servers and their workers use, put together from `daemon.status` and `statistics.show`."""
+"""Combines `daemon.status` and `statistics.show` into the resource usage of agents, servers and their workers."""
 
 import msgspec
 
@@ -6,9 +6,10 @@ from ..contract.records import Statistics, Status, WorkerStatus
 
 
 class ResourceUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What processes use now, and `cpu_ms` since the daemon started; `parts` are agents and servers, or workers of one.
+    """Represents the current usage of processes, and the processor time since the daemon started.
 
-    Of a worker `cpu_ms` is null: it is counted for all lives of an agent's workers.
+    `parts` are agents and servers, or the workers of one. `cpu_ms` is null for a worker: it is counted over all
+    incarnations of an agent's workers.
     """
 
     processes: int
@@ -19,8 +20,8 @@ class ResourceUsage(msgspec.Struct, frozen=True, kw_only=True):
     parts: dict[str, "ResourceUsage"] = {}
 
 
-def consumption(status: Status, statistics: Statistics) -> ResourceUsage:
-    """What all of them use; `parts` has each agent and server, and that its workers."""
+def resource_usage(status: Status, statistics: Statistics) -> ResourceUsage:
+    """Returns the total usage; `parts` has each agent and server, and the `parts` of those their workers."""
     known = {**statistics.agents, **statistics.mcp_servers}
     parts: dict[str, ResourceUsage] = {}
     for entry in (*status.agents, *status.mcp_servers):

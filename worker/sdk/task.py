@@ -7,7 +7,8 @@ agent, so it must stay cheap: no asyncio, no json.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from ..contract.errors import CorralError, InvalidParams, NotFound, ToolFailed
 from .results import (
@@ -23,6 +24,7 @@ from .results import (
 from .session import Memory
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Start(NamedTuple):
@@ -360,6 +362,30 @@ class Task(Assignment):
         self._calls.tell("log", {"level": level, "message": message, "fields": fields})
 
 
+def _blocking(
+    method: Callable[Concatenate[Task, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["SyncTask", P], T]:
+    """Returns the method of SyncTask that runs a coroutine method of Task on the loop and waits for its result."""
+
+    @wraps(method)
+    def call(self: "SyncTask", /, *args: P.args, **keywords: P.kwargs) -> T:
+        return self._bridge.wait(method(self._task, *args, **keywords))  # pyright: ignore[reportPrivateUsage]  its own
+
+    return call
+
+
+def _on_loop(
+    method: Callable[Concatenate[Task, P], None],
+) -> Callable[Concatenate["SyncTask", P], None]:
+    """Returns the method of SyncTask that runs a plain method of Task on the loop and waits until it returns."""
+
+    @wraps(method)
+    def call(self: "SyncTask", /, *args: P.args, **keywords: P.kwargs) -> None:
+        self._bridge.wait(_done(lambda: method(self._task, *args, **keywords)))  # pyright: ignore[reportPrivateUsage]  its own
+
+    return call
+
+
 class SyncTask(Assignment):
     """The task of a `def` handler, which runs in a thread of its own: the methods of Task, blocking.
 
@@ -384,113 +410,23 @@ class SyncTask(Assignment):
         """Set when the task is cancelled: has is_set() and wait(timeout)."""
         return self._bridge.cancelled
 
-    def tool(
-        self,
-        name: str,
-        arguments: Mapping[str, object] | None = None,
-        /,
-        *,
-        check: bool = True,
-        **keywords: object,
-    ) -> ToolResult:
-        """See Task.tool."""
-        return self._bridge.wait(self._task.tool(name, arguments, check=check, **keywords))
-
-    def tools(self) -> list[dict[str, Json]]:
-        """See Task.tools."""
-        return self._bridge.wait(self._task.tools())
-
-    def delegate(
-        self,
-        agent: str | None = None,
-        objective: str = "",
-        *,
-        capability: str | None = None,
-        input: Json = None,  # noqa: A002  the word of the task record
-        context: Json = None,
-        boundaries: Mapping[str, Json] | None = None,
-        timeout_s: float | None = None,
-        priority: int | None = None,
-        required_capabilities: Sequence[str] | None = None,
-        allowed_tools: Sequence[str] | None = None,
-        output_format: Mapping[str, Json] | None = None,
-        session: str | None = None,
-        sticky_key: str | None = None,
-        idempotency_key: str | None = None,
-        after: Sequence[str] | None = None,
-        retry: Mapping[str, Json] | None = None,
-    ) -> Result:
-        """See Task.delegate."""
-        return self._bridge.wait(
-            self._task.delegate(
-                agent,
-                objective,
-                capability=capability,
-                input=input,
-                context=context,
-                boundaries=boundaries,
-                timeout_s=timeout_s,
-                priority=priority,
-                required_capabilities=required_capabilities,
-                allowed_tools=allowed_tools,
-                output_format=output_format,
-                session=session,
-                sticky_key=sticky_key,
-                idempotency_key=idempotency_key,
-                after=after,
-                retry=retry,
-            )
-        )
-
-    def delegate_all(
-        self, tasks: Iterable[Mapping[str, Json]], *, max_parallel: int | None = None
-    ) -> list[Result | CorralError]:
-        """See Task.delegate_all."""
-        return self._bridge.wait(self._task.delegate_all(tasks, max_parallel=max_parallel))
-
-    def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
-        """See Task.progress."""
-        self._bridge.wait(self._task.progress(done, message, total=total))
-
-    def remember(
-        self, key: str, value: Json, *, ttl_s: float | None = None, session: str | None = None
-    ) -> None:
-        """See Task.remember."""
-        self._bridge.wait(self._task.remember(key, value, ttl_s=ttl_s, session=session))
-
-    def recall(self, key: str, default: Json = None, *, session: str | None = None) -> Json:
-        """See Task.recall."""
-        return self._bridge.wait(self._task.recall(key, default, session=session))
-
-    def forget(self, key: str, *, session: str | None = None) -> None:
-        """See Task.forget."""
-        self._bridge.wait(self._task.forget(key, session=session))
-
-    def search(
-        self, query: str, *, limit: int | None = None, session: str | None = None
-    ) -> list[dict[str, Json]]:
-        """See Task.search."""
-        return self._bridge.wait(self._task.search(query, limit=limit, session=session))
-
-    def save_checkpoint(self, data: Json) -> str:
-        """See Task.save_checkpoint."""
-        return self._bridge.wait(self._task.save_checkpoint(data))
+    tool = _blocking(Task.tool)
+    tools = _blocking(Task.tools)
+    delegate = _blocking(Task.delegate)
+    delegate_all = _blocking(Task.delegate_all)
+    progress = _blocking(Task.progress)
+    remember = _blocking(Task.remember)
+    recall = _blocking(Task.recall)
+    forget = _blocking(Task.forget)
+    search = _blocking(Task.search)
+    save_checkpoint = _blocking(Task.save_checkpoint)
+    usage = _on_loop(Task.usage)
+    beat = _on_loop(Task.beat)
+    log = _on_loop(Task.log)
 
     def publish(self, type: str, data: Json = None) -> None:  # noqa: A002  its wire name
-        """Publishes an event, and returns when the daemon has taken it. See Task.publish."""
+        """Publishes an event, and returns when the daemon has taken it; see Task.publish."""
         self._bridge.wait(_awaited(lambda: self._task.publish(type, data)))
-
-    def usage(self, tokens: int = 0, cost_cents: float = 0.0) -> None:
-        """See Task.usage."""
-        self._bridge.wait(_done(lambda: self._task.usage(tokens, cost_cents)))
-
-    def beat(self) -> None:
-        """See Task.beat."""
-        self._bridge.wait(_done(self._task.beat))
-
-    def log(self, message: str, /, level: str = "info", **fields: Json) -> None:
-        """See Task.log."""
-        self._bridge.wait(_done(lambda: self._task.log(message, level, **fields)))
 
 
 def session_of(params: Mapping[str, Json]) -> str | None:
