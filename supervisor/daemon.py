@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -31,9 +31,12 @@ from .agents.hibernation import Hibernation
 from .agents.rolling_restart import RollingRestart
 from .api.methods import METHODS
 from .api.statistics import Statistics
+from .api.status import DaemonFacts, StatusReport
 from .api.status_cache import StatusCache
-from .api.table import Control, Daemon
+from .api.table import Control
+from .api.tool_calls import ToolCalls
 from .api.worker_api import WorkerApi
+from .api.worker_pubsub import WorkerPubsub
 from .audit.log import Audit, own
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
@@ -212,7 +215,8 @@ class _Daemon:
         self._end = end
         self.paths = paths
         self.shared = shared
-        self.service = WorkerApi(shared)
+        self.pubsub = WorkerPubsub(shared.bus, lambda: self.agents.config.events)
+        self.service = WorkerApi(shared.checkpoints, self.pubsub)
         self.pool = Pool(on_refused=self._note_refused)
         self.agents = Agents(shared, config, self.service, self.pool)
         self.tasks = Tasks(shared, self.agents)
@@ -221,17 +225,19 @@ class _Daemon:
         self.budgets = Budgets(shared.store, shared.bus, self._spec_of)
         self.budgets.on_free = self.tasks.dispatch
         self.tasks.budgets = self.budgets
-        self.service.attach(self.agents, self.tasks, self.pool, audit)
         self.memory = Memory(shared.store, shared.bus, lambda: self.agents.config, self._spec_of)
-        self.service.memory = self.tasks.sessions = self.memory
+        self.tasks.sessions = self.memory
         self.tasks.started.append(self.memory.started)
         self.tasks.ended.append(self.memory.ended)
         self.hibernation = Hibernation(self.agents, shared.checkpoints, self.tasks.queued)
-        self.service.hibernation = self.tasks.hibernation = self.hibernation
+        self.tasks.hibernation = self.hibernation
         self.tasks.checkpoints = shared.checkpoints
         self.limits = Limits(shared.launcher, shared.bus)
         self.statistics = Statistics(self.agents, self.limits, self._composite)
-        self.service.called.append(self.statistics.called)
+        self.tool_calls = ToolCalls(
+            shared.bus, self.agents, self.tasks, self.pool, audit, self.statistics.called
+        )
+        self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation)
         self.tasks.started.append(self.statistics.started)
         self.tasks.ended.append(self.statistics.ended)
         self.autoscaler = Autoscaler(self.agents, self.tasks)
@@ -253,6 +259,7 @@ class _Daemon:
         self._store_fails = False
         self._lost_seen = 0
         self._lost_told = 0
+        self._http_address: str | None = None
         self._reloading: set[asyncio.Task[None]] = set()
 
     def _subscribe(self, rolling_restart: RollingRestart) -> None:
@@ -263,7 +270,7 @@ class _Daemon:
         changes.subscribe(self.agents.servers.changed)
         changes.subscribe(self.autoscaler.changed, load=True)
         changes.subscribe(rolling_restart.changed, load=True)
-        changes.subscribe(self.service.pubsub.changed)
+        changes.subscribe(self.pubsub.changed)
         changes.subscribe(self.hibernation.changed)
         changes.subscribe(lambda _: self.agents.startup.fill_room())
         changes.subscribe(self.tasks.worker_changed, load=True)
@@ -394,7 +401,7 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         config_path = None if self.paths.config is None else str(self.paths.config)
-        daemon = Daemon(
+        daemon = DaemonFacts(
             started,
             str(self.paths.socket),
             str(self.paths.state_dir),
@@ -402,21 +409,31 @@ class _Daemon:
             lambda: read_config(self.paths.config),
             self.daemon_log,
             self.forwarding,
-            self.statistics,
+            lambda: self._http_address,
         )
+        status = StatusReport(
+            self.shared, self.agents, self.tasks, self.pool, self.limits, self.audit, daemon
+        )
+        status_cache = StatusCache(status, self.agents, self.tasks, self.shared.logs)
+        self.service.changes.subscribe(status_cache.note, load=True)
+        self.limits.subscribe(status_cache.note)
         control = Control(
-            self.shared,
-            self.agents,
-            self.tasks,
-            self.pool,
-            self.service,
-            self.limits,
-            self.audit,
-            daemon,
-            self.schedules,
-            METHODS,
+            shared=self.shared,
+            agents=self.agents,
+            hibernation=self.hibernation,
+            tasks=self.tasks,
+            schedules=self.schedules,
+            memory=self.memory,
+            pool=self.pool,
+            tool_calls=self.tool_calls,
+            pubsub=self.pubsub,
+            audit=self.audit,
+            statistics=self.statistics,
+            daemon=daemon,
+            status=status,
+            status_cache=status_cache,
+            methods=METHODS,
         )
-        control.status_cache = StatusCache(control)
         listener = Listener(control, lock, group=self.config.daemon.group)
         web = await self._open_web(control)
         listener.open()
@@ -505,7 +522,7 @@ class _Daemon:
         )
         web = HttpServer(offer, token=token, version=__version__)
         place = await web.open(*loopback(address))
-        control.daemon = replace(control.daemon, http=place)
+        self._http_address = place
         logger.info("serving MCP over HTTP", extra={"fields": {"address": f"http://{place}/mcp"}})
         return web
 

@@ -3,9 +3,8 @@
 from . import (
     methods_agent,
     methods_daemon,
-    methods_events,
-    methods_logs,
     methods_mcp,
+    methods_observe,
     methods_state,
     methods_task,
 )
@@ -15,9 +14,8 @@ __all__ = [
     "METHODS",
     "methods_agent",
     "methods_daemon",
-    "methods_events",
-    "methods_logs",
     "methods_mcp",
+    "methods_observe",
     "methods_state",
     "methods_task",
     "openrpc",

@@ -26,7 +26,7 @@ from ..agents.membership import Addition
 from ..config.loader import to_table
 from ..config.secrets import MASK, masked_address
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
-from .status import agent_status, ensemble_shown, ensemble_status, exit_record
+from .status import exit_record
 from .table import Caller, Control, method
 
 STDERR_LINES = 20
@@ -39,7 +39,7 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
     Of a team or workflow: its spec.
     """
     if (ensemble := control.agents.groups.by_name.get(params.name)) is not None:
-        return ensemble_shown(control, ensemble)
+        return control.status.ensemble_shown(ensemble)
     supervisors = control.agents.supervisors(params.name)
     name = params.name if params.name in control.agents.agents else supervisors[0].spec.name
     agent = control.agents.of(name)
@@ -56,7 +56,7 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
     ]
     exits.sort(key=lambda each: str(each["at"]), reverse=True)
     return {
-        "agent": msgspec.to_builtins(agent_status(control, agent)),
+        "agent": msgspec.to_builtins(control.status.agent_status(agent)),
         "spec": spec,
         "source": agent.spec.source,
         "exits": exits,
@@ -83,7 +83,7 @@ def _named(control: Control, params: NamesParams | WhomParams) -> object:
 
 def _told(control: Control, supervisors: Iterable[WorkerSupervisor]) -> object:
     names = dict.fromkeys(supervisor.spec.name for supervisor in supervisors)
-    statuses = [agent_status(control, control.agents.of(name)) for name in names]
+    statuses = [control.status.agent_status(control.agents.of(name)) for name in names]
     return {"agents": msgspec.to_builtins(statuses)}
 
 
@@ -100,7 +100,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> obje
 async def _stop(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers and waits until no process of them is left."""
     supervisors = control.agents.selected(params.names, params.all)
-    control.service.hibernation.stopped(supervisors)
+    control.hibernation.stopped(supervisors)
     await _bounded(params, control.agents.operations.stop(supervisors, wait=params.wait))
     return _named(control, params)
 
@@ -137,7 +137,7 @@ async def _resume(control: Control, params: WhomParams, _caller: Caller) -> obje
 @method("agent.hibernate", "operate", HibernateParams, recorded="always")
 async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> object:
     """Has agents or workers save a checkpoint, and ends their processes until a task, `wake` or `start` comes."""
-    await control.service.hibernation.hibernate(
+    await control.hibernation.hibernate(
         params.names, timeout_s=params.timeout_s, force=params.force
     )
     return _named(control, WhomParams(names=params.names))
@@ -153,7 +153,7 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> objec
             for supervisor in supervisors
             if supervisor.is_cordoned(Unschedulable.HIBERNATED)
         ]
-    await _bounded(params, control.service.hibernation.wake(supervisors, wait=params.wait))
+    await _bounded(params, control.hibernation.wake(supervisors, wait=params.wait))
     return _told(control, supervisors)
 
 
@@ -164,7 +164,7 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     failures = await control.agents.membership.add([addition], start=params.start, wait=params.wait)
     for error in failures.values():
         raise error
-    return msgspec.to_builtins(agent_status(control, control.agents.of(params.name)))
+    return msgspec.to_builtins(control.status.agent_status(control.agents.of(params.name)))
 
 
 @method("agent.add_all", "admin", AddAllParams, recorded="or-refused", tells=("failures",))
@@ -191,7 +191,7 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
         how = {"start": params.start, "wait": params.wait}
         failures = await agents.membership.add(fresh, **how, replacing=changed)
     present = [agents.agents.get(each.name) for each in params.agents]
-    statuses = [agent_status(control, agent) for agent in present if agent is not None]
+    statuses = [control.status.agent_status(agent) for agent in present if agent is not None]
     return {
         "agents": msgspec.to_builtins(statuses),
         "failures": {name: error.to_record() for name, error in failures.items()},
@@ -214,7 +214,7 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
 async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> object:
     """Changes how many workers an agent has."""
     agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait)
-    return msgspec.to_builtins(agent_status(control, agent))
+    return msgspec.to_builtins(control.status.agent_status(agent))
 
 
 @method("agent.signal", "operate", SignalParams, recorded="always")
@@ -250,11 +250,13 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
 
 def _list(control: Control, kind: str) -> object:
     found = control.agents.groups.all(kind)
-    return {f"{kind}s": [msgspec.to_builtins(ensemble_status(control, each)) for each in found]}
+    return {
+        f"{kind}s": [msgspec.to_builtins(control.status.ensemble_status(each)) for each in found]
+    }
 
 
 def _show_ensemble(control: Control, kind: str, name: str) -> object:
-    return ensemble_shown(control, control.agents.groups.of(name, kind))
+    return control.status.ensemble_shown(control.agents.groups.of(name, kind))
 
 
 async def _add_ensemble(control: Control, kind: str, params: EnsembleAddParams) -> object:
@@ -265,7 +267,9 @@ async def _add_ensemble(control: Control, kind: str, params: EnsembleAddParams) 
         text = f"cannot tell which {kind} to add: give name and spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
     added = await control.agents.groups.add(kind, tables)
-    return {f"{kind}s": [msgspec.to_builtins(ensemble_status(control, each)) for each in added]}
+    return {
+        f"{kind}s": [msgspec.to_builtins(control.status.ensemble_status(each)) for each in added]
+    }
 
 
 async def _remove(control: Control, kind: str, params: EnsembleRemoveParams) -> object:

@@ -12,7 +12,6 @@ from ...worker.contract.errors import CorralError
 from ..config.secrets import is_reference
 from ..lifecycle.state_machine import UP, State
 from ..process.launch import secret_problems
-from .status import status, warmth
 from .table import Caller, Control, method, openrpc
 
 if TYPE_CHECKING:
@@ -76,9 +75,9 @@ async def _discover(_control: Control, _params: NoParams, _caller: Caller) -> ob
 @method("daemon.status", "read", StatusParams)
 async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
     """The daemon, agents, MCP servers and task counts."""
-    if params.names is None and control.status_cache is not None:
+    if params.names is None:
         return control.status_cache.status()
-    return status(control, params.names)
+    return control.status.status(params.names)
 
 
 @method("daemon.doctor", "read", NoParams)
@@ -133,7 +132,7 @@ async def _services(control: Control) -> "Services":
         for supervisor in server.supervisors
         if supervisor.worker.state is State.TERMINATED
     ]
-    warmths = [(spec.name, warmth(control, spec)) for spec in specs if spec.kind == "agent"]
+    warmths = [(spec.name, control.status.warmth(spec)) for spec in specs if spec.kind == "agent"]
     problems = await asyncio.to_thread(secret_problems, specs, control.shared.host.secrets)
     return Services(
         secrets=sum(map(is_reference, values)),
@@ -155,4 +154,4 @@ async def _services(control: Control) -> "Services":
 @method("statistics.show", "read", StatusParams)
 async def _show(control: Control, params: StatusParams, _caller: Caller) -> object:
     """Processes, tasks and tool calls since the daemon started: in total, and of each agent and server or of `names`."""
-    return await control.daemon.statistics.shown(params.names)
+    return await control.statistics.shown(params.names)

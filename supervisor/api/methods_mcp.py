@@ -10,16 +10,17 @@ from ...worker.contract.control_params import (
     ToolsParams,
 )
 from ...worker.contract.errors import NotFound
-from .status import agent_status
 from .table import Caller, Control, method
-from .worker_api import LISTING_S, caller_of
+from .tool_calls import LISTING_S, caller_of
 
 
 @method("mcp.servers", "read", NoParams)
 async def _servers(control: Control, _params: NoParams, _caller: Caller) -> object:
     """The MCP servers, with the tools that they listed last."""
     servers = [a for a in control.agents.agents.values() if a.spec.kind == "mcp"]
-    return {"servers": msgspec.to_builtins([agent_status(control, server) for server in servers])}
+    return {
+        "servers": msgspec.to_builtins([control.status.agent_status(server) for server in servers])
+    }
 
 
 @method("mcp.tools", "read", ToolsParams)
@@ -43,14 +44,14 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
 @method("mcp.call", "operate", CallParams, recorded="by-itself")
 async def _call(control: Control, params: CallParams, caller: Caller) -> object:
     """Calls a tool and answers with MCP's result object."""
-    return await control.service.call(
+    return await control.tool_calls.call(
         params.name,
         params.arguments,
         caller=caller_of(
             caller.name, str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")
         ),
         who=caller.who,
-        access=control.service.access_for(caller.who),
+        access=control.tool_calls.access_for(caller.who),
         timeout_s=params.timeout_s,
         supervisor=caller.supervisor,
     )
@@ -89,7 +90,7 @@ async def _read(control: Control, params: ReadParams, caller: Caller) -> object:
     return await control.pool.request(
         "resources/read",
         {"uri": params.uri},
-        access=control.service.access_for(caller.who),
+        access=control.tool_calls.access_for(caller.who),
         caller=caller_of(caller.name, whose),
         timeout_s=params.timeout_s,
     )

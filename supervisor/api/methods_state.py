@@ -26,20 +26,20 @@ from .table import Caller, Control, method
 @method("memory.sessions", "read", MemoryListParams)
 async def _sessions(control: Control, params: MemoryListParams, _caller: Caller) -> object:
     """Sessions with turns, messages, sizes and last access, the one used last first."""
-    return {"sessions": await control.service.memory.sessions(params.agent, params.limit)}
+    return {"sessions": await control.memory.sessions(params.agent, params.limit)}
 
 
 @method("memory.show", "read", MemoryShowParams)
 async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> object:
     """A session: history, variables and data; it counts as an access."""
-    return await control.service.memory.show(params.agent, params.session, params.last)
+    return await control.memory.show(params.agent, params.session, params.last)
 
 
 @method("memory.put", "operate", MemoryPutParams)
 async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> object:
     """Has an agent remember a value under a key; it is durable when this is answered."""
     agent = control.agents.of(params.agent).name
-    await control.service.memory.key_values.put(
+    await control.memory.key_values.put(
         agent, params.session, params.key, params.value, ttl_s=params.ttl_s
     )
     return {}
@@ -48,14 +48,14 @@ async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> ob
 @method("memory.get", "read", MemoryKeyParams)
 async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
     """What an agent remembers under a key; null where there is nothing."""
-    key_values = control.service.memory.key_values
+    key_values = control.memory.key_values
     return {"value": await key_values.get(params.agent, params.session, params.key)}
 
 
 @method("memory.delete", "operate", MemoryKeyParams)
 async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
     """Has an agent forget a key."""
-    if not await control.service.memory.key_values.delete(params.agent, params.session, params.key):
+    if not await control.memory.key_values.delete(params.agent, params.session, params.key):
         text = f'cannot find key "{params.key}" of agent "{params.agent}"'
         raise NotFound(text, agent=params.agent, key=params.key)
     return {}
@@ -64,7 +64,7 @@ async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) ->
 @method("memory.search", "read", MemoryFindParams)
 async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> object:
     """Keys and values of an agent that contain a text, the newest first."""
-    key_values = control.service.memory.key_values
+    key_values = control.memory.key_values
     items = await key_values.search(params.agent, params.session, params.query, params.limit)
     return {"items": items}
 
@@ -72,19 +72,19 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
 @method("memory.clear", "operate", MemoryClearParams)
 async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> object:
     """Has an agent forget a session with its keys, or everything; refused while a task works on it."""
-    return await control.service.memory.clear(params.agent, params.session)
+    return await control.memory.clear(params.agent, params.session)
 
 
 @method("memory.stats", "read", MemoryStatsParams)
 async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> object:
     """How much is remembered, by agent, and what of it is in the daemon's memory."""
-    return await control.service.memory.stats(params.agent)
+    return await control.memory.stats(params.agent)
 
 
 @method("checkpoint.save", "operate", CheckpointSaveParams)
 async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller) -> object:
     """Has the workers of an agent that are up, or one worker, save a checkpoint."""
-    saved = await control.service.hibernation.save(params.name, params.timeout_s)
+    saved = await control.hibernation.save(params.name, params.timeout_s)
     return {"checkpoints": msgspec.to_builtins(saved)}
 
 
@@ -104,7 +104,7 @@ async def _restore(control: Control, params: CheckpointRestoreParams, _caller: C
     if has_data == (params.checkpoint is not None):
         text = "cannot tell what to restore: give a checkpoint, or data"
         raise InvalidParams(text, key="checkpoint")
-    supervisor, copy, is_live = await control.service.hibernation.restore(
+    supervisor, copy, is_live = await control.hibernation.restore(
         params.checkpoint, params.data if has_data else None, params.name, params.timeout_s
     )
     return {"worker": supervisor.id, "checkpoint": msgspec.to_builtins(copy), "live": is_live}
@@ -127,5 +127,5 @@ async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller
 @method("checkpoint.rm", "operate", CheckpointRemoveParams, recorded="always", tells=("removed",))
 async def _rm(control: Control, params: CheckpointRemoveParams, _caller: Caller) -> object:
     """Removes checkpoints, all or none; what a worker is to begin with only with `force`."""
-    removed = await control.service.hibernation.remove(params.checkpoints, force=params.force)
+    removed = await control.hibernation.remove(params.checkpoints, force=params.force)
     return {"removed": list(removed)}

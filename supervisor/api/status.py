@@ -1,12 +1,15 @@
 """What `status` and `show` tell of the daemon, its agents and their workers."""
 
+import asyncio
 import os
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import msgspec
 from msgspec.structs import replace
 
 from ... import __version__
+from ...mcp.pool.pool import Pool
 from ...worker.contract.records import (
     AgentStatus,
     AlertCounts,
@@ -22,16 +25,21 @@ from ...worker.contract.records import (
     WorkflowStatus,
 )
 from ..agents.agent import Agent, has_range, is_at_risk
+from ..agents.agents import Agents
+from ..audit.log import Audit
 from ..config.loader import ensemble_table
-from ..config.spec import Ensemble, Spec, kind_of_ensemble
+from ..config.spec import Config, Ensemble, Spec, kind_of_ensemble
 from ..config.team import Team
 from ..events.bus import rfc3339
 from ..lifecycle.health_check import Health
 from ..lifecycle.state_machine import ASKED_FOR, LastExit, State
+from ..logs.daemon_log import DaemonLog
+from ..logs.forwarder import Forwarding
 from ..process.launch import why_cold
 from ..store.store import STALL_S
-from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
-from .table import Control
+from ..supervision.limit_enforcer import Limits
+from ..supervision.worker_supervisor import Shared, Unschedulable, WorkerSupervisor
+from ..tasks.tasks import Tasks
 
 LAST_WORDS = 5
 """Lines of stderr of a server that gave up, in `status`; `show` has more."""
@@ -39,199 +47,238 @@ LAST_WORDS = 5
 RISK = "several processes of a server that keeps its state in each of them: a call may not find what another has left"
 
 
-def status(control: Control, names: list[str] | None) -> Status:
-    """The daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
+@dataclass(frozen=True)
+class DaemonFacts:
+    """The daemon itself: where it listens and keeps its files, and its log."""
 
-    Raises:
-        NotFound: a name is nobody's.
+    started: float
+    socket: str
+    state_dir: str
+    config: str | None
+    read_config: Callable[[], Config]
+    daemon_log: DaemonLog
+    forwarding: Forwarding
+    http: Callable[[], str | None]
+    """Returns the address at which MCP is served over HTTP."""
+
+
+class StatusReport:
+    """Builds the status of the daemon, its agents and their workers from the rooms that hold it.
+
+    Args:
+        shared: what all workers share.
+        agents: the running set.
+        tasks: for the counts of tasks and the lengths of queues.
+        pool: for the counts of tool calls.
+        limits: for the resources that each worker uses.
+        audit: for whether it is behind.
+        daemon: the facts about the daemon itself.
     """
-    agents = control.agents
-    groups = agents.groups.by_name
-    if names is None:
-        chosen = list(agents.agents.values())
-        crews = list(groups.values())
-    else:
-        chosen = []
-        crews = [groups[name] for name in dict.fromkeys(names) if name in groups]
-        for name in names:
-            if name in groups:
-                continue
-            agent = agents.of(
-                agents.supervisors(name)[0].spec.name if name not in agents.agents else name
-            )
-            if agent not in chosen:
-                chosen.append(agent)
-    entries = [agent_status(control, agent) for agent in chosen]
-    told = [ensemble_status(control, each) for each in crews]
-    return replace(
-        frame(control),
-        agents=[entry for entry in entries if entry.kind == "agent"],
-        mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
-        teams=[each for each in told if isinstance(each, TeamStatus)],
-        workflows=[each for each in told if isinstance(each, WorkflowStatus)],
-    )
 
+    def __init__(
+        self,
+        shared: Shared,
+        agents: Agents,
+        tasks: Tasks,
+        pool: Pool,
+        limits: Limits,
+        audit: Audit,
+        daemon: DaemonFacts,
+    ) -> None:
+        self._shared = shared
+        self._agents = agents
+        self._tasks = tasks
+        self._pool = pool
+        self._limits = limits
+        self._audit = audit
+        self._daemon = daemon
+        self._loop = asyncio.get_running_loop()
 
-def frame(control: Control) -> Status:
-    """The status of all without a single agent or server: the daemon, the teams and workflows, the counts."""
-    agents = control.agents
-    told = [ensemble_status(control, each) for each in agents.groups.by_name.values()]
-    degraded: list[str] = ["store"] if control.shared.store.stalled_s > STALL_S else []
-    if control.shared.logs.is_losing:
-        degraded.append("logs")
-    forwarding, daemon_log = control.daemon.forwarding, control.daemon.daemon_log
-    if forwarding.is_degraded:
-        degraded.append("journal")
-    if control.audit.is_behind:
-        degraded.append("audit")
-    if agents.emergency_stop is not None:
-        degraded.append("emergency-stop")
-    return Status(
-        daemon=DaemonStatus(
-            pid=os.getpid(),
-            version=__version__,
-            uptime_s=round(control.loop.time() - control.daemon.started, 3),
-            socket=control.daemon.socket,
-            state_dir=control.daemon.state_dir,
-            containment=control.shared.launcher.containment.tier,
-            draining=agents.draining,
-            degraded=degraded,
-            config=control.daemon.config,
-            launcher_pid=control.shared.launcher.pid or None,
-            alerts=AlertCounts(**asdict(control.shared.alert_counts)),
-            log_level=daemon_log.level,
-            log_lost=daemon_log.lost,
-            journal=forwarding.is_wanted,
-            journal_lost=forwarding.lost_lines,
-            http=control.daemon.http,
-        ),
-        agents=[],
-        mcp_servers=[],
-        tasks=TaskCounts(**control.tasks.totals()),
-        teams=[each for each in told if isinstance(each, TeamStatus)],
-        workflows=[each for each in told if isinstance(each, WorkflowStatus)],
-    )
+    def status(self, names: list[str] | None) -> Status:
+        """The daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
 
-
-def ensemble_status(control: Control, ensemble: Ensemble) -> TeamStatus | WorkflowStatus:
-    """One team or workflow in `status`."""
-    running = control.agents.groups.under_way[ensemble.name]
-    if isinstance(ensemble, Team):
-        return TeamStatus(
-            name=ensemble.name,
-            mode=ensemble.mode,
-            lead=ensemble.lead,
-            members=list(ensemble.members),
-            running=running,
+        Raises:
+            NotFound: a name is nobody's.
+        """
+        agents = self._agents
+        groups = agents.groups.by_name
+        if names is None:
+            chosen = list(agents.agents.values())
+            crews = list(groups.values())
+        else:
+            chosen = []
+            crews = [groups[name] for name in dict.fromkeys(names) if name in groups]
+            for name in names:
+                if name in groups:
+                    continue
+                agent = agents.of(
+                    agents.supervisors(name)[0].spec.name if name not in agents.agents else name
+                )
+                if agent not in chosen:
+                    chosen.append(agent)
+        entries = [self.agent_status(agent) for agent in chosen]
+        told = [self.ensemble_status(each) for each in crews]
+        return replace(
+            self.frame(),
+            agents=[entry for entry in entries if entry.kind == "agent"],
+            mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
+            teams=[each for each in told if isinstance(each, TeamStatus)],
+            workflows=[each for each in told if isinstance(each, WorkflowStatus)],
         )
-    steps = [step.name for step in ensemble.steps]
-    return WorkflowStatus(name=ensemble.name, steps=steps, running=running)
 
+    def frame(self) -> Status:
+        """The status of all without a single agent or server: the daemon, the teams and workflows, the counts."""
+        agents = self._agents
+        told = [self.ensemble_status(each) for each in agents.groups.by_name.values()]
+        degraded: list[str] = ["store"] if self._shared.store.stalled_s > STALL_S else []
+        if self._shared.logs.is_losing:
+            degraded.append("logs")
+        forwarding, daemon_log = self._daemon.forwarding, self._daemon.daemon_log
+        if forwarding.is_degraded:
+            degraded.append("journal")
+        if self._audit.is_behind:
+            degraded.append("audit")
+        if agents.emergency_stop is not None:
+            degraded.append("emergency-stop")
+        return Status(
+            daemon=DaemonStatus(
+                pid=os.getpid(),
+                version=__version__,
+                uptime_s=round(self._loop.time() - self._daemon.started, 3),
+                socket=self._daemon.socket,
+                state_dir=self._daemon.state_dir,
+                containment=self._shared.launcher.containment.tier,
+                draining=agents.draining,
+                degraded=degraded,
+                config=self._daemon.config,
+                launcher_pid=self._shared.launcher.pid or None,
+                alerts=AlertCounts(**asdict(self._shared.alert_counts)),
+                log_level=daemon_log.level,
+                log_lost=daemon_log.lost,
+                journal=forwarding.is_wanted,
+                journal_lost=forwarding.lost_lines,
+                http=self._daemon.http(),
+            ),
+            agents=[],
+            mcp_servers=[],
+            tasks=TaskCounts(**self._tasks.totals()),
+            teams=[each for each in told if isinstance(each, TeamStatus)],
+            workflows=[each for each in told if isinstance(each, WorkflowStatus)],
+        )
 
-def ensemble_shown(control: Control, ensemble: Ensemble) -> dict[str, object]:
-    """One team or workflow in full: how it stands, its spec, and where that came from."""
-    return {
-        kind_of_ensemble(ensemble): msgspec.to_builtins(ensemble_status(control, ensemble)),
-        "spec": ensemble_table(ensemble),
-        "source": ensemble.source,
-    }
+    def ensemble_status(self, ensemble: Ensemble) -> TeamStatus | WorkflowStatus:
+        """One team or workflow in `status`."""
+        running = self._agents.groups.under_way[ensemble.name]
+        if isinstance(ensemble, Team):
+            return TeamStatus(
+                name=ensemble.name,
+                mode=ensemble.mode,
+                lead=ensemble.lead,
+                members=list(ensemble.members),
+                running=running,
+            )
+        steps = [step.name for step in ensemble.steps]
+        return WorkflowStatus(name=ensemble.name, steps=steps, running=running)
 
+    def ensemble_shown(self, ensemble: Ensemble) -> dict[str, object]:
+        """One team or workflow in full: how it stands, its spec, and where that came from."""
+        return {
+            kind_of_ensemble(ensemble): msgspec.to_builtins(self.ensemble_status(ensemble)),
+            "spec": ensemble_table(ensemble),
+            "source": ensemble.source,
+        }
 
-def agent_status(control: Control, agent: Agent) -> AgentStatus:
-    """One agent or server in `status`."""
-    workers = [worker_status(control, supervisor) for supervisor in agent.supervisors]
-    return agent_entry(control, agent, workers)
+    def agent_status(self, agent: Agent) -> AgentStatus:
+        """One agent or server in `status`."""
+        workers = [self.worker_status(supervisor) for supervisor in agent.supervisors]
+        return self.agent_entry(agent, workers)
 
+    def agent_entry(self, agent: Agent, workers: list[WorkerStatus]) -> AgentStatus:
+        """One agent or server in `status`, of whose workers that much is told."""
+        spec = agent.spec
+        status = AgentStatus(
+            name=agent.name,
+            kind=spec.kind,
+            state=agent.state,
+            wanted=agent.wanted,
+            degraded=any(supervisor.health_monitor.is_degraded for supervisor in agent.supervisors),
+            protocol=spec.protocol,
+            workers=workers,
+            queued=self._tasks.queued(agent.name),
+        )
+        if spec.kind == "mcp":
+            tools = [tool.name for tool in agent.tools]
+            status = replace(status, tools=tools, mcp=self.server_status(agent))
+        else:
+            status = replace(status, warm=self.warmth(spec))
+        if has_range(spec):
+            between = InstancesStatus(spec.instances.minimum, spec.instances.maximum)
+            status = replace(status, instances=between)
+        return status
 
-def agent_entry(control: Control, agent: Agent, workers: list[WorkerStatus]) -> AgentStatus:
-    """One agent or server in `status`, of whose workers that much is told."""
-    spec = agent.spec
-    status = AgentStatus(
-        name=agent.name,
-        kind=spec.kind,
-        state=agent.state,
-        wanted=agent.wanted,
-        degraded=any(supervisor.health_monitor.is_degraded for supervisor in agent.supervisors),
-        protocol=spec.protocol,
-        workers=workers,
-        queued=control.tasks.queued(agent.name),
-    )
-    if spec.kind == "mcp":
-        tools = [tool.name for tool in agent.tools]
-        status = replace(status, tools=tools, mcp=server_status(control, agent))
-    else:
-        status = replace(status, warm=warmth(control, spec))
-    if has_range(spec):
-        between = InstancesStatus(spec.instances.minimum, spec.instances.maximum)
-        status = replace(status, instances=between)
-    return status
+    def warmth(self, spec: Spec) -> dict[str, object] | None:
+        """How an agent's workers start: as forks, or cold and why; None where nobody wants forks, or any worker."""
+        facts = self._shared.zygotes.facts(spec.name)
+        if facts is None and spec.entrypoint is not None and spec.warm and (why := why_cold(spec)):
+            return {"state": "cold", "pid": None, "spares": 0, "reason": why}
+        return facts
 
+    def server_status(self, agent: Agent) -> ServerStatus:
+        """What is particular to an MCP server in `status`."""
+        catalogue, stats = agent.catalogue, self._pool.stats(agent.name)
+        has_ended = agent.state is State.TERMINATED
+        last = [supervisor.worker.last_exit for supervisor in agent.supervisors]
+        has_failed = has_ended and any(each and each.result not in ASKED_FOR for each in last)
+        spoke = agent.supervisors if has_failed else []
+        words = [line for supervisor in spoke for line in supervisor.stderr_tail(LAST_WORDS)]
+        return ServerStatus(
+            era=catalogue.era,
+            version=catalogue.version or None,
+            listed_at=rfc3339(catalogue.listed_at) if catalogue.is_known else None,
+            prompts=len(catalogue.prompts),
+            resources=len(catalogue.resources),
+            templates=len(catalogue.templates),
+            calls=stats.calls,
+            failures=stats.failures,
+            retries=stats.retries,
+            in_flight=stats.in_flight,
+            waiting=stats.waiting,
+            warning=RISK if is_at_risk(agent) else None,
+            stderr=words[-LAST_WORDS:],
+        )
 
-def warmth(control: Control, spec: Spec) -> dict[str, object] | None:
-    """How an agent's workers start: as forks, or cold and why; None where nobody wants forks, or any worker."""
-    facts = control.shared.zygotes.facts(spec.name)
-    if facts is None and spec.entrypoint is not None and spec.warm and (why := why_cold(spec)):
-        return {"state": "cold", "pid": None, "spares": 0, "reason": why}
-    return facts
-
-
-def server_status(control: Control, agent: Agent) -> ServerStatus:
-    """What is particular to an MCP server in `status`."""
-    catalogue, stats = agent.catalogue, control.pool.stats(agent.name)
-    has_ended = agent.state is State.TERMINATED
-    last = [supervisor.worker.last_exit for supervisor in agent.supervisors]
-    has_failed = has_ended and any(each and each.result not in ASKED_FOR for each in last)
-    spoke = agent.supervisors if has_failed else []
-    words = [line for supervisor in spoke for line in supervisor.stderr_tail(LAST_WORDS)]
-    return ServerStatus(
-        era=catalogue.era,
-        version=catalogue.version or None,
-        listed_at=rfc3339(catalogue.listed_at) if catalogue.is_known else None,
-        prompts=len(catalogue.prompts),
-        resources=len(catalogue.resources),
-        templates=len(catalogue.templates),
-        calls=stats.calls,
-        failures=stats.failures,
-        retries=stats.retries,
-        in_flight=stats.in_flight,
-        waiting=stats.waiting,
-        warning=RISK if is_at_risk(agent) else None,
-        stderr=words[-LAST_WORDS:],
-    )
-
-
-def worker_status(control: Control, supervisor: WorkerSupervisor) -> WorkerStatus:
-    """One worker in `status`."""
-    worker = supervisor.worker
-    now = control.loop.time()
-    life = supervisor.life
-    sample = control.limits.sample(supervisor)
-    throttling = control.limits.throttling(supervisor)
-    next_start = worker.deadline if worker.state is State.INITIAL else None
-    return WorkerStatus(
-        id=worker.id,
-        pid=worker.pid,
-        state=worker.state,
-        incarnation=worker.incarnation,
-        restarts=worker.restarts,
-        uptime_s=round(now - life.started_at, 3) if life and worker.pid is not None else 0.0,
-        rss_bytes=sample.rss_bytes,
-        paused=worker.paused_at is not None,
-        cpu_percent=sample.cpu_percent,
-        open_files=sample.open_files,
-        task=next(iter(supervisor.running), None) if supervisor.spec.kind == "agent" else None,
-        next_start_in_s=None if next_start is None else round(max(0.0, next_start - now), 3),
-        last_exit=None if worker.last_exit is None else exit_record(worker.last_exit),
-        reason=worker.reason,
-        wanted=worker.wanted,
-        log_lost_lines=supervisor.log.lost_lines,
-        log_lost_bytes=supervisor.log.lost_bytes,
-        log_trouble=supervisor.log.trouble,
-        health=[health_record(each) for each in supervisor.health_monitor.healths],
-        throttled=throttling.throttled,
-        throttled_s=throttling.throttled_s,
-        hibernated=supervisor.is_cordoned(Unschedulable.HIBERNATED),
-    )
+    def worker_status(self, supervisor: WorkerSupervisor) -> WorkerStatus:
+        """One worker in `status`."""
+        worker = supervisor.worker
+        now = self._loop.time()
+        life = supervisor.life
+        sample = self._limits.sample(supervisor)
+        throttling = self._limits.throttling(supervisor)
+        next_start = worker.deadline if worker.state is State.INITIAL else None
+        return WorkerStatus(
+            id=worker.id,
+            pid=worker.pid,
+            state=worker.state,
+            incarnation=worker.incarnation,
+            restarts=worker.restarts,
+            uptime_s=round(now - life.started_at, 3) if life and worker.pid is not None else 0.0,
+            rss_bytes=sample.rss_bytes,
+            paused=worker.paused_at is not None,
+            cpu_percent=sample.cpu_percent,
+            open_files=sample.open_files,
+            task=next(iter(supervisor.running), None) if supervisor.spec.kind == "agent" else None,
+            next_start_in_s=None if next_start is None else round(max(0.0, next_start - now), 3),
+            last_exit=None if worker.last_exit is None else exit_record(worker.last_exit),
+            reason=worker.reason,
+            wanted=worker.wanted,
+            log_lost_lines=supervisor.log.lost_lines,
+            log_lost_bytes=supervisor.log.lost_bytes,
+            log_trouble=supervisor.log.trouble,
+            health=[health_record(each) for each in supervisor.health_monitor.healths],
+            throttled=throttling.throttled,
+            throttled_s=throttling.throttled_s,
+            hibernated=supervisor.is_cordoned(Unschedulable.HIBERNATED),
+        )
 
 
 def health_record(health: Health) -> HealthRecord:

@@ -5,16 +5,19 @@ change of it, and at every call where something in it changes by itself: a wait 
 share of the processors. The time that a worker is up is put in at each call.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 
 import msgspec
 
 from ..agents.agent import Agent
+from ..agents.agents import Agents
 from ..config.spec import Spec
 from ..lifecycle.state_machine import State
+from ..logs.store import LogStore
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
-from .status import agent_entry, frame, worker_status
-from .table import Control
+from ..tasks.tasks import Tasks
+from .status import StatusReport
 
 UPTIME = b'"uptime_s":'
 """Before it nothing in a worker's part was written by others, and in a text its quotes would be escaped."""
@@ -48,14 +51,16 @@ class _Entry:
 
 
 class StatusCache:
-    """The newest status of all agents and servers."""
+    """Holds the newest status of all agents and servers, encoded."""
 
-    def __init__(self, control: Control) -> None:
-        self._control = control
+    def __init__(self, report: StatusReport, agents: Agents, tasks: Tasks, logs: LogStore) -> None:
+        self._report = report
+        self._agents = agents
+        self._tasks = tasks
+        self._logs = logs
+        self._loop = asyncio.get_running_loop()
         self._entries: dict[str, _Entry] = {}
         self._losses = 0
-        control.service.changes.subscribe(self.note, load=True)
-        control.limits.on_sample = self.note
 
     def note(self, supervisor: WorkerSupervisor) -> None:
         """A worker has changed, or what it uses."""
@@ -67,8 +72,8 @@ class StatusCache:
 
     def status(self) -> msgspec.Raw:
         """The answer to `daemon.status` about all."""
-        agents = self._control.agents.agents
-        losses = self._control.shared.logs.losses
+        agents = self._agents.agents
+        losses = self._logs.losses
         if losses != self._losses or len(self._entries) > len(agents):
             self._losses = losses
             self._entries.clear()
@@ -82,26 +87,26 @@ class StatusCache:
             if pieces:
                 pieces.append(b",")
             pieces += self._pieces(entry)
-        head, _, rest = _encode(frame(self._control)).partition(AGENTS)
+        head, _, rest = _encode(self._report.frame()).partition(AGENTS)
         between, _, tail = rest.partition(SERVERS)
         listed = (head, AGENTS[:-1], *told["agent"], b"]", between)
         return msgspec.Raw(b"".join((*listed, SERVERS[:-1], *told["mcp"], b"]", tail)))
 
     def _renew(self, entry: _Entry, agent: Agent) -> None:
         """Makes anew what has changed."""
-        control, spec = self._control, agent.spec
+        spec = agent.spec
         has_others = entry.supervisors != agent.supervisors
         if has_others:
             entry.supervisors = [*agent.supervisors]
             entry.parts = [b""] * (PARTS * len(entry.supervisors))
             entry.stale = set(entry.supervisors)
-        queued = control.tasks.queued(agent.name)
+        queued = self._tasks.queued(agent.name)
         lives_by_itself = spec.kind == "mcp" or spec.entrypoint is not None
         is_other = queued != entry.queued or spec is not entry.spec
         if not (entry.stale or has_others or lives_by_itself or is_other):
             return
         entry.spec, entry.queued = spec, queued
-        head, _, tail = _encode(agent_entry(control, agent, [])).partition(WORKERS)
+        head, _, tail = _encode(self._report.agent_entry(agent, [])).partition(WORKERS)
         entry.head, entry.tail = head + WORKERS[:-1], b"]" + tail
         if not (entry.stale or has_others):
             return
@@ -115,7 +120,7 @@ class StatusCache:
         ]
 
     def _renew_worker(self, entry: _Entry, number: int, supervisor: WorkerSupervisor) -> None:
-        said = worker_status(self._control, supervisor)
+        said = self._report.worker_status(supervisor)
         uptime = _encode(said.uptime_s)
         head, _, tail = _encode(said).partition(UPTIME)
         comma = b"," if number else b""
@@ -128,7 +133,7 @@ class StatusCache:
             entry.stale.add(supervisor)
 
     def _pieces(self, entry: _Entry) -> list[bytes]:
-        now = self._control.loop.time()
+        now = self._loop.time()
         # To the millisecond: a float that is made of one is written with three digits at most, without `round`.
         times = [int((now - started) * 1000.0 + 0.5) / 1000.0 for started in entry.starts]
         uptimes = _encode(times)[1:-1].split(b",")

@@ -8,7 +8,7 @@ OpenRPC document, from which docs/reference/protocol.md is generated.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -26,18 +26,21 @@ from ...worker.contract.errors import (
     PermissionDenied,
 )
 from ..agents.agents import Agents
+from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, whose
 from ..config.secrets import masked
-from ..config.spec import Config
-from ..logs.daemon_log import DaemonLog, told
-from ..logs.forwarder import Forwarding
+from ..logs.daemon_log import told
 from ..orchestration.schedules import Schedules
-from ..supervision.limit_enforcer import Limits
+from ..sessions.sessions import Memory
 from ..supervision.worker_supervisor import Shared, WorkerSupervisor, utc_now
 from ..tasks.tasks import Tasks
 from .statistics import Statistics
-from .worker_api import WorkerApi, convert
+from .status import DaemonFacts, StatusReport
+from .status_cache import StatusCache
+from .tool_calls import ToolCalls
+from .worker_api import convert
+from .worker_pubsub import WorkerPubsub
 
 Permission = Literal["read", "operate", "admin"]
 
@@ -75,14 +78,6 @@ RIGHTS: tuple[Permission, ...] = ("read", "operate", "admin")
 """Each includes those before it."""
 
 
-class CachedStatus(Protocol):
-    """What is told of all agents and servers, kept current."""
-
-    def status(self) -> msgspec.Raw:
-        """The answer to `daemon.status` about all, in JSON."""
-        ...
-
-
 class Caller(Protocol):
     """Whoever calls: what it may do, and how it is told things while a call goes on."""
 
@@ -116,22 +111,6 @@ class Caller(Protocol):
             CorralError: it cannot, or there is no such profile.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Daemon:
-    """What `status` says of the daemon itself."""
-
-    started: float
-    socket: str
-    state_dir: str
-    config: str | None
-    read_config: Callable[[], Config]
-    daemon_log: DaemonLog
-    forwarding: Forwarding
-    statistics: Statistics
-    http: str | None = None
-    """Where MCP is served over HTTP."""
 
 
 @dataclass(frozen=True)
@@ -175,34 +154,26 @@ def method(
     return enter
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Control:
-    """Answers calls for one daemon."""
+    """Answers calls for one daemon. The methods of the table reach the rooms through it."""
 
-    def __init__(
-        self,
-        shared: Shared,
-        agents: Agents,
-        tasks: Tasks,
-        pool: Pool,
-        service: WorkerApi,
-        limits: Limits,
-        audit: Audit,
-        daemon: Daemon,
-        schedules: Schedules,
-        methods: Mapping[str, Method],
-    ) -> None:
-        self.shared = shared
-        self.agents = agents
-        self.tasks = tasks
-        self.pool = pool
-        self.service = service
-        self.limits = limits
-        self.audit = audit
-        self.daemon = daemon
-        self.schedules = schedules
-        self.methods = methods
-        self.status_cache: CachedStatus | None = None
-        self.loop = asyncio.get_running_loop()
+    shared: Shared
+    agents: Agents
+    hibernation: Hibernation
+    tasks: Tasks
+    schedules: Schedules
+    memory: Memory
+    pool: Pool
+    tool_calls: ToolCalls
+    pubsub: WorkerPubsub
+    audit: Audit
+    statistics: Statistics
+    daemon: DaemonFacts
+    status: StatusReport
+    status_cache: StatusCache
+    methods: Mapping[str, Method]
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """The result of a method, as plain values; the log tells of the call at DEBUG.
@@ -281,7 +252,7 @@ class Control:
         """Records that a change or a tool call was refused before anything was done, unless it was just before."""
         entry = self.methods.get(name)
         if entry is not None and entry.recorded == "by-itself":
-            self.service.note_refused(params.get("name"), caller.who, error)
+            self.tool_calls.note_refused(params.get("name"), caller.who, error)
         elif entry is not None and entry.recorded != "never":
             record = {**_record(name, params, caller), "at": utc_now(), "result": error.name}
             record |= _failure(error)

@@ -16,7 +16,7 @@ from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from ...worker.contract.mcp_info import INSTRUCTIONS
 from ..api.table import Control, Permission
-from ..api.worker_api import LISTING_S, access_of, concerns
+from ..api.tool_calls import LISTING_S, access_of, concerns
 from ..config.spec import Config, Profile
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
@@ -85,7 +85,7 @@ class ClientOffering:
         """What of the pool there is for this client now."""
         supervisor = self._client.supervisor
         if supervisor is None:
-            base = self._control.service.access_for(self._client.who)
+            base = self._control.tool_calls.access_for(self._client.who)
         else:
             try:
                 lists = [entry.limits.allowed_tools for entry in self._entries(supervisor)]
@@ -167,7 +167,7 @@ class ClientOffering:
         if name.startswith(PREFIX):
             return await self._call_own(name, arguments, caller)
         more = {key: value for key, value in params.items() if key not in ("name", "arguments")}
-        return await control.service.call(
+        return await control.tool_calls.call(
             name,
             arguments,
             caller=caller,

@@ -61,9 +61,12 @@ class Limits:
         self._launcher = launcher
         self._bus = bus
         self._metrics = Sampler(self._sampled)
-        self.on_sample: Callable[[WorkerSupervisor], None] = _ignore
-        """Called when what `sample` says of a worker has changed."""
+        self._on_sample: Callable[[WorkerSupervisor], None] = _ignore
         self._wardens: dict[WorkerSupervisor, Warden] = {}
+
+    def subscribe(self, on_sample: Callable[[WorkerSupervisor], None]) -> None:
+        """Calls `on_sample` from now on when the result of `sample` for a worker has changed."""
+        self._on_sample = on_sample
 
     async def run(self) -> None:
         """Holds them until it is cancelled."""
@@ -99,7 +102,7 @@ class Limits:
 
     def _sampled(self, judge: Judge) -> None:
         if isinstance(judge, Warden):
-            self.on_sample(judge.supervisor)
+            self._on_sample(judge.supervisor)
 
     def sample(self, supervisor: WorkerSupervisor) -> Sample:
         """What a worker uses, as it was last looked at."""

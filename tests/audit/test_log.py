@@ -603,8 +603,11 @@ def test_the_record_of_whoever_has_no_right_is_short(path: Path) -> None:
 def control(audit: Audit, serve: Serve, *, permission: Permission = "operate") -> Control:
     """A method table with one change, `test.change`, and nothing behind it."""
     entry = Method("test.change", permission, NoParams, serve, "always")
-    none: Any = None  # the method asks for nothing
-    return Control(none, none, none, none, none, none, audit, none, none, {entry.name: entry})
+    rooms: dict[str, Any] = dict.fromkeys(
+        Control.__dataclass_fields__
+    )  # the method asks for nothing
+    rooms |= {"audit": audit, "methods": {entry.name: entry}, "loop": asyncio.get_running_loop()}
+    return Control(**rooms)
 
 
 def caller(permission: Permission = "operate") -> Any:  # as much of a Caller as is looked at

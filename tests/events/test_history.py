@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.api.methods_events import Following
+from corral.supervisor.api.methods_observe import Following
 from corral.supervisor.config.spec import Events
 from corral.supervisor.events.bus import QUEUE_LIMIT, RESERVE, Bus
 from corral.supervisor.events.history import RECENT_EVENTS, EventHistory, Wanted

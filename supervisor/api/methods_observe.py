@@ -1,8 +1,9 @@
-"""The methods `event.*` of the table: what happened, what comes, and what somebody outside wants to tell."""
+"""Serves the methods `event.*`, `audit.*` and `log.*` of the table: reads and follows what was recorded."""
 
+import contextlib
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from ...worker.contract import codec
@@ -10,18 +11,22 @@ from ...worker.contract.control_params import (
     AuditParams,
     EventParams,
     EventPublishParams,
+    LogParams,
     VerifyParams,
 )
-from ...worker.contract.errors import InvalidParams
+from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ..audit.hash_chain import Record, parse_position
 from ..audit.log import stamp
 from ..events.bus import Bus, Event, skipped
 from ..events.catalog import SKIPPED
 from ..events.history import PAGE_BYTES, SCAN_ROWS, EventHistory, Page, Wanted
+from ..logs.file_format import Record as LogRecord
+from ..logs.file_format import Wanted as LogFilter
+from ..logs.regex import Pattern
 from .table import Caller, Control, method
 
 ANSWER_BYTES = 8 * 1024 * 1024
-"""Of events in one answer; `next` says where it goes on."""
+"""Bytes of JSON in one answer: `next` of events says where to go on, longer logs have to be followed."""
 
 ANSWER_EVENTS = 1_000
 """In one answer, unless `n` asks for more."""
@@ -152,7 +157,7 @@ class Following:
 @method("event.publish", "operate", EventPublishParams)
 async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> object:
     """Publishes an event to the agents and whoever else has subscribed to its type; tells its number."""
-    return {"seq": control.service.pubsub.publish_from(caller.who, params.type, params.data)}
+    return {"seq": control.pubsub.publish_from(caller.who, params.type, params.data)}
 
 
 RECORDS = 100
@@ -216,3 +221,73 @@ async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> ob
                 value=params.head,
             ) from None
     return await control.audit.verify(expected)
+
+
+def _log_filter(control: Control, params: LogParams) -> LogFilter:
+    names = params.names or []
+    with_files = control.shared.logs.names() if names else set[str]()
+    for name in names:
+        if name not in with_files:
+            control.agents.supervisors(name)
+    running = frozenset(
+        supervisor.id
+        for supervisor in control.agents.all_supervisors()
+        if supervisor.worker.pid is not None
+    )
+    return LogFilter(
+        names=frozenset(names),
+        since=params.since,
+        until=params.until,
+        stream=params.stream,
+        level=params.level,
+        pattern=None if params.grep is None else Pattern(params.grep),
+        previous=params.previous,
+        running=running,
+    )
+
+
+@method("log.read", "read", LogParams)
+async def _read_log(control: Control, params: LogParams, _caller: Caller) -> object:
+    """The last lines of the logs, merged by time, up to 8 MiB of JSON."""
+    found: list[LogRecord] = []
+    size = 0
+    n = 100 if params.n is None and params.since is None else params.n
+    async for batch in control.shared.logs.history(_log_filter(control, params), n):
+        size += len(codec.encode(batch))
+        if size > ANSWER_BYTES:
+            raise ResourceLimitExceeded(
+                f"cannot answer with more than {ANSWER_BYTES} bytes of log: follow it",
+                limit="answer",
+                value=ANSWER_BYTES,
+            )
+        found += batch
+    return {"records": found}
+
+
+@method("log.follow", "read", LogParams)
+async def _follow_log(control: Control, params: LogParams, caller: Caller) -> object:
+    """The last lines, then all that comes, as `log` notifications {records}; without `follow` then `log.end`."""
+    wanted = _log_filter(control, params)
+    if params.follow and (params.until is not None or params.previous):
+        key = "previous" if params.previous else "until"
+        raise InvalidParams(f'cannot follow a log with "{key}": that is over', key=key)
+    logs = control.shared.logs
+    if params.follow:
+        n = 10 if params.n is None and params.since is None else params.n
+        caller.follow(_send_batches(caller, logs.follow(wanted, n)))
+    else:
+        n = 100 if params.n is None and params.since is None else params.n
+        caller.follow(_send_batches(caller, logs.history(wanted, n)))
+    return {}
+
+
+async def _send_batches(caller: Caller, batches: AsyncGenerator[list[LogRecord], None]) -> None:
+    end: dict[str, object] = {}
+    try:
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                caller.notify("log", {"records": batch})
+                await caller.drain()
+    except ResourceLimitExceeded as error:  # of the pattern
+        end = {"error": error.to_wire()}
+    caller.notify("log.end", end)

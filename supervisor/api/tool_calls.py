@@ -1,0 +1,360 @@
+"""Makes the tool calls of workers and of clients: which tools each may call, what a call counts for, its record in the audit.
+
+Every call of a tool goes through here, so that no way to the pool is without its limits and its record.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+
+from ...mcp.pool.directory import SEPARATOR
+from ...mcp.pool.pool import Pool
+from ...mcp.protocol.caller import Caller
+from ...mcp.protocol.catalog import FULL, Access
+from ...worker.contract.errors import CorralError
+from ...worker.contract.worker_messages import WorkerCallParams
+from ..agents.agents import Agents
+from ..audit.hash_chain import digest
+from ..audit.log import REFUSALS, Audit, whose
+from ..config.secrets import masked
+from ..config.spec import Spec
+from ..events.bus import Bus, rfc3339
+from ..supervision.worker_supervisor import WorkerSupervisor
+from ..tasks.backlog import Entry
+from ..tasks.tasks import Tasks
+
+LISTING_S = 10.0
+"""How long a list waits for servers that never listed anything; what they have is told of when they are up."""
+
+MAX_TOOL_NAME = 200
+"""Characters of a tool's name in a record: a longer one is no tool's."""
+
+MAX_ARGUMENTS_BYTES = 4096
+"""Of JSON in a record that keeps arguments; of longer ones it has the SHA-256 alone."""
+
+KNOWN_S = 1.0
+"""How long it is not looked again whose a worker's process is."""
+
+REACHED = frozenset({"server", "tool"})
+"""What is in the data of an error of a call that a server may have seen: its session says so."""
+
+REFUSED = frozenset(error.__name__ for error in REFUSALS)
+
+
+def access_of(spec: Spec, tasks: Iterable[Sequence[str] | None] = ()) -> Access:
+    """Which tools an agent may see and call; with the lists of tasks, only what each of them allows as well."""
+    lists = tuple([tuple(each) for each in tasks if each is not None])
+    return _access(spec.tools, spec.denied_tools, lists)
+
+
+@lru_cache(1024)
+def _access(
+    allowed: tuple[str, ...] | None, denied: tuple[str, ...], lists: tuple[tuple[str, ...], ...]
+) -> Access:
+    within: Access | None = None
+    for each in lists:
+        within = Access(each, within=within)
+    return Access(allowed, denied, within=within)
+
+
+@lru_cache(1024)
+def caller_of(name: str, sharer: str) -> Caller:
+    """Who makes a call, as the pool has to know him: by name for errors, and whose processes he may share."""
+    return Caller(name=name, sharer=sharer)
+
+
+class ToolCalls:
+    """Calls tools for workers and clients, within their limits, and records each call.
+
+    Args:
+        bus: for the event `mcp.call`.
+        agents: the running set.
+        tasks: count the calls that are made for them.
+        pool: of the MCP servers.
+        audit: keeps a record of each call.
+        on_call: takes each call that was made: the agent (None: a client), the server, the outcome, seconds.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        agents: Agents,
+        tasks: Tasks,
+        pool: Pool,
+        audit: Audit,
+        on_call: Callable[[str | None, str, str, float], None],
+    ) -> None:
+        self._bus = bus
+        self._agents = agents
+        self._tasks = tasks
+        self._pool = pool
+        self._audit = audit
+        self._on_call = on_call
+        self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
+
+    async def tools_for(
+        self, supervisor: WorkerSupervisor, task: str | None
+    ) -> list[dict[str, object]]:
+        """Returns the tools that a worker may call for one of its tasks (None: for all that it runs).
+
+        Starts the servers among them that never listed anything.
+
+        Raises:
+            NotFound: the worker does not run that task.
+        """
+        access = access_of(supervisor.spec, _lists(self._entries(supervisor, task)))
+        concerned = [name for name in self._pool.names() if concerns(access, name)]
+        await self._pool.list_servers(concerned, patience_s=LISTING_S)
+        return self._pool.tools(access)
+
+    async def call_for(
+        self, supervisor: WorkerSupervisor, call: WorkerCallParams
+    ) -> dict[str, object]:
+        """Returns MCP's result of a worker's tool call.
+
+        Raises:
+            NotFound: the worker does not run the task that it names.
+            ResourceLimitExceeded: a task that the call is for may make no more.
+            CorralError: as `Pool.request`.
+        """
+        entries = self._entries(supervisor, call.task)
+        record = _ToolCall(call.name, self._who(supervisor), supervisor)
+        self._charge(entries, record)
+        access = access_of(supervisor.spec, _lists(entries))
+        caller = caller_of(supervisor.id, supervisor.spec.name)
+        sent = {"name": call.name, "arguments": call.arguments}
+        return await self._call(record, sent, caller, access, None)
+
+    def forget_processes(self) -> None:
+        """Forgets the users of workers' processes, after an agent was removed."""
+        self._known.clear()
+
+    def _entries(self, supervisor: WorkerSupervisor, task: str | None) -> Sequence[Entry]:
+        """The tasks that a request is for: the one that it names, else all that the worker runs.
+
+        Who names none must not be freer than any of his tasks.
+
+        Raises:
+            NotFound: the worker does not run that task.
+        """
+        named = (task,) if task is not None else tuple(supervisor.running)
+        found = [self._tasks.task_of(supervisor, each) for each in named]
+        return [entry for entry in found if entry is not None]
+
+    def _charge(self, entries: Sequence[Entry], record: "_ToolCall") -> None:
+        """Counts a call for the tasks that it is made for.
+
+        Raises:
+            ResourceLimitExceeded: one of them may make no more.
+        """
+        record.task = entries[0].task.id if len(entries) == 1 else None
+        try:
+            for entry in entries:
+                self._tasks.count_tool_call(entry)
+        except CorralError as error:
+            self._record(record, error.name)
+            raise
+
+    def access_for(self, who: Mapping[str, object]) -> Access:
+        """What a client of the control socket may see and call: all, or inside an agent's tree what that may."""
+        if "agent" not in who:
+            return FULL
+        agent = self._agents.agents.get(str(who["agent"]))
+        return Access(()) if agent is None else access_of(agent.spec)
+
+    async def call(
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        *,
+        caller: Caller,
+        who: Mapping[str, object],
+        access: Access = FULL,
+        timeout_s: float | None = None,
+        more: Mapping[str, object] | None = None,
+        supervisor: WorkerSupervisor | None = None,
+    ) -> dict[str, object]:
+        """MCP's result of one tool call, which the audit keeps with its caller and outcome.
+
+        Every call of a tool goes through here or comes from a worker.
+
+        Args:
+            name: the tool's exposed name.
+            arguments: for the tool.
+            caller: for the pool, the server and the event.
+            who: for the audit.
+            access: what of the pool there is for him.
+            timeout_s: as for `Pool.request`.
+            more: what else is in the params of `tools/call`, such as `_meta` and `inputResponses`.
+            supervisor: the worker in whose tree the caller is: the call counts for each of its tasks.
+
+        Raises:
+            ResourceLimitExceeded: a task of that worker may make no more calls.
+            CorralError: as `Pool.request`.
+        """
+        record = _ToolCall(name, who, supervisor)
+        if supervisor is not None:
+            entries = self._entries(supervisor, None)
+            self._charge(entries, record)
+            for each in _lists(entries):  # inside a worker's tree nobody is freer than its tasks
+                access = access if each is None else Access(each, within=access)
+        params = {**(more or {}), "name": name, "arguments": arguments}
+        return await self._call(record, params, caller, access, timeout_s)
+
+    async def _call(
+        self,
+        record: "_ToolCall",
+        params: Mapping[str, object],
+        caller: Caller,
+        access: Access,
+        timeout_s: float | None,
+    ) -> dict[str, object]:
+        outcome = "cancelled"
+        has_reached = True
+        try:
+            self._agents.check_may_call(f'call "{record.tool}"')
+            if SEPARATOR not in record.tool:
+                backend, _ = await self._pool.resolve(record.tool, access)
+                record.server = backend.name
+            result = await self._pool.request(
+                "tools/call",
+                params,
+                access=access,
+                caller=caller,
+                timeout_s=timeout_s,
+            )
+            outcome = "error" if result.get("isError") is True else "ok"
+            return result
+        except CorralError as error:
+            outcome = error.name
+            has_reached = error.data.keys() >= REACHED
+            raise
+        finally:
+            self._note(record, caller, outcome, params["arguments"], has_reached=has_reached)
+
+    def note_refused(self, tool: object, who: Mapping[str, object], error: CorralError) -> None:
+        """Has the audit keep a tool call from outside that was refused before it was one."""
+        self._record(_ToolCall(str(tool)[:MAX_TOOL_NAME], who, None), error.name)
+
+    def _note(
+        self,
+        call: "_ToolCall",
+        caller: Caller,
+        outcome: str,
+        arguments: object,
+        *,
+        has_reached: bool,
+    ) -> None:
+        """Tells of a call that has ended, and has the audit keep it.
+
+        Only what no server has seen is a refusal, of which many alike are one record, and a worker's no event.
+        """
+        call.duration_s = round(time.monotonic() - call.started, 6)
+        supervisor = call.supervisor
+        is_refusal = outcome in REFUSED and not has_reached
+        if not is_refusal:
+            agent = None if supervisor is None else supervisor.spec.name
+            self._on_call(agent, call.server, outcome, call.duration_s)
+        bus = self._bus
+        # It is not stored, and at thousands a second: without a hearer there is no event, and no number for it.
+        if (supervisor is None or not is_refusal) and bus.is_heard("mcp.call"):
+            found = self._agents.agents.get(call.server)
+            has_server = found is not None and found.spec.kind == "mcp"
+            bus.publish(
+                "mcp.call",
+                agent=None if supervisor is None else supervisor.spec.name,
+                worker=None if supervisor is None else supervisor.id,
+                incarnation=None if supervisor is None else supervisor.worker.incarnation,
+                caller=caller.name,
+                server=call.server if has_server else None,
+                tool=call.tool[:MAX_TOOL_NAME],
+                task=call.task,
+                outcome=outcome,
+                duration_s=call.duration_s,
+                store=False,  # the audit has it: a tool call is one stored row
+            )
+        self._record(call, outcome, None if is_refusal else arguments, is_refusal=is_refusal)
+
+    def _record(
+        self, call: "_ToolCall", outcome: str, arguments: object = None, *, is_refusal: bool = True
+    ) -> None:
+        record: dict[str, object] = {
+            "at": rfc3339(call.at_s),
+            "action": "mcp.call",
+            "who": call.who,
+            "tool": call.tool[:MAX_TOOL_NAME],
+            "server": call.server[:MAX_TOOL_NAME],
+            "task": call.task,
+            "result": outcome,
+            "duration_s": call.duration_s,
+        }
+        if is_refusal:
+            if self._audit.refuse(record, whose(call.who)):
+                self._audit.add(record)
+            return
+        sha256, size_bytes = digest(arguments)
+        kept: dict[str, object] = {"sha256": sha256, "bytes": size_bytes}
+        if sha256 is not None and self._keeps(size_bytes):
+            kept["value"] = masked(arguments)
+        record["arguments"] = kept
+        self._audit.add(record)
+
+    def _keeps(self, size_bytes: int) -> bool:
+        """Whether arguments of this size are kept, beside their digest."""
+        return size_bytes <= MAX_ARGUMENTS_BYTES and self._agents.config.audit.arguments == "keep"
+
+    def _who(self, supervisor: WorkerSupervisor) -> dict[str, object]:
+        """A worker as the audit names it; its uid is the one that its process had within the last second."""
+        pid, now = supervisor.worker.pid, time.monotonic()
+        known = self._known.get(supervisor.id)
+        if known is not None and known[0] == pid and known[1] > now:
+            return known[2]
+        uid: int | None = None
+        with suppress(OSError):
+            uid = os.stat(f"/proc/{pid}").st_uid
+        who: dict[str, object] = {
+            "uid": uid,
+            "pid": pid,
+            "agent": supervisor.spec.name,
+            "worker": supervisor.id,
+        }
+        self._known[supervisor.id] = (pid, now + KNOWN_S, who)
+        return who
+
+
+class _ToolCall:
+    """What is known of a tool call before it is known what comes of it."""
+
+    __slots__ = ("at_s", "duration_s", "server", "started", "supervisor", "task", "tool", "who")
+
+    def __init__(
+        self, tool: str, who: Mapping[str, object], supervisor: WorkerSupervisor | None
+    ) -> None:
+        self.tool = tool
+        self.server = tool.partition(SEPARATOR)[0]
+        self.who = who
+        self.task: str | None = None
+        self.supervisor = supervisor
+        self.at_s = time.time()
+        self.started = time.monotonic()
+        self.duration_s = 0.0
+
+
+def _lists(entries: Iterable[Entry]) -> list[tuple[str, ...] | None]:
+    return [entry.limits.allowed_tools for entry in entries]
+
+
+def concerns(access: Access, server: str) -> bool:
+    """Whether a tool of a server could be admitted, whatever its name is: whom nobody may call is not started."""
+    patterns = access.allowed
+    if patterns is not None and not any(_may_mean(pattern, f"{server}__") for pattern in patterns):
+        return False
+    return access.within is None or concerns(access.within, server)
+
+
+def _may_mean(pattern: str, beginning: str) -> bool:
+    head = re.split(r"[*?]", pattern, maxsplit=1)[0]
+    return head.startswith(beginning) or (head != pattern and beginning.startswith(head))
