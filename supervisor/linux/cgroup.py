@@ -1,8 +1,8 @@
-"""Control groups of version 2, one for each unit: cgroups(7) and the kernel's cgroup-v2.rst.
+"""Makes, limits, freezes, kills and removes control groups of version 2: cgroups(7), the kernel's cgroup-v2.rst.
 
-What leaves its session, its parents and its environment behind is still in its group, which can be
-killed and frozen as a whole.  A group that is gone is no error here: then nothing is in it.  Which
-folder is ours to use, `containment` decides.  Standard library alone: it is part of the launcher.
+Each unit has one group.  A process that leaves its session, its parents and its environment is still in its group,
+which can be killed and frozen as a whole.  A group that is gone counts as an empty one, not as an error.  The choice of
+the parent folder is made by `process.containment`.  Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import os
 from .kernel import RETRYABLE, read_proc
 
 CPU_PERIOD_US = 100_000
-"""The kernel's default: a quota is the processor time of all processes in each such period."""
+"""Microseconds of a quota's period, the kernel's default: the quota is processor time of all processes per period."""
 CPU_QUOTA_US = 1000
-"""The least that the kernel takes."""
+"""Microseconds of the smallest quota that the kernel accepts."""
 
 
 class Groups:
-    """The group whose children are the units' groups: `path` is its folder, `name` is what /proc calls it."""
+    """Represents the parent of the units' groups: `path` is its folder, `name` its name in /proc/PID/cgroup."""
 
     __slots__ = ("controllers", "name", "path")
 
@@ -31,14 +31,16 @@ class Groups:
         self.controllers = frozenset(read(path, "cgroup.subtree_control").split())
 
     def of(self, unit: str) -> str:
-        """The folder of a unit's group, whether there is one or not."""
+        """Returns the folder of a unit's group, whether it exists or not."""
         return folder_of(self.path, unit)
 
     def make(self, unit: str, memory_bytes: int, cpu_percent: int, processes: int) -> str:
-        """A new group and its limits, as far as it has the controllers; 0 is no limit.
+        """Makes a unit's group with its limits, as far as the controllers are delegated, and returns its folder.
+
+        A limit of 0 is no limit; `cpu_percent` is in percent of one core.
 
         Raises:
-            OSError: there can be none; nothing is left.
+            OSError: the kernel refuses the group or a limit; nothing of it remains.
         """
         path = self.of(unit)
         with contextlib.suppress(FileExistsError):  # of a start that failed a moment ago
@@ -53,7 +55,7 @@ class Groups:
         return path
 
     def unit_of(self, pid: int) -> str:
-        """The unit in whose group, or in a group below it, a process is, a zombie included; or ""."""
+        """Returns the unit whose group, or a group below it, holds a process, a zombie included; "" if none does."""
         name = name_of(pid)
         if not name.startswith(self.name):
             return ""
@@ -61,15 +63,15 @@ class Groups:
 
 
 def folder_of(path: str, unit: str) -> str:
-    """The folder of a unit's group below that of all."""
+    """Returns the folder of a unit's group below the parent group's folder `path`."""
     return f"{path}/{unit.replace('/', ':')}"  # agents' names have neither
 
 
 def limits(memory_bytes: int, cpu_percent: int, processes: int) -> list[tuple[str, str]]:
-    """The files of the controllers and what is written to them."""
+    """Returns the controller files that set these limits, each with its content."""
     found: list[tuple[str, str]] = []
     if memory_bytes:
-        # What does not fit is not swapped out; and a unit without some of its processes is no use.
+        # Without swap the limit is one of memory; oom.group: a unit that lost some of its processes is of no use.
         found += [("memory.max", str(memory_bytes)), ("memory.swap.max", "0")]
         found += [("memory.oom.group", "1")]
     if processes:
@@ -81,7 +83,7 @@ def limits(memory_bytes: int, cpu_percent: int, processes: int) -> list[tuple[st
 
 
 def name_of(pid: int | str) -> str:
-    """The group of a process as /proc calls it; "" when it is gone or there is no version 2."""
+    """Returns the group of a process as /proc/PID/cgroup names it; "" if the process or version 2 is absent."""
     for line in os.fsdecode(read_proc(f"/proc/{pid}/cgroup")).split("\n"):
         if line.startswith("0::"):
             return line[3:]
@@ -89,7 +91,7 @@ def name_of(pid: int | str) -> str:
 
 
 def read(path: str, name: str) -> str:
-    """One file of a group, or ""."""
+    """Reads one file of a group; returns "" if the group is gone."""
     try:
         return os.fsdecode(read_proc(f"{path}/{name}"))
     except OSError as error:
@@ -99,7 +101,7 @@ def read(path: str, name: str) -> str:
 
 
 def write(path: str, name: str, value: str) -> None:
-    """Write one file of a group at once, so that a refusal is seen.
+    """Writes one file of a group in one call, so that the kernel's refusal is not lost in a buffer.
 
     Raises:
         OSError: the kernel refuses it, or there is no such file.
@@ -111,7 +113,7 @@ def write(path: str, name: str, value: str) -> None:
         os.close(fd)
 
 
-def _tell(path: str, name: str, value: str) -> None:
+def _write_if_present(path: str, name: str, value: str) -> None:
     try:
         write(path, name, value)
     except OSError as error:
@@ -120,27 +122,27 @@ def _tell(path: str, name: str, value: str) -> None:
 
 
 def kill(path: str) -> None:
-    """SIGKILL all that is in the group and below it, and what they fork meanwhile."""
-    _tell(path, "cgroup.kill", "1")
+    """Sends SIGKILL to all processes in the group and below it, and to those that they fork meanwhile."""
+    _write_if_present(path, "cgroup.kill", "1")
 
 
 def freeze(path: str, wanted: bool) -> None:
-    """Let nothing in the group and below it run, or let it run again; a kill reaches what is frozen."""
-    _tell(path, "cgroup.freeze", "1" if wanted else "0")
+    """Freezes the group and those below it, or thaws them; SIGKILL ends frozen processes too."""
+    _write_if_present(path, "cgroup.freeze", "1" if wanted else "0")
 
 
 def is_populated(path: str) -> bool:
-    """Something in the group or below it lives; zombies do not count."""
+    """Returns True if a process in the group or below it lives; zombies do not count."""
     return "populated 1" in read(path, "cgroup.events")
 
 
 def processes(path: str) -> set[int]:
-    """The pids in the group itself."""
+    """Returns the pids in the group itself."""
     return {int(pid) for pid in read(path, "cgroup.procs").split()}
 
 
 def oom_kills(path: str) -> int:
-    """How many of its processes the kernel has killed because the group had too much memory."""
+    """Returns the number of processes that the kernel killed because the group exceeded its memory limit."""
     for line in read(path, "memory.events").split("\n"):
         name, _, count = line.partition(" ")
         if name == "oom_kill":
@@ -149,10 +151,10 @@ def oom_kills(path: str) -> int:
 
 
 def below(path: str) -> list[str]:
-    """The folders of the groups right below this one, as far as they can be named.
+    """Returns the folders of the groups directly below this one; none where the path is gone or too long.
 
     Raises:
-        OSError: no descriptor or memory to look.
+        OSError: descriptors or memory have run out.
     """
     try:
         with os.scandir(path) as entries:
@@ -164,7 +166,7 @@ def below(path: str) -> list[str]:
 
 
 def remove(path: str) -> bool:
-    """Remove the group and those below it, however deep; False when something is in it yet."""
+    """Removes the group and those below it, however deep; returns False if a process is still in one."""
     with contextlib.suppress(OSError):  # as a rule there are none below it
         os.rmdir(path)
         return True
@@ -183,10 +185,10 @@ def remove(path: str) -> bool:
 
 
 def hold(path: str) -> int:
-    """A descriptor that keeps the folder from `remove_unheld`, or -1 when that has just been faster.
+    """Locks the folder against `remove_unheld`; returns the descriptor, or -1 if the folder has just been removed.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the folder cannot be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -203,7 +205,7 @@ def hold(path: str) -> int:
 
 
 def remove_unheld(path: str) -> None:
-    """Remove the group if it is empty and no daemon, ours or the next, holds it."""
+    """Removes the group if it is empty and no daemon, neither ours nor the next, holds it."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

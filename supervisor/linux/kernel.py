@@ -1,7 +1,7 @@
-"""What Linux says of processes and does to them, beyond the os module: /proc, pidfds, prctl(2).
+"""Reads and signals processes beyond the os module: /proc, pidfds, prctl(2), and the brand that marks descendants.
 
-No stranger is signalled from here: a child only before it is reaped, any other process only through a
-pidfd that was opened first and checked afterwards.  Standard library alone: it is part of the launcher.
+A signal never reaches an unrelated process: a child is signalled before it is reaped, any other process through a
+pidfd that is opened first and checked afterwards.  Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from collections.abc import Iterator
 MARK = "CORRAL_WORKER"
 """Environment variable of every worker: its unit."""
 BRAND_BITS = 29
-"""A brand is a resource limit without effect, inherited by everything below a worker, which no program
-takes off by accident: RLIMIT_RSS (getrlimit(2), since Linux 2.4.30).  Its number names the state folder
-of the daemon in so many bits, and then the spawn in 32.  It may only be lowered, so that a bit above
-them is free where we have a brand ourselves."""
+"""Bits of a brand that number the daemon's state folder; 32 more number the spawn.
+
+A brand is a resource limit without effect, RLIMIT_RSS (getrlimit(2), since Linux 2.4.30), which every descendant of a
+worker inherits and no program removes by accident.  It may only be lowered, so a bit above the number is free for a
+daemon that has a brand itself."""
 RETRYABLE = frozenset(
     (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ETXTBSY)
 )
-"""Errors that may be gone at the next attempt."""
+"""Error numbers after which a later attempt may succeed."""
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 15, 36, 38
 PR_GET_CHILD_SUBREAPER = 37
 
 OWN_CHILDREN = "/proc/thread-self/children"  # which is all, in a process of one thread
 HAS_CHILDREN_FILE = os.path.exists(OWN_CHILDREN)
-"""Kernels without CONFIG_PROC_CHILDREN do not have it."""
+"""False on kernels without CONFIG_PROC_CHILDREN."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _prctl = _libc.prctl
@@ -40,14 +41,14 @@ _prctl.restype = ctypes.c_int
 
 
 def prctl(option: int, value: int, detail: int = 0) -> None:
-    """Set one attribute of this process."""
+    """Sets one attribute of this process by the system call of the same name."""
     if _prctl(option, value, detail, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
 class Process:
-    """What /proc/PID/stat says: pid and starttime together are an identity."""
+    """Holds the fields of /proc/PID/stat; pid and starttime together identify a process."""
 
     __slots__ = ("group", "parent", "pid", "session", "starttime", "state", "threads")
 
@@ -63,12 +64,12 @@ class Process:
 
     @property
     def is_dead(self) -> bool:
-        """A zombie: it only waits to be reaped.  One whose main thread alone has ended still runs."""
+        """Returns True for a zombie.  A process of which only the main thread has ended still runs."""
         return self.state in b"ZX" and self.threads < 2
 
 
 def read_proc(path: str) -> bytes:
-    """The file, or b"" when its process is gone or hidden from us."""
+    """Reads a file of /proc; returns b"" if its process is gone or hidden."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -82,7 +83,7 @@ def read_proc(path: str) -> bytes:
 
 
 def read_fd(fd: int) -> bytes:
-    """All of the file from its start."""
+    """Reads a whole file from its start, without moving its offset."""
     parts: list[bytes] = []
     size = 0
     while part := os.pread(fd, 65536, size):
@@ -92,22 +93,22 @@ def read_fd(fd: int) -> bytes:
 
 
 def look_up(pid: int) -> Process | None:
-    """The process that has this pid now, a zombie included."""
+    """Returns the process that has this pid now, a zombie included; None if there is none."""
     line = read_proc(f"/proc/{pid}/stat")
     return Process(pid, line) if line else None
 
 
 def children_by_parent(pid: int) -> list[int]:
-    """The children of `pid` by reading every process: for kernels without CONFIG_PROC_CHILDREN."""
+    """Returns the children of `pid` by reading every process, for kernels without CONFIG_PROC_CHILDREN."""
     others = (look_up(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return [other.pid for other in others if other is not None and other.parent == pid]
 
 
 def children(process: Process) -> list[int]:
-    """The pids of its children, zombies included.
+    """Returns the pids of a process's children, zombies included.
 
-    The kernel may skip some while children of that process are being reaped; our own are reaped by
-    us alone, so that for the launcher itself the list is exact.
+    The kernel may skip some while children of that process are being reaped.  The launcher alone reaps its own, so
+    for the launcher itself the list is exact.
     """
     pid = process.pid
     if not HAS_CHILDREN_FILE:
@@ -123,7 +124,7 @@ def children(process: Process) -> list[int]:
 
 
 def walk(pid: int) -> Iterator[Process]:
-    """The process and all its descendants that live, parents first."""
+    """Yields the process and all its living descendants, parents first."""
     waiting = [pid]
     seen = {pid}
     while waiting:
@@ -137,14 +138,14 @@ def walk(pid: int) -> Iterator[Process]:
 
 
 def mark(pid: int) -> str:
-    """The unit that its environment names, or "": a hint, since a process may change that."""
+    """Returns the unit named in the process's environment, or "": a hint only, since a process may change it."""
     environ = b"\0" + read_proc(f"/proc/{pid}/environ")
     value = environ.partition(f"\0{MARK}=".encode())[2]
     return os.fsdecode(value.partition(b"\0")[0])
 
 
 def brand_for(state: int, seq: int) -> int | None:
-    """The value of RLIMIT_RSS for a spawn, as far as our own limit lets us set any."""
+    """Returns the value of RLIMIT_RSS for a spawn; None if the limit of this process is too low for one."""
     _soft, ceiling = resource.getrlimit(resource.RLIMIT_RSS)
     number = state << 32 | seq & 0xFFFFFFFF
     for top in (BRAND_BITS + 33, BRAND_BITS + 32):
@@ -154,9 +155,9 @@ def brand_for(state: int, seq: int) -> int | None:
 
 
 def brand(pid: int, *, is_nested: bool = False) -> tuple[int, int]:
-    """The state folder's number and the spawn's that a process inherited, or (-1, -1).
+    """Returns the numbers of the state folder and of the spawn that a process inherited, or (-1, -1).
 
-    A launcher's is the hard limit; the soft one, `is_nested`, is that of a zygote within it.
+    A launcher sets the hard limit; a zygote within it (`is_nested`) the soft one.
     """
     for line in read_proc(f"/proc/{pid}/limits").split(b"\n"):
         if line.startswith(b"Max resident set"):
@@ -167,7 +168,7 @@ def brand(pid: int, *, is_nested: bool = False) -> tuple[int, int]:
 
 
 def signal_other(process: Process, signum: int) -> None:
-    """Signal exactly this process, or nobody when its pid belongs to another one by now."""
+    """Signals exactly this process; does nothing if its pid belongs to another one by now."""
     try:
         fd = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -177,20 +178,20 @@ def signal_other(process: Process, signum: int) -> None:
         if now is not None and now.starttime == process.starttime:
             signal.pidfd_send_signal(fd, signum)
     except (ProcessLookupError, PermissionError):
-        pass  # gone, or a set-uid program of somebody else's: the next round looks again
+        pass  # gone, or a set-uid program of another user: the next round looks again
     finally:
         os.close(fd)
 
 
 def signal_child(pid: int, signum: int) -> None:
-    """Signal a child, or with -pid its group; it has not been reaped, so that the number is its own."""
-    # No such group yet, or a set-uid program of somebody else's: not an error.
+    """Signals a child, or with -pid its process group; it must not have been reaped, so that the pid is its own."""
+    # No such group yet, or a set-uid program of another user: not an error.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signum)
 
 
 def kill_below(pid: int) -> None:
-    """SIGKILL a child of ours with all its descendants; those that were missed become ours then."""
+    """Sends SIGKILL to a child and all its descendants; a missed one is reparented to this process afterwards."""
     try:
         for process in walk(pid):
             if process.pid != pid:

@@ -1,8 +1,7 @@
-"""What Landlock forbids a process and its descendants for good: files, TCP ports, signals (landlock(7)).
+"""Restricts a process and its descendants for good, by Landlock: files, TCP ports, signals (landlock(7)).
 
-Mechanism alone: which paths a program needs in order to run at all is decided by the daemon.  What is
-asked for is held, or refused by name: a kernel that knows only a part of it is no reason to hold less.
-Standard library alone: it is part of the launcher.
+Mechanism only: the daemon decides which paths a program needs in order to run at all.  A restriction is held whole or
+refused by name, also where the kernel could hold a part of it.  Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ SCOPE_SIGNAL = 1 << 1
 READ = FS_EXECUTE | FS_READ_FILE | FS_READ_DIR
 WRITE = FS_WRITE_FILE | FS_MAKE_AND_REMOVE | FS_REFER | FS_TRUNCATE
 OF_FILES = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE | FS_IOCTL_DEV
-"""The rights that a file which is no folder can have."""
+"""The rights that apply to a file that is not a folder."""
 
 NEEDED_ABI = {"read_paths": 2, "write_paths": 3, "connect_ports": 4, "scope_signals": 6}
-"""The first version that holds the whole of it: 1 forbids every move between folders, 2 no truncate(2)."""
+"""The first ABI version that holds all of a key: version 1 forbids every move between folders, 2 does not cover truncate(2)."""
 IOCTL_DEV_ABI = 5
 
 UNREACHABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP))
@@ -45,7 +44,7 @@ _syscall.restype = ctypes.c_long
 
 
 class Impossible(Exception):
-    """What `key` asks for cannot be held: `errno`, the reason, and facts for programs."""
+    """Reports that the restriction `key` cannot be held: `errno`, the reason, and facts for programs."""
 
     def __init__(self, key: str, number: int, why: str, **facts: str) -> None:
         super().__init__(why)
@@ -56,7 +55,7 @@ class Impossible(Exception):
 
 
 def abi() -> int:
-    """The version of Landlock that the kernel gives us; 0 where it is not built in, or switched off."""
+    """Returns the kernel's Landlock ABI version; 0 where it is not built in or switched off."""
     try:
         return _call(SYS_CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)
     except OSError:
@@ -72,11 +71,10 @@ def restrict(
     temporary: str | None = None,
     version: int | None = None,
 ) -> None:
-    """Restrict this thread, and all that it will start, to these; None restricts nothing.
+    """Restricts this thread and all that it starts to these paths and ports; None restricts nothing.
 
-    What may be written may be read, and `temporary` is one of both.  A path that begins with "-" is
-    skipped where it cannot be reached, as in systemd.exec(5).  no_new_privs has to be set.  `version` is
-    that of the kernel unless it is given.
+    A writable path is readable too, and `temporary` is both.  A path that begins with "-" is skipped where it cannot
+    be reached, as in systemd.exec(5).  no_new_privs has to be set before.  `version` is the kernel's unless given.
 
     Raises:
         Impossible: the kernel cannot hold it, or a path is not there.
@@ -124,10 +122,10 @@ def restrict(
 
 
 def _check(asked: dict[str, bool], version: int) -> None:
-    """Refuses what needs a later kernel.
+    """Refuses a restriction that needs a later kernel.
 
     Raises:
-        Impossible: it does.
+        Impossible: one does.
     """
     for key, needed in NEEDED_ABI.items():
         if asked[key] and version < needed:
@@ -138,7 +136,7 @@ def _check(asked: dict[str, bool], version: int) -> None:
 
 
 def _allow(ruleset: int, key: str, path: str, rights: int) -> None:
-    """Allow these rights on the file, or on the folder and all that is below it."""
+    """Allows these rights on a file, or on a folder and everything below it."""
     optional, path = path.startswith("-"), path.removeprefix("-")
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -168,10 +166,10 @@ def _unreachable(number: int) -> str:
 
 
 def _call(number: int, *arguments: bytes | int | None) -> int:
-    """Make a system call; its result.
+    """Makes a system call and returns its result.
 
     Raises:
-        OSError: it failed.
+        OSError: the call failed.
     """
     # An int goes as a whole register: through the C library's variadic syscall(2) half would be noise.
     words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]

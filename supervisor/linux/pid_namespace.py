@@ -1,7 +1,7 @@
-"""A PID namespace for the launcher: how it is entered, and which pids its processes have for us.
+"""Enters a PID namespace for the launcher, and translates the pids of its processes to those outside.
 
-Whatever is inside dies with its first process, by the kernel's own hand: see pid_namespaces(7) and
-user_namespaces(7).  Standard library alone: the launcher loads it where it is asked to.
+Every process inside is killed by the kernel when the namespace's first process ends: pid_namespaces(7),
+user_namespaces(7).  Standard library alone: the launcher loads it only on request.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 2, 4, 8, 0x4000, 0x80000
 
 
 class Refused(Exception):
-    """This machine gives no namespace: errno, and one line that says what was refused."""
+    """Reports that this machine gives no namespace: errno, and one line that names the refused step."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.errno = number
 
 
-def enter(tell: Callable[[int], None]) -> None:
-    """Go on as the first process of a new PID namespace, with a /proc of its own.
+def enter(announce: Callable[[int], None]) -> None:
+    """Continues as the first process of a new PID namespace, with a /proc of its own.
 
-    The process that calls this ends: it calls `tell` with the pid of the one that goes on, as seen from
-    outside, which waits for that.
+    The function returns in a child.  The calling process passes the child's outer pid to `announce`, for which the
+    child waits, and then ends itself with the child.
 
     Raises:
-        Refused: in the process that called.
+        Refused: the kernel refuses a step; raised in the calling process.
     """
     uid, gid = os.geteuid(), os.getegid()
     _check("unshare", ctypes.CDLL(None, use_errno=True).unshare(_flags(uid)))
@@ -62,7 +62,7 @@ def enter(tell: Callable[[int], None]) -> None:
     number, _, message = os.read(answer, 4096).decode().partition("\n")
     if number != "0":
         raise Refused(int(number or 0), message or "the first process died")
-    tell(pid)
+    announce(pid)
     os._exit(0)
 
 
@@ -80,7 +80,7 @@ def _map(name: str, value: str) -> None:
 
 
 def _mount() -> None:
-    """What others mount is seen here, and not the other way round; /proc shows this namespace."""
+    """Mounts a /proc of this namespace; mounts from outside still propagate in, those made here do not leave."""
     mount = ctypes.CDLL(None, use_errno=True).mount
     mount.argtypes = (ctypes.c_char_p,) * 3 + (ctypes.c_ulong, ctypes.c_void_p)
     _check("mount /", mount(None, b"/", None, MS_REC | MS_SLAVE, None))
@@ -95,10 +95,10 @@ def _check(what: str, result: int) -> None:
 
 
 def ours(first: int, inner: Iterable[int], *, deep: bool = False) -> dict[int, int]:
-    """The pids that we see of processes inside, by their pids there; what is gone is missing.
+    """Returns the outer pid of each inner one; processes that are gone are left out.
 
-    `first` is the namespace's first process, as we see it; looked at are its children, or with
-    `deep` all of its descendants.
+    `first` is the outer pid of the namespace's first process.  Its children are looked at, or with `deep` all of its
+    descendants.
     """
     wanted = set(inner)
     found: dict[int, int] = {}

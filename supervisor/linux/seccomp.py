@@ -1,4 +1,4 @@
-"""The ways to a TCP connection that Landlock does not see, closed by a filter of system calls (seccomp(2)).
+"""Closes, by a filter of system calls (seccomp(2)), the ways to a TCP connection that Landlock does not see.
 
 Landlock looks at connect(2) of a TCP socket, and a program may connect without it: by the first data of
 TCP Fast Open (MSG_FASTOPEN), by MPTCP and SMC sockets, which fall back to plain TCP, and by io_uring, which
@@ -43,13 +43,14 @@ sendmsg and sendmmsg."""
 
 
 class Unknown(Exception):
-    """No filter is known for this machine's architecture."""
+    """Reports that no filter is known for this machine's architecture."""
 
 
 def only_plain_connects() -> None:
-    """From now on this thread and all that it starts connect by connect(2) of a TCP socket, or not at all.
+    """Leaves this thread and all that it starts connect(2) of a TCP socket as the only way to connect.
 
-    Programs of another architecture, such as 32-bit ones, can do nothing any more. no_new_privs has to be set.
+    Programs of another architecture, such as 32-bit ones, can make no system call any more.  no_new_privs has to be set
+    before.
 
     Raises:
         Unknown: there is no filter for this architecture.
@@ -84,7 +85,7 @@ def _filter(machine: str) -> Iterator[bytes]:
 def _judge(
     call: int, argument: int, test: int, values: tuple[int, ...], number: int
 ) -> Iterator[bytes]:
-    """Refuse `call` when one of its arguments passes the test with one of the values."""
+    """Returns instructions that refuse a call if its argument passes the test with one of the values."""
     body = [_load(ARGUMENTS + 8 * argument)]
     for value in values:
         body += _refuse(test, value, number)
@@ -103,5 +104,5 @@ def _load(offset: int) -> bytes:
 
 
 def _instruction(code: int, value: int, *, then: int = 0, otherwise: int = 0) -> bytes:
-    """A struct sock_filter: `then` and `otherwise` are how many instructions to skip."""
+    """Encodes a struct sock_filter; `then` and `otherwise` are numbers of instructions to skip."""
     return struct.pack("=HBBI", code, then, otherwise, value)

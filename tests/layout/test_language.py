@@ -38,7 +38,6 @@ PENDING = {
     "supervisor.events",
     "supervisor.launcher",
     "supervisor.lifecycle",
-    "supervisor.linux",
     "supervisor.logs",
     "supervisor.mcp_gateway",
     "supervisor.orchestration",
