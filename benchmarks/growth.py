@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corral.supervisor.logs.store import LogLimits, LogStore
+from corral.supervisor.logs.rotating_file import LogLimits
+from corral.supervisor.logs.store import LogStore
 from corral.supervisor.tasks.table import Records
 from corral.worker.client.sync import Client
 from corral.worker.contract.records import Task, TaskState

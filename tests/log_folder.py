@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import uvloop
 
+from corral.supervisor.logs.capture import LogWriter
 from corral.supervisor.logs.file_format import Record
-from corral.supervisor.logs.store import LogLimits, LogStore, LogWriter
+from corral.supervisor.logs.rotating_file import LogLimits
+from corral.supervisor.logs.store import LogStore
 
 BOUND_S = 30.0
 MIB = 1024 * 1024

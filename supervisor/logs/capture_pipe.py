@@ -11,7 +11,7 @@ import os
 import select
 from contextlib import suppress
 
-from .capture_stream import LogStream
+from .capture import LogStream
 
 READS_PER_TURN = 256
 """Pipes that are read before the loop does something else; the kernel begins with the others then."""
@@ -108,7 +108,7 @@ class Capture:
         hold_heap()
         self._fd = fd
         self._stream = stream
-        stream.hold()
+        stream.writer.add_pipe()
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Event | None = None  # made for whoever waits for it: it takes 1 kB
         self._full_reads = 0  # in a row
@@ -118,10 +118,10 @@ class Capture:
         os.set_blocking(fd, False)
         _Pipes.of(self._loop).add(fd, self)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """After the exit of the worker, where the pipe has been read to its end; else `drain` is due."""
         assert self.closed, "what may still come is waited for"
-        self._stream.let_go()
+        self._stream.writer.remove_pipe()
 
     async def drain(self, timeout_s: float) -> bool:
         """After the exit of the worker: read to the end, for `timeout_s` at most, and close.
@@ -135,7 +135,7 @@ class Capture:
                     await self._ended.wait()
         ended = self.closed
         self.close()
-        self._stream.let_go()
+        self._stream.writer.remove_pipe()
         return ended
 
     def close(self) -> None:
@@ -151,7 +151,8 @@ class Capture:
 
     def read(self) -> bool:
         """One read per wake-up: the pipe holds no more, and a flood must not starve the others."""
-        size = self._stream.flood_bytes if self._is_larger else self._stream.read_bytes
+        sizes = self._stream.writer.sizes
+        size = sizes.flood_bytes if self._is_larger else sizes.read_bytes
         try:
             chunk = os.read(self._fd, size)
         except BlockingIOError:
@@ -169,7 +170,7 @@ class Capture:
             if self._full_reads == FULL_READS and not self.closed:
                 self._full_reads = 0
                 pipes = _Pipes.of(self._loop)
-                self._is_larger = pipes.enlarge(self._fd, self._stream.flood_bytes)
+                self._is_larger = pipes.enlarge(self._fd, sizes.flood_bytes)
         return True
 
     def _end(self) -> None:

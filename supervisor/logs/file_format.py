@@ -11,7 +11,7 @@ notification, whose text is `{"level":…,"text":…,"fields":…}`; 2 corral it
 parse (on stdout while a line of stderr is in parts: they join those of one stream); nothing that a worker prints is
 mistaken for it.
 
-A file is known by the time of its first line, which no other file of its folder has (`LogStore.stamp`), and found by
+A file is known by the time of its first line, which no other file of its folder has (`LogFolder.stamp`), and found by
 its inode, whatever others rename it to: an inode alone is no identity, since its number is used again at once. A file
 without a line has no identity, and is no place to be. Nothing here writes.
 """
@@ -71,8 +71,12 @@ class File:
 class Written(Protocol):
     """What a writer knows of its own files."""
 
-    files: Sequence[File]
     lines: int
+
+    @property
+    def files(self) -> Sequence[File]:
+        """The files that it wrote to and that should exist, oldest first."""
+        ...
 
     @property
     def is_fresh(self) -> bool:

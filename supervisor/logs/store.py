@@ -15,18 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakSet
 
-from .capture_file import LogLimits, LogWriter
-from .capture_pipe import Capture
-from .capture_stream import LogStream, StreamName
+from .capture import LogFolder, LogWriter
 from .compression import PACK_AFTER_S, Packer
-from .file_format import Record, Wanted, at_of, known, rfc3339_seconds, workers
+from .file_format import Record, Wanted, at_of, known, workers
 from .reader import Cursor, block_size, in_batches, merged
-
-__all__ = ["Capture", "LogLimits", "LogStore", "LogStream", "LogWriter", "StreamName", "Wanted"]
+from .rotating_file import LogLimits
 
 RELEASED_KEPT = 256
-STEP_BACK_TICKS = 1_000_000
-"""Of 10 ns: a clock that seems to go back by less stands still."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +39,7 @@ class LogStore:
     ) -> None:
         """`clock` gives wall time in ns; `unclean`: the last daemon was killed, so logs may have a gap."""
         self.directory = directory
-        self.clock = clock
-        self.unclean = unclean
         self._writers: dict[tuple[str, str], LogWriter] = {}
-        self._attended: set[LogWriter] = set()
-        self.losses = 0
-        """Counts every change of what is lost, of any writer."""
         self.turn = asyncio.Lock()
         """Held by the one reader that works in this turn of the loop: however many they are, others wait for one."""
         self._followers: set[Follower] = set()
@@ -57,8 +47,18 @@ class LogStore:
         self._cursors_held: WeakSet[Cursor] = WeakSet()
         self._released: OrderedDict[tuple[str, str], LogWriter] = OrderedDict()
         self._packer = Packer(directory, pack_after_s)
-        self._second = (-1, "")
-        self._tick = 0
+        self._folder = LogFolder(
+            directory=directory,
+            clock=clock,
+            unclean=unclean,
+            on_written=self._wake,
+            on_rotated=self._packer.rotated,
+        )
+
+    @property
+    def losses(self) -> int:
+        """Number of changes of what is lost, of all writers."""
+        return self._folder.losses
 
     @property
     def packed(self) -> Mapping[int, int]:
@@ -70,10 +70,11 @@ class LogStore:
         writer = self._writers.get((agent, worker))
         if writer is None:
             earlier = self._released.pop((agent, worker), None)
-            writer = LogWriter(self, agent, worker, limits, earlier)
+            writer = LogWriter(self._folder, agent, worker, limits, earlier)
             self._writers[agent, worker] = writer
+        else:
+            writer.configure(limits)
         writer.users += 1
-        writer.configure(limits)
         return writer
 
     def release(self, writer: LogWriter) -> None:
@@ -94,12 +95,12 @@ class LogStore:
 
     def check(self) -> None:
         """About once a second: find moved and deleted files, end gaps of silent workers, compress what is old."""
-        for writer in [*self._attended]:  # of thousands most have written nothing
+        for writer in [*self._folder.to_check]:  # of thousands most have written nothing
             if self._writers.get((writer.agent, writer.worker)) is writer:
                 writer.check()
                 if writer.is_to_be_checked:
                     continue
-            self._attended.discard(writer)
+            self._folder.to_check.discard(writer)
         self._packer.step(self._replace)
 
     async def expire(self, before_s: float) -> None:
@@ -207,35 +208,10 @@ class LogStore:
             if not self._readers:
                 self._released.clear()
 
-    # For the writers and cursors:
-
-    def stamp(self, kind: bytes) -> bytes:
-        """The time of now, 30 bytes, with the kind as its last digit.
-
-        No two are the same: it is by them that readers know the files. A clock that is set back is followed.
-        """
-        tick = self.clock() // 10
-        if 0 <= self._tick - tick < STEP_BACK_TICKS:
-            tick = self._tick + 1
-        self._tick = tick
-        seconds, nanoseconds = divmod(tick * 10, 1_000_000_000)
-        if seconds != self._second[0]:
-            self._second = (seconds, rfc3339_seconds(seconds))
-        return b"%s.%08d%sZ" % (self._second[1].encode(), nanoseconds // 10, kind)
-
-    def wake(self, writer: LogWriter) -> None:
+    def _wake(self, agent: str, worker: str) -> None:
         """Tell the followers that there is something new."""
         for follower in self._followers:
-            follower.touch(writer.agent, writer.worker)
-
-    def attend(self, writer: LogWriter) -> None:
-        """`check` looks at the writer from now on, for as long as there is need."""
-        self._attended.add(writer)
-
-    def note_loss(self, writer: LogWriter) -> None:
-        """Lines of a writer are lost, or are not lost any more."""
-        self.losses += 1
-        self._attended.add(writer)
+            follower.note_written(agent, worker)
 
     @property
     def is_losing(self) -> bool:
@@ -243,12 +219,8 @@ class LogStore:
         return any(
             writer.trouble is not None
             and self._writers.get((writer.agent, writer.worker)) is writer
-            for writer in self._attended
+            for writer in self._folder.to_check
         )
-
-    def rotated(self, writer: LogWriter) -> None:
-        """A writer has begun a new file."""
-        self._packer.rotated(writer.agent, writer.worker)
 
     def find_writer(self, agent: str, worker: str) -> LogWriter | None:
         """The writer of a worker, or what the last one knew if somebody may still read what it wrote."""
@@ -257,8 +229,6 @@ class LogStore:
     def _replace(self, agent: str, worker: str, inode: int, by: int) -> None:
         writer = self.find_writer(agent, worker)
         if writer is not None:
-            # A file that somebody has deleted had that number, if its writer knows it.
-            writer.files = tuple(file for file in writer.files if file.inode != by)
             writer.replace(inode, by)
 
     def _cursor(self, agent: str, worker: str, line: int | None = None) -> Cursor:
@@ -299,12 +269,14 @@ class Follower:
         self._is_ending = True
         self._ready.set()
 
-    def touch(self, agent: str, worker: str) -> None:
+    def note_written(self, agent: str, worker: str) -> None:
+        """Notes that a worker's log has grown."""
         if not self._wanted.names or not self._wanted.names.isdisjoint((agent, worker)):
             self._changed.add((agent, worker))
             self._ready.set()
 
     async def changed(self, *, wait: bool) -> set[tuple[str, str]]:
+        """Returns the workers whose logs have grown since the last call, with `wait` not before there is one."""
         if wait:
             await self._ready.wait()
         changed, self._changed = self._changed, set()

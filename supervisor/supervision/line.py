@@ -23,7 +23,6 @@ from ...worker.contract.jsonrpc import Foreign, Notification, Peer, Request
 from ...worker.contract.worker_messages import PROTOCOL_VERSION, Hello
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
-from ..logs.store import LogStream
 from ..process.launcher_client import Child
 from .probes import Finding
 
@@ -266,10 +265,9 @@ class SilentLine:
         if spec.ready is not None and spec.ready.way == "log":
             self._watch = LogWatch(spec.ready.target[0])
 
-    def tap(self, stream: LogStream) -> None:
-        """Looks at what comes on a stream, where a line of it makes the program Ready."""
-        if self._watch is not None:
-            stream.tap = self._watch.reader()
+    def tap(self) -> Callable[[bytes], None] | None:
+        """Returns a function that takes the bytes of one stream, where a line of it makes the program Ready."""
+        return None if self._watch is None else self._watch.reader()
 
     async def open(self, child: Child) -> None:
         """Returns when the program is ready by `ready` of its spec; the lifecycle bounds how long that takes."""

@@ -39,8 +39,11 @@ from ..events.bus import Bus
 from ..events.history import EventHistory
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, LastExit, State, Worker
+from ..logs.capture import LogStream, LogWriter, StreamName
+from ..logs.capture_pipe import Capture
 from ..logs.file_format import severity
-from ..logs.store import Capture, LogLimits, LogStore, LogStream, LogWriter, StreamName
+from ..logs.rotating_file import LogLimits
+from ..logs.store import LogStore
 from ..process import limits as excess
 from ..process.launch import Host, prepare
 from ..process.launcher_client import Launcher
@@ -779,10 +782,8 @@ class WorkerSupervisor:
         )
 
     def _stream(self, life: Incarnation, name: StreamName) -> LogStream:
-        stream = self.log.stream(name)
-        if isinstance(life.line, SilentLine):
-            life.line.tap(stream)
-        return stream
+        tap = life.line.tap() if isinstance(life.line, SilentLine) else None
+        return self.log.stream(name, tap)
 
     async def _await_ready(self, life: Incarnation) -> None:
         """A program without a protocol has something else that shows when it is Ready."""
@@ -852,7 +853,7 @@ class WorkerSupervisor:
     def _let_go(self, life: Incarnation) -> None:
         """Of the pipes that have been read to their ends."""
         for capture in life.captures:
-            capture.let_go()
+            capture.release()
         life.captures = ()
 
     def _clear_away(self, life: Incarnation) -> None:

@@ -21,8 +21,8 @@ import msgspec
 from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
 from ..launcher.main_loop import ENDING
 from ..linux import cgroup, kernel, pid_namespace
+from ..logs.capture import LogWriter
 from ..logs.capture_pipe import Capture
-from ..logs.store import LogWriter
 from ..process.launcher_client import Launcher
 from ..process.launcher_link import PING_S, Channel, Pulse
 from ..process.parent import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed

@@ -19,7 +19,9 @@ from ...worker.contract.errors import CorralError, SpawnFailed
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..lifecycle.state_machine import UP, Worker
-from ..logs.store import LogLimits, LogStore, LogWriter
+from ..logs.capture import LogWriter
+from ..logs.rotating_file import LogLimits
+from ..logs.store import LogStore
 from ..process.launch import Host, prepare, prepare_zygote, why_cold
 from ..process.launcher_client import Launcher
 from ..process.parent import Child, Exit, Launch, Parent

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from corral.supervisor.logs.file_format import Wanted
 from corral.supervisor.logs.reader import BLOCKS_BYTES
 from corral.supervisor.logs.regex import Pattern
-from corral.supervisor.logs.store import LogStore, Wanted
+from corral.supervisor.logs.store import LogStore
 from corral.worker.contract import codec
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from log_folder import MIB, content, read, run, taken, texts, writer_of

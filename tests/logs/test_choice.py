@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logs.file_format import Record
+from corral.supervisor.logs.file_format import Record, Wanted
 from corral.supervisor.logs.reader import BATCH_BYTES, BATCH_RECORDS, in_batches
 from corral.supervisor.logs.regex import LENGTH_LIMIT, Pattern
-from corral.supervisor.logs.store import LogStore, Wanted
+from corral.supervisor.logs.store import LogStore
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from log_folder import BOUND_S, content, run, taken, texts, writer_of
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.logs.bgzf import BLOCK_BYTES, Archive, compress
-from corral.supervisor.logs.store import LogStore, LogWriter, Wanted
+from corral.supervisor.logs.capture import LogWriter
+from corral.supervisor.logs.file_format import Wanted
+from corral.supervisor.logs.store import LogStore
 from log_folder import pack, packed, read, run, taken, texts, writer_of
 
 pytestmark = pytest.mark.shell
@@ -175,7 +177,8 @@ def test_a_compressed_file_of_somebody_else_is_passed_over(tmp_path: Path) -> No
 KILLED = """
 import sys, time
 from pathlib import Path
-from corral.supervisor.logs.store import LogLimits, LogStore
+from corral.supervisor.logs.rotating_file import LogLimits
+from corral.supervisor.logs.store import LogStore
 logs = LogStore(Path(sys.argv[1]), pack_after_s=0, unclean=True)
 writer = logs.writer("echo", "echo-0", LogLimits(20_000, 1_000))
 stream = writer.stream("stdout")

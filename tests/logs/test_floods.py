@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logs.capture_file import FLOOD_BYTES, READ_BYTES
-from corral.supervisor.logs.capture_pipe import FULL_READS, LARGER_PIPES
-from corral.supervisor.logs.store import Capture, LogStore
+from corral.supervisor.logs.capture_pipe import FULL_READS, LARGER_PIPES, Capture
+from corral.supervisor.logs.rotating_file import FLOOD_BYTES, READ_BYTES
+from corral.supervisor.logs.store import LogStore
 from log_folder import MIB, content, run, writer_of
 
 pytestmark = pytest.mark.shell

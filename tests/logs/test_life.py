@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logs.file_format import Record
-from corral.supervisor.logs.store import LogStore, LogWriter, Wanted
+from corral.supervisor.logs.capture import LogWriter
+from corral.supervisor.logs.file_format import Record, Wanted
+from corral.supervisor.logs.store import LogStore
 from log_folder import run, settle, writer_of
 
 pytestmark = pytest.mark.shell

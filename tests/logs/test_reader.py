@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logs.file_format import Record
-from corral.supervisor.logs.store import Capture, LogStore, Wanted
+from corral.supervisor.logs.capture_pipe import Capture
+from corral.supervisor.logs.file_format import Record, Wanted
+from corral.supervisor.logs.store import LogStore
 from log_folder import BOUND_S, MIB, content, read, run, taken, texts, writer_of
 
 pytestmark = pytest.mark.shell

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logs.file_format import LINE_LIMIT_BYTES
-from corral.supervisor.logs.store import Capture, LogStore, Wanted
+from corral.supervisor.logs.capture_pipe import Capture
+from corral.supervisor.logs.file_format import LINE_LIMIT_BYTES, Wanted
+from corral.supervisor.logs.store import LogStore
 from log_folder import BOUND_S, MIB, content, read, run, taken, texts, writer_of
 
 pytestmark = pytest.mark.shell
@@ -402,7 +403,8 @@ def test_a_file_that_may_not_grow_loses_lines_but_never_raises(tmp_path: Path) -
     program = """
 import asyncio, resource, sys
 from pathlib import Path
-from corral.supervisor.logs.store import LogLimits, LogStore
+from corral.supervisor.logs.rotating_file import LogLimits
+from corral.supervisor.logs.store import LogStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 logs = LogStore(Path(sys.argv[1]))
 writer = logs.writer("echo", "echo-0", LogLimits(1_000_000, 2))
@@ -427,7 +429,8 @@ def test_a_reader_that_is_killed_leaves_only_whole_lines(tmp_path: Path) -> None
     program = """
 import itertools, sys
 from pathlib import Path
-from corral.supervisor.logs.store import LogLimits, LogStore
+from corral.supervisor.logs.rotating_file import LogLimits
+from corral.supervisor.logs.store import LogStore
 stream = LogStore(Path(sys.argv[1])).writer(
     "echo", "echo-0", LogLimits(300_000, 9)).stream("stdout")
 for number in itertools.count():

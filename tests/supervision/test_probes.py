@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from corral.supervisor.config.probe_spec import Check, Readiness
 from corral.supervisor.config.spec import Process, Resources, Spec
-from corral.supervisor.logs.store import LogLimits, LogStore
+from corral.supervisor.logs.rotating_file import LogLimits
+from corral.supervisor.logs.store import LogStore
 from corral.supervisor.process import command
 from corral.supervisor.process.command import Commands, Outcome
 from corral.supervisor.process.launch import Host
@@ -508,9 +509,8 @@ def test_only_the_beginning_of_a_long_line_is_searched(cut: bool) -> None:
 
 def test_a_tap_sees_what_is_written_and_the_log_too(tmp_path: Path) -> None:
     store = LogStore(tmp_path)
-    stream = store.writer("a", "a-0", LogLimits(1 << 20, 2)).stream("stdout")
     seen: list[bytes] = []
-    stream.tap = seen.append
+    stream = store.writer("a", "a-0", LogLimits(1 << 20, 2)).stream("stdout", seen.append)
     stream.write(b"one\ntw")
     stream.write(b"o\n")
     assert seen == [b"one\ntw", b"o\n"]

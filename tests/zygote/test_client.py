@@ -15,7 +15,8 @@ import pytest
 import uvloop
 
 from corral.supervisor.linux import cgroup, kernel
-from corral.supervisor.logs.store import LogLimits, LogStore
+from corral.supervisor.logs.rotating_file import LogLimits
+from corral.supervisor.logs.store import LogStore
 from corral.supervisor.process import containment
 from corral.supervisor.process.launcher_client import Launcher
 from corral.supervisor.process.parent import Child, Exit, Launch
