@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from ...worker.contract.errors import Conflict, CorralError, NotFound
+from ..config.decoder import STORE
 from ..config.diff import ensemble_changes
-from ..config.document import STORE
 from ..config.loader import check_ensembles, decode_ensemble, ensemble_table
 from ..config.spec import Ensemble, Spec, kind_of_ensemble
 from ..events.bus import Bus

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 from msgspec.structs import asdict, replace
 
 from ...worker.contract.errors import Conflict, CorralError, NotFound
+from ..config.decoder import STORE
 from ..config.diff import Plan, plan
-from ..config.document import STORE
 from ..config.loader import check_requires, decode_agent, to_table
 from ..config.spec import Config, Spec, changed
 from ..supervision.worker_supervisor import Service, Shared, WorkerSupervisor

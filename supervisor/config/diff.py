@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from .document import STORE
+from .decoder import STORE
 from .spec import Config, Ensemble, Spec, changed
 
 Effect = Literal["live", "restart"]

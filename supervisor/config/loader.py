@@ -9,17 +9,16 @@ where it is used, because it can change after the configuration was read.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract.errors import InvalidParams
-from .document import KeyPath, Page
+from .decoder import Document, KeyPath
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
 from .spec import (
     DAEMON_WIDE,
@@ -31,7 +30,6 @@ from .spec import (
     Defaults,
     Ensemble,
     Events,
-    Field,
     Kind,
     Monitoring,
     Process,
@@ -43,8 +41,6 @@ from .spec import (
 )
 from .team import Team, circle, decode_team, team_table
 from .values import (
-    Refused,
-    RefusedKey,
     dotted,
     free_table,
     is_list,
@@ -73,41 +69,43 @@ def decode(text: str, *, source: str, directory: str) -> Config:
     Raises:
         InvalidParams: with `file` (`source`), `key`, `value`, `reason`, and `line` where it is known.
     """
-    page = Page(source, text)
-    top = page.tables()
+    document = Document(source, text)
+    top = document.tables()
     known = [*SECTIONS, "daemon", "events", "audit", "agents", *ENSEMBLES]
     for key, value in top.items():
         if key not in known:
-            raise _unknown(page, (key,), value, known)
-    mcp = dict(_table(page, ("mcp",), top.get("mcp", {})))
-    servers = _table(page, ("mcp", "servers"), mcp.pop("servers", {}))
-    profiles = _table(page, ("mcp", "profiles"), mcp.pop("profiles", {}))
+            raise document.error((key,), value, _why_unknown(key, known))
+    mcp = dict(_table(document, ("mcp",), top.get("mcp", {})))
+    servers = _table(document, ("mcp", "servers"), mcp.pop("servers", {}))
+    profiles = _table(document, ("mcp", "profiles"), mcp.pop("profiles", {}))
     sections = {**top, "mcp": mcp}
     resolved = {
-        name: _section(page, (name,), sections.get(name, {}), base(), directory)
+        name: _section(document, (name,), sections.get(name, {}), base(), directory)
         for name, base in SECTIONS.items()
     }
     defaults = replace(Defaults(), **resolved)
-    tables = _table(page, ("agents",), top.get("agents", {}))
+    tables = _table(document, ("agents",), top.get("agents", {}))
     agents: dict[str, Spec] = {}
     for name, table in tables.items():
-        agents[name] = _agent(page, name, table, "agent", defaults, directory)
+        agents[name] = _agent(document, name, table, "agent", defaults, directory)
     for name, table in servers.items():
         if name in tables:
             path = ("mcp", "servers", name)
-            raise page.error(path, name, f"agents.{name} has this name: both share one namespace")
-        agents[name] = _agent(page, name, table, "mcp", defaults, directory)
-    _check_requires(page, agents)
-    groups = _ensembles(page, top, agents)
+            raise document.error(
+                path, name, f"agents.{name} has this name: both share one namespace"
+            )
+        agents[name] = _agent(document, name, table, "mcp", defaults, directory)
+    _check_requires(document, agents)
+    groups = _ensembles(document, top, agents)
     return Config(
-        daemon=_section(page, ("daemon",), top.get("daemon", {}), Daemon(), directory),
-        events=_section(page, ("events",), top.get("events", {}), Events(), directory),
-        audit=_section(page, ("audit",), top.get("audit", {}), Audit(), directory),
+        daemon=_section(document, ("daemon",), top.get("daemon", {}), Daemon(), directory),
+        events=_section(document, ("events",), top.get("events", {}), Events(), directory),
+        audit=_section(document, ("audit",), top.get("audit", {}), Audit(), directory),
         process=defaults.process,
         agents=agents,
         defaults=defaults,
         profiles={
-            name: _section(page, ("mcp", "profiles", name), table, Profile(), directory)
+            name: _section(document, ("mcp", "profiles", name), table, Profile(), directory)
             for name, table in profiles.items()
         },
         groups=groups,
@@ -130,7 +128,7 @@ def decode_agent(
     Raises:
         InvalidParams: as `decode`, without `line`.
     """
-    return _agent(Page(source, ""), name, table, kind, defaults, directory)
+    return _agent(Document(source, ""), name, table, kind, defaults, directory)
 
 
 def decode_ensemble(name: str, table: Mapping[str, object], *, kind: str, source: str) -> Ensemble:
@@ -141,7 +139,7 @@ def decode_ensemble(name: str, table: Mapping[str, object], *, kind: str, source
     Raises:
         InvalidParams: as `decode`, without `line`.
     """
-    return _ensemble(Page(source, ""), f"{kind}s", name, table)
+    return _ensemble(Document(source, ""), f"{kind}s", name, table)
 
 
 def ensemble_table(ensemble: Ensemble) -> dict[str, object]:
@@ -193,58 +191,40 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
 _S = TypeVar("_S", bound=Struct)
 
 
-def _table(page: Page, path: KeyPath, raw: object) -> Mapping[str, object]:
+def _table(document: Document, path: KeyPath, raw: object) -> Mapping[str, object]:
     if not is_table(raw):
         name = ".NAME" if path[-1] in ("agents", "servers", *ENSEMBLES) else ""
         if path[-1] == "memory":  # elsewhere the word is the limit
-            raise page.error(
+            raise document.error(
                 path, raw, "write a table, or resources.max_memory_bytes for the limit"
             )
-        raise page.error(path, raw, f"write a table: [{dotted(path)}{name}]")
+        raise document.error(path, raw, f"write a table: [{dotted(path)}{name}]")
     return raw
 
 
-def _section(page: Page, path: KeyPath, raw: object, base: _S, directory: str) -> _S:
+def _section(document: Document, path: KeyPath, raw: object, base: _S, directory: str) -> _S:
     """`base` with the keys of `raw` over it."""
-    table = _table(page, path, raw)
+    table = _table(document, path, raw)
     if not table:
         return base
     fields = FIELDS[type(base)]
-    changes = {k: _value(page, (*path, k), v, fields, directory) for k, v in table.items()}
+    changes = {
+        key: document.decode_key(
+            (*path, key), value, fields, directory=directory, unknown=_why_unknown
+        )
+        for key, value in table.items()
+    }
     if isinstance(base, Process):
-        changes |= _isolation(page, path, table, base)
+        changes |= _isolation(document, path, table, base)
         if "environment" in changes:
             changes["environment"] = base.environment | changes["environment"]
     if isinstance(base, Recovery) and "actions" in changes:
         changes["actions"] = base.actions | changes["actions"]
-    return _ordered(page, path, table, replace(base, **changes))
-
-
-# Any: a value of the field that `path` names, which only the field's own rules know.
-def _value(
-    page: Page, path: KeyPath, raw: object, fields: Mapping[str, Field], directory: str
-) -> Any:
-    field = fields.get(path[-1])
-    if field is None:
-        raise _unknown(page, path, raw, [*fields, *(SECTIONS if fields is FIELDS[Spec] else ())])
-    value: Any = raw
-    try:
-        for rule in field.rules:
-            value = rule(value)
-    except RefusedKey as refused:
-        raise page.error((*path, refused.name), refused.item, refused.reason) from refused
-    except Refused as refused:
-        item = raw if refused.item is ... else refused.item
-        raise page.error(path, item, refused.reason) from refused
-    if not field.is_path or (path[-1] == "python" and "/" not in value):  # found in PATH
-        return value
-    if isinstance(value, str):
-        return str(PurePosixPath(directory, value))
-    return tuple(str(PurePosixPath(directory, item)) for item in value)
+    return _ordered(document, path, table, replace(base, **changes))
 
 
 def _isolation(
-    page: Page, path: KeyPath, table: Mapping[str, object], base: Process
+    document: Document, path: KeyPath, table: Mapping[str, object], base: Process
 ) -> dict[str, Any]:
     """Both keys of one choice, from either; `enable_isolation` is a switch, `isolation` the level."""
     level = table.get("isolation")
@@ -258,21 +238,21 @@ def _isolation(
     if inherited_off or (switch is not None and switch != (level != "none")):
         said = "false" if inherited_off or not switch else "true"
         reason = f"it contradicts enable_isolation = {said}"
-        raise page.error((*path, "isolation"), level, reason)
+        raise document.error((*path, "isolation"), level, reason)
     if level not in ISOLATION_AVAILABLE:
         reason = f"this level is not available in this version: write one of {quoted(ISOLATION_AVAILABLE)}"
-        raise page.error((*path, "isolation"), level, reason)
+        raise document.error((*path, "isolation"), level, reason)
     return {"enable_isolation": level != "none"}
 
 
-def _ordered(page: Page, path: KeyPath, table: Mapping[str, object], section: _S) -> _S:
+def _ordered(document: Document, path: KeyPath, table: Mapping[str, object], section: _S) -> _S:
     """Where keys bound one another: the written one counts, two that contradict are refused."""
     if isinstance(section, Process) and section.isolation == "none":
         for key in CONFINING:
             if getattr(section, key) is not None:
                 switch = "isolation" if "isolation" in table else "enable_isolation"
                 guilty, other = (key, switch) if key in table else (switch, key)
-                raise page.error((*path, guilty), table[guilty], f"it contradicts {other}")
+                raise document.error((*path, guilty), table[guilty], f"it contradicts {other}")
     if isinstance(section, Recovery):
         base, most = section.restart_backoff_base, section.restart_backoff_max
         if base <= most:
@@ -282,7 +262,7 @@ def _ordered(page: Page, path: KeyPath, table: Mapping[str, object], section: _S
         if "restart_backoff_base" not in table:
             return replace(section, restart_backoff_base=most)
         reason = f"it contradicts restart_backoff_base: write at least {base:g} s"
-        raise page.error((*path, "restart_backoff_max"), table["restart_backoff_max"], reason)
+        raise document.error((*path, "restart_backoff_max"), table["restart_backoff_max"], reason)
     if isinstance(section, Monitoring) and section.heartbeat_interval >= section.heartbeat_timeout:
         if "heartbeat_timeout" in table:
             key, words = (
@@ -294,49 +274,51 @@ def _ordered(page: Page, path: KeyPath, table: Mapping[str, object], section: _S
                 "heartbeat_interval",
                 f"below heartbeat_timeout, {section.heartbeat_timeout:g} s",
             )
-        raise page.error((*path, key), table[key], f"write a duration {words}")
+        raise document.error((*path, key), table[key], f"write a duration {words}")
     return section
 
 
 def _agent(
-    page: Page, name: str, raw: object, kind: Kind, defaults: Defaults, directory: str
+    document: Document, name: str, raw: object, kind: Kind, defaults: Defaults, directory: str
 ) -> Spec:
     path = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
-    _check_name(page, path, name)
-    table = _table(page, path, raw)
+    _check_name(document, path, name)
+    table = _table(document, path, raw)
     if kind == "mcp":
-        _check_pasted(page, path, table)
+        _check_pasted(document, path, table)
     own: dict[str, Any] = {}
     sections: dict[str, Any] = {}
     for key, value in table.items():
         here = (*path, key)
         if key in SECTIONS:
-            _check_daemon_wide(page, here, value)
-            sections[key] = _section(page, here, value, getattr(defaults, key), directory)
+            _check_daemon_wide(document, here, value)
+            sections[key] = _section(document, here, value, getattr(defaults, key), directory)
             continue
         if key in (ONLY_OF_SERVERS if kind == "agent" else ONLY_OF_AGENTS):
             whom = "MCP servers" if kind == "agent" else "agents"
-            raise page.error(here, value, f"this is a key of {whom} only")
-        own[key] = _value(page, here, value, FIELDS[Spec], directory)
+            raise document.error(here, value, f"this is a key of {whom} only")
+        own[key] = document.decode_key(
+            here, value, FIELDS[Spec], directory=directory, unknown=_why_unknown_in_spec
+        )
     if kind == "mcp" and own.setdefault("protocol", "mcp") != "mcp":
-        raise page.error((*path, "protocol"), table["protocol"], 'an MCP server speaks "mcp"')
+        raise document.error((*path, "protocol"), table["protocol"], 'an MCP server speaks "mcp"')
     if kind == "mcp":
         own.setdefault("autostart", False)  # its first call starts it
-    _check_program(page, path, own)
+    _check_program(document, path, own)
     process: Process = sections.get("process", defaults.process)
     own["environment"] = process.environment | own.get("environment", {})
     folder = process.working_directory or directory
     sections["process"] = replace(process, working_directory=folder, environment={})
     for key in SECTIONS:
         sections.setdefault(key, getattr(defaults, key))
-    _check_health(page, path, own, sections["recovery"])
-    return replace(Spec(name=name, kind=kind, source=page.source), **own, **sections)
+    _check_health(document, path, own, sections["recovery"])
+    return replace(Spec(name=name, kind=kind, source=document.source), **own, **sections)
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}")
 
 
-def _check_name(page: Page, path: KeyPath, name: str) -> None:
+def _check_name(document: Document, path: KeyPath, name: str) -> None:
     reason = ""
     if "/" in name:
         reason = '"/" is reserved for tenants'
@@ -349,23 +331,23 @@ def _check_name(page: Page, path: KeyPath, name: str) -> None:
     elif re.search(r"-[0-9]+$", name):
         reason = "a name that ends in - and digits is that of a worker"
     if reason:
-        raise page.error(path, name, reason)
+        raise document.error(path, name, reason)
 
 
-def _check_program(page: Page, path: KeyPath, own: Mapping[str, object]) -> None:
+def _check_program(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
     """Exactly one of command and entrypoint; the keys that go with one of them only."""
     command, entrypoint = own.get("command"), own.get("entrypoint")
     if "url" in own:
         if command:
-            raise page.error(
+            raise document.error(
                 (*path, "url"), own["url"], "it contradicts command: write one of the two"
             )
         return
     if own.get("headers"):
-        raise page.error((*path, "headers"), None, "they go with url only")
+        raise document.error((*path, "headers"), None, "they go with url only")
     if command and entrypoint:
         reason = "it contradicts command: write one of the two"
-        raise page.error((*path, "entrypoint"), entrypoint, reason)
+        raise document.error((*path, "entrypoint"), entrypoint, reason)
     if not command and not entrypoint:
         is_cortex = path == ("mcp", "servers", "cortex")
         if is_cortex and own.get("disabled") is True:
@@ -377,58 +359,58 @@ def _check_program(page: Page, path: KeyPath, own: Mapping[str, object]) -> None
             )
         if is_cortex:
             reason += ", or disabled = true to go without the built-in server"
-        raise page.error((*path, "command"), None, reason)
+        raise document.error((*path, "command"), None, reason)
     if not entrypoint and "python" in own:
-        raise page.error((*path, "python"), own["python"], "it goes with entrypoint only")
-    _check_warm(page, path, own)
+        raise document.error((*path, "python"), own["python"], "it goes with entrypoint only")
+    _check_warm(document, path, own)
     if entrypoint and own.get("protocol", "corral") != "corral":
         reason = 'it contradicts entrypoint: such an agent speaks "corral"'
-        raise page.error((*path, "protocol"), own["protocol"], reason)
+        raise document.error((*path, "protocol"), own["protocol"], reason)
 
 
 def _check_warm(
-    page: Page, path: KeyPath, own: Mapping[str, Any]
+    document: Document, path: KeyPath, own: Mapping[str, Any]
 ) -> None:  # Any: see _check_health
     """What is imported ahead of a worker needs an entrypoint, and somebody who imports it."""
     for key in ("warm", "preload", "min_spare"):
         if own.get(key) and not own.get("entrypoint"):
-            raise page.error((*path, key), own[key], "it goes with entrypoint only")
+            raise document.error((*path, key), own[key], "it goes with entrypoint only")
     for key in ("preload", "min_spare"):
         if own.get(key) and not own.get("warm", True):
-            raise page.error((*path, key), own[key], "it contradicts warm = false")
+            raise document.error((*path, key), own[key], "it contradicts warm = false")
 
 
 def _check_health(
-    page: Page, path: KeyPath, own: Mapping[str, Any], recovery: Recovery
+    document: Document, path: KeyPath, own: Mapping[str, Any], recovery: Recovery
 ) -> None:  # Any: the values of a Spec's fields
     """What the ways to ask need of the rest: a protocol that has them, actions that exist."""
     protocol = own.get("protocol", "corral")
     if own.get("hibernate_after") and protocol != "corral":
         reason = 'only what speaks protocol "corral" can save where it stands'
-        raise page.error((*path, "hibernate_after"), own["hibernate_after"], reason)
+        raise document.error((*path, "hibernate_after"), own["hibernate_after"], reason)
     if own.get("ready") is not None and protocol != "none":
         reason = f'it goes with protocol = "none": "{protocol}" says itself when it is ready'
-        raise page.error((*path, "ready"), own["ready"].way, reason)
+        raise document.error((*path, "ready"), own["ready"].way, reason)
     for check in own.get("health") or ():
         if check.way == "mcp" and protocol != "mcp":
-            raise page.error((*path, "health", "mcp"), True, 'it goes with protocol = "mcp"')
+            raise document.error((*path, "health", "mcp"), True, 'it goes with protocol = "mcp"')
         action = check.recovery
         if action in NO_ACTIONS or action.startswith(SIGNAL) or action in recovery.actions:
             continue
         near = get_close_matches(action, [*NO_ACTIONS, *recovery.actions], 1)
         guess = f'; did you mean "{near[0]}"?' if near else ""
         reason = f"no action in [recovery.actions] has this name{guess}"
-        raise page.error((*path, "health", "recovery"), action, reason)
+        raise document.error((*path, "health", "recovery"), action, reason)
 
 
-def _check_daemon_wide(page: Page, path: KeyPath, raw: object) -> None:
+def _check_daemon_wide(document: Document, path: KeyPath, raw: object) -> None:
     if is_table(raw):
         for key in DAEMON_WIDE.get(path[-1], frozenset()).intersection(raw):
             reason = f"it counts for the whole daemon: write it in [{path[-1]}]"
-            raise page.error((*path, key), raw[key], reason)
+            raise document.error((*path, key), raw[key], reason)
 
 
-def _check_pasted(page: Page, path: KeyPath, table: Mapping[str, object]) -> None:
+def _check_pasted(document: Document, path: KeyPath, table: Mapping[str, object]) -> None:
     """The `mcpServers` spelling of editors: a command string, `args`, `env`."""
     found = [key for key in ("args", "env") if key in table]
     if not found:
@@ -439,14 +421,14 @@ def _check_pasted(page: Page, path: KeyPath, table: Mapping[str, object]) -> Non
     advice = [f"command = {words}"] if "args" in table or isinstance(command, str) else []
     advice += ['environment = { NAME = "value" } in place of env'] if "env" in table else []
     reason = f"this is the spelling of an editor: write {', and '.join(advice)}"
-    raise page.error((*path, found[0]), table[found[0]], reason)
+    raise document.error((*path, found[0]), table[found[0]], reason)
 
 
-def _check_requires(page: Page | None, agents: Mapping[str, Spec]) -> None:
+def _check_requires(document: Document | None, agents: Mapping[str, Spec]) -> None:
     def error(name: str, value: object, reason: str, **data: object) -> InvalidParams:
         spec = agents[name]
         path = ("agents", name) if spec.kind == "agent" else ("mcp", "servers", name)
-        on = page or Page(spec.source, "")
+        on = document or Document(spec.source, "")
         return on.error((*path, "requires"), value, reason, **data)
 
     for spec in agents.values():
@@ -469,40 +451,40 @@ def _check_requires(page: Page | None, agents: Mapping[str, Spec]) -> None:
         raise error(circle[0], circle[1], reason, cycle=circle) from found
 
 
-ENSEMBLES: Mapping[str, Callable[[Page, str, object], Ensemble]] = {
+ENSEMBLES: Mapping[str, Callable[[Document, str, object], Ensemble]] = {
     "teams": decode_team,
     "workflows": decode_workflow,
 }
 
 
 def _ensembles(
-    page: Page, top: Mapping[str, object], agents: Mapping[str, Spec]
+    document: Document, top: Mapping[str, object], agents: Mapping[str, Spec]
 ) -> dict[str, Ensemble]:
     found: dict[str, Ensemble] = {}
     for section in ENSEMBLES:
-        for name, table in _table(page, (section,), top.get(section, {})).items():
+        for name, table in _table(document, (section,), top.get(section, {})).items():
             if name in agents or name in found:
                 other = "an agent or MCP server" if name in agents else "a team"
                 reason = f"{other} has this name: all share one namespace"
-                raise page.error((section, name), name, reason)
-            found[name] = _ensemble(page, section, name, table)
-    _check_ensembles(page, found, agents)
+                raise document.error((section, name), name, reason)
+            found[name] = _ensemble(document, section, name, table)
+    _check_ensembles(document, found, agents)
     return found
 
 
-def _ensemble(page: Page, section: str, name: str, table: object) -> Ensemble:
-    _check_name(page, (section, name), name)
+def _ensemble(document: Document, section: str, name: str, table: object) -> Ensemble:
+    _check_name(document, (section, name), name)
     if name == "cortex":
-        raise page.error((section, name), name, "the built-in memory server has this name")
-    return ENSEMBLES[section](page, name, table)
+        raise document.error((section, name), name, "the built-in memory server has this name")
+    return ENSEMBLES[section](document, name, table)
 
 
 def _check_ensembles(
-    page: Page | None, groups: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+    document: Document | None, groups: Mapping[str, Ensemble], agents: Mapping[str, Spec]
 ) -> None:
     for name, ensemble in groups.items():
         path: KeyPath = (f"{kind_of_ensemble(ensemble)}s", name)
-        on = page or Page(ensemble.source, "")
+        on = document or Document(ensemble.source, "")
         if isinstance(ensemble, Team):
             named: list[tuple[KeyPath, str]] = [(("members",), each) for each in ensemble.members]
             if ensemble.lead is not None:
@@ -522,7 +504,7 @@ def _check_ensembles(
                 raise on.error((*path, *key), other, why_not)
     if found := circle({name: ensemble.needs for name, ensemble in groups.items()}):
         first = groups[found[0]]
-        on = page or Page(first.source, "")
+        on = document or Document(first.source, "")
         reason = f"it closes a circle: {' needs '.join(found)}"
         raise on.error((f"{kind_of_ensemble(first)}s", found[0]), found[1], reason, cycle=found)
 
@@ -566,18 +548,19 @@ _HINTS = {
 """Words for the same thing elsewhere: in editors, in Docker, in supervisord."""
 
 
-def _unknown(page: Page, path: KeyPath, value: object, known: Iterable[str]) -> InvalidParams:
-    key = path[-1]
-    own = tuple(known)
+def _why_unknown(key: str, known: Collection[str]) -> str:
     elsewhere = {key: name for name, section in SECTIONS.items() for key in FIELDS[section]}
-    reason = "unknown key"
     if key in _HINTS:
-        reason = f"unknown key; {_HINTS[key]}"
-    elif near := [] if key in elsewhere else get_close_matches(key, own, 1):
-        reason = f'unknown key; did you mean "{near[0]}"?'
-    elif near := get_close_matches(key, elsewhere, 1, 0.75):
-        reason = f'unknown key here; "{near[0]}" is a key of the section {elsewhere[near[0]]}'
-    return page.error(path, value, reason)
+        return f"unknown key; {_HINTS[key]}"
+    if near := [] if key in elsewhere else get_close_matches(key, known, 1):
+        return f'unknown key; did you mean "{near[0]}"?'
+    if near := get_close_matches(key, elsewhere, 1, 0.75):
+        return f'unknown key here; "{near[0]}" is a key of the section {elsewhere[near[0]]}'
+    return "unknown key"
+
+
+def _why_unknown_in_spec(key: str, known: Collection[str]) -> str:
+    return _why_unknown(key, [*known, *SECTIONS])
 
 
 def _differences(new: Struct, base: Struct, *, skip: frozenset[str]) -> dict[str, object]:

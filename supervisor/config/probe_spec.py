@@ -5,19 +5,18 @@ written is checked here; that an action exists, and that the way fits the protoc
 """
 
 import re
-from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from .decoder import Field, Fields, decode_key, fields_of
 from .values import (
+    PositiveSeconds,
     Refused,
     RefusedKey,
-    Rule,
-    above_zero,
+    Seconds,
     argv,
-    duration,
     is_list,
     is_table,
     matching,
@@ -44,32 +43,6 @@ Way = Literal["exec", "http", "tcp", "mcp", "log"]
 SIGNAL = "signal:"
 NO_ACTIONS = ("none", "restart")
 """Recoveries that are no names in `[recovery.actions]`."""
-
-
-class Check(Struct, frozen=True, kw_only=True):
-    """One health check. `interval`, `timeout`, `start_delay` None: see `Spec.checks`, which fills them in.
-
-    `target` is what is asked: the argv of `exec`, the address of `http` and `tcp`, nothing for `mcp`.
-    Every `threshold` bad answers in a row are one failure, and for each failure `recovery` is run once.
-    """
-
-    name: str
-    way: Way
-    target: tuple[str, ...] = ()
-    interval: float | None = None
-    timeout: float | None = None
-    threshold: int = 1
-    start_delay: float | None = None
-    recovery: str = "none"
-
-
-class Readiness(Struct, frozen=True, kw_only=True):
-    """When a program without a protocol is Ready: a line of its log matches, or a question is answered well."""
-
-    way: Way
-    target: tuple[str, ...]
-    interval: float = READY_INTERVAL_S
-    timeout: float = TIMEOUT_S
 
 
 def http_url(raw: object) -> str:
@@ -114,7 +87,7 @@ def _yes(raw: object) -> str:
     return ""
 
 
-def recovery(raw: object) -> str:
+def recovery_name(raw: object) -> str:
     """What is done about a failure: none, restart, signal:NAME, or the name of an action."""
     if isinstance(raw, str) and raw.startswith(SIGNAL):
         return SIGNAL + signal_name(raw.removeprefix(SIGNAL))
@@ -128,25 +101,41 @@ action_name = matching(
 _name = matching(r"[A-Za-z][A-Za-z0-9_-]{0,47}", "a name: letters, digits, _ and -")
 
 
-def _duration_above_zero(raw: object) -> float:
-    return above_zero(duration(raw))
+class Check(Struct, frozen=True, kw_only=True):
+    """One health check. `interval`, `timeout`, `start_delay` None: see `Spec.checks`, which fills them in.
+
+    `target` is what is asked: the argv of `exec`, the address of `http` and `tcp`, nothing for `mcp`.
+    Every `threshold` bad answers in a row are one failure, and for each failure `recovery` is run once.
+    """
+
+    name: Annotated[str, _name]
+    way: Way
+    target: tuple[str, ...] = ()
+    interval: PositiveSeconds | None = None
+    timeout: PositiveSeconds | None = None
+    threshold: Annotated[int, whole(1, 1000)] = 1
+    start_delay: Seconds | None = None
+    recovery: Annotated[str, recovery_name] = "none"
 
 
-_WAYS: dict[str, Rule] = {
-    "exec": argv,
-    "http": http_url,
-    "tcp": _tcp,
-    "mcp": _yes,
-    "log": pattern,
+class Readiness(Struct, frozen=True, kw_only=True):
+    """When a program without a protocol is Ready: a line of its log matches, or a question is answered well."""
+
+    way: Way
+    target: tuple[str, ...]
+    interval: PositiveSeconds = READY_INTERVAL_S
+    timeout: PositiveSeconds = TIMEOUT_S
+
+
+_WAYS: dict[str, Field] = {
+    "exec": Field((argv,)),
+    "http": Field((http_url,)),
+    "tcp": Field((_tcp,)),
+    "mcp": Field((_yes,)),
+    "log": Field((pattern,)),
 }
-_PACE: dict[str, Rule] = {"interval": _duration_above_zero, "timeout": _duration_above_zero}
-_CHECK_KEYS: dict[str, Rule] = {
-    "name": _name,
-    **_PACE,
-    "threshold": whole(1, 1000),
-    "start_delay": duration,
-    "recovery": recovery,
-}
+_CHECK_KEYS = fields_of(Check, without={"way", "target"})
+_READY_KEYS = fields_of(Readiness, without={"way", "target"})
 _HEALTH_WAYS = ("exec", "http", "tcp", "mcp")
 _READY_WAYS = ("log", "http", "tcp", "exec")
 _NOT_OF_MCP = ("threshold", "recovery")
@@ -181,7 +170,7 @@ def _check(raw: object) -> Check:
 
 def readiness(raw: object) -> Readiness:
     """The rule of `ready`: one table."""
-    way, target, rest = _asked(raw, _READY_WAYS, _PACE, 'ready = { log = "listening" }')
+    way, target, rest = _asked(raw, _READY_WAYS, _READY_KEYS, 'ready = { log = "listening" }')
     if way == "log" and rest:
         key = next(iter(rest))
         raise RefusedKey(key, rest[key], "a log is not asked: leave it out")
@@ -190,7 +179,7 @@ def readiness(raw: object) -> Readiness:
 
 # Any: a table of values of several types, each of which passed its own rule.
 def _asked(
-    raw: object, ways: tuple[str, ...], keys: Mapping[str, Rule], example: str
+    raw: object, ways: tuple[str, ...], keys: Fields, example: str
 ) -> tuple[Way, tuple[str, ...], dict[str, Any]]:
     if not is_table(raw):
         raise Refused(f"write a table: {example}")
@@ -200,7 +189,7 @@ def _asked(
     named = [way for way in ways if way in raw]
     if len(named) != 1:
         raise Refused(f"write one of {quoted(ways)}: {example}")
-    read = {key: _read(_WAYS.get(key) or keys[key], key, value) for key, value in raw.items()}
+    read = {key: decode_key(key, value, {**_WAYS, **keys}) for key, value in raw.items()}
     target = read.pop(named[0])
     way: Any = named[0]  # one of the literals of Way
     return way, _target(target), read
@@ -212,14 +201,6 @@ def _target(value: object) -> tuple[str, ...]:
     return (str(value),) if value else ()
 
 
-def _read(rule: Callable[[Any], Any], key: str, value: object) -> Any:  # Any: as the rule says
-    try:
-        return rule(value)
-    except Refused as refused:
-        item = value if refused.item is ... else refused.item
-        raise RefusedKey(key, item, refused.reason) from refused
-
-
 def actions(raw: object) -> dict[str, tuple[str, ...]]:
     """The rule of `[recovery.actions]`: NAME = [program, arguments]."""
     if not is_table(raw):
@@ -228,7 +209,8 @@ def actions(raw: object) -> dict[str, tuple[str, ...]]:
         if name in NO_ACTIONS or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,47}", name):
             reason = f"a name has letters, digits, _ and -, and is none of {quoted(NO_ACTIONS)}"
             raise RefusedKey(name, name, reason)
-    return {name: _target(_read(argv, name, value)) for name, value in raw.items()}
+    command = _WAYS["exec"]
+    return {name: decode_key(name, value, {name: command}) for name, value in raw.items()}
 
 
 def check_table(check: Check) -> dict[str, object]:

@@ -14,19 +14,15 @@ was read.
 """
 
 import json
-from types import NoneType
 from typing import (
     Annotated,
     Literal,
-    NamedTuple,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from .decoder import Field, fields_of
 from .probe_spec import TIMEOUT_S, Actions, Check, Checks, Ready, http_url
 from .team import Team
 from .values import (
@@ -42,18 +38,14 @@ from .values import (
     Paths,
     PositiveSeconds,
     Refused,
-    Rule,
     Seconds,
     VariableNames,
     argument,
     argv,
     at_least,
     between,
-    boolean,
     duration,
     each,
-    file_path,
-    file_paths,
     free_table,
     http_headers,
     is_table,
@@ -460,27 +452,7 @@ def _same(before: object, after: object) -> bool:
     return before == after
 
 
-# --- the rules of every Struct, from its annotations ----------------------------------------------
-
-
-class Field(NamedTuple):
-    """How what is written for one key is read: `rules` in their order; `is_path`: it is relative to a folder."""
-
-    rules: tuple[Rule, ...]
-    is_path: bool
-
-
-def _field(hint: object) -> Field:
-    rules: tuple[Rule, ...] = ()
-    for part in (hint, *(get_args(hint) if NoneType in get_args(hint) else ())):
-        rules = getattr(part, "__metadata__", ()) or rules
-    plain = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
-    if hint is bool:
-        rules = (boolean,)
-    elif plain:
-        rules = (one_of(get_args(plain[0])), *rules)
-    assert rules, f"a field without a rule: {hint}"
-    return Field(rules, file_path in rules or file_paths in rules)
+# --- the keys of every Struct ----------------------------------------------
 
 
 # What an agent may override section by section, and the keys of each.
@@ -489,10 +461,6 @@ SECTIONS: dict[str, type[Struct]] = {
 }
 _STRUCTS: tuple[type[Struct], ...] = (Daemon, Events, Audit, Profile, Spec, *SECTIONS.values())
 FIELDS: dict[type[Struct], dict[str, Field]] = {
-    cls: {
-        key: _field(hint)
-        for key, hint in get_type_hints(cls, include_extras=True).items()
-        if cls is not Spec or key not in {"name", "kind", "source", *SECTIONS}
-    }
+    cls: fields_of(cls, without={"name", "kind", "source", *SECTIONS} if cls is Spec else ())
     for cls in _STRUCTS
 }

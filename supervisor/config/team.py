@@ -5,21 +5,18 @@ A member is an agent, another team, or a workflow, by name. Whether those exist 
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from msgspec import Struct
 
-from .document import Page
-from .values import Rule, each, matching, one_of, whole
+from .decoder import Document, fields_of
+from .values import Rule, each, matching, whole
 
 MEMBERS_MAX = 1000
 """Of one team."""
 
 Mode = Literal["coordinate", "broadcast", "route"]
 Routing = Literal["least-load", "round-robin", "sticky"]
-
-MODES: tuple[Mode, ...] = ("coordinate", "broadcast", "route")
-ROUTINGS: tuple[Routing, ...] = ("least-load", "round-robin", "sticky")
 
 NAME = r"[A-Za-z][A-Za-z0-9_-]{0,47}"
 a_name: Rule = matching(NAME, "the name of an agent, a team or a workflow")
@@ -34,11 +31,11 @@ class Team(Struct, frozen=True, kw_only=True):
 
     name: str
     source: str
-    members: tuple[str, ...]
-    lead: str | None = None
+    lead: Annotated[str, a_name] | None = None
+    members: Annotated[tuple[str, ...], each(a_name, "names")]
     mode: Mode = "coordinate"
     routing: Routing = "least-load"
-    max_parallel: int = 8
+    max_parallel: Annotated[int, whole(1, 10_000)] = 8
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -46,45 +43,41 @@ class Team(Struct, frozen=True, kw_only=True):
         return self.members if self.lead is None else (self.lead, *self.members)
 
 
-TEAM_KEYS: Mapping[str, Rule] = {
-    "lead": a_name,
-    "members": each(a_name, "names"),
-    "mode": one_of(MODES),
-    "routing": one_of(ROUTINGS),
-    "max_parallel": whole(1, 10_000),
-}
+TEAM_KEYS = fields_of(Team, without={"name", "source"})
 
 
-def decode_team(page: Page, name: str, raw: object) -> Team:
+def decode_team(document: Document, name: str, raw: object) -> Team:
     """One team from its table.
 
     Raises:
         InvalidParams: the table is not valid; `data` has key, value and reason.
     """
     path = ("teams", name)
-    own = page.keys(path, raw, TEAM_KEYS)
+    own = document.decode(path, raw, TEAM_KEYS)
     if not own.get("members"):
-        raise page.error((*path, "members"), None, 'it is missing: write members = ["AGENT", …]')
-    team = Team(name=name, source=page.source, **own)
+        raise document.error(
+            (*path, "members"), None, 'it is missing: write members = ["AGENT", …]'
+        )
+    team = Team(name=name, source=document.source, **own)
     if len(team.members) > MEMBERS_MAX:
-        raise page.error((*path, "members"), None, f"write at most {MEMBERS_MAX} members")
+        raise document.error((*path, "members"), None, f"write at most {MEMBERS_MAX} members")
     twice = [member for n, member in enumerate(team.members) if member in team.members[:n]]
     if twice:
-        raise page.error((*path, "members"), twice[0], "it is there twice")
+        raise document.error((*path, "members"), twice[0], "it is there twice")
     if team.mode == "coordinate" and team.lead is None:
         reason = (
             'it is missing: mode = "coordinate" gives the task to a lead; or write another mode'
         )
-        raise page.error((*path, "lead"), None, reason)
+        raise document.error((*path, "lead"), None, reason)
     if team.mode != "coordinate" and team.lead is not None:
         reason = f'it contradicts mode = "{team.mode}", in which nobody leads'
-        raise page.error((*path, "lead"), team.lead, reason)
+        raise document.error((*path, "lead"), team.lead, reason)
     if team.lead in team.members:
         reason = "the lead is no member: it delegates to the members"
-        raise page.error((*path, "members"), team.lead, reason)
+        raise document.error((*path, "members"), team.lead, reason)
     if "routing" in own and team.mode != "route":
         reason = f'it contradicts mode = "{team.mode}": it goes with mode = "route"'
-        raise page.error((*path, "routing"), team.routing, reason)
+        raise document.error((*path, "routing"), team.routing, reason)
     return team
 
 

@@ -42,20 +42,29 @@ SIGNALS = (
 
 
 class Refused(ValueError):
-    """A rule says no. `item` is the culprit where it is not the whole value."""
+    """Raised by a rule: `item` is the culprit where it is not the whole value."""
 
     def __init__(self, reason: str, item: object = ...) -> None:
         super().__init__(reason)
         self.reason = reason
         self.item = item
 
+    def below(self, key: str, raw: object) -> "RefusedKey":
+        """Returns the same refusal as one of a key, `raw` being its whole value."""
+        return RefusedKey(key, raw if self.item is ... else self.item, self.reason)
+
 
 class RefusedKey(Refused):
-    """One key of a table that is a value is wrong: the error names it, too."""
+    """Raised about one key of a table that is a value; `path` names it, from the outermost table on."""
 
-    def __init__(self, name: str, item: object, reason: str) -> None:
+    def __init__(self, key: str, item: object, reason: str) -> None:
         super().__init__(reason, item)
-        self.name = name
+        self.path: tuple[str, ...] = (key,)
+
+    def below(self, key: str, raw: object) -> "RefusedKey":
+        """Returns the same refusal as one of a key inside the value of `key`."""
+        self.path = (key, *self.path)
+        return self
 
 
 Rule = Callable[[Any], Any]  # Any: each rule takes what the rule before it made

@@ -5,7 +5,7 @@ stood, from the records alone. Whether those who are to do the steps exist is ch
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -28,19 +28,18 @@ from ...worker.contract.records import (
     TaskState,
 )
 from . import expression
-from .document import KeyPath, Page
+from .decoder import Document, KeyPath, fields_of
 from .expression import BadExpression, Use
 from .values import (
+    PositiveSeconds,
     Refused,
     Rule,
-    above_zero,
     duration,
     each,
     free_table,
     is_list,
     is_table,
     matching,
-    one_of,
     retry_reasons,
     whole,
 )
@@ -55,52 +54,6 @@ GIVEN = frozenset({"input", "context", "objective", "steps"})
 OF_BRANCHES = frozenset({"item", "index"})
 TOLD = ("state", "output", "error", "task")
 """What an expression may ask of a step."""
-
-
-class Step(Struct, frozen=True, kw_only=True):
-    """One of `[[workflows.NAME.steps]]`. `agent` is an agent, a team or a workflow, by name.
-
-    `needs` are the steps that have to end before: those in `after`, and those that its texts refer to.
-    """
-
-    name: str
-    agent: str | None = None
-    capability: str | None = None
-    objective: str | None = None
-    input: object = None
-    context: object = None
-    after: tuple[str, ...] = ()
-    join: Literal["all", "any"] = "all"
-    when: str | None = None
-    for_each: object = None
-    max_parallel: int | None = None
-    on_failure: Literal["fail", "continue"] = "fail"
-    retry: Retry | None = None
-    timeout: float | None = None
-    priority: int | None = None
-    required_capabilities: tuple[str, ...] = ()
-    allowed_tools: tuple[str, ...] | None = None
-    output_format: OutputFormat | None = None
-    needs: tuple[str, ...] = ()
-
-
-class Workflow(Struct, frozen=True, kw_only=True):
-    """`[workflows.NAME]`. `source` is where the table came from; without `output`, those of the last steps are its output."""
-
-    name: str
-    source: str
-    steps: tuple[Step, ...]
-    output: object = None
-    timeout: float | None = None
-    max_parallel: int = 16
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Whose absence would break it: each name once."""
-        return tuple(dict.fromkeys(step.agent for step in self.steps if step.agent is not None))
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def _json(raw: object) -> object:
@@ -148,84 +101,111 @@ def _for_each(raw: object) -> object:
     raise Refused('write a list, or one reference: "${steps.NAME.output}"')
 
 
-def _seconds(raw: object) -> float:
-    return above_zero(duration(raw))
+def _as_written(raw: object) -> object:
+    return raw  # each step has an error of its own
 
 
 _a_name: Rule = matching(r"[A-Za-z][A-Za-z0-9_-]{0,47}", "a name: letters, digits, _ and -")
 _words = each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings")
-STEP_KEYS: Mapping[str, Rule] = {
-    "name": _a_name,
-    "agent": _a_name,
-    "capability": matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"),
-    "objective": _text,
-    "input": _json,
-    "context": _json,
-    "after": each(_a_name, "steps"),
-    "join": one_of(("all", "any")),
-    "when": _text,
-    "for_each": _for_each,
-    "max_parallel": whole(1, 10_000),
-    "on_failure": one_of(("fail", "continue")),
-    "retry": _retry,
-    "timeout": _seconds,
-    "priority": whole(1, 10),
-    "required_capabilities": _words,
-    "allowed_tools": _words,
-    "output_format": _format,
-}
-WORKFLOW_KEYS: Mapping[str, Rule] = {
-    "steps": lambda raw: raw,
-    "output": _json,
-    "timeout": _seconds,
-    "max_parallel": whole(1, 10_000),
-}
 
 
-def decode_workflow(page: Page, name: str, raw: object) -> Workflow:
+class Step(Struct, frozen=True, kw_only=True):
+    """One of `[[workflows.NAME.steps]]`. `agent` is an agent, a team or a workflow, by name.
+
+    `needs` are the steps that have to end before: those in `after`, and those that its texts refer to.
+    """
+
+    name: Annotated[str, _a_name]
+    agent: Annotated[str, _a_name] | None = None
+    capability: (
+        Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters")] | None
+    ) = None
+    objective: Annotated[str, _text] | None = None
+    input: Annotated[object, _json] = None
+    context: Annotated[object, _json] = None
+    after: Annotated[tuple[str, ...], each(_a_name, "steps")] = ()
+    join: Literal["all", "any"] = "all"
+    when: Annotated[str, _text] | None = None
+    for_each: Annotated[object, _for_each] = None
+    max_parallel: Annotated[int, whole(1, 10_000)] | None = None
+    on_failure: Literal["fail", "continue"] = "fail"
+    retry: Annotated[Retry, _retry] | None = None
+    timeout: PositiveSeconds | None = None
+    priority: Annotated[int, whole(1, 10)] | None = None
+    required_capabilities: Annotated[tuple[str, ...], _words] = ()
+    allowed_tools: Annotated[tuple[str, ...], _words] | None = None
+    output_format: Annotated[OutputFormat, _format] | None = None
+    needs: tuple[str, ...] = ()
+
+
+class Workflow(Struct, frozen=True, kw_only=True):
+    """`[workflows.NAME]`. `source` is where the table came from; without `output`, those of the last steps are its output."""
+
+    name: str
+    source: str
+    steps: Annotated[tuple[Step, ...], _as_written]
+    output: Annotated[object, _json] = None
+    timeout: PositiveSeconds | None = None
+    max_parallel: Annotated[int, whole(1, 10_000)] = 16
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Whose absence would break it: each name once."""
+        return tuple(dict.fromkeys(step.agent for step in self.steps if step.agent is not None))
+
+
+STEP_KEYS = fields_of(Step, without={"needs"})
+WORKFLOW_KEYS = fields_of(Workflow, without={"name", "source"})
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def decode_workflow(document: Document, name: str, raw: object) -> Workflow:
     """One workflow from its table: its expressions can be read, refer to steps that are there, and close no circle.
 
     Raises:
         InvalidParams: the table is not valid; `data` has key, value and reason. The key names the step.
     """
     path = ("workflows", name)
-    own = page.keys(path, raw, WORKFLOW_KEYS)
+    own = document.decode(path, raw, WORKFLOW_KEYS)
     tables = own.pop("steps", None)
     if not is_list(tables) or not 0 < len(tables) <= STEPS_MAX:
         reason = f"write 1 to {STEPS_MAX} steps: [[workflows.{name}.steps]]"
-        raise page.error((*path, "steps"), None, reason)
+        raise document.error((*path, "steps"), None, reason)
     steps: dict[str, Step] = {}
     for number, table in enumerate(tables, 1):
-        step = _step(page, path, number, table)
+        step = _step(document, path, number, table)
         if step.name in steps:
-            raise page.error((*path, "steps", step.name), None, "two steps have this name")
+            raise document.error((*path, "steps", step.name), None, "two steps have this name")
         steps[step.name] = step
-    known = [_with_needs(page, (*path, "steps", step.name), step, steps) for step in steps.values()]
-    output = _check(page, (*path, "output"), own.get("output"), expression.uses, GIVEN)
-    _check_steps(page, (*path, "output"), output, steps)
-    workflow = Workflow(name=name, source=page.source, steps=tuple(known), **own)
-    _check_circles(page, path, workflow)
+    known = [
+        _with_needs(document, (*path, "steps", step.name), step, steps) for step in steps.values()
+    ]
+    output = _check(document, (*path, "output"), own.get("output"), expression.uses, GIVEN)
+    _check_steps(document, (*path, "output"), output, steps)
+    workflow = Workflow(name=name, source=document.source, steps=tuple(known), **own)
+    _check_circles(document, path, workflow)
     return workflow
 
 
-def _step(page: Page, path: KeyPath, number: int, table: object) -> Step:
+def _step(document: Document, path: KeyPath, number: int, table: object) -> Step:
     named = table.get("name") if is_table(table) else None
     here = (*path, "steps", named if isinstance(named, str) and named else str(number))
-    own = page.keys(here, table, STEP_KEYS)
+    own = document.decode(here, table, STEP_KEYS)
     if "name" not in own:
-        raise page.error((*here, "name"), None, "it is missing: every step has a name")
+        raise document.error((*here, "name"), None, "it is missing: every step has a name")
     if ("agent" in own) == ("capability" in own):
         reason = "write agent or capability: who does it" + (", not both" if "agent" in own else "")
-        raise page.error((*here, "agent"), own.get("agent"), reason)
+        raise document.error((*here, "agent"), own.get("agent"), reason)
     if "max_parallel" in own and "for_each" not in own:
-        raise page.error((*here, "max_parallel"), own["max_parallel"], "it goes with for_each")
+        raise document.error((*here, "max_parallel"), own["max_parallel"], "it goes with for_each")
     return Step(**own)
 
 
-def _with_needs(page: Page, path: KeyPath, step: Step, steps: Mapping[str, Step]) -> Step:
+def _with_needs(document: Document, path: KeyPath, step: Step, steps: Mapping[str, Step]) -> Step:
     """The step with the names of all that have to end before it."""
     needs = dict.fromkeys(step.after)
-    _check_steps(page, (*path, "after"), needs, steps)
+    _check_steps(document, (*path, "after"), needs, steps)
     inner = GIVEN | (OF_BRANCHES if step.for_each is not None else frozenset())
     for key, uses, names in (
         ("for_each", expression.uses, GIVEN),
@@ -234,15 +214,15 @@ def _with_needs(page: Page, path: KeyPath, step: Step, steps: Mapping[str, Step]
         ("input", expression.uses, inner),
         ("context", expression.uses, inner),
     ):
-        used = _check(page, (*path, key), getattr(step, key), uses, names)
-        _check_steps(page, (*path, key), used, steps)
+        used = _check(document, (*path, key), getattr(step, key), uses, names)
+        _check_steps(document, (*path, key), used, steps)
         needs |= dict.fromkeys(used)
     return msgspec.structs.replace(step, needs=tuple(needs))
 
 
 # Any: a text for a condition, a template for the rest; each function takes its own.
 def _check(
-    page: Page,
+    document: Document,
     path: KeyPath,
     written: Any,
     uses: Callable[[Any], frozenset[Use]],
@@ -255,34 +235,34 @@ def _check(
     try:
         found = sorted(uses(written), key=str)
     except BadExpression as error:
-        raise page.error(path, shown, error.reason) from error
+        raise document.error(path, shown, error.reason) from error
     steps: list[str] = []
     for use in found:
         if use.name not in names:
             also = "; it goes with for_each" if use.name in OF_BRANCHES else ""
             reason = f'there is no "{use.name}" here: known are {", ".join(sorted(names))}{also}'
-            raise page.error(path, shown, reason)
+            raise document.error(path, shown, reason)
         if use.name == "steps":
             step = use.path[0] if use.path else None
             if not isinstance(step, str):
-                raise page.error(path, shown, "write which step: steps.NAME.output")
+                raise document.error(path, shown, "write which step: steps.NAME.output")
             if len(use.path) > 1 and use.path[1] not in TOLD:
                 reason = f"a step has {', '.join(TOLD)}: write steps.{step}.output"
-                raise page.error(path, shown, reason)
+                raise document.error(path, shown, reason)
             steps.append(step)
     return steps
 
 
 def _check_steps(
-    page: Page, path: KeyPath, names: Iterable[str], steps: Mapping[str, Step]
+    document: Document, path: KeyPath, names: Iterable[str], steps: Mapping[str, Step]
 ) -> None:
     for name in names:
         if name not in steps:
             reason = f"there is no step of this name; there are {', '.join(list(steps)[:20])}"
-            raise page.error(path, name, reason)
+            raise document.error(path, name, reason)
 
 
-def _check_circles(page: Page, path: KeyPath, workflow: Workflow) -> None:
+def _check_circles(document: Document, path: KeyPath, workflow: Workflow) -> None:
     done = {step.name for step in in_order(workflow)}
     left = {step.name: step for step in workflow.steps if step.name not in done}
     if not left:
@@ -292,7 +272,7 @@ def _check_circles(page: Page, path: KeyPath, workflow: Workflow) -> None:
         way.append(following)
     found = [*way[way.index(following) :], following]
     reason = f"it closes a circle: {' needs '.join(found)}"
-    raise page.error((*path, "steps", found[0], "after"), found[1], reason, cycle=found)
+    raise document.error((*path, "steps", found[0], "after"), found[1], reason, cycle=found)
 
 
 def in_order(workflow: Workflow) -> list[Step]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from corral.supervisor.config import diff, loader, spec, values
-from corral.supervisor.config.document import STORE
+from corral.supervisor.config.decoder import STORE
 from corral.supervisor.config.spec import Config, Defaults, Scale, Spec
 from corral.worker.contract.errors import InvalidParams
 

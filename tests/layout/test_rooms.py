@@ -45,7 +45,7 @@ cli: worker.contract worker.client supervisor.process
 """room: the rooms that it may import; a name without a dot is one of supervisor."""
 
 PURE = {
-    "supervisor.config": "values expression document probe_spec team workflow spec loader diff",
+    "supervisor.config": "values expression decoder probe_spec team workflow spec loader diff",
     "supervisor.store": "sealed",
     "supervisor.lifecycle": "state_machine restart_policy health_check",
     "supervisor.process": "limits",

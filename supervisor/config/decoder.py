@@ -1,4 +1,7 @@
-"""The document that a configuration is read from: its keys' lines, and errors that name file, key, value and reason.
+"""Decodes every table of a configuration: TOML text to tables, and a table to the values of a Struct, key by key.
+
+The annotations of a Struct are the declaration of its keys: the functions in `Annotated[...]` are the rules that
+are applied to a key's value in order. An error names file, line, key, value and reason.
 
 An error never repeats what could be a secret: tables and environments are named by kind only.
 """
@@ -7,12 +10,29 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import PurePosixPath
 from types import NoneType
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from msgspec import Struct
 
 from ...worker.contract.errors import InvalidParams
-from .values import SIZE_MAX_BYTES, Refused, Rule, dotted, is_list, is_table, kind_of, quoted
+from .values import (
+    SIZE_MAX_BYTES,
+    Refused,
+    RefusedKey,
+    Rule,
+    boolean,
+    dotted,
+    file_path,
+    file_paths,
+    is_list,
+    is_table,
+    kind_of,
+    one_of,
+    quoted,
+)
 
 KeyPath = tuple[str, ...]
 
@@ -20,8 +40,73 @@ STORE = "store"
 """The source of what was added at run time: no file that a person could look into."""
 
 
-class Page:
-    """The document that is read: it knows its name and its lines, and makes the errors."""
+class Field(NamedTuple):
+    """Declares a key: the `rules` that its value passes in order; with `is_path` it is relative to a folder."""
+
+    rules: tuple[Rule, ...]
+    is_path: bool = False
+
+
+Fields = Mapping[str, Field]
+"""The keys of one table, in the order of the manual."""
+
+
+def fields_of(struct: type[Struct], *, without: Collection[str] = ()) -> dict[str, Field]:
+    """Returns the keys of a table whose Struct is `struct`: its fields, but those in `without`."""
+    hints = get_type_hints(struct, include_extras=True)
+    return {key: _field(hint) for key, hint in hints.items() if key not in without}
+
+
+def _field(hint: object) -> Field:
+    rules: tuple[Rule, ...] = ()
+    for part in (hint, *(get_args(hint) if NoneType in get_args(hint) else ())):
+        rules = getattr(part, "__metadata__", ()) or rules
+    plain = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    if hint is bool:
+        rules = (boolean,)
+    elif plain:
+        rules = (one_of(get_args(plain[0])), *rules)
+    assert rules, f"a field without a rule: {hint}"
+    return Field(rules, file_path in rules or file_paths in rules)
+
+
+def why_unknown(key: str, known: Collection[str]) -> str:
+    """Returns the reason for refusing a key that the table does not have."""
+    return f"unknown key; known are {quoted(known)}"
+
+
+# Any: a value that passed the rules of its own field, which only they know.
+def decode_key(
+    key: str,
+    raw: object,
+    fields: Fields,
+    *,
+    directory: str = "",
+    unknown: Callable[[str, Collection[str]], str] = why_unknown,
+) -> Any:
+    """Decodes the value of one key; a relative path is one in `directory`.
+
+    Raises:
+        RefusedKey: there is no such key, or a rule refuses its value.
+    """
+    field = fields.get(key)
+    if field is None:
+        raise RefusedKey(key, raw, unknown(key, fields))
+    value: Any = raw
+    try:
+        for rule in field.rules:
+            value = rule(value)
+    except Refused as refused:
+        raise refused.below(key, raw) from refused
+    if not field.is_path or (key == "python" and "/" not in value):  # found in PATH
+        return value
+    if isinstance(value, str):
+        return str(PurePosixPath(directory, value))
+    return tuple(str(PurePosixPath(directory, item)) for item in value)
+
+
+class Document:
+    """Represents the document that is read: knows its name and its lines, and makes the errors."""
 
     def __init__(self, source: str, text: str) -> None:
         self.source = source
@@ -41,25 +126,28 @@ class Page:
         words = ": ".join(filter(None, (where, what, _one_line(reason))))
         return InvalidParams(words, **facts)
 
-    # Any: a table of values of several types, each of which passed its own rule.
-    def keys(self, path: KeyPath, raw: object, rules: Mapping[str, Rule]) -> dict[str, Any]:
-        """The keys of a table, each after its rule.
+    def decode_key(
+        self, path: KeyPath, raw: object, fields: Fields, **how: Any
+    ) -> Any:  # Any: see `decode_key`
+        """Decodes the value of the key that `path` ends with.
 
         Raises:
-            InvalidParams: it is no table, has a key that no rule is for, or a value that its rule refuses.
+            InvalidParams: there is no such key, or a rule refuses its value.
+        """
+        try:
+            return decode_key(path[-1], raw, fields, **how)
+        except RefusedKey as refused:
+            raise self.error((*path[:-1], *refused.path), refused.item, refused.reason) from refused
+
+    def decode(self, path: KeyPath, raw: object, fields: Fields) -> dict[str, Any]:
+        """Decodes a table by its keys.
+
+        Raises:
+            InvalidParams: it is no table, or one of its keys is refused.
         """
         if not is_table(raw):
             raise self.error(path, raw, "write a table")
-        found: dict[str, Any] = {}
-        for key, value in raw.items():
-            if key not in rules:
-                raise self.error((*path, key), value, f"unknown key; known are {quoted(rules)}")
-            try:
-                found[key] = rules[key](value)
-            except Refused as refused:
-                item = value if refused.item is ... else refused.item
-                raise self.error((*path, key), item, refused.reason) from refused
-        return found
+        return {key: self.decode_key((*path, key), value, fields) for key, value in raw.items()}
 
     def tables(self) -> dict[str, object]:
         """What the TOML says.
