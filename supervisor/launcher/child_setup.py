@@ -1,7 +1,7 @@
-"""What happens between fork and exec: a new process becomes a worker, or says which stage failed and why.
+"""Turns a forked process into a worker between fork and exec, or reports which stage failed and why.
 
-The order of the stages is a contract, and so are their names.  Everything here runs in the child, in
-plain Python, which only a small process of one thread may do.  Standard library alone.
+The order of the stages is a contract, and so are their names.  Everything here runs in the child, in plain Python,
+which is safe only in a small process with one thread.  Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, TypedDict
 
     class Confinement(TypedDict, total=False):
-        """What may be missing: where it belongs, and what it is kept from (see `process.Launch`)."""
+        """Holds the optional fields of a request: placement and restrictions, see `process.parent.Launch`."""
 
         cgroup: str | None
         temporary: str | None
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         identity: tuple[int, int, list[int]] | None
 
     class Spawn(Confinement):
-        """What the daemon asks for; its three descriptors travel beside it."""
+        """Holds a spawn request of the daemon; its three descriptors travel beside it."""
 
         seq: int
         unit: str
@@ -53,19 +53,19 @@ if TYPE_CHECKING:
 
 
 if not TYPE_CHECKING:
-    # What signal wraps, without its enumerations.  Each page that is touched between fork and exec has to be copied:
-    # so there are 45 fewer of 330, and a spawn costs a tenth less.
+    # The C functions without signal's enumerations.  Each page that is touched between fork and exec has to be copied:
+    # this way there are 45 fewer of 330, and a spawn costs a tenth less.
     from _signal import SIG_DFL, pthread_sigmask
     from _signal import signal as set_handler
 
 PAGE_BYTES = 4096
-"""The least room of a pipe."""
+"""Bytes that fit into any pipe, see pipe(7)."""
 OOM_SCORE_ADDED = 200
-"""By how much a worker is a better victim of the kernel's OOM killer than what keeps it."""
+"""Number of points by which the kernel's OOM killer prefers a worker to the daemon, see proc(5), oom_score_adj."""
 
 
 class Refused(Exception):
-    """A stage failed: one line that a person can act on, and facts for programs."""
+    """Reports a failed stage: errno, one line that a person can act on, and facts for programs."""
 
     def __init__(self, number: int, message: str, **facts: str) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class Refused(Exception):
 
 
 class ChildSetup:
-    """The new process, from fork to exec: each stage is one method, and may raise Refused or OSError."""
+    """Performs the stages from fork to exec in the new process; each is one method that may raise Refused or OSError."""
 
     def __init__(self, spawn: Spawn, fds: list[int], report: int, launcher: int) -> None:
         self.spawn = spawn
@@ -84,7 +84,7 @@ class ChildSetup:
         self.identity = self._look_up_identity()
 
     def _look_up_identity(self) -> tuple[str, int, int, list[int]] | None:
-        """Name, uid, gid and groups to change to: as they came, else looked up here, in the child: NSS may be slow."""
+        """Returns name, uid, gid and groups to change to; looks them up here, in the child, since NSS may be slow."""
         user, group = self.spawn["user"], self.spawn["group"]
         if user is None and group is None:
             return None
@@ -127,9 +127,9 @@ class ChildSetup:
                 text = f"cannot set limit {quoted(name)} to {value}: the hard limit is {ceiling}"
                 raise Refused(errno.EPERM, text) from None
 
-    def _volunteer(self) -> None:
-        # Best effort: an extra safety of the daemon's, for which nobody asked by name.  /proc may not
-        # be there, and the score may be at its end.  It may always be raised, never lowered again.
+    def _raise_oom_score(self) -> None:
+        # Best effort: a protection of the daemon that no specification asks for.  /proc may be absent, and the score
+        # may be at its maximum.  It may always be raised, never lowered again.
         with contextlib.suppress(OSError, ValueError):
             fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -164,7 +164,7 @@ class ChildSetup:
             return
         name, uid, gid, groups = self.identity
         if (uid, gid) == (os.geteuid(), os.getegid()) and uid != 0:
-            return  # already so, and an ordinary user may not even say it again
+            return  # already so, and an ordinary user may not repeat the calls
         try:
             os.setgroups(groups)
             os.setresgid(gid, gid, gid)
@@ -179,7 +179,7 @@ class ChildSetup:
     def _die_with_parent(self) -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self.launcher:
-            os._exit(125)  # it died before we asked to be told
+            os._exit(125)  # the launcher died before PDEATHSIG was set
 
     def _change_folder(self) -> None:
         cwd = self.spawn["cwd"]
@@ -198,11 +198,11 @@ class ChildSetup:
     def _set_umask(self) -> None:
         os.umask(self.spawn["umask"])
 
-    def _renounce_privileges(self) -> None:
+    def _set_no_new_privs(self) -> None:
         if self.spawn["no_new_privs"]:
             prctl(PR_SET_NO_NEW_PRIVS, 1)
 
-    def _confine(self) -> None:
+    def _restrict(self) -> None:
         spawn = self.spawn
         paths = spawn.get("read_paths"), spawn.get("write_paths")
         ports, scope_signals = spawn.get("connect_ports"), spawn.get("scope_signals", False)
@@ -229,7 +229,7 @@ class ChildSetup:
             raise Refused(errno.EOPNOTSUPP, text, key="process.connect_ports") from None
 
     def _make_room(self) -> None:
-        # The few descriptors that Landlock takes have to fit below the limit: what the launcher left goes first.
+        # The few descriptors that Landlock takes have to fit below the limit: those of the launcher are closed first.
         kept = sorted({0, 1, 2, self.report, *self.fds})
         for below, above in itertools.pairwise((*kept, 2**31 - 1)):
             os.closerange(below + 1, above)
@@ -271,7 +271,7 @@ class ChildSetup:
     STAGES = (
         ("cgroup", _join_cgroup),
         ("session", _enter_session),
-        ("oom-score", _volunteer),
+        ("oom-score", _raise_oom_score),
         ("temporary", _make_temporary),
         ("limits", _set_limits),
         ("nice", _set_nice),
@@ -279,17 +279,17 @@ class ChildSetup:
         ("parent", _die_with_parent),
         ("chdir", _change_folder),
         ("umask", _set_umask),
-        ("no-new-privs", _renounce_privileges),
-        ("landlock", _confine),
+        ("no-new-privs", _set_no_new_privs),
+        ("landlock", _restrict),
         ("files", _close_files),
         ("exec", _execute),
     )
 
 
 def identity_of(user: str | None, group: str | None) -> tuple[int, int, list[int]]:
-    """The uid, the gid and the supplementary groups of these, each a name or a number; None is our own.
+    """Returns uid, gid and supplementary groups of a user and a group, each a name or a number; None is the current one.
 
-    It may take as long as the databases of users take (nsswitch.conf(5)).
+    It may take as long as the databases of users take, see nsswitch.conf(5).
 
     Raises:
         Refused: there is no such user or group.
@@ -313,7 +313,7 @@ def identity_of(user: str | None, group: str | None) -> tuple[int, int, list[int
 
 
 def _without_interpreter(program: str) -> str:
-    """The kernel says ENOENT for the script when it means what the script's first line names."""
+    """Returns the reason for an ENOENT of a script that exists: its interpreter does not."""
     try:
         with open(program, "rb") as script:
             first = script.readline(256)
@@ -331,7 +331,7 @@ def _not_executed(program: str, number: int) -> str:
         errno.ENOEXEC: 'it is no program for this machine, and no script that starts with "#!"',
         errno.E2BIG: "its arguments and environment are too large for the kernel",
         errno.ELOOP: "too many symbolic links",
-        errno.ETXTBSY: "somebody is writing to it",
+        errno.ETXTBSY: "another process is writing to it",
         errno.EAGAIN: f"uid {os.getuid()} has as many processes as it may have",
         errno.ENOMEM: "there is not enough memory",
     }
@@ -347,12 +347,12 @@ def _forbidden(program: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """The value in double quotes, on one line whatever it holds, and cut where it is no reading any more."""
+    """Returns the value in double quotes, on one line, cut to 200 characters."""
     return json.dumps(value if len(value) <= 200 else value[:199] + "…", ensure_ascii=False)
 
 
-def tell(stage: str, error: BaseException, unit: str) -> bytes:
-    """The report of a failure: four lines, together at most a page, so that a pipe always has room."""
+def encode_failure(stage: str, error: BaseException, unit: str) -> bytes:
+    """Encodes a failure report: four lines, together at most PAGE_BYTES, so that a pipe always has room."""
     number = getattr(error, "errno", None) or errno.EINVAL
     facts: dict[str, str] = {}
     if isinstance(error, Refused):
@@ -365,28 +365,28 @@ def tell(stage: str, error: BaseException, unit: str) -> bytes:
     return lines + (data if len(data) <= PAGE_BYTES // 2 else b"{}")
 
 
-def heard(told: bytes) -> tuple[str, int, str, dict[str, str]]:
-    """What `tell` told: stage, errno, message and facts."""
-    stage, number, message, data = told.decode().split("\n")
+def decode_failure(report: bytes) -> tuple[str, int, str, dict[str, str]]:
+    """Decodes a failure report to stage, errno, message and facts."""
+    stage, number, message, data = report.decode().split("\n")
     return stage, int(number), message, json.loads(data)
 
 
 def become(
     spawn: Spawn, fds: list[int], report: int, launcher: int, altered: list[int]
 ) -> NoReturn:
-    """In the child: perform every stage, or tell the failing one through `report`, and end."""
+    """Performs every stage in the child; a failing one is written to the descriptor `report`, and the child ends."""
     stage = "user"
     try:
         signal.set_wakeup_fd(-1)
         for signum in altered:
             set_handler(signum, SIG_DFL)
         pthread_sigmask(signal.SIG_SETMASK, ())
-        birth = ChildSetup(spawn, fds, report, launcher)
+        setup = ChildSetup(spawn, fds, report, launcher)
         for stage, perform in ChildSetup.STAGES:  # noqa: B007 - named below when it fails
-            perform(birth)
+            perform(setup)
     except BaseException as error:
         try:
-            os.write(report, tell(stage, error, spawn["unit"]))
+            os.write(report, encode_failure(stage, error, spawn["unit"]))
         except BaseException:
             os._exit(126)
     os._exit(127)

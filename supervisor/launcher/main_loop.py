@@ -1,8 +1,7 @@
-"""The main loop of the launcher: the daemon's requests, the reports of new processes, the deaths of all.
+"""Runs the launcher's loop: serves the daemon's requests, confirms new processes, reaps dead ones.
 
-It guarantees that whatever becomes of a worker, its wait status is told at once, and `emptied` when
-nothing of it is left.  It decides nothing: no restart, no grace period, no policy.
-Standard library alone: it is part of the launcher.
+It guarantees that the wait status of every worker is sent at once, and `emptied` as soon as no process of it is
+left.  It makes no decision about restarts or grace periods.  Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ..linux.kernel import (
     signal_child,
     signal_other,
 )
-from .child_setup import PAGE_BYTES, heard, quoted
+from .child_setup import PAGE_BYTES, decode_failure, quoted
 from .process_tree import KILL_AGAIN_S, Trees, Unit
 from .protocol import Channel, receive
 from .raw_spawn import EVERY_SIGNAL, FAILED_LATE
@@ -41,38 +40,40 @@ if TYPE_CHECKING:
     from .raw_spawn import RawSpawner
 
     Become = Callable[[Any, list[int], int], NoReturn]
-    """In the new process: turns it into what a request asks for; its descriptors, and where failures are told."""
+    """Turns a new process into the requested one: the request, its descriptors, the write end for a failure report."""
 else:
-    from _signal import pthread_sigmask  # as in `birth`: what signal wraps
+    from _signal import (
+        pthread_sigmask,
+    )  # the C functions without signal's enumerations, as in `child_setup`
 
 SURVEY_S = 1.0
-"""The pace of surveys of the trees while anything runs…"""
+"""Seconds between two surveys of the trees while anything runs."""
 SURVEY_SHARE = 0.0005
-"""…unless they would take more than this share of one core: a brand is there without them."""
+"""Ratio of one core that surveys may take before they become rarer; brands identify processes without them."""
 ROOTS_S = 0.1
-"""The pace at which it is told which processes have escaped."""
+"""Seconds between two messages about escaped processes."""
 ROOTS = 1024
-"""So many of one unit."""
+"""Number of escaped processes of one unit in a message."""
 SERVE_S = 0.003
-"""For so long requests are served, one after the other, before deaths and confirmations are looked at again."""
+"""Seconds for which requests are served before deaths and confirmations are looked at again."""
 STOP_ROUNDS = 10
-"""Looks at one tree that is being stopped, before others are served…"""
+"""Number of looks at one tree that is being stopped before others are served."""
 STOP_AGAIN_S = 0.01
-"""…and the pause before the next ones."""
+"""Seconds of pause before the next looks at a tree that is being stopped."""
 REMOVE_S = 1.0
-"""How long the launcher stays at its end to remove its groups."""
+"""Seconds that the launcher stays at its end to remove its groups."""
 # A tree that was stopped would not see these before it is continued.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
 
 
 class MainLoop:
-    """The parent of workers; `become` is what a fork does from its first instruction on.
+    """Serves as the parent of workers; `become` runs in each forked process, from its first instruction on.
 
-    `listeners` are further descriptors, and what is done whenever they can be read.
+    `listeners` maps further descriptors to functions that are called whenever they are readable.
     """
 
     DESCRIPTORS: tuple[int, ...] = (3,)
-    """How many may come with a spawn."""
+    """Numbers of descriptors that may come with a spawn request."""
 
     def __init__(
         self, channel: Channel, daemon: int, wake: int, become: Become, trees: Trees
@@ -89,19 +90,19 @@ class MainLoop:
         self.dead: deque[tuple[Unit, int, resource.struct_rusage]] = deque()
         self.is_settled = True
         self.survey_due_s = 0.0
-        self.turned: set[Unit] = set()  # to be frozen or thawed, as far as they are not yet
+        self.refreezing: set[Unit] = set()  # still to be frozen or thawed
         self.frozen: set[Unit] = set()
-        self.told: dict[str, list[int]] = {}  # the escaped processes of each unit
-        self.tell_due_s = 0.0
-        self.is_told = True
+        self.sent_roots: dict[str, list[int]] = {}  # the escaped processes of each unit
+        self.roots_due_s = 0.0
+        self.are_roots_sent = True
         self.abandoned: set[str] = set()  # groups to be removed as soon as they are empty
         self.listeners: dict[int, Callable[[], None]] = {}
         self.raw_spawner: RawSpawner | None = None  # where new processes may follow a plan
-        # What was asked for and the signals since then, until confirmed: a plan leaves them for its end.
+        # The request, its descriptors and the signals since then, until the exec is confirmed: a failed plan needs them.
         self.planned: dict[Unit, tuple[Any, list[int], set[tuple[int, str]]]] = {}
 
     def run(self) -> None:
-        """Serve until the daemon is gone."""
+        """Serves until the daemon is gone."""
         sock = self.channel.sock.fileno()
         for fd in (sock, self.daemon, self.wake, *self.listeners):
             self.poller.register(fd, select.POLLIN)
@@ -130,24 +131,24 @@ class MainLoop:
         due = [unit.again_s for unit in self.killed]
         if self.trees.units:
             due.append(self.survey_due_s)
-        if not self.is_told:
-            due.append(self.tell_due_s)
-        if self.turned:
+        if not self.are_roots_sent:
+            due.append(self.roots_due_s)
+        if self.refreezing:
             due.append(now + STOP_AGAIN_S)
         if not self.is_settled or self.abandoned:
             due.append(now + KILL_AGAIN_S[1])
         return max(0.0, min(due) - now) * 1000 + 1 if due else None
 
     def _put_off(self, error: OSError) -> None:
-        """Out of descriptors or memory: nothing was concluded, and soon we look again."""
+        """Postpones a look that failed for lack of descriptors or memory; raises any other error."""
         if error.errno not in RETRYABLE:
             raise error
         self.is_settled = False
 
     def _serve(self) -> bool:
-        """Do what the messages ask for that are there; False when the daemon has closed its end."""
+        """Serves the requests that have arrived; returns False when the daemon has closed its end."""
         until_s = time.monotonic() + SERVE_S
-        while True:  # what follows is of the same cost for one message as for many
+        while True:  # the work after this loop costs the same for one message as for many
             try:
                 message, fds = receive(self.channel.sock)
             except BlockingIOError:
@@ -155,7 +156,7 @@ class MainLoop:
             except (EOFError, ConnectionResetError):
                 return False
             try:
-                self._obey(message, fds)
+                self._perform(message, fds)
             except OSError as error:
                 self._put_off(error)
             finally:
@@ -164,7 +165,7 @@ class MainLoop:
             if message["op"] not in ("spawn", "signal") or time.monotonic() >= until_s:
                 return True  # kills and freezes are carried out before anything else is answered
 
-    def _obey(self, message: Any, fds: list[int]) -> None:  # Any: JSON
+    def _perform(self, message: Any, fds: list[int]) -> None:  # Any: JSON
         match message["op"]:
             case "spawn":
                 self._spawn(message, fds)
@@ -173,12 +174,12 @@ class MainLoop:
             case "kill":
                 self._kill(message["unit"])
             case "freeze" | "thaw":
-                self._turn(message["unit"], message["op"] == "freeze")
+                self._set_frozen(message["unit"], message["op"] == "freeze")
             case "ping":
-                if not self.channel.queue:  # else what waits there is sign of life enough
+                if not self.channel.queue:  # else the waiting messages are sign of life enough
                     self.channel.send(op="pong", seq=message["seq"])
             case "list":
-                self._tell_units(message["seq"])
+                self._send_units(message["seq"])
             case other:
                 raise AssertionError(f"the daemon is of our version, yet asks for {other!r}")
 
@@ -190,7 +191,7 @@ class MainLoop:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if key in self.trees.units:
                 raise OSError(errno.EEXIST, "this unit lives already")
-            report, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            report, report_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             stage = "cgroup"
             try:
                 group = message["cgroup"] = self._make_group(message)
@@ -200,8 +201,8 @@ class MainLoop:
                 brand = brand_for(self.trees.state, seq)
                 if brand is not None:
                     message["limits"]["RSS"] = brand
-                pid, is_planned = self._fork(message, fds, told, may_plan)
-                self.trees.note_birth(pid)
+                pid, is_planned = self._fork(message, fds, report_in, may_plan)
+                self.trees.note_forked(pid)
                 try:
                     unit = Unit(key, pid, seq, report, group)
                 except OSError:  # it cannot be looked at: a failed start, not one without an answer
@@ -212,7 +213,7 @@ class MainLoop:
                 os.close(report)
                 raise
             finally:
-                os.close(told)
+                os.close(report_in)
         except OSError as error:
             self._abandon(group)
             text = f"cannot start {quoted(key)}: {str(error.strerror).lower()}"
@@ -227,36 +228,36 @@ class MainLoop:
             fds.clear()  # they are kept until it is confirmed
 
     def _fork(
-        self, message: Any, fds: list[int], told: int, may_plan: bool
+        self, message: Any, fds: list[int], report_in: int, may_plan: bool
     ) -> tuple[int, bool]:  # Any: JSON
-        """The new process, and whether it follows a plan."""
+        """Makes a process; returns the pid and whether the process follows a plan of raw system calls."""
         if self.raw_spawner is not None:
-            pid = self.raw_spawner.bear(message, fds, told) if may_plan else None
+            pid = self.raw_spawner.start(message, fds, report_in) if may_plan else None
             if pid is not None:
                 return pid, True
-            self.raw_spawner.uncover()
-        # What comes before the new process has handlers of its own waits: ours ignore what would end it.
+            self.raw_spawner.include_memory()
+        # Signals wait until the new process has its own handlers: the launcher's would ignore those that end it.
         before = pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
         try:
-            pid = self._split(fds)
+            pid = self._fork_process(fds)
             if pid == 0:
-                self.become(message, fds, told)
+                self.become(message, fds, report_in)
         finally:
             pthread_sigmask(signal.SIG_SETMASK, before)
         return pid, False
 
-    def _split(self, _fds: list[int]) -> int:
+    def _fork_process(self, _fds: list[int]) -> int:
         return os.fork()
 
-    def _bear_again(self, unit: Unit, told: bytes) -> None:
-        """Its plan did not work out: now with all the words for what is in the way, if it still is."""
+    def _respawn(self, unit: Unit, failure: bytes) -> None:
+        """Starts a unit again in plain Python after its plan has failed, so that the reason can be reported."""
         message, fds, signals = self.planned.pop(unit)
         was_killed = unit in self.killed
         del self.trees.leaders[unit.pid]
         self._forget(unit)
         self.trees.failed.add(unit.pid)
         try:
-            if told == FAILED_LATE and message.get("temporary") is not None:
+            if failure == FAILED_LATE and message.get("temporary") is not None:
                 with contextlib.suppress(OSError):
                     os.rmdir(message["temporary"])
             self._spawn(message, fds, may_plan=False)
@@ -267,7 +268,7 @@ class MainLoop:
             self._signal(unit.key, signum, scope)
         if was_killed:
             self._kill(unit.key)
-        self._turn(unit.key, unit.is_frozen)
+        self._set_frozen(unit.key, unit.is_frozen)
 
     def _make_group(self, message: Any) -> str | None:  # Any: JSON
         if self.trees.groups is None:
@@ -294,19 +295,19 @@ class MainLoop:
         )
 
     def _confirm(self, unit: Unit) -> None:
-        """Read what the new process has to tell: nothing but the end of the file is success."""
-        told = os.read(unit.report, PAGE_BYTES)
+        """Reads the report of a new process: the end of the file means success, anything else is a failure."""
+        failure = os.read(unit.report, PAGE_BYTES)
         self.poller.unregister(unit.report)
         del self.reports[unit.report]
         os.close(unit.report)
         unit.report = -1
         if unit in self.planned:
-            if told:
-                self._bear_again(unit, told)
+            if failure:
+                self._respawn(unit, failure)
                 return
             for fd in self.planned.pop(unit)[1]:
                 os.close(fd)
-        if not told:
+        if not failure:
             starttime = unit.starttime
             self.channel.send(
                 op="spawned", seq=unit.seq, unit=unit.key, pid=unit.pid, starttime=starttime
@@ -315,16 +316,16 @@ class MainLoop:
         del self.trees.leaders[unit.pid]
         self._forget(unit)
         self.trees.failed.add(unit.pid)
-        self._refuse(unit.seq, unit.key, *heard(told))
+        self._refuse(unit.seq, unit.key, *decode_failure(failure))
 
     def _forget(self, unit: Unit) -> None:
         del self.trees.units[unit.key]
-        for marked in (self.ended, self.killed, self.turned, self.frozen):
+        for marked in (self.ended, self.killed, self.refreezing, self.frozen):
             marked.discard(unit)
         self._abandon(unit.group)
 
     def _reap(self) -> None:
-        """Reap every dead child; its pid may be another's from then on."""
+        """Reaps every dead child; its pid may be given to another process from then on."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -332,36 +333,36 @@ class MainLoop:
                 return
             if pid == 0:
                 return  # at once, when one was only stopped or continued
-            self._bury(pid, status, usage)
-            with contextlib.suppress(OSError):  # then it is told with the next look
-                self._tell_deaths()  # before we look what is left: the daemon has to do meanwhile
+            self._note_exit(pid, status, usage)
+            with contextlib.suppress(OSError):  # then it is sent at the next look
+                self._send_exits()  # before the tree is looked at: the daemon can work meanwhile
 
-    def _bury(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
+    def _note_exit(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
         self.is_settled = False
         self.trees.note_reaped(pid)
         unit = self.trees.leaders.get(pid)
         if unit is not None and unit.report >= 0:
-            self._confirm(unit)  # its only writer is dead, so that all has been said
-        # Not one that has been born again meanwhile, perhaps with this very pid.
+            self._confirm(unit)  # its only writer is dead, so the report is complete
+        # Unless it has been started again meanwhile, perhaps with the same pid.
         if unit is not None and self.trees.leaders.get(pid) is unit:
             del self.trees.leaders[pid]
             unit.is_alive = False
             self.ended.add(unit)
             self.dead.append((unit, status, usage))
-        self.trees.strays.pop(pid, None)
+        self.trees.orphans.pop(pid, None)
         self.trees.failed.discard(pid)
 
     def _let_go(self, unit: Unit) -> None:
-        """Take for gone what is dead, and kept from us by a debugger that does not wait for it (ptrace(2))."""
+        """Counts dead processes as gone that a debugger keeps from being reaped, see ptrace(2)."""
         for pid in self.trees.roots(unit):
             process = look_up(pid)
             if process is not None and process.is_dead:
                 reaped, status, usage = os.wait4(pid, os.WNOHANG)
-                self._bury(pid, status if reaped else signal.SIGKILL, usage)
+                self._note_exit(pid, status if reaped else signal.SIGKILL, usage)
 
     def _tidy(self) -> None:
-        """What follows from deaths and from time: reports, rounds of SIGKILL and SIGSTOP, the survey."""
-        # Not those of units that are told to be empty below: what is started in their place is more urgent.
+        """Performs the work due after deaths or by time: messages, rounds of SIGKILL and SIGSTOP, surveys."""
+        # Not the groups of units that become empty below: their replacements are more urgent.
         self.abandoned = {group for group in self.abandoned if not cgroup.remove(group)}
         if not self.is_settled:
             self._settle()
@@ -377,14 +378,18 @@ class MainLoop:
             cost = time.monotonic() - started
             self.survey_due_s = started + max(SURVEY_S, cost / SURVEY_SHARE)
             self._settle()
-        for unit in list(self.turned):
-            if self._is_turned(unit):
-                self.turned.discard(unit)
-        if not self.is_told:
-            self._tell_roots()
+        for unit in list(self.refreezing):
+            if self._is_frozen_now(unit):
+                self.refreezing.discard(unit)
+        if not self.are_roots_sent:
+            self._send_roots()
 
-    def _tell_deaths(self) -> None:
-        """Tell the deaths of leaders; raises OSError where no descriptor is left to see what they died of."""
+    def _send_exits(self) -> None:
+        """Sends the exits of leaders.
+
+        Raises:
+            OSError: no descriptor is left to read whether the kernel killed for memory.
+        """
         while self.dead:
             unit, status, usage = self.dead[0]
             oom_kills = 0 if unit.group is None else cgroup.oom_kills(unit.group)
@@ -403,42 +408,42 @@ class MainLoop:
             )
 
     def _settle(self) -> None:
-        """Tell the deaths of leaders and which units are empty; end what is nobody's."""
+        """Sends the exits of leaders and the units that have become empty; kills processes of no living unit."""
         trees = self.trees
-        self._tell_deaths()
+        self._send_exits()
         trees.adopt()
-        for stray in trees.unknown():
-            stray.candidates = [unit for unit in stray.candidates if trees.has(unit)]
-            if not all(unit.is_alive for unit in stray.candidates) or not stray.candidates:
-                kill_below(stray.pid)
+        for orphan in trees.unknown():
+            orphan.candidates = [unit for unit in orphan.candidates if trees.has(unit)]
+            if not all(unit.is_alive for unit in orphan.candidates) or not orphan.candidates:
+                kill_below(orphan.pid)
         for unit in [unit for unit in self.ended if trees.is_empty(unit)]:
             self._forget(unit)
             self.channel.send(op="emptied", unit=unit.key)
         for unit in self.killed:
             if not unit.is_alive:
                 unit.again_s = 0.0  # something of it has just escaped from a dead parent
-        # One that escaped from a stopped parent, or was forked behind our back, is to be stopped too.
-        self.turned |= self.frozen
-        self.is_told = False
-        # What a group holds that is no child of ours dies without a word to us.
+        # A process that escaped from a stopped parent, or was forked unnoticed, has to be stopped too.
+        self.refreezing |= self.frozen
+        self.are_roots_sent = False
+        # A process in a group that is not below a child of the launcher dies without a notification.
         self.is_settled = all(unit.group is None or trees.roots(unit) for unit in self.ended)
 
-    def _tell_roots(self) -> None:
-        """Tell which processes have escaped, once that has changed: in time, and never into a queue."""
+    def _send_roots(self) -> None:
+        """Sends the escaped processes if they have changed, at most every ROOTS_S, and never into a queue."""
         now = time.monotonic()
-        found = self.trees.strays_of()
-        if found != self.told:
+        found = self.trees.orphans_of()
+        if found != self.sent_roots:
             if self.channel.queue:
-                self.tell_due_s = now + ROOTS_S
-            if now < self.tell_due_s:
+                self.roots_due_s = now + ROOTS_S
+            if now < self.roots_due_s:
                 return
-            for key in found.keys() | self.told.keys():
+            for key in found.keys() | self.sent_roots.keys():
                 pids = found.get(key, [])
-                if key in self.trees.units and pids != self.told.get(key, []):
+                if key in self.trees.units and pids != self.sent_roots.get(key, []):
                     self.channel.send(op="roots", unit=key, pids=pids[:ROOTS])
-            self.told = found
-            self.tell_due_s = now + ROOTS_S
-        self.is_told = True
+            self.sent_roots = found
+            self.roots_due_s = now + ROOTS_S
+        self.are_roots_sent = True
 
     def _signal(self, key: str, signum: int, scope: str) -> None:
         unit = self.trees.units.get(key)
@@ -447,8 +452,8 @@ class MainLoop:
         if unit in self.planned:
             self.planned[unit][2].add((signum, scope))
         if unit.is_frozen and signum in ENDING:
-            self._turn(key, False)
-            self._is_turned(unit)
+            self._set_frozen(key, False)
+            self._is_frozen_now(unit)
         if scope == "tree":
             self._signal_tree(unit, signum)
         elif unit.is_alive:
@@ -460,19 +465,19 @@ class MainLoop:
             unit.again_s = 0.0
             unit.is_frozen = False  # SIGKILL reaches what is frozen
             self.frozen.discard(unit)
-            self.turned.discard(unit)
+            self.refreezing.discard(unit)
             self.killed.add(unit)
 
-    def _turn(self, key: str, is_frozen: bool) -> None:
+    def _set_frozen(self, key: str, is_frozen: bool) -> None:
         unit = self.trees.units.get(key)
         if unit is not None and unit.is_frozen != is_frozen:
             unit.is_frozen = is_frozen
             (self.frozen.add if is_frozen else self.frozen.discard)(unit)
             unit.is_scattered = unit.is_scattered and not is_frozen
-            self.turned.add(unit)
+            self.refreezing.add(unit)
 
-    def _is_turned(self, unit: Unit) -> bool:
-        """Freeze or thaw it; False when it has to be looked at again, since a fork may have raced."""
+    def _is_frozen_now(self, unit: Unit) -> bool:
+        """Freezes or thaws a unit; returns False if it needs another look, since a fork may have raced."""
         if unit.group is not None:
             cgroup.freeze(unit.group, unit.is_frozen)
             return True
@@ -486,7 +491,7 @@ class MainLoop:
 
     def _is_stopped(self, unit: Unit) -> bool:
         if unit.is_alive:
-            signal_child(-unit.pid, signal.SIGSTOP)  # no fork escapes what is sent to a group
+            signal_child(-unit.pid, signal.SIGSTOP)  # a signal to a process group misses no fork
         seen: set[int] = set()
         for _ in range(STOP_ROUNDS):
             self.trees.adopt()
@@ -500,18 +505,20 @@ class MainLoop:
             if not running:
                 return True
             if seen.issuperset(process.pid for process in running):
-                break  # they have been told, and only need time
+                break  # they have the signal, and only need time
             for process in running:
                 seen.add(process.pid)
                 self._signal_one(process, signal.SIGSTOP)
         return False
 
     def _signal_tree(self, unit: Unit, signum: int) -> None:
-        """Signal the leader's group at once and every other process of the unit one by one."""
+        """Signals the leader's process group at once, and every other process of the unit one by one."""
         members: list[Process] = []
         try:
             if unit.group is not None and signum == signal.SIGKILL:
-                cgroup.kill(unit.group)  # first, since it is at once; what has left it remains
+                cgroup.kill(
+                    unit.group
+                )  # first, since it is immediate; processes that left the group remain
             self.trees.adopt()
             members = self.trees.members(unit)
         finally:
@@ -528,12 +535,12 @@ class MainLoop:
                     self._signal_one(process, signal.SIGCONT)
 
     def _signal_one(self, process: Process, signum: int) -> None:
-        if process.pid in self.trees.leaders or process.pid in self.trees.strays:
+        if process.pid in self.trees.leaders or process.pid in self.trees.orphans:
             signal_child(process.pid, signum)
         else:
             signal_other(process, signum)
 
-    def _tell_units(self, seq: int) -> None:
+    def _send_units(self, seq: int) -> None:
         self.trees.adopt()
         units = [
             {
@@ -544,13 +551,13 @@ class MainLoop:
             }
             for unit in self.trees.units.values()
         ]
-        unknown = [stray.pid for stray in self.trees.unknown()]
+        unknown = [orphan.pid for orphan in self.trees.unknown()]
         self.channel.send(op="listed", seq=seq, units=units, unknown=unknown)
 
     def end(self) -> None:
-        """Kill everything below us, again and again, until nothing is left.
+        """Kills everything below the launcher, again and again, until nothing is left.
 
-        The groups of other units may be the next daemon's already, and so is the folder of them all.
+        Groups of other units, and the parent folder, may belong to the next daemon already: they are not touched.
         """
         groups = {unit.group for unit in self.trees.units.values() if unit.group is not None}
         pause_s = KILL_AGAIN_S[0]
@@ -566,7 +573,7 @@ class MainLoop:
                 break
             left = self.trees.own_children()
             if left == dead:
-                break  # a debugger keeps them from us
+                break  # a debugger keeps them from being reaped
             dead = left if is_dead(left) else []
             for pid in left:
                 kill_below(pid)
@@ -591,7 +598,7 @@ class MainLoop:
 
 
 def is_dead(pids: list[int]) -> bool:
-    """None of these lives, as far as we have the means to look."""
+    """Returns True if none of these processes lives; False where that cannot be read."""
     try:
         processes = [look_up(pid) for pid in pids]
     except OSError:
@@ -600,7 +607,7 @@ def is_dead(pids: list[int]) -> bool:
 
 
 def drain(fd: int) -> None:
-    """Empty a non-blocking pipe."""
+    """Empties a non-blocking pipe."""
     with contextlib.suppress(BlockingIOError):
         while os.read(fd, 4096):
             pass

@@ -1,7 +1,7 @@
-"""Whose is a process: the trees of all units, and what escaped from them.
+"""Attributes processes to units: the tree below each unit's leader, and the orphans that escaped from one.
 
-It guarantees that no unit counts as empty while a process is left that could be its own.  It signals
-nobody.  Standard library alone: it is part of the launcher.
+It guarantees that no unit counts as empty while a process is left that could belong to it.  It signals no process.
+Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..linux.kernel import (
 )
 
 KILL_AGAIN_S = (0.005, 0.25)
-"""First and last pause between two rounds of SIGKILL at the same tree."""
+"""Seconds of the first and of the longest pause between two rounds of SIGKILL at the same tree."""
 
 
 class Unit:
-    """One life of one worker: its leader, and whatever else turns out to belong to it."""
+    """Represents one incarnation of one worker: its leader and every process attributed to it."""
 
     __slots__ = (
         "again_s",
@@ -46,10 +46,10 @@ class Unit:
         self.key = key
         self.pid = pid
         self.seq = seq
-        self.report = report  # where a failing stage is told; -1 once the exec is confirmed
+        self.report = report  # the read end of its failure report; -1 once the exec is confirmed
         self.group = group  # the folder of its cgroup
         process = look_up(pid)
-        assert process is not None, "our own child has not been reaped yet"
+        assert process is not None, "a child that is not yet reaped is in /proc"
         self.starttime = process.starttime
         self.is_alive = True
         self.is_frozen = False
@@ -58,8 +58,8 @@ class Unit:
         self.pause_s = KILL_AGAIN_S[0]
 
 
-class Stray:
-    """A child of ours that no spawn made: its parent died, and it came to us, the subreaper."""
+class Orphan:
+    """Represents a process that was reparented to the launcher, the subreaper, when its parent died."""
 
     __slots__ = ("candidates", "pid", "unit")
 
@@ -70,7 +70,7 @@ class Stray:
 
 
 class ProcessTree:
-    """Who was seen in whose tree: (pid, starttime) and session numbers, from one survey to the next."""
+    """Holds one survey: the unit of each (pid, starttime) and of each session number."""
 
     __slots__ = ("processes", "sessions")
 
@@ -80,11 +80,11 @@ class ProcessTree:
 
 
 class Trees:
-    """The processes of every unit.
+    """Tracks the processes of every unit.
 
-    Every descendant hangs below a child of ours: below a leader, or below a stray.  So a unit is
-    empty when its leader is reaped, no stray is its own, and its group holds no process that somebody
-    else put there; and only strays need to be attributed.
+    Every descendant is below a child of the launcher: below a leader or below an orphan.  So a unit is empty when its
+    leader is reaped, no orphan belongs to it, and its cgroup holds no process that was put there from elsewhere; and only
+    orphans need to be attributed.
     """
 
     def __init__(
@@ -95,42 +95,42 @@ class Trees:
         is_nested: bool = False,
     ) -> None:
         self.state = state  # in the brand of every process
-        self.is_nested = is_nested  # below those of a launcher: see `kernel.brand`
+        self.is_nested = is_nested  # below those the launcher's: see `kernel.brand`
         self.groups = groups
         self.units: dict[str, Unit] = {}
         self.leaders: dict[int, Unit] = {}
-        self.strays: dict[int, Stray] = {}
+        self.orphans: dict[int, Orphan] = {}
         self.failed: set[int] = set()  # forked, but a stage failed: only to be reaped
         self.now, self.before = ProcessTree(), ProcessTree()
         # Kept open, so that the list can be read when descriptors have run out.
         self.list_fd = (
             os.open(OWN_CHILDREN, os.O_RDONLY | os.O_CLOEXEC) if HAS_CHILDREN_FILE else -1
         )
-        self.expected = b""  # what the list says while nobody has come who is not known
+        self.expected = b""  # the content of the list while every child is known
 
     def own_children(self) -> list[int]:
-        """The pids of our children, exactly: see `children`."""
+        """Returns the pids of all children of the launcher, exactly: see `kernel.children`."""
         if self.list_fd < 0:
             return children_by_parent(os.getpid())
         return list(map(int, read_fd(self.list_fd).split()))
 
-    def note_birth(self, pid: int) -> None:
-        """We have forked: the newest child is the last of the list."""
+    def note_forked(self, pid: int) -> None:
+        """Notes a fork: the newest child is the last of the kernel's list."""
         self.expected += b"%d " % pid
 
     def note_reaped(self, pid: int) -> None:
-        """This child is in no list any more."""
+        """Notes that a child has been reaped, so that the kernel lists it no more."""
         self.expected = (b" " + self.expected).replace(b" %d " % pid, b" ", 1)[1:]
 
     def adopt(self) -> None:
-        """Find what has become our child, and whose it is.
+        """Finds processes that were reparented to the launcher, and attributes them to units.
 
         Raises:
-            OSError: no descriptor or memory to look at them; nothing may be concluded now.
+            OSError: descriptors or memory have run out; nothing may be concluded now.
         """
-        for stray in self.unknown():  # in the middle of an exec, for one, its mark cannot be read
-            process = look_up(stray.pid)
-            stray.unit = None if process is None else self.owner(process)
+        for orphan in self.unknown():  # in the middle of an exec, for one, its mark cannot be read
+            process = look_up(orphan.pid)
+            orphan.unit = None if process is None else self.owner(process)
         listed = b"" if self.list_fd < 0 else read_fd(self.list_fd)
         if listed and listed == self.expected:
             return  # to take a thousand pids from it takes longer than to read it
@@ -142,10 +142,10 @@ class Trees:
             self.expected = listed
 
     def _adopt(self, pids: list[int]) -> bool:
-        """Find whose these children of ours are; whether all are known now, until they are reaped."""
+        """Attributes children of the launcher; returns True if all of them are known now."""
         known, is_whole = self.leaders, True
         for pid in [pid for pid in pids if pid not in known]:  # of thousands, most
-            if pid in self.strays or pid in self.failed:
+            if pid in self.orphans or pid in self.failed:
                 continue
             process = look_up(pid)
             if process is None or process.is_dead:
@@ -155,11 +155,11 @@ class Trees:
             candidates = [u for u in self.units.values() if u.starttime <= process.starttime]
             if unit is None and len(candidates) == 1:
                 unit = candidates[0]
-            self.strays[pid] = Stray(pid, unit, candidates)
+            self.orphans[pid] = Orphan(pid, unit, candidates)
         return is_whole
 
     def owner(self, process: Process) -> Unit | None:
-        """The unit of an escaped process: by its cgroup, lineage, session, brand, and last its mark.
+        """Returns the unit of an escaped process: by its cgroup, ancestors, session, brand, and last its mark.
 
         A process group lies within one session, so that the session answers for both.
         """
@@ -184,49 +184,49 @@ class Trees:
         return self.units.get(mark(pid))
 
     def has(self, unit: Unit) -> bool:
-        """It has not become empty yet."""
+        """Returns True if the unit has not become empty yet."""
         return self.units.get(unit.key) is unit
 
-    def strays_of(self) -> dict[str, list[int]]:
-        """The children of ours that escaped, by unit."""
+    def orphans_of(self) -> dict[str, list[int]]:
+        """Returns the pids of the orphans of each unit that has any."""
         found: dict[str, list[int]] = {}
-        for stray in self.strays.values():
-            if stray.unit is not None:
-                found.setdefault(stray.unit.key, []).append(stray.pid)
+        for orphan in self.orphans.values():
+            if orphan.unit is not None:
+                found.setdefault(orphan.unit.key, []).append(orphan.pid)
         return found
 
     def roots(self, unit: Unit) -> list[int]:
-        """Those of our children below which the unit's processes hang."""
-        strays = [stray.pid for stray in self.strays.values() if stray.unit is unit]
-        return [unit.pid, *strays] if unit.is_alive else strays
+        """Returns the children of the launcher below which all processes of the unit are."""
+        orphans = [orphan.pid for orphan in self.orphans.values() if orphan.unit is unit]
+        return [unit.pid, *orphans] if unit.is_alive else orphans
 
     def members(self, unit: Unit) -> list[Process]:
-        """All living processes of the unit that can be found, noted for the time when they escape."""
+        """Returns all living processes of the unit that can be found, and notes them for the time when they escape."""
         found = [process for root in self.roots(unit) for process in walk(root)]
         for process in found:
             if process.pid == unit.pid:
-                continue  # of thousands, all there is; a child of ours needs no note, nor its session's number
+                continue  # for most units the only one; a child of the launcher needs no note, nor does its session
             self.now.processes[process.pid] = (process.starttime, unit)
             if process.session != unit.pid:
                 self.now.sessions[process.session] = unit
         return found
 
     def survey(self) -> None:
-        """Note the lineage of everything; what two surveys did not see is forgotten."""
+        """Notes the unit of every process; a process that two surveys did not see is forgotten."""
         self.adopt()
         self.before, self.now = self.now, ProcessTree()
         for unit in self.units.values():
             self.members(unit)
 
-    def unknown(self) -> list[Stray]:
-        """The strays that could be of several units, or of none that is left."""
-        return [stray for stray in self.strays.values() if stray.unit is None]
+    def unknown(self) -> list[Orphan]:
+        """Returns the orphans that could belong to several units, or to none that is left."""
+        return [orphan for orphan in self.orphans.values() if orphan.unit is None]
 
     def is_empty(self, unit: Unit) -> bool:
-        """Nothing is left that belongs to the unit, or that could."""
+        """Returns True if no process is left that belongs to the unit, or that could."""
         if unit.is_alive or any(
-            stray.unit is unit or (stray.unit is None and unit in stray.candidates)
-            for stray in self.strays.values()
+            orphan.unit is unit or (orphan.unit is None and unit in orphan.candidates)
+            for orphan in self.orphans.values()
         ):
             return False
         return unit.group is None or not cgroup.is_populated(unit.group)

@@ -1,21 +1,21 @@
-"""The parent of every worker: starts, signals and reaps them, and leaves none behind.
+"""Runs the launcher, the parent of every worker: spawns, signals and reaps them, and leaves none behind.
 
-Run by path, `python -I -S launcher.py FD [OPTIONS]`, where FD is one end of a SOCK_SEQPACKET pair whose
-other end the daemon holds, and OPTIONS a JSON object: `state`, the number in the brand of every process;
-`group` and `group_name`, the cgroup whose children are those of the units; `pid_namespace`, whether to
-go on as the first process of a new one; `plans`, false where no process shall be born by one (see `midwife`).  One thread and the standard library alone, so that fork is cheap and plain
-Python may run between fork and exec.  It guarantees:
+Run by path, `python -I -S program.py FD [OPTIONS]`, where FD is one end of a SOCK_SEQPACKET pair whose other end the
+daemon holds, and OPTIONS a JSON object: `state`, the number in the brand of every process; `group` and `group_name`,
+the cgroup below which the units' groups are; `pid_namespace`, true to continue as the first process of a new one;
+`plans`, false to spawn in plain Python only (see `raw_spawn`).  It has one thread and imports the standard library
+alone, so that fork is cheap and plain Python may run between fork and exec.  It guarantees:
 
-- whatever becomes of a worker, its wait status is told at once, and `emptied` when nothing of it is left;
-- when the daemon is gone, every descendant is killed until none is left, and then it ends itself;
-- no stranger is signalled: a child only before it is reaped, any other process only through a pidfd
-  that was opened first and checked afterwards.
+- the wait status of every worker is sent at once, and `emptied` when no process of it is left;
+- when the daemon is gone, every descendant is killed until none is left, and then the launcher ends;
+- no unrelated process is signalled: a child only before it is reaped, any other process only through a pidfd that was
+  opened first and checked afterwards.
 
-It knows units (`echo-0#3`: one life of one worker) and decides nothing about them: no restart, no
-grace period, no policy.  `supervisor.process` is the other end; the messages are listed there.
+It knows units (`echo-0#3`: one incarnation of one worker) and decides nothing about them: no restart, no grace period,
+no policy.  `supervisor.process.launcher_client` is the other end; the messages are listed there.
 
-A program that is run by path is compiled at every start, so that this file is small: the rest comes
-from the modules beside it, compiled before.
+A program that is run by path is compiled at every start, so this file is small: the rest is in the modules beside it,
+which are compiled once.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ if TYPE_CHECKING:
 
 
 def _wake(_signum: int, _frame: object) -> None:
-    """SIGCHLD needs a handler of ours to reach the wake-up descriptor (signal.set_wakeup_fd)."""
+    """Handles SIGCHLD by returning: only a signal with a handler reaches the wake-up descriptor (signal.set_wakeup_fd)."""
 
 
 def _enter_namespace(sock: socket.socket) -> bool:
-    """Go on inside, as the first process there; False where that is refused, which has been told."""
+    """Enters a PID namespace and continues as its first process; sends the reason and returns False if refused."""
     from corral.supervisor.linux import pid_namespace  # noqa: TID251, PLC0415 - see above; seldom asked for
 
-    def tell(pid: int) -> None:
+    def announce(pid: int) -> None:
         sock.send(encode({"op": "moved", "pid": pid})[0])
 
     try:
-        pid_namespace.enter(tell)
+        pid_namespace.enter(announce)
     except pid_namespace.Refused as refused:
         sock.send(encode({"op": "refused", "errno": refused.errno, "message": str(refused)})[0])
         return False
@@ -69,7 +69,7 @@ def _enter_namespace(sock: socket.socket) -> bool:
 
 
 def main() -> None:
-    """Serve the daemon on the other end of the descriptor that the command line names."""
+    """Serves the daemon at the other end of the descriptor that the command line names."""
     fd, daemon_pid = int(sys.argv[1]), os.getppid()
     options: Any = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}  # Any: JSON
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -1,7 +1,7 @@
-"""The messages between the daemon and its launcher: JSON objects, each one packet of a SOCK_SEQPACKET pair.
+"""Encodes the messages between the daemon and its launcher: JSON objects, each one packet of a SOCK_SEQPACKET pair.
 
-Descriptors travel beside a packet, and a long message as a sealed memfd, its last descriptor.  Nothing
-here blocks.  Standard library alone: it is part of the launcher.
+Descriptors travel beside a packet, and a long message as a sealed memfd, its last descriptor.  Nothing here blocks.
+Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MESSAGE_BYTES = 65536
-"""A longer message travels as a sealed memfd."""
+"""Bytes of a packet; a longer message travels as a sealed memfd."""
 DESCRIPTORS = 16
-"""At most so many come with one message."""
+"""Number of descriptors that may come with one message."""
 
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -32,7 +32,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would mak
 
 
 def encode(message: dict[str, object]) -> tuple[bytes, int | None]:
-    """The datagram, and the sealed memfd that must travel as its last descriptor, if it is long."""
+    """Encodes a message; returns the packet and, for a long one, the sealed memfd to send as its last descriptor."""
     message["v"] = VERSION
     data = _encode(message).encode("ascii")
     if len(data) <= MESSAGE_BYTES:
@@ -51,13 +51,13 @@ def encode(message: dict[str, object]) -> tuple[bytes, int | None]:
 
 
 def receive(sock: socket.socket) -> tuple[Any, list[int]]:  # Any: JSON
-    """The next message and its descriptors, which are the caller's to close.
+    """Receives the next message and its descriptors, which the caller has to close.
 
     A long message whose memfd did not arrive (this process is out of descriptors) keeps its
     envelope: `memfd` is still true in it.
 
     Raises:
-        BlockingIOError: there is none now.
+        BlockingIOError: no message has arrived.
         EOFError: the peer has closed its end.
     """
     data, ancillary, _flags, _address = sock.recvmsg(
@@ -84,10 +84,10 @@ def receive(sock: socket.socket) -> tuple[Any, list[int]]:  # Any: JSON
 
 
 class Channel:
-    """Our end of the socket: never blocks.
+    """Sends messages to the daemon without blocking.
 
-    What the daemon does not read waits here.  The queue needs no limit of its own: each unit has at
-    most three messages in its life, every other one answers a request, and pongs and roots never queue.
+    Messages that the daemon does not read wait here.  The queue needs no limit of its own: each unit has at most three
+    messages in its life, every other one answers a request, and pongs and roots never queue.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -95,12 +95,12 @@ class Channel:
         self.queue: deque[tuple[bytes, int | None]] = deque()
 
     def send(self, **message: object) -> None:
-        """Send it, or keep it until the daemon reads again."""
+        """Sends a message, or keeps it until the daemon reads again."""
         self.queue.append(encode(message))
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the daemon reads."""
+        """Sends the waiting messages, as far as the daemon reads."""
         while self.queue:
             data, memfd = self.queue[0]
             try:
@@ -108,7 +108,7 @@ class Channel:
             except BlockingIOError:
                 return
             except (BrokenPipeError, ConnectionResetError):
-                pass  # nobody listens any more; the loop sees that by itself
+                pass  # the daemon is gone; the loop notices that by itself
             self.queue.popleft()
             if memfd is not None:
                 os.close(memfd)

@@ -1,12 +1,12 @@
-"""A birth without Python: the stages of `birth` as a list of system calls, which a few machine instructions make.
+"""Spawns a child without running Python in it: compiles the stages of `child_setup` to system calls of a small stub.
 
-A fork of an interpreter that runs plain Python before its exec touches some 300 pages, each of which has to be
-copied, and its parent's afterwards: 1 ms of 1.4.  What most workers need is known before the fork, so that the
-launcher writes it down as a plan; the new process makes one system call after the other, and has nothing of
-the launcher's memory but the plan (MADV_DONTFORK).  It guarantees that a plan does what `birth` does, or
-nothing that lasts: where a call does not answer as it has to, the process says so and ends, and `birth` is asked
-to do the same with all of its words.  Where a spawn needs more than can be planned, or the machine is another one,
-there is no plan, and `birth` does it all.  Standard library alone: it is part of the launcher.
+A forked interpreter that runs plain Python before its exec touches some 300 pages, each of which has to be copied, and
+those of its parent afterwards: 1 ms of 1.4.  The needs of most workers are known before the fork, so the launcher
+writes a plan; the new process makes one system call after the other, and shares no memory of the launcher but the
+plan (MADV_DONTFORK).  A plan does what `child_setup` does, or nothing that lasts: where a call does not return the
+expected value, the process reports that and ends, and the same start is made again by `child_setup`, which can name
+the reason.  A spawn that needs more than a plan can hold, or another machine architecture, goes to `child_setup` at
+once.  docs/decisions/0005-machine-code.md has the reasons.  Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ if TYPE_CHECKING:
     from signal import pthread_sigmask
     from typing import Any
 else:
-    from _signal import pthread_sigmask  # as in `birth`: what signal wraps
+    from _signal import (
+        pthread_sigmask,
+    )  # the C function without signal's enumerations, as in `child_setup`
 
 PLAN_BYTES = 1 << 18
-"""A longer plan, of arguments and variables for the most part, is left to `birth`."""
+"""Bytes of a plan, mostly arguments and variables; a longer one is left to `child_setup`."""
 TEXT_AT = 1 << 14
-"""Where in a plan its strings begin, after at most 255 calls."""
+"""Bytes from the begin of a plan to its strings, after at most 255 calls."""
 STEP_BYTES, WORD_BYTES = 64, 8
 NOTHING = (0, 0, 0, 0)
-"""The arguments of a call that has none."""
+"""The arguments of a call without arguments."""
 FAILED = 127
 FAILED_EARLY, FAILED_LATE = b"<", b">"
-"""What a process reports whose plan does not work out: before its temporary folder was made, and after."""
+"""The reports of a failed plan: before its temporary folder was made, and after."""
 
 # clone(2) or clone3(2), then the plan, whose steps are eight words: the number of a system call, four arguments, the
 # least answer, how far above it an answer may be, and the step that comes instead of the next one when it is another.
@@ -93,9 +95,9 @@ REPORT, FIRST_FREE = 3, 4
 """The descriptors of a new process: its own three, the report, and what is opened next."""
 EVERY_SIGNAL = tuple(signal.valid_signals())
 PROCESS_OWN = ("[heap]", "[stack]", "[anon")
-"""What /proc/self/maps has in brackets beyond these is the kernel's own: its clock, for one."""
+"""Bracketed names in /proc/self/maps that are the process's own; any other is the kernel's, such as its clock."""
 TRY_S = 5.0
-"""A plan that is only tried ends within this time."""
+"""Seconds in which a trial plan has to end."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_size_t
@@ -105,16 +107,16 @@ _libc.madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 _libc.pthread_self.restype = ctypes.c_size_t
 try:
     RSEQ_OFFSET = ctypes.c_ssize_t.in_dll(_libc, "__rseq_offset").value
-except ValueError:  # glibc before 2.35, and others: what does not register is not written to
+except ValueError:  # glibc before 2.35, and others, which do not register
     RSEQ_OFFSET = 0
 
 
 class Unplanned(Exception):
-    """It cannot be a plan."""
+    """Reports that a spawn cannot be expressed as a plan."""
 
 
 class Plan:
-    """A list of system calls for a new process, to be written at `address`."""
+    """Represents a list of system calls for a new process, to be written at `address`."""
 
     __slots__ = ("address", "text", "words")
 
@@ -130,18 +132,18 @@ class Plan:
         expected: tuple[int, int] = NO_ERROR,
         otherwise: int = 0,
     ) -> None:
-        """One more system call; what is `otherwise`, an address, comes next when its answer is not the expected one."""
+        """Appends a system call; an unexpected return value continues at the address `otherwise`."""
         self.words += (call, *arguments, *NOTHING[len(arguments) :], *expected, otherwise)
 
     def put(self, data: bytes) -> int:
-        """The address of these bytes, a whole number of words."""
+        """Appends bytes, padded to whole words, and returns their address."""
         found = self.address + TEXT_AT + len(self.text)
         self.text += data
         self.text += bytes(-len(data) % 8)
         return found
 
     def string(self, data: bytes) -> int:
-        """The address of this string.
+        """Appends a string and returns its address.
 
         Raises:
             Unplanned: there is a zero byte in it.
@@ -151,23 +153,23 @@ class Plan:
         return self.put(data + b"\0")
 
     def vector(self, strings: Sequence[bytes]) -> int:
-        """The address of a list of strings, as execve(2) wants it."""
+        """Appends a list of strings as execve(2) takes it, and returns its address."""
         addresses = [self.string(each) for each in strings]
         return self.put(struct.pack(f"={len(addresses) + 1}Q", *addresses, 0))
 
     def here(self, ahead: int = 0) -> int:
-        """The address of the next step, or of one that comes so many later."""
+        """Returns the address of the next step, or of the one `ahead` steps later."""
         return self.address + WORD_BYTES * len(self.words) + STEP_BYTES * ahead
 
 
 class RawSpawner:
-    """Starts processes by plans; `launcher` is our pid, `altered` the signals that are not handled by default."""
+    """Starts processes by plans; `launcher` is its own pid, `altered` the signals without default handlers."""
 
     def __init__(self, launcher: int, altered: Sequence[int]) -> None:
-        """Prepare, and try.
+        """Maps the stub and tries a plan.
 
         Raises:
-            OSError: this machine does not let us.
+            OSError: this machine does not allow it.
         """
         if os.uname().machine != MACHINE or struct.calcsize("P") != 8 or sys.byteorder != "little":
             raise OSError(errno.ENOTSUP, f"this is no {MACHINE}")
@@ -176,7 +178,7 @@ class RawSpawner:
         self.landlock = landlock.abi()
         with open("/proc/self/oom_score_adj", "rb") as file:
             self.score = b"%d" % min(int(file.read()) + OOM_SCORE_ADDED, 1000)
-        self.is_covered = False
+        self.is_memory_excluded = False
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self.code = _libc.mmap(None, mmap.PAGESIZE + PLAN_BYTES, PROT_RW, flags, -1, 0)
         if self.code == MAP_FAILED:
@@ -186,17 +188,17 @@ class RawSpawner:
         if _libc.mprotect(self.code, mmap.PAGESIZE, PROT_RX):
             raise OSError(ctypes.get_errno(), "no code may be added to a process here")
         self._fork = ctypes.PYFUNCTYPE(ctypes.c_int, *[ctypes.c_size_t] * 4)(self.code)
-        self._advise(MADV_DOFORK)  # what cannot be given back is never taken
+        self._advise(MADV_DOFORK)  # memory that cannot be included again is never excluded
         try:
             self._try()
         except BaseException:
-            self.uncover()  # there will be other forks
+            self.include_memory()  # there will be other forks
             raise
 
     def _try(self) -> None:
-        """Everything that a plan does, but for its end: a folder is no program, which has to be told.
+        """Runs a plan whose exec must fail, since a folder is no program, and checks its report.
 
-        A filter of system calls may end a process for one of them, which a start would take for success.
+        A filter of system calls may end a process for one of them, which a real start would take for success.
         """
         spawn = {
             "argv": ["."],
@@ -210,47 +212,51 @@ class RawSpawner:
             "limits": {"CORE": 0},
             "scope_signals": self.landlock >= landlock.NEEDED_ABI["scope_signals"],
         }
-        told, report = os.pipe2(os.O_CLOEXEC)
+        reader, report = os.pipe2(os.O_CLOEXEC)
         try:
             try:
                 pid = self._carry_out(*self._planned(spawn, (report,) * 3, report))
             finally:
                 os.close(report)
-            said = os.read(told, 2) if select.select([told], [], [], TRY_S)[0] else b""
+            received = os.read(reader, 2) if select.select([reader], [], [], TRY_S)[0] else b""
         finally:
-            os.close(told)
-        if said != FAILED_LATE:
+            os.close(reader)
+        if received != FAILED_LATE:
             os.kill(pid, signal.SIGKILL)
-        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != FAILED or said != FAILED_LATE:
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != FAILED or received != FAILED_LATE:
             raise OSError(errno.ENOTSUP, "a plan does not work here")
 
-    def bear(self, spawn: Any, fds: Sequence[int], report: int) -> int | None:  # Any: JSON
-        """The pid of a new process that is becoming what is asked for, or None where `birth` has to do that.
+    def start(self, spawn: Any, fds: Sequence[int], report: int) -> int | None:  # Any: JSON
+        """Starts a process by a plan and returns its pid, or None where `child_setup` has to do it.
 
         Raises:
-            OSError: there can be no process now.
+            OSError: no process can be made now.
         """
         try:
             if spawn.get("cgroup") is not None:
-                pid = self._bear_into_group(spawn, fds, report)
+                pid = self._start_in_group(spawn, fds, report)
                 if pid is not None:
                     return pid
             return self._carry_out(*self._planned(spawn, fds, report))
-        except (Unplanned, ValueError, struct.error):  # nothing that the kernel takes, or too much
+        except (
+            Unplanned,
+            ValueError,
+            struct.error,
+        ):  # a value that the kernel does not take, or too many
             return None
 
-    def _bear_into_group(
+    def _start_in_group(
         self, spawn: Any, fds: Sequence[int], report: int
     ) -> int | None:  # Any: JSON
-        """As `bear`, in its cgroup from its first instruction on; None where the kernel does not take that.
+        """Starts as `start` does, in the cgroup from the first instruction on; None where the kernel refuses that.
 
-        To move a process there takes the kernel 10 to 20 ms, unless another was moved a moment ago: it waits until
-        nothing forks or ends anywhere. It does not for one that has not begun.
+        Moving a process takes the kernel 10 to 20 ms, unless another was moved a moment ago: it waits until nothing
+        forks or ends anywhere.  For a process that has not begun it does not wait.
         """
         try:
             group = os.open(spawn["cgroup"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
-            return None  # it is moved there by its plan, or that says why not
+            return None  # its plan moves it there, or reports why not
         try:
             return self._carry_out(*self._planned(spawn, fds, report, moves=False), group)
         except OSError:
@@ -261,7 +267,7 @@ class RawSpawner:
     def _planned(
         self, spawn: Any, fds: Sequence[int], report: int, *, moves: bool = True
     ) -> tuple[Plan, int]:  # Any: JSON
-        """The plan and its first step; unless it `moves`, the process is in its cgroup already."""
+        """Returns a plan and the address of its first step; without `moves` the process is in its cgroup already."""
         landlocked = ("read_paths", "write_paths", "connect_ports")
         scoped = spawn.get("scope_signals", False)
         identity = spawn.get("identity")
@@ -276,7 +282,7 @@ class RawSpawner:
         plan = Plan(self.plan)
         at_once, early, late = self._ends(plan, report)
         first = plan.here()
-        # What cannot fail, and the descriptors: nobody else's stay open in a process that a slow disk holds up.
+        # First the calls that cannot fail, and the descriptors: no others stay open while a slow disk holds the process.
         default = plan.put(bytes(32))
         for signum in self.altered:
             plan.step(SIGACTION, signum, default, 0, SIGSET_BYTES, expected=WHATEVER)
@@ -315,7 +321,7 @@ class RawSpawner:
         return plan, first
 
     def _ends(self, plan: Plan, report: int) -> tuple[int, int, int]:
-        """Where a plan goes on that does not work out: `report` not yet in its place, before, after the folder."""
+        """Returns where a failed plan continues: while `report` is not in its place, before and after the folder."""
         ends: list[int] = []
         for fd, word in ((report, FAILED_EARLY), (REPORT, FAILED_EARLY), (REPORT, FAILED_LATE)):
             ends.append(plan.here())
@@ -349,7 +355,7 @@ class RawSpawner:
             if name == "CPU":
                 _soft, ceiling = resource.getrlimit(kind)
                 if value >= 0 and (ceiling < 0 or value < ceiling):
-                    hard = value + 1  # as in `birth`
+                    hard = value + 1  # as in `child_setup`
             pair = plan.put(
                 struct.pack("=2q", value, hard)
             )  # -1 is none, and no more fits in Python's
@@ -357,14 +363,14 @@ class RawSpawner:
 
     def _plan_user(self, plan: Plan, uid: int, gid: int, groups: list[int], otherwise: int) -> None:
         if (uid, gid) == (os.geteuid(), os.getegid()) and uid != 0:
-            return  # as in `birth`
+            return  # as in `child_setup`
         listed = plan.put(struct.pack(f"={len(groups)}I", *groups))
         plan.step(SETGROUPS, len(groups), listed, otherwise=otherwise)
         plan.step(SETRESGID, gid, gid, gid, otherwise=otherwise)
         plan.step(SETRESUID, uid, uid, uid, otherwise=otherwise)
 
     def _plan_program(self, plan: Plan, spawn: Any, otherwise: int) -> None:  # Any: JSON
-        """The program that is there first; whether it can be run, and if not why, is the business of `birth`."""
+        """Plans the exec of the first program that exists; `child_setup` finds out why one cannot be run."""
         argv: list[str] = spawn["argv"]
         env: dict[str, str] = spawn["env"]
         name = argv[0] if argv else ""
@@ -394,8 +400,8 @@ class RawSpawner:
         ctypes.memmove(plan.address, steps, len(steps))
         text = bytes(plan.text)
         ctypes.memmove(plan.address + TEXT_AT, text, len(text))
-        self.cover()
-        # A handler of ours would look for memory that the new process does not have.
+        self.exclude_memory()
+        # A handler of the launcher would look for memory that the new process does not have.
         before = pthread_sigmask(signal.SIG_SETMASK, EVERY_SIGNAL)
         try:
             pid: int = self._fork(first, *how)
@@ -405,25 +411,25 @@ class RawSpawner:
             raise OSError(-pid, os.strerror(-pid))
         return pid
 
-    def cover(self) -> None:
-        """Keep our memory from what is forked by a plan."""
-        if not self.is_covered:
-            self.is_covered = True
+    def exclude_memory(self) -> None:
+        """Excludes the launcher's memory from processes that are forked by a plan."""
+        if not self.is_memory_excluded:
+            self.is_memory_excluded = True
             self._advise(MADV_DONTFORK)
 
-    def uncover(self) -> None:
-        """Let it have our memory again, for a fork that runs Python.
+    def include_memory(self) -> None:
+        """Includes the launcher's memory again, for a fork that runs Python.
 
         Raises:
-            OSError: not all of it, so that there may be no such fork.
+            OSError: a part could not be included, so that no such fork is possible.
         """
-        if self.is_covered:
+        if self.is_memory_excluded:
             self._advise(MADV_DOFORK)
-            self.is_covered = False
+            self.is_memory_excluded = False
 
     def _advise(self, advice: int) -> None:
-        """What is mapped later, without any advice, is forked as well: that costs time, and nothing else."""
-        # The kernel writes to where our thread keeps its registration for rseq(2), in a new process too.
+        """Advises the kernel on all mappings; memory mapped later is forked too, which costs time only."""
+        # The kernel writes to the thread's registration for rseq(2), in a new process too.
         thread = _libc.pthread_self()
         kept = (thread, thread + RSEQ_OFFSET)
         end_of_plan = self.plan + PLAN_BYTES
@@ -434,7 +440,7 @@ class RawSpawner:
             begin, end = (int(word, 16) for word in span.split("-"))
             name = fields[4] if len(fields) == 5 else ""
             if self.code <= begin < end_of_plan:
-                begin = end_of_plan  # the kernel has joined what is next to it
+                begin = end_of_plan  # the kernel has joined the neighbouring mapping to it
             is_kernels = name.startswith("[") and not name.startswith(PROCESS_OWN)
             if begin >= end or is_kernels or any(begin <= address < end for address in kept):
                 continue

@@ -55,7 +55,7 @@ def born(argv: Sequence[str], **options: Any) -> tuple[str, dict[str, Any]]:
     os.waitpid(pid, 0)
     if not said[1]:
         return said[0].decode(), {}
-    stage, number, _message, facts = child_setup.heard(said[1])
+    stage, number, _message, facts = child_setup.decode_failure(said[1])
     return said[0].decode(), {"stage": stage, "errno": number, **facts}
 
 

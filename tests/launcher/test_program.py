@@ -668,15 +668,15 @@ def test_a_tree_that_forks_while_it_is_frozen_stands_still(
 def test_what_escapes_is_told_by_its_unit_until_it_is_gone(wire: Wire, token: str) -> None:
     wire.start("b-0#1", ["sh", "-c", "echo; exec sleep 1000"])
     leader, *escaped = wire.tree("a-0#1", token, 3, 1)
-    strays = escaped[:3]
+    orphans = escaped[:3]
     known: list[int] = []
-    while sorted(known) != sorted(strays):
+    while sorted(known) != sorted(orphans):
         known = wire.hear("roots", unit="a-0#1")["pids"]
-        assert set(known) <= set(strays)
-    os.kill(strays[0], signal.SIGKILL)
-    while strays[0] in known:
+        assert set(known) <= set(orphans)
+    os.kill(orphans[0], signal.SIGKILL)
+    while orphans[0] in known:
         known = wire.hear("roots", unit="a-0#1")["pids"]
-    assert sorted(known) == sorted(strays[1:])
+    assert sorted(known) == sorted(orphans[1:])
     assert leader in with_token(token)
 
 

@@ -49,9 +49,9 @@ def raw_spawner() -> Iterator[RawSpawner]:
         found = RawSpawner(os.getpid(), ALTERED)
     except OSError as error:
         pytest.skip(f"no plans on this machine: {error}")
-    found.uncover()
+    found.include_memory()
     yield found
-    found.uncover()
+    found.include_memory()
 
 
 def asked(argv: Sequence[str], **options: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def born(raw_spawner: RawSpawner | None, spawn: Mapping[str, Any]) -> tuple[byte
     fds, launcher = [null, writing, null], os.getpid()
     pid: int | None
     if raw_spawner is not None:
-        pid = raw_spawner.bear(spawn, fds, report)
+        pid = raw_spawner.start(spawn, fds, report)
         assert pid is not None, "this can be planned"
     else:
         pid = os.fork()
@@ -118,7 +118,7 @@ def test_a_process_by_a_plan_is_what_it_is_without(raw_spawner: RawSpawner, opti
     more = options.pop("argv_more", [])
     spawn = asked([sys.executable, "-I", "-S", "-c", REPORT, *more], **options)
     by_plan = born(raw_spawner, spawn)
-    raw_spawner.uncover()
+    raw_spawner.include_memory()
     without = born(None, spawn)
     assert by_plan[1] == without[1] == b""
     assert json.loads(by_plan[0]) == json.loads(without[0])
@@ -163,7 +163,7 @@ def test_a_process_of_another_user_is_what_it_is_without(
     look = f"grep -E '^({kept})' /proc/self/status; ls -l /proc/self/fd/"
     spawn = asked(["sh", "-c", f"{look} | wc -l; umask; kill -0 $PPID; echo $?"], **options)
     by_plan = born(raw_spawner, spawn)
-    raw_spawner.uncover()
+    raw_spawner.include_memory()
     assert by_plan == born(None, spawn)
     assert str(options["identity"][0]).encode() in by_plan[0]
 
@@ -231,7 +231,7 @@ def test_a_plan_that_does_not_work_out_says_so(
     ],
 )
 def test_what_needs_more_than_a_plan_gets_none(raw_spawner: RawSpawner, options: Any) -> None:
-    assert raw_spawner.bear(asked(["true"]) | options, [0, 1, 2], 3) is None
+    assert raw_spawner.start(asked(["true"]) | options, [0, 1, 2], 3) is None
 
 
 def test_a_failure_is_told_even_before_the_report_has_its_place(raw_spawner: RawSpawner) -> None:
@@ -241,7 +241,7 @@ def test_a_failure_is_told_even_before_the_report_has_its_place(raw_spawner: Raw
     if pid == 0:  # where nobody else uses the third
         try:
             os.dup2(three, 3)
-            os.waitpid(raw_spawner.bear(asked(["true"]), [1 << 20] * 3, report) or 0, 0)
+            os.waitpid(raw_spawner.start(asked(["true"]), [1 << 20] * 3, report) or 0, 0)
         finally:
             os._exit(0)
     os.close(report)
@@ -270,11 +270,11 @@ def test_after_a_fork_that_was_refused_python_can_fork_again(raw_spawner: RawSpa
                 os.setresuid(54321, 54321, 54321)  # root is not counted
             resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
             try:
-                raw_spawner.bear(asked(["true"]), [0, 1, 2], 2)
+                raw_spawner.start(asked(["true"]), [0, 1, 2], 2)
             except OSError as error:
                 answer = 2 if error.errno == errno.EAGAIN else 3
             resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
-            raw_spawner.uncover()
+            raw_spawner.include_memory()
             if os.waitpid(os.fork() or os._exit(0), 0)[1] == 0 and answer == 2:
                 answer = 0
         finally:

@@ -36,7 +36,6 @@ PENDING = {
     "supervisor.audit",
     "supervisor.config",
     "supervisor.events",
-    "supervisor.launcher",
     "supervisor.lifecycle",
     "supervisor.logs",
     "supervisor.mcp_gateway",

@@ -551,7 +551,7 @@ class Project:
         changed: list[str] = self.wire.hear("checked", seq=self.wire.send(op="check"))["changed"]
         return changed
 
-    def heard(self) -> list[str]:
+    def decode_failure(self) -> list[str]:
         paths: list[str] = self.wire.hear("changed")["paths"]
         return paths
 
@@ -564,17 +564,17 @@ def project(tmp_path: Path, stack: ExitStack) -> Project:
 def test_a_changed_source_is_told_of_and_found(project: Project) -> None:
     assert project.checked() == []
     project.source.write_text("NUMBER = 2\n")
-    assert project.heard() == [str(project.source)]
+    assert project.decode_failure() == [str(project.source)]
     assert project.checked() == [str(project.source)]
     project.source.write_text("NUMBER = 3\n")
-    assert project.heard() == [str(project.source)]
+    assert project.decode_failure() == [str(project.source)]
 
 
 def test_a_source_that_an_editor_has_replaced_is_told_of(project: Project) -> None:
     beside = project.source.with_suffix(".tmp")
     beside.write_text("NUMBER = 2\n")
     beside.replace(project.source)
-    assert project.heard() == [str(project.source)]
+    assert project.decode_failure() == [str(project.source)]
 
 
 def test_a_burst_of_changes_is_one_message_without_what_was_not_imported(
@@ -586,7 +586,7 @@ def test_a_burst_of_changes_is_one_message_without_what_was_not_imported(
     subject.write_text(subject.read_text() + "\n# changed\n")
     for number in range(20):
         project.source.write_text(f"NUMBER = {number}\n")
-    assert project.heard() == [str(project.source), str(subject)]
+    assert project.decode_failure() == [str(project.source), str(subject)]
     assert project.checked() == [str(project.source), str(subject)] or project.checked() == [
         str(subject),
         str(project.source),
@@ -606,7 +606,7 @@ def test_what_was_touched_or_written_again_as_it_was_has_not_changed(
     assert project.checked() == []
     subject = tmp_path / "subject.py"
     subject.write_text(subject.read_text() + "\n# changed\n")
-    assert project.heard() == [str(subject)]
+    assert project.decode_failure() == [str(subject)]
 
 
 def test_a_source_that_is_gone_is_found_and_told_of_when_it_is_there_again(
@@ -615,7 +615,7 @@ def test_a_source_that_is_gone_is_found_and_told_of_when_it_is_there_again(
     project.source.unlink()
     assert project.checked() == [str(project.source)]
     project.source.write_text("NUMBER = 2\n")
-    assert project.heard() == [str(project.source)]
+    assert project.decode_failure() == [str(project.source)]
 
 
 def test_a_folder_that_is_replaced_is_watched_again(tmp_path: Path, stack: ExitStack) -> None:

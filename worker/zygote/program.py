@@ -40,7 +40,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ...supervisor.launcher.child_setup import ChildSetup, Refused, tell
+from ...supervisor.launcher.child_setup import ChildSetup, Refused, encode_failure
 from ...supervisor.launcher.main_loop import MainLoop
 from ...supervisor.launcher.process_tree import Trees
 from ...supervisor.launcher.protocol import Channel
@@ -298,7 +298,7 @@ class Zygote:
                 perform(birth)
         except BaseException as error:
             with contextlib.suppress(BaseException):  # nobody can be told, then
-                os.write(report, tell(stage, error, spawn["unit"]))
+                os.write(report, encode_failure(stage, error, spawn["unit"]))
             os._exit(126)
         os.close(report)  # which tells that it has become one
         status = 1
@@ -379,11 +379,11 @@ class Fork(ChildSetup):
     def _make_room(self) -> None:
         """There is room: the files are closed already."""
 
-    def _confine(self) -> None:
+    def _restrict(self) -> None:
         # The filter of system calls is inherited, and the ports with it; the paths are narrowed to those
         # of this worker's own temporary folder, and its signals to itself.
         self.spawn["connect_ports"] = None
-        super()._confine()
+        super()._restrict()
 
     ORDER = (
         ("cgroup", _join_cgroup),
@@ -393,9 +393,9 @@ class Fork(ChildSetup):
         ("parent", ChildSetup._die_with_parent),
         ("chdir", _change_folder),
         ("umask", _set_umask),
-        ("no-new-privs", ChildSetup._renounce_privileges),
+        ("no-new-privs", ChildSetup._set_no_new_privs),
         ("files", _close_files),
-        ("landlock", _confine),
+        ("landlock", _restrict),
     )
     """As far as they make sense again, and in the same order; the files first, since what Landlock leaves
     may not be enough to open them."""
@@ -426,7 +426,7 @@ class Forks(MainLoop):
         if due_s is not None and due_s <= time.monotonic() and (paths := self.sources.news()):
             self.channel.send(op="changed", paths=few(paths))
 
-    def _split(self, fds: list[int]) -> int:
+    def _fork_process(self, fds: list[int]) -> int:
         if self.cradle is not None and len(fds) > len(STDIO) and clone3.is_alone():
             try:
                 group = os.path.dirname(os.readlink(f"/proc/self/fd/{fds[-1]}"))
@@ -442,9 +442,9 @@ class Forks(MainLoop):
                 if pid == 0:
                     fds.pop()  # it is there
                 return pid
-        return super()._split(fds)
+        return super()._fork_process(fds)
 
-    def _obey(self, message: Any, fds: list[int]) -> None:  # Any: JSON
+    def _perform(self, message: Any, fds: list[int]) -> None:  # Any: JSON
         match message["op"]:
             case "rename":
                 self._rename(message["unit"], message["to"])
@@ -452,7 +452,7 @@ class Forks(MainLoop):
                 changed = few(self.sources.changed())
                 self.channel.send(op="checked", seq=message["seq"], changed=changed)
             case _:
-                super()._obey(message, fds)
+                super()._perform(message, fds)
 
     def _rename(self, key: str, to: str) -> None:
         unit = self.trees.units.pop(key, None)
@@ -461,8 +461,8 @@ class Forks(MainLoop):
         assert to not in self.trees.units, "a unit's name is never used again"
         unit.key = to
         self.trees.units[to] = unit
-        if key in self.told:
-            self.told[to] = self.told.pop(key)
+        if key in self.sent_roots:
+            self.sent_roots[to] = self.sent_roots.pop(key)
 
 
 def few(paths: list[str]) -> list[str]:
