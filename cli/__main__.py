@@ -21,43 +21,46 @@ if TYPE_CHECKING:
     from .context import Session
 
 COMMANDS = {
-    "status": "agent",
-    "show": "agent",
-    "stats": "statistics",
-    "top": "statistics",
-    "start": "agent",
-    "stop": "agent",
-    "restart": "agent",
-    "reset": "agent",
-    "pause": "agent",
-    "resume": "agent",
-    "hibernate": "agent",
-    "wake": "agent",
-    "checkpoint": "checkpoint",
-    "add": "agent",
-    "rm": "agent",
-    "scale": "agent",
-    "signal": "agent",
-    "reload": "agent",
-    "log-level": "misc",
-    "emergency-stop": "agent",
-    "run": "task",
-    "tasks": "task",
-    "task": "task",
-    "team": "team",
-    "workflow": "team",
-    "schedules": "schedule",
-    "schedule": "schedule",
-    "logs": "log",
-    "events": "event",
-    "audit": "audit",
-    "mcp": "mcp",
-    "memory": "memory",
-    "doctor": "doctor",
-    "completion": "misc",
-    "version": "misc",
+    "status": "agents.agent",
+    "show": "agents.agent",
+    "add": "agents.agent",
+    "rm": "agents.agent",
+    "start": "agents.agent",
+    "stop": "agents.agent",
+    "restart": "agents.agent",
+    "reset": "agents.agent",
+    "pause": "agents.agent",
+    "resume": "agents.agent",
+    "hibernate": "agents.agent",
+    "wake": "agents.agent",
+    "scale": "agents.agent",
+    "signal": "agents.agent",
+    "checkpoint": "agents.checkpoint",
+    "memory": "agents.memory",
+    "run": "tasks.task",
+    "tasks": "tasks.task",
+    "task": "tasks.task",
+    "team": "tasks.team",
+    "workflow": "tasks.team",
+    "schedules": "tasks.schedule",
+    "schedule": "tasks.schedule",
+    "logs": "observe.log",
+    "events": "observe.event",
+    "stats": "observe.statistics",
+    "top": "observe.statistics",
+    "audit": "observe.audit",
+    "mcp": "tools.mcp",
+    "reload": "daemon.control",
+    "log-level": "daemon.control",
+    "emergency-stop": "daemon.control",
+    "doctor": "daemon.doctor",
+    "completion": "daemon.about",
+    "version": "daemon.about",
 }
-"""Command -> module of this package, whose attribute of the same name is the click command."""
+"""Command -> module below this package, whose attribute of the same name is the click command.
+
+The folder of the module is the heading under which `corral --help` lists the command.
+"""
 
 OUTPUT_LOST = frozenset({errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF})
 """What writing to a full or broken stdout fails with."""
@@ -117,7 +120,7 @@ def _keep_out() -> None:
 def _serve(arguments: list[str]) -> int | None:
     """The status of `corral mcp serve`, which runs without click; None where the command line is another."""
     from ..worker.contract.errors import CorralError  # noqa: PLC0415 - after _keep_out
-    from .serve import handed_over  # noqa: PLC0415 - likewise
+    from .tools.serve import handed_over  # noqa: PLC0415 - likewise
 
     serve = None if COMPLETE_VARIABLE in os.environ else handed_over(arguments)
     try:

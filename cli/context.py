@@ -7,6 +7,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from itertools import groupby
+from keyword import iskeyword
 from typing import Any, cast
 
 import click
@@ -139,6 +141,7 @@ class Noun(click.Group):
         if module is None:
             return super().get_command(ctx, cmd_name)
         attribute = cmd_name.replace("-", "_")
+        attribute += "_" if iskeyword(attribute) else ""
         found = getattr(import_module(f".{module}", __package__), attribute)
         return cast("click.Command", found)  # each name in the table is one: a test looks
 
@@ -150,6 +153,24 @@ class Noun(click.Group):
             top = cast("click.Group", ctx.find_root().command).list_commands(ctx.find_root())
             raise unknown_word(ctx.command_path, args[0], self.list_commands(ctx), top)
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the commands of the help text, those of a table with folders under the names of these."""
+        headings = {
+            name: module.partition(".")[0].capitalize() for name, module in self.table.items()
+        }
+        if self.commands or len(set(headings.values())) == 1:
+            return super().format_commands(ctx, formatter)
+        known = {name: self.get_command(ctx, name) for name in self.table}
+        width = max(map(len, known))
+        limit = formatter.width - 6 - width
+        for heading, names in groupby(self.table, headings.__getitem__):
+            with formatter.section(heading):
+                rows = [(name, command) for name in names if (command := known[name]) is not None]
+                formatter.write_dl(
+                    [(name.ljust(width), each.get_short_help_str(limit)) for name, each in rows]
+                )
+        return None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Without a command: the help, and 2 for asking nothing."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corral.cli.client_config import (
+from corral.cli.tools.import_convert import (
     Server,
     Skipped,
     allowed_name,
@@ -20,7 +20,7 @@ from corral.cli.client_config import (
     toml,
     with_references,
 )
-from corral.cli.client_file import Section, Surroundings, plain_json, read, usual_files
+from corral.cli.tools.import_files import Section, Surroundings, plain_json, read, usual_files
 from corral.supervisor.config.loader import decode
 from corral.supervisor.config.spec import Config
 from corral.worker.contract.errors import InvalidParams

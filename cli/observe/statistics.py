@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from ..worker.client.sync import Client
-from . import render
-from .context import ANSWER_S, Session, Verb, complete_agents, duration
-from .render import Record, inner, inners, number, word
+from ...worker.client.sync import Client
+from .. import render
+from ..context import ANSWER_S, Session, Verb, complete_agents, duration
+from ..render import Record, inner, inners, number, word
 
 GROUPS = ("agents", "mcp_servers", "teams", "workflows")
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ..worker.contract.errors import InvalidParams
-from .context import complete_names, duration, duration_s, json_value, moment
+from ...worker.contract.errors import InvalidParams
+from ..context import complete_names, duration, duration_s, json_value, moment
 
 DAY_S = 86_400.0
 

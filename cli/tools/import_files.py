@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
-from ..worker.contract.codec import as_array, as_object
-from ..worker.contract.errors import InvalidParams
+from ...worker.contract.codec import as_array, as_object
+from ...worker.contract.errors import InvalidParams
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A client keeps its whole history in such a file, but no more than this is read."""

@@ -4,11 +4,19 @@ from collections.abc import Mapping
 
 import click
 
-from ..worker.contract import codec
-from ..worker.contract.errors import InvalidParams, NotFound
-from . import render
-from .context import Noun, Session, complete_agents, complete_names, duration, json_value, waiting_s
-from .render import inner, inners, number, word
+from ...worker.contract import codec
+from ...worker.contract.errors import InvalidParams, NotFound
+from .. import render
+from ..context import (
+    Noun,
+    Session,
+    complete_agents,
+    complete_names,
+    duration,
+    json_value,
+    waiting_s,
+)
+from ..render import inner, inners, number, word
 
 checkpoint = Noun("checkpoint", help="What workers saved. Have them save, and go on from it.")
 

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from ..worker.contract.codec import as_array, as_object
-from ..worker.contract.errors import InvalidParams
-from .client_file import Section, Surroundings, Table, refuse
+from ...worker.contract.codec import as_array, as_object
+from ...worker.contract.errors import InvalidParams
+from .import_files import Section, Surroundings, Table, refuse
 
 
 class Server(NamedTuple):

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import click
 
-from ..worker.contract.errors import NotFound
-from . import render
-from .context import Noun, Session, Verb, complete_names
-from .render import inner, inners, number, word
+from ...worker.contract.errors import NotFound
+from .. import render
+from ..context import Noun, Session, Verb, complete_names
+from ..render import inner, inners, number, word
 
 complete_schedules = complete_names("schedule.list", "schedules")
 

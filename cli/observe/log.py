@@ -6,11 +6,11 @@ from typing import cast
 
 import click
 
-from ..worker.client.sync import Client
-from ..worker.contract.errors import ResourceLimitExceeded, Unreachable, from_wire
-from . import render
-from .context import ANSWER_S, Session, Verb, complete_agents, moment
-from .render import inners, word
+from ...worker.client.sync import Client
+from ...worker.contract.errors import ResourceLimitExceeded, Unreachable, from_wire
+from .. import render
+from ..context import ANSWER_S, Session, Verb, complete_agents, moment
+from ..render import inners, word
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 LINES_SHOWN = 100

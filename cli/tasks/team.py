@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from ..worker.contract.errors import InvalidParams
-from . import render
-from .context import Noun, Session, complete_names, toml_document
-from .render import inner, inners, items, word
-from .team_table import print_ensemble, print_ensembles
+from ...worker.contract.errors import InvalidParams
+from .. import render
+from ..context import Noun, Session, complete_names, toml_document
+from ..render import inner, inners, items, word
+from ..team_table import print_ensemble, print_ensembles
 
-RUN = {"run": "task"}
+RUN = {"run": "tasks.task"}
 """`corral team run` is `corral run`: a name is enough to know what it is."""
 
 team = Noun("team", table=RUN, help="Teams: agents that run a task together, or one for all.")

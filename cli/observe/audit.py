@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import click
 from click.shell_completion import CompletionItem
 
-from . import render
-from .context import ANSWER_S, Noun, Session, Verb, complete_agents, moment, place
-from .render import duration, inner, inners, items, number, word
+from .. import render
+from ..context import ANSWER_S, Noun, Session, Verb, complete_agents, moment, place
+from ..render import duration, inner, inners, items, number, word
 
 RECORDS_SHOWN = 100
 MOST_RECORDS = 10_000

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..worker.client import sync
-from ..worker.contract import codec
-from ..worker.contract.errors import (
+from ...worker.client import sync
+from ...worker.contract import codec
+from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
     InvalidRequest,
@@ -33,8 +33,8 @@ from ..worker.contract.errors import (
     Unreachable,
     from_wire,
 )
-from ..worker.contract.jsonrpc import HEAD_BYTES, request_id_in
-from ..worker.contract.mcp_info import META, MODERN_VERSIONS
+from ...worker.contract.jsonrpc import HEAD_BYTES, request_id_in
+from ...worker.contract.mcp_info import META, MODERN_VERSIONS
 from .serve_offline import SERVER_INFO, Asked, UnsupportedVersion, instead
 
 MAX_LINE_BYTES = 16 * 1024 * 1024

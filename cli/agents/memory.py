@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import click
 
-from . import render
-from .context import Noun, Session, complete_agents, duration, json_value
-from .render import inner, inners, number, word
+from .. import render
+from ..context import Noun, Session, complete_agents, duration, json_value
+from ..render import inner, inners, number, word
 
 memory = Noun("memory", help="What agents remember: sessions, and values by key.")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from ..worker.contract.errors import InvalidParams, Unreachable
-from . import render
-from .context import (
+from ...worker.contract.errors import InvalidParams, Unreachable
+from .. import render
+from ..context import (
     ANSWER_S,
     Noun,
     Session,
@@ -18,7 +18,7 @@ from .context import (
     session_of,
     unknown_word,
 )
-from .render import inners, word
+from ..render import inners, word
 
 EVENTS_SHOWN = 100
 EVENTS_BEFORE_FOLLOWING = 10

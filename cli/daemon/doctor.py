@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import click
 
-from .. import __version__
-from ..worker.contract.errors import Unreachable
-from . import render
-from .context import Session, Verb
-from .render import inner, inners, word
+from ... import __version__
+from ...worker.contract.errors import Unreachable
+from .. import render
+from ..context import Session, Verb
+from ..render import inner, inners, word
 
 CHECK_S = 20.0
 MARKS = {
@@ -63,7 +63,7 @@ def doctor(session: Session) -> int:
 
 def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
     """The same report, of a daemon that does not run."""
-    from ..supervisor.process import host_check as machine  # noqa: PLC0415 - only where there is no daemon to ask
+    from ...supervisor.process import host_check as machine  # noqa: PLC0415 - only where there is no daemon to ask
 
     environ = os.environ
     facts = machine.look(

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from ..worker.client.sync import Client, await_daemon
-from ..worker.contract.errors import (
+from ...worker.client.sync import Client, await_daemon
+from ...worker.contract.errors import (
     Cancelled,
     Conflict,
     CorralError,
@@ -22,9 +22,9 @@ from ..worker.contract.errors import (
     Unreachable,
     from_wire,
 )
-from ..worker.contract.jsonrpc import Notification
-from . import render, run_options
-from .context import (
+from ...worker.contract.jsonrpc import Notification
+from .. import render
+from ..context import (
     ANSWER_S,
     Noun,
     Session,
@@ -35,7 +35,8 @@ from .context import (
     moment,
     waiting_s,
 )
-from .render import inner, inners, number, word
+from ..render import inner, inners, number, word
+from . import run_options
 from .run_options import complete_addressees, complete_tasks, order_options
 
 RECONNECT_S = 30.0

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from ..worker.contract.codec import as_array, as_object
-from ..worker.contract.errors import InvalidParams, from_wire
-from . import render
-from .context import (
+from ...worker.contract.codec import as_array, as_object
+from ...worker.contract.errors import InvalidParams, from_wire
+from .. import render
+from ..context import (
     Adding,
     Session,
     Verb,
@@ -19,10 +19,10 @@ from .context import (
     toml_document,
     waiting_s,
 )
-from .context import duration as a_duration
-from .render import inner, inners, items, word
-from .status_table import print_entries, print_status
-from .team_table import print_ensemble
+from ..context import duration as a_duration
+from ..render import inner, inners, items, word
+from ..status_table import print_entries, print_status
+from ..team_table import print_ensemble
 
 TAIL_LINES = 20
 EXITS_SHOWN = 5
@@ -258,19 +258,6 @@ def hibernate(
         session.print(render.one_line(f"hibernated {named} ({state})"))
 
 
-@click.command("emergency-stop", cls=Verb)
-@click.pass_obj
-def emergency_stop(session: Session) -> None:
-    """Kill every worker and MCP server now. Cancels every task; refuses work until `corral start`."""
-    found = session.call("daemon.emergency_stop", {}, timeout_s=None)
-    if session.json:
-        session.print_json(found)
-        return
-    killed, cancelled = word(found, "workers"), word(found, "tasks")
-    words = f"killed {killed} workers, cancelled {cancelled} tasks"
-    session.print(render.one_line(f'{words}; "corral start --all" goes on'))
-
-
 # --- changing the set -----------------------------------------------------------------------------
 
 
@@ -464,29 +451,3 @@ def _signal(text: str) -> str:
     except (KeyError, ValueError) as error:
         words = f'cannot send "{text}": there is no such signal'
         raise InvalidParams(words, key="signal", value=text) from error
-
-
-@click.command("reload", cls=Verb)
-@click.option("--dry-run", is_flag=True, help="Only tell what would change.")
-@click.pass_obj
-def reload(session: Session, dry_run: bool) -> None:
-    """Read the configuration again, and apply what has changed."""
-    found = session.call("daemon.reload", {"dry_run": dry_run})
-    if session.json:
-        session.print_json(found)
-        return
-    lines = [f"+ {name}" for name in items(found, "added")]
-    lines += [f"- {name}" for name in items(found, "removed")]
-    effects = {"live": "takes effect at once", "restart": "restarts"}
-    for name, how in inner(found, "changed").items():
-        keys = ", ".join(map(str, items(inner(found, "keys"), name)))
-        lines.append(f"~ {name}: {effects.get(str(how), how)}" + (f": {keys}" if keys else ""))
-    lines += [f"~ {name}: renewed, its sources have changed" for name in items(found, "renewed")]
-    signs = {"added": "+", "removed": "-"}
-    for kind in ("teams", "workflows"):
-        for name, effect in inner(found, kind).items():
-            lines.append(f"{signs.get(str(effect), '~')} {name}: {kind[:-1]}, {effect}")
-    lines += [f"~ {key}: takes effect at once" for key in items(found, "live")]
-    lines += [f"! {key}: takes effect when corrald starts" for key in items(found, "pending")]
-    for line in lines or ["nothing has changed"]:
-        session.print(render.one_line(line))

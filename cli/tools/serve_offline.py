@@ -6,10 +6,10 @@ the face.
 
 from collections.abc import Mapping
 
-from .. import __version__
-from ..worker.contract import codec
-from ..worker.contract.errors import CorralError, InvalidParams, WorkerFailed
-from ..worker.contract.mcp_info import (
+from ... import __version__
+from ...worker.contract import codec
+from ...worker.contract.errors import CorralError, InvalidParams, WorkerFailed
+from ...worker.contract.mcp_info import (
     CAPABILITIES,
     INSTRUCTIONS,
     LEGACY_VERSIONS,
