@@ -19,17 +19,16 @@ from ..linux import cgroup
 from ..linux.kernel import (
     MARK,
     RETRYABLE,
-    Process,
     brand_for,
     kill_below,
     look_up,
     signal_child,
-    signal_other,
 )
 from .child_setup import PAGE_BYTES, decode_failure, quoted
 from .process_tree import KILL_AGAIN_S, Trees, Unit
 from .protocol import Channel, receive
 from .raw_spawn import EVERY_SIGNAL, FAILED_LATE
+from .tree_signals import ENDING, apply_freeze, signal_tree
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
@@ -56,14 +55,10 @@ ROOTS = 1024
 """Number of escaped processes of one unit in a message."""
 SERVE_S = 0.003
 """Seconds for which requests are served before deaths and confirmations are looked at again."""
-STOP_ROUNDS = 10
-"""Number of looks at one tree that is being stopped before others are served."""
 STOP_AGAIN_S = 0.01
 """Seconds of pause before the next looks at a tree that is being stopped."""
 REMOVE_S = 1.0
 """Seconds that the launcher stays at its end to remove its groups."""
-# A tree that was stopped would not see these before it is continued.
-ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
 
 
 class MainLoop:
@@ -369,7 +364,7 @@ class MainLoop:
         for unit in [unit for unit in self.killed if unit.again_s <= time.monotonic()]:
             unit.again_s = time.monotonic() + unit.pause_s
             unit.pause_s = min(2 * unit.pause_s, KILL_AGAIN_S[1])
-            self._signal_tree(unit, signal.SIGKILL)
+            signal_tree(self.trees, unit, signal.SIGKILL)
             self._let_go(unit)
         started = time.monotonic()
         if self.trees.units and self.survey_due_s <= started:
@@ -379,7 +374,7 @@ class MainLoop:
             self.survey_due_s = started + max(SURVEY_S, cost / SURVEY_SHARE)
             self._settle()
         for unit in list(self.refreezing):
-            if self._is_frozen_now(unit):
+            if apply_freeze(self.trees, unit):
                 self.refreezing.discard(unit)
         if not self.are_roots_sent:
             self._send_roots()
@@ -453,9 +448,9 @@ class MainLoop:
             self.planned[unit][2].add((signum, scope))
         if unit.is_frozen and signum in ENDING:
             self._set_frozen(key, False)
-            self._is_frozen_now(unit)
+            apply_freeze(self.trees, unit)
         if scope == "tree":
-            self._signal_tree(unit, signum)
+            signal_tree(self.trees, unit, signum)
         elif unit.is_alive:
             signal_child(unit.pid, signum)
 
@@ -475,70 +470,6 @@ class MainLoop:
             (self.frozen.add if is_frozen else self.frozen.discard)(unit)
             unit.is_scattered = unit.is_scattered and not is_frozen
             self.refreezing.add(unit)
-
-    def _is_frozen_now(self, unit: Unit) -> bool:
-        """Freezes or thaws a unit; returns False if it needs another look, since a fork may have raced."""
-        if unit.group is not None:
-            cgroup.freeze(unit.group, unit.is_frozen)
-            return True
-        if unit.is_frozen:
-            return self._is_stopped(unit)
-        if unit.is_scattered or not unit.is_alive:
-            self._signal_tree(unit, signal.SIGCONT)
-        else:
-            signal_child(-unit.pid, signal.SIGCONT)
-        return True
-
-    def _is_stopped(self, unit: Unit) -> bool:
-        if unit.is_alive:
-            signal_child(-unit.pid, signal.SIGSTOP)  # a signal to a process group misses no fork
-        seen: set[int] = set()
-        for _ in range(STOP_ROUNDS):
-            self.trees.adopt()
-            others = [
-                process
-                for process in self.trees.members(unit)
-                if not (unit.is_alive and process.group == unit.pid)
-            ]
-            unit.is_scattered = unit.is_scattered or bool(others)
-            running = [process for process in others if process.state not in b"Tt"]
-            if not running:
-                return True
-            if seen.issuperset(process.pid for process in running):
-                break  # they have the signal, and only need time
-            for process in running:
-                seen.add(process.pid)
-                self._signal_one(process, signal.SIGSTOP)
-        return False
-
-    def _signal_tree(self, unit: Unit, signum: int) -> None:
-        """Signals the leader's process group at once, and every other process of the unit one by one."""
-        members: list[Process] = []
-        try:
-            if unit.group is not None and signum == signal.SIGKILL:
-                cgroup.kill(
-                    unit.group
-                )  # first, since it is immediate; processes that left the group remain
-            self.trees.adopt()
-            members = self.trees.members(unit)
-        finally:
-            if unit.is_alive:
-                signal_child(-unit.pid, signum)
-                if unit.report >= 0:
-                    signal_child(unit.pid, signum)  # perhaps not yet in a session of its own
-        for process in members:
-            if not (unit.is_alive and process.group == unit.pid):
-                self._signal_one(process, signum)
-        if signum in ENDING:
-            for process in members:
-                if process.state == b"T":
-                    self._signal_one(process, signal.SIGCONT)
-
-    def _signal_one(self, process: Process, signum: int) -> None:
-        if process.pid in self.trees.leaders or process.pid in self.trees.orphans:
-            signal_child(process.pid, signum)
-        else:
-            signal_other(process, signum)
 
     def _send_units(self, seq: int) -> None:
         self.trees.adopt()

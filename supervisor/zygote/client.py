@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
-from ..launcher.main_loop import ENDING
+from ..launcher.tree_signals import ENDING
 from ..linux import cgroup, kernel, pid_namespace
 from ..logs.capture import LogWriter
 from ..logs.capture_pipe import Capture

@@ -755,7 +755,9 @@ print(*(name for name in sys.modules if name.partition(".")[0] not in sys.stdlib
     loaded = subprocess.check_output([*PYTHON, "-c", code, launcher.__file__], text=True).split()
     rooms = {
         "linux": ("cgroup", "kernel", "landlock", "seccomp"),
-        "launcher": ("child_setup", "main_loop", "process_tree", "protocol", "raw_spawn"),
+        "launcher": (
+            *("child_setup", "main_loop", "process_tree", "protocol", "raw_spawn", "tree_signals"),
+        ),
     }
     expected = {"corral", "corral.supervisor"}
     for room, modules in rooms.items():
