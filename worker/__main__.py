@@ -1,13 +1,13 @@
-"""`python -P -m corral.worker MODULE:AGENT`: runs the agent that a module holds (`entrypoint` in the config).
+"""Runs `python -P -m corral.worker MODULE:AGENT`: the agent of a module (`entrypoint` in the configuration).
 
-stdin and stdout are taken before the module is imported, so that even what it prints while it is
-imported is safe. The working directory is searched last: a file there never shadows a package.
+stdin and stdout are taken before the module is imported, so that its output during the import cannot disturb the
+protocol. The working directory is searched last: a file there never shadows a package.
 """
 
 import os
 import sys
 
-from .sdk.agent import load, say_unloadable
+from .sdk.agent import load, log_unloadable
 from .sdk.bytecode import imports_as_written
 from .sdk.stdio import take_stdio
 
@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> int:
     try:
         with imports_as_written():
             agent = load(entrypoint)
-    except BaseException as error:  # an author's module may raise anything, SystemExit included
-        say_unloadable(f'entrypoint "{entrypoint}"', error)
+    except BaseException as error:  # the agent's module may raise anything, SystemExit included
+        log_unloadable(f'entrypoint "{entrypoint}"', error)
         return 1
     agent.run()
     return 0

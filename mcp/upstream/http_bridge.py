@@ -14,6 +14,7 @@ import contextlib
 import http
 import os
 import re
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -29,7 +30,6 @@ from ...worker.contract.errors import (
     ToolFailed,
 )
 from ...worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
-from ...worker.sdk.stdio import leave, say
 from ..protocol import messages
 from ..protocol.sse import Event, EventStream
 from . import http_headers
@@ -132,7 +132,7 @@ class Remote:
         try:
             message = as_object(decode(line)) or {}
         except ValueError as error:
-            say(f"corral.mcp.remote: cannot read a line: {error}")
+            _log(f"cannot read a line: {error}")
             return
         method, number = message.get("method"), message.get("id")
         params = as_object(message.get("params")) or {}
@@ -187,9 +187,9 @@ class Remote:
                     if self._session_id is not None and _is_forgotten(response.status, body):
                         raise _forgotten(response.status)
                     reason = self._server.described(response.status, body)
-                    say(f"corral.mcp.remote: cannot tell the server: {reason}")
+                    _log(f"cannot tell the server: {reason}")
         except (aiohttp.ClientError, OSError, CorralError) as error:
-            say(f"corral.mcp.remote: cannot tell the server: {self._server.masked(str(error))}")
+            _log(f"cannot tell the server: {self._server.masked(str(error))}")
 
     async def _exchange(self, number: Id, exchange: _Exchange, line: bytes) -> None:
         try:
@@ -276,7 +276,7 @@ class Remote:
             value = decode(data)
         except ValueError as error:
             if data.strip():
-                say(f"corral.mcp.remote: cannot read a message of the server: {error}")
+                _log(f"cannot read a message of the server: {error}")
             return
         batch = as_array(value)
         if batch is None and as_object(value) is not None:
@@ -326,7 +326,7 @@ class Remote:
         try:
             marks = http_headers.marks_of(tool.get("inputSchema"))
         except ValueError as error:
-            say(f'corral.mcp.remote: cannot offer tool "{name}": {error}')
+            _log(f'cannot offer tool "{name}": {error}')
             self._marks.pop(name, None)
             return False
         if marks:
@@ -400,7 +400,7 @@ class Remote:
             except (aiohttp.ClientError, OSError):
                 pass  # it is taken up again
             except CorralError as error:
-                say(f"corral.mcp.remote: cannot listen to the server: {error.message}")
+                _log(f"cannot listen to the server: {error.message}")
                 return
             finally:
                 listening.set()
@@ -440,7 +440,7 @@ class Remote:
                 else:
                     await self._deliver(event.data)
         except (aiohttp.ClientError, OSError, CorralError) as error:
-            say(f"corral.mcp.remote: the stream has broken off: {self._server.masked(str(error))}")
+            _log(f"the stream has broken off: {self._server.masked(str(error))}")
         finally:
             response.close()
             if not opened.done():
@@ -523,7 +523,7 @@ async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: in
     try:
         await Remote(url, headers, write).run(reader)
     except* Lost as losses:
-        say(f"corral.mcp.remote: cannot go on: {losses.exceptions[0]}")
+        _log(f"cannot go on: {losses.exceptions[0]}")
         status = 1
     return status
 
@@ -546,6 +546,12 @@ def read_environment(environ: Mapping[str, str]) -> tuple[URL, dict[str, str]]:
     return url, {name: str(value) for name, value in given.items()}
 
 
+def _log(text: str) -> None:
+    """Writes a line to stderr, which is the log of the server; the prefix is the one of all versions."""
+    with contextlib.suppress(OSError, ValueError):  # stderr is closed, or nothing reads it
+        print(f"corral.mcp.remote: {text}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Runs until EOF on stdin (0), the session is lost (1), or not at all (2)."""
     # A netrc file is for people's own programs: the server gets the headers that were configured, no others.
@@ -553,12 +559,12 @@ def main() -> None:
     try:
         url, headers = read_environment(os.environ)
     except CorralError as error:
-        say(f"corral.mcp.remote: {error.message}")
-        leave(2)
+        _log(error.message)
+        os._exit(2)
     # Not asyncio.run: it would wait for threads that look up a name.
     loop = asyncio.new_event_loop()
     status = loop.run_until_complete(serve(url, headers, 0, 1))
-    leave(status)
+    os._exit(status)
 
 
 if __name__ == "__main__":

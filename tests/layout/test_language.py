@@ -52,9 +52,7 @@ PENDING = {
     "supervisor.tasks",
     "supervisor.transport",
     "supervisor.zygote",
-    "worker",
     "worker.contract",
-    "worker.sdk",
     "worker.zygote",
 }
 """Rooms that do not keep the rule yet. A room leaves for good."""

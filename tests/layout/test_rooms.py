@@ -17,7 +17,7 @@ worker.client: worker.contract
 worker.zygote: worker.sdk supervisor.linux supervisor.launcher
 worker: worker.contract worker.sdk
 mcp.protocol: worker.contract
-mcp.upstream: worker.contract worker.sdk mcp.protocol
+mcp.upstream: worker.contract mcp.protocol
 mcp.pool: worker.contract mcp.protocol mcp.upstream
 mcp.endpoint: worker.contract mcp.protocol mcp.upstream
 mcp.cortex: worker.contract

@@ -1,4 +1,4 @@
-"""What an agent's author writes: an `Agent`, its handler, its hooks, and `run`.
+"""Defines `Agent`, the API of agent authors: its handler, its hooks, and `run`.
 
     from corral.worker import Agent
 
@@ -11,7 +11,7 @@
 
     agent.run()
 
-Importing it costs a few milliseconds: asyncio comes with `run`.
+Importing it takes a few milliseconds: `run` imports asyncio. It must not know the protocol.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from typing import Any, TypeVar, overload
 
 from ..contract.errors import Conflict, InvalidParams, NotInitialized
 from .results import Json, ToolResult
-from .stdio import say_traceback
+from .stdio import log_traceback
 from .task import (
     Event,
     EventHook,
@@ -35,7 +35,7 @@ from .task import (
 )
 
 MAX_TYPES = 64
-"""Globs that one worker can subscribe to."""
+"""Number of globs that one worker can subscribe to."""
 
 Handler = Callable[[Task], Awaitable[object]] | Callable[[SyncTask], object]
 H = TypeVar("H", bound=Handler)
@@ -47,16 +47,16 @@ T = TypeVar("T")
 
 
 class Agent:
-    """An agent: one handler for tasks, and hooks for the rest of a worker's life.
+    """Holds one handler for tasks, and hooks for the rest of a worker's life cycle.
 
     A handler or hook that is an `async def` runs on the worker's loop, a `def` runs in a thread of its
-    own. What a hook or handler raises never ends the worker, but for `on_start`: without it the worker
+    own. An exception in a hook or handler never ends the worker, except in `on_start`: the worker then
     does not become Ready.
 
     Args:
-        name: for messages; by default the name in the configuration.
-        capabilities: what other agents may ask for; they count where the configuration names none.
-        version: of your agent, for people.
+        name: name in messages; by default the name in the configuration.
+        capabilities: capabilities that tasks may require; used where the configuration names none.
+        version: version of the agent, for people.
     """
 
     def __init__(
@@ -72,35 +72,35 @@ class Agent:
         return f"Agent({self._hooks.name!r})"
 
     def task(self, handler: H) -> H:
-        """Makes this function the handler: it gets a Task (`async def`) or a SyncTask (`def`).
+        """Registers the handler, which receives a Task (`async def`) or a SyncTask (`def`).
 
-        What it returns is the task's output and must be JSON; what it raises is the task's error, with
-        the traceback in the log.
+        Its return value is the task's output and must be JSON; an exception is the task's error, with the
+        traceback in the log.
         """
         _once(self._hooks.task, "task")
         self._hooks.task = handler
         return handler
 
     def on_start(self, hook: OnStart) -> OnStart:
-        """Called with Start before the worker is Ready: open connections and read config here."""
+        """Registers a hook that is called with Start before the worker is Ready: to open connections and read config."""
         _once(self._hooks.on_start, "on_start")
         self._hooks.on_start = hook
         return hook
 
     def on_shutdown(self, hook: Hook) -> Hook:
-        """Called without arguments when the worker is stopped, after its tasks have ended."""
+        """Registers a hook that is called without arguments when the worker stops, after its tasks have ended."""
         _once(self._hooks.on_shutdown, "on_shutdown")
         self._hooks.on_shutdown = hook
         return hook
 
     def checkpoint(self, hook: Hook) -> Hook:
-        """Called without arguments; returns what to save of the agent (not of one task), as JSON."""
+        """Registers a hook without arguments that returns the state of the agent (not of one task), as JSON."""
         _once(self._hooks.checkpoint, "checkpoint")
         self._hooks.checkpoint = hook
         return hook
 
     def restore(self, hook: Restore) -> Restore:
-        """Called with what the checkpoint hook has returned, after on_start or while running."""
+        """Registers a hook that is called with a saved state, after on_start or while running."""
         _once(self._hooks.restore, "restore")
         self._hooks.restore = hook
         return hook
@@ -112,7 +112,7 @@ class Agent:
     def on_event(self, *types: str) -> Callable[[OnEvent], OnEvent]: ...
 
     def on_event(self, *args: object) -> object:
-        """Called with each Event, one after the other; there may be several, each with its own types.
+        """Registers a hook that is called with each Event, one at a time; each hook has its own types.
 
         `@agent.on_event` gets all events, and so does `@agent.on_event()`; `@agent.on_event("build.*", "deploy.*")`
         gets those types. A `*` is any text, dots included, `?` one character, `[ab]` one of these.
@@ -136,13 +136,13 @@ class Agent:
         self._hooks.on_event.append(EventHook(hook, types))
         return hook
 
-    # -- for hooks: a task has the same, and counts what it does
+    # -- for hooks; Task has the same methods, and counts their use
 
     def publish(self, type: str, data: Json = None) -> Awaitable[None]:  # noqa: A002  its wire name
-        """Publishes an event to whoever has subscribed to its type, such as "build.done".
+        """Publishes an event to the subscribers of its type, such as "build.done".
 
-        In an `async def` it is on its way when this returns; await the answer to know that the daemon took
-        it. In a thread, as in a `def` hook, the daemon has taken it when this returns.
+        In an `async def` it is sent when this returns; await the result to know that the daemon has accepted
+        it. In a thread, as in a `def` hook, the daemon has accepted it when this returns.
 
         Raises:
             NotInitialized: the worker does not run.
@@ -150,7 +150,7 @@ class Agent:
         running = self._running(f'publish "{type}"')
         coroutine = publish_event(running.calls, type, data)
         if running.bridge.is_on_loop:
-            return running.calls.begin(coroutine, f'cannot publish event "{type}"')
+            return running.calls.start(coroutine, f'cannot publish event "{type}"')
         running.bridge.wait(coroutine)
         return _Done()
 
@@ -187,17 +187,17 @@ class Agent:
             raise
         return running.bridge.wait(coroutine)
 
-    def _running(self, what: str) -> Running:
+    def _running(self, action: str) -> Running:
         if self._hooks.running is None:
-            raise NotInitialized(f"cannot {what}: the worker does not run")
+            raise NotInitialized(f"cannot {action}: the worker does not run")
         return self._hooks.running
 
     def run(self) -> None:
-        """Works for the daemon until it says `shutdown`; started by hand it says how to run it.
+        """Serves the daemon until `shutdown`; prints how to run the agent if corral did not start it.
 
-        Call it last in the file. It returns when the worker has been stopped in order, and ends the
-        process when a handler cannot be ended. While `corral.worker` loads an entrypoint it does
-        nothing, so that one file serves as a command and as an entrypoint.
+        Call it last in the file. It returns after an orderly shutdown, and ends the process when a handler
+        cannot be ended. While `corral.worker` loads an entrypoint it does nothing, so that one file serves
+        as a command and as an entrypoint.
 
         Raises:
             SystemExit: with status 1 when the worker could not start, 2 when corral did not start it.
@@ -212,7 +212,7 @@ class Agent:
 
 
 class _Done:
-    """An answer that has come."""
+    """Represents a result that is available: awaiting it returns at once."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         return
@@ -220,14 +220,14 @@ class _Done:
 
 
 class _Loading:
-    """Whether a module is being loaded for the agent in it."""
+    """Records whether an entrypoint is being loaded."""
 
     active = False
 
 
 @contextmanager
 def loading_entrypoint() -> Generator[None, None, None]:
-    """Within it Agent.run does nothing: the agent is run once its module is there."""
+    """Makes Agent.run do nothing inside the block: the agent is run after its module is loaded."""
     _Loading.active = True
     try:
         yield
@@ -241,10 +241,11 @@ def _once(registered: object, name: str) -> None:
 
 
 def load(entrypoint: str) -> Agent:
-    """The agent that MODULE:AGENT names; while its module is imported, Agent.run does nothing.
+    """Imports the agent that MODULE:AGENT names; Agent.run does nothing during the import.
 
     Raises:
-        BaseException: whatever the module raises.
+        BaseException: any exception of the module.
+        TypeError: the name is not an Agent.
     """
     module_name, _, path = entrypoint.partition(":")
     with loading_entrypoint():
@@ -256,7 +257,7 @@ def load(entrypoint: str) -> Agent:
     return found
 
 
-def say_unloadable(what: str, error: BaseException) -> None:
-    """Writes to the log what could not be loaded, and where its import has failed."""
+def log_unloadable(name: str, error: BaseException) -> None:
+    """Logs an agent that cannot be loaded, with the traceback of its import."""
     first = str(error).partition("\n")[0]
-    say_traceback(error, f"cannot load {what}: {type(error).__name__}: {first}")
+    log_traceback(error, f"cannot load {name}: {type(error).__name__}: {first}")

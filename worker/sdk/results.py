@@ -1,6 +1,6 @@
-"""What the daemon answers a handler, as values: the result of a tool, and of a task that was delegated.
+"""Decodes the daemon's responses for handlers: the result of a tool, and of a delegated task.
 
-This module is imported together with the agent, so it must stay cheap: no asyncio, no json.
+It is imported together with the agent, so it must stay cheap: no asyncio, no json.
 """
 
 from typing import Any, NamedTuple, cast
@@ -11,60 +11,60 @@ Json = Any  # a JSON value of the agent's own: only its author knows the shape
 
 
 class ToolResult(NamedTuple):
-    """The answer of a tool of an MCP server."""
+    """Represents the result of a tool of an MCP server."""
 
     content: list[dict[str, Json]]
     """The content blocks as MCP defines them."""
     structured: Json
     """`structuredContent`, or None when the tool gave none."""
     is_error: bool
-    """Whether the tool itself says that it failed."""
+    """True if the tool reports that it failed."""
 
     @property
     def text(self) -> str:
-        """The text of all text blocks, joined by newlines."""
+        """Returns the text of all text blocks, joined by newlines."""
         blocks = [block for block in self.content if block.get("type") == "text"]
         return "\n".join(str(block.get("text", "")) for block in blocks)
 
 
 class Result(NamedTuple):
-    """How a delegated task ended."""
+    """Represents the end of a delegated task."""
 
     record: dict[str, Json]
     """The task's record, as `corral task show --json` prints it."""
 
     @property
     def id(self) -> str:
-        """The task's id."""
+        """Returns the task's id."""
         return str(self.record.get("id", ""))
 
     @property
     def state(self) -> str:
-        """succeeded, failed, cancelled or timeout."""
+        """Returns the task's state: succeeded, failed, cancelled or timeout."""
         return str(self.record.get("state", ""))
 
     @property
     def output(self) -> Json:
-        """What the other agent's handler returned."""
+        """Returns the output of the other agent's handler."""
         return self.record.get("output")
 
 
 def object_of(answer: object) -> dict[str, Json]:
-    """The answer as the object that it has to be.
+    """Returns an answer as an object.
 
     Raises:
-        InternalError: it is none.
+        InternalError: it is not an object.
     """
     if not isinstance(answer, dict):
-        raise InternalError("cannot read the daemon's answer: it is no object", answer=answer)
+        raise InternalError("cannot read the daemon's answer: it is not an object", answer=answer)
     return cast("dict[str, Json]", answer)  # it was read from JSON: its keys are strings
 
 
 def objects_of(answer: object, key: str) -> list[dict[str, Json]]:
-    """The list of objects under a key of an answer.
+    """Returns the list of objects under a key of an answer.
 
     Raises:
-        InternalError: there is none.
+        InternalError: there is no such list.
     """
     items = object_of(answer).get(key)
     if not isinstance(items, list):
@@ -73,17 +73,17 @@ def objects_of(answer: object, key: str) -> list[dict[str, Json]]:
 
 
 def tool_result(answer: object) -> ToolResult:
-    """The answer of `tools/call`."""
+    """Decodes the response to `tools/call`."""
     fields = object_of(answer)
     content = objects_of(fields, "content") if "content" in fields else []
     return ToolResult(content, fields.get("structuredContent"), fields.get("isError") is True)
 
 
 def delegated(answer: object) -> Result:
-    """The answer of `task/delegate`.
+    """Decodes the response to `task/delegate`.
 
     Raises:
-        CorralError: what the other task failed with.
+        CorralError: the error of the other task.
     """
     found = result_or_error(object_of(answer))
     if isinstance(found, CorralError):
@@ -92,7 +92,7 @@ def delegated(answer: object) -> Result:
 
 
 def result_or_error(answer: dict[str, Json]) -> Result | CorralError:
-    """A record as its Result when the task succeeded, else as its error; or the error of what was not accepted."""
+    """Returns the Result of a task that succeeded, else its error, or the error with which it was refused."""
     result = Result(answer)
     if result.state == "succeeded":
         return result

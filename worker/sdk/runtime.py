@@ -1,31 +1,28 @@
-"""One life of a worker: takes the pipes, serves the daemon on an asyncio loop, and leaves in order.
+"""Runs one incarnation of a worker: takes the pipes, serves the daemon on an asyncio loop, and shuts down in order.
 
-It guarantees that nothing but the protocol reaches the real stdout, that heartbeats come from the loop
-on which async handlers run (a handler that blocks it is hung, and is seen to be), that a handler's
-failure is an answer and not the end of the worker, and that the process ends when it is told to, even
-if a handler's thread does not. It needs the standard library alone.
+It guarantees that only protocol messages reach the real stdout, that heartbeats are sent from the loop on which
+async handlers run (a handler that blocks the loop is detected as hung), that a handler's failure is a response and
+not the end of the worker, and that the process ends at `shutdown` even if a handler's thread does not. It needs the
+standard library alone.
 """
 
 import asyncio
 import contextlib
-import contextvars
 import enum
 import inspect
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ..contract import codec
 from ..contract.channel import Channel
 from ..contract.errors import (
     CLASSES,
-    Cancelled,
     Conflict,
     CorralError,
     InvalidParams,
@@ -39,35 +36,35 @@ from ..contract.errors import (
     Unreachable,
 )
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
-from .forking import keep_signals
 from .results import Json
 from .session import Memory
-from .stdio import Pipes, leave, say, say_traceback, take_stdio
+from .stdio import Pipes, exit_now, log_line, log_traceback, take_stdio
 from .subscriptions import Subscriptions
 from .task import Hooks, Running, Start, SyncTask, Task
+from .threads import ThreadBridge, join_threads, run_in_thread
 
 PROTOCOL_VERSION = "1"
 
 MARK = "CORRAL_WORKER"
-"""Environment variable of every worker: which life of which worker it is."""
+"""Environment variable of every worker: its id and incarnation, as `ID#NUMBER`."""
 
 SIGNAL_GRACE_S = 10.0
-"""How long tasks may go on after a SIGTERM that came without `shutdown`."""
+"""Seconds that tasks may continue after a SIGTERM without `shutdown`."""
 
 RESERVE_S = 1.0
-"""The part of the grace period that is kept for cancelling and for on_shutdown (at most a fifth)."""
+"""Seconds of the grace period kept for cancelling tasks and for on_shutdown (at most a fifth of it)."""
 
 LEAVE_S = 0.5
-"""How long handlers, hooks and threads have for leaving when no time is given."""
+"""Seconds that handlers, hooks and threads have to end where no grace period is given."""
 
 SUBSCRIBE_S = 5.0
-"""How long the daemon's answer to a subscription holds up the start."""
+"""Seconds that the start waits for the response to `event/subscribe`."""
 
 MAX_TEXT = 4096
-"""How much of an exception's text travels."""
+"""Characters of an exception's text in an error response."""
 
 ENVELOPE_BYTES = 4096
-"""What a message needs beside the output in it: more than enough."""
+"""Bytes of a message reserved for everything but its output."""
 
 T = TypeVar("T")
 
@@ -77,34 +74,58 @@ def _pong(_: dict[str, object]) -> object:
 
 
 AT_ONCE: Mapping[str, Callable[[dict[str, object]], object]] = {"ping": _pong}
-"""What is answered without a task of its own."""
+"""The requests that are answered synchronously, without an asyncio task."""
 
 
 def run(hooks: Hooks) -> int:
-    """Serves the daemon until the end of this worker's life, and returns the exit status.
+    """Serves the daemon until the end of this worker, and returns the exit status.
 
-    It does not return when something that it cannot end is still running then: the process ends.
+    Ends the process instead of returning when a thread or task cannot be ended.
     """
     pipes = take_stdio()
     if pipes is None:
-        say(_by_hand(hooks.name))
+        log_line(_by_hand(hooks.name))
         return 2
-    # A line that somebody has begun on the real stdout (an os.write, a subprocess at import) ends here.
-    with contextlib.suppress(OSError):  # the daemon is gone already: the loop will see it
+    # Terminates a partial line on the real stdout, left by an os.write or a subprocess at import.
+    with contextlib.suppress(OSError):  # the daemon is gone already: the loop detects it
         os.write(pipes.write_fd, b"\n")
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     executor = ThreadPoolExecutor(thread_name_prefix="to_thread")
     loop.set_default_executor(executor)
     worker = Worker(hooks, loop)
-    keep_signals(worker.handlers)
+    _isolate_forks(worker.handlers)
     status = loop.run_until_complete(worker.live(pipes))
     executor.shutdown(wait=False, cancel_futures=True)
-    if worker.is_orphan or asyncio.all_tasks(loop) or not _threads_end(LEAVE_S):
-        leave(status)
+    if worker.is_orphan or asyncio.all_tasks(loop) or not join_threads(LEAVE_S):
+        exit_now(status)
     asyncio.set_event_loop(None)
     loop.close()
     return status
+
+
+def _isolate_forks(handlers: Mapping[int, object]) -> None:
+    """Resets signal handling in later forks of this process, such as those of multiprocessing; call once.
+
+    A loop receives signals through a descriptor that a fork inherits (signal.set_wakeup_fd): without this a SIGTERM
+    to a child would be taken for one to the worker, and would not end the child.
+    """
+    masks: dict[int, set[int | signal.Signals]] = {}
+
+    def before() -> None:  # a signal to the child must not arrive before `reset`
+        masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+
+    def restore() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(threading.get_ident(), set()))
+
+    def reset() -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is handler:  # else the agent has set another one
+                signal.signal(number, signal.SIG_DFL)
+        restore()
+
+    os.register_at_fork(before=before, after_in_parent=restore, after_in_child=reset)
 
 
 def _by_hand(name: str | None) -> str:
@@ -116,19 +137,6 @@ def _by_hand(name: str | None) -> str:
     )
 
 
-def _threads_end(within_s: float) -> bool:
-    """Whether the threads that are handlers, or that would hold up the interpreter, have ended."""
-    deadline = time.monotonic() + within_s
-    for thread in threading.enumerate():
-        if thread is threading.current_thread():
-            continue
-        if isinstance(thread, _HandlerThread) or not thread.daemon:
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                return False
-    return True
-
-
 class _Phase(enum.Enum):
     WAITING = "waiting for initialize"
     STARTING = "starting"
@@ -137,13 +145,13 @@ class _Phase(enum.Enum):
 
 
 class Worker:
-    """The daemon's other side: answers its requests, beats, and leaves when it is told to."""
+    """Answers the requests of the daemon, sends heartbeats, and shuts down on request."""
 
     def __init__(self, hooks: Hooks, loop: asyncio.AbstractEventLoop) -> None:
         self.is_orphan = False
-        """Whether the daemon was gone before this worker left."""
+        """True if the daemon was gone before this worker ended."""
         self.handlers: dict[int, object] = {}
-        """By signal, what makes this worker leave."""
+        """The handlers of the signals that end this worker, by signal number."""
         self._hooks = hooks
         self._loop = loop
         self._thread = threading.get_ident()
@@ -157,8 +165,8 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._running: set[asyncio.Task[Any]] = set()  # one for each task/run
-        self._beside: set[asyncio.Task[Any]] = set()  # what runs beside: publishing, delivering
-        self._ears = Subscriptions(hooks.on_event, self._call)
+        self._background: set[asyncio.Task[Any]] = set()  # publishing and delivering events
+        self._subscriptions = Subscriptions(hooks.on_event, self._call)
         self._methods: dict[str, Callable[[dict[str, Json]], Awaitable[object]]] = {
             "initialize": self._initialize,
             "task/run": self._run_task,
@@ -166,7 +174,7 @@ class Worker:
             "checkpoint/restore": self._restore,
         }
 
-    # -- its life
+    # -- life cycle
 
     async def live(self, pipes: Pipes) -> int:
         """Serves until shutdown, SIGTERM or the daemon's end; returns the exit status."""
@@ -176,35 +184,35 @@ class Worker:
             on_request=self.answer,
             at_once=AT_ONCE,
             is_eager=True,
-            on_notification=self._hear,
-            on_foreign=_complain,
+            on_notification=self._on_notification,
+            on_foreign=_log_foreign,
             on_closed=self._on_closed,
             lost=Unreachable,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._end, 0, SIGNAL_GRACE_S)
             self.handlers[number] = signal.getsignal(number)
-        self._hooks.running = Running(self, _ThreadBridge(self._loop))
+        self._hooks.running = Running(self, ThreadBridge(self._loop))
         await self._channel.open_pipes(*pipes)
         await self._stopping.wait()
-        await self._wind_up()
+        await self._shut_down()
         return self._status
 
     def _on_closed(self, error: CorralError | None) -> None:
         self._lost.set()
-        status = 0 if error is None else 1  # an error: the daemon is there, but does not read
+        status = 0 if error is None else 1  # an error: the daemon is alive, but does not read
         self._end(status, 0.0)
 
     def _end(self, status: int, grace_s: float) -> None:
-        """Decides to leave within `grace_s`; who says it again changes nothing."""
+        """Begins the shutdown, which takes at most `grace_s`; later calls change nothing."""
         if self._phase is not _Phase.STOPPING:
             self._phase = _Phase.STOPPING
             self._status = status
             self._stop_at = self._loop.time() + max(grace_s, LEAVE_S)
             self._stopping.set()
 
-    async def _wind_up(self) -> None:
-        """Lets tasks finish, cancels what does not, runs on_shutdown, sends what is queued."""
+    async def _shut_down(self) -> None:
+        """Waits for tasks, cancels the rest, runs on_shutdown, and sends queued output."""
         reserve_s = min(RESERVE_S, (self._stop_at - self._loop.time()) / 5)
         await self._first_of(self._stop_at - reserve_s, self._idle, self._lost)
         if self._lost.is_set():
@@ -214,7 +222,7 @@ class Worker:
         await self._first_of(self._stop_at - reserve_s / 2, self._idle)
         hook = self._hooks.on_shutdown
         if hook is not None and self._start is not None:
-            task = self.begin(self._call(hook), "on_shutdown failed")
+            task = self.start(self._call(hook), "on_shutdown failed")
             left_s = max(self._stop_at - self._loop.time(), LEAVE_S / 5)
             await asyncio.wait([task], timeout=left_s)
         self.is_orphan = self._lost.is_set()
@@ -240,13 +248,13 @@ class Worker:
             self._channel.notify("heartbeat", {"busy": bool(self._running)})
             self._loop.call_later(start.heartbeat_interval_s, self._beat)
 
-    # -- what the daemon asks and says
+    # -- requests and notifications of the daemon
 
     def answer(self, request: Request) -> Awaitable[object]:
-        """What the daemon is answered, unless that is so `AT_ONCE`.
+        """Returns the awaitable response to a request that is not in `AT_ONCE`.
 
         Raises:
-            CorralError: that is the answer.
+            CorralError: the error response.
         """
         method = self._methods.get(request.method)
         if method is None:
@@ -254,7 +262,7 @@ class Worker:
             raise MethodNotFound(text, method=request.method)
         return method(request.params)
 
-    def _hear(self, notification: Notification) -> None:
+    def _on_notification(self, notification: Notification) -> None:
         params = notification.params
         if notification.method == "shutdown":
             grace_s = params.get("grace_s")
@@ -265,8 +273,8 @@ class Worker:
             else:  # after the requests that came before it
                 self._loop.call_soon(self._end, 0, grace_s)
         elif notification.method == "event":
-            self._ears.hear(params)
-        # Others are of a later protocol: a notification that nobody knows is dropped.
+            self._subscriptions.deliver(params)
+        # Others belong to a later version of the protocol, and are dropped.
 
     async def _initialize(self, params: dict[str, Json]) -> object:
         if self._phase is not _Phase.WAITING:
@@ -290,8 +298,8 @@ class Worker:
         self._phase = _Phase.READY
         self._start = start
         self._loop.call_soon(self._beat)  # after the reply, which is queued when this returns
-        for listening in self._ears.listen():
-            self.begin(listening, "cannot deliver events")
+        for delivery in self._subscriptions.deliveries():
+            self.start(delivery, "cannot deliver events")
         return {
             "protocolVersion": PROTOCOL_VERSION,
             "name": self._hooks.name or start.agent,
@@ -330,14 +338,14 @@ class Worker:
         return {}
 
     async def _subscribe(self) -> None:
-        """Before the worker is Ready, so that nothing is missed that comes after."""
-        if types := self._ears.types:
+        """Subscribes before the worker is Ready, so that no later event is missed."""
+        if types := self._subscriptions.types:
             try:
                 await self._channel.request(
                     "event/subscribe", {"types": types}, timeout_s=SUBSCRIBE_S
                 )
             except CorralError as error:
-                say_traceback(error, "cannot subscribe to events")
+                log_traceback(error, "cannot subscribe to events")
 
     # -- tasks
 
@@ -358,7 +366,9 @@ class Worker:
             task, work = self._begun(start, handler, params)
             try:
                 output = await work
-                if me.cancelling():  # the handler swallowed it, yet nobody waits for its output
+                if (
+                    me.cancelling()
+                ):  # the handler suppressed it, but the daemon has withdrawn the request
                     raise asyncio.CancelledError
                 answer = _output(output, task.id, start.limits)
                 return answer if task.session is None else _with_memory(answer, task)
@@ -376,35 +386,35 @@ class Worker:
         if self._has_async_handler:
             task = Task(start, params, self, memory)
             return task, cast("Coroutine[Any, Any, object]", handler(task))
-        bridge = _ThreadBridge(self._loop)
+        bridge = ThreadBridge(self._loop)
         blocking = SyncTask(start, params, self, memory, bridge)
-        return blocking, self._in_thread(partial(handler, blocking), bridge.cancel)
+        return blocking, run_in_thread(partial(handler, blocking), bridge.cancel)
 
-    # -- Calls: what a Task needs
+    # -- the protocol `Calls` of Task
 
-    async def ask(self, method: str, params: Any, /) -> object:
-        """The daemon's answer to a request."""
+    async def request(self, method: str, params: Any, /) -> object:
+        """Returns the daemon's response to a request."""
         self._check_thread()
         return await self._channel.request(method, params, timeout_s=None)
 
-    def tell(self, method: str, params: Any, /) -> None:
+    def notify(self, method: str, params: Any, /) -> None:
         """Sends a notification."""
         self._check_thread()
         self._channel.notify(method, params)
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Waits while the daemon reads too slowly."""
         await self._channel.drain()
 
-    def begin(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> asyncio.Task[T]:
-        """Runs it beside; when it fails, that is said on stderr."""
+    def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> asyncio.Task[T]:
+        """Runs a coroutine in the background; its failure is logged to stderr."""
         task = self._loop.create_task(coroutine)
-        self._beside.add(task)
+        self._background.add(task)
 
         def ended(task: asyncio.Task[T]) -> None:
-            self._beside.discard(task)
+            self._background.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
-                say_traceback(error, what)
+                log_traceback(error, what)
 
         task.add_done_callback(ended)
         return task
@@ -415,107 +425,12 @@ class Worker:
                 "cannot use a Task from another thread: make the handler a plain def"
             )
 
-    # -- an author's functions
+    # -- handlers and hooks
 
     async def _call(self, hook: Callable[..., object], *args: object) -> object:
         if _is_async(hook):
             return await cast("Awaitable[object]", hook(*args))
-        return await self._in_thread(partial(hook, *args), lambda _: None)
-
-    async def _in_thread(self, function: Callable[[], T], on_cancel: Callable[[str], None]) -> T:
-        """What the function returns or raises in a thread of its own.
-
-        A thread cannot be cut off: after a cancellation this waits for the function's own end, so that
-        the daemon can tell a worker that has let go from one that has to be replaced.
-        """
-        ended: asyncio.Future[_Outcome[T]] = self._loop.create_future()
-        _HandlerThread(self._loop, function, ended).start()
-        try:
-            outcome = await asyncio.shield(ended)
-        except asyncio.CancelledError as reason:
-            on_cancel(str(reason))
-            while not ended.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([ended])
-            raise
-        if outcome.error is not None:
-            raise outcome.error
-        return cast("T", outcome.value)  # without an error there is a value
-
-
-class _Outcome(NamedTuple, Generic[T]):
-    value: T | None
-    error: BaseException | None
-
-
-class _HandlerThread(threading.Thread):
-    """Runs one function of an author. A daemon thread: it never keeps the process alive."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        function: Callable[[], T],
-        ended: "asyncio.Future[_Outcome[T]]",
-    ) -> None:
-        super().__init__(name="corral-handler", daemon=True)
-        self._loop = loop
-        self._function: Callable[[], object] = partial(contextvars.copy_context().run, function)
-        self._ended = cast("asyncio.Future[_Outcome[object]]", ended)
-
-    def run(self) -> None:
-        outcome: _Outcome[object]
-        try:
-            outcome = _Outcome(self._function(), None)
-        except BaseException as error:  # SystemExit too: it would end this thread without a word
-            outcome = _Outcome(None, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._settle, outcome)
-
-    def _settle(self, outcome: _Outcome[object]) -> None:
-        if not self._ended.done():
-            self._ended.set_result(outcome)
-
-
-class _ThreadBridge:
-    """From a handler's thread to the loop and back, until the task is cancelled."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.cancelled = threading.Event()
-        self._loop = loop
-        self._loop_thread = threading.get_ident()
-        self._waiting: set[asyncio.Task[Any]] = set()
-
-    @property
-    def is_on_loop(self) -> bool:
-        """Whether the caller runs on the worker's loop."""
-        return threading.get_ident() == self._loop_thread
-
-    def wait(self, coroutine: Coroutine[Any, Any, T], /) -> T:
-        """Runs it on the loop and returns its result, or raises Cancelled."""
-        if self.is_on_loop:
-            coroutine.close()
-            raise RuntimeError("cannot wait on the loop: it would wait for itself")
-        return asyncio.run_coroutine_threadsafe(self._guard(coroutine), self._loop).result()
-
-    async def _guard(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if self.cancelled.is_set():
-            coroutine.close()
-            raise Cancelled("cannot go on: the task is cancelled")
-        me = asyncio.current_task()
-        assert me is not None, "run_coroutine_threadsafe makes a task"
-        self._waiting.add(me)
-        try:
-            return await coroutine
-        except asyncio.CancelledError as reason:
-            raise Cancelled("cannot go on: the task is cancelled", reason=str(reason)) from None
-        finally:
-            self._waiting.discard(me)
-
-    def cancel(self, reason: str) -> None:
-        """Ends what the thread waits for, and all that it will wait for."""
-        self.cancelled.set()
-        for task in self._waiting:
-            task.cancel(reason)
+        return await run_in_thread(partial(hook, *args), lambda _: None)
 
 
 def _is_async(function: Callable[..., object]) -> bool:
@@ -527,7 +442,7 @@ def _is_async(function: Callable[..., object]) -> bool:
 
 
 def _take_identity(start: Start) -> None:
-    """What is forked ahead of its use learns only now who it is; its children are known by that."""
+    """Sets the identity of a worker that was forked before it was known; its children are recognised by it."""
     unit = f"{start.worker}#{start.incarnation}"
     before = os.environ.get(MARK)
     os.environ[MARK] = unit
@@ -561,7 +476,12 @@ def _start_of(params: dict[str, Json]) -> Start:
 
 
 def _output(output: object, task_id: str, limits: dict[str, Json]) -> dict[str, object]:
-    """The reply to task/run; raises when the output cannot travel."""
+    """Returns the response to task/run.
+
+    Raises:
+        TypeError, ValueError: JSON cannot express the output.
+        ResourceLimitExceeded: the output is too large.
+    """
     if isinstance(output, Coroutine):
         cast("Coroutine[Any, Any, object]", output).close()
         raise TypeError("the handler returned a coroutine: make it an async def")
@@ -579,12 +499,17 @@ def _output(output: object, task_id: str, limits: dict[str, Json]) -> dict[str, 
 
 
 def _with_memory(answer: dict[str, object], task: Task | SyncTask) -> dict[str, object]:
-    """The reply with what the task has changed of its session; raises when that cannot travel."""
+    """Returns the response with the changes of the session added.
+
+    Raises:
+        TaskFailed: JSON cannot express them.
+        ResourceLimitExceeded: the response is too large.
+    """
     try:
         delta = task.memory.delta()
         size = len(codec.encode(delta)) + len(codec.encode(answer))
     except (TypeError, ValueError) as error:
-        text = f'cannot keep what task "{task.id}" has changed of its session: {error}'
+        text = f'cannot keep the changes of task "{task.id}" to its session: {error}'
         raise TaskFailed(text, exception=type(error).__name__, message=_text(error)) from error
     most = MAX_MESSAGE_BYTES - ENVELOPE_BYTES
     if size > most:
@@ -594,25 +519,27 @@ def _with_memory(answer: dict[str, object], task: Task | SyncTask) -> dict[str, 
 
 
 def _failure(error: BaseException, task_id: str, *, is_ours: bool) -> BaseException:
-    """The error to answer with for a task; `is_ours`: a cancellation is that of the task, and not of what it awaited."""
+    """Returns the error response for a task; `is_ours` is True if a cancellation is that of the task itself."""
     text = f'cannot finish task "{task_id}"'
     if isinstance(error, asyncio.CancelledError) and not is_ours:
-        text += ": what its handler awaited was cancelled"
-        say_traceback(error, text)
+        text += ": an awaitable of its handler was cancelled"
+        log_traceback(error, text)
         return TaskFailed(text, exception="CancelledError", message=_text(error))
     return _reason(error, text, TaskFailed)
 
 
 def _reason(error: BaseException, what: str, kind: type[CorralError]) -> BaseException:
-    """The error to answer with, after its traceback went to the log.
+    """Returns the error response, after logging the traceback.
 
-    A typed error keeps its code; whatever else an author's code raises is of `kind`, SystemExit and
-    KeyboardInterrupt included: one task's `sys.exit` must not end its neighbours.
+    A typed error keeps its code; all other exceptions become `kind`, SystemExit and KeyboardInterrupt included:
+    `sys.exit` in one task must not end the others.
     """
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return error
-    say_traceback(error, what)
-    known = getattr(error, "code", None) in CLASSES  # an author's own subclass may have any or none
+    log_traceback(error, what)
+    known = (
+        getattr(error, "code", None) in CLASSES
+    )  # a subclass of the agent may have any code or none
     if isinstance(error, CorralError) and known and not isinstance(error, Unreachable):
         return error
     name, text = type(error).__name__, _text(error)
@@ -622,10 +549,10 @@ def _reason(error: BaseException, what: str, kind: type[CorralError]) -> BaseExc
 def _text(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # an author's __str__ may raise anything
-        text = "its text cannot be had"
+    except Exception:  # __str__ of the agent may raise anything
+        text = "its text is not available"
     return text[:MAX_TEXT].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _complain(foreign: Foreign) -> None:
-    say(f"corral: the daemon sent {foreign.line[:200]!r}: {foreign.reason}")
+def _log_foreign(foreign: Foreign) -> None:
+    log_line(f"corral: the daemon sent {foreign.line[:200]!r}: {foreign.reason}")

@@ -1,9 +1,11 @@
-"""What a handler sees of the session of its task, and what it has changed of it at the end.
+"""Gives a handler the session of its task, and computes the changes that it made.
 
-Only the change travels back, so that a turn costs its own size: what was added, what was set, what was deleted. To
-know whether a handler has changed an earlier message in place, the history is written out once when it is first
-looked at and once at the end; who never looks at it does not pay. This module is imported together with the agent,
-so it must stay cheap.
+A session is the agent's memory of one conversation, kept by the daemon: history, variables and data, up to its
+configured limits. For knowledge that agents share and search by words there is the memory server (`mcp.cortex`).
+
+Only changes are sent back (additions, assignments, deletions), so that a turn costs its own size. To detect an earlier
+message that was changed in place, the history is encoded once at its first use and once at the end; a handler that
+never uses it pays nothing. This module is imported together with the agent, so it must stay cheap.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +18,12 @@ Encode = Callable[[object], bytes]
 
 
 class Memory:
-    """What is remembered of a session from task to task; what a task changes is kept when it succeeds.
+    """Holds the state of a session between its tasks; changes are kept if the task succeeds.
 
-    A task without a session has an empty one, which is gone with it.
+    A task without a session has an empty one, which is discarded with it.
 
     Attributes:
-        turns: how many tasks of this session have succeeded before.
+        turns: number of earlier tasks of this session that succeeded.
     """
 
     def __init__(self, given: Mapping[str, Json], encode: Encode) -> None:
@@ -29,24 +31,26 @@ class Memory:
         self._given = given
         self._encode = encode
 
-    # Each is made when it is first looked at: most tasks have no session.
+    # Each is created at its first use: most tasks have no session.
 
     @cached_property
-    def _history(self) -> "_Watched":
-        return _Watched(cast("list[Json]", self._given.get("history") or []), self._encode)
+    def _history(self) -> "_TrackedList":
+        return _TrackedList(cast("list[Json]", self._given.get("history") or []), self._encode)
 
     @cached_property
-    def _variables(self) -> "_Values":
-        return _Values(cast("dict[str, Json]", self._given.get("variables") or {}), self._encode)
+    def _variables(self) -> "_TrackedDict":
+        return _TrackedDict(
+            cast("dict[str, Json]", self._given.get("variables") or {}), self._encode
+        )
 
     @cached_property
-    def _data(self) -> "_Values":
-        return _Values(cast("dict[str, Json]", self._given.get("data") or {}), self._encode)
+    def _data(self) -> "_TrackedDict":
+        return _TrackedDict(cast("dict[str, Json]", self._given.get("data") or {}), self._encode)
 
     @property
     def history(self) -> list[dict[str, Json]]:
-        """The messages of the conversation, the oldest first; yours to add to and to change."""
-        return self._history.seen()
+        """Returns the messages of the conversation, the oldest first; they may be changed in place."""
+        return self._history.current()
 
     @history.setter
     def history(self, messages: list[dict[str, Json]]) -> None:
@@ -54,8 +58,8 @@ class Memory:
 
     @property
     def variables(self) -> dict[str, Json]:
-        """The context: what is known by now, by name. It is never trimmed."""
-        return self._variables.seen()
+        """Returns the variables of the conversation, by name; never trimmed."""
+        return self._variables.current()
 
     @variables.setter
     def variables(self, values: dict[str, Json]) -> None:
@@ -63,8 +67,8 @@ class Memory:
 
     @property
     def data(self) -> dict[str, Json]:
-        """Whatever else the agent keeps of the session, by name. It is never trimmed."""
-        return self._data.seen()
+        """Returns other data of the agent for the session, by name; never trimmed."""
+        return self._data.current()
 
     @data.setter
     def data(self, values: dict[str, Json]) -> None:
@@ -75,11 +79,11 @@ class Memory:
         self._history.add({**more, "role": role, "content": content})
 
     def delta(self) -> dict[str, object]:
-        """What has changed, for the answer to `task/run`; empty where nothing has.
+        """Returns the changes, for the response to `task/run`; empty if there are none.
 
         Raises:
-            ValueError: something in it cannot be said in JSON.
-            TypeError: a message is no object, or the name of a value no text.
+            ValueError: JSON cannot express a value.
+            TypeError: a message is not an object, or the name of a value not a string.
         """
         found: dict[str, object] = {**self._history.delta()}
         for key, values in (("variables", self._variables), ("data", self._data)):
@@ -88,8 +92,8 @@ class Memory:
         return found
 
 
-class _Watched:
-    """The history, of which it is found out whether more than its end has changed."""
+class _TrackedList:
+    """Detects whether a list of messages was changed elsewhere than at its end."""
 
     def __init__(self, messages: list[dict[str, Json]], encode: Encode) -> None:
         self._messages = messages
@@ -97,7 +101,7 @@ class _Watched:
         self._count = len(messages)
         self._before: bytes | None = None
 
-    def seen(self) -> list[dict[str, Json]]:
+    def current(self) -> list[dict[str, Json]]:
         if self._before is None:
             self._before = self._encode(self._messages[: self._count])
         return self._messages
@@ -106,7 +110,7 @@ class _Watched:
         self._messages.append(message)
 
     def replace(self, messages: list[dict[str, Json]]) -> None:
-        self.seen()
+        self.current()
         self._messages = list(messages)
 
     def delta(self) -> dict[str, object]:
@@ -120,21 +124,21 @@ class _Watched:
         return {"append": new} if new else {}
 
 
-class _Values:
-    """Values by name, of which it is found out which have changed."""
+class _TrackedDict:
+    """Detects which values of a dictionary have changed."""
 
     def __init__(self, values: dict[str, Json], encode: Encode) -> None:
         self._values = values
         self._encode = encode
         self._before: dict[str, bytes] | None = None
 
-    def seen(self) -> dict[str, Json]:
+    def current(self) -> dict[str, Json]:
         if self._before is None:
             self._before = {key: self._encode(value) for key, value in self._values.items()}
         return self._values
 
     def replace(self, values: dict[str, Json]) -> None:
-        self.seen()
+        self.current()
         self._values = dict(values)
 
     def delta(self) -> dict[str, object]:

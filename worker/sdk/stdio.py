@@ -1,7 +1,7 @@
-"""The worker's stdin, stdout and stderr: the first two become the protocol's alone, the third is the log.
+"""Reserves a worker's stdin and stdout for the protocol; stderr is the log.
 
-Nothing but the protocol may reach the real stdout: not `print`, not a subprocess, not a library in C.
-So both ends are moved away before an author's code can use them. It knows no message and no loop.
+Only protocol messages may reach the real stdout: not `print`, not a subprocess, not a library in C. Both ends are
+therefore moved away before the agent's code can use them. It must not know messages or a loop.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import traceback
 from typing import NamedTuple, NoReturn, cast
 
 FLUSH_S = 0.5
-"""How long the last words may take: whoever reads stderr may be gone, or slow."""
+"""Seconds that flushing at the exit may take: the reader of stderr may be gone, or slow."""
 
 
 class Pipes(NamedTuple):
-    """The worker's real stdin and stdout, moved out of everybody's way."""
+    """Holds private descriptors of the worker's real stdin and stdout."""
 
     read_fd: int
     write_fd: int
@@ -31,7 +31,7 @@ _are_streams_ready = False
 
 
 def take_stdio() -> Pipes | None:
-    """Moves the real stdin and stdout to private descriptors, once; None when corral is not there.
+    """Moves the real stdin and stdout to private descriptors, once; returns None if they are not pipes.
 
     From then on stdin is empty and stdout goes where stderr goes, for this process and for its
     children: neither `print` nor a subprocess can write into the protocol.
@@ -53,18 +53,18 @@ def take_stdio() -> Pipes | None:
 
 
 def ready_streams() -> None:
-    """Lets what is printed leave by the line, and a crash say where it was: once, since an author may change both."""
+    """Sets stdout to line buffering and enables faulthandler; once, because the agent may change both."""
     global _are_streams_ready
     if _are_streams_ready:
         return
     _are_streams_ready = True
-    stdout: object = sys.stdout  # whatever the author has put there
+    stdout: object = sys.stdout  # the agent may have replaced it
     if isinstance(stdout, io.TextIOWrapper):
         text = cast("io.TextIOWrapper[io.BufferedWriter]", stdout)
-        # What was printed before this point leaves now, to stderr, and what follows by the line.
+        # Earlier output is flushed now, to stderr; later output by the line.
         text.reconfigure(line_buffering=True, errors="backslashreplace")
         text.flush()
-    faulthandler.enable(file=2)  # SIGABRT, and every crash, shows where each thread was
+    faulthandler.enable(file=2)  # SIGABRT and crashes print the stack of each thread
 
 
 def _is_pipe(fd: int) -> bool:
@@ -75,20 +75,20 @@ def _is_pipe(fd: int) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def say(text: str) -> None:
-    """Writes to the log what the SDK itself has to say."""
+def log_line(text: str) -> None:
+    """Writes a line of the SDK itself to the log."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is gone or replaced
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
-def say_traceback(error: BaseException, what: str) -> None:
-    """Writes to the log what has failed, and where."""
-    say(f"corral: {what}\n{''.join(traceback.format_exception(error)).rstrip()}")
+def log_traceback(error: BaseException, text: str) -> None:
+    """Writes a failure and its traceback to the log."""
+    log_line(f"corral: {text}\n{''.join(traceback.format_exception(error)).rstrip()}")
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process now, whatever its threads do: one of them may even hold the lock of stderr."""
+def exit_now(status: int) -> NoReturn:
+    """Ends the process without waiting for threads: one of them may even hold the lock of stderr."""
     flusher = threading.Thread(target=_flush, daemon=True)
     try:
         flusher.start()
@@ -102,4 +102,4 @@ def _flush() -> None:
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
-            continue  # nobody reads it any more, or the author has closed or replaced it
+            continue  # its reader is gone, or the agent has closed or replaced it

@@ -1,7 +1,7 @@
-"""The events that a worker has subscribed to: each hook gets its own, in order, one after the other.
+"""Delivers subscribed events to the hooks of a worker: to each hook in order, one at a time.
 
-A hook that is slow, or raises, holds up no other hook and not the loop. What waits for a hook is bounded in
-number and in bytes: the oldest goes, and a hook that wants `events.skipped` is told how many.
+A hook that is slow, or raises, delays no other hook and not the loop. The queue of a hook is bounded in number and
+in bytes: the oldest events are dropped, and a hook that subscribed to `events.skipped` receives their number.
 It needs the standard library alone.
 """
 
@@ -13,14 +13,14 @@ from typing import Any
 
 from ..contract import codec
 from .results import Json
-from .stdio import say, say_traceback
+from .stdio import log_line, log_traceback
 from .task import Event, EventHook
 
 MAX_EVENTS = 1000
-"""Events that wait for one hook…"""
+"""Number of events queued for one hook."""
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""…and the size of their data as JSON; one event always has room."""
+"""Bytes of their data as JSON; one event is always accepted."""
 
 SKIPPED = "events.skipped"
 
@@ -28,18 +28,18 @@ Call = Callable[[Callable[..., object], Event], Awaitable[object]]
 
 
 class Subscriptions:
-    """All hooks of one worker; `call` runs a hook, wherever hooks run."""
+    """Holds the event hooks of one worker; `call` runs a hook, on the loop or in a thread."""
 
     def __init__(self, hooks: Sequence[EventHook], call: Call) -> None:
-        self._ears = [_Ear(hook, call) for hook in hooks]
+        self._queues = [_HookQueue(hook, call) for hook in hooks]
 
     @property
     def types(self) -> list[str]:
-        """The globs of all hooks, each once."""
-        return list(dict.fromkeys(glob for ear in self._ears for glob in ear.hook.types))
+        """Returns the globs of all hooks, without duplicates."""
+        return list(dict.fromkeys(glob for queue in self._queues for glob in queue.hook.types))
 
-    def hear(self, params: Mapping[str, Json]) -> None:
-        """Takes an `event` notification."""
+    def deliver(self, params: Mapping[str, Json]) -> None:
+        """Queues the event of an `event` notification for the hooks that want its type."""
         event = Event(
             str(params.get("type", "")),
             params.get("data"),
@@ -48,19 +48,19 @@ class Subscriptions:
         )
         if event.type == SKIPPED:
             count = event.data.get("count") if isinstance(event.data, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  JSON
-            say(f"corral: {count} events were left out: this worker reads too slowly")
+            log_line(f"corral: {count} events were left out: this worker reads too slowly")
         size_bytes = len(codec.encode(event.data))
-        for ear in self._ears:
-            if ear.wants(event.type):
-                ear.offer(event, size_bytes)
+        for queue in self._queues:
+            if queue.wants(event.type):
+                queue.put(event, size_bytes)
 
-    def listen(self) -> list[Coroutine[Any, Any, None]]:
-        """What gives the hooks their events, one for each, without end."""
-        return [ear.listen() for ear in self._ears]
+    def deliveries(self) -> list[Coroutine[Any, Any, None]]:
+        """Returns one endless coroutine a hook, which delivers its events."""
+        return [queue.run() for queue in self._queues]
 
 
-class _Ear:
-    """One hook and what waits for it."""
+class _HookQueue:
+    """Queues the events of one hook."""
 
     def __init__(self, hook: EventHook, call: Call) -> None:
         self.hook = hook
@@ -74,7 +74,7 @@ class _Ear:
     def wants(self, event_type: str) -> bool:
         return any(fnmatchcase(event_type, glob) for glob in self.hook.types)
 
-    def offer(self, event: Event, size_bytes: int) -> None:
+    def put(self, event: Event, size_bytes: int) -> None:
         waiting = self._waiting
         self._waiting_bytes += size_bytes
         while waiting and (len(waiting) >= MAX_EVENTS or self._waiting_bytes > MAX_EVENT_BYTES):
@@ -85,12 +85,12 @@ class _Ear:
         waiting.append((event, size_bytes))
         self._some.set()
 
-    async def listen(self) -> None:
+    async def run(self) -> None:
         while True:
             await self._some.wait()
             if self._lost:
                 lost, self._lost = self._lost, 0
-                say(f"corral: {lost} events were left out: {_name(self.hook)} is too slow")
+                log_line(f"corral: {lost} events were left out: {_name(self.hook)} is too slow")
                 if self.wants(SKIPPED):
                     await self._give(Event(SKIPPED, {"count": lost}, "", self._lost_at))
             event, size_bytes = self._waiting.popleft()
@@ -102,15 +102,15 @@ class _Ear:
     async def _give(self, event: Event) -> None:
         try:
             await self._call(self.hook.call, event)
-        except BaseException as error:  # an author's hook may raise anything, and call sys.exit
+        except BaseException as error:  # a hook may raise anything, and call sys.exit
             is_cancelled = isinstance(error, asyncio.CancelledError)
             if isinstance(error, GeneratorExit) or (is_cancelled and _is_ending()):
                 raise
-            say_traceback(error, f'{_name(self.hook)} failed for "{event.type}"')
+            log_traceback(error, f'{_name(self.hook)} failed for "{event.type}"')
 
 
 def _is_ending() -> bool:
-    """Whether it is the worker that ends the delivery, and not what a hook awaited that was cancelled."""
+    """Returns True if the worker cancels the delivery, not an awaitable of the hook that was cancelled."""
     me = asyncio.current_task()
     return me is None or me.cancelling() > 0
 

@@ -1,9 +1,8 @@
-"""What a handler sees of the task it works on, and what it can ask for.
+"""Gives a handler its task, and turns the task's methods into requests to the daemon.
 
-`Task` is for `async def` handlers, `SyncTask` has the same methods, blocking, for `def` handlers. Both
-turn method calls into messages and answers into values (`answer`); they know neither loop nor pipe, only the two
-protocols `Calls` and `Bridge` that the runtime fills in. This module is imported together with the
-agent, so it must stay cheap: no asyncio, no json.
+`Task` is for `async def` handlers, `SyncTask` has the same methods, blocking, for `def` handlers. Both know neither
+loop nor pipe, only the protocols `Calls` and `Bridge` that the runtime implements. This module is imported together
+with the agent, so it must stay cheap: no asyncio, no json.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -28,101 +27,101 @@ P = ParamSpec("P")
 
 
 class Start(NamedTuple):
-    """What the daemon said at `initialize`: who this worker is, and under which limits it lives."""
+    """Represents the params of `initialize`: the identity of this worker, and its limits."""
 
     agent: str
     """The agent's name in the configuration."""
     worker: str
     """This worker's id, as `corral status` shows it: "historian-0"."""
     incarnation: int
-    """Which life of the worker this is, counted from 1."""
+    """Number of this incarnation of the worker, from 1."""
     heartbeat_interval_s: float
     limits: dict[str, Json]
     """The agent's `[resources]`."""
     config: dict[str, Json]
-    """The agent's `[agents.NAME.config]` table: yours to define."""
+    """The agent's `[agents.NAME.config]` table, with keys of its own."""
     checkpoint: Json
-    """What the checkpoint hook returned before the worker was hibernated, or None."""
+    """The state that the checkpoint hook returned before the worker was hibernated, or None."""
 
 
 class Event(NamedTuple):
-    """An event that this agent has subscribed to."""
+    """Represents an event that this agent has subscribed to."""
 
     type: str
     data: Json
     sender: str
-    """Who published it: a worker ("historian-0"), "uid 1000" by hand, or "corrald"."""
+    """Publisher: a worker ("historian-0"), a user ("uid 1000"), or "corrald"."""
     at: str
-    """When, UTC, RFC 3339."""
+    """Time of publication, UTC, RFC 3339."""
 
 
 class Calls(Protocol):
-    """The way to the daemon, on the loop of the worker."""
+    """Defines the calls to the daemon, on the loop of the worker."""
 
-    async def ask(self, method: str, params: Mapping[str, object], /) -> object:
-        """The daemon's answer."""
+    async def request(self, method: str, params: Mapping[str, object], /) -> object:
+        """Returns the daemon's response to a request."""
         ...
 
-    def tell(self, method: str, params: Mapping[str, object], /) -> None:
+    def notify(self, method: str, params: Mapping[str, object], /) -> None:
         """Sends a notification."""
         ...
 
-    async def room(self) -> None:
-        """Waits until the daemon has read enough for more to be sent."""
+    async def drain(self) -> None:
+        """Waits while the daemon reads too slowly."""
         ...
 
-    def begin(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> Awaitable[T]:
-        """Runs it whether or not anybody awaits it; a failure that nobody awaits is logged."""
+    def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> Awaitable[T]:
+        """Runs a coroutine whether or not the result is awaited; logs its failure."""
         ...
 
 
 class Bridge(Protocol):
-    """The way from a handler's thread to the loop."""
+    """Defines the calls from a handler's thread to the loop."""
 
     @property
     def cancelled(self) -> "Flag":
-        """Set when the task is cancelled."""
+        """Returns a flag that is set when the task is cancelled."""
         ...
 
     @property
     def is_on_loop(self) -> bool:
-        """Whether the caller runs on the worker's loop, where waiting would be for ever."""
+        """Returns True on the worker's loop, where waiting would never end."""
         ...
 
     def wait(self, coroutine: Coroutine[Any, Any, T], /) -> T:
-        """Runs it on the loop and returns its result, or raises Cancelled."""
+        """Runs a coroutine on the loop and returns its result, or raises Cancelled."""
         ...
 
 
 class Flag(Protocol):
-    """The reading side of a threading.Event."""
+    """Defines the reading side of a threading.Event."""
 
     def is_set(self) -> bool:
-        """Whether it has happened."""
+        """Returns True if the flag is set."""
         ...
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits for it, at most `timeout` seconds; returns whether it has happened."""
+        """Waits up to `timeout` seconds for the flag; returns True if it is set."""
         ...
 
 
-class Assignment:
-    """What was asked: the same for both kinds of handler.
+class TaskRequest:
+    """Holds the params of `task/run`, for both kinds of handler.
 
     Attributes:
         id: the task's id.
-        attempt: 1 for the first try; a task whose worker died is tried again with the next number.
-        objective: what the caller wants, in words.
+        attempt: number of the attempt, from 1; a task whose worker died gets another one.
+        objective: the caller's objective, in words.
         input: the caller's data, any JSON value.
-        context: what the caller adds for the understanding, any JSON value.
-        boundaries: what is in force of timeout_s, max_tool_calls, allowed_tools, max_tokens and max_cost_cents
-            (None: no limit), and what the caller gave of constraints and scope.
-        output_format: what the output has to look like: {"description", "schema"}, or None; see `delegate`.
-        checkpoint: what an earlier attempt of this task saved last, or None.
-        session: the id of the session that this task is a turn of, or None.
-        memory: what is remembered of that session: history, variables and data; see Memory.
-        agent: the name of this agent.
-        worker: the id of this worker.
+        context: additional information of the caller, any JSON value.
+        boundaries: the effective timeout_s, max_tool_calls, allowed_tools, max_tokens and max_cost_cents
+            (None: no limit), and the caller's constraints and scope.
+        output_format: required form of the output, {"description", "schema"}, or None; see `delegate`.
+        checkpoint: the last checkpoint that an earlier attempt of this task saved, or None.
+        session: id of the session that this task is a turn of, or None.
+        memory: state of that session: history, variables and data; see Memory.
+        agent: name of this agent.
+        worker: id of this worker.
         config: the agent's `[agents.NAME.config]` table.
     """
 
@@ -149,11 +148,11 @@ class Assignment:
         return f"<{type(self).__name__} {self.id} attempt {self.attempt}: {self.objective!r}>"
 
 
-class Task(Assignment):
-    """The task of an `async def` handler.
+class Task(TaskRequest):
+    """Represents the task of an `async def` handler.
 
-    Its methods belong to the worker's loop: from another thread, use a `def` handler instead. When the
-    task is cancelled, the handler sees asyncio.CancelledError where it awaits.
+    Its methods must be called on the worker's loop; for threads there are `def` handlers. When the task is
+    cancelled, asyncio.CancelledError is raised where the handler awaits.
     """
 
     def __init__(
@@ -171,17 +170,17 @@ class Task(Assignment):
         check: bool = True,
         **keywords: object,
     ) -> ToolResult:
-        """Calls a tool of the pool, such as "git__git_log"; the short name does where it is unique.
+        """Calls a tool of the pool, such as "git__git_log"; a short name is accepted if it is unique.
 
         Args:
             name: the tool, as `corral mcp tools` lists it.
-            arguments: arguments as a mapping, for names that are no Python keywords (or are "check").
-            check: raise when the tool says that it failed; False returns the result all the same.
+            arguments: arguments as a mapping, for names that cannot be keywords (or are "check").
+            check: raise when the tool reports a failure; False returns the result instead.
             keywords: the arguments.
 
         Raises:
-            ToolFailed: the tool or its server failed; `data["content"]` has what it said.
-            NotFound: no such tool.
+            ToolFailed: the tool or its server failed; `data["content"]` has its message.
+            NotFound: there is no such tool.
             PermissionDenied: this agent or this task may not use it.
             ResourceLimitExceeded: the task has used up its tool calls.
         """
@@ -189,8 +188,8 @@ class Task(Assignment):
         return await call_tool(self._calls, name, given, task=self.id, check=check)
 
     async def tools(self) -> list[dict[str, Json]]:
-        """The tools that this agent may call: name, server, tool, description, input_schema, annotations."""
-        answer = await self._calls.ask("tools/list", {"task": self.id})
+        """Returns the tools that this agent may call: name, server, tool, description, input_schema, annotations."""
+        answer = await self._calls.request("tools/list", {"task": self.id})
         return objects_of(answer, "tools")
 
     async def delegate(
@@ -213,34 +212,34 @@ class Task(Assignment):
         after: Sequence[str] | None = None,
         retry: Mapping[str, Json] | None = None,
     ) -> Result:
-        """Hands work to another agent, team or workflow, by name or by capability, and waits for its end.
+        """Delegates work to another agent, team or workflow, by name or by capability, and waits for its end.
 
-        It may never do more than this task: its allowed_tools, max_tool_calls, timeout, tokens and cost are
-        tightened to those of this task.
+        The limits of this task bound those of the other one: allowed_tools, max_tool_calls, timeout, tokens
+        and cost.
 
         Args:
-            agent: the name; or leave it out and give `capability`.
-            objective: what is wanted, in words.
-            capability: any agent that has it will do.
+            agent: the name; or omit it and give `capability`.
+            objective: the objective, in words.
+            capability: any agent with this capability.
             input: data for the other handler, any JSON value.
-            context: what helps to understand, any JSON value.
+            context: additional information, any JSON value.
             boundaries: timeout, max_tool_calls, allowed_tools, max_tokens, max_cost_cents, constraints, scope.
-            timeout_s: how long the other handler may work.
+            timeout_s: limit for the other handler, in seconds.
             priority: 1 to 10, the most urgent; by default that of the configuration.
-            required_capabilities: what whoever takes it has to offer, all of them.
+            required_capabilities: capabilities that the other agent must have, all of them.
             allowed_tools: patterns of the tools that may be called, such as "git__*".
             output_format: {"description": …, "schema": a JSON Schema}; the daemon holds the output to the schema.
-            session: the other agent's session that this is a turn of.
-            sticky_key: tasks with the same key go to the same worker.
-            idempotency_key: with the same key the same task is queued once; its record comes back.
+            session: session of the other agent that this is a turn of.
+            sticky_key: routes tasks with the same key to the same worker.
+            idempotency_key: queues a task with the same key once; its record is returned.
             after: ids of tasks that have to succeed first.
             retry: max_attempts, retry_on, retry_backoff_base_s.
 
         Raises:
-            CorralError: what the other task failed with: TaskFailed, Timeout, WorkerFailed, Cancelled…;
+            CorralError: the error of the other task: TaskFailed, Timeout, WorkerFailed, Cancelled…;
                 `data["task"]` is its id. NotFound: no such agent. Conflict: the delegation would
-                close a circle of agents that wait for each other. ResourceLimitExceeded: this task
-                stands too deep or has too many children. InvalidParams: `data["key"]` names the field.
+                close a cycle of agents that wait for each other. ResourceLimitExceeded: this task
+                is too deep or has too many children. InvalidParams: `data["key"]` names the field.
         """
         named = (agent is not None) + (capability is not None)
         if named > 1 or not (named or required_capabilities):
@@ -264,102 +263,102 @@ class Task(Assignment):
             after=after,
             retry=retry,
         )
-        return delegated(await self._calls.ask("task/delegate", params))
+        return delegated(await self._calls.request("task/delegate", params))
 
     async def delegate_all(
         self, tasks: Iterable[Mapping[str, Json]], *, max_parallel: int | None = None
     ) -> list[Result | CorralError]:
-        """Hands out several tasks at once, and waits until all have ended.
+        """Delegates several tasks at once, and waits until all have ended.
 
         Args:
-            tasks: for each the arguments of `delegate`, as {"agent": "reader", "objective": "read it"}.
-            max_parallel: how many of them are in work at once; by default all.
+            tasks: the arguments of `delegate` for each, as {"agent": "reader", "objective": "read it"}.
+            max_parallel: number of tasks that run at once; by default all.
 
         Returns:
-            In the same order, for each its Result, or the error with which it failed or was refused:
-            `data["task"]` is its id where it was accepted.
+            In the same order the Result of each, or the error with which it failed or was refused:
+            `data["task"]` is its id if it was accepted.
 
         Raises:
-            ResourceLimitExceeded: they are too many, or this task stands too deep; none was begun.
-            InvalidParams: one of them is malformed; none was begun.
+            ResourceLimitExceeded: there are too many, or this task is too deep; none was started.
+            InvalidParams: one of them is malformed; none was started.
         """
         asked = [dict(each) for each in tasks]
         if not asked:
             return []
         params = _with({"task": self.id, "tasks": asked}, max_parallel=max_parallel)
-        answer = await self._calls.ask("task/delegate_all", params)
+        answer = await self._calls.request("task/delegate_all", params)
         return [result_or_error(each) for each in objects_of(answer, "results")]
 
     async def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
-        """Says how far the work is: a fraction of 1, or of `total` when that is given.
+        """Reports progress: a fraction of 1, or of `total` if given.
 
-        It counts as a sign of life for `stall_timeout`, as `beat` does.
+        It counts as a heartbeat of the handler for `stall_timeout`, as `beat` does.
         """
         params: dict[str, object] = {"task": self.id, "progress": done}
         if total is not None:
             params["total"] = total
         if message:
             params["message"] = message
-        self._calls.tell("progress", params)
-        await self._calls.room()
+        self._calls.notify("progress", params)
+        await self._calls.drain()
 
     async def remember(
         self, key: str, value: Json, *, ttl_s: float | None = None, session: str | None = None
     ) -> None:
-        """Stores a value under a key of this agent, for `ttl_s` seconds or for good."""
+        """Stores a value under a key of this agent, for `ttl_s` seconds or without limit."""
         params = _with({"key": key, "value": value}, ttl_s=ttl_s, session=session)
-        await self._calls.ask("memory/put", params)
+        await self._calls.request("memory/put", params)
 
     async def recall(self, key: str, default: Json = None, *, session: str | None = None) -> Json:
-        """The value that was remembered, or the default."""
-        answer = await self._calls.ask("memory/get", _with({"key": key}, session=session))
+        """Returns the value stored under a key, or the default."""
+        answer = await self._calls.request("memory/get", _with({"key": key}, session=session))
         value = object_of(answer).get("value")
         return default if value is None else value
 
     async def forget(self, key: str, *, session: str | None = None) -> None:
-        """Deletes what was remembered; what is not there is forgotten already."""
+        """Deletes the value of a key; a missing key is no error."""
         try:
-            await self._calls.ask("memory/delete", _with({"key": key}, session=session))
+            await self._calls.request("memory/delete", _with({"key": key}, session=session))
         except NotFound:
             return
 
     async def search(
         self, query: str, *, limit: int | None = None, session: str | None = None
     ) -> list[dict[str, Json]]:
-        """What was remembered that fits the words of the query, the best first."""
+        """Returns stored keys and values that contain the words of the query, the best first."""
         params = _with({"query": query}, limit=limit, session=session)
-        answer = await self._calls.ask("memory/search", params)
+        answer = await self._calls.request("memory/search", params)
         return objects_of(answer, "items")
 
     async def save_checkpoint(self, data: Json) -> str:
-        """Saves where the work stands; the next attempt of this task finds it in `task.checkpoint`.
+        """Saves a checkpoint, which the next attempt of this task finds in `task.checkpoint`.
 
         Returns:
             The checkpoint's id.
         """
-        answer = await self._calls.ask("checkpoint/put", {"task": self.id, "data": data})
+        answer = await self._calls.request("checkpoint/put", {"task": self.id, "data": data})
         return str(object_of(answer).get("id", ""))
 
     def publish(self, type: str, data: Json = None) -> Awaitable[None]:  # noqa: A002  its wire name
-        """Publishes an event to whoever has subscribed to its type, such as "build.done".
+        """Publishes an event to the subscribers of its type, such as "build.done".
 
-        It is on its way when this returns; await the answer to know that the daemon took it.
+        It is sent when this returns; await the result to know that the daemon has accepted it.
         """
         coroutine = publish_event(self._calls, type, data)
-        return self._calls.begin(coroutine, f'cannot publish event "{type}"')
+        return self._calls.start(coroutine, f'cannot publish event "{type}"')
 
     def usage(self, tokens: int = 0, cost_cents: float = 0.0) -> None:
-        """Adds to what this task has cost; the record shows the sum."""
+        """Adds to the cost of this task; its record shows the sum."""
         params = {"tokens": tokens, "cost_cents": cost_cents, "task": self.id}
-        self._calls.tell("usage", params)
+        self._calls.notify("usage", params)
 
     def beat(self) -> None:
-        """A sign of life of the handler itself, for agents with `stall_timeout`."""
-        self._calls.tell("heartbeat", {"busy": True, "task": self.id})
+        """Sends a heartbeat of the handler itself, for agents with `stall_timeout`."""
+        self._calls.notify("heartbeat", {"busy": True, "task": self.id})
 
     def log(self, message: str, /, level: str = "info", **fields: Json) -> None:
-        """Writes a log record with fields; plain text may as well be printed."""
-        self._calls.tell("log", {"level": level, "message": message, "fields": fields})
+        """Writes a log record with fields; plain text may be printed instead."""
+        self._calls.notify("log", {"level": level, "message": message, "fields": fields})
 
 
 def _blocking(
@@ -386,11 +385,11 @@ def _on_loop(
     return call
 
 
-class SyncTask(Assignment):
-    """The task of a `def` handler, which runs in a thread of its own: the methods of Task, blocking.
+class SyncTask(TaskRequest):
+    """Represents the task of a `def` handler, which runs in a thread of its own: the methods of Task, blocking.
 
-    When the task is cancelled, `cancelled` is set and every method raises Cancelled, the one in which
-    the handler waits included. A handler that computes for long should look at it now and then.
+    When the task is cancelled, `cancelled` is set and every method raises Cancelled, including one in which
+    the handler waits. A handler that computes for long should check it regularly.
     """
 
     def __init__(
@@ -407,7 +406,7 @@ class SyncTask(Assignment):
 
     @property
     def cancelled(self) -> Flag:
-        """Set when the task is cancelled: has is_set() and wait(timeout)."""
+        """Returns a flag that is set when the task is cancelled, with is_set() and wait(timeout)."""
         return self._bridge.cancelled
 
     tool = _blocking(Task.tool)
@@ -425,33 +424,33 @@ class SyncTask(Assignment):
     log = _on_loop(Task.log)
 
     def publish(self, type: str, data: Json = None) -> None:  # noqa: A002  its wire name
-        """Publishes an event, and returns when the daemon has taken it; see Task.publish."""
+        """Publishes an event, and returns when the daemon has accepted it; see Task.publish."""
         self._bridge.wait(_awaited(lambda: self._task.publish(type, data)))
 
 
 def session_of(params: Mapping[str, Json]) -> str | None:
-    """The session that a task is a turn of, from the params of `task/run`."""
+    """Returns the session that a task is a turn of, from the params of `task/run`."""
     given = params.get("memory")
     session = cast("dict[str, Json]", given).get("session") if isinstance(given, dict) else None
     return session if isinstance(session, str) else None
 
 
 class EventHook(NamedTuple):
-    """A function that gets the events whose type one of the globs matches."""
+    """Holds a function that receives the events whose type one of the globs matches."""
 
     call: Callable[[Event], object]
     types: tuple[str, ...]
 
 
 class Running(NamedTuple):
-    """The two ways to the daemon, for hooks: from the loop, and from a thread."""
+    """Holds the calls to the daemon, for hooks: from the loop, and from a thread."""
 
     calls: Calls
     bridge: Bridge
 
 
 class Hooks:
-    """What an author has registered; the runtime calls it. Any of them may be sync or async."""
+    """Holds the functions that an agent has registered; each may be sync or async."""
 
     def __init__(self, name: str | None, capabilities: tuple[str, ...], version: str) -> None:
         self.name = name
@@ -469,11 +468,11 @@ class Hooks:
 async def call_tool(
     calls: Calls, name: str, arguments: Mapping[str, object], *, task: str | None, check: bool
 ) -> ToolResult:
-    """The answer of a tool; see Task.tool."""
+    """Calls a tool and returns its result; see Task.tool."""
     params: dict[str, object] = {"name": name, "arguments": arguments}
     if task is not None:
         params["task"] = task
-    result = tool_result(await calls.ask("tools/call", params))
+    result = tool_result(await calls.request("tools/call", params))
     if check and result.is_error:
         first = result.text.strip().partition("\n")[0]
         raise ToolFailed(
@@ -483,8 +482,8 @@ async def call_tool(
 
 
 async def publish_event(calls: Calls, event_type: str, data: Json) -> None:
-    """Returns when the daemon has taken an event; see Task.publish."""
-    await calls.ask("event/publish", {"type": event_type, "data": data})
+    """Publishes an event, and returns when the daemon has accepted it; see Task.publish."""
+    await calls.request("event/publish", {"type": event_type, "data": data})
 
 
 async def _done(act: Callable[[], None]) -> None:

@@ -50,8 +50,8 @@ from ...supervisor.linux.kernel import (
     PR_SET_NAME,
     prctl,
 )
-from ..sdk.agent import Agent, load, loading_entrypoint, say_unloadable
-from ..sdk.stdio import Pipes, leave, ready_streams
+from ..sdk.agent import Agent, load, loading_entrypoint, log_unloadable
+from ..sdk.stdio import Pipes, exit_now, ready_streams
 from ..sdk.task import Hooks
 from . import clone3
 from .fork_safety import Inspection, one_line, reopen
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
         with bytecode_as_it_is(bool(order.get("anew"))):
             agent = zygote.load(order["entrypoint"], order.get("preload", []))
     except Unloadable as unloadable:
-        say_unloadable(unloadable.what, unloadable.error)
+        log_unloadable(unloadable.what, unloadable.error)
     else:
         zygote.serve(agent)
     return 1
@@ -305,7 +305,7 @@ class Zygote:
         try:
             status = self._live(agent, spawn)
         finally:
-            leave(status)
+            exit_now(status)
 
     def _live(self, agent: Agent, spawn: Spawn) -> int:
         """A worker's whole life; its exit status."""
