@@ -47,7 +47,7 @@ from .lifeline import Lifeline
 from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
-from .mcp_gateway.view import Client, ClientOffering
+from .mcp_gateway.view import Client, ClientTools
 from .orchestration.schedules import Schedules
 from .orchestration.workflow_engine import WorkflowEngine
 from .process.command import Commands
@@ -506,7 +506,7 @@ class _Daemon:
             return None
         from .transport.http import HttpServer, Wanted  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        def offer(wanted: Wanted, caller: Caller) -> ClientOffering:
+        def offer(wanted: Wanted, caller: Caller) -> ClientTools:
             who = {"http": caller.name}
             client = Client(caller.name, caller.sharer, who, lambda: "operate")
             view = AttachParams(
@@ -515,7 +515,7 @@ class _Daemon:
                 read_only=wanted.read_only,
                 profile=wanted.profile,
             )
-            return ClientOffering(control, client, view)
+            return ClientTools(control, client, view)
 
         token = read_token(
             Path(self.config.daemon.http_token_file or self.paths.state_dir / "http.token")

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ...worker.contract.errors import Conflict, CorralError, NotFound
 from ..config.decoder import STORE
-from ..config.diff import ensemble_changes
-from ..config.loader import check_ensembles, decode_ensemble, ensemble_table
-from ..config.spec import Ensemble, Spec, kind_of_ensemble
+from ..config.diff import group_changes
+from ..config.loader import check_groups, decode_group, group_table
+from ..config.spec import Group, Spec, kind_of_group
 from ..events.bus import Bus
 from .registry import Registry
 from .table import AgentTable, Entry
@@ -38,22 +38,22 @@ class Groups:
         self._table = table
         self._specs = registry.specs
 
-    def of(self, name: str, kind: str) -> Ensemble:
+    def of(self, name: str, kind: str) -> Group:
         """The team or workflow (`kind`) of that name.
 
         Raises:
             NotFound: there is none.
         """
         found = self.by_name.get(name)
-        if found is None or kind_of_ensemble(found) != kind:
+        if found is None or kind_of_group(found) != kind:
             known = [] if found is not None else [each.name for each in self.all(kind)]
-            what = "" if found is None else f": it is a {kind_of_ensemble(found)}"
+            what = "" if found is None else f": it is a {kind_of_group(found)}"
             raise NotFound(f'cannot find {kind} "{name}"{what}', name=name, known=known)
         return found
 
-    def all(self, kind: str) -> list[Ensemble]:
+    def all(self, kind: str) -> list[Group]:
         """The teams, or the workflows, in the order in which they came."""
-        return [each for each in self.by_name.values() if kind_of_ensemble(each) == kind]
+        return [each for each in self.by_name.values() if kind_of_group(each) == kind]
 
     def check_free(self, name: str, verb: str) -> None:
         """Refuses a name that one of them has.
@@ -62,46 +62,46 @@ class Groups:
             Conflict: it is taken.
         """
         if (found := self.by_name.get(name)) is not None:
-            kind = kind_of_ensemble(found)
+            kind = kind_of_group(found)
             raise Conflict(f'cannot {verb} "{name}": the name is taken by a {kind}', name=name)
 
     # -- from the file and an earlier daemon
 
-    def load(self, from_file: Mapping[str, Ensemble], entries: Iterable[Entry]) -> None:
+    def load(self, from_file: Mapping[str, Group], entries: Iterable[Entry]) -> None:
         """Takes in those of the file, and of the store what the file does not shadow and the agents allow."""
-        for ensemble in from_file.values():
-            self._insert(ensemble)
-        waiting: dict[str, Ensemble] = {}
+        for group in from_file.values():
+            self._insert(group)
+        waiting: dict[str, Group] = {}
         for entry in entries:
             if entry.name in self._specs() or entry.name in self.by_name:
                 reason = "the configuration file names it too, and wins"
                 self._bus.publish("config.shadowed", agent=entry.name, reason=reason)
                 continue
             try:
-                waiting[entry.name] = decode_ensemble(
+                waiting[entry.name] = decode_group(
                     entry.name, entry.table, kind=entry.kind, source=STORE
                 )
             except CorralError as error:
                 self._bus.publish("config.refused", agent=entry.name, reason=error.message)
         while waiting:  # whoever names one that is left out is left out as well
             try:
-                check_ensembles({**self.by_name, **waiting}, self._specs())
+                check_groups({**self.by_name, **waiting}, self._specs())
             except CorralError as error:
                 name = str(error.data["key"]).split(".")[1]
                 self._bus.publish("config.refused", agent=name, reason=error.message)
                 del waiting[name]
                 continue
-            for ensemble in waiting.values():
-                self._insert(ensemble)
+            for group in waiting.values():
+                self._insert(group)
             waiting = {}
 
-    def _insert(self, ensemble: Ensemble) -> None:
-        self.by_name[ensemble.name] = ensemble
-        self._bus.publish(ADDED[kind_of_ensemble(ensemble)], agent=ensemble.name)
+    def _insert(self, group: Group) -> None:
+        self.by_name[group.name] = group
+        self._bus.publish(ADDED[kind_of_group(group)], agent=group.name)
 
     # -- at run time
 
-    async def add(self, kind: str, tables: Mapping[str, Mapping[str, object]]) -> list[Ensemble]:
+    async def add(self, kind: str, tables: Mapping[str, Mapping[str, object]]) -> list[Group]:
         """Adds teams or workflows (`kind`), all or none; they are in the store before this returns.
 
         Raises:
@@ -115,17 +115,16 @@ class Groups:
                 has = "MCP server" if taken.kind == "mcp" else "agent"
                 raise Conflict(f'cannot add "{name}": the name is taken by an {has}', name=name)
         added = {
-            name: decode_ensemble(name, table, kind=kind, source=STORE)
+            name: decode_group(name, table, kind=kind, source=STORE)
             for name, table in tables.items()
         }
-        check_ensembles({**self.by_name, **added}, self._specs())
+        check_groups({**self.by_name, **added}, self._specs())
         self.by_name |= (
             added  # before anything is awaited: the names are taken, and nobody they need goes
         )
         try:
             await self._table.add(
-                Entry(each.name, kind_of_ensemble(each), ensemble_table(each))
-                for each in added.values()
+                Entry(each.name, kind_of_group(each), group_table(each)) for each in added.values()
             )
         except CorralError:
             for name in added:
@@ -168,14 +167,14 @@ class Groups:
     def forget(self, names: Iterable[str]) -> None:
         """They are in the store no more."""
         for name in names:
-            ensemble = self.by_name.pop(name, None)
-            if ensemble is not None:
-                self._bus.publish(REMOVED[kind_of_ensemble(ensemble)], agent=name)
+            group = self.by_name.pop(name, None)
+            if group is not None:
+                self._bus.publish(REMOVED[kind_of_group(group)], agent=name)
 
     # -- the file
 
     def planned(
-        self, wanted: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+        self, wanted: Mapping[str, Group], agents: Mapping[str, Spec]
     ) -> dict[str, dict[str, str]]:
         """What a configuration with `wanted` and with `agents` would change: `teams` and `workflows`, by name.
 
@@ -190,20 +189,20 @@ class Groups:
                     f'cannot reload: an agent and a team or workflow would have the name "{name}"'
                 )
                 raise Conflict(text, name=name)
-        check_ensembles({**added, **wanted}, agents)
-        changes = ensemble_changes(self.by_name, wanted)
+        check_groups({**added, **wanted}, agents)
+        changes = group_changes(self.by_name, wanted)
         return {
             f"{kind}s": {
                 name: effect
                 for name, effect in changes.items()
-                if kind_of_ensemble(wanted.get(name) or self.by_name[name]) == kind
+                if kind_of_group(wanted.get(name) or self.by_name[name]) == kind
             }
             for kind in ("team", "workflow")
         }
 
-    def follow(self, wanted: Mapping[str, Ensemble]) -> None:
+    def follow(self, wanted: Mapping[str, Group]) -> None:
         """Goes over to those of the file, and keeps what was added at run time."""
-        for name, effect in ensemble_changes(self.by_name, wanted).items():
+        for name, effect in group_changes(self.by_name, wanted).items():
             if effect == "removed":
                 self.forget([name])
             elif effect == "added":
@@ -211,4 +210,4 @@ class Groups:
             else:
                 before, self.by_name[name] = self.by_name[name], wanted[name]
                 if before != wanted[name]:
-                    self._bus.publish(CHANGED[kind_of_ensemble(wanted[name])], agent=name)
+                    self._bus.publish(CHANGED[kind_of_group(wanted[name])], agent=name)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Generator, Sequence
 
 from ...worker.contract.errors import InvalidParams, NotFound
-from ..config.spec import Config, Ensemble, Spec, kind_of_ensemble
+from ..config.spec import Config, Group, Spec, kind_of_group
 from ..process.parent import Exit
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import Agent, has_range
@@ -23,7 +23,7 @@ class Registry:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.agents: dict[str, Agent] = {}
-        self.groups: dict[str, Ensemble] = {}
+        self.groups: dict[str, Group] = {}
         self.leaving: set[WorkerSupervisor] = set()
         self.draining = False
 
@@ -47,7 +47,7 @@ class Registry:
     def unknown(self, what: str, name: str) -> NotFound:
         """Makes the error for a name that is no agent's; `what` is the kind that was looked for."""
         if name in self.groups:
-            kind = kind_of_ensemble(self.groups[name])
+            kind = kind_of_group(self.groups[name])
             text = f'cannot find {what} "{name}": it is a {kind}, which has no process'
             return NotFound(text, name=name, kind=kind)
         known = sorted({*self.agents, *self.groups})

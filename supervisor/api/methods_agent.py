@@ -38,8 +38,8 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
 
     Of a team or workflow: its spec.
     """
-    if (ensemble := control.agents.groups.by_name.get(params.name)) is not None:
-        return control.status.ensemble_shown(ensemble)
+    if (group := control.agents.groups.by_name.get(params.name)) is not None:
+        return control.status.group_shown(group)
     supervisors = control.agents.supervisors(params.name)
     name = params.name if params.name in control.agents.agents else supervisors[0].spec.name
     agent = control.agents.of(name)
@@ -78,10 +78,10 @@ async def _bounded(params: NamesParams, work: Awaitable[None]) -> None:
 
 def _named(control: Control, params: NamesParams | WhomParams) -> object:
     """The status of the agents that a command named."""
-    return _told(control, control.agents.selected(params.names, params.all))
+    return _statuses(control, control.agents.selected(params.names, params.all))
 
 
-def _told(control: Control, supervisors: Iterable[WorkerSupervisor]) -> object:
+def _statuses(control: Control, supervisors: Iterable[WorkerSupervisor]) -> object:
     names = dict.fromkeys(supervisor.spec.name for supervisor in supervisors)
     statuses = [control.status.agent_status(control.agents.of(name)) for name in names]
     return {"agents": msgspec.to_builtins(statuses)}
@@ -154,7 +154,7 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> objec
             if supervisor.is_cordoned(Unschedulable.HIBERNATED)
         ]
     await _bounded(params, control.hibernation.wake(supervisors, wait=params.wait))
-    return _told(control, supervisors)
+    return _statuses(control, supervisors)
 
 
 @method("agent.add", "admin", AddParams, recorded="or-refused")
@@ -250,16 +250,14 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
 
 def _list(control: Control, kind: str) -> object:
     found = control.agents.groups.all(kind)
-    return {
-        f"{kind}s": [msgspec.to_builtins(control.status.ensemble_status(each)) for each in found]
-    }
+    return {f"{kind}s": [msgspec.to_builtins(control.status.group_status(each)) for each in found]}
 
 
-def _show_ensemble(control: Control, kind: str, name: str) -> object:
-    return control.status.ensemble_shown(control.agents.groups.of(name, kind))
+def _show_group(control: Control, kind: str, name: str) -> object:
+    return control.status.group_shown(control.agents.groups.of(name, kind))
 
 
-async def _add_ensemble(control: Control, kind: str, params: EnsembleAddParams) -> object:
+async def _add_group(control: Control, kind: str, params: EnsembleAddParams) -> object:
     tables: dict[str, Mapping[str, object]] = dict(params.specs)
     if params.name is not None and params.spec is not None:
         tables[params.name] = params.spec
@@ -267,9 +265,7 @@ async def _add_ensemble(control: Control, kind: str, params: EnsembleAddParams) 
         text = f"cannot tell which {kind} to add: give name and spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
     added = await control.agents.groups.add(kind, tables)
-    return {
-        f"{kind}s": [msgspec.to_builtins(control.status.ensemble_status(each)) for each in added]
-    }
+    return {f"{kind}s": [msgspec.to_builtins(control.status.group_status(each)) for each in added]}
 
 
 async def _remove(control: Control, kind: str, params: EnsembleRemoveParams) -> object:
@@ -288,13 +284,13 @@ async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> ob
 @method("team.show", "read", NameParams)
 async def _team_show(control: Control, params: NameParams, _caller: Caller) -> object:
     """One team in full, with its spec."""
-    return _show_ensemble(control, "team", params.name)
+    return _show_group(control, "team", params.name)
 
 
 @method("team.add", "admin", EnsembleAddParams, recorded="or-refused")
 async def _team_add(control: Control, params: EnsembleAddParams, _caller: Caller) -> object:
     """Adds teams, which are kept until they are removed."""
-    return await _add_ensemble(control, "team", params)
+    return await _add_group(control, "team", params)
 
 
 @method("team.rm", "admin", EnsembleRemoveParams, recorded="always", tells=("removed",))
@@ -312,13 +308,13 @@ async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -
 @method("workflow.show", "read", NameParams)
 async def _workflow_show(control: Control, params: NameParams, _caller: Caller) -> object:
     """One workflow in full, with its steps."""
-    return _show_ensemble(control, "workflow", params.name)
+    return _show_group(control, "workflow", params.name)
 
 
 @method("workflow.add", "admin", EnsembleAddParams, recorded="or-refused")
 async def _workflow_add(control: Control, params: EnsembleAddParams, _caller: Caller) -> object:
     """Adds workflows, which are kept until they are removed."""
-    return await _add_ensemble(control, "workflow", params)
+    return await _add_group(control, "workflow", params)
 
 
 @method("workflow.rm", "admin", EnsembleRemoveParams, recorded="always", tells=("removed",))

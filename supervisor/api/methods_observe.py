@@ -52,7 +52,7 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
     tells = params.since is not None and params.n is None
     # One more than is answered tells that it goes on.
     rows = min(most + 1, SCAN_ROWS)
-    pages = event_history.history(start, until, wanted, tells_expired=tells, rows=rows)
+    pages = event_history.history(start, until, wanted, reports_expired=tells, rows=rows)
     async for page in pages:
         for record in page.records:
             if len(found) >= most or size_bytes > ANSWER_BYTES:
@@ -77,7 +77,7 @@ async def _follow_events(control: Control, params: EventParams, caller: Caller) 
     )
     shared = control.shared
     following = Following(shared.bus, shared.event_history, wanted, params.types or ["*"], caller)
-    caller.follow(following.run(start, tells_expired=params.since is not None))
+    caller.follow(following.run(start, reports_expired=params.since is not None))
     return {"position": start}
 
 
@@ -105,16 +105,16 @@ class Following:
         caller: Reader,
     ) -> None:
         self._bus = bus
-        self._chronicle = event_history
+        self._history = event_history
         self._wanted = wanted
         self._types = types
         self._caller = caller
 
-    async def run(self, position: int, *, tells_expired: bool) -> None:
+    async def run(self, position: int, *, reports_expired: bool) -> None:
         """Sends what is stored after `position`, then what comes, until the reader is gone."""
         with self._bus.subscribe(self._types, where=self._wanted.takes) as subscription:
             newest = self._bus.newest
-            await self._send_stored(position, newest, tells_expired=tells_expired)
+            await self._send_stored(position, newest, reports_expired=reports_expired)
             position = newest
             while batch := await subscription.next_batch():
                 if batch[0].type == SKIPPED:
@@ -123,18 +123,20 @@ class Following:
                 await self._send_live(batch)
                 position = batch[-1].seq
 
-    async def _catch_up(self, position: int, told: Event, until: int) -> None:
+    async def _catch_up(self, position: int, skip: Event, until: int) -> None:
         """Reads what the queue had no room for; what was never stored is lost, and counted."""
-        count = told.fields["count"]
+        count = skip.fields["count"]
         assert isinstance(count, int), "the bus counts them"
-        lost = count - await self._send_stored(position, until, tells_expired=True)
+        lost = count - await self._send_stored(position, until, reports_expired=True)
         if lost > 0:
-            await self._send([skipped(lost, told.seq, told.at).record()])
+            await self._send([skipped(lost, skip.seq, skip.at).record()])
 
-    async def _send_stored(self, position: int, until: int, *, tells_expired: bool) -> int:
+    async def _send_stored(self, position: int, until: int, *, reports_expired: bool) -> int:
         """Sends the stored events in (`position`, `until`], and returns how many there were."""
         sent = 0
-        pages = self._chronicle.history(position, until, self._wanted, tells_expired=tells_expired)
+        pages = self._history.history(
+            position, until, self._wanted, reports_expired=reports_expired
+        )
         async for page in pages:
             sent += 0 if page.is_notice else len(page.records)
             await self._send(page.records)
@@ -186,8 +188,8 @@ def _is_about(record: Record, name: str) -> bool:
     who = codec.as_object(record.get("who")) or {}
     words = [*(codec.as_array(record.get("names")) or ()), record.get("server")]
     words += [who.get("agent"), who.get("worker")]
-    told = codec.as_object(record.get("told")) or {}
-    for value in told.values():  # what a reload touched
+    results = codec.as_object(record.get("told")) or {}
+    for value in results.values():  # what a reload touched
         words += codec.as_array(value) or codec.as_object(value) or ()
     return any(
         word in (name, "*") or (isinstance(word, str) and word.rpartition("-")[0] == name)

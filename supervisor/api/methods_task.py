@@ -62,11 +62,11 @@ class Listener:
         """Hears of a change."""
         self._latest = task
         if self._is_late or task.state in ENDED:
-            self._tell()
+            self._notify()
         elif self._timer is None:
-            self._timer = self._loop.call_later(BLINK_S, self._tell)
+            self._timer = self._loop.call_later(BLINK_S, self._notify)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self.close()
         self._is_late = True
         task = self._latest
@@ -142,28 +142,28 @@ async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> o
         return task in followed
 
     with control.shared.bus.subscribe(FOLLOWED, where=is_below) as subscription:
-        await _tell_standing(control, await control.tasks.show(params.task), followed, caller)
+        await _send_standing(control, await control.tasks.show(params.task), followed, caller)
 
-        async def tell() -> None:
+        async def notify() -> None:
             async for event in subscription:
                 caller.notify("task.event", {"event": event.record()})
                 await caller.drain()
 
-        telling = asyncio.ensure_future(tell())
+        sending = asyncio.ensure_future(notify())
         try:
             async with asyncio.timeout(params.timeout_s):
                 ended = await control.tasks.wait(params.task)
                 subscription.close()
-                await telling  # what happened before the end is told before the end
+                await sending  # what happened before the end is told before the end
         except TimeoutError:
             raise _late(params) from None
         finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
     return msgspec.to_builtins(ended)
 
 
-async def _tell_standing(control: Control, root: Task, followed: set[str], caller: Caller) -> None:
+async def _send_standing(control: Control, root: Task, followed: set[str], caller: Caller) -> None:
     """Tells how a task stands and what below it has not ended, and has them followed."""
     level = [root]
     while level:
@@ -234,9 +234,9 @@ def _in_short(task: Task) -> dict[str, object]:
         after=[],
         error=None if task.error is None else _error_in_short(task.error),
     )
-    told: dict[str, object] = msgspec.to_builtins(short)
+    fields: dict[str, object] = msgspec.to_builtins(short)
     left_out = ("input", "context", "output", "boundaries", "output_format", "children", "after")
-    return {key: value for key, value in told.items() if key not in left_out}
+    return {key: value for key, value in fields.items() if key not in left_out}
 
 
 def _error_in_short(error: Error) -> Error:
@@ -342,15 +342,15 @@ async def _retried(control: Control, task_id: str) -> Task:
     return await control.tasks.submit(params, schedule=old.schedule, retry_of=task_id)
 
 
-def _told(record: ScheduleRecord) -> dict[str, object]:
-    told: dict[str, object] = msgspec.to_builtins(record)
-    return told
+def _schedule_fields(record: ScheduleRecord) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.to_builtins(record)
+    return fields
 
 
 @method("schedule.add", "operate", ScheduleParams, recorded="or-refused", tells=("name",))
 async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> object:
     """Makes a task again and again, from its next time on; stays over a restart of the daemon."""
-    return _told(await control.schedules.add(params))
+    return _schedule_fields(await control.schedules.add(params))
 
 
 @method("schedule.rm", "operate", ScheduleNameParams, recorded="always")
@@ -363,26 +363,26 @@ async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller)
 @method("schedule.list", "read", NoParams)
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     """All schedules, by name."""
-    return {"schedules": [_told(record) for record in control.schedules.list()]}
+    return {"schedules": [_schedule_fields(record) for record in control.schedules.list()]}
 
 
 @method("schedule.show", "read", ScheduleNameParams)
 async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """A schedule, and the next times that it runs."""
     record = control.schedules.show(params.name)
-    return {**_told(record), "upcoming": control.schedules.upcoming(params.name)}
+    return {**_schedule_fields(record), "upcoming": control.schedules.upcoming(params.name)}
 
 
 @method("schedule.pause", "operate", ScheduleNameParams, recorded="always")
 async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """Has a schedule make no tasks until it is resumed; what is due meanwhile is not made up for."""
-    return _told(await control.schedules.pause(params.name))
+    return _schedule_fields(await control.schedules.pause(params.name))
 
 
 @method("schedule.resume", "operate", ScheduleNameParams, recorded="or-refused")
 async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """Has a paused schedule make tasks again."""
-    return _told(await control.schedules.resume(params.name))
+    return _schedule_fields(await control.schedules.resume(params.name))
 
 
 @method("schedule.run", "operate", ScheduleNameParams)

@@ -118,7 +118,7 @@ class Count:
 
 
 @dataclass(slots=True)
-class Present:
+class Usage:
     """What processes there are now, and what they use."""
 
     up: int = 0
@@ -126,7 +126,7 @@ class Present:
     memory_bytes: int = 0
     cpu_s: float = 0.0
 
-    def add(self, other: "Present") -> None:
+    def add(self, other: "Usage") -> None:
         """Counts another's as well."""
         self.up += other.up
         self.processes += other.processes
@@ -249,20 +249,20 @@ class Statistics:
             "teams": {},
             "workflows": {},
         }
-        told: list[Told] = []
-        total = Present()
+        entries: list[CountedEntry] = []
+        total = Usage()
         at_s = time.time()
         for name in sorted(self._known()):  # all at one moment, so that it adds up
             agent = self._agents.agents.get(name)
-            present = Present() if agent is None else self._present(agent)
+            present = Usage() if agent is None else self._usage_of(agent)
             total.add(present)
             if chosen is None or name in chosen:
                 kind = str(self._kind_of(name)) if agent is None else agent.spec.kind
                 key = "mcp_servers" if kind == "mcp" else f"{kind}s"
-                told.append(Told.of(self._count(name) or Count(), present))
-                groups[key][name] = told[-1].record
-        told.append(Told.of(self._total, total))
-        for number, each in enumerate(told):
+                entries.append(CountedEntry.of(self._count(name) or Count(), present))
+                groups[key][name] = entries[-1].record
+        entries.append(CountedEntry.of(self._total, total))
+        for number, each in enumerate(entries):
             each.finish()
             if number % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -270,15 +270,15 @@ class Statistics:
             "since": rfc3339(self._since_s),
             "uptime_s": round(at_s - self._since_s, 3),
             "window": WINDOW,
-            **told[-1].record,
+            **entries[-1].record,
             **groups,
         }
 
     def _known(self) -> set[str]:
         return {*self._agents.agents, *filter(self._is_known, self._counts)}
 
-    def _present(self, agent: Agent) -> Present:
-        present = Present()
+    def _usage_of(self, agent: Agent) -> Usage:
+        present = Usage()
         for supervisor in agent.supervisors:
             present.up += supervisor.worker.state in UP
             pid = supervisor.worker.pid
@@ -292,14 +292,14 @@ class Statistics:
         return present
 
 
-class Told(NamedTuple):
+class CountedEntry(NamedTuple):
     """What is told of one, or of all; `finish` puts the percentiles in."""
 
     record: dict[str, dict[str, object]]
     figures: Figures
 
     @classmethod
-    def of(cls, count: Count, present: Present) -> "Told":
+    def of(cls, count: Count, present: Usage) -> "CountedEntry":
         """The figures of this moment."""
         record: dict[str, dict[str, object]] = {
             "runtime": {

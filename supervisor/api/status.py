@@ -27,8 +27,8 @@ from ...worker.contract.records import (
 from ..agents.agent import Agent, has_range, is_at_risk
 from ..agents.agents import Agents
 from ..audit.log import Audit
-from ..config.loader import ensemble_table
-from ..config.spec import Config, Ensemble, Spec, kind_of_ensemble
+from ..config.loader import group_table
+from ..config.spec import Config, Group, Spec, kind_of_group
 from ..config.team import Team
 from ..events.bus import rfc3339
 from ..lifecycle.health_check import Health
@@ -104,10 +104,10 @@ class StatusReport:
         groups = agents.groups.by_name
         if names is None:
             chosen = list(agents.agents.values())
-            crews = list(groups.values())
+            chosen_groups = list(groups.values())
         else:
             chosen = []
-            crews = [groups[name] for name in dict.fromkeys(names) if name in groups]
+            chosen_groups = [groups[name] for name in dict.fromkeys(names) if name in groups]
             for name in names:
                 if name in groups:
                     continue
@@ -117,19 +117,19 @@ class StatusReport:
                 if agent not in chosen:
                     chosen.append(agent)
         entries = [self.agent_status(agent) for agent in chosen]
-        told = [self.ensemble_status(each) for each in crews]
+        statuses = [self.group_status(each) for each in chosen_groups]
         return replace(
             self.frame(),
             agents=[entry for entry in entries if entry.kind == "agent"],
             mcp_servers=[entry for entry in entries if entry.kind == "mcp"],
-            teams=[each for each in told if isinstance(each, TeamStatus)],
-            workflows=[each for each in told if isinstance(each, WorkflowStatus)],
+            teams=[each for each in statuses if isinstance(each, TeamStatus)],
+            workflows=[each for each in statuses if isinstance(each, WorkflowStatus)],
         )
 
     def frame(self) -> Status:
         """The status of all without a single agent or server: the daemon, the teams and workflows, the counts."""
         agents = self._agents
-        told = [self.ensemble_status(each) for each in agents.groups.by_name.values()]
+        statuses = [self.group_status(each) for each in agents.groups.by_name.values()]
         degraded: list[str] = ["store"] if self._shared.store.stalled_s > STALL_S else []
         if self._shared.logs.is_losing:
             degraded.append("logs")
@@ -162,30 +162,30 @@ class StatusReport:
             agents=[],
             mcp_servers=[],
             tasks=TaskCounts(**self._tasks.totals()),
-            teams=[each for each in told if isinstance(each, TeamStatus)],
-            workflows=[each for each in told if isinstance(each, WorkflowStatus)],
+            teams=[each for each in statuses if isinstance(each, TeamStatus)],
+            workflows=[each for each in statuses if isinstance(each, WorkflowStatus)],
         )
 
-    def ensemble_status(self, ensemble: Ensemble) -> TeamStatus | WorkflowStatus:
+    def group_status(self, group: Group) -> TeamStatus | WorkflowStatus:
         """One team or workflow in `status`."""
-        running = self._agents.groups.under_way[ensemble.name]
-        if isinstance(ensemble, Team):
+        running = self._agents.groups.under_way[group.name]
+        if isinstance(group, Team):
             return TeamStatus(
-                name=ensemble.name,
-                mode=ensemble.mode,
-                lead=ensemble.lead,
-                members=list(ensemble.members),
+                name=group.name,
+                mode=group.mode,
+                lead=group.lead,
+                members=list(group.members),
                 running=running,
             )
-        steps = [step.name for step in ensemble.steps]
-        return WorkflowStatus(name=ensemble.name, steps=steps, running=running)
+        steps = [step.name for step in group.steps]
+        return WorkflowStatus(name=group.name, steps=steps, running=running)
 
-    def ensemble_shown(self, ensemble: Ensemble) -> dict[str, object]:
+    def group_shown(self, group: Group) -> dict[str, object]:
         """One team or workflow in full: how it stands, its spec, and where that came from."""
         return {
-            kind_of_ensemble(ensemble): msgspec.to_builtins(self.ensemble_status(ensemble)),
-            "spec": ensemble_table(ensemble),
-            "source": ensemble.source,
+            kind_of_group(group): msgspec.to_builtins(self.group_status(group)),
+            "spec": group_table(group),
+            "source": group.source,
         }
 
     def agent_status(self, agent: Agent) -> AgentStatus:

@@ -77,20 +77,20 @@ class StatusCache:
         if losses != self._losses or len(self._entries) > len(agents):
             self._losses = losses
             self._entries.clear()
-        told: dict[str, list[bytes]] = {"agent": [], "mcp": []}
+        listed_pieces: dict[str, list[bytes]] = {"agent": [], "mcp": []}
         for name, agent in agents.items():
             entry = self._entries.get(name)
             if entry is None:
                 entry = self._entries[name] = _Entry(agent.spec)
             self._renew(entry, agent)
-            pieces = told[agent.spec.kind]
+            pieces = listed_pieces[agent.spec.kind]
             if pieces:
                 pieces.append(b",")
             pieces += self._pieces(entry)
         head, _, rest = _encode(self._report.frame()).partition(AGENTS)
         between, _, tail = rest.partition(SERVERS)
-        listed = (head, AGENTS[:-1], *told["agent"], b"]", between)
-        return msgspec.Raw(b"".join((*listed, SERVERS[:-1], *told["mcp"], b"]", tail)))
+        listed = (head, AGENTS[:-1], *listed_pieces["agent"], b"]", between)
+        return msgspec.Raw(b"".join((*listed, SERVERS[:-1], *listed_pieces["mcp"], b"]", tail)))
 
     def _renew(self, entry: _Entry, agent: Agent) -> None:
         """Makes anew what has changed."""
@@ -120,9 +120,9 @@ class StatusCache:
         ]
 
     def _renew_worker(self, entry: _Entry, number: int, supervisor: WorkerSupervisor) -> None:
-        said = self._report.worker_status(supervisor)
-        uptime = _encode(said.uptime_s)
-        head, _, tail = _encode(said).partition(UPTIME)
+        status = self._report.worker_status(supervisor)
+        uptime = _encode(status.uptime_s)
+        head, _, tail = _encode(status).partition(UPTIME)
         comma = b"," if number else b""
         entry.parts[PARTS * number : PARTS * (number + 1)] = (
             comma + head + UPTIME,

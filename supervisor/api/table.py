@@ -218,8 +218,8 @@ class Control:
 
         def record(result: str, **facts: object) -> dict[str, object]:
             duration_s = round(self.loop.time() - started, 6)
-            said = _record(entry.name, params, caller)
-            return {**said, "at": at, "result": result, "duration_s": duration_s, **facts}
+            entry_record = _record(entry.name, params, caller)
+            return {**entry_record, "at": at, "result": result, "duration_s": duration_s, **facts}
 
         try:
             asked = _asked(entry, params, caller)
@@ -231,9 +231,9 @@ class Control:
         try:
             result = await entry.serve(self, asked, caller)
         except CorralError as error:
-            said = record(error.name, **_failure(error))
-            if not isinstance(error, UNDONE) or self.audit.refuse(said, whose(caller.who)):
-                await self.audit.keep(said)
+            entry_record = record(error.name, **_failure(error))
+            if not isinstance(error, UNDONE) or self.audit.refuse(entry_record, whose(caller.who)):
+                await self.audit.keep(entry_record)
             raise
         except asyncio.CancelledError:  # it hung up: nobody waits
             self.audit.add(record("Cancelled"))

@@ -225,10 +225,10 @@ class WorkerApi:
     # -- notifications
 
     def _progress(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        said = convert(params, ProgressParams, "progress")
-        entry = self._tasks.task_of(supervisor, said.task)
+        asked = convert(params, ProgressParams, "progress")
+        entry = self._tasks.task_of(supervisor, asked.task)
         if entry is not None:
-            self._tasks.progressed(entry, said.progress, said.total, said.message)
+            self._tasks.progressed(entry, asked.progress, asked.total, asked.message)
 
     def _beat(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         entry = self._tasks.task_of(supervisor, convert(params, BeatParams, "heartbeat").task)
@@ -236,17 +236,17 @@ class WorkerApi:
             self._tasks.beaten(entry)
 
     def _usage(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        said = convert(params, UsageParams, "usage")
-        entry: Entry | None = self._tasks.task_of(supervisor, said.task)
+        asked = convert(params, UsageParams, "usage")
+        entry: Entry | None = self._tasks.task_of(supervisor, asked.task)
         if entry is not None:
-            self._tasks.used(entry, said.tokens, said.cost_cents)
+            self._tasks.used(entry, asked.tokens, asked.cost_cents)
 
     def _log(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        said = convert(params, WorkerLogParams, "log")
-        level = said.level if said.level in LEVELS else "info"
+        asked = convert(params, WorkerLogParams, "log")
+        level = asked.level if asked.level in LEVELS else "info"
         threshold = supervisor.spec.monitoring.agent_log_level
         if threshold not in LEVELS or LEVELS.index(level) >= LEVELS.index(threshold):
-            supervisor.note(level, said.message, said.fields)
+            supervisor.note(level, asked.message, asked.fields)
 
     async def close(self) -> None:
         """Ends what forwards events to workers."""

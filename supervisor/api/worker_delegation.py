@@ -85,7 +85,7 @@ class Delegation:
     ) -> None:
         for index, params in left:
             try:
-                results[index] = self._told(await self._ended(params))
+                results[index] = self._fitted(await self._ended(params))
             except CorralError as error:
                 results[index] = {"error": error.to_record()}
 
@@ -111,7 +111,7 @@ class Delegation:
         finally:
             entry.waits.remove(child.id)
 
-    def _told(self, task: Task) -> dict[str, object]:
+    def _fitted(self, task: Task) -> dict[str, object]:
         """A record as the answer has it, if there is room for it in a message."""
         record = cast(
             "dict[str, object]", msgspec.to_builtins(task)

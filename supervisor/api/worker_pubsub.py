@@ -64,7 +64,7 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class _Hearing:
+class _WorkerSubscription:
     """One incarnation's subscription."""
 
     life: Incarnation
@@ -79,7 +79,7 @@ class WorkerPubsub:
         self._bus = bus
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self._hearings: dict[WorkerSupervisor, _Hearing] = {}
+        self._subscriptions: dict[WorkerSupervisor, _WorkerSubscription] = {}
         self._meters: dict[object, Meter] = {}
 
     def publish(self, supervisor: WorkerSupervisor, event_type: str, data: object) -> int:
@@ -175,34 +175,34 @@ class WorkerPubsub:
         life = supervisor.life
         assert life is not None, "only what lives can ask"
 
-        def hears(event: Event) -> bool:
+        def is_visible(event: Event) -> bool:
             return _shown(supervisor, event) is not None
 
-        subscription = self._bus.subscribe(types, where=hears)
+        subscription = self._bus.subscribe(types, where=is_visible)
         self._end(supervisor)
         forwarding = self._loop.create_task(_forward(supervisor, subscription))
-        self._hearings[supervisor] = _Hearing(life, subscription, forwarding)
+        self._subscriptions[supervisor] = _WorkerSubscription(life, subscription, forwarding)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """A worker's state has changed: what belongs to an incarnation ends with it."""
-        hearing = self._hearings.get(supervisor)
+        current = self._subscriptions.get(supervisor)
         state = supervisor.worker.state
         is_alive = state in UP or state is State.STARTING
-        if hearing is not None and not (is_alive and supervisor.life is hearing.life):
+        if current is not None and not (is_alive and supervisor.life is current.life):
             self._end(supervisor)
         if not is_alive:
             self._meters.pop(supervisor, None)
 
     def _end(self, supervisor: WorkerSupervisor) -> None:
-        hearing = self._hearings.pop(supervisor, None)
-        if hearing is not None:
-            hearing.subscription.close()
-            hearing.forwarding.cancel()
+        current = self._subscriptions.pop(supervisor, None)
+        if current is not None:
+            current.subscription.close()
+            current.forwarding.cancel()
 
     async def close(self) -> None:
         """Ends all subscriptions."""
-        forwardings = [hearing.forwarding for hearing in self._hearings.values()]
-        for supervisor in list(self._hearings):
+        forwardings = [current.forwarding for current in self._subscriptions.values()]
+        for supervisor in list(self._subscriptions):
             self._end(supervisor)
         await asyncio.gather(*forwardings, return_exceptions=True)
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from .decoder import STORE
-from .spec import Config, Ensemble, Spec, changed
+from .spec import Config, Group, Spec, changed
 
 Effect = Literal["live", "restart"]
 
@@ -87,15 +87,13 @@ def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, ne
     )
 
 
-def ensemble_changes(
-    running: Mapping[str, Ensemble], wanted: Mapping[str, Ensemble]
-) -> dict[str, str]:
+def group_changes(running: Mapping[str, Group], wanted: Mapping[str, Group]) -> dict[str, str]:
     """Which teams and workflows a file adds, removes and changes; what was added at run time stays, unless it names it."""
     changes: dict[str, str] = {}
-    for name, ensemble in wanted.items():
+    for name, group in wanted.items():
         if name not in running:
             changes[name] = "added"
-        elif running[name] != ensemble:
+        elif running[name] != group:
             changes[name] = "changed"
     gone = [n for n, e in running.items() if e.source != STORE and n not in wanted]
     return changes | dict.fromkeys(gone, "removed")

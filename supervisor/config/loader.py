@@ -28,8 +28,8 @@ from .spec import (
     Config,
     Daemon,
     Defaults,
-    Ensemble,
     Events,
+    Group,
     Kind,
     Monitoring,
     Process,
@@ -37,7 +37,7 @@ from .spec import (
     Recovery,
     Scale,
     Spec,
-    kind_of_ensemble,
+    kind_of_group,
 )
 from .team import Team, circle, decode_team, team_table
 from .values import (
@@ -71,7 +71,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
     """
     document = Document(source, text)
     top = document.tables()
-    known = [*SECTIONS, "daemon", "events", "audit", "agents", *ENSEMBLES]
+    known = [*SECTIONS, "daemon", "events", "audit", "agents", *GROUPS]
     for key, value in top.items():
         if key not in known:
             raise document.error((key,), value, _why_unknown(key, known))
@@ -96,7 +96,7 @@ def decode(text: str, *, source: str, directory: str) -> Config:
             )
         agents[name] = _agent(document, name, table, "mcp", defaults, directory)
     _check_requires(document, agents)
-    groups = _ensembles(document, top, agents)
+    groups = _groups(document, top, agents)
     return Config(
         daemon=_section(document, ("daemon",), top.get("daemon", {}), Daemon(), directory),
         events=_section(document, ("events",), top.get("events", {}), Events(), directory),
@@ -131,29 +131,29 @@ def decode_agent(
     return _agent(Document(source, ""), name, table, kind, defaults, directory)
 
 
-def decode_ensemble(name: str, table: Mapping[str, object], *, kind: str, source: str) -> Ensemble:
+def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: str) -> Group:
     """One team or workflow (`kind`) from a table of the same shape as `[teams.NAME]` or `[workflows.NAME]`.
 
-    Whether those whom it names exist is not looked at: `check_ensembles` does, for the whole set.
+    Whether those whom it names exist is not looked at: `check_groups` does, for the whole set.
 
     Raises:
         InvalidParams: as `decode`, without `line`.
     """
-    return _ensemble(Document(source, ""), f"{kind}s", name, table)
+    return _group(Document(source, ""), f"{kind}s", name, table)
 
 
-def ensemble_table(ensemble: Ensemble) -> dict[str, object]:
-    """The smallest table from which `decode_ensemble` makes an equal one."""
-    return team_table(ensemble) if isinstance(ensemble, Team) else workflow_table(ensemble)
+def group_table(group: Group) -> dict[str, object]:
+    """The smallest table from which `decode_group` makes an equal one."""
+    return team_table(group) if isinstance(group, Team) else workflow_table(group)
 
 
-def check_ensembles(groups: Mapping[str, Ensemble], agents: Mapping[str, Spec]) -> None:
+def check_groups(groups: Mapping[str, Group], agents: Mapping[str, Spec]) -> None:
     """Refuse teams and workflows that name somebody who is not there or takes no tasks, or that close a circle.
 
     Raises:
         InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
     """
-    _check_ensembles(None, groups, agents)
+    _check_groups(None, groups, agents)
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:
@@ -193,7 +193,7 @@ _S = TypeVar("_S", bound=Struct)
 
 def _table(document: Document, path: KeyPath, raw: object) -> Mapping[str, object]:
     if not is_table(raw):
-        name = ".NAME" if path[-1] in ("agents", "servers", *ENSEMBLES) else ""
+        name = ".NAME" if path[-1] in ("agents", "servers", *GROUPS) else ""
         if path[-1] == "memory":  # elsewhere the word is the limit
             raise document.error(
                 path, raw, "write a table, or resources.max_memory_bytes for the limit"
@@ -236,8 +236,8 @@ def _isolation(
         return {"isolation": usual if switch else "none"}
     inherited_off = switch is None and not base.enable_isolation and level != "none"
     if inherited_off or (switch is not None and switch != (level != "none")):
-        said = "false" if inherited_off or not switch else "true"
-        reason = f"it contradicts enable_isolation = {said}"
+        switched = "false" if inherited_off or not switch else "true"
+        reason = f"it contradicts enable_isolation = {switched}"
         raise document.error((*path, "isolation"), level, reason)
     if level not in ISOLATION_AVAILABLE:
         reason = f"this level is not available in this version: write one of {quoted(ISOLATION_AVAILABLE)}"
@@ -451,66 +451,66 @@ def _check_requires(document: Document | None, agents: Mapping[str, Spec]) -> No
         raise error(circle[0], circle[1], reason, cycle=circle) from found
 
 
-ENSEMBLES: Mapping[str, Callable[[Document, str, object], Ensemble]] = {
+GROUPS: Mapping[str, Callable[[Document, str, object], Group]] = {
     "teams": decode_team,
     "workflows": decode_workflow,
 }
 
 
-def _ensembles(
+def _groups(
     document: Document, top: Mapping[str, object], agents: Mapping[str, Spec]
-) -> dict[str, Ensemble]:
-    found: dict[str, Ensemble] = {}
-    for section in ENSEMBLES:
+) -> dict[str, Group]:
+    found: dict[str, Group] = {}
+    for section in GROUPS:
         for name, table in _table(document, (section,), top.get(section, {})).items():
             if name in agents or name in found:
                 other = "an agent or MCP server" if name in agents else "a team"
                 reason = f"{other} has this name: all share one namespace"
                 raise document.error((section, name), name, reason)
-            found[name] = _ensemble(document, section, name, table)
-    _check_ensembles(document, found, agents)
+            found[name] = _group(document, section, name, table)
+    _check_groups(document, found, agents)
     return found
 
 
-def _ensemble(document: Document, section: str, name: str, table: object) -> Ensemble:
+def _group(document: Document, section: str, name: str, table: object) -> Group:
     _check_name(document, (section, name), name)
     if name == "cortex":
         raise document.error((section, name), name, "the built-in memory server has this name")
-    return ENSEMBLES[section](document, name, table)
+    return GROUPS[section](document, name, table)
 
 
-def _check_ensembles(
-    document: Document | None, groups: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+def _check_groups(
+    document: Document | None, groups: Mapping[str, Group], agents: Mapping[str, Spec]
 ) -> None:
-    for name, ensemble in groups.items():
-        path: KeyPath = (f"{kind_of_ensemble(ensemble)}s", name)
-        on = document or Document(ensemble.source, "")
-        if isinstance(ensemble, Team):
-            named: list[tuple[KeyPath, str]] = [(("members",), each) for each in ensemble.members]
-            if ensemble.lead is not None:
-                named.append((("lead",), ensemble.lead))
-                if ensemble.lead in groups:
+    for name, group in groups.items():
+        path: KeyPath = (f"{kind_of_group(group)}s", name)
+        on = document or Document(group.source, "")
+        if isinstance(group, Team):
+            named: list[tuple[KeyPath, str]] = [(("members",), each) for each in group.members]
+            if group.lead is not None:
+                named.append((("lead",), group.lead))
+                if group.lead in groups:
                     reason = "the lead is an agent: it delegates to the members"
-                    raise on.error((*path, "lead"), ensemble.lead, reason)
+                    raise on.error((*path, "lead"), group.lead, reason)
         else:
             named = [
                 (("steps", step.name, "agent"), step.agent)
-                for step in ensemble.steps
+                for step in group.steps
                 if step.agent is not None
             ]
         for key, other in named:
             why_not = _why_no_member(other, groups, agents)
             if why_not is not None:
                 raise on.error((*path, *key), other, why_not)
-    if found := circle({name: ensemble.needs for name, ensemble in groups.items()}):
+    if found := circle({name: group.needs for name, group in groups.items()}):
         first = groups[found[0]]
         on = document or Document(first.source, "")
         reason = f"it closes a circle: {' needs '.join(found)}"
-        raise on.error((f"{kind_of_ensemble(first)}s", found[0]), found[1], reason, cycle=found)
+        raise on.error((f"{kind_of_group(first)}s", found[0]), found[1], reason, cycle=found)
 
 
 def _why_no_member(
-    name: str, groups: Mapping[str, Ensemble], agents: Mapping[str, Spec]
+    name: str, groups: Mapping[str, Group], agents: Mapping[str, Spec]
 ) -> str | None:
     """Why nobody can be given tasks by that name; None where somebody can."""
     if name in groups:

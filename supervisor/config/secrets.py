@@ -226,13 +226,13 @@ def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
     if not depth and isinstance(value, dict | list):
         return MASK
     if (table := codec.as_object(value)) is not None:
-        hidden = _hides(key) or _tells(key)
+        hidden = _hides(key) or _differs(key)
         return {
             name: MASK if hidden else masked(each, name, depth - 1) for name, each in table.items()
         }
     if (items := codec.as_array(value)) is not None:
         return [masked(each, key, depth - 1) for each in items]
-    if value is not None and (_hides(key) or _tells(key)):
+    if value is not None and (_hides(key) or _differs(key)):
         return MASK
     return masked_address(value) if isinstance(value, str) else value
 
@@ -249,7 +249,7 @@ def _masked_part(found: re.Match[str]) -> str:
     return f"{name}{MASK}" if TELLING_IN_ADDRESS.search(name) else found[0]
 
 
-def _tells(key: str) -> bool:
+def _differs(key: str) -> bool:
     return TELLING.search(key) is not None
 
 

@@ -387,14 +387,14 @@ class Spec(Struct, frozen=True, kw_only=True):
         return replace(check, interval=interval_s, timeout=timeout_s, start_delay=delay_s)
 
 
-Ensemble = Team | Workflow
+Group = Team | Workflow
 """Who takes tasks without a process of its own, and has others do them."""
 
 
 class Config(Struct, frozen=True, kw_only=True):
     """A whole configuration file; `process` is `defaults.process`.
 
-    `agents` holds agents and MCP servers, `ensembles` teams and workflows: all names are of one namespace.
+    `agents` holds agents and MCP servers, `groups` teams and workflows: all names are of one namespace.
     """
 
     daemon: Daemon
@@ -404,7 +404,7 @@ class Config(Struct, frozen=True, kw_only=True):
     agents: dict[str, Spec]
     defaults: Defaults
     profiles: dict[str, Profile] = {}
-    groups: dict[str, Ensemble] = {}
+    groups: dict[str, Group] = {}
 
 
 # Keys of a section that count for the whole daemon: refused in an agent's table, no change of a Spec.
@@ -422,9 +422,9 @@ RESTART_KEYS = frozenset(
 # --- public ---------------------------------------------------------------------------------------
 
 
-def kind_of_ensemble(ensemble: Ensemble) -> Literal["team", "workflow"]:
+def kind_of_group(group: Group) -> Literal["team", "workflow"]:
     """The word for it."""
-    return "team" if isinstance(ensemble, Team) else "workflow"
+    return "team" if isinstance(group, Team) else "workflow"
 
 
 def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:

@@ -52,7 +52,7 @@ BRANCHES_MAX = 10_000
 
 GIVEN = frozenset({"input", "context", "objective", "steps"})
 OF_BRANCHES = frozenset({"item", "index"})
-TOLD = ("state", "output", "error", "task")
+STEP_FIELDS = ("state", "output", "error", "task")
 """What an expression may ask of a step."""
 
 
@@ -246,8 +246,8 @@ def _check(
             step = use.path[0] if use.path else None
             if not isinstance(step, str):
                 raise document.error(path, shown, "write which step: steps.NAME.output")
-            if len(use.path) > 1 and use.path[1] not in TOLD:
-                reason = f"a step has {', '.join(TOLD)}: write steps.{step}.output"
+            if len(use.path) > 1 and use.path[1] not in STEP_FIELDS:
+                reason = f"a step has {', '.join(STEP_FIELDS)}: write steps.{step}.output"
                 raise document.error(path, shown, reason)
             steps.append(step)
     return steps
@@ -396,12 +396,12 @@ class _Deciding:
         self._stages: dict[str, Stage] = {}
         self._submit: list[Submission] = []
         self._room = workflow.max_parallel - sum(each.is_open for each in branches.values())
-        self._told: dict[str, object] = {}
+        self._step_record: dict[str, object] = {}
         self._names: dict[str, object] = {
             "input": task.input,
             "context": task.context,
             "objective": task.objective,
-            "steps": self._told,
+            "steps": self._step_record,
         }
 
     def decision(self) -> Decision:
@@ -412,7 +412,7 @@ class _Deciding:
                 return Decision(self._stages, error=self._failed(step, stage))
             if stage.has_ended:
                 error = None if stage.error is None else msgspec.to_builtins(stage.error)
-                self._told[step.name] = {
+                self._step_record[step.name] = {
                     "state": stage.state,
                     "output": stage.output,
                     "error": error,

@@ -293,7 +293,7 @@ class EventHistory:
         until: int,
         wanted: Wanted,
         *,
-        tells_expired: bool = True,
+        reports_expired: bool = True,
         rows: int = SCAN_ROWS,
     ) -> AsyncGenerator[Page, None]:
         """All wanted events that were to be stored with a number in (`position`, `until`], in pages.
@@ -304,7 +304,7 @@ class EventHistory:
         Raises:
             Overloaded: the store takes nothing now, and more waits for it than is remembered here.
         """
-        told_to = position if tells_expired else self.removed_to
+        told_to = position if reports_expired else self.removed_to
         is_written = False
         while True:
             page = await self.page(position, until, wanted, rows)

@@ -55,7 +55,7 @@ class ShowArguments(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
 
-class SteerArguments(Struct, frozen=True, forbid_unknown_fields=True):
+class OperationArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """Whom, and how long to wait until it is so."""
 
     name: Name
@@ -190,7 +190,7 @@ class Answer(NamedTuple):
     is_error: bool = False
 
 
-class Steerer:
+class ToolCaller:
     """Whoever calls one of these tools, as the method table knows him.
 
     Args:
@@ -223,8 +223,8 @@ class Steerer:
         if reached > self._last:
             self._last = reached
             of = float(total) if isinstance(total, int | float) else None
-            said = str(message) if message else f"{params.get('task')}: {params.get('state')}"
-            self._on_progress(Progress(reached, of, said))
+            text = str(message) if message else f"{params.get('task')}: {params.get('state')}"
+            self._on_progress(Progress(reached, of, text))
 
     async def drain(self) -> None:
         """Progress is short, and the transport bounds it."""
@@ -248,7 +248,7 @@ class OwnTool:
     arguments: type[Struct]
     result: type[Struct]
     needs: Permission
-    serve: Callable[[Control, Any, Steerer], Awaitable[Answer]]  # each with its own arguments
+    serve: Callable[[Control, Any, ToolCaller], Awaitable[Answer]]  # each with its own arguments
     is_read_only: bool = False
     is_destructive: bool = False
     is_idempotent: bool = False
@@ -275,7 +275,7 @@ class OwnTool:
         }
 
     async def call(
-        self, control: Control, arguments: Mapping[str, object], caller: Steerer
+        self, control: Control, arguments: Mapping[str, object], caller: ToolCaller
     ) -> dict[str, object]:
         """MCP's result object.
 
@@ -345,7 +345,7 @@ def _entry(status: Mapping[str, object]) -> Entry:
 
 
 async def _call(
-    control: Control, method: str, params: Mapping[str, object], caller: Steerer
+    control: Control, method: str, params: Mapping[str, object], caller: ToolCaller
 ) -> dict[str, object]:
     answer = msgspec.json.encode(
         await control.call(method, params, caller)
@@ -353,28 +353,30 @@ async def _call(
     return codec.as_object(codec.decode(answer)) or {}
 
 
-async def _list(control: Control, asked: ListArguments, caller: Steerer) -> Answer:
+async def _list(control: Control, asked: ListArguments, caller: ToolCaller) -> Answer:
     status = await _call(control, "daemon.status", {}, caller)
     keys = {"all": ("agents", "mcp_servers"), "agents": ("agents",), "servers": ("mcp_servers",)}
     found = [each for key in keys[asked.kind] for each in codec.as_array(status.get(key)) or []]
     return Answer(Listed([_entry(codec.as_object(each) or {}) for each in found]))
 
 
-async def _show(control: Control, asked: ShowArguments, caller: Steerer) -> Answer:
+async def _show(control: Control, asked: ShowArguments, caller: ToolCaller) -> Answer:
     return Answer(await _call(control, "agent.show", {"name": asked.name}, caller))
 
 
-def _steer(method: str) -> Callable[[Control, SteerArguments, Steerer], Awaitable[Answer]]:
-    async def steer(control: Control, asked: SteerArguments, caller: Steerer) -> Answer:
+def _operation(
+    method: str,
+) -> Callable[[Control, OperationArguments, ToolCaller], Awaitable[Answer]]:
+    async def operate(control: Control, asked: OperationArguments, caller: ToolCaller) -> Answer:
         params = {"names": [asked.name], "timeout_s": asked.timeout_s}
         found = await _call(control, method, params, caller)
         agents = codec.as_array(found.get("agents")) or []
         return Answer(Listed([_entry(codec.as_object(each) or {}) for each in agents]))
 
-    return steer
+    return operate
 
 
-def _told(record: Mapping[str, object]) -> Answer:
+def _task_answer(record: Mapping[str, object]) -> Answer:
     """A task for a model: what came of it, or why nothing did."""
     state = record.get("state")
     error = codec.as_object(record.get("error"))
@@ -387,15 +389,15 @@ def _told(record: Mapping[str, object]) -> Answer:
     return Answer(record, f"task {record.get('id')} is {state}; ask corral__task for its end")
 
 
-async def _run(control: Control, asked: RunArguments, caller: Steerer) -> Answer:
+async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Answer:
     given = msgspec.to_builtins(asked)
     params = {key: value for key, value in given.items() if value is not None and key != "detach"}
     record = await _call(control, "task.submit", params, caller)
     if asked.detach:
-        return _told(record)
+        return _task_answer(record)
     task = {"task": record["id"]}
     try:
-        return _told(await _call(control, "task.wait", task, caller))
+        return _task_answer(await _call(control, "task.wait", task, caller))
     except asyncio.CancelledError as withdrawn:
         if withdrawn.args:  # on request; a client that has only gone leaves the task running
             try:
@@ -406,7 +408,7 @@ async def _run(control: Control, asked: RunArguments, caller: Steerer) -> Answer
         raise
 
 
-async def _logs(control: Control, asked: LogsArguments, caller: Steerer) -> Answer:
+async def _logs(control: Control, asked: LogsArguments, caller: ToolCaller) -> Answer:
     params: dict[str, object] = {"n": asked.lines, "previous": asked.previous}
     if asked.name is not None:
         params["names"] = [asked.name]
@@ -430,7 +432,7 @@ async def _logs(control: Control, asked: LogsArguments, caller: Steerer) -> Answ
     return Answer(Logged(kept[::-1]), "\n".join(lines[::-1]) or "there are no such lines")
 
 
-async def _tasks(control: Control, asked: TasksArguments, caller: Steerer) -> Answer:
+async def _tasks(control: Control, asked: TasksArguments, caller: ToolCaller) -> Answer:
     given = msgspec.to_builtins(asked)
     params = {key: value for key, value in given.items() if value is not None}
     found = await _call(control, "task.list", params, caller)
@@ -457,20 +459,20 @@ async def _tasks(control: Control, asked: TasksArguments, caller: Steerer) -> An
     )
 
 
-async def _task(control: Control, asked: TaskArguments, caller: Steerer) -> Answer:
+async def _task(control: Control, asked: TaskArguments, caller: ToolCaller) -> Answer:
     if asked.wait_s > 0:
         try:
             async with asyncio.timeout(asked.wait_s):
-                return _told(await _call(control, "task.wait", {"task": asked.task}, caller))
+                return _task_answer(await _call(control, "task.wait", {"task": asked.task}, caller))
         except TimeoutError:
             pass  # it goes on: how it stands is the answer
-    told = _told(await _call(control, "task.show", {"task": asked.task}, caller))
-    return told._replace(is_error=False)  # a question about a task that failed has not failed
+    answer = _task_answer(await _call(control, "task.show", {"task": asked.task}, caller))
+    return answer._replace(is_error=False)  # a question about a task that failed has not failed
 
 
-async def _cancel(control: Control, asked: CancelArguments, caller: Steerer) -> Answer:
-    told = _told(await _call(control, "task.cancel", {"task": asked.task}, caller))
-    return told._replace(is_error=False)
+async def _cancel(control: Control, asked: CancelArguments, caller: ToolCaller) -> Answer:
+    answer = _task_answer(await _call(control, "task.cancel", {"task": asked.task}, caller))
+    return answer._replace(is_error=False)
 
 
 OWN_TOOLS: Mapping[str, OwnTool] = {
@@ -500,20 +502,20 @@ OWN_TOOLS: Mapping[str, OwnTool] = {
             f"{PREFIX}start",
             "Start an agent or server",
             "Starts an agent, MCP server or worker and waits until it is ready.",
-            SteerArguments,
+            OperationArguments,
             Listed,
             "operate",
-            _steer("agent.start"),
+            _operation("agent.start"),
             is_idempotent=True,
         ),
         OwnTool(
             f"{PREFIX}stop",
             "Stop an agent or server",
             "Stops an agent, MCP server or worker and waits until no process of it is left.",
-            SteerArguments,
+            OperationArguments,
             Listed,
             "operate",
-            _steer("agent.stop"),
+            _operation("agent.stop"),
             is_destructive=True,
             is_idempotent=True,
         ),
@@ -521,10 +523,10 @@ OWN_TOOLS: Mapping[str, OwnTool] = {
             f"{PREFIX}restart",
             "Restart an agent or server",
             "Stops an agent, MCP server or worker, starts it again and waits until it is ready.",
-            SteerArguments,
+            OperationArguments,
             Listed,
             "operate",
-            _steer("agent.restart"),
+            _operation("agent.restart"),
             is_destructive=True,
         ),
         OwnTool(

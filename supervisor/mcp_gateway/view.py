@@ -20,7 +20,7 @@ from ..api.tool_calls import LISTING_S, access_of, concerns
 from ..config.spec import Config, Profile
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
-from .tools import OWN_TOOLS, PREFIX, OwnTool, Steerer
+from .tools import OWN_TOOLS, PREFIX, OwnTool, ToolCaller
 
 NOTHING = Access(())
 
@@ -44,7 +44,7 @@ class Client:
     supervisor: WorkerSupervisor | None = None
 
 
-class ClientOffering:
+class ClientTools:
     """The Offering of one client.
 
     Args:
@@ -186,8 +186,10 @@ class ClientOffering:
             raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
         if permission is None or not self._may_use(tool):
             raise PermissionDenied(f'cannot call "{name}": it is not allowed', tool=name)
-        steerer = Steerer(self._client.name, permission, self._client.who, caller.on_progress)
-        return await tool.call(self._control, arguments, steerer)
+        tool_caller = ToolCaller(
+            self._client.name, permission, self._client.who, caller.on_progress
+        )
+        return await tool.call(self._control, arguments, tool_caller)
 
     async def subscribe(self, uri: str, on_updated: Callable[[str], None]) -> Callable[[], None]:
         """Has `on_updated` called with the URI whenever the resource changes; returns what ends that.

@@ -30,7 +30,7 @@ from ...worker.contract.records import ENDED, Boundaries, Task, TaskKind, TaskPa
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agent import Agent
 from ..agents.agents import Agents
-from ..config.spec import Ensemble, kind_of_ensemble
+from ..config.spec import Group, kind_of_group
 from ..config.team import Candidate, Team, chosen
 from ..config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
 from ..lifecycle.state_machine import State, Worker
@@ -76,7 +76,7 @@ class WorkflowEngine:
     def kind(self, name: str) -> TaskKind | None:
         """What a name means, "team" or "workflow"; None for every other name."""
         found = self._agents.groups.by_name.get(name)
-        return None if found is None else kind_of_ensemble(found)
+        return None if found is None else kind_of_group(found)
 
     def check(self, params: TaskParams) -> None:
         """Looks at a task for a team or workflow before it is taken.
@@ -132,7 +132,7 @@ class WorkflowEngine:
         finally:
             under_way[found.name] -= 1
 
-    async def _perform(self, found: Ensemble, task: Task) -> TaskResult:
+    async def _perform(self, found: Group, task: Task) -> TaskResult:
         children = await self._tasks.records.children(task.id, CHILDREN_MAX)
         earlier = {child.step: child for child in children}
         self._tasks.recall_children(task.id, [child.id for child in children])

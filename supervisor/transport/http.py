@@ -112,7 +112,7 @@ SSE_HEADERS = {
 }
 
 
-class WebOffering(Offering, Protocol):
+class HttpTools(Offering, Protocol):
     """An Offering whose tools can be looked at one by one."""
 
     def tool(self, name: str) -> Mapping[str, object] | None:
@@ -129,7 +129,7 @@ class Wanted(NamedTuple):
     profile: str | None = None
 
 
-Offer = Callable[[Wanted, Caller], WebOffering]
+Offer = Callable[[Wanted, Caller], HttpTools]
 """What a client that wants this is offered; raises CorralError, NotFound of an unknown profile."""
 
 
@@ -522,7 +522,7 @@ class _Turned(asyncio.Protocol):
 # -- requests and answers
 
 
-def _check_headers(request: web.BaseRequest, asked: "Asked", offering: WebOffering) -> None:
+def _check_headers(request: web.BaseRequest, asked: "Asked", offering: HttpTools) -> None:
     meta = as_object(asked.params.get("_meta")) or {}
     for key in ("protocolVersion", "clientCapabilities"):
         if META + key not in meta:

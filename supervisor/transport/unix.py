@@ -27,7 +27,7 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.jsonrpc import Notification, Peer, Request
 from ..api.table import Control, Permission
-from ..mcp_gateway.view import Client, ClientOffering
+from ..mcp_gateway.view import Client, ClientTools
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .peer import Identity, identify, is_member
 from .socket_lock import SocketLock
@@ -346,7 +346,7 @@ class Connection(Channel):
         """
         sharer = self._identity.agent or f"client {self._token}"
         client = Client(self.name, sharer, self.who, self._granted, self.supervisor)
-        offering = ClientOffering(self._control, client, view)
+        offering = ClientTools(self._control, client, view)
         caller = Caller(name=self.name, sharer=sharer)
         self._face = McpEndpoint(offering, version=__version__, caller=caller, notify=self.notify)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.config.loader import check_ensembles, decode, decode_ensemble, ensemble_table
-from corral.supervisor.config.spec import Config, kind_of_ensemble
+from corral.supervisor.config.loader import check_groups, decode, decode_group, group_table
+from corral.supervisor.config.spec import Config, kind_of_group
 from corral.supervisor.config.team import TEAM_KEYS, Candidate, chosen, circle
 from corral.supervisor.config.workflow import (
     STEP_KEYS,
@@ -100,8 +100,8 @@ OPEN = Branch("c", "open")
 
 def test_tables_of_teams_and_workflows_are_read_and_written_alike() -> None:
     for each in config(REPORT + TEAM).groups.values():
-        again = decode_ensemble(
-            each.name, ensemble_table(each), kind=kind_of_ensemble(each), source=each.source
+        again = decode_group(
+            each.name, group_table(each), kind=kind_of_group(each), source=each.source
         )
         assert again == each
 
@@ -206,7 +206,7 @@ def test_a_member_may_be_a_team_or_a_workflow() -> None:
     text = '[teams.all]\nmode = "broadcast"\nmembers = ["editors", "report", "reader"]\n'
     found = config(REPORT + TEAM + text)
     with pytest.raises(InvalidParams):
-        check_ensembles({"all": found.groups["all"]}, found.agents)
+        check_groups({"all": found.groups["all"]}, found.agents)
 
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -162,7 +162,7 @@ async def test_slow_followers_see_every_stored_event_once_and_in_order(
                 reader = SlowReader(chance, last, chance.choice([1, 5, 100]))
                 following = Following(events.bus, events.event_history, Wanted(), ["*"], reader)
                 begun_at = events.bus.newest
-                task = asyncio.create_task(following.run(since, tells_expired=True))
+                task = asyncio.create_task(following.run(since, reports_expired=True))
                 await asyncio.sleep(0)  # it has subscribed
                 readers.append((since, begun_at, reader, task))
             burst = chance.choice([1, 10, QUEUE_LIMIT // 2, QUEUE_LIMIT + RECENT_EVENTS // 2])

@@ -71,7 +71,7 @@ SECTIONS = {
     "live": "instances = 2",
 }
 
-Told = dict[str, Any]  # an event, whose fields the test knows
+CountedEntry = dict[str, Any]  # an event, whose fields the test knows
 
 
 class Home:
@@ -164,13 +164,13 @@ def children(pid: int) -> set[int]:
 
 
 @contextmanager
-def watched(daemon: DaemonProcess, name: str) -> Generator[Callable[..., Told], None, None]:
+def watched(daemon: DaemonProcess, name: str) -> Generator[Callable[..., CountedEntry], None, None]:
     """What waits for the next event of an agent of a type, with these fields."""
     with daemon.client() as client:
         client.call("event.follow", {"types": ["agent.*"], "agent": name}, timeout_s=BOUND_S)
         notifications = client.notifications()
 
-        def until_told(kind: str, **fields: object) -> Told:
+        def until_told(kind: str, **fields: object) -> CountedEntry:
             for notification in notifications:
                 told: Any = notification.params["events"]
                 for event in told:
