@@ -40,7 +40,7 @@ from .api.worker_pubsub import WorkerPubsub
 from .audit.log import Audit, own
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
-from .config.spec import Config, Process, Recovery, Spec
+from .config.spec import Config, Process, Recovery, Spec, kind_of_group
 from .events.bus import Bus
 from .events.history import EventHistory
 from .lifeline import Lifeline
@@ -65,7 +65,7 @@ from .supervision.loss import Losses
 from .supervision.probes import Probes
 from .supervision.worker_supervisor import Shared, StallClock
 from .tasks.autoscaler import Autoscaler
-from .tasks.budget import Budgets
+from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
 from .transport.http_auth import loopback, read_token
 from .transport.socket_lock import SocketLock, group_id
@@ -219,29 +219,27 @@ class _Daemon:
         self.service = WorkerApi(shared.checkpoints, self.pubsub)
         self.pool = Pool(on_refused=self._note_refused)
         self.agents = Agents(shared, config, self.service, self.pool)
-        self.tasks = Tasks(shared, self.agents)
-        self.tasks.workflows = WorkflowEngine(shared, self.agents, self.tasks)
-        self.schedules = Schedules(shared.store, shared.bus, self.tasks)
-        self.budgets = Budgets(shared.store, shared.bus, self._spec_of)
-        self.budgets.on_free = self.tasks.dispatch
-        self.tasks.budgets = self.budgets
         self.memory = Memory(shared.store, shared.bus, lambda: self.agents.config, self._spec_of)
-        self.tasks.sessions = self.memory
-        self.tasks.started.append(self.memory.started)
-        self.tasks.ended.append(self.memory.ended)
-        self.hibernation = Hibernation(self.agents, shared.checkpoints, self.tasks.queued)
-        self.tasks.hibernation = self.hibernation
-        self.tasks.checkpoints = shared.checkpoints
+        backlog = Backlog()
+        self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
         self.limits = Limits(shared.launcher, shared.bus)
         self.statistics = Statistics(self.agents, self.limits, self._composite)
+        self.tasks = Tasks(
+            shared,
+            self.agents,
+            backlog,
+            self.hibernation,
+            self.memory,
+            observers=[self.memory, self.statistics],
+            on_waiting=lambda name: self.autoscaler.stir(name),
+        )
+        self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
+        self.schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks)
         self.tool_calls = ToolCalls(
             shared.bus, self.agents, self.tasks, self.pool, audit, self.statistics.called
         )
         self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation)
-        self.tasks.started.append(self.statistics.started)
-        self.tasks.ended.append(self.statistics.ended)
-        self.autoscaler = Autoscaler(self.agents, self.tasks)
-        self.tasks.on_waiting = self.autoscaler.stir
+        self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
         self.agents.replicas.subscribe(self.autoscaler.resized)
         self._subscribe(RollingRestart(self.agents))
         self.alerts = Alerts(
@@ -273,7 +271,7 @@ class _Daemon:
         changes.subscribe(self.pubsub.changed)
         changes.subscribe(self.hibernation.changed)
         changes.subscribe(lambda _: self.agents.startup.fill_room())
-        changes.subscribe(self.tasks.worker_changed, load=True)
+        changes.subscribe(self.tasks.dispatcher.worker_changed)
 
     @classmethod
     async def begin(
@@ -341,15 +339,14 @@ class _Daemon:
         stack.push_async_callback(zygotes.close)
         await this.agents.load(_built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
-        await this.budgets.load()
-        stack.callback(this.budgets.close)
         await this.tasks.load()
         await this.schedules.load()
         return this
 
     def _composite(self, name: str) -> str | None:
         """The kind of a team or workflow, "team" or "workflow"; None for other names."""
-        return None if self.tasks.workflows is None else self.tasks.workflows.kind(name)
+        found = self.agents.groups.by_name.get(name)
+        return None if found is None else kind_of_group(found)
 
     def recovery_of(self, name: str) -> Recovery:
         """The `[recovery]` of an agent; the common one where it is no more."""
@@ -376,7 +373,7 @@ class _Daemon:
         """Puts in force what a configuration that was read again says of the daemon itself."""
         self.shared.event_history.stir()
         asyncio.get_running_loop().call_soon(
-            self.budgets.look_again
+            self.tasks.budgets.look_again
         )  # the agents go over after this
         self._reloaded.set()
         self.daemon_log.level = config.daemon.log_level

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from corral.supervisor.agents.agent import Agent
 from corral.supervisor.agents.agents import Agents
+from corral.supervisor.agents.hibernation import Hibernation
 from corral.supervisor.config.spec import Audit as AuditSection
 from corral.supervisor.config.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
 from corral.supervisor.config.spec import Tasks as Section
@@ -21,7 +22,10 @@ from corral.supervisor.lifecycle.state_machine import State, Worker
 from corral.supervisor.store.store import Statement, Store
 from corral.supervisor.supervision import worker_supervisor
 from corral.supervisor.supervision.worker_supervisor import Shared
-from corral.supervisor.tasks import executor, record_writer, tasks
+from corral.supervisor.tasks import dispatcher, executor, record_writer, tasks
+from corral.supervisor.tasks.backlog import Backlog
+from corral.supervisor.tasks.executor import Sessions
+from corral.supervisor.tasks.record_writer import TaskObserver
 from corral.supervisor.tasks.tasks import Tasks
 from corral.worker.contract.channel import Call
 from corral.worker.contract.errors import (
@@ -197,7 +201,7 @@ class Hand:
 class Desk:
     """A queue with its agents."""
 
-    def __init__(self, store: FickleStore) -> None:
+    def __init__(self, store: FickleStore, sessions: Sessions | None = None) -> None:
         self.store = store
         self.loop = asyncio.get_running_loop()
         self.agents: dict[str, Agent] = {}
@@ -219,16 +223,27 @@ class Desk:
             config=config,
             draining=False,
             emergency_stop=None,
-            emergency=SimpleNamespace(check=_nothing),
             of=self._of,
+            groups=SimpleNamespace(by_name={}),
         )
         shared = SimpleNamespace(
-            store=store, bus=SimpleNamespace(publish=self._publish, is_heard=_always)
+            store=store,
+            bus=SimpleNamespace(publish=self._publish, is_heard=_always),
+            checkpoints=SimpleNamespace(of_task=_no_checkpoint),
         )
         self.running_set = set_of_agents
-        # Shapes that have what the queue asks of them, and nothing else.
-        self.tasks = Tasks(cast(Shared, shared), cast(Agents, set_of_agents))
-        self.tasks.ended.append(self._note_end)
+        self.backlog = Backlog()
+        self.observers: list[TaskObserver] = [self]
+        # Stand-ins with the attributes that the room uses, and no others.
+        self.tasks = Tasks(
+            cast(Shared, shared),
+            cast(Agents, set_of_agents),
+            self.backlog,
+            cast(Hibernation, SimpleNamespace(is_hibernated=_never)),
+            sessions,
+            self.observers,
+            _nothing,
+        )
 
     def _of(self, name: str) -> Agent:
         if name not in self.agents:
@@ -239,7 +254,11 @@ class Desk:
         if what.startswith("task."):
             self.told.append((what, str(facts["task"])))
 
-    def _note_end(self, task: Task) -> None:
+    def started(self, task: Task) -> None:
+        """Observes nothing of a start."""
+
+    def ended(self, task: Task) -> None:
+        """Counts the ends of each task."""
         self.ends[task.id] += 1
 
     def note_begun(self, task_id: str, hand: Hand) -> None:
@@ -269,7 +288,7 @@ class Desk:
 
     def look_at(self, hand: Hand) -> None:
         """As `WorkerChanges` does it."""
-        self.tasks.worker_changed(cast(worker_supervisor.WorkerSupervisor, hand))
+        self.tasks.dispatcher.worker_changed(cast(worker_supervisor.WorkerSupervisor, hand))
 
     def remove(self, name: str) -> None:
         """As `Agents` does it: its workers are stopped first."""
@@ -327,7 +346,7 @@ class Desk:
 
     def check_is_empty(self) -> None:
         """Nothing is left of anything in the queue."""
-        backlog = self.tasks.ledger.backlog
+        backlog = self.backlog
         assert list(backlog) == []
         assert (backlog.count("queued"), backlog.count("running"), backlog.queued_bytes) == (
             0,
@@ -339,16 +358,18 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(folder: Path, patience: pytest.MonkeyPatch) -> AsyncGenerator[Desk, None]:
+async def desk(
+    folder: Path, patience: pytest.MonkeyPatch, sessions: Sessions | None = None
+) -> AsyncGenerator[Desk, None]:
     """A queue without agents; what the store refused is tried again soon."""
-    for room in (record_writer, executor, tasks):
+    for room in (record_writer, executor, dispatcher, tasks):
         patience.setattr(room, "RETRY_AFTER_S", PATIENCE_S)
     store = cast(
         FickleStore, FickleStore.open(folder / "corral.db")
     )  # `open` makes what it is called on
     try:
         async with asyncio.timeout(BOUND_S):
-            made = Desk(store)
+            made = Desk(store, sessions)
             await made.tasks.load()
             made.tasks.boot()
             yield made
@@ -364,3 +385,11 @@ def _nothing(_: str) -> None:
 
 def _always(_: str) -> bool:
     return True
+
+
+def _never(_: Agent) -> bool:
+    return False
+
+
+async def _no_checkpoint(_: str) -> dict[str, object]:
+    return {}

@@ -141,7 +141,7 @@ class ToolCalls:
             NotFound: the worker does not run that task.
         """
         named = (task,) if task is not None else tuple(supervisor.running)
-        found = [self._tasks.task_of(supervisor, each) for each in named]
+        found = [self._tasks.accounting.task_of(supervisor, each) for each in named]
         return [entry for entry in found if entry is not None]
 
     def _charge(self, entries: Sequence[Entry], record: "_ToolCall") -> None:
@@ -153,7 +153,7 @@ class ToolCalls:
         record.task = entries[0].task.id if len(entries) == 1 else None
         try:
             for entry in entries:
-                self._tasks.count_tool_call(entry)
+                self._tasks.accounting.count_tool_call(entry)
         except CorralError as error:
             self._record(record, error.name)
             raise

@@ -200,7 +200,11 @@ class WorkerApi:
         self, supervisor: WorkerSupervisor, params: Mapping[str, object]
     ) -> object:
         asked = convert(params, CheckpointParams, "checkpoint/put")
-        entry = self._tasks.task_of(supervisor, asked.task) if asked.task is not None else None
+        entry = (
+            self._tasks.accounting.task_of(supervisor, asked.task)
+            if asked.task is not None
+            else None
+        )
         task = None if entry is None else entry.task.id
         reason: Reason = "worker" if task is None else "task"
         number = await self._checkpoints.put(
@@ -226,20 +230,24 @@ class WorkerApi:
 
     def _progress(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         asked = convert(params, ProgressParams, "progress")
-        entry = self._tasks.task_of(supervisor, asked.task)
+        entry = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is not None:
-            self._tasks.progressed(entry, asked.progress, asked.total, asked.message)
+            self._tasks.accounting.record_progress(
+                entry, asked.progress, asked.total, asked.message
+            )
 
     def _beat(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        entry = self._tasks.task_of(supervisor, convert(params, BeatParams, "heartbeat").task)
+        entry = self._tasks.accounting.task_of(
+            supervisor, convert(params, BeatParams, "heartbeat").task
+        )
         if entry is not None:
-            self._tasks.beaten(entry)
+            self._tasks.accounting.record_heartbeat(entry)
 
     def _usage(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         asked = convert(params, UsageParams, "usage")
-        entry: Entry | None = self._tasks.task_of(supervisor, asked.task)
+        entry: Entry | None = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is not None:
-            self._tasks.used(entry, asked.tokens, asked.cost_cents)
+            self._tasks.accounting.record_usage(entry, asked.tokens, asked.cost_cents)
 
     def _log(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         asked = convert(params, WorkerLogParams, "log")

@@ -46,7 +46,7 @@ class Delegation:
                 key="task",
             )
         self._tasks = tasks
-        self._entry = tasks.task_of(supervisor, task)
+        self._entry = tasks.accounting.task_of(supervisor, task)
         self._room = ANSWER_BYTES
 
     @property
@@ -71,7 +71,7 @@ class Delegation:
         """
         parent = self._parent
         if parent is not None:
-            self._tasks.check_may_delegate(parent, len(asked.tasks))
+            self._tasks.accounting.check_may_delegate(parent, len(asked.tasks))
         results: list[object] = [None] * len(asked.tasks)
         left = iter(enumerate(asked.tasks))
         at_once = min(asked.max_parallel or len(asked.tasks), len(asked.tasks))
@@ -104,7 +104,7 @@ class Delegation:
         """The ended record of a task that had the idempotency key already: it is waited for, and not ours to cancel."""
         # It need not have a place of its own any more; it has to end.
         awaited = Task(id="", agent=child.agent, kind="team", after=[child.id])
-        self._tasks.check_can_run(awaited, entry.task)
+        self._tasks.accounting.check_can_run(awaited, entry.task)
         entry.waits.append(child.id)
         try:
             return await self._tasks.wait(child.id)

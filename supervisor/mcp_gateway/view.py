@@ -106,7 +106,8 @@ class ClientTools:
     def _entries(self, supervisor: WorkerSupervisor) -> list[Entry]:
         """All tasks of the worker: it does not say for which of them it asks, and is no freer than any."""
         found = [
-            self._control.tasks.task_of(supervisor, task) for task in tuple(supervisor.running)
+            self._control.tasks.accounting.task_of(supervisor, task)
+            for task in tuple(supervisor.running)
         ]
         return [entry for entry in found if entry is not None]
 

@@ -30,6 +30,7 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ...worker.contract.records import Error, ScheduleRecord, Task, TaskParams
+from ..agents.agents import Agents
 from ..config.values import Refused
 from ..events.bus import Bus
 from ..store.store import Row, Store
@@ -78,15 +79,22 @@ class Schedules:
     Args:
         store: where they are kept.
         bus: is told what becomes of them.
+        agents: those that tasks are for.
         tasks: makes the tasks.
         clock: seconds of the Unix epoch.
     """
 
     def __init__(
-        self, store: Store, bus: Bus, tasks: Tasks, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        bus: Bus,
+        agents: Agents,
+        tasks: Tasks,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._bus = bus
+        self._agents = agents
         self._tasks = tasks
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
@@ -196,9 +204,8 @@ class Schedules:
         if (task.agent is None) == (task.capability is None):
             words = "cannot tell whom the schedule's task is for: give agent or capability"
             raise InvalidParams(words, key="task.agent")
-        workflows = self._tasks.workflows
-        if task.agent is not None and (workflows is None or workflows.kind(task.agent) is None):
-            self._tasks.agents.of(task.agent)
+        if task.agent is not None and self._tasks.kind(task.agent) == "task":
+            self._agents.of(task.agent)
         return task
 
     def _free_name(self, params: ScheduleParams) -> str:

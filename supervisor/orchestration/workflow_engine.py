@@ -35,8 +35,8 @@ from ..config.team import Candidate, Team, chosen
 from ..config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
 from ..lifecycle.state_machine import State, Worker
 from ..supervision.worker_supervisor import Shared
-from ..tasks.attempt import ERROR_BYTES, bounded
-from ..tasks.policy import has_capability
+from ..tasks.admission import has_capability
+from ..tasks.payload import ERROR_BYTES, bounded
 from ..tasks.tasks import Tasks
 
 OVERLOADED_S = 300.0
@@ -71,7 +71,6 @@ class WorkflowEngine:
         self._an_end = asyncio.Event()
         self._lines = WeakValueDictionary[str, asyncio.Lock]()
         """Who is offered to a full queue stands in line before it, one for each agent: the first alone looks."""
-        tasks.ended.append(self._note_end)
 
     def kind(self, name: str) -> TaskKind | None:
         """What a name means, "team" or "workflow"; None for every other name."""
@@ -112,7 +111,7 @@ class WorkflowEngine:
             return ()  # the team is gone, and its task about to end
         return team.members if task.agent == team.lead else None
 
-    async def perform(self, task: Task) -> TaskResult:
+    async def execute(self, task: Task) -> TaskResult:
         """What a task of a team or workflow comes to; also called again for one that a daemon left.
 
         Raises:
@@ -128,16 +127,16 @@ class WorkflowEngine:
         under_way = self._agents.groups.under_way
         under_way[found.name] += 1
         try:
-            return await self._perform(found, task)
+            return await self._execute(found, task)
         finally:
             under_way[found.name] -= 1
 
-    async def _perform(self, found: Group, task: Task) -> TaskResult:
+    async def _execute(self, found: Group, task: Task) -> TaskResult:
         children = await self._tasks.records.children(task.id, CHILDREN_MAX)
         earlier = {child.step: child for child in children}
-        self._tasks.recall_children(task.id, [child.id for child in children])
+        self._tasks.accounting.restore_children(task.id, [child.id for child in children])
         if children:
-            await self._recall_used(task, children)
+            await self._restore_usage(task, children)
         if isinstance(found, Workflow):
             return await self._workflow(found, task, earlier)
         if found.mode == "broadcast":
@@ -146,7 +145,7 @@ class WorkflowEngine:
             return await self._route(found, task, earlier)
         return await self._coordinate(found, task, earlier)
 
-    async def _recall_used(self, task: Task, children: Iterable[Task]) -> None:
+    async def _restore_usage(self, task: Task, children: Iterable[Task]) -> None:
         """Charges a task that has a quota with what was used below it under an earlier daemon."""
         if task.boundaries.max_tokens is None and task.boundaries.max_cost_cents is None:
             return
@@ -159,7 +158,7 @@ class WorkflowEngine:
             cost_cents += below.cost_cents
             seen += 1
             left += await self._tasks.records.children(below.id, CHILDREN_MAX - seen)
-        self._tasks.recall_used(task.id, tokens, cost_cents)
+        self._tasks.accounting.restore_usage(task.id, tokens, cost_cents)
 
     # -- workflows
 
@@ -295,7 +294,7 @@ class WorkflowEngine:
                     await supervisor.until(partial(_has_said, agent))
         return bool(silent)
 
-    def _note_end(self, task: Task) -> None:
+    def note_end(self, task: Task) -> None:
         """A task has ended: who waits for a place in a queue looks again."""
         self._teams.pop(task.id, None)
         self._an_end.set()

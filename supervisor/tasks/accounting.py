@@ -1,11 +1,16 @@
-"""What running tasks do: how far they are, what they use and call, and which tasks they hand to others.
+"""Accounts for tasks and agents: progress, tokens, cost, tool calls, delegated tasks, budgets of a minute and a day.
 
-A limit of a task is held here, whatever its worker means to do. This room begins and ends nothing but a task that has
-used more than it may.
+Enforces a task's limits whatever its worker does: stops a task that has used more than it may, refuses the tool call or
+the delegation that would exceed a limit, and holds back an agent that has used up its budget. Starts and ends nothing
+else; must not know how a task is queued or executed.
 """
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ...worker.contract.errors import (
@@ -17,27 +22,55 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.records import Task
 from ..agents.agents import Agents
+from ..config.spec import Spec
+from ..events.bus import Bus
+from ..process.limits import Excess
+from ..store.store import Store
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .admission import Admission, wanted_workers
+from .admission import wanted_workers
 from .backlog import Entry
-from .boundaries import check_child, overspent
-from .deadlock import Groups, can_ever_run
-from .policy import preferred
-from .ports import Budgets
+from .boundaries import Groups, can_ever_run, check_child, overspent
+from .queue import preferred
 from .record_writer import RecordWriter
 
+MESSAGE_CHARS = 1_000
+"""Number of characters of a progress message that are kept."""
 
-class Accounts:
-    """What the tasks of one daemon have used, and what is theirs."""
+TOKENS_S = 60.0
+"""Seconds that used tokens count against `max_tokens_per_minute`."""
 
-    def __init__(self, ledger: RecordWriter, agents: Agents, admission: Admission) -> None:
-        self.ledger = ledger
-        self.agents = agents
-        self.admission = admission
-        self.budgets: Budgets | None = None
+DAY_S = 86_400.0
+"""Seconds that cost counts against `max_cost_cents_per_day`."""
+
+FLUSH_S = 0.1
+"""Seconds that cost is gathered before it is written."""
+
+LOOK_S = 60.0
+"""Seconds after which a held agent is checked again at the latest: limits change, and so does the wall clock."""
+
+SWEEP_S = 3_600.0
+"""Seconds between two removals of cost that counts no more."""
+
+Key = Literal["max_tokens_per_minute", "max_cost_cents_per_day"]
+
+
+class Accounting:
+    """Counts what running tasks use and delegate, against their limits.
+
+    Args:
+        writer: finds tasks, and publishes their progress.
+        agents: their limits and workers.
+        budgets: is charged with the usage; None: agents have none.
+    """
+
+    def __init__(self, writer: RecordWriter, agents: Agents, budgets: "Budgets | None") -> None:
+        self._writer = writer
+        self._backlog = writer.backlog
+        self._agents = agents
+        self._budgets = budgets
 
     def task_of(self, supervisor: WorkerSupervisor, task_id: str | None) -> Entry | None:
-        """The running task of a worker that a message is about; None when it is about none.
+        """Returns the running task of a worker that a message is about; None where it is about none.
 
         Raises:
             NotFound: the worker does not run that task.
@@ -46,49 +79,54 @@ class Accounts:
             if len(supervisor.running) != 1:
                 return None
             task_id = next(iter(supervisor.running))
-        entry = self.ledger.backlog.find(task_id)
+        entry = self._backlog.find(task_id)
         if entry is None or task_id not in supervisor.running:
             raise NotFound(
                 f'cannot find task "{task_id}" on worker "{supervisor.id}"', task=task_id
             )
         return entry
 
-    def progressed(self, entry: Entry, fraction: float, total: float | None, message: str) -> None:
-        """Notes and tells how far a task has come."""
-        self.beaten(entry)
+    def record_progress(
+        self, entry: Entry, fraction: float, total: float | None, message: str
+    ) -> None:
+        """Records and publishes how far a task has come."""
+        self.record_heartbeat(entry)
+        message = message[:MESSAGE_CHARS]
         entry.task = replace(
-            entry.task, progress=fraction, progress_total=total, progress_message=message[:1000]
+            entry.task, progress=fraction, progress_total=total, progress_message=message
         )
-        self.ledger.publish(
+        self._writer.publish(
             "task.progress",
             entry.task,
             store=False,
             progress=fraction,
             total=total,
-            message=message[:1000],
+            message=message,
         )
-        self.ledger.tell(entry)
+        self._writer.notify(entry)
 
-    def beaten(self, entry: Entry) -> None:
-        """The handler of a task has shown a sign of life, which stall_timeout asks for."""
+    def record_heartbeat(self, entry: Entry) -> None:
+        """Restarts the stall_timeout of a task, whose handler has shown a sign of life."""
         if entry.attempt is not None:
             entry.attempt.beat()
 
-    def used(self, entry: Entry, tokens: int, cost_cents: float) -> None:
-        """Adds to what a task has used; one that has used more than it may is ended, and so is one that delegated it."""
+    def record_usage(self, entry: Entry, tokens: int, cost_cents: float) -> None:
+        """Adds to the usage of a task; stops the task, or one that delegated it, when that exceeds a limit."""
+        if not tokens and not cost_cents:
+            return
         task = entry.task
         entry.task = replace(
             task, tokens_used=task.tokens_used + tokens, cost_cents=task.cost_cents + cost_cents
         )
-        if self.budgets is not None:
-            self.budgets.charge(task.agent, tokens, cost_cents)
+        if self._budgets is not None:
+            self._budgets.charge(task.agent, tokens, cost_cents)
         each: Entry | None = entry
         while each is not None:
             if each is not entry:
                 each.children_tokens += tokens
                 each.children_cost_cents += cost_cents
-            self._hold(each)
-            each = None if each.task.parent is None else self.ledger.backlog.find(each.task.parent)
+            _stop_overspent(each)
+            each = self._parent(each)
 
     def count_tool_call(self, entry: Entry) -> None:
         """Counts a tool call of a task.
@@ -106,15 +144,15 @@ class Accounts:
             )
         entry.task = replace(entry.task, tool_calls=entry.task.tool_calls + 1)
 
-    # -- what it hands to others
+    # -- delegation
 
     def check_is_no_step(self, key: str) -> None:
-        """Refuses a key under which a task of a team or workflow looks for a part of its own.
+        """Refuses a key under which a task of a team or workflow finds one of its own parts.
 
         Raises:
-            InvalidParams: it is one, and that task goes on.
+            InvalidParams: it is one, and that task has not ended.
         """
-        above = self.ledger.find(key.partition("/")[0])
+        above = self._writer.find(key.partition("/")[0])
         if above is not None and above.kind != "task":
             raise InvalidParams(
                 f'cannot take the task: idempotency_key "{key[:50]}" is for the parts of task "{above.id}"',
@@ -123,21 +161,20 @@ class Accounts:
             )
 
     def check_can_run(self, child: Task, parent: Task) -> None:
-        """Returns when a child, which is not taken yet, could come to run while its parent waits for it.
+        """Returns if a child, not yet queued, could begin while its parent waits for it.
 
         Raises:
-            Conflict: everybody who could run it waits for the parent, or what it has to come after does.
+            Conflict: every worker that could run it waits for the parent, or a task that it comes after does.
         """
-        backlog = self.ledger.backlog
 
         def waits(task_id: str) -> list[str]:
-            entry = backlog.find(task_id)
+            entry = self._backlog.find(task_id)
             return [] if entry is None else entry.waits
 
         if not can_ever_run(
             child,
             asking=parent.id,
-            find=self.ledger.find,
+            find=self._writer.find,
             waits=waits,
             obstacles=self._obstacles,
         ):
@@ -148,18 +185,18 @@ class Accounts:
             )
 
     def _obstacles(self, task: Task) -> Groups:
-        """What a task that is not running waits for: of each group one has to end."""
-        entry = self.ledger.backlog.find(task.id)
+        """Returns the groups of tasks that a queued task waits for: one of each group has to end."""
+        entry = self._backlog.find(task.id)
         if entry is not None and entry.is_begun:
-            return []  # it has its place, and its attempt is being written down
+            return []  # it has its place, and its attempt is being written
         groups = [[each] for each in task.after]
-        agent = None if task.kind != "task" else self.agents.agents.get(task.agent)
+        agent = None if task.kind != "task" else self._agents.agents.get(task.agent)
         if agent is None:
             return groups
         supervisors = agent.supervisors
         if task.session is not None:
             running = [each for supervisor in supervisors for each in supervisor.running]
-            groups.append([each for each in running if self._is_turn(each, task.session)])
+            groups.append([each for each in running if self._is_in_session(each, task.session)])
         if task.sticky_key is not None:
             place = preferred(task.sticky_key, wanted_workers(agent))
             supervisors = [
@@ -170,22 +207,22 @@ class Accounts:
             groups.append([each for supervisor in supervisors for each in supervisor.running])
         return groups
 
-    def _is_turn(self, task_id: str, session: str) -> bool:
-        task = self.ledger.find(task_id)
+    def _is_in_session(self, task_id: str, session: str) -> bool:
+        task = self._writer.find(task_id)
         return task is not None and task.session == session
 
     def check_may_delegate(self, parent: Task, count: int = 1) -> Task:
-        """The record of a running task for which so many children may be submitted, with all that was used below it.
+        """Returns the record of a running task that may submit `count` children, with the usage of all tasks below it.
 
         Raises:
             Cancelled: it has ended, or is about to.
             ResourceLimitExceeded: it has too many children, or stands too deep.
         """
-        above = self.ledger.backlog.find(parent.id)
+        above = self._backlog.find(parent.id)
         if above is None or above.is_ending or (above.stop is not None and above.stop.done()):
             raise Cancelled(f'cannot delegate for task "{parent.id}": it has ended', task=parent.id)
-        owner = self.agents.agents.get(parent.agent)
-        section = self.agents.config.defaults.tasks if owner is None else owner.spec.tasks
+        owner = self._agents.agents.get(parent.agent)
+        section = self._agents.config.defaults.tasks if owner is None else owner.spec.tasks
         check_child(above.task, section, len(above.task.children), count)
         return replace(
             above.task,
@@ -193,42 +230,269 @@ class Accounts:
             cost_cents=above.task.cost_cents + above.children_cost_cents,
         )
 
-    def adopt(self, entry: Entry) -> None:
-        """Enters a child with its parent before anything else can happen, so that no circle closes unseen."""
-        above = None if entry.task.parent is None else self.ledger.backlog.find(entry.task.parent)
+    def add_child(self, entry: Entry) -> None:
+        """Enters a child with its parent, before anything else can happen: no circle of waits closes unseen."""
+        above = self._parent(entry)
         if above is not None and entry.task.id not in above.waits:
             above.waits.append(entry.task.id)
             if entry.task.id not in above.task.children:
                 children = [*above.task.children, entry.task.id]
                 above.task = replace(above.task, children=children)
 
-    def recall_children(self, parent: str, children: Sequence[str]) -> None:
-        """Enters what a running task delegated under an earlier daemon, which may have ended since."""
-        above = self.ledger.backlog.find(parent)
-        if above is not None:
-            merged = list(dict.fromkeys([*children, *above.task.children]))
-            above.task = replace(above.task, children=merged)
-
-    def recall_used(self, task_id: str, tokens: int, cost_cents: float) -> None:
-        """Enters what was used below a running task under an earlier daemon; it is ended if that was more than it may."""
-        above = self.ledger.backlog.find(task_id)
-        if above is None:
-            return
-        above.children_tokens = max(above.children_tokens, tokens)
-        above.children_cost_cents = max(above.children_cost_cents, cost_cents)
-        self._hold(above)
-
-    def _hold(self, entry: Entry) -> None:
-        """Ends a task that has used more than it may."""
-        over = overspent(entry.task, entry.children_tokens, entry.children_cost_cents)
-        if over is not None and entry.stop is not None and not entry.stop.done():
-            entry.stop.set_result(over)
-
-    def leave_parent(self, entry: Entry, *, is_refused: bool = False) -> None:
-        """Takes away that a parent waits for a child; one that was refused has never been its child."""
-        above = None if entry.task.parent is None else self.ledger.backlog.find(entry.task.parent)
+    def remove_child(self, entry: Entry, *, is_refused: bool = False) -> None:
+        """Ends a parent's wait for a child; removes a refused one from the parent's record as well."""
+        above = self._parent(entry)
         if above is not None and entry.task.id in above.waits:
             above.waits.remove(entry.task.id)
             if is_refused:
                 children = [each for each in above.task.children if each != entry.task.id]
                 above.task = replace(above.task, children=children)
+
+    def restore_children(self, parent: str, children: Sequence[str]) -> None:
+        """Enters the tasks that a running task delegated under an earlier daemon; some may have ended."""
+        above = self._backlog.find(parent)
+        if above is not None:
+            merged = list(dict.fromkeys([*children, *above.task.children]))
+            above.task = replace(above.task, children=merged)
+
+    def restore_usage(self, task_id: str, tokens: int, cost_cents: float) -> None:
+        """Enters the usage below a running task under an earlier daemon; stops the task if that exceeds its limits."""
+        above = self._backlog.find(task_id)
+        if above is None:
+            return
+        above.children_tokens = max(above.children_tokens, tokens)
+        above.children_cost_cents = max(above.children_cost_cents, cost_cents)
+        _stop_overspent(above)
+
+    def _parent(self, entry: Entry) -> Entry | None:
+        parent = entry.task.parent
+        return None if parent is None else self._backlog.find(parent)
+
+
+def _stop_overspent(entry: Entry) -> None:
+    over = overspent(entry.task, entry.children_tokens, entry.children_cost_cents)
+    if over is not None and entry.stop is not None and not entry.stop.done():
+        entry.stop.set_result(over)
+
+
+class Spending(Struct, frozen=True):
+    """Holds the amounts used within a window of time, the oldest first, in steps.
+
+    Each entry counts until its step has left the window, so that none is forgotten too early. `now` may go
+    back: what is added then counts to the newest entry.
+    """
+
+    window_s: float
+    step_s: float
+    entries: tuple[tuple[float, float], ...] = ()
+
+    def plus(self, amount: float, now: float) -> "Spending":
+        """Returns it with this amount, and without the entries that count no more."""
+        kept = [(at, count) for at, count in self.entries if self._counts(at, now)]
+        if kept and kept[-1][0] > now - self.step_s:
+            at, count = kept.pop()
+            return replace(self, entries=(*kept, (at, count + amount)))
+        return replace(self, entries=(*kept, (now, amount)))
+
+    def used(self, now: float) -> float:
+        """Returns the amount used within the window."""
+        return sum(count for at, count in self.entries if self._counts(at, now))
+
+    def wait_s(self, limit: float, now: float) -> float:
+        """Returns the seconds until less than `limit` is counted; 0 when that is so now."""
+        left = self.used(now)
+        for at, count in self.entries:
+            if left < limit:
+                break
+            if self._counts(at, now):
+                left -= count
+                if left < limit:
+                    return at + self.step_s + self.window_s - now
+        return 0.0
+
+    def _counts(self, at: float, now: float) -> bool:
+        return at + self.step_s + self.window_s > now
+
+
+NO_TOKENS = Spending(TOKENS_S, 1.0)
+"""The tokens of a minute, by the monotonic clock."""
+
+NO_COST = Spending(DAY_S, 300.0)
+"""The cents of a day, by the wall clock: they count in the next daemon too."""
+
+
+class Budgets:
+    """Limits the tokens of a minute and the cost of a day of each agent.
+
+    An agent that has used up `max_tokens_per_minute` or `max_cost_cents_per_day` is given no task until enough of it
+    is past; running tasks go on. Costs are kept in the store, so that a day outlives the daemon: after a crash
+    the last FLUSH_S may be missing.
+
+    Args:
+        store: keeps the costs.
+        bus: publishes a budget that is used up.
+        spec_of: the spec of an agent as it is now, None where there is none of the name.
+        on_free: called with the name of an agent that may be given tasks again.
+        clock: seconds of the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        spec_of: Callable[[str], Spec | None],
+        *,
+        on_free: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._spec = spec_of
+        self._on_free = on_free
+        self._clock = clock
+        self._tokens: dict[str, Spending] = {}
+        self._costs: dict[str, Spending] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._unsaved: dict[str, float] = {}  # by agent: from which entry on
+        self._flush: asyncio.TimerHandle | None = None
+        self._swept_at = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    async def load(self) -> None:
+        """Loads the costs of the last day, also those under earlier daemons.
+
+        Raises:
+            Overloaded, Conflict: the store cannot be read.
+        """
+        self._remove_old(self._clock())
+        since = self._clock() - DAY_S - NO_COST.step_s
+        rows = await self._store.read(
+            "SELECT agent, at, cost_cents FROM spending WHERE at >= ? ORDER BY agent, at", (since,)
+        )
+        entries: dict[str, list[tuple[float, float]]] = {}
+        for agent, at, cents in rows:
+            if isinstance(at, float) and isinstance(cents, float):  # else a byte of it is damaged
+                entries.setdefault(str(agent), []).append((at, cents))
+        for agent, found in entries.items():
+            self._costs[agent] = Spending(NO_COST.window_s, NO_COST.step_s, tuple(found))
+
+    # -- usage
+
+    def charge(self, agent: str, tokens: int, cost_cents: float) -> None:
+        """Counts tokens and cents of an agent; `holds` may give a reason from then on."""
+        spec = self._spec(agent)
+        before = None if spec is None else self._excess(spec)
+        if tokens and spec is not None and spec.resources.max_tokens_per_minute:
+            past = self._tokens.get(agent, NO_TOKENS)
+            self._tokens[agent] = past.plus(tokens, self._loop.time())
+        if cost_cents:
+            self._costs[agent] = self._costs.get(agent, NO_COST).plus(cost_cents, self._clock())
+            self._save_soon(agent)
+        found = None if spec is None or before is not None else self._excess(spec)
+        if found is not None:
+            self._bus.publish(
+                found.event, agent=agent, worker=None, incarnation=None, store=True, **found.facts
+            )
+            self._await_room(agent)
+
+    def holds(self, spec: Spec) -> str | None:
+        """Returns why an agent of this spec is given no task now; None when it is."""
+        if spec.name not in self._tokens and spec.name not in self._costs:
+            return None
+        found = self._excess(spec)
+        if found is None:
+            return None
+        if spec.name not in self._timers:  # the usage of an earlier daemon, or a new limit
+            self._await_room(spec.name)
+        return f"it waits: {found.message}"
+
+    def _excess(self, spec: Spec) -> Excess | None:
+        """Returns the limit that is reached."""
+        tokens, cents = spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
+        if tokens and spec.name in self._tokens:
+            used = self._tokens[spec.name].used(self._loop.time())
+            if used >= tokens:
+                return _excess("max_tokens_per_minute", tokens, int(used))
+        if cents and spec.name in self._costs:
+            used = self._costs[spec.name].used(self._clock())
+            if used >= cents * (1 - 1e-9):  # sums of floats
+                return _excess("max_cost_cents_per_day", cents, round(used, 6))
+        return None
+
+    # -- the wait until an agent may go on
+
+    def _await_room(self, agent: str) -> None:
+        if agent in self._timers:
+            return  # one timer, however much is reported
+        spec = self._spec(agent)
+        if spec is None:
+            return  # it was removed meanwhile
+        wait_s = 0.0
+        tokens, cents = spec.resources.max_tokens_per_minute, spec.tasks.max_cost_cents_per_day
+        if tokens and agent in self._tokens:
+            wait_s = self._tokens[agent].wait_s(tokens, self._loop.time())
+        if cents and agent in self._costs:
+            wait_s = max(wait_s, self._costs[agent].wait_s(cents, self._clock()))
+        self._timers[agent] = self._loop.call_later(min(wait_s, LOOK_S), self._look, agent)
+
+    def _look(self, agent: str) -> None:
+        del self._timers[agent]
+        spec = self._spec(agent)
+        if spec is None:
+            self._tokens.pop(agent, None)
+        elif self._excess(spec) is None:
+            self._on_free(agent)
+        else:
+            self._await_room(agent)
+
+    def look_again(self) -> None:
+        """Checks every held agent at once: limits have changed."""
+        for agent in tuple(self._timers):
+            self._timers[agent].cancel()
+            self._look(agent)
+
+    # -- the store
+
+    def _save_soon(self, agent: str) -> None:
+        self._unsaved.setdefault(agent, self._costs[agent].entries[-1][0])
+        if self._flush is None:
+            self._flush = self._loop.call_later(FLUSH_S, self.save)
+
+    def save(self) -> None:
+        """Posts to the store the costs that are not written yet."""
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        for agent, since in self._unsaved.items():
+            for at, cents in self._costs[agent].entries:
+                if at < since:
+                    continue
+                self._store.post(
+                    (
+                        "INSERT INTO spending (agent, at, cost_cents) VALUES (?, ?, ?)"
+                        " ON CONFLICT (agent, at) DO UPDATE SET cost_cents = excluded.cost_cents",
+                        (agent, at, cents),
+                    )
+                )
+        self._unsaved.clear()
+        self._remove_old(self._clock())
+
+    def _remove_old(self, now: float) -> None:
+        if now < self._swept_at + SWEEP_S:
+            return
+        self._swept_at = now
+        self._store.post(("DELETE FROM spending WHERE at < ?", (now - DAY_S - NO_COST.step_s,)))
+        for agent, spent in tuple(self._costs.items()):
+            if not spent.used(now):
+                del self._costs[agent]
+
+    def close(self) -> None:
+        """Saves the last costs, and cancels the timers."""
+        self.save()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+
+def _excess(key: Key, limit: int, used: float) -> Excess:
+    return Excess(key, limit, used, f"it has used {used:g} of {key} = {limit}")

@@ -1,13 +1,15 @@
-"""Whether a new task is taken, by whom, and what its record says: everything before it is in the queue.
+"""Decides whether a new task is accepted, for which agent, and with which record: all that precedes the queue.
 
-Who is refused learns the reason and, where it is the queue's length, when to come again.
+A refusal names its reason and, for a full queue, the seconds after which to retry. Changes no queue, writes nothing.
 """
 
 import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
 
 from ...worker.contract.errors import (
     Conflict,
@@ -15,48 +17,50 @@ from ...worker.contract.errors import (
     NotFound,
     Overloaded,
     ResourceLimitExceeded,
+    ShuttingDown,
 )
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams
 from ..agents.agent import Agent, has_place
 from ..agents.agents import Agents
+from ..agents.hibernation import Hibernation
+from ..config.spec import Spec, kind_of_group
 from ..events.bus import rfc3339
 from ..lifecycle.state_machine import State, Worker
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .attempt import RECORD_MARGIN_BYTES, words_bytes
 from .backlog import Backlog, Entry
-from .policy import (
-    RATE_S,
-    Limits,
-    Load,
-    Slot,
-    has_capability,
-    limits,
-    preferred,
-    retry_after_s,
-    route,
-)
-from .ports import Hibernation
+from .boundaries import Limits, limits
+from .payload import RECORD_MARGIN_BYTES, words_bytes
+from .queue import Slot, preferred
 
 ENDS_KEPT = 1_000
-"""Ends that tell how fast the tasks go."""
+"""Number of ends from which the rate of a queue is computed."""
 
 ROOM = 0.05
-"""Who is refused may come again when this share of the places is likely to be free."""
+"""Fraction of the places that is likely to be free when a refused caller may retry."""
+
+RATE_S = 60.0
+"""Seconds of ends from which the rate of a queue is computed."""
+
+
+class Load(Struct, frozen=True):
+    """Represents an agent in the choice by capability."""
+
+    agent: str
+    free: int
+    queued: int
 
 
 class Admission:
-    """The gate of one daemon's queue.
+    """Accepts or refuses the new tasks of one daemon.
 
     Args:
-        agents: those that may take tasks.
-        backlog: what has not ended.
-        hibernation: who sleeps and comes back for a task, once somebody knows.
+        agents: those that may be given tasks.
+        backlog: the tasks that have not ended.
+        hibernation: agents without processes that come back for a task.
     """
 
-    def __init__(
-        self, agents: Agents, backlog: Backlog, hibernation: Callable[[], Hibernation | None]
-    ) -> None:
+    def __init__(self, agents: Agents, backlog: Backlog, hibernation: Hibernation) -> None:
         self._agents = agents
         self._backlog = backlog
         self._hibernation = hibernation
@@ -65,33 +69,50 @@ class Admission:
         self._began = self._loop.time()
         self._ends: deque[tuple[float, str]] = deque(maxlen=ENDS_KEPT)
 
-    # -- whose it is
-
-    def candidates(self, params: TaskParams) -> list[Agent]:
-        """The agents that a task may be for: the named one, or those that offer what is asked for.
+    def check_open(self) -> None:
+        """Returns while the daemon accepts tasks.
 
         Raises:
-            InvalidParams: it is for nobody, or for a name and a capability.
+            ShuttingDown: it is stopping.
+            Conflict: an emergency stop is in force.
+        """
+        if self._agents.draining:
+            raise ShuttingDown("cannot take the task: the daemon is stopping")
+        if self._agents.emergency_stop is not None:
+            self._agents.emergency.check("take the task")
+
+    # -- the agent
+
+    def kind(self, name: str | None) -> TaskKind:
+        """Returns the kind of a task for this name: "team" or "workflow" where it is that of one, else "task"."""
+        group = None if name is None else self._agents.groups.by_name.get(name)
+        return "task" if group is None else kind_of_group(group)
+
+    def candidates(self, params: TaskParams) -> list[Agent]:
+        """Returns the agents that a task may be for: the named one, or those that offer the capabilities.
+
+        Raises:
+            InvalidParams: it names neither an agent nor a capability, or both.
             NotFound: there is no agent of the name, or none with the capabilities.
             Conflict: the named one does not offer what is required.
         """
-        required = [*params.required_capabilities]
+        required = params.required_capabilities
         if params.agent is not None and params.capability is not None:
             raise InvalidParams(
                 "cannot tell whom the task is for: give agent or capability", key="agent"
             )
         if params.agent is not None:
-            agent = self._agents.of(params.agent)
-            missing = [each for each in required if not _offers(agent, each)]
-            if missing:
-                raise Conflict(
-                    f'cannot run a task on "{agent.name}": it does not offer "{missing[0]}"',
-                    agent=agent.name,
-                    capability=missing[0],
-                )
+            agent = self._agents.agents.get(params.agent) or self._agents.of(params.agent)
+            for each in required:
+                if not _offers(agent, each):
+                    raise Conflict(
+                        f'cannot run a task on "{agent.name}": it does not offer "{each}"',
+                        agent=agent.name,
+                        capability=each,
+                    )
             return [agent]
         if params.capability is not None:
-            required.insert(0, params.capability)
+            required = [params.capability, *required]
         if not required:
             raise InvalidParams(
                 "cannot tell whom the task is for: give agent or capability", key="agent"
@@ -102,65 +123,64 @@ class Admission:
             if agent.spec.protocol == "corral" and all(_offers(agent, each) for each in required)
         ]
         if not able:
-            raise _nobody(required)
+            raise _no_agent(required)
         return able
 
-    def chosen(self, able: Sequence[Agent], params: TaskParams) -> Agent:
-        """The one of them that takes the task: least loaded, or whom the sticky key or the session sticks to.
+    def choose(self, able: Sequence[Agent], params: TaskParams) -> Agent:
+        """Returns the agent that is given the task: the least loaded, or that of its sticky key or session.
 
         Raises:
             NotFound: none of them is up.
         """
         if params.agent is not None:
             return able[0]
-        up = {agent.name: agent for agent in able if self._is_there(agent)}
+        up = {agent.name: agent for agent in able if self._is_available(agent)}
         key = params.sticky_key or params.session
         if key is not None:
             name = preferred(key, up)
         else:
-            name = route([Load(each, self.free(each), self._backlog.queued(each)) for each in up])
+            name = route([Load(each, self._free(each), self._backlog.queued(each)) for each in up])
         if name is None:
-            raise _nobody([*filter(None, [params.capability]), *params.required_capabilities])
+            raise _no_agent([*filter(None, [params.capability]), *params.required_capabilities])
         return up[name]
 
-    def free(self, name: str) -> int:
-        """How many tasks the workers of an agent could begin now."""
+    def _free(self, name: str) -> int:
         agent = self._agents.agents.get(name)
         if agent is None:
             return 0
         return sum(slot.capacity - slot.running for slot in free_slots(agent))
 
-    def _is_there(self, agent: Agent) -> bool:
-        hibernation = self._hibernation()
-        return agent.wanted or (hibernation is not None and hibernation.is_hibernated(agent))
+    def _is_available(self, agent: Agent) -> bool:
+        return agent.wanted or self._hibernation.is_hibernated(agent)
 
-    # -- whether there is room
+    # -- room
 
-    def check(self, agent: Agent) -> None:
-        """Returns when the agent takes tasks, and there is room for one.
+    def check_agent(self, agent: Agent) -> None:
+        """Returns if the agent is given tasks, and its queue has room for one.
 
         Raises:
-            Conflict: it speaks no protocol that takes tasks, or is stopped.
+            Conflict: its protocol has no tasks, or it is stopped.
             Overloaded: too many are waiting.
         """
-        name = agent.name
-        if agent.spec.protocol != "corral":
+        spec = agent.spec
+        name = spec.name
+        if spec.protocol != "corral":
             raise Conflict(
-                f'cannot run a task on "{name}": it speaks protocol "{agent.spec.protocol}", which has none',
+                f'cannot run a task on "{name}": it speaks protocol "{spec.protocol}", which has none',
                 agent=name,
             )
         if not agent.supervisors:
-            least = max(1, agent.spec.instances.minimum)
+            least = max(1, spec.instances.minimum)
             raise Conflict(
                 f'cannot run a task on "{name}": it is scaled to 0; corral scale {name} {least}',
                 agent=name,
                 instances=0,
             )
-        if not self._is_there(agent):
+        if not self._is_available(agent):
             raise Conflict(
                 f'cannot run a task on "{name}": it is stopped; corral start {name}', agent=name
             )
-        limit = agent.spec.tasks.max_queue_size
+        limit = spec.tasks.max_queue_size
         if self._backlog.queued(name) >= limit:
             raise Overloaded(
                 f'cannot queue a task for "{name}": {limit} are waiting',
@@ -170,14 +190,10 @@ class Admission:
                 retry_after_s=self._retry_after_s(limit, name),
             )
 
-    def check_totals(self, size_bytes: int) -> None:
-        """Returns when there is room for one more task of this size among all that wait.
-
-        Raises:
-            Overloaded: too many are waiting, or their words take too much memory.
-        """
+    def _check_totals(self, size_bytes: int) -> None:
         section = self._agents.config.defaults.tasks
-        waiting = self._backlog.count("queued") + self._backlog.composite
+        backlog = self._backlog
+        waiting = backlog.count("queued") + backlog.composite
         if waiting >= section.max_total_queue_size:
             limit = section.max_total_queue_size
             raise Overloaded(
@@ -186,17 +202,17 @@ class Admission:
                 value=limit,
                 retry_after_s=self._retry_after_s(limit, None),
             )
-        queued_bytes = self._backlog.queued_bytes
+        queued_bytes = backlog.queued_bytes
         if queued_bytes + size_bytes > section.max_total_queue_bytes:
             raise Overloaded(
                 f"cannot queue a task of {size_bytes} bytes: those that wait take {queued_bytes}",
                 limit="max_total_queue_bytes",
                 value=section.max_total_queue_bytes,
-                retry_after_s=self._retry_after_s(self._backlog.count("queued"), None),
+                retry_after_s=self._retry_after_s(backlog.count("queued"), None),
             )
 
     def note_end(self, agent: str) -> None:
-        """A task of the agent has ended: so fast do they go."""
+        """Counts an end into the rate of the agent's queue."""
         self._ends.append((self._loop.time(), agent))
 
     def _retry_after_s(self, limit: int, agent: str | None) -> float:
@@ -207,7 +223,7 @@ class Admission:
         ends = sum(at >= since and agent in (None, name) for at, name in self._ends)
         return retry_after_s(max(1, int(limit * ROOM)), ends, now - since)
 
-    # -- what its record says
+    # -- the record
 
     def entry(
         self,
@@ -221,7 +237,7 @@ class Admission:
         schedule: str | None = None,
         retry_of: str | None = None,
     ) -> Entry:
-        """A task that has just come.
+        """Returns a new task.
 
         Raises:
             ResourceLimitExceeded: no message could hold its record.
@@ -257,7 +273,7 @@ class Admission:
         )
         size = words_bytes(task)
         _check_size(name, size, agent)
-        self.check_totals(size)
+        self._check_totals(size)
         return Entry(
             task,
             now,
@@ -269,14 +285,14 @@ class Admission:
 
 
 class _Ids:
-    """Random ids of 12 digits. The kernel is asked for many at once: each time costs as much as taking a task."""
+    """Generates random ids of 12 digits, many for each call of the kernel: one costs as much as accepting a task."""
 
     def __init__(self) -> None:
         self._digits = ""
         self._next = 0
 
     def next(self) -> str:
-        """One that has not been given."""
+        """Returns one that has not been given."""
         if self._next == len(self._digits):
             self._digits, self._next = secrets.token_hex(6 * 256), 0
         self._next += 12
@@ -284,7 +300,7 @@ class _Ids:
 
 
 def limits_of(task: Task, agent: Agent | None) -> Limits:
-    """The limits in force for a task; those of a team's or workflow's task are its own alone."""
+    """Returns the limits in force for a task; those of a team's or workflow's task are its own alone."""
     if agent is not None:
         return limits(task.boundaries, agent.spec.resources)
     allowed = task.boundaries.allowed_tools
@@ -292,7 +308,7 @@ def limits_of(task: Task, agent: Agent | None) -> Limits:
 
 
 def free_slots(agent: Agent) -> list[Slot]:
-    """The workers of an agent that can begin a task now."""
+    """Returns the workers of an agent that can begin a task now."""
     capacity = agent.spec.resources.max_concurrent_requests
     return [
         slot_of(agent, supervisor)
@@ -302,30 +318,50 @@ def free_slots(agent: Agent) -> list[Slot]:
 
 
 def slot_of(agent: Agent, supervisor: WorkerSupervisor) -> Slot:
-    """A worker as the scheduler sees it."""
+    """Returns a worker in the form that the queue decides with."""
     capacity = agent.spec.resources.max_concurrent_requests
     return Slot(supervisor.id, len(supervisor.running), capacity, supervisor.rested_at)
 
 
 def takes_tasks(agent: Agent) -> bool:
-    """Whether a worker of an agent can be given tasks, now or when it has ended one."""
+    """Returns True if a worker of an agent can be given tasks, now or when it has ended one."""
     return any(supervisor.takes_tasks for supervisor in agent.supervisors)
 
 
 def wanted_workers(agent: Agent) -> frozenset[str]:
-    """The workers of an agent that are up, or will be: one that was given up is not, until somebody starts it."""
+    """Returns the workers of an agent that are up, or will be: not one that gave up, until a start is requested."""
     return frozenset(
-        supervisor.id for supervisor in agent.supervisors if _is_to_come(supervisor.worker)
+        supervisor.id for supervisor in agent.supervisors if _is_expected(supervisor.worker)
     )
 
 
-def _is_to_come(worker: Worker) -> bool:
+def _is_expected(worker: Worker) -> bool:
     gave_up = worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
     return worker.wanted and not gave_up
 
 
+def retry_after_s(places: int, ends: int, window_s: float) -> float:
+    """Returns the seconds until `places` will be free, at the rate of the last ends: between a second and a minute.
+
+    `ends` happened in the last `window_s` seconds.
+    """
+    return min(max(round(places * window_s / max(ends, 1), 1), 1.0), RATE_S)
+
+
+def route(loads: Sequence[Load]) -> str | None:
+    """Returns the agent for a task that names only a capability: most free workers, then the shortest queue."""
+    if not loads:
+        return None
+    return min(loads, key=lambda load: (-load.free, load.queued, load.agent)).agent
+
+
+def has_capability(spec: Spec, announced: Iterable[str], capability: str) -> bool:
+    """Returns True if an agent offers a capability, by its configuration, else by its announcement."""
+    return capability in (spec.capabilities or tuple(announced))
+
+
 def _check_size(name: str, size: int, agent: Agent | None) -> None:
-    """Refuses what, together with its output, would be too long for a message to hold."""
+    """Refuses a record that, together with its output, would be too long for a message."""
     output = MAX_MESSAGE_BYTES // 2
     if agent is not None:
         output = min(agent.spec.resources.max_output_size_bytes, output)
@@ -339,7 +375,7 @@ def _check_size(name: str, size: int, agent: Agent | None) -> None:
         )
 
 
-def _nobody(required: Iterable[str]) -> NotFound:
+def _no_agent(required: Iterable[str]) -> NotFound:
     names = list(required)
     text = '", "'.join(names)
     return NotFound(

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...worker.contract import codec
 from ...worker.contract.channel import Call, Channel
 from ...worker.contract.errors import (
     Cancelled,
@@ -26,35 +25,14 @@ from ...worker.contract.errors import (
     Timeout,
     WorkerFailed,
 )
-from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
-from ...worker.contract.records import Boundaries, Error, Task, TaskState
+from ...worker.contract.records import Task, TaskState
 from ...worker.contract.worker_messages import TaskResult
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import ASKED_FOR, State
 from ..supervision.line import DRAIN_S
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .output_format import check_output
-from .policy import Limits
-
-NO_BOUNDARIES = Boundaries()
-
-RECORD_MARGIN_BYTES = 64 * 1024
-"""What a record may take beside the caller's words and the output."""
-
-CHILD_BYTES = 16
-"""Of the id of one task that a record names as a child."""
-
-ERROR_BYTES = 1024 * 1024
-"""What the error of a record may take, at most."""
-
-ERROR_LEAST_BYTES = RECORD_MARGIN_BYTES // 2
-"""What there is room for in any case, however long the caller's words are."""
-
-OMITTED_NAMES = 5
-"""How many facts that found no room an error names."""
-
-OMITTED_CHARS = 50
-"""Of such a name."""
+from .boundaries import Limits
+from .payload import check_result
 
 ALARMS_SLACK = 64
 """So many alarms that were called off are kept, beside as many as stand."""
@@ -441,63 +419,6 @@ class Alarms:
             self._timer = None
 
 
-def check_result(
-    task: Task, output: object, words: int, limit_bytes: int = MAX_MESSAGE_BYTES
-) -> None:
-    """Returns when an output is what its task asks for, and not too long beside so many bytes of the caller's words.
-
-    Raises:
-        ResourceLimitExceeded: it is too long, too long to be held against its schema, or nested too deep.
-        TaskFailed: it is not what the schema says.
-    """
-    size = _length(output)
-    # The record holds the caller's words too, and must fit into a message with them.
-    taken = words + CHILD_BYTES * len(task.children)
-    limit = min(limit_bytes, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - taken)
-    if size > limit:
-        raise ResourceLimitExceeded(
-            f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}',
-            limit="max_output_size_bytes",
-            value=size,
-        )
-    check_output(task, output)
-
-
-def error_room(words: int) -> int:
-    """What the error of a record may take beside so many bytes of the caller's words."""
-    left = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words
-    return max(ERROR_LEAST_BYTES, min(ERROR_BYTES, left))
-
-
-def bounded(error: Error, limit_bytes: int) -> Error:
-    """An error that takes no more than that: its facts as far as there is room, the short ones first.
-
-    `data["omitted"]` names those that are left out; a message is cut.
-    """
-    message = error.message[: limit_bytes // 16]  # a character takes six bytes at most
-    room = limit_bytes / 2
-    facts: dict[str, object] = {}
-    sizes = {key: _size({key: value}) for key, value in error.data.items()}
-    if message == error.message and sum(sizes.values()) <= room:
-        return error
-    for key in sorted(sizes, key=sizes.__getitem__):
-        if sizes[key] <= room:
-            room -= sizes[key]
-            facts[key] = error.data[key]
-    omitted = [key[:OMITTED_CHARS] for key in error.data if key not in facts]
-    if omitted:
-        facts["omitted"] = omitted[:OMITTED_NAMES]
-    return Error(error.code, error.name, message, facts)
-
-
-def _size(value: object) -> float:
-    """How long a value is, as JSON; what no record could hold is longer than anything."""
-    try:
-        return len(codec.encode_with_margin(value))
-    except ValueError:
-        return math.inf
-
-
 def state_of(stopped: CorralError) -> TaskState:
     """How a task ends that was stopped with this error: by somebody, or by a limit of its own."""
     return "failed" if is_breach(stopped) else "cancelled"
@@ -506,28 +427,6 @@ def state_of(stopped: CorralError) -> TaskState:
 def is_breach(stopped: CorralError) -> bool:
     """Whether it is a limit that stopped the task, and no answer saves it any more."""
     return isinstance(stopped, ResourceLimitExceeded)
-
-
-def words_bytes(task: Task) -> int:
-    """How long the caller's part of a record is: objective, input and context, and what the output is to be.
-
-    Raises:
-        ResourceLimitExceeded: it is nested too deep.
-    """
-    size = _length([task.objective, task.input, task.context])
-    if task.boundaries != NO_BOUNDARIES or task.output_format is not None:
-        size += len(msgspec.json.encode([task.boundaries, task.output_format]))
-    return size
-
-
-def _length(value: object) -> int:
-    """How long a value is as JSON. What could be read may be too deep to be written, by a caller deeper in the stack."""
-    try:
-        return len(codec.encode_with_margin(value))
-    except ValueError as error:
-        raise ResourceLimitExceeded(
-            "cannot keep a task's input, context or output: it is nested too deep", limit="depth"
-        ) from error
 
 
 def _overlook(answer: asyncio.Future[object]) -> None:

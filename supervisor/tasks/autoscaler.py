@@ -18,7 +18,7 @@ from ..lifecycle.state_machine import UP, State, Worker
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from . import autoscale_policy
 from .autoscale_policy import Bounds, Decision, Load, Scaling
-from .tasks import Tasks
+from .dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ class _Scaled:
 class Autoscaler:
     """The ranges of one daemon's agents."""
 
-    def __init__(self, agents: Agents, tasks: Tasks) -> None:
+    def __init__(self, agents: Agents, dispatcher: Dispatcher) -> None:
         self._agents = agents
-        self._tasks = tasks
+        self._dispatcher = dispatcher
         self._loop = asyncio.get_running_loop()
         self._scaled: dict[str, _Scaled] = {}
         self._stirred: set[str] = set()
@@ -183,7 +183,7 @@ class Autoscaler:
 
     def _load(self, scaled: _Scaled, bounds: Bounds) -> Load:
         agent = scaled.agent
-        ready, offered = self._tasks.pressure(agent)
+        ready, offered = self._dispatcher.pressure(agent)
         running = sum(len(supervisor.running) for supervisor in agent.supervisors)
         load = Load(len(agent.supervisors), 0, 0, running, ready, offered)
         if not ready:
@@ -218,8 +218,8 @@ class Autoscaler:
         for supervisor in agent.supervisors:
             if supervisor.is_cordoned(Unschedulable.SURPLUS):
                 supervisor.uncordon(Unschedulable.SURPLUS)
-                self._tasks.note(supervisor)
-                self._tasks.dispatch(agent.name)
+                self._dispatcher.note(supervisor)
+                self._dispatcher.dispatch(agent.name)
 
     def _tell_held_back(self, scaled: _Scaled, reason: str) -> None:
         name, instances = scaled.agent.name, len(scaled.agent.supervisors)
@@ -240,7 +240,7 @@ class Autoscaler:
         def is_right() -> bool:
             if scaled.is_overruled or len(agent.supervisors) != before:
                 return False  # somebody has said another number while this waited
-            return instances > before or not self._tasks.pressure(agent)[1]
+            return instances > before or not self._dispatcher.pressure(agent)[1]
 
         try:
             if await self._agents.replicas.adjust(agent, instances, decision.reason, is_right):

@@ -5,7 +5,7 @@ before anything is queued, with the path of the key; what a task gives away is n
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ...worker.contract.records import Boundaries, OutputFormat, Task, TaskParams
-from ..config.spec import Tasks
+from ..config.spec import Resources, Tasks
 from ..config.values import Refused, above_zero, duration, retry_reasons
 
 MAX_OBJECTIVE_CHARS = 65_536
@@ -30,12 +30,6 @@ MAX_WORDS_CHARS = 65_536
 MAX_NARROWING = 200_000
 """Steps that two lists of patterns may take to be made one, some tens of milliseconds."""
 
-TOKENS_S = 60.0
-"""max_tokens_per_minute looks back for so long."""
-
-DAY_S = 86_400.0
-"""max_cost_cents_per_day looks back for so long."""
-
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?-]{1,128}")
 _CAPABILITY = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _WILD = frozenset("*?")
@@ -43,6 +37,9 @@ _WILD = frozenset("*?")
 NO_BOUNDARIES = Boundaries()
 
 N = TypeVar("N", int, float)
+
+Groups = Sequence[Sequence[str]]
+"""Tasks by their ids: of each group one at least has to end. A group of nobody is no obstacle."""
 
 
 # -- what is asked for
@@ -316,47 +313,70 @@ def overspent(task: Task, tokens: int = 0, cost_cents: float = 0.0) -> ResourceL
     return None
 
 
-class Spending(Struct, frozen=True):
-    """What was used within a window: since when, and how much, the oldest first, in steps.
+class Limits(Struct, frozen=True):
+    """What one task may use: its own boundaries within those of its agent."""
 
-    Each entry counts until its step has left the window, so that nothing is forgotten too early. `now` may go
-    back: what is noted then counts to the newest entry.
+    timeout_s: float
+    max_tool_calls: int
+    allowed_tools: tuple[str, ...] | None
+
+
+def limits(boundaries: Boundaries, resources: Resources) -> Limits:
+    """The limits in force for a task."""
+    timeout_s = resources.max_task_duration
+    if boundaries.timeout_s is not None:
+        timeout_s = min(timeout_s, boundaries.timeout_s) if timeout_s else boundaries.timeout_s
+    calls = resources.max_tool_calls_per_task
+    if boundaries.max_tool_calls is not None:
+        calls = min(calls, boundaries.max_tool_calls)
+    allowed = boundaries.allowed_tools
+    return Limits(timeout_s, calls, None if allowed is None else tuple(allowed))
+
+
+# -- whether a delegated task can ever run
+
+
+def can_ever_run(
+    child: Task,
+    *,
+    asking: str,
+    find: Callable[[str], Task | None],
+    waits: Callable[[str], Sequence[str]],
+    obstacles: Callable[[Task], Groups],
+) -> bool:
+    """Whether `child`, which the running task `asking` delegates, can come to run before `asking` ends.
+
+    A running task can end when all that it waits for can end: `waits` says what that is. A task that is queued
+    can end when it can come to run: when of each group of its `obstacles` one can end (the holders of the places that
+    it could take, the task before it in its session, one that it comes after). What `find` does not find has ended.
     """
-
-    window_s: float
-    step_s: float
-    entries: tuple[tuple[float, float], ...] = ()
-
-    def plus(self, amount: float, now: float) -> "Spending":
-        """With this amount, and without what counts no more."""
-        kept = [(at, count) for at, count in self.entries if self._counts(at, now)]
-        if kept and kept[-1][0] > now - self.step_s:
-            at, count = kept.pop()
-            return replace(self, entries=(*kept, (at, count + amount)))
-        return replace(self, entries=(*kept, (now, amount)))
-
-    def used(self, now: float) -> float:
-        """How much was used within the window."""
-        return sum(count for at, count in self.entries if self._counts(at, now))
-
-    def wait_s(self, limit: float, now: float) -> float:
-        """How long it takes until less than `limit` is counted; 0 when it is so."""
-        left = self.used(now)
-        for at, count in self.entries:
-            if left < limit:
-                break
-            if self._counts(at, now):
-                left -= count
-                if left < limit:
-                    return at + self.step_s + self.window_s - now
-        return 0.0
-
-    def _counts(self, at: float, now: float) -> bool:
-        return at + self.step_s + self.window_s > now
+    known: dict[str, tuple[bool, Groups]] = {}
+    left = [each for group in obstacles(child) for each in group]
+    while left:
+        task_id = left.pop()
+        if task_id in known:
+            continue
+        task = find(task_id)
+        if task is None or task.state not in ("queued", "running"):
+            known[task_id] = True, ()
+            continue
+        needs = [[each] for each in waits(task_id)] if task.state == "running" else obstacles(task)
+        known[task_id] = False, needs
+        left.extend(each for group in needs for each in group)
+    can_end = _closed(known, asking)
+    return all(not group or not can_end.isdisjoint(group) for group in obstacles(child))
 
 
-NO_TOKENS = Spending(TOKENS_S, 1.0)
-"""Of the tokens of a minute, by the monotonic clock."""
-
-NO_COST = Spending(DAY_S, 300.0)
-"""Of the cents of a day, by the clock on the wall: it goes on in the next daemon."""
+def _closed(known: dict[str, tuple[bool, Groups]], asking: str) -> set[str]:
+    """The least set of tasks that can end: who waits in a circle never comes into it."""
+    can_end = {task_id for task_id, (has_ended, _) in known.items() if has_ended}
+    # The latest found first: a chain is settled in one round.
+    doubted = [each for each in reversed(known) if each not in can_end and each != asking]
+    while True:
+        before = len(can_end)
+        for each in doubted:
+            if all(not group or not can_end.isdisjoint(group) for group in known[each][1]):
+                can_end.add(each)
+        if len(can_end) == before:
+            return can_end
+        doubted = [each for each in doubted if each not in can_end]

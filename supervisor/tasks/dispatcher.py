@@ -1,81 +1,145 @@
-"""Whose turn it is, and on which worker: tasks that wait are given to workers that are free, and say why where none is.
+"""Dispatches queued tasks to idle workers, and records why a task has to wait.
 
-What is next is decided in `turns`, who is taken in `admission`; how a task is performed is `performance`.
+Which task is next is decided in `queue`, which agent it is for in `admission`; the executor runs it. Guarantees that a
+task which has neither dependency nor start time left is queued, executed or ended: none is forgotten.
 """
 
-from abc import ABC
+import asyncio
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from ...worker.contract.errors import Timeout
+from ...worker.contract.records import Task
 from ..agents.agent import Agent
 from ..agents.agents import Agents
+from ..agents.hibernation import Hibernation
 from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .admission import Admission, free_slots, slot_of, takes_tasks, wanted_workers
-from .backlog import Entry
-from .dependencies import Dependencies, reason_of
+from .accounting import Budgets
+from .admission import free_slots, slot_of, takes_tasks, wanted_workers
+from .backlog import Dependencies, Entry, waiting_reason
 from .executor import Executor, gone
-from .ports import Hibernation
 from .queue import TaskQueue
-from .record_writer import RecordWriter
+from .record_writer import RETRY_AFTER_S, RecordWriter
 
 
-class Assignment(Executor, ABC):
-    """The queues of one daemon's agents."""
+class Dispatcher:
+    """Dispatches the tasks of one daemon's agents.
 
-    def __init__(self, ledger: RecordWriter, agents: Agents, admission: Admission) -> None:
-        super().__init__(ledger, agents, admission)
-        self.hibernation: Hibernation | None = None
-        self.on_waiting: Callable[[str], None] = _overlook
-        """Called with the name of an agent for which tasks wait, after each attempt to give them to workers."""
-        self._waitlist = Dependencies(self._on_ready)
+    Args:
+        writer: finds tasks, and notifies their listeners.
+        agents: their workers.
+        executor: runs the dispatched tasks.
+        budgets: hold back agents; None: agents have none.
+        hibernation: wakes agents for tasks.
+        on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
+    """
+
+    def __init__(
+        self,
+        writer: RecordWriter,
+        agents: Agents,
+        executor: Executor,
+        budgets: Budgets | None,
+        hibernation: Hibernation,
+        on_waiting: Callable[[str], None],
+    ) -> None:
+        self._writer = writer
+        self._backlog = writer.backlog
+        self._agents = agents
+        self._executor = executor
+        self._budgets = budgets
+        self._hibernation = hibernation
+        self._on_waiting = on_waiting
+        self.dependencies = Dependencies(self._on_ready)
         self._dispatching: set[str] = set()
-        self._early: list[Entry] | None = None
+        self._held: set[str] = set()
+        """Agents that are dispatched to when the store is tried again."""
+        self._held_until = 0.0
+        """Of the loop's clock: the store refuses writes, and nothing begins before."""
+        self._early: list[Entry] | None = []
         """Tasks of teams and workflows until `boot`; None from then on."""
+        self._loop = asyncio.get_running_loop()
 
     def boot(self) -> None:
-        """Lets teams and workflows go on: by now it is known which agents are wanted for their steps."""
+        """Starts the tasks of teams and workflows: by now it is known which agents are wanted for their steps."""
         early, self._early = self._early, None
         for entry in early or ():
-            self._enqueue(entry)
-
-    def queued(self, agent: str) -> int:
-        """How many tasks wait for a worker of the agent."""
-        return self._backlog.queued(agent)
+            self.enqueue(entry)
 
     def _on_ready(self, entry: Entry) -> None:
-        """A task waits for no time and no other task any more, or for ever."""
+        """Goes on with a task that waits for no time and no other task any more, or never can begin."""
         entry.since = self._loop.time()
-        if entry.task.reason and entry.doom is None:
-            entry.task = replace(entry.task, reason=reason_of(entry) if entry.blockers else "")
-        self._settle(entry)
+        if entry.task.reason and entry.dependency_error is None:
+            reason = waiting_reason(entry) if entry.blockers else ""
+            entry.task = replace(entry.task, reason=reason)
+        self.settle(entry)
 
-    def _settle(self, entry: Entry) -> None:
-        """Lets a task that is taken go on to where it belongs."""
-        if entry.is_ending or entry.is_begun or entry.accepted is not None:
+    def settle(self, entry: Entry) -> None:
+        """Ends an accepted task that never can begin, and enqueues one that waits for neither time nor task."""
+        if entry.is_ending or entry.stop is not None or entry.accepted is not None:
             return
-        if entry.doom is not None:
-            self._end_soon(entry, "cancelled", entry.doom)
-        elif not self._waitlist.holds(entry):
-            self._enqueue(entry)
+        if entry.dependency_error is not None:
+            self._executor.end_soon(entry, "cancelled", entry.dependency_error)
+        elif not self.dependencies.holds(entry):
+            self.enqueue(entry)
 
-    def _enqueue(self, entry: Entry) -> None:
+    def begin_at_once(self, entry: Entry) -> bool:
+        """Begins a new task that does not have to wait, before it is accepted; returns False if it has to."""
+        task = entry.task
+        if task.kind != "task":
+            self._executor.begin_composite(entry)
+            return True
+        agent = self._agents.agents.get(task.agent)
+        if agent is None or self._backlog.is_waiting(task.agent):
+            return False
+        if self._begin_unqueued(entry, agent):
+            return True
+        if _is_unbound(task, agent):
+            return False
+        self._backlog.enqueue(entry)
+        self.dispatch(task.agent)
+        if not entry.is_begun:
+            self._backlog.dequeue(entry)
+        return entry.is_begun
+
+    def _begin_unqueued(self, entry: Entry, agent: Agent) -> bool:
+        """Begins a task past an empty queue, if a worker is free: it would be the next in any case."""
+        name = agent.name
+        queue = self._backlog.queues.get(name)
+        is_next = (queue is None or not queue.waiting) and _is_unbound(entry.task, agent)
+        if not is_next or name in self._dispatching or self._is_stopped(name):
+            return False
+        worker = None if self._is_over_budget(agent) else agent.first()
+        if worker is None:
+            return False
+        self._dispatching.add(name)  # a worker that becomes busy calls `dispatch`
+        try:
+            self._executor.begin(entry, worker)
+            agent.note(worker)
+        finally:
+            self._dispatching.discard(name)
+        return True
+
+    def enqueue(self, entry: Entry) -> None:
+        """Enters a task into the queue of its agent, and dispatches it if it can begin."""
         task = entry.task
         if entry.is_begun or entry.is_ending:
             return  # it was cancelled while it waited for its next attempt
         if task.kind != "task":
             if self._early is None:
-                self._perform_soon(entry)
+                self._executor.begin_composite(entry)
             else:
                 self._early.append(entry)
             return
-        agent = self.agents.agents.get(task.agent)
+        agent = self._agents.agents.get(task.agent)
         if agent is None:
-            self._end_soon(entry, "failed", gone(task))
+            self._executor.end_soon(entry, "failed", gone(task))
             return
-        self._backlog.line_up(entry)
+        if self._begin_unqueued(entry, agent):
+            return
+        self._backlog.enqueue(entry)
         self.dispatch(task.agent)
         if entry.is_begun:
             return
@@ -85,128 +149,150 @@ class Assignment(Executor, ABC):
         reason = self._why_not(agent)
         if reason is not None and task.reason != reason:
             entry.task = replace(task, reason=reason)
-            self.ledger.tell(entry)
-        hibernation = self.hibernation
-        if hibernation is None or takes_tasks(agent):
-            return
-        if hibernation.is_hibernated(agent):
-            hibernation.wake_soon(agent)
+            self._writer.notify(entry)
+        if not takes_tasks(agent) and self._hibernation.is_hibernated(agent):
+            self._hibernation.wake_soon(agent)
 
     def _leave_queue(self, entry: Entry) -> None:
-        """A task that no worker took within queue_timeout ends as timeout."""
+        """Ends a task as timeout that no worker took within queue_timeout."""
         if entry.task.attempt == 0 and not entry.is_begun:
             text = f'cannot start task "{entry.task.id}" within queue_timeout'
-            self._end_soon(entry, "timeout", Timeout(text, limit="queue_timeout"))
+            self._executor.end_soon(entry, "timeout", Timeout(text, limit="queue_timeout"))
 
     def abandon(self, name: str) -> None:
-        """Ends what still waits for an agent that was removed."""
-        self._backlog.retire(name)
-        waiting = [entry for entry in self._backlog.of(name) if not entry.is_begun]
-        for entry in waiting:
-            self._put_down(entry, gone(entry.task))
-        if waiting:
-            self._keep(self.ledger.end_each(waiting, "failed"))
+        """Ends the tasks that still wait for an agent that was removed."""
+        self._backlog.remove_agent(name)
+        self._executor.abandon([each for each in self._backlog.of(name) if not each.is_begun])
 
-    def say_why(self, name: str) -> None:
-        """Tells waiting tasks that no worker takes them, when their agent has given up or is paused."""
+    def explain(self, name: str) -> None:
+        """Records in waiting tasks why no worker takes them, when their agent has given up or is paused."""
         if not self._backlog.queued(name):
             return
-        agent = self.agents.agents.get(name)
+        agent = self._agents.agents.get(name)
         reason = None if agent is None else self._why_not(agent)
         if reason is None:
             return
         for entry in self._backlog.of(name):
             if entry.task.state != "queued" or entry.task.reason == reason:
                 continue
-            if not self._waitlist.holds(entry):  # that one waits for something else
+            if not self.dependencies.holds(entry):  # that one waits for something else
                 entry.task = replace(entry.task, reason=reason)
-                self.ledger.tell(entry)
-
-    def _is_held(self, name: str) -> bool:
-        return self.budgets is not None and self.budgets.holds(name) is not None
+                self._writer.notify(entry)
 
     def _why_not(self, agent: Agent) -> str | None:
-        held = None if self.budgets is None else self.budgets.holds(agent.name)
+        held = None if self._budgets is None else self._budgets.holds(agent.spec)
         return held or _why_no_worker(agent)
 
+    # -- to workers
+
     def dispatch(self, name: str) -> None:
-        """Gives waiting tasks to free workers of an agent."""
-        turns = self._backlog.turns(name)
-        if not turns or name in self._dispatching or self.agents.draining:
+        """Gives waiting tasks to the free workers of an agent."""
+        queue = self._backlog.queues.get(name)
+        if queue is None or not queue.waiting or name in self._dispatching:
             return
-        if self._loop.time() < self._refused_until:
-            self._refused.add(name)  # `_rest` goes on with it
-            return
-        agent = self.agents.agents.get(name)
-        if agent is None:
+        agent = self._agents.agents.get(name)
+        if agent is None or self._is_stopped(name):
             return
         self._dispatching.add(name)  # a worker that becomes busy calls this again
         try:
-            while turns and not self._is_held(name):
-                found = self._next(agent, turns)
+            while queue.waiting and not self._is_over_budget(agent):
+                found = self._next(agent, queue)
                 if found is None:
                     return
                 entry, supervisor = found
-                self._begin(entry, supervisor)
+                self._executor.begin(entry, supervisor)
                 agent.note(supervisor)
         finally:
             self._dispatching.discard(name)
-            if turns:
-                self.on_waiting(name)
+            if queue.waiting:
+                self._on_waiting(name)
 
-    def _next(self, agent: Agent, turns: TaskQueue) -> tuple[Entry, WorkerSupervisor] | None:
-        """The next task of an agent, and its worker. All of them are looked at only where it matters who else there is."""
+    def _is_stopped(self, name: str) -> bool:
+        """Returns True while the daemon stops or the store refuses writes; in that case `_go_on` dispatches."""
+        if self._held_until and self._loop.time() < self._held_until:
+            self._held.add(name)
+            return True
+        return self._agents.draining
+
+    def _is_over_budget(self, agent: Agent) -> bool:
+        return self._budgets is not None and self._budgets.holds(agent.spec) is not None
+
+    def _next(self, agent: Agent, queue: TaskQueue) -> tuple[Entry, WorkerSupervisor] | None:
+        """Returns the next task and its worker; all workers are compared only where the rule needs that."""
         routing = agent.spec.tasks.routing
-        if turns.has_stuck or routing == "round-robin":
-            wanted = wanted_workers(agent) if turns.has_stuck else frozenset[str]()
-            found = turns.next(free_slots(agent), wanted, routing)
+        if queue.sticky_count or routing == "round-robin":
+            wanted = wanted_workers(agent) if queue.sticky_count else frozenset[str]()
+            found = queue.next(free_slots(agent), wanted, routing)
             worker = next(
                 (k for k in agent.supervisors if found is not None and k.id == found[1]), None
             )
         else:
             worker = agent.first()
-            found = None if worker is None else turns.next([slot_of(agent, worker)])
+            found = None if worker is None else queue.next([slot_of(agent, worker)])
         if found is None or worker is None:
             return None
         entry = self._backlog.find(found[0])
-        assert entry is not None, "what has ended waits no more"
+        assert entry is not None, "an ended task waits no more"
         return entry, worker
 
+    def release(self, supervisor: WorkerSupervisor, task: Task) -> None:
+        """Frees the place of a task on a worker, and dispatches the next."""
+        supervisor.end(task.id)
+        self.note(supervisor)
+        self.dispatch(task.agent)
+
+    def hold_off(self, agent: str) -> None:
+        """Begins nothing for RETRY_AFTER_S, since the store refuses writes: each waiting task would try in vain."""
+        self._held.add(agent)
+        if self._loop.time() >= self._held_until:
+            self._held_until = self._loop.time() + RETRY_AFTER_S
+            self._loop.call_at(self._held_until, self._go_on)
+
+    def _go_on(self) -> None:
+        names, self._held = self._held, set()
+        self._held_until = 0.0
+        for name in names:
+            self.dispatch(name)
+
+    # -- workers
+
     def note(self, supervisor: WorkerSupervisor) -> None:
-        """A worker may be able to begin a task, or one more; or no longer. `dispatch` gives it one."""
-        agent = self.agents.agents.get(supervisor.spec.name)
+        """Notes that a worker may be able to begin a task, or one more, or no longer; `dispatch` gives it one."""
+        agent = self._agents.agents.get(supervisor.spec.name)
         if agent is not None:
             agent.note(supervisor)
 
     def worker_changed(self, supervisor: WorkerSupervisor) -> None:
-        """Dispatches tasks to a worker that is up, and notes why tasks wait where it takes none."""
+        """Dispatches tasks to a worker that is up, and records why tasks wait where it takes none."""
         worker = supervisor.worker
         self.note(supervisor)
         if worker.state in UP or worker.state is State.TERMINATED:
             # One that is gone for good leaves the tasks routed to it by a sticky key to the others.
             self.dispatch(supervisor.spec.name)
             if worker.state is State.TERMINATED or worker.paused_at is not None:
-                self.say_why(supervisor.spec.name)
+                self.explain(supervisor.spec.name)
 
     def pressure(self, agent: Agent) -> tuple[int, int]:
-        """How many tasks one more worker of an agent could begin, and how many wait for whatever worker.
+        """Returns the number of tasks that one more worker could begin, and of those that wait for any worker.
 
-        None could begin while its budget holds them, or the store takes nothing.
+        None could begin while its budget holds them, or the store refuses writes.
         """
-        turns = self._backlog.turns(agent.name)
-        if not turns:
+        queue = self._backlog.queues.get(agent.name)
+        if queue is None or not queue.waiting:
             return 0, 0
-        if self._is_held(agent.name) or self._loop.time() < self._refused_until:
-            return 0, turns.offered
-        return turns.ready(len(agent.supervisors)), turns.offered
+        if self._is_over_budget(agent) or self._loop.time() < self._held_until:
+            return 0, queue.offered
+        return queue.ready(len(agent.supervisors)), queue.offered
 
 
-def _overlook(_agent: str) -> None:
-    pass
+def _is_unbound(task: Task, agent: Agent) -> bool:
+    """Returns True if neither a session, a sticky key nor the order of workers decides where a task runs."""
+    is_free = task.session is None and task.sticky_key is None
+    return is_free and agent.spec.tasks.routing != "round-robin"
 
 
 def _why_no_worker(agent: Agent) -> str | None:
-    """Why no worker of an agent takes a task, where that does not change by itself."""
+    """Returns why no worker of an agent takes a task, where that does not change by itself."""
     if takes_tasks(agent):
         return None
     if agent.is_paused:

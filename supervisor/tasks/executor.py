@@ -1,21 +1,21 @@
-"""How a task is performed: one attempt after the other on workers, or by the daemon itself, to its end.
+"""Executes tasks: one attempt after another on workers, or by the workflow engine, until the end.
 
-An attempt is committed before the worker is told, an end before anybody is told. While an end is being written its
-worker is free already, and the next attempt is committed together with it.
+An attempt is committed before the worker is sent it, an end before it is announced. While an end is being written its
+worker is free already, and the next attempt is committed together with it. Must not know whose turn a task is.
 """
 
 import asyncio
 import logging
 import random
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from ...worker.contract.errors import (
+    Cancelled,
     Conflict,
     CorralError,
     Corrupted,
@@ -24,14 +24,15 @@ from ...worker.contract.errors import (
     Overloaded,
     Timeout,
 )
-from ...worker.contract.records import Task, TaskState
+from ...worker.contract.records import Task, TaskParams, TaskState
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
 from ..store.batch import Writing
+from ..store.store import Statement
+from ..supervision.checkpoints import Checkpoints
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .accounting import Accounts
-from .admission import Admission
+from .accounting import Accounting
 from .attempt import (
     Alarms,
     Attempt,
@@ -39,76 +40,152 @@ from .attempt import (
     Failed,
     Outcome,
     Succeeded,
-    check_result,
     is_breach,
     state_of,
 )
 from .backlog import Entry
-from .policy import Attempted, Policy, policy, retries, retry_delay_s
-from .ports import Checkpoints, Sessions, WorkflowEngine
-from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter
+from .payload import check_result
+from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter, TaskObserver
+from .retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 
 CLOSE_S = 10.0
-"""How long what is still being written down is waited for at the end."""
+"""Seconds that unfinished writes are waited for when the daemon stops."""
 
 logger = logging.getLogger(__name__)
 
 
-class Executor(Accounts, ABC):
-    """The attempts of one daemon's tasks."""
+class Scheduler(Protocol):
+    """Decides when a task is executed, and on which worker."""
 
-    def __init__(self, ledger: RecordWriter, agents: Agents, admission: Admission) -> None:
-        super().__init__(ledger, agents, admission)
-        self.workflows: WorkflowEngine | None = None
-        self.sessions: Sessions | None = None
-        self.checkpoints: Checkpoints | None = None
-        self.started: list[Callable[[Task], None]] = []
-        """Called at each start of an attempt."""
-        self._backlog = ledger.backlog
-        self._refused_until = 0.0
-        """Of the loop's clock: the store took nothing, and nothing is begun before."""
-        self._refused: set[str] = set()
-        """Agents whose turn it is then."""
+    def enqueue(self, entry: Entry) -> None:
+        """Enters a task that waits for its next attempt."""
+        ...
+
+    def release(self, supervisor: WorkerSupervisor, task: Task) -> None:
+        """Frees the place of a task on a worker for the next one."""
+        ...
+
+    def hold_off(self, agent: str) -> None:
+        """Starts nothing for a while, since the store refuses writes; the agent's queue then goes on."""
+        ...
+
+
+class WorkflowEngine(Protocol):
+    """Executes the tasks of teams and workflows, which need no worker of their own."""
+
+    def timeout_s(self, name: str) -> float | None:
+        """Returns the seconds that a task of that name may take at most, whatever it asks for; None for no limit."""
+        ...
+
+    def members_for(self, task: Task) -> tuple[str, ...] | None:
+        """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
+        ...
+
+    def check(self, params: TaskParams) -> None:
+        """Returns if a task for a team or workflow can be accepted.
+
+        Raises:
+            CorralError: it could not be executed as it is.
+        """
+        ...
+
+    async def execute(self, task: Task) -> TaskResult:
+        """Returns the result of a task; also called again for one that a daemon left, `attempt` unchanged.
+
+        It is cancelled when the task is cancelled or timed out; the tasks that it submitted are cancelled by the executor.
+
+        Raises:
+            CorralError: the task has failed.
+        """
+        ...
+
+    def note_end(self, task: Task) -> None:
+        """Notes that any task has ended."""
+        ...
+
+
+class Sessions(Protocol):
+    """Keeps the state of agents from one task of a session to the next."""
+
+    async def recall(self, agent: str, session: str) -> dict[str, object]:
+        """Returns the `memory` that is sent to the worker.
+
+        Raises:
+            Corrupted: what was stored cannot be read: the task fails with this.
+        """
+        ...
+
+    def keep(self, task: Task, said: object) -> tuple[Statement, ...]:
+        """Returns the statements to write with the end of a task; `said` is the worker's `memory`, None if it sent none.
+
+        Raises:
+            ResourceLimitExceeded: it is too much: the task fails with this.
+        """
+        ...
+
+    def kept(self, task: Task) -> None:
+        """Notes that the statements of `keep` are durable."""
+        ...
+
+    def dropped(self, task: Task) -> None:
+        """Notes that the statements of `keep` have not been written, and will not be."""
+        ...
+
+
+class Executor:
+    """Executes the tasks of one daemon.
+
+    Args:
+        writer: writes and announces records.
+        agents: their workers and limits.
+        accounting: counts the usage that workers report with an answer.
+        checkpoints: the last one of a task is sent with its next attempt.
+        sessions: the state of sessions; None: there are none.
+        observers: are called at each start of an attempt.
+    """
+
+    def __init__(
+        self,
+        writer: RecordWriter,
+        agents: Agents,
+        accounting: Accounting,
+        checkpoints: Checkpoints,
+        sessions: Sessions | None,
+        observers: Sequence[TaskObserver],
+    ) -> None:
+        self._writer = writer
+        self._backlog = writer.backlog
+        self._agents = agents
+        self._accounting = accounting
+        self._checkpoints = checkpoints
+        self._sessions = sessions
+        self._observers = observers
+        self._scheduler: Scheduler
+        self._workflows: WorkflowEngine | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self._performing: set[asyncio.Task[None]] = set()
+        self._composite: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._alarms = Alarms()
 
-    @abstractmethod
-    def dispatch(self, name: str) -> None:
-        """Gives waiting tasks to free workers of an agent."""
+    def bind(self, scheduler: Scheduler) -> None:
+        """Connects the scheduler, before the first task: the two need each other."""
+        self._scheduler = scheduler
 
-    @abstractmethod
-    def note(self, supervisor: WorkerSupervisor) -> None:
-        """A worker may be able to begin a task, or one more; or no longer."""
+    def bind_workflows(self, workflows: WorkflowEngine) -> None:
+        """Connects the engine for teams and workflows, which submits tasks itself."""
+        self._workflows = workflows
 
-    @abstractmethod
-    def _enqueue(self, entry: Entry) -> None:
-        """A task waits for its turn, once more."""
-
-    @abstractmethod
-    def _stop_children(self, task: Task, reason: str) -> None:
-        """What a task has delegated is cancelled."""
-
-    @abstractmethod
-    def _accepted(self, entry: Entry) -> None:
-        """A new task is in the store."""
-
-    @abstractmethod
-    def _refuse(self, entry: Entry, error: BaseException) -> None:
-        """The store has not taken a new task."""
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        """Goes on with something whose end `close` waits for."""
+    def keep(self, work: Coroutine[None, None, None]) -> None:
+        """Runs a coroutine whose end `close` waits for."""
         task = self._loop.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
     async def close(self) -> None:
-        """Waits for attempts that are still being written down; their workers are gone."""
-        for each in tuple(self._performing):
+        """Waits for attempts that are still being written; their workers are gone."""
+        for each in tuple(self._composite):
             each.cancel()  # the next daemon goes on with it
-        open_ones = self._running | self._performing
+        open_ones = self._running | self._composite
         if open_ones:
             _, late = await asyncio.wait(open_ones, timeout=CLOSE_S)
             for each in late:
@@ -117,17 +194,19 @@ class Executor(Accounts, ABC):
 
     # -- one attempt
 
-    def _begin(self, entry: Entry, supervisor: WorkerSupervisor) -> None:
-        """Gives a task to a worker: what this writes is committed with what else is written now."""
+    def begin(self, entry: Entry, supervisor: WorkerSupervisor) -> None:
+        """Gives a task to a worker: its record is committed with the other writes of this turn of the loop."""
         task = entry.task
-        entry.quiet()
+        if entry.timer is not None:
+            entry.cancel_timer()
         entry.stop = self._loop.create_future()
+        now = time.time()
         started = replace(
             task,
             state="running",
             worker=supervisor.id,
             attempt=task.attempt + 1,
-            started_at=rfc3339(time.time()),
+            started_at=rfc3339(now),
             finished_at=None,
             tool_calls=0,
             reason="",
@@ -136,16 +215,16 @@ class Executor(Accounts, ABC):
             started, entry.limits, entry.size_bytes, supervisor, entry.stop, self._alarms
         )
         attempt.is_again = task.started_at is not None
-        written = self.ledger.save(entry, started)
+        written = self._writer.save(entry, started)
         if written is None and not attempt.is_again and task.session is None:
             attempt.try_at_once()  # while the worker reads it, the rest is done
         supervisor.begin(task.id)
         if written is None:
             written = self._begin_now(entry, attempt, started)
-        self._keep(self._run(entry, supervisor, attempt, started, written))
+        self.keep(self._run(entry, supervisor, attempt, started, written))
 
     def _begin_now(self, entry: Entry, attempt: Attempt, started: Task) -> Writing | None:
-        """For an attempt that nothing has to be written for; a defect in this ends the attempt, not who dispatched it."""
+        """Starts an attempt that needs no write; a defect in this ends the attempt, not the dispatcher."""
         try:
             self._note_started(entry, attempt, started)
         except Exception as error:
@@ -162,21 +241,20 @@ class Executor(Accounts, ABC):
         started: Task,
         written: Writing | None,
     ) -> None:
-        held = _Place(self, supervisor, started)
+        place = _Place(self._scheduler, supervisor, started)
         try:
             outcome = await self._outcome(entry, attempt, started, written)
             if isinstance(outcome, BrokenOff):
-                await self._break_off(entry, attempt, outcome, held)
+                await self._break_off(entry, attempt, outcome, place)
                 return
             entry.answered_at = rfc3339(time.time())
             if isinstance(outcome, Succeeded) and self._is_alone(started):
                 await self._succeed(entry, outcome.result)
-                await asyncio.sleep(
-                    0
-                )  # the caller hears of it before others hear that its worker is free
+                # The caller is answered before others learn that its worker is free.
+                await asyncio.sleep(0)
                 return
             # The worker is free for the next, whose attempt is committed with this one's end.
-            held.release()
+            place.release()
             if isinstance(outcome, Succeeded):
                 await self._succeed(entry, outcome.result)
             else:
@@ -184,53 +262,40 @@ class Executor(Accounts, ABC):
         except CorralError as error:  # the store refuses: the task stays as it was
             logger.warning("cannot go on with task %s: %s", started.id, error)
             if isinstance(error, Overloaded):
-                self._rest(started.agent)
-            held.release()
+                self._scheduler.hold_off(started.agent)
+            place.release()
             await self._try_later(entry, error)
-        except Exception as error:  # our own mistake must not keep the task, or who waits for it
+        except Exception as error:  # a defect of ours must not keep the task, or block its callers
             logger.exception("cannot go on with task %s", started.id)
             attempt.withdraw("the daemon cannot go on with it")
-            held.release()
+            place.release()
             defect = InternalError(f'cannot go on with task "{started.id}": {error!r}'[:1000])
-            await self._end(entry, "failed", defect)
+            await self.end(entry, "failed", defect)
         finally:
-            held.release()
+            place.release()
 
     def _is_alone(self, task: Task) -> bool:
-        """Whether neither a write nor another task gains anything from its worker being free sooner."""
+        """Returns True if neither a write nor another task gains anything from its worker being free sooner."""
         is_written = task.durable or task.session is not None
-        return not is_written and not self._backlog.waiting(task.agent)
-
-    def _rest(self, name: str) -> None:
-        """Begins nothing while the store takes nothing: with each that is tried, all that wait would be tried in vain."""
-        self._refused.add(name)
-        if self._loop.time() >= self._refused_until:
-            self._refused_until = self._loop.time() + RETRY_AFTER_S
-            self._loop.call_at(self._refused_until, self._go_on)
-
-    def _go_on(self) -> None:
-        names, self._refused = self._refused, set()
-        self._refused_until = 0.0
-        for name in names:
-            self.dispatch(name)
+        return not is_written and not self._backlog.is_waiting(task.agent)
 
     async def _try_later(self, entry: Entry, error: CorralError) -> None:
         if entry.is_ending:
             return  # the daemon is stopping: the next one finds it as the store has it
         stop, entry.stop = entry.stop, None
         if entry.accepted is not None:
-            self._refuse(entry, error)
+            self.refuse(entry, error)
             return
         task = entry.task
-        # What runs has begun in the store alone: what its worker was to be given could not be read.
+        # A running one has begun in the store alone: its session or checkpoint could not be read.
         attempt = task.attempt - (task.state == "running" and task.kind == "task")
         again = replace(task, state="queued", worker=None, attempt=attempt, reason=error.message)
-        self._backlog.put(entry, again)
+        self._backlog.replace(entry, again)
         entry.attempt = None
         if stop is not None and stop.done():
-            await self._end(entry, state_of(stop.result()), stop.result())
+            await self.end(entry, state_of(stop.result()), stop.result())
         else:
-            self._loop.call_later(RETRY_AFTER_S, self._enqueue, entry)
+            self._loop.call_later(RETRY_AFTER_S, self._scheduler.enqueue, entry)
 
     async def _outcome(
         self,
@@ -239,10 +304,10 @@ class Executor(Accounts, ABC):
         started: Task,
         written: Writing | None,
     ) -> Outcome:
-        """What became of an attempt that was begun.
+        """Returns the outcome of an attempt that was begun.
 
         Raises:
-            CorralError: the store has not taken it; nobody has performed anything.
+            CorralError: the store has not taken it; nothing has been executed.
         """
         assert entry.stop is not None, "it was given to a worker"
         if written is not None:
@@ -253,43 +318,42 @@ class Executor(Accounts, ABC):
         more: dict[str, object] = {}
         if attempt.is_again:
             more |= await self._checkpoint(started.id)
-        if started.session is not None and self.sessions is not None:
+        if started.session is not None and self._sessions is not None:
             try:
-                more["memory"] = await self.sessions.recall(started.agent, started.session)
+                more["memory"] = await self._sessions.recall(started.agent, started.session)
             except Overloaded:
                 raise
             except CorralError as error:
                 return Failed(error, died=False, put_down=False)
         return await attempt.outcome(more)
 
-    def _note_started(self, entry: Entry, attempt: Attempt, started: Task) -> None:
-        """An attempt is in the store, or never will be: it is begun for everybody."""
-        if entry.accepted is not None:
-            self._accepted(entry)
-        self._backlog.put(entry, started)
+    def _note_started(self, entry: Entry, attempt: Attempt | None, started: Task) -> None:
+        """Announces the start of a task, which is in the store, or never will be."""
         entry.attempt = attempt
-        self.ledger.publish("task.started", started)
-        for listener in self.started:
-            listener(started)
-        self.ledger.tell(entry)
+        if entry.accepted is not None:
+            self._writer.accept(entry)
+        self._backlog.replace(entry, started)
+        self._writer.publish("task.started", started)
+        for observer in self._observers:
+            observer.started(started)
+        if entry.listeners:
+            self._writer.notify(entry)
 
     async def _checkpoint(self, task_id: str) -> dict[str, object]:
-        if self.checkpoints is None:
-            return {}
         try:
-            return await self.checkpoints.of_task(task_id)
+            return await self._checkpoints.of_task(task_id)
         except Corrupted as error:  # it begins anew, then
             logger.warning("task %s begins without its checkpoint: %s", task_id, error)
             return {}
 
     async def _succeed(self, entry: Entry, result: TaskResult) -> None:
-        self.used(entry, result.tokens_used, result.cost_cents)
+        self._accounting.record_usage(entry, result.tokens_used, result.cost_cents)
         if entry.stop is not None and entry.stop.done() and is_breach(entry.stop.result()):
-            await self._end(entry, "failed", entry.stop.result())
+            await self.end(entry, "failed", entry.stop.result())
             return
-        task, sessions = entry.task, self.sessions
+        task, sessions = entry.task, self._sessions
         if task.session is None or sessions is None:
-            await self._end(entry, "succeeded", output=result.output)
+            await self.end(entry, "succeeded", output=result.output)
             return
         try:
             statements = sessions.keep(task, result.memory)
@@ -298,7 +362,7 @@ class Executor(Accounts, ABC):
             return
         is_kept, refusal = False, None
         try:
-            is_kept = await self.ledger.end(
+            is_kept = await self._writer.end(
                 entry,
                 "succeeded",
                 output=result.output,
@@ -314,113 +378,108 @@ class Executor(Accounts, ABC):
             await self._after_failure(entry, Failed(refusal, died=False, put_down=False))
 
     async def _break_off(
-        self, entry: Entry, attempt: Attempt, over: BrokenOff, held: "_Place"
+        self, entry: Entry, attempt: Attempt, over: BrokenOff, place: "_Place"
     ) -> None:
-        """The record ends at once, unless the task is tried again: then when the worker has let go of it."""
+        """Ends the record at once, unless the task is retried: then when the worker has let go of it."""
         late = Attempted(died=False, late=over.state == "timeout", error=over.error.name)
         if late.late and retries(self._policy(entry.task), entry.task.attempt, late):
             await attempt.let_go(over.state)
-            held.release()
+            place.release()
             await self._after_failure(entry, Failed(over.error, died=False, put_down=False), late)
             return
-        await self._end(entry, over.state, over.error)
+        await self.end(entry, over.state, over.error)
         await attempt.let_go(over.state)
 
     def _policy(self, task: Task) -> Policy:
-        agent = self.agents.agents.get(task.agent)
-        section = self.agents.config.defaults.tasks if agent is None else agent.spec.tasks
-        return policy(section, task.retry)
+        agent = self._agents.agents.get(task.agent)
+        section = self._agents.config.defaults.tasks if agent is None else agent.spec.tasks
+        return policy_of(section, task.retry)
 
     async def _after_failure(
         self, entry: Entry, failed: Failed, ended: Attempted | None = None
     ) -> None:
-        """Tried again, or failed."""
+        """Retries a task, or ends it as failed."""
         task = entry.task
         if entry.stop is not None and entry.stop.done():
             stopped = entry.stop.result()
-            await self._end(entry, state_of(stopped), stopped)
+            await self.end(entry, state_of(stopped), stopped)
             return
         if ended is None:
             ended = Attempted(failed.died, counts=not failed.put_down, error=failed.error.name)
         if not retries(self._policy(task), task.attempt, ended):
-            await self._end(entry, "failed", failed.error)
+            await self.end(entry, "failed", failed.error)
             return
         attempt = task.attempt - 1 if failed.put_down else task.attempt
         reason = failed.error.message[:REASON_CHARS]
         again = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
-        self._backlog.put(entry, again)
+        self._backlog.replace(entry, again)
         entry.stop = entry.attempt = None
         entry.answered_at = ""
-        if not self.agents.draining:
-            self._stop_children(task, "the attempt that delegated it has failed")
-        written = self.ledger.save(entry, again)
+        if not self._agents.draining:
+            self.stop_children(task, "the attempt that delegated it has failed")
+        written = self._writer.save(entry, again)
         if written is not None:
             await written
         if entry.is_begun:
             return  # it was stopped meanwhile
-        self.ledger.publish("task.retried", task, reason=reason)
-        self.ledger.tell(entry)
+        self._writer.publish("task.retried", task, reason=reason)
+        self._writer.notify(entry)
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.
         if failed.put_down or (failed.died and task.attempt == 1):
-            self._enqueue(entry)
+            self._scheduler.enqueue(entry)
             return
         delay_s = retry_delay_s(self._policy(task), task.attempt, random.random())
-        self._loop.call_later(delay_s, self._enqueue, entry)
+        self._loop.call_later(delay_s, self._scheduler.enqueue, entry)
 
     # -- tasks of teams and workflows
 
-    def _perform_soon(self, entry: Entry) -> None:
+    def begin_composite(self, entry: Entry) -> None:
+        """Starts a task of a team or workflow."""
         entry.stop = self._loop.create_future()
-        task = self._loop.create_task(self._perform(entry, entry.stop))
-        self._performing.add(task)
-        task.add_done_callback(self._performing.discard)
+        task = self._loop.create_task(self._run_composite(entry, entry.stop))
+        self._composite.add(task)
+        task.add_done_callback(self._composite.discard)
 
-    async def _perform(self, entry: Entry, stop: asyncio.Future[CorralError]) -> None:
-        """From the start of a task that needs no worker to its end; again, if a daemon left it."""
+    async def _run_composite(self, entry: Entry, stop: asyncio.Future[CorralError]) -> None:
+        """Executes a task that needs no worker to its end; once more, if a daemon left it."""
         task = entry.task
         if task.state == "queued":
             attempt = max(task.attempt, 1)
             task = replace(
                 task, state="running", attempt=attempt, started_at=rfc3339(time.time()), reason=""
             )
-            written = self.ledger.save(entry, task)
+            written = self._writer.save(entry, task)
             try:
                 if written is not None:
                     await written
             except CorralError as error:
                 await self._try_later(entry, error)
                 return
-            if entry.accepted is not None:
-                self._accepted(entry)
-            self._backlog.put(entry, task)
-            self.ledger.publish("task.started", task)
-            for listener in self.started:
-                listener(task)
-            self.ledger.tell(entry)
-        if self.workflows is None or self.workflows.kind(task.agent) is None:
-            await self._end(entry, "failed", gone(task))
+            self._note_started(entry, None, task)
+        if self._workflows is None or task.agent not in self._agents.groups.by_name:
+            await self.end(entry, "failed", gone(task))
             return
-        work = self._loop.create_task(self.workflows.perform(task))
+        work = self._loop.create_task(self._workflows.execute(task))
         try:
             ends: set[asyncio.Future[Any]] = {work, stop}  # of different results
             await asyncio.wait(ends, timeout=_left_s(task), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if not work.done():  # also when the daemon stops: the next one performs it again
+            if not work.done():  # also when the daemon stops: the next one executes it again
                 work.cancel()
                 await asyncio.wait({work}, timeout=CLOSE_S)
-        await self._conclude(entry, work, stop)
+        await self._end_composite(entry, work, stop)
 
-    async def _conclude(
+    async def _end_composite(
         self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]
     ) -> None:
         task = entry.task
         if stop.done():
-            await self._end(entry, state_of(stop.result()), stop.result())
+            await self.end(entry, state_of(stop.result()), stop.result())
             return
         if not work.done() or work.cancelled():
             limit_s = task.boundaries.timeout_s or 0.0
             text = f'cannot finish task "{task.id}" within {limit_s:g} s'
-            await self._end(entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s))
+            await self.end(entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s))
             return
         error = work.exception()
         if error is None:
@@ -429,28 +488,71 @@ class Executor(Accounts, ABC):
             except CorralError as misfit:
                 error = misfit
         if error is None:
-            await self._end(entry, "succeeded", output=work.result().output)
-        elif self.agents.draining:
+            await self.end(entry, "succeeded", output=work.result().output)
+        elif self._agents.draining:
             return  # its parts were refused or put down: the next daemon goes on with it
         elif isinstance(error, CorralError):
-            await self._end(entry, "failed", error)
+            await self.end(entry, "failed", error)
         else:
             logger.error("cannot perform task %s", task.id, exc_info=error)
             defect = InternalError(f'cannot perform task "{task.id}": {error!r}')
-            await self._end(entry, "failed", defect)
+            await self.end(entry, "failed", defect)
 
-    def _end_soon(self, entry: Entry, state: TaskState, error: CorralError) -> None:
-        """Ends a task that nobody performs."""
+    # -- ends
+
+    def refuse(self, entry: Entry, error: BaseException) -> None:
+        """Removes a new task that the store has not taken: it has never been."""
+        self._backlog.remove(entry)
+        self._accounting.remove_child(entry, is_refused=True)
+        assert entry.accepted is not None, "an accepted task is not refused"
+        entry.accepted.set_exception(error)
+        entry.accepted.exception()  # perhaps its caller has hung up
+        entry.ended.set()  # for a parent that knows it, or an emergency stop
+
+    def stop(self, entry: Entry, error: CorralError) -> None:
+        """Stops a task; one that has not begun is cancelled."""
+        if entry.stop is None:
+            self.end_soon(entry, "cancelled", error)  # also when the caller hangs up
+        elif not entry.stop.done():
+            entry.stop.set_result(error)
+
+    def stop_each(self, entries: Iterable[Entry], reason: str) -> None:
+        """Cancels tasks: none of them begins after this."""
+        waiting: list[Entry] = []
+        for entry in entries:
+            text = f'cannot finish task "{entry.task.id}": {reason}'
+            if entry.stop is None:
+                self._put_down(entry, Cancelled(text, reason=reason))
+                waiting.append(entry)
+            elif not entry.stop.done():
+                entry.stop.set_result(Cancelled(text, reason=reason))
+        if waiting:
+            self.keep(self._writer.end_each(waiting, "cancelled"))
+
+    def stop_children(self, task: Task, reason: str) -> None:
+        """Cancels the tasks that a task has delegated."""
+        if task.children:
+            self.stop_each(filter(None, map(self._backlog.find, task.children)), reason)
+
+    def abandon(self, entries: Sequence[Entry]) -> None:
+        """Ends as failed the tasks of an agent that was removed."""
+        for entry in entries:
+            self._put_down(entry, gone(entry.task))
+        if entries:
+            self.keep(self._writer.end_each(entries, "failed"))
+
+    def end_soon(self, entry: Entry, state: TaskState, error: CorralError) -> None:
+        """Ends a task that is not being executed."""
         self._put_down(entry, error)
-        self._keep(self._end(entry, state, error))
+        self.keep(self.end(entry, state, error))
 
     def _put_down(self, entry: Entry, error: CorralError) -> None:
-        """From now on nobody begins a task, though its end is yet to be written."""
+        """Keeps a task from being begun while its end is yet to be written."""
         entry.stop = self._loop.create_future()
         entry.stop.set_result(error)
-        self._backlog.step_back(entry)
+        self._backlog.dequeue(entry)
 
-    async def _end(
+    async def end(
         self,
         entry: Entry,
         state: TaskState,
@@ -458,39 +560,38 @@ class Executor(Accounts, ABC):
         *,
         output: object = None,
     ) -> None:
+        """Ends a task; when the store refuses that for good, the next daemon finds the task as the store has it."""
         try:
-            await self.ledger.end(entry, state, error=error, output=output)
-        except CorralError as refusal:  # the next daemon finds the task as the store has it
+            await self._writer.end(entry, state, error=error, output=output)
+        except CorralError as refusal:
             logger.warning("cannot write down the end of task %s: %s", entry.task.id, refusal)
 
 
 class _Place:
-    """A place on a worker, which is given back once."""
+    """Holds a place on a worker, which is released once."""
 
-    __slots__ = ("_is_held", "_supervisor", "_task", "_tasks")
+    __slots__ = ("_is_held", "_scheduler", "_supervisor", "_task")
 
-    def __init__(self, tasks: Executor, supervisor: WorkerSupervisor, task: Task) -> None:
-        self._tasks = tasks
+    def __init__(self, scheduler: Scheduler, supervisor: WorkerSupervisor, task: Task) -> None:
+        self._scheduler = scheduler
         self._supervisor = supervisor
         self._task = task
         self._is_held = True
 
     def release(self) -> None:
-        """Gives it back, and to the next; again is harmless."""
+        """Releases it to the next task; a second time is harmless."""
         if self._is_held:
             self._is_held = False
-            self._supervisor.end(self._task.id)
-            self._tasks.note(self._supervisor)
-            self._tasks.dispatch(self._task.agent)
+            self._scheduler.release(self._supervisor, self._task)
 
 
 def gone(task: Task) -> NotFound:
-    """Why a task cannot be performed whose agent was removed."""
+    """Returns why a task whose agent was removed cannot be executed."""
     return NotFound(f'cannot run task "{task.id}": agent "{task.agent}" is gone', name=task.agent)
 
 
 def _left_s(task: Task) -> float | None:
-    """How long a task that needs no worker may go on; its clock runs on while there is no daemon."""
+    """Returns the seconds left to a task that needs no worker; its clock runs on while there is no daemon."""
     limit_s = task.boundaries.timeout_s
     if limit_s is None or task.started_at is None:
         return limit_s

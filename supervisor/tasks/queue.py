@@ -1,31 +1,90 @@
-"""Whose turn it is in the queue of one agent, and on which worker.
+"""Decides which task of one agent's queue runs next, and on which worker.
 
-Three rules, together: the least rank goes first; of the tasks of one session only one is out at a time, and
-the others wait in order behind it; what sticks to a worker waits for that worker while it is wanted.
-Whoever has to wait for one of these holds up nobody else. Pure: it holds names and numbers, and waits for nothing.
+Three rules, together: the task with the least rank goes first; of the tasks of one session only one is out at a time,
+and the others wait in order behind it; a task with a sticky key waits for its worker while that is wanted. A
+task that waits for one of these holds up no other. Pure: names and numbers in, names out; no clock.
 """
 
+import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from .policy import Slot, choose, preferred
+AGING_S = 60.0
+"""Seconds of waiting that are worth one step of priority."""
 
 SLACK = 64
-"""How many places of tasks that are gone a heap may hold, beside as many as there are tasks."""
+"""Number of removed tasks that a heap may hold, beside as many as wait."""
 
 KEYS_KEPT = 10_000
-"""Sticky keys whose workers are remembered; of others it is found out again."""
+"""Number of sticky keys whose workers are remembered; those of others are computed again."""
 
 Place = tuple[float, int, str]
 """Rank, arrival, task."""
 
+Routing = Literal["least-load", "round-robin"]
+
+
+def rank(priority: int, since: float) -> float:
+    """Returns the rank of a task in its queue, the least first; `since`: when it began to wait, in seconds of any clock.
+
+    Priority 10 is the most urgent, equals go in order of arrival, and a task rises by one step for
+    each minute that it waits. Since all waiting tasks age alike, their order never changes
+    with time, and a heap of these numbers is always right.
+    """
+    return since / AGING_S - priority
+
+
+class Slot(Struct, frozen=True):
+    """Represents a worker: the number of its tasks, how many it may have, and since when it has had fewer."""
+
+    worker: str
+    running: int
+    capacity: int
+    rested_at: float
+
+
+def choose(slots: Iterable[Slot], routing: Routing = "least-load", last: str = "") -> str | None:
+    """Returns the worker for the next task; None if all are full.
+
+    The least loaded, then the longest rested; or, round robin, the one that comes after `last` by its number.
+    """
+    free = [slot for slot in slots if slot.running < slot.capacity]
+    if not free:
+        return None
+    if routing == "round-robin":
+        after = _number(last)
+        return min(
+            free, key=lambda slot: (_number(slot.worker) <= after, _number(slot.worker))
+        ).worker
+    if len(free) == 1:
+        return free[0].worker
+    return min(free, key=lambda slot: (slot.running, slot.rested_at, slot.worker)).worker
+
+
+def _number(worker: str) -> int:
+    digits = worker.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else -1
+
+
+def preferred(key: str, names: Iterable[str]) -> str | None:
+    """Returns the name that a key sticks to, by rendezvous hashing: the one with the highest hash of both.
+
+    When a name goes, its keys alone move, and each of the others gets some of them; when one comes, it takes
+    keys from all.
+    """
+    return max(names, key=lambda name: (_weight(key, name), name), default=None)
+
+
+def _weight(key: str, name: str) -> bytes:
+    return hashlib.blake2b(f"{name}/{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
 
 class Waiting(Struct, frozen=True):
-    """A task that waits; `arrival` counts up, and tells equals and earlier places of the same task apart."""
+    """Represents a waiting task; `arrival` counts up, and tells equals and earlier places of the same task apart."""
 
     task: str
     rank: float
@@ -35,12 +94,12 @@ class Waiting(Struct, frozen=True):
 
     @property
     def place(self) -> Place:
-        """Where it stands."""
+        """Returns its place in a heap."""
         return (self.rank, self.arrival, self.task)
 
 
 class _Session:
-    """The tasks of a session: one is in front, and stays there once it has `begun`; the others wait."""
+    """Holds the tasks of a session: the front one, which stays so once it has `begun`; the others wait."""
 
     __slots__ = ("begun", "front", "heap")
 
@@ -51,56 +110,53 @@ class _Session:
 
 
 class TaskQueue:
-    """The queue of one agent."""
+    """Holds the waiting tasks of one agent."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Waiting] = {}
+        self.waiting: dict[str, Waiting] = {}
+        """By task; changed by the methods alone."""
+        self.sticky_count = 0
+        """Number of waiting tasks with a sticky key: if there are any, `next` needs the wanted workers."""
         self._arrivals = 0
         self._common: list[Place] = []
-        self._lanes: dict[str, list[Place]] = {}
+        self._heaps: dict[str, list[Place]] = {}  # of sticky tasks, by worker
         self._workers: frozenset[str] = frozenset()
-        self._lane_of: dict[str, str] = {}  # by sticky key
+        self._worker_of: dict[str, str] = {}  # by sticky key
         self._sessions: dict[str, _Session] = {}
-        self._stuck = 0  # how many of those that wait stick to a worker
-        self._stuck_keys = Counter[str]()
+        self._sticky_keys = Counter[str]()
         self._behind = 0  # how many wait behind another one of their session
-        self._behind_stuck = 0  # and stick to a worker, too
+        self._behind_sticky = 0  # and have a sticky key, too
         self._last = ""
 
     def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def has_stuck(self) -> bool:
-        """Whether somebody waits for one worker alone: then `next` has to be told who is wanted."""
-        return self._stuck > 0
+        return len(self.waiting)
 
     @property
     def offered(self) -> int:
-        """How many wait for a worker, and for nothing else."""
-        return len(self._waiting) - self._behind
+        """Returns the number of tasks that wait for a worker, and for no other task."""
+        return len(self.waiting) - self._behind
 
     def ready(self, workers: int) -> int:
-        """How many one more worker could begin at once, beside so many that there are.
+        """Returns the number of tasks that one more worker could begin at once, beside the existing `workers`.
 
-        Of what sticks to workers it is those keys that cannot have one to themselves now.
+        Of sticky tasks these are the keys that cannot have a worker to themselves now.
         """
-        common = len(self._waiting) - self._stuck - self._behind + self._behind_stuck
-        return common + max(0, len(self._stuck_keys) - workers)
+        common = len(self.waiting) - self.sticky_count - self._behind + self._behind_sticky
+        return common + max(0, len(self._sticky_keys) - workers)
 
     # -- in and out
 
-    def line_up(
+    def add(
         self, task: str, rank: float, *, sticky: str | None = None, session: str | None = None
     ) -> None:
-        """A task begins to wait, for the first time or once more: then it is still in front of its session."""
-        assert task not in self._waiting, "a task waits once"
+        """Adds a task, for the first time or once more: then it is still in front of its session."""
+        assert task not in self.waiting, "a task waits once"
         self._arrivals += 1
         waiting = Waiting(task, rank, self._arrivals, sticky, session)
-        self._waiting[task] = waiting
+        self.waiting[task] = waiting
         if sticky is not None:
-            self._stuck += 1
-            self._stuck_keys[sticky] += 1
+            self.sticky_count += 1
+            self._sticky_keys[sticky] += 1
         if session is None:
             self._offer(waiting)
             return
@@ -108,151 +164,152 @@ class TaskQueue:
         if of.front in (None, task):
             of.front = task
             self._offer(waiting)
-        elif not of.begun and waiting.place < self._waiting[of.front].place:
-            heapq.heappush(of.heap, self._waiting[of.front].place)
-            self._stand_behind(self._waiting[of.front], +1)
+        elif not of.begun and waiting.place < self.waiting[of.front].place:
+            heapq.heappush(of.heap, self.waiting[of.front].place)
+            self._count_behind(self.waiting[of.front], +1)
             of.front = task
             self._offer(waiting)
         else:
             heapq.heappush(of.heap, waiting.place)
-            self._stand_behind(waiting, +1)
-            if len(of.heap) > 2 * len(self._waiting) + SLACK:
-                of.heap = [place for place in of.heap if self._waits(place)]
+            self._count_behind(waiting, +1)
+            if len(of.heap) > 2 * len(self.waiting) + SLACK:
+                of.heap = [place for place in of.heap if self._is_waiting(place)]
                 heapq.heapify(of.heap)
 
     def next(
         self,
         slots: Sequence[Slot],
         wanted: frozenset[str] = frozenset(),
-        routing: Literal["least-load", "round-robin"] = "least-load",
+        routing: Routing = "least-load",
     ) -> tuple[str, str] | None:
-        """The next task and its worker, taken out of the queue; None when nobody can go on now.
+        """Removes the next task, and returns it with its worker; None when no task can go on now.
 
         `slots` are the workers that take tasks, `wanted` the ids of those that are or will be up.
         """
-        if not self._waiting:
+        if not self.waiting:
             return None
-        if self._stuck:
-            self._place_lanes(wanted)
+        if self.sticky_count:
+            self._place_sticky(wanted)
         best: Place | None = self._first(self._common)
         worker = choose(slots, routing, self._last) if best is not None else None
         if worker is None:
             best = None
-        if self._stuck:
+        if self.sticky_count:
             for slot in slots:
-                lane = self._lanes.get(slot.worker)
-                if lane is None or slot.running >= slot.capacity:
+                heap = self._heaps.get(slot.worker)
+                if heap is None or slot.running >= slot.capacity:
                     continue
-                first = self._first(lane)
+                first = self._first(heap)
                 if first is not None and (best is None or first < best):
                     best, worker = first, slot.worker
         if best is None or worker is None:
             return None
         task = best[2]
-        waiting = self._forget(task)
+        waiting = self._remove(task)
         if waiting.session is not None:
             self._sessions[waiting.session].begun = True
         if waiting.sticky is None:
             self._last = worker
         return task, worker
 
-    def leave(self, task: str) -> None:
-        """A task that waits does so no more, for now or for ever; harmless when it does not wait."""
-        if task not in self._waiting:
+    def remove(self, task: str) -> None:
+        """Removes a waiting task; harmless when it does not wait."""
+        if task not in self.waiting:
             return
-        session = self._forget(task).session
+        session = self._remove(task).session
         of = None if session is None else self._sessions[session]
         if session is not None and of is not None and of.front == task and not of.begun:
             self._advance(session, of)
 
-    def close(self, task: str, session: str | None) -> None:
-        """A task has ended: it waits no more, and the next of its session may go on."""
-        self.leave(task)
+    def end(self, task: str, session: str | None) -> None:
+        """Removes a task that has ended, and brings the next of its session to the front."""
+        self.remove(task)
         of = None if session is None else self._sessions.get(session)
         if session is not None and of is not None and of.front == task:
             self._advance(session, of)
 
     def _advance(self, session: str, of: _Session) -> None:
-        """The next of a session comes to the front."""
         of.front, of.begun = None, False
         while of.heap:
             place = heapq.heappop(of.heap)
-            if self._waits(place):
+            if self._is_waiting(place):
                 of.front = place[2]
-                self._stand_behind(self._waiting[of.front], -1)
-                self._offer(self._waiting[of.front])
+                self._count_behind(self.waiting[of.front], -1)
+                self._offer(self.waiting[of.front])
                 return
         del self._sessions[session]
 
     def is_behind(self, task: str) -> bool:
-        """Whether a task waits for another one of its session."""
-        waiting = self._waiting.get(task)
+        """Returns True if a task waits for another one of its session."""
+        waiting = self.waiting.get(task)
         return waiting is not None and not self._is_offered(waiting)
 
-    # -- lanes
+    # -- heaps
 
     def _offer(self, waiting: Waiting) -> None:
         heap = self._common
         if waiting.sticky is not None:
-            heap = self._lanes.setdefault(self._lane(waiting.sticky), [])
+            heap = self._heaps.setdefault(self._sticky_worker(waiting.sticky), [])
         heapq.heappush(heap, waiting.place)
-        if len(heap) > 2 * len(self._waiting) + SLACK:
-            heap[:] = {place for place in heap if self._stands(place)}
+        if len(heap) > 2 * len(self.waiting) + SLACK:
+            heap[:] = {place for place in heap if self._is_current(place)}
             heapq.heapify(heap)
 
-    def _lane(self, sticky: str) -> str:
-        """The worker that a key sticks to; "" while nobody is wanted."""
-        lane = self._lane_of.get(sticky)
-        if lane is None:
-            if len(self._lane_of) >= KEYS_KEPT:
-                self._lane_of.clear()
-            lane = self._lane_of[sticky] = preferred(sticky, self._workers) or ""
-        return lane
+    def _sticky_worker(self, sticky: str) -> str:
+        """Returns the worker that a key sticks to; "" while none is wanted."""
+        worker = self._worker_of.get(sticky)
+        if worker is None:
+            if len(self._worker_of) >= KEYS_KEPT:
+                self._worker_of.clear()
+            worker = self._worker_of[sticky] = preferred(sticky, self._workers) or ""
+        return worker
 
-    def _place_lanes(self, wanted: frozenset[str]) -> None:
-        """What sticks to a worker that is gone moves to others, and some of it to those that came."""
+    def _place_sticky(self, wanted: frozenset[str]) -> None:
+        """Moves the tasks of workers that are gone to others, and some of the tasks to workers that came."""
         if self._workers == wanted:
             return
         self._workers = wanted
-        places = {place for lane in self._lanes.values() for place in lane if self._stands(place)}
-        self._lanes.clear()
-        self._lane_of.clear()
+        places = {
+            place for heap in self._heaps.values() for place in heap if self._is_current(place)
+        }
+        self._heaps.clear()
+        self._worker_of.clear()
         for place in places:
-            self._offer(self._waiting[place[2]])
+            self._offer(self.waiting[place[2]])
 
     def _first(self, heap: list[Place]) -> Place | None:
         while heap:
-            if self._stands(heap[0]):
+            if self._is_current(heap[0]):
                 return heap[0]
             heapq.heappop(heap)
         return None
 
-    def _stands(self, place: Place) -> bool:
-        """Whether a place is that of a task that still waits, and may go on."""
-        return self._waits(place) and self._is_offered(self._waiting[place[2]])
+    def _is_current(self, place: Place) -> bool:
+        """Returns True if a place is that of a task that still waits, and may go on."""
+        return self._is_waiting(place) and self._is_offered(self.waiting[place[2]])
 
-    def _waits(self, place: Place) -> bool:
-        waiting = self._waiting.get(place[2])
+    def _is_waiting(self, place: Place) -> bool:
+        waiting = self.waiting.get(place[2])
         return waiting is not None and waiting.arrival == place[1]
 
     def _is_offered(self, waiting: Waiting) -> bool:
         return waiting.session is None or self._sessions[waiting.session].front == waiting.task
 
-    def _stand_behind(self, waiting: Waiting, step: int) -> None:
+    def _count_behind(self, waiting: Waiting, step: int) -> None:
         self._behind += step
         if waiting.sticky is not None:
-            self._behind_stuck += step
+            self._behind_sticky += step
 
-    def _forget(self, task: str) -> Waiting:
-        waiting = self._waiting.pop(task)
+    def _remove(self, task: str) -> Waiting:
+        waiting = self.waiting.pop(task)
         if not self._is_offered(waiting):
-            self._stand_behind(waiting, -1)
+            self._count_behind(waiting, -1)
         if waiting.sticky is not None:
-            self._stuck -= 1
-            self._stuck_keys[waiting.sticky] -= 1
-            if not self._stuck_keys[waiting.sticky]:
-                del self._stuck_keys[waiting.sticky]
-        if not self._stuck:
-            self._lanes.clear()
-            self._lane_of.clear()
+            self.sticky_count -= 1
+            self._sticky_keys[waiting.sticky] -= 1
+            if not self._sticky_keys[waiting.sticky]:
+                del self._sticky_keys[waiting.sticky]
+        if not self.sticky_count:
+            self._heaps.clear()
+            self._worker_of.clear()
         return waiting

@@ -1,7 +1,7 @@
-"""The records of all tasks, wherever they are: those that go on, those in the store, and the ended ones that are in no store.
+"""Reads and writes the records of all tasks: those that have not ended, those in the store, the ended ones in memory.
 
-What is durable is written here, and told only when it is. A task that is not durable costs no write: its record is
-in memory, also for a while after its end, and goes with the daemon.
+Guarantees that a durable change is announced only when the store has it. A task that is not durable costs no write: its
+record is in memory, also for a while after its end, and goes with the daemon.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -25,17 +25,18 @@ from ..events.bus import rfc3339
 from ..store.batch import Batches, Writing
 from ..store.store import Statement
 from ..supervision.worker_supervisor import Shared
-from .attempt import bounded, error_room
 from .backlog import Backlog, Entry
+from .payload import bounded, error_room
 from .table import Page, Records, cursor_of, place_of
 
 RETRY_AFTER_S = 1.0
+"""Seconds until a write that the store refused is tried again."""
 
 ENDS_AT_ONCE = 500
-"""Tasks of many that end together, before anybody else is served: some milliseconds."""
+"""Number of tasks that are ended in one turn of the loop: some milliseconds."""
 
 REASON_CHARS = 1_000
-"""Of an error's message in an event; the task's record has it whole."""
+"""Characters of an error's message in an event; the task's record has it whole."""
 
 Place: TypeAlias = tuple[float, int]
 """Where a record stands in a list: when it came, in seconds of the Unix epoch, and its row."""
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class Volatile:
-    """Ended tasks that are in no store: the newest of them, as many as there is room for."""
+    """Keeps the newest ended tasks that are in no store, as many as there is room for."""
 
     LIMIT = 10_000
     LIMIT_BYTES = 64 * 1024 * 1024
@@ -57,7 +58,7 @@ class Volatile:
         self._size_bytes = 0
 
     def put(self, task: Task, created: float) -> None:
-        """Keeps a record; the oldest go, if it is too much."""
+        """Keeps a record; removes the oldest beyond the limits."""
         record = msgspec.json.encode(task)
         key = None if task.idempotency_key is None else (task.agent, task.idempotency_key)
         self._records[task.id] = (record, created, key)
@@ -73,12 +74,12 @@ class Volatile:
                 del self._by_key[its_key]
 
     def find(self, task_id: str) -> Task | None:
-        """A record by its id."""
+        """Returns a record by its id."""
         found = self._records.get(task_id)
         return None if found is None else msgspec.json.decode(found[0], type=Task)
 
-    def with_key(self, agent: str, key: str) -> Task | None:
-        """A record by its agent and its idempotency key."""
+    def find_by_key(self, agent: str, key: str) -> Task | None:
+        """Returns a record by its agent and its idempotency key."""
         task_id = self._by_key.get((agent, key))
         return None if task_id is None else self.find(task_id)
 
@@ -87,27 +88,48 @@ class Volatile:
             yield msgspec.json.decode(record, type=Task), created
 
 
+class TaskObserver(Protocol):
+    """Observes the starts and ends of all tasks."""
+
+    def started(self, task: Task) -> None:
+        """Notes that an attempt begins."""
+        ...
+
+    def ended(self, task: Task) -> None:
+        """Notes that a task has ended; it is in the store."""
+        ...
+
+
 class RecordWriter:
-    """The tasks of one daemon, for whoever reads and writes their records.
+    """Reads and writes the records of one daemon's tasks, and publishes their changes.
 
     Args:
         shared: the store, and the stream of events.
-        on_end: called when a task has ended, before anybody is told.
+        backlog: the tasks that have not ended.
+        on_end: called when a task has ended, before that is announced.
+        is_closing: whether a write that the store refuses now is left to the next daemon.
+        observers: are called with each record that has ended.
     """
 
-    def __init__(self, shared: Shared, on_end: Callable[[Entry], None]) -> None:
-        self.backlog = Backlog()
+    def __init__(
+        self,
+        shared: Shared,
+        backlog: Backlog,
+        *,
+        on_end: Callable[[Entry], None],
+        is_closing: Callable[[], bool],
+        observers: Sequence[TaskObserver] = (),
+    ) -> None:
+        self.backlog = backlog
         self.records = Records(shared.store, self._note_corrupted)
         self.volatile = Volatile()
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
-        self.listeners: list[Callable[[Task], None]] = []
-        """Called with every record that has ended."""
-        self.is_closing: Callable[[], bool] = lambda: False
-        """Whether what the store does not take now is left to the next daemon."""
         self._store = shared.store
-        self._sheets = Batches(shared.store)
+        self._batches = Batches(shared.store)
         self._bus = shared.bus
         self._on_end = on_end
+        self._is_closing = is_closing
+        self._observers = observers
         self._loop = asyncio.get_running_loop()
 
     def _note_corrupted(self, error: Corrupted) -> None:
@@ -116,12 +138,12 @@ class RecordWriter:
     # -- reading
 
     def find(self, task_id: str) -> Task | None:
-        """The record of a task that has not ended."""
+        """Returns the record of a task that has not ended."""
         entry = self.backlog.find(task_id)
         return None if entry is None else entry.task
 
     async def show(self, task_id: str) -> Task:
-        """The record of a task.
+        """Returns the record of a task.
 
         Raises:
             NotFound: there is none, or it has expired.
@@ -135,13 +157,13 @@ class RecordWriter:
         return task
 
     async def known(self, agents: Sequence[str], key: str) -> Entry | Task | None:
-        """What one of the agents was given with an idempotency key.
+        """Returns the task that one of the agents was given with an idempotency key.
 
         Raises:
             Corrupted: its record is there and cannot be read.
         """
         for name in agents:
-            found = self.backlog.with_key(name, key) or self.volatile.with_key(name, key)
+            found = self.backlog.find_by_key(name, key) or self.volatile.find_by_key(name, key)
             if found is not None:
                 return found
         for name in agents:
@@ -151,7 +173,7 @@ class RecordWriter:
         return None
 
     async def list(self, wanted: TaskListParams) -> Page:
-        """Records, newest first; fewer than the limit where they would not fit into one message."""
+        """Returns records, newest first; fewer than the limit where they would not fit into one message."""
         page = await self.records.page(wanted)
         states = {*wanted.states, *([wanted.state] if wanted.state is not None else [])}
         found: list[tuple[Place, Task]] = []
@@ -159,7 +181,7 @@ class RecordWriter:
             fresh = self.find(task.id) or task
             if not states or fresh.state in states:
                 found.append((place, fresh))
-        found += self._fleeting(wanted, page)
+        found += self._volatile_page(wanted, page)
         found.sort(key=lambda each: each[0], reverse=True)
         more = page.more
         if len(found) > wanted.limit:
@@ -168,23 +190,23 @@ class RecordWriter:
         places = tuple(place for place, _ in found)
         return page._replace(tasks=[task for _, task in found], more=more, places=places)
 
-    def _fleeting(self, wanted: TaskListParams, page: Page) -> Iterator[tuple[Place, Task]]:
-        """Tasks that are in no store and belong on a page, newest first, as many as it holds."""
+    def _volatile_page(self, wanted: TaskListParams, page: Page) -> Iterator[tuple[Place, Task]]:
+        """Yields the tasks of a page that are in no store, newest first, as many as it holds."""
         before = math.inf if wanted.before is None else place_of(wanted.before)[0]
         after = -math.inf if page.more is None else place_of(page.more)[0]
-        living = [(e.task, e.created) for e in reversed(self.backlog.fleeting.values())]
+        living = [(e.task, e.created) for e in reversed(self.backlog.volatile.values())]
         for source in (living, self.volatile):
             fitting = (
                 ((created, 0), task)
                 for task, created in source
-                if after < created < before and _is_wanted(task, created, wanted)
+                if after < created < before and _is_match(task, created, wanted)
             )
             yield from islice(fitting, wanted.limit)
 
-    # -- writing and telling
+    # -- writing
 
     def save(self, entry: Entry, task: Task, *more: Statement) -> Writing | None:
-        """Writes a record, and `more` with it: it is durable when the future ends. None when nothing is to be written."""
+        """Writes a record, and `more` with it; returns a future that ends when it is durable, None if nothing is written."""
         statements = (
             (*self.records.statements(task, entry.created), *more) if task.durable else more
         )
@@ -193,8 +215,8 @@ class RecordWriter:
         try:
             only = statements[0] if len(statements) == 1 else None
             if isinstance(only, tuple) and isinstance(only[1], tuple):
-                return self._sheets.write(only[0], only[1])
-            self._sheets.turn()
+                return self._batches.write(only[0], only[1])
+            self._batches.turn()
             return self._store.begin(*statements)
         except CorralError as error:
             refused: Writing = self._loop.create_future()
@@ -211,9 +233,9 @@ class RecordWriter:
         more: Sequence[Statement] = (),
         on_written: Callable[[], None] | None = None,
     ) -> bool:
-        """Ends a task, once: False when somebody else has, or is about to.
+        """Ends a task, once; returns False when it has ended already, or is about to.
 
-        An end cannot be refused: it has happened. It is told when the store takes it; `on_written` is called before.
+        An end cannot be refused: it has happened. It is announced when the store takes it; `on_written` is called before.
 
         Raises:
             Overloaded: the store does not take it, and the daemon is stopping.
@@ -231,7 +253,7 @@ class RecordWriter:
         return True
 
     async def end_each(self, entries: Sequence[Entry], state: TaskState) -> None:
-        """Ends tasks that were stopped and that nobody performs, ENDS_AT_ONCE together; others are served in between."""
+        """Ends tasks that were stopped and are not executed, ENDS_AT_ONCE in one turn of the loop."""
         for first in range(0, len(entries), ENDS_AT_ONCE):
             open_ones = [
                 entry
@@ -255,7 +277,7 @@ class RecordWriter:
     async def _written(
         self, entry: Entry, ended: Task, written: Writing | None, more: Sequence[Statement] = ()
     ) -> None:
-        """Waits until an end is in the store, which may take it later.
+        """Waits until an end is in the store, which may accept it later.
 
         Raises:
             CorralError: as `end`.
@@ -265,26 +287,27 @@ class RecordWriter:
                 await written
                 return
             except Overloaded as refusal:
-                if self.is_closing():
+                if self._is_closing():
                     raise
                 logger.warning("cannot write down the end of task %s yet: %s", ended.id, refusal)
                 await asyncio.sleep(RETRY_AFTER_S)
             except Exception:
-                entry.is_ending = False  # whoever knows another end may end it
+                entry.is_ending = False  # it may end in another way
                 raise
             written = self.save(entry, ended, *more)
 
     def _conclude(self, entry: Entry, ended: Task, error: CorralError | None) -> None:
-        """A task has ended, for everybody."""
-        self.backlog.drop(entry)
+        """Removes an ended task from the backlog, and announces its end."""
+        self.backlog.remove(entry)
         entry.task = ended
         if not ended.durable:
             self.volatile.put(ended, entry.created)
         self.counts[ended.state] += 1
         self._on_end(entry)
         entry.ended.set()
-        self.tell(entry)
-        if self.is_told("task.ended", ended):
+        if entry.listeners:
+            self.notify(entry)
+        if self._is_published("task.ended", ended):
             self.publish(
                 "task.ended",
                 ended,
@@ -296,21 +319,29 @@ class RecordWriter:
                 tokens_used=ended.tokens_used,
                 cost_cents=ended.cost_cents,
             )
-        for listener in self.listeners:
-            listener(ended)
+        for observer in self._observers:
+            observer.ended(ended)
 
-    def tell(self, entry: Entry) -> None:
-        """Tells who waits for a task how it stands."""
+    def accept(self, entry: Entry) -> None:
+        """Acknowledges a new task to its caller, and announces it."""
+        accepted, entry.accepted = entry.accepted, None
+        if accepted is not None:
+            accepted.set_result(None)
+        task = entry.task
+        self.publish("task.queued", task, priority=task.priority, parent=task.parent)
+
+    def notify(self, entry: Entry) -> None:
+        """Calls the listeners of a task with its record."""
         for listener in tuple(entry.listeners):
             listener(entry.task)
 
-    def is_told(self, what: str, task: Task) -> bool:
-        """Whether an event about a task is for anybody: what is not durable is not stored."""
+    def _is_published(self, what: str, task: Task) -> bool:
+        """Returns True if an event about a task has a reader: that of one which is not durable is not stored."""
         return task.durable or self._bus.is_heard(what)
 
     def publish(self, what: str, task: Task, *, store: bool = True, **facts: object) -> None:
         """Publishes an event about a task."""
-        if not self.is_told(what, task):
+        if not self._is_published(what, task):
             return
         self._bus.publish(
             what,
@@ -325,9 +356,10 @@ class RecordWriter:
 
 
 def _ending(entry: Entry, state: TaskState, output: object, error: CorralError | None) -> Task:
-    """The record with which a task ends; from now on nobody else ends it."""
+    """Returns the record with which a task ends; nothing else ends it from now on."""
     entry.is_ending = True
-    entry.quiet()
+    if entry.timer is not None:
+        entry.cancel_timer()
     task, now = entry.task, entry.answered_at or rfc3339(time.time())
     return replace(
         task,
@@ -341,13 +373,13 @@ def _ending(entry: Entry, state: TaskState, output: object, error: CorralError |
 
 
 def _recorded(error: CorralError, entry: Entry) -> Error:
-    """An error as the record has it, which a message has to hold."""
+    """Returns an error as the record has it, which a message has to hold."""
     whole = Error(error.code, error.name, error.message, error.data)
     return bounded(whole, error_room(entry.size_bytes))
 
 
-def _is_wanted(task: Task, created: float, wanted: TaskListParams) -> bool:
-    """Whether a filter takes a task that is in no store."""
+def _is_match(task: Task, created: float, wanted: TaskListParams) -> bool:
+    """Returns True if a filter matches a task that is in no store."""
     agents = {*wanted.agents, *([wanted.agent] if wanted.agent is not None else [])}
     states = {*wanted.states, *([wanted.state] if wanted.state is not None else [])}
     return (
@@ -357,7 +389,7 @@ def _is_wanted(task: Task, created: float, wanted: TaskListParams) -> bool:
         and (wanted.until is None or created < wanted.until)
         and (wanted.parent is None or task.parent == wanted.parent)
         and not (wanted.roots and task.parent is not None)
-        and not wanted.dead  # what is gone with the daemon is nobody's to queue again
+        and not wanted.dead  # it goes with the daemon, and cannot be queued again
         and (wanted.schedule is None or task.schedule == wanted.schedule)
         and (wanted.session is None or task.session == wanted.session)
         and (wanted.text is None or wanted.text.lower() in task.objective.lower())
@@ -365,7 +397,7 @@ def _is_wanted(task: Task, created: float, wanted: TaskListParams) -> bool:
 
 
 def seconds_between(earlier: str, later: str) -> float:
-    """The time from one moment of a record to another."""
+    """Returns the seconds from one moment of a record to another."""
     if earlier == later:
         return 0.0
     return round(_moment(later) - _moment(earlier), 3)

@@ -28,13 +28,14 @@ class NarrowQueue:
         self._output = output  # of each task
         self.ended: list[Any] = []  # callbacks
         self.asked = 0
+        self.accounting = self
         self.records = SimpleNamespace(children=self._children)
         self._open: asyncio.Event | None = None
 
     async def _children(self, _parent: str, _limit: int) -> list[Task]:
         return []
 
-    def recall_children(self, _parent: str, _children: list[str]) -> None:
+    def restore_children(self, _parent: str, _children: list[str]) -> None:
         """There are none of an earlier daemon."""
 
     def find(self, _task_id: str) -> None:
@@ -66,7 +67,9 @@ def perform(workflow: Workflow, queue: Any) -> TaskResult:  # what is asked of a
         agents: Any = SimpleNamespace(groups=groups, agents={})  # what is asked of them
         shared: Any = SimpleNamespace(bus=SimpleNamespace(publish=_unheard))
         task = Task(id="1", agent=workflow.name, kind="workflow", objective="x")
-        return await WorkflowEngine(shared, agents, queue).perform(task)
+        engine = WorkflowEngine(shared, agents, queue)
+        queue.ended.append(engine.note_end)
+        return await engine.execute(task)
 
     return asyncio.run(run())
 
@@ -94,9 +97,10 @@ def test_a_lead_keeps_to_its_team_before_it_is_performed_again_and_until_its_end
         queue.find = {"1": whole}.get
         of_lead = Task(id="2", agent="chief", parent="1", step="chief", state="running")
         leader = WorkflowEngine(agents, agents, queue)
+        queue.ended.append(leader.note_end)
         assert leader.members_for(of_lead) == ("ann", "ben")
         assert leader.members_for(replace(of_lead, agent="ann")) is None
-        await leader.perform(whole)
+        await leader.execute(whole)
         groups.by_name["duo"] = replace(duo, members=("cleo",))
         assert leader.members_for(of_lead) == ("ann", "ben")
         for listener in queue.ended:

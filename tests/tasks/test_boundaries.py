@@ -7,14 +7,14 @@ from fnmatch import fnmatchcase
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.config.spec import Tasks
-from corral.supervisor.tasks import boundaries
+from corral.supervisor.config.spec import Resources, Tasks
 from corral.supervisor.tasks.boundaries import (
     MAX_NARROWING,
     MAX_OBJECTIVE_CHARS,
-    Spending,
+    Limits,
     check_child,
     common,
+    limits,
     normalised,
     overspent,
     within,
@@ -256,40 +256,17 @@ def test_sums_of_small_costs_are_not_beyond_a_limit_by_their_rounding() -> None:
     assert overspent(parent(boundaries=bounds, cost_cents=0.1), 0, 0.2) is None
 
 
-MINUTE = Spending(60.0, 1.0)
+# -- limits in force
 
 
-def test_what_is_used_counts_until_it_has_left_the_window() -> None:
-    spending = MINUTE.plus(60, 0.0).plus(60, 30.0)
-    assert [spending.used(now) for now in (30.0, 60.9, 61.0, 91.0)] == [120, 120, 60, 0]
+def test_a_task_tightens_the_limits_of_its_agent_and_never_widens_them() -> None:
+    resources = Resources(max_task_duration=300.0, max_tool_calls_per_task=50)
+    assert limits(Boundaries(), resources) == Limits(300.0, 50, None)
+    tight = Boundaries(timeout_s=5.0, max_tool_calls=0, allowed_tools=["time__*"])
+    assert limits(tight, resources) == Limits(5.0, 0, ("time__*",))
+    wide = Boundaries(timeout_s=900.0, max_tool_calls=900)
+    assert limits(wide, resources) == Limits(300.0, 50, None)
 
 
-def test_the_wait_for_room_ends_when_there_is_room_and_not_before() -> None:
-    spending = MINUTE.plus(60, 0.0).plus(30, 10.0).plus(40, 20.0)
-    wait_s = spending.wait_s(100, 25.0)
-    assert wait_s == pytest.approx(36.0)
-    assert spending.used(25.0 + wait_s - 0.001) >= 100
-    assert spending.used(25.0 + wait_s + 0.001) < 100
-    assert spending.wait_s(1000, 25.0) == 0.0
-
-
-def test_what_is_kept_of_spending_is_bounded() -> None:
-    spending = MINUTE
-    for number in range(10_000):
-        spending = spending.plus(1, number / 10)
-    assert len(spending.entries) <= 63
-    assert spending.used(999.9) == pytest.approx(610, abs=20)
-
-
-def test_a_clock_that_goes_back_loses_nothing() -> None:
-    spending = MINUTE.plus(60, 1000.0).plus(60, 100.0)
-    assert spending.used(100.0) == 120
-    assert spending.used(1030.0) == 120
-
-
-def test_a_day_of_costs_is_kept_in_few_entries() -> None:
-    spending = boundaries.NO_COST
-    for number in range(24 * 60 * 2):
-        spending = spending.plus(0.5, number * 60.0)
-    assert len(spending.entries) <= 290
-    assert spending.used(24 * 60 * 2 * 60.0) == pytest.approx(0.5 * 24 * 60, rel=0.01)
+def test_an_empty_list_of_tools_is_none_and_an_absent_one_is_all() -> None:
+    assert limits(Boundaries(allowed_tools=[]), Resources()).allowed_tools == ()

@@ -9,7 +9,7 @@ import pytest
 from corral.supervisor.config.spec import Resources, Spec, Tasks
 from corral.supervisor.events.bus import Bus, Event
 from corral.supervisor.store.store import Store
-from corral.supervisor.tasks.budget import Budgets
+from corral.supervisor.tasks.accounting import NO_COST, Budgets, Spending
 from worker_peer import on_loop
 
 pytestmark = pytest.mark.shell
@@ -24,6 +24,7 @@ class Desk:
         self.store = store
         self.now = 1_790_000_000.0
         self.told: list[Event] = []
+        self.freed: list[str] = []
         self.bus = Bus(1, self.told.append)
         self.spec = Spec(
             name="a",
@@ -37,8 +38,10 @@ class Desk:
         return self.spec if name == "a" else None
 
     async def budgets(self) -> Budgets:
-        """Those of a new daemon."""
-        made = Budgets(self.store, self.bus, self.spec_of, clock=lambda: self.now)
+        """Returns those of a new daemon."""
+        made = Budgets(
+            self.store, self.bus, self.spec_of, on_free=self.freed.append, clock=lambda: self.now
+        )
         await made.load()
         return made
 
@@ -63,17 +66,17 @@ async def test_a_budget_is_used_up_until_a_day_has_passed(tmp_path: Path) -> Non
     async with desk(tmp_path) as here:
         budgets = await here.budgets()
         budgets.charge("a", 0, 60.0)
-        assert budgets.holds("a") is None
+        assert budgets.holds(here.spec) is None
         here.now += 3600
         budgets.charge("a", 0, 40.0)
-        assert budgets.holds("a") is not None
+        assert budgets.holds(here.spec) is not None
         budgets.charge("a", 0, 1.0)
         (told,) = here.told  # it is told of once
         assert (told.type, told.fields["key"]) == ("limit.cost", "max_cost_cents_per_day")
         here.now += DAY_S - 3600
-        assert budgets.holds("a") is not None
+        assert budgets.holds(here.spec) is not None
         here.now += 301
-        assert budgets.holds("a") is None
+        assert budgets.holds(here.spec) is None
         budgets.close()
 
 
@@ -87,13 +90,13 @@ async def test_the_next_daemon_knows_what_was_spent(tmp_path: Path) -> None:
         first.close()
         await here.rows()
         second = await here.budgets()
-        assert second.holds("a") is not None
+        assert second.holds(here.spec) is not None
         second.charge("a", 0, 5.0)
         second.close()
         assert sum(float(str(cents)) for _, cents in await here.rows()) == 125.0
         third = await here.budgets()
         here.now += DAY_S
-        assert third.holds("a") is None
+        assert third.holds(here.spec) is None
         third.close()
 
 
@@ -114,13 +117,53 @@ async def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
 @on_loop
 async def test_a_limit_that_is_raised_or_gone_holds_nobody(tmp_path: Path) -> None:
     async with desk(tmp_path) as here:
-        freed: list[str] = []
         budgets = await here.budgets()
-        budgets.on_free = freed.append
         budgets.charge("a", 0, 100.0)
         budgets.look_again()
-        assert (freed, budgets.holds("a") is None) == ([], False)
+        assert (here.freed, budgets.holds(here.spec) is None) == ([], False)
         here.spec = Spec(name="a", kind="agent", source="test", tasks=Tasks())
         budgets.look_again()
-        assert (freed, budgets.holds("a")) == (["a"], None)
+        assert (here.freed, budgets.holds(here.spec)) == (["a"], None)
         budgets.close()
+
+
+# -- the amounts of a window
+
+
+MINUTE = Spending(60.0, 1.0)
+
+
+def test_what_is_used_counts_until_it_has_left_the_window() -> None:
+    spending = MINUTE.plus(60, 0.0).plus(60, 30.0)
+    assert [spending.used(now) for now in (30.0, 60.9, 61.0, 91.0)] == [120, 120, 60, 0]
+
+
+def test_the_wait_for_room_ends_when_there_is_room_and_not_before() -> None:
+    spending = MINUTE.plus(60, 0.0).plus(30, 10.0).plus(40, 20.0)
+    wait_s = spending.wait_s(100, 25.0)
+    assert wait_s == pytest.approx(36.0)
+    assert spending.used(25.0 + wait_s - 0.001) >= 100
+    assert spending.used(25.0 + wait_s + 0.001) < 100
+    assert spending.wait_s(1000, 25.0) == 0.0
+
+
+def test_what_is_kept_of_spending_is_bounded() -> None:
+    spending = MINUTE
+    for number in range(10_000):
+        spending = spending.plus(1, number / 10)
+    assert len(spending.entries) <= 63
+    assert spending.used(999.9) == pytest.approx(610, abs=20)
+
+
+def test_a_clock_that_goes_back_loses_nothing() -> None:
+    spending = MINUTE.plus(60, 1000.0).plus(60, 100.0)
+    assert spending.used(100.0) == 120
+    assert spending.used(1030.0) == 120
+
+
+def test_a_day_of_costs_is_kept_in_few_entries() -> None:
+    spending = NO_COST
+    for number in range(24 * 60 * 2):
+        spending = spending.plus(0.5, number * 60.0)
+    assert len(spending.entries) <= 290
+    assert spending.used(24 * 60 * 2 * 60.0) == pytest.approx(0.5 * 24 * 60, rel=0.01)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from corral.supervisor.tasks.deadlock import Groups, can_ever_run
+from corral.supervisor.tasks.boundaries import Groups, can_ever_run
 from corral.worker.contract.records import Task
 
 pytestmark = pytest.mark.core

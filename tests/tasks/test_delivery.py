@@ -4,20 +4,21 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
+from corral.supervisor.agents.agents import Agents
 from corral.supervisor.events.bus import Bus
 from corral.supervisor.lifecycle.state_machine import State
 from corral.supervisor.orchestration.schedules import Schedules
 from corral.supervisor.store.store import Statement
 from corral.supervisor.tasks import record_writer
-from corral.supervisor.tasks.backlog import Entry
-from corral.supervisor.tasks.dependencies import Dependencies
-from corral.supervisor.tasks.policy import Limits
+from corral.supervisor.tasks.backlog import Dependencies, Entry
+from corral.supervisor.tasks.boundaries import Limits
 from corral.worker.contract.control_params import ScheduleParams
 from corral.worker.contract.errors import (
     Conflict,
@@ -76,10 +77,10 @@ async def test_what_is_delegated_while_its_parent_ends_is_refused(
         after = TaskParams(objective="o", agent="a", after=[before.id])
         asked = asyncio.ensure_future(here.tasks.submit(after, parent=parent))
         await asyncio.sleep(0)  # now it is looked up how the one before has ended
-        here.tasks.ledger.backlog.find(parent.id).is_ending = True  # type: ignore[union-attr]  # it runs
+        here.backlog.find(parent.id).is_ending = True  # type: ignore[union-attr]  # it runs
         with pytest.raises(CorralError):
             await asked
-        here.tasks.ledger.backlog.find(parent.id).is_ending = False  # type: ignore[union-attr]  # it runs
+        here.backlog.find(parent.id).is_ending = False  # type: ignore[union-attr]  # it runs
         hand.answer(parent.id)
         await here.tasks.wait(parent.id)
         here.check_is_empty()
@@ -162,7 +163,7 @@ async def test_who_cancels_what_the_store_then_refuses_learns_that_it_never_was(
         here.add("a")
         here.store.refuses = full
         asked = asyncio.ensure_future(here.submit())
-        while not (ids := [entry.task.id for entry in here.tasks.ledger.backlog]):
+        while not (ids := [entry.task.id for entry in here.backlog]):
             await asyncio.sleep(0)
         cancelled = asyncio.ensure_future(here.tasks.cancel(ids[0]))
         waited = asyncio.ensure_future(here.tasks.wait(ids[0]))
@@ -189,7 +190,7 @@ async def test_a_store_that_refuses_is_not_asked_for_every_task_that_waits(
         await here.settle(2000)
         assert 0 < here.store.refused <= (time.monotonic() - since) / PATIENCE_S * 2 + 5
         here.store.refuses = None
-        while list(here.tasks.ledger.backlog):
+        while list(here.backlog):
             for task_id in list(hand.calls):
                 hand.finish(task_id, None)
             await asyncio.sleep(0)
@@ -201,7 +202,7 @@ async def test_a_record_that_was_refused_at_first_does_not_undo_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with desk(tmp_path, monkeypatch) as here:
-        records, record_writer = here.tasks.records, here.tasks.ledger
+        records = here.tasks.records
         queued = Task(id="t", agent="a", objective="o")
         ended = replace(queued, state="cancelled", finished_at="2026-01-01T00:00:00Z")
         await records.save(ended, 1000.0)
@@ -210,7 +211,17 @@ async def test_a_record_that_was_refused_at_first_does_not_undo_an_end(
         assert found is not None
         assert found.state == "cancelled"
         assert await here.rows() == {"t": "cancelled"}
-        assert record_writer.find("t") is None
+        assert here.tasks.find("t") is None
+
+
+class OnStart:
+    """Calls a function at each start of an attempt."""
+
+    def __init__(self, on_start: Callable[[Task], None]) -> None:
+        self.started = on_start
+
+    def ended(self, task: Task) -> None:
+        """Observes nothing of an end."""
 
 
 class Remembering:
@@ -236,9 +247,9 @@ class Remembering:
 async def test_a_task_whose_session_cannot_be_written_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    sessions = Remembering()
+    async with desk(tmp_path, monkeypatch, sessions) as here:
         here.add("a")
-        here.tasks.sessions = sessions = Remembering()
         task = await here.submit(session="s")
         (await here.begun(task.id)).answer(task.id)
         ended = await here.tasks.wait(task.id)
@@ -273,9 +284,8 @@ class Forgetful(Remembering):
 async def test_an_attempt_that_no_worker_heard_of_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with desk(tmp_path, monkeypatch, Forgetful(4)) as here:
         here.add("a")
-        here.tasks.sessions = Forgetful(4)
         task = await here.submit(session="s")
         (await here.begun(task.id)).answer(task.id)
         assert (await here.tasks.wait(task.id)).attempt == 1
@@ -288,7 +298,7 @@ async def test_a_pause_that_the_store_refused_is_none(
     async with desk(tmp_path, monkeypatch) as here:
         here.add("a")
         bus = Bus(1, lambda _: None)
-        schedules = Schedules(here.store, bus, here.tasks)
+        schedules = Schedules(here.store, bus, cast(Agents, here.running_set), here.tasks)
         task = TaskParams(objective="o", agent="a")
         added = await schedules.add(ScheduleParams(task=task, name="n", every_s=3600.0))
         for act, is_paused in ((schedules.pause, True), (schedules.resume, False)):
@@ -297,7 +307,7 @@ async def test_a_pause_that_the_store_refused_is_none(
                 await act("n")
             here.store.refuses = None
             assert (await act("n")).paused == is_paused
-            later = Schedules(here.store, bus, here.tasks)
+            later = Schedules(here.store, bus, cast(Agents, here.running_set), here.tasks)
             await later.load()
             assert later.show("n").paused == is_paused
         assert schedules.show("n").next_at == added.next_at
@@ -333,7 +343,7 @@ async def test_a_mistake_of_ours_ends_the_task_and_frees_its_worker(
 
     async with desk(tmp_path, monkeypatch) as here:
         here.add("a")
-        here.tasks.started.append(mistake)
+        here.observers.append(OnStart(mistake))
         with caplog.at_level(logging.CRITICAL):
             ended = await here.tasks.wait((await here.submit(objective="odd")).id)
         assert ended.error is not None
@@ -552,10 +562,11 @@ async def test_a_mistake_of_ours_while_a_task_begins_ends_that_task_alone(
         here.add("a", 1)
 
         def stumble(_: Task) -> None:
-            here.tasks.started.remove(stumble)
+            here.observers.remove(observer)
             raise ZeroDivisionError
 
-        here.tasks.started.append(stumble)
+        observer = OnStart(stumble)
+        here.observers.append(observer)
         with caplog.at_level(logging.CRITICAL):
             task = await here.submit(durable=False)
             ended = await here.tasks.wait(task.id)

@@ -4,9 +4,18 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from corral.supervisor.tasks.policy import Slot, preferred, rank
-from corral.supervisor.tasks.queue import SLACK, TaskQueue
+from corral.supervisor.tasks.queue import (
+    AGING_S,
+    SLACK,
+    Slot,
+    TaskQueue,
+    choose,
+    preferred,
+    rank,
+)
 
 pytestmark = pytest.mark.core
 
@@ -25,90 +34,90 @@ def key_of(worker: str) -> str:
 
 
 def test_the_least_rank_goes_first_and_equals_in_order_of_arrival() -> None:
-    turns = TaskQueue()
+    queue = TaskQueue()
     for task, place in (("late", 5.0), ("one", 3.0), ("two", 3.0), ("first", 1.0)):
-        turns.line_up(task, place)
-    order = [turns.next(ONE) for _ in range(5)]
+        queue.add(task, place)
+    order = [queue.next(ONE) for _ in range(5)]
     assert order == [("first", "a-0"), ("one", "a-0"), ("two", "a-0"), ("late", "a-0"), None]
 
 
 def test_nobody_goes_on_while_all_workers_are_full() -> None:
-    turns = TaskQueue()
-    turns.line_up("one", 1.0)
-    assert turns.next([slot("a-0", 1)]) is None
-    assert turns.next([]) is None
-    assert turns.next(ONE) == ("one", "a-0")
+    queue = TaskQueue()
+    queue.add("one", 1.0)
+    assert queue.next([slot("a-0", 1)]) is None
+    assert queue.next([]) is None
+    assert queue.next(ONE) == ("one", "a-0")
 
 
 def test_of_a_session_one_is_out_at_a_time_and_nobody_else_waits_for_it() -> None:
-    turns = TaskQueue()
-    turns.line_up("first", 1.0, session="s")
-    turns.line_up("second", 2.0, session="s")
-    turns.line_up("other", 3.0)
-    assert turns.next(ONE) == ("first", "a-0")
-    assert turns.is_behind("second")
-    assert turns.next(ONE) == ("other", "a-0")
-    assert turns.next(ONE) is None
-    turns.close("first", "s")
-    assert turns.next(ONE) == ("second", "a-0")
+    queue = TaskQueue()
+    queue.add("first", 1.0, session="s")
+    queue.add("second", 2.0, session="s")
+    queue.add("other", 3.0)
+    assert queue.next(ONE) == ("first", "a-0")
+    assert queue.is_behind("second")
+    assert queue.next(ONE) == ("other", "a-0")
+    assert queue.next(ONE) is None
+    queue.end("first", "s")
+    assert queue.next(ONE) == ("second", "a-0")
 
 
 def test_a_task_that_is_tried_again_keeps_its_place_in_front_of_its_session() -> None:
-    turns = TaskQueue()
-    turns.line_up("first", 1.0, session="s")
-    turns.line_up("second", 0.5, session="s")
-    assert turns.next(ONE) == ("second", "a-0")
-    turns.line_up("urgent", 0.1, session="s")
-    assert turns.next(ONE) is None, "its session has one that waits for its next attempt"
-    turns.line_up("second", 0.5, session="s")
-    assert turns.next(ONE) == ("second", "a-0")
-    turns.close("second", "s")
-    assert turns.next(ONE) == ("urgent", "a-0")
+    queue = TaskQueue()
+    queue.add("first", 1.0, session="s")
+    queue.add("second", 0.5, session="s")
+    assert queue.next(ONE) == ("second", "a-0")
+    queue.add("urgent", 0.1, session="s")
+    assert queue.next(ONE) is None, "its session has one that waits for its next attempt"
+    queue.add("second", 0.5, session="s")
+    assert queue.next(ONE) == ("second", "a-0")
+    queue.end("second", "s")
+    assert queue.next(ONE) == ("urgent", "a-0")
 
 
 def test_a_more_urgent_task_of_a_session_goes_first_while_none_is_out() -> None:
-    turns = TaskQueue()
-    turns.line_up("calm", 5.0, session="s")
-    turns.line_up("urgent", 1.0, session="s")
-    assert turns.next(ONE) == ("urgent", "a-0")
-    turns.close("urgent", "s")
-    assert turns.next(ONE) == ("calm", "a-0")
+    queue = TaskQueue()
+    queue.add("calm", 5.0, session="s")
+    queue.add("urgent", 1.0, session="s")
+    assert queue.next(ONE) == ("urgent", "a-0")
+    queue.end("urgent", "s")
+    assert queue.next(ONE) == ("calm", "a-0")
 
 
 def test_who_leaves_before_its_turn_lets_the_next_of_its_session_go_on() -> None:
-    turns = TaskQueue()
+    queue = TaskQueue()
     for task in ("first", "second", "third"):
-        turns.line_up(task, 1.0, session="s")
-    turns.close("second", "s")
-    turns.close("first", "s")
-    assert turns.next(ONE) == ("third", "a-0")
-    turns.close("third", "s")
-    assert len(turns) == 0
+        queue.add(task, 1.0, session="s")
+    queue.end("second", "s")
+    queue.end("first", "s")
+    assert queue.next(ONE) == ("third", "a-0")
+    queue.end("third", "s")
+    assert len(queue) == 0
 
 
 def test_what_sticks_waits_for_its_worker_and_holds_up_nobody() -> None:
-    turns = TaskQueue()
-    turns.line_up("stuck", 1.0, sticky=key_of("a-1"))
-    turns.line_up("free", 2.0)
-    assert turns.next([slot("a-0")], BOTH) == ("free", "a-0")
-    assert turns.next([slot("a-0")], BOTH) is None
-    assert turns.next([slot("a-0"), slot("a-1")], BOTH) == ("stuck", "a-1")
+    queue = TaskQueue()
+    queue.add("stuck", 1.0, sticky=key_of("a-1"))
+    queue.add("free", 2.0)
+    assert queue.next([slot("a-0")], BOTH) == ("free", "a-0")
+    assert queue.next([slot("a-0")], BOTH) is None
+    assert queue.next([slot("a-0"), slot("a-1")], BOTH) == ("stuck", "a-1")
 
 
 def test_what_sticks_to_a_worker_that_is_gone_moves_to_another() -> None:
-    turns = TaskQueue()
-    turns.line_up("stuck", 1.0, sticky=key_of("a-1"))
-    assert turns.next([slot("a-0")], BOTH) is None, "its worker is wanted and will be back"
-    assert turns.next([slot("a-0")], frozenset({"a-0"})) == ("stuck", "a-0")
+    queue = TaskQueue()
+    queue.add("stuck", 1.0, sticky=key_of("a-1"))
+    assert queue.next([slot("a-0")], BOTH) is None, "its worker is wanted and will be back"
+    assert queue.next([slot("a-0")], frozenset({"a-0"})) == ("stuck", "a-0")
 
 
 def test_between_a_stuck_and_a_common_task_the_rank_decides() -> None:
-    turns = TaskQueue()
+    queue = TaskQueue()
     key = key_of("a-0")
-    turns.line_up("common", 2.0)
-    turns.line_up("stuck", 1.0, sticky=key)
-    turns.line_up("last", 3.0, sticky=key)
-    assert [turns.next([slot("a-0")], BOTH) for _ in range(3)] == [
+    queue.add("common", 2.0)
+    queue.add("stuck", 1.0, sticky=key)
+    queue.add("last", 3.0, sticky=key)
+    assert [queue.next([slot("a-0")], BOTH) for _ in range(3)] == [
         ("stuck", "a-0"),
         ("common", "a-0"),
         ("last", "a-0"),
@@ -116,26 +125,26 @@ def test_between_a_stuck_and_a_common_task_the_rank_decides() -> None:
 
 
 def test_round_robin_is_kept_over_an_empty_queue() -> None:
-    turns = TaskQueue()
+    queue = TaskQueue()
     slots = [slot("a-0"), slot("a-1"), slot("a-2")]
     found = list[str]()
     for n in range(6):
-        turns.line_up(f"t{n}", 1.0)
-        picked = turns.next(slots, routing="round-robin")
+        queue.add(f"t{n}", 1.0)
+        picked = queue.next(slots, routing="round-robin")
         assert picked is not None
         found.append(picked[1])
     assert found == ["a-0", "a-1", "a-2"] * 2
 
 
 def test_tasks_that_come_and_go_leave_nothing_behind() -> None:
-    turns = TaskQueue()
-    turns.line_up("first", 0.0)
-    turns.line_up("front", 0.0, session="s")
+    queue = TaskQueue()
+    queue.add("first", 0.0)
+    queue.add("front", 0.0, session="s")
     for n in range(10_000):
-        turns.line_up(f"t{n}", 1.0, session="s" if n % 3 == 0 else None)
-        turns.close(f"t{n}", "s" if n % 3 == 0 else None)
-    sizes = [len(turns._common), len(turns._sessions["s"].heap)]  # pyright: ignore[reportPrivateUsage]  what it holds is the point
-    assert max(sizes) <= 2 * len(turns) + SLACK + 1
+        queue.add(f"t{n}", 1.0, session="s" if n % 3 == 0 else None)
+        queue.end(f"t{n}", "s" if n % 3 == 0 else None)
+    sizes = [len(queue._common), len(queue._sessions["s"].heap)]  # pyright: ignore[reportPrivateUsage]  what it holds is the point
+    assert max(sizes) <= 2 * len(queue) + SLACK + 1
 
 
 # -- long lives
@@ -160,7 +169,7 @@ class Life:
     """A queue, and beside it what ought to be so, looked up the slow way."""
 
     luck: random.Random
-    turns: TaskQueue = field(default_factory=TaskQueue)
+    queue: TaskQueue = field(default_factory=TaskQueue)
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
     workers: list[str] = field(default_factory=lambda: [f"a-{n}" for n in range(3)])
     arrivals: int = 0
@@ -179,7 +188,7 @@ class Life:
             self.luck.choice([None, None, "s1", "s2"]),
         )
         self.jobs[job.name] = job
-        self.turns.line_up(job.name, job.rank, sticky=job.sticky, session=job.session)
+        self.queue.add(job.name, job.rank, sticky=job.sticky, session=job.session)
 
     def slots(self) -> list[Slot]:
         busy = [job.worker for job in self.of("running")]
@@ -207,13 +216,13 @@ class Life:
         waiting = self.of("waiting")
         offered = list(filter(self.is_offered, waiting))
         keys = len({job.sticky for job in waiting if job.sticky})
-        assert self.turns.offered == len(offered)
+        assert self.queue.offered == len(offered)
         common = sum(job.sticky is None for job in offered)
-        assert self.turns.ready(2) == common + max(0, keys - 2)
+        assert self.queue.ready(2) == common + max(0, keys - 2)
 
     def step(self) -> None:
         able = sorted(filter(self.may_go, self.of("waiting")), key=lambda j: (j.rank, j.arrival))
-        found = self.turns.next(self.slots(), frozenset(self.workers))
+        found = self.queue.next(self.slots(), frozenset(self.workers))
         if found is None:
             assert not able, f"{able[0]} could have begun"
             return
@@ -225,7 +234,7 @@ class Life:
 
     def end(self, job: Job) -> None:
         job.state = "ended"
-        self.turns.close(job.name, job.session)
+        self.queue.end(job.name, job.session)
         del self.jobs[job.name]
 
     def change(self) -> None:
@@ -242,7 +251,7 @@ class Life:
             job = self.luck.choice(self.of("paused"))
             self.arrivals += 1
             job.state, job.arrival = "waiting", self.arrivals
-            self.turns.line_up(job.name, job.rank, sticky=job.sticky, session=job.session)
+            self.queue.add(job.name, job.rank, sticky=job.sticky, session=job.session)
         elif what < 0.9 and self.of("waiting"):
             self.end(self.luck.choice(self.of("waiting")))
         elif what < 0.95:
@@ -265,7 +274,7 @@ def test_in_a_long_life_it_is_always_the_right_ones_turn(seed: int) -> None:
             life.end(job)
         life.step()
         assert life.of("running") or not life.jobs
-    assert len(life.turns) == 0
+    assert len(life.queue) == 0
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -273,21 +282,21 @@ def test_under_a_flood_of_urgent_tasks_the_least_urgent_goes_on_in_time(seed: in
     """One worker, a task a second, more come than it can do: nobody waits longer than aging allows."""
     print("seed", seed)
     luck = random.Random(seed)
-    turns = TaskQueue()
+    queue = TaskQueue()
     came: dict[str, tuple[float, int]] = {}
     longest = {1: 0.0, 10: 0.0}
     for second in range(3200):
         if second % 100 == 0 and second < 3000:
             came[f"low{second}"] = (second, 1)
-            turns.line_up(f"low{second}", rank(1, second), session=luck.choice([None, "s"]))
+            queue.add(f"low{second}", rank(1, second), session=luck.choice([None, "s"]))
         for n in range(2 if second < 1500 else 0):
             name = f"high{second}-{n}"
             came[name] = (second, 10)
-            turns.line_up(name, rank(10, second))
-        found = turns.next(ONE)
-        assert found is not None or not len(turns)
+            queue.add(name, rank(10, second))
+        found = queue.next(ONE)
+        assert found is not None or not len(queue)
         if found is not None:
-            turns.close(found[0], "s" if found[0].startswith("low") else None)
+            queue.end(found[0], "s" if found[0].startswith("low") else None)
             since, priority = came.pop(found[0])
             longest[priority] = max(longest[priority], second - since)
     assert not came
@@ -298,32 +307,105 @@ def test_under_a_flood_of_urgent_tasks_the_least_urgent_goes_on_in_time(seed: in
 
 
 def test_what_one_more_worker_could_begin_is_not_what_waits_behind_its_session() -> None:
-    turns = TaskQueue()
+    queue = TaskQueue()
     for task in ("first", "second", "third"):
-        turns.line_up(task, 1.0, session="s")
-    turns.line_up("other", 2.0)
-    assert (turns.offered, turns.ready(1)) == (2, 2)
-    assert turns.next(ONE) == ("first", "a-0")
-    assert (turns.offered, turns.ready(1)) == (1, 1)
-    turns.leave("third")
-    turns.close("first", "s")
-    assert (turns.offered, turns.ready(1)) == (2, 2)
-    turns.line_up("urgent", 0.5, session="s")
-    assert (turns.offered, turns.ready(1)) == (2, 2), "it has taken the place of the second"
+        queue.add(task, 1.0, session="s")
+    queue.add("other", 2.0)
+    assert (queue.offered, queue.ready(1)) == (2, 2)
+    assert queue.next(ONE) == ("first", "a-0")
+    assert (queue.offered, queue.ready(1)) == (1, 1)
+    queue.remove("third")
+    queue.end("first", "s")
+    assert (queue.offered, queue.ready(1)) == (2, 2)
+    queue.add("urgent", 0.5, session="s")
+    assert (queue.offered, queue.ready(1)) == (2, 2), "it has taken the place of the second"
 
 
 def test_of_what_sticks_only_keys_beyond_one_for_each_worker_could_go_elsewhere() -> None:
-    turns = TaskQueue()
+    queue = TaskQueue()
     for n in range(6):
-        turns.line_up(f"t{n}", 1.0, sticky=f"key {n % 3}")
-    assert (turns.offered, turns.ready(1), turns.ready(3)) == (6, 2, 0)
-    turns.line_up("later", 1.0, sticky="key 0", session="s")
-    turns.line_up("behind", 2.0, sticky="key 9", session="s")
-    assert turns.offered == 7
+        queue.add(f"t{n}", 1.0, sticky=f"key {n % 3}")
+    assert (queue.offered, queue.ready(1), queue.ready(3)) == (6, 2, 0)
+    queue.add("later", 1.0, sticky="key 0", session="s")
+    queue.add("behind", 2.0, sticky="key 9", session="s")
+    assert queue.offered == 7
     for n in (0, 3):
-        turns.leave(f"t{n}")
-    turns.leave("later")
-    assert turns.ready(1) == 2
+        queue.remove(f"t{n}")
+    queue.remove("later")
+    assert queue.ready(1) == 2
     for task in ("t1", "t2", "t4", "t5", "behind"):
-        turns.leave(task)
-    assert (turns.offered, turns.ready(0)) == (0, 0)
+        queue.remove(task)
+    assert (queue.offered, queue.ready(0)) == (0, 0)
+
+
+# -- the order, and the choice of a worker
+
+
+EPOCH_S = 1_790_000_000.0
+priorities = st.integers(1, 10)
+arrivals = st.integers(0, 100_000).map(lambda ms: EPOCH_S + ms / 1000)
+
+
+@given(priorities, priorities, arrivals)
+def test_of_two_that_came_together_the_more_urgent_is_first(a: int, b: int, at: float) -> None:
+    assert (rank(a, at) < rank(b, at)) == (a > b)
+
+
+@given(priorities, arrivals, arrivals)
+def test_equals_go_in_order_of_arrival(priority: int, a: float, b: float) -> None:
+    assert (rank(priority, a) < rank(priority, b)) == (a < b)
+
+
+@given(priorities, priorities, arrivals, arrivals, st.floats(0, 1e6))
+def test_waiting_raises_a_task_by_one_step_a_minute(
+    p: int, q: int, a: float, b: float, later_s: float
+) -> None:
+    """The order is that of priority plus minutes waited, at whatever time one looks."""
+    now = EPOCH_S + 100 + later_s
+    worth = [p + (now - a) / AGING_S, q + (now - b) / AGING_S]
+    if abs(worth[0] - worth[1]) > 1e-5:
+        assert (rank(p, a) < rank(q, b)) == (worth[0] > worth[1])
+
+
+def test_the_least_urgent_is_overtaken_by_nobody_for_ever() -> None:
+    waits_since = rank(1, EPOCH_S)
+    assert rank(10, EPOCH_S + 9 * AGING_S - 1) < waits_since
+    assert rank(10, EPOCH_S + 9 * AGING_S + 1) > waits_since
+
+
+def test_the_least_loaded_worker_is_chosen_then_the_longest_rested() -> None:
+    slots = [Slot("a-0", 1, 2, 0.0), Slot("a-1", 0, 2, 9.0), Slot("a-2", 0, 2, 5.0)]
+    for _ in range(10):
+        random.Random(1).shuffle(slots)
+        assert choose(slots) == "a-2"
+    assert choose(slots[:0]) is None
+
+
+def test_round_robin_goes_on_after_the_worker_that_was_last() -> None:
+    slots = [Slot("a-0", 0, 1, 0.0), Slot("a-2", 0, 1, 9.0), Slot("a-10", 0, 1, 5.0)]
+    chosen, last = list[str](), ""
+    for _ in range(6):
+        last = choose(slots, "round-robin", last) or ""
+        chosen.append(last)
+    assert chosen == ["a-0", "a-2", "a-10"] * 2
+    busy = [Slot("a-0", 0, 1, 0.0), Slot("a-2", 1, 1, 9.0), Slot("a-10", 0, 1, 5.0)]
+    assert choose(busy, "round-robin", "a-0") == "a-10"
+    assert choose([], "round-robin", "a-0") is None
+
+
+def test_a_key_sticks_to_its_worker_and_moves_only_when_that_goes() -> None:
+    workers = [f"a-{n}" for n in range(8)]
+    keys = [f"key {n}" for n in range(2000)]
+    before = {key: preferred(key, workers) for key in keys}
+    share = [list(before.values()).count(worker) for worker in workers]
+    assert min(share) > 150, share
+    after = {key: preferred(key, workers[:-1]) for key in keys}
+    assert {key for key in keys if before[key] != after[key]} == {
+        key for key in keys if before[key] == "a-7"
+    }
+    assert preferred("key", []) is None
+
+
+def test_a_full_worker_is_never_chosen() -> None:
+    assert choose([Slot("a-0", 2, 2, 0.0), Slot("a-1", 5, 2, 0.0)]) is None
+    assert choose([Slot("a-0", 1, 1, 0.0), Slot("a-1", 1, 2, 9.0)]) == "a-1"

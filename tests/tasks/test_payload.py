@@ -1,14 +1,24 @@
-"""A schema for an output is refused or holds: never passed over, never followed anywhere, never slow."""
+"""A schema for an output is refused or holds, never passed over, never slow; an error of any length fits into a record."""
 
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from corral.supervisor.tasks.attempt import check_result
-from corral.supervisor.tasks.output_format import MAX_SCHEMA_BYTES, check_format, check_output
+from corral.supervisor.tasks.payload import (
+    ERROR_BYTES,
+    ERROR_LEAST_BYTES,
+    MAX_SCHEMA_BYTES,
+    bounded,
+    check_format,
+    check_output,
+    check_result,
+    error_room,
+)
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded, TaskFailed
-from corral.worker.contract.records import OutputFormat, Task
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
+from corral.worker.contract.records import Error, OutputFormat, Task
 
 pytestmark = pytest.mark.shell
 
@@ -116,3 +126,36 @@ def test_an_output_that_could_be_read_and_not_be_told_is_refused() -> None:
     with pytest.raises(ResourceLimitExceeded):
         check_result(task, deep, 0)
     check_result(task, [["shallow"]], 0)
+
+
+# -- the error of a record
+
+
+def nested_list(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_an_error_for_which_there_is_room_stays_as_it_is() -> None:
+    error = Error(-33013, "TaskFailed", "no", {"a": 1, "b": "x" * 1000})
+    assert bounded(error, ERROR_BYTES) is error
+
+
+@pytest.mark.parametrize("limit", [1000, ERROR_LEAST_BYTES, ERROR_BYTES])
+def test_a_longer_one_keeps_its_short_facts_and_names_the_others(limit: int) -> None:
+    facts: dict[str, object] = {"long": "x" * limit, "deep": nested_list(900), "short": 7}
+    facts |= {"\x01" * limit + str(n): n for n in range(9)}
+    found = bounded(Error(-33013, "TaskFailed", "\x01" * limit, facts), limit)
+    assert (found.code, found.name) == (-33013, "TaskFailed")
+    assert found.message
+    assert found.data["short"] == 7
+    omitted: Any = found.data["omitted"]
+    assert omitted[:2] == ["long", "deep"]
+    assert len(msgspec.json.encode(found)) <= limit + 1000  # beside the names
+
+
+def test_there_is_room_for_an_error_beside_words_of_any_length() -> None:
+    assert error_room(0) == ERROR_BYTES
+    assert error_room(MAX_MESSAGE_BYTES) == ERROR_LEAST_BYTES
