@@ -61,15 +61,15 @@ async def taken(records: AsyncIterator[list[Record]], count: int) -> list[Record
     return got
 
 
-def packed(logs: LogStore) -> list[str]:
+def compressed(logs: LogStore) -> list[str]:
     """The names of the files that are compressed."""
     return sorted(path.name for path in logs.directory.glob("*/*.gz"))
 
 
-def pack(logs: LogStore, until: int) -> None:
+def compress_files(logs: LogStore, until: int) -> None:
     """Lets the daemon look after its logs until so many are compressed."""
     deadline = time.monotonic() + BOUND_S
-    while len(packed(logs)) < until:
+    while len(compressed(logs)) < until:
         assert time.monotonic() < deadline
         logs.check()
         time.sleep(0.001)  # what it waits for happens in a thread

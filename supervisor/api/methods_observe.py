@@ -20,8 +20,8 @@ from ..audit.log import stamp
 from ..events.bus import Bus, Event, skipped
 from ..events.catalog import SKIPPED
 from ..events.history import PAGE_BYTES, SCAN_ROWS, EventHistory, Page, Wanted
+from ..logs.file_format import LogFilter
 from ..logs.file_format import Record as LogRecord
-from ..logs.file_format import Wanted as LogFilter
 from ..logs.regex import Pattern
 from .table import Caller, Control, method
 

@@ -30,7 +30,7 @@ from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, whose
 from ..config.secrets import masked
-from ..logs.daemon_log import told
+from ..logs.daemon_log import log_outcome
 from ..orchestration.schedules import Schedules
 from ..sessions.sessions import Memory
 from ..supervision.worker_supervisor import Shared, WorkerSupervisor, utc_now
@@ -184,7 +184,7 @@ class Control:
         if not logger.isEnabledFor(logging.DEBUG):
             return await self.answer(name, params, caller)
         facts = {"caller": caller.name, "method": name, "params": masked(params)}
-        return await told(logger, "call", facts, self.answer(name, params, caller))
+        return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
 
     async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """The result of a method, as plain values.

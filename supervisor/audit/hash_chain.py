@@ -43,7 +43,7 @@ _ENCODER = msgspec.json.Encoder(order="deterministic")
 
 
 def chain_hash(previous: bytes, number: int, record: bytes) -> bytes:
-    """The hash that stands for a record and all before it."""
+    """Returns the hash that stands for a record and all before it."""
     return hashlib.sha256(b"".join((previous, number.to_bytes(8, "big"), record))).digest()
 
 
@@ -78,7 +78,7 @@ def encode(value: object) -> bytes:
 
 
 def parse_position(text: str) -> Position:
-    """The position that `NUMBER:HASH` says.
+    """Returns the position that `NUMBER:HASH` says.
 
     Raises:
         ValueError: it has another form.
@@ -114,7 +114,7 @@ class Appending:
         """Nothing: it does not grow."""
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """How many records were appended: none, where the chain has no head."""
+        """Returns how many records were appended: none, where the chain has no head."""
         head = connection.execute(HEAD).fetchone()
         if head is None:
             return 0
@@ -131,7 +131,7 @@ class Appending:
 
 
 def cells(row: Row) -> tuple[int, bytes, bytes]:
-    """The number, the record and the hash of a row, whatever somebody has made of it."""
+    """Returns the number, the record and the hash of a row, whatever somebody has made of it."""
     number, record, hash_ = row
     return integer(number), to_bytes(record), to_bytes(hash_)
 
@@ -146,7 +146,7 @@ def decode(record: bytes) -> Record:
 
 
 class Walk:
-    """One look at the whole chain, slice by slice."""
+    """Represents one look at the whole chain, slice by slice."""
 
     def __init__(self, chain: Chain, expected: Position | None) -> None:
         self.at = chain.anchor
@@ -163,7 +163,7 @@ class Walk:
             self._blame(first, "is at or before the anchor")
 
     def take(self, rows: list[Row]) -> None:
-        """The next records."""
+        """Returns the next records."""
         for row in rows:
             number, record, hash_ = cells(row)
             if number != self.at.number + 1:
@@ -182,7 +182,7 @@ class Walk:
                 self._pruned = said
 
     def look_behind(self, beyond: int | None) -> None:
-        """All that the head stands for was there, the anchor is the one that was written, and no more is there."""
+        """Returns all that the head stands for was there, the anchor is the one that was written, and no more is there."""
         if self.wrong is not None:
             return
         head, anchor, expected = self._chain.head, self._chain.anchor, self._expected
@@ -215,7 +215,7 @@ class Walk:
         }
 
     def _has_anchor(self) -> bool:
-        """Whether the newest record of a pruning names the anchor; it is never pruned before another comes."""
+        """Returns whether the newest record of a pruning names the anchor; it is never pruned before another comes."""
         said, anchor = self._pruned, self._chain.anchor
         return said is not None and (said.get("last"), said.get("hash")) == (
             anchor.number,
@@ -232,10 +232,10 @@ class Walk:
 
 
 def integer(value: object) -> int:
-    """A column that was cast to a number."""
+    """Returns a column that was cast to a number."""
     return value if isinstance(value, int) else 0
 
 
 def to_bytes(value: object) -> bytes:
-    """A column that was cast to bytes; none where it is null."""
+    """Returns a column that was cast to bytes; none where it is null."""
     return value if isinstance(value, bytes) else b""

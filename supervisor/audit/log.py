@@ -147,7 +147,7 @@ class _Repeats:
 
 
 def now() -> str:
-    """The wall-clock time, RFC 3339 with milliseconds."""
+    """Returns the wall-clock time, RFC 3339 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -159,13 +159,13 @@ def whose(who: Mapping[str, object]) -> str:
 
 
 def own(action: str, **facts: object) -> Record:
-    """A record of what the daemon did by itself."""
+    """Returns a record of what the daemon did by itself."""
     who = {"uid": os.getuid(), "pid": os.getpid(), "daemon": True}
     return {"at": now(), "action": action, "who": who, "result": "ok", **facts}
 
 
 class Audit:
-    """The audit of one daemon. `keys` are what the configuration says now.
+    """Represents the audit of one daemon. `keys` are what the configuration says now.
 
     All methods belong to the loop's thread. `open` begins and `close` ends what writes.
     """
@@ -192,7 +192,7 @@ class Audit:
 
     @classmethod
     async def open(cls, store: Store, keys: Callable[[], Keys]) -> "Audit":
-        """The audit in a store.
+        """Returns the audit in a store.
 
         Raises:
             CorralError: the store cannot be read.
@@ -218,7 +218,7 @@ class Audit:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a record waits for longer than a change does: the store takes none."""
+        """Returns whether a record waits for longer than a change does: the store takes none."""
         oldest = next(iter(self._flying), None) or next(iter(self._waiting), None)
         return oldest is not None and self._loop.time() - oldest.since_s > KEEP_S
 
@@ -432,7 +432,7 @@ class Audit:
         return page(None)
 
     async def chain(self) -> Chain:
-        """Where the chain begins and ends.
+        """Returns where the chain begins and ends.
 
         Raises:
             Conflict: the store is corrupt, or somebody has removed what says so.
@@ -448,7 +448,7 @@ class Audit:
         )
 
     async def verify(self, expected: Position | None = None) -> Record:
-        """Goes through the whole chain: what it holds, and the first number at which it is wrong, if any.
+        """Moves through the whole chain: what it holds, and the first number at which it is wrong, if any.
 
         `{"ok", "records", "first", "last", "anchor", "head", "wrong"}`; `wrong` is None or `{"id", "what"}`. With
         `expected`, a position that was noted earlier, the chain has to contain that.
@@ -501,7 +501,7 @@ class Audit:
                 logger.warning("cannot prune the audit: %s", error)
 
     async def _prune(self, now_s: float | None) -> bool:
-        """One round; whether something went and there is still too much."""
+        """Returns one round; whether something went and there is still too much."""
         keys = self._keys()
         chain = await self.chain()
         end, position, size_bytes = chain.head.number, chain.anchor.number, chain.size_bytes
@@ -535,7 +535,7 @@ class Audit:
 
 
 def _encoded(record: Record) -> bytes:
-    """A record as it is stored: of one that is too long, or that JSON cannot say, only who did what."""
+    """Returns a record as it is stored: of one that is too long, or that JSON cannot say, only who did what."""
     try:
         encoded = encode(record)
     except ValueError:
@@ -547,7 +547,7 @@ def _encoded(record: Record) -> bytes:
 
 
 def _log(record: bytes) -> None:
-    """The daemon's log is where a record goes that the store does not take."""
+    """Returns the daemon's log is where a record goes that the store does not take."""
     logger.warning("cannot store an audit record now: %s", record.decode())
 
 
@@ -571,5 +571,5 @@ def _prune_statements(last: Position, freed_bytes: int, said: bytes) -> list[Sta
 
 
 def stamp(at_s: float) -> str:
-    """The beginning that is common to all times in records of that moment, in seconds of the Unix epoch."""
+    """Returns the beginning that is common to all times in records of that moment, in seconds of the Unix epoch."""
     return datetime.fromtimestamp(max(at_s, 0.0), UTC).isoformat(timespec="milliseconds")[:23]

@@ -56,7 +56,7 @@ class Event(msgspec.Struct, frozen=True):
     """About what it takes in memory and as JSON."""
 
     def record(self) -> dict[str, object]:
-        """The event as JSON shows it: `{"seq", "at", "type", "agent", "worker", "incarnation", …}`."""
+        """Returns the event as JSON shows it: `{"seq", "at", "type", "agent", "worker", "incarnation", …}`."""
         return {
             **self.fields,
             "seq": self.seq,
@@ -72,7 +72,7 @@ Where = Callable[[Event], bool]
 
 
 class Subscription:
-    """The events of some types, in order, for one reader; a `with` closes it."""
+    """Represents the events of some types, in order, for one reader; a `with` closes it."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Subscription:
         self._closed = False
 
     async def next_batch(self) -> list[Event]:
-        """All that has come since the last call, at least one; [] once it is closed.
+        """Returns all that has come since the last call, at least one; [] once it is closed.
 
         If the queue overflowed, the first is an `events.skipped` with `count`, and with the `seq` of
         the last event that was dropped.
@@ -118,7 +118,7 @@ class Subscription:
                 yield event
 
     def close(self) -> None:
-        """Take no more events; what is queued can still be read, then the reading ends."""
+        """Takes no more events; what is queued can still be read, then the reading ends."""
         if not self._closed:
             self._closed = True
             self._ready.set()
@@ -131,11 +131,11 @@ class Subscription:
         self.close()
 
     def matches(self, event_type: str) -> bool:
-        """Whether an event of this type is wanted."""
+        """Returns whether an event of this type is wanted."""
         return self._types.match(event_type)
 
     def offer(self, event: Event) -> None:
-        """Queue an event; the bus calls this."""
+        """Queues an event; the bus calls this."""
         if self._where is not None and not self._where(event):
             return
         queue = self._queue
@@ -150,7 +150,7 @@ class Subscription:
 
 
 class Bus:
-    """The stream. `sink` gets every event that is to be kept, at once and in order.
+    """Represents the stream. `sink` gets every event that is to be kept, at once and in order.
 
     `reserve` is told, ahead of time, up to which number events may have been given out.
     """
@@ -174,12 +174,12 @@ class Bus:
         ] = {}  # by type, until somebody comes or goes
 
     def is_heard(self, event_type: str) -> bool:
-        """Whether somebody would hear of an event of this type that is not stored."""
+        """Returns whether somebody would hear of an event of this type that is not stored."""
         return bool(self._route(event_type)) or logger.isEnabledFor(logging.DEBUG)
 
     @property
     def newest(self) -> int:
-        """The number that was given last."""
+        """Returns the number that was given last."""
         return self._next_seq - 1
 
     def publish(
@@ -193,7 +193,7 @@ class Bus:
         store: bool = True,
         **fields: object,
     ) -> Event:
-        """Publish an event of the daemon's own: to the sink, unless `store` is false, and its subscribers.
+        """Publishes an event of the daemon's own: to the sink, unless `store` is false, and its subscribers.
 
         `fields` are those of the catalogue, and must not be changed afterwards. Never raises for what
         the sink or a subscriber does; may be called by a subscriber.
@@ -221,7 +221,7 @@ class Bus:
         incarnation: int | None = None,
         data_bytes: int,
     ) -> Event:
-        """Publish somebody else's event, whose type is his to choose; it is always stored.
+        """Publishes somebody else's event, whose type is his to choose; it is always stored.
 
         Whoever calls this bounds `data`, whose size as JSON is `data_bytes`; it may be that JSON, as a `msgspec.Raw`.
         """
@@ -268,7 +268,7 @@ class Bus:
         limit_bytes: int = QUEUE_LIMIT_BYTES,
         where: Where | None = None,
     ) -> Subscription:
-        """The events from now on whose type matches one of the globs (`task.*`) and that `where` takes.
+        """Returns the events from now on whose type matches one of the globs (`task.*`) and that `where` takes.
 
         At most `limit` of them, and `limit_bytes`, are queued.
 
@@ -288,7 +288,7 @@ class Bus:
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
-        """Drop a subscription; it calls this when it is closed."""
+        """Drops a subscription; it calls this when it is closed."""
         self._subscriptions.pop(subscription, None)
         self._routes.clear()
 
@@ -324,7 +324,7 @@ class Types:
         self._patterns = tuple(re.compile(fnmatch.translate(glob)) for glob in globs)
 
     def match(self, event_type: str) -> bool:
-        """Whether one of the globs matches the whole type."""
+        """Returns whether one of the globs matches the whole type."""
         return any(pattern.match(event_type) for pattern in self._patterns)
 
 
@@ -350,7 +350,7 @@ def _second(second: int) -> str:
 
 
 def _weight(value: object) -> int:
-    """About how many bytes a field takes: the daemon's own are short, but for lists of names."""
+    """Returns about how many bytes a field takes: the daemon's own are short, but for lists of names."""
     if isinstance(value, str):
         return len(value)
     return 64 * len(value) if isinstance(value, list | tuple | dict) else 8  # pyright: ignore[reportUnknownArgumentType]  only its length matters

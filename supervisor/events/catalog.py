@@ -42,7 +42,7 @@ _GRAMMAR = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Field(NamedTuple):
-    """One field of an event; `kind` names its JSON type or its unit."""
+    """Represents one field of an event; `kind` names its JSON type or its unit."""
 
     name: str
     kind: str
@@ -50,7 +50,7 @@ class Field(NamedTuple):
 
 
 class EventType(NamedTuple):
-    """One type of event.
+    """Represents one type of event.
 
     `stored` is "yes", "no", or when. `subject` says which of agent and worker the event names. `shown`
     are the fields that workers of other agents may see, None where they do not see the event at all.
@@ -347,10 +347,10 @@ FIELDS = {each.name: each.field_names for each in _TYPES}
 
 @lru_cache(256)
 def is_reserved(event_type: str) -> bool:
-    """Whether a type is the daemon's by its first word."""
+    """Returns whether a type is the daemon's by its first word."""
     return event_type.partition(".")[0] in RESERVED
 
 
 def is_type(text: str) -> bool:
-    """Whether it can be a type at all: words of `A-Z a-z 0-9 _ -`, joined by dots."""
+    """Returns whether it can be a type at all: words of `A-Z a-z 0-9 _ -`, joined by dots."""
     return len(text) <= TYPE_CHARS and _GRAMMAR.fullmatch(text) is not None

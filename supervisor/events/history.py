@@ -88,12 +88,12 @@ class Wanted:
         self.since_at = None if since_s is None else rfc3339(max(since_s, 0.0))
 
     def takes(self, event: Event) -> bool:
-        """Whether a live event is wanted."""
+        """Returns whether a live event is wanted."""
         is_wanted = self.wants(event.type, event.agent, event.worker, event.at)
         return is_wanted and (self.task is None or event.fields.get("task") == self.task)
 
     def wants(self, event_type: object, agent: object, worker: object, at: object) -> bool:
-        """Whether a row is wanted, but for its task."""
+        """Returns whether a row is wanted, but for its task."""
         return (
             (self._agent is None or agent == self._agent)
             and (self._worker is None or worker == self._worker)
@@ -132,7 +132,7 @@ class _Rows:
 
     @property
     def count(self) -> int:
-        """How many events."""
+        """Returns how many events."""
         return len(self._rows)
 
     def add(self, row: Row, data_bytes: int) -> bool:
@@ -157,7 +157,7 @@ class _Rows:
 
 
 class EventHistory:
-    """The event table of one daemon; of the loop's thread."""
+    """Represents the event table of one daemon; of the loop's thread."""
 
     def __init__(self, store: Store, *, first_seq: int, was_clean: bool, removed_to: int) -> None:
         self.first_seq = first_seq
@@ -241,7 +241,7 @@ class EventHistory:
             self._stirred.set()
 
     def _is_over(self, share: float) -> bool:
-        """Whether more is stored than this share of the limit."""
+        """Returns whether more is stored than this share of the limit."""
         limit = self._limit_bytes
         if limit is None:
             return False
@@ -251,7 +251,7 @@ class EventHistory:
     # -- reading
 
     async def page(self, position: int, until: int, wanted: Wanted, rows: int = SCAN_ROWS) -> Page:
-        """The next events on disk after `position`, up to number `until`: at most so many, and PAGE_BYTES."""
+        """Returns the next events on disk after `position`, up to number `until`: at most so many, and PAGE_BYTES."""
         looked_at = min(rows + 1, SCAN_ROWS) if wanted.is_all else SCAN_ROWS
         task = b"" if wanted.task is None else codec.encode(wanted.task)
         scanned = await self._store.read(
@@ -296,7 +296,7 @@ class EventHistory:
         reports_expired: bool = True,
         rows: int = SCAN_ROWS,
     ) -> AsyncGenerator[Page, None]:
-        """All wanted events that were to be stored with a number in (`position`, `until`], in pages.
+        """Returns all wanted events that were to be stored with a number in (`position`, `until`], in pages.
 
         Those that are on disk come at most `rows` in one page: for whoever takes no more. `until` is a number that
         has been given. Where events in between were removed, an `events.expired` comes before what is left.
@@ -334,7 +334,7 @@ class EventHistory:
     async def begin(
         self, wanted: Wanted, *, newest: int, since: int | None, n: int | None, until: int
     ) -> int:
-        """The position from which a reader gets what it asked for: the last `n`, after `since`, not too old.
+        """Returns the position from which a reader gets what it asked for: the last `n`, after `since`, not too old.
 
         Raises:
             Conflict: `since` is a number that was never given.
@@ -382,7 +382,7 @@ class EventHistory:
     # -- removing
 
     def stir(self) -> None:
-        """The configuration may have changed: the size is looked at again."""
+        """Returns the configuration may have changed: the size is looked at again."""
         self._stirred.set()
 
     async def run(self, config: Callable[[], Events]) -> None:
@@ -502,7 +502,7 @@ class EventHistory:
                     raise
 
     def _forget_sizes(self, *, only_agents: bool) -> None:
-        """None is left, though some are counted: the store could not keep what was posted."""
+        """Returns None is left, though some are counted: the store could not keep what was posted."""
         self._all_bytes -= self._agents_bytes if only_agents else self._all_bytes
         self._agents_bytes = 0
 
@@ -522,7 +522,7 @@ def _reservation(up_to: int) -> Statement:
 
 
 def _record(row: Row) -> tuple[dict[str, object], int]:
-    """The record as it was when it was shown, and its size."""
+    """Returns the record as it was when it was shown, and its size."""
     seq, at, event_type, agent, worker, data = row
     assert isinstance(data, bytes), "the sink stores JSON"
     fields = codec.as_object(codec.decode(data)) or {}

@@ -2,7 +2,7 @@
 
 The format is BGZF (SAM/BAM format specification, section 4.1): gzip members of at most 64 KiB, each of which
 tells its length, and an empty one at the end. gzip(1) and zcat(1) read it as any other gzip file. This module
-knows nothing of logs; what it reads may be broken or foreign, and is refused then.
+knows nothing of logs; a broken or foreign file is refused.
 """
 
 import os
@@ -15,12 +15,13 @@ from collections.abc import Callable
 SUFFIX = ".gz"
 
 BLOCK_BYTES = 0xFF00
-"""Of the original in one member: what cannot be compressed fits, too."""
+"""Bytes of the original in one member: also data that cannot be compressed fits."""
 
 LEVEL = 1
-"""Five times as fast as the default, and text becomes a fifth longer than with it."""
+"""Number from 1 to 9 for zlib: five times as fast as its default, for text that becomes a fifth longer."""
 
 INDEXES_KEPT = 16
+"""Number of files whose indexes of members are kept in memory."""
 
 _HEADER = struct.Struct("<4BI2BH2B2H")
 _TRAILER = struct.Struct("<2I")
@@ -29,7 +30,7 @@ _EXTRA = (6, 0x42, 0x43, 2)  # length of all extra fields, and a field "BC" of t
 
 
 def compress(source: int, target: int, is_stopped: Callable[[], bool]) -> bool:
-    """Write what the descriptor `source` has to `target`, down to the disk; False if it was stopped.
+    """Writes what the descriptor `source` has to `target`, down to the disk; False if it was stopped.
 
     Made for a thread: memory is bounded by a member, and zlib works without the interpreter's lock.
 
@@ -71,7 +72,7 @@ class Archive:
     """An open compressed file, read as if it were the original. The descriptor stays the caller's."""
 
     def __init__(self, fd: int) -> None:
-        """Find out where the members are.
+        """Finds out where the members are.
 
         Raises:
             ValueError: it is not such a file, or not a whole one.
@@ -81,11 +82,11 @@ class Archive:
 
     @property
     def size(self) -> int:
-        """How many bytes the original has."""
+        """Returns how many bytes the original has."""
         return self._offsets[-1]
 
     def pread(self, size: int, offset: int) -> bytes:
-        """At most `size` bytes of the original from `offset` on; fewer only at its end or where it is broken."""
+        """Returns `size` bytes of the original from `offset` on; fewer only at its end or where it is broken."""
         found: list[bytes] = []
         number = bisect_right(self._offsets, offset) - 1
         while size > 0 and number < len(self._members) - 1:
@@ -111,7 +112,7 @@ _indexes: OrderedDict[tuple[int, int, int, int], _Index] = OrderedDict()
 
 
 def _index(fd: int) -> _Index:
-    """Where each member begins, and at which offset of the original; of the end, too."""
+    """Returns where each member begins, and at which offset of the original; of the end, too."""
     status = os.fstat(fd)
     key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     found = _indexes.get(key)

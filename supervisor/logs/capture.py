@@ -42,7 +42,7 @@ VERIFY_NS = 1_000_000_000
 """Nanoseconds after which a write looks first whether the file is still in its place."""
 
 STEP_BACK_TICKS = 1_000_000
-"""Ticks of 10 ns: a clock that is set back by less stands still."""
+"""Number of ticks, of 10 ns: a clock that is set back by less stands still."""
 
 REASONS_MAX = 4
 """Number of reasons that one line about lost lines names."""
@@ -109,7 +109,7 @@ class LogStream:
     def __init__(
         self, writer: "LogWriter", name: StreamName, tap: Callable[[bytes], None] | None = None
     ) -> None:
-        """`tap` is called with all bytes that are written, too."""
+        """Creates an empty stream. `tap` is called with all bytes that are written, too."""
         self.writer = writer
         self.name: StreamName = name
         self._tag = b"stdout" if name == "stdout" else b"stderr"  # CRI knows no third
@@ -268,7 +268,7 @@ class LogWriter:
         limits: LogLimits,
         earlier: "LogWriter | None" = None,
     ) -> None:
-        """`earlier` wrote these files before, and its lines are counted on: a reader may still be behind."""
+        """Creates a writer that opens nothing yet. `earlier` wrote these files before: its count of lines goes on for readers."""
         self.agent = agent
         self.worker = worker
         self.users = 0
@@ -306,17 +306,17 @@ class LogWriter:
 
     @property
     def files(self) -> Sequence[File]:
-        """The files that this writer wrote to and that should exist, oldest first."""
+        """Returns the files that this writer wrote to and that should exist, oldest first."""
         return () if self._file is None else self._file.files
 
     @property
     def trouble(self) -> str | None:
-        """Why lines are being lost at present, None if all is well."""
+        """Returns why lines are being lost at present, None if all is well."""
         return "; ".join(self._gap.reasons) or "unknown" if self._gap else None
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the present incarnation has printed nothing yet."""
+        """Returns whether the present incarnation has printed nothing yet."""
         return self.incarnation > self._printed
 
     def begin(self) -> None:
@@ -365,7 +365,7 @@ class LogWriter:
 
     @property
     def is_to_be_checked(self) -> bool:
-        """Whether `check` may have something to do; else it has until something is written or lost."""
+        """Returns whether `check` may have something to do; else it has until something is written or lost."""
         unverified = self._unverified.size_bytes
         return bool(unverified or self._gap or (self._was_alive and not self._opened))
 
@@ -400,7 +400,7 @@ class LogWriter:
         self._unmark()
 
     def schedule_flush(self, stream: LogStream) -> bool:
-        """Has `stream.flush` called at the end of this turn; returns False where no loop runs."""
+        """Schedules `stream.flush` for the end of this turn; returns False where no loop runs."""
         if not self._to_flush:
             try:
                 asyncio.get_running_loop().call_soon(self._flush)
@@ -548,7 +548,7 @@ class LogWriter:
 
     @property
     def _note_stream(self) -> bytes:
-        """The stream whose line is left unended, if any: for shippers a note ends it."""
+        """Returns the stream whose line is left unended, if any: for shippers a note ends it."""
         return min(self._unended, default=b"stderr")
 
     def _refusal(self, file: RotatingFile) -> str | None:

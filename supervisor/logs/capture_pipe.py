@@ -1,6 +1,6 @@
-"""The pipes of a worker, read as fast as they fill into the streams of its log, and at its end for a bounded time.
+"""Reads the pipes of workers into the streams of their logs, as fast as they fill, and after an exit for a bounded time.
 
-What the bytes become is the business of `capture`. Everything is on the loop's thread, one read per turn and pipe. The
+Lines and files are the business of `capture`. Everything is on the loop's thread, one read per turn and pipe. The
 loop watches one descriptor for all pipes: a watch of its own for each costs a kilobyte a worker.
 """
 
@@ -14,25 +14,25 @@ from contextlib import suppress
 from .capture import LogStream
 
 READS_PER_TURN = 256
-"""Pipes that are read before the loop does something else; the kernel begins with the others then."""
+"""Number of pipes that are read before the loop does something else; the kernel begins with the others then."""
 
 FULL_READS = 8
-"""A pipe that was full so often in a row is made larger: half as many reads and writes for the same bytes, which takes a fifth of
+"""Number of full reads in a row after which a pipe is made larger: half as many reads and writes for the same bytes, a fifth of
 the processor time from a flood of fifty workers."""
 
 LARGER_PIPES = 64
-"""Beyond these no more are made larger: all pipes of an ordinary user share 64 MiB, and who is beyond that gets small ones."""
+"""Number of pipes that are made larger: all pipes of an ordinary user share 64 MiB, and beyond that new ones are small."""
 
-DRAIN_READS = 64  # what is read at most after the time of a drain is over
-
+DRAIN_READS = 64
+"""Number of reads, at most, after the time of a drain is over."""
 
 HEAP_BYTES = 1024 * 1024
-"""Half of what is kept: that is more than one read takes in all, copies and prefixes included."""
+"""Bytes of half the memory that is kept: more than one read takes in all, copies and prefixes included."""
 
 
 @functools.cache
-def hold_heap() -> None:
-    """Have the C library keep what is freed after one read for the next one.
+def keep_heap() -> None:
+    """Makes the C library keep the memory that is freed after one read for the next one.
 
     Otherwise it gives the top of the heap back to the kernel at every read, or not, as luck will have it, and pages that
     come back cost more than all copying. glibc learns from the size of a block that is freed: see M_MMAP_THRESHOLD in
@@ -42,7 +42,7 @@ def hold_heap() -> None:
 
 
 class _Pipes:
-    """The pipes that one loop reads."""
+    """Represents the pipes that one loop reads."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -53,19 +53,19 @@ class _Pipes:
 
     @staticmethod
     def of(loop: asyncio.AbstractEventLoop) -> "_Pipes":
-        """Those of a running loop, from the first pipe to the last."""
+        """Returns the pipes of a running loop: one object, from the first pipe to the last."""
         found = _PIPES.get(loop)
         if found is None:
             found = _PIPES[loop] = _Pipes(loop)
         return found
 
     def add(self, fd: int, capture: "Capture") -> None:
-        """Has a pipe read as soon as there is something in it."""
+        """Reads a pipe from now on, whenever there is something in it."""
         self._epoll.register(fd, select.EPOLLIN)
         self._captures[fd] = capture
 
     def remove(self, fd: int) -> None:
-        """Has a pipe, which is still open, read no more."""
+        """Stops reading a pipe, which is still open."""
         del self._captures[fd]
         self._larger.discard(fd)
         self._epoll.unregister(fd)
@@ -76,7 +76,7 @@ class _Pipes:
             self._epoll.close()
 
     def enlarge(self, fd: int, size_bytes: int) -> bool:
-        """Whether a pipe holds so much from now on."""
+        """Makes a pipe hold `size_bytes`; returns whether it does from now on."""
         if len(self._larger) >= LARGER_PIPES:
             return False
         try:
@@ -104,13 +104,13 @@ class Capture:
     __slots__ = ("_ended", "_fd", "_full_reads", "_is_larger", "_loop", "_stream", "closed")
 
     def __init__(self, fd: int, stream: LogStream) -> None:
-        """Own the descriptor from now on; needs the running loop."""
-        hold_heap()
+        """Takes the descriptor over, and closes it at the end; needs the running loop."""
+        keep_heap()
         self._fd = fd
         self._stream = stream
         stream.writer.add_pipe()
         self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Event | None = None  # made for whoever waits for it: it takes 1 kB
+        self._ended: asyncio.Event | None = None  # made by the first `drain`: it takes 1 kB
         self._full_reads = 0  # in a row
         self._is_larger = False
         self.closed = False
@@ -119,14 +119,14 @@ class Capture:
         _Pipes.of(self._loop).add(fd, self)
 
     def release(self) -> None:
-        """After the exit of the worker, where the pipe has been read to its end; else `drain` is due."""
-        assert self.closed, "what may still come is waited for"
+        """Ends after the exit of the worker, where the pipe has been read to its end; else `drain` is due."""
+        assert self.closed, "a pipe that is still open is to be drained"
         self._stream.writer.remove_pipe()
 
     async def drain(self, timeout_s: float) -> bool:
-        """After the exit of the worker: read to the end, for `timeout_s` at most, and close.
+        """Reads to the end after the exit of the worker, for `timeout_s` at most, and closes the pipe.
 
-        False if somebody else still held the pipe open; what he writes from now on is lost to him (EPIPE).
+        Returns False if another process still holds the write end; its later writes fail with EPIPE.
         """
         if not self.closed:
             self._ended = self._ended or asyncio.Event()
@@ -139,18 +139,18 @@ class Capture:
         return ended
 
     def close(self) -> None:
-        """Read what is there, bounded, then close the pipe and the stream."""
+        """Reads the rest, bounded, then closes the pipe and the stream."""
         self.catch_up()
         self._end()
 
     def catch_up(self) -> None:
-        """Read what is in the pipe now, bounded: of a process that is dead, all that it wrote."""
+        """Reads the present contents of the pipe, bounded: of a dead process, all that it wrote."""
         for _ in range(DRAIN_READS):
             if self.closed or not self.read():
                 break
 
     def read(self) -> bool:
-        """One read per wake-up: the pipe holds no more, and a flood must not starve the others."""
+        """Reads once: the pipe holds no more, and a flood must not starve the others. Returns whether there may be more."""
         sizes = self._stream.writer.sizes
         size = sizes.flood_bytes if self._is_larger else sizes.read_bytes
         try:

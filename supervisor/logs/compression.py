@@ -1,8 +1,8 @@
 """Compresses log files that were rotated a while ago: one at a time, in one thread, with bounded memory.
 
 The newest of the rotated files stays as it is, for shippers that are not done with it, and so does what may be
-rotated away before it would pay. What a kill interrupts is a temporary file, which the next start removes, or leaves
-both the file and its copy, of which the file counts (`logfile.names`): nothing is lost or repeated.
+rotated away before it would pay. A kill leaves a temporary file, which the next start removes, or both the file and its
+copy, of which the file counts (`file_format.names`): nothing is lost or repeated.
 """
 
 import logging
@@ -19,22 +19,27 @@ from pathlib import Path
 from . import bgzf
 from .file_format import names
 
-PACK_AFTER_S = 5.0
-"""How old a rotated file must be: under a flood it would be gone before."""
+COMPRESS_AFTER_S = 5.0
+"""Seconds since the last write to a rotated file: under a flood it would be gone before."""
 
 KEPT_PLAIN = 1
-"""Files `.1` to this number are not compressed."""
+"""Number of the newest rotated files that are not compressed: `.1` to this."""
 
 RETRY_S = 60.0
-PACKED_KEPT = 4_096
+"""Seconds until the next attempt after an error of the disk."""
+
+COPIES_KEPT = 4_096
+"""Number of compressed files whose former inodes are remembered for readers."""
+
 SWEEP_S = 0.005
+"""Seconds that the search for files of an earlier daemon may take at a time."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One file on its way."""
+    """Represents one file that is being compressed."""
 
     agent: str
     worker: str
@@ -44,11 +49,11 @@ class _Job:
     done: Future[bool]
 
 
-class Packer:
-    """Looks after the rotated files of all workers. All calls are on one thread."""
+class Compressor:
+    """Compresses the rotated files of all workers, one after the other. All calls are on one thread."""
 
-    def __init__(self, directory: Path, after_s: float = PACK_AFTER_S) -> None:
-        self.packed: OrderedDict[int, int] = OrderedDict()
+    def __init__(self, directory: Path, after_s: float = COMPRESS_AFTER_S) -> None:
+        self.compressed: OrderedDict[int, int] = OrderedDict()
         """Inodes of files that are gone -> those of their copies; of the last PACKED_KEPT."""
         self._directory = directory
         self._after_s = after_s
@@ -60,16 +65,16 @@ class Packer:
         self._sweep: Iterator[None] | None = self._swept()
 
     def rotated(self, agent: str, worker: str, delay_s: float | None = None) -> None:
-        """A worker has one more rotated file."""
+        """Queues the rotated files of a worker."""
         if (agent, worker) not in self._queued:
             self._queued.add((agent, worker))
             wait_s = self._after_s if delay_s is None else delay_s
             self._due.append((time.monotonic() + wait_s, agent, worker))
 
     def step(self, replaced: Callable[[str, str, int, int], None]) -> None:
-        """About once a second: finishes a file and begins the next.
+        """Finishes a file and begins the next; due about once a second.
 
-        `replaced` is told of agent, worker, the inode that was, and that of the copy.
+        `replaced` is called with agent, worker, the inode of the original, and that of the copy.
         """
         if self._sweep is not None:
             self._go_on_sweeping(self._sweep)
@@ -93,7 +98,7 @@ class Packer:
                 break
 
     def close(self) -> None:
-        """Gives up what is under way."""
+        """Gives up the file that is being compressed."""
         self._is_stopped.set()
         if self._threads is not None:
             self._threads.shutdown()
@@ -103,7 +108,7 @@ class Packer:
 
     def _begin(self, agent: str, worker: str) -> _Job | None:
         found = names(self._directory / agent, worker)
-        plain = [name for name in found if not name.is_packed and name.number > KEPT_PLAIN]
+        plain = [name for name in found if not name.is_compressed and name.number > KEPT_PLAIN]
         if not plain:
             return None
         status = plain[0].path.lstat()
@@ -136,9 +141,9 @@ class Packer:
                 os.utime(job.temporary, ns=(source.st_atime_ns, source.st_mtime_ns))
                 job.temporary.rename(f"{path}{bgzf.SUFFIX}")
                 path.unlink()
-                self.packed[source.st_ino] = target.st_ino
-                if len(self.packed) > PACKED_KEPT:
-                    self.packed.popitem(last=False)
+                self.compressed[source.st_ino] = target.st_ino
+                if len(self.compressed) > COPIES_KEPT:
+                    self.compressed.popitem(last=False)
                 replaced(job.agent, job.worker, source.st_ino, target.st_ino)
         except OSError as error:
             logger.debug("cannot compress a log of %s: %s", job.worker, error)
@@ -146,10 +151,10 @@ class Packer:
             self._discard(job)
 
     def _path_of(self, job: _Job, inode: int) -> Path | None:
-        """Where the file is now; None if it was rotated away."""
+        """Returns where the file is now; None if it was rotated away."""
         for name in names(self._directory / job.agent, job.worker):
             with suppress(OSError):
-                if name.number and not name.is_packed and name.path.lstat().st_ino == inode:
+                if name.number and not name.is_compressed and name.path.lstat().st_ino == inode:
                     return name.path
         return None
 
@@ -176,6 +181,6 @@ class Packer:
                     if self._job is None or left != self._job.temporary:
                         left.unlink(missing_ok=True)
                 for name in names(self._directory / agent):
-                    if name.number > KEPT_PLAIN and not name.is_packed:
+                    if name.number > KEPT_PLAIN and not name.is_compressed:
                         self.rotated(agent, name.worker, 0)
                 yield

@@ -1,8 +1,9 @@
-"""The daemon's own log: to the system's journal where stderr is the journal, else to stderr, as text or JSON.
+"""Writes the daemon's own log: to the system's journal where stderr is the journal, else to stderr, as text or JSON.
 
 Callers use `logging` and give facts for programs by `extra={"fields": {…}}`; those of a CorralError that is logged come
-by themselves. Nothing here ever waits for a reader: what cannot be written now waits in a bounded queue, what does not
-fit is counted, and the log says so when it can be written again. A stderr that is closed costs its entries and nothing else.
+by themselves. Nothing here ever waits for a reader: an entry that cannot be written now waits in a bounded queue, one that
+does not fit is counted, and the log reports that when it can be written again. A stderr that is closed costs its entries
+and nothing else.
 """
 
 import asyncio
@@ -33,13 +34,13 @@ VALUE_LIMIT = 4 * 1024
 """Characters: of a whole entry, without its traceback, and of one fact."""
 DATA_LIMIT = 32
 NAME_LIMIT = 64
-"""Facts that an error may bring, and characters of their names."""
+"""Number of facts that an error may bring, and characters of their names."""
 TRACEBACK_LIMIT = 32 * 1024
-"""Characters of a traceback; what is too much is left out of its middle."""
+"""Characters of a traceback; of a longer one the middle is left out."""
 CLOSE_S = 1.0
-"""How long the last entries may take."""
+"""Seconds that writing the last entries may take."""
 BEHIND_S, IDLE_S = 0.05, 1.0
-"""How often what waits is tried again, and how often anybody looks whether something waits."""
+"""Seconds between two attempts to write waiting entries, and between two looks whether any wait."""
 STDERR = 2
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ _CONTROL |= {
 
 
 class DaemonLog:
-    """The log of this process; one at a time."""
+    """Represents the log of this process; one at a time."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class DaemonLog:
         journal_path: str = SOCKET,
         fd: int = STDERR,
     ) -> None:
-        """`journal_stream` is what the variable JOURNAL_STREAM says, see systemd.exec(5)."""
+        """Takes over the root logger. `journal_stream` is the value of JOURNAL_STREAM, see systemd.exec(5)."""
         is_journal = is_stream_to_journal(fd, journal_stream)
         journal = Journal(journal_path)
         sink: _Sink
@@ -76,7 +77,9 @@ class DaemonLog:
             sink = _JournalSink(journal)
         else:
             self.where = f"stderr, as {form}"
-            sink = _StderrSink(_Outlet(fd), form, with_priority=is_journal and form == "text")
+            sink = _StderrSink(
+                _SharedDescriptor(fd), form, with_priority=is_journal and form == "text"
+            )
         self._handler = Handler(sink)
         self._root = logging.getLogger()
         self._root.addHandler(self._handler)
@@ -84,7 +87,7 @@ class DaemonLog:
 
     @property
     def level(self) -> Level:
-        """The least severe that is written; can be set at any time, and is not kept over a restart."""
+        """Returns the least severe level that is written; can be set at any time, and is not kept over a restart."""
         return self._level
 
     @level.setter
@@ -94,31 +97,31 @@ class DaemonLog:
 
     @property
     def lost(self) -> int:
-        """Entries that were not written, because nobody read or stderr was closed."""
+        """Returns the number of entries that were not written, because nothing read them or stderr was closed."""
         return self._handler.lost
 
     def flush(self) -> None:
-        """Writes what waits, as far as that is possible now."""
+        """Writes the waiting entries, as far as that is possible now."""
         self._handler.flush()
 
     async def keep_up(self) -> None:
-        """Writes what waits as soon as it is read, without end, also where nothing new comes."""
+        """Writes waiting entries as soon as the reader reads, without end, also where nothing new comes."""
         while True:
             self.flush()
             # Not by writability: uvloop would set O_NONBLOCK on a descriptor that others have, too.
             await asyncio.sleep(BEHIND_S if self._handler.is_behind else IDLE_S)
 
     def close(self) -> None:
-        """Writes what waits, within CLOSE_S, and takes no more."""
+        """Writes the waiting entries, within CLOSE_S, and takes no more."""
         self._root.removeHandler(self._handler)
         self._handler.drain(CLOSE_S)
         self._handler.close()
 
 
-async def told(
+async def log_outcome(
     logger: logging.Logger, what: str, facts: Mapping[str, object], doing: Awaitable[T]
 ) -> T:
-    """What `doing` gives; at its end the log tells of it at DEBUG, with how it ended and after how long."""
+    """Awaits `doing` and returns its result; logs at DEBUG how it ended and after how long."""
     began_s = time.perf_counter()
     result = "ok"
     try:
@@ -133,14 +136,14 @@ async def told(
 
 
 class _Sink(Protocol):
-    """Where entries go: rendered, and written without waiting."""
+    """Renders entries, and writes them without waiting."""
 
     def render(self, record: logging.LogRecord) -> tuple[object, int]:
-        """The entry as `write` takes it, and its size."""
+        """Returns the entry as `write` takes it, and its size."""
         ...
 
     def write(self, entry: object) -> object | None:
-        """Writes an entry; what is left of it, where that cannot be done now.
+        """Writes an entry; returns the rest of it that cannot be written now, else None.
 
         Raises:
             OSError: it will never be written.
@@ -152,50 +155,50 @@ class _Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Closes what it has opened."""
+        """Closes the descriptors that it has opened."""
         ...
 
 
 class Handler(logging.Handler):
-    """A bounded queue before a sink; `logging` holds its lock around `emit` and we around the rest."""
+    """Queues entries before a sink, bounded; `logging` holds its lock around `emit`, this class around the rest."""
 
     def __init__(self, sink: _Sink) -> None:
         super().__init__()
         self.lost = 0
-        self._untold = 0
+        self._unreported = 0
         self._sink = sink
         self._queue: deque[tuple[object, int, int]] = deque()
-        """Entries, their sizes, and how many lost ones they tell of."""
+        """Entries, their sizes, and the number of lost ones that they report."""
         self._queued_bytes = 0
 
     @property
     def is_behind(self) -> bool:
-        """Whether something waits."""
+        """Returns whether entries wait."""
         return bool(self._queue)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes an entry, or keeps it until it can be written, or counts it."""
         try:
             entry, size = self._sink.render(record)
-        except Exception as error:  # a wrong format string is no reason to fail whoever logs
+        except Exception as error:  # a wrong format string is no reason to fail the caller
             broken = f"cannot write an entry of {record.pathname}:{record.lineno}: {error!r}"
             entry, size = self._sink.render(_record("error", broken))
         if len(self._queue) >= QUEUE_ENTRIES or self._queued_bytes + size > QUEUE_BYTES:
             self._pump()
             if self._queue:
                 self.lost += 1
-                self._untold += 1
+                self._unreported += 1
                 return
         self._put(entry, size)
         self._pump()
 
     def flush(self) -> None:
-        """Writes what waits, as far as that is possible now."""
+        """Writes the waiting entries, as far as that is possible now."""
         with self.lock or contextlib.nullcontext():
             self._pump()
 
     def drain(self, within_s: float) -> None:
-        """Writes what waits, and waits for that."""
+        """Writes the waiting entries, and waits for that, `within_s` at most."""
         end_s = time.monotonic() + within_s
         self.flush()
         while self._queue and (left_s := end_s - time.monotonic()) > 0:
@@ -203,40 +206,40 @@ class Handler(logging.Handler):
             self.flush()
 
     def close(self) -> None:
-        """Forgets what waits."""
+        """Drops the waiting entries."""
         self._queue.clear()
-        self._untold = 0
+        self._unreported = 0
         self._sink.close()
         super().close()
 
-    def _put(self, entry: object, size: int, tells: int = 0) -> None:
-        self._queue.append((entry, size, tells))
+    def _put(self, entry: object, size: int, reported: int = 0) -> None:
+        self._queue.append((entry, size, reported))
         self._queued_bytes += size
 
     def _pump(self) -> None:
         is_broken = False
-        while self._queue or (self._untold and not is_broken):
+        while self._queue or (self._unreported and not is_broken):
             if not self._queue:
-                count, self._untold = self._untold, 0
+                count, self._unreported = self._unreported, 0
                 text = f"{count} entries of this log were lost: they could not be written"
                 self._put(*self._sink.render(_record("warning", text)), count)
-            entry, size, tells = self._queue[0]
+            entry, size, reported = self._queue[0]
             try:
                 left = self._sink.write(entry)
             except OSError:
                 left = None
                 is_broken = True
-                self.lost += not tells
-                self._untold += tells or 1
+                self.lost += not reported
+                self._unreported += reported or 1
             if left is not None:
-                self._queue[0] = left, size, tells
+                self._queue[0] = left, size, reported
                 return
             self._queue.popleft()
             self._queued_bytes -= size
 
 
 def _record(level: str, text: str) -> logging.LogRecord:
-    """An entry about the log itself."""
+    """Returns an entry about the log itself."""
     number = logging.getLevelNamesMapping()[level.upper()]
     return logging.LogRecord(__name__, number, __file__, 0, text, None, None)
 
@@ -245,14 +248,14 @@ def _record(level: str, text: str) -> logging.LogRecord:
 
 
 class _StderrSink:
-    def __init__(self, outlet: "_Outlet", form: Form, *, with_priority: bool) -> None:
+    def __init__(self, outlet: "_SharedDescriptor", form: Form, *, with_priority: bool) -> None:
         self._outlet = outlet
         self._form = form
         self._with_priority = with_priority
         self._is_at_start = True
-        """Whether what comes next begins a line."""
+        """Whether the next byte begins a line."""
         self._has_rest = False
-        """Whether what comes next is the rest of an entry."""
+        """Whether the next entry is the rest of one."""
 
     def render(self, record: logging.LogRecord) -> tuple[object, int]:
         line = json_line(record) if self._form == "json" else text_lines(record)
@@ -284,8 +287,8 @@ class _StderrSink:
         self._outlet.close()
 
 
-class _Outlet:
-    """A descriptor that others have, too, and that is written to without ever blocking and without changing it."""
+class _SharedDescriptor:
+    """Writes to a descriptor that other processes share, without ever blocking and without changing its flags."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -307,7 +310,7 @@ class _Outlet:
                 self._own_fd = os.open(f"/proc/self/fd/{fd}", flags)
 
     def write(self, data: bytes) -> int:
-        """How many bytes were written.
+        """Writes as much as it can now; returns the number of bytes written.
 
         Raises:
             BlockingIOError: none can be written now.
@@ -333,7 +336,7 @@ class _Outlet:
         return bool(poller.poll(timeout_s * 1000))
 
     def close(self) -> None:
-        """Closes what is our own."""
+        """Closes the descriptors that were opened here."""
         if self._socket is not None:
             self._socket.close()
         if self._own_fd >= 0:
@@ -394,14 +397,14 @@ class _JournalSink:
 
 
 def text_lines(record: logging.LogRecord) -> str:
-    """`2026-01-01T00:00:00.123Z info    text key=value …`, and the traceback indented below it."""
+    """Returns `2026-01-01T00:00:00.123Z info    text key=value …`, and the traceback indented below it."""
     line = f"{_at(record)} {_level_of(record):7} {_words(record, facts_of(record))}"
     traceback = traceback_of(record).replace("\n", "\n  ")
     return f"{line}\n  {traceback}" if traceback else line
 
 
 def json_line(record: logging.LogRecord) -> str:
-    """One object, in the shape of a log record of `corral logs --json`: `{"at", "level", "text", "fields", …}`."""
+    """Returns one object, in the shape of a log record of `corral logs --json`: `{"at", "level", "text", "fields", …}`."""
     entry: dict[str, object] = {
         "at": _at(record),
         "level": _level_of(record),
@@ -416,7 +419,7 @@ def json_line(record: logging.LogRecord) -> str:
 
 
 def facts_of(record: logging.LogRecord) -> dict[str, object]:
-    """What the caller gave, and the data of the errors that the entry is about."""
+    """Returns the facts of the caller, and the data of the errors that the entry is about."""
     facts: dict[str, object] = {}
     errors: list[object] = list(record.args) if isinstance(record.args, tuple) else []
     if record.exc_info:
@@ -434,7 +437,7 @@ def facts_of(record: logging.LogRecord) -> dict[str, object]:
 
 
 def traceback_of(record: logging.LogRecord) -> str:
-    """The traceback, if there is one, without other control characters than its newlines."""
+    """Returns the traceback, if there is one, without other control characters than its newlines."""
     if not record.exc_info:
         return ""
     text = logging.Formatter().formatException(record.exc_info)
@@ -449,7 +452,7 @@ def _at(record: logging.LogRecord) -> str:
 
 
 def _level_of(record: logging.LogRecord) -> str:
-    """The level's name; of numbers between two names the lower one."""
+    """Returns the level's name; of numbers between two names the lower one."""
     for number, name in ((50, "critical"), (40, "error"), (30, "warning"), (20, "info")):
         if record.levelno >= number:
             return name
@@ -462,7 +465,7 @@ def _text(record: logging.LogRecord) -> str:
 
 
 def _words(record: logging.LogRecord, facts: Mapping[str, object]) -> str:
-    """One line: the text, then the facts as logfmt."""
+    """Returns one line: the text, then the facts as logfmt."""
     words = [_text(record).translate(_CONTROL)]
     words += (f"{key}={_quoted(_plain(value))}" for key, value in facts.items())
     line = " ".join(words)
@@ -470,14 +473,14 @@ def _words(record: logging.LogRecord, facts: Mapping[str, object]) -> str:
 
 
 def _plain(value: object) -> str:
-    """A fact as text; what is no text as JSON."""
+    """Returns a fact as text; any other value as JSON."""
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
     return value if len(value) <= VALUE_LIMIT else f"{value[:VALUE_LIMIT]}…"
 
 
 def _limited(value: object) -> object:
-    """A fact as it is, unless it is large."""
+    """Returns a fact as it is, unless it is large."""
     if isinstance(value, bool | int | float) or value is None:
         return value
     text = _plain(value)
@@ -485,6 +488,6 @@ def _limited(value: object) -> object:
 
 
 def _quoted(text: str) -> str:
-    """A value of logfmt."""
+    """Returns a value of logfmt."""
     is_plain = text and not any(character in text for character in ' ="') and text.isprintable()
     return text if is_plain else json.dumps(text, ensure_ascii=False).translate(_CONTROL)

@@ -1,18 +1,18 @@
-"""The files of one worker's log: their format, their names and order, and places in them.
+"""Defines the files of one worker's log: their format, their names and order, and how a file is found again.
 
 A line has the format that Kubernetes' container runtimes write (CRI, `logs.go` of the kubelet):
 
     2026-01-01T00:00:00.123456780Z stderr F text
 
 `F` ends a line, `P` is a part of one that is longer than 16 KiB. The prefix has 40 bytes on every line, so that
-reading is one slice per field. The last digit of the nanoseconds says who wrote the line: 0 the worker; 1 a `log`
+reading is one slice per field. The last digit of the nanoseconds is the origin of the line: 0 the worker; 1 a `log`
 notification, whose text is `{"level":…,"text":…,"fields":…}`; 2 corral itself (lines were lost), in the same shape;
-3 and 4 are 0 and 1 in what an incarnation printed first. Shippers take 1, 2 and 4 for JSON on stderr, which they can
+3 and 4 are 0 and 1 in the first output of an incarnation. Shippers take 1, 2 and 4 for JSON on stderr, which they can
 parse (on stdout while a line of stderr is in parts: they join those of one stream); nothing that a worker prints is
 mistaken for it.
 
 A file is known by the time of its first line, which no other file of its folder has (`LogFolder.stamp`), and found by
-its inode, whatever others rename it to: an inode alone is no identity, since its number is used again at once. A file
+its inode, also after a rename by another program: an inode alone is no identity, since its number is used again at once. A file
 without a line has no identity, and is no place to be. Nothing here writes.
 """
 
@@ -40,18 +40,25 @@ Record: TypeAlias = dict[str, object]
 T = TypeVar("T")
 
 Search: TypeAlias = Generator[None, None, T]
-"""A search that may take long: it stops after each block, so that whoever goes on with it can let others go first."""
+"""A search that may take long: it yields after each block, so that its caller can let other tasks run."""
 
 PREFIX_BYTES = 40
 HEAD_BYTES = 30  # the time
 CAPTURED, NOTIFIED, OWN = b"0", b"1", b"2"
 FIRST = {CAPTURED: b"3", NOTIFIED: b"4", OWN: OWN}
-"""What stands for a kind in what an incarnation printed first."""
+"""Kinds -> the digits that stand for them in the first output of an incarnation."""
 
-LINE_LIMIT_BYTES = 16 * 1024  # longer lines are stored in parts
-PIECE_BYTES = 512 * 1024  # of a message: as JSON one byte may take six
+LINE_LIMIT_BYTES = 16 * 1024
+"""Bytes of the text of a line; longer lines are stored in parts."""
+
+PIECE_BYTES = 512 * 1024
+"""Bytes of a message in one line: as JSON one byte may take six."""
+
 BLOCK_BYTES = 64 * 1024
+"""Bytes that are read at a time."""
+
 LOOKBACK_LINES = 1_000
+"""Number of lines within which the parts of a line are looked for."""
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _RANKS = {
@@ -62,47 +69,47 @@ _RANKS = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that this process wrote to, and how many lines it had written before."""
+    """Represents a file that this process wrote to, with the number of lines written before it."""
 
     inode: int
     first_line: int
 
 
-class Written(Protocol):
-    """What a writer knows of its own files."""
+class WriterState(Protocol):
+    """Defines what readers need of the writer of a worker."""
 
     lines: int
 
     @property
     def files(self) -> Sequence[File]:
-        """The files that it wrote to and that should exist, oldest first."""
+        """Returns the files that it wrote to and that should exist, oldest first."""
         ...
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the present incarnation has printed nothing yet."""
+        """Returns whether the present incarnation has printed nothing yet."""
         ...
 
 
-class Library(Protocol):
-    """What readers need of whoever keeps the files."""
+class LogSource(Protocol):
+    """Defines what readers need of the folder of all logs."""
 
     directory: Path
     turn: asyncio.Lock
 
     @property
-    def packed(self) -> Mapping[int, int]:
-        """Inodes of files that were compressed and are gone -> those of the compressed ones."""
+    def compressed(self) -> Mapping[int, int]:
+        """Returns inodes of files that were compressed and are gone -> those of the compressed ones."""
         ...
 
-    def find_writer(self, agent: str, worker: str) -> Written | None:
-        """The writer of a worker, if it has one at present."""
+    def find_writer(self, agent: str, worker: str) -> WriterState | None:
+        """Returns the writer of a worker, if it has one at present."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which records somebody asked for; `since` and `until` are unix seconds."""
+class LogFilter:
+    """Selects records by worker, time, stream, level and pattern; `since` and `until` are unix seconds."""
 
     names: frozenset[str] = frozenset()
     since: float | None = None
@@ -112,30 +119,30 @@ class Wanted:
     pattern: Pattern | None = None
     previous: bool = False
     running: frozenset[str] = frozenset()
-    """Workers that have an incarnation now: what counts as their previous one is the one before."""
+    """Workers that have an incarnation now: their previous one is the one before it."""
 
     @property
     def is_rare(self) -> bool:
-        """Whether records have to be read to know if they are wanted."""
+        """Returns whether a record has to be read to know if it is selected."""
         return any(
             each is not None
             for each in (self.level, self.pattern, self.stream, self.since, self.until)
         )
 
     def select(self, records: Iterable[Record]) -> list[Record]:
-        """Those of them that are wanted; those of the stream `corral`, which tell of lost lines, always are.
+        """Returns the records that are selected; those of the stream `corral`, which report lost lines, always are.
 
         Raises:
             ResourceLimitExceeded: the pattern takes too long.
         """
-        since = None if self.since is None else instant(self.since)
-        until = None if self.until is None else instant(self.until)
+        since = None if self.since is None else timestamp(self.since)
+        until = None if self.until is None else timestamp(self.until)
         rank = None if self.level is None else _RANKS[self.level]
         chosen = [
             record
             for record in records
-            if (since is None or at_of(record) >= since)
-            and (until is None or at_of(record) <= until)
+            if (since is None or time_of(record) >= since)
+            and (until is None or time_of(record) <= until)
             and (
                 record["stream"] == "corral"
                 or (
@@ -154,36 +161,36 @@ def _searched(record: Record) -> str | None:
 
 
 def severity(level: object) -> int:
-    """How severe, for comparing; what a worker printed itself has no level, and is less than the least."""
+    """Returns a rank of the level, for comparing; printed lines have no level, and rank below all."""
     return -1 if level is None else _RANKS.get(str(level).lower(), _RANKS["info"])
 
 
-class Place:
-    """A file of a worker as it was found in the folder."""
+class FoundFile:
+    """Represents a file of a worker as it was found in the folder."""
 
     def __init__(self, path: Path, inode: int, size: int | None, modified_ns: int) -> None:
-        """`size` None means that it is compressed."""
+        """Notes the file; `size` None means that it is compressed."""
         self.path = path
         self.inode = inode
         self.head = b""
         """The time of its first line, once it was opened."""
         self.first_line: int | None = None
-        """What its writer said of it when it was found."""
+        """Number of lines that its writer had written before it, as far as it knew when the file was found."""
         self._size = size
         self._modified_ns = modified_ns
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has nothing, as far as its own size tells."""
+        """Returns whether the file itself is empty; of a compressed one False."""
         return self._size == 0
 
     @property
     def is_ours(self) -> bool:
-        """False for a compressed file that somebody else has made, or that is broken: it cannot be read."""
+        """Returns False for a compressed file that another program has made, or that is broken: it cannot be read."""
         return not self.path.name.endswith(bgzf.SUFFIX) or self.size > 0
 
     def refresh(self) -> bool:
-        """Look at a plain file's size again; say whether it is still where it was found."""
+        """Looks at a plain file's size again; returns whether it is still where it was found."""
         with suppress(OSError):
             status = self.path.lstat()
             if status.st_ino == self.inode:
@@ -193,18 +200,18 @@ class Place:
         return False
 
     @contextmanager
-    def opened(self, library: Library) -> Generator["OpenFile | None", None, None]:
-        """The file, wherever it is now, whole as it was found; None if it is gone."""
+    def opened(self, source: LogSource) -> Generator["OpenFile | None", None, None]:
+        """Yields the open file, also after a rename, whole as it was found; None if it is gone."""
         directory, path = self.path.parent, self.path
-        with opened(directory, self.inode, library, path, self.head or self._is_same) as file:
+        with opened(directory, self.inode, source, path, self.head or self._is_same) as file:
             if file is not None and not self.head:
                 self.head = file.head
             yield file
 
-    def _is_same(self, file: "OpenFile", library: Library) -> bool:
+    def _is_same(self, file: "OpenFile", source: LogSource) -> bool:
         # Between two turns of a reader it may have been rotated away, and its number given to a new file.
         match = _NAME.fullmatch(self.path.name)
-        writer = library.find_writer(self.path.parent.name, match[1] if match else "")
+        writer = source.find_writer(self.path.parent.name, match[1] if match else "")
         first_line = first_line_of(writer, file.inode)
         return first_line == self.first_line and (
             first_line is not None or file.modified_ns == self._modified_ns
@@ -212,7 +219,7 @@ class Place:
 
     @property
     def size(self) -> int:
-        """The bytes of it, or of what was compressed: looked up when somebody asks, since there may be many files."""
+        """Returns the bytes of the file, of a compressed one those of the original: looked up late, since files may be many."""
         if self._size is None:
             file = _open_inode(self.path, self.inode)
             self._size = 0 if file is None else file.size
@@ -228,43 +235,45 @@ _NAME = re.compile(r"(.+)\.log(?:\.([1-9][0-9]*)(\.gz)?)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """What the name of a file says: whose it is, how old (0 is the present one), and whether it is compressed."""
+class FileName:
+    """Represents the name of a file: the worker, the age (0 is the present file), and whether it is compressed."""
 
     path: Path
     worker: str
     number: int
-    is_packed: bool
+    is_compressed: bool
 
 
-def names(directory: Path, worker: str | None = None) -> list[Name]:
-    """The names of log files in an agent's folder, of one worker or of all, oldest first."""
+def names(directory: Path, worker: str | None = None) -> list[FileName]:
+    """Returns the names of log files in an agent's folder, of one worker or of all, oldest first."""
     beginning = "" if worker is None else f"{worker}.log"
-    found: list[Name] = []
+    found: list[FileName] = []
     for name in _listed(directory, files=True):
         match = _NAME.fullmatch(name) if name.startswith(beginning) and name[0] != "." else None
         if match and worker in (None, match[1]):
-            found.append(Name(directory / name, match[1], int(match[2] or 0), match[3] is not None))
+            found.append(
+                FileName(directory / name, match[1], int(match[2] or 0), match[3] is not None)
+            )
     found.sort(key=lambda name: name.number, reverse=True)
     return found
 
 
-def chain(directory: Path, worker: str) -> list[Path]:
-    """The paths of a worker's log, oldest first."""
+def log_paths(directory: Path, worker: str) -> list[Path]:
+    """Returns the paths of a worker's log, oldest first."""
     return _distinct(names(directory, worker))
 
 
-def _distinct(found: Iterable[Name]) -> list[Path]:
+def _distinct(found: Iterable[FileName]) -> list[Path]:
     # A daemon that was killed while it compressed a file may have left both: the plain one is complete.
     by_number: dict[int, Path] = {}
     for name in found:
-        if not name.is_packed or name.number not in by_number:
+        if not name.is_compressed or name.number not in by_number:
             by_number[name.number] = name.path
     return list(by_number.values())
 
 
-def known(directory: Path) -> set[str]:
-    """The agents and workers that have files."""
+def known_names(directory: Path) -> set[str]:
+    """Returns the agents and workers that have files."""
     found: set[str] = set()
     for agent in _listed(directory):
         own = {name.worker for name in names(directory / agent)}
@@ -272,34 +281,34 @@ def known(directory: Path) -> set[str]:
     return found
 
 
-def superfluous(directory: Path, worker: str) -> list[Path]:
-    """Copies of files that are still there: of what a killed daemon compressed."""
+def duplicates(directory: Path, worker: str) -> list[Path]:
+    """Returns compressed copies whose originals are still there: a daemon was killed while it compressed them."""
     found = names(directory, worker)
-    plain = {name.number for name in found if not name.is_packed}
-    copies = [name.path for name in found if name.is_packed and name.number in plain]
-    return [place.path for place in places_of(copies) if place.size]
+    plain = {name.number for name in found if not name.is_compressed}
+    copies = [name.path for name in found if name.is_compressed and name.number in plain]
+    return [entry.path for entry in files_at(copies) if entry.size]
 
 
-def workers(directory: Path, wanted: frozenset[str]) -> Iterator[tuple[str, str, list[Place]]]:
-    """The wanted agents and workers that have files, and those, oldest first.
+def workers(directory: Path, wanted: frozenset[str]) -> Iterator[tuple[str, str, list[FoundFile]]]:
+    """Yields agent, worker and files, oldest first, of those named in `wanted`; of all where it is empty.
 
     A caller's name is only compared, it never becomes a path.
     """
     for agent in sorted(_listed(directory)):
-        found: dict[str, list[Name]] = {}
+        found: dict[str, list[FileName]] = {}
         for name in names(directory / agent):
             if not wanted or agent in wanted or name.worker in wanted:
                 found.setdefault(name.worker, []).append(name)
         # Of all at once: between two turns of a reader names may come to mean other files.
-        places = [(worker, places_of(_distinct(own))) for worker, own in sorted(found.items())]
-        yield from ((agent, worker, each) for worker, each in places if each)
+        entries = [(worker, files_at(_distinct(own))) for worker, own in sorted(found.items())]
+        yield from ((agent, worker, each) for worker, each in entries if each)
 
 
 def _listed(directory: Path, *, files: bool = False) -> list[str]:
-    """The names of the folders in a folder, or of its files: whoever may write there can put anything beside them."""
+    """Returns the names of the folders in a folder, or of its files; other programs may have put anything beside them."""
     try:
         with os.scandir(directory) as entries:
-            # A name that is no text could not be told to anybody.
+            # A name that is no text could not be sent to a client.
             return [
                 entry.name
                 for entry in entries
@@ -313,57 +322,57 @@ def _listed(directory: Path, *, files: bool = False) -> list[str]:
 # -- files
 
 
-def places_of(paths: Iterable[Path]) -> list[Place]:
-    """The files of these paths that exist."""
-    places: list[Place] = []
+def files_at(paths: Iterable[Path]) -> list[FoundFile]:
+    """Returns the files of these paths that exist."""
+    entries: list[FoundFile] = []
     for path in paths:
         with suppress(OSError):
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode):
                 continue
-            is_packed = path.name.endswith(bgzf.SUFFIX)
-            size = None if is_packed else status.st_size
-            places.append(Place(path, status.st_ino, size, status.st_mtime_ns))
-    return places
+            is_compressed = path.name.endswith(bgzf.SUFFIX)
+            size = None if is_compressed else status.st_size
+            entries.append(FoundFile(path, status.st_ino, size, status.st_mtime_ns))
+    return entries
 
 
 class OpenFile:
-    """A file of a log, open for reading; a compressed one looks like the original."""
+    """Represents a file of a log, open for reading; a compressed one reads like the original."""
 
-    def __init__(self, path: Path, fd: int, packed: Archive | None) -> None:
+    def __init__(self, path: Path, fd: int, compressed: Archive | None) -> None:
         self.path = path
         self._fd = fd
-        self._packed = packed
+        self._compressed = compressed
         status = os.fstat(fd)
         self.inode = status.st_ino
         self.modified_ns = status.st_mtime_ns
 
     @property
     def size(self) -> int:
-        """The bytes of the original."""
-        return os.fstat(self._fd).st_size if self._packed is None else self._packed.size
+        """Returns the bytes of the original."""
+        return os.fstat(self._fd).st_size if self._compressed is None else self._compressed.size
 
     @property
     def head(self) -> bytes:
-        """The time of the first line; b"" if there is none."""
+        """Returns the time of the first line; b"" if there is none."""
         return self.pread(HEAD_BYTES, 0)
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Bytes of the original; fewer at its end, and where it cannot be read."""
+        """Returns `size` bytes of the original from `offset` on; fewer at its end, and where it cannot be read."""
         try:
-            if self._packed is None:
+            if self._compressed is None:
                 return os.pread(self._fd, size, offset)
-            return self._packed.pread(size, offset)
-        except OSError:  # a disk that is going, or something that has taken the file's name
+            return self._compressed.pread(size, offset)
+        except OSError:  # a failing disk, or a foreign file of this name
             return b""
 
     def close(self) -> None:
-        """Closes it."""
+        """Closes the file."""
         os.close(self._fd)
 
 
 def _open(path: Path) -> OpenFile | None:
-    """None if it is not a file of ours."""
+    """Opens a file; returns None if it is not a file of this format."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -375,16 +384,16 @@ def _open(path: Path) -> OpenFile | None:
         return None
 
 
-Identity: TypeAlias = "bytes | Callable[[OpenFile, Library], bool]"
-"""How to know a file: by the time of its first line, or by a question."""
+Identity: TypeAlias = "bytes | Callable[[OpenFile, LogSource], bool]"
+"""How to know a file: by the time of its first line, or by a predicate."""
 
 
 @contextmanager
 def opened(
-    directory: Path, inode: int, library: Library, hint: Path | None, identity: Identity
+    directory: Path, inode: int, source: LogSource, hint: Path | None, identity: Identity
 ) -> Generator[OpenFile | None, None, None]:
-    """The file that had that inode, wherever it was renamed to, or what it was compressed to; None if it is gone."""
-    file = _found(directory, inode, library, hint, identity)
+    """Yields the file that had that inode, also after a rename or compression; None if it is gone."""
+    file = _found(directory, inode, source, hint, identity)
     try:
         yield file
     finally:
@@ -393,18 +402,16 @@ def opened(
 
 
 def _found(
-    directory: Path, inode: int, library: Library, hint: Path | None, identity: Identity
+    directory: Path, inode: int, source: LogSource, hint: Path | None, identity: Identity
 ) -> OpenFile | None:
-    packed = library.packed.get(inode)
-    for number, paths in ((inode, (hint, None)), (packed, (None,))):
+    compressed = source.compressed.get(inode)
+    for number, paths in ((inode, (hint, None)), (compressed, (None,))):
         for path in paths if number is not None else ():
             path = path or _find(directory, cast("int", number))  # None was left out above
             file = None if path is None else _open_inode(path, cast("int", number))
             if file is None:
                 continue
-            is_it = (
-                file.head == identity if isinstance(identity, bytes) else identity(file, library)
-            )
+            is_it = file.head == identity if isinstance(identity, bytes) else identity(file, source)
             if is_it:
                 return file
             file.close()
@@ -413,8 +420,10 @@ def _found(
 
 
 @contextmanager
-def entered(directory: Path, worker: str, inode: int) -> Generator[OpenFile | None, None, None]:
-    """The file of a worker with that inode, of which no more is known yet; None if there is none."""
+def opened_by_inode(
+    directory: Path, worker: str, inode: int
+) -> Generator[OpenFile | None, None, None]:
+    """Yields the file of a worker with that inode, of which no more is known yet; None if there is none."""
     path = _find(directory, inode)
     match = None if path is None else _NAME.fullmatch(path.name)
     # Where ours was deleted, its number may have gone to a file of another worker.
@@ -426,8 +435,8 @@ def entered(directory: Path, worker: str, inode: int) -> Generator[OpenFile | No
             file.close()
 
 
-def first_line_of(writer: Written | None, inode: int) -> int | None:
-    """How many lines the writer had written before it began the file that has that inode now, if it knows it."""
+def first_line_of(writer: WriterState | None, inode: int) -> int | None:
+    """Returns the number of lines that the writer had written before it began the file with that inode, if it knows it."""
     if writer is None:
         return None
     return next((file.first_line for file in writer.files if file.inode == inode), None)
@@ -450,7 +459,7 @@ def _find(directory: Path, inode: int) -> Path | None:
 
 
 def last_line(fd: int, size: int) -> tuple[int, bytes]:
-    """How many bytes of a cut line end the file (a killed daemon), and the prefix of the last whole line."""
+    """Returns the number of bytes of a torn line at the end (a killed daemon), and the prefix of the last whole line."""
     start = max(0, size - 2 * LINE_LIMIT_BYTES)
     data = os.pread(fd, size - start, start)
     end = data.rfind(b"\n") + 1
@@ -464,7 +473,7 @@ def last_line(fd: int, size: int) -> tuple[int, bytes]:
 
 
 def text_fields(text: bytes) -> Record:
-    """`text`, and `bytes` (base64) where it is not UTF-8."""
+    """Returns `text`, and `bytes` (base64) where it is not UTF-8."""
     try:
         return {"text": text.decode()}
     except UnicodeDecodeError:
@@ -474,7 +483,7 @@ def text_fields(text: bytes) -> Record:
 def messages_of(
     text: bytes, level: str, fields: Mapping[str, object] | None
 ) -> Iterator[Mapping[str, object]]:
-    """A `log` notification as it is stored: in pieces where no reader could be sent the whole.
+    """Yields a `log` notification as it is stored: in pieces where the whole would exceed a message to a reader.
 
     Fields that are too long for that become text.
     """
@@ -487,8 +496,8 @@ def messages_of(
     yield {"level": level, **text_fields(text), **more}
 
 
-def shown_of(text: bytes) -> Record:
-    """What a line of corral's own shape says."""
+def decode_message(text: bytes) -> Record:
+    """Decodes a line of corral's own shape."""
     try:
         return msgspec.json.decode(text, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -496,22 +505,22 @@ def shown_of(text: bytes) -> Record:
 
 
 def json_line(shown: Mapping[str, object]) -> bytes:
-    """The text of a line of corral's own shape."""
+    """Returns the text of a line of corral's own shape."""
     # Readers of JSON refuse a lone surrogate, however it is written.
     return json.dumps(shown, ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
-def at_of(record: Record) -> str:
-    """What records are merged by."""
+def time_of(record: Record) -> str:
+    """Returns the time of a record, the key by which records are merged."""
     return str(record["at"])
 
 
 def rfc3339_seconds(seconds: int) -> str:
-    """Unix seconds as `2026-01-01T00:00:00`."""
+    """Formats unix seconds as `2026-01-01T00:00:00`."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def instant(at_s: float) -> str:
-    """The time as it is written in the files: strings of equal length, ordered like the times."""
+def timestamp(at_s: float) -> str:
+    """Formats unix seconds as the files have them: strings of equal length, ordered like the times."""
     seconds = int(at_s // 1)
     return f"{rfc3339_seconds(seconds)}.{int((at_s - seconds) * 1e9):09d}Z"

@@ -1,8 +1,8 @@
-"""What workers write goes to the system's journal, too: a follower of the log files that sends what it reads.
+"""Sends the lines of workers to the system's journal, too: it follows the log files, and sends each record.
 
 The files are the record, and the journal a copy: capturing knows nothing of it. A journald that does not take entries
 holds up this follower alone, which is skipped ahead, with a count, when a file that it has not read was rotated away.
-No memory grows meanwhile: what waits is in the files.
+No memory grows meanwhile: waiting lines are in the files.
 """
 
 import asyncio
@@ -12,20 +12,20 @@ from contextlib import aclosing
 
 from ...worker.contract import codec
 from ..events.bus import Bus
-from .file_format import Record, Wanted
+from .file_format import LogFilter, Record
 from .journald import PRIORITIES, SOCKET, Fields, Journal, Outcome, field_name
 from .store import Follower, LogStore
 
 PATIENCE_S = 5.0
-"""How long nothing may be taken before the daemon counts as degraded, and the connection is made again."""
+"""Seconds without progress after which the daemon counts as degraded, and the connection is made again."""
 AWAY_S = 0.5
-"""Until the next attempt where nobody listens."""
+"""Seconds until the next attempt where nothing listens."""
 TURN_ENTRIES = 64
-"""Sent in one turn of the loop: a millisecond or two."""
+"""Number of entries sent in one turn of the loop: a millisecond or two."""
 CLOSE_S = 5.0
-"""How long the last lines may take."""
+"""Seconds that sending the last lines may take."""
 PLACE_S = 10.0
-"""How long finding the ends of all the files may hold up the start."""
+"""Seconds for which finding the ends of all files may hold up the start."""
 
 NO_LEVEL = PRIORITIES["info"]
 """Of what a worker printed itself, on stderr as on stdout: programs use stderr for all that is no result."""
@@ -47,14 +47,14 @@ class Forwarding:
     ) -> None:
         self.lost_lines = 0
         """Lines that will never be in the journal: rotated away before journald took them, or refused."""
-        self._untold = 0
+        self._unreported = 0
         self._logs = logs
         self._bus = bus
         self._patience_s = patience_s
         self._close_s = close_s
         self._journal = Journal(path)
         self._is_wanted = False
-        self._follower: _Following | None = None
+        self._follower: _ResumableFollower | None = None
         self._closing: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._stalled_at: float | None = None
@@ -62,30 +62,30 @@ class Forwarding:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether what workers write from now on goes to the journal."""
+        """Returns whether lines of workers go to the journal from now on."""
         return self._is_wanted
 
     @property
     def is_running(self) -> bool:
-        """Whether lines are being sent, be it only the last ones."""
+        """Returns whether lines are being sent, be it only the last ones."""
         return self._task is not None
 
     @property
     def is_degraded(self) -> bool:
-        """Whether journald has taken nothing for so long that somebody should look."""
+        """Returns whether journald has taken nothing for longer than `patience_s`."""
         return self._is_degraded
 
     def want(self, wanted: bool) -> None:
-        """Starts with what is written from now on, or ends after what was written until now.
+        """Starts with the lines written from now on, or ends after those written until now.
 
-        Who wants it again before it has ended misses nothing of what is written meanwhile.
+        If it is wanted again before it has ended, no line in between is missed.
         """
         self._is_wanted = wanted
         if not wanted:
             self._end()
-            self._recover()  # what nobody wants is nobody's trouble
+            self._recover()  # forwarding that is not wanted is not degraded
         elif self._task is None:
-            self._follower = _Following(Wanted())
+            self._follower = _ResumableFollower(LogFilter())
             self._task = asyncio.create_task(self._run(self._follower), name="forwarding")
             self._task.add_done_callback(self._ended)
         elif self._closing is not None and self._follower is not None:
@@ -131,15 +131,15 @@ class Forwarding:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._is_degraded = self._is_wanted
             logger.error("cannot go on sending lines to the journal", exc_info=error)
-        elif self._is_wanted:  # somebody has changed his mind meanwhile
+        elif self._is_wanted:  # it was wanted again meanwhile
             self.want(True)
 
     async def _run(self, follower: Follower) -> None:
-        async with aclosing(self._logs.follow(Wanted(), 0, follower)) as batches:
+        async with aclosing(self._logs.follow(LogFilter(), 0, follower)) as batches:
             async for batch in batches:
                 for number, record in enumerate(batch):
                     if number % TURN_ENTRIES == 0:
-                        await asyncio.sleep(0)  # the daemon's other business has its turn
+                        await asyncio.sleep(0)  # lets the daemon's other tasks run
                     fields = entry_of(record)
                     outcome = self._journal.send(fields)
                     while outcome in (Outcome.FULL, Outcome.AWAY):
@@ -154,16 +154,16 @@ class Forwarding:
             skipped = record["skipped_lines"]
             lost += skipped if isinstance(skipped, int) else 1  # how many is not known
         self.lost_lines += lost
-        self._untold += lost
+        self._unreported += lost
         self._recover()
 
     def _recover(self) -> None:
         if self._is_degraded:
             self._is_degraded = False
-            self._tell("daemon.recovered", 0.0)
+            self._publish("daemon.recovered", 0.0)
 
-    def _tell(self, what: str, stalled_s: float) -> None:
-        lost, self._untold = self._untold, 0
+    def _publish(self, what: str, stalled_s: float) -> None:
+        lost, self._unreported = self._unreported, 0
         self._bus.publish(what, part="journal", stalled_s=round(stalled_s, 3), lost=lost)
 
     async def _wait(self, outcome: Outcome) -> None:
@@ -173,7 +173,7 @@ class Forwarding:
         stalled_s = loop.time() - self._stalled_at
         if stalled_s > self._patience_s and self._is_wanted and not self._is_degraded:
             self._is_degraded = True
-            self._tell("daemon.degraded", stalled_s)
+            self._publish("daemon.degraded", stalled_s)
         fd = self._journal.fd
         if outcome is Outcome.AWAY or fd is None:
             await asyncio.sleep(AWAY_S)
@@ -188,19 +188,19 @@ class Forwarding:
         finally:
             loop.remove_writer(fd)
         if not writable.is_set():
-            self._journal.close()  # perhaps somebody else listens at that path by now
+            self._journal.close()  # perhaps another journald listens at that path by now
 
 
-class _Following(Follower):
-    """A follower that can be told to go on after all."""
+class _ResumableFollower(Follower):
+    """Extends a follower by going on after `end`."""
 
     def resume(self) -> None:
-        """Goes on, unless the following has ended already."""
+        """Moves on, unless the following has ended already."""
         self._is_ending = False
 
 
 def entry_of(record: Record) -> Fields:
-    """The fields of one record of a log."""
+    """Returns the fields of one record of a log."""
     coded = record.get("bytes")
     level = record["level"]
     fields: dict[str, str | bytes | int] = {

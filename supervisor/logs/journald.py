@@ -1,7 +1,7 @@
-"""systemd's native journal protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/): fields in, one datagram out.
+"""Speaks systemd's native journal protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/): fields in, one datagram out.
 
-An entry that is too long for a datagram travels as a sealed memfd. Nothing here waits: who cannot send now is told
-whether the socket's being writable will change that, or only time. It knows no daemon, and no loop.
+An entry that is too long for a datagram travels as a sealed memfd. Nothing here waits: the outcome of an entry that cannot be
+sent now shows whether a writable socket will change that, or only time. It knows no daemon, and no loop.
 """
 
 import errno
@@ -18,9 +18,9 @@ from ...worker.contract.errors import InvalidParams
 
 SOCKET = "/run/systemd/journal/socket"
 DATAGRAM_BYTES = 64 * 1024
-"""A longer entry travels as a memfd: what waits in a socket is the kernel's memory, which is not swapped."""
+"""Bytes of a datagram; a longer entry travels as a memfd: data in a socket is kernel memory, which is not swapped."""
 ENTRY_BYTES = 32 * 1024 * 1024 - 4096
-"""What journald takes from an ordinary user, whatever the field; the rest of a longer MESSAGE is cut off."""
+"""Bytes that journald takes from an ordinary user, in any field; the rest of a longer MESSAGE is cut off."""
 SEND_BUFFER_BYTES = 8 * 1024 * 1024
 NAME_BYTES = 64
 
@@ -38,19 +38,19 @@ _GONE = frozenset({errno.ECONNREFUSED, errno.ENOTCONN, errno.ECONNRESET, errno.E
 
 
 class Outcome(Enum):
-    """What became of an entry."""
+    """Represents the outcome of sending an entry."""
 
     SENT = auto()
     FULL = auto()
-    """Nobody reads what is there: it can be sent when the socket is writable."""
+    """The queue is full: the entry can be sent when the socket is writable."""
     AWAY = auto()
-    """Nobody listens, or the kernel is short of something: only time can help."""
+    """Nothing listens, or the kernel is short of something: only time can help."""
     REFUSED = auto()
     """It will never be taken."""
 
 
 def encode(fields: Fields) -> bytes:
-    """The entry as it travels.
+    """Encodes an entry.
 
     Raises:
         InvalidParams: journald would drop a field of that name.
@@ -82,12 +82,12 @@ def _key(name: str) -> bytes:
 
 @lru_cache(1024)
 def field_name(key: str) -> str:
-    """The name of the field for something that has a name of its own: `retry_after_s` is CORRAL_RETRY_AFTER_S."""
+    """Returns the name of a journal field for a fact: `retry_after_s` is CORRAL_RETRY_AFTER_S."""
     return f"CORRAL_{re.sub('[^A-Z0-9_]', '_', key.upper())}"[:NAME_BYTES]
 
 
 def is_stream_to_journal(fd: int, journal_stream: str) -> bool:
-    """Whether a descriptor is the stream to the journal that JOURNAL_STREAM names; see systemd.exec(5)."""
+    """Returns whether a descriptor is the stream to the journal that JOURNAL_STREAM names; see systemd.exec(5)."""
     try:
         status = os.fstat(fd)
     except OSError:
@@ -96,7 +96,7 @@ def is_stream_to_journal(fd: int, journal_stream: str) -> bool:
 
 
 class Journal:
-    """A way to journald, opened by the first entry, and again after it has gone."""
+    """Represents a connection to journald, opened by the first entry, and again after it was lost."""
 
     def __init__(
         self, path: str = SOCKET, *, has_memfd: bool = hasattr(os, "memfd_create")
@@ -107,12 +107,12 @@ class Journal:
 
     @property
     def fd(self) -> int | None:
-        """The descriptor to wait for after FULL; None while there is no connection."""
+        """Returns the descriptor to wait for after FULL; None while there is no connection."""
         return None if self._socket is None else self._socket.fileno()
 
     @property
     def is_reachable(self) -> bool:
-        """Whether somebody listens."""
+        """Returns whether journald listens."""
         return self._connected() is not None
 
     def send(self, fields: Fields) -> Outcome:
@@ -203,7 +203,7 @@ class Journal:
 
 
 def _cut(fields: Fields, excess_bytes: int) -> bytes:
-    """The entry with the end of its MESSAGE cut off, and CORRAL_CUT_BYTES that tells of it."""
+    """Returns the entry with the end of its MESSAGE cut off, and CORRAL_CUT_BYTES that reports it."""
     message = fields.get("MESSAGE", b"")
     data = message if isinstance(message, bytes) else _bytes(str(message))
     keep = max(0, len(data) - excess_bytes - NAME_BYTES)

@@ -1,9 +1,9 @@
-"""Reading the log of one worker from a position on, across rotation, and those of several merged by time.
+"""Reads the log of one worker from a position on, across rotation, and merges those of several by time.
 
 A position is a place in a file, and how many lines the worker's writer had written before it. It holds no
-descriptor, so that a slow reader keeps no deleted file on the disk. What comes next follows from the writer's count of
-lines, not from names: at the end of a file, or where it is gone, the reader goes to the next that is left, and what the
-count has jumped by is what it is told to have missed. Nothing here writes.
+descriptor, so that a slow reader keeps no deleted file on the disk. The next file follows from the writer's count of
+lines, not from names: at the end of a file, or where it is gone, the reader goes to the next that is left, and reports the
+lines that the count has jumped by as missed. Nothing here writes.
 """
 
 import asyncio
@@ -21,45 +21,55 @@ from .file_format import (
     OWN,
     PREFIX_BYTES,
     File,
-    Library,
+    FoundFile,
+    LogFilter,
+    LogSource,
     OpenFile,
-    Place,
     Record,
     Search,
-    Wanted,
-    Written,
-    at_of,
-    chain,
-    entered,
+    WriterState,
+    decode_message,
+    files_at,
     first_line_of,
-    instant,
     json_line,
+    log_paths,
     opened,
-    places_of,
-    shown_of,
+    opened_by_inode,
     text_fields,
+    time_of,
+    timestamp,
 )
-from .seek import back, first_from, lines_behind, passed_over, previous_span
+from .seek import find_last, first_from, lines_after, lines_without, previous_span
 
-JOIN_LIMIT_BYTES = 2 * 1024 * 1024  # longer lines are shown in pieces, marked `partial`
+JOIN_LIMIT_BYTES = 2 * 1024 * 1024
+"""Bytes of a line; longer ones are shown in pieces, marked `partial`."""
+
 BLOCK_BYTES = 64 * 1024
-BLOCKS_BYTES = 4 * 1024 * 1024  # of all the cursors of one reader together
+"""Bytes that a cursor reads at a time."""
+
+BLOCKS_BYTES = 4 * 1024 * 1024
+"""Bytes that all the cursors of one reader read at a time, together."""
+
 LONGEST_BLOCK_BYTES = 1024 * 1024
+"""Bytes within which a newline is looked for."""
+
 BATCH_RECORDS = 256
+"""Number of records in one batch."""
+
 BATCH_BYTES = 256 * 1024
-"""With JOIN_LIMIT_BYTES: as JSON, where one byte may take six, a batch stays below a message's limit."""
+"""Bytes of one batch. With JOIN_LIMIT_BYTES: as JSON, where one byte may take six, it stays below a message's limit."""
 
 COUNTED_BYTES = 16 * 1024 * 1024
-"""Of a file, of which the lines are counted where a reader begins, so that it can be told what it misses."""
+"""Bytes of a file whose lines are counted where a reader begins, so that it can report missed lines."""
 
 KEPT_BYTES = 4 * 1024 * 1024
-"""Of found records that one reader holds, before it prefers to read them a second time."""
+"""Bytes of found records that one reader holds, before it prefers to read them a second time."""
 
 RECORD_BYTES = 600
-"""What a record takes beside its text."""
+"""Bytes of memory that a record takes beside its text."""
 
 SEARCH_FACTOR = 8
-"""Of lines that are looked at for the last that match: more each time, until there are enough."""
+"""Factor by which more lines are searched each time, until enough of them match."""
 
 T = TypeVar("T")
 
@@ -68,10 +78,10 @@ _NOTIFIED = (NOTIFIED, FIRST[NOTIFIED])
 
 
 class Cursor:
-    """A position in the files of one worker, and the parts of lines that have been read up to it."""
+    """Represents a position in the files of one worker, with the parts of lines that have been read up to it."""
 
-    def __init__(self, library: Library, agent: str, worker: str, line: int | None = None) -> None:
-        """Before the worker's first file; `line` is how many lines its writer has written already, if that is known."""
+    def __init__(self, source: LogSource, agent: str, worker: str, line: int | None = None) -> None:
+        """Begins before the worker's first file; `line` is the number of lines that its writer has written, if known."""
         self.agent = agent
         self.worker = worker
         self.is_bounded = False
@@ -80,8 +90,8 @@ class Cursor:
         """How many of the lines that were asked for are between the place of the last rewind and its end."""
         self.line: int | None = line
         """How many lines the writer had written up to here, if that is known."""
-        self._library = library
-        self._directory = library.directory / agent
+        self._source = source
+        self._directory = source.directory / agent
         self._end = (b"", 0)  # the time of the first line of the last file, and an offset in it
         self._line_at_end: int | None = None
         self._inode = 0
@@ -94,91 +104,91 @@ class Cursor:
         self._broken = False  # the file has more than can be read
 
     def forget(self) -> None:
-        """The writer's count begins anew."""
+        """Forgets the writer's count of lines, which begins anew."""
         self.line = self._first_line = self._line_at_end = None
 
     async def rewind(
-        self, files: list[Place], wanted: Wanted, n: int | None, *, stream: str | None = None
+        self, files: list[FoundFile], wanted: LogFilter, n: int | None, *, stream: str | None = None
     ) -> bool:
-        """Go to where the last `n` lines begin, or all of them; say whether no wanted line is before that.
+        """Moves to where the last `n` lines begin, or all of them; returns whether no wanted line is before that.
 
         With `stream` only its lines count, and those of corral itself.
         """
-        library = self._library
+        source = self._source
         writer = self._writer()
         # Only now, before anybody else has a turn, all this belongs together: files, their ends, the writer's count.
         files = self._readable(files)
         ends = _line_ends(writer)
-        for place in files:
-            place.first_line = first_line_of(writer, place.inode)
+        for entry in files:
+            entry.first_line = first_line_of(writer, entry.inode)
         if not files:
             self._settle(None, 0, writer.lines if writer else self.line)
             self._end, self._line_at_end = (b"", 0), self.line
             return True
-        with files[-1].opened(library):  # from now on it is known by its head
+        with files[-1].opened(source):  # from now on it is known by its head
             end = (len(files) - 1, files[-1].size)
         first, last = (0, 0), end
         if wanted.previous:
             is_running = self.worker in wanted.running
             is_current = is_running and not (writer is not None and writer.is_fresh)
             first, last = await _stepwise(
-                previous_span(files, library, is_current=is_current), library.turn
+                previous_span(files, source, is_current=is_current), source.turn
             )
         if wanted.since is not None:
-            first = max(first, first_from(files, library, instant(wanted.since).encode()))
+            first = max(first, first_from(files, source, timestamp(wanted.since).encode()))
         if wanted.until is not None:
-            after = instant(wanted.until)[:-1] + "["  # the character behind Z
-            last = min(last, first_from(files, library, after.encode()))
+            after = timestamp(wanted.until)[:-1] + "["  # the character behind Z
+            last = min(last, first_from(files, source, after.encode()))
         last = max(first, last)
         count, position = 0, first
         if n is not None:
-            search = back(files, library, last, n, stream=stream, floor=first)
-            position, count = await _stepwise(search, library.turn)
+            search = find_last(files, source, last, n, stream=stream, floor=first)
+            position, count = await _stepwise(search, source.turn)
         reaches_back = position <= first
         is_counted = n is not None and position >= first and last == end and stream is None
         if n is None or position < first:
-            position, _ = await _stepwise(back(files, library, first, 0), library.turn)
-        place = files[position[0]]
-        line = ends.get(place.inode)
-        if is_counted and (place is files[-1] or line is None or place.size > COUNTED_BYTES):
+            position, _ = await _stepwise(find_last(files, source, first, 0), source.turn)
+        entry = files[position[0]]
+        line = ends.get(entry.inode)
+        if is_counted and (entry is files[-1] or line is None or entry.size > COUNTED_BYTES):
             line = ends.get(files[-1].inode)
             line = None if line is None else line - count
-        elif line is not None and place.size - position[1] <= COUNTED_BYTES:
-            line -= await _stepwise(lines_behind(place, library, position[1]), library.turn)
+        elif line is not None and entry.size - position[1] <= COUNTED_BYTES:
+            line -= await _stepwise(lines_after(entry, source, position[1]), source.turn)
         else:
             line = None
         if line is not None and line < 0:
             line = None  # an earlier daemon wrote these lines: nobody has counted them
-        with files[last[0]].opened(library):
+        with files[last[0]].opened(source):
             self._end = (files[last[0]].head, last[1])
         self._line_at_end = ends.get(files[-1].inode) if last == end else None
-        with place.opened(library):
-            self._settle(place, position[1], line)
+        with entry.opened(source):
+            self._settle(entry, position[1], line)
         self.count = count
         return reaches_back
 
-    def _readable(self, files: list[Place]) -> list[Place]:
-        """The files as they are now, without those that have no line or cannot be read."""
-        found = [place.refresh() for place in files]  # every one: they are measured, too
+    def _readable(self, files: list[FoundFile]) -> list[FoundFile]:
+        """Returns the files as they are now, without those that have no line or cannot be read."""
+        found = [entry.refresh() for entry in files]  # every one: they are measured, too
         if not all(found):
             files = self.files()
-        files = [place for place in files if not place.is_empty]
+        files = [entry for entry in files if not entry.is_empty]
         while files and not files[0].is_ours:
             files = files[1:]
         return files
 
-    def _settle(self, place: Place | None, offset: int, line: int | None) -> None:
-        self._inode = place.inode if place else 0
-        self._path = place.path if place else None
-        self._head = place.head if place else b""
-        self._first_line = place.first_line if place else None
+    def _settle(self, entry: FoundFile | None, offset: int, line: int | None) -> None:
+        self._inode = entry.inode if entry else 0
+        self._path = entry.path if entry else None
+        self._head = entry.head if entry else b""
+        self._first_line = entry.first_line if entry else None
         self._offset = offset
         self._parts.clear()
         self.line = line
         self.is_bounded = True
 
-    def place(self) -> Callable[[], None]:
-        """What brings the cursor back to where it is now, right after a rewind."""
+    def save(self) -> Callable[[], None]:
+        """Returns a function that brings the cursor back to its present position, right after a rewind."""
         found = self._inode, self._path, self._head, self._first_line, self._offset, self.line
 
         def restore() -> None:
@@ -188,12 +198,12 @@ class Cursor:
         return restore
 
     def records(self, block_bytes: int) -> Iterator[Record]:
-        """All records up to where the cursor is to stop."""
+        """Returns all records up to where the cursor is to stop."""
         while batch := self.pull(block_bytes):
             yield from batch
 
     def pull(self, block_bytes: int) -> list[Record]:
-        """The next records, about one block of them; [] at the end of what there is."""
+        """Returns the next records, about one block of them; [] at the end of what there is."""
         while True:
             records = self.step(block_bytes)
             if records is None:
@@ -202,7 +212,7 @@ class Cursor:
                 return records
 
     def step(self, block_bytes: int, stream: str | None = None) -> list[Record] | None:
-        """The records of the next block, which may have none; None at the end of what there is.
+        """Returns the records of the next block, which may have none; None at the end of what there is.
 
         With `stream` a block in which none can be of it is passed over.
         """
@@ -229,36 +239,34 @@ class Cursor:
             if not end:
                 return self._leave(is_gone=False)
             self._offset += end
-            passed = passed_over(data[:end], stream)
+            passed = lines_without(data[:end], stream)
             if passed is None:
                 return self._parse(data[: end - 1].split(b"\n"))
             if self.line is not None:
                 self.line += passed
             return []
 
-    def files(self) -> list[Place]:
-        """The files of the worker as they are now, oldest first."""
-        return places_of(chain(self._directory, self.worker))
+    def files(self) -> list[FoundFile]:
+        """Returns the files of the worker as they are now, oldest first."""
+        return files_at(log_paths(self._directory, self.worker))
 
-    def _writer(self) -> Written | None:
-        return self._library.find_writer(self.agent, self.worker)
+    def _writer(self) -> WriterState | None:
+        return self._source.find_writer(self.agent, self.worker)
 
     def _block(self, size: int) -> bytes | None:
-        """Bytes at the position, b"" at the end of the file, None if the file is gone."""
+        """Returns bytes at the position, b"" at the end of the file, None if the file is gone."""
         if not self._inode:
             return None
         if self._head:
-            with opened(
-                self._directory, self._inode, self._library, self._path, self._head
-            ) as file:
+            with opened(self._directory, self._inode, self._source, self._path, self._head) as file:
                 if file is not None:
                     return self._read(file, size)
-        # Of a file that its writer goes on with the head is another after somebody truncated it.
+        # Of a file that its writer goes on with the head is another after a truncation.
         if self._first_line is None or self._first_line != first_line_of(
             self._writer(), self._inode
         ):
             return None
-        with entered(self._directory, self.worker, self._inode) as file:
+        with opened_by_inode(self._directory, self.worker, self._inode) as file:
             if file is None:
                 return None
             self._head, self._offset = file.head, 0
@@ -277,7 +285,7 @@ class Cursor:
         return data
 
     def _leave(self, *, is_gone: bool) -> list[Record] | None:
-        """From the end of a file, or one that is gone, go to the next that is left, and tell what was missed between them.
+        """Moves from the end of a file, or one that is gone, to the next that is left, and reports the lines missed between.
 
         None if there is nothing newer yet.
         """
@@ -298,19 +306,19 @@ class Cursor:
         return self._gap_to(writer.lines, is_next=True) or None
 
     def _is_before_end(self, file: File) -> bool:
-        """Whether a file was there at the last rewind."""
+        """Returns whether a file was there at the last rewind."""
         if self._line_at_end is None or file.first_line < self._line_at_end:
             return True
         # An earlier daemon may have written to it, and its writer nothing yet.
-        with entered(self._directory, self.worker, file.inode) as found:
+        with opened_by_inode(self._directory, self.worker, file.inode) as found:
             return found is not None and found.head == self._end[0]
 
     def _later(self, written: Sequence[File], *, is_gone: bool) -> tuple[Sequence[File], bool]:
-        """The files behind this one, oldest first, and whether the first of them is the very next.
+        """Returns the files behind this one, oldest first, and whether the first of them is the very next.
 
-        What is not known of one is how many lines were before it: -1.
+        The number of lines before one is -1 where it is not known.
         """
-        numbers = (self._inode, self._library.packed.get(self._inode))
+        numbers = (self._inode, self._source.compressed.get(self._inode))
         if self._first_line is not None:
             for index, file in enumerate(written):
                 if file.first_line == self._first_line and file.inode in numbers:
@@ -323,23 +331,25 @@ class Cursor:
             return [file for file in written if file.first_line > first_line], False
         # Of an earlier daemon: the names tell the order.
         first_lines = {file.inode: file.first_line for file in written}
-        places = [place for place in self.files() if place.is_ours]
-        inodes = [place.inode for place in places]
+        entries = [entry for entry in self.files() if entry.is_ours]
+        inodes = [entry.inode for entry in entries]
         is_there = not is_gone and self._inode in inodes
         if is_there:
-            places = places[inodes.index(self._inode) + 1 :]
-        else:  # it was rotated away, or somebody has moved it: then what is older is still there
-            places = [p for p in places if p.inode in first_lines or self._head_of(p) > self._head]
-        later = [File(place.inode, first_lines.get(place.inode, -1)) for place in places]
+            entries = entries[inodes.index(self._inode) + 1 :]
+        else:  # it was rotated away, or moved by another program: then what is older is still there
+            entries = [
+                p for p in entries if p.inode in first_lines or self._head_of(p) > self._head
+            ]
+        later = [File(entry.inode, first_lines.get(entry.inode, -1)) for entry in entries]
         return later, is_there or not self._head
 
-    def _head_of(self, place: Place) -> bytes:
-        with entered(self._directory, self.worker, place.inode) as file:
+    def _head_of(self, entry: FoundFile) -> bytes:
+        with opened_by_inode(self._directory, self.worker, entry.inode) as file:
             return b"" if file is None else file.head
 
     def _enter(self, file: File) -> bool:
-        """Go to the beginning of a file; False if it is gone, or has none yet."""
-        with entered(self._directory, self.worker, file.inode) as found:
+        """Moves to the beginning of a file; False if it is gone, or has none yet."""
+        with opened_by_inode(self._directory, self.worker, file.inode) as found:
             head = b"" if found is None else found.head
             if found is None or not head:
                 return False
@@ -348,7 +358,7 @@ class Cursor:
             return True
 
     def _gap_to(self, line: int | None, *, is_next: bool) -> list[Record]:
-        """The place is so many lines on now: what is told of that."""
+        """Moves the count to `line`; returns the record that reports the lines in between, if any."""
         before, self.line = self.line, line
         skipped = None if before is None or line is None else line - before
         if (is_next and skipped is None) or (skipped is not None and skipped <= 0):
@@ -384,7 +394,7 @@ class Cursor:
                 )
             else:
                 name = "log" if kind in _NOTIFIED else "corral"
-                records.append(self._record(self._at, name, shown_of(text)))
+                records.append(self._record(self._at, name, decode_message(text)))
         if self.line is not None:
             self.line += ended
         return records
@@ -392,9 +402,9 @@ class Cursor:
     def _join(
         self, kind: bytes, stream: bytes, last: bool, text: bytes, records: list[Record]
     ) -> bytes | None:
-        """The whole line if this part ends it, else None."""
+        """Joins the parts of a line; returns the whole line if this part ends it, else None."""
         if kind == OWN:
-            # What was lost is the rest of these lines: they are not continued.
+            # The rest of these lines was lost: they are not continued.
             for (_, name), parts in self._parts.items():
                 shown = {**text_fields(bytes(parts)), "partial": True}
                 records.append(self._record(self._at, name.decode("ascii", "replace"), shown))
@@ -418,8 +428,8 @@ class Cursor:
         return {**record, "level": None, **shown}
 
 
-def _line_ends(writer: Written | None) -> dict[int, int]:
-    """How many lines the writer had written where each of its files ends, by their inodes."""
+def _line_ends(writer: WriterState | None) -> dict[int, int]:
+    """Returns the number of lines that the writer had written at the end of each of its files, by inode."""
     if writer is None or not writer.files:
         return {}
     firsts = [file.first_line for file in writer.files[1:]]
@@ -429,12 +439,12 @@ def _line_ends(writer: Written | None) -> dict[int, int]:
 
 
 async def merged(
-    cursors: list[Cursor], wanted: Wanted, n: int | None, turn: asyncio.Lock
+    cursors: list[Cursor], wanted: LogFilter, n: int | None, turn: asyncio.Lock
 ) -> AsyncGenerator[list[Record], None]:
-    """What the cursors give up to their ends, by time, in batches; the last `n` lines if given.
+    """Yields the records of all cursors up to their ends, by time, in batches; the last `n` lines if given.
 
-    Each cursor was rewound by `n`, unless the wanted ones have to be looked for. What is held at a time does not
-    grow with `n`. `turn` is held while there is something to do.
+    Each cursor was rewound by `n`, unless matching lines have to be searched for. Memory does not grow with `n`.
+    `turn` is held while there is something to do.
     """
     block_bytes = block_size(len(cursors))
     kept_bytes = KEPT_BYTES // max(len(cursors), 1)
@@ -451,7 +461,7 @@ async def merged(
                 first = cursor.pull(block_bytes)  # here: the merge would begin with all at once
                 runs.append(itertools.chain(first, cursor.records(block_bytes)))
                 await asyncio.sleep(0)
-    merging = heapq.merge(*runs, key=at_of)
+    merging = heapq.merge(*runs, key=time_of)
     some: list[Record] | None = None
     while some or some is None:
         async with turn:
@@ -465,7 +475,7 @@ async def merged(
 
 
 def _without_first(records: list[Record], lines: int) -> tuple[list[Record], int]:
-    """The records behind so many lines, and how many lines are still to be left out."""
+    """Returns the records after the first `lines` lines, and the number of lines still to be left out."""
     for index, record in enumerate(records):
         if lines <= 0:
             return records[index:], lines
@@ -479,12 +489,12 @@ def _ends_line(record: Record) -> bool:
 
 
 async def _last_rare(
-    cursor: Cursor, wanted: Wanted, n: int, limits: tuple[int, int], turn: asyncio.Lock
+    cursor: Cursor, wanted: LogFilter, n: int, limits: tuple[int, int], turn: asyncio.Lock
 ) -> tuple[int, list[Record] | None]:
-    """How many of the last lines of one worker that are wanted were found, and they, the last `n` of them.
+    """Finds the last `n` matching lines of one worker; returns how many were found, and their records.
 
-    None where they are too much to be held: then the cursor is where they begin, else at its end. The limits are
-    what is read at a time, and what may be held.
+    The records are None where they are too long to be held: then the cursor is where they begin, else at its end.
+    The limits are the bytes read at a time, and the bytes that may be held.
     """
     block_bytes, kept_bytes = limits
     stream = "log" if wanted.level is not None else wanted.stream
@@ -494,7 +504,7 @@ async def _last_rare(
         if not files:
             return 0, []
         reaches_back = await cursor.rewind(files, wanted, lines, stream=stream)
-        go_back = cursor.place()
+        restore = cursor.save()
         found: list[Record] | None = []
         count = size = 0
         while True:
@@ -511,20 +521,20 @@ async def _last_rare(
                 found = found if size <= kept_bytes else None
         if reaches_back or count >= n:
             if found is None:
-                go_back()
+                restore()
             return count, found
         lines *= SEARCH_FACTOR
 
 
 def _text_bytes(record: Record) -> int:
-    """About what a record's contents take in a message, with one byte for each character."""
+    """Returns about the bytes that a record takes in a message, with one byte for each character."""
     size = len(str(record["text"])) + len(str(record.get("bytes", "")))
     fields = record.get("fields")
     return size if fields is None else size + len(json_line(cast("Record", fields)))
 
 
 async def _stepwise(search: Search[T], turn: asyncio.Lock) -> T:
-    """What the search finds; between its blocks all others have their turns."""
+    """Runs a search to its end, and lets other readers run between its blocks."""
     while True:
         async with turn:
             try:
@@ -535,7 +545,7 @@ async def _stepwise(search: Search[T], turn: asyncio.Lock) -> T:
 
 
 def in_batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """The records in lists of bounded number and size."""
+    """Returns the records in lists of bounded number and size."""
     batch: list[Record] = []
     size = 0
     for record in records:
@@ -550,5 +560,5 @@ def in_batches(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def block_size(cursors: int) -> int:
-    """How much each of so many cursors may read at a time."""
+    """Returns the bytes that each of so many cursors may read at a time."""
     return max(4096, min(BLOCK_BYTES, BLOCKS_BYTES // max(cursors, 1)))

@@ -1,8 +1,8 @@
-"""Regular expressions of others that cannot hang us: a search is given up after a bounded time of the processor.
+"""Searches with regular expressions of callers, and gives up after a bounded time of the processor.
 
 `re` holds the interpreter's lock while it searches, so that no thread and no task could end it; but it lets
 signal handlers run (CPython, `_sre`), and one that raises ends the search. The clock is ITIMER_VIRTUAL, which
-only runs while this process works. Only the main thread can search.
+only runs while this process works. Only the main thread can search. Why not RE2: docs/decisions/0008.
 """
 
 import re
@@ -15,30 +15,32 @@ from typing import TypeVar
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 
 LENGTH_LIMIT = 1_000
+"""Characters of an expression."""
+
 SEARCHED_CHARS = 16 * 1024
-"""Of each text: what is behind is not searched."""
+"""Characters of each text that are searched; the rest is not."""
 
 SEARCH_S = 0.1
-"""For one call, whatever it searches: so long the loop may stand still."""
+"""Seconds of processor time for one call: so long the loop may stand still."""
 
 T = TypeVar("T")
 
 
 class Pattern:
-    """A compiled regular expression."""
+    """Represents a compiled regular expression."""
 
     def __init__(self, text: str) -> None:
-        """Compile it.
+        """Compiles the expression.
 
         Raises:
-            InvalidParams: it is none, or longer than LENGTH_LIMIT.
+            InvalidParams: it is malformed, or longer than LENGTH_LIMIT.
         """
         self._text = text
         if len(text) > LENGTH_LIMIT:
             raise self._refusal(f"it is longer than {LENGTH_LIMIT} characters")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what may mean something else one day
+                warnings.simplefilter("ignore")  # of syntax whose meaning may change one day
                 self._search = re.compile(text).search
         except (re.error, RecursionError, OverflowError) as error:
             raise self._refusal(str(error)) from error
@@ -50,7 +52,7 @@ class Pattern:
         )
 
     def matching(self, items: Sequence[T], text_of: Callable[[T], str | None]) -> list[T]:
-        """Those items of which the text matches somewhere, or that have none.
+        """Returns the items whose text matches somewhere, or that have none.
 
         Raises:
             ResourceLimitExceeded: the search took longer than SEARCH_S.

@@ -1,9 +1,9 @@
 """Appends whole lines to the log file of one worker, and rotates it by size.
 
 A worker's files are DIRECTORY/AGENT/WORKER.log and, once rotated, WORKER.log.1 and on; a file ends where a line ends.
-What an earlier daemon left behind is repaired when a file is opened: a torn line is cut off, and blocks that a power cut
+The leavings of an earlier daemon are repaired when a file is opened: a torn line is cut off, and blocks that a power cut
 left empty are ended with a newline. Lines, streams and the accounts of lost lines are none of its business: it reports
-an error of the disk, and a file that somebody has deleted or truncated, and goes on.
+an error of the disk, and a file that was deleted or truncated, and goes on.
 """
 
 import errno
@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 
 from ..config.spec import Monitoring
 from . import bgzf
-from .file_format import LINE_LIMIT_BYTES, File, last_line, names, superfluous
+from .file_format import LINE_LIMIT_BYTES, File, duplicates, last_line, names
 
 READ_BYTES = 64 * 1024
 """Bytes that a pipe holds."""
@@ -205,7 +205,7 @@ class RotatingFile:
     def remove_duplicates(self) -> None:
         """Removes compressed copies beside their originals: a daemon was killed while it compressed them."""
         with suppress(OSError):
-            for path in superfluous(self._directory / self._agent, self._worker):
+            for path in duplicates(self._directory / self._agent, self._worker):
                 path.unlink()
 
     def append(
@@ -274,7 +274,7 @@ class RotatingFile:
 
     def replace(self, inode: int, by: int) -> None:
         """Notes that a file was compressed: its copy has the inode number `by`."""
-        # A file that somebody has deleted had that number, if it is known here.
+        # A deleted file had that number, if it is known here.
         files = (file for file in self.files if file.inode != by)
         self.files = tuple(
             File(by, file.first_line) if file.inode == inode else file for file in files
@@ -306,7 +306,7 @@ class RotatingFile:
             if number >= max_files:
                 name.path.unlink(missing_ok=True)
             elif number != name.number:
-                target = Path(f"{self._path}.{number}{bgzf.SUFFIX if name.is_packed else ''}")
+                target = Path(f"{self._path}.{number}{bgzf.SUFFIX if name.is_compressed else ''}")
                 try:
                     name.path.rename(target)
                 except IsADirectoryError:  # a foreign folder of that name

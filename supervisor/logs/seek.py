@@ -1,6 +1,6 @@
-"""Places in the files of a log: the last lines before one, the first line from a time on, the line that begins before.
+"""Finds positions in the files of a log: the last lines before one, the first line from a time on.
 
-Searches that may take long are generators, so that whoever goes on with them can let others go first. Nothing here
+Searches that may take long are generators, so that their callers can let other tasks run in between. Nothing here
 holds more than a block of a file.
 """
 
@@ -17,9 +17,9 @@ from .file_format import (
     LOOKBACK_LINES,
     NOTIFIED,
     OWN,
-    Library,
+    FoundFile,
+    LogSource,
     OpenFile,
-    Place,
     Search,
 )
 
@@ -27,16 +27,16 @@ Position: TypeAlias = tuple[int, int]
 """An index in a list of files, and an offset in that file: always where a line begins, or the end."""
 
 
-def back(
-    files: list[Place],
-    library: Library,
+def find_last(
+    files: list[FoundFile],
+    source: LogSource,
     end: Position,
     n: int,
     *,
     stream: str | None = None,
     floor: Position = (0, 0),
 ) -> Search[tuple[Position, int]]:
-    """Where the `n` lines before `end` begin, but not before `floor`, and how many there are.
+    """Returns where the `n` lines before `end` begin, but not before `floor`, and how many there are.
 
     All parts of a line that is open there are behind that place, too, and so the whole lines between them count. With
     `stream` only its lines do, and those of corral itself.
@@ -44,7 +44,7 @@ def back(
     whole: set[bytes] = set()  # streams of which the line before the place has ended
     idle = count = between = 0
     found = end
-    for position, block in _blocks_backwards(files, library, end):
+    for position, block in _blocks_backwards(files, source, end):
         yield
         if count < n and position >= floor and not _has(block, stream):
             found = position
@@ -86,18 +86,18 @@ _SIGNS = {
     )
     for name, kinds in _KINDS.items()
 }
-"""What is in each line of a stream, or of corral itself: where none of it is, no line has to be looked at."""
+"""Bytes that each line of a stream, or of corral itself, contains: a block without them has no such line."""
 
 
 def _has(block: bytes, stream: str | None) -> bool:
     return stream is None or any(sign in block for sign in _SIGNS[stream])
 
 
-def lines_behind(place: Place, library: Library, offset: int) -> Search[int]:
-    """How many lines end between that place of a file and where its end was when it was found."""
+def lines_after(entry: FoundFile, source: LogSource, offset: int) -> Search[int]:
+    """Returns the number of lines that end between an offset in a file and its end when it was found."""
     count = 0
-    size = place.size
-    with place.opened(library) as file:
+    size = entry.size
+    with entry.opened(source) as file:
         while file is not None and offset < size:
             yield
             block = file.pread(min(BLOCK_BYTES, size - offset), offset)
@@ -111,8 +111,8 @@ def lines_behind(place: Place, library: Library, offset: int) -> Search[int]:
     return count
 
 
-def passed_over(block: bytes, stream: str | None) -> int | None:
-    """How many lines a block of whole lines has if none of them can be of the stream; None if one may be."""
+def lines_without(block: bytes, stream: str | None) -> int | None:
+    """Returns the number of lines in a block if none of them can be of the stream; None if one may be."""
     if _has(block, stream) or b" P " in block:
         return None
     return block.count(b"\n")
@@ -124,14 +124,14 @@ def _counts(line: bytes, stream: str) -> bool:
     return is_of or kind == OWN
 
 
-def first_from(files: list[Place], library: Library, key: bytes) -> Position:
-    """Where the first line begins of which the time is at least `key`; the end if there is none."""
+def first_from(files: list[FoundFile], source: LogSource, key: bytes) -> Position:
+    """Returns where the first line begins of which the time is at least `key`; the end if there is none."""
     for index in range(len(files) - 1, -1, -1):
-        place = files[index]
-        with place.opened(library) as file:
+        entry = files[index]
+        with entry.opened(source) as file:
             if file is None or (index and file.head >= key):
                 continue
-            low, high = 0, place.size
+            low, high = 0, entry.size
             while high - low > BLOCK_BYTES:
                 middle = (low + high) // 2
                 block = file.pread(2 * LINE_LIMIT_BYTES, middle)
@@ -140,7 +140,7 @@ def first_from(files: list[Place], library: Library, key: bytes) -> Position:
                     low = middle + line
                 else:
                     high = middle
-            return index, _first_after(file, low, place.size, key)
+            return index, _first_after(file, low, entry.size, key)
     return 0, 0
 
 
@@ -161,12 +161,12 @@ _MARKED = re.compile(rb"\n[^\n]{28}[34]Z std")
 
 
 def previous_span(
-    files: list[Place], library: Library, *, is_current: bool
+    files: list[FoundFile], source: LogSource, *, is_current: bool
 ) -> Search[tuple[Position, Position]]:
-    """From where to where the last incarnation printed; with `is_current` the one before it."""
+    """Finds the range in which the last incarnation printed; with `is_current` the one before it."""
     end = (len(files) - 1, files[-1].size)
     starts: list[Position] = []
-    for start in _starts(files, library, end):
+    for start in _starts(files, source, end):
         yield
         if start is not None:
             starts.append(start)
@@ -176,14 +176,14 @@ def previous_span(
     return (starts[1], starts[0]) if is_current else (starts[0], end)
 
 
-def _starts(files: list[Place], library: Library, end: Position) -> Iterator[Position | None]:
-    """Where incarnations begin, newest first: of lines that were written at once each is marked.
+def _starts(files: list[FoundFile], source: LogSource, end: Position) -> Iterator[Position | None]:
+    """Yields where incarnations begin, newest first: of lines that were written at once each is marked.
 
     None after each block, found or not.
     """
     found: Position | None = None
     stamp = b""
-    for position, block in _blocks_backwards(files, library, end):
+    for position, block in _blocks_backwards(files, source, end):
         if b"3Z std" in block or b"4Z std" in block:
             for match in reversed(list(_MARKED.finditer(b"\n" + block))):
                 at = match[0][1:29]
@@ -197,15 +197,15 @@ def _starts(files: list[Place], library: Library, end: Position) -> Iterator[Pos
 
 
 def _blocks_backwards(
-    files: list[Place], library: Library, end: Position
+    files: list[FoundFile], source: LogSource, end: Position
 ) -> Iterator[tuple[Position, bytes]]:
-    """What is before a position, in blocks of whole lines, last first."""
+    """Yields all before a position, in blocks of whole lines, last first."""
     for i in range(end[0], -1, -1):
-        place = files[i]
-        with place.opened(library) as file:
+        entry = files[i]
+        with entry.opened(source) as file:
             if file is None:
                 continue
-            position = end[1] if i == end[0] else place.size
+            position = end[1] if i == end[0] else entry.size
             rest = b""
             while position > 0:
                 start = max(0, position - BLOCK_BYTES)

@@ -1,6 +1,6 @@
-"""The folder of all logs: writers for the living, reading for everybody, compression and an end for what is old.
+"""Owns the folder of all logs: makes writers for living workers, reads, compresses, and removes old files.
 
-How lines get into the files is the business of `capture`, how they are read that of `cursor`. A reader is a position
+How lines get into the files is the business of `capture`, how they are read that of `reader`. A reader is a position
 in the files: it costs no memory however slow it is, and is skipped ahead, with a count, only when its file was
 rotated away. Everything but the compression is on the loop's thread.
 """
@@ -16,18 +16,19 @@ from pathlib import Path
 from weakref import WeakSet
 
 from .capture import LogFolder, LogWriter
-from .compression import PACK_AFTER_S, Packer
-from .file_format import Record, Wanted, at_of, known, workers
+from .compression import COMPRESS_AFTER_S, Compressor
+from .file_format import LogFilter, Record, known_names, time_of, workers
 from .reader import Cursor, block_size, in_batches, merged
 from .rotating_file import LogLimits
 
 RELEASED_KEPT = 256
+"""Number of writers of ended workers that are remembered while there are readers."""
 
 logger = logging.getLogger(__name__)
 
 
 class LogStore:
-    """The folder of all logs."""
+    """Represents the folder of all logs."""
 
     def __init__(
         self,
@@ -35,9 +36,9 @@ class LogStore:
         clock: Callable[[], int] = time.time_ns,
         *,
         unclean: bool = False,
-        pack_after_s: float = PACK_AFTER_S,
+        compress_after_s: float = COMPRESS_AFTER_S,
     ) -> None:
-        """`clock` gives wall time in ns; `unclean`: the last daemon was killed, so logs may have a gap."""
+        """Opens nothing yet. `clock` gives wall time in ns; `unclean`: the last daemon was killed, so logs may have a gap."""
         self.directory = directory
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self.turn = asyncio.Lock()
@@ -46,27 +47,27 @@ class LogStore:
         self._readers = 0
         self._cursors_held: WeakSet[Cursor] = WeakSet()
         self._released: OrderedDict[tuple[str, str], LogWriter] = OrderedDict()
-        self._packer = Packer(directory, pack_after_s)
+        self._compressor = Compressor(directory, compress_after_s)
         self._folder = LogFolder(
             directory=directory,
             clock=clock,
             unclean=unclean,
             on_written=self._wake,
-            on_rotated=self._packer.rotated,
+            on_rotated=self._compressor.rotated,
         )
 
     @property
     def losses(self) -> int:
-        """Number of changes of what is lost, of all writers."""
+        """Returns the number of changes of what is lost, of all writers."""
         return self._folder.losses
 
     @property
-    def packed(self) -> Mapping[int, int]:
-        """Inodes of files that were compressed and are gone -> those of the compressed ones."""
-        return self._packer.packed
+    def compressed(self) -> Mapping[int, int]:
+        """Returns inodes of files that were compressed and are gone -> those of the compressed ones."""
+        return self._compressor.compressed
 
     def writer(self, agent: str, worker: str, limits: LogLimits) -> LogWriter:
-        """The writer of a worker, the same one for all its incarnations; for each call a `release` is due."""
+        """Returns the writer of a worker, the same one for all its incarnations; for each call a `release` is due."""
         writer = self._writers.get((agent, worker))
         if writer is None:
             earlier = self._released.pop((agent, worker), None)
@@ -78,14 +79,13 @@ class LogStore:
         return writer
 
     def release(self, writer: LogWriter) -> None:
-        """One who asked for the writer needs it no more; the last one closes it. Its files stay."""
+        """Gives a writer back; the last call closes it. Its files stay."""
         writer.users -= 1
         if writer.users <= 0 and self._writers.get((writer.agent, writer.worker)) is writer:
             del self._writers[writer.agent, writer.worker]
             writer.release()
-            if (
-                self._readers
-            ):  # who has not read it to its end is told of no gap, or of the true one
+            # A reader that has not read it to its end is to be told of no gap, or of the true one.
+            if self._readers:
                 self._released[writer.agent, writer.worker] = writer
                 if len(self._released) > RELEASED_KEPT:
                     forgotten, _ = self._released.popitem(last=False)
@@ -94,17 +94,17 @@ class LogStore:
                             cursor.forget()
 
     def check(self) -> None:
-        """About once a second: find moved and deleted files, end gaps of silent workers, compress what is old."""
+        """Finds moved and deleted files, ends gaps of silent workers, compresses old files; due about once a second."""
         for writer in [*self._folder.to_check]:  # of thousands most have written nothing
             if self._writers.get((writer.agent, writer.worker)) is writer:
                 writer.check()
                 if writer.is_to_be_checked:
                     continue
             self._folder.to_check.discard(writer)
-        self._packer.step(self._replace)
+        self._compressor.step(self._replace)
 
     async def expire(self, before_s: float) -> None:
-        """Remove the logs of workers that are no more and of which nothing is younger than that unix time."""
+        """Removes the logs of workers without a writer whose files are all older than that unix time."""
         for agent, worker, files in workers(self.directory, frozenset()):
             if (agent, worker) not in self._writers:
                 with suppress(OSError):
@@ -115,15 +115,15 @@ class LogStore:
             await asyncio.sleep(0)
 
     def names(self) -> set[str]:
-        """The agents and workers that have files."""
-        return known(self.directory)
+        """Returns the agents and workers that have files."""
+        return known_names(self.directory)
 
     def close(self) -> None:
-        """Close all files."""
+        """Closes all files."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
-        self._packer.close()
+        self._compressor.close()
 
     async def read(
         self,
@@ -134,14 +134,14 @@ class LogStore:
         until: float | None = None,
         stream: str | None = None,
     ) -> list[Record]:
-        """The records of `history` in one list: give `n`, or know that it is not too long."""
-        wanted = Wanted(frozenset(names), since, until, stream)
+        """Returns the records of `history` in one list: for callers that give `n`, or know that it is short."""
+        wanted = LogFilter(frozenset(names), since, until, stream)
         return [record async for batch in self.history(wanted, n) for record in batch]
 
     async def history(
-        self, wanted: Wanted, n: int | None = None
+        self, wanted: LogFilter, n: int | None = None
     ) -> AsyncGenerator[list[Record], None]:
-        """What is in the files now, merged by time, in batches; the last `n` records if given.
+        """Yields the present contents of the files, merged by time, in batches; the last `n` records if given.
 
         Names are agents or workers, running or not; none means all. The last `n` cost no more in a long
         log than in a short one, unless they have to be looked for.
@@ -155,13 +155,13 @@ class LogStore:
                 yield batch
 
     async def follow(
-        self, wanted: Wanted, n: int | None = 10, follower: "Follower | None" = None
+        self, wanted: LogFilter, n: int | None = 10, follower: "Follower | None" = None
     ) -> AsyncGenerator[list[Record], None]:
-        """`history`, then all that is written from then on, without gap or repeat, without end.
+        """Yields `history`, then all that is written from then on, without gap or repeat, without end.
 
-        Workers that appear later are followed too. Who takes the batches so slowly that a file is
+        Workers that appear later are followed too. A caller that takes the batches so slowly that a file is
         rotated away before it was read gets a record of the stream `corral` with `skipped_lines`.
-        Close it with `contextlib.aclosing`; a `follower` of the caller's own tells more, and can end it.
+        Close it with `contextlib.aclosing`; a `follower` of the caller's own shows more, and can end it.
 
         Raises:
             ResourceLimitExceeded: the pattern takes too long.
@@ -191,7 +191,7 @@ class LogStore:
                             behind.discard(key)
                         fresh.append(wanted.select(records))
                         await asyncio.sleep(0)
-                for batch in in_batches(heapq.merge(*fresh, key=at_of)):
+                for batch in in_batches(heapq.merge(*fresh, key=time_of)):
                     yield batch
 
     @contextmanager
@@ -209,13 +209,13 @@ class LogStore:
                 self._released.clear()
 
     def _wake(self, agent: str, worker: str) -> None:
-        """Tell the followers that there is something new."""
+        """Wakes the followers of a worker."""
         for follower in self._followers:
             follower.note_written(agent, worker)
 
     @property
     def is_losing(self) -> bool:
-        """Whether lines of any writer are being lost at present."""
+        """Returns whether lines of any writer are being lost at present."""
         return any(
             writer.trouble is not None
             and self._writers.get((writer.agent, writer.worker)) is writer
@@ -223,7 +223,7 @@ class LogStore:
         )
 
     def find_writer(self, agent: str, worker: str) -> LogWriter | None:
-        """The writer of a worker, or what the last one knew if somebody may still read what it wrote."""
+        """Returns the writer of a worker, or the released one while readers may need its counts."""
         return self._writers.get((agent, worker)) or self._released.get((agent, worker))
 
     def _replace(self, agent: str, worker: str, inode: int, by: int) -> None:
@@ -236,8 +236,8 @@ class LogStore:
         self._cursors_held.add(cursor)
         return cursor
 
-    async def _cursors(self, wanted: Wanted, n: int | None) -> list[Cursor]:
-        """A cursor at the right place of every worker that has files."""
+    async def _cursors(self, wanted: LogFilter, n: int | None) -> list[Cursor]:
+        """Returns a cursor at the right place of every worker that has files."""
         cursors: list[Cursor] = []
         for agent, worker, files in workers(self.directory, wanted.names):
             cursor = self._cursor(agent, worker)
@@ -249,9 +249,9 @@ class LogStore:
 
 
 class Follower:
-    """Which of the workers that somebody follows have written since he last looked."""
+    """Collects the followed workers that have written since the last look."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: LogFilter) -> None:
         self.placed = asyncio.Event()
         """Set when nothing that is written from then on is missed."""
         self._is_ending = False
@@ -261,11 +261,11 @@ class Follower:
 
     @property
     def is_to_end(self) -> bool:
-        """Whether there is nothing to wait for any more."""
+        """Returns whether there is nothing to wait for any more."""
         return self._is_ending and not self._changed
 
     def end(self) -> None:
-        """Ends the following when all that has been written until then was taken."""
+        """Ends the following once all that was written until now has been read."""
         self._is_ending = True
         self._ready.set()
 

@@ -25,7 +25,7 @@ USAGE_MAX = 10_000
 
 
 class KeyValues:
-    """The keys of all agents of one daemon.
+    """Represents the keys of all agents of one daemon.
 
     Args:
         store: where they are kept.
@@ -56,7 +56,7 @@ class KeyValues:
         await self._store.write(_Put(agent, session, key, blob, ttl_s, rules))
 
     async def get(self, agent: str, session: str, key: str) -> object:
-        """The value of a key, None where there is none.
+        """Returns the value of a key, None where there is none.
 
         Raises:
             Corrupted: it is not what was stored.
@@ -99,7 +99,7 @@ class KeyValues:
         return items
 
     async def usage(self, agent: str | None) -> list[tuple[str, int, int]]:
-        """Keys and bytes of each agent that has any, or of one."""
+        """Returns keys and bytes of each agent that has any, or of one."""
         rows = await self._store.read(
             "SELECT agent, keys, size_bytes FROM memory_usage WHERE keys > 0"
             " AND (?1 IS NULL OR agent = ?1) ORDER BY agent LIMIT ?2",
@@ -186,7 +186,7 @@ class _Put(_Change):
     def _exceeded(
         self, connection: sqlite3.Connection, more_keys: int, more_bytes: int
     ) -> tuple[str, int] | None:
-        """The limit that would be exceeded, and its value; who takes less than before exceeds none."""
+        """Returns the limit that would be exceeded, and its value; who takes less than before exceeds none."""
         found = connection.execute(
             "SELECT keys, size_bytes FROM memory_usage WHERE agent = ?", (self._agent,)
         ).fetchone()
@@ -261,7 +261,7 @@ def _count(connection: sqlite3.Connection, agent: str, keys: int, size_bytes: in
 
 
 def _counted(connection: sqlite3.Connection, agent: str) -> tuple[int, int]:
-    """How many keys an agent has and how many bytes they take, found out anew and noted."""
+    """Returns how many keys an agent has and how many bytes they take, found out anew and noted."""
     keys, size = connection.execute(
         "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)), 0) FROM memory"
         " WHERE agent = ?",

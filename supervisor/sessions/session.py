@@ -40,7 +40,7 @@ PARTS: tuple[Part, ...] = ("variables", "data")
 
 
 class Turn(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One stored change of a session: what is new, then how many of the oldest messages go.
+    """Represents one stored change of a session: what is new, then how many of the oldest messages go.
 
     `turn` counts the succeeded tasks of the session; `anew` says that earlier messages are not kept.
     `set` and `gone` are by part: `variables`, `data`.
@@ -59,7 +59,7 @@ _DECODER = msgspec.json.Decoder(Turn)
 
 
 class Body(NamedTuple):
-    """The content itself, encoded."""
+    """Represents the content itself, encoded."""
 
     messages: list[bytes]
     values: dict[Part, dict[str, bytes]]
@@ -80,7 +80,7 @@ class Stored(NamedTuple):
 
 
 class Conversation:
-    """One session: how large everything in it is, and its content unless it is lean."""
+    """Represents one session: how large everything in it is, and its content unless it is lean."""
 
     def __init__(self) -> None:
         self.turns = 0
@@ -93,7 +93,7 @@ class Conversation:
 
     @property
     def messages(self) -> int:
-        """How many messages there are."""
+        """Returns how many messages there are."""
         return len(self._sizes)
 
     @property
@@ -129,7 +129,7 @@ class Conversation:
         self.size_bytes = self._history_bytes + self._values_bytes()
 
     def after(self, turn: Turn) -> tuple[int, int]:
-        """How many messages there will be after a turn, and how many bytes of content."""
+        """Returns how many messages there will be after a turn, and how many bytes of content."""
         sizes = array("Q") if turn.anew else self._sizes
         every = len(sizes) + len(turn.messages)
         gone, more = min(turn.drop, len(sizes)), max(0, turn.drop - len(sizes))
@@ -142,7 +142,7 @@ class Conversation:
         self.body = None
 
     def whole(self) -> Turn:
-        """The turn that makes it out of nothing."""
+        """Returns the turn that makes it out of nothing."""
         assert self.body is not None, "a lean conversation has no content"
         return Turn(
             turn=self.turns,
@@ -170,7 +170,7 @@ class Conversation:
     def planned(
         self, said: MemoryDelta, *, limit_bytes: int, trims: bool, named: Mapping[str, object]
     ) -> Turn:
-        """The turn that a worker's answer makes.
+        """Returns the turn that a worker's answer makes.
 
         Args:
             said: the answer.
@@ -231,12 +231,12 @@ class Conversation:
 
 
 def encoded(turn: Turn) -> bytes:
-    """The record of a turn."""
+    """Returns the record of a turn."""
     return msgspec.json.encode(turn)
 
 
 def read(stored: Stored, record: str) -> Conversation:
-    """The conversation that the records of a session make.
+    """Returns the conversation that the records of a session make.
 
     Raises:
         Corrupted: one of them is damaged, of a newer version, or missing; `data["record"]` is `record`.

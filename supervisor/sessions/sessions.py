@@ -89,7 +89,7 @@ class _Session:
 
     @property
     def is_scattered(self) -> bool:
-        """Whether its turns are to be put together: reading them takes long, or much memory."""
+        """Returns whether its turns are to be put together: reading them takes long, or much memory."""
         most = SINCE_BYTES + self.conversation.size_bytes
         return self.rows >= ROWS_MAX or self.since_bytes > most
 
@@ -103,7 +103,7 @@ class _Pending(NamedTuple):
 
 
 class Pool:
-    """The contents that are in memory, the least recently used of which go first."""
+    """Represents the contents that are in memory, the least recently used of which go first."""
 
     def __init__(self) -> None:
         self.limit_bytes = 0
@@ -117,7 +117,7 @@ class Pool:
         return len(self._sessions)
 
     def get(self, name: Name) -> _Session | None:
-        """A session whose content is here, now the most recently used."""
+        """Returns a session whose content is here, now the most recently used."""
         found = self._sessions.get(name)
         if found is None:
             return None
@@ -146,7 +146,7 @@ class Pool:
 
 
 class Memory:
-    """The sessions of all agents of one daemon, and what they remember by key (`notebook`).
+    """Represents the sessions of all agents of one daemon, and what they remember by key (`notebook`).
 
     Args:
         store: where it is kept.
@@ -179,12 +179,12 @@ class Memory:
     # -- what the engine asks
 
     def started(self, task: Task) -> None:
-        """A task begins: nobody clears its session from now on."""
+        """Returns a task begins: nobody clears its session from now on."""
         if task.session is not None:
             self._users[task.agent, task.session] = task.id
 
     def ended(self, task: Task) -> None:
-        """A task has ended: its session is free."""
+        """Returns a task has ended: its session is free."""
         self._pending.pop(task.id, None)
         if task.session is not None and self._users.get((task.agent, task.session)) == task.id:
             del self._users[task.agent, task.session]
@@ -251,7 +251,7 @@ class Memory:
         return (step,)
 
     def kept(self, task: Task) -> None:
-        """The turn of a task is durable."""
+        """Returns the turn of a task is durable."""
         pending = self._pending.pop(task.id, None)
         if pending is None or task.session is None:
             return
@@ -282,7 +282,7 @@ class Memory:
             self._store.post(PutTogether(name, self._rules(task.agent).compression))
 
     def dropped(self, task: Task) -> None:
-        """The turn of a task was not stored: what the store has is looked at before the next."""
+        """Returns the turn of a task was not stored: what the store has is looked at before the next."""
         self._pending.pop(task.id, None)
         if task.session is not None:
             self.pool.remove((task.agent, task.session))
@@ -319,7 +319,7 @@ class Memory:
             )
 
     async def _load(self, name: Name) -> _Session | None:
-        """A session as the store has it.
+        """Returns a session as the store has it.
 
         Raises:
             Corrupted: that is not what was stored.
@@ -365,7 +365,7 @@ class Memory:
         return [_listed(row) for row in rows]
 
     async def show(self, agent: str, session: str, last: int | None) -> dict[str, object]:
-        """A session with its content, of its history at most the `last` messages; that counts as an access.
+        """Returns a session with its content, of its history at most the `last` messages; that counts as an access.
 
         Raises:
             NotFound: there is none.
@@ -417,7 +417,7 @@ class Memory:
         return {"sessions": sessions, "keys": keys.removed}
 
     async def stats(self, agent: str | None) -> dict[str, object]:
-        """How much is remembered, by agent, and what of it is in memory."""
+        """Returns how much is remembered, by agent, and what of it is in memory."""
         rows = await self._store.read(
             "SELECT agent, COUNT(*), SUM(turns), SUM(messages), SUM(size_bytes) FROM session"
             " WHERE ?1 IS NULL OR agent = ?1 GROUP BY agent ORDER BY agent LIMIT ?2",
@@ -465,7 +465,7 @@ class Memory:
         await self.key_values.expire(now)
 
     def _spared(self, agent: str) -> frozenset[str]:
-        """The sessions of an agent that tasks work on, or are about to: theirs are being read."""
+        """Returns the sessions of an agent that tasks work on, or are about to: theirs are being read."""
         used = self._in_use.keys() | self._users.keys()
         return frozenset(session for name, session in used if name == agent)
 

@@ -29,7 +29,7 @@ SELECT = (
 
 
 class Head:
-    """The first row of `SELECT`."""
+    """Represents the first row of `SELECT`."""
 
     def __init__(
         self, _: object, value: object, turns: object, messages: object, created_at: object
@@ -41,7 +41,7 @@ class Head:
 
 
 def stored(head: Head, rows: Sequence[Row]) -> Stored:
-    """The rows of `SELECT`; `head` is the first of them."""
+    """Returns the rows of `SELECT`; `head` is the first of them."""
     return Stored(head.turns, head.messages, head.value, [_blob(row[1]) for row in rows[1:]])
 
 
@@ -126,7 +126,7 @@ class Keep:
         return 1
 
     def _check_gone(self, connection: sqlite3.Connection) -> None:
-        """One that is there after other turns than it was given with has been damaged: it is no longer that one.
+        """Returns one that is there after other turns than it was given with has been damaged: it is no longer that one.
 
         Raises:
             Corrupted: it is so.
@@ -258,7 +258,7 @@ def accessed(name: Name, at: float) -> Statement:
 
 
 def named(name: Name) -> Mapping[str, str]:
-    """The data of an error about a session."""
+    """Returns the data of an error about a session."""
     return {"agent": name[0], "session": name[1]}
 
 
@@ -268,5 +268,5 @@ def record_of(name: Name) -> str:
 
 
 def _blob(value: object) -> bytes:
-    """A flipped byte may change the type of a column, too: then it is no record that can be read."""
+    """Returns a flipped byte may change the type of a column, too: then it is no record that can be read."""
     return value if isinstance(value, bytes) else b""

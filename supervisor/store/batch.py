@@ -42,7 +42,7 @@ class _Sheet:
 
     @property
     def count(self) -> int:
-        """How many rows."""
+        """Returns how many rows."""
         return len(self.rows)
 
     def add(self, sql: str, row: Values, size_bytes: int, waiting: Writing) -> bool:

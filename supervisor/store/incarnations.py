@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Incarnations:
-    """The table `incarnation`."""
+    """Represents the table `incarnation`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -44,11 +44,11 @@ class Incarnations:
         self._used = {str(worker): max(0, number_of(value)) for worker, value in rows}
 
     def last(self, worker: str) -> int:
-        """The number of a worker's newest life; 0 before its first."""
+        """Returns the number of a worker's newest life; 0 before its first."""
         return self._used.get(worker, 0)
 
     def take(self, worker: str, number: int) -> asyncio.Future[None] | None:
-        """A worker's life of this number is to begin; what has to be awaited before its process may, if anything.
+        """Returns a worker's life of this number is to begin; what has to be awaited before its process may, if anything.
 
         That is shared by many: whoever may be cancelled shields it. It raises what `Store.write` raises.
         """

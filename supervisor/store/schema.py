@@ -172,7 +172,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> int:
-    """Check the file, bring its schema up to date, and return the new generation."""
+    """Checks the file, bring its schema up to date, and return the new generation."""
     file = str(path)
     version = _integer(connection, "PRAGMA user_version")
     empty = _integer(connection, "SELECT count(*) FROM sqlite_master") == 0
@@ -237,7 +237,7 @@ _REASONS = {
 
 
 def typed_error(path: Path, error: Exception) -> Exception:
-    """The error for whoever asked: ours where he can act on it, else (our own mistake) as it is."""
+    """Returns the error for whoever asked: ours where he can act on it, else (our own mistake) as it is."""
     reason = _REASONS.get(primary_code(error))
     if reason is None:
         return error

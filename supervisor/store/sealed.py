@@ -34,7 +34,7 @@ HEADER_BYTES = _HEAD.size + _DIGEST_BYTES
 
 
 def seal(data: bytes, *, compress: bool) -> bytes:
-    """The record that holds `data`; with `compress` in fewer bytes, where that is so."""
+    """Returns the record that holds `data`; with `compress` in fewer bytes, where that is so."""
     payload, flags = data, 0
     if compress and len(data) >= WORTH_BYTES:
         packed = zlib.compress(data, LEVEL)

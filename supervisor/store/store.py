@@ -42,11 +42,11 @@ class Step(Protocol):
 
     @property
     def count(self) -> int:
-        """How many it stores, for who counts what is lost."""
+        """Returns how many it stores, for who counts what is lost."""
         ...
 
     def seal(self) -> None:
-        """The writer's thread has taken it, and it must not grow any more; comes before `run`."""
+        """Returns the writer's thread has taken it, and it must not grow any more; comes before `run`."""
         ...
 
     def run(self, connection: sqlite3.Connection) -> int:
@@ -73,12 +73,12 @@ logger = logging.getLogger(__name__)
 
 
 def number_of(value: object) -> int:
-    """The number in a row; -1 where a damaged byte has made it none, or less: nothing that is counted is."""
+    """Returns the number in a row; -1 where a damaged byte has made it none, or less: nothing that is counted is."""
     return value if isinstance(value, int) and value >= 0 else -1
 
 
 def moment_of(value: object) -> float:
-    """The time in a row, in seconds since 1970; 0 where a damaged byte has made it none."""
+    """Returns the time in a row, in seconds since 1970; 0 where a damaged byte has made it none."""
     return float(value) if isinstance(value, int | float) and 0 <= value <= LAST_MOMENT else 0.0
 
 
@@ -116,13 +116,13 @@ class _Group:
 
     @property
     def count(self) -> int:
-        """How many posts it is."""
+        """Returns how many posts it is."""
         only = self.statements[0] if len(self.statements) == 1 else None
         return 1 if only is None or isinstance(only, tuple) else only.count
 
 
 class Store:
-    """The open store. All methods belong to the loop's thread; `open` blocks and comes before the loop."""
+    """Represents the open store. All methods belong to the loop's thread; `open` blocks and comes before the loop."""
 
     generation: int
     """The number of this opening: larger than every earlier one, and on disk before `open` returns."""
@@ -166,7 +166,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, clock: Callable[[], float] = time.monotonic) -> "Store":
-        """Open or create the store at `path` (folder 0700, file 0600) and count its generation up.
+        """Opens or create the store at `path` (folder 0700, file 0600) and count its generation up.
 
         Raises:
             PermissionDenied: folder or file may not be created or written.
@@ -178,13 +178,13 @@ class Store:
 
     @property
     def stalled_s(self) -> float:
-        """How long the oldest write that is not yet on disk has been waiting, in seconds."""
+        """Returns how long the oldest write that is not yet on disk has been waiting, in seconds."""
         with self._lock:
             oldest = self._committing or self._queue
             return self._clock() - oldest[0].queued_at_s if oldest else 0.0
 
     async def write(self, *statements: Statement) -> list[int]:
-        """Run the statements as one atomic group; return, once they are on disk, a number for each.
+        """Runs the statements as one atomic group; return, once they are on disk, a number for each.
 
         The number is the rowid of a plain INSERT or REPLACE, else the count of changed rows (also of
         `INSERT OR IGNORE` and upserts). A caller that is cancelled does not cancel the write.
@@ -205,7 +205,7 @@ class Store:
         return answer
 
     def post(self, *statements: Statement) -> bool:
-        """Store the statements as one atomic group with the next commit, at most 100 ms later.
+        """Stores the statements as one atomic group with the next commit, at most 100 ms later.
 
         Never raises for the state of the store: what cannot be stored is counted in `lost_posts`. Returns
         whether it was taken.
@@ -219,7 +219,7 @@ class Store:
         return True
 
     async def read(self, sql: str, params: Params = ()) -> list[Row]:
-        """The rows of a query over what is committed; never waits for a write. The caller sets a LIMIT.
+        """Returns the rows of a query over what is committed; never waits for a write. The caller sets a LIMIT.
 
         Raises:
             Overloaded: too many reads are waiting.
@@ -238,7 +238,7 @@ class Store:
             self._reads -= 1
 
     async def close(self) -> None:
-        """Commit what was accepted, then close the file. Later writes and reads are refused.
+        """Commits what was accepted, then close the file. Later writes and reads are refused.
 
         Lasts as long as the disk does: a caller with a deadline puts it around this.
         """
@@ -330,7 +330,7 @@ class Store:
         _on_loop(self._closed.get_loop(), self._gone)
 
     def _next_batch(self) -> list[_Group]:
-        """All that waits, as soon as somebody waits for it or the oldest post is due; [] at the end."""
+        """Returns all that waits, as soon as somebody waits for it or the oldest post is due; [] at the end."""
         while True:
             with self._lock:
                 due_in_s = None
@@ -348,7 +348,7 @@ class Store:
                 os.eventfd_read(self._rouse_fd)
 
     def _commit(self, batch: list[_Group]) -> None:
-        """Bring every group to its end: on disk, or with its error."""
+        """Brings every group to its end: on disk, or with its error."""
         failure = self._attempt(batch)
         if failure is None:
             return
@@ -365,7 +365,7 @@ class Store:
                 refused = refused + 1 if isinstance(group.error, sqlite3.OperationalError) else 0
 
     def _attempt(self, groups: list[_Group]) -> sqlite3.Error | None:
-        """One transaction over the groups; a group's own failure stays in the group."""
+        """Returns one transaction over the groups; a group's own failure stays in the group."""
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for group in groups:
@@ -408,7 +408,7 @@ class Store:
             self._writer.execute("RELEASE one_group")
 
     def _answer(self, batch: list[_Group]) -> None:
-        """Tell those who wait, with one wake-up of the loop for all of them."""
+        """Reports those who wait, with one wake-up of the loop for all of them."""
         awaited = [group for group in batch if group.answer is not None]
         failed_posts = [group for group in batch if group.answer is None and group.error]
         with self._lock:

@@ -42,7 +42,6 @@ PENDING = {
     "supervisor.config",
     "supervisor.events",
     "supervisor.lifecycle",
-    "supervisor.logs",
     "supervisor.mcp_gateway",
     "supervisor.orchestration",
     "supervisor.process",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logs.file_format import Wanted
+from corral.supervisor.logs.file_format import LogFilter
 from corral.supervisor.logs.reader import BLOCKS_BYTES
 from corral.supervisor.logs.regex import Pattern
 from corral.supervisor.logs.store import LogStore
@@ -44,15 +44,15 @@ def long(logs: LogStore) -> LogStore:
 
 
 CHOICES = {
-    "the last": (Wanted(), 10),
-    "many": (Wanted(), LINES - 5),
-    "a stream": (Wanted(stream="stderr"), 10),
-    "messages": (Wanted(stream="log"), 10),
-    "a level": (Wanted(level="error"), 10),
-    "a pattern": (Wanted(pattern=Pattern("^an old error")), 10),
-    "since": (Wanted(since=0.0, stream="stderr"), None),
-    "until": (Wanted(until=1.0), 10),
-    "previous": (Wanted(previous=True), 10),
+    "the last": (LogFilter(), 10),
+    "many": (LogFilter(), LINES - 5),
+    "a stream": (LogFilter(stream="stderr"), 10),
+    "messages": (LogFilter(stream="log"), 10),
+    "a level": (LogFilter(level="error"), 10),
+    "a pattern": (LogFilter(pattern=Pattern("^an old error")), 10),
+    "since": (LogFilter(since=0.0, stream="stderr"), None),
+    "until": (LogFilter(until=1.0), 10),
+    "previous": (LogFilter(previous=True), 10),
 }
 
 
@@ -94,7 +94,7 @@ def test_whatever_is_asked_for_the_loop_has_its_turn_after_few_blocks(
 def test_what_is_held_for_a_reader_does_not_grow_with_what_it_asked_for(
     long: LogStore, choice: str
 ) -> None:
-    wanted = Wanted(pattern=Pattern("0")) if choice == "a pattern" else Wanted()
+    wanted = LogFilter(pattern=Pattern("0")) if choice == "a pattern" else LogFilter()
 
     async def test() -> None:
         tracemalloc.start()
@@ -121,10 +121,10 @@ def test_the_last_lines_of_several_workers_are_as_many_as_were_asked_for(tmp_pat
     for number in range(900):
         streams[number % 3].write(b"%d%s\n" % (number, b"x" * (3 * MIB * (number == 600))))
     for wanted in (
-        Wanted(),
-        Wanted(pattern=Pattern(".")),
-        Wanted(stream="stdout"),
-        Wanted(since=1.0),
+        LogFilter(),
+        LogFilter(pattern=Pattern(".")),
+        LogFilter(stream="stdout"),
+        LogFilter(since=1.0),
     ):
         for n in (1, 2, 250, 299, 301, 899, 900, 2_000):
             found = asyncio.run(history(logs, wanted, n))
@@ -134,14 +134,14 @@ def test_the_last_lines_of_several_workers_are_as_many_as_were_asked_for(tmp_pat
     logs.close()
 
 
-async def history(logs: LogStore, wanted: Wanted, n: int | None) -> list[dict[str, object]]:
+async def history(logs: LogStore, wanted: LogFilter, n: int | None) -> list[dict[str, object]]:
     return [record async for batch in logs.history(wanted, n) for record in batch]
 
 
 def test_many_followers_work_one_in_a_turn_and_hold_up_nobody(logs: LogStore) -> None:
     async def test() -> None:
         stream = writer_of(logs, max_file_bytes=64 * MIB).stream("stdout")
-        following = [logs.follow(Wanted(), 0) for _ in range(30)]
+        following = [logs.follow(LogFilter(), 0) for _ in range(30)]
         waiting = [asyncio.ensure_future(anext(batches)) for batches in following]
         for _ in range(len(following) + 2):
             await asyncio.sleep(0)
@@ -174,7 +174,7 @@ def test_whatever_messages_a_worker_sends_a_reader_can_be_sent_them(
 
     async def test() -> None:
         found: list[dict[str, object]] = []
-        async with aclosing(logs.history(Wanted(level="error"))) as batches:
+        async with aclosing(logs.history(LogFilter(level="error"))) as batches:
             async for batch in batches:
                 assert len(codec.encode(batch)) < MAX_MESSAGE_BYTES
                 found += batch
@@ -219,7 +219,7 @@ def test_of_a_worker_that_came_and_went_a_follower_is_told_what_it_missed(
     logs: LogStore, fate: str
 ) -> None:
     async def test() -> None:
-        async with aclosing(logs.follow(Wanted(), 0)) as batches:
+        async with aclosing(logs.follow(LogFilter(), 0)) as batches:
             waiting: Awaitable[list[dict[str, object]]] = asyncio.ensure_future(anext(batches))
             await asyncio.sleep(0)
             writer = writer_of(logs, "brief-0", max_file_bytes=4_096, max_files=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.logs.file_format import Record, Wanted
+from corral.supervisor.logs.file_format import LogFilter, Record
 from corral.supervisor.logs.reader import BATCH_BYTES, BATCH_RECORDS, in_batches
 from corral.supervisor.logs.regex import LENGTH_LIMIT, Pattern
 from corral.supervisor.logs.store import LogStore
@@ -23,7 +23,7 @@ START_S = 1_700_000_000
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Iterator[LogStore]:
-    store = LogStore(tmp_path / "logs", pack_after_s=0)
+    store = LogStore(tmp_path / "logs", compress_after_s=0)
     yield store
     store.close()
 
@@ -34,7 +34,7 @@ def ticking(tmp_path: Path) -> LogStore:
     return LogStore(tmp_path / "ticking", clock=lambda: next(now) * 1_000_000_000)
 
 
-def chosen(logs: LogStore, wanted: Wanted, n: int | None = None) -> list[Record]:
+def chosen(logs: LogStore, wanted: LogFilter, n: int | None = None) -> list[Record]:
     async def gather() -> list[Record]:
         return [record async for batch in logs.history(wanted, n) for record in batch]
 
@@ -50,14 +50,16 @@ def test_the_last_lines_until_a_time_are_those_before_it(tmp_path: Path) -> None
         stream.write(b"%d\n" % number if number % 1_000 else b"%d%s\n" % (number, b"x" * 40_000))
     for second in (0, 1, 700, 1_500, 3_332, 3_333, 9_999):
         last = min(3 * second + 2, 9_999)
-        found = chosen(logs, Wanted(until=START_S + second + 0.001), 5)  # no two times are the same
+        found = chosen(
+            logs, LogFilter(until=START_S + second + 0.001), 5
+        )  # no two times are the same
         numbers = [int(str(text).rstrip("x")) for text in texts(found)]
         assert numbers == list(range(max(0, last - 4), last + 1))
-        found = chosen(logs, Wanted(since=START_S + second - 1, until=START_S + second + 0.001))
+        found = chosen(logs, LogFilter(since=START_S + second - 1, until=START_S + second + 0.001))
         numbers = [int(str(text).rstrip("x")) for text in texts(found)]
         assert numbers == list(range(max(0, 3 * second - 3), last + 1))[: len(numbers)]
         assert len(numbers) == min(6, last + 1, max(0, 10_000 - 3 * second + 3))
-    assert chosen(logs, Wanted(until=START_S - 1), 5) == []
+    assert chosen(logs, LogFilter(until=START_S - 1), 5) == []
     logs.close()
 
 
@@ -67,14 +69,14 @@ def test_a_level_means_at_least_so_severe_and_leaves_out_what_has_none(logs: Log
     for level in ("debug", "info", "notice", "warning", "error", "critical", "emergency", "odd"):
         notes.line(level.encode(), level)
     writer.stream("stderr").write(b"error: a print is no message\n")
-    assert texts(chosen(logs, Wanted(level="warning"))) == [
+    assert texts(chosen(logs, LogFilter(level="warning"))) == [
         "warning",
         "error",
         "critical",
         "emergency",
     ]
-    assert texts(chosen(logs, Wanted(level="info"), 3)) == ["critical", "emergency", "odd"]
-    assert len(chosen(logs, Wanted(level="debug"))) == 8
+    assert texts(chosen(logs, LogFilter(level="info"), 3)) == ["critical", "emergency", "odd"]
+    assert len(chosen(logs, LogFilter(level="debug"))) == 8
 
 
 def test_a_pattern_finds_lines_however_long_ago_they_are(logs: LogStore) -> None:
@@ -84,13 +86,13 @@ def test_a_pattern_finds_lines_however_long_ago_they_are(logs: LogStore) -> None
         stream.write(b"needle %d\n" % number if number in (3, 9_000, 19_999) else b"hay\n")
     stream.write(b"h" * 20_000 + b" long \xff needle\n" + b"i" * 10_000 + b" needle\n")
     other.write(b"a n\xc3\xa9edle\n")
-    found = texts(chosen(logs, Wanted(pattern=Pattern("^needle"))))
+    found = texts(chosen(logs, LogFilter(pattern=Pattern("^needle"))))
     assert found == ["needle 3", "needle 9000", "needle 19999"]
-    assert texts(chosen(logs, Wanted(pattern=Pattern("^needle")), 2)) == found[1:]
-    assert texts(chosen(logs, Wanted(pattern=Pattern("^needle")), 9)) == found
-    assert texts(chosen(logs, Wanted(pattern=Pattern("(?i)N.EDLE$")), 1)) == ["a néedle"]
+    assert texts(chosen(logs, LogFilter(pattern=Pattern("^needle")), 2)) == found[1:]
+    assert texts(chosen(logs, LogFilter(pattern=Pattern("^needle")), 9)) == found
+    assert texts(chosen(logs, LogFilter(pattern=Pattern("(?i)N.EDLE$")), 1)) == ["a néedle"]
     # What is behind the first 16 KiB of a line is not searched.
-    found = [len(content(each)) for each in chosen(logs, Wanted(pattern=Pattern(" needle$")), 9)]
+    found = [len(content(each)) for each in chosen(logs, LogFilter(pattern=Pattern(" needle$")), 9)]
     assert found == [10_007]
 
 
@@ -103,9 +105,9 @@ def test_a_pattern_that_would_take_for_ever_is_refused_and_the_loop_goes_on(
     async def test() -> None:
         for _ in range(2):
             with pytest.raises(ResourceLimitExceeded):
-                async for _ in logs.history(Wanted(pattern=Pattern(pattern)), 10):
+                async for _ in logs.history(LogFilter(pattern=Pattern(pattern)), 10):
                     pass
-        async with aclosing(logs.follow(Wanted(pattern=Pattern(pattern)), 0)) as batches:
+        async with aclosing(logs.follow(LogFilter(pattern=Pattern(pattern)), 0)) as batches:
             waiting = asyncio.ensure_future(anext(batches))
             await asyncio.sleep(0)
             writer_of(logs).stream("stdout").write(b"a" * 5_000 + b"!\n")
@@ -134,9 +136,9 @@ def test_lines_that_tell_of_a_loss_are_shown_whatever_is_asked_for(tmp_path: Pat
     writer.lose(7, 70, "a test")
     writer.stream("stdout").write(b"after\n")
     for wanted in (
-        Wanted(level="critical"),
-        Wanted(stream="stderr"),
-        Wanted(pattern=Pattern("none has this")),
+        LogFilter(level="critical"),
+        LogFilter(stream="stderr"),
+        LogFilter(pattern=Pattern("none has this")),
     ):
         (note,) = chosen(logs, wanted)
         assert (note["stream"], note["lost_lines"], note["lost_bytes"]) == ("corral", 7, 70)
@@ -152,7 +154,7 @@ def test_previous_is_what_the_incarnation_before_printed(logs: LogStore, seed: i
     for life in range(6):
         writer.begin()
         if lives:
-            assert texts(chosen(logs, Wanted(previous=True, running=running))) == lives[-1]
+            assert texts(chosen(logs, LogFilter(previous=True, running=running))) == lives[-1]
         out, err = writer.stream("stdout"), writer.stream("stderr")
         lives.append([])
         for number in range(dice.choice((1, 2, 300, 600))):
@@ -163,12 +165,12 @@ def test_previous_is_what_the_incarnation_before_printed(logs: LogStore, seed: i
                 dice.choice((out, err)).write(text.encode() + b"\n")
             lives[-1].append(text)
         before = lives[-2] if life else []
-        assert texts(chosen(logs, Wanted(previous=True, running=running))) == before
-        assert texts(chosen(logs, Wanted(previous=True, running=running), 3)) == before[-3:]
+        assert texts(chosen(logs, LogFilter(previous=True, running=running))) == before
+        assert texts(chosen(logs, LogFilter(previous=True, running=running), 3)) == before[-3:]
         out.close()
         err.close()
-        assert texts(chosen(logs, Wanted(previous=True))) == lives[-1]  # it does not run now
-    assert texts(chosen(logs, Wanted())) == [text for life in lives for text in life]
+        assert texts(chosen(logs, LogFilter(previous=True))) == lives[-1]  # it does not run now
+    assert texts(chosen(logs, LogFilter())) == [text for life in lives for text in life]
 
 
 def test_what_is_left_in_a_pipe_belongs_to_the_incarnation_that_wrote_it(logs: LogStore) -> None:
@@ -179,7 +181,7 @@ def test_what_is_left_in_a_pipe_belongs_to_the_incarnation_that_wrote_it(logs: L
     writer.begin()
     late.write(b"last words\n")
     writer.stream("stderr").write(b"second\n")
-    found = chosen(logs, Wanted(previous=True, running=frozenset({"echo-0"})))
+    found = chosen(logs, LogFilter(previous=True, running=frozenset({"echo-0"})))
     assert texts(found) == ["first", "last words"]
 
 
@@ -195,7 +197,7 @@ def test_logs_of_what_is_removed_stay_until_they_expire(logs: LogStore) -> None:
     asyncio.run(logs.expire(START_S + 1))
     assert logs.names() == {"gone", "gone-0", "kept", "kept-0"}
     assert not (logs.directory / "old").exists()
-    assert len(chosen(logs, Wanted(names=frozenset({"gone-0"})))) == 1
+    assert len(chosen(logs, LogFilter(names=frozenset({"gone-0"})))) == 1
 
 
 def test_a_writer_that_two_asked_for_is_closed_by_the_last(logs: LogStore) -> None:
@@ -207,7 +209,7 @@ def test_a_writer_that_two_asked_for_is_closed_by_the_last(logs: LogStore) -> No
     logs.release(second)
     assert logs.find_writer("echo", "echo-0") is None
     second.stream("stdout").write(b"too late\n")
-    assert texts(chosen(logs, Wanted())) == ["still open"]
+    assert texts(chosen(logs, LogFilter())) == ["still open"]
 
 
 def test_a_batch_is_bounded_in_number_and_size() -> None:
@@ -222,7 +224,7 @@ def test_a_batch_is_bounded_in_number_and_size() -> None:
 def test_a_follower_sees_only_what_it_asked_for(logs: LogStore) -> None:
     async def test() -> None:
         async with asyncio.timeout(BOUND_S):
-            wanted = Wanted(level="error", pattern=Pattern("disk"))
+            wanted = LogFilter(level="error", pattern=Pattern("disk"))
             writer = writer_of(logs)
             writer.stream("log").line(b"disk full", "error")
             async with aclosing(logs.follow(wanted)) as batches:

@@ -14,9 +14,9 @@ import pytest
 
 from corral.supervisor.logs.bgzf import BLOCK_BYTES, Archive, compress
 from corral.supervisor.logs.capture import LogWriter
-from corral.supervisor.logs.file_format import Wanted
+from corral.supervisor.logs.file_format import LogFilter
 from corral.supervisor.logs.store import LogStore
-from log_folder import pack, packed, read, run, taken, texts, writer_of
+from log_folder import compress_files, compressed, read, run, taken, texts, writer_of
 
 pytestmark = pytest.mark.shell
 
@@ -51,7 +51,7 @@ def test_what_is_no_whole_archive_is_refused(tmp_path: Path, left: int) -> None:
 
 
 def store_of(tmp_path: Path) -> LogStore:
-    return LogStore(tmp_path / "logs", pack_after_s=0)
+    return LogStore(tmp_path / "logs", compress_after_s=0)
 
 
 def fill(writer: LogWriter, first: int, count: int) -> None:
@@ -72,7 +72,7 @@ def test_all_but_the_two_newest_files_are_compressed_and_read_like_the_others(
     fill(writer, 0, 1_500)
     before = read(logs)
     plain = len(list((logs.directory / "echo").iterdir()))
-    pack(logs, plain - 2)
+    compress_files(logs, plain - 2)
     names = {path.name for path in (logs.directory / "echo").iterdir()}
     assert {"echo-0.log", "echo-0.log.1", "echo-0.log.2.gz"} <= names
     assert len(names) == plain
@@ -101,15 +101,15 @@ def test_a_follower_that_is_behind_reads_on_in_the_compressed_file(tmp_path: Pat
     fill(writer, 0, 1_000)
 
     async def test() -> None:
-        async with aclosing(logs.follow(Wanted(), n=None)) as batches:
+        async with aclosing(logs.follow(LogFilter(), n=None)) as batches:
             got = await anext(batches)
             plain = len(list((logs.directory / "echo").iterdir()))
-            pack(logs, plain - 2)  # also the file that it was reading
+            compress_files(logs, plain - 2)  # also the file that it was reading
             fill(writer, 1_000, 1_000)
             while len(got) < 2_000:
                 got += await anext(batches)
             assert [number_of(text) for text in texts(got)] == list(range(2_000))
-            pack(logs, len(list((logs.directory / "echo").iterdir())) - 2)
+            compress_files(logs, len(list((logs.directory / "echo").iterdir())) - 2)
             writer.stream("stdout").write(b"2000\n")
             assert texts(await taken(batches, 1)) == ["2000"]
 
@@ -127,7 +127,7 @@ def test_files_of_an_earlier_daemon_are_compressed_and_what_it_left_half_done_is
     folder = logs.directory / "echo"
     (folder / ".echo-0.log.123.tmp").write_bytes(b"half")
     again = store_of(tmp_path)
-    pack(again, 1)
+    compress_files(again, 1)
     assert not list(folder.glob(".*123*"))
     assert read(again) == before
     again.close()
@@ -142,7 +142,7 @@ def test_a_file_beside_its_copy_is_read_once_and_the_copy_goes(tmp_path: Path) -
     folder = logs.directory / "echo"
     plain = (folder / "echo-0.log.2").read_bytes()
     while not (folder / "echo-0.log.2.gz").exists():
-        pack(logs, len(packed(logs)) + 1)
+        compress_files(logs, len(compressed(logs)) + 1)
     logs.close()
     (folder / "echo-0.log.2").write_bytes(plain)  # killed between the copy and the removal
     assert read(logs) == before

@@ -8,13 +8,13 @@ import pytest
 
 from corral.supervisor.logs.bgzf import SUFFIX
 from corral.supervisor.logs.store import LogStore
-from log_folder import BOUND_S, MIB, pack, packed, read, texts, writer_of
+from log_folder import BOUND_S, MIB, compress_files, compressed, read, texts, writer_of
 
 pytestmark = pytest.mark.shell
 
 
 def store_of(tmp_path: Path) -> LogStore:
-    return LogStore(tmp_path / "logs", pack_after_s=0)
+    return LogStore(tmp_path / "logs", compress_after_s=0)
 
 
 def plant(path: Path, kind: str) -> None:
@@ -65,7 +65,7 @@ def test_what_is_no_file_in_the_place_of_an_older_one_is_passed_over_and_nothing
         stream.write(b"%099d\n" % number)
         if number % 10 == 0:
             logs.check()
-    pack(logs, 4)
+    compress_files(logs, 4)
     assert writer.lost_lines == 0
     numbers = [int(str(text)) for text in texts(read(logs))]
     assert numbers == list(range(numbers[0], 300))
@@ -92,9 +92,9 @@ def test_a_compressed_file_that_has_gone_bad_is_told_and_the_rest_is_read(tmp_pa
     stream = writer.stream("stdout")
     for number in range(6_000):
         stream.write(b"%099d\n" % number)
-    pack(logs, 2)
+    compress_files(logs, 2)
     before = texts(read(logs))
-    victim = logs.directory / "echo" / packed(logs)[0]
+    victim = logs.directory / "echo" / compressed(logs)[0]
     whole = victim.read_bytes()
     lines = gzip.decompress(whole).count(b"\n")
     middle = len(whole) // 2

@@ -415,15 +415,15 @@ async def degraded(
 ) -> AsyncGenerator[tuple[Sender, Subscription], None]:
     """A sender with 10,000 lines for a journald that does not read, once it says so, and what else is published."""
     sender = Sender(folder, journald.path, patience_s=patience_s, close_s=close_s)
-    with sender.bus.subscribe(["daemon.*"]) as told:
+    with sender.bus.subscribe(["daemon.*"]) as seen:
         await sender.start()
         stream = writer_of(sender.logs).stream("stdout")
         for number in range(10_000):
             stream.write(b"%d\n" % number)
         try:
-            (event,) = await told.next_batch()
+            (event,) = await seen.next_batch()
             assert (event.type, event.fields["part"]) == ("daemon.degraded", "journal")
-            yield sender, told
+            yield sender, seen
         finally:
             await sender.close()
 
@@ -443,7 +443,7 @@ def test_lines_wait_in_the_files_while_journald_is_away_and_come_with_it(
 ) -> None:
     async def whole() -> None:
         sender = Sender(tmp_path, journald.path, patience_s=0.01)
-        with sender.bus.subscribe(["daemon.*"]) as told:
+        with sender.bus.subscribe(["daemon.*"]) as seen:
             await sender.start()
             try:
                 stream = writer_of(sender.logs).stream("stdout")
@@ -451,11 +451,11 @@ def test_lines_wait_in_the_files_while_journald_is_away_and_come_with_it(
                 assert [entry["MESSAGE"] for entry in await journald.take(1)] == [b"before"]
                 journald.close()
                 stream.write(b"meanwhile\n")
-                (event,) = await told.next_batch()
+                (event,) = await seen.next_batch()
                 assert event.type == "daemon.degraded"
                 with contextlib.closing(Journald(journald.path)) as again:
                     assert [entry["MESSAGE"] for entry in await again.take(1)] == [b"meanwhile"]
-                (event,) = await told.next_batch()
+                (event,) = await seen.next_batch()
                 assert (event.type, event.fields["lost"]) == ("daemon.recovered", 0)
                 assert not sender.forwarding.is_degraded
             finally:
@@ -468,9 +468,12 @@ def test_a_journald_that_never_read_is_no_trouble_any_more_once_no_lines_are_wan
     tmp_path: Path, journald: Journald
 ) -> None:
     async def whole() -> None:
-        async with degraded(tmp_path, journald, patience_s=0.01, close_s=0.01) as (sender, told):
+        async with degraded(tmp_path, journald, patience_s=0.01, close_s=0.01) as (
+            sender,
+            seen,
+        ):
             sender.forwarding.want(False)
-            (event,) = await told.next_batch()
+            (event,) = await seen.next_batch()
             assert (event.type, event.fields["part"]) == ("daemon.recovered", "journal")
             assert not sender.forwarding.is_degraded
 
@@ -503,18 +506,18 @@ def test_lines_that_journald_has_not_taken_yet_survive_off_and_on_again(
 
     async def whole() -> None:
         sender = Sender(tmp_path, journald.path, patience_s=0.01, close_s=0.05)
-        with sender.bus.subscribe(["daemon.*"]) as told:
+        with sender.bus.subscribe(["daemon.*"]) as seen:
             await sender.start()
             stream = writer_of(sender.logs).stream("stdout")
             for number in range(count):
                 stream.write(b"%d\n" % number)
             try:
-                await told.next_batch()  # it waits
+                await seen.next_batch()  # it waits
                 sender.forwarding.want(False)
                 sender.forwarding.want(True)
-                (event,) = await told.next_batch()
+                (event,) = await seen.next_batch()
                 assert event.type == "daemon.recovered"
-                (event,) = await told.next_batch()
+                (event,) = await seen.next_batch()
                 assert event.type == "daemon.degraded"
                 entries = await journald.take(count)
                 assert [int(entry["MESSAGE"]) for entry in entries] == list(range(count))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.logs.capture import LogWriter
-from corral.supervisor.logs.file_format import Record, Wanted
+from corral.supervisor.logs.file_format import LogFilter, Record
 from corral.supervisor.logs.store import LogStore
 from log_folder import run, settle, writer_of
 
@@ -29,7 +29,7 @@ class Life:
     def __init__(self, folder: Path, dice: random.Random) -> None:
         self.dice = dice
         self.now_ns = 1_700_000_000_000_000_000
-        self.logs = LogStore(folder, self._clock, pack_after_s=0)
+        self.logs = LogStore(folder, self._clock, compress_after_s=0)
         self.max_files = dice.choice((2, 3, 8, 40))
         self.lines: list[str] = []
         """What is or was in the files, whole."""
@@ -92,7 +92,7 @@ class Life:
             self.logs.check()
             self._note(before)
 
-    def pack(self) -> None:
+    def compress(self) -> None:
         before = self.writer.lines
         settle(self.logs)
         self._note(before)
@@ -106,7 +106,7 @@ class Life:
 
     def delete(self) -> None:
         """Somebody removes the folder."""
-        self.pack()
+        self.compress()
         shutil.rmtree(self.logs.directory / "echo", ignore_errors=True)
 
     def unlink(self) -> None:
@@ -187,7 +187,7 @@ def live(folder: Path, seed: int) -> None:
     dice = random.Random(seed)
     life = Life(folder, dice)
     steps = [Life.write] * 8 + [Life.pass_time] * 3 + [Life.rotate] * 2
-    steps += [Life.restart, Life.replace, Life.begin_packing, Life.pack, Life.pack]
+    steps += [Life.restart, Life.replace, Life.begin_packing, Life.compress, Life.compress]
     steps += list(KINDS.values())[seed % len(KINDS)]
 
     async def test() -> None:
@@ -195,7 +195,9 @@ def live(folder: Path, seed: int) -> None:
         async with AsyncExitStack() as stack:
 
             async def follow(n: int | None, start: int | None) -> None:
-                batches = await stack.enter_async_context(aclosing(life.logs.follow(Wanted(), n)))
+                batches = await stack.enter_async_context(
+                    aclosing(life.logs.follow(LogFilter(), n))
+                )
                 readers.append(Reader(batches, start))
 
             await follow(None, 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.logs.capture_pipe import Capture
-from corral.supervisor.logs.file_format import Record, Wanted
+from corral.supervisor.logs.file_format import LogFilter, Record
 from corral.supervisor.logs.store import LogStore
 from log_folder import BOUND_S, MIB, content, read, run, taken, texts, writer_of
 
@@ -113,7 +113,7 @@ def test_a_follower_sees_each_line_once_across_rotation_restart_and_new_workers(
         stream = writer.stream("stdout")
         for number in range(100):
             stream.write(b"%d\n" % number)
-        async with aclosing(logs.follow(Wanted(frozenset({"echo"})), n=5)) as batches:
+        async with aclosing(logs.follow(LogFilter(frozenset({"echo"})), n=5)) as batches:
             assert texts(await taken(batches, 5)) == ["95", "96", "97", "98", "99"]
             first = 100
             for count in (1, 40, 300, 1, 3):  # within a file, over one rotation, over several
@@ -146,7 +146,7 @@ def test_a_follower_beside_a_flood_through_rotations_misses_and_repeats_nothing(
             assert process.stdout is not None
             capture = Capture(os.dup(process.stdout.fileno()), writer.stream("stdout"))
             process.stdout.close()
-            async with aclosing(logs.follow(Wanted(), n=None)) as batches:
+            async with aclosing(logs.follow(LogFilter(), n=None)) as batches:
                 got = await taken(batches, count)
             assert texts(got) == [f"{number:050d}" for number in range(count)]
             assert await capture.drain(BOUND_S)
@@ -161,7 +161,7 @@ def test_a_follower_that_is_too_slow_is_told_how_many_lines_it_missed(
     async def test() -> None:
         stream = writer_of(logs, max_file_bytes=2_000, max_files=3).stream("stdout")
         stream.write(b"0\n")
-        async with aclosing(logs.follow(Wanted())) as batches:
+        async with aclosing(logs.follow(LogFilter())) as batches:
             assert texts(await taken(batches, 1)) == ["0"]
             for first in range(1, 1_000, at_once):
                 some = range(first, min(first + at_once, 1_000))
@@ -182,7 +182,7 @@ def test_a_follower_that_begins_inside_a_long_line_is_given_the_whole_line(logs:
     async def test() -> None:
         stream = writer_of(logs).stream("stdout")
         stream.write(b"before\n" + b"x" * 50_000)
-        async with aclosing(logs.follow(Wanted(), n=0)) as batches:
+        async with aclosing(logs.follow(LogFilter(), n=0)) as batches:
             waiting = asyncio.ensure_future(anext(batches))
             await asyncio.sleep(0)
             stream.write(b"y" * 50_000 + b"\nafter\n")
@@ -220,7 +220,7 @@ def test_a_follower_goes_on_after_others_truncated_the_file(logs: LogStore) -> N
     async def test() -> None:
         stream = writer_of(logs).stream("stdout")
         stream.write(b"one\ntwo\nthree\n")
-        async with aclosing(logs.follow(Wanted())) as batches:
+        async with aclosing(logs.follow(LogFilter())) as batches:
             assert texts(await taken(batches, 3)) == ["one", "two", "three"]
             os.truncate(logs.directory / "echo" / "echo-0.log", 0)
             stream.write(b"four\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.logs.capture_pipe import Capture
-from corral.supervisor.logs.file_format import LINE_LIMIT_BYTES, Wanted
+from corral.supervisor.logs.file_format import LINE_LIMIT_BYTES, LogFilter
 from corral.supervisor.logs.store import LogStore
 from log_folder import BOUND_S, MIB, content, read, run, taken, texts, writer_of
 
@@ -60,7 +60,7 @@ def test_fifty_megabytes_through_a_pipe_and_rotations_come_back_complete_and_in_
             process.stdout.close()
             assert await capture.drain(BOUND_S)
         expected = 0
-        async with aclosing(logs.history(Wanted())) as batches:
+        async with aclosing(logs.history(LogFilter())) as batches:
             async for batch in batches:
                 for record in batch:
                     assert record["text"] == f"{expected:099d}"
@@ -306,7 +306,7 @@ def test_a_file_that_others_rotate_is_opened_anew_and_no_line_is_lost(tmp_path: 
 
     async def test() -> None:
         stream.write(b"one\n")
-        async with aclosing(logs.follow(Wanted())) as batches:
+        async with aclosing(logs.follow(LogFilter())) as batches:
             assert texts(await taken(batches, 1)) == ["one"]
             path = logs.directory / "echo" / "echo-0.log"
             path.rename(path.with_name("echo-0.log-20260101"))
@@ -506,7 +506,7 @@ def test_a_line_of_64_megabytes_costs_no_memory_and_the_next_one_is_whole(logs: 
 
     async def test() -> None:
         size = 0
-        async with aclosing(logs.history(Wanted())) as batches:
+        async with aclosing(logs.history(LogFilter())) as batches:
             async for batch in batches:
                 for record in batch:
                     if record["text"] == "the next":
@@ -568,10 +568,10 @@ def test_a_killed_daemons_gap_is_told_of_the_living_alone_and_also_of_those_that
         for number in range(4):
             writer_of(again, f"echo-{number}")
         again.check()
-        told = {
+        seen = {
             str(record["worker"]) for record in await again.read() if record["stream"] == "corral"
         }
-        assert told == {"echo-1", "echo-2"}
+        assert seen == {"echo-1", "echo-2"}
         third = LogStore(tmp_path, unclean=True)
         writer_of(third, "echo-1")
         third.check()
