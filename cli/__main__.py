@@ -207,7 +207,7 @@ def command_line() -> "click.Group":
     return Noun(
         "corral",
         table=COMMANDS,
-        help="Run AI agents and MCP tool servers, each a process with limits, logs and a supervisor.",
+        help="Run AI agents and MCP tool servers as supervised processes with limits and logs.",
         epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 timeout, "
         "6 no daemon, 7 limit, 8 cancelled.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

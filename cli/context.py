@@ -63,11 +63,11 @@ def global_options() -> list[click.Parameter]:
         click.Option(
             ["--socket"],
             metavar="PATH",
-            help="Where the daemon listens; default $CORRAL_SOCKET, else the usual place.",
+            help="Socket of the daemon; default $CORRAL_SOCKET, else the standard path.",
             **common,
         ),
         click.Option(["--json"], is_flag=True, help="Print JSON for programs.", **common),
-        click.Option(["--no-color"], is_flag=True, help="Print no colours.", **common),
+        click.Option(["--no-color"], is_flag=True, help="Print without colours.", **common),
     ]
 
 

@@ -165,10 +165,14 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
     command: Callable[..., None] = click.pass_obj(act)
     for option in (
         click.option(
-            "--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most that long."
+            "--timeout", "timeout_s", type=a_duration, metavar="D", help="Wait at most this long."
         ),
-        click.option("--no-wait", is_flag=True, help="Do not wait until it is so."),
-        click.option("--all", "everything", is_flag=True, help="All agents and MCP servers."),
+        click.option(
+            "--no-wait", is_flag=True, help="Return at once instead of waiting for the result."
+        ),
+        click.option(
+            "--all", "everything", is_flag=True, help="Select all agents and MCP servers."
+        ),
         click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
     ):
         command = option(command)
@@ -194,10 +198,12 @@ def _chosen(verb: str, names: tuple[str, ...], *, everything: bool) -> dict[str,
     return {"all": True} if everything else {"names": list(names)}
 
 
-start = _verb("start", "Start agents, workers or MCP servers. Waits until they are up.", "started")
-stop = _verb("stop", "Stop agents, workers or MCP servers. Waits until they are gone.", "stopped")
-restart = _verb("restart", "Stop and start again, and wait until they are up.", "restarted")
-reset = _verb("reset", "Forget failures, and start again what gave up.", "reset")
+start = _verb(
+    "start", "Start agents, workers or MCP servers. Waits until they are ready.", "started"
+)
+stop = _verb("stop", "Stop agents, workers or MCP servers. Waits until they have ended.", "stopped")
+restart = _verb("restart", "Restart agents, workers or MCP servers.", "restarted")
+reset = _verb("reset", "Clear recorded failures, and start workers that gave up.", "reset")
 
 
 def _still(name: str, help_text: str, done: str) -> click.Command:
@@ -213,20 +219,20 @@ def _still(name: str, help_text: str, done: str) -> click.Command:
 
     command: Callable[..., None] = click.pass_obj(act)
     for option in (
-        click.option("--all", "everything", is_flag=True, help="All agents and MCP servers."),
+        click.option(
+            "--all", "everything", is_flag=True, help="Select all agents and MCP servers."
+        ),
         click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
     ):
         command = option(command)
     return click.command(name, cls=Verb, help=help_text)(command)
 
 
-pause = _still(
-    "pause", "Freeze agents, workers or MCP servers. All their processes stand still.", "paused"
-)
-resume = _still("resume", "Let what is paused go on.", "resumed")
+pause = _still("pause", "Freeze all processes of agents, workers or MCP servers.", "paused")
+resume = _still("resume", "Continue paused agents, workers or MCP servers.", "resumed")
 
 
-wake = _verb("wake", "Start what is hibernated, with what it saved. Waits until it is up.", "woken")
+wake = _verb("wake", "Start hibernated agents or workers from their checkpoints.", "woken")
 
 
 @click.command("hibernate", cls=Verb)
@@ -236,16 +242,20 @@ wake = _verb("wake", "Start what is hibernated, with what it saved. Waits until 
     "timeout_s",
     type=a_duration,
     metavar="D",
-    help="Wait at most that long for running tasks.",
+    help="Wait at most this long for running tasks.",
 )
-@click.option("--force", is_flag=True, help="Also what saves nothing: it begins anew.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Hibernate agents that save no checkpoint, too: they start without state.",
+)
 @click.pass_obj
 def hibernate(
     session: Session, names: tuple[str, ...], timeout_s: float | None, force: bool
 ) -> None:
-    """Save where agents stand, and end their processes.
+    """Save checkpoints of agents, and end their processes.
 
-    A task or `corral wake` brings them back; a worker may be named, too.
+    A task or `corral wake` starts them again.
     """
     params: dict[str, object] = {"names": list(names), "force": force}
     if timeout_s is not None:
@@ -264,7 +274,13 @@ def hibernate(
 @click.command(
     "add",
     cls=Adding,
-    epilog="The command stands after --, so that its own options are not taken for ours.",
+    epilog="""\b
+Examples:
+  corral add greeter -- python greeter.py
+  corral add crawler --instances 4 --env API_KEY=secret -- ./crawl --depth 2
+  corral add --file agents.toml
+
+Write the command after --, so that its options are not read as options of corral.""",
 )
 @click.argument("name", required=False, metavar="[NAME]")
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
@@ -272,42 +288,52 @@ def hibernate(
     "--file",
     "path",
     metavar="F",
-    help="Add the [agents.NAME] and [mcp.servers.NAME] of a TOML file.",
+    help="Add the [agents.NAME] and [mcp.servers.NAME] tables of a TOML file, all of them or NAME.",
 )
 @click.option(
     "--protocol",
     type=click.Choice(("corral", "mcp", "none")),
-    help="What it speaks; default corral.",
+    help="Protocol on stdin and stdout; default corral.",
 )
 @click.option(
-    "--mcp", "is_server", is_flag=True, help="It is an MCP server: its tools go to the pool."
+    "--mcp", "is_server", is_flag=True, help="Add an MCP server, whose tools every agent may call."
 )
-@click.option("--entrypoint", metavar="M:A", help="A Python agent, in place of a command.")
-@click.option("--python", metavar="PATH", help="The interpreter for --entrypoint.")
 @click.option(
-    "--instances", type=click.IntRange(0), metavar="N", help="How many workers; default 1."
+    "--entrypoint",
+    metavar="M:A",
+    help="Run this Python agent (module:attribute) in place of a command.",
+)
+@click.option("--python", metavar="PATH", help="Python interpreter for --entrypoint.")
+@click.option(
+    "--instances", type=click.IntRange(0), metavar="N", help="Number of workers; default 1."
 )
 @click.option(
     "--capability",
     "capabilities",
     multiple=True,
     metavar="WORD",
-    help="What it can do; repeatable.",
+    help="Capability that the agent offers; repeatable.",
 )
-@click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; repeatable.")
-@click.option("--cwd", metavar="DIR", help="Its working directory; default this one.")
-@click.option("--memory", metavar="SIZE", help='Memory of the process tree, as "512MiB".')
+@click.option(
+    "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
+)
+@click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
+@click.option(
+    "--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".'
+)
 @click.option(
     "--restart",
     "policy",
     type=click.Choice(("always", "on-failure", "never")),
-    help="When it ended.",
+    help="When to restart an exited worker; default on-failure.",
 )
-@click.option("--no-start", is_flag=True, help="Only add it.")
-@click.option("--no-wait", is_flag=True, help="Do not wait until it is up.")
+@click.option("--no-start", is_flag=True, help="Add it without starting it.")
+@click.option(
+    "--no-wait", is_flag=True, help="Return at once instead of waiting until it is ready."
+)
 @click.pass_obj
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
-    """Add an agent or an MCP server. It stays over a restart of the daemon."""
+    """Add an agent or an MCP server. A restart of the daemon keeps it."""
     how = {"start": not options["no_start"], "wait": not options["no_wait"]}
     if options["path"] is None:
         found = session.call("agent.add", _request_of_options(options) | how, timeout_s=None)
@@ -398,10 +424,10 @@ def _placed(table: dict[str, object]) -> dict[str, object]:
 
 @click.command("rm", cls=Verb)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_named)
-@click.option("--cascade", is_flag=True, help="Remove what requires them, too.")
+@click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
-    """Remove agents, MCP servers, teams and workflows. All or none."""
+    """Remove agents, MCP servers, teams or workflows. Removes all of them or none."""
     request: dict[str, object] = {"names": list(names), "cascade": cascade}
     found = session.call("agent.rm", request, timeout_s=None)
     if session.json:
@@ -416,9 +442,9 @@ def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
 @click.argument("instances", type=click.IntRange(0), metavar="N")
 @click.pass_obj
 def scale(session: Session, name: str, instances: int) -> None:
-    """Change how many workers an agent has.
+    """Set the number of workers of an agent.
 
-    Where it has a range, N is within that, or 0: none until the next scale.
+    For an agent with a range of instances, N lies within the range, or is 0 for no workers until the next scale.
     """
     entry = session.call("agent.scale", {"name": name, "instances": instances}, timeout_s=None)
     if session.json:
@@ -432,7 +458,7 @@ def scale(session: Session, name: str, instances: int) -> None:
 @click.argument("signal_name", metavar="SIG")
 @click.pass_obj
 def signal(session: Session, name: str, signal_name: str) -> None:
-    """Send a signal to an agent or worker. SIG is HUP, SIGHUP or 1."""
+    """Send a signal to an agent or worker. SIG is a name such as HUP or SIGHUP, or a number."""
     found = session.call("agent.signal", {"name": name, "signal": _signal(signal_name)})
     if session.json:
         session.print_json(found)

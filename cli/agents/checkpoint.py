@@ -18,7 +18,7 @@ from ..context import (
 )
 from ..render import inner, inners, number, word
 
-checkpoint = Noun("checkpoint", help="What workers saved. Have them save, and go on from it.")
+checkpoint = Noun("checkpoint", help="Save, restore, list and remove checkpoints of workers.")
 
 complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
 
@@ -28,11 +28,15 @@ HEADER = ("ID", "AT", "AGENT", "WORKER", "REASON", "SIZE", "TASK")
 @checkpoint.command("save")
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
 @click.option(
-    "--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most that long for each."
+    "--timeout",
+    "timeout_s",
+    type=duration,
+    metavar="D",
+    help="Wait at most this long for each worker.",
 )
 @click.pass_obj
 def save(session: Session, name: str, timeout_s: float | None) -> None:
-    """Have an agent's workers, or one worker, save a checkpoint."""
+    """Save a checkpoint of each worker of an agent, or of one worker."""
     params: dict[str, object] = {"name": name}
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
@@ -49,10 +53,17 @@ def save(session: Session, name: str, timeout_s: float | None) -> None:
 @click.argument("which", metavar="ID|NAME", required=False, shell_complete=complete_checkpoints)
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
 @click.option(
-    "--input", "given", metavar="JSON|@FILE|-", help="Restore this in place of a checkpoint."
+    "--input",
+    "given",
+    metavar="JSON|@FILE|-",
+    help="Restore this JSON value in place of a stored checkpoint.",
 )
 @click.option(
-    "--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most that long for it."
+    "--timeout",
+    "timeout_s",
+    type=duration,
+    metavar="D",
+    help="Wait at most this long for the worker.",
 )
 @click.pass_obj
 def restore(
@@ -62,7 +73,10 @@ def restore(
     given: str | None,
     timeout_s: float | None,
 ) -> None:
-    """Have a worker go on from a checkpoint. Its own one, or that of NAME; with --input only NAME is given."""
+    """Continue a worker from a checkpoint.
+
+    ID alone restores the worker that saved it, NAME another one. With --input, give NAME and no ID.
+    """
     params: dict[str, object] = {}
     if given is not None:
         if which is None or name is not None:
@@ -85,10 +99,12 @@ def restore(
 
 @checkpoint.command("list")
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_agents)
-@click.option("-n", "limit", type=click.IntRange(1, 10_000), metavar="N", help="At most N; 100.")
+@click.option(
+    "-n", "limit", type=click.IntRange(1, 10_000), metavar="N", help="List at most N; default 100."
+)
 @click.pass_obj
 def list_(session: Session, name: str | None, limit: int | None) -> None:
-    """List checkpoints, newest first. All, or those of an agent, worker or task."""
+    """List checkpoints, the newest first. NAME is an agent, a worker or a task."""
     params: dict[str, object] = {}
     if name is not None:
         params["name"] = name
@@ -119,7 +135,7 @@ def _row(record: Mapping[str, object]) -> list[str]:
 
 @checkpoint.command("show")
 @click.argument("which", metavar="ID", shell_complete=complete_checkpoints)
-@click.option("--output", "path", metavar="FILE", help="Write its data there, as JSON.")
+@click.option("--output", "path", metavar="FILE", help="Write the data as JSON to this file.")
 @click.pass_obj
 def show(session: Session, which: str, path: str | None) -> None:
     """Show a checkpoint with its data."""
@@ -149,7 +165,11 @@ def _write(path: str, data: object) -> None:
 @click.argument(
     "which", nargs=-1, required=True, metavar="ID...", shell_complete=complete_checkpoints
 )
-@click.option("--force", is_flag=True, help="Also what a worker is to begin with: it begins anew.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Remove also a checkpoint that a worker would start from: it starts without state.",
+)
 @click.pass_obj
 def rm(session: Session, which: tuple[str, ...], force: bool) -> None:
     """Remove checkpoints."""

@@ -8,21 +8,24 @@ from .. import render
 from ..context import Noun, Session, complete_agents, duration, json_value
 from ..render import inner, inners, number, word
 
-memory = Noun("memory", help="What agents remember: sessions, and values by key.")
+memory = Noun("memory", help="Show and change sessions and stored values of agents.")
 
 _session = click.option(
-    "--session", "of", metavar="S", help="The key of a session, not of the agent as a whole."
+    "--session",
+    "of",
+    metavar="S",
+    help="Session that the key belongs to, instead of the agent as a whole.",
 )
 
 
 @memory.command("list")
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=1_000, metavar="N", help="At most N."
+    "--limit", type=click.IntRange(1, 10_000), default=1_000, metavar="N", help="List at most N."
 )
 @click.pass_obj
 def list_(session: Session, agent: str | None, limit: int) -> None:
-    """List sessions, the one that was used last first."""
+    """List sessions, the most recently used first."""
     params = {"agent": agent, "limit": limit}
     found = session.call("memory.sessions", params)
     if session.json:
@@ -51,11 +54,11 @@ def _row(record: Mapping[str, object]) -> list[str]:
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("of", metavar="SESSION")
 @click.option(
-    "-n", "last", type=click.IntRange(0), metavar="N", help="Only the last N messages of it."
+    "-n", "last", type=click.IntRange(0), metavar="N", help="Show only the last N messages."
 )
 @click.pass_obj
 def show(session: Session, agent: str, of: str, last: int | None) -> None:
-    """Show a session: its messages, its variables and its data."""
+    """Show the messages, variables and data of a session."""
     record = session.call("memory.show", {"agent": agent, "session": of, "last": last})
     if session.json:
         session.print_json(record)
@@ -82,7 +85,7 @@ def show(session: Session, agent: str, of: str, last: int | None) -> None:
 @_session
 @click.pass_obj
 def get(session: Session, agent: str, key: str, of: str | None) -> None:
-    """Print what an agent remembers under a key; null where there is nothing."""
+    """Print the value of a key, or null if there is none."""
     found = session.call("memory.get", {"agent": agent, "key": key, "session": of or ""})
     value = found.get("value")
     if session.json or not isinstance(value, str):
@@ -96,12 +99,14 @@ def get(session: Session, agent: str, key: str, of: str | None) -> None:
 @click.argument("key", metavar="KEY")
 @click.argument("value", metavar="JSON|@FILE|-")
 @_session
-@click.option("--ttl", "ttl_s", type=duration, metavar="D", help="Forget it after that long.")
+@click.option(
+    "--ttl", "ttl_s", type=duration, metavar="D", help="Delete the value after this long."
+)
 @click.pass_obj
 def put(
     session: Session, agent: str, key: str, value: str, of: str | None, ttl_s: float | None
 ) -> None:
-    """Have an agent remember a value under a key."""
+    """Store a value under a key."""
     given = json_value(value, "VALUE")
     params = {"agent": agent, "key": key, "value": given, "session": of or "", "ttl_s": ttl_s}
     found = session.call("memory.put", params)
@@ -115,7 +120,7 @@ def put(
 @_session
 @click.pass_obj
 def rm(session: Session, agent: str, key: str, of: str | None) -> None:
-    """Have an agent forget a key."""
+    """Delete a key and its value."""
     found = session.call("memory.delete", {"agent": agent, "key": key, "session": of or ""})
     if session.json:
         session.print_json(found)
@@ -125,10 +130,12 @@ def rm(session: Session, agent: str, key: str, of: str | None) -> None:
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("query", metavar="TEXT", default="")
 @_session
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="At most N.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="List at most N."
+)
 @click.pass_obj
 def search(session: Session, agent: str, query: str, of: str | None, limit: int) -> None:
-    """List keys and values that contain a text, the newest first; all without one."""
+    """List keys and values that contain a text. Without TEXT, list all, the newest first."""
     params = {"agent": agent, "query": query, "session": of, "limit": limit}
     found = session.call("memory.search", params)
     if session.json:
@@ -158,7 +165,7 @@ def search(session: Session, agent: str, query: str, of: str | None, limit: int)
 @click.argument("of", metavar="[SESSION]", required=False)
 @click.pass_obj
 def clear(session: Session, agent: str, of: str | None) -> None:
-    """Have an agent forget a session with its keys; everything, without one."""
+    """Delete a session with its keys, or the whole memory of an agent."""
     found = session.call("memory.clear", {"agent": agent, "session": of})
     if session.json:
         session.print_json(found)
@@ -171,7 +178,7 @@ def clear(session: Session, agent: str, of: str | None) -> None:
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
 @click.pass_obj
 def stats(session: Session, agent: str | None) -> None:
-    """Show how much is remembered, and what of it is in the daemon's memory."""
+    """Show the number and size of sessions and keys by agent."""
     found = session.call("memory.stats", {"agent": agent})
     if session.json:
         session.print_json(found)

@@ -12,7 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command("version", cls=Verb)
 @click.pass_obj
 def version(session: Session) -> None:
-    """Show the version of this command. `status` shows that of the daemon."""
+    """Show the version of this command. `corral status` shows that of the daemon."""
     if session.json:
         session.print_json({"version": __version__})
         return
@@ -23,7 +23,9 @@ def version(session: Session) -> None:
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script for completion in a shell. It completes commands, options and names.
+    """Print a script for completion in a shell.
+
+    It completes commands, options and names.
 
     For bash, in ~/.bashrc: eval "$(corral completion bash)"
     """

@@ -10,10 +10,10 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command("reload", cls=Verb)
-@click.option("--dry-run", is_flag=True, help="Only tell what would change.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.pass_obj
 def reload(session: Session, dry_run: bool) -> None:
-    """Read the configuration again, and apply what has changed."""
+    """Read the configuration again, and apply its changes."""
     found = session.call("daemon.reload", {"dry_run": dry_run})
     if session.json:
         session.print_json(found)
@@ -41,8 +41,8 @@ def reload(session: Session, dry_run: bool) -> None:
 def log_level(session: Session, level: str | None) -> None:
     """Show or set the level of the daemon's own log.
 
-    LEVEL is debug, info, warning or error. It holds until the next reload, which puts that of the file in
-    force again, or until corrald ends.
+    LEVEL is debug, info, warning or error. It holds until the next reload, which restores the level of the
+    configuration file, or until corrald ends.
     """
     if level is None:
         status = session.call("daemon.status", {"names": []})
@@ -58,7 +58,7 @@ def log_level(session: Session, level: str | None) -> None:
 @click.command("emergency-stop", cls=Verb)
 @click.pass_obj
 def emergency_stop(session: Session) -> None:
-    """Kill every worker and MCP server now. Cancels every task; refuses work until `corral start`."""
+    """Kill every worker and MCP server at once. Cancels every task, and refuses work until `corral start`."""
     found = session.call("daemon.emergency_stop", {}, timeout_s=None)
     if session.json:
         session.print_json(found)

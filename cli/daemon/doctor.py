@@ -34,7 +34,7 @@ ABSENT = frozenset({"missing", "stale"})
 @click.command("doctor", cls=Verb)
 @click.pass_obj
 def doctor(session: Session) -> int:
-    """Show what this machine gives, and what is missing. Exits 1 when something is broken."""
+    """Check this machine and the daemon for missing features. Exits 1 if something is broken."""
     try:
         report = session.call("daemon.doctor", {})
     except Unreachable as error:

@@ -48,10 +48,10 @@ class _Audit(Noun):
 @click.group(
     "audit",
     cls=_Audit,
-    epilog="Without a command: list. `corral audit -n 20` is `corral audit list -n 20`.",
+    epilog="Without a command, list: `corral audit -n 20` is `corral audit list -n 20`.",
 )
 def audit() -> None:
-    """Show who did what; verify that it is as it was written."""
+    """Show and verify the audit log of changes and tool calls."""
 
 
 @audit.command("list", cls=Verb)
@@ -60,19 +60,25 @@ def audit() -> None:
     "count",
     type=click.IntRange(0),
     metavar="N",
-    help="The last N records; default 100, with --since all of them.",
+    help="Number of records, counted from the last; default 100, with --since all.",
 )
 @click.option(
-    "--since", metavar="N|T", help="After record number N, or not older than 5m or a time."
+    "--since",
+    metavar="N|T",
+    help="Print only records after number N, or after a time: 5m (ago) or RFC 3339.",
 )
-@click.option("--until", metavar="T", help="Not younger than 5m, or than a time.")
+@click.option("--until", metavar="T", help="Print only records before this: 5m (ago), or a time.")
 @click.option(
-    "--action", "actions", multiple=True, metavar="GLOB", help='Only such as "agent.*"; repeatable.'
+    "--action",
+    "actions",
+    multiple=True,
+    metavar="GLOB",
+    help='Print only this action, such as "agent.*"; repeatable.',
 )
 @click.option(
     "--name",
     metavar="NAME",
-    help="Only about this agent or worker, or by it.",
+    help="Print only records about or by this agent or worker.",
     shell_complete=complete_agents,
 )
 @click.pass_obj
@@ -84,7 +90,7 @@ def list_(
     actions: tuple[str, ...],
     name: str | None,
 ) -> None:
-    """Show who changed what, and who called which tool."""
+    """List records of changes and tool calls, the oldest first."""
     params: dict[str, object] = {}
     if actions:
         params["actions"] = list(actions)
@@ -190,11 +196,11 @@ def _user(uid: object) -> str:
 @click.option(
     "--head",
     metavar="NUMBER:HASH",
-    help="A head that was printed earlier: the audit has to contain it.",
+    help="Head that was printed earlier and that the log must contain.",
 )
 @click.pass_obj
 def verify(session: Session, head: str | None) -> int:
-    """Check that no record was changed or removed."""
+    """Verify that no record was changed or removed. Prints the head of the chain of hashes."""
     params = {} if head is None else {"head": head}
     found = session.call("audit.verify", params, timeout_s=VERIFY_S)
     is_whole = found.get("ok") is True

@@ -55,23 +55,34 @@ class _Events(Noun):
 
 
 @click.group("events", cls=_Events, invoke_without_command=True, subcommand_metavar="[publish]")
-@click.option("-f", "--follow", is_flag=True, help="Go on as things happen, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Print new events as they happen, until Ctrl-C.")
 @click.option(
     "-n",
     "count",
     type=click.IntRange(0, MOST_EVENTS),
     metavar="N",
-    help="The last N events; default 100, with -f 10.",
+    help="Number of events, counted from the last; default 100, with -f 10.",
 )
 @click.option(
-    "--since", metavar="N|T", help="After event number N, or not older than 5m or a time."
+    "--since",
+    metavar="N|T",
+    help="Print only events after number N, or after a time: 5m (ago) or RFC 3339.",
 )
 @click.option(
-    "--type", "types", multiple=True, metavar="GLOB", help='Only such as "task.*"; repeatable.'
+    "--type",
+    "types",
+    multiple=True,
+    metavar="GLOB",
+    help='Print only events of this type, such as "task.*"; repeatable.',
 )
-@click.option("--agent", metavar="NAME", help="Only of this agent.", shell_complete=complete_agents)
-@click.option("--worker", metavar="ID", help="Only of this worker.")
-@click.option("--task", metavar="ID", help="Only of this task.")
+@click.option(
+    "--agent",
+    metavar="NAME",
+    help="Print only events of this agent.",
+    shell_complete=complete_agents,
+)
+@click.option("--worker", metavar="ID", help="Print only events of this worker.")
+@click.option("--task", metavar="ID", help="Print only events of this task.")
 @click.pass_context
 def events(
     context: click.Context,
@@ -82,9 +93,9 @@ def events(
     types: tuple[str, ...],
     **only: str | None,
 ) -> None:
-    """Show what happened. Transitions, tasks, tool calls, health, limits, changes, agents' own events.
+    """Show events: state changes, tasks, tool calls, limits.
 
-    With -f --type GLOB it is a subscription.
+    With -f and --type it is a subscription.
     """
     session = session_of(context)
     params: dict[str, object] = {key: value for key, value in only.items() if value is not None}
@@ -178,9 +189,11 @@ def _line(session: Session, record: Mapping[str, object]) -> str:
 @click.argument("data", metavar="[JSON|@FILE|-]", required=False)
 @click.pass_obj
 def publish(session: Session, /, data: str | None, **arguments: Any) -> None:  # Any: click's
-    """Tell every agent that has subscribed to TYPE, such as build.done.
+    """Publish an event to the subscribers of its type.
 
-    The data is JSON as it stands, from a file, or from stdin with "-"; null where there is none.
+    TYPE is a name such as build.done.
+
+    The data is JSON, read from a file with @FILE or from stdin with "-", and null by default.
     """
     params: dict[str, object] = {"type": arguments["type"]}
     if data is not None:

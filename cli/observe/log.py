@@ -24,24 +24,48 @@ SEARCHES = {"grep", "level", "previous"}
 Records = list[dict[str, object]]
 
 
-@click.command("logs", cls=Verb)
+@click.command(
+    "logs",
+    cls=Verb,
+    epilog="""\b
+Examples:
+  corral logs -f greeter
+  corral logs --since 1h --level warning
+  corral logs --previous greeter-0
+""",
+)
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
-@click.option("-f", "--follow", is_flag=True, help="Go on as lines are written, until Ctrl-C.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Print new lines as they are written, until Ctrl-C."
+)
 @click.option(
     "-n",
     "count",
     type=click.IntRange(0, MOST_LINES),
     metavar="N",
-    help="The last N lines; default 100, with -f 10.",
+    help="Number of lines, counted from the last; default 100, with -f 10.",
 )
-@click.option("--since", metavar="T", help="Not older than 5m, or than 2026-01-31T12:00:00Z.")
-@click.option("--until", metavar="T", help="Not younger than 5m, or than a time.")
-@click.option("--stream", type=click.Choice(("stdout", "stderr", "log")), help="Only this stream.")
 @click.option(
-    "--level", type=click.Choice(LEVELS), help="Only messages that are at least so severe."
+    "--since", metavar="T", help="Print only lines after this: 5m (ago), or 2026-01-31T12:00:00Z."
 )
-@click.option("-g", "--grep", metavar="REGEX", help="Only lines in which this is found.")
-@click.option("-p", "--previous", is_flag=True, help="Of the incarnation before this one.")
+@click.option("--until", metavar="T", help="Print only lines before this: 5m (ago), or a time.")
+@click.option(
+    "--stream",
+    type=click.Choice(("stdout", "stderr", "log")),
+    help="Print only this stream; log has the messages with a level.",
+)
+@click.option(
+    "--level", type=click.Choice(LEVELS), help="Print only messages of at least this level."
+)
+@click.option(
+    "-g", "--grep", metavar="REGEX", help="Print only lines that match this regular expression."
+)
+@click.option(
+    "-p",
+    "--previous",
+    is_flag=True,
+    help="Print the output of the previous incarnation of each worker.",
+)
 @click.pass_obj
 def logs(
     session: Session,
@@ -54,7 +78,7 @@ def logs(
     previous: bool,
     **only: str | None,
 ) -> None:
-    """Show what agents and MCP servers wrote, merged by time."""
+    """Show output and log messages of agents and MCP servers."""
     if follow and (until is not None or previous):
         raise click.UsageError("-f goes on, --until and --previous are over: give one of them")
     params: dict[str, object] = {k: v for k, v in only.items() if v is not None}

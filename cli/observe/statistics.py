@@ -39,10 +39,7 @@ LINES = 24
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @click.pass_obj
 def stats(session: Session, names: tuple[str, ...]) -> None:
-    """Show what was done since the daemon started.
-
-    Processes, tasks and tool calls, in total and by name.
-    """
+    """Show numbers of tasks and tool calls since the start."""
     params = {"names": list(names)} if names else {}
     document = session.call("statistics.show", params)
     if session.json:
@@ -108,16 +105,22 @@ ORDERS: Mapping[str, Order] = {
 @click.command("top", cls=Verb)
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @click.option(
-    "--interval", type=duration, default="2s", metavar="D", help="Between two looks; default 2s."
+    "--interval",
+    type=duration,
+    default="2s",
+    metavar="D",
+    help="Time between two samples; default 2s.",
 )
-@click.option("-n", "count", type=click.IntRange(1), metavar="COUNT", help="Look so often.")
-@click.option("--once", is_flag=True, help="Look once, as with -n 1.")
 @click.option(
-    "--sort", type=click.Choice(list(ORDERS)), default="cpu", help="What comes first; default cpu."
+    "-n", "count", type=click.IntRange(1), metavar="COUNT", help="Exit after this many samples."
+)
+@click.option("--once", is_flag=True, help="Print one sample and exit, like -n 1.")
+@click.option(
+    "--sort", type=click.Choice(list(ORDERS)), default="cpu", help="Column to sort by; default cpu."
 )
 @click.pass_obj
 def top(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
-    """Show who does what now, again and again, until Ctrl-C."""
+    """Show the load of agents and MCP servers until Ctrl-C."""
     interval_s: float = options["interval"]
     if interval_s < INTERVAL_LEAST_S:
         raise click.BadParameter(f"it is less than {INTERVAL_LEAST_S:g}s", param_hint="--interval")

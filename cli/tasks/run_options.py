@@ -25,93 +25,149 @@ complete_tasks = complete_names("task.list", "tasks")
 
 _OPTIONS = (
     click.option(
-        "--input", "given", metavar="JSON|@FILE|-", help="What the agent gets beside the words."
+        "--input",
+        "given",
+        metavar="JSON|@FILE|-",
+        help="Structured input of the task, beside OBJECTIVE.",
     ),
-    click.option("--context", metavar="JSON|@FILE|-", help="What it should know of the occasion."),
+    click.option("--context", metavar="JSON|@FILE|-", help="Background information for the agent."),
     click.option(
-        "--timeout", "timeout_s", type=duration, metavar="D", help="The task may run that long."
+        "--timeout", "timeout_s", type=duration, metavar="D", help="Stop the task after this long."
     ),
     click.option(
-        "--priority", type=click.IntRange(1, 10), metavar="1..10", help="10 is the most urgent."
+        "--priority",
+        type=click.IntRange(1, 10),
+        metavar="1..10",
+        help="Priority in the queue; 10 is the most urgent.",
     ),
-    click.option("--detach", is_flag=True, help="Print the task's id and do not wait."),
+    click.option(
+        "--detach", is_flag=True, help="Print the id of the task and return without waiting."
+    ),
     click.option(
         "--capability",
         is_flag=True,
-        help="AGENT is a capability: whoever has it may take the task.",
+        help="Read AGENT as a capability: any agent that offers it may run the task.",
     ),
     click.option(
-        "--require", "required", multiple=True, metavar="CAP", help="Who takes it must offer this."
+        "--require",
+        "required",
+        multiple=True,
+        metavar="CAP",
+        help="Capability that the agent must offer; repeatable.",
     ),
     # boundaries
     click.option(
         "--max-tool-calls",
         type=click.IntRange(0),
         metavar="N",
-        help="Refuse more tool calls than N.",
+        help="Refuse tool calls after the first N.",
     ),
     click.option(
-        "--allow-tool", "tools", multiple=True, metavar="GLOB", help='Only such tools, as "git__*".'
+        "--allow-tool",
+        "tools",
+        multiple=True,
+        metavar="GLOB",
+        help='Allow only tools whose names match, such as "git__*"; repeatable.',
     ),
     click.option(
-        "--max-tokens", type=click.IntRange(1), metavar="N", help="It may use so many tokens."
+        "--max-tokens",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Stop the task after it has used N tokens.",
     ),
     click.option(
         "--max-cost-cents",
         type=click.FloatRange(0, min_open=True),
         metavar="N",
-        help="It may cost so many cents.",
-    ),
-    click.option("--scope", metavar="TEXT", help="What the task is about, and what it is not."),
-    click.option(
-        "--constraint", "constraints", multiple=True, metavar="TEXT", help="What it has to heed."
+        help="Stop the task after it has cost N cents.",
     ),
     click.option(
-        "--output-format", "wanted", metavar="TEXT", help="What the output looks like, in words."
+        "--scope", metavar="TEXT", help="Description of the subject that the task is limited to."
+    ),
+    click.option(
+        "--constraint",
+        "constraints",
+        multiple=True,
+        metavar="TEXT",
+        help="Rule that the agent has to follow; repeatable.",
+    ),
+    click.option(
+        "--output-format", "wanted", metavar="TEXT", help="Description of the expected output."
     ),
     click.option(
         "--output-schema",
         "schema",
         metavar="JSON|@FILE",
-        help="The JSON Schema that its output is held to.",
+        help="JSON Schema that the output must satisfy.",
     ),
     # the queue
-    click.option("--key", metavar="K", help="With the same key the task is queued only once."),
-    click.option("--session", metavar="S", help="Tasks of one session share its memory."),
-    click.option("--sticky-key", metavar="K", help="Tasks of one such key go to one worker."),
+    click.option(
+        "--key", metavar="K", help="Idempotency key: queue a task with this key only once."
+    ),
+    click.option("--session", metavar="S", help="Session whose memory the task shares."),
+    click.option(
+        "--sticky-key", metavar="K", help="Route tasks with the same key to the same worker."
+    ),
     click.option(
         "--after",
         multiple=True,
         metavar="ID",
-        help="Begin when this task has succeeded.",
+        help="Start after this task has succeeded; repeatable.",
         shell_complete=complete_tasks,
     ),
-    click.option("--no-durable", is_flag=True, help="Faster; the task is gone with the daemon."),
     click.option(
-        "--max-attempts", type=click.IntRange(1, 1000), metavar="N", help="Try it N times at most."
+        "--no-durable",
+        is_flag=True,
+        help="Keep the task in memory only: faster, but lost when the daemon ends.",
+    ),
+    click.option(
+        "--max-attempts",
+        type=click.IntRange(1, 1000),
+        metavar="N",
+        help="Number of attempts; at most N.",
     ),
     click.option(
         "--retry-on",
         multiple=True,
         metavar="WORD",
-        help="After what it is tried again: worker-death, any, never, or an error's name.",
+        help="Retry after this: worker-death, any, never, or the name of an error; repeatable.",
     ),
     click.option(
-        "--retry-backoff", type=duration, metavar="D", help="The first wait before it is."
+        "--retry-backoff",
+        type=duration,
+        metavar="D",
+        help="Delay before the first retry; later ones are longer.",
     ),
     # when
-    click.option("--at", metavar="T", help="Not before: 5m (from now), 18:00 (UTC), or a time."),
-    click.option("--every", type=duration, metavar="D", help="Again and again: make a schedule."),
-    click.option("--cron", metavar="EXPR", help='Likewise, as "0 6 * * mon".'),
-    click.option("--timezone", metavar="ZONE", help="Of --cron, as Europe/Berlin; default UTC."),
-    click.option("--name", metavar="NAME", help="The schedule's name."),
+    click.option(
+        "--at", metavar="T", help="Start time: 5m (from now), 18:00 (UTC), or an RFC 3339 time."
+    ),
+    click.option(
+        "--every",
+        type=duration,
+        metavar="D",
+        help="Create a schedule that submits the task at this interval.",
+    ),
+    click.option(
+        "--cron",
+        metavar="EXPR",
+        help='Create a schedule from a cron expression, such as "0 6 * * mon".',
+    ),
+    click.option(
+        "--timezone",
+        metavar="ZONE",
+        help="Time zone of --cron, such as Europe/Berlin; default UTC.",
+    ),
+    click.option("--name", metavar="NAME", help="Name of the schedule."),
     click.option(
         "--overlap",
         type=click.Choice(("skip", "queue")),
-        help="A run that is due while the last one goes on; default skip.",
+        help="Skip or queue a run that is due during the previous one; default skip.",
     ),
     click.option(
-        "--no-catch-up", is_flag=True, help="What was due while the daemon was down is left out."
+        "--no-catch-up",
+        is_flag=True,
+        help="Do not make up for runs that were due while the daemon was down.",
     ),
 )
 

@@ -69,7 +69,7 @@ def schedules(session: Session) -> None:
     _list(session)
 
 
-schedule = Noun("schedule", help="Schedules: tasks that are made again and again.")
+schedule = Noun("schedule", help="Show, pause, run and remove schedules of tasks.")
 
 
 @schedule.command("list")
@@ -83,7 +83,7 @@ def list_schedules(session: Session) -> None:
 @click.argument("name", metavar="NAME", shell_complete=complete_schedules)
 @click.pass_obj
 def show(session: Session, name: str) -> None:
-    """Show a schedule in full, with the next times that it runs."""
+    """Show a schedule in full, with its next run times."""
     record = session.call("schedule.show", {"name": name})
     if session.json:
         session.print_json(record)
@@ -100,7 +100,7 @@ def show(session: Session, name: str) -> None:
 @of_schedules
 @click.pass_obj
 def remove(session: Session, names: tuple[str, ...]) -> None:
-    """Remove schedules, all or none of those that are named; the tasks that they made stay."""
+    """Remove schedules, all of them or none. Their tasks stay."""
     _check_known(session, names)
     for name in dict.fromkeys(names):
         session.call("schedule.rm", {"name": name})
@@ -134,7 +134,7 @@ def _each(session: Session, method: str, names: tuple[str, ...]) -> None:
 @of_schedules
 @click.pass_obj
 def pause(session: Session, names: tuple[str, ...]) -> None:
-    """Make no tasks until it is resumed; what is due meanwhile is not made up for."""
+    """Pause schedules. Runs that are due meanwhile are skipped."""
     _each(session, "schedule.pause", names)
 
 
@@ -142,7 +142,7 @@ def pause(session: Session, names: tuple[str, ...]) -> None:
 @of_schedules
 @click.pass_obj
 def resume(session: Session, names: tuple[str, ...]) -> None:
-    """Make tasks again, from the next time on."""
+    """Resume paused schedules at their next run time."""
     _each(session, "schedule.resume", names)
 
 
@@ -150,7 +150,7 @@ def resume(session: Session, names: tuple[str, ...]) -> None:
 @click.argument("name", metavar="NAME", shell_complete=complete_schedules)
 @click.pass_obj
 def run(session: Session, name: str) -> None:
-    """Make its task now, beside its times, and print the task's id."""
+    """Submit the task of a schedule now, and print its id."""
     record = session.call("schedule.run", {"name": name})
     if session.json:
         session.print_json(record)

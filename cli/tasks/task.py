@@ -63,7 +63,16 @@ PAGE = 1_000
 complete_schedules = complete_names("schedule.list", "schedules")
 
 
-@click.command("run", cls=Verb)
+@click.command(
+    "run",
+    cls=Verb,
+    epilog="""\b
+Examples:
+  corral run greeter "greet the visitors"
+  corral run crawler "crawl" --input '{"url": "https://example.org"}' --timeout 10m
+  corral run reporter "write the weekly report" --cron "0 6 * * mon"
+""",
+)
 @click.argument("agent", metavar="AGENT", shell_complete=complete_addressees)
 @click.argument("objective", metavar="OBJECTIVE")
 @order_options
@@ -71,7 +80,8 @@ complete_schedules = complete_names("schedule.list", "schedules")
 def run(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
     """Run a task, show its progress and print its result.
 
-    AGENT may be a team or a workflow. Ctrl-C cancels the task; a second one leaves at once. With --every or --cron: make a schedule and print its name.
+    AGENT is an agent, a team or a workflow. Ctrl-C cancels the task; a second Ctrl-C exits at once. With --every or
+    --cron, create a schedule and print its name.
     """
     if run_options.is_schedule(options):
         _add_schedule(session, run_options.schedule(options))
@@ -308,29 +318,42 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
     "agents",
     multiple=True,
     metavar="NAME",
-    help="Only of this agent.",
+    help="List only tasks of this agent; repeatable.",
     shell_complete=complete_agents,
 )
 @click.option(
-    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only in this state."
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(STATES),
+    help="List only tasks in this state; repeatable.",
 )
-@click.option("--since", metavar="T", help="Not older: 5m, or a time.")
-@click.option("--until", metavar="T", help="Older: 5m, or a time.")
 @click.option(
-    "--parent", metavar="ID", help="Only what it delegated.", shell_complete=complete_tasks
+    "--since", metavar="T", help="List only tasks created after this: 5m (ago), or a time."
 )
-@click.option("--roots", is_flag=True, help="Only what no task delegated.")
-@click.option("--dead", is_flag=True, help="Only dead letters: failed, and not tried again.")
+@click.option(
+    "--until", metavar="T", help="List only tasks created before this: 5m (ago), or a time."
+)
+@click.option(
+    "--parent",
+    metavar="ID",
+    help="List only tasks that this task delegated.",
+    shell_complete=complete_tasks,
+)
+@click.option("--roots", is_flag=True, help="List only tasks that no other task delegated.")
+@click.option("--dead", is_flag=True, help="List only dead letters: failed tasks without a retry.")
 @click.option(
     "--schedule",
     metavar="NAME",
-    help="Only those that it made.",
+    help="List only tasks that this schedule created.",
     shell_complete=complete_schedules,
 )
-@click.option("--session", "of_session", metavar="S", help="Only of this session.")
-@click.option("-g", "--grep", "text", metavar="TEXT", help="Only with this in the objective.")
+@click.option("--session", "of_session", metavar="S", help="List only tasks of this session.")
 @click.option(
-    "--limit", type=click.IntRange(1), default=100, metavar="N", help="At most N; default 100."
+    "-g", "--grep", "text", metavar="TEXT", help="List only tasks whose objective contains this."
+)
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, metavar="N", help="List at most N; default 100."
 )
 @click.pass_obj
 def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
@@ -408,10 +431,10 @@ task = Noun("task", help="Show, follow, cancel or retry single tasks.")
 
 @task.command("show")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
-@click.option("--tree", is_flag=True, help="Only the tree of what it delegated, in short.")
+@click.option("--tree", is_flag=True, help="Print only the tree of delegated tasks.")
 @click.pass_obj
 def show(session: Session, task_id: str, tree: bool) -> None:
-    """Show a task in full, with the tree of what it delegated."""
+    """Show a task and the tree of its delegated tasks."""
     if tree:
         _show_tree(session, task_id)
         return
@@ -458,7 +481,7 @@ def _show_tree(session: Session, task_id: str) -> None:
 @click.argument("task_ids", metavar="ID…", nargs=-1, required=True, shell_complete=complete_tasks)
 @click.pass_obj
 def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
-    """Cancel tasks, and what they delegated."""
+    """Cancel tasks and the tasks that they delegated."""
     records = [session.call("task.cancel", {"task": task_id}) for task_id in task_ids]
     if session.json:
         session.print_json(records[0] if len(records) == 1 else records)
@@ -469,10 +492,10 @@ def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
 
 @task.command("wait")
 @click.argument("task_ids", metavar="ID…", nargs=-1, required=True, shell_complete=complete_tasks)
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most that long.")
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Wait at most this long.")
 @click.pass_obj
 def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -> int:
-    """Wait for the end of tasks and print their results, as `run` does; Ctrl-C leaves them running."""
+    """Wait until tasks end, and print their results. Ctrl-C leaves the tasks running."""
     give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
     records: list[dict[str, object]] = []
     for task_id in task_ids:
@@ -499,11 +522,11 @@ def _worst(records: Sequence[Mapping[str, object]]) -> int:
 @task.command("follow")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
 @click.option(
-    "--timeout", "timeout_s", type=duration, metavar="D", help="Follow it at most that long."
+    "--timeout", "timeout_s", type=duration, metavar="D", help="Follow the task at most this long."
 )
 @click.pass_obj
 def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
-    """Tell what happens to a task and to what it delegates, until it ends; then print its result."""
+    """Print the progress of a task until it ends, and its result. Its delegated tasks are shown, too."""
 
     def tell(notification: Notification) -> None:
         if notification.method != "task.event":
@@ -538,13 +561,16 @@ def _event_line(event: Mapping[str, object]) -> str:
 
 @task.command("retry")
 @click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
-@click.option("--dead", is_flag=True, help="All dead letters.")
+@click.option("--dead", is_flag=True, help="Select all dead letters.")
 @click.option(
-    "--agent", metavar="NAME", help="Those of this agent.", shell_complete=complete_agents
+    "--agent",
+    metavar="NAME",
+    help="With --dead, select only tasks of this agent.",
+    shell_complete=complete_agents,
 )
 @click.pass_obj
 def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> int:
-    """Queue failed tasks once more, each as a new task, and print the new ids."""
+    """Queue failed tasks again as new tasks. Prints the new ids."""
     retried: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
     for found in _in_batches(session, "task.retry", _whose(task_ids, dead, agent)):
@@ -565,13 +591,16 @@ def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | 
 
 @task.command("discard")
 @click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
-@click.option("--dead", is_flag=True, help="All dead letters.")
+@click.option("--dead", is_flag=True, help="Select all dead letters.")
 @click.option(
-    "--agent", metavar="NAME", help="Those of this agent.", shell_complete=complete_agents
+    "--agent",
+    metavar="NAME",
+    help="With --dead, select only tasks of this agent.",
+    shell_complete=complete_agents,
 )
 @click.pass_obj
 def discard(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> None:
-    """Take tasks from the dead letters; they stay in the list of tasks."""
+    """Remove tasks from the dead letters. Their records stay in the list of tasks."""
     asked = _whose(task_ids, dead, agent)
     answers = _in_batches(session, "task.discard", asked)
     count = sum(int(number(found, "discarded") or 0) for found in answers)

@@ -14,10 +14,8 @@ from ..team_table import print_ensemble, print_ensembles
 RUN = {"run": "tasks.task"}
 """`corral team run` is `corral run`: a name is enough to know what it is."""
 
-team = Noun("team", table=RUN, help="Teams: agents that run a task together, or one for all.")
-workflow = Noun(
-    "workflow", table=RUN, help="Workflows: steps of several agents, one after the other."
-)
+team = Noun("team", table=RUN, help="List, add and remove teams of agents.")
+workflow = Noun("workflow", table=RUN, help="List, add and remove workflows of several agents.")
 
 
 def _list(kind: str) -> Callable[..., None]:
@@ -60,10 +58,12 @@ def _fill(noun: Noun, kind: str) -> None:
     """The commands that teams and workflows share."""
     complete = complete_names(f"{kind}.list", f"{kind}s")
     name = click.argument("name", metavar="NAME", shell_complete=complete)
-    cascade = click.option("--cascade", is_flag=True, help="Remove what names it, too.")
+    cascade = click.option(
+        "--cascade", is_flag=True, help=f"Also remove everything that requires the {kind}."
+    )
     noun.command("list", help=f"List the {kind}s.")(_list(kind))
     noun.command("show", help=f"Show one {kind} in full.")(name(_show(kind)))
-    forget = f"Forget a {kind}. Its tasks that are under way go on."
+    forget = f"Remove a {kind}. Its running tasks continue."
     noun.command("rm", help=forget)(name(cascade(_rm(kind))))
 
 
@@ -73,23 +73,35 @@ _fill(workflow, "workflow")
 
 @team.command("add")
 @click.argument("name", required=False, metavar="[NAME]")
-@click.option("--file", "path", metavar="F", help="Add the [teams.NAME] of a TOML file.")
-@click.option("--lead", metavar="AGENT", help="Who gets the tasks, in the mode coordinate.")
-@click.option("--member", "members", multiple=True, metavar="NAME", help="Repeatable.")
+@click.option(
+    "--file",
+    "path",
+    metavar="F",
+    help="Add the [teams.NAME] tables of a TOML file, all of them or NAME.",
+)
+@click.option("--lead", metavar="AGENT", help="Agent that gets the tasks in mode coordinate.")
+@click.option(
+    "--member", "members", multiple=True, metavar="NAME", help="Agent of the team; repeatable."
+)
 @click.option(
     "--mode",
     type=click.Choice(("coordinate", "broadcast", "route")),
-    help="What a task for it does; default coordinate.",
+    help="Give a task to the lead, to every member, or to one member; default coordinate.",
 )
 @click.option(
     "--routing",
     type=click.Choice(("least-load", "round-robin", "sticky")),
-    help="Which member, in the mode route; default least-load.",
+    help="Choice of the member in mode route; default least-load.",
 )
-@click.option("--max-parallel", type=click.IntRange(1), metavar="N", help="At once; default 8.")
+@click.option(
+    "--max-parallel",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of tasks that run at the same time; default 8.",
+)
 @click.pass_obj
 def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
-    """Add a team. It stays over a restart of the daemon."""
+    """Add a team. A restart of the daemon keeps it."""
     keys = ("lead", "mode", "routing", "max_parallel")
     spec: dict[str, object] = {key: options[key] for key in keys if options[key] is not None}
     if options["members"]:
@@ -111,11 +123,11 @@ def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of
     "path",
     required=True,
     metavar="F",
-    help="Add the [workflows.NAME] of a TOML file.",
+    help="Add the [workflows.NAME] tables of a TOML file, all of them or NAME.",
 )
 @click.pass_obj
 def add_workflow(session: Session, name: str | None, path: str) -> None:
-    """Add the workflows of a file, or one of them. They stay over a restart of the daemon."""
+    """Add workflows from a file. A restart of the daemon keeps them."""
     _add(session, "workflow", _tables("workflow", path, name))
 
 

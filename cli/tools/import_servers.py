@@ -21,22 +21,44 @@ from .import_files import Section, Surroundings, read, usual_files
 @click.command(
     "import",
     cls=Verb,
-    epilog="Variables are expanded now; ${secret:NAME} is kept as it stands.",
+    epilog="Variables are expanded during the import; the daemon expands ${secret:NAME}.",
 )
 @click.argument("words", nargs=-1, metavar="[FILE]...", type=click.Path())
-@click.option("--scan", is_flag=True, help="Look into the usual files; then [NAME]... or --all.")
-@click.option("--all", "everything", is_flag=True, help="With --scan: all servers that are found.")
-@click.option("--only", multiple=True, metavar="NAME", help="Only this server; repeatable.")
-@click.option("--project", metavar="DIR", help="Only what concerns this folder, or every one.")
-@click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="Another name.")
-@click.option("--input", "inputs", multiple=True, metavar="ID=VALUE", help="For ${input:ID}.")
-@click.option("--replace", is_flag=True, help="Replace servers that differ and were added so.")
-@click.option("--start", is_flag=True, help="Start each now; else its first call does.")
-@click.option("--dry-run", is_flag=True, help="Only tell.")
-@click.option("--write", metavar="FILE|-", help="Write TOML, and leave the daemon alone.")
+@click.option(
+    "--scan",
+    is_flag=True,
+    help="Search the usual files of editors; import [NAME]... or --all of their servers.",
+)
+@click.option("--all", "everything", is_flag=True, help="With --scan, import all servers found.")
+@click.option("--only", multiple=True, metavar="NAME", help="Import only this server; repeatable.")
+@click.option(
+    "--project",
+    metavar="DIR",
+    help="Import only servers of this project folder, and those of all projects.",
+)
+@click.option(
+    "--rename",
+    "renames",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Import server OLD under the name NEW; repeatable.",
+)
+@click.option(
+    "--input", "inputs", multiple=True, metavar="ID=VALUE", help="Value of ${input:ID}; repeatable."
+)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Replace servers of the same name that differ and were added at run time.",
+)
+@click.option("--start", is_flag=True, help="Start each server now instead of at its first call.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
+@click.option(
+    "--write", metavar="FILE|-", help="Write TOML to a file instead of changing the daemon."
+)
 @click.pass_obj
 def import_(session: Session, /, **options: Any) -> None:  # Any: the values of the options
-    """Take over MCP servers from the files of editors and agents. At once and for good."""
+    """Import MCP servers from files of editors and agents."""
     around = Surroundings(
         os.environ,
         os.path.expanduser("~"),

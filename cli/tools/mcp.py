@@ -36,7 +36,7 @@ complete_tools = complete_names("mcp.tools", "tools")
 @mcp.command("servers")
 @click.pass_obj
 def servers(session: Session) -> None:
-    """List MCP servers, whether they are up, and how many tools each has."""
+    """List MCP servers with their state and tools."""
     found = session.call("mcp.servers", {})
     if session.json:
         session.print_json(found.get("servers", []))
@@ -83,7 +83,7 @@ def _server_row(entry: Mapping[str, object], about: Mapping[str, object]) -> tup
 @click.argument("server", required=False, metavar="[SERVER]", shell_complete=complete_servers)
 @click.pass_obj
 def tools(session: Session, server: str | None) -> None:
-    """List tools with what they do and what they take."""
+    """List tools with their arguments and descriptions."""
     params = {} if server is None else {"server": server}
     found = session.call("mcp.tools", params, timeout_s=None)  # it may start a server first
     if session.json:
@@ -110,16 +110,19 @@ def _arguments(tool: Mapping[str, object]) -> str:
     return " ".join((*required, *(f"[{name}]" for name in optional)))
 
 
-@mcp.command("call", epilog="KEY=VALUE is text, or what the tool's schema says; KEY:=JSON is JSON.")
+@mcp.command(
+    "call",
+    epilog="KEY=VALUE has the type of the schema of the tool, else it is text; KEY:=JSON is JSON.",
+)
 @click.argument("name", metavar="SERVER__TOOL", shell_complete=complete_tools)
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--args",
     "arguments",
     metavar="JSON|@FILE|-",
-    help="All that the tool takes, in place of pairs; default {}.",
+    help="All arguments of the tool, in place of pairs; default {}.",
 )
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after that long.")
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
 @click.pass_obj
 def call(
     session: Session,
@@ -128,7 +131,7 @@ def call(
     arguments: str | None,
     timeout_s: float | None,
 ) -> int:
-    """Call a tool and print the text that it answers; 1 when it answers an error."""
+    """Call a tool and print its text. Exits 1 if the tool returns an error."""
     if arguments is not None and pairs:
         words = f'cannot call "{name}": {pairs[0]!r} stands beside --args'
         raise InvalidParams(words, key="--args", value=pairs[0])
@@ -228,13 +231,20 @@ def _texts(result: Mapping[str, object]) -> Iterable[str]:
 
 @mcp.command("serve")
 @click.option(
-    "--only", multiple=True, metavar="PATTERN", help="Only tools of such a name; repeatable."
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Offer only tools whose names match; repeatable.",
 )
 @click.option(
-    "--deny", multiple=True, metavar="PATTERN", help="No tools of such a name; repeatable."
+    "--deny", multiple=True, metavar="PATTERN", help="Offer no tools whose names match; repeatable."
 )
-@click.option("--read-only", is_flag=True, help="Only tools that say that they change nothing.")
-@click.option("--profile", metavar="NAME", help="What [mcp.profiles.NAME] of the daemon allows.")
+@click.option("--read-only", is_flag=True, help="Offer only tools that are declared read-only.")
+@click.option(
+    "--profile",
+    metavar="NAME",
+    help="Offer the tools that [mcp.profiles.NAME] of the daemon allows.",
+)
 @click.pass_obj
 def serve(
     session: Session,
@@ -243,7 +253,7 @@ def serve(
     read_only: bool,
     profile: str | None,
 ) -> int:
-    """Be an MCP server on stdin and stdout, for an editor or an agent: the tools of all servers, and corral's own."""
+    """Serve all tools over MCP on stdin and stdout. Corral's own tools are among them."""
     from .serve import serve  # noqa: PLC0415 - main has run it already, unless the line is unusual
 
     return serve(session.given_socket, only=only, deny=deny, read_only=read_only, profile=profile)
@@ -252,7 +262,7 @@ def serve(
 @mcp.command("prompts")
 @click.pass_obj
 def prompts(session: Session) -> None:
-    """List prompts, with what they take."""
+    """List prompts with their arguments."""
     found = _listed(session, "mcp.prompts")
     if session.json:
         session.print_json(found.get("prompts", []))
@@ -278,7 +288,7 @@ def prompts(session: Session) -> None:
 @mcp.command("resources")
 @click.pass_obj
 def resources(session: Session) -> None:
-    """List resources and templates of them."""
+    """List resources and resource templates."""
     found = _listed(session, "mcp.resources")
     if session.json:
         session.print_json({key: found.get(key, []) for key in ("resources", "templates")})
@@ -303,10 +313,10 @@ def _listed(session: Session, method: str) -> dict[str, object]:
 
 @mcp.command("read")
 @click.argument("uri", metavar="URI")
-@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after that long.")
+@click.option("--timeout", "timeout_s", type=duration, metavar="D", help="Give up after this long.")
 @click.pass_obj
 def read(session: Session, uri: str, timeout_s: float | None) -> None:
-    """Read a resource. Prints its text; what is no text is named."""
+    """Read a resource and print its text. Other content is named in brackets."""
     params: dict[str, object] = {"uri": uri}
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
@@ -321,29 +331,61 @@ def read(session: Session, uri: str, timeout_s: float | None) -> None:
 # --- servers come and go --------------------------------------------------------------------------
 
 
-@mcp.command("add", cls=Adding, epilog="The command stands after --; or --url in place of it.")
+@mcp.command(
+    "add",
+    cls=Adding,
+    epilog="""\b
+Examples:
+  corral mcp add time -- uvx mcp-server-time
+  corral mcp add git --deny "git_reset*" -- uvx mcp-server-git
+  corral mcp add docs --url https://example.org/mcp
+
+Write the command after --, or give --url in place of a command.""",
+)
 @click.argument("name", required=False, metavar="NAME")
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
-@click.option("--url", metavar="URL", help="A remote server, over streamable HTTP.")
-@click.option("--header", "headers", multiple=True, metavar="K=V", help="For --url; repeatable.")
-@click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; repeatable.")
-@click.option("--cwd", metavar="DIR", help="Its working directory; default this one.")
-@click.option("--idle-timeout", metavar="D", help="Stop it when unused for that long; default 5m.")
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Address of a remote server (streamable HTTP), in place of a command.",
+)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="K=V",
+    help="Request header for --url; repeatable.",
+)
+@click.option(
+    "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
+)
+@click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
+@click.option(
+    "--idle-timeout",
+    metavar="D",
+    help="Stop the server after this long without a call; default 5m.",
+)
 @click.option(
     "--concurrency",
     type=click.Choice(("auto", "serial", "parallel")),
-    help="Whether calls may overlap.",
+    help="Let calls overlap, serialize them, or decide by the tool annotations.",
 )
 @click.option(
-    "--share", type=click.Choice(("all", "tenant", "agent")), help="Who shares a process."
+    "--share",
+    type=click.Choice(("all", "tenant", "agent")),
+    help="Scope in which callers share one process of the server.",
 )
 @click.option(
-    "--deny", "denied", multiple=True, metavar="PATTERN", help="Hide such tools of it; repeatable."
+    "--deny",
+    "denied",
+    multiple=True,
+    metavar="PATTERN",
+    help="Hide tools of the server whose names match; repeatable.",
 )
-@click.option("--no-start", is_flag=True, help="Only add it.")
+@click.option("--no-start", is_flag=True, help="Add the server without starting it.")
 @click.pass_obj
 def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
-    """Add a server and start it once. It stays over a restart of the daemon."""
+    """Add a server, and start it once to list its tools. A restart of the daemon keeps it."""
     request = {
         "name": options["name"],
         "kind": "mcp",
@@ -390,10 +432,10 @@ def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values 
 @click.argument(
     "names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_servers
 )
-@click.option("--cascade", is_flag=True, help="Remove what requires them, too.")
+@click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
-    """Stop servers and remove them. All or none."""
+    """Stop and remove servers, all of them or none."""
     known = [word(each, "name") for each in inners(session.call("mcp.servers", {}), "servers")]
     for name in names:
         if name not in known:

@@ -404,10 +404,14 @@ def test_the_list_of_commands_has_headings(world: World) -> None:
     assert found == ["Options", "Agents", "Tasks", "Observe", "Tools", "Daemon"]
 
 
-def test_the_list_of_commands_cuts_no_sentence(world: World) -> None:
-    listed = world.corral("--help").stdout.partition("\nAgents:")[2]
-    assert len(listed.splitlines()) > len(COMMANDS)
-    assert [line for line in listed.splitlines() if line.endswith("...")] == []
+GROUPS = [name for name, command in commands() if isinstance(command, click.Group)]
+
+
+@pytest.mark.parametrize("name", ["", *GROUPS])
+def test_a_list_of_commands_cuts_no_sentence(world: World, name: str) -> None:
+    listed = world.corral(*name.split(), "--help").stdout.splitlines()[1:]
+    assert len(listed) > (0 if name else len(COMMANDS))
+    assert [line for line in listed if line.endswith("...")] == []
 
 
 @pytest.mark.parametrize("code", sorted(set(CLASSES) - {Unreachable.code}))
