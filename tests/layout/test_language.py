@@ -52,7 +52,6 @@ PENDING = {
     "supervisor.transport",
     "supervisor.zygote",
     "worker.contract",
-    "worker.zygote",
 }
 """Rooms that do not keep the rule yet. A room leaves for good."""
 

@@ -1,11 +1,11 @@
-"""A fork that is born in its control group, and need not move there.
+"""Forks a process directly into a control group by clone3(2), so that it need not be moved there.
 
-To move a process into another group takes the kernel 8 to 25 ms, in which it waits until no processor looks at an old
-state any more (cgroup_threadgroup_rwsem); a new process can begin in one at once (clone3(2), CLONE_INTO_CGROUP, since
-Linux 5.7). No library has such a fork, so that what glibc's own does is done here: Python's hooks, the thread's id and its list
-of robust futexes. What cannot be done from here is to call the handlers of pthread_atfork(3): where anything was loaded
-that has some, as where any of this is not to be had, there is no cradle, and a fork moves as before.
-Standard library alone.
+Moving a process into another group takes the kernel 8 to 25 ms, in which it waits until no processor uses an old state
+(cgroup_threadgroup_rwsem); a new process can begin in a group at once (CLONE_INTO_CGROUP, since Linux 5.7). No library
+offers such a fork, so the work of glibc's own is done here: Python's hooks, the thread's id and its list of robust
+futexes. The handlers of pthread_atfork(3) cannot be called from here: where a loaded library has some, or any other part
+is unavailable, forks are moved as before. docs/decisions/0006-fork-into-a-group.md has the reasons. Standard library
+alone.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ ROBUST_LISTS = {"x86_64": (273, 274), "aarch64": (99, 100)}
 PR_GET_TID_ADDRESS = 40
 PT_DYNAMIC, DT_NULL, DT_STRTAB, DT_STRSZ = 2, 0, 5, 10
 HOOK = b"_atfork"
-"""What __register_atfork and pthread_atfork end with, in the names that an object refers to."""
+"""The common end of __register_atfork and pthread_atfork, in the names that an object refers to."""
 HOSTS = ("libc.so", "libpthread.so")
-"""Who has these functions, and registers nothing."""
+"""The libraries that define these functions, and register nothing."""
 TRIED, TRIAL_S = 3, 5
-"""The exit status of a fork that is only tried, and how long it may take."""
+"""Exit status of a trial fork, and the seconds that it may take."""
 
-_libc = ctypes.PyDLL(None, use_errno=True)  # which keeps the interpreter's lock, as a fork has to
+_libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, as a fork has to
 _libc.syscall.restype = ctypes.c_long
 
 
 class Impossible(Exception):
-    """There is no cradle here; why not."""
+    """Reports why this process cannot fork into groups."""
 
 
 class Clone3:
-    """Forks this process, which has no other thread, into groups."""
+    """Forks this process, which must have one thread, into control groups."""
 
     def __init__(self) -> None:
-        """Look whether it can be done, and try.
+        """Checks whether it is possible here, and tries it.
 
         Raises:
-            Impossible: it cannot.
+            Impossible: it is not.
         """
         calls = ROBUST_LISTS.get(os.uname().machine)
         if calls is None or struct.calcsize("P") != 8 or sys.implementation.name != "cpython":
             raise Impossible(f"nothing is known of {os.uname().machine}")
         if not getattr(sys, "_is_gil_enabled", lambda: True)() or not _is_glibc():
-            raise Impossible("what a fork does here is not known")
+            raise Impossible("the steps of a fork are not known here")
         if name := atfork_user():
-            raise Impossible(f"{name} wants to be told of forks")
+            raise Impossible(f"{name} has handlers for forks")
         self._set_robust_list, get_robust_list = calls
         thread, head, size = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_size_t()
         if _libc.prctl(PR_GET_TID_ADDRESS, ctypes.byref(thread), 0, 0, 0) or _libc.syscall(
@@ -71,10 +71,10 @@ class Clone3:
             raise Impossible(str(error)) from error
 
     def fork(self, group: int | None) -> int:
-        """As os.fork; the child is in the group whose folder is open as `group`.
+        """Forks as os.fork does; the child begins in the group whose folder is open as `group`.
 
         Raises:
-            OSError: there is no child: it may not be there, or there can be none.
+            OSError: there is no child: it may not be placed there, or no process can be made.
         """
         flags = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
         flags |= 0 if group is None else CLONE_INTO_CGROUP
@@ -96,7 +96,7 @@ class Clone3:
         return pid
 
     def _try(self) -> None:
-        """A filter of system calls may kill for one of them; and a child that cannot have a thread is no worker."""
+        """Forks once for trial: a filter of system calls may kill for one of them, and a child must be able to start threads."""
         pid = self.fork(None)
         if pid == 0:
             status = 1
@@ -116,7 +116,7 @@ class Clone3:
 
 
 def found() -> Clone3 | None:
-    """A cradle, where this process is in a group, as workers are where there are groups, and can have one."""
+    """Returns a Clone3 if this process is in a group and can use it, else None."""
     if cgroup.name_of("self") in ("", "/"):
         return None
     with contextlib.suppress(Impossible):
@@ -125,12 +125,12 @@ def found() -> Clone3 | None:
 
 
 def is_alone() -> bool:
-    """Whether this process has one thread."""
+    """Returns True if this process has one thread."""
     return os.stat("/proc/self/task").st_nlink == 3  # itself, its parent, and a folder for each
 
 
 def atfork_user() -> str:
-    """The name of something loaded that refers to pthread_atfork(3), or ""."""
+    """Returns the name of a loaded object that refers to pthread_atfork(3), or ""."""
     found: list[str] = []
 
     def look(place: int, _size: int, _data: object) -> int:
@@ -146,7 +146,7 @@ def atfork_user() -> str:
 
 
 class _Loaded(ctypes.Structure):
-    """dl_iterate_phdr(3)."""
+    """Mirrors the begin of struct dl_phdr_info, see dl_iterate_phdr(3)."""
 
     _fields_ = (
         ("base", ctypes.c_size_t),
@@ -157,7 +157,7 @@ class _Loaded(ctypes.Structure):
 
 
 def _names(loaded: _Loaded) -> bytes:
-    """The table of the names that a loaded object defines or refers to (elf(5))."""
+    """Returns the table of names that a loaded object defines or refers to, see elf(5)."""
     for each in range(loaded.count):
         header = ctypes.string_at(loaded.headers + 56 * each, 24)
         kind, _flags, _offset, address = struct.unpack("=IIQQ", header)

@@ -1,15 +1,13 @@
-"""What an import leaves behind that no fork may share: threads, sockets, processes and more, each named.
+"""Finds remains of an import that forks must not share: threads, sockets, processes and more, each by name.
 
-A fork has one thread, and shares every open file description and all memory that is mapped to be shared
-with its brothers: a thread that an import has started is not there any more, of two that read from one
-connection each gets half of what it says, and a lock of multiprocessing that one holds and dies with is
-held for all. An agent with such an import is started cold.
+A fork has one thread, and shares every open file description and all shared memory with its siblings: a thread that an
+import has started does not exist in it, two forks that read from one connection get half of the data each, and a lock of
+multiprocessing whose holder dies stays locked for all. An agent with such an import is started cold.
 
-Harmless, and so no reason, are: files open for reading, or for appending, and folders (each fork opens
-them again, see `reopen`, so that it has an offset of its own); terminals and the kernel's /dev/null, zero
-and random; pidfds; and threads that their library ends before a fork by itself, as OpenBLAS does, which
-a trial shows. An epoll, eventfd, timer or ring that nobody waits for is no less shared than one that
-somebody does: they all count. Standard library alone.
+These are harmless: files open for reading or appending, and folders (each fork opens them again, see `reopen`, so that
+it has its own offset); terminals and the kernel's /dev/null, zero and random; pidfds; and threads that their library
+ends by itself before a fork, as OpenBLAS does, which a trial fork shows. An epoll, eventfd, timer or ring counts even if
+nothing waits for it now. Standard library alone.
 """
 
 from __future__ import annotations
@@ -27,15 +25,15 @@ from typing import NamedTuple
 from ...supervisor.linux import kernel
 
 NAMED = 32
-"""So many are told…"""
+"""Number of findings that are reported."""
 NAME_LENGTH = 200
-"""…in so many characters each."""
+"""Characters of a finding's description."""
 MEMORY_DEVICES = 1
-"""The major number of /dev/null, zero, full, random and urandom (null(4), random(4))."""
+"""Number of the major device of /dev/null, zero, full, random and urandom (null(4), random(4))."""
 
 
 class Unfit(NamedTuple):
-    """One thing that forbids a fork: `kind` is thread, socket, descriptor, process or memory; `module` brought it."""
+    """Names one obstacle to forks: `kind` is thread, socket, descriptor, process or memory; `module` introduced it."""
 
     kind: str
     what: str
@@ -43,7 +41,7 @@ class Unfit(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What is there: `key` is its number among its kind, or its number and what is behind it."""
+    """Describes one object found in the process: `key` identifies it within its kind."""
 
     kind: str
     key: object
@@ -51,7 +49,7 @@ class Finding(NamedTuple):
 
 
 class Inspection:
-    """Of this process: what is there when this is made is not asked for."""
+    """Inspects this process; objects that exist when the inspection is made do not count."""
 
     def __init__(self) -> None:
         self.own = frozenset(descriptors())
@@ -59,12 +57,12 @@ class Inspection:
         self._seen: dict[tuple[str, object], str] = {}
 
     def look(self, module: str) -> None:
-        """Notes what is new since the last look: it came with `module`."""
+        """Attributes all objects that are new since the last look to `module`."""
         for finding in self._findings():
             self._seen.setdefault(finding[:2], module)
 
     def judge(self) -> list[Unfit]:
-        """What forbids a fork now, and the module of the look that saw it first."""
+        """Returns the obstacles to a fork now, each with the module after whose import it was first seen."""
         findings = list(self._findings())
         if any(finding.kind == "thread" for finding in findings):
             try_fork()
@@ -75,7 +73,7 @@ class Inspection:
         ]
 
     def harmless(self) -> list[int]:
-        """The descriptors that an import has left open, and that a fork keeps."""
+        """Returns the descriptors that an import has left open and that forks may keep."""
         return [
             fd for fd, link in descriptors().items() if fd not in self.own and not _hazard(fd, link)
         ]
@@ -92,23 +90,23 @@ class Inspection:
 
 
 def one_line(text: str) -> str:
-    """The text as it may travel: names of files and threads may hold anything."""
+    """Returns the text on one line in valid UTF-8, since names of files and threads may contain anything."""
     return " ".join(text.encode(errors="backslashreplace").decode().splitlines())
 
 
 def descriptors() -> dict[int, str]:
-    """The open descriptors, and what /proc says is behind each."""
+    """Returns the open descriptors with the targets of their links in /proc/self/fd."""
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # that of the folder itself
+        except FileNotFoundError:  # the descriptor of the listing itself
             continue
     return found
 
 
 def reopen(fd: int) -> None:
-    """Gives a regular file or folder an open file description of our own, at the same place of the file."""
+    """Gives a regular file or folder an open file description of its own, at the same offset."""
     if not stat.S_ISREG(os.fstat(fd).st_mode) and not stat.S_ISDIR(os.fstat(fd).st_mode):
         return
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -117,7 +115,7 @@ def reopen(fd: int) -> None:
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
-        return  # nobody may open it any more: then it is shared, as a file that one inherits is
+        return  # it may not be opened any more: then it stays shared, as any inherited file
     try:
         if not flags & os.O_PATH and stat.S_ISREG(os.fstat(fd).st_mode):
             os.lseek(own, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
@@ -127,11 +125,11 @@ def reopen(fd: int) -> None:
 
 
 def try_fork() -> None:
-    """Forks once for nothing: what libraries do before a fork (pthread_atfork(3)) has been done then."""
+    """Forks once for trial, so that the handlers of libraries (pthread_atfork(3)) have run."""
     pid = os.fork()
     if pid == 0:
         os._exit(0)
-    with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD has none to wait for
+    with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, the kernel reaps it
         os.waitpid(pid, 0)
 
 
@@ -149,7 +147,7 @@ def _threads() -> Iterator[Finding]:
 
 
 def _target(thread: threading.Thread) -> str:
-    """What it runs, as far as it can be known."""
+    """Returns the name of the function that a thread runs, as far as it can be determined."""
     target: object = getattr(thread, "_target", None)
     if target is None:
         target = type(thread).run
@@ -172,7 +170,7 @@ def _processes() -> Iterator[Finding]:
 
 
 def _shared_memory() -> Iterator[tuple[str, str]]:
-    """Where memory is mapped that a fork writes for all of them (proc_pid_maps(5)), and what it is of."""
+    """Yields the address and the file of each writable shared mapping, see proc_pid_maps(5)."""
     for line in kernel.read_proc("/proc/self/maps").splitlines():
         place, rights, rest = line.split(maxsplit=2)
         if rights[1:2] == b"w" and rights[3:4] == b"s":
@@ -181,7 +179,7 @@ def _shared_memory() -> Iterator[tuple[str, str]]:
 
 
 def _hazard(fd: int, link: str) -> tuple[str, str] | None:
-    """Kind and name of what may not be shared; None for what may."""
+    """Returns kind and name of a descriptor that forks may not share; None if they may."""
     try:
         found, flags = os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GETFL)
     except OSError:  # closed meanwhile
@@ -205,11 +203,11 @@ def _hazard(fd: int, link: str) -> tuple[str, str] | None:
 
 
 def _address(fd: int) -> str:
-    """Family, type and ends of a socket."""
+    """Describes a socket: address family, type and both ends."""
     with socket.socket(fileno=os.dup(fd)) as sock:
-        family = sock.family.name if isinstance(sock.family, socket.AddressFamily) else sock.family
+        domain = sock.family.name if isinstance(sock.family, socket.AddressFamily) else sock.family
         kind = sock.type.name if isinstance(sock.type, socket.SocketKind) else sock.type
-        text = f"{family} {kind}"
+        text = f"{domain} {kind}"
         for ask, word in ((sock.getsockname, ""), (sock.getpeername, "to ")):
             try:
                 address = ask()

@@ -1,22 +1,21 @@
 """`python -P -m corral.worker.zygote.program JSON`: imports an agent once, and forks its workers.
 
-JSON is an object: `entrypoint`, MODULE:AGENT, and `preload`, names of modules that are imported before; `anew` says
-that sources may have changed a moment ago.
-stdin is one end of a SOCK_SEQPACKET pair whose other end the daemon holds; what is said there is the
-launcher's protocol, with this much more:
+JSON is an object: `entrypoint`, MODULE:AGENT, and `preload`, names of modules to import before it; `anew` is true if
+sources may have changed a moment ago.
+stdin is one end of a SOCK_SEQPACKET pair whose other end the daemon holds. The messages are the launcher's protocol
+(`supervisor.launcher.protocol`), with these in addition:
 
-    ← loaded {duration_s, rss_bytes, modules, files, unfit: [{kind, what, module}]}: first of all
-    → rename {unit, to}: a spare becomes a worker; reports, too, call it so from then on
-    → check {seq}    ← checked {seq, changed: [paths]}: source files that are not as they were imported
-    ← changed {paths}: the same, by itself, where it can be seen (see `sources`)
+    ← loaded {duration_s, rss_bytes, modules, files, unfit: [{kind, what, module}]}: the first message
+    → rename {unit, to}: a spare becomes a worker; later messages use the new name
+    → check {seq}    ← checked {seq, changed: [paths]}: source files that differ from the imported ones
+    ← changed {paths}: the same without a request, where changes can be watched (see `sources`)
 
-A `spawn` has an `argv` that nobody looks at, and perhaps a fourth descriptor: the open `cgroup.procs` of
-the group that the worker joins.
+The `argv` of a `spawn` is ignored. A fourth descriptor, if there is one, is the open `cgroup.procs` of the worker's group.
 
-It guarantees what the launcher does: it tells of every death at once, and when the other end of the
-channel is closed or the launcher dies, all that is below it dies too. A worker that was forked here finds
-what one finds that was started by itself: its signals, descriptors, environment, limits and folder. It
-knows no agent but its own, and decides nothing. Standard library alone.
+It guarantees the same as the launcher: every exit is sent at once, and when the other end of the channel is closed or
+the launcher dies, every process below it dies too. A forked worker finds the same signals, descriptors, environment,
+limits and folder as one that was started by exec. It knows no agent but its own, and decides nothing. Standard library
+alone.
 """
 
 from __future__ import annotations
@@ -65,36 +64,37 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from ...supervisor.launcher.child_setup import Spawn
+    from ...supervisor.launcher.main_loop import Become
 
 if not TYPE_CHECKING:
-    # What signal wraps, without its enumerations: a fork would have to copy them.
+    # The C functions without signal's enumerations: a fork would have to copy those.
     from _signal import SIG_SETMASK, pthread_sigmask
     from _signal import signal as set_handler
 
 NAME = "corral-zygote"
 NAME_BYTES = 15
-"""What the kernel keeps of a process's name."""
+"""Bytes that the kernel keeps of a process's name, see prctl(2), PR_SET_NAME."""
 STDIO = (0, 1, 2)
 REHEARSED = (
     b'{"jsonrpc":"2.0","id":1,"method":"rehearse","params":{}}\n'
     b'{"jsonrpc":"2.0","method":"shutdown","params":{"grace_s":0}}\n'
 )
-"""What a worker is asked that lives for nobody: a method that it does not have, and to leave."""
+"""The requests to the rehearsed worker: a method that it does not have, and shutdown."""
 NEVER = frozenset((errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP))
-"""Why a fork cannot be born in a group, if not by chance: above all, the agent's user may not write to the daemon's groups."""
+"""Lasting reasons why no fork can begin in a group: as a rule the agent's user may not write to the daemon's groups."""
 PATHS_LENGTH = 8192
-"""The characters of all paths in one message, at most: in JSON each is six bytes or less."""
+"""Characters of all paths in one message: in JSON each takes six bytes or less."""
 
 
 def main(arguments: list[str]) -> int:
     """Serves until the other end is closed, and then ends; returns 1 when the agent cannot be loaded, 2 on wrong usage."""
     order: Any = json.loads(arguments[0]) if len(arguments) == 1 else {}  # Any: JSON
-    sock = take_end()
+    sock = take_channel()
     if sock is None or not all(str(order.get("entrypoint", "")).partition(":")):
         usage = "usage: python -P -m corral.worker.zygote.program JSON, with a SOCK_SEQPACKET socket as stdin"
         print(usage, file=sys.stderr)
         return 2
-    take_name(NAME)
+    set_process_name(NAME)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     ready_streams()
     sys.argv = [order["entrypoint"]]
@@ -110,8 +110,8 @@ def main(arguments: list[str]) -> int:
     return 1
 
 
-def take_end() -> socket.socket | None:
-    """Our end of the channel, moved from stdin to where nobody looks for it; None when there is none."""
+def take_channel() -> socket.socket | None:
+    """Moves the channel from stdin to another descriptor, and returns it; None if stdin is no such socket."""
     try:
         if not stat.S_ISSOCK(os.fstat(0).st_mode):
             return None
@@ -129,7 +129,7 @@ def take_end() -> socket.socket | None:
 
 @contextlib.contextmanager
 def bytecode_as_it_is(anew: bool) -> Generator[None, None, None]:
-    """With `anew` no bytecode is written: what was saved twice in one second, and as long, would pass for the first of them."""
+    """Writes no bytecode while `anew`: a source saved twice within one second, at the same length, would pass for the first."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, anew or sys.dont_write_bytecode
     try:
         yield
@@ -138,7 +138,7 @@ def bytecode_as_it_is(anew: bool) -> Generator[None, None, None]:
 
 
 class Unloadable(Exception):
-    """`what` cannot be imported, because of `error`."""
+    """Reports that `what` cannot be imported, because of `error`."""
 
     def __init__(self, what: str, error: BaseException) -> None:
         super().__init__(what)
@@ -146,8 +146,8 @@ class Unloadable(Exception):
         self.error = error
 
 
-class Surroundings:
-    """What this process was given, and what of it the agent's import has changed, as it does in a cold worker too."""
+class Inherited:
+    """Holds the environment, limits, folder and umask that this process inherited, and notes which the import changed."""
 
     def __init__(self) -> None:
         self.environ = dict(os.environ)
@@ -157,22 +157,22 @@ class Surroundings:
             if name.startswith("RLIMIT_")
         }
         self.folder = os.getcwd()
-        self.umask = mask_of_files()
+        self.umask = current_umask()
         self.own_variables: set[str] = set()
         self.has_own_folder = False
         self.has_own_umask = False
 
     def note(self) -> None:
-        """Once everything is imported: what is different now is the agent's own wish."""
+        """Notes, after the import, which variables, folder and umask differ: the agent set those itself."""
         names = self.environ.keys() | os.environ.keys()
         self.own_variables = {
             name for name in names if os.environ.get(name) != self.environ.get(name)
         }
         self.has_own_folder = os.getcwd() != self.folder
-        self.has_own_umask = mask_of_files() != self.umask
+        self.has_own_umask = current_umask() != self.umask
 
     def take_environment(self, wanted: dict[str, str]) -> None:
-        """Give this process these variables, but for those that the agent has set by itself."""
+        """Sets these variables, except those that the agent has set itself."""
         given = self.environ
         for name in given.keys() - wanted.keys() - self.own_variables:
             del os.environ[name]
@@ -183,7 +183,7 @@ class Surroundings:
 
 
 class Zygote:
-    """This process: what it was given, what it has imported, and what it serves."""
+    """Imports an agent in this process and serves the daemon's requests for workers of it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.started_s = time.monotonic()
@@ -193,15 +193,17 @@ class Zygote:
         self.wake, self.woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.trees = Trees(is_nested=True)
         self.sources = Sources()
-        self.surroundings = Surroundings()
+        self.inherited = Inherited()
         self.inspection = Inspection()
-        self.dispositions: dict[int, Any] = {}  # Any: what signal.signal takes
-        self.blocked: set[int] = set()  # by the import; a fork begins with all of them
+        self.dispositions: dict[int, Any] = {}  # Any: the handlers of signal.signal
+        self.blocked: set[int] = (
+            set()
+        )  # signals blocked by the import; a fork begins with all of them
         self.kept: list[int] = []
-        self.cradle: clone3.Clone3 | None = None
+        self.cloner: clone3.Clone3 | None = None
 
     def load(self, entrypoint: str, preload: list[str]) -> Agent:
-        """Imports everything, and tells what came of it.
+        """Imports everything, and sends the result.
 
         Raises:
             Unloadable: something cannot be imported.
@@ -222,7 +224,7 @@ class Zygote:
         self._settle()
         unfit = self.inspection.judge()
         self.kept = self.inspection.harmless()
-        self.cradle = None if unfit else clone3.found()
+        self.cloner = None if unfit else clone3.found()
         self.channel.send(
             op="loaded",
             duration_s=time.monotonic() - self.started_s,
@@ -234,21 +236,21 @@ class Zygote:
         return agent
 
     def _settle(self) -> None:
-        """After the last import: all that each fork would have to do by itself."""
+        """Prepares the process after the last import, so that forks need not repeat the work."""
         with contextlib.suppress(Exception):  # it only saves time, and what fails will fail again
             rehearse()
-        self.surroundings.note()
+        self.inherited.note()
         self.sources.note()
         tempfile = vars(sys.modules.get("tempfile", sys))
-        if tempfile.get("tempdir") == self.surroundings.environ.get("TMPDIR", ""):
+        if tempfile.get("tempdir") == self.inherited.environ.get("TMPDIR", ""):
             tempfile["tempdir"] = None  # each fork has a folder of its own
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):  # replaced, or closed
-                stream.flush()  # else each fork would say it again
-        gc.collect()  # what nobody holds any more need not be judged, or shared
+                stream.flush()  # else each fork would write it again
+        gc.collect()  # garbage need not be inspected or shared
 
     def serve(self, agent: Agent) -> NoReturn:
-        """Serves until nobody is left to serve, and ends this process with all that is below it."""
+        """Serves until the channel is closed, and ends this process with everything below it."""
         self._take_signals()
         main_loop = Forks(
             self.channel,
@@ -256,16 +258,17 @@ class Zygote:
             self.wake,
             lambda spawn, fds, report: self._become(agent, spawn, fds, report),
             self.trees,
+            self.sources,
+            self.cloner,
         )
-        main_loop.attend(self.sources, self.cradle)
-        os.write(self.woken, b"\0")  # something may have died before we listened
+        os.write(self.woken, b"\0")  # a child may have died before SIGCHLD had a handler
         gc.freeze()  # what exists now is never collected: a fork shares its pages for longer
         main_loop.run()
         main_loop.end()
-        os._exit(0)  # no worker has ended: what the agent does at its exit is not done
+        os._exit(0)  # no worker has ended here: the agent's exit handlers do not run
 
     def _take_signals(self) -> None:
-        ours: dict[int, Any] = {  # Any: what signal.signal takes
+        ours: dict[int, Any] = {  # Any: the handlers of signal.signal
             signal.SIGCHLD: _wake,
             signal.SIGTERM: self._stop,
             signal.SIGINT: signal.SIG_IGN,
@@ -273,34 +276,34 @@ class Zygote:
         }
         for signum, handler in ours.items():
             before = signal.signal(signum, handler)
-            # A handler that is not of Python (None) cannot be had back; and a plain number needs no enumeration.
+            # A handler that was not set by Python (None) cannot be restored; a plain number needs no enumeration.
             self.dispositions[signum] = before if callable(before) else int(before or 0)
         signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
         self.blocked = set(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)))
 
     def _stop(self, signum: int, _frame: FrameType | None) -> None:
         if os.getpid() == self.pid:
-            self.channel.sock.shutdown(socket.SHUT_RD)  # the loop takes it for the end
-        else:  # a hook of a fork has let it through: it is the worker who was meant
+            self.channel.sock.shutdown(socket.SHUT_RD)  # the loop reads it as the end
+        else:  # delivered in a fork, during a hook: the signal is for the worker
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
     def _become(self, agent: Agent, spawn: Spawn, fds: list[int], report: int) -> NoReturn:
-        """In the new process: makes a worker of it, runs that, and ends."""
+        """Turns the new process into a worker, runs it, and ends."""
         stage = "signals"
         try:
             signal.set_wakeup_fd(-1)
             for signum, handler in self.dispositions.items():
                 set_handler(signum, handler)
             pthread_sigmask(SIG_SETMASK, self.blocked)
-            birth = Fork(spawn, fds, report, self)
+            setup = Fork(spawn, fds, report, self)
             for stage, perform in Fork.ORDER:  # noqa: B007 - named below when it fails
-                perform(birth)
+                perform(setup)
         except BaseException as error:
-            with contextlib.suppress(BaseException):  # nobody can be told, then
+            with contextlib.suppress(BaseException):  # then there is no way to report it
                 os.write(report, encode_failure(stage, error, spawn["unit"]))
             os._exit(126)
-        os.close(report)  # which tells that it has become one
+        os.close(report)  # the end of the file reports success
         status = 1
         try:
             status = self._live(agent, spawn)
@@ -308,12 +311,12 @@ class Zygote:
             exit_now(status)
 
     def _live(self, agent: Agent, spawn: Spawn) -> int:
-        """A worker's whole life; its exit status."""
-        self.surroundings.take_environment(spawn["env"])
-        take_name(spawn["unit"].partition("#")[0])
+        """Runs the worker until its end; returns its exit status."""
+        self.inherited.take_environment(spawn["env"])
+        set_process_name(spawn["unit"].partition("#")[0])
         random = sys.modules.get("numpy.random")
         if random is not None:
-            random.seed()  # as Python's own does by itself
+            random.seed()  # Python's own generator is reseeded by os.register_at_fork
         status = 0
         try:
             agent.run()
@@ -322,14 +325,14 @@ class Zygote:
         except BaseException:
             sys.excepthook(*sys.exc_info())
             status = 1
-        # What the interpreter's end would do, but for taking every module apart, which no fork could share.
+        # The work of the interpreter's end, without clearing every module, which would copy all shared pages.
         threading._shutdown()  # type: ignore[attr-defined]  # pyright: ignore  the one way to wait for them all
         atexit._run_exitfuncs()
         return status
 
 
 class Fork(ChildSetup):
-    """From the fork to the agent's own code: what was not inherited, or is of this worker alone."""
+    """Performs the stages from the fork to the agent's code that are not inherited, or are specific to this worker."""
 
     def __init__(self, spawn: Spawn, fds: list[int], report: int, zygote: Zygote) -> None:
         super().__init__(spawn, fds, report, zygote.pid)
@@ -341,7 +344,7 @@ class Fork(ChildSetup):
     def _join_cgroup(self) -> None:
         if len(self.fds) > len(STDIO):
             try:
-                os.write(self.fds.pop(), b"0")  # whose opener may do that, and needs to be no more
+                os.write(self.fds.pop(), b"0")  # opened by the daemon, whose rights count here
             except OSError as error:
                 number = error.errno or 0
                 why = os.strerror(number).lower()
@@ -350,20 +353,20 @@ class Fork(ChildSetup):
     def _set_limits(self) -> None:
         limits = self.spawn["limits"]
         brand = limits.pop("RSS", None)
-        if brand is not None:  # below the zygote's own, which the launcher goes by
+        if brand is not None:  # the soft limit, below the zygote's brand, which the launcher reads
             _soft, hard = resource.getrlimit(resource.RLIMIT_RSS)
             resource.setrlimit(resource.RLIMIT_RSS, (brand, hard))
-        given = self.zygote.surroundings.limits
+        given = self.zygote.inherited.limits
         for name in [name for name, value in limits.items() if given.get(name) == value]:
             del limits[name]
         super()._set_limits()
 
     def _change_folder(self) -> None:
-        if not self.zygote.surroundings.has_own_folder:
-            super()._change_folder()  # although we are there: it may have been replaced
+        if not self.zygote.inherited.has_own_folder:
+            super()._change_folder()  # even to the same path: the folder may have been replaced
 
     def _set_umask(self) -> None:
-        if not self.zygote.surroundings.has_own_umask:
+        if not self.zygote.inherited.has_own_umask:
             super()._set_umask()
 
     def _close_files(self) -> None:
@@ -377,7 +380,7 @@ class Fork(ChildSetup):
             reopen(fd)
 
     def _make_room(self) -> None:
-        """There is room: the files are closed already."""
+        """Skips the stage: the files are closed already."""
 
     def _restrict(self) -> None:
         # The filter of system calls is inherited, and the ports with it; the paths are narrowed to those
@@ -397,21 +400,29 @@ class Fork(ChildSetup):
         ("files", _close_files),
         ("landlock", _restrict),
     )
-    """As far as they make sense again, and in the same order; the files first, since what Landlock leaves
-    may not be enough to open them."""
+    """The stages that a fork repeats, in the launcher's order; the files first, since Landlock may not allow to open them."""
 
 
 class Forks(MainLoop):
-    """The zygote's workers, and the sources that they come from."""
+    """Runs the launcher's loop for the zygote's workers, watches their sources, and forks into groups where possible."""
 
     DESCRIPTORS = (3, 4)
 
-    def attend(self, sources: Sources, into: clone3.Clone3 | None) -> None:
-        """Tells of their changes, too, and forks by this cradle, if there is one."""
+    def __init__(
+        self,
+        channel: Channel,
+        daemon: int,
+        wake: int,
+        become: Become,
+        trees: Trees,
+        sources: Sources,
+        cloner: clone3.Clone3 | None,
+    ) -> None:
+        super().__init__(channel, daemon, wake, become, trees)
         self.sources = sources
-        self.cradle = into
+        self.cloner = cloner
         if sources.inotify >= 0:
-            self.listeners[sources.inotify] = sources.hear
+            self.listeners[sources.inotify] = sources.read_events
 
     def _timeout_ms(self) -> float | None:
         timeout_ms, due_s = super()._timeout_ms(), self.sources.due_s
@@ -427,20 +438,20 @@ class Forks(MainLoop):
             self.channel.send(op="changed", paths=few(paths))
 
     def _fork_process(self, fds: list[int]) -> int:
-        if self.cradle is not None and len(fds) > len(STDIO) and clone3.is_alone():
+        if self.cloner is not None and len(fds) > len(STDIO) and clone3.is_alone():
             try:
                 group = os.path.dirname(os.readlink(f"/proc/self/fd/{fds[-1]}"))
                 folder = os.open(group, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    pid = self.cradle.fork(folder)
+                    pid = self.cloner.fork(folder)
                 finally:
                     os.close(folder)
-            except OSError as error:  # the other way says why, if that does not work either
+            except OSError as error:  # the ordinary fork reports the reason, if it fails too
                 if error.errno in NEVER:
-                    self.cradle = None
+                    self.cloner = None
             else:
                 if pid == 0:
-                    fds.pop()  # it is there
+                    fds.pop()  # the process is in the group already
                 return pid
         return super()._fork_process(fds)
 
@@ -466,7 +477,7 @@ class Forks(MainLoop):
 
 
 def few(paths: list[str]) -> list[str]:
-    """As many of the paths as make no long message; each is one line, whatever its name holds."""
+    """Returns as many of the paths as fit into a short message, each on one line."""
     chosen: list[str] = []
     room = PATHS_LENGTH
     for path in map(one_line, paths):
@@ -478,49 +489,49 @@ def few(paths: list[str]) -> list[str]:
 
 
 def rehearse() -> None:
-    """Lives a worker's life once, for nobody, so that its forks find what a first time has to make: a fifth of their start.
+    """Runs a worker once without a task, so that forks share all that a first run has to make: a fifth of their start.
 
-    Its modules come last, as in a worker that starts cold. It ends without handlers for SIGTERM and SIGINT, which
-    are a worker's own in any case.
+    Its modules are imported last, as in a worker that starts cold. It leaves no handlers for SIGTERM and SIGINT, which
+    every worker sets itself.
     """
     import asyncio  # noqa: PLC0415  see above
 
     from ..sdk import runtime  # noqa: PLC0415  see above
 
-    (reading, saying), (hearing, writing) = os.pipe(), os.pipe()
+    (reading, requests), (answers, writing) = os.pipe(), os.pipe()
     try:
-        os.write(saying, REHEARSED)
+        os.write(requests, REHEARSED)
         loop = asyncio.SelectorEventLoop()  # the agent's own choice of a loop is not touched
         loop.run_until_complete(
             runtime.Worker(Hooks(None, (), ""), loop).live(Pipes(reading, writing))
         )
         loop.close()
     finally:
-        os.close(saying)
-        os.close(hearing)
+        os.close(requests)
+        os.close(answers)
 
 
-def mask_of_files() -> int:
-    """The umask, which can only be read by setting it."""
+def current_umask() -> int:
+    """Returns the umask, which can only be read by setting it, see umask(2)."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def resident_bytes() -> int:
-    """The memory of this process that is in use now."""
+    """Returns the resident memory of this process in bytes."""
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def take_name(name: str) -> None:
-    """What ps and top call this process from now on, as much as the kernel keeps of it."""
+def set_process_name(name: str) -> None:
+    """Sets the name that ps and top show for this process, cut to NAME_BYTES."""
     text = ctypes.create_string_buffer(name.encode()[:NAME_BYTES])
     prctl(PR_SET_NAME, ctypes.addressof(text))
 
 
 def _wake(_signum: int, _frame: object) -> None:
-    """SIGCHLD needs a handler of ours to reach the wake-up descriptor (signal.set_wakeup_fd)."""
+    """Handles SIGCHLD by returning: only a signal with a handler reaches the wake-up descriptor (signal.set_wakeup_fd)."""
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""The files that this process was imported from, and which of them are not the same any more.
+"""Finds which source files of this process's modules have changed since they were imported.
 
-`changed` answers when asked; a watch of the folders (inotify(7)) says when to ask. Editors write a file
-beside and rename it, so that it is folders that are watched. In them, a file that was only touched, or
-written again as it was, has not changed: else an agent that writes a module of its own while it is
-imported would never be new enough. What corral itself consists of is left out: it changes with the daemon.
-Standard library alone.
+`changed` compares on request; a watch of the folders (inotify(7)) shows when a comparison is worthwhile. Editors write a
+new file and rename it, so folders are watched, not files. A file that was only touched, or written again with the same
+content, has not changed: else an agent that writes a module of its own while it is imported would never be up to date.
+Corral's own modules are left out: they change with the daemon. Standard library alone.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from collections.abc import Generator, Iterable, Iterator
 from ..sdk.bytecode import imports_as_written, is_installed
 
 FOLDERS = 1000
-"""So many are watched; a change in another one is found when somebody asks."""
+"""Number of folders that are watched; a change in another one is found on request."""
 BURST_S = 0.1
-"""How long after the first change of a burst its others are waited for."""
+"""Seconds from the first change of a burst until the files are compared."""
 EVENTS_BYTES = 65536
 
 IN_CREATE, IN_CLOSE_WRITE, IN_MOVED_TO = 0x100, 0x8, 0x80
@@ -31,15 +30,15 @@ IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
 IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR = 0x4000, 0x8000, 0x1000000
 WATCHED = IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
 EVENT = struct.Struct("=iIII")
-"""Watch, mask, cookie, and the length of the name that follows."""
+"""The struct inotify_event: watch, mask, cookie, and the length of the name that follows."""
 TICK_NS = 20_000_000
-"""By so much at most the time that a file has is behind that of the clock: the kernel looks at that so often."""
+"""Nanoseconds by which a file's time may lag behind the clock: the kernel reads its clock that rarely for files."""
 
 Stamp = tuple[int, int, int]
 
 
 class _Source:
-    """One file: its `stamp` when it was imported; where it is watched, the sums of what it held then and later."""
+    """Holds the state of one file: its `stamp` at the import and, if it is watched, the checksums then and later."""
 
     __slots__ = ("imported", "is_own", "latest", "stamp")
 
@@ -51,23 +50,21 @@ class _Source:
             is_moving = _has_changed_since(path, since_ns)
             now = checksum(path)
             if compiled is None and not is_moving:
-                self.imported = (
-                    now  # its bytecode is older than our import, and was of what is there
-                )
+                self.imported = now  # its bytecode is older than this import, and of this content
             if is_moving or now != self.imported:
-                self.stamp = None  # which would be of something else
+                self.stamp = None  # a stamp would be that of other content
         self.latest = self.imported
 
 
 class Sources:
-    """The files behind the modules of this process, which are imported while `importing` is on, and until `note`."""
+    """Tracks the files of the modules that are imported while `importing` is active, until `note` is called."""
 
     def __init__(self) -> None:
         self.inotify = _inotify()
         self.due_s: float | None = None
-        """When `news` should be asked for."""
+        """Seconds of the monotonic clock when `news` should be called; None while nothing has changed."""
         self._started_ns = time.time_ns() - TICK_NS
-        self._compiled: dict[str, int] = {}  # by path, the sum of the text that was compiled
+        self._compiled: dict[str, int] = {}  # path: the checksum of the text that was compiled
         self._sources: dict[str, _Source] = {}
         self._suspects: set[str] = set()
         self._folders: set[str] = set()  # that are watched
@@ -78,7 +75,7 @@ class Sources:
 
     @contextlib.contextmanager
     def importing(self) -> Generator[None, None, None]:
-        """What is imported meanwhile is known for what it is, whenever it is written again."""
+        """Records the checksum of every source that is compiled meanwhile, so that a later write cannot pass for it."""
 
         def note(path: str, text: bytes) -> None:
             self._compiled[path] = binascii.crc32(text)
@@ -87,11 +84,11 @@ class Sources:
             yield
 
     def note(self) -> None:
-        """Takes what is imported now for what is looked after; once."""
+        """Takes the files of all modules imported so far as those to track; to be called once."""
         for path in _files():
             is_own = not is_installed(path)
             if is_own:
-                self._watch(path)  # first: what is written from now on is seen
+                self._watch(path)  # first, so that a write from now on is noticed
             compiled = self._compiled.get(path)
             source = _Source(path, is_own=is_own, compiled=compiled, since_ns=self._started_ns)
             self._sources[path] = source
@@ -100,11 +97,11 @@ class Sources:
         self._compiled.clear()
 
     def changed(self) -> list[str]:
-        """The files that hold something else now than what was imported, or are gone."""
+        """Returns the files whose content differs from the imported one, or that are gone."""
         return [path for path, source in self._sources.items() if _has_changed(path, source)]
 
-    def hear(self) -> None:
-        """Reads what the kernel has to say of the folders; `due_s` is set when some of it matters."""
+    def read_events(self) -> None:
+        """Reads the kernel's events of the watched folders; sets `due_s` if one concerns a tracked file."""
         try:
             data = os.read(self.inotify, EVENTS_BYTES)
         except BlockingIOError:
@@ -125,7 +122,7 @@ class Sources:
                 self._suspect([names[name]])
 
     def news(self) -> list[str]:
-        """The watched files that hold something else than when they were last told of, now that the burst is over."""
+        """Returns the watched files whose content has changed since the last call, at the end of a burst."""
         self.due_s = None
         suspects, self._suspects = sorted(self._suspects), set()
         found: list[str] = []
@@ -143,7 +140,7 @@ class Sources:
             self.due_s = time.monotonic() + BURST_S
 
     def _watch(self, path: str) -> None:
-        """Watches the folder where it is, and the one where it really is."""
+        """Watches the folder of the path, and the folder that it resolves to."""
         for alias in {path, os.path.realpath(path)}:
             folder, name = os.path.split(alias)
             is_full = len(self._folders) >= FOLDERS and folder not in self._folders
@@ -156,7 +153,7 @@ class Sources:
 
 
 def stamp(path: str) -> Stamp | None:
-    """When the file was written, in nanoseconds, its size and its inode; None when it is gone."""
+    """Returns the file's modification time in nanoseconds, its size and its inode; None if it is gone."""
     try:
         found = os.stat(path)
     except OSError:
@@ -165,7 +162,7 @@ def stamp(path: str) -> Stamp | None:
 
 
 def checksum(path: str) -> int | None:
-    """Of what the file holds; None when it is gone."""
+    """Returns the CRC-32 of the file's content; None if it is gone."""
     try:
         with open(path, "rb") as file:
             return binascii.crc32(file.read())
@@ -185,22 +182,22 @@ def _has_changed(path: str, source: _Source) -> bool:
 
 
 def _has_changed_since(path: str, since_ns: int) -> bool:
-    """Whether it is another file since then, or has been written, or is gone."""
+    """Returns True if the file was written or replaced since then, or is gone."""
     try:
-        # A clock of the file's own tells nothing.
+        # A change time in the future comes from another clock and proves nothing.
         return since_ns <= os.stat(path).st_ctime_ns <= time.time_ns()
     except OSError:
         return True
 
 
 def _files() -> Iterator[str]:
-    """The files behind the modules, but for corral's own."""
+    """Yields the files of all imported modules except corral's own."""
     seen: set[str] = set()
     for module in list(sys.modules.values()):
         try:
             spec = module.__spec__
             name, path = (spec.name, spec.origin) if spec and spec.has_location else ("", None)
-        except Exception:  # what a library has put there may be anything, and do anything
+        except Exception:  # libraries put arbitrary objects into sys.modules
             continue
         if isinstance(path, str) and path not in seen and name.partition(".")[0] != "corral":
             seen.add(path)
@@ -211,7 +208,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _inotify() -> int:
-    """A descriptor that tells of watched folders, or -1 where there is none to be had."""
+    """Returns an inotify descriptor, or -1 where none is available."""
     try:
         return int(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
     except AttributeError:  # a C library without it
