@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Self
 from msgspec.structs import asdict
 
 from .. import __version__
-from ..mcp.cortex import command as cortex_command
 from ..mcp.pool.pool import Pool
 from ..mcp.protocol.caller import Caller
 from ..worker.contract.control_params import AttachParams
@@ -694,8 +693,13 @@ def _default_user() -> str | None:
 def _built_in(
     config: Config, paths: Paths, ordinary_user: bool, default_user: str | None
 ) -> list[Spec]:
-    """The memory server that is there without configuration."""
-    command = cortex_command.command(
+    """Returns the spec of the built-in memory server; none where that optional room is not installed."""
+    try:
+        from ..mcp.cortex import command as cortex  # noqa: PLC0415  the room is optional
+    except ModuleNotFoundError as error:
+        logger.debug("there is no built-in memory server: %s", error)
+        return []
+    command = cortex.command(
         config.defaults.mcp.cortex_binary_path,
         config.defaults.mcp.cortex_args,
         os.environ,
