@@ -1,1 +1,10 @@
-"""Defines what a configuration means, as pure values: parsing, checking, comparing."""
+"""Defines a configuration as pure values: decodes TOML or one table, checks it, and compares two of them.
+
+Guarantees that every value of a `Spec` passed its rule, that names, requirements and memberships hold over
+the whole set, and that an error names file, line, key, value and reason, without a secret.
+
+Must not know the machine: a program, a user or a folder may come or go after the file was read, so that is
+checked where it is used. Only `secrets` does I/O: it reads the files of secrets.
+
+Begin with `spec`, the sections and keys, then `decoder`, the one mechanism that reads them, and `loader`.
+"""

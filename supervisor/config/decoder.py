@@ -37,7 +37,7 @@ from .values import (
 KeyPath = tuple[str, ...]
 
 STORE = "store"
-"""The source of what was added at run time: no file that a person could look into."""
+"""The source of entries that were added at run time: no file that a person could look into."""
 
 
 class Field(NamedTuple):
@@ -113,7 +113,7 @@ class Document:
         self.text = text
 
     def error(self, path: KeyPath, value: object, reason: str, **data: object) -> InvalidParams:
-        """The error to raise about `path`; `value` None where nothing was written."""
+        """Makes the error to raise about `path`; `value` is None where nothing was written."""
         key, shown = dotted(path), _shown(path, value)
         line = _line_of(self.text, path)
         facts: dict[str, object] = {"file": self.source, "key": key, "value": shown}
@@ -150,7 +150,7 @@ class Document:
         return {key: self.decode_key((*path, key), value, fields) for key, value in raw.items()}
 
     def tables(self) -> dict[str, object]:
-        """What the TOML says.
+        """Parses the TOML.
 
         Raises:
             InvalidParams: with `line` and `column` where the grammar is broken; `key` and `value` are None.
@@ -183,7 +183,7 @@ def _one_line(text: str) -> str:
 
 
 def _shown(path: KeyPath, value: object) -> object:
-    """What an error may repeat of `value`: plain, short, and nothing that could be a secret."""
+    """Returns the part of `value` that an error may repeat: plain, short, and nothing that could be a secret."""
     if is_table(value) or path[-1] in ("env", "environment", "headers"):
         return kind_of(value)
     if isinstance(value, int) and abs(value) > SIZE_MAX_BYTES:
@@ -209,7 +209,7 @@ _LINE = re.compile(rf"{_KEY}=|\s*\[\[?{_KEY}\]\]?\s*(?:#.*)?$")
 
 
 def _line_of(text: str, path: KeyPath) -> int | None:
-    """The line in which `path` is written, or else its table; None when neither is plain to see."""
+    """Finds the line in which `path` is written, or else its table; None when neither is plain to see."""
     header: KeyPath = ()
     found, depth = None, len(path) - 2
     in_text = False

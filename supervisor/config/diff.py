@@ -1,6 +1,6 @@
-"""What a changed configuration means for the running set: values in, a plan out.
+"""Compares a changed configuration with the running set, and returns a plan.
 
-Only what the file itself brought is compared: agents that were added at run time, and built-in ones, stay
+Only agents that came from the file are compared: those added at run time, and built-in ones, stay
 as they are unless the file names them now, since the file wins.
 """
 
@@ -32,15 +32,14 @@ LIVE = frozenset(
         "tasks.max_total_queue_size",
     }
 )
-"""Keys that are nobody's own and take effect at a reload; the others wait for the next start of the daemon."""
+"""Daemon-wide keys that take effect at a reload; the others wait for the next start of the daemon."""
 
 
 class Plan(Struct, frozen=True):
-    """What is to be done, by name; `keys` are those that made a change.
+    """Lists the names to add, remove and change; `keys` are those that made a change.
 
-    Of the keys that are nobody's own, `live` take effect now, `pending` at the next start. Of a team or
-    workflow it is said whether it is added, removed or changed. `renewed` are agents that keep their
-    configuration, and whose sources have changed.
+    Of the daemon-wide keys, `live` take effect now, `pending` at the next start. Teams and workflows are
+    added, removed or changed. `renewed` are agents with the same configuration and changed sources.
     """
 
     added: tuple[str, ...] = ()
@@ -55,12 +54,12 @@ class Plan(Struct, frozen=True):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has changed."""
+        """Returns whether nothing has changed."""
         return self == Plan()
 
 
 def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, new: Config) -> Plan:
-    """The way from the running set to what the file says now.
+    """Returns the changes that make the running set that of the new file.
 
     Args:
         running: every agent and server that there is.
@@ -88,7 +87,7 @@ def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, ne
 
 
 def group_changes(running: Mapping[str, Group], wanted: Mapping[str, Group]) -> dict[str, str]:
-    """Which teams and workflows a file adds, removes and changes; what was added at run time stays, unless it names it."""
+    """Returns the teams and workflows that a file adds, removes and changes; those added at run time stay, unless it names them."""
     changes: dict[str, str] = {}
     for name, group in wanted.items():
         if name not in running:
@@ -110,7 +109,7 @@ def _pending(old: Config, new: Config) -> tuple[str, ...]:
 
 
 def _daemon_wide(config: Config) -> dict[str, object]:
-    """The keys that are nobody's own, by their full names."""
+    """Returns the daemon-wide keys, by their full names."""
     sections = {"daemon": config.daemon, "events": config.events, "audit": config.audit}
     values = {
         f"{section}.{key}": value

@@ -1,8 +1,8 @@
-"""What `${…}` and `when` of a workflow mean: a text is read into a tree of a few known forms, and evaluated over JSON.
+"""Evaluates `${…}` and `when` of a workflow: parses a text into a tree of a few known forms, and evaluates it over JSON.
 
 Known are names, `a.b` and `a["b"]` and `a[0]`, comparisons, `in`, `and`, `or`, `not`, constants, lists and `len()`: no
-calls beside that, no arithmetic, nothing that could reach the program. A text is bounded in length and depth, what it
-makes in size. Which names there are, and what they hold, is told by whoever asks.
+calls beside that, no arithmetic, nothing that could reach the program. A text is bounded in length and depth, its
+result in size. The caller gives the names and their values.
 """
 
 import ast
@@ -16,19 +16,19 @@ from typing import NamedTuple
 from ...worker.contract import codec
 
 MAX_CHARS = 1000
-"""Of one expression."""
+"""Characters of one expression."""
 
 MAX_DEPTH = 40
-"""Of one expression's tree, and of the tables and lists in which expressions stand."""
+"""Number of levels of one expression's tree, and of the tables and lists in which expressions stand."""
 
 MAX_BYTES = 16 * 1024 * 1024
-"""What one template makes at most, as JSON: as much as a message holds."""
+"""Bytes of JSON that one template makes at most: as much as a message holds."""
 
 MAX_INTEGER = 2**64
-"""Whole numbers of an expression are smaller, as JSON's readers ask for."""
+"""Number that every whole number of an expression is below, for readers of JSON with 64 bits."""
 
 MAX_ENDS = 20
-"""How many `}` are tried as the end of one `${`: one may stand in a string of it."""
+"""Number of `}` that are tried as the end of one `${`: one may stand in a string of it."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -47,7 +47,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[object, object], bool]] = {
 
 
 class BadExpression(ValueError):
-    """An expression cannot be read, or has no value; `reason` says why."""
+    """Raised where an expression cannot be parsed, or has no value, with the `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -55,14 +55,14 @@ class BadExpression(ValueError):
 
 
 class Use(NamedTuple):
-    """A name that an expression uses, and what it takes of it, as far as that is constant."""
+    """Represents a name that an expression uses, and the path into its value, as far as that is constant."""
 
     name: str
     path: tuple[object, ...]
 
 
 def uses(template: object) -> frozenset[Use]:
-    """What the `${…}` in all texts of a JSON value use.
+    """Returns the names that the `${…}` in all texts of a JSON value use.
 
     Raises:
         BadExpression: one cannot be read.
@@ -71,7 +71,7 @@ def uses(template: object) -> frozenset[Use]:
 
 
 def condition_uses(text: str) -> frozenset[Use]:
-    """What a condition uses.
+    """Returns the names that a condition uses.
 
     Raises:
         BadExpression: it cannot be read.
@@ -80,7 +80,7 @@ def condition_uses(text: str) -> frozenset[Use]:
 
 
 def value_of(template: str, names: Mapping[str, object]) -> object:
-    """The value of a text that is one `${…}`, as it is, however large.
+    """Returns the value of a text that is one `${…}`, as it is, however large.
 
     Raises:
         BadExpression: it has none.
@@ -91,7 +91,7 @@ def value_of(template: str, names: Mapping[str, object]) -> object:
 
 
 def is_reference(template: object) -> bool:
-    """Whether it is a text that is one `${…}` and nothing beside it.
+    """Returns whether a value is a text that is one `${…}` and nothing beside it.
 
     Raises:
         BadExpression: it cannot be read.
@@ -103,9 +103,9 @@ def is_reference(template: object) -> bool:
 
 
 def rendered(template: object, names: Mapping[str, object]) -> object:
-    """A JSON value with the values of its `${…}` in their places.
+    """Replaces the `${…}` in a JSON value by their values.
 
-    A text that is one `${…}` becomes the value itself; within a longer text, what is no text stands as JSON. `$${` is
+    A text that is one `${…}` becomes the value itself; within a longer text, another value stands as JSON. `$${` is
     a plain `${`.
 
     Raises:
@@ -115,7 +115,7 @@ def rendered(template: object, names: Mapping[str, object]) -> object:
 
 
 def holds(text: str, names: Mapping[str, object]) -> bool:
-    """Whether a condition is met: null, false, 0, and what is empty are not.
+    """Returns whether a condition is met: null, false, 0, and an empty value are not.
 
     Raises:
         BadExpression: it has no value.
@@ -124,7 +124,7 @@ def holds(text: str, names: Mapping[str, object]) -> bool:
 
 
 class _Rendering:
-    """One template on its way, and how much it may still make."""
+    """Renders one template within MAX_BYTES."""
 
     def __init__(self, names: Mapping[str, object]) -> None:
         self._names = names
@@ -160,7 +160,7 @@ class _Rendering:
 
 
 def _encoded(value: object) -> bytes:
-    """A value as JSON.
+    """Encodes a value as JSON.
 
     Raises:
         BadExpression: it is nested so deeply that no record could hold it.
@@ -189,7 +189,7 @@ def _trees(template: object, depth: int) -> Iterator[ast.expr]:
 
 @lru_cache(4096)
 def _parts(template: str) -> tuple[str | ast.expr, ...]:
-    """The plain pieces of a text and the trees of its `${…}`, in order."""
+    """Returns the plain pieces of a text and the trees of its `${…}`, in order."""
     parts: list[str | ast.expr] = []
     plain, place = "", 0
     while (begin := template.find("${", place)) >= 0:
@@ -206,7 +206,7 @@ def _parts(template: str) -> tuple[str | ast.expr, ...]:
 
 
 def _reference(template: str, begin: int) -> tuple[ast.expr, int]:
-    """The tree of a reference whose text begins there, and the place after its `}`."""
+    """Returns the tree of a reference whose text begins at `begin`, and the place after its `}`."""
     first: BadExpression | None = None
     end = begin - 1
     for _ in range(MAX_ENDS):
@@ -236,7 +236,7 @@ def _tree(text: str) -> ast.expr:
 
 
 def _check(tree: ast.AST, depth: int) -> None:
-    """Refuses what `_evaluate` does not know."""
+    """Refuses forms that `_evaluate` does not know."""
     if depth > MAX_DEPTH:
         raise BadExpression(f"it is deeper than {MAX_DEPTH} levels")
     inner: list[ast.expr] = []
@@ -277,7 +277,7 @@ def _check(tree: ast.AST, depth: int) -> None:
 
 
 def _uses(tree: ast.expr) -> Iterator[Use]:
-    """The names of a tree, each with the constant part of the path into it."""
+    """Yields the names of a tree, each with the constant part of the path into it."""
     path: list[object] = []
     inside: ast.expr = tree
     while isinstance(inside, ast.Attribute | ast.Subscript):
@@ -286,7 +286,7 @@ def _uses(tree: ast.expr) -> Iterator[Use]:
         elif isinstance(inside.slice, ast.Constant):
             path.append(inside.slice.value)
         else:
-            path.clear()  # what lies beyond it is not known
+            path.clear()  # the path beyond it is not constant
             yield from _uses(inside.slice)
         inside = inside.value
     if isinstance(inside, ast.Name):
@@ -341,7 +341,7 @@ def _evaluate(tree: ast.expr, names: Mapping[str, object]) -> object:
 
 
 def _member(tree: ast.Attribute | ast.Subscript, value: object, key: object) -> object:
-    """What a table or a list holds under a key."""
+    """Returns the value of a table or a list under a key."""
     if isinstance(key, str) and (table := codec.as_object(value)) is not None:
         if key in table:
             return table[key]
@@ -364,7 +364,7 @@ def _compared(tree: ast.Compare, names: Mapping[str, object]) -> bool:
 
 
 def _equal(a: object, b: object) -> bool:
-    """As JSON has it: true is not 1, nor is a list of the one a list of the other."""
+    """Compares as JSON does: true is not 1, nor is [true] equal to [1]."""
     way: list[Iterator[tuple[object, object]]] = [iter([(a, b)])]
     while way:  # no calls within calls: values may be nested more deeply
         pair = next(way[-1], None)
@@ -383,7 +383,7 @@ def _equal(a: object, b: object) -> bool:
 
 
 def _paired(a: object, b: object) -> Iterator[tuple[object, object]] | None:
-    """What two lists of one length, or two tables of the same keys, hold at the same places; None: they are no such."""
+    """Yields the pairs of values of two lists of one length, or two tables of the same keys; None for other values."""
     if (items := codec.as_array(a)) is not None and (others := codec.as_array(b)) is not None:
         return zip(items, others, strict=True) if len(items) == len(others) else None
     one, other = codec.as_object(a), codec.as_object(b)
@@ -426,7 +426,7 @@ def _length(tree: ast.Call, value: object) -> int:
 
 
 def _kind(value: object) -> str:
-    """A value's type in the words of JSON; the value itself may be long, or a secret."""
+    """Names a value's type in the words of JSON; the value itself may be long, or a secret."""
     if value is None or isinstance(value, bool):
         return codec.encode(value).decode()
     for kind, word in ((str, "a text"), (int | float, "a number"), (list, "a list")):

@@ -1,7 +1,7 @@
-"""A configuration as it is read and written: TOML text or one table in, the values of `spec` out, and back.
+"""Decodes a configuration file or one table into the values of `spec`, and encodes a Spec as a table.
 
-Every refusal names file, key, value and reason. What one table cannot say alone is checked here over the
-whole set: names, requirements, who is a member of what.
+Every error names file, key, value and reason. Names, requirements and memberships are checked here over the
+whole set, since one table cannot tell.
 
 This module must not know the machine: whether a program, a user or a folder exists is found out
 where it is used, because it can change after the configuration was read.
@@ -51,7 +51,7 @@ from .workflow import decode_workflow, workflow_table
 
 ISOLATION_AVAILABLE = ("none", "basic")
 CONFINING = ("read_paths", "write_paths", "connect_ports")
-"""What only an isolated process can be kept to."""
+"""Keys that confine a process, which has to be isolated for that."""
 ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"}) | {
     "hibernate_after",
     "warm",
@@ -64,7 +64,7 @@ ONLY_OF_SERVERS = frozenset(
 
 
 def decode(text: str, *, source: str, directory: str) -> Config:
-    """The configuration that `text` says. Relative paths in it are relative to `directory`, an absolute path.
+    """Decodes a whole file. Relative paths in it are relative to `directory`, an absolute path.
 
     Raises:
         InvalidParams: with `file` (`source`), `key`, `value`, `reason`, and `line` where it is known.
@@ -121,9 +121,9 @@ def decode_agent(
     source: str,
     directory: str,
 ) -> Spec:
-    """One agent or server from a table of the same shape as `[agents.NAME]` or `[mcp.servers.NAME]`.
+    """Decodes one agent or server from a table of the same shape as `[agents.NAME]` or `[mcp.servers.NAME]`.
 
-    Whether the names in `requires` exist is not looked at: `check_requires` does, for the whole set.
+    The names in `requires` are checked by `check_requires`, for the whole set.
 
     Raises:
         InvalidParams: as `decode`, without `line`.
@@ -132,9 +132,9 @@ def decode_agent(
 
 
 def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: str) -> Group:
-    """One team or workflow (`kind`) from a table of the same shape as `[teams.NAME]` or `[workflows.NAME]`.
+    """Decodes one team or workflow (`kind`) from a table of the same shape as `[teams.NAME]` or `[workflows.NAME]`.
 
-    Whether those whom it names exist is not looked at: `check_groups` does, for the whole set.
+    The names of members are checked by `check_groups`, for the whole set.
 
     Raises:
         InvalidParams: as `decode`, without `line`.
@@ -143,12 +143,12 @@ def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: s
 
 
 def group_table(group: Group) -> dict[str, object]:
-    """The smallest table from which `decode_group` makes an equal one."""
+    """Returns the smallest table from which `decode_group` makes an equal group."""
     return team_table(group) if isinstance(group, Team) else workflow_table(group)
 
 
 def check_groups(groups: Mapping[str, Group], agents: Mapping[str, Spec]) -> None:
-    """Refuse teams and workflows that name somebody who is not there or takes no tasks, or that close a circle.
+    """Refuses teams and workflows with a member that does not exist or takes no tasks, or that close a circle.
 
     Raises:
         InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
@@ -157,7 +157,7 @@ def check_groups(groups: Mapping[str, Group], agents: Mapping[str, Spec]) -> Non
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:
-    """Refuse a `requires` that names nobody, a disabled server, or closes a circle.
+    """Refuses a `requires` with an unknown name or a disabled server, or that closes a circle.
 
     Raises:
         InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
@@ -166,9 +166,9 @@ def check_requires(agents: Mapping[str, Spec]) -> None:
 
 
 def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
-    """The smallest table from which `decode_agent` with the same `defaults` makes an equal Spec.
+    """Returns the smallest table from which `decode_agent` with the same `defaults` makes an equal Spec.
 
-    It holds only what TOML and JSON can say. It does not depend on the folder that it is read in.
+    It holds only values that TOML and JSON have. It does not depend on the folder that it is read in.
     """
     base = defaults or Defaults()
     blank = Spec(name=spec.name, kind=spec.kind, source=spec.source)
@@ -203,7 +203,7 @@ def _table(document: Document, path: KeyPath, raw: object) -> Mapping[str, objec
 
 
 def _section(document: Document, path: KeyPath, raw: object, base: _S, directory: str) -> _S:
-    """`base` with the keys of `raw` over it."""
+    """Returns `base` with the keys of `raw` over it."""
     table = _table(document, path, raw)
     if not table:
         return base
@@ -226,7 +226,7 @@ def _section(document: Document, path: KeyPath, raw: object, base: _S, directory
 def _isolation(
     document: Document, path: KeyPath, table: Mapping[str, object], base: Process
 ) -> dict[str, Any]:
-    """Both keys of one choice, from either; `enable_isolation` is a switch, `isolation` the level."""
+    """Returns both keys of one choice, from either; `enable_isolation` is a switch, `isolation` the level."""
     level = table.get("isolation")
     switch = table.get("enable_isolation")
     if level is None and switch is None:
@@ -246,7 +246,7 @@ def _isolation(
 
 
 def _ordered(document: Document, path: KeyPath, table: Mapping[str, object], section: _S) -> _S:
-    """Where keys bound one another: the written one counts, two that contradict are refused."""
+    """Adapts keys that bound one another: the written one counts, two that contradict are refused."""
     if isinstance(section, Process) and section.isolation == "none":
         for key in CONFINING:
             if getattr(section, key) is not None:
@@ -335,7 +335,7 @@ def _check_name(document: Document, path: KeyPath, name: str) -> None:
 
 
 def _check_program(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
-    """Exactly one of command and entrypoint; the keys that go with one of them only."""
+    """Requires exactly one of command, entrypoint and url, and refuses keys that go with another of them."""
     command, entrypoint = own.get("command"), own.get("entrypoint")
     if "url" in own:
         if command:
@@ -371,7 +371,7 @@ def _check_program(document: Document, path: KeyPath, own: Mapping[str, object])
 def _check_warm(
     document: Document, path: KeyPath, own: Mapping[str, Any]
 ) -> None:  # Any: see _check_health
-    """What is imported ahead of a worker needs an entrypoint, and somebody who imports it."""
+    """Refuses keys about importing ahead of a worker without an entrypoint, or with warm = false."""
     for key in ("warm", "preload", "min_spare"):
         if own.get(key) and not own.get("entrypoint"):
             raise document.error((*path, key), own[key], "it goes with entrypoint only")
@@ -383,7 +383,7 @@ def _check_warm(
 def _check_health(
     document: Document, path: KeyPath, own: Mapping[str, Any], recovery: Recovery
 ) -> None:  # Any: the values of a Spec's fields
-    """What the ways to ask need of the rest: a protocol that has them, actions that exist."""
+    """Refuses probes that the protocol does not have, and recoveries without an action."""
     protocol = own.get("protocol", "corral")
     if own.get("hibernate_after") and protocol != "corral":
         reason = 'only what speaks protocol "corral" can save where it stands'
@@ -411,7 +411,7 @@ def _check_daemon_wide(document: Document, path: KeyPath, raw: object) -> None:
 
 
 def _check_pasted(document: Document, path: KeyPath, table: Mapping[str, object]) -> None:
-    """The `mcpServers` spelling of editors: a command string, `args`, `env`."""
+    """Refuses the `mcpServers` spelling of editors (a command string, `args`, `env`), and shows the right one."""
     found = [key for key in ("args", "env") if key in table]
     if not found:
         return
@@ -512,7 +512,7 @@ def _check_groups(
 def _why_no_member(
     name: str, groups: Mapping[str, Group], agents: Mapping[str, Spec]
 ) -> str | None:
-    """Why nobody can be given tasks by that name; None where somebody can."""
+    """Returns the reason why no task can be given to that name; None where one can."""
     if name in groups:
         return None
     if name not in agents:

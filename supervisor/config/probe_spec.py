@@ -1,7 +1,7 @@
-"""How one asks whether a program is well, as the configuration says it: the tables of `health` and `ready`.
+"""Decodes health checks and readiness: the tables of `health`, `ready` and `[recovery.actions]`.
 
-A table names one way to ask (`exec`, `http`, `tcp`, `mcp`, `log`) and how often, how long, how patiently. What is
-written is checked here; that an action exists, and that the way fits the protocol, is checked where both are known.
+A table names one way to probe (`exec`, `http`, `tcp`, `mcp`, `log`), its interval, timeout and threshold. That an
+action exists, and that the way fits the protocol, is checked by `loader`, which knows both.
 """
 
 import re
@@ -27,13 +27,13 @@ from .values import (
 )
 
 CHECKS_MAX = 20
-"""Of one agent."""
+"""Number of health checks of one agent."""
 
 READY_INTERVAL_S = 0.5
-"""Between two questions to a program that is starting, where nothing else is written."""
+"""Seconds between two probes of a program that is starting, where nothing else is written."""
 
 TIMEOUT_S = 5.0
-"""For one answer, where nothing else is written."""
+"""Seconds for the answer to one probe, where nothing else is written."""
 
 PATTERN_MAX = 1000
 """Characters of the regular expression of `ready.log`."""
@@ -42,11 +42,11 @@ Way = Literal["exec", "http", "tcp", "mcp", "log"]
 
 SIGNAL = "signal:"
 NO_ACTIONS = ("none", "restart")
-"""Recoveries that are no names in `[recovery.actions]`."""
+"""Recoveries that are built in: no names in `[recovery.actions]`."""
 
 
 def http_url(raw: object) -> str:
-    """An address that can be asked by HTTP."""
+    """Accepts an address that can be probed by HTTP."""
     words = 'write an address such as "http://127.0.0.1:8080/health"'
     if not isinstance(raw, str) or not re.fullmatch(r"https?://[!-~]{1,2000}", raw):
         raise Refused(words)
@@ -71,7 +71,7 @@ def _tcp(raw: object) -> str:
 
 
 def pattern(raw: object) -> str:
-    """A regular expression of Python."""
+    """Accepts a regular expression of Python."""
     if not isinstance(raw, str) or not 0 < len(raw) <= PATTERN_MAX:
         raise Refused(f"write a regular expression of 1 to {PATTERN_MAX} characters")
     try:
@@ -88,7 +88,7 @@ def _yes(raw: object) -> str:
 
 
 def recovery_name(raw: object) -> str:
-    """What is done about a failure: none, restart, signal:NAME, or the name of an action."""
+    """Accepts the recovery from a failure: none, restart, signal:NAME, or the name of an action."""
     if isinstance(raw, str) and raw.startswith(SIGNAL):
         return SIGNAL + signal_name(raw.removeprefix(SIGNAL))
     return str(action_name(raw))
@@ -102,9 +102,9 @@ _name = matching(r"[A-Za-z][A-Za-z0-9_-]{0,47}", "a name: letters, digits, _ and
 
 
 class Check(Struct, frozen=True, kw_only=True):
-    """One health check. `interval`, `timeout`, `start_delay` None: see `Spec.checks`, which fills them in.
+    """Represents a health check. `interval`, `timeout`, `start_delay` None: see `Spec.checks`, which fills them in.
 
-    `target` is what is asked: the argv of `exec`, the address of `http` and `tcp`, nothing for `mcp`.
+    `target` is the argv of `exec`, the address of `http` and `tcp`, nothing for `mcp`.
     Every `threshold` bad answers in a row are one failure, and for each failure `recovery` is run once.
     """
 
@@ -119,7 +119,7 @@ class Check(Struct, frozen=True, kw_only=True):
 
 
 class Readiness(Struct, frozen=True, kw_only=True):
-    """When a program without a protocol is Ready: a line of its log matches, or a question is answered well."""
+    """Represents the probe by which a program without a protocol becomes Ready: a line of its log, or a good answer."""
 
     way: Way
     target: tuple[str, ...]
@@ -144,7 +144,7 @@ assert set(_WAYS) == set(get_args(Way)), "every way has its rule"
 
 
 def checks(raw: object) -> tuple[Check, ...]:
-    """The rule of `health`: one table, or a list of tables with different names."""
+    """Decodes `health`: one table, or a list of tables with different names."""
     tables = raw if is_list(raw) else [raw]
     if len(tables) > CHECKS_MAX:
         raise Refused(f"write at most {CHECKS_MAX} checks")
@@ -169,7 +169,7 @@ def _check(raw: object) -> Check:
 
 
 def readiness(raw: object) -> Readiness:
-    """The rule of `ready`: one table."""
+    """Decodes `ready`: one table."""
     way, target, rest = _asked(raw, _READY_WAYS, _READY_KEYS, 'ready = { log = "listening" }')
     if way == "log" and rest:
         key = next(iter(rest))
@@ -202,7 +202,7 @@ def _target(value: object) -> tuple[str, ...]:
 
 
 def actions(raw: object) -> dict[str, tuple[str, ...]]:
-    """The rule of `[recovery.actions]`: NAME = [program, arguments]."""
+    """Decodes `[recovery.actions]`: NAME = [program, arguments]."""
     if not is_table(raw):
         raise Refused('write a table of commands: [recovery.actions], NAME = ["program"]')
     for name in raw:
@@ -214,7 +214,7 @@ def actions(raw: object) -> dict[str, tuple[str, ...]]:
 
 
 def check_table(check: Check) -> dict[str, object]:
-    """The smallest table from which `checks` makes an equal Check."""
+    """Returns the smallest table from which `checks` makes an equal Check."""
     table: dict[str, object] = {}
     if check.name != check.way:
         table["name"] = check.name
@@ -227,7 +227,7 @@ def check_table(check: Check) -> dict[str, object]:
 
 
 def readiness_table(ready: Readiness) -> dict[str, object]:
-    """The smallest table from which `readiness` makes an equal Readiness."""
+    """Returns the smallest table from which `readiness` makes an equal Readiness."""
     table: dict[str, object] = {ready.way: _written(ready.way, ready.target)}
     for key, usual in (("interval", READY_INTERVAL_S), ("timeout", TIMEOUT_S)):
         if getattr(ready, key) != usual:

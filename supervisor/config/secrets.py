@@ -1,8 +1,8 @@
-"""Secrets by reference: where they are, which values name them, and what looks like one and is not shown.
+"""Resolves references to secrets, and masks values that look like secrets.
 
 `${secret:NAME}` is the one form that is expanded, in values of environments and of headers. A secret is read when
 a process is started and is kept nowhere, so that the next start has the one that is there then. No error and
-no log names a value. Which process gets which secret is not known here.
+no log has a value. This module must not know which process gets which secret.
 """
 
 import os
@@ -17,36 +17,36 @@ from ...worker.contract.errors import SpawnFailed
 REFERENCE = re.compile(r"\$\{secret:([A-Za-z_][A-Za-z0-9_.-]*)\}")
 
 BEGINNING = "${secret:"
-"""What begins a reference, also one that is none: that is a mistake, and no value."""
+"""The beginning of a reference; a malformed one is a mistake, and no plain value."""
 
 MAX_BYTES = 1024 * 1024
-"""Of the file of secrets, and of one credential: systemd has the same bound for all of them."""
+"""Bytes of the file of secrets, and of one credential: systemd has the same bound for all of them."""
 
 MAX_DEPTH = 40
-"""Levels of what is masked: no table that is accepted has more, and looking at it must not end in the stack."""
+"""Number of levels that are masked: no accepted table has more, and the walk must not exhaust the stack."""
 
 TELLING = re.compile(
     "token|secret|password|passwd|passphrase|(api|access|private)[_-]?key|credential|authorization|cookie",
     re.IGNORECASE,
 )
-"""What is in the name of a key whose value is not shown."""
+"""Words in the name of a key that hide its value."""
 
 IN_ADDRESS = re.compile(r"(?P<before>://)[^/?#@\s]*(?=@)|(?P<name>[?&][^=&#\s]{1,128}=)[^&#\s]+")
-"""What may be a secret in an address: userinfo, and the members of its query."""
+"""Parts of an address that may be a secret: userinfo, and the members of its query."""
 
 TELLING_IN_ADDRESS = re.compile(
     f"{TELLING.pattern}|^.(key|auth|sig|signature|code|pwd|pass)=$", re.I
 )
 
 HIDDEN = frozenset({"env", "environment", "headers", "http_headers"})
-"""Keys of which no value is shown, whatever shape somebody gave them: also of what is refused because of it."""
+"""Keys that hide all values below them, whatever their shape: also in the error about that shape."""
 
 MASK = "***"
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """The secrets that a daemon can reach: those of `[daemon] secrets_file`, then the service manager's.
+    """Reads the secrets that a daemon can reach: those of `[daemon] secrets_file`, then the service manager's.
 
     `folder` is that of the credentials of systemd.exec(5), `$CREDENTIALS_DIRECTORY`.
     """
@@ -55,12 +55,12 @@ class Secrets:
     folder: str | None = None
 
     def expand(self, values: Mapping[str, str], owner: str, what: str) -> dict[str, str]:
-        """The values with each reference replaced by its secret, which is taken as it is.
+        """Returns the values with each reference replaced by its secret, which is taken as it is.
 
         Args:
             values: of an environment, or of headers.
-            owner: whose they are, for errors.
-            what: what one of them is, for errors: "variable" or "header".
+            owner: the agent or server that has them, for errors.
+            what: the word for one of them, for errors: "variable" or "header".
 
         Raises:
             SpawnFailed: a reference is malformed, its secret is not there or cannot be read; `data` has `agent`,
@@ -81,11 +81,11 @@ class Secrets:
 
     @classmethod
     def of(cls, file: str | None, environ: Mapping[str, str]) -> "Secrets":
-        """Those of a daemon with this `secrets_file` and environment."""
+        """Makes the secrets of a daemon with this `secrets_file` and environment."""
         return cls(file, environ.get("CREDENTIALS_DIRECTORY"))
 
     def problems(self, values: Mapping[str, str], owner: str, what: str) -> list[str]:
-        """Why values cannot be expanded now, a line for each that cannot."""
+        """Returns a line for each value that cannot be expanded now."""
         found: list[str] = []
         for name, value in values.items():
             try:
@@ -137,7 +137,7 @@ class Secrets:
 
 @dataclass(frozen=True)
 class _Place:
-    """The value that is being expanded."""
+    """Names the value that is being expanded, for errors."""
 
     owner: str
     what: str
@@ -151,13 +151,13 @@ class _Place:
 
 
 def read_text(path: str, *, is_private: bool = False, encoding: str = "utf-8") -> str:
-    """The text of a file of at most MAX_BYTES, which has to be its owner's alone where `is_private`.
+    """Reads a file of at most MAX_BYTES, which has to be its owner's alone where `is_private`.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no such file; the text says why.
     """
-    # Without waiting: a pipe has no writer for as long as nobody writes.
+    # Without waiting: opening a pipe without a writer would block.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with open(fd, "rb") as file:
         found = os.fstat(fd)
@@ -179,7 +179,7 @@ def read_text(path: str, *, is_private: bool = False, encoding: str = "utf-8") -
 
 
 def is_reference(value: str) -> bool:
-    """Whether a value names a secret, or means to."""
+    """Returns whether a value names a secret, or begins as if."""
     return BEGINNING in value
 
 
@@ -188,10 +188,10 @@ def _filled(value: str, secrets: Mapping[str, str]) -> str:
 
 
 def _names(value: str, here: _Place) -> Iterator[str]:
-    """The secrets that a value names.
+    """Yields the names of the secrets in a value.
 
     Raises:
-        SpawnFailed: what begins like a reference is none.
+        SpawnFailed: a reference is malformed.
     """
     for match in REFERENCE.finditer(value):
         yield match[1]
@@ -202,7 +202,7 @@ def _names(value: str, here: _Place) -> Iterator[str]:
 
 
 def _parse(text: str) -> dict[str, str]:
-    """The secrets of `NAME=VALUE` lines; `#` begins a comment line, nothing is quoted or expanded.
+    """Parses `NAME=VALUE` lines; `#` begins a comment line, nothing is quoted or expanded.
 
     Raises:
         ValueError: a line is none of these.
@@ -218,11 +218,11 @@ def _parse(text: str) -> dict[str, str]:
     return found
 
 
-# -- what is not shown
+# -- masking
 
 
 def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
-    """A JSON value without what looks like a secret: values of environments, and those under such names."""
+    """Returns a JSON value without values of environments, and without those under keys that name secrets."""
     if not depth and isinstance(value, dict | list):
         return MASK
     if (table := codec.as_object(value)) is not None:
@@ -238,7 +238,7 @@ def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
 
 
 def masked_address(text: str) -> str:
-    """The text without what looks like a secret in an address."""
+    """Returns the text without userinfo and query values of addresses, which may be secrets."""
     return IN_ADDRESS.sub(_masked_part, text) if "://" in text else text
 
 
@@ -254,5 +254,5 @@ def _differs(key: str) -> bool:
 
 
 def _hides(key: str) -> bool:
-    """Whether it is a table of values that are nobody's business; `process.environment` is one as well."""
+    """Returns whether a key hides all values below it; `process.environment` does as well."""
     return key.rpartition(".")[2].lower() in HIDDEN

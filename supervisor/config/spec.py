@@ -1,14 +1,13 @@
-"""What a configuration is: frozen values, one Struct for each section, and a Spec for each agent or MCP server.
+"""Defines the values of a configuration: one frozen Struct for each section, and a Spec for each agent or MCP server.
 
-The field names of the Structs are the TOML keys. What a person may write in several ways is decoded
+The field names of the Structs are the TOML keys. A value that may be written in several ways is decoded
 once: `Seconds` are float seconds ("500ms", "5m", 300), `Bytes` are int bytes ("64MiB", 1024), paths
 are absolute, lists are tuples, `instances` is a Scale. Agents and MCP servers are one kind of thing,
 a Spec, in one namespace.
 
-The annotation of a field is also its rule: the functions in `Annotated[...]` are applied in order to
-what was written. To add a key, add a field here and a row to docs/reference/configuration.md.
+The annotation of a field is also its rule (see `decoder`). To add a key, add a field here and a row to docs/reference/configuration.md.
 
-This module must not know how a file is read (`configuration` does), nor the machine: whether a program,
+This module must not know how a file is read (`loader` does), nor the machine: whether a program,
 a user or a folder exists is found out where it is used, because it can change after the configuration
 was read.
 """
@@ -69,19 +68,19 @@ INHERITED = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG")
 
 
 class Scale(Struct, frozen=True):
-    """How many workers: `instances = 2` is Scale(2, 2), `{ min = 1, max = 8 }` is Scale(1, 8)."""
+    """Holds the number of workers: `instances = 2` is Scale(2, 2), `{ min = 1, max = 8 }` is Scale(1, 8)."""
 
     min: int
     max: int
 
     @property
     def minimum(self) -> int:
-        """The workers that are always kept."""
+        """Returns the number of workers that are always kept."""
         return self.min
 
     @property
     def maximum(self) -> int:
-        """The workers that are never exceeded."""
+        """Returns the number of workers that is never exceeded."""
         return self.max
 
 
@@ -170,7 +169,7 @@ class Resources(Struct, frozen=True, kw_only=True):
 
 RELAYS = ("elicitation", "roots", "sampling")
 Relay = Literal["elicitation", "roots", "sampling"]
-"""What a server may ask a client for, in MCP until 2025-11-25."""
+"""Requests that a server may make of a client, in MCP until 2025-11-25."""
 
 Patterns = Annotated[
     tuple[str, ...],
@@ -180,7 +179,7 @@ Patterns = Annotated[
 
 
 class Profile(Struct, frozen=True, kw_only=True):
-    """`[mcp.profiles.NAME]`: what a client of corral's own MCP server sees of the pool, and of corral itself."""
+    """`[mcp.profiles.NAME]`: the tools of the pool, and corral's own, that a client of corral's MCP server sees."""
 
     tools: Patterns | None = None
     denied_tools: Patterns = ()
@@ -189,7 +188,7 @@ class Profile(Struct, frozen=True, kw_only=True):
 
 
 class Mcp(Struct, frozen=True, kw_only=True):
-    """`[mcp]`: how MCP servers are spoken to. The table `servers` beside these keys holds the servers."""
+    """`[mcp]`: the protocol, timeouts and retries of MCP servers. The table `servers` beside these keys holds the servers."""
 
     cortex_binary_path: Path | None = None
     cortex_args: Annotated[tuple[str, ...], each(argument, "strings")] = ("mcp", "stdio")
@@ -220,7 +219,7 @@ class Monitoring(Struct, frozen=True, kw_only=True):
 
 
 class Tasks(Struct, frozen=True, kw_only=True):
-    """`[tasks]`: the queue of an agent and what becomes of a task whose worker dies."""
+    """`[tasks]`: the queue of an agent, and the retries of a task whose worker dies."""
 
     max_attempts: Annotated[int, whole(1, 1000)] = 3
     retry_on: Annotated[str | tuple[str, ...], retry_reasons] = "worker-death"
@@ -243,7 +242,7 @@ class Tasks(Struct, frozen=True, kw_only=True):
 
 
 class Events(Struct, frozen=True, kw_only=True):
-    """`[events]`: how much of the past is kept, whichever bound is met first."""
+    """`[events]`: how many events are kept, whichever bound is met first."""
 
     retention: PositiveSeconds = 7 * DAY_S
     max_bytes: Annotated[Bytes, at_least(64 * KIB)] = GIB
@@ -251,7 +250,7 @@ class Events(Struct, frozen=True, kw_only=True):
 
 
 class Audit(Struct, frozen=True, kw_only=True):
-    """`[audit]`: how long it stays known who did what, whichever bound is met first."""
+    """`[audit]`: how long records of changes and tool calls are kept, whichever bound is met first."""
 
     retention: PositiveSeconds = 90 * DAY_S
     max_bytes: Annotated[Bytes, at_least(64 * KIB)] = 256 * MIB
@@ -279,7 +278,7 @@ class Recovery(Struct, frozen=True, kw_only=True):
 
 
 class Memory(Struct, frozen=True, kw_only=True):
-    """`[memory]`: what an agent remembers of its sessions from one task to the next."""
+    """`[memory]`: the sessions and keys that an agent keeps from one task to the next."""
 
     max_session_bytes: Annotated[Bytes, between(KIB, 8 * MIB)] = MIB  # it travels with each task
     overflow: Literal["trim", "refuse"] = "trim"
@@ -293,7 +292,7 @@ class Memory(Struct, frozen=True, kw_only=True):
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
-    """The sections that an agent or server may override key by key, as the file resolved them.
+    """Holds the sections that an agent or server may override key by key, as the file resolved them.
 
     `process.working_directory` is "" unless it was written: then an agent takes the folder that its
     own table came from.
@@ -312,7 +311,7 @@ Kind = Literal["agent", "mcp"]
 
 
 class Spec(Struct, frozen=True, kw_only=True):
-    """One agent or MCP server: `[agents.NAME]` or `[mcp.servers.NAME]`, with every section resolved.
+    """Represents an agent or MCP server: `[agents.NAME]` or `[mcp.servers.NAME]`, with every section resolved.
 
     `command` is empty where `entrypoint` is set, and in a disabled `cortex`. `warm`, `preload` and `min_spare`
     mean something only where `entrypoint` is set. `tools` None allows all.
@@ -373,7 +372,7 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """The health checks in force, nothing left open; what speaks MCP is asked unless `health` is written."""
+        """Returns the health checks in force, with every key filled in; MCP servers are pinged unless `health` is written."""
         usual = (Check(name="mcp", way="mcp"),) if self.protocol == "mcp" else ()
         return tuple(map(self._filled, usual if self.health is None else self.health))
 
@@ -388,11 +387,11 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 
 Group = Team | Workflow
-"""Who takes tasks without a process of its own, and has others do them."""
+"""A receiver of tasks without a process of its own, which has its members run them."""
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """A whole configuration file; `process` is `defaults.process`.
+    """Holds a whole configuration file; `process` is `defaults.process`.
 
     `agents` holds agents and MCP servers, `groups` teams and workflows: all names are of one namespace.
     """
@@ -414,7 +413,7 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
     "tasks": frozenset({"max_total_queue_size", "max_total_queue_bytes"}),
     "memory": frozenset({"max_pool_bytes"}),
 }
-# What a running worker was started with, or for whom; every other key of a Spec takes effect at once.
+# Keys that a running worker was started with; every other key of a Spec takes effect at once.
 RESTART_KEYS = frozenset(
     ("kind", "command", "entrypoint", "python", "protocol", "config", "environment", "disabled")
 ) | {"url", "headers", "relays", "share", "process", "resources"}
@@ -423,12 +422,12 @@ RESTART_KEYS = frozenset(
 
 
 def kind_of_group(group: Group) -> Literal["team", "workflow"]:
-    """The word for it."""
+    """Returns "team" or "workflow"."""
     return "team" if isinstance(group, Team) else "workflow"
 
 
 def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:
-    """The keys that differ, as `command` or `tasks.max_attempts`: changed while the workers run, or by new ones."""
+    """Returns the keys that differ, as `command` or `tasks.max_attempts`: in force at once, or in new workers."""
     kinds: dict[str, Literal["live", "restart"]] = {}
     for key in ("kind", *FIELDS[Spec]):
         if not _same(getattr(old, key), getattr(new, key)):
@@ -455,7 +454,7 @@ def _same(before: object, after: object) -> bool:
 # --- the keys of every Struct ----------------------------------------------
 
 
-# What an agent may override section by section, and the keys of each.
+# The sections that an agent may override key by key.
 SECTIONS: dict[str, type[Struct]] = {
     name: type(getattr(Defaults(), name)) for name in Defaults.__struct_fields__
 }

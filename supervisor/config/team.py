@@ -1,4 +1,4 @@
-"""Teams: agents that run a task together, or one for all; what is written, read and checked, and who of them is chosen.
+"""Decodes teams, agents that run a task together or one for all, and chooses the member that a task is routed to.
 
 A member is an agent, another team, or a workflow, by name. Whether those exist is checked where all are known.
 """
@@ -13,7 +13,7 @@ from .decoder import Document, fields_of
 from .values import Rule, each, matching, whole
 
 MEMBERS_MAX = 1000
-"""Of one team."""
+"""Number of members of one team."""
 
 Mode = Literal["coordinate", "broadcast", "route"]
 Routing = Literal["least-load", "round-robin", "sticky"]
@@ -25,7 +25,7 @@ a_name: Rule = matching(NAME, "the name of an agent, a team or a workflow")
 class Team(Struct, frozen=True, kw_only=True):
     """`[teams.NAME]`. `lead` is there in the mode coordinate alone; `source` is where the table came from.
 
-    What a task for it does: coordinate gives it to the lead, who may delegate to the members and to nobody else;
+    The mode decides about a task: coordinate gives it to the lead, who may delegate to the members and to nobody else;
     broadcast gives it to every member; route to one of them.
     """
 
@@ -39,7 +39,7 @@ class Team(Struct, frozen=True, kw_only=True):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Whose absence would break it: each name once."""
+        """Returns the names without which it cannot run, each once."""
         return self.members if self.lead is None else (self.lead, *self.members)
 
 
@@ -47,7 +47,7 @@ TEAM_KEYS = fields_of(Team, without={"name", "source"})
 
 
 def decode_team(document: Document, name: str, raw: object) -> Team:
-    """One team from its table.
+    """Decodes one team from its table.
 
     Raises:
         InvalidParams: the table is not valid; `data` has key, value and reason.
@@ -82,7 +82,7 @@ def decode_team(document: Document, name: str, raw: object) -> Team:
 
 
 def team_table(team: Team) -> dict[str, object]:
-    """The smallest table from which `decode_team` makes an equal Team."""
+    """Returns the smallest table from which `decode_team` makes an equal Team."""
     table: dict[str, object] = {} if team.lead is None else {"lead": team.lead}
     table["members"] = list(team.members)
     blank = Team(name=team.name, source=team.source, members=())
@@ -92,11 +92,11 @@ def team_table(team: Team) -> dict[str, object]:
     return table
 
 
-# --- who is chosen --------------------------------------------------------------------------------
+# --- routing --------------------------------------------------------------------------------------
 
 
 class Candidate(Struct, frozen=True):
-    """A member as routing sees it: its free workers and its queue; what needs no worker is always free."""
+    """Represents a member to routing: its free workers and its queue; a team or workflow needs no worker and is always free."""
 
     name: str
     free: int
@@ -106,13 +106,13 @@ class Candidate(Struct, frozen=True):
 def chosen(
     routing: Routing, candidates: Sequence[Candidate], *, turn: int, sticky_key: str
 ) -> str | None:
-    """The member that runs a task; None where nobody can.
+    """Returns the member that runs a task; None where there is no candidate.
 
     Args:
         routing: the team's.
-        candidates: who can, in the order of the members.
+        candidates: the members that can run it, in their order.
         turn: how many tasks came before this one, for round-robin.
-        sticky_key: what sticks to one member: another takes it only when that one can no longer.
+        sticky_key: routed to one member as long as that is a candidate.
     """
     if not candidates:
         return None
@@ -124,12 +124,12 @@ def chosen(
 
 
 def _weight(key: str, name: str) -> bytes:
-    """The highest of these has the key (rendezvous hashing): who comes or goes moves no other's keys."""
+    """Ranks a member for a key by rendezvous hashing: a member that comes or goes moves no key of another."""
     return hashlib.blake2b(f"{key}\0{name}".encode(), digest_size=8).digest()
 
 
 def circle(needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """The names of a circle in what teams and workflows need of each other, first repeated last; empty if there is none."""
+    """Finds a circle among the needs of teams and workflows: its names, the first repeated last; empty if there is none."""
     done: set[str] = set()
     for start in needs:
         way: list[str] = [start]

@@ -1,4 +1,4 @@
-"""The rules for single values: what a person wrote in, the decoded value out, or Refused with the reason.
+"""Decodes single values: each rule takes a value as it is written, and returns the decoded one or raises Refused.
 
 Durations become float seconds, sizes int bytes, lists tuples. A rule knows its value only: not the
 key, not the file, not the machine.
@@ -67,7 +67,7 @@ class RefusedKey(Refused):
         return self
 
 
-Rule = Callable[[Any], Any]  # Any: each rule takes what the rule before it made
+Rule = Callable[[Any], Any]  # Any: each rule takes the result of the one before
 
 _DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?(ms|s|m|h|d)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
@@ -81,7 +81,7 @@ _SIZE_UNITS = {"B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "TB": 1
 
 
 def duration(raw: object) -> float:
-    """Seconds, from a number of them or a text with a unit."""
+    """Returns seconds, from a number of them or a text with a unit."""
     number: float | None = None
     if isinstance(raw, int | float) and not isinstance(raw, bool):
         number = raw
@@ -95,21 +95,21 @@ def duration(raw: object) -> float:
 
 
 def above_zero(seconds: float) -> float:
-    """The same, unless it is 0."""
+    """Returns the same duration, unless it is 0."""
     if seconds <= 0:
         raise Refused("write a duration above 0")
     return seconds
 
 
 def whole_seconds(seconds: float) -> int:
-    """The same as an int, unless there is a fraction."""
+    """Returns the same duration as an int, unless there is a fraction."""
     if seconds != math.floor(seconds):
         raise Refused("write whole seconds: the kernel counts no finer")
     return int(seconds)
 
 
 def size(raw: object) -> int:
-    """Bytes, from a number of them or a text with a unit."""
+    """Returns bytes, from a number of them or a text with a unit."""
     number: int | None = None
     if isinstance(raw, int) and not isinstance(raw, bool):
         number = raw
@@ -124,7 +124,7 @@ def size(raw: object) -> int:
 
 
 def at_least(minimum: int) -> Rule:
-    """A rule for a number that is not below `minimum`."""
+    """Returns a rule for a number that is not below `minimum`."""
 
     def rule(number: int) -> int:
         if number < minimum:
@@ -135,7 +135,7 @@ def at_least(minimum: int) -> Rule:
 
 
 def between(minimum: int, maximum: int) -> Rule:
-    """A rule for a number in a range, both ends included."""
+    """Returns a rule for a number in a range, both ends included."""
 
     def rule(number: int) -> int:
         if not minimum <= number <= maximum:
@@ -146,7 +146,7 @@ def between(minimum: int, maximum: int) -> Rule:
 
 
 def whole(minimum: int, maximum: int) -> Rule:
-    """A rule for an int in a range, both ends included; true and false are no numbers."""
+    """Returns a rule for an int in a range, both ends included; true and false are no numbers."""
 
     def rule(raw: object) -> int:
         if isinstance(raw, bool) or not isinstance(raw, int) or not minimum <= raw <= maximum:
@@ -157,14 +157,14 @@ def whole(minimum: int, maximum: int) -> Rule:
 
 
 def boolean(raw: object) -> bool:
-    """True or false, nothing that stands for them."""
+    """Accepts true or false, and nothing that stands for them."""
     if not isinstance(raw, bool):
         raise Refused("write true or false")
     return raw
 
 
 def one_of(choices: Sequence[str]) -> Rule:
-    """A rule for one of a few words."""
+    """Returns a rule for one of a few words."""
 
     def rule(raw: object) -> str:
         if isinstance(raw, str) and raw in choices:
@@ -177,7 +177,7 @@ def one_of(choices: Sequence[str]) -> Rule:
 
 
 def matching(pattern: str, words: str) -> Rule:
-    """A rule for a string that `pattern` matches whole; `words` say what to write."""
+    """Returns a rule for a string that `pattern` matches whole; `words` describe the string in the error."""
     compiled = re.compile(pattern)
 
     def rule(raw: object) -> str:
@@ -189,7 +189,7 @@ def matching(pattern: str, words: str) -> Rule:
 
 
 def file_path(raw: object) -> str:
-    """A path, absolute or not."""
+    """Accepts a path, absolute or not."""
     if not isinstance(raw, str) or not raw or "\0" in raw:
         raise Refused("write a path as a string")
     if raw.startswith("~"):
@@ -198,7 +198,7 @@ def file_path(raw: object) -> str:
 
 
 def each(rule: Rule, words: str) -> Rule:
-    """A rule for a list of which every item passes `rule`; `words` name the items."""
+    """Returns a rule for a list of which every item passes `rule`; `words` name the items."""
 
     def read(raw: object) -> tuple[object, ...]:
         if not is_list(raw):
@@ -218,11 +218,11 @@ RETRY_WORDS = ("worker-death", "any", "never")
 RETRY_ERRORS = tuple(
     kind.__name__ for kind in (TaskFailed, ToolFailed, Timeout, WorkerFailed, ResourceLimitExceeded)
 ) + tuple(kind.__name__ for kind in (NotFound, Conflict, PermissionDenied, Overloaded))
-"""Errors with which an attempt can end that may be worth another one."""
+"""Errors of an attempt after which another one may be worth it."""
 
 
 def retry_reasons(raw: object) -> str | tuple[str, ...]:
-    """After what a task is tried again: a word, or a list of them and of errors' names, in which "never" stands alone."""
+    """Accepts the reasons to retry a task: a word, or a list of words and of errors' names; "never" stands alone."""
     if isinstance(raw, str):
         return str(one_of((*RETRY_WORDS, *RETRY_ERRORS))(raw))
     names = each(one_of((*RETRY_WORDS[:2], *RETRY_ERRORS)), "reasons")(raw)
@@ -232,14 +232,14 @@ def retry_reasons(raw: object) -> str | tuple[str, ...]:
 
 
 def argument(raw: object) -> str:
-    """A string that execve can take."""
+    """Accepts a string that execve(2) can take."""
     if not isinstance(raw, str) or "\0" in raw:
         raise Refused("write every argument as a string without NUL")
     return raw
 
 
 def argv(raw: object) -> tuple[object, ...]:
-    """A program and its arguments."""
+    """Accepts a program and its arguments."""
     if isinstance(raw, str):
         raise Refused(f"write a list: {json.dumps(split_words(raw), ensure_ascii=False)}")
     items: tuple[object, ...] = each(argument, "strings")(raw)
@@ -249,7 +249,7 @@ def argv(raw: object) -> tuple[object, ...]:
 
 
 def variables(raw: object) -> dict[str, str]:
-    """A table of environment variables."""
+    """Accepts a table of environment variables."""
     if not is_table(raw):
         raise Refused('write a table of strings: environment = { NAME = "value" }')
     environment: dict[str, str] = {}
@@ -266,7 +266,7 @@ def variables(raw: object) -> dict[str, str]:
 
 
 class RefusedVariable(RefusedKey):
-    """One variable of an environment is wrong. What could be a secret is not repeated."""
+    """Raised about one variable of an environment. A value that could be a secret is not repeated."""
 
     def __init__(self, name: str, value: object, reason: str) -> None:
         shown = value if isinstance(value, bool | int | float) else kind_of(value)
@@ -274,7 +274,7 @@ class RefusedVariable(RefusedKey):
 
 
 def web_url(raw: object) -> str:
-    """The address of a remote MCP server; userinfo would end up in lists and logs."""
+    """Accepts the address of a remote MCP server, without userinfo, which would end up in lists and logs."""
     words = 'write "https://HOST/PATH"'
     pattern = r"https?://[^\s/?#@]+(:[0-9]{1,5})?([/?][^\s#]*)?"
     if not isinstance(raw, str) or not re.fullmatch(pattern, raw):
@@ -291,7 +291,7 @@ def web_url(raw: object) -> str:
 
 
 def http_headers(raw: object) -> dict[str, str]:
-    """Names and values of HTTP headers (RFC 9110, 5.1 and 5.5)."""
+    """Accepts names and values of HTTP headers (RFC 9110, 5.1 and 5.5)."""
     if not is_table(raw):
         raise Refused('write a table: { Authorization = "Bearer ${secret:TOKEN}" }')
     for name, value in raw.items():
@@ -303,7 +303,7 @@ def http_headers(raw: object) -> dict[str, str]:
 
 
 def free_table(raw: object) -> dict[str, object]:
-    """A table of the agent's own. It travels as JSON, so it holds only what JSON can say."""
+    """Accepts a table of the agent's own. It travels as JSON, so it holds only values that JSON has."""
     if not is_table(raw):
         raise Refused("write a table")
     return {name: _json_value(value, 1) for name, value in raw.items()}
@@ -324,7 +324,7 @@ def _json_value(value: object, depth: int) -> object:
 
 
 def signal_name(raw: object) -> str:
-    """The name of a signal that can ask a program to end."""
+    """Accepts the name of a signal that can ask a program to end."""
     if isinstance(raw, str) and raw in SIGNALS:
         return raw
     guess = f"SIG{raw}"
@@ -333,14 +333,14 @@ def signal_name(raw: object) -> str:
 
 
 def protocol_revision(raw: object) -> str:
-    """The word auto, or a revision of MCP. Without quotes it is a date to TOML."""
+    """Accepts the word auto, or a revision of MCP. Without quotes it is a date to TOML."""
     if not isinstance(raw, str):
         raise Refused('write "auto", or a revision in quotes such as "2025-11-25"')
     return str(one_of(PROTOCOL_VERSIONS)(raw))
 
 
 def port_of(address: str) -> str:
-    """The same HOST:PORT, if the port is one."""
+    """Returns the same HOST:PORT, unless the port is above 65535."""
     if int(address.rpartition(":")[2]) > 65_535:
         raise Refused("write a port from 0 to 65535")
     return address
@@ -366,12 +366,12 @@ VariableNames = Annotated[
 
 
 def quoted(words: Iterable[str]) -> str:
-    """The words in quotes, with commas between."""
+    """Returns the words in quotes, with commas between."""
     return ", ".join(f'"{word}"' for word in words)
 
 
 def split_words(command: str) -> list[str]:
-    """What a shell would make of `command`."""
+    """Splits a command line as a shell does."""
     try:
         return shlex.split(command)
     except ValueError:  # a quote that nobody closed
@@ -379,7 +379,7 @@ def split_words(command: str) -> list[str]:
 
 
 def is_table(raw: object) -> TypeGuard[Mapping[str, object]]:
-    """Whether it is what TOML calls a table."""
+    """Returns whether a value is a table of TOML."""
     if not isinstance(raw, Mapping):
         return False
     keys = cast("Mapping[object, object]", raw)  # isinstance leaves the types unknown
@@ -387,7 +387,7 @@ def is_table(raw: object) -> TypeGuard[Mapping[str, object]]:
 
 
 def is_list(raw: object) -> TypeGuard[Sequence[object]]:
-    """Whether it is what TOML calls an array."""
+    """Returns whether a value is an array of TOML."""
     return isinstance(raw, list | tuple)
 
 
@@ -401,12 +401,12 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 def kind_of(value: object) -> str:
-    """The value's type in TOML's words, for a value that is not to be repeated."""
+    """Names the value's type in TOML's words, for a value that is not to be repeated."""
     words = [word for kinds, word in _KINDS if isinstance(value, kinds)]
     return words[0] if words else f"a {type(value).__name__}"
 
 
 def dotted(path: Iterable[str]) -> str:
-    """A key as TOML writes it, with quotes where it needs them."""
+    """Returns a key as TOML writes it, with quotes where it needs them."""
     bare = re.compile("[A-Za-z0-9_-]+")
     return ".".join(part if bare.fullmatch(part) else json.dumps(part) for part in path)

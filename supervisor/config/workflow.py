@@ -1,7 +1,7 @@
-"""Workflows: what is written, read and checked, and what follows from how far the steps of one have come.
+"""Decodes workflows, and decides the next tasks of a running one from the states of its steps.
 
 `decide` is pure: the same records of the same tasks give the same decision, so that another daemon goes on where one
-stood, from the records alone. Whether those who are to do the steps exist is checked where all are known.
+stood, from the records alone. That the agents of the steps exist is checked by `loader`, which knows all names.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -45,15 +45,15 @@ from .values import (
 )
 
 STEPS_MAX = 500
-"""Of one workflow."""
+"""Number of steps of one workflow."""
 
 BRANCHES_MAX = 10_000
-"""Of one `for_each`; `[tasks] max_children` is the bound on all tasks of a workflow."""
+"""Number of tasks of one `for_each`; `[tasks] max_children` is the bound on all tasks of a workflow."""
 
 GIVEN = frozenset({"input", "context", "objective", "steps"})
 OF_BRANCHES = frozenset({"item", "index"})
 STEP_FIELDS = ("state", "output", "error", "task")
-"""What an expression may ask of a step."""
+"""Keys of a step in an expression."""
 
 
 def _json(raw: object) -> object:
@@ -110,9 +110,9 @@ _words = each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "stri
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One of `[[workflows.NAME.steps]]`. `agent` is an agent, a team or a workflow, by name.
+    """Represents one of `[[workflows.NAME.steps]]`. `agent` is an agent, a team or a workflow, by name.
 
-    `needs` are the steps that have to end before: those in `after`, and those that its texts refer to.
+    `needs` are the steps that have to end before: those in `after`, and those in its expressions.
     """
 
     name: Annotated[str, _a_name]
@@ -150,7 +150,7 @@ class Workflow(Struct, frozen=True, kw_only=True):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Whose absence would break it: each name once."""
+        """Returns the names without which it cannot run, each once."""
         return tuple(dict.fromkeys(step.agent for step in self.steps if step.agent is not None))
 
 
@@ -161,7 +161,7 @@ WORKFLOW_KEYS = fields_of(Workflow, without={"name", "source"})
 
 
 def decode_workflow(document: Document, name: str, raw: object) -> Workflow:
-    """One workflow from its table: its expressions can be read, refer to steps that are there, and close no circle.
+    """Decodes one workflow from its table; its expressions refer to existing steps and close no circle.
 
     Raises:
         InvalidParams: the table is not valid; `data` has key, value and reason. The key names the step.
@@ -195,7 +195,7 @@ def _step(document: Document, path: KeyPath, number: int, table: object) -> Step
     if "name" not in own:
         raise document.error((*here, "name"), None, "it is missing: every step has a name")
     if ("agent" in own) == ("capability" in own):
-        reason = "write agent or capability: who does it" + (", not both" if "agent" in own else "")
+        reason = "write agent or capability" + (", not both" if "agent" in own else "")
         raise document.error((*here, "agent"), own.get("agent"), reason)
     if "max_parallel" in own and "for_each" not in own:
         raise document.error((*here, "max_parallel"), own["max_parallel"], "it goes with for_each")
@@ -203,7 +203,7 @@ def _step(document: Document, path: KeyPath, number: int, table: object) -> Step
 
 
 def _with_needs(document: Document, path: KeyPath, step: Step, steps: Mapping[str, Step]) -> Step:
-    """The step with the names of all that have to end before it."""
+    """Returns the step with the names of all that have to end before it."""
     needs = dict.fromkeys(step.after)
     _check_steps(document, (*path, "after"), needs, steps)
     inner = GIVEN | (OF_BRANCHES if step.for_each is not None else frozenset())
@@ -228,7 +228,7 @@ def _check(
     uses: Callable[[Any], frozenset[Use]],
     names: frozenset[str],
 ) -> list[str]:
-    """The steps that a text refers to."""
+    """Returns the steps that a text refers to."""
     if written is None:
         return []
     shown = written if isinstance(written, str) else None
@@ -276,7 +276,7 @@ def _check_circles(document: Document, path: KeyPath, workflow: Workflow) -> Non
 
 
 def in_order(workflow: Workflow) -> list[Step]:
-    """The steps, each after those that it needs, else as they are written; what is in a circle is left out."""
+    """Returns the steps, each after those that it needs, else as they are written; without those in a circle."""
     waits = {step.name: len(step.needs) for step in workflow.steps}
     users: dict[str, list[Step]] = {}
     for step in workflow.steps:
@@ -292,7 +292,7 @@ def in_order(workflow: Workflow) -> list[Step]:
 
 
 def workflow_table(workflow: Workflow) -> dict[str, object]:
-    """The smallest table from which `decode_workflow` makes an equal Workflow."""
+    """Returns the smallest table from which `decode_workflow` makes an equal Workflow."""
     table: dict[str, object] = {}
     if workflow.timeout is not None:
         table["timeout"] = workflow.timeout
@@ -329,7 +329,7 @@ def _step_table(step: Step) -> dict[str, object]:
 
 
 class Branch(Struct, frozen=True):
-    """How a task of a step stands: one for each item of a `for_each`, else one. `task` None: it could not be queued."""
+    """Represents a task of a step: one for each item of a `for_each`, else one. `task` None: it could not be queued."""
 
     task: str | None
     state: Literal["open"] | TaskState
@@ -338,12 +338,12 @@ class Branch(Struct, frozen=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not ended."""
+        """Returns whether it has not ended."""
         return self.state == "open"
 
 
 class Submission(NamedTuple):
-    """A task that is to be queued; `label` is its `Task.step`: the step, and the item's number after a slash."""
+    """Represents a task to queue; `label` is its `Task.step`: the step, and the item's number after a slash."""
 
     label: str
     step: str
@@ -351,7 +351,7 @@ class Submission(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """How a step stands: waiting for others, open, or ended."""
+    """Represents the state of a step: waiting for others, open, or ended."""
 
     state: Literal["waiting", "open", "skipped", "succeeded", "failed"]
     output: object = None
@@ -360,12 +360,12 @@ class Stage(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it changes no more."""
+        """Returns whether it changes no more."""
         return self.state not in ("waiting", "open")
 
 
 class Decision(NamedTuple):
-    """What follows: tasks to queue, or the end. `stages` says of each step how it stands.
+    """Represents a decision: tasks to queue, or the end. `stages` has the state of each step.
 
     The workflow has ended when `error` is there, which it fails with, or `is_done`, with `output`.
     """
@@ -378,12 +378,12 @@ class Decision(NamedTuple):
 
 
 def decide(workflow: Workflow, task: Task, branches: Mapping[str, Branch]) -> Decision:
-    """What follows from how far the steps have come.
+    """Decides the tasks to queue next, or the end, from the states of the steps.
 
     Args:
         workflow: with its steps.
         task: the workflow's own: its objective, input and context are what the expressions see.
-        branches: what was queued, by its label.
+        branches: the tasks that were queued, by label.
     """
     return _Deciding(workflow, task, branches).decision()
 
@@ -483,7 +483,7 @@ class _Deciding:
         )
 
     def _branch(self, step: Step, label: str, more: Mapping[str, object]) -> Branch | None:
-        """How a task of a step stands; where there is none, it is queued if there is room."""
+        """Returns a task of a step; queues it if there is none yet and there is room."""
         branch = self._branches.get(label)
         if branch is not None or self._room <= 0:
             return branch
@@ -524,7 +524,7 @@ class _Deciding:
             retry=step.retry,
         )
 
-    # Any: what the expression's function takes and gives.
+    # Any: arguments and result of the expression's function.
     def _evaluated(self, key: str, evaluate: Callable[[Any], object], written: Any) -> object:
         try:
             return evaluate(written)
@@ -542,13 +542,13 @@ class _Deciding:
         }
 
     def _failed(self, step: Step, stage: Stage) -> CorralError:
-        """What the workflow fails with: the error of the step, which keeps its class."""
+        """Returns the error of the workflow: that of the step, which keeps its class."""
         name = self._workflow.name
         facts = {"workflow": name, "step": step.name, "task": stage.task}
         error = stage.error
         assert error is not None, "a step that failed says why"
         text = f'cannot finish workflow "{name}": step "{step.name}": {error.message}'
-        if error.name == "Cancelled":  # of the step: nobody has cancelled the workflow
+        if error.name == "Cancelled":  # of the step: the workflow was not cancelled
             return TaskFailed(text, **{**error.data, **facts})
         return from_wire({"code": error.code, "message": text, "data": {**error.data, **facts}})
 
@@ -559,7 +559,7 @@ class _Deciding:
 
 
 class _Unevaluated(Exception):
-    """An expression of a step has no value; `error` is what its step fails with."""
+    """Raised where an expression of a step has no value; `error` is that of the step."""
 
     def __init__(self, error: Error) -> None:
         super().__init__(error.message)
@@ -567,7 +567,7 @@ class _Unevaluated(Exception):
 
 
 def recorded(error: CorralError) -> Error:
-    """An error as records have it."""
+    """Returns an error as records have it."""
     return Error(error.code, error.name, error.message, error.data)
 
 

@@ -39,7 +39,6 @@ PENDING = {
     "supervisor.agents",
     "supervisor.api",
     "supervisor.audit",
-    "supervisor.config",
     "supervisor.events",
     "supervisor.lifecycle",
     "supervisor.mcp_gateway",
