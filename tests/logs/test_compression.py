@@ -179,7 +179,7 @@ import sys, time
 from pathlib import Path
 from corral.supervisor.logs.rotating_file import LogLimits
 from corral.supervisor.logs.store import LogStore
-logs = LogStore(Path(sys.argv[1]), pack_after_s=0, unclean=True)
+logs = LogStore(Path(sys.argv[1]), compress_after_s=0, unclean=True)
 writer = logs.writer("echo", "echo-0", LogLimits(20_000, 1_000))
 stream = writer.stream("stdout")
 first = int(sys.argv[2])
