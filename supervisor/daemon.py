@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -47,8 +48,6 @@ from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .mcp_gateway.view import Client, ClientTools
-from .orchestration.schedules import Schedules
-from .orchestration.workflow_engine import WorkflowEngine
 from .process.command import Commands
 from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
@@ -70,6 +69,16 @@ from .transport.http_auth import loopback, read_token
 from .transport.socket_lock import SocketLock, group_id
 from .transport.unix import Listener
 from .zygote.pool import Zygotes
+
+try:
+    from .orchestration.schedules import Schedules
+    from .orchestration.workflow_engine import WorkflowEngine
+except ModuleNotFoundError:
+    if find_spec(f"{__package__}.orchestration") is not None:
+        raise
+    HAS_ORCHESTRATION = False
+else:
+    HAS_ORCHESTRATION = True
 
 if TYPE_CHECKING:
     from .transport.http import HttpServer
@@ -117,7 +126,16 @@ def read_config(path: Path | None) -> Config:
         ) from error
     except OSError as error:
         raise PermissionDenied(f'cannot read "{path}": {error.strerror}', file=str(path)) from error
-    return decode(text, source=str(path), directory=str(path.resolve().parent))
+    config = decode(text, source=str(path), directory=str(path.resolve().parent))
+    for group in () if HAS_ORCHESTRATION else config.groups.values():
+        key, reason = (
+            f"{kind_of_group(group)}s.{group.name}",
+            "supervisor/orchestration is not installed",
+        )
+        raise InvalidParams(
+            f'cannot use "{key}" of "{path}": {reason}', file=str(path), key=key, reason=reason
+        )
+    return config
 
 
 def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
@@ -232,8 +250,10 @@ class _Daemon:
             observers=[self.memory, self.statistics],
             on_waiting=lambda name: self.autoscaler.stir(name),
         )
-        self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
-        self.schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks)
+        self.schedules: Schedules | None = None
+        if HAS_ORCHESTRATION:
+            self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
+            self.schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks)
         self.tool_calls = ToolCalls(
             shared.bus, self.agents, self.tasks, self.pool, audit, self.statistics.called
         )
@@ -339,7 +359,8 @@ class _Daemon:
         await this.agents.load(_built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
         await this.tasks.load()
-        await this.schedules.load()
+        if this.schedules is not None:
+            await this.schedules.load()
         return this
 
     def _composite(self, name: str) -> str | None:
@@ -418,7 +439,7 @@ class _Daemon:
             agents=self.agents,
             hibernation=self.hibernation,
             tasks=self.tasks,
-            schedules=self.schedules,
+            optional_schedules=self.schedules,
             memory=self.memory,
             pool=self.pool,
             tool_calls=self.tool_calls,
@@ -466,7 +487,7 @@ class _Daemon:
         """What goes on beside the serving, until it is cancelled."""
         loop = asyncio.get_running_loop()
         left = leftovers(self.shared.host.temporary_root)
-        return [
+        chores = [
             loop.create_task(self._beat(manager)),
             loop.create_task(self.daemon_log.keep_up()),
             loop.create_task(
@@ -486,10 +507,12 @@ class _Daemon:
             loop.create_task(self.alerts.run()),
             loop.create_task(asyncio.to_thread(remove_leftovers, left)),
             loop.create_task(self.limits.run()),
-            loop.create_task(self.schedules.run()),
             loop.create_task(self.hibernation.run()),
             loop.create_task(self.autoscaler.run()),
         ]
+        if self.schedules is not None:
+            chores.append(loop.create_task(self.schedules.run()))
+        return chores
 
     async def _open_web(self, control: Control) -> "HttpServer | None":
         """Serves MCP over HTTP, if that is wanted.

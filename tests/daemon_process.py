@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,13 @@ AGENTS = Path(__file__).parent / "programs"
 class DaemonProcess:
     """A daemon that was started; a `with` stops it, and checks that nothing of it is left."""
 
-    def __init__(self, folder: Path, config: str, *arguments: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.config = folder / "corral.toml"
         self.socket = folder / "corral.sock"
@@ -35,6 +41,7 @@ class DaemonProcess:
         tomllib.loads(config)
         self.log = folder / "daemon.log"
         self._arguments = arguments
+        self._environ = dict(environ or {})
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -49,6 +56,7 @@ class DaemonProcess:
                 **os.environ,
                 "PATH": f"{BIN}:{os.environ['PATH']}",
                 "NOTIFY_SOCKET": str(address),
+                **self._environ,
             }
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(

@@ -264,6 +264,7 @@ async def _add_group(control: Control, kind: str, params: EnsembleAddParams) -> 
     if not tables or (params.name is None) != (params.spec is None):
         text = f"cannot tell which {kind} to add: give name and spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
+    _ = control.schedules  # refuses where the room of teams and workflows is not installed
     added = await control.agents.groups.add(kind, tables)
     return {f"{kind}s": [msgspec.to_builtins(control.status.group_status(each)) for each in added]}
 

@@ -7,7 +7,7 @@ OpenRPC document, from which docs/reference/protocol.md is generated.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -17,7 +17,7 @@ from msgspec import Struct
 from ... import __version__
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
-from ...worker.contract.control_params import AttachParams
+from ...worker.contract.control_params import AttachParams, ScheduleParams
 from ...worker.contract.errors import (
     CorralError,
     InvalidParams,
@@ -25,13 +25,13 @@ from ...worker.contract.errors import (
     NotFound,
     PermissionDenied,
 )
+from ...worker.contract.records import ScheduleRecord, Task
 from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, whose
 from ..config.secrets import masked
 from ..logs.daemon_log import log_outcome
-from ..orchestration.schedules import Schedules
 from ..sessions.sessions import Memory
 from ..supervision.worker_supervisor import Shared, WorkerSupervisor, utc_now
 from ..tasks.tasks import Tasks
@@ -154,6 +154,42 @@ def method(
     return enter
 
 
+class Schedules(Protocol):
+    """Keeps schedules, and submits their tasks; its room is optional."""
+
+    async def add(self, params: ScheduleParams) -> ScheduleRecord:
+        """Adds a schedule."""
+        ...
+
+    async def remove(self, name: str) -> ScheduleRecord:
+        """Removes a schedule."""
+        ...
+
+    def list(self) -> list[ScheduleRecord]:
+        """Returns all schedules, by name."""
+        ...
+
+    def show(self, name: str) -> ScheduleRecord:
+        """Returns a schedule."""
+        ...
+
+    def upcoming(self, name: str) -> Sequence[str]:
+        """Returns the next times of a schedule."""
+        ...
+
+    async def pause(self, name: str) -> ScheduleRecord:
+        """Pauses a schedule."""
+        ...
+
+    async def resume(self, name: str) -> ScheduleRecord:
+        """Resumes a schedule."""
+        ...
+
+    async def run_now(self, name: str) -> Task:
+        """Submits the task of a schedule at once."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Control:
     """Answers calls for one daemon. The methods of the table reach the rooms through it."""
@@ -162,7 +198,7 @@ class Control:
     agents: Agents
     hibernation: Hibernation
     tasks: Tasks
-    schedules: Schedules
+    optional_schedules: Schedules | None
     memory: Memory
     pool: Pool
     tool_calls: ToolCalls
@@ -174,6 +210,20 @@ class Control:
     status_cache: StatusCache
     methods: Mapping[str, Method]
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Returns the schedules; teams and workflows are of the same room.
+
+        Raises:
+            NotFound: this installation has no room `orchestration`.
+        """
+        if self.optional_schedules is None:
+            raise NotFound(
+                "cannot use schedules, teams and workflows: supervisor/orchestration is not installed",
+                room="orchestration",
+            )
+        return self.optional_schedules
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """The result of a method, as plain values; the log tells of the call at DEBUG.

@@ -318,8 +318,12 @@ class Tasks:
         retry_of: str | None,
     ) -> Task:
         if kind != "task":
-            assert self._workflows is not None, "without an engine there are no teams and workflows"
             assert params.agent is not None, "the kind is that of a name"
+            if self._workflows is None:
+                raise NotFound(
+                    f'cannot run a task of {kind} "{params.agent}": supervisor/orchestration is not installed',
+                    room="orchestration",
+                )
             self._workflows.check(params)
             name = params.agent
             limit_s = self._workflows.timeout_s(name)

@@ -36,7 +36,7 @@ supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events 
 supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config events lifecycle process store supervision zygote
 supervisor.tasks: worker.contract mcp.pool config events lifecycle process store supervision agents
 supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
-supervisor.api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle logs orchestration process sessions store supervision tasks
+supervisor.api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle logs process sessions store supervision tasks
 supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks
 supervisor.transport: worker.contract mcp.protocol mcp.upstream mcp.endpoint api mcp_gateway supervision
 supervisor: *
