@@ -9,15 +9,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_protocol_page_is_what_the_method_table_says() -> None:
-    spec = importlib.util.spec_from_file_location(
-        "protocol", ROOT / "docs" / "reference" / "protocol.py"
-    )
+@pytest.mark.parametrize("name", ["protocol", "cli"])
+def test_a_reference_page_is_the_one_that_its_script_writes(name: str) -> None:
+    script = ROOT / "docs" / "reference" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, script)
     assert spec is not None
     assert spec.loader is not None
-    protocol = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(protocol)
-    assert (ROOT / "docs" / "reference" / "protocol.md").read_text("utf-8") == protocol.page()
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert script.with_suffix(".md").read_text("utf-8") == module.page()
 
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
