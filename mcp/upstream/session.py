@@ -132,7 +132,7 @@ class Session:
             on_request=self._answer,
             on_notification=self._hear,
             on_foreign=on_log,
-            on_heard=self._heard,
+            on_message=self._heard,
             on_closed=self._ended,
             lost=_Lost,
         )

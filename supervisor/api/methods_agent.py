@@ -10,16 +10,16 @@ from ...worker.contract import codec
 from ...worker.contract.control_params import (
     AddAllParams,
     AddParams,
-    EnsembleAddParams,
-    EnsembleRemoveParams,
+    GroupAddParams,
+    GroupRemoveParams,
     HibernateParams,
     NameParams,
     NamesParams,
     NoParams,
     RemoveParams,
     ScaleParams,
+    SelectionParams,
     SignalParams,
-    WhomParams,
 )
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
 from ..agents.membership import Addition
@@ -76,7 +76,7 @@ async def _bounded(params: NamesParams, work: Awaitable[None]) -> None:
         ) from None
 
 
-def _named(control: Control, params: NamesParams | WhomParams) -> object:
+def _named(control: Control, params: NamesParams | SelectionParams) -> object:
     """The status of the agents that a command named."""
     return _statuses(control, control.agents.selected(params.names, params.all))
 
@@ -120,15 +120,15 @@ async def _reset(control: Control, params: NamesParams, _caller: Caller) -> obje
     return _named(control, params)
 
 
-@method("agent.pause", "operate", WhomParams, recorded="always")
-async def _pause(control: Control, params: WhomParams, _caller: Caller) -> object:
+@method("agent.pause", "operate", SelectionParams, recorded="always")
+async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> object:
     """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
     await control.agents.operations.pause(params.names, params.all)
     return _named(control, params)
 
 
-@method("agent.resume", "operate", WhomParams, recorded="always")
-async def _resume(control: Control, params: WhomParams, _caller: Caller) -> object:
+@method("agent.resume", "operate", SelectionParams, recorded="always")
+async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> object:
     """Lets paused agents or workers run again."""
     control.agents.operations.resume(control.agents.selected(params.names, params.all))
     return _named(control, params)
@@ -140,7 +140,7 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
     await control.hibernation.hibernate(
         params.names, timeout_s=params.timeout_s, force=params.force
     )
-    return _named(control, WhomParams(names=params.names))
+    return _named(control, SelectionParams(names=params.names))
 
 
 @method("agent.wake", "operate", NamesParams, recorded="or-refused")
@@ -257,7 +257,7 @@ def _show_group(control: Control, kind: str, name: str) -> object:
     return control.status.group_shown(control.agents.groups.of(name, kind))
 
 
-async def _add_group(control: Control, kind: str, params: EnsembleAddParams) -> object:
+async def _add_group(control: Control, kind: str, params: GroupAddParams) -> object:
     tables: dict[str, Mapping[str, object]] = dict(params.specs)
     if params.name is not None and params.spec is not None:
         tables[params.name] = params.spec
@@ -269,7 +269,7 @@ async def _add_group(control: Control, kind: str, params: EnsembleAddParams) -> 
     return {f"{kind}s": [msgspec.to_builtins(control.status.group_status(each)) for each in added]}
 
 
-async def _remove(control: Control, kind: str, params: EnsembleRemoveParams) -> object:
+async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> object:
     control.agents.groups.of(params.name, kind)
     return {
         "removed": await control.agents.membership.remove([params.name], cascade=params.cascade)
@@ -288,14 +288,14 @@ async def _team_show(control: Control, params: NameParams, _caller: Caller) -> o
     return _show_group(control, "team", params.name)
 
 
-@method("team.add", "admin", EnsembleAddParams, recorded="or-refused")
-async def _team_add(control: Control, params: EnsembleAddParams, _caller: Caller) -> object:
+@method("team.add", "admin", GroupAddParams, recorded="or-refused")
+async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -> object:
     """Adds teams, which are kept until they are removed."""
     return await _add_group(control, "team", params)
 
 
-@method("team.rm", "admin", EnsembleRemoveParams, recorded="always", tells=("removed",))
-async def _team_rm(control: Control, params: EnsembleRemoveParams, _caller: Caller) -> object:
+@method("team.rm", "admin", GroupRemoveParams, recorded="always", tells=("removed",))
+async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
     """Forgets a team; its tasks that are under way go on."""
     return await _remove(control, "team", params)
 
@@ -312,13 +312,13 @@ async def _workflow_show(control: Control, params: NameParams, _caller: Caller) 
     return _show_group(control, "workflow", params.name)
 
 
-@method("workflow.add", "admin", EnsembleAddParams, recorded="or-refused")
-async def _workflow_add(control: Control, params: EnsembleAddParams, _caller: Caller) -> object:
+@method("workflow.add", "admin", GroupAddParams, recorded="or-refused")
+async def _workflow_add(control: Control, params: GroupAddParams, _caller: Caller) -> object:
     """Adds workflows, which are kept until they are removed."""
     return await _add_group(control, "workflow", params)
 
 
-@method("workflow.rm", "admin", EnsembleRemoveParams, recorded="always", tells=("removed",))
-async def _workflow_rm(control: Control, params: EnsembleRemoveParams, _caller: Caller) -> object:
+@method("workflow.rm", "admin", GroupRemoveParams, recorded="always", tells=("removed",))
+async def _workflow_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
     """Forgets a workflow; its tasks that are under way go on."""
     return await _remove(control, "workflow", params)

@@ -121,7 +121,7 @@ class CorralLine:
             on_request=hooks.serve,
             on_notification=hooks.hear,
             on_foreign=self._log,
-            on_heard=self._note,
+            on_message=self._note,
         )
         await self.channel.open_pipes(child.stdout_fd, child.stdin_fd)
         spec = self._spec

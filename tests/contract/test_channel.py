@@ -91,7 +91,7 @@ class Ends:
         self.notes: list[Notification] = []
         self.noted = asyncio.Event()
 
-    def on_heard(self) -> None:
+    def on_message(self) -> None:
         self.heard += 1
 
     def on_foreign(self, event: Foreign) -> None:
@@ -107,7 +107,7 @@ class Ends:
             options.pop("peer", None) or Peer(),
             name="peer",
             on_closed=self.closed.append,
-            on_heard=self.on_heard,
+            on_message=self.on_message,
             on_foreign=self.on_foreign,
             on_notification=self.on_notification,
             **options,
@@ -732,7 +732,7 @@ def test_messages_that_come_together_are_heard_once_before_the_first_is_served(
         channel = Channel(
             Peer(),
             name="peer",
-            on_heard=ends.on_heard,
+            on_message=ends.on_message,
             on_notification=lambda _: heard_at.append(ends.heard),
         )
         channel.data_received(

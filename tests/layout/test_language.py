@@ -50,7 +50,6 @@ PENDING = {
     "supervisor.tasks",
     "supervisor.transport",
     "supervisor.zygote",
-    "worker.contract",
 }
 """Rooms that do not keep the rule yet. A room leaves for good."""
 

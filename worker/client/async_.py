@@ -244,7 +244,7 @@ class _Channel(Channel):
             on_request=self._refuse,
             on_notification=self._notify,
             on_foreign=self._take_foreign,
-            on_heard=self._note_message,
+            on_message=self._note_message,
             lost=Unreachable,
         )
         self._subscriber = on_notification

@@ -1,10 +1,10 @@
-"""The asyncio half of a `Peer`: transports, futures, timers, and writes with an end.
+"""Connects a `Peer` to asyncio: transports, futures, timers, and bounded writes.
 
-A Channel serves a socket (it is the asyncio Protocol of a server or a client) or a pair of pipes
-(`open_pipes`). It writes once per turn of the loop, however many messages were queued; what nothing else can
-be expected to go with is written at once: the only request in flight, the answer to the only one that is served,
-the answers to what has come in one read. A peer that stops reading is waited for STALL_S seconds; then the channel
-is closed and says so by name. It knows no method.
+A Channel serves a socket (it is the asyncio Protocol of a server or a client) or a pair of pipes (`open_pipes`). It
+writes once per iteration of the loop, however many messages were queued; messages that no other one is expected to
+accompany are written at once: the only request in flight, the response to the only request being served, and the
+responses to the requests of one read. If a peer does not read for STALL_S seconds, the channel is closed with an
+error that names it. It must not know any method.
 """
 
 import asyncio
@@ -19,23 +19,22 @@ from .errors import Cancelled, CorralError, InternalError, Overloaded, Timeout, 
 from .jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response, Withdrawn
 
 STALL_S = 30.0
-"""How long a peer that does not read is waited for."""
+"""Seconds that a peer may not read before its connection is closed."""
 
 HIGH_WATER_BYTES = 1024 * 1024
-"""Unsent bytes from which on senders wait."""
+"""Bytes unsent from which on senders wait."""
 
 READ_BYTES = 64 * 1024
-"""What one read of a pipe takes at most: asyncio's own buffer is so large that each read maps memory anew."""
+"""Bytes of one read of a pipe: asyncio's own buffer is so large that each read maps new memory."""
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
-"""Unsent bytes at which a peer is given up at once: replies are queued even while it does not read."""
+"""Bytes unsent at which the connection is closed at once: responses are queued even while the peer does not read."""
 
 logger = logging.getLogger(__name__)
 
 
 async def _refuse(request: Request) -> object:
-    from_peer = f'cannot call "{request.method}": nothing is served here'
-    raise InternalError(from_peer)
+    raise InternalError(f'cannot call "{request.method}": nothing is served here')
 
 
 def _ignore(_: object) -> None:
@@ -46,29 +45,29 @@ NOTHING: Mapping[str, Callable[[dict[str, object]], object]] = {}
 
 
 class Call(NamedTuple):
-    """A request on its way; `answer` ends with its result or its error."""
+    """Represents a request in flight; `answer` ends with its result or its error."""
 
     id: Id
     answer: asyncio.Future[object]
 
 
 class Channel(asyncio.Protocol):
-    """One JSON-RPC connection on a running loop.
+    """Represents one JSON-RPC connection on a running loop.
 
     Args:
         peer: the protocol state.
-        name: whom it connects to, for messages.
-        on_request: answers a request of the peer; what it raises is sent as the error.
-        at_once: methods whose answers need no waiting, each with a function of the params; no task is made for them.
-        is_eager: whether `on_request` goes on to its first wait while the request is read, where Python has eager tasks
-            (3.12): the loop makes no turn for it, and answers that were there at once go out together.
+        name: name of the other side, for messages.
+        on_request: handles a request of the peer; an exception is sent as the error response.
+        at_once: methods answered without waiting, each with a function of the params; no task is made for them.
+        is_eager: run `on_request` up to its first wait while the request is read, where Python has eager tasks
+            (3.12): this saves an iteration of the loop, and immediate responses are written together.
         on_notification: takes a notification.
-        on_foreign: takes a line that is no message.
-        on_heard: called before a valid message is served; once for several that came together.
-        on_closed: called once, with the reason when we gave the peer up, else None.
+        on_foreign: takes a line that is not a message.
+        on_message: called before a valid message is served; once for several of one read.
+        on_closed: called once, with the error if this side closed the connection for it, else None.
         lost: the class of the error with which requests in flight end when the peer is gone.
-        stall_s: how long a peer that does not read is waited for.
-        max_unsent_bytes: unsent bytes at which it is given up at once.
+        stall_s: seconds that the peer may not read before the connection is closed.
+        max_unsent_bytes: bytes unsent at which it is closed at once.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class Channel(asyncio.Protocol):
         is_eager: bool = False,
         on_notification: Callable[[Notification], None] = _ignore,
         on_foreign: Callable[[Foreign], None] = _ignore,
-        on_heard: Callable[[], None] | None = None,
+        on_message: Callable[[], None] | None = None,
         on_closed: Callable[[CorralError | None], None] = _ignore,
         lost: type[CorralError] = WorkerFailed,
         stall_s: float = STALL_S,
@@ -94,15 +93,15 @@ class Channel(asyncio.Protocol):
         self._at_once = at_once
         self._is_eager = is_eager and sys.version_info >= (3, 12)
         self._is_taking = False
-        """Whether what has come in one read is being served: what is queued meanwhile goes out at its end."""
+        """True while the messages of one read are served; output queued meanwhile is written at the end."""
         self._on_notification = on_notification
         self._on_foreign = on_foreign
-        self._on_heard = on_heard
+        self._on_message = on_message
         self._on_closed = on_closed
         self._lost = lost
         self._stall_s = stall_s
         self.is_patient = False
-        """Whether a peer that reads nothing is waited for without end: senders must bound what they queue."""
+        """True if a peer that does not read is never disconnected: senders must bound their output."""
         self._max_unsent_bytes = max_unsent_bytes
         self._reader: asyncio.BaseTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
@@ -116,14 +115,14 @@ class Channel(asyncio.Protocol):
         self._can_write = asyncio.Event()
         self._can_write.set()
         self.is_closed = False
-        """Whether the peer is gone: nothing more will be received."""
+        """True once the peer is gone: nothing more will be received."""
         self._ended = asyncio.Event()
         self._error: CorralError | None = None
 
     # -- opening and closing
 
     async def open_pipes(self, read_fd: int, write_fd: int) -> None:
-        """Takes over a pipe to read from and one to write to, and closes both in the end."""
+        """Takes ownership of a pipe to read from and one to write to, and closes both in the end."""
         reader = os.fdopen(read_fd, "rb", buffering=0)
         writer = os.fdopen(write_fd, "wb", buffering=0)
         try:
@@ -131,8 +130,8 @@ class Channel(asyncio.Protocol):
             self._write_fd = write_fd
             self._attach(transport)
             self._reader, _ = await self._loop.connect_read_pipe(lambda: _Reader(self), reader)
-            if hasattr(self._reader, "max_size"):  # uvloop's has one buffer for all reads
-                setattr(self._reader, "max_size", READ_BYTES)  # noqa: B010  of asyncio's own class alone
+            if hasattr(self._reader, "max_size"):  # uvloop has one buffer for all reads
+                setattr(self._reader, "max_size", READ_BYTES)  # noqa: B010  only asyncio's class has it
         except BaseException:
             if self._writer is None:
                 writer.close()
@@ -140,28 +139,26 @@ class Channel(asyncio.Protocol):
                 self._writer.abort()
             reader.close()
             raise
-        if self.is_closed:  # closed before there was anything to close
+        if self.is_closed:  # closed before the transport existed
             self._reader.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A socket is connected: both directions are one transport."""
+        """Takes the transport of a connected socket, which serves both directions."""
         self._reader = transport
         connected = transport.get_extra_info("socket")
         self._write_fd = -1 if connected is None else connected.fileno()
-        self._attach(
-            cast("asyncio.WriteTransport", transport)
-        )  # uvloop's is one without being a subclass
+        self._attach(cast("asyncio.WriteTransport", transport))  # uvloop's does not inherit from it
 
     def _attach(self, transport: asyncio.WriteTransport) -> None:
         self._writer = transport
-        if self.is_closed:  # closed before there was anything to close
-            self._loop.call_soon(transport.close)  # uvloop's is not ready for it yet
+        if self.is_closed:  # closed before the transport existed
+            self._loop.call_soon(transport.close)  # uvloop's transport is not ready for it yet
             return
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._flush()
 
     def close(self, error: CorralError | None = None) -> None:
-        """Sends what is queued, closes both directions and ends requests in flight with `error`."""
+        """Sends queued output, closes both directions, and ends requests in flight with `error`."""
         self._flush()
         self._error = self._error or error
         if self._writer is not None:
@@ -171,7 +168,7 @@ class Channel(asyncio.Protocol):
         self._end()
 
     def close_writing(self) -> None:
-        """Sends what is queued and then EOF; the peer is still read."""
+        """Sends queued output and then EOF; reading continues."""
         self._flush()
         if self._writer is not None and self._writer is not self._reader:
             self._writer.close()
@@ -181,7 +178,7 @@ class Channel(asyncio.Protocol):
         await self._ended.wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is closed."""
+        """Ends the channel when the transport is closed."""
         if exc is not None:
             logger.debug("connection to %s lost: %s", self.name, exc)
         self._dispatch_last()
@@ -190,15 +187,15 @@ class Channel(asyncio.Protocol):
             self.writer_lost()
 
     def writer_lost(self) -> None:
-        """The writing side is closed, and what was unsent is gone with it."""
+        """Releases senders when the writing side is closed; unsent output is lost."""
         if self._linger is not None:
             self._linger.cancel()
         self.resume_writing()
 
     def eof_received(self) -> bool:
-        """The peer has closed its writing side: whoever does not speak is not served."""
+        """Ends the channel when the peer has closed its writing side."""
         self._dispatch_last()
-        self._end()  # here, as a transport with unsent bytes waits with connection_lost
+        self._end()  # here, because a transport with unsent bytes delays connection_lost
         return False
 
     def _dispatch_last(self) -> None:
@@ -220,12 +217,14 @@ class Channel(asyncio.Protocol):
                 handle.cancel()
         if self._writer is not None:
             self._writer.close()
-            if self._writer.get_write_buffer_size() > 0:  # a peer that never reads keeps no fd
+            if (
+                self._writer.get_write_buffer_size() > 0
+            ):  # else a peer that never reads would keep the descriptor
                 self._linger = self._loop.call_later(self._stall_s, self._writer.abort)
         self._can_write.set()
         on_closed = self._on_closed
-        # Most are methods of whoever owns the channel: a circle, which only the garbage collector would find.
-        self._on_request, self._on_heard = _refuse, None
+        # Most are methods of the owner of the channel: a reference cycle, which only the garbage collector would free.
+        self._on_request, self._on_message = _refuse, None
         self._on_notification = self._on_foreign = self._on_closed = _ignore
         on_closed(self._error)
 
@@ -238,10 +237,10 @@ class Channel(asyncio.Protocol):
         *,
         timeout_s: float | None,
     ) -> object:
-        """The result of a call; cancelling the caller withdraws the request at the peer.
+        """Returns the result of a call; cancelling the caller cancels the request at the peer.
 
         Raises:
-            CorralError: what the peer answered, Timeout, or the `lost` class when the peer is gone.
+            CorralError: the error of the peer, Timeout, or the `lost` class when the peer is gone.
         """
         if self._can_write.is_set():  # nearly always; a coroutine costs as much as all of this
             answer = self._loop.create_future()
@@ -262,10 +261,10 @@ class Channel(asyncio.Protocol):
         *,
         timeout_s: float | None,
     ) -> Call:
-        """A request that has been queued, for a caller who waits for more than its answer.
+        """Queues a request and returns it, for a caller that waits for more than its answer.
 
         Raises:
-            CorralError: it could not be queued. Its answer raises what `request` raises.
+            CorralError: it could not be queued. Its answer raises the errors of `request`.
         """
         deadline = None if timeout_s is None else self._loop.time() + timeout_s
         if not self._can_write.is_set():
@@ -278,17 +277,17 @@ class Channel(asyncio.Protocol):
 
     @property
     def can_send(self) -> bool:
-        """Whether the peer reads fast enough that a request may be queued without waiting."""
+        """Returns True if a request may be queued without waiting: the peer reads fast enough."""
         return self._can_write.is_set()
 
     @property
     def is_eager(self) -> bool:
-        """Whether a request has gone on to its first wait when what came after it is read."""
+        """Returns True if a request runs up to its first wait before the next message is read."""
         return self._is_eager and self._loop.get_task_factory() is None
 
     @property
     def is_sending(self) -> bool:
-        """Whether messages are queued that go out at the end of this turn of the loop."""
+        """Returns True if messages are queued to be written at the end of this iteration of the loop."""
         return self.peer.has_unsent
 
     def start(
@@ -299,7 +298,7 @@ class Channel(asyncio.Protocol):
         timeout_s: float | None,
         answer: asyncio.Future[object] | None = None,
     ) -> Call:
-        """As `call`, at once: for whoever has seen that it `can_send`; `answer` is a future of his own for it."""
+        """Queues a request without waiting, where `can_send` is True; `answer` is a future of the caller's for it."""
         deadline = None if timeout_s is None else self._loop.time() + timeout_s
         return self._start(method, params, deadline, answer)
 
@@ -333,24 +332,24 @@ class Channel(asyncio.Protocol):
         return request_id
 
     def cancel(self, call: Call, reason: str) -> None:
-        """Tells the peer that the answer is no longer wanted, and forgets the request: its answer never ends."""
+        """Cancels a request at the peer, and forgets it: its answer never ends."""
         if call.answer.done() and not call.answer.cancelled():
-            call.answer.exception()  # it came in the same turn; nobody will look at it
+            call.answer.exception()  # it arrived in the same iteration, and is not retrieved any more
         self.peer.cancel(call.id, reason)
         self._wake()
 
     def reschedule(self, call: Call, deadline: float) -> None:
-        """Gives a request that was made with a time limit another deadline, on the loop's clock."""
+        """Changes the deadline of a request that has one; on the loop's clock."""
         self.peer.reschedule(call.id, deadline)
         self._wake()
 
     def withdraw(self, call: Call, reason: str) -> None:
-        """Tells the peer that the answer is no longer wanted; it may still come."""
+        """Cancels a request at the peer, and still waits for its response."""
         self.peer.withdraw(call.id, reason)
         self._wake()
 
     def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
-        """Queues a notification; to a peer that is gone it is dropped."""
+        """Queues a notification; it is dropped if the peer is gone."""
         if not self.is_closed:
             self.peer.notify(method, params)
             self._wake()
@@ -359,14 +358,14 @@ class Channel(asyncio.Protocol):
         """Waits while the peer reads too slowly.
 
         Raises:
-            CorralError: the peer is gone, or was given up meanwhile.
+            CorralError: the peer is gone, or the connection was closed meanwhile.
         """
         if not self._can_write.is_set():
             await self._can_write.wait()
             self._check_open()
 
     async def wait_sent(self) -> None:
-        """Waits until the kernel has all that was queued, or the peer is gone: for before an exit."""
+        """Waits until all queued output is in the kernel, or the peer is gone; for use before an exit."""
         self._flush()
         if self._writer is not None and not self._writer.is_closing():
             self._writer.set_write_buffer_limits(high=0)
@@ -395,33 +394,33 @@ class Channel(asyncio.Protocol):
             return
         self._writer.write(data)
         if self._writer.get_write_buffer_size() > self._max_unsent_bytes:
-            self._give_up(f"more than {self._max_unsent_bytes} bytes are unsent")
+            self._disconnect(f"more than {self._max_unsent_bytes} bytes are unsent")
 
     def _written_at_once(self, writer: asyncio.WriteTransport, data: bytes) -> int:
-        """How many bytes the kernel took right now: uvloop's transport looks for what can be read before it writes."""
+        """Writes directly and returns the number of bytes written: uvloop's transport would poll for input first."""
         if self._write_fd < 0 or writer.get_write_buffer_size():
-            return 0  # what was written before comes first
+            return 0  # earlier output goes first
         try:
             return os.write(self._write_fd, data)
-        except OSError:  # it is full, or the peer is gone: the transport finds out, and says so
+        except OSError:  # it is full, or the peer is gone: the transport detects and reports it
             return 0
 
     def pause_writing(self) -> None:
-        """The transport's buffer is full: senders wait, for a bounded time."""
+        """Makes senders wait, for a bounded time, when the transport's buffer is full."""
         self._can_write.clear()
         if not self.is_patient:
             self._stall = self._loop.call_later(
-                self._stall_s, self._give_up, f"it has read too little for {self._stall_s:g} s"
+                self._stall_s, self._disconnect, f"it has read too little for {self._stall_s:g} s"
             )
 
     def resume_writing(self) -> None:
-        """The peer reads again."""
+        """Releases senders when the peer reads again."""
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
         self._can_write.set()
 
-    def _give_up(self, reason: str) -> None:
+    def _disconnect(self, reason: str) -> None:
         error = Overloaded(f"cannot send to {self.name}: {reason}", retry_after_s=1)
         logger.warning("%s", error)
         self._error = error
@@ -453,7 +452,7 @@ class Channel(asyncio.Protocol):
     # -- receiving
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the peer."""
+        """Serves the messages in the next bytes of the peer."""
         self._is_taking = True
         try:
             self._take(self.peer.receive(data))
@@ -463,11 +462,11 @@ class Channel(asyncio.Protocol):
             self._flush()
 
     def _take(self, events: Sequence[Event]) -> None:
-        is_heard = False
+        is_noted = False
         for event in events:
-            if not is_heard and self._on_heard is not None and type(event) is not Foreign:
-                is_heard = True
-                self._on_heard()
+            if not is_noted and self._on_message is not None and type(event) is not Foreign:
+                is_noted = True
+                self._on_message()
             if type(event) is Response:
                 self._settle(event)
             else:
@@ -533,7 +532,7 @@ class Channel(asyncio.Protocol):
         except asyncio.CancelledError as reason:
             text = f'cannot finish "{request.method}": cancelled'
             self.peer.fail(request.id, Cancelled(text, reason=str(reason)))
-        except Exception as error:  # the outermost frame of this request: a defect of ours
+        except Exception as error:  # the outermost frame of this request: a defect of this program
             logger.exception("%s from %s failed", request.method, self.name)
             self.peer.fail(
                 request.id, InternalError(f'cannot answer "{request.method}": {error!r}')
@@ -552,14 +551,14 @@ class Channel(asyncio.Protocol):
 def _eager_task(
     serving: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
 ) -> asyncio.Task[None]:
-    """A task that has gone on to its first wait already."""
+    """Returns a task that has run up to its first wait, where Python can do that."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(serving, loop=loop, eager_start=True)
     return asyncio.Task(serving, loop=loop)
 
 
 class _Reader(asyncio.Protocol):
-    """The reading pipe of a channel."""
+    """Receives from the reading pipe of a channel."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -572,7 +571,7 @@ class _Reader(asyncio.Protocol):
 
 
 class _Writer(asyncio.BaseProtocol):
-    """The writing pipe of a channel; when only it breaks, the peer may still have things to say."""
+    """Controls the writing pipe of a channel; when only it breaks, the peer may still send messages."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

@@ -1,9 +1,9 @@
-"""JSON as every part of corral writes it: one UTF-8 line, no NaN, no lone surrogate, errors as ValueError.
+"""Encodes and decodes JSON for all of corral: one UTF-8 line, no NaN, no lone surrogate, errors as ValueError.
 
-msgspec where it is installed, the standard library's json where it is not: a worker must run in any
-virtual environment. Both take and give plain dicts, lists, strings, numbers, booleans and None, and
-agree on them; what only msgspec can say (bytes, dates, Structs) is not portable. A number that JSON
-cannot say (NaN, an infinity) is written as null, as JSON.stringify does, and never read.
+It uses msgspec where it is installed, else the standard library's json: a worker must run in any virtual
+environment. Both accept and return plain dicts, lists, strings, numbers, booleans and None, with equal results;
+types that only msgspec encodes (bytes, dates, Structs) are not portable. A number that JSON cannot express (NaN,
+infinity) is encoded as null, as JSON.stringify does, and never decoded.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import NoReturn, cast
 try:
     import msgspec
 except ImportError:  # an agent's own environment need not have it
-    msgspec = None  # type: ignore[assignment]  # the one place that knows which is there
+    msgspec = None  # type: ignore[assignment]  # the only module that knows which one is used
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -29,14 +29,14 @@ def _finite(text: str) -> float:
 
 
 def _finite_or_null(value: object) -> object:
-    """The value with null for every number that JSON cannot say."""
+    """Returns the value with None for every number that JSON cannot express."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        pairs = cast("dict[object, object]", value).items()  # the encoder judges the keys
+        pairs = cast("dict[object, object]", value).items()  # the encoder checks the keys
         return {key: _finite_or_null(item) for key, item in pairs}
     if isinstance(value, list | tuple):
-        items = cast("list[object] | tuple[object, ...]", value)  # the encoder judges the items
+        items = cast("list[object] | tuple[object, ...]", value)  # the encoder checks the items
         return [_finite_or_null(item) for item in items]
     return value
 
@@ -44,7 +44,7 @@ def _finite_or_null(value: object) -> object:
 if msgspec is not None:
 
     def _plain(value: object) -> object:
-        """The plain form of what the standard library's encoder takes as it is, a numpy.float64 say."""
+        """Returns the plain form of a subclass that the standard library's encoder accepts, such as numpy.float64."""
         for kind in (str, int, float):
             if isinstance(value, kind):
                 return kind(value)
@@ -52,54 +52,54 @@ if msgspec is not None:
 
     _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
     _DECODER = msgspec.json.Decoder()
-    _UNSPEAKABLE = (TypeError, UnicodeError, RecursionError, msgspec.MsgspecError)
-    _UNREADABLE = (UnicodeError, RecursionError, msgspec.DecodeError)
+    _NOT_ENCODABLE = (TypeError, UnicodeError, RecursionError, msgspec.MsgspecError)
+    _NOT_DECODABLE = (UnicodeError, RecursionError, msgspec.DecodeError)
 
     def encode(value: object) -> bytes:
-        """One line of JSON, without the newline.
+        """Encodes a value as one line of JSON, without the newline.
 
         Raises:
-            ValueError: the value holds something that JSON cannot say.
+            ValueError: JSON cannot express the value.
         """
         try:
             return _ENCODER.encode(value)
-        except _UNSPEAKABLE as error:
+        except _NOT_ENCODABLE as error:
             raise ValueError(str(error)) from error
 
     def decode(line: bytes | bytearray | memoryview) -> object:
-        """The value of one JSON document.
+        """Decodes one JSON document.
 
         Raises:
             ValueError: it is not UTF-8, not JSON, or nested deeper than the interpreter allows.
         """
         try:
             value: object = _DECODER.decode(line)
-        except _UNREADABLE as error:
+        except _NOT_DECODABLE as error:
             raise ValueError(str(error)) from error
         return value
 
 else:
-    # Each once: json.dumps and json.loads make one for each call that asks for anything but their defaults.
+    # Created once: json.dumps and json.loads create one for each call with other options than their defaults.
     _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
     _loads = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant).decode
 
     def encode(value: object) -> bytes:
-        """One line of JSON, without the newline.
+        """Encodes a value as one line of JSON, without the newline.
 
         Raises:
-            ValueError: the value holds something that JSON cannot say.
+            ValueError: JSON cannot express the value.
         """
         try:
             try:
                 text = _dumps(value)
-            except ValueError:  # a NaN, or a cycle: then the second attempt says so
+            except ValueError:  # a NaN; or a cycle, for which the second attempt raises
                 text = _dumps(_finite_or_null(value))
             return text.encode("utf-8")
         except (TypeError, RecursionError) as error:
             raise ValueError(str(error)) from error
 
     def decode(line: bytes | bytearray | memoryview) -> object:
-        """The value of one JSON document.
+        """Decodes one JSON document.
 
         Raises:
             ValueError: it is not UTF-8, not JSON, or nested deeper than the interpreter allows.
@@ -121,29 +121,29 @@ _ESCAPE = re.compile(
 """An escape in a JSON string (RFC 8259, 7): a pair of surrogates, half of one, or any other."""
 
 LONE_BYTES = 6
-"""The length of half a pair, as an escape."""
+"""Bytes of half a pair as an escape."""
 
 
 def without_lone_surrogates(line: bytes) -> bytes:
-    """The line with U+FFFD for each half of a surrogate pair: text that was cut within a character (RFC 8259, 8.2)."""
+    """Replaces each lone surrogate of a line by U+FFFD: text that was cut within a character (RFC 8259, 8.2)."""
     return _ESCAPE.sub(lambda m: m[0] if len(m[0]) != LONE_BYTES else rb"\ufffd", line)
 
 
 MARGIN_LEVELS = 150
-"""So much deeper a value could stand and still be written: records and messages are put around it."""
+"""Number of levels that a value can be nested deeper and still be encoded: records and messages enclose it."""
 
 SHALLOW_LEVELS = 50
-"""What has no more than so many levels can be written wherever something is, with the margin around it."""
+"""Number of levels up to which a value can be encoded anywhere, with the margin around it."""
 
 
 def encode_with_margin(value: object) -> bytes:
-    """As `encode`, for what others will be put around.
+    """Encodes a value that records and messages will enclose.
 
     Raises:
-        ValueError: it holds something that JSON cannot say, or is nested so deeply that no record could hold it.
+        ValueError: JSON cannot express the value, or it is nested too deeply to be enclosed.
     """
     line = encode(value)
-    if line.count(b"[") + line.count(b"{") <= SHALLOW_LEVELS:  # those in its text count, too
+    if line.count(b"[") + line.count(b"{") <= SHALLOW_LEVELS:  # those in strings count, too
         return line
     inner = value
     for _ in range(MARGIN_LEVELS):
@@ -152,14 +152,14 @@ def encode_with_margin(value: object) -> bytes:
 
 
 def as_object(value: object) -> dict[str, object] | None:
-    """The value if it is a JSON object, else None."""
+    """Returns the value if it is a JSON object, else None."""
     if isinstance(value, dict):
-        return value  # pyright: ignore[reportUnknownVariableType]  JSON has no keys but strings
+        return value  # pyright: ignore[reportUnknownVariableType]  JSON keys are strings
     return None
 
 
 def as_array(value: object) -> list[object] | None:
-    """The value if it is a JSON array, else None."""
+    """Returns the value if it is a JSON array, else None."""
     if isinstance(value, list):
         return value  # pyright: ignore[reportUnknownVariableType]  a JSON array may hold anything
     return None

@@ -12,35 +12,35 @@ from .records import Count, Key, Moment, Overlap, Seconds, Sequence, TaskParams,
 
 
 class NoParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A method without parameters."""
+    """Takes no parameters."""
 
 
 class ReloadParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether to tell only what would change."""
+    """Selects a dry run, which only reports the changes."""
 
     dry_run: bool = False
 
 
 class LogLevelParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """The least severe of what the daemon says of itself."""
+    """Sets the least severe level of the daemon's own log."""
 
     level: Literal["debug", "info", "warning", "error"]
 
 
 class StatusParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to tell about; all when `names` is absent."""
+    """Selects agents and MCP servers; all when `names` is absent."""
 
     names: list[str] | None = None
 
 
 class NameParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """One agent, MCP server or worker."""
+    """Names an agent, MCP server or worker."""
 
     name: str
 
 
 class NamesParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Agents, MCP servers or workers; `wait` until it is so, for `timeout_s` at most."""
+    """Selects agents, MCP servers or workers; with `wait` the call waits for the effect, at most `timeout_s`."""
 
     names: list[str] = []
     all: bool = False
@@ -49,7 +49,7 @@ class NamesParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AddParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A new agent or server; `spec` has the shape of its table in the configuration file."""
+    """Specifies a new agent or server; `spec` has the shape of its table in the configuration file."""
 
     name: str
     spec: dict[str, object]
@@ -60,7 +60,7 @@ class AddParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Addition(Struct, frozen=True, forbid_unknown_fields=True):
-    """One of several new agents or servers; as in AddParams."""
+    """Specifies one of several new agents or servers; see AddParams."""
 
     name: str
     spec: dict[str, object]
@@ -69,10 +69,10 @@ class Addition(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AddAllParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Several new agents and servers, which may require each other: all are added, or none.
+    """Specifies several new agents and servers, which may require each other: all are added, or none.
 
-    `present` says what becomes of a name that is taken: it is refused; `keep` lets pass what has the same table; with
-    `replace` another table takes the place of one that was added at run time. A dry run only tells.
+    `present` is the handling of a name that is taken: `refuse` refuses it, `keep` accepts it if its table is the same,
+    `replace` replaces the table of one that was added at run time. A dry run only reports the changes.
     """
 
     agents: Annotated[list[Addition], Meta(min_length=1, max_length=10_000)]
@@ -83,40 +83,40 @@ class AddAllParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to remove, by `name` or `names`; with `cascade` also what requires them."""
+    """Selects agents or servers to remove, by `name` or `names`; with `cascade` also all that require them."""
 
     name: str | None = None
     names: list[str] = []
     cascade: bool = False
 
 
-class EnsembleAddParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A new team or workflow, `spec` as its table in the configuration file; or several by name in `specs`, all or none."""
+class GroupAddParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Specifies a new team or workflow by its table in `spec`; or several by name in `specs`, all or none."""
 
     name: str | None = None
     spec: dict[str, object] | None = None
     specs: dict[str, dict[str, object]] = {}
 
 
-class EnsembleRemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A team or workflow; with `cascade` also those that name it."""
+class GroupRemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names a team or workflow; with `cascade` also all that refer to it."""
 
     name: str
     cascade: bool = False
 
 
-class WhomParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Agents, MCP servers or workers."""
+class SelectionParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Selects agents, MCP servers or workers."""
 
     names: list[str] = []
     all: bool = False
 
 
 class HibernateParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to hibernate: agents or workers.
+    """Selects agents or workers to hibernate.
 
-    A running task is waited for as long as `timeout_s`, or the shutdown_grace_period, says. With `force` also what
-    saves nothing is ended: it begins anew when it is woken.
+    A running task may continue for `timeout_s`, by default for the shutdown_grace_period. With `force` also a worker
+    that saves no state is ended: it starts anew when it is woken.
     """
 
     names: Annotated[list[str], Meta(min_length=1)]
@@ -128,16 +128,16 @@ Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
 class CheckpointSaveParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """An agent, with all its workers that are up, or a worker; each has `timeout_s` to answer."""
+    """Names an agent, for all its workers that are up, or a worker; each has `timeout_s` to respond."""
 
     name: str
     timeout_s: Seconds | None = None
 
 
 class CheckpointRestoreParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A checkpoint, or `data`, and the worker (or agent of one worker) that is to go on with it.
+    """Selects a checkpoint, or `data`, and the worker (or agent of one worker) to restore.
 
-    Without `name` it is the worker that saved it. A running task is waited for as with HibernateParams.
+    Without `name` it is the worker that saved it. A running task may continue as with HibernateParams.
     """
 
     checkpoint: Number | None = None
@@ -147,27 +147,27 @@ class CheckpointRestoreParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CheckpointListParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which checkpoints, newest first: those of an agent, a worker or a task, or all."""
+    """Selects checkpoints, newest first: those of an agent, a worker or a task, or all."""
 
     name: str | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
 class CheckpointIdParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """One checkpoint."""
+    """Names a checkpoint."""
 
     checkpoint: Number
 
 
 class CheckpointRemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Checkpoints; with `force` also what a hibernated worker is to begin with."""
+    """Selects checkpoints; with `force` also those that hibernated workers need."""
 
     checkpoints: Annotated[list[Number], Meta(min_length=1, max_length=1000)]
     force: bool = False
 
 
 class ScaleParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """How many workers an agent is to have."""
+    """Sets the number of workers of an agent."""
 
     name: str
     instances: Annotated[int, Meta(ge=0, le=1000)]
@@ -175,22 +175,23 @@ class ScaleParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SignalParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A signal, by name, for the leader of each worker."""
+    """Selects a signal, by name, for the leader of each worker."""
 
     name: str
     signal: str
 
 
 class TaskIdParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """One task."""
+    """Names a task."""
 
     task: str
 
 
 class TasksParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Ended tasks: one, several, or with `dead` the dead letters (of an agent), the oldest first and at most `limit`.
+    """Selects ended tasks: one, several, or with `dead` the dead letters (of an agent), oldest first, at most `limit`.
 
-    Of the dead letters those that came before `until`, in seconds of the Unix epoch, and those after the `more` of an earlier answer.
+    Dead letters are restricted to those before `until`, in seconds of the Unix epoch, and after the `more` of an
+    earlier result.
     """
 
     task: str | None = None
@@ -203,7 +204,7 @@ class TasksParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskTreeParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A task with what it delegated, `depth` steps down and `limit` tasks in all at most."""
+    """Selects a task and its descendants, `depth` levels down and `limit` tasks in all at most."""
 
     task: str
     depth: Annotated[int, Meta(ge=1, le=100)] = 16
@@ -211,17 +212,17 @@ class TaskTreeParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskWaitParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """One task, and how long to wait for its end; without a limit when absent."""
+    """Names a task and the limit of the wait for its end; none when absent."""
 
     task: str
     timeout_s: Seconds | None = None
 
 
 class TaskListParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which tasks, newest first; all conditions have to hold. `since` and `until` say when they came, in seconds of the Unix epoch.
+    """Selects tasks, newest first; all conditions have to hold. `since` and `until` bound their creation, in Unix seconds.
 
-    `agents` and `states` name several; `roots` leaves out what other tasks delegated, `dead` is for dead letters only;
-    `text` occurs in the objective. `before` is the `more` of the page before.
+    `agents` and `states` name several; `roots` excludes delegated tasks, `dead` is for dead letters only;
+    `text` occurs in the objective. `before` is the `more` of the previous page.
     """
 
     agent: str | None = None
@@ -244,14 +245,14 @@ AgentName = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
 class MemoryListParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose sessions: of all agents when absent."""
+    """Selects sessions of an agent; of all agents when absent."""
 
     agent: AgentName | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
 
 
 class MemoryShowParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A session of an agent; of its history the `last` messages, all when absent."""
+    """Selects a session of an agent, with the `last` messages of its history, all when absent."""
 
     agent: AgentName
     session: Key
@@ -259,7 +260,7 @@ class MemoryShowParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemoryKeyParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an agent remembers under a key; `session` where it was remembered with one."""
+    """Selects a key of an agent's memory; `session` if it was stored with one."""
 
     agent: AgentName
     key: Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -267,7 +268,7 @@ class MemoryKeyParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemoryPutParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A value for an agent to remember under a key: any JSON, for `ttl_s` seconds or for good."""
+    """Stores a value under a key of an agent's memory: any JSON, for `ttl_s` seconds or without limit."""
 
     agent: AgentName
     key: Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -277,7 +278,7 @@ class MemoryPutParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemoryFindParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """What of the keys and values of an agent contains a text; everything does contain the empty one."""
+    """Selects keys and values of an agent that contain a text; the empty text selects all."""
 
     agent: AgentName
     query: Annotated[str, Meta(max_length=1024)] = ""
@@ -286,14 +287,14 @@ class MemoryFindParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemoryClearParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an agent has to forget: a session with its keys, or everything."""
+    """Selects the memory of an agent to delete: a session with its keys, or everything."""
 
     agent: AgentName
     session: Key | None = None
 
 
 class MemoryStatsParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose memory: that of all agents when absent."""
+    """Selects the memory of an agent; of all agents when absent."""
 
     agent: AgentName | None = None
 
@@ -302,11 +303,11 @@ ScheduleName = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
 
 
 class ScheduleParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A task that is made again and again: `every_s` seconds from `start_at` on, or as `cron` says in `timezone`.
+    """Specifies a recurring task: every `every_s` seconds from `start_at` on, or by `cron` in `timezone`.
 
     `cron` has five fields (minute, hour, day of the month, month, day of the week), or six with seconds before them;
-    `timezone` is a name such as Europe/Berlin, and UTC without one. What was due while the daemon was down is made up for
-    once, unless `catch_up` is false. Without a `name` it is given one.
+    `timezone` is a name such as Europe/Berlin, and UTC without one. Runs that were missed while the daemon was down are made up
+    for once, unless `catch_up` is false. Without a `name` one is generated.
     """
 
     task: TaskParams
@@ -320,16 +321,16 @@ class ScheduleParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScheduleNameParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """One schedule."""
+    """Names a schedule."""
 
     name: str
 
 
 class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose log lines: of all when `names` is absent. `since` and `until` in seconds of the Unix epoch.
+    """Selects log lines; of all when `names` is absent. `since` and `until` are seconds of the Unix epoch.
 
-    `level` is the least severe (lines without one are left out), `grep` a regular expression that a line
-    contains, `previous` means the incarnation before the present one. `follow` is for `log.follow`.
+    `level` is the least severe (lines without one are excluded), `grep` a regular expression that a line
+    contains, `previous` selects the incarnation before the present one. `follow` is for `log.follow`.
     """
 
     names: list[str] | None = None
@@ -344,7 +345,7 @@ class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EventParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which events: after the sequence number `since`, not older than a time of the Unix epoch, the last `n`.
+    """Selects events: after the sequence number `since`, not older than a time of the Unix epoch, the last `n`.
 
     `types` are globs; `until` is the last number of a list, which a follower ignores.
     """
@@ -360,14 +361,14 @@ class EventParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EventPublishParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """An event of somebody outside; the type is the publisher's to choose."""
+    """Represents an event of an outside publisher, which chooses the type."""
 
-    type: str  # what a type is, the broker says
+    type: str  # `worker_pubsub` checks it
     data: object = None
 
 
 class AuditParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which audit records: those after the number `since`, else the newest (`before` a number); all conditions have to hold.
+    """Selects audit records: after the number `since`, else the newest (`before` a number); all conditions have to hold.
 
     `actions` are globs of methods (`agent.*`, `mcp.call`), `name` an agent or a worker, times in seconds of the Unix epoch.
     """
@@ -382,19 +383,19 @@ class AuditParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VerifyParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A head that was noted earlier, as `NUMBER:HASH`: the chain has to contain it."""
+    """Gives an earlier head, as `NUMBER:HASH`, which the chain has to contain."""
 
     head: str | None = None
 
 
 class ToolsParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """The tools of one server, or of all."""
+    """Selects the tools of one server, or of all."""
 
     server: str | None = None
 
 
 class CallParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A tool call, by the exposed name `SERVER__TOOL` or a short name that only one server has."""
+    """Specifies a tool call, by the exposed name `SERVER__TOOL` or a short name that only one server has."""
 
     name: str
     arguments: dict[str, object] = {}
@@ -402,14 +403,14 @@ class CallParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReadParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A resource of an MCP server, by its own URI or `SERVER__URI`."""
+    """Names a resource of an MCP server, by its own URI or `SERVER__URI`."""
 
     uri: str
     timeout_s: Seconds | None = None
 
 
 class AttachParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """What of the pool and of corral an MCP client is offered, beside what it has the right to.
+    """Restricts the tools of the pool and of corral for an MCP client, within its rights.
 
     `only` and `deny` are globs of the names of tools, prompts and resources; `profile` is `[mcp.profiles.NAME]`.
     """

@@ -1,14 +1,14 @@
-"""JSON-RPC 2.0 on lines, without any I/O: bytes in, events out; calls in, bytes out.
+"""Implements JSON-RPC 2.0 on lines, without I/O: bytes in, events out; calls in, bytes out.
 
-One `Peer` stands for this side of one connection. Either side may call the other. It is the same on
-the pipes of a worker, on those of an MCP server and on the control socket. It owns the framing (one
-UTF-8 object per line, https://www.jsonrpc.org/specification, no batches), the ids, the requests in
-flight with their deadlines, and every limit; it knows no clock, no socket and no method.
+One `Peer` represents this side of one connection. Either side may call the other. The same class serves the pipes
+of a worker, those of an MCP server, and the control socket. It owns the framing (one UTF-8 object a line,
+https://www.jsonrpc.org/specification, no batches), the ids, the requests in flight with their deadlines, and every
+limit; it must not know a clock, a socket or a method.
 
-A peer's mistake never raises: it becomes an event or an error reply, and the next line is read as if
-nothing had happened. Memory is bounded while bytes arrive: a line is given up as soon as it is too
-long, and only its first 4 KiB are kept to find out whom it concerned. Where lines that are no messages
-belong to a log, they are handed out as they arrive, however long they are.
+A peer's mistake never raises: it becomes an event or an error response, and reading continues with the next line.
+Memory is bounded while bytes arrive: a line is dropped as soon as it is too long, and only its first 4 KiB are kept
+to find the request that it concerned. Where lines that are not messages belong to a log, they are returned as they
+arrive, however long they are.
 """
 
 import heapq
@@ -30,19 +30,19 @@ from .errors import (
 )
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-"""The longest line, newline excluded, that is sent or accepted."""
+"""Bytes of the longest line, newline excluded, that is sent or accepted."""
 
 HEAD_BYTES = 4096
-"""What is kept of a line that is too long."""
+"""Bytes that are kept of a line that is too long."""
 
 PIECE_BYTES = 64 * 1024
-"""How much of a line that can be no message is waited for, where such lines are handed out as they arrive."""
+"""Bytes of a line that cannot be a message after which it is returned in pieces, with `log_foreign`."""
 
 MESSAGE_CHARS = 1000
-"""What is kept of an error's message when the whole error cannot be sent."""
+"""Characters that are kept of an error's message when the whole error cannot be sent."""
 
 MAX_REQUESTS = 10_000
-"""Requests in flight in one direction of one connection."""
+"""Number of requests in flight in one direction of one connection."""
 
 CANCELLED = "notifications/cancelled"
 
@@ -52,7 +52,7 @@ Id = str | int
 
 
 class Request(NamedTuple):
-    """The peer asks; answer with `Peer.respond` or `Peer.fail`."""
+    """Represents a request of the peer; respond with `Peer.respond` or `Peer.fail`."""
 
     id: Id
     method: str
@@ -60,14 +60,14 @@ class Request(NamedTuple):
 
 
 class Notification(NamedTuple):
-    """The peer tells."""
+    """Represents a notification of the peer."""
 
     method: str
     params: dict[str, object]
 
 
 class Response(NamedTuple):
-    """One of our requests has ended: with `result`, or with `error` when that is not None."""
+    """Represents the end of an own request: with `result`, or with `error` if that is not None."""
 
     id: Id
     context: object
@@ -76,18 +76,18 @@ class Response(NamedTuple):
 
 
 class Withdrawn(NamedTuple):
-    """The peer no longer wants the answer to a request that is still being served."""
+    """Represents the cancellation of a request that is being served."""
 
     id: Id
     reason: str
 
 
 class Foreign(NamedTuple):
-    """A line that is no JSON-RPC message; `reason` says what is wrong with it.
+    """Represents a line that is not a JSON-RPC message; `reason` names the error.
 
-    Of a line that is too long, `line` holds the first 4 KiB (or as much as one message may have). From a peer whose
-    foreign lines are handed out as they arrive, this may be a piece of a line, `ended` with its last one; `cut_bytes`
-    of it are left out before its end: it began like a message, and was too long for one.
+    Of a line that is too long, `line` holds the first 4 KiB (or the size limit of a message, if smaller). With
+    `log_foreign` it may be a piece of a line, where `ended` marks the last one; `cut_bytes` of the line were dropped
+    before its end, because it began like a message and was too long for one.
     """
 
     line: bytes
@@ -100,23 +100,23 @@ Event = Request | Notification | Response | Withdrawn | Foreign
 
 
 _InFlight = tuple[str, float | None, object]
-"""Method, deadline and context of a request that waits for its answer; a plain tuple, as one is made for each."""
+"""Method, deadline and context of a request in flight; a plain tuple, because each request makes one."""
 
 
 class Peer:
-    """This side of one JSON-RPC connection.
+    """Represents this side of one JSON-RPC connection.
 
     Args:
-        prefix: makes ids of the form `PREFIX-N`, so that an answer to an earlier life of the sender
-            is never taken for one to this life; without it ids are integers.
-        answer_foreign: answer lines that are no messages with ParseError or InvalidRequest (a
-            control socket does), beside handing them out as Foreign events.
-        log_foreign: lines that are no messages belong to a log: blank ones count, what begins unlike a
-            message is handed out in pieces as it arrives, and of what is given up it is told how much.
-        mends_text: a line that cannot be read only because text in it was cut within a character (half a
-            surrogate pair, as JavaScript writes it) is read with U+FFFD there: its answer is worth more than that.
-        max_message_bytes: the longest line, in both directions.
-        max_requests: how many requests may be in flight, in each direction.
+        prefix: makes ids of the form `PREFIX-N`, so that a response to an earlier incarnation of the sender
+            is never taken for one to the present one; without it ids are integers.
+        answer_foreign: respond to lines that are not messages with ParseError or InvalidRequest (as the
+            control socket does), besides returning them as Foreign events.
+        log_foreign: treat lines that are not messages as a log: blank ones count, a line that does not begin
+            like a message is returned in pieces as it arrives, and dropped bytes are counted.
+        mends_text: decode a line that is invalid only because of lone surrogates (half a pair, as JavaScript
+            writes it) with U+FFFD in their place.
+        max_message_bytes: bytes of the longest line, in both directions.
+        max_requests: number of requests in flight, in each direction.
     """
 
     def __init__(
@@ -146,35 +146,35 @@ class Peer:
         self._in_pieces = False
         self._outgoing: list[bytes] = []
         self.dropped = 0
-        """Answers that belonged to no request in flight: late, repeated or invented ones."""
+        """Number of responses without a request in flight: late, repeated or invented ones."""
         self.takes_batches = False
-        """Whether a line may be a list of messages: so it was in MCP's revision 2025-03-26. None is ever sent."""
+        """Accepts a line that is a list of messages, as in MCP's revision 2025-03-26; none is ever sent."""
 
     # -- receiving
 
     def receive(self, data: bytes) -> list[Event]:
-        """The events in the next bytes of the peer, in order, however the bytes are split."""
+        """Returns the events in the next bytes of the peer, in order, however the bytes are split."""
         events: list[Event] = []
         lines = data.split(b"\n")
         rest = lines.pop()
         if lines and (self._partial or self._skipping or self._in_pieces):
-            begun = lines.pop(0)
+            first = lines.pop(0)
             if self._skipping or self._in_pieces:
-                self._go_on(begun, events)
+                self._continue_line(first, events)
                 self._end_line(events)
             else:
-                self._partial += begun
+                self._partial += first
                 lines.insert(0, bytes(self._partial))
                 self._partial.clear()
         for line in lines:
             if len(line) > self._max_message_bytes:
-                self._give_up(line, events)
+                self._drop_line(line, events)
                 self._end_line(events)
             else:
                 self._read_line(line, events)
         if rest:
             if self._skipping or self._in_pieces:
-                self._go_on(rest, events)
+                self._continue_line(rest, events)
             else:
                 self._keep(rest, events)
         return events
@@ -187,28 +187,28 @@ class Peer:
             and size_bytes > PIECE_BYTES
             and not self._is_like_message(self._partial)
         ):
-            self._give_up(self._partial, events)
+            self._drop_line(self._partial, events)
             self._partial.clear()
 
     def _is_like_message(self, line: bytes | bytearray) -> bool:
         return line[: self._head_bytes].lstrip().startswith(b"{")
 
-    def _go_on(self, piece: bytes, events: list[Event]) -> None:
-        """More of a line that was given up."""
+    def _continue_line(self, piece: bytes, events: list[Event]) -> None:
+        """Takes the next bytes of a line that is dropped or returned in pieces."""
         if self._in_pieces:
             events.append(Foreign(piece, NO_MESSAGE, ended=False))
         else:
             self._skipped_bytes += len(piece)
 
     def _end_line(self, events: list[Event]) -> None:
-        """The line that was given up has ended."""
+        """Ends a line that was dropped or returned in pieces."""
         if self._log_foreign:
             events.append(Foreign(b"", NO_MESSAGE, cut_bytes=self._skipped_bytes))
         self._skipping = self._in_pieces = False
         self._skipped_bytes = 0
 
     def finish(self) -> list[Event]:
-        """The events in what is left when the peer has closed: a last line without its newline."""
+        """Returns the events in a last line without its newline, after the peer has closed."""
         events: list[Event] = []
         if self._skipping or self._in_pieces:
             self._end_line(events)
@@ -253,13 +253,15 @@ class Peer:
         request_id = _id(message.get("id"))
         error: CorralError
         if not isinstance(method, str):
-            error = InvalidRequest("cannot read the request: its method is no string")
+            error = InvalidRequest("cannot read the request: its method is not a string")
             self._refuse(line, error, events, request_id)
         elif "id" in message and request_id is None:
-            error = InvalidRequest("cannot read the request: its id is no string and no integer")
+            error = InvalidRequest(
+                "cannot read the request: its id is neither a string nor an integer"
+            )
             self._refuse(line, error, events)
         elif params is None:
-            error = InvalidParams(f'cannot call "{method}": its params are no object')
+            error = InvalidParams(f'cannot call "{method}": its params are not an object')
             self._refuse(line, error, events, request_id)
         elif request_id is None:
             self._read_notification(method, params, events)
@@ -282,9 +284,9 @@ class Peer:
             events.append(Notification(method, params))
             return
         request_id = _id(params.get("requestId"))
-        if request_id in self._serving:  # else it is answered already: the usual race
+        if request_id in self._serving:  # else it has been answered already: the usual race
             events.append(Withdrawn(request_id, str(params.get("reason") or "")))
-        elif request_id in self._in_flight:  # so MCP's servers end what was subscribed to
+        elif request_id in self._in_flight:  # an MCP server ends a subscription this way
             events.append(Notification(method, params))
 
     def _read_response(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
@@ -314,8 +316,8 @@ class Peer:
             Foreign(line, error.message, ended=not (self._skipping and self._log_foreign))
         )
 
-    def _give_up(self, line: bytes | bytearray, events: list[Event]) -> None:
-        """Answers for a line that is too long, as far as its first 4 KiB tell whose it was; its end is still to come."""
+    def _drop_line(self, line: bytes | bytearray, events: list[Event]) -> None:
+        """Ends the request that a line which is too long concerned, if its first 4 KiB name it; its end has not arrived yet."""
         if self._log_foreign and not self._is_like_message(line):
             self._in_pieces = True
             events.append(Foreign(bytes(line), NO_MESSAGE, ended=False))
@@ -327,7 +329,7 @@ class Peer:
         text = f"cannot take a message of more than {limit} bytes"
         error = ResourceLimitExceeded(text, limit="message", value=limit)
         if not self._is_like_message(head):
-            self._refuse(head, error, events)  # a log line: it concerns no request
+            self._refuse(head, error, events)  # a log line, which concerns no request
             return
         keys = _top_level(head)
         request_id = _id(keys.get("id"))
@@ -336,7 +338,7 @@ class Peer:
             return
         lost = [request_id] if request_id in self._in_flight else list(self._in_flight)
         if request_id is not None and request_id not in self._in_flight:
-            lost = []  # the answer to a request that is over
+            lost = []  # a response to a request that has ended
             self.dropped += 1
         for each in lost:
             _, _, context = self._in_flight.pop(each)
@@ -353,11 +355,11 @@ class Peer:
         deadline: float | None,
         context: object = None,
     ) -> Id:
-        """Queues a request and returns its id; its end comes as a Response that has `context`.
+        """Queues a request and returns its id; it ends with a Response that has `context`.
 
         Raises:
             Overloaded: too many requests are in flight.
-            InvalidParams: the params cannot be said in JSON.
+            InvalidParams: JSON cannot express the params.
             ResourceLimitExceeded: the message is too long.
         """
         if len(self._in_flight) >= self._max_requests:
@@ -373,7 +375,9 @@ class Peer:
         self._in_flight[request_id] = (method, deadline, context)
         if deadline is not None:
             heapq.heappush(self._deadlines, (deadline, number, request_id))
-            if len(self._deadlines) > 2 * len(self._in_flight) + 64:  # mostly of answered requests
+            if (
+                len(self._deadlines) > 2 * len(self._in_flight) + 64
+            ):  # most are of answered requests
                 self._deadlines = [each for each in self._deadlines if each[2] in self._in_flight]
                 heapq.heapify(self._deadlines)
         return request_id
@@ -382,7 +386,7 @@ class Peer:
         """Queues a notification.
 
         Raises:
-            InvalidParams: the params cannot be said in JSON.
+            InvalidParams: JSON cannot express the params.
             ResourceLimitExceeded: the message is too long.
         """
         message: dict[str, object] = {"jsonrpc": "2.0", "method": method}
@@ -391,15 +395,15 @@ class Peer:
         self._send(self._encode(message))
 
     def respond(self, request_id: Id, result: object) -> None:
-        """Queues the answer to a Request; a second one to the same request is dropped.
+        """Queues the response to a Request; a second one to the same request is dropped.
 
-        A result that cannot be sent becomes an error reply that says why.
+        A result that cannot be sent becomes an error response with the reason.
         """
         if request_id not in self._serving:
             return
         try:
             line = self._encode({"jsonrpc": "2.0", "id": request_id, "result": result})
-        except InvalidParams as error:  # the caller did nothing wrong
+        except InvalidParams as error:  # not an error of the caller
             self.fail(request_id, InternalError(f"cannot send the result: {error}"))
             return
         except CorralError as error:
@@ -409,32 +413,32 @@ class Peer:
         self._outgoing.append(line)
 
     def fail(self, request_id: Id, error: CorralError) -> None:
-        """Queues an error as the answer to a Request; a second answer is dropped."""
+        """Queues an error response to a Request; a second response is dropped."""
         if request_id in self._serving:
             self._serving.discard(request_id)
             self._send_error(request_id, error)
 
     def cancel(self, request_id: Id, reason: str) -> None:
-        """Tells the peer that an answer is no longer wanted, and forgets the request."""
+        """Cancels a request at the peer, and forgets it."""
         if self._in_flight.pop(request_id, None) is not None:
             self.notify(CANCELLED, {"requestId": request_id, "reason": reason})
 
     def withdraw(self, request_id: Id, reason: str) -> None:
-        """Tells the peer that an answer is no longer wanted, and still waits for what it says."""
+        """Cancels a request at the peer, and still waits for its response."""
         if request_id in self._in_flight:
             self.notify(CANCELLED, {"requestId": request_id, "reason": reason})
 
     def reschedule(self, request_id: Id, deadline: float) -> None:
-        """Gives a request in flight that has a deadline another one."""
+        """Changes the deadline of a request in flight that has one."""
         method, before, context = self._in_flight.get(request_id, ("", None, None))
         if before is None:
             return
         self._in_flight[request_id] = (method, deadline, context)
-        if deadline < before:  # a later one is found out when the earlier comes
+        if deadline < before:  # a later one is detected when the earlier one expires
             heapq.heappush(self._deadlines, (deadline, 0, request_id))
 
     def expire(self, now: float) -> list[Response]:
-        """Ends the requests whose deadline has come, each with Timeout, and tells the peer."""
+        """Ends the requests whose deadline has passed, each with Timeout, and cancels them at the peer."""
         ended: list[Response] = []
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number, request_id = heapq.heappop(self._deadlines)
@@ -451,7 +455,7 @@ class Peer:
         return ended
 
     def close(self, error: CorralError) -> list[Response]:
-        """Ends every request in flight with `error`: the peer is gone."""
+        """Ends every request in flight with `error`, after the peer is gone."""
         ended = [
             Response(i, context, None, error) for i, (_, _, context) in self._in_flight.items()
         ]
@@ -461,7 +465,7 @@ class Peer:
         return ended
 
     def take(self) -> bytes:
-        """The bytes to send, once."""
+        """Returns the queued bytes, and empties the queue."""
         if not self._outgoing:
             return b""
         self._outgoing.append(b"")
@@ -471,26 +475,26 @@ class Peer:
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` has something to do, on the clock of the deadlines given."""
+        """Returns the earliest deadline of a request in flight, on the clock of the given deadlines."""
         while self._deadlines and self._deadlines[0][2] not in self._in_flight:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
     @property
     def has_unsent(self) -> bool:
-        """Whether `take` has something to give."""
+        """Returns True if bytes are queued for `take`."""
         return bool(self._outgoing)
 
     @property
     def in_flight(self) -> int:
-        """How many of our requests wait for an answer."""
+        """Returns the number of own requests without a response."""
         return len(self._in_flight)
 
     def _encode(self, message: dict[str, object]) -> bytes:
         try:
             line = codec.encode(message)
         except ValueError as error:
-            raise InvalidParams(f"cannot say the message in JSON: {error}") from error
+            raise InvalidParams(f"cannot encode the message as JSON: {error}") from error
         if len(line) > self._max_message_bytes:
             text = f"cannot send a message of {len(line)} bytes: the limit is {self._max_message_bytes}"
             raise ResourceLimitExceeded(text, limit=self._max_message_bytes, value=len(line))
@@ -499,7 +503,9 @@ class Peer:
     def _send_error(self, request_id: Id | None, error: CorralError) -> None:
         try:
             line = self._encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()})
-        except CorralError:  # facts that JSON cannot say, or too many, must not cost the answer
+        except (
+            CorralError
+        ):  # data that JSON cannot express, or too much of it, must not prevent the response
             bare: dict[str, object] = {
                 "code": error.code,
                 "message": ascii(error.message[:MESSAGE_CHARS]),
@@ -513,22 +519,22 @@ class Peer:
 
 
 def _id(value: object) -> Id | None:
-    """A JSON-RPC id as we use it: a string or an integer, not null and not a fraction."""
+    """Returns a JSON-RPC id: a string or an integer; None for all other values, null and fractions included."""
     return value if type(value) is int or type(value) is str else None
 
 
-# The last string of a cut-off line has no closing quote: what is in it is still not structure.
+# The last string of a truncated line has no closing quote; its content is no structure nevertheless.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}\[\],:]|[^\s"{}\[\],:]+')
 
 
 def request_id_in(head: bytes) -> Id | None:
-    """The id of the request that a cut-off line begins with; None where it is none, or the id comes later."""
+    """Returns the id of the request that a truncated line begins; None if it is not a request, or the id comes later."""
     keys = _top_level(head[:HEAD_BYTES])
     return _id(keys.get("id")) if "method" in keys else None
 
 
 def _top_level(head: bytes) -> dict[str, object]:
-    """The keys of the outermost object in a cut-off line; scalars with their value, others with None."""
+    """Returns the keys of the outermost object in a truncated line; scalars with their value, others with None."""
     found: dict[str, object] = {}
     depth = 0
     key: str | None = None
@@ -536,7 +542,7 @@ def _top_level(head: bytes) -> dict[str, object]:
     for match in _TOKEN.finditer(head):
         token = match.group()
         if depth == 1 and expect_value:
-            whole = match.end() < len(head)  # else a part of a number may be missing
+            whole = match.end() < len(head)  # else part of a number may be missing
             found[key or ""] = _scalar(token) if whole else None
             expect_value = False
         elif depth == 1 and token == b":":

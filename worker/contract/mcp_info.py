@@ -1,6 +1,7 @@
-"""What corral says as an MCP server, whoever of it speaks: the daemon, `corral mcp serve` while it is away, the memory.
+"""Defines the MCP revisions, capabilities and instructions of corral's MCP servers.
 
-The standard library alone, since all but the daemon have to be small.
+The daemon, `corral mcp serve` while the daemon is away, and the memory server send the same. Standard library alone,
+because all but the daemon have to be small.
 """
 
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
@@ -8,7 +9,7 @@ MODERN_VERSIONS = ("2026-07-28",)
 """The revisions of MCP of each era, the oldest first."""
 
 META = "io.modelcontextprotocol/"
-"""What the keys of MCP's own in `_meta` begin with."""
+"""Prefix of MCP's own keys in `_meta`."""
 
 CAPABILITIES: dict[str, object] = {
     "tools": {"listChanged": True},
@@ -17,11 +18,11 @@ CAPABILITIES: dict[str, object] = {
     "completions": {},
     "logging": {},
 }
-"""Of the whole, as the daemon and `corral mcp serve` offer it."""
+"""Capabilities that the daemon and `corral mcp serve` declare."""
 
 INSTRUCTIONS = (
     "corral runs the MCP servers and AI agents of this machine. A tool named SERVER__TOOL belongs to the MCP server"
     " SERVER, which starts at its first call. Tools named corral__* tell of agents, servers, tasks and logs, and"
     " steer them: corral__run gives an agent a task and returns what comes of it."
 )
-"""What models read about the whole."""
+"""Text for models about the server as a whole."""

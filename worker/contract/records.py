@@ -15,16 +15,16 @@ Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 
 Moment = Annotated[float, Meta(ge=-1e11, le=253_402_300_799)]
-"""Seconds of the Unix epoch, up to the end of the year 9999: what compares as text beyond that is wrong."""
+"""Seconds of the Unix epoch, up to the end of the year 9999: later times do not compare as text."""
 
 Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """The number of an event, as SQLite has it."""
 
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
-"""What a caller calls something by: an idempotency key, a session, what makes tasks stick to one worker."""
+"""A name that a caller chooses: an idempotency key, a session, a sticky key."""
 
 TaskKind = Literal["task", "team", "workflow"]
-"""Who does the work: a worker, or the daemon itself, which hands the parts of it to others."""
+"""The executor: a worker, or the daemon itself, which delegates the parts to others."""
 
 TaskState = Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
 
@@ -33,7 +33,7 @@ ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timeout"
 
 
 class Error(Struct, frozen=True):
-    """An error as records show it; the codes are those of `errors`."""
+    """Represents an error in a record; the codes are those of `errors`."""
 
     code: int
     name: str
@@ -42,7 +42,7 @@ class Error(Struct, frozen=True):
 
 
 class Boundaries(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a task may do. `timeout_s` and `max_tool_calls` only tighten the agent's own limits.
+    """Limits a task. `timeout_s` and `max_tool_calls` can only tighten the agent's own limits.
 
     `timeout` is another way to write `timeout_s`: seconds, or "30s". A record has `timeout_s` alone.
     """
@@ -58,14 +58,14 @@ class Boundaries(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputFormat(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the output has to look like: in words for the agent, and as a JSON Schema that the daemon holds it to."""
+    """Specifies the output: in words for the agent, and as a JSON Schema that the daemon enforces."""
 
     description: str = ""
     schema: dict[str, object] | bool | None = None
 
 
 class Retry(Struct, frozen=True, forbid_unknown_fields=True):
-    """How often and after what a task is tried again, in place of what `[tasks]` of its agent says.
+    """Overrides the retry policy in `[tasks]` of the agent: the number of attempts, and the errors to retry on.
 
     `retry_on` as in the configuration: "worker-death", "any", "never", or names of errors.
     """
@@ -76,14 +76,14 @@ class Retry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """One delegation to an agent, from its acknowledgement to its end.
+    """Represents one task of an agent, from its acknowledgement to its end.
 
-    `attempt` counts from 1 once it has been dispatched; `parent` is the task that delegated it, `depth` how many
-    tasks stand above it, `step` which part of a team's or workflow's task it is.
-    `progress` is what the worker said last, of `progress_total` (1 where it said none).
-    `after` are tasks that have to succeed first, `scheduled_at` is when it may begin, `schedule` the name of what made it.
-    Who is `durable` is in the store before it is acknowledged; another never outlives the daemon.
-    `retry_of` is the ended task in whose place it was queued again, `retried_by` the one in place of this.
+    `attempt` counts from 1 once it has been dispatched; `parent` is the task that delegated it, `depth` the
+    number of its ancestors, `step` its part in the task of a team or workflow.
+    `progress` is the last report of the worker, of `progress_total` (1 where it gave none).
+    `after` are tasks that have to succeed first, `scheduled_at` is its earliest start, `schedule` the schedule that made it.
+    A `durable` task is stored before it is acknowledged; another one never outlives the daemon.
+    `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it.
     """
 
     id: str
@@ -129,12 +129,12 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """A new task: for an agent, team or workflow by name, or for any agent that has a capability.
+    """Specifies a new task: for an agent, team or workflow by name, or for any agent with a capability.
 
-    `required_capabilities` must all be offered by who takes it; `allowed_tools` is the same key of `boundaries`.
-    With an `idempotency_key` the same task is queued once, however often it is sent. It begins when those in `after`
-    have succeeded, and not before `at`. Tasks with one `sticky_key` go to one worker; those of one `session` share
-    its memory, one after the other. Without `durable` it is faster, and gone with the daemon.
+    Its agent must have all `required_capabilities`; `allowed_tools` is the same key of `boundaries`.
+    With an `idempotency_key` the same task is queued once, however often it is sent. It starts after the tasks in
+    `after` have succeeded, and not before `at`. Tasks with the same `sticky_key` go to the same worker; those of one
+    `session` share its memory and run one after the other. Without `durable` it is faster, and lost with the daemon.
     """
 
     objective: str
@@ -158,15 +158,15 @@ class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Overlap = Literal["skip", "queue"]
-"""What becomes of a run that is due while the last one still goes on."""
+"""The handling of a run that is due while the last one has not ended."""
 
 
 class ScheduleRecord(Struct, frozen=True, kw_only=True):
-    """A schedule, and what became of its runs.
+    """Represents a schedule and the results of its runs.
 
-    `next_at` is when it runs next, null where it never does again. `runs` counts tasks that were made, `skipped` runs
-    that were due while the last one went on or that came too late without `catch_up`, `refused` those that were not accepted, the
-    last one because of `last_error`. `last_due_at` is for when the last run was, `last_task` what it made.
+    `next_at` is the time of the next run, null if there is none. `runs` counts tasks that were made, `skipped` runs
+    that were due while the last one had not ended or that were missed without `catch_up`, `refused` runs whose task was
+    refused, the last one because of `last_error`. `last_due_at` is the due time of the last run, `last_task` its task.
     """
 
     name: str
@@ -189,7 +189,7 @@ class ScheduleRecord(Struct, frozen=True, kw_only=True):
 
 
 class CheckpointRecord(Struct, frozen=True, kw_only=True):
-    """One checkpoint, without its data; `size_bytes` is that of the data as JSON. `task` is null where it is a worker's."""
+    """Represents a checkpoint without its data; `size_bytes` is the size of the data as JSON. `task` is null for a worker's."""
 
     id: int
     agent: str
@@ -201,7 +201,7 @@ class CheckpointRecord(Struct, frozen=True, kw_only=True):
 
 
 class ExitRecord(Struct, frozen=True, kw_only=True):
-    """How an incarnation ended."""
+    """Represents the end of an incarnation."""
 
     result: str
     code: int | None
@@ -212,7 +212,7 @@ class ExitRecord(Struct, frozen=True, kw_only=True):
 
 
 class HealthRecord(Struct, frozen=True, kw_only=True):
-    """One health check of a worker; `healthy` is null until it has passed or failed."""
+    """Represents a health check of a worker; `healthy` is null until it has passed or failed."""
 
     name: str
     healthy: bool | None
@@ -223,9 +223,10 @@ class HealthRecord(Struct, frozen=True, kw_only=True):
 
 
 class WorkerStatus(Struct, frozen=True, kw_only=True):
-    """One worker in `status`.
+    """Represents a worker in `status`.
 
-    `wanted`: somebody wants it up, which may be true of some workers of an agent only. `throttled`: cpu_limit_percent holds it back; `throttled_s`: for how long so far, in this incarnation.
+    `wanted` is true if it is to be up, which may hold for some workers of an agent only. `throttled` is true while
+    cpu_limit_percent stops it; `throttled_s` is the sum of these times in this incarnation.
     """
 
     id: str
@@ -253,11 +254,11 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
 
 
 class ServerStatus(Struct, frozen=True, kw_only=True):
-    """What is particular to an MCP server in `status`.
+    """Represents the part of an MCP server in `status` that agents do not have.
 
-    `era` and `version` are those of the protocol that it spoke last, null where it never did. `listed_at` is when it
-    said last what it offers, also to an earlier daemon. `calls`, `failures` and `retries` count since it was added or
-    the daemon started. `warning` names a risk of its configuration, `stderr` has its last words when it gave up.
+    `era` and `version` are those of the last negotiated protocol, null if there was none. `listed_at` is the time of
+    its last listing, also by an earlier daemon. `calls`, `failures` and `retries` count since it was added or
+    the daemon started. `warning` names a risk of its configuration, `stderr` has its last lines after it gave up.
     """
 
     era: str | None
@@ -276,14 +277,14 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
 
 
 class InstancesStatus(Struct, frozen=True):
-    """Between how many workers an agent has."""
+    """Represents the range of the number of workers of an agent."""
 
     min: int
     max: int
 
 
 class AgentStatus(Struct, frozen=True, kw_only=True):
-    """One agent or MCP server in `status`; `tools` and `mcp` only where it is a server, `instances` where it has a range."""
+    """Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range."""
 
     name: str
     kind: Literal["agent", "mcp"]
@@ -300,7 +301,7 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
 
 
 class AlertCounts(Struct, frozen=True, kw_only=True):
-    """What became of the alerts since the daemon's start; the suppressed ones were too many."""
+    """Counts the alerts since the daemon's start; suppressed ones exceeded the rate."""
 
     sent: int = 0
     failed: int = 0
@@ -308,10 +309,10 @@ class AlertCounts(Struct, frozen=True, kw_only=True):
 
 
 class DaemonStatus(Struct, frozen=True, kw_only=True):
-    """The daemon itself in `status`.
+    """Represents the daemon itself in `status`.
 
     `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
-    in the system's journal. `http` is where MCP is served over HTTP.
+    in the system's journal. `http` is the address where MCP is served over HTTP.
     """
 
     pid: int
@@ -333,7 +334,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
 
 
 class TaskCounts(Struct, frozen=True, kw_only=True):
-    """How many tasks there are; ended ones since the daemon started."""
+    """Counts tasks by state; ended ones since the daemon started."""
 
     queued: int
     running: int
@@ -342,7 +343,7 @@ class TaskCounts(Struct, frozen=True, kw_only=True):
 
 
 class TeamStatus(Struct, frozen=True, kw_only=True):
-    """One team in `status`; `running` are tasks of it that have not ended. `lead` is null where nobody leads."""
+    """Represents a team in `status`; `running` counts its tasks that have not ended. `lead` is null without a lead."""
 
     name: str
     kind: Literal["team"] = "team"
@@ -353,7 +354,7 @@ class TeamStatus(Struct, frozen=True, kw_only=True):
 
 
 class WorkflowStatus(Struct, frozen=True, kw_only=True):
-    """One workflow in `status`; `steps` are their names, `running` tasks of it that have not ended."""
+    """Represents a workflow in `status`; `steps` are names, `running` counts its tasks that have not ended."""
 
     name: str
     kind: Literal["workflow"] = "workflow"
@@ -362,7 +363,7 @@ class WorkflowStatus(Struct, frozen=True, kw_only=True):
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """The answer to `daemon.status`."""
+    """Represents the result of `daemon.status`."""
 
     daemon: DaemonStatus
     agents: list[AgentStatus]
@@ -373,7 +374,7 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 class RuntimeFigures(Struct, frozen=True, kw_only=True):
-    """Lives and tasks: incarnations that were started, workers that are up, tasks that have ended (of a server: calls).
+    """Counts incarnations that were started, workers that are up, and tasks that have ended (of a server: calls).
 
     `failed` are those that failed or timed out; `success_rate` is the share that succeeded of what was not cancelled.
     """
@@ -386,7 +387,7 @@ class RuntimeFigures(Struct, frozen=True, kw_only=True):
 
 
 class ProcessFigures(Struct, frozen=True, kw_only=True):
-    """Workers that have a process, what their trees take now, and the processor time of all lives so far."""
+    """Counts workers with a process, the memory of their trees, and the processor time of all incarnations."""
 
     active: int
     memory_bytes: int
@@ -394,9 +395,9 @@ class ProcessFigures(Struct, frozen=True, kw_only=True):
 
 
 class ExecutorFigures(Struct, frozen=True, kw_only=True):
-    """Tasks that have ended, or calls of a server, with their durations: from the start of the last attempt to the end.
+    """Counts ended tasks, or calls of a server, with durations from the start of the last attempt to the end.
 
-    `tool_calls` are those that a server has seen, in a task or not.
+    `tool_calls` counts the calls that a server received, in a task or not.
     """
 
     total: int
@@ -410,7 +411,7 @@ class ExecutorFigures(Struct, frozen=True, kw_only=True):
 
 
 class Figures(Struct, frozen=True, kw_only=True):
-    """The statistics of one agent, server, team or workflow."""
+    """Represents the statistics of one agent, server, team or workflow."""
 
     runtime: RuntimeFigures
     process: ProcessFigures
@@ -418,7 +419,7 @@ class Figures(Struct, frozen=True, kw_only=True):
 
 
 class Statistics(Struct, frozen=True, kw_only=True):
-    """The answer to `statistics.show`: all of it since `since`; percentiles over the last `window` durations."""
+    """Represents the result of `statistics.show`: counts since `since`, percentiles over the last `window` durations."""
 
     since: str
     uptime_s: float

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from .records import Seconds, TaskParams
 
 PROTOCOL_VERSION = "1"
-"""The worker protocol that `initialize` asks for."""
+"""Version of the worker protocol that `initialize` requests."""
 
 
 class WorkerToolsParams(Struct, frozen=True):
@@ -29,16 +29,16 @@ class WorkerCallParams(Struct, frozen=True):
 
 
 class DelegateParams(TaskParams, frozen=True, forbid_unknown_fields=True):
-    """`task/delegate` of a worker for its `task`; answered with the child's record when that has ended."""
+    """`task/delegate` of a worker for its `task`; answered with the child's record when it has ended."""
 
     task: str | None = None
 
 
 class DelegateAllParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """`task/delegate_all` of a worker for its `task`: several at once, of which at most `max_parallel` are in work.
+    """`task/delegate_all` of a worker for its `task`: several at once, of which at most `max_parallel` run at a time.
 
     Answered with `{"results": […]}` when all have ended: in the order of `tasks` the record of each, or
-    `{"error": …}` where none was accepted.
+    `{"error": …}` of a task that was refused.
     """
 
     tasks: Annotated[list[TaskParams], Meta(min_length=1, max_length=100_000)]
@@ -64,14 +64,14 @@ class MemorySearchParams(Struct, frozen=True):
 
 
 class MemoryChanges(Struct, frozen=True):
-    """What a task has changed of the variables or the data of its session."""
+    """Represents the changes of a task to the variables or the data of its session."""
 
     set: dict[str, object] = {}
     delete: list[str] = []
 
 
 class MemoryDelta(Struct, frozen=True):
-    """What a task has changed of its session: the `memory` in the answer to `task/run`.
+    """Represents the changes of a task to its session: the `memory` in the response to `task/run`.
 
     `append` are new messages; `history` is the whole history before them, where earlier messages were changed.
     """
@@ -135,7 +135,7 @@ class WorkerLogParams(Struct, frozen=True):
 
 
 class TaskResult(Struct, frozen=True):
-    """What a worker answers to `task/run`; `memory` is what its session is to remember of this turn."""
+    """Represents the response to `task/run`; `memory` has the changes of the session."""
 
     output: object = None
     tokens_used: Annotated[int, Meta(ge=0)] = 0
@@ -144,7 +144,7 @@ class TaskResult(Struct, frozen=True):
 
 
 class Hello(Struct, frozen=True):
-    """What a worker answers to `initialize`."""
+    """Represents the response to `initialize`."""
 
     protocolVersion: str
     name: str = ""
