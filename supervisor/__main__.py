@@ -1,4 +1,4 @@
-"""`corrald`: the daemon, in the foreground."""
+"""Runs the program `corrald`: the daemon, in the foreground."""
 
 import argparse
 import contextlib
@@ -30,17 +30,17 @@ from .transport.http_auth import loopback
 from .transport.socket_lock import inherited_socket
 
 ERROR_MARK = "<3>"
-"""Before a line of stderr that the journal reads: it is an error; see sd-daemon(3)."""
+"""The prefix of a line of stderr that the journal takes as an error; see sd-daemon(3)."""
 
 GC_THRESHOLDS = (10_000, 20, 50)
-"""Cycles come from errors alone, and a look for them takes tens of milliseconds with thousands of workers."""
+"""Thresholds of gc: cycles come from errors alone, and a collection takes tens of milliseconds with thousands of workers."""
 
 
 def main() -> None:
     """Runs the daemon. Exit status: 0 after a stop, 2 for a wrong configuration, 1 for all else."""
     arguments = _parser().parse_args()
     _open_standard_streams()
-    stream = os.environ.pop("JOURNAL_STREAM", "")  # about our stderr, and nobody else's
+    stream = os.environ.pop("JOURNAL_STREAM", "")  # about our stderr alone
     mark = ERROR_MARK if is_stream_to_journal(STDERR, stream) else ""
     try:
         lifeline = None if arguments.lifeline is None else Lifeline.of(arguments.lifeline)
@@ -87,7 +87,7 @@ def _fail(error: CorralError, mark: str) -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Takes the numbers 0 to 2, where they are free: what is printed must never get into a file of ours."""
+    """Opens the descriptors 0 to 2 where they are free: output must never get into a file of ours."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(fd, True)
     os.close(fd)
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--lifeline",
         metavar="FD",
         type=int,
-        help="end at once when the other end of this pipe is closed, or whoever started this is gone",
+        help="end at once when the other end of this pipe is closed, or the process that started it is gone",
     )
     parser.add_argument(
         "--scratch", metavar="DIR", type=Path, help="a folder to remove in the end, with all in it"
@@ -127,9 +127,9 @@ def _locate(
     uid: int,
     inherited: socket.socket | None,
 ) -> tuple[Paths, Config]:
-    """Paths and configuration: options come before CORRAL_* variables, those before the file.
+    """Returns paths and configuration: options come before CORRAL_* variables, those before the file.
 
-    The socket of the service manager is where it is: whoever names another place contradicts it.
+    The socket of the service manager is where it is: a setting that names another place contradicts it.
     """
     defaults = daemon.default_paths(environ, uid)
     named: Path | None = arguments.config or _path(environ, "CORRAL_CONFIG")

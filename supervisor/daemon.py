@@ -1,7 +1,7 @@
-"""The composition root: puts the rooms together, starts them in order, and takes them down in order.
+"""Composes the daemon: puts the rooms together, starts them in order, and takes them down in order.
 
 On the way down: nothing new is accepted, workers are stopped (what others require last), the launcher
-ends, the store is closed, the socket is removed. What is left then is nothing.
+ends, the store is closed, the socket is removed. Then nothing is left.
 """
 
 import asyncio
@@ -87,20 +87,20 @@ AGENT_USER = "corral-agent"
 """The system user that agents of a root daemon run as, when it exists."""
 
 BEAT_S = 1.0
-"""How often the daemon looks after itself: stalls, moved log files, the watchdog."""
+"""Seconds between two checks of the daemon's own: stalls, moved log files, the watchdog."""
 
 MAX_NAMES = 200
-"""Agents that the audit's record of a start names; it has the number of all."""
+"""Number of agents that the audit's record of a start names; it has the number of all."""
 
 NOTIFY_S = 0.5
-"""How long a service manager that does not read may hold us up."""
+"""Seconds that a service manager that does not read may hold the daemon up."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where things are: `config` None means that there is no configuration file."""
+    """Holds the places of files: `config` None means that there is no configuration file."""
 
     config: Path | None
     socket: Path
@@ -108,7 +108,7 @@ class Paths:
 
 
 def read_config(path: Path | None) -> Config:
-    """The configuration of a file; the defaults when there is none.
+    """Reads the configuration of a file; the defaults when there is none.
 
     Raises:
         InvalidParams: it is not valid; `data` has file, key, value and reason.
@@ -139,7 +139,7 @@ def read_config(path: Path | None) -> Config:
 
 
 def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
-    """The places that the platform's conventions give; the XDG base directories for an ordinary user."""
+    """Returns the places that the platform's conventions give; the XDG base directories for an ordinary user."""
     if uid == 0:
         return Paths(
             Path("/etc/corral/corral.toml"),
@@ -163,7 +163,7 @@ async def run(
 ) -> None:
     """Runs the daemon until SIGTERM or SIGINT, or the end of `lifeline`; returns when nothing of it is left.
 
-    `diary` is its log, and stays open; `inherited` is the control socket where the service manager listens already.
+    `daemon_log` is its log, and stays open; `inherited` is the control socket where the service manager listens already.
 
     Raises:
         Conflict: another daemon has the socket.
@@ -172,7 +172,7 @@ async def run(
     if config.daemon.group is not None:
         group_id(config.daemon.group)
     started = asyncio.get_running_loop().time()
-    end = _End(lifeline)
+    end = _EndSignal(lifeline)
     os.umask(0o077)
     _raise_descriptor_limit()
     lock = SocketLock(paths.socket, inherited)
@@ -187,8 +187,8 @@ async def run(
         )
 
 
-class _End:
-    """Whether somebody wants the daemon to end, and at once: signals are heard from the first moment on."""
+class _EndSignal:
+    """Holds whether the daemon has to end, and at once: signals are handled from the first moment on."""
 
     def __init__(self, lifeline: Lifeline | None) -> None:
         self.is_wanted = asyncio.Event()
@@ -201,8 +201,8 @@ class _End:
         loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the file has just been read
 
     def _lose(self) -> None:
-        """Nobody is left to be waited for."""
-        logger.info("whoever started this is gone")
+        """Ends at once: nothing is left to be waited for."""
+        logger.info("the process that started the daemon is gone")
         self.is_wanted.set()
         self.is_urgent.set()
 
@@ -213,7 +213,7 @@ class _End:
 
 
 class _Daemon:
-    """The rooms of a running daemon."""
+    """Composes the rooms of a running daemon."""
 
     def __init__(
         self,
@@ -223,7 +223,7 @@ class _Daemon:
         daemon_log: DaemonLog,
         forwarding: Forwarding,
         audit: Audit,
-        end: _End,
+        end: _EndSignal,
     ) -> None:
         self.config = config
         self.daemon_log = daemon_log
@@ -275,7 +275,7 @@ class _Daemon:
         self._losses = Losses(shared.bus)
         self._store_fails = False
         self._lost_seen = 0
-        self._lost_told = 0
+        self._lost_reported = 0
         self._http_address: str | None = None
         self._reloading: set[asyncio.Task[None]] = set()
 
@@ -300,7 +300,7 @@ class _Daemon:
         daemon_log: DaemonLog,
         store: Store,
         stack: contextlib.AsyncExitStack,
-        end: _End,
+        end: _EndSignal,
     ) -> "_Daemon":
         """Makes the rooms and starts the launcher."""
         event_history = await EventHistory.open(store)
@@ -314,7 +314,7 @@ class _Daemon:
         stack.push_async_callback(forwarding.close)  # when the last worker has ended
         forwarding.want(config.daemon.journal)
         await forwarding.placed()
-        wanted = config.daemon.containment
+        tier = config.daemon.containment
 
         def exited(report: Exit) -> None:
             this.exited(report)
@@ -328,8 +328,8 @@ class _Daemon:
             on_lost=lambda: _note_loss(bus),
             sole_parent=True,
             state_dir=paths.state_dir,
-            tier="auto" if wanted == "pidns" else wanted,
-            pid_namespace=wanted == "pidns",
+            tier="auto" if tier == "pidns" else tier,
+            pid_namespace=tier == "pidns",
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
         host = _host(config, paths, launcher)
@@ -364,12 +364,12 @@ class _Daemon:
         return this
 
     def _composite(self, name: str) -> str | None:
-        """The kind of a team or workflow, "team" or "workflow"; None for other names."""
+        """Returns the kind of a team or workflow, "team" or "workflow"; None for other names."""
         found = self.agents.groups.by_name.get(name)
         return None if found is None else kind_of_group(found)
 
     def recovery_of(self, name: str) -> Recovery:
-        """The `[recovery]` of an agent; the common one where it is no more."""
+        """Returns the `[recovery]` of an agent; the common one where it is no more."""
         spec = self._spec_of(name)
         return self.agents.config.defaults.recovery if spec is None else spec.recovery
 
@@ -386,11 +386,11 @@ class _Daemon:
         if self._store_fails != is_bad:
             self._store_fails = is_bad
             what = "daemon.degraded" if is_bad else "daemon.recovered"
-            since, self._lost_told = lost - self._lost_told, lost
+            since, self._lost_reported = lost - self._lost_reported, lost
             self.shared.bus.publish(what, part="store", stalled_s=round(stalled_s, 3), lost=since)
 
     def _apply(self, config: Config) -> None:
-        """Puts in force what a configuration that was read again says of the daemon itself."""
+        """Puts the daemon's own keys of a configuration that was read again in force."""
         self.shared.event_history.stir()
         asyncio.get_running_loop().call_soon(
             self.tasks.budgets.look_again
@@ -400,14 +400,14 @@ class _Daemon:
         self.forwarding.want(config.daemon.journal)
 
     def exited(self, report: Exit) -> None:
-        """A leader is dead: a zygote's, a worker's, or a command's."""
+        """Handles the death of a leader: a zygote's, a worker's, or a command's."""
         if self.shared.zygotes.exited(report):
             return
         self.shared.probes.commands.exited(report)
         self.agents.exited(report)
 
     def emptied(self, unit: str) -> None:
-        """Nothing of a unit is left."""
+        """Handles the end of a unit's last process."""
         if self.shared.zygotes.emptied(unit):
             return
         self.shared.probes.commands.emptied(unit)
@@ -467,12 +467,12 @@ class _Daemon:
                 self.agents.boot()
                 self.hibernation.boot()
                 self.tasks.boot()
-            manager.tell("READY=1")
+            manager.notify("READY=1")
             facts = {"pid": os.getpid(), "socket": str(self.paths.socket)}
             logger.info("ready", extra={"fields": facts})
             await self._end.is_wanted.wait()
             self.audit.add(own("daemon.stop"))
-            manager.tell("STOPPING=1")
+            manager.notify("STOPPING=1")
             logger.info("stopping")
             await self._drain()
         finally:
@@ -484,7 +484,7 @@ class _Daemon:
             await listener.close()
 
     def _chores(self, manager: "ServiceManager") -> list[asyncio.Task[None]]:
-        """What goes on beside the serving, until it is cancelled."""
+        """Starts the tasks that run beside the serving, until they are cancelled."""
         loop = asyncio.get_running_loop()
         left = leftovers(self.shared.host.temporary_root)
         chores = [
@@ -523,16 +523,16 @@ class _Daemon:
         address = self.config.daemon.http
         if address is None:
             return None
-        from .transport.http import HttpServer, Wanted  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
+        from .transport.http import HttpServer, ViewQuery  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        def offer(wanted: Wanted, caller: Caller) -> ClientTools:
+        def offer(query: ViewQuery, caller: Caller) -> ClientTools:
             who = {"http": caller.name}
             client = Client(caller.name, caller.sharer, who, lambda: "operate")
             view = AttachParams(
-                only=None if wanted.only is None else list(wanted.only),
-                deny=list(wanted.deny),
-                read_only=wanted.read_only,
-                profile=wanted.profile,
+                only=None if query.only is None else list(query.only),
+                deny=list(query.deny),
+                read_only=query.read_only,
+                profile=query.profile,
             )
             return ClientTools(control, client, view)
 
@@ -566,7 +566,7 @@ class _Daemon:
         task.add_done_callback(self._reloading.discard)
 
     async def _reload(self) -> None:
-        """What SIGHUP asks for; the daemon's log has the answer. Who sent it, asyncio does not tell."""
+        """Reloads after SIGHUP; the result is in the daemon's log. Asyncio does not give the sender."""
         record = own("daemon.reload") | {"who": {"signal": "SIGHUP"}}
         try:
             await self.audit.require("reload")
@@ -574,15 +574,15 @@ class _Daemon:
                 read_config(self.paths.config), dry_run=False
             )
             logger.info("reloaded", extra={"fields": asdict(planned)})
-            told = {key: value for key, value in asdict(planned).items() if key != "keys"}
-            self.audit.add({**record, "told": told})
+            changes = {key: value for key, value in asdict(planned).items() if key != "keys"}
+            self.audit.add({**record, "told": changes})
         except CorralError as error:
             logger.error("%s", error)
             self.shared.bus.publish("config.refused", reason=error.message)
             self.audit.add({**record, "result": error.name, "code": error.code})
 
     def _record_start(self) -> None:
-        """The set that this life begins with; `unclean` where the last tool calls before may not be recorded."""
+        """Records the agents at the start; `unclean` where the last tool calls before may not be recorded."""
         names = list(self.agents.agents)
         self.audit.add(
             own(
@@ -605,7 +605,7 @@ class _Daemon:
         losses = 0
         while True:
             if manager.is_watching:
-                manager.tell("WATCHDOG=1")
+                manager.notify("WATCHDOG=1")
             self.shared.wakefulness.floor()
             self._note_store()
             try:
@@ -619,7 +619,7 @@ class _Daemon:
 
 
 class ServiceManager:
-    """Whoever has started us and waits for our word, if anybody; see sd_notify(3) and sd_watchdog_enabled(3)."""
+    """Notifies the service manager, if one has started the daemon; see sd_notify(3) and sd_watchdog_enabled(3)."""
 
     def __init__(self, environ: Mapping[str, str], pid: int) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -630,8 +630,8 @@ class ServiceManager:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.settimeout(NOTIFY_S)
 
-    def tell(self, state: str) -> None:
-        """Tells it our state."""
+    def notify(self, state: str) -> None:
+        """Sends it our state."""
         if self._address:
             try:
                 self._socket.sendto(state.encode(), self._address)
@@ -652,8 +652,8 @@ async def _note_clean_end(event_history: EventHistory, bus: Bus, audit: Audit) -
 
 
 async def _note_head(audit: Audit) -> None:
-    """The log is another place than the store: what is noted there shows what was done to the store."""
-    with contextlib.suppress(CorralError):  # what cannot be read says so when it is verified
+    """Logs the audit's head: kept apart from the store, it shows later whether the store was changed."""
+    with contextlib.suppress(CorralError):  # an unreadable record is reported when it is verified
         head = (await audit.chain()).head
         logger.info("audit head", extra={"fields": {"audit_head": str(head)}})
 
@@ -674,7 +674,7 @@ def _make_state_dir(path: Path) -> None:
 
 
 def _make_sdk_folder(state_dir: Path) -> Path:
-    """A folder that holds nothing but `corral/`, so that any interpreter can use the SDK from it."""
+    """Makes a folder that holds nothing but `corral/`, so that any interpreter can use the SDK from it."""
     folder = state_dir / "sdk"
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)  # agents of other users read it, whatever our umask is
@@ -689,7 +689,7 @@ def _make_sdk_folder(state_dir: Path) -> Path:
 
 
 def _host(config: Config, paths: Paths, launcher: Launcher) -> Host:
-    """What of this machine the workers are started with."""
+    """Returns the facts of this machine that workers are started with."""
     return Host(
         environ=dict(os.environ),
         sdk_path=_make_sdk_folder(paths.state_dir),
@@ -754,7 +754,7 @@ def _built_in(
 
 
 def _with_own(process: Process, folder: str) -> dict[str, object]:
-    """Where every process is kept to the paths of `[process]`: those, and the folder of its own."""
+    """Returns the paths of `[process]` to which processes are confined, with the server's own folder."""
     lists = {"read_paths": process.read_paths, "write_paths": process.write_paths}
     return {key: [*paths, folder] for key, paths in lists.items() if paths is not None}
 

@@ -1,7 +1,7 @@
-"""Whose daemon this is: a pipe that he holds, and the process that he is. It ends when either does.
+"""Ties an embedded daemon to its parent: it exits when the parent's pipe closes or the parent dies.
 
-The pipe alone would not do: a child that he forks holds it too. His process alone would not either: a program may be
-done with its daemon, by an exception say, long before it ends. See pipe(7) and pidfd_open(2).
+The pipe alone would not do: a child that the parent forks holds it too. The process alone would not either: a program
+may be done with its daemon, by an exception say, long before it ends. See pipe(7) and pidfd_open(2).
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from ..worker.contract.errors import InvalidParams
 
 
 class Lifeline:
-    """The reading end of a pipe, and a pidfd of who started us; None where he was gone already."""
+    """Holds the reading end of a pipe, and a pidfd of the parent; None where that was gone already."""
 
     def __init__(self, fd: int, supervisor_fd: int | None) -> None:
         self._fd = fd
@@ -23,7 +23,7 @@ class Lifeline:
 
     @classmethod
     def of(cls, fd: int) -> Self:
-        """The lifeline at a descriptor that was passed on; what we start does not have it.
+        """Makes the lifeline of a descriptor that was passed on; children do not inherit it.
 
         Raises:
             InvalidParams: it is not open.
@@ -40,7 +40,7 @@ class Lifeline:
         parent = os.getppid()
         with contextlib.suppress(OSError):
             supervisor_fd = os.pidfd_open(parent)
-            if os.getppid() != parent:  # he died meanwhile, and it may be another's by now
+            if os.getppid() != parent:  # it died meanwhile, and the pid may be another's by now
                 os.close(supervisor_fd)
                 supervisor_fd = None
         return cls(fd, supervisor_fd)
@@ -56,7 +56,7 @@ class Lifeline:
 
         def read() -> None:
             try:
-                is_over = not os.read(self._fd, 4096)  # what he writes means nothing
+                is_over = not os.read(self._fd, 4096)  # its content means nothing
             except BlockingIOError:
                 return
             except OSError:

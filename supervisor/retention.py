@@ -1,4 +1,4 @@
-"""What has an end: what is older or more than the configuration keeps goes from the store and the log folder."""
+"""Applies retention: deletes rows and log files past their age or size limit."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,10 @@ from .supervision.checkpoints import Checkpoints
 from .tasks.table import Records, Retention
 
 EXPIRY_S = 3600.0
-"""How often what has expired is removed."""
+"""Seconds between two runs."""
 
 JUMP_S = 600.0
-"""The wall clock is off by more than this from the monotonic one: somebody has set it, or we were suspended."""
+"""Seconds between the wall clock and the monotonic one that mean a jump: it was set, or the machine was suspended."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ async def expire(
     specs: Callable[[], Iterable[Spec]],
     reloaded: asyncio.Event,
 ) -> None:
-    """Removes what has expired, at once, every hour, and when the configuration was `reloaded`.
+    """Removes expired records, at once, every hour, and when the configuration was `reloaded`.
 
-    What agents keep of their tasks is in their `specs`; of those that are gone, what the configuration says of all.
+    The retention of an agent's tasks is in its spec; for agents that are gone, that of all applies.
     """
     records = Records(store)
     offset_s = time.time() - time.monotonic()

@@ -1,8 +1,8 @@
-"""corral's own tools for MCP clients, `corral__*`: look at agents and servers, steer them, run tasks, read logs.
+"""Serves corral's own tools to MCP clients, `corral__*`: show and operate agents and servers, run tasks, read logs.
 
 Each is a few calls of the method table under the client's permission, so that rights, limits and audit are
-those of every other caller. What a tool takes and answers is described by Structs, from which its schemas
-are made. It knows no client and no connection.
+those of every other caller. The schemas of a tool are made from the Structs of its arguments and its result.
+This module must not know a client or a connection.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from ..api.worker_api import convert
 from ..supervision.worker_supervisor import WorkerSupervisor
 
 PREFIX = "corral__"
-"""What the names of these tools begin with; no server can have it."""
+"""The beginning of these tools' names; no server can have it."""
 
 MAX_TEXT = 100_000
 """Characters of log in one answer: it goes into a model's context."""
@@ -33,53 +33,59 @@ MAX_OBJECTIVE = 200
 """Characters of an objective in a list of tasks."""
 
 CANCEL_S = 10.0
-"""How long the cancelling of a task is waited for when the client has withdrawn its call."""
+"""Seconds to wait for the cancelling of a task whose client has withdrawn its call."""
 
 UP = ("Ready", "Busy", "Idle")
 
 
-# -- what they take
+# -- arguments
 
 Name = Annotated[str, Meta(description="Name of an agent or MCP server, or id of a worker")]
 
 
 class ListArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which entries."""
+    """Holds the arguments of `corral__list`."""
 
-    kind: Annotated[Literal["all", "agents", "servers"], Meta(description="What to list")] = "all"
+    kind: Annotated[
+        Literal["all", "agents", "servers"], Meta(description="The kind of entries to list")
+    ] = "all"
 
 
 class ShowArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom."""
+    """Holds the arguments of `corral__show`."""
 
     name: Name
 
 
 class OperationArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom, and how long to wait until it is so."""
+    """Holds the arguments of start, stop and restart."""
 
     name: Name
     timeout_s: Annotated[Seconds, Meta(description="Wait that many seconds at most")] = 60.0
 
 
 class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """A task, and who is to do it."""
+    """Holds the arguments of `corral__run`."""
 
-    objective: Annotated[str, Meta(description="What is to be done")]
-    agent: Annotated[str | None, Meta(description="Who does it; else give a capability")] = None
-    capability: Annotated[str | None, Meta(description="Any agent that has it may do it")] = None
+    objective: Annotated[str, Meta(description="The work to do, in plain words")]
+    agent: Annotated[
+        str | None, Meta(description="The agent that runs it; else give a capability")
+    ] = None
+    capability: Annotated[
+        str | None, Meta(description="Any agent that has it may run the task")
+    ] = None
     input: Annotated[object, Meta(description="Any JSON value for the agent")] = None
     timeout_s: Annotated[
         Seconds | None, Meta(description="Give up after so many seconds of running")
     ] = None
     priority: Annotated[Priority | None, Meta(description="10 is the most urgent")] = None
     detach: Annotated[
-        bool, Meta(description="Return at once; corral__task tells how it goes on")
+        bool, Meta(description="Return at once; corral__task shows the task's progress")
     ] = False
 
 
 class LogsArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose log lines, and which."""
+    """Holds the arguments of `corral__logs`."""
 
     name: Annotated[
         str | None, Meta(description="Agent, MCP server or worker; all when absent")
@@ -98,7 +104,7 @@ class LogsArguments(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TasksArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which tasks."""
+    """Holds the arguments of `corral__tasks`."""
 
     agent: Annotated[str | None, Meta(description="Of one agent; of all when absent")] = None
     state: TaskState | None = None
@@ -106,7 +112,7 @@ class TasksArguments(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which task."""
+    """Holds the arguments of `corral__task`."""
 
     task: Annotated[str, Meta(description="Its id")]
     wait_s: Annotated[
@@ -115,16 +121,16 @@ class TaskArguments(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CancelArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which task."""
+    """Holds the arguments of `corral__cancel`."""
 
     task: Annotated[str, Meta(description="Its id")]
 
 
-# -- what they answer
+# -- results
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """An agent or MCP server in short."""
+    """Summarizes an agent or MCP server."""
 
     name: str
     kind: str
@@ -139,13 +145,13 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Listed(Struct, frozen=True):
-    """Agents and MCP servers."""
+    """Lists agents and MCP servers."""
 
     entries: list[Entry]
 
 
 class Shown(Struct, frozen=True):
-    """An agent or MCP server in full."""
+    """Shows an agent or MCP server in full."""
 
     agent: dict[str, object]
     spec: dict[str, object]
@@ -155,13 +161,13 @@ class Shown(Struct, frozen=True):
 
 
 class Logged(Struct, frozen=True):
-    """Lines of logs, merged by time."""
+    """Holds lines of logs, merged by time."""
 
     records: list[dict[str, object]]
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """A task in short."""
+    """Summarizes a task."""
 
     id: str
     agent: str
@@ -177,13 +183,13 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 class Tasks(Struct, frozen=True):
-    """Tasks, the newest first."""
+    """Lists tasks, the newest first."""
 
     tasks: list[Summary]
 
 
 class Answer(NamedTuple):
-    """What a tool answers: for programs, and for people and models where that is something else than its JSON."""
+    """Holds a tool's answer: for programs, and as text for people and models where its JSON would not do."""
 
     structured: object
     text: str | None = None
@@ -191,13 +197,13 @@ class Answer(NamedTuple):
 
 
 class ToolCaller:
-    """Whoever calls one of these tools, as the method table knows him.
+    """Represents the caller of one of these tools to the method table.
 
     Args:
         name: for errors.
-        permission: what he may do now.
-        who: as the audit names him.
-        on_progress: takes the progress of a task that he waits for.
+        permission: of the client, as it is now.
+        who: as the audit names it.
+        on_progress: takes the progress of a task that the call waits for.
     """
 
     def __init__(
@@ -215,7 +221,7 @@ class ToolCaller:
         self._last = -1.0
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Tells of progress; in MCP that has to grow, whatever a worker says."""
+        """Reports progress; MCP requires that it grows, so a smaller value than the last is dropped."""
         if method != "task.progress" or self._on_progress is None:
             return
         progress, total, message = (params.get(key) for key in ("progress", "total", "message"))
@@ -227,7 +233,7 @@ class ToolCaller:
             self._on_progress(Progress(reached, of, text))
 
     async def drain(self) -> None:
-        """Progress is short, and the transport bounds it."""
+        """Returns at once: progress is short, and the transport bounds it."""
 
     def follow(self, following: Awaitable[None]) -> None:
         """Refuses: a tool has one answer."""
@@ -240,7 +246,7 @@ class ToolCaller:
 
 @dataclass(frozen=True)
 class OwnTool:
-    """One of these tools."""
+    """Represents one of these tools."""
 
     name: str
     title: str
@@ -254,11 +260,11 @@ class OwnTool:
     is_idempotent: bool = False
 
     def is_within(self, permission: Permission | None) -> bool:
-        """Whether somebody with this permission may use it."""
+        """Returns whether a client with this permission may use it."""
         return permission is not None and RIGHTS.index(permission) >= RIGHTS.index(self.needs)
 
     def described(self) -> dict[str, object]:
-        """The entry of `tools/list`."""
+        """Returns the entry of `tools/list`."""
         return {
             "name": self.name,
             "title": self.title,
@@ -277,10 +283,10 @@ class OwnTool:
     async def call(
         self, control: Control, arguments: Mapping[str, object], caller: ToolCaller
     ) -> dict[str, object]:
-        """MCP's result object.
+        """Calls the tool and returns MCP's result object.
 
         Raises:
-            CorralError: what the method table raises, or the arguments are not those of the schema.
+            CorralError: as the method table raises it, or the arguments are not those of the schema.
         """
         if not self.is_within(caller.permission):
             raise PermissionDenied(
@@ -308,8 +314,8 @@ def _schema(type_: type[Struct]) -> dict[str, object]:
     name = str(reference["$ref"]).rpartition("/")[2]
     schema = components.pop(name)
     for each in (schema, *components.values()):
-        each.pop("title", None)  # what a Struct is called, and says to who reads the code,
-        each.pop("description", None)  # tells a client nothing
+        each.pop("title", None)  # the name and docstring of a Struct are for readers of the code,
+        each.pop("description", None)  # and mean nothing to a client
     return {**schema, "$defs": components} if components else schema
 
 
@@ -318,11 +324,11 @@ def _any_value(type_: type) -> dict[str, object]:
     return {"description": "any JSON value"}  # an empty schema counts as none
 
 
-# -- what they do
+# -- calls
 
 
 def _entry(status: Mapping[str, object]) -> Entry:
-    """In short what `status` tells of an agent."""
+    """Summarizes the status of an agent."""
     workers = [codec.as_object(each) or {} for each in codec.as_array(status.get("workers")) or []]
     down = [worker for worker in workers if worker.get("state") not in UP]
     reasons = [str(worker.get("reason") or "") for worker in down]
@@ -377,7 +383,7 @@ def _operation(
 
 
 def _task_answer(record: Mapping[str, object]) -> Answer:
-    """A task for a model: what came of it, or why nothing did."""
+    """Returns a task for a model: its output, or the reason why there is none."""
     state = record.get("state")
     error = codec.as_object(record.get("error"))
     if state == "succeeded":
@@ -404,7 +410,7 @@ async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Ans
                 async with asyncio.timeout(CANCEL_S):
                     await _call(control, "task.cancel", task, caller)
             except (CorralError, TimeoutError):
-                pass  # it goes on, and nobody is there to be told
+                pass  # it goes on, and no caller is left
         raise
 
 
@@ -465,7 +471,7 @@ async def _task(control: Control, asked: TaskArguments, caller: ToolCaller) -> A
             async with asyncio.timeout(asked.wait_s):
                 return _task_answer(await _call(control, "task.wait", {"task": asked.task}, caller))
         except TimeoutError:
-            pass  # it goes on: how it stands is the answer
+            pass  # it goes on: its state is the answer
     answer = _task_answer(await _call(control, "task.show", {"task": asked.task}, caller))
     return answer._replace(is_error=False)  # a question about a task that failed has not failed
 
@@ -582,4 +588,4 @@ OWN_TOOLS: Mapping[str, OwnTool] = {
         ),
     )
 }
-"""By name."""
+"""The tools, by name."""

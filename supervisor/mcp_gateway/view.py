@@ -1,9 +1,9 @@
-"""What one MCP client is offered: the pool as far as it may use it, and corral's own tools.
+"""Decides the tools of one MCP client: the part of the pool that it may use, and corral's own tools.
 
-Who it is decides what it may: a client outside has the permission of its uid; one inside a worker's tree has the
+A client outside has the permission of its uid; one inside a worker's tree has the
 tools of its agent, within the limits of the tasks that run there, and of corral's own tools what `control` of the
-agent's spec grants. What it asks for itself, by patterns or a profile, only narrows that. Nothing of it is
-looked at once and for all: a reload counts from the next request on.
+agent's spec grants. Patterns or a profile that the client gives only narrow that. All of it is looked up at
+each request: a reload counts from the next one on.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,13 +27,13 @@ NOTHING = Access(())
 
 @dataclass(frozen=True)
 class Client:
-    """Whoever is offered something.
+    """Represents an MCP client.
 
     Attributes:
         name: for errors and events.
-        sharer: whose processes of servers it uses that are not shared by all.
+        sharer: the owner of processes that it uses of servers that are not shared by all.
         who: as the audit names it.
-        permission: what it may do of what corral itself does, as things are now; None for nothing.
+        permission: for corral's own tools, as it is now; None for nothing.
         supervisor: of the worker in whose tree it is, if that is known.
     """
 
@@ -45,12 +45,12 @@ class Client:
 
 
 class ClientTools:
-    """The Offering of one client.
+    """Serves the tools, prompts and resources of one client.
 
     Args:
         control: of the daemon.
-        client: who it is.
-        view: what it asks for itself.
+        client: for its rights.
+        view: its own patterns and profile, which narrow the rights.
 
     Raises:
         NotFound: there is no such profile.
@@ -77,12 +77,12 @@ class ClientTools:
 
     @property
     def instructions(self) -> str:
-        """What models are told about the whole."""
+        """Returns the instructions for models."""
         return INSTRUCTIONS
 
     @property
     def access(self) -> Access:
-        """What of the pool there is for this client now."""
+        """Returns the part of the pool that this client may use now."""
         supervisor = self._client.supervisor
         if supervisor is None:
             base = self._control.tool_calls.access_for(self._client.who)
@@ -91,7 +91,7 @@ class ClientTools:
                 lists = [entry.limits.allowed_tools for entry in self._entries(supervisor)]
                 base = access_of(supervisor.spec, lists)
             except NotFound:
-                base = NOTHING  # it has not let go of a task that is over: its limits are unknown
+                base = NOTHING  # it still runs a task that is over: its limits are unknown
         profile = self._current_profile()
         if base is not self._base or profile is not self._profile:
             self._base, self._profile = base, profile
@@ -104,7 +104,7 @@ class ClientTools:
         return self._access
 
     def _entries(self, supervisor: WorkerSupervisor) -> list[Entry]:
-        """All tasks of the worker: it does not say for which of them it asks, and is no freer than any."""
+        """Returns all tasks of the worker: the request does not name one, and is bound by the limits of each."""
         found = [
             self._control.tasks.accounting.task_of(supervisor, task)
             for task in tuple(supervisor.running)
@@ -112,14 +112,14 @@ class ClientTools:
         return [entry for entry in found if entry is not None]
 
     def _current_profile(self) -> Profile:
-        """The profile as it is now; one that is gone stays what it was: nobody has more for that."""
+        """Returns the profile as it is now; one that was removed stays as it was, which grants no more."""
         name = self._view.profile
         if name is None:
             return self._profile
         return self._control.agents.config.profiles.get(name, self._profile)
 
     def _may_use(self, tool: OwnTool) -> bool:
-        """Whether one of corral's own tools is offered; a profile's list of tools is about the pool alone."""
+        """Returns whether one of corral's own tools is offered; a profile's list of tools is about the pool alone."""
         profile = self._current_profile()
         of_profile = Access(None, profile.denied_tools, profile.read_only)
         return (
@@ -130,7 +130,7 @@ class ClientTools:
         )
 
     async def listed(self, kind: Kind) -> list[dict[str, object]]:
-        """MCP's objects under exposed names, sorted; starts servers that never listed anything."""
+        """Lists MCP's objects under exposed names, sorted; starts servers that never listed anything."""
         pool, access = self._control.pool, self.access
         concerned = [name for name in pool.names() if concerns(access, name)]
         await pool.list_servers(concerned, patience_s=LISTING_S)
@@ -141,7 +141,7 @@ class ClientTools:
         return found
 
     def tool(self, name: str) -> Mapping[str, object] | None:
-        """The tool that a call of this name would be of, short names included; None if it is not known, or not offered."""
+        """Returns the tool that a call of this name would reach, short names included; None if unknown or not offered."""
         own = OWN_TOOLS.get(name)
         if own is not None:
             return own.described() if self._may_use(own) else None
@@ -150,7 +150,7 @@ class ClientTools:
     async def request(
         self, method: str, params: Mapping[str, object], caller: Caller
     ) -> dict[str, object]:
-        """The result of tools/call, prompts/get, resources/read or completion/complete.
+        """Returns the result of tools/call, prompts/get, resources/read or completion/complete.
 
         Raises:
             CorralError: it could not be had.
@@ -193,16 +193,16 @@ class ClientTools:
         return await tool.call(self._control, arguments, tool_caller)
 
     async def subscribe(self, uri: str, on_updated: Callable[[str], None]) -> Callable[[], None]:
-        """Has `on_updated` called with the URI whenever the resource changes; returns what ends that.
+        """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
 
         Raises:
-            CorralError: there is no such resource, or its server does not tell.
+            CorralError: there is no such resource, or its server has no subscriptions.
         """
         caller = Caller(name=self._client.name, sharer=self._client.sharer)
         return await self._control.pool.subscribe(uri, on_updated, self.access, caller=caller)
 
     def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
-        """Has `on_change` called when a list has changed; returns what ends that."""
+        """Calls `on_change` when a list has changed; returns a function that ends that."""
         end = self._control.pool.watch(on_change)
 
         def reloaded(_config: Config) -> None:

@@ -1,12 +1,12 @@
-"""MCP over streamable HTTP, on the daemon's own loop: https://modelcontextprotocol.io/specification (transports).
+"""Serves MCP over streamable HTTP, on the daemon's own loop: https://modelcontextprotocol.io/specification (transports).
 
-Nobody but programs of this machine that know the token is served: the address is a loopback one, `Host` and
+Only programs of this machine that know the token are served: the address is a loopback one, `Host` and
 `Origin` must name this machine (a page in a browser can reach loopback, too, by a name that it resolves as it
 likes), and each request brings the bearer token. Clients of the legacy era have a session, whose requests go on
 when a connection breaks, and whose streams can be taken up again; a modern request stands for itself, and ends with its connection.
-All of it is bounded: bodies, sessions, requests, streams and what is kept for those who come back.
+All of it is bounded: bodies, sessions, requests, streams and the events kept for clients that come back.
 
-It speaks for an `Offering` and knows neither pool nor daemon. aiohttp is imported with this module, and this
+This module must not know the pool or the daemon: it serves the tools that it is given. aiohttp is imported with this module, and this
 module only where HTTP is on.
 """
 
@@ -54,12 +54,12 @@ from . import http_auth
 from .http_auth import NAMES, TOKEN_BYTES, is_local
 from .http_session import (
     MAX_SESSIONS,
-    Asked,
     HttpSession,
     HttpSessions,
     Id,
     Refused,
     Reply,
+    RpcRequest,
     failure,
     read_request,
 )
@@ -70,37 +70,37 @@ PATH = "/mcp"
 MAX_BODY_BYTES = 16 * 1024 * 1024
 
 BODY_S = 30.0
-"""How long a body may take to arrive."""
+"""Seconds that a body may take to arrive."""
 
 STALL_S = 30.0
-"""How long a client that does not read is waited for."""
+"""Seconds to wait for a client that does not read."""
 
 DEFER_S = 0.25
-"""How long an answer is waited for before a stream is begun for it; one that comes sooner needs none."""
+"""Seconds to wait for an answer before a stream is begun for it; one that comes sooner needs none."""
 
 IDLE_S = 1800.0
-"""How long a session is kept without any request or stream."""
+"""Seconds that a session is kept without any request or stream."""
 
 SWEEP_S = 30.0
 
 MAX_CONNECTIONS = 512
 
 MAX_REQUESTS = 256
-"""Requests under way in one session, and streams of it that are not finished."""
+"""Number of requests under way in one session, and of its streams that are not finished."""
 
 MAX_MODERN = 1024
-"""Requests of modern clients under way."""
+"""Number of requests of modern clients under way."""
 
 MAX_BATCH = 100
 
 MAX_ACCEPT_CHARACTERS = 8190
-"""Of a header `Accept` that is looked at: as long as one line of it may be."""
+"""Characters of a header `Accept` that are parsed: as long as one line of it may be."""
 
 MAX_NAME = 100
 """Characters of a client's name that are kept."""
 
 SINCE_PRIMED = "2025-11-25"
-"""From this revision on a client knows what an event without data is."""
+"""The first revision in which a client knows events without data."""
 
 STATUS = {-32700: 400, -32600: 400, -32602: 400, -32020: 400, -32021: 400, -32022: 400, -32601: 404}
 """The status of an answer to a modern request by its error code; others, and results, are 200."""
@@ -113,15 +113,15 @@ SSE_HEADERS = {
 
 
 class HttpTools(Offering, Protocol):
-    """An Offering whose tools can be looked at one by one."""
+    """Describes an Offering whose tools can be looked up one by one."""
 
     def tool(self, name: str) -> Mapping[str, object] | None:
-        """The tool that a call of this name would be of; None if it is not known, or not offered."""
+        """Returns the tool that a call of this name would reach; None if it is not known, or not offered."""
         ...
 
 
-class Wanted(NamedTuple):
-    """What a client chooses of what there is, by the query of its address."""
+class ViewQuery(NamedTuple):
+    """Holds the patterns and the profile in the query of a client's address."""
 
     only: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
@@ -129,19 +129,19 @@ class Wanted(NamedTuple):
     profile: str | None = None
 
 
-Offer = Callable[[Wanted, Caller], HttpTools]
-"""What a client that wants this is offered; raises CorralError, NotFound of an unknown profile."""
+Offer = Callable[[ViewQuery, Caller], HttpTools]
+"""Makes the tools of a client with such a query; raises CorralError, NotFound of an unknown profile."""
 
 
 class HttpServer:
     """Serves MCP over HTTP.
 
     Args:
-        offer: what a client is offered.
-        token: what it has to send.
+        offer: makes the tools of a client.
+        token: the bearer token that a client has to send.
         version: corral's own.
-        max_sessions: how many legacy clients may be there at once.
-        max_connections: how many connections may be there at once.
+        max_sessions: the number of legacy clients at once.
+        max_connections: the number of connections at once.
     """
 
     def __init__(
@@ -163,9 +163,9 @@ class HttpServer:
         self._runner: web.ServerRunner | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._listening: asyncio.Server | None = None
-        self._visits = HttpSessions(max_sessions)
+        self._sessions = HttpSessions(max_sessions)
         self._modern: dict[asyncio.Task[None], bool] = {}
-        """Each with whether it listens, and so ends by itself when its face is closed."""
+        """Requests under way, each with whether it listens, and so ends by itself when its endpoint is closed."""
         self._faces: set[McpEndpoint] = set()
         self._is_closing = False
 
@@ -175,7 +175,7 @@ class HttpServer:
         """Listens, and returns the address: `HOST:PORT`.
 
         Raises:
-            PermissionDenied: it cannot be had.
+            PermissionDenied: the address cannot be bound.
         """
         # There is one path: an Application with its router would cost each request a tenth of its time.
         server = web.Server(
@@ -228,7 +228,7 @@ class HttpServer:
         if len(self._known) > self._max_connections:
             self._known.intersection_update(connections)
         if len(connections) >= self._max_connections:
-            # Any user of this machine can open connections and say nothing: who has the token goes before them.
+            # Any user of this machine can open connections and send nothing: a client with the token goes before them.
             strangers = (
                 each
                 for each in connections
@@ -236,7 +236,7 @@ class HttpServer:
             )
             first = next(strangers, None)
             if first is None:
-                return _Turned()
+                return _RejectedConnection()
             first.force_close()
         return server()
 
@@ -247,15 +247,15 @@ class HttpServer:
             self._sweeper.cancel()
         if self._listening is not None:
             self._listening.close()
-        for face in list(self._faces):
-            face.close()  # what listens is answered
+        for endpoint in list(self._faces):
+            endpoint.close()  # listening requests are answered
         tasks = list(self._modern)
         for task, listens in self._modern.items():
             if not listens:
                 task.cancel()
-        for visit in list(self._visits):
-            tasks += visit.running.values()
-            self._visits.end(visit)
+        for session in list(self._sessions):
+            tasks += session.running.values()
+            self._sessions.end(session)
         if self._runner is not None:
             await self._runner.cleanup()
         for task in tasks:
@@ -263,9 +263,9 @@ class HttpServer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _sweep(self) -> None:
-        """Ends sessions that nobody uses."""
+        """Ends idle sessions, again and again."""
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        self._visits.end_idle(self._loop.time() - IDLE_S)
+        self._sessions.end_idle(self._loop.time() - IDLE_S)
 
     # -- one HTTP request
 
@@ -282,7 +282,7 @@ class HttpServer:
             if request.method == "GET":
                 return await self._get(request)
             if request.method == "DELETE":
-                self._visits.end(self._session(request))
+                self._sessions.end(self._session(request))
                 return web.Response(status=204)
             error = MethodNotFound(f"cannot serve {request.method}")
             raise Refused(405, error, Allow="GET, POST, DELETE")
@@ -296,18 +296,22 @@ class HttpServer:
             return _json(failure(None, fault), error.status)
 
     def _admit(self, request: web.BaseRequest) -> None:
-        """Lets pass who is on this machine, says so, and knows the token."""
+        """Rejects a request that names another host or origin, or is without the token.
+
+        Raises:
+            Refused: it does.
+        """
         hosts, origins = (request.headers.getall(name, []) for name in ("Host", "Origin"))
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            said = hosts[0] if hosts else ""
-            raise Refused(403, PermissionDenied(f"cannot serve host {said!r}", header="Host"))
+            host = hosts[0] if hosts else ""
+            raise Refused(403, PermissionDenied(f"cannot serve host {host!r}", header="Host"))
         if origins and (len(origins) > 1 or not is_local(origins[0])):
             raise Refused(
                 403, PermissionDenied(f"cannot serve origin {origins[0]!r}", header="Origin")
             )
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        said_token = token.strip().encode("utf-8", "surrogateescape")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(said_token, self._token):
+        sent_token = token.strip().encode("utf-8", "surrogateescape")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent_token, self._token):
             error = PermissionDenied("cannot serve the request without the bearer token")
             raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"')
 
@@ -315,7 +319,7 @@ class HttpServer:
         if request.content_type != "application/json" or "Content-Encoding" in request.headers:
             error = InvalidRequest("cannot read the body: it is no plain application/json")
             raise Refused(415, error)
-        takes = _taken(request)
+        takes = _accepted_types(request)
         if not takes:
             text = "cannot answer: the client takes neither application/json nor text/event-stream"
             raise Refused(406, InvalidRequest(text))
@@ -351,32 +355,32 @@ class HttpServer:
             if version not in MODERN_VERSIONS:
                 raise Refused(400, unsupported_version(version))
             return web.Response(status=202)  # there is none that concerns us
-        asked = read_request(message)
-        meta = as_object(asked.params.get("_meta")) or {}
-        caller = Caller(name=_named(meta.get(META + "clientInfo")), sharer="http")
+        rpc = read_request(message)
+        meta = as_object(rpc.params.get("_meta")) or {}
+        caller = Caller(name=_client_name(meta.get(META + "clientInfo")), sharer="http")
         try:
-            offering = self._offer(_wanted(request), caller)
-            _check_headers(request, asked, offering)
+            client_tools = self._offer(_view_query(request), caller)
+            _check_headers(request, rpc, client_tools)
         except CorralError as error:
-            raise Refused(400, error, request_id=asked.id) from error
+            raise Refused(400, error, request_id=rpc.id) from error
         streams = "text/event-stream" in takes
-        if asked.method == LISTEN and not streams:
+        if rpc.method == LISTEN and not streams:
             text = "cannot listen: the client takes no text/event-stream"
-            raise Refused(406, InvalidRequest(text), request_id=asked.id)
+            raise Refused(406, InvalidRequest(text), request_id=rpc.id)
         if len(self._modern) >= MAX_MODERN:
             full = Overloaded(f"cannot serve more than {MAX_MODERN} requests", retry_after_s=1)
-            raise Refused(503, full, request_id=asked.id, Retry_After="1")
-        face = McpEndpoint(offering, version=self._version, caller=caller)
+            raise Refused(503, full, request_id=rpc.id, Retry_After="1")
+        endpoint = McpEndpoint(client_tools, version=self._version, caller=caller)
         reply = Reply(Stream(0, keeps=False) if streams else None)
-        task = self._loop.create_task(reply.answer(face, asked))
+        task = self._loop.create_task(reply.answer(endpoint, rpc))
         task.add_done_callback(lambda task: reply.give_up() if task.cancelled() else None)
-        self._modern[task] = asked.method == LISTEN
-        self._faces.add(face)
+        self._modern[task] = rpc.method == LISTEN
+        self._faces.add(endpoint)
         try:
             if await reply.is_short():
                 if not reply.answers:
                     ending = Overloaded("cannot finish the request: the daemon is stopping")
-                    raise Refused(503, ending, request_id=asked.id)
+                    raise Refused(503, ending, request_id=rpc.id)
                 code = (as_object(reply.answers[0].get("error")) or {}).get("code")
                 return _json(reply.answers[0], STATUS.get(cast("int", code), 200))  # None is no key
             return await self._stream(request, reply.begin())
@@ -387,29 +391,29 @@ class HttpServer:
         finally:
             task.cancel()  # the daemon ends, or it has ended by itself
             self._modern.pop(task, None)
-            self._faces.discard(face)
-            face.close()
+            self._faces.discard(endpoint)
+            endpoint.close()
 
     # -- the legacy era
 
     async def _initialize(
         self, request: web.BaseRequest, message: dict[str, object]
     ) -> web.StreamResponse:
-        asked = read_request(message)
-        self._visits.make_room(asked.id)
+        rpc = read_request(message)
+        self._sessions.make_room(rpc.id)
         session_id = secrets.token_urlsafe(TOKEN_BYTES)
-        name = _named(asked.params.get("clientInfo"))
+        name = _client_name(rpc.params.get("clientInfo"))
         caller = Caller(name=name, sharer=f"http {session_id[:8]}")
         try:
-            offering = self._offer(_wanted(request), caller)
+            client_tools = self._offer(_view_query(request), caller)
         except CorralError as error:
-            raise Refused(400, error, request_id=asked.id) from error
-        session = HttpSession(session_id, offering, caller, self._version)
+            raise Refused(400, error, request_id=rpc.id) from error
+        session = HttpSession(session_id, client_tools, caller, self._version)
         reply = Reply(None)
-        await reply.answer(session.face, asked)
+        await reply.answer(session.endpoint, rpc)
         if "error" in reply.answers[0]:
             return _json(reply.answers[0])
-        self._visits.add(session)
+        self._sessions.add(session)
         return _json(reply.answers[0], headers={http_headers.SESSION: session_id})
 
     def _session(self, request: web.BaseRequest) -> "HttpSession":
@@ -417,13 +421,13 @@ class HttpServer:
         if session_id is None:
             error = InvalidRequest(f"cannot serve the request without {http_headers.SESSION}")
             raise Refused(400, error)
-        session = self._visits.find(session_id)
+        session = self._sessions.find(session_id)
         if session is None:
             raise Refused(404, NotFound("cannot find the session: it has ended"))
         version = request.headers.get(http_headers.VERSION, "").strip()
         if version and version not in LEGACY_VERSIONS:
             raise Refused(400, unsupported_version(version))
-        self._visits.note_use(session)
+        self._sessions.note_use(session)
         return session
 
     async def _legacy_post(
@@ -432,10 +436,10 @@ class HttpServer:
         session = self._session(request)
         batch = as_array(message)
         if batch is not None and (
-            session.face.version != BATCHING_VERSION or not 0 < len(batch) <= MAX_BATCH
+            session.endpoint.version != BATCHING_VERSION or not 0 < len(batch) <= MAX_BATCH
         ):
             raise Refused(400, InvalidRequest("cannot take the batch"))
-        questions: list[Asked] = []
+        questions: list[RpcRequest] = []
         for each in [message] if batch is None else batch:
             fields = as_object(each)
             if fields is not None and "id" in fields and "method" in fields:
@@ -452,12 +456,12 @@ class HttpServer:
             full = Overloaded(f"cannot take more than {MAX_REQUESTS} requests", retry_after_s=1)
             raise Refused(429, full, request_id=questions[0].id, Retry_After="1")
         stream = session.new_stream() if "text/event-stream" in takes else None
-        reply = Reply(stream, session, expected=len(questions), on_finished=self._visits.keep)
+        reply = Reply(stream, session, expected=len(questions), on_finished=self._sessions.keep)
         tasks = [session.start(reply, question) for question in questions]
         is_short = True
         try:
             is_short = await reply.is_short(None if stream is None else DEFER_S)
-        except asyncio.CancelledError:  # nobody can come back for what no stream was begun for
+        except asyncio.CancelledError:  # without a stream no client can come back for the answer
             for task in tasks:
                 task.cancel()
             raise
@@ -468,7 +472,7 @@ class HttpServer:
             if not reply.answers:  # it was withdrawn
                 return web.Response(status=202)
             return _json(reply.answers if batch is not None else reply.answers[0])
-        if session.face.version >= SINCE_PRIMED:
+        if session.endpoint.version >= SINCE_PRIMED:
             stream.prime()
         return await self._stream(request, reply.begin())
 
@@ -476,7 +480,7 @@ class HttpServer:
         version = request.headers.get(http_headers.VERSION, "").strip()
         if version in MODERN_VERSIONS:
             raise Refused(405, MethodNotFound("cannot serve GET in this revision"), Allow="POST")
-        if "text/event-stream" not in _taken(request):
+        if "text/event-stream" not in _accepted_types(request):
             raise Refused(
                 406, InvalidRequest("cannot stream: the client takes no text/event-stream")
             )
@@ -512,8 +516,8 @@ class HttpServer:
         return response
 
 
-class _Turned(asyncio.Protocol):
-    """A connection beyond the limit."""
+class _RejectedConnection(asyncio.Protocol):
+    """Aborts a connection beyond the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast("asyncio.Transport", transport).abort()  # of a TCP server, it is one
@@ -522,43 +526,41 @@ class _Turned(asyncio.Protocol):
 # -- requests and answers
 
 
-def _check_headers(request: web.BaseRequest, asked: "Asked", offering: HttpTools) -> None:
-    meta = as_object(asked.params.get("_meta")) or {}
+def _check_headers(request: web.BaseRequest, rpc: RpcRequest, client_tools: HttpTools) -> None:
+    meta = as_object(rpc.params.get("_meta")) or {}
     for key in ("protocolVersion", "clientCapabilities"):
         if META + key not in meta:
             raise InvalidParams(
-                f'cannot serve "{asked.method}": its _meta has no "{META}{key}"', key=META + key
+                f'cannot serve "{rpc.method}": its _meta has no "{META}{key}"', key=META + key
             )
 
     def values(name: str) -> list[str]:
         return request.headers.getall(name, [])
 
-    http_auth.check_routing(
-        values, asked.method, asked.params, _version_of({"params": asked.params})
-    )
-    tool = offering.tool(str(asked.params.get("name"))) if asked.method == CALL else None
+    http_auth.check_routing(values, rpc.method, rpc.params, _version_of({"params": rpc.params}))
+    tool = client_tools.tool(str(rpc.params.get("name"))) if rpc.method == CALL else None
     if tool is not None:
-        arguments = as_object(asked.params.get("arguments")) or {}
+        arguments = as_object(rpc.params.get("arguments")) or {}
         http_auth.check_params(values, tool.get("inputSchema"), arguments)
 
 
 def _version_of(message: Mapping[str, object]) -> object:
-    """The revision in the `_meta` of a request; None where it names none."""
+    """Returns the revision in the `_meta` of a request; None where it names none."""
     params = as_object(message.get("params")) or {}
     return (as_object(params.get("_meta")) or {}).get(META + "protocolVersion")
 
 
-def _named(client: object) -> str:
-    """A client as events and the audit name it: by what it says of itself."""
+def _client_name(client: object) -> str:
+    """Names a client for events and the audit, by the name that it gives."""
     name = (as_object(client) or {}).get("name")
     return f"http {name[:MAX_NAME]}" if isinstance(name, str) and name else "http"
 
 
-def _wanted(request: web.BaseRequest) -> Wanted:
-    """What the query chooses.
+def _view_query(request: web.BaseRequest) -> ViewQuery:
+    """Parses the query of the address.
 
     Raises:
-        InvalidParams: it says something else, which may have been meant to narrow the choice.
+        InvalidParams: it has another key, which may have been meant to narrow the choice.
     """
     query = request.query
     known = {"only", "deny", "read_only", "profile"}
@@ -571,7 +573,7 @@ def _wanted(request: web.BaseRequest) -> Wanted:
     read_only = query.get("read_only", "0")
     if read_only not in ("0", "1", "true", "false"):
         raise InvalidParams(f"cannot read read_only={read_only!r}: write 1 or 0", key="read_only")
-    return Wanted(
+    return ViewQuery(
         only=tuple(query.getall("only")) if "only" in query else None,
         deny=tuple(query.getall("deny", [])),
         read_only=read_only in ("1", "true"),
@@ -579,16 +581,16 @@ def _wanted(request: web.BaseRequest) -> Wanted:
     )
 
 
-def _taken(request: web.BaseRequest) -> frozenset[str]:
-    """Which of our two types of content the client takes."""
-    return _meant(",".join(request.headers.getall("Accept", ["*/*"]))[:MAX_ACCEPT_CHARACTERS])
+def _accepted_types(request: web.BaseRequest) -> frozenset[str]:
+    """Returns those of our two types of content that the client accepts."""
+    return _media_types(",".join(request.headers.getall("Accept", ["*/*"]))[:MAX_ACCEPT_CHARACTERS])
 
 
 @lru_cache(64)
-def _meant(said: str) -> frozenset[str]:
+def _media_types(accept: str) -> frozenset[str]:
     ours = ("application/json", "text/event-stream")
     found: set[str] = set()
-    for part in said.lower().split(","):
+    for part in accept.lower().split(","):
         kind, _, rest = part.strip().partition(";")
         if rest.replace(" ", "") in ("q=0", "q=0.0"):
             continue
@@ -602,7 +604,7 @@ def _meant(said: str) -> frozenset[str]:
 
 
 async def _continue(request: web.BaseRequest) -> None:
-    """Tells a client that asks whether to send its body that it may (RFC 9110, 10.1.1)."""
+    """Sends 100 Continue to a client that expects it before its body (RFC 9110, 10.1.1)."""
     if request.headers["Expect"].lower() != "100-continue":
         error = InvalidRequest("cannot do what the client expects")
         raise Refused(417, error)

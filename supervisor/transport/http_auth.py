@@ -1,7 +1,7 @@
-"""Who may speak to us over HTTP: programs of this machine that know the token.
+"""Decides which HTTP requests are served: those of programs of this machine that know the token.
 
 The token is in a file that its owner alone can read, so that it stands for that user. An address that others could
-reach is never used; and what a browser sends here for a page of somebody else says so in `Origin`.
+reach is never used; and a request that a browser sends for a page of another site has that in `Origin`.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from ...worker.contract.errors import InvalidParams, PermissionDenied
 TOKEN_BYTES = 32
 
 MIN_TOKEN = 16
-"""Characters of a token that somebody else has written: fewer can be guessed."""
+"""Number of characters of a token that a person wrote: fewer can be guessed."""
 
 MAX_TOKEN_BYTES = 4096
 
 NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-"""How this machine calls itself."""
+"""Names of this machine in `Host` and `Origin`."""
 
 
 def loopback(address: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`, if the host is this machine's own.
+    """Returns host and port of `HOST:PORT`, if the host is a loopback address.
 
     Raises:
         InvalidParams: others could reach it.
@@ -51,11 +51,11 @@ def loopback(address: str) -> tuple[str, int]:
 
 
 def read_token(path: Path) -> str:
-    """The bearer token in a file that nobody else may read; a file that does not exist is made.
+    """Reads the bearer token from a file that only its owner may read; makes a file that does not exist.
 
     Raises:
         PermissionDenied: the file is not ours alone, or cannot be used.
-        InvalidParams: what is in it is no token.
+        InvalidParams: its content is no token.
     """
 
     def refused(reason: str) -> PermissionDenied:
@@ -103,7 +103,7 @@ def _make(path: Path) -> None:
 
 
 def is_local(origin: str) -> bool:
-    """Whether the page of this `Origin` is one of this machine."""
+    """Returns whether the page of this `Origin` is one of this machine."""
     scheme, separator, rest = origin.lower().partition("://")
     host = rest.rpartition(":")[0] if rest.rpartition(":")[2].isdecimal() else rest
     return (
@@ -118,7 +118,7 @@ LAST_EVENT = "Last-Event-ID"
 _DECIMAL = re.compile(r"-?[0-9]{1,100}(\.0+)?")
 
 Values = Callable[[str], list[str]]
-"""All values of the header of a name."""
+"""Returns all values of the header of a name."""
 
 
 def check_routing(
@@ -136,8 +136,8 @@ def check_routing(
     key = http_headers.NAMED.get(method)
     named = None if key is None else params.get(key)
     if named is not None:
-        said = _only(values, http_headers.NAME)
-        if said is None or http_headers.decoded(said) != named:
+        decoded_value = _only(values, http_headers.NAME)
+        if decoded_value is None or http_headers.decoded(decoded_value) != named:
             raise _mismatch(http_headers.NAME, f'"{key}"')
 
 
@@ -150,7 +150,7 @@ def check_params(values: Values, schema: object, arguments: Mapping[str, object]
     try:
         marks = http_headers.marks_of(schema)
     except ValueError:
-        return  # no client can do what this schema asks for
+        return  # no client can send the headers of this schema
     for path, mark in marks.items():
         header, argument = f"{http_headers.PARAM}{mark}", f'argument "{".".join(path)}"'
         if not _is_same(http_headers.argument_at(arguments, path), _only(values, header)):
@@ -172,15 +172,15 @@ def _mismatch(name: str, what: str) -> ProtocolError:
 
 
 def _is_same(value: object, header: str | None) -> bool:
-    """Whether a header says an argument: numbers as numbers, and those that no client needs to repeat if it does."""
+    """Returns whether a header has the value of an argument: numbers compare as numbers, a missing header is right for a value that has no text."""
     text = http_headers.text_of(value)
     if header is None:
         return text is None
-    said = http_headers.decoded(header)
-    if said is None:
+    decoded_value = http_headers.decoded(header)
+    if decoded_value is None:
         return False
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if text is not None and _DECIMAL.fullmatch(said):
-            return int(said.partition(".")[0]) == int(text)
-        return said == str(value)
-    return said == text
+        if text is not None and _DECIMAL.fullmatch(decoded_value):
+            return int(decoded_value.partition(".")[0]) == int(text)
+        return decoded_value == str(value)
+    return decoded_value == text

@@ -1,7 +1,7 @@
-"""What a client of HTTP asks for and is answered, apart from HTTP: sessions of the legacy era, and replies.
+"""Runs the requests of HTTP clients, apart from HTTP: sessions of the legacy era, and replies.
 
-A `Visit` is what MCP calls a session, `Visits` are bounded in number and in what is kept of them. The requests of one go on when their connection breaks: what they have told by
-then, and what they answer later, is in their `Stream`. A `Reply` is what one POST is answered with.
+An `HttpSession` is a session of MCP; their number and the bytes kept for them are bounded. Its requests go on when their
+connection breaks: their notifications and answers are in their `Stream`. A `Reply` is the answer to one POST.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from ...worker.contract.errors import (
 from .sse import Stream
 
 ASK_S = 600.0
-"""How long a client may take to answer a question of a server."""
+"""Seconds that a client may take to answer a request of a server."""
 
 KEPT_BYTES = 32 * 1024 * 1024
-"""What is kept of finished streams, of all sessions together, for clients that lost them."""
+"""Bytes kept of finished streams, of all sessions together, for clients that lost them."""
 
 KEPT_STREAMS = 1000
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Refused(Exception):
-    """A request that gets no further than HTTP."""
+    """Raised about a request that is answered by HTTP alone."""
 
     def __init__(
         self, status: int, error: CorralError, *, request_id: Id | None = None, **headers: str
@@ -54,8 +54,8 @@ class Refused(Exception):
         self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
 
 
-class Asked(NamedTuple):
-    """A request of JSON-RPC."""
+class RpcRequest(NamedTuple):
+    """Represents a request of JSON-RPC."""
 
     id: Id
     method: str
@@ -63,21 +63,25 @@ class Asked(NamedTuple):
 
 
 class HttpSession:
-    """One legacy client, with what MCP calls a session.
+    """Represents the session of one legacy client.
 
     Args:
-        visit_id: which the client sends with each request.
-        offering: what it is offered.
-        caller: who it is.
+        session_id: the client sends it with each request.
+        client_tools: of this client.
+        caller: for the pool and the audit.
         version: corral's own.
     """
 
-    def __init__(self, visit_id: str, offering: Offering, caller: Caller, version: str) -> None:
+    def __init__(
+        self, session_id: str, client_tools: Offering, caller: Caller, version: str
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.id = visit_id
-        self.face = McpEndpoint(offering, version=version, caller=caller, notify=self._notify)
+        self.id = session_id
+        self.endpoint = McpEndpoint(
+            client_tools, version=version, caller=caller, notify=self._notify
+        )
         self.streams: dict[int, Stream] = {0: Stream(0, keeps=True)}
-        """Number 0 is for what belongs to no request."""
+        """Number 0 is for messages that belong to no request."""
         self.running: dict[Id, asyncio.Task[None]] = {}
         self.used_at = self._loop.time()
         self._asks: dict[str, asyncio.Future[object]] = {}
@@ -86,22 +90,22 @@ class HttpSession:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way, and nobody listens."""
+        """Returns whether no request is under way, and no client listens."""
         return not self.running and not any(stream.is_read for stream in self.streams.values())
 
     def new_stream(self) -> Stream:
-        """One more stream."""
+        """Makes one more stream."""
         self._last_stream += 1
         stream = self.streams[self._last_stream] = Stream(self._last_stream, keeps=True)
         return stream
 
-    def start(self, reply: "Reply", asked: Asked) -> asyncio.Task[None]:
+    def start(self, reply: "Reply", rpc: RpcRequest) -> asyncio.Task[None]:
         """Begins to serve a request; it goes on when its connection breaks."""
-        task = self._loop.create_task(reply.answer(self.face, asked))
-        self.running[asked.id] = task
+        task = self._loop.create_task(reply.answer(self.endpoint, rpc))
+        self.running[rpc.id] = task
 
         def done(task: asyncio.Task[None]) -> None:
-            del self.running[asked.id]
+            del self.running[rpc.id]
             self.used_at = self._loop.time()
             if task.cancelled():
                 reply.give_up()
@@ -110,7 +114,7 @@ class HttpSession:
         return task
 
     def take(self, message: dict[str, object] | None) -> None:
-        """Takes a notification, or an answer to what the client was asked."""
+        """Takes a notification, or an answer to a request of ours."""
         if message is None or message.get("jsonrpc") != "2.0":
             raise Refused(400, InvalidRequest("cannot read the body as a message of JSON-RPC"))
         method, params = message.get("method"), as_object(message.get("params")) or {}
@@ -118,10 +122,10 @@ class HttpSession:
             request_id = params.get("requestId")
             is_id = isinstance(request_id, str | int) and not isinstance(request_id, bool)
             if is_id and request_id in self.running:
-                # With a reason, which tells what serves it from a client that is only gone.
+                # With a reason, which the handler can tell from a client that is only gone.
                 self.running[request_id].cancel(str(params.get("reason") or ""))
         elif isinstance(method, str):
-            self.face.hear(method, params)
+            self.endpoint.hear(method, params)
         elif "result" in message or "error" in message:
             answer = self._asks.get(str(message.get("id")))
             if answer is not None and not answer.done():
@@ -137,10 +141,10 @@ class HttpSession:
             self.streams[0].put({"jsonrpc": "2.0", "method": method, "params": params})
 
     async def ask(self, stream: Stream, method: str, params: Mapping[str, object]) -> object:
-        """The client's answer to a request on a stream.
+        """Sends the client a request on a stream and returns its answer.
 
         Raises:
-            CorralError: what it answered, or Timeout.
+            CorralError: its error, or Timeout.
         """
         self._last_ask += 1
         request_id = f"corral-{self._last_ask}"
@@ -154,15 +158,15 @@ class HttpSession:
         except ValueError as error:
             raise InternalError(f'cannot ask "{method}": {error}') from error
         except asyncio.CancelledError:
-            told = {"requestId": request_id, "reason": "no longer needed"}
-            stream.put({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": told})
+            cancelled = {"requestId": request_id, "reason": "no longer needed"}
+            stream.put({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled})
             raise
         finally:
             del self._asks[request_id]
 
     def close(self) -> None:
         """Ends all that is under way."""
-        self.face.close()
+        self.endpoint.close()
         for task in self.running.values():
             task.cancel()
         for stream in self.streams.values():
@@ -170,106 +174,106 @@ class HttpSession:
 
 
 class HttpSessions:
-    """All that are there, the one that was used last at the end, and what is kept of their finished streams.
+    """Holds all sessions, the last used one at the end, and their finished streams.
 
     Args:
-        most: how many there may be at once.
+        most: the number of sessions at once.
     """
 
     def __init__(self, most: int = MAX_SESSIONS) -> None:
         self._most = most
-        self._visits: dict[str, HttpSession] = {}
+        self._sessions: dict[str, HttpSession] = {}
         self._kept: deque[tuple[HttpSession, Stream]] = deque()
         self._kept_bytes = 0
 
     def __iter__(self) -> Iterator[HttpSession]:
-        return iter(self._visits.values())
+        return iter(self._sessions.values())
 
-    def find(self, visit_id: str) -> HttpSession | None:
-        """The one that a client names."""
-        return self._visits.get(visit_id)
+    def find(self, session_id: str) -> HttpSession | None:
+        """Returns the session that a client names."""
+        return self._sessions.get(session_id)
 
-    def note_use(self, visit: HttpSession) -> None:
-        """A request of its client has come."""
-        visit.used_at = asyncio.get_running_loop().time()
-        self._visits[visit.id] = self._visits.pop(visit.id)
+    def note_use(self, session: HttpSession) -> None:
+        """Marks a session as used now."""
+        session.used_at = asyncio.get_running_loop().time()
+        self._sessions[session.id] = self._sessions.pop(session.id)
 
     def make_room(self, request_id: Id) -> None:
-        """Ends, where there are too many, the one that was not used for longest.
+        """Ends, where there are too many, the session that was idle for longest.
 
         Raises:
             Refused: none is idle.
         """
-        if len(self._visits) < self._most:
+        if len(self._sessions) < self._most:
             return
-        idle = next((visit for visit in self if visit.is_idle), None)
+        idle = next((session for session in self if session.is_idle), None)
         if idle is None:
             error = Overloaded(f"cannot open more than {self._most} sessions", retry_after_s=10)
             raise Refused(503, error, request_id=request_id, Retry_After="10")
         self.end(idle)
 
-    def add(self, visit: HttpSession) -> None:
-        """One more is there."""
-        self._visits[visit.id] = visit
+    def add(self, session: HttpSession) -> None:
+        """Adds a session."""
+        self._sessions[session.id] = session
 
     def end_idle(self, before: float) -> None:
-        """Ends those that nobody has used since, on the loop's clock."""
-        for visit in list(self):
-            if visit.is_idle and visit.used_at < before:
-                self.end(visit)
+        """Ends sessions that were not used since `before`, on the loop's clock."""
+        for session in list(self):
+            if session.is_idle and session.used_at < before:
+                self.end(session)
 
-    def end(self, visit: HttpSession) -> None:
-        """Ends one, with all that is kept for it; again is harmless."""
-        if self._visits.pop(visit.id, None) is None:
+    def end(self, session: HttpSession) -> None:
+        """Ends a session, with all that is kept for it; again is harmless."""
+        if self._sessions.pop(session.id, None) is None:
             return
-        visit.close()
-        if any(whose is visit for whose, _ in self._kept):  # nobody can come back for that
-            self._kept = deque(each for each in self._kept if each[0] is not visit)
+        session.close()
+        if any(owner is session for owner, _ in self._kept):  # no client can come back for that
+            self._kept = deque(each for each in self._kept if each[0] is not session)
             self._kept_bytes = sum(stream.size_bytes for _, stream in self._kept)
 
-    def keep(self, visit: HttpSession, stream: Stream) -> None:
+    def keep(self, session: HttpSession, stream: Stream) -> None:
         """Keeps a finished stream for a client that has lost it, at the cost of the oldest."""
-        if visit.id not in self._visits:
+        if session.id not in self._sessions:
             return
-        self._kept.append((visit, stream))
+        self._kept.append((session, stream))
         self._kept_bytes += stream.size_bytes
         while self._kept_bytes > KEPT_BYTES or len(self._kept) > KEPT_STREAMS:
-            whose, oldest = self._kept.popleft()
+            owner, oldest = self._kept.popleft()
             self._kept_bytes -= oldest.size_bytes
-            whose.streams.pop(oldest.number, None)
+            owner.streams.pop(oldest.number, None)
 
 
 class Reply:
-    """What one POST is answered with: results alone, or a stream that ends with them. It is the Link of its requests."""
+    """Answers one POST: with results alone, or with a stream that ends with them. It is the Link of its requests."""
 
     def __init__(
         self,
         stream: Stream | None,
-        visit: HttpSession | None = None,
+        session: HttpSession | None = None,
         *,
         expected: int = 1,
         on_finished: Callable[[HttpSession, Stream], None] | None = None,
     ) -> None:
         self.answers: list[dict[str, object]] = []
         self._stream = stream
-        self._visit = visit
+        self._session = session
         self._on_finished = on_finished
         self._expected = expected
         self._is_streaming = False
         self._stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def answer(self, face: McpEndpoint, asked: Asked) -> None:
+    async def answer(self, endpoint: McpEndpoint, rpc: RpcRequest) -> None:
         """Serves one of its requests; cancelled, it answers nothing."""
         answer: dict[str, object]
         try:
-            result = await face.request(asked.id, asked.method, asked.params, self)
-            answer = {"jsonrpc": "2.0", "id": asked.id, "result": result}
+            result = await endpoint.request(rpc.id, rpc.method, rpc.params, self)
+            answer = {"jsonrpc": "2.0", "id": rpc.id, "result": result}
         except CorralError as error:
-            answer = failure(asked.id, error)
+            answer = failure(rpc.id, error)
         except Exception as error:  # the outermost frame of this request: a defect of ours
-            logger.exception("%s over HTTP failed", asked.method)
-            text = f'cannot answer "{asked.method}": {type(error).__name__}'
-            answer = failure(asked.id, InternalError(text))
+            logger.exception("%s over HTTP failed", rpc.method)
+            text = f'cannot answer "{rpc.method}": {type(error).__name__}'
+            answer = failure(rpc.id, InternalError(text))
         if self._is_streaming and self._stream is not None:
             self._put(self._stream, answer)
         else:
@@ -277,7 +281,7 @@ class Reply:
         self.give_up()
 
     def give_up(self) -> None:
-        """One of its requests is over; one that was withdrawn has no answer."""
+        """Counts a request that was withdrawn and has no answer."""
         self._expected -= 1
         if self._expected == 0:
             self._finish()
@@ -286,8 +290,8 @@ class Reply:
     def _finish(self) -> None:
         if self._is_streaming and self._stream is not None:
             self._stream.finish()
-            if self._on_finished is not None and self._visit is not None:
-                self._on_finished(self._visit, self._stream)
+            if self._on_finished is not None and self._session is not None:
+                self._on_finished(self._session, self._stream)
 
     @staticmethod
     def _put(stream: Stream, answer: dict[str, object]) -> None:
@@ -298,7 +302,7 @@ class Reply:
             stream.put(failure(cast("Id", answer["id"]), fault))  # we put it there
 
     async def is_short(self, defer_s: float | None = None) -> bool:
-        """Waits until all is answered, or something is told before, or it takes long; whether all is answered."""
+        """Waits for all answers, an earlier notification, or `defer_s`; returns whether all is answered."""
         if not self._stirred.done():
             timer = None
             if defer_s is not None:
@@ -311,7 +315,7 @@ class Reply:
         return self._expected == 0 and (self._stream is None or self._stream.is_empty)
 
     def begin(self) -> Stream:
-        """The stream, with what was answered by now."""
+        """Begins the stream, with the answers so far."""
         assert self._stream is not None, "without one, nothing but answers stirs it"
         if not self._is_streaming:
             self._is_streaming = True
@@ -333,16 +337,16 @@ class Reply:
             self._stir()
 
     async def ask(self, method: str, params: Mapping[str, object]) -> object:
-        """The client's answer; raises CorralError."""
-        if self._stream is None or self._visit is None:
+        """Returns the client's answer; raises CorralError."""
+        if self._stream is None or self._session is None:
             text = f'cannot ask the client "{method}": it takes no stream'
             raise MethodNotFound(text, method=method)
-        self._stir()  # whoever waits for it looks when the question is in the stream
-        return await self._visit.ask(self._stream, method, params)
+        self._stir()  # the waiter looks when the request is in the stream
+        return await self._session.ask(self._stream, method, params)
 
 
-def read_request(message: Mapping[str, object]) -> Asked:
-    """The request in a message.
+def read_request(message: Mapping[str, object]) -> RpcRequest:
+    """Returns the request in a message.
 
     Raises:
         Refused: there is none.
@@ -358,9 +362,9 @@ def read_request(message: Mapping[str, object]) -> Asked:
     if params is None:
         invalid = InvalidParams(f'cannot call "{method}": its params are no object')
         raise Refused(400, invalid, request_id=request_id)
-    return Asked(request_id, method, params)
+    return RpcRequest(request_id, method, params)
 
 
 def failure(request_id: Id | None, error: CorralError) -> dict[str, object]:
-    """The error as the answer to a request; None where it is not known to which."""
+    """Encodes an error as the answer to a request; `request_id` None where that is unknown."""
     return {"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()}

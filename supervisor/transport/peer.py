@@ -1,7 +1,7 @@
-"""Who is at the other end of a connection: the kernel's word for pid and uid, and the ancestors in /proc.
+"""Identifies the peer of a connection: pid and uid from the kernel, and its ancestors from /proc.
 
-What cannot be told is inside: a worker may let a child connect that is dead when we look. The mark in the environment
-is never asked, since anybody can write it. What somebody may do is not decided here.
+A peer whose descent cannot be determined counts as inside: a worker may let a child connect that is dead when we look. The mark in
+the environment is never read, since any process can write it. Permissions are not decided here.
 """
 
 import errno
@@ -15,14 +15,14 @@ from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 SO_PEERPIDFD = getattr(socket, "SO_PEERPIDFD", 77)
-"""A pidfd of the peer: Linux 6.5; Python has no name for it before 3.14."""
+"""Number of the socket option for a pidfd of the peer: Linux 6.5; Python has no name for it before 3.14."""
 
 
 class Identity(NamedTuple):
-    """A peer as the kernel knew it when it connected.
+    """Represents a peer as the kernel knew it when it connected.
 
-    `is_inside` says that it descends from this daemon, or that this cannot be told; `agent` is whose
-    worker it descends from, None where that is unknown: it has left its tree, or the worker is dead;
+    `is_inside`: it descends from this daemon, or that cannot be determined; `agent` is the agent of the
+    worker that it descends from, None where that is unknown: it has left its tree, or the worker is dead;
     `leader` is the pid of that worker.
     """
 
@@ -34,13 +34,13 @@ class Identity(NamedTuple):
 
     @property
     def who(self) -> dict[str, object]:
-        """As the audit names it; `agent` is there for whoever is inside, and null where it is unknown."""
+        """Returns the peer as the audit names it; `agent` is there for a peer inside, and null where it is unknown."""
         who: dict[str, object] = {"uid": self.uid, "pid": self.pid}
         return {**who, "agent": self.agent} if self.is_inside else who
 
 
 def identify(sock: socket.socket, leaders: Mapping[int, str]) -> Identity:
-    """Who is at the other end; `leaders` are the pids of living workers and the names of their agents."""
+    """Identifies the peer; `leaders` are the pids of living workers and the names of their agents."""
     size = struct.calcsize("3i")
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     pid, uid, _ = struct.unpack("3i", raw)
@@ -51,7 +51,7 @@ def identify(sock: socket.socket, leaders: Mapping[int, str]) -> Identity:
 
 
 def _is_gone(sock: socket.socket) -> bool:
-    """Whether the process that connected has ended; False where the kernel cannot tell."""
+    """Returns whether the process that connected has ended; False where the kernel cannot tell."""
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
     except OSError as error:
@@ -66,9 +66,9 @@ def _is_gone(sock: socket.socket) -> bool:
 
 
 def _descent(pid: int, ancestor: int, leaders: Container[int]) -> tuple[bool, int | None]:
-    """Whether a process descends from `ancestor`, and through which leader, by /proc/PID/stat (proc(5)).
+    """Returns whether a process descends from `ancestor`, and through which leader, by /proc/PID/stat (proc(5)).
 
-    It does where that cannot be told: a worker may let a child connect that is dead when we look.
+    It does where that cannot be determined: a worker may let a child connect that is dead when we look.
     """
     for _ in range(1000):
         if pid == ancestor:
@@ -86,7 +86,7 @@ def _descent(pid: int, ancestor: int, leaders: Container[int]) -> tuple[bool, in
 
 
 def is_member(uid: int, group: str) -> bool:
-    """Whether a user is in a group, by its own entry or by the group's list."""
+    """Returns whether a user is in a group, by its own entry or by the group's list."""
     try:
         user = pwd.getpwuid(uid)
         entry = grp.getgrnam(group)

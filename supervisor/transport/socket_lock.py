@@ -1,4 +1,4 @@
-"""The path of the control socket: one daemon has it, and a dead one has left it.
+"""Locks the path of the control socket, so that one daemon has it, and the next one when that is dead.
 
 The socket file is 0600 (0660 with a group). A socket that the service manager bound there is taken as it is.
 """
@@ -14,19 +14,19 @@ from pathlib import Path
 from ...worker.contract.errors import Conflict, InvalidParams, PermissionDenied
 
 MAX_PATH_BYTES = 107
-"""`sun_path` holds 108 bytes with the final NUL (unix(7))."""
+"""Bytes of a socket's path: `sun_path` holds 108 with the final NUL (unix(7))."""
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn."""
+"""Number of connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn."""
 
 FIRST_INHERITED_FD = 3
-"""Where sockets from the service manager begin; see sd_listen_fds(3)."""
+"""Number of the first descriptor from the service manager; see sd_listen_fds(3)."""
 
 
 def inherited_socket(environ: MutableMapping[str, str], pid: int) -> socket.socket | None:
-    """The listening socket that the service manager has passed to us, if any; see sd_listen_fds(3).
+    """Returns the listening socket that the service manager has passed, if any; see sd_listen_fds(3).
 
-    The variables that say so are removed: they are meant for us, and for nobody whom we start.
+    The variables about it are removed: they are meant for this process, and not for its children.
 
     Raises:
         InvalidParams: it is not one listening unix stream socket with a path.
@@ -59,7 +59,7 @@ def inherited_socket(environ: MutableMapping[str, str], pid: int) -> socket.sock
 
 
 class SocketLock:
-    """The right to listen at a path: one daemon has it, and a dead one has left it.
+    """Holds the right to listen at a path, which one daemon has at a time.
 
     With `inherited`, a socket that the service manager bound there, the file is the manager's: it is
     neither replaced nor removed, and its owner, group and mode are what the manager gave it.
@@ -104,10 +104,10 @@ class SocketLock:
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         if inherited is None:
             with contextlib.suppress(FileNotFoundError):
-                path.unlink()  # nobody listens there: we have the lock
+                path.unlink()  # no process listens there: we have the lock
 
     def listen(self, group: str | None) -> socket.socket:
-        """A listening socket at the path, of the mode that `group` asks for; or the inherited one as it is.
+        """Returns a listening socket at the path, of the mode that `group` asks for; or the inherited one as it is.
 
         Raises:
             InvalidParams: the group does not exist any more.
@@ -139,16 +139,16 @@ class SocketLock:
             with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
         else:
-            self.inherited.close()  # the manager has it open, too: who connects now waits
+            self.inherited.close()  # the manager has it open, too: new connections wait
         os.close(self._fd)
 
 
 def make_private_folder(folder: Path) -> None:
-    """Makes a folder for the socket, 0700; one in /tmp has to be ours, since anybody can make it first.
+    """Makes a folder for the socket, 0700; one in /tmp has to be ours, since any user can make it first.
 
     Raises:
         OSError: it cannot be made.
-        PermissionDenied: it belongs to somebody else.
+        PermissionDenied: it belongs to another user.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.parent == Path("/tmp") and folder.name.startswith("corral-"):
@@ -160,7 +160,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 def group_id(name: str) -> int:
-    """The id of the group whose members operate.
+    """Returns the id of the group whose members operate.
 
     Raises:
         InvalidParams: it does not exist.

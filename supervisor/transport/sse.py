@@ -1,9 +1,9 @@
-"""One stream of server-sent events, apart from HTTP: numbered, bounded, and kept for a reader that comes back.
+"""Encodes one stream of server-sent events, apart from HTTP: numbered, bounded, and kept for a reader that comes back.
 
 The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html. An event's id is
-`STREAM-NUMBER`, so that the last one that a reader has seen says where to go on, and on which stream. A
-stream that is *kept* holds what it has told, within limits, for a reader that lost its connection; another forgets what it has handed
-out, and is broken off when its reader is too slow, since nobody could ever have the rest.
+`STREAM-NUMBER`, so that the last one that a reader has seen tells the stream and the place to go on. A
+stream that is *kept* holds its events, within limits, for a reader that lost its connection; another forgets delivered
+events, and is broken off when its reader is too slow, since no reader could ever have the rest.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ from collections.abc import AsyncGenerator
 from ...worker.contract import codec
 
 MAX_EVENTS = 1000
-"""Events that one stream holds."""
+"""Number of events that one stream holds."""
 
 MAX_BYTES = 4 * 1024 * 1024
-"""What they may take, beside the newest one, which may be as long as a message."""
+"""Bytes of the events of one stream, beside the newest one, which may be as long as a message."""
 
 RETRY_MS = 1000
-"""When a reader that lost its stream should come back."""
+"""Milliseconds after which a reader that lost its stream should come back."""
 
 PING_S = 15.0
-"""How often something is sent on a silent stream: a proxy must not take it for dead, and a dead reader shows."""
+"""Seconds between comments on a silent stream: a proxy must not take it for dead, and a dead reader shows."""
 
 PING = b": ping\n\n"
 
 
 class Stream:
-    """What the server tells on one stream.
+    """Holds the events of one stream.
 
     Args:
         number: its own among the streams of a client.
@@ -39,37 +39,37 @@ class Stream:
         self.number = number
         self.is_finished = False
         self.is_broken = False
-        """Whether it was given up, as its reader was too slow."""
+        """True if it was broken off, as its reader was too slow."""
         self.size_bytes = 0
         self._keeps = keeps
         self._last = 0
-        self._told = -1
+        self._delivered = -1
         self._events: deque[tuple[int, bytes]] = deque()
         self._reader: object = None
         self._stirred: asyncio.Future[None] | None = None
 
     @property
     def is_read(self) -> bool:
-        """Whether somebody reads it now."""
+        """Returns whether it has a reader now."""
         return self._reader is not None
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has nothing to tell."""
+        """Returns whether it holds no event."""
         return not self._events
 
     def prime(self) -> None:
-        """Has it begin with an event without data, which gives a reader a place to come back to."""
+        """Begins the stream with an event without data, which gives a reader a place to come back to."""
         frame = f"id: {self.number}-0\nretry: {RETRY_MS}\ndata: \n\n".encode()
         self._events.appendleft((0, frame))
         self.size_bytes += len(frame)
         self._stir()
 
     def put(self, message: object) -> None:
-        """Tells one message; of too many that wait, the oldest are dropped, or the stream is broken off.
+        """Appends one message; of too many that wait, the oldest are dropped, or the stream is broken off.
 
         Raises:
-            ValueError: JSON cannot say it.
+            ValueError: it cannot be encoded as JSON.
         """
         data = codec.encode(message)
         if self.is_finished:
@@ -79,7 +79,7 @@ class Stream:
         self._add(b"event: message\n" + head + b"data: " + data + b"\n\n", self._last)
 
     def finish(self) -> None:
-        """Nothing more will be told."""
+        """Ends the stream after the events that it holds."""
         self.is_finished = True
         self._stir()
 
@@ -102,18 +102,18 @@ class Stream:
             self._stirred.set_result(None)
 
     async def read(self, after: int | None = None) -> AsyncGenerator[bytes, None]:
-        """The events behind number `after` as bytes to send, to the end; by default those that nobody has had.
+        """Yields the events behind number `after` as bytes to send, to the end; by default those that were not delivered.
 
-        Whoever begins to read last is the reader; for the one before, the stream ends.
+        The last reader is the only one; for the one before, the stream ends.
         """
-        after = self._told if after is None else after
+        after = self._delivered if after is None else after
         me = self._reader = object()
-        self._stir()  # whoever has read until now
+        self._stir()  # the reader until now
         loop = asyncio.get_running_loop()
         try:
             while self._reader is me:
                 if data := self._taken(after):
-                    after = self._told = self._last
+                    after = self._delivered = self._last
                     yield data
                 elif self.is_finished:
                     return
@@ -144,7 +144,7 @@ class Stream:
 
 
 def place_of(event_id: str) -> tuple[int, int] | None:
-    """The stream and the number in an event's id; None if it is none of ours."""
+    """Returns the stream and the number in an event's id; None if it is none of ours."""
     stream, _, number = event_id.partition("-")
     if stream.isdecimal() and number.isdecimal() and len(event_id) < 40 and event_id.isascii():
         return int(stream), int(number)

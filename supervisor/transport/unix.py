@@ -1,8 +1,8 @@
-"""The control socket: connections are accepted, each peer known by its credentials, each with what it may do.
+"""Accepts connections on the control socket, identifies each peer by its credentials, and grants its permission.
 
 Every connection is checked by SO_PEERCRED (unix(7)), since the mode of the socket file says nothing about a
 descriptor that was passed on. A peer inside a worker's process tree has only the rights that its agent's spec
-grants, by default none: an agent does not steer its supervisor. A few descriptors are held in reserve, so that a daemon that is out of them still answers.
+grants, by default none: an agent does not operate its supervisor. A few descriptors are held in reserve, so that a daemon that is out of them still answers.
 """
 
 import asyncio
@@ -35,28 +35,28 @@ from .socket_lock import SocketLock
 MAX_CONNECTIONS = 4096
 
 MAX_REQUESTS = 1000
-"""Requests in flight on one connection."""
+"""Number of requests in flight on one connection."""
 
 ACCEPTS_PER_TURN = 64
-"""Connections that are accepted before the loop does something else."""
+"""Number of connections that are accepted before the loop does something else."""
 
 RESERVE = 4
-"""Descriptors that are held for control alone: so many connections are served when there are no others."""
+"""Number of descriptors held for control alone: so many connections are served when there are no others."""
 
 PAUSE_S = 0.1
-"""How long new connections wait when they cannot be accepted at all."""
+"""Seconds that new connections wait when they cannot be accepted at all."""
 
 LOAN_S = 1.0
-"""A connection at the cost of the reserve ends when it has nothing to do for so long…"""
+"""Seconds without a call after which a connection at the cost of the reserve ends."""
 
 LOAN_MAX_S = 10.0
-"""…and after this time in any case: the reserve is for whoever comes next."""
+"""Seconds after which such a connection ends in any case: the reserve is for the next one."""
 
 logger = logging.getLogger(__name__)
 
 
 class Reserve:
-    """Descriptors that are spent when there are no others, and taken back as soon as there are."""
+    """Holds descriptors that are spent when there are no others, and taken back as soon as there are."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -64,14 +64,14 @@ class Reserve:
         self.refill()
 
     def refill(self) -> None:
-        """Takes back what was spent, as far as that can be had."""
+        """Takes spent descriptors back, as far as the limit allows."""
         with contextlib.suppress(OSError):
             while len(self._fds) < self._size:
                 self._fds.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing of it is spent."""
+        """Returns whether none of it is spent."""
         return len(self._fds) == self._size
 
     def spend(self) -> bool:
@@ -82,7 +82,7 @@ class Reserve:
         return True
 
     def close(self) -> None:
-        """Gives all of them up."""
+        """Closes all of them."""
         while self.spend():
             pass
 
@@ -122,7 +122,7 @@ class Listener:
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
-        """Accepts what waits; out of descriptors, at the cost of the reserve."""
+        """Accepts waiting connections; out of descriptors, at the cost of the reserve."""
         assert self._socket is not None, "it is read while it is open"
         is_loan = False
         for _ in range(ACCEPTS_PER_TURN):
@@ -155,7 +155,7 @@ class Listener:
         self._await_refill()
 
     def _pause(self, error: OSError) -> None:
-        """Connections wait in the kernel's queue meanwhile; a loop that asked again at once would spin."""
+        """Leaves connections in the kernel's queue for PAUSE_S; a loop that tried again at once would spin."""
         assert self._socket is not None, "it is read while it is open"
         self._loop.remove_reader(self._socket.fileno())
         self._resume = self._loop.call_later(PAUSE_S, self._go_on)
@@ -185,7 +185,7 @@ class Listener:
         self._await_refill()
 
     def _refill(self) -> bool:
-        """Takes the reserve back; whole, it makes a connection of every loan."""
+        """Takes the reserve back; once whole, makes an ordinary connection of every loan."""
         self._spare.refill()
         self._reserve.refill()
         if self._reserve.is_whole:
@@ -199,11 +199,11 @@ class Listener:
 
     @property
     def is_full(self) -> bool:
-        """Whether a further connection is one too many."""
+        """Returns whether a further connection is one too many."""
         return len(self._connections) > MAX_CONNECTIONS
 
     def forget(self, connection: "Connection") -> None:
-        """A connection has ended, and its descriptor is free in the next turn."""
+        """Forgets a connection that has ended; its descriptor is free in the next turn."""
         self._connections.discard(connection)
         self._loans.pop(connection, None)
         if not self.closing:
@@ -214,7 +214,7 @@ class Listener:
             self._refill()
 
     def permission(self, identity: Identity) -> Permission | None:
-        """What a peer may do that no worker has started: the owner and root everything, the group's members operate."""
+        """Returns the permission of a peer outside: the owner and root admin, the group's members operate."""
         if identity.uid in (0, os.getuid()):
             return "admin"
         return (
@@ -222,12 +222,12 @@ class Listener:
         )
 
     def granted(self, agent: str | None) -> Permission | None:
-        """What a peer inside the tree of an agent's worker may do, by the spec as it is now."""
+        """Returns the permission of a peer inside the tree of an agent's worker, by the spec as it is now."""
         found = None if agent is None else self._control.agents.agents.get(agent)
         return None if found is None or found.spec.control == "none" else found.spec.control
 
     def supervisor(self, leader: int | None) -> WorkerSupervisor | None:
-        """The supervisor of the worker with this pid."""
+        """Returns the supervisor of the worker with this pid."""
         if leader is None:
             return None
         supervisors = self._control.agents.all_supervisors()
@@ -236,7 +236,7 @@ class Listener:
         )
 
     def identify(self, sock: socket.socket) -> Identity:
-        """Who is at the other end of a connection."""
+        """Identifies the peer of a connection."""
         leaders = {
             supervisor.worker.pid: supervisor.spec.name
             for supervisor in self._control.agents.all_supervisors()
@@ -266,16 +266,16 @@ class Listener:
 
 
 class Connection(Channel):
-    """One client."""
+    """Represents the connection of one client."""
 
     def __init__(self, control: Control, listener: Listener) -> None:
         token = os.urandom(6).hex()
         super().__init__(
-            # Ids of what an MCP client is asked are never those of an earlier connection of its `corral mcp serve`.
+            # Ids of requests to an MCP client are never those of an earlier connection of its `corral mcp serve`.
             Peer(token, answer_foreign=True, max_requests=MAX_REQUESTS),
             name="client",
             on_request=self._call,
-            on_notification=self._hear,
+            on_notification=self._on_notification,
             on_closed=self._closed,
         )
         self.permission: Permission = "read"
@@ -286,12 +286,12 @@ class Connection(Channel):
         self._outside: Permission | None = None
         self._token = token
         self.supervisor: WorkerSupervisor | None = None
-        self._face: McpEndpoint | None = None
+        self._endpoint: McpEndpoint | None = None
         self._refusal: Overloaded | None = None
         self._following: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Finds out who it is."""
+        """Identifies the peer."""
         self._identity = self._listener.identify(transport.get_extra_info("socket"))
         self.name = f"uid {self._identity.uid} pid {self._identity.pid}"
         self.who = self._identity.who
@@ -307,12 +307,12 @@ class Connection(Channel):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no call of it is under way; following is no call."""
+        """Returns whether no call of it is under way; following is no call."""
         return not self._serving
 
     async def _call(self, request: Request) -> object:
-        if self._face is not None and not self._listener.closing:
-            return await self._face.request(request.id, request.method, request.params, self)
+        if self._endpoint is not None and not self._listener.closing:
+            return await self._endpoint.request(request.id, request.method, request.params, self)
         permission = self._granted()
         if permission is None and request.method == "mcp.attach" and self._identity.agent:
             permission = "read"  # the tools of its agent are a worker's without any control
@@ -331,7 +331,7 @@ class Connection(Channel):
         return await self._control.call(request.method, request.params, self)
 
     def _granted(self) -> Permission | None:
-        """What it may do: inside a tree only the spec counts, whoever the user is, and as it is now."""
+        """Returns its permission: inside a tree only the spec counts, as it is now, and not the user."""
         if self._identity.is_inside:
             return self._listener.granted(self._identity.agent)
         return self._outside
@@ -339,31 +339,33 @@ class Connection(Channel):
     # -- as an MCP client
 
     def attach(self, view: AttachParams) -> None:
-        """Speaks MCP from now on.
+        """Switches the connection to MCP.
 
         Raises:
             NotFound: there is no such profile.
         """
         sharer = self._identity.agent or f"client {self._token}"
         client = Client(self.name, sharer, self.who, self._granted, self.supervisor)
-        offering = ClientTools(self._control, client, view)
+        client_tools = ClientTools(self._control, client, view)
         caller = Caller(name=self.name, sharer=sharer)
-        self._face = McpEndpoint(offering, version=__version__, caller=caller, notify=self.notify)
+        self._endpoint = McpEndpoint(
+            client_tools, version=__version__, caller=caller, notify=self.notify
+        )
 
     async def ask(self, method: str, params: Mapping[str, object]) -> object:
-        """What an MCP client answers to a request of ours; whoever asks bounds the wait.
+        """Returns an MCP client's answer to a request of ours; the caller bounds the wait.
 
         Raises:
             CorralError: it refuses, or is gone.
         """
         return await self.request(method, params, timeout_s=None)
 
-    def _hear(self, notification: Notification) -> None:
-        if self._face is not None:
-            self._face.hear(notification.method, notification.params)
+    def _on_notification(self, notification: Notification) -> None:
+        if self._endpoint is not None:
+            self._endpoint.hear(notification.method, notification.params)
 
     def follow(self, following: Awaitable[None]) -> None:
-        """Goes on until the client hangs up; one that reads slowly is skipped ahead, and never given up."""
+        """Runs `following` until the client hangs up; one that reads slowly is skipped ahead, and never disconnected."""
         self.is_patient = True
 
         async def run() -> None:
@@ -381,9 +383,9 @@ class Connection(Channel):
         task.add_done_callback(self._following.discard)
 
     def _closed(self, _: object) -> None:
-        if self._face is not None:
-            self._face.close()
-            self._face = None  # it holds this connection, as the way back to its client
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None  # it holds this connection, as the way back to its client
         for task in self._following:
             task.cancel()
         self._listener.forget(self)

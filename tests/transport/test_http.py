@@ -26,9 +26,9 @@ from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META
 from corral.mcp.upstream import http_headers
 from corral.supervisor.transport import http_auth
-from corral.supervisor.transport.http import MAX_BODY_BYTES, HttpServer, Wanted
+from corral.supervisor.transport.http import MAX_BODY_BYTES, HttpServer, ViewQuery
 from corral.supervisor.transport.http_auth import loopback, read_token
-from corral.supervisor.transport.http_session import Asked, HttpSession, Reply
+from corral.supervisor.transport.http_session import HttpSession, Reply, RpcRequest
 from corral.supervisor.transport.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
 from corral.worker.contract.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
@@ -56,7 +56,7 @@ class Site:
     def __init__(self, http: aiohttp.ClientSession, offering: FakeOffering) -> None:
         self.http = http
         self.offering = offering
-        self.wanted: list[Wanted] = []
+        self.wanted: list[ViewQuery] = []
         self.callers: list[Caller] = []
         self.address = ""
         self._last = 0
@@ -65,7 +65,7 @@ class Site:
     def url(self) -> str:
         return f"http://{self.address}/mcp"
 
-    def offer(self, wanted: Wanted, caller: Caller) -> FakeOffering:
+    def offer(self, wanted: ViewQuery, caller: Caller) -> FakeOffering:
         if wanted.profile == "none":
             raise NotFound('cannot find profile "none"')
         self.wanted.append(wanted)
@@ -347,7 +347,7 @@ def test_the_address_says_what_of_all_a_client_wants() -> None:
         query = "?only=time__*&only=git__*&deny=*rm*&read_only=1&profile=p"
         async with site.modern("tools/list", query=query) as answer:
             assert answer.status == 200
-        assert site.wanted == [Wanted(("time__*", "git__*"), ("*rm*",), True, "p")]
+        assert site.wanted == [ViewQuery(("time__*", "git__*"), ("*rm*",), True, "p")]
         for wrong in ("?onyl=time__*", "?read_only=yes", "?profile=none"):
             async with site.modern("tools/list", query=wrong) as answer:
                 assert answer.status == 400
@@ -548,8 +548,8 @@ def test_a_session_that_has_ended_is_freed_without_the_garbage_collector() -> No
         gc.disable()
         try:
             visit = HttpSession("x", FakeOffering(), Caller(), "9")
-            opened = Asked(1, "initialize", {"protocolVersion": "2025-11-25"})
-            await Reply(None).answer(visit.face, opened)
+            opened = RpcRequest(1, "initialize", {"protocolVersion": "2025-11-25"})
+            await Reply(None).answer(visit.endpoint, opened)
             visit.take({"jsonrpc": "2.0", "method": "notifications/initialized"})
             visit.close()
             freed = weakref.ref(visit)
