@@ -248,7 +248,7 @@ class _Daemon:
             self.hibernation,
             self.memory,
             observers=[self.memory, self.statistics],
-            on_waiting=lambda name: self.autoscaler.stir(name),
+            on_waiting=lambda name: self.autoscaler.check_soon(name),
         )
         self.schedules: Schedules | None = None
         if HAS_ORCHESTRATION:

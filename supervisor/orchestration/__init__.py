@@ -1,1 +1,9 @@
-"""Runs schedules and workflows on top of tasks."""
+"""Submits tasks by a timetable (schedules), and executes the tasks of teams and workflows by submitting their parts.
+
+Guarantees that a run of a schedule makes one task, and that a workflow goes on in the next daemon where it stood, since
+every part is found by its parent and step. Holds nothing that a record does not. An optional room: without it the
+daemon runs, and refuses schedules, teams and workflows by name. Must not know how a task is queued or run.
+
+Begin with `workflow_engine` for teams and workflows (their rules are in `config.workflow` and `config.team`), with
+`schedules` for schedules; `cron` decides times, and is pure.
+"""

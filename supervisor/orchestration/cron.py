@@ -1,7 +1,7 @@
-"""When a schedule is due: a grid of seconds, or what cron means in a time zone.
+"""Decides when a schedule is due: on a grid of seconds, or by a cron expression (crontab(5)) in a time zone.
 
-Pure: times in, times out, all in seconds of the Unix epoch; nothing here reads a clock. What is asked is always
-"the next one after", so that a clock that jumps, however far, never makes more than one run due.
+Pure: times in, times out, all in seconds of the Unix epoch; no clock. Every question is "the next time after", so
+that a clock that jumps, however far, never makes more than one run due.
 """
 
 from datetime import UTC, datetime, tzinfo
@@ -12,13 +12,13 @@ from msgspec import Struct
 from ..config.values import Refused
 
 LATE_S = 60.0
-"""A run that comes later than this was missed: the daemon was down, or the clock was set."""
+"""Seconds after which a run was missed: the daemon was down, or the clock was set."""
 
 JUMP_S = 600.0
-"""A clock that was set back by more than this is believed; by less, nothing runs until it is where it was."""
+"""Seconds by which the clock has to be set back to be followed; by less, nothing runs until it is where it was."""
 
 LAST = 253_402_300_799.0
-"""The end of the year 9999, beyond which there are no dates."""
+"""Seconds of the Unix epoch at the end of the year 9999, the last one of `datetime`."""
 
 
 NAMED = {
@@ -30,11 +30,11 @@ NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-"""What cron has a word for."""
+"""The nicknames of crontab(5)."""
 
 
 class Times(Struct, frozen=True):
-    """When something is due: at `anchor` and every `every_s` seconds before and after it, or by `cron` in `timezone`.
+    """Represents times: `anchor` and every `every_s` seconds before and after it, or those of `cron` in `timezone`.
 
     A `timezone` of None is UTC. Nothing is due before `start`, where there is one, and a grid has it as its anchor.
     """
@@ -47,9 +47,9 @@ class Times(Struct, frozen=True):
 
 
 class Due(Struct, frozen=True):
-    """What is to be done now: run for the time `run`, or leave that out; and when to look again.
+    """Represents a decision: the time `run` that is due now, if any, and the next one.
 
-    `next_at` None means never. `missed`: the run comes late, since nobody was there when it was due.
+    `next_at` None means never. `missed`: the run comes late, since no daemon ran when it was due.
     """
 
     run: float | None
@@ -58,7 +58,7 @@ class Due(Struct, frozen=True):
 
 
 def check(times: Times) -> None:
-    """Looks whether times can be told at all.
+    """Returns if the times can be computed.
 
     Raises:
         Refused: they cannot; `item` is the key.
@@ -73,7 +73,7 @@ def check(times: Times) -> None:
 
 
 def following(times: Times, after: float) -> float | None:
-    """The first time that something is due after a time; None when it never is again.
+    """Returns the first time after `after`; None when there is none.
 
     Raises:
         Refused: the cron expression or the zone cannot be read; `item` is the key.
@@ -85,7 +85,7 @@ def following(times: Times, after: float) -> float | None:
     if times.every_s is not None:
         steps = floor((after - times.anchor) / times.every_s) + 1
         due = times.anchor + steps * times.every_s
-        if due <= after:  # what the division has rounded away
+        if due <= after:  # the division has rounded it away
             due = times.anchor + (steps + 1) * times.every_s
         return due if due <= LAST else None
     assert times.cron is not None, "a schedule has one of the two"
@@ -93,10 +93,10 @@ def following(times: Times, after: float) -> float | None:
 
 
 def decide(times: Times, next_at: float | None, last_due: float | None, now: float) -> Due:
-    """What is due now, when `next_at` was to be the next time and `last_due` the time of the last run.
+    """Returns the run that is due now, if `next_at` was to be the next time and `last_due` the time of the last run.
 
-    However many times have passed, they are one run, for the first of them. When the clock was set back, what lies
-    between is due again, unless that is so little that each run would be made twice.
+    However many times have passed, they are one run, for the first of them. When the clock was set back, the times
+    between are due again, unless that is so little that each run would be made twice.
     """
     if next_at is None:
         return Due(None, None)
@@ -108,7 +108,7 @@ def decide(times: Times, next_at: float | None, last_due: float | None, now: flo
 
 
 def _by_cron(expression: str, zone: tzinfo, after: float) -> float | None:
-    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only who has a cron schedule pays
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only a cron schedule pays
 
     try:
         fields = NAMED.get(expression.strip(), expression)
@@ -123,7 +123,7 @@ def _by_cron(expression: str, zone: tzinfo, after: float) -> float | None:
 def _zone(name: str | None) -> tzinfo:
     if name is None:
         return UTC
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only who names a time zone pays: 0.25 MB
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only a named time zone pays: 0.25 MB
 
     try:
         return ZoneInfo(name)

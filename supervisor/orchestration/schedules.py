@@ -1,8 +1,8 @@
-"""Schedules: tasks that are made again and again, on a grid of seconds or as cron says.
+"""Submits the tasks of schedules when they are due, on a grid of seconds or by cron, and records each run.
 
-When one is due is decided in `calendar`; this keeps them, asks the queue for their tasks, and notes what became of
-it. A run's task has an idempotency key, NAME@TIME, so that a daemon that dies between the task and the note of it
-makes none twice. The wall clock is looked at again every LOOK_S at least, since somebody may set it.
+Guarantees one task for a run: it has an idempotency key, NAME@TIME, so that a daemon that dies between the task and
+the record of the run submits none twice. The times are decided in `cron`. The wall clock is read again every LOOK_S at
+least, since it may be set.
 """
 
 import asyncio
@@ -39,28 +39,29 @@ from ..tasks.tasks import Tasks
 from .cron import LATE_S, Due, Times, check, decide, following
 
 MOST_SCHEDULES = 1_000
+"""Number of schedules of one daemon."""
 
 MOST_BYTES = 64 * 1024
-"""Of a schedule with its task."""
+"""Bytes of a schedule with its task."""
 
 LOOK_S = 2.0
-"""How long the wall clock is trusted to go on as it does."""
+"""Seconds between two looks at the wall clock, which may be set."""
 
 AGAIN_S = 5.0
-"""When a run is tried again that the queue has no room for now."""
+"""Seconds until a run is retried for which the queue has no room."""
 
 AT_ONCE = 64
-"""Runs that are due together and share commits."""
+"""Number of due runs that are submitted together, and share commits."""
 
 UPCOMING = 5
-"""Times that `upcoming` tells."""
+"""Number of times of `upcoming`."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class _Entry:
-    """A schedule that is kept."""
+    """Holds a schedule and its run-time state."""
 
     record: ScheduleRecord
     times: Times
@@ -68,19 +69,19 @@ class _Entry:
     next_at: float | None
     last_due: float | None = None
     not_before: float = 0.0
-    """Of the loop's clock: a run that was not accepted is not tried before."""
+    """On the loop's clock: a run that was not accepted is not retried before."""
     is_loaded: bool = False
-    """An earlier daemon kept it, and may have made the task that is due."""
+    """True if an earlier daemon had it, and may have submitted the task that is due."""
 
 
 class Schedules:
-    """The schedules of one daemon.
+    """Keeps the schedules of one daemon.
 
     Args:
         store: where they are kept.
-        bus: is told what becomes of them.
+        bus: publishes their changes and runs.
         agents: those that tasks are for.
-        tasks: makes the tasks.
+        tasks: accepts the tasks.
         clock: seconds of the Unix epoch.
     """
 
@@ -101,7 +102,7 @@ class Schedules:
         self._changed = asyncio.Event()
 
     async def load(self) -> None:
-        """Takes up what an earlier daemon kept; what cannot be read stays where it is, and does not run."""
+        """Loads the schedules of an earlier daemon; an unreadable one stays in the store, and does not run."""
         rows = await self._store.read(
             "SELECT name, created_at, next_at, record, checksum FROM schedule ORDER BY name"
         )
@@ -116,7 +117,7 @@ class Schedules:
             self._entries[entry.record.name] = entry
 
     async def run(self) -> None:
-        """Makes tasks when they are due, for as long as it is not cancelled."""
+        """Submits tasks when they are due, until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
@@ -131,14 +132,14 @@ class Schedules:
                 async with asyncio.timeout(max(0.0, waits_s)):
                     await self._changed.wait()
 
-    # -- asking
+    # -- the methods
 
     async def add(self, params: ScheduleParams) -> ScheduleRecord:
-        """A new schedule; it is in the store.
+        """Adds a schedule, and returns it when it is in the store.
 
         Raises:
-            InvalidParams: its times, or what of its task a schedule has no use for.
-            NotFound: nobody has the name that its task is for.
+            InvalidParams: its times, or a param of its task that a schedule cannot have.
+            NotFound: there is no agent, team or workflow of the name that its task is for.
             Conflict: there is one of this name.
             ResourceLimitExceeded: there are too many, or it is too long.
         """
@@ -162,7 +163,7 @@ class Schedules:
         if len(self._entries) >= MOST_SCHEDULES:
             words = f'cannot add schedule "{name}": there are {MOST_SCHEDULES}'
             raise ResourceLimitExceeded(words, limit="schedules", value=MOST_SCHEDULES)
-        # Who says now means now, although it took a moment to get here.
+        # A start at the present time means now, although the call took a moment.
         is_now = start is not None and params.every_s is not None and start <= now <= start + LATE_S
         next_at = start if is_now else following(times, now)
         record = ScheduleRecord(
@@ -215,11 +216,11 @@ class Schedules:
         return name
 
     def list(self) -> list[ScheduleRecord]:
-        """All of them, by name."""
+        """Returns all schedules, by name."""
         return [self._entries[name].record for name in sorted(self._entries)]
 
     def show(self, name: str) -> ScheduleRecord:
-        """One of them.
+        """Returns a schedule.
 
         Raises:
             NotFound: there is none of this name.
@@ -227,7 +228,7 @@ class Schedules:
         return self._of(name).record
 
     def upcoming(self, name: str) -> Sequence[str]:
-        """The next times of one, a few of them; none while it is paused.
+        """Returns the next UPCOMING times of a schedule; none while it is paused.
 
         Raises:
             NotFound: there is none of this name.
@@ -243,14 +244,14 @@ class Schedules:
         return [_stamp(at) for at in islice(times(), UPCOMING)]
 
     async def remove(self, name: str) -> ScheduleRecord:
-        """Removes one; the tasks that it made stay.
+        """Removes a schedule; the tasks that it submitted stay.
 
         Raises:
             NotFound: there is none of this name.
             Overloaded: the store takes nothing now.
         """
         entry = self._of(name)
-        del self._entries[name]  # first: the note of a run that ends now would write it again
+        del self._entries[name]  # first: the record of a run that ends now would write it again
         try:
             await self._store.write(("DELETE FROM schedule WHERE name = ?", (name,)))
         except BaseException:
@@ -260,7 +261,7 @@ class Schedules:
         return entry.record
 
     async def pause(self, name: str) -> ScheduleRecord:
-        """Has one make no tasks; what is due meanwhile is not made up for.
+        """Pauses a schedule; runs that are due meanwhile are left out for good.
 
         Raises:
             NotFound: there is none of this name.
@@ -272,7 +273,7 @@ class Schedules:
         return entry.record
 
     async def resume(self, name: str) -> ScheduleRecord:
-        """Has one make tasks again, from its next time on.
+        """Resumes a schedule, from its next time on.
 
         Raises:
             NotFound: there is none of this name.
@@ -290,14 +291,14 @@ class Schedules:
         entry.record = replace(entry.record, paused=paused, next_at=_stamp_of(next_at))
         try:
             await self._save(entry)
-        except BaseException:  # whoever asks again is not to be told that it is so already
+        except BaseException:  # a second call must not be answered as if it were so already
             entry.next_at = before
             entry.record = replace(entry.record, paused=not paused, next_at=_stamp_of(before))
             self._changed.set()
             raise
 
     async def run_now(self, name: str) -> Task:
-        """The task of one, made now, beside its times.
+        """Submits the task of a schedule at once, beside its times, and returns it.
 
         Raises:
             NotFound: there is none of this name.
@@ -339,7 +340,7 @@ class Schedules:
             await asyncio.gather(*(self._perform(entry, what) for entry, what in some))
 
     async def _perform(self, entry: _Entry, due: Due) -> None:
-        """Makes the task of a run, or leaves it out; either way the schedule goes on."""
+        """Submits the task of a run, or skips it; either way the schedule goes on."""
         try:
             why_not = self._why_not(entry, due)
             if why_not is None:
@@ -366,7 +367,7 @@ class Schedules:
     def _why_not(self, entry: _Entry, due: Due) -> str | None:
         record = entry.record
         if due.missed and not record.catch_up:
-            return f"it was due at {_stamp_of(due.run)}, when nobody was there"
+            return f"it was due at {_stamp_of(due.run)}, when no daemon ran"
         last = None if record.last_task is None else self._tasks.find(record.last_task)
         if record.overlap == "skip" and last is not None:
             return f"its last task {last.id} is still {last.state}"
@@ -386,15 +387,15 @@ class Schedules:
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
 
     def _refuse(self, entry: _Entry, error: CorralError) -> None:
-        said = Error(error.code, error.name, error.message, error.data)
+        last_error = Error(error.code, error.name, error.message, error.data)
         refused = entry.record.refused + 1
-        entry.record = replace(entry.record, last_error=said, refused=refused)
+        entry.record = replace(entry.record, last_error=last_error, refused=refused)
         logger.warning('schedule "%s": %s', entry.record.name, error)
         reason = error.message[:1000]
         self._publish("schedule.refused", entry.record, error=error.name, reason=reason)
 
     def _put_off(self, entry: _Entry, next_at: float | None) -> None:
-        """Sets the next time, unless somebody has paused it meanwhile."""
+        """Sets the next time, unless it was paused meanwhile."""
         if not entry.record.paused:
             entry.next_at = next_at
             entry.record = replace(entry.record, next_at=_stamp_of(next_at))
@@ -402,7 +403,7 @@ class Schedules:
     # -- the store
 
     async def _note(self, entry: _Entry) -> None:
-        """Writes down what became of a run. Where the store does not take it, the key of the task still knows."""
+        """Records a run. When the store refuses that, the idempotency key of the task still prevents a second one."""
         if self._entries.get(entry.record.name) is not entry:
             return  # removed meanwhile
         try:
@@ -439,7 +440,7 @@ class Schedules:
 
 
 def _entry(row: Row) -> _Entry:
-    """What a row of the store holds.
+    """Returns the schedule of a row of the store.
 
     Raises:
         ValueError, TypeError: it is not what was written.
@@ -450,7 +451,7 @@ def _entry(row: Row) -> _Entry:
     record = msgspec.json.decode(blob, type=ScheduleRecord)
     start, made = _seconds(record.start_at), _seconds(record.created_at)
     if made is None or not isinstance(created, float):
-        raise ValueError("nobody knows when it was made")
+        raise ValueError("its time of creation is missing")
     anchor = made if start is None else start
     times = Times(anchor, record.every_s, record.cron, record.timezone, start)
     check(times)
@@ -465,7 +466,7 @@ def _entry(row: Row) -> _Entry:
 
 
 def _stamp(seconds: float) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
+    """Returns a time as RFC 3339 in UTC, to the millisecond."""
     at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     return at.replace("+00:00", "Z")
 

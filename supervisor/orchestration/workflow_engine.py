@@ -1,8 +1,8 @@
-"""Performs the tasks of teams and workflows: it queues their parts, waits for them, and says what they come to.
+"""Executes the tasks of teams and workflows: submits their parts, waits for them, and computes the result.
 
-It holds nothing that a record does not: what was queued for a task is found by its parent and step, so that a later
-daemon goes on where one stood, and nothing that has ended is run again. What follows what is decided in `workflow`
-and `team`.
+Holds nothing that a record does not: a submitted part is found by its parent and step, so that a later
+daemon goes on where an earlier one stood, and no ended part is run again. The order of steps is decided in
+`config.workflow`, the choice of members in `config.team`.
 """
 
 import asyncio
@@ -40,26 +40,26 @@ from ..tasks.payload import ERROR_BYTES, bounded
 from ..tasks.tasks import Tasks
 
 OVERLOADED_S = 300.0
-"""How long a part of a task is offered to a queue that is full, before that is what it fails with."""
+"""Seconds that a part of a task waits for a full queue before it fails with Overloaded."""
 
 CHILDREN_MAX = 100_000
-"""Records of parts that are read back: as many as `[tasks] max_children` can allow."""
+"""Number of records of parts that are read back: as many as `[tasks] max_children` can allow."""
 
 ANNOUNCE_S = 60.0
-"""How long an agent that is about to start is waited for, before what it may announce counts as not offered."""
+"""Seconds that a starting agent is waited for before its unannounced capabilities count as not offered."""
 
 LOOK_S = 1.0
-"""How often a full queue is looked at where nothing ends."""
+"""Seconds between two attempts at a full queue while no task ends."""
 
 OUTPUTS_BYTES = 256 * 1024 * 1024
-"""Of the outputs of all parts of one task together: the daemon holds them until it ends."""
+"""Bytes of the outputs of all parts of one task together: the daemon holds them until it ends."""
 
 REASON_CHARS = 1_000
-"""Of an error's message in an event; the task's record has it whole."""
+"""Characters of an error's message in an event; the task's record has it whole."""
 
 
 class WorkflowEngine:
-    """The teams and workflows of one daemon at work."""
+    """Executes the teams and workflows of one daemon."""
 
     def __init__(self, shared: Shared, agents: Agents, tasks: Tasks) -> None:
         self._shared = shared
@@ -67,22 +67,22 @@ class WorkflowEngine:
         self._tasks = tasks
         self._turns = Counter[str]()
         self._teams: dict[str, Team] = {}
-        """As each task of a team began with it, until its end is in the record."""
+        """By task: the team as it was when the task began, until its end is in the record."""
         self._an_end = asyncio.Event()
         self._lines = WeakValueDictionary[str, asyncio.Lock]()
-        """Who is offered to a full queue stands in line before it, one for each agent: the first alone looks."""
+        """By agent: parts that wait for a full queue form a line, of which the first alone retries."""
 
     def kind(self, name: str) -> TaskKind | None:
-        """What a name means, "team" or "workflow"; None for every other name."""
+        """Returns the kind of a name, "team" or "workflow"; None for every other name."""
         found = self._agents.groups.by_name.get(name)
         return None if found is None else kind_of_group(found)
 
     def check(self, params: TaskParams) -> None:
-        """Looks at a task for a team or workflow before it is taken.
+        """Returns if a task for a team or workflow can be accepted.
 
         Raises:
-            InvalidParams: a team that routes by sticky_key is given none.
-            NotFound: no member has what is required.
+            InvalidParams: the team routes by sticky_key, and the task has none.
+            NotFound: no member has the required capabilities.
         """
         found = self._agents.groups.by_name.get(params.agent or "")
         if not isinstance(found, Team):
@@ -94,14 +94,14 @@ class WorkflowEngine:
             self._able(found, params.required_capabilities)
 
     def timeout_s(self, name: str) -> float | None:
-        """How long a task of that name may take at most."""
+        """Returns the seconds that a task of that name may take at most; None for no limit."""
         found = self._agents.groups.by_name.get(name)
         return found.timeout if isinstance(found, Workflow) else None
 
     def members_for(self, task: Task) -> tuple[str, ...] | None:
-        """To whom alone a task may delegate: the members of the team that it leads; None where it leads none.
+        """Returns the only agents to which a task may delegate: the members of the team that it leads; None if it leads none.
 
-        Also while the team's task is not performed yet by this daemon, or not any more.
+        Also while the team's task is not executed yet by this daemon, or not any more.
         """
         above = self._tasks.find(task.parent or "")
         if above is None or above.kind != "team":
@@ -112,11 +112,11 @@ class WorkflowEngine:
         return team.members if task.agent == team.lead else None
 
     async def execute(self, task: Task) -> TaskResult:
-        """What a task of a team or workflow comes to; also called again for one that a daemon left.
+        """Returns the result of a task of a team or workflow; also called again for one that a daemon left.
 
         Raises:
             NotFound: its team or workflow is gone.
-            CorralError: what it failed with.
+            CorralError: it has failed.
         """
         found = self._agents.groups.by_name.get(task.agent)
         if found is None:
@@ -146,7 +146,7 @@ class WorkflowEngine:
         return await self._coordinate(found, task, earlier)
 
     async def _restore_usage(self, task: Task, children: Iterable[Task]) -> None:
-        """Charges a task that has a quota with what was used below it under an earlier daemon."""
+        """Charges a task that has a quota with the usage below it under an earlier daemon."""
         if task.boundaries.max_tokens is None and task.boundaries.max_cost_cents is None:
             return
         tokens, cost_cents, seen = 0, 0.0, 0
@@ -169,19 +169,19 @@ class WorkflowEngine:
         branches = {label: held.held(_branch(child)) for label, child in earlier.items()}
         held.check(task)
         known = decide(workflow, task, branches).stages if earlier else {}
-        told = {step: "ended" for step, stage in known.items() if stage.has_ended}
+        published = {step: "ended" for step, stage in known.items() if stage.has_ended}
         runners: dict[asyncio.Task[Branch], str] = {}
         for label, branch in branches.items():
             if branch.is_open:
                 step = label.partition("/")[0]
-                if told.get(step) != "open":
-                    told[step] = "open"
-                    self._tell_step(task, step, "resumed")
+                if published.get(step) != "open":
+                    published[step] = "open"
+                    self._publish_step(task, step, "resumed")
                 runners[asyncio.create_task(self._ended(earlier[label].id))] = label
         try:
             while True:
                 decision = decide(workflow, task, branches)
-                self._tell(task, decision, told)
+                self._publish_stages(task, decision, published)
                 if decision.error is not None:
                     raise decision.error
                 if decision.is_done:
@@ -212,7 +212,7 @@ class WorkflowEngine:
         return await self._ended(child.id)
 
     async def _refused(self, task: Task, submission: Submission, error: CorralError) -> Branch:
-        """A part that could not be queued; in the record, where a later daemon might find that it can be."""
+        """Returns a part that was refused; writes its record, so that a later daemon does not submit it after all."""
         if isinstance(error, Conflict | NotFound | Overloaded):
             label, params = submission.label, _keyed(task, submission.label, submission.params)
             with contextlib.suppress(CorralError):  # the store takes nothing now, or has the key
@@ -228,7 +228,7 @@ class WorkflowEngine:
             return Branch(task_id, "failed", error=recorded(error))
 
     async def _submit(self, task: Task, step: str, params: TaskParams) -> Task:
-        """The part of a task that does a step; the same one, however often it is asked for.
+        """Returns the part of a task for a step, submitted if it is not yet; always the same one.
 
         Raises:
             CorralError: it cannot be queued.
@@ -236,7 +236,7 @@ class WorkflowEngine:
         keyed = _keyed(task, step, params)
         end = asyncio.get_running_loop().time() + OVERLOADED_S
         line = self._lines.setdefault(params.agent or params.capability or "", asyncio.Lock())
-        if not line.locked():  # nobody waits for a place
+        if not line.locked():  # no other part waits for a place
             with contextlib.suppress(Overloaded):
                 return await self._offer(task, step, keyed)
         async with line:
@@ -268,7 +268,7 @@ class WorkflowEngine:
         return await self._tasks.submit(keyed, parent=parent, step=step)
 
     def _asked(self, params: TaskParams) -> Iterable[str]:
-        """Of whose capabilities it depends who can do a task."""
+        """Returns the agents whose capabilities decide which one can run a task."""
         if params.agent is None:
             return tuple(self._agents.agents)
         found = self._agents.groups.by_name.get(params.agent)
@@ -276,9 +276,9 @@ class WorkflowEngine:
         return names if params.required_capabilities else ()
 
     async def _announced_by(self, names: Iterable[str]) -> bool:
-        """Waits until agents that are about to start have said what they offer; False: there are none.
+        """Waits until starting agents have announced their capabilities; returns False if none is starting.
 
-        After a restart of the daemon nobody has yet, and nobody is to be passed over for that.
+        After a restart of the daemon none has yet, and none is to be passed over for that.
         """
         agents = [self._agents.agents[name] for name in names if name in self._agents.agents]
         silent = [
@@ -286,33 +286,33 @@ class WorkflowEngine:
             for agent in agents
             if agent.spec.protocol == "corral" and not agent.spec.capabilities
             for supervisor in agent.supervisors
-            if not _has_said(agent, supervisor.worker)
+            if not _has_announced(agent, supervisor.worker)
         ]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANNOUNCE_S):
                 for agent, supervisor in silent:
-                    await supervisor.until(partial(_has_said, agent))
+                    await supervisor.until(partial(_has_announced, agent))
         return bool(silent)
 
     def note_end(self, task: Task) -> None:
-        """A task has ended: who waits for a place in a queue looks again."""
+        """Wakes the parts that wait for a full queue: a task has ended."""
         self._teams.pop(task.id, None)
         self._an_end.set()
         self._an_end = asyncio.Event()
 
-    def _tell(self, task: Task, decision: Decision, told: dict[str, str]) -> None:
+    def _publish_stages(self, task: Task, decision: Decision, published: dict[str, str]) -> None:
         """Publishes what has changed since the last decision."""
         for submission in decision.submit:
-            if submission.step not in told:
-                told[submission.step] = "open"
-                self._tell_step(task, submission.step, "started")
+            if submission.step not in published:
+                published[submission.step] = "open"
+                self._publish_step(task, submission.step, "started")
         for step, stage in decision.stages.items():
-            if stage.has_ended and told.get(step) != "ended":
-                told[step] = "ended"
+            if stage.has_ended and published.get(step) != "ended":
+                published[step] = "ended"
                 reason = "" if stage.error is None else stage.error.message
-                self._tell_step(task, step, stage.state, reason)
+                self._publish_step(task, step, stage.state, reason)
 
-    def _tell_step(self, task: Task, step: str, state: str, reason: str = "") -> None:
+    def _publish_step(self, task: Task, step: str, state: str, reason: str = "") -> None:
         self._shared.bus.publish(
             "workflow.step",
             agent=task.agent,
@@ -325,7 +325,7 @@ class WorkflowEngine:
     # -- teams
 
     async def _broadcast(self, team: Team, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
-        """Every member does it; it has failed when it has with all of them."""
+        """Runs the task on every member; it has failed when it has with all of them."""
         if task.required_capabilities:
             await self._announced_by(team.members)
         members = [
@@ -346,7 +346,8 @@ class WorkflowEngine:
         held.check(task)
         room = ERROR_BYTES // 4 // len(team.members)
         output = [
-            _told(name, each.result(), room) for name, each in zip(members, runs, strict=True)
+            _member_entry(name, each.result(), room)
+            for name, each in zip(members, runs, strict=True)
         ]
         if not any(each["state"] == "succeeded" for each in output):
             text = f'cannot finish the task of team "{team.name}": it failed with every member'
@@ -354,7 +355,7 @@ class WorkflowEngine:
         return TaskResult(output=output)
 
     async def _route(self, team: Team, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
-        """One member does it; the one that had it before goes on with it."""
+        """Runs the task on one member, which keeps it under a later daemon."""
         name = next(iter(earlier), None)
         if name is None:
             if not any(self._is_able(each, task.required_capabilities) for each in team.members):
@@ -370,10 +371,10 @@ class WorkflowEngine:
         return await self._passed_on(team, task, earlier, _handed_on(task, name))
 
     async def _coordinate(self, team: Team, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
-        """The lead does it, and may delegate to the members."""
+        """Runs the task on the lead, which may delegate to the members."""
         assert team.lead is not None, "the mode coordinate has a lead"
         members = [self._described(name) for name in team.members]
-        told = {"name": team.name, "members": members}
+        description = {"name": team.name, "members": members}
         given = codec.as_object(task.context)
         rest = (
             {}
@@ -382,14 +383,14 @@ class WorkflowEngine:
             if given is not None
             else {"context": task.context}
         )
-        params = replace(_handed_on(task, team.lead), context={**rest, "team": told})
+        params = replace(_handed_on(task, team.lead), context={**rest, "team": description})
         params = replace(params, required_capabilities=task.required_capabilities)
         return await self._passed_on(team, task, earlier, params)
 
     async def _passed_on(
         self, team: Team, task: Task, earlier: Mapping[str, Task], params: TaskParams
     ) -> TaskResult:
-        """What one member's task comes to, as it is.
+        """Returns the result of one member's task.
 
         Raises:
             CorralError: it failed; the class is kept.
@@ -401,7 +402,7 @@ class WorkflowEngine:
         raise _failure(team, name, branch)
 
     def _able(self, team: Team, required: list[str]) -> list[str]:
-        """The members that offer what is required.
+        """Returns the members with the required capabilities.
 
         Raises:
             NotFound: none does.
@@ -431,7 +432,7 @@ class WorkflowEngine:
         return Candidate(name, free, self._tasks.queued(name))
 
     def _described(self, name: str) -> dict[str, object]:
-        """A member as its lead is told of it."""
+        """Returns the description of a member that its lead is given."""
         agent = self._agents.agents.get(name)
         if agent is None:
             return {"name": name, "kind": self.kind(name), "capabilities": []}
@@ -439,8 +440,8 @@ class WorkflowEngine:
         return {"name": name, "kind": "agent", "capabilities": list(offered)}
 
 
-def _has_said(agent: Agent, worker: Worker) -> bool:
-    """Whether an agent has said what it offers, or this worker of it is not about to."""
+def _has_announced(agent: Agent, worker: Worker) -> bool:
+    """Returns True if an agent has announced its capabilities, or this worker of it is not about to."""
     return (
         bool(_announced(agent))
         or worker.state not in (State.INITIAL, State.STARTING)
@@ -462,7 +463,7 @@ def _keyed(task: Task, step: str, params: TaskParams) -> TaskParams:
 
 
 def _handed_on(task: Task, agent: str) -> TaskParams:
-    """The task of a team as a member gets it; how long it may take in all, the team's own task knows."""
+    """Returns the task of a team for a member, without its timeout: the team's own task has that."""
     own = task.boundaries
     return TaskParams(
         objective=task.objective,
@@ -487,20 +488,20 @@ def _handed_on(task: Task, agent: str) -> TaskParams:
 
 
 class _Outputs:
-    """What the parts of a task have answered so far, which the daemon holds until the task ends."""
+    """Bounds the outputs of the parts of a task, which the daemon holds until the task ends."""
 
     def __init__(self) -> None:
         self._size_bytes = 0
 
     def held(self, branch: Branch) -> Branch:
-        """A part as it is held: without its output, where all together are too long."""
+        """Returns a part for the memory of the engine: without its output, when all together are too long."""
         if branch.output is None:
             return branch
         self._size_bytes += len(codec.encode(branch.output))
         return branch if self._size_bytes <= OUTPUTS_BYTES else replace(branch, output=None)
 
     def check(self, task: Task) -> None:
-        """Returns when all outputs are held.
+        """Returns if all outputs are held.
 
         Raises:
             ResourceLimitExceeded: they are too long together.
@@ -513,14 +514,14 @@ class _Outputs:
             )
 
 
-def _told(name: str, branch: Branch, room_bytes: int) -> dict[str, object]:
-    """What a member's task came to, as the output of a broadcast has it; an error takes so much room at most."""
-    told: dict[str, object] = {"member": name, "task": branch.task, "state": branch.state}
+def _member_entry(name: str, branch: Branch, room_bytes: int) -> dict[str, object]:
+    """Returns the entry of a member in the output of a broadcast; its error takes `room_bytes` at most."""
+    entry: dict[str, object] = {"member": name, "task": branch.task, "state": branch.state}
     if branch.error is None:
-        return {**told, "output": branch.output}
+        return {**entry, "output": branch.output}
     error = bounded(branch.error, room_bytes)
-    said = {"code": error.code, "name": error.name, "message": error.message, "data": error.data}
-    return {**told, "error": said}
+    record = {"code": error.code, "name": error.name, "message": error.message, "data": error.data}
+    return {**entry, "error": record}
 
 
 def _failure(team: Team, name: str, branch: Branch) -> CorralError:
@@ -528,7 +529,9 @@ def _failure(team: Team, name: str, branch: Branch) -> CorralError:
     assert from_member is not None, "what has not succeeded says why"
     facts = {"team": team.name, "member": name, "task": branch.task}
     text = f'cannot finish the task of team "{team.name}": "{name}": {from_member.message}'
-    if from_member.name == "Cancelled":  # the member's: nobody has cancelled the team's
+    if (
+        from_member.name == "Cancelled"
+    ):  # that of the member: the task of the team was not cancelled
         return TaskFailed(text, **{**from_member.data, **facts})
     data = {**from_member.data, **facts}
     return from_wire({"code": from_member.code, "message": text, "data": data})

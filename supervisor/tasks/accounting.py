@@ -279,7 +279,7 @@ class Spending(Struct, frozen=True):
     """Holds the amounts used within a window of time, the oldest first, in steps.
 
     Each entry counts until its step has left the window, so that none is forgotten too early. `now` may go
-    back: what is added then counts to the newest entry.
+    back: an amount added then counts to the newest entry.
     """
 
     window_s: float

@@ -1,8 +1,8 @@
-"""One attempt of a task on one worker: from the request to what became of it.
+"""Runs one attempt of a task on one worker, from the request to its outcome.
 
-It tells apart what the record and the retry have to know: an answer, an error that the agent
-returned, the death of the worker (with the reason that its exit gave), a stop by somebody, a timeout.
-It writes nothing down; a worker that does not let go of a task that is over is replaced here.
+Distinguishes the outcomes that the record and the retry depend on: an answer, an error that the agent
+returned, the death of the worker (with the reason of its exit), a stop on request, a timeout.
+Writes no record; replaces a worker that does not let go of a task that is over.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ from .boundaries import Limits
 from .payload import check_result
 
 ALARMS_SLACK = 64
-"""So many alarms that were called off are kept, beside as many as stand."""
+"""Number of cancelled alarms that are kept, beside as many as are set."""
 
 
 class Succeeded(NamedTuple):
-    """The agent has answered."""
+    """Represents an answer of the agent."""
 
     result: TaskResult
 
 
 class Failed(NamedTuple):
-    """The attempt failed; `died`: by the death of its worker; `put_down`: because that was asked to stop."""
+    """Represents a failure; `died`: by the death of the worker; `put_down`: because the worker was asked to stop."""
 
     error: CorralError
     died: bool
@@ -53,7 +53,7 @@ class Failed(NamedTuple):
 
 
 class BrokenOff(NamedTuple):
-    """The attempt is over for the record, whatever the worker still does: see `let_go`."""
+    """Represents the end of an attempt for the record, whatever the worker still does: see `let_go`."""
 
     state: TaskState
     error: CorralError
@@ -63,14 +63,14 @@ Outcome = Succeeded | Failed | BrokenOff
 
 
 class Attempt:
-    """One attempt.
+    """Runs one attempt.
 
     Args:
         task: its record, running, with the worker and the number of the attempt.
         limits: those in force for it.
-        words: how long the caller's part of the record is, in bytes.
+        words: bytes of the caller's part of the record.
         supervisor: of the worker.
-        stop: ends with the reason when somebody cancels the task, or it has used more than it may.
+        stop: ends with the reason when the task is cancelled, or has used more than it may.
         alarms: those of all attempts.
     """
 
@@ -91,27 +91,27 @@ class Attempt:
         self._alarms = alarms
         self._incarnation = supervisor.worker.incarnation
         self.is_again = False
-        """Whether there was one before, which may have left a checkpoint."""
+        """True if there was one before, which may have left a checkpoint."""
         self._loop = alarms.loop
-        self._heard_at = self._loop.time()
+        self._beat_at = self._loop.time()
         self._call: Call | None = None
         self._channel: Channel | None = None
         self._answer = _Answer(loop=self._loop)
 
     @property
     def is_handed_over(self) -> bool:
-        """Whether its worker has been told of it."""
+        """Returns True if its worker has been sent the task."""
         return self._call is not None
 
     def beat(self) -> None:
-        """The handler has shown a sign of life, which stall_timeout asks for."""
-        self._heard_at = self._loop.time()
+        """Restarts stall_timeout: the handler has shown a sign of life."""
+        self._beat_at = self._loop.time()
 
     async def outcome(self, more: Mapping[str, object]) -> Outcome:
-        """What became of it; `more` is given to the worker, too: what an earlier attempt or task left."""
+        """Returns the outcome; `more` is sent to the worker too: the checkpoint of an earlier attempt, the session."""
         if self._call is None:
             if not self._can_begin:
-                # While the attempt was written down, the worker was replaced, or is to take nothing now.
+                # While the attempt was written, the worker was replaced, or cordoned.
                 return Failed(self._not_begun(), died=False, put_down=True)
             try:
                 await self._supervisor.channel.drain()
@@ -138,13 +138,13 @@ class Attempt:
         return over
 
     def try_at_once(self) -> None:
-        """Tells the worker before anything else can happen, if that needs no waiting; else `outcome` does."""
+        """Sends the task to the worker in this turn of the loop, if that needs no waiting; else `outcome` does."""
         if self._can_begin and self._supervisor.channel.can_send:
             with contextlib.suppress(CorralError):  # `outcome` meets it, too
                 self._hand_over({})
 
     def withdraw(self, reason: str) -> None:
-        """Tells the worker that nobody waits for it any more, where it has been told of it and has not answered."""
+        """Cancels the request, where the worker has been sent it and has not answered."""
         if self._call is not None and self._channel is not None and not self._answer.done():
             self._channel.withdraw(self._call, reason)
 
@@ -161,11 +161,11 @@ class Attempt:
         self._channel = channel
 
     async def let_go(self, state: TaskState) -> None:
-        """After BrokenOff: the worker has cancel_grace to let go of the task, else it is replaced."""
+        """Gives the worker cancel_grace to let go of the task after BrokenOff, and replaces it if it does not."""
         call = self._call
         assert call is not None, "what is broken off had begun"
         grace_s = self._supervisor.spec.tasks.cancel_grace
-        call.answer.add_done_callback(_overlook)  # whatever it says, the record is closed
+        call.answer.add_done_callback(_retrieve)  # the record is closed in any case
         await asyncio.wait({call.answer}, timeout=grace_s)
         while not call.answer.done() and self._is_paused:
             await self._until_resumed({call.answer})
@@ -208,12 +208,12 @@ class Attempt:
     async def _until_over(self, call: Call) -> Timeout | None:
         """Waits for the answer, a cancel, the timeout (which is returned), or a stall of the handler.
 
-        The time in which the worker is paused is nobody's: neither clock runs then.
+        Neither clock runs while the worker is paused.
         """
         limit_s = self._limits.timeout_s
         stall_s = self._supervisor.spec.monitoring.stall_timeout
-        self._heard_at = self._loop.time()
-        begun = self._heard_at - self._supervisor.worker.frozen_s(self._heard_at)
+        self._beat_at = self._loop.time()
+        begun = self._beat_at - self._supervisor.worker.frozen_s(self._beat_at)
         while True:
             due = begun + limit_s + self._supervisor.worker.frozen_s(self._loop.time())
             if stall_s > 0:
@@ -234,7 +234,7 @@ class Attempt:
     async def _is_ended_before(self, due: float, call: Call) -> bool:
         """Waits for the answer or a cancel; False when neither has come until then.
 
-        Not by asyncio.wait, which takes thrice the time, of every task.
+        Not by asyncio.wait, which takes three times as long, for every task.
         """
         if call.answer.done() or self._stop.done():
             return True
@@ -252,7 +252,7 @@ class Attempt:
         finally:
             self._answer.waiting = None
             self._stop.remove_done_callback(wake)
-            self._alarms.call_off(alarm)
+            self._alarms.cancel(alarm)
 
     @property
     def _is_paused(self) -> bool:
@@ -270,7 +270,7 @@ class Attempt:
 
     def _alive_at(self) -> float:
         resumed_at = self._supervisor.worker.resumed_at
-        return max(self._heard_at, resumed_at, self._supervisor.shared.wakefulness.floor())
+        return max(self._beat_at, resumed_at, self._supervisor.shared.wakefulness.floor())
 
     async def _answered(self, channel: Channel, answer: asyncio.Future[object]) -> Outcome:
         error = answer.exception()
@@ -289,7 +289,7 @@ class Attempt:
         if died:
             error = await self._cause_of_death(error)
         worker = self._supervisor.worker
-        # What it said last may be heard when it has ended, and the next incarnation is on its way: then the exit alone knows why.
+        # Its last message may be read when it has ended, and the next incarnation is starting: then the exit alone knows why.
         ends = [
             last.result for number, last in self._supervisor.exits if number == self._incarnation
         ]
@@ -300,7 +300,7 @@ class Attempt:
         return Failed(error, died, put_down)
 
     async def _cause_of_death(self, error: CorralError) -> CorralError:
-        """The closed pipe is often seen before the exit is told: what the exit says is the better reason."""
+        """Returns the reason of the exit, which is often reported after the pipe was closed; it is the better one."""
         supervisor, incarnation = self._supervisor, self._incarnation
         try:
             async with asyncio.timeout(DRAIN_S):
@@ -331,7 +331,7 @@ class Attempt:
 
 
 class _Answer(asyncio.Future[object]):
-    """The answer of a worker: whoever waits for it goes on in the next turn of the loop, and not in the one after."""
+    """Represents the answer of a worker; its waiter goes on in the next turn of the loop, and not in the one after."""
 
     waiting: asyncio.Future[bool] | None = None
 
@@ -349,7 +349,7 @@ class _Answer(asyncio.Future[object]):
 
 
 class Alarm:
-    """A moment at which a future ends with False, unless it has ended by then."""
+    """Represents a time at which a future ends with False, unless it has ended by then."""
 
     __slots__ = ("future",)
 
@@ -358,7 +358,7 @@ class Alarm:
 
 
 class Alarms:
-    """The deadlines of all attempts on one timer of the loop: nearly all are called off long before they come."""
+    """Holds the deadlines of all attempts on one timer of the loop: nearly all are cancelled long before they come."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -379,11 +379,11 @@ class Alarms:
         return alarm
 
     def __len__(self) -> int:
-        """How many it holds, those among them that were called off."""
+        """Returns the number of alarms, with the cancelled ones."""
         return len(self._heap)
 
-    def call_off(self, alarm: Alarm) -> None:
-        """Forgets an alarm; also one that has rung."""
+    def cancel(self, alarm: Alarm) -> None:
+        """Cancels an alarm; harmless for one that has rung."""
         if alarm.future is None:
             return
         alarm.future = None
@@ -408,28 +408,28 @@ class Alarms:
                 return
             heapq.heappop(self._heap)
             future = alarm.future
-            self.call_off(alarm)
+            self.cancel(alarm)
             if future is not None and not future.done():
                 future.set_result(False)
 
     def close(self) -> None:
-        """Looks at the clock no more."""
+        """Cancels the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 def state_of(stopped: CorralError) -> TaskState:
-    """How a task ends that was stopped with this error: by somebody, or by a limit of its own."""
+    """Returns the state of a task that was stopped with this error: by a caller, or by a limit of its own."""
     return "failed" if is_breach(stopped) else "cancelled"
 
 
 def is_breach(stopped: CorralError) -> bool:
-    """Whether it is a limit that stopped the task, and no answer saves it any more."""
+    """Returns True if a limit stopped the task: then no answer counts any more."""
     return isinstance(stopped, ResourceLimitExceeded)
 
 
-def _overlook(answer: asyncio.Future[object]) -> None:
-    """Looks at an answer that nobody waits for, lest asyncio complain that nobody did."""
+def _retrieve(answer: asyncio.Future[object]) -> None:
+    """Retrieves the exception of an answer without a waiter, which asyncio would log."""
     if not answer.cancelled():
         answer.exception()

@@ -1,8 +1,8 @@
-"""How many workers an agent has between its least and its most: a backlog adds, idleness removes.
+"""Decides how many workers an agent has between its minimum and maximum: a backlog adds, idleness removes.
 
-Pure: what is seen of the agent and the time go in, a decision comes out. Tasks that have waited for `up_after_s` without a free
-place bring as many workers as they need, never more than double at once. Of what was needed at any time within the last
-`down_after_s` nothing is taken away: that is what keeps a load that comes and goes from moving the number with it.
+Pure: the load of an agent and the time in, a decision out. Tasks that have waited for `up_after_s` without a free
+place add as many workers as they need, at most doubling them at once. No worker is removed that was needed at any time
+within the last `down_after_s`, so that a load that comes and goes does not move the number with it (hysteresis).
 """
 
 from math import ceil, inf
@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from ..config.spec import Spec
 
 STEP_S = 1.0
-"""Between two additions: what the last one brought is seen before more comes."""
+"""Seconds between two additions: the effect of one is measured before the next."""
 
 
 class Bounds(Struct, frozen=True):
-    """What the configuration says; `capacity` is how many tasks one worker does at once, `down_after_s` 0 is never."""
+    """Holds the configuration: `capacity` is the number of tasks of one worker at once, `down_after_s` 0 means never."""
 
     minimum: int
     maximum: int
@@ -27,18 +27,18 @@ class Bounds(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True):
-    """An agent as it is now.
+    """Represents the load of an agent.
 
     Args:
-        instances: workers that there are, whatever they do.
-        coming: those of them that are on their way up; 0 where nothing is ready.
+        instances: number of workers in any state.
+        coming: those of them that are starting; 0 where nothing is ready.
         free: places for tasks that are not taken; 0 where nothing is ready.
-        running: tasks that are being done.
+        running: tasks that are executed.
         ready: tasks that one more worker could begin at once.
         offered: tasks that wait for any worker, or for one of their own.
-        failing: why a worker of it does not come up; "" where none fails, or nothing is ready.
+        failing: why a worker of it does not start; "" where none fails, or nothing is ready.
         room: how many more processes the daemon may have.
-        unable: workers before the last that somebody has stopped, or that do not come up: without it they are not enough.
+        unable: workers before the last that are stopped, or do not start: without the last one they are not enough.
     """
 
     instances: int
@@ -53,28 +53,28 @@ class Load(Struct, frozen=True):
 
 
 class Scaling(Struct, frozen=True):
-    """What is remembered of an agent's load.
+    """Holds the history of an agent's load.
 
-    `needed` is how many workers it takes now; `peaks` are times until which more were needed, and how many:
-    the newest last, the most first. `told` is why it could not have more, once somebody was told.
+    `needed` is the number of workers that it needs now; `peaks` are times until which more were needed, and how many:
+    the newest last, the most first. `reported` is the published reason why it could not have more.
     """
 
     starved_since: float | None = None
     stepped_at: float = -inf
     needed: int = 0
     peaks: tuple[tuple[float, int], ...] = ()
-    told: str = ""
+    reported: str = ""
 
 
 class Decision(Struct, frozen=True):
-    """So many workers are to be there, and why; as many as there are: more would be needed and cannot be had."""
+    """Represents the wanted number of workers, and why; the present number if more are needed but not possible."""
 
     instances: int
     reason: str
 
 
 def bounds_of(spec: Spec) -> Bounds:
-    """What the configuration of an agent says."""
+    """Returns the bounds of an agent's configuration."""
     return Bounds(
         spec.instances.minimum,
         spec.instances.maximum,
@@ -87,7 +87,7 @@ def bounds_of(spec: Spec) -> Bounds:
 def decide(
     scaling: Scaling, bounds: Bounds, load: Load, now: float
 ) -> tuple[Scaling, Decision | None]:
-    """What is to be done now. A decision for less stands until it is carried out or the load comes back.
+    """Returns the decision for now. One for fewer workers stands until it is carried out or the load comes back.
 
     `now` is in seconds of the monotonic clock.
     """
@@ -98,9 +98,9 @@ def decide(
 
 
 def deadline(scaling: Scaling, bounds: Bounds, load: Load) -> float | None:
-    """When time alone brings a decision after `decide` had none; None when something else has to happen first."""
+    """Returns when `decide` is to be called again though nothing changes; None if a change has to come first."""
     if scaling.starved_since is not None:
-        is_stuck = scaling.told or _lacking(bounds, load) <= 0
+        is_stuck = scaling.reported or _lacking(bounds, load) <= 0
         return None if is_stuck else _due(scaling, bounds, scaling.starved_since)
     able = load.instances - load.unable
     if bounds.down_after_s <= 0 or load.offered or able <= bounds.minimum:
@@ -112,24 +112,24 @@ def deadline(scaling: Scaling, bounds: Bounds, load: Load) -> float | None:
 
 
 def resized(scaling: Scaling, instances: int, now: float) -> Scaling:
-    """Somebody has given it so many workers: they stay as long as if they had been needed until now."""
+    """Returns the state after a manual change of the number: those workers stay as if they had been needed until now."""
     return Scaling(needed=scaling.needed, stepped_at=now, peaks=((now, instances),))
 
 
 def carried_out(scaling: Scaling) -> Scaling:
-    """A decision was carried out: what stood in its way is over."""
-    return replace(scaling, told="")
+    """Returns the state after a decision was carried out: its obstacle is over."""
+    return replace(scaling, reported="")
 
 
 def held_back(scaling: Scaling, why: str = "refused") -> tuple[Scaling, bool]:
-    """More cannot be had; and whether that is new."""
-    return replace(scaling, told=why), scaling.told != why
+    """Returns the state in which no more workers are possible, and whether that is new."""
+    return replace(scaling, reported=why), scaling.reported != why
 
 
 def _noted(scaling: Scaling, bounds: Bounds, load: Load, now: float) -> Scaling:
-    """What is remembered, with what is seen now."""
+    """Returns the history with the present load."""
     needed = min(ceil((load.running + load.ready) / bounds.capacity), bounds.maximum)
-    # What was needed before was needed until now; lower peaks that ended earlier say nothing beside it.
+    # The number needed before was needed until now; lower peaks that ended earlier do not count beside it.
     least = max(needed, scaling.needed)
     peaks = tuple(
         (until, count)
@@ -142,15 +142,17 @@ def _noted(scaling: Scaling, bounds: Bounds, load: Load, now: float) -> Scaling:
     since = None
     if load.ready and not load.free:
         since = now if scaling.starved_since is None else scaling.starved_since
-    told = "" if _is_over(scaling.told, bounds, load, since is not None) else scaling.told
-    return replace(scaling, starved_since=since, needed=needed, peaks=peaks, told=told)
+    reported = (
+        "" if _is_over(scaling.reported, bounds, load, since is not None) else scaling.reported
+    )
+    return replace(scaling, starved_since=since, needed=needed, peaks=peaks, reported=reported)
 
 
-def _is_over(told: str, bounds: Bounds, load: Load, is_starved: bool) -> bool:
-    """Whether what kept it from having more is over, so that it is told of when it comes again."""
-    if told == "maximum":
+def _is_over(reported: str, bounds: Bounds, load: Load, is_starved: bool) -> bool:
+    """Returns True if the obstacle to more workers is over, so that it is reported when it comes again."""
+    if reported == "maximum":
         return load.instances < bounds.maximum
-    if told == "failing":
+    if reported == "failing":
         return load.ready > 0 and not load.failing
     return not is_starved
 

@@ -1,7 +1,7 @@
-"""Gives agents with `instances = { min, max }` as many workers as their tasks need; `scaling` decides when.
+"""Gives agents with `instances = { min, max }` as many workers as their tasks need; `autoscale_policy` decides when.
 
-It looks at an agent when its workers or its queue have changed, and when time alone may decide; never in between. What is
-taken away is the worker with the highest number: it is given no more tasks, and goes when it has none.
+An agent is checked when its workers or its queue have changed, and when time alone may decide; never in between. The
+worker that is removed is the one with the highest number: it is cordoned, and goes when it has no task.
 """
 
 import asyncio
@@ -24,37 +24,37 @@ logger = logging.getLogger(__name__)
 
 
 class _Scaled:
-    """One agent with a range."""
+    """Holds the state of one agent with a range."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.scaling = Scaling()
         self.timer: asyncio.TimerHandle | None = None
         self.decision: Decision | None = None
-        """What is being carried out: until it is, nothing else is decided."""
+        """The one that is being carried out: until then nothing else is decided."""
         self.is_resting = True
-        """It was not looked at: what its load was before is no reason for anything."""
+        """It was not checked: its earlier load is no reason for anything."""
         self.is_overruled = False
-        """Somebody has given it a number since the decision."""
+        """Its number was set by hand since the decision."""
         self.is_cramped = False
         """It found no room for another process, and none has ended since."""
 
-    def quiet(self) -> None:
-        """Forgets the timer."""
+    def cancel_timer(self) -> None:
+        """Cancels the timer."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
 
 class Autoscaler:
-    """The ranges of one daemon's agents."""
+    """Scales the agents of one daemon within their ranges."""
 
     def __init__(self, agents: Agents, dispatcher: Dispatcher) -> None:
         self._agents = agents
         self._dispatcher = dispatcher
         self._loop = asyncio.get_running_loop()
         self._scaled: dict[str, _Scaled] = {}
-        self._stirred: set[str] = set()
+        self._pending: set[str] = set()
         self._due: asyncio.Queue[_Scaled] = asyncio.Queue()  # of each agent one decision at a time
 
     async def run(self) -> None:
@@ -66,76 +66,76 @@ class Autoscaler:
                     group.create_task(self._carry_out(scaled))
         finally:
             for scaled in self._scaled.values():
-                scaled.quiet()
+                scaled.cancel_timer()
 
-    # -- what has changed
+    # -- changes
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
-        """A worker has changed its state, or has begun or ended a task."""
+        """Checks the agent of a worker that has changed its state, or has begun or ended a task."""
         if has_range(supervisor.spec) or supervisor.is_cordoned(
             Unschedulable.SURPLUS
         ):  # the range may have been taken away
-            self.stir(supervisor.spec.name)
+            self.check_soon(supervisor.spec.name)
         if supervisor.worker.state is State.TERMINATED:
-            self._make_room()
+            self._check_cramped()
 
     def reloaded(self, _: Config) -> None:
-        """A configuration was read again: it may let more processes be."""
-        self._make_room()
+        """Checks agents without room again: the new configuration may allow more processes."""
+        self._check_cramped()
 
-    def _make_room(self) -> None:
+    def _check_cramped(self) -> None:
         for scaled in self._scaled.values():
             if scaled.is_cramped:
                 scaled.is_cramped = False
-                self.stir(scaled.agent.name)
+                self.check_soon(scaled.agent.name)
 
-    def stir(self, name: str) -> None:
-        """Looks at an agent when all that happens now has happened."""
-        if name in self._stirred:
+    def check_soon(self, name: str) -> None:
+        """Checks an agent in the next turn of the loop, when all present changes have happened."""
+        if name in self._pending:
             return
         agent = self._agents.agents.get(name)
         if agent is None or not (has_range(agent.spec) or name in self._scaled):
             return
-        if not self._stirred:
-            self._loop.call_soon(self._look_at_stirred)
-        self._stirred.add(name)
+        if not self._pending:
+            self._loop.call_soon(self._check_pending)
+        self._pending.add(name)
 
     def resized(self, agent: Agent) -> None:
-        """Somebody has given an agent another number of workers: from there it goes on."""
+        """Continues from a number of workers that was set by hand."""
         if has_range(agent.spec):
             scaled = self._of(agent)
             scaled.is_overruled = True
             scaled.scaling = autoscale_policy.resized(
                 scaled.scaling, len(agent.supervisors), self._loop.time()
             )
-            self.stir(agent.name)
+            self.check_soon(agent.name)
 
     def _of(self, agent: Agent) -> _Scaled:
         found = self._scaled.get(agent.name)
         if found is None or found.agent is not agent:
             if found is not None:
-                found.quiet()
+                found.cancel_timer()
             found = self._scaled[agent.name] = _Scaled(agent)
             for name in [name for name in self._scaled if name not in self._agents.agents]:
-                self._scaled.pop(name).quiet()
+                self._scaled.pop(name).cancel_timer()
         return found
 
-    # -- looking
+    # -- deciding
 
-    def _look_at_stirred(self) -> None:
-        names, self._stirred = self._stirred, set()
+    def _check_pending(self) -> None:
+        names, self._pending = self._pending, set()
         for name in names:
             agent = self._agents.agents.get(name)
             if agent is not None:
-                self._look(self._of(agent))
+                self._check(self._of(agent))
 
-    def _look(self, scaled: _Scaled) -> None:
+    def _check(self, scaled: _Scaled) -> None:
         agent = scaled.agent
-        scaled.quiet()
+        scaled.cancel_timer()
         if scaled.decision is not None or self._agents.agents.get(agent.name) is not agent:
             return
         if not self._may_scale(agent):
-            self._keep(agent)
+            self._retain(agent)
             scaled.is_resting = True
             if not has_range(agent.spec):
                 del self._scaled[agent.name]
@@ -149,20 +149,20 @@ class Autoscaler:
         if decision is not None and decision.instances < load.instances:
             load = replace(load, unable=sum(_is_unable(k.worker) for k in agent.supervisors[:-1]))
             scaled.scaling, decision = autoscale_policy.decide(scaled.scaling, bounds, load, now)
-        scaled.is_cramped = scaled.scaling.told == "room" and load.room < 1
+        scaled.is_cramped = scaled.scaling.reported == "room" and load.room < 1
         if decision is None:
-            self._keep(agent)
+            self._retain(agent)
             due = autoscale_policy.deadline(scaled.scaling, bounds, load)
             if due is not None:
-                scaled.timer = self._loop.call_at(due, self._look, scaled)
+                scaled.timer = self._loop.call_at(due, self._check, scaled)
         elif decision.instances == load.instances:
-            self._tell_held_back(scaled, decision.reason)
+            self._publish_held_back(scaled, decision.reason)
         elif decision.instances > load.instances or self._is_free(agent.supervisors[-1]):
             scaled.decision = decision
             self._due.put_nowait(scaled)
 
     def _may_scale(self, agent: Agent) -> bool:
-        """Whether it runs as it is to run: what somebody has stopped, put to sleep or paused has no load."""
+        """Returns True if an agent is in normal operation: one that is stopped, hibernated or paused has no load."""
         if (
             self._agents.draining
             or self._agents.emergency_stop is not None
@@ -175,7 +175,7 @@ class Autoscaler:
             supervisor.is_cordoned(Unschedulable.HIBERNATED) for supervisor in agent.supervisors
         ):
             return False
-        # Else it is about to sleep.
+        # Else it is about to hibernate.
         return any(
             k.worker.wanted and not k.is_cordoned(Unschedulable.HIBERNATING)
             for k in agent.supervisors
@@ -204,7 +204,7 @@ class Autoscaler:
         return self._agents.config.process.max_concurrent_processes - self._agents.registry.active()
 
     def _is_free(self, supervisor: WorkerSupervisor) -> bool:
-        """Has the last worker put its tasks down; whether it has none, and nobody else holds it."""
+        """Cordons the last worker; returns True if it has no task, and is neither hibernating nor paused."""
         if (
             supervisor.is_cordoned(Unschedulable.HIBERNATING)
             or supervisor.worker.paused_at is not None
@@ -213,20 +213,20 @@ class Autoscaler:
         supervisor.cordon(Unschedulable.SURPLUS)
         return not supervisor.running
 
-    def _keep(self, agent: Agent) -> None:
-        """The last worker, which was to go, stays after all."""
+    def _retain(self, agent: Agent) -> None:
+        """Uncordons the last worker, which stays after all."""
         for supervisor in agent.supervisors:
             if supervisor.is_cordoned(Unschedulable.SURPLUS):
                 supervisor.uncordon(Unschedulable.SURPLUS)
                 self._dispatcher.note(supervisor)
                 self._dispatcher.dispatch(agent.name)
 
-    def _tell_held_back(self, scaled: _Scaled, reason: str) -> None:
+    def _publish_held_back(self, scaled: _Scaled, reason: str) -> None:
         name, instances = scaled.agent.name, len(scaled.agent.supervisors)
         self._agents.shared.bus.publish(
             "agent.scaled", agent=name, instances=instances, before=instances, reason=reason
         )
-        level = logging.INFO if scaled.scaling.told == "maximum" else logging.WARNING
+        level = logging.INFO if scaled.scaling.reported == "maximum" else logging.WARNING
         logger.log(level, "%s: %s", name, reason, extra={"fields": {"agent": name}})
 
     # -- acting
@@ -239,7 +239,7 @@ class Autoscaler:
 
         def is_right() -> bool:
             if scaled.is_overruled or len(agent.supervisors) != before:
-                return False  # somebody has said another number while this waited
+                return False  # its number was set by hand while this waited
             return instances > before or not self._dispatcher.pressure(agent)[1]
 
         try:
@@ -247,24 +247,24 @@ class Autoscaler:
                 scaled.scaling = autoscale_policy.carried_out(scaled.scaling)
         except CorralError as error:
             scaled.scaling, is_new = autoscale_policy.held_back(scaled.scaling)
-            is_over = isinstance(error, NotFound | ShuttingDown)  # there is nobody to be told of it
+            is_over = isinstance(error, NotFound | ShuttingDown)  # its agent is gone, or the daemon
             if is_new and not is_over:
-                self._tell_held_back(scaled, error.message)
-        except Exception:  # a mistake of ours must not end the scaling of others
+                self._publish_held_back(scaled, error.message)
+        except Exception:  # a defect of ours must not end the scaling of others
             logger.exception("cannot scale %s", agent.name)
         finally:
             scaled.decision = None
-            self._keep(agent)
-            self.stir(agent.name)
+            self._retain(agent)
+            self.check_soon(agent.name)
 
 
 def _is_unable(worker: Worker) -> bool:
-    """Whether a worker does not come up, or is not to."""
+    """Returns True if a worker does not start, or is not wanted."""
     return not worker.wanted or (worker.state not in UP and _is_failing(worker))
 
 
 def _is_failing(worker: Worker) -> bool:
-    """Whether a worker that is wanted has given up, or waits before it tries again; not one that is back at once."""
+    """Returns True if a wanted worker has given up, or waits for a backoff; False for one that restarts at once."""
     if worker.state is State.TERMINATED:
         return worker.resume_at is None and not worker.waits
     return worker.state is State.INITIAL and worker.deadline is not None

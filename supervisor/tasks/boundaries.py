@@ -1,7 +1,7 @@
-"""What a task asks for, in one form; what a task that it delegates may do; and what has been used of a quota.
+"""Normalises the limits of a task, narrows those of a delegated one, and decides whether that can ever run.
 
-Pure: values in, values out. Who asks for too little, too much or for two different things is refused here,
-before anything is queued, with the path of the key; what a task gives away is never more than it has.
+Pure: values in, values out. Params that are empty, too long or contradictory are refused here, before anything is
+queued, with the path of the key. Guarantees that a task never delegates more than it may do itself.
 """
 
 import re
@@ -18,17 +18,17 @@ from ..config.spec import Resources, Tasks
 from ..config.values import Refused, above_zero, duration, retry_reasons
 
 MAX_OBJECTIVE_CHARS = 65_536
-"""Of what is wanted, in words: data goes into the input."""
+"""Characters of an objective: data belongs into the input."""
 
 MAX_PATTERNS = 200
-"""Entries of `allowed_tools`."""
+"""Number of entries of `allowed_tools`."""
 
 MAX_CONSTRAINTS = 200
 MAX_WORDS_CHARS = 65_536
-"""Of all constraints together, of a scope, of the description of an output."""
+"""Characters of all constraints together, of a scope, of the description of an output."""
 
 MAX_NARROWING = 200_000
-"""Steps that two lists of patterns may take to be made one, some tens of milliseconds."""
+"""Number of steps of the intersection of two lists of patterns: some tens of milliseconds."""
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?-]{1,128}")
 _CAPABILITY = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -39,17 +39,17 @@ NO_BOUNDARIES = Boundaries()
 N = TypeVar("N", int, float)
 
 Groups = Sequence[Sequence[str]]
-"""Tasks by their ids: of each group one at least has to end. A group of nobody is no obstacle."""
+"""Tasks by their ids: of each group one at least has to end. An empty group is no obstacle."""
 
 
-# -- what is asked for
+# -- params
 
 
 def normalised(params: TaskParams) -> TaskParams:
-    """The same request, with each boundary in one place: `boundaries.timeout_s` and `boundaries.allowed_tools`.
+    """Returns the same params, with each boundary in one place: `boundaries.timeout_s` and `boundaries.allowed_tools`.
 
     Raises:
-        InvalidParams: a field is empty, too long, malformed, or says something else than another;
+        InvalidParams: a field is empty, too long, malformed, or contradicts another;
             `data` has `key`, the path of it, and `reason`.
     """
     _check_words(params)
@@ -124,7 +124,7 @@ def _allowed_tools(params: TaskParams) -> list[str] | None:
     outer, inner = params.allowed_tools, params.boundaries.allowed_tools
     key = "boundaries.allowed_tools" if outer is None else "allowed_tools"
     if outer is not None and inner is not None and set(outer) != set(inner):
-        raise _refused(key, "boundaries.allowed_tools says something else: give one of them")
+        raise _refused(key, "boundaries.allowed_tools is another list: give one of them")
     patterns = inner if outer is None else outer
     if patterns is None:
         return None
@@ -136,11 +136,11 @@ def _allowed_tools(params: TaskParams) -> list[str] | None:
     return list(dict.fromkeys(patterns))
 
 
-# -- what a task may give away
+# -- delegation
 
 
 def check_child(parent: Task, tasks: Tasks, children: int, count: int = 1) -> None:
-    """Returns when a task that has delegated `children` may delegate `count` more; `tasks` is its agent's section.
+    """Returns if a task that has delegated `children` may delegate `count` more; `tasks` is its agent's section.
 
     Raises:
         ResourceLimitExceeded: there are too many, or it stands too deep; `data` has `limit` and `value`.
@@ -164,12 +164,12 @@ def check_child(parent: Task, tasks: Tasks, children: int, count: int = 1) -> No
 
 
 def within(boundaries: Boundaries, parent: Task) -> Boundaries:
-    """What a task that `parent` delegates may do: what it was given, and nothing that `parent` may not.
+    """Returns the boundaries of a task that `parent` delegates: its own, within those of `parent`.
 
-    `boundaries` are those of a request in its one form. Of tokens and money a child has what its parent has left.
+    `boundaries` are normalised ones. Of tokens and cost a child has the rest that its parent may use.
 
     Raises:
-        ResourceLimitExceeded: the two lists of tools take too long to be made one; `data` has `limit`.
+        ResourceLimitExceeded: the intersection of the two lists of tools takes too long; `data` has `limit`.
     """
     upper = parent.boundaries
     tools = boundaries.allowed_tools
@@ -212,26 +212,26 @@ def _narrowed(asked: Sequence[str] | None, upper: Sequence[str], task: str) -> l
 
 
 class _TooLong(Exception):
-    """The patterns are too many, or too wild; never leaves this module."""
+    """Raised when an intersection takes too many steps; never leaves this module."""
 
 
 def common(one: Iterable[str], other: Iterable[str]) -> list[str]:
-    """Patterns of `*` and `?` for the names that both lists admit, no more and no less."""
-    names_1, wild_1 = _sorted_out(one)
-    names_2, wild_2 = _sorted_out(other)
+    """Returns patterns of `*` and `?` that match exactly the names which both lists match."""
+    names_1, wild_1 = _split(one)
+    names_2, wild_2 = _split(other)
     found = {
         *(names_1 & names_2),
         *(name for name in names_1 if any(fnmatchcase(name, each) for each in wild_2)),
         *(name for name in names_2 if any(fnmatchcase(name, each) for each in wild_1)),
     }
-    met = _Meeting()
+    intersection = _Intersection()
     for first in wild_1:
         for second in wild_2:
-            found |= met.of(first, second)
+            found |= intersection.of(first, second)
     return sorted(found)
 
 
-def _sorted_out(patterns: Iterable[str]) -> tuple[set[str], set[str]]:
+def _split(patterns: Iterable[str]) -> tuple[set[str], set[str]]:
     names, wild = set[str](), set[str]()
     for each in patterns:
         if _WILD.isdisjoint(each):
@@ -241,14 +241,14 @@ def _sorted_out(patterns: Iterable[str]) -> tuple[set[str], set[str]]:
     return names, wild
 
 
-class _Meeting:
-    """Makes two patterns one. What it does is counted: a hostile pair could go on for ever."""
+class _Intersection:
+    """Intersects two patterns, in a bounded number of steps: a hostile pair could go on for ever."""
 
     def __init__(self) -> None:
         self._steps = 0
 
     def of(self, one: str, other: str) -> frozenset[str]:
-        """The patterns of what both admit."""
+        """Returns the patterns of the names that both match."""
         if one == "*" or one == other:
             return frozenset({other})
         if other == "*":
@@ -291,11 +291,11 @@ class _Meeting:
             raise _TooLong
 
 
-# -- what has been used
+# -- usage
 
 
 def overspent(task: Task, tokens: int = 0, cost_cents: float = 0.0) -> ResourceLimitExceeded | None:
-    """Why a task goes on no more, if it has used more than it may; what its children used is added to its own."""
+    """Returns why a task is stopped, if it has used more than it may; the usage of its children is added to its own."""
     bounds = task.boundaries
     used = (
         ("max_tokens", "tokens", task.tokens_used + tokens, bounds.max_tokens),
@@ -314,7 +314,7 @@ def overspent(task: Task, tokens: int = 0, cost_cents: float = 0.0) -> ResourceL
 
 
 class Limits(Struct, frozen=True):
-    """What one task may use: its own boundaries within those of its agent."""
+    """Holds the limits of one task: its own boundaries within those of its agent."""
 
     timeout_s: float
     max_tool_calls: int
@@ -322,7 +322,7 @@ class Limits(Struct, frozen=True):
 
 
 def limits(boundaries: Boundaries, resources: Resources) -> Limits:
-    """The limits in force for a task."""
+    """Returns the limits in force for a task."""
     timeout_s = resources.max_task_duration
     if boundaries.timeout_s is not None:
         timeout_s = min(timeout_s, boundaries.timeout_s) if timeout_s else boundaries.timeout_s
@@ -344,11 +344,12 @@ def can_ever_run(
     waits: Callable[[str], Sequence[str]],
     obstacles: Callable[[Task], Groups],
 ) -> bool:
-    """Whether `child`, which the running task `asking` delegates, can come to run before `asking` ends.
+    """Returns True if `child`, which the running task `asking` delegates, can run before `asking` ends.
 
-    A running task can end when all that it waits for can end: `waits` says what that is. A task that is queued
-    can end when it can come to run: when of each group of its `obstacles` one can end (the holders of the places that
-    it could take, the task before it in its session, one that it comes after). What `find` does not find has ended.
+    A running task can end when all tasks that it `waits` for can end. A queued task can end when it can run: when of
+    each group of its `obstacles` one can end (the holders of the places that it could take, the task before it in its
+    session, one that it comes after). A task that `find` does not find has ended. Waiting tasks in a circle without a
+    free place on it would wait for their own end: such a delegation is refused before it is queued.
     """
     known: dict[str, tuple[bool, Groups]] = {}
     left = [each for group in obstacles(child) for each in group]
@@ -363,12 +364,12 @@ def can_ever_run(
         needs = [[each] for each in waits(task_id)] if task.state == "running" else obstacles(task)
         known[task_id] = False, needs
         left.extend(each for group in needs for each in group)
-    can_end = _closed(known, asking)
+    can_end = _closure(known, asking)
     return all(not group or not can_end.isdisjoint(group) for group in obstacles(child))
 
 
-def _closed(known: dict[str, tuple[bool, Groups]], asking: str) -> set[str]:
-    """The least set of tasks that can end: who waits in a circle never comes into it."""
+def _closure(known: dict[str, tuple[bool, Groups]], asking: str) -> set[str]:
+    """Returns the least set of tasks that can end: a task that waits in a circle never comes into it."""
     can_end = {task_id for task_id, (has_ended, _) in known.items() if has_ended}
     # The latest found first: a chain is settled in one round.
     doubted = [each for each in reversed(known) if each not in can_end and each != asking]

@@ -69,7 +69,7 @@ class Dispatcher:
             self.enqueue(entry)
 
     def _on_ready(self, entry: Entry) -> None:
-        """Goes on with a task that waits for no time and no other task any more, or never can begin."""
+        """Settles a task that waits for no time and no other task any more, or never can begin."""
         entry.since = self._loop.time()
         if entry.task.reason and entry.dependency_error is None:
             reason = waiting_reason(entry) if entry.blockers else ""

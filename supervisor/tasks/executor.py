@@ -111,12 +111,12 @@ class Sessions(Protocol):
         """Returns the `memory` that is sent to the worker.
 
         Raises:
-            Corrupted: what was stored cannot be read: the task fails with this.
+            Corrupted: the stored state cannot be read: the task fails with this.
         """
         ...
 
-    def keep(self, task: Task, said: object) -> tuple[Statement, ...]:
-        """Returns the statements to write with the end of a task; `said` is the worker's `memory`, None if it sent none.
+    def keep(self, task: Task, change: object) -> tuple[Statement, ...]:
+        """Returns the statements to write with the end of a task; `change` is the worker's `memory`, None if it sent none.
 
         Raises:
             ResourceLimitExceeded: it is too much: the task fails with this.

@@ -1,7 +1,8 @@
-"""What the output of a task has to look like: checked when the task is accepted, and held to when it is answered.
+"""Bounds the input, output and error of a task's record, and validates the output against its schema.
 
-A schema comes from whoever delegates, and is hostile input: nothing is fetched for it, and what a check may
-cost is bounded (`mcp.validation` says how). Unlike a tool's, it is never passed over: it is refused, or holds.
+Guarantees that a record fits into one message. A schema comes from a caller, and is hostile input: nothing is fetched
+for it, and the cost of a check is bounded (see `mcp.pool.validation`). Unlike a tool's, it is never ignored: it is
+refused when the task is submitted, or it holds.
 """
 
 import math
@@ -18,32 +19,32 @@ from ...worker.contract.records import Boundaries, Error, OutputFormat, Task
 NO_BOUNDARIES = Boundaries()
 
 RECORD_MARGIN_BYTES = 64 * 1024
-"""What a record may take beside the caller's words and the output."""
+"""Bytes of a record beside input and output."""
 
 CHILD_BYTES = 16
-"""Of the id of one task that a record names as a child."""
+"""Bytes of the id of one child in a record."""
 
 ERROR_BYTES = 1024 * 1024
-"""What the error of a record may take, at most."""
+"""Bytes of the error of a record, at most."""
 
 ERROR_LEAST_BYTES = RECORD_MARGIN_BYTES // 2
-"""What there is room for in any case, however long the caller's words are."""
+"""Bytes of the error of a record that have room beside any input."""
 
 OMITTED_NAMES = 5
-"""How many facts that found no room an error names."""
+"""Number of omitted facts that an error names."""
 
 OMITTED_CHARS = 50
-"""Of such a name."""
+"""Characters of such a name."""
 
 MAX_SCHEMA_BYTES = 64 * 1024
-"""Of JSON. One of this size takes 50 ms to compile at most."""
+"""Bytes of JSON of a schema; one of this size takes 50 ms to compile at most."""
 
 KEPT = 256
-"""Schemas that are remembered as they were compiled: the tasks of one caller ask for the same."""
+"""Number of compiled schemas that are cached: the tasks of one caller have the same."""
 
 
 def check_format(asked: OutputFormat | None) -> None:
-    """Returns when outputs can be held against the schema, or there is none.
+    """Returns if outputs can be validated against the schema, or there is none.
 
     Raises:
         InvalidParams: it is too long, no JSON Schema, or one that cannot be applied; `data` has `key` and `reason`.
@@ -65,11 +66,11 @@ def check_format(asked: OutputFormat | None) -> None:
 
 
 def check_output(task: Task, output: object) -> None:
-    """Returns when an output is what its task asks for.
+    """Returns if an output matches the schema of its task.
 
     Raises:
-        TaskFailed: it is not: `data` has `path`, `rule` and `reason` of the first fault, `errors` has some more.
-        ResourceLimitExceeded: it cannot be told in a reasonable time; `data` has `limit` and `value`.
+        TaskFailed: it does not: `data` has `path`, `rule` and `reason` of the first fault, `errors` has some more.
+        ResourceLimitExceeded: the check takes too long; `data` has `limit` and `value`.
     """
     asked = task.output_format
     if asked is None or asked.schema is None:
@@ -104,14 +105,14 @@ def _compiled(text: bytes) -> Schema:
 def check_result(
     task: Task, output: object, words: int, limit_bytes: int = MAX_MESSAGE_BYTES
 ) -> None:
-    """Returns when an output is what its task asks for, and not too long beside so many bytes of the caller's words.
+    """Returns if an output matches the schema of its task, and is not too long beside `words` bytes of input.
 
     Raises:
-        ResourceLimitExceeded: it is too long, too long to be held against its schema, or nested too deep.
-        TaskFailed: it is not what the schema says.
+        ResourceLimitExceeded: it is too long, too long for the check of its schema, or nested too deep.
+        TaskFailed: it does not match the schema.
     """
     size = _length(output)
-    # The record holds the caller's words too, and must fit into a message with them.
+    # The record holds the input too, and must fit into a message with it.
     taken = words + CHILD_BYTES * len(task.children)
     limit = min(limit_bytes, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - taken)
     if size > limit:
@@ -124,13 +125,13 @@ def check_result(
 
 
 def error_room(words: int) -> int:
-    """What the error of a record may take beside so many bytes of the caller's words."""
+    """Returns the bytes of the error of a record beside `words` bytes of input."""
     left = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words
     return max(ERROR_LEAST_BYTES, min(ERROR_BYTES, left))
 
 
 def bounded(error: Error, limit_bytes: int) -> Error:
-    """An error that takes no more than that: its facts as far as there is room, the short ones first.
+    """Returns an error of at most `limit_bytes`: with its facts as far as there is room, the short ones first.
 
     `data["omitted"]` names those that are left out; a message is cut.
     """
@@ -151,7 +152,7 @@ def bounded(error: Error, limit_bytes: int) -> Error:
 
 
 def _size(value: object) -> float:
-    """How long a value is, as JSON; what no record could hold is longer than anything."""
+    """Returns the bytes of a value as JSON; infinity for one that no record could hold."""
     try:
         return len(codec.encode_with_margin(value))
     except ValueError:
@@ -159,7 +160,7 @@ def _size(value: object) -> float:
 
 
 def words_bytes(task: Task) -> int:
-    """How long the caller's part of a record is: objective, input and context, and what the output is to be.
+    """Returns the bytes of the caller's part of a record: objective, input and context, boundaries and output format.
 
     Raises:
         ResourceLimitExceeded: it is nested too deep.
@@ -171,7 +172,7 @@ def words_bytes(task: Task) -> int:
 
 
 def _length(value: object) -> int:
-    """How long a value is as JSON. What could be read may be too deep to be written, by a caller deeper in the stack."""
+    """Returns the bytes of a value as JSON, which may be nested too deep to be encoded although it was decoded."""
     try:
         return len(codec.encode_with_margin(value))
     except ValueError as error:

@@ -1,7 +1,7 @@
 """The records of tasks in the store: written whole at each change that matters, read back by id, by filter or by age.
 
 A record is JSON with its checksum beside it: one that is not as it was written is `Corrupted`, by its task's id.
-What is read is bounded, in bytes, in rows looked at and in rows removed at once, so that a million ended
+Reads are bounded in bytes and rows, and removals in rows at once, so that a million ended
 tasks hold up neither the reader nor the writer.
 """
 
@@ -21,22 +21,22 @@ from ...worker.contract.records import ENDED, Boundaries, Task
 from ..store.store import Row, Statement, Store
 
 LIST_BYTES = 8 * 1024 * 1024
-"""What a list of records may hold: half a message, since what runs may have grown after it was stored."""
+"""Bytes of a list of records: half a message, since running tasks may have grown after they were stored."""
 
 LOOK_ROWS = 2_000
-"""Records that one read looks at for what no index knows; other reads come in between."""
+"""Number of rows of one read of a filter without an index; other reads come in between."""
 
 MOST_LOOKED = 100_000
-"""Records that one list looks at before it answers with what it has, and from where it goes on."""
+"""Number of rows that one list examines before it answers with the matches so far, and a cursor."""
 
 EXPIRE_ROWS = 250
-"""Records that one transaction removes; other writes come in between."""
+"""Number of records that one transaction removes; other writes come in between."""
 
 REST_S = 1.0
-"""The longest rest between two of them; as a rule it is as long as the work was."""
+"""Seconds between two such transactions at the most; as a rule as long as the last one took."""
 
 UNREADABLE = "failed"
-"""What becomes of a task that had not ended and whose record cannot be read: nobody can run it."""
+"""The state of a task that had not ended and whose record cannot be read: it cannot be run."""
 
 _READ = "SELECT record, checksum, retried_by, id, created_at, rowid FROM task"
 
@@ -45,7 +45,7 @@ _SAVE = (
     " idempotency_key, dead, record, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO UPDATE SET state = excluded.state, attempt = excluded.attempt,"
     " finished_at = excluded.finished_at, dead = excluded.dead, record = excluded.record,"
-    # An end stays: what was written before it may come later, when the store refused that at first. Another time
+    # An end stays: an earlier record may be written after it, when the store refused that at first. Another time
     # of creation is another task, which has the id by chance.
     " checksum = excluded.checksum WHERE task.finished_at IS NULL OR task.created_at <> excluded.created_at"
 )
@@ -54,17 +54,17 @@ logger = logging.getLogger(__name__)
 
 
 class _Boundaries(Boundaries, frozen=True, omit_defaults=True):
-    """As they are stored."""
+    """Encodes boundaries for the store."""
 
 
 class _Stored(Task, frozen=True, kw_only=True, omit_defaults=True):
-    """As a task is stored: without what it has by default, a quarter of the bytes. So a default may never change."""
+    """Encodes a task for the store, without its defaults: a quarter of the bytes. So a default may never change."""
 
     boundaries: _Boundaries = _Boundaries()
 
 
 class Page(NamedTuple):
-    """Records of a list; `more` is the `before` of the next page, `skipped` how many could not be read.
+    """Records of a list; `more` is the `before` of the next page, `skipped` the number that could not be read.
 
     `places` say where each stands: when it came, in seconds of the Unix epoch, and its row.
     """
@@ -76,23 +76,23 @@ class Page(NamedTuple):
 
 
 class Retention(NamedTuple):
-    """How long ended tasks of an agent are kept, in seconds; dead letters apart."""
+    """Holds the seconds that ended tasks of an agent are kept; dead letters apart."""
 
     results_s: float
     dead_letters_s: float
 
 
 def is_dead(task: Task) -> bool:
-    """Whether an ended task is a dead letter: it failed, nobody above it answers for that, and nobody tried it again."""
+    """Returns True if an ended task is a dead letter: it failed, has no parent, and was not retried."""
     return task.state in ("failed", "timeout") and task.parent is None and task.retried_by is None
 
 
 class Records:
-    """The table of tasks.
+    """Reads and writes the table of tasks.
 
     Args:
         store: where it is.
-        on_corrupted: is told of a task that had not ended and whose record cannot be read.
+        on_corrupted: called for a task that had not ended and whose record cannot be read.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Records:
         await self._store.write(*self.statements(task, created), *more)
 
     def statements(self, task: Task, created: float) -> tuple[Statement, ...]:
-        """What `save` writes."""
+        """Returns the statements of `save`."""
         record = msgspec.json.encode(msgspec.convert(task, _Stored, from_attributes=True))
         has_ended = task.state in ENDED
         values = (
@@ -147,10 +147,10 @@ class Records:
     # -- reading
 
     async def dead_letters(self, wanted: TasksParams) -> tuple[list[str], str | None]:
-        """The ids of dead letters, the oldest first, and the `after` of those that come next.
+        """Returns the ids of dead letters, the oldest first, and the `after` of the next page.
 
         Raises:
-            InvalidParams: `after` is nothing that an earlier answer has told.
+            InvalidParams: `after` is not from an earlier answer.
         """
         where = _Where(["dead = 1"], [])
         if wanted.agent is not None:
@@ -169,14 +169,14 @@ class Records:
         return [str(row[0]) for row in rows], more
 
     async def counts(self) -> dict[str, int]:
-        """How many records there are in each state that is an end."""
+        """Returns the number of records in each end state."""
         rows = await self._store.read("SELECT state, COUNT(*) FROM task GROUP BY state")
         return {str(state): _integer(n) for state, n in rows if str(state) in ENDED}
 
     async def unfinished(self) -> list[tuple[Task, float]]:
-        """What has not ended, oldest first, with the time of its creation.
+        """Returns the tasks that have not ended, oldest first, with the time of their creation.
 
-        A task whose record cannot be read has failed by this: nothing else can become of it.
+        A task whose record cannot be read is marked as failed: it can never run.
         """
         rows = await self._store.read(
             f"{_READ} WHERE state IN ('queued', 'running') ORDER BY created_at"
@@ -197,7 +197,7 @@ class Records:
         return found
 
     async def find(self, task_id: str) -> Task | None:
-        """A record by its id.
+        """Returns a record by its id.
 
         Raises:
             Corrupted: it is there and cannot be read.
@@ -208,7 +208,7 @@ class Records:
     async def find_by_key(
         self, key: str, agent: str | None, *, since: float | None = None
     ) -> Task | None:
-        """The record that was accepted with an idempotency key; of any agent, where it is not older than `since`.
+        """Returns the task with an idempotency key, of an agent; or of any agent, if it is not older than `since`.
 
         Raises:
             Corrupted: it is there and cannot be read.
@@ -222,34 +222,34 @@ class Records:
         return _task(rows[0]) if rows else None
 
     async def children(self, parent: str, limit: int) -> list[Task]:
-        """What a task delegated, oldest first; what cannot be read is left out."""
+        """Returns the tasks that a task delegated, oldest first; unreadable ones are left out."""
         sql = f"{_READ} WHERE parent = ? ORDER BY created_at, rowid LIMIT ?"
         rows = await self._store.read(sql, (parent, limit))
         return [task for task in map(_readable, rows) if task is not None]
 
     async def page(self, wanted: TaskListParams) -> Page:
-        """Records, newest first; fewer than the limit where they would be more than LIST_BYTES.
+        """Returns records, newest first; fewer than the limit where they would be more than LIST_BYTES.
 
         Raises:
-            InvalidParams: `before` is nothing that an earlier page has told.
+            InvalidParams: `before` is not from an earlier page.
         """
-        index, sieve = _index(wanted), _sieve(wanted)
+        index, scan = _index(wanted), _scan(wanted)
         place = None if wanted.before is None else place_of(wanted.before, "before")
         found: list[Task] = []
         places: list[tuple[float, int]] = []
         skipped, looked, room = 0, 0, LIST_BYTES
         while True:
-            limit = LOOK_ROWS if sieve.clauses else wanted.limit + 1
-            rows = await self._look(index, sieve, place, limit)
+            limit = LOOK_ROWS if scan.clauses else wanted.limit + 1
+            rows = await self._look(index, scan, place, limit)
             for row in rows:
-                if row[0] is not None:  # else it is nothing that was asked for
+                if row[0] is not None:  # else the filter does not match
                     room -= len(_blob(row[0]))
                     if len(found) == wanted.limit or (room < 0 and found):
                         return Page(found, cursor_of(place), skipped, tuple(places))
                     task = _readable(row)
                     if task is None:
                         skipped += 1
-                    elif _is_asked_for(task, wanted):
+                    elif _is_match(task, wanted):
                         found.append(task)
                         places.append((_real(row[4]), _integer(row[5])))
                 place = (_real(row[4]), _integer(row[5]))
@@ -260,19 +260,19 @@ class Records:
                 return Page(found, cursor_of(place), skipped, tuple(places))
 
     async def _look(
-        self, index: "_Where", sieve: "_Where", place: tuple[float, int] | None, limit: int
+        self, index: "_Where", scan: "_Where", place: tuple[float, int] | None, limit: int
     ) -> list[Row]:
-        """Rows after `place`, as `_READ` has them; without the record where they do not pass the sieve."""
+        """Returns rows after `place`, as `_READ` has them; without the record where `scan` does not match."""
         clauses, values = list(index.clauses), list(index.values)
         if place is not None:
             clauses.append("(created_at, rowid) < (?, ?)")
             values += place
-        record = f"iif({' AND '.join(sieve.clauses)}, record, NULL)" if sieve.clauses else "record"
+        record = f"iif({' AND '.join(scan.clauses)}, record, NULL)" if scan.clauses else "record"
         where = f" WHERE {' AND '.join(clauses)}" if clauses else ""
         return await self._store.read(
             f"SELECT {record}, checksum, retried_by, id, created_at, rowid FROM task{where}"
             " ORDER BY created_at DESC, rowid DESC LIMIT ?",
-            [*sieve.values, *values, limit],
+            [*scan.values, *values, limit],
         )
 
     # -- expiry
@@ -292,7 +292,7 @@ class Records:
         return removed
 
     async def _agents(self) -> list[str]:
-        """The agents that have tasks, each found by one step in the index."""
+        """Returns the agents that have tasks, each found by one step in the index."""
         rows = await self._store.read(
             "WITH RECURSIVE each(agent) AS (SELECT MIN(agent) FROM task UNION ALL"
             " SELECT (SELECT MIN(agent) FROM task WHERE agent > each.agent) FROM each"
@@ -314,7 +314,7 @@ class Records:
                 return removed
             place = (_real(rows[-1][0]), _integer(rows[-1][1]))
             began = time.monotonic()
-            # Conditions once more: what ended is never changed, but its mark of a dead letter is.
+            # Conditions once more: an ended record never changes, but its mark of a dead letter does.
             marks = ", ".join("?" * len(rows))
             done = await self._store.write(
                 (
@@ -327,30 +327,30 @@ class Records:
 
 
 class _Where(NamedTuple):
-    """Conditions, all of which have to hold, and what stands for their marks."""
+    """Holds the conditions of a WHERE clause, joined by AND, and the values of their marks."""
 
     clauses: list[str]
     values: list[object]
 
     def add(self, clause: str, *values: object) -> None:
-        """One more."""
+        """Adds a condition."""
         self.clauses.append(clause)
         self.values.extend(values)
 
     def add_choice(self, column: str, wanted: Sequence[str]) -> None:
-        """One more: the column has one of several values."""
+        """Adds the condition that a column has one of several values."""
         self.add(f"{column} IN ({', '.join('?' * len(wanted))})", *wanted)
 
 
 def _chosen(wanted: TaskListParams) -> tuple[list[str], list[str]]:
-    """The agents and the states that are asked for; none means all."""
+    """Returns the agents and the states of a filter; none means all."""
     agents = [*wanted.agents, *([wanted.agent] if wanted.agent is not None else [])]
     states = [*wanted.states, *([wanted.state] if wanted.state is not None else [])]
     return list(dict.fromkeys(agents)), list(dict.fromkeys(states))
 
 
 def _index(wanted: TaskListParams) -> _Where:
-    """What one index finds in order of time: the one condition that leaves the fewest, and the times."""
+    """Returns the conditions that one index answers in order of time: the most selective one, and the times."""
     where = _Where([], [])
     agents, states = _chosen(wanted)
     if wanted.parent is not None:
@@ -368,8 +368,8 @@ def _index(wanted: TaskListParams) -> _Where:
     return where
 
 
-def _sieve(wanted: TaskListParams) -> _Where:
-    """What is looked at in each row that the index finds; some of it is looked at once more, exactly."""
+def _scan(wanted: TaskListParams) -> _Where:
+    """Returns the conditions that are checked in each row of the index; `_is_match` checks some of them exactly."""
     where = _Where([], [])
     agents, states = _chosen(wanted)
     found = " ".join(_index(wanted).clauses)
@@ -397,8 +397,8 @@ def _as_json(text: str) -> str:
     return msgspec.json.encode(text).decode()
 
 
-def _is_asked_for(task: Task, wanted: TaskListParams) -> bool:
-    """What of a filter no column knows, exactly."""
+def _is_match(task: Task, wanted: TaskListParams) -> bool:
+    """Returns True if a task matches the parts of a filter that have no column."""
     return (
         (wanted.schedule is None or task.schedule == wanted.schedule)
         and (wanted.session is None or task.session == wanted.session)
@@ -407,15 +407,15 @@ def _is_asked_for(task: Task, wanted: TaskListParams) -> bool:
 
 
 def cursor_of(place: tuple[float, int] | None) -> str | None:
-    """The `before` of the records after a place."""
+    """Returns the `before` of the records after a place."""
     return None if place is None else f"{place[0]!r}:{place[1]}"
 
 
 def place_of(cursor: str, key: str = "before") -> tuple[float, int]:
-    """The place that a `before` means.
+    """Returns the place that a `before` means.
 
     Raises:
-        InvalidParams: it is nothing that an earlier page has told.
+        InvalidParams: it is not from an earlier page.
     """
     created, _, rowid = cursor.partition(":")
     try:

@@ -40,12 +40,10 @@ PENDING = {
     "supervisor.audit",
     "supervisor.events",
     "supervisor.lifecycle",
-    "supervisor.orchestration",
     "supervisor.process",
     "supervisor.sessions",
     "supervisor.store",
     "supervisor.supervision",
-    "supervisor.tasks",
     "supervisor.zygote",
 }
 """Rooms that do not keep the rule yet. A room leaves for good."""

@@ -29,8 +29,8 @@ async def test_an_alarm_rings_at_its_time_and_those_around_it_do_not() -> None:
     alarms.set(now + FAR_S, far)
     off = alarms.set(now + 0.001, gone)
     alarms.set(now + 0.002, near)
-    alarms.call_off(off)
-    alarms.call_off(off)
+    alarms.cancel(off)
+    alarms.cancel(off)
     async with asyncio.timeout(BOUND_S):
         assert await near is False
     assert not far.done()
@@ -58,7 +58,7 @@ async def test_alarms_that_are_called_off_are_not_kept() -> None:
     loop, alarms = asyncio.get_running_loop(), Alarms()
     for number in range(10 * ALARMS_SLACK):
         alarm = alarms.set(loop.time() + FAR_S + number, loop.create_future())
-        alarms.call_off(alarm)
+        alarms.cancel(alarm)
     assert len(alarms) <= 2 * ALARMS_SLACK
     alarms.close()
 

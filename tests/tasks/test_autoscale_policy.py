@@ -96,7 +96,7 @@ def test_there_is_one_step_a_second_at_most() -> None:
         (starved(5, 2, room=0), "max_concurrent_processes"),
     ],
 )
-def test_what_stands_in_the_way_of_more_is_told_once(load: Load, word: str) -> None:
+def test_an_obstacle_to_more_workers_is_reported_once(load: Load, word: str) -> None:
     state, decision = after((0.0, load), (1.0, load))
     assert decision is not None
     assert decision.instances == load.instances
@@ -107,7 +107,7 @@ def test_what_stands_in_the_way_of_more_is_told_once(load: Load, word: str) -> N
         assert again is None
 
 
-def test_what_stood_in_the_way_is_told_again_after_it_was_over() -> None:
+def test_an_obstacle_is_reported_again_after_it_was_over() -> None:
     failing = starved(5, 2, failing="a-1 has given up")
     state, first = after((0.0, failing), (1.0, failing))
     assert first is not None
@@ -122,7 +122,7 @@ def test_as_many_come_as_there_is_room_for() -> None:
     assert target(after((0.0, load), (1.0, load))[1]) == 5
 
 
-def test_a_refusal_is_told_once_while_the_backlog_lasts() -> None:
+def test_a_refusal_is_reported_once_while_the_backlog_lasts() -> None:
     state, _ = after((0.0, starved(1)), (1.0, starved(1)))
     state, is_new = autoscale_policy.held_back(state)
     assert is_new
