@@ -1,4 +1,4 @@
-"""What the pool asks of whoever keeps the processes of an MCP server. It decides nothing."""
+"""Defines the interface of an MCP server's processes that the pool needs; `supervisor.agents` implements it."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -12,25 +12,25 @@ Concurrency = Literal["auto", "serial", "parallel"]
 
 
 class Process(Protocol):
-    """One process of a server, running or not, as the pool sees it."""
+    """Defines one process of a server, running or not."""
 
     @property
     def phase(self) -> Phase:
-        """What can be had of it now."""
+        """Returns its present availability."""
         ...
 
     @property
     def life(self) -> int:
-        """The number of its incarnation."""
+        """Returns the number of its incarnation."""
         ...
 
     @property
     def session(self) -> Session | None:
-        """The session, where a request can be sent at once."""
+        """Returns the session if a request can be sent at once, else None."""
         ...
 
     async def acquire(self) -> Session:
-        """A session; starts the process if need be and waits until it is ready.
+        """Returns a session; starts the process if needed and waits until it is ready.
 
         Bounded by the process itself (spawn timeout, restart limit). Concurrent callers share one start.
         """
@@ -41,83 +41,83 @@ class Process(Protocol):
         ...
 
     def start(self) -> None:
-        """Starts it, if that can be done; waits for nothing."""
+        """Starts it if possible, without waiting."""
         ...
 
     def note(self, *, is_busy: bool) -> None:
-        """Takes note that it has work, or has none left."""
+        """Records whether it has work."""
         ...
 
     def trouble(self) -> CorralError | None:
-        """Why it is not up, as far as it is known."""
+        """Returns the reason why it is not up, if known."""
         ...
 
 
 class Backend(Protocol):
-    """A configured server, as the pool sees it. What is in force may change between two calls."""
+    """Defines a configured server; its settings may change between two calls."""
 
     @property
     def name(self) -> str:
-        """The server's, the first part of the exposed names."""
+        """Returns the server's name, the first part of the exposed names."""
         ...
 
     @property
     def concurrency(self) -> Concurrency:
-        """What the configuration says about overlapping calls."""
+        """Returns the configured policy for overlapping calls."""
         ...
 
     @property
     def share(self) -> Share:
-        """Who has processes of its own."""
+        """Returns the unit that has processes of its own."""
         ...
 
     @property
     def spares(self) -> int:
-        """How many of the processes are held in reserve."""
+        """Returns the number of processes held in reserve."""
         ...
 
     @property
     def max_processes(self) -> int:
-        """How many processes there may be, those in reserve included."""
+        """Returns the maximum number of processes, spares included."""
         ...
 
     @property
     def request_timeout_s(self) -> float:
-        """For requests that bring no timeout."""
+        """Returns the timeout of requests without one, in seconds."""
         ...
 
     @property
     def max_request_timeout_s(self) -> float:
-        """For all: no caller may wait longer."""
+        """Returns the maximum timeout of all requests, in seconds."""
         ...
 
     @property
     def max_retries(self) -> int:
-        """How often a call that is safe to repeat is repeated when the server dies."""
+        """Returns the number of retries of a call that is safe to repeat, when the server dies."""
         ...
 
     @property
     def max_calls_per_minute(self) -> int:
-        """How many requests it takes; 0 is any number."""
+        """Returns the maximum number of requests a minute; 0 is no limit."""
         ...
 
     @property
     def denied_tools(self) -> Sequence[str]:
-        """Patterns of tools that nobody sees."""
+        """Returns the patterns of tools that are hidden from all callers."""
         ...
 
     @property
     def catalogue(self) -> Catalogue:
-        """What the server listed last, also while it is stopped; `Pool.listed` tells when it has changed."""
+        """Returns the last listing of the server, also while it is stopped; `Pool.listed` reports changes."""
         ...
 
     @property
     def processes(self) -> Sequence[Process]:
-        """Its processes, in the order of their numbers."""
+        """Returns its processes, in the order of their numbers."""
         ...
 
     def check(self) -> None:
-        """Raises CorralError when it is not to be called now."""
+        """Raises CorralError if the server may not be called now."""
         ...
 
     async def grow(self) -> None:

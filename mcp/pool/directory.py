@@ -1,7 +1,7 @@
-"""Which server has what a name means: the catalogues of all servers under the names that clients see.
+"""Resolves exposed names to servers: holds the catalogues of all servers under the names that clients see.
 
-Values in, values out; no I/O and no clock. What somebody has no access to is neither listed nor found, and no hint
-leads to it.
+Values in, values out; no I/O and no clock. Entries that a caller has no access to are neither listed nor found, and no
+hint reveals them.
 """
 
 import difflib
@@ -22,10 +22,10 @@ from ..protocol.catalog import (
 from ..protocol.messages import Tool
 
 MAX_NEAR = 3
-"""Names suggested for one that does not exist."""
+"""Number of names suggested for one that does not exist."""
 
 SEPARATOR = "__"
-"""Between the name of a server and what it has."""
+"""Separates the name of a server from its own name of a tool, prompt or resource."""
 
 Entry = Mapping[str, object]
 
@@ -33,7 +33,7 @@ EMPTY = Catalogue()
 
 
 class Directory:
-    """The catalogues of the servers that there are, in the order in which they came."""
+    """Holds the catalogues of the servers, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._catalogues: dict[str, Catalogue] = {}
@@ -44,7 +44,7 @@ class Directory:
         self._templates: dict[str, tuple[str, Entry]] | None = None
 
     def put(self, server: str, catalogue: Catalogue, denied: Sequence[str] = ()) -> list[Kind]:
-        """Takes what a server offers now, and the patterns of tools that nobody sees; the kinds that changed."""
+        """Sets the catalogue of a server and its patterns of hidden tools; returns the kinds that changed."""
         before = self._catalogues.get(server, EMPTY)
         kinds = before.differs(catalogue)
         if tuple(self._denied.get(server, ())) != tuple(denied) and "tools" not in kinds:
@@ -55,23 +55,23 @@ class Directory:
         return kinds
 
     def drop(self, server: str) -> list[Kind]:
-        """Forgets a server; the kinds of which it had something."""
+        """Removes a server; returns the kinds of its entries."""
         self._denied.pop(server, None)
         self._forget()
         return self._catalogues.pop(server, EMPTY).differs(EMPTY)
 
     def of(self, server: str) -> Catalogue:
-        """What a server offers."""
+        """Returns the catalogue of a server."""
         return self._catalogues.get(server, EMPTY)
 
     def _forget(self) -> None:
         self._tools = self._prompts = self._resources = self._templates = None
 
-    # -- what there is, by exposed name
+    # -- entries by exposed name
 
     @property
     def tools(self) -> dict[str, tuple[str, Tool]]:
-        """All tools; of two servers with the same (cut off) name the first counts."""
+        """Returns all tools; if two have the same (truncated) name, the first one counts."""
         if self._tools is None:
             self._tools = {}
             for server, catalogue in self._catalogues.items():
@@ -82,7 +82,7 @@ class Directory:
 
     @property
     def prompts(self) -> dict[str, tuple[str, Entry]]:
-        """All prompts, likewise."""
+        """Returns all prompts; if two have the same name, the first one counts."""
         if self._prompts is None:
             self._prompts = {}
             for server, catalogue in self._catalogues.items():
@@ -92,7 +92,7 @@ class Directory:
 
     @property
     def resources(self) -> dict[str, tuple[str, Entry]]:
-        """All resources by URI."""
+        """Returns all resources by URI."""
         if self._resources is None:
             listed = {name: each.resources for name, each in self._catalogues.items()}
             self._resources = exposed_uris(listed, "uri")
@@ -100,14 +100,14 @@ class Directory:
 
     @property
     def templates(self) -> dict[str, tuple[str, Entry]]:
-        """All templates of resources by URI template."""
+        """Returns all resource templates by URI template."""
         if self._templates is None:
             listed = {name: each.templates for name, each in self._catalogues.items()}
             self._templates = exposed_uris(listed, "uriTemplate")
         return self._templates
 
     def offered(self, kind: Kind, access: Access = FULL) -> list[dict[str, object]]:
-        """MCP's objects of one kind as somebody sees them, sorted by name."""
+        """Returns MCP's objects of one kind within an access, sorted by name."""
         if kind == "tools":
             return [
                 {**tool_object(tool), "name": exposed}
@@ -129,25 +129,25 @@ class Directory:
         ]
 
     def records(self, access: Access = FULL) -> list[dict[str, object]]:
-        """The tools as control clients and agents see them, sorted by exposed name."""
+        """Returns the tools as records for control clients and agents, sorted by exposed name."""
         return [
             tool_record(exposed, server, tool)
             for exposed, (server, tool) in sorted(self.tools.items())
             if admits(access, exposed, tool.is_read_only)
         ]
 
-    # -- what a name means
+    # -- names to entries
 
     def server_in(self, name: str) -> str | None:
-        """The server that an exposed name or URI begins with, if there is one."""
+        """Returns the server that an exposed name or URI begins with, if there is one."""
         server, separator, _ = name.partition(SEPARATOR)
         return server if separator and server in self._catalogues else None
 
     def tool(self, name: str, access: Access) -> tuple[str, Tool]:
-        """The server and the tool that a name means: an exposed one, or a tool's own where one server has it.
+        """Returns the server and the tool of a name: an exposed one, or a tool's own name that only one server has.
 
         Raises:
-            NotFound: nothing has this name; `data["near"]` has those that look like it.
+            NotFound: no tool has this name; `data["near"]` has similar names.
             Conflict: several servers have it; `data["candidates"]` has the exposed names.
             PermissionDenied: it is not allowed.
         """
@@ -156,7 +156,7 @@ class Directory:
         return self.tools[_choose("tool", name, own, flags, access)]
 
     def prompt(self, name: str, access: Access) -> tuple[str, str]:
-        """The server and the own name of the prompt that a name means.
+        """Returns the server of a prompt and its own name there.
 
         Raises:
             NotFound, Conflict, PermissionDenied: as for `tool`.
@@ -166,10 +166,10 @@ class Directory:
         return self.prompts[exposed][0], own[exposed]
 
     def resource(self, uri: str, access: Access) -> tuple[str, str]:
-        """The server that has a resource, and the URI that it calls it by.
+        """Returns the server of a resource and its own URI there.
 
-        What no server lists may be read all the same: from the one that is named before `__`, whose template
-        it fits, or that is the only one with resources.
+        An unlisted resource may be read too: from the server that is named before `__`, whose template it matches,
+        or that is the only one with resources.
 
         Raises:
             NotFound, Conflict, PermissionDenied: as for `tool`.
@@ -206,22 +206,22 @@ class Directory:
 
 
 def may_admit(access: Access, exposed: str) -> bool:
-    """Whether a tool of this name could be allowed, before anything is known of it.
+    """Returns True if a tool of this name may be allowed, before its properties are known.
 
-    What is refused whatever the tool is like must not start a server.
+    A call that is refused in any case must not start a server.
     """
     return admits(access, exposed, True)
 
 
 def not_allowed(name: str) -> PermissionDenied:
-    """The refusal of a call of a tool."""
+    """Returns the error of a call of a tool that is not allowed."""
     return _not_allowed("tool", name)
 
 
-def _not_allowed(what: str, name: str) -> PermissionDenied:
-    if what == "tool":
+def _not_allowed(kind: str, name: str) -> PermissionDenied:
+    if kind == "tool":
         return PermissionDenied(f'cannot call "{name}": it is not in the list of tools', tool=name)
-    return PermissionDenied(f'cannot use {what} "{name}": it is not allowed', **{what: name})
+    return PermissionDenied(f'cannot use {kind} "{name}": it is not allowed', **{kind: name})
 
 
 def _admits_uri(access: Access, server: str, uri: str) -> bool:
@@ -241,7 +241,7 @@ def _has_resources(catalogue: Catalogue) -> bool:
 def _choose(
     what: str, name: str, own: Mapping[str, str], flags: Mapping[str, bool], access: Access
 ) -> str:
-    """The exposed name that `name` means: itself, or the one whose own name it is."""
+    """Returns the exposed name for `name`: itself, or the only one whose own name it is."""
     if name in own:
         if not admits(access, name, flags[name]):
             raise _not_allowed(what, name)
@@ -261,7 +261,7 @@ def _choose(
 
 
 def near_names(name: str, exposed: Sequence[str]) -> list[str]:
-    """Exposed names that resemble `name`, as a whole or in their part after the server's name."""
+    """Returns exposed names that resemble `name`, as a whole or after the server's name."""
     own = {each.partition(SEPARATOR)[2] or each: each for each in exposed}
     short = name.partition(SEPARATOR)[2] or name
     matches = [own[each] for each in difflib.get_close_matches(short, own, MAX_NEAR)]
@@ -269,7 +269,7 @@ def near_names(name: str, exposed: Sequence[str]) -> list[str]:
 
 
 def tool_record(exposed: str, server: str, tool: Tool) -> dict[str, object]:
-    """A tool as control clients and agents see it."""
+    """Returns a tool as a record for control clients and agents."""
     record: dict[str, object] = {
         "name": exposed,
         "server": server,
@@ -284,7 +284,7 @@ def tool_record(exposed: str, server: str, tool: Tool) -> dict[str, object]:
 
 
 def tool_object(tool: Tool) -> dict[str, object]:
-    """A tool as its server sent it, with a schema in any case: clients rely on one."""
+    """Returns a tool as its server sent it, always with an input schema, which clients rely on."""
     fields: dict[str, object] = {**tool.fields}
     if not fields:
         fields = {"name": tool.name, "description": tool.description}

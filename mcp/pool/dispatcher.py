@@ -1,7 +1,7 @@
-"""The processes of one MCP server at work: performs what `dispatch` decides, and keeps count.
+"""Assigns the processes of one MCP server to requests: performs the decisions of `placement`, and counts.
 
-Whoever calls gets a process, by rule, and a session with it. It is started, added or restarted where need be, and
-waiting for one is bounded in number and in time. Nothing here knows what is called.
+A process is started, added or restarted where a decision requires it; waiting for one is bounded in number and in
+time. It must not know the requests themselves.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from .gate import MAX_WAITING, Gate
 from .placement import Allowance, Decision, Grow, Phase, Place, Renew, Use, allow, choose
 
 REST_S = 0.1
-"""A process is busy until it has had no call for so long: telling each of its short rests would cost more than a call."""
+"""Seconds without a call after which a process counts as idle: noting every short pause would cost more than a call."""
 
 BUSY_RETRY_S = 1.0
-"""When whoever found no process of a server free had better come again."""
+"""Seconds after which a caller that found no free process should retry."""
 
 T = TypeVar("T")
 
 
 class Slot:
-    """What the pool knows of one process."""
+    """Holds the pool's state of one process."""
 
     __slots__ = (
         "_loop",
@@ -44,54 +44,54 @@ class Slot:
         self.process = process
         self.gate = gate
         self.in_flight = 0
-        """Calls that run or wait here, and subscriptions."""
+        """Number of calls that run or wait here, and of subscriptions."""
         self.sharer: str | None = None
         self.leased_in = -1
         self.rested_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._rest: asyncio.TimerHandle | None = None
-        """Set from the first call on, until it is told that there is no work left."""
+        """The timer that detects idleness; set from the first call until the process is noted as idle."""
         self._noted_in = -1
 
     def take(self) -> None:
-        """A request, or a subscription, has come."""
+        """Counts a request or subscription, and notes that the process is busy."""
         self.in_flight += 1
         if self._rest is None:
-            # One that is being started cannot be busy yet: it is told so again when it is up.
+            # A starting process cannot be busy yet: it is noted again when it is up.
             self._noted_in = -1 if self.process.session is None else self.process.life
             self.process.note(is_busy=True)
-            self._rest = self._loop.call_later(REST_S, self._look)
+            self._rest = self._loop.call_later(REST_S, self._check_idle)
 
     def changed(self) -> None:
-        """It may be another life now, which has the work of the one before."""
+        """Notes a new incarnation as busy, if it has taken over the work of the earlier one."""
         process = self.process
         if self.in_flight and process.life != self._noted_in and process.session is not None:
             self._noted_in = process.life
             process.note(is_busy=True)
 
-    def give_back(self) -> None:
-        """It has ended."""
+    def release(self) -> None:
+        """Counts the end of a request or subscription."""
         self.in_flight -= 1
         if self.in_flight == 0:
             self.rested_at = self._loop.time()
 
-    def _look(self) -> None:
-        """One timer, however many calls there are: who calls one after the other keeps a process busy."""
+    def _check_idle(self) -> None:
+        """Checks for idleness, with one timer for any number of calls: consecutive calls keep the process busy."""
         now = self._loop.time()
         due = now + REST_S if self.in_flight else self.rested_at + REST_S
         if due > now:
-            self._rest = self._loop.call_at(due, self._look)
+            self._rest = self._loop.call_at(due, self._check_idle)
         else:
             self._rest = None
             self.process.note(is_busy=False)
 
     def close(self) -> None:
-        """Nothing is told any more."""
+        """Cancels the timer: nothing is noted after this."""
         if self._rest is not None:
             self._rest.cancel()
 
     def place(self, is_shared: bool) -> Place:
-        """As the choice sees it."""
+        """Returns the input of `choose` for this process."""
         process = self.process
         return Place(
             phase=process.phase,
@@ -110,7 +110,7 @@ class _Turn(NamedTuple):
 
 
 class Dispatcher:
-    """The processes of one server, and what was done for it."""
+    """Holds the processes of one server, its queue of callers, and its counters."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -126,7 +126,7 @@ class Dispatcher:
 
     @property
     def slots(self) -> list[Slot]:
-        """One for each process that there is now."""
+        """Returns one slot for each present process."""
         processes = self.backend.processes
         if processes is not self._processes:
             known = {id(slot.process): slot for slot in self._slots}
@@ -141,12 +141,12 @@ class Dispatcher:
         return self._slots
 
     def close(self) -> None:
-        """Nothing is told of its processes any more."""
+        """Closes the slots: nothing is noted after this."""
         for slot in self._slots:
             slot.close()
 
     def wake(self) -> None:
-        """Lets the first of those that wait for a process look again."""
+        """Makes the first waiting caller choose again."""
         while self.waiting:
             turn = self.waiting.popleft()
             if not turn.ready.done():
@@ -154,12 +154,12 @@ class Dispatcher:
                 return
 
     def _wake_all(self) -> None:
-        """Lets all of them look again."""
+        """Makes all waiting callers choose again."""
         for _ in range(len(self.waiting)):
             self.wake()
 
     def _wake_others(self, sharer: str | None) -> None:
-        """This sharer has a process now, which those of his that wait may use as well."""
+        """Makes waiting callers of this sharer choose again: it has a process now, which they may use."""
         others = [turn for turn in self.waiting if turn.sharer == sharer]
         for turn in others:
             self.waiting.remove(turn)
@@ -167,7 +167,7 @@ class Dispatcher:
                 turn.ready.set_result(None)
 
     def pick(self, sharer: str | None, is_shared: bool) -> Slot | None:
-        """The process for a request, taken, where that can be had at once; None where it has to be waited for."""
+        """Takes a process that is available at once and returns it; None if the request has to wait for one."""
         slots = self.slots
         if sharer is None and len(slots) == 1:
             slots[0].take()
@@ -198,11 +198,11 @@ class Dispatcher:
         return slot
 
     async def wait(self, sharer: str | None, is_shared: bool, deadline: float | None) -> Slot:
-        """A process, taken, where one has to be added, taken from another sharer, or waited for.
+        """Takes a process that has to be added, renewed or waited for, and returns it.
 
         Raises:
-            Overloaded: all are in use by others, and stay so.
-            CorralError: the server is not to be called, or has no room for one more.
+            Overloaded: all stay in use by others until the deadline.
+            CorralError: the server may not be called now, or a process cannot be added.
         """
         backend = self.backend
         name = backend.name
@@ -231,10 +231,10 @@ class Dispatcher:
             name = self.backend.name
             await within(deadline, slot.process.renew(), lambda: all_in_use(name))
         except BaseException:
-            # Others of this sharer may be there, or have been served by the new life: then it is theirs.
+            # Other calls of this sharer may wait there, or were served by the new incarnation: it keeps the process then.
             if slot.in_flight == 1 and slot.leased_in == earlier[1]:
-                slot.sharer = earlier[0]  # whose state may still be there
-            self.give_back(slot)
+                slot.sharer = earlier[0]  # the earlier sharer's state may still be there
+            self.release(slot)
             raise
         return slot
 
@@ -248,26 +248,26 @@ class Dispatcher:
             await within(deadline, turn.ready, lambda: all_in_use(name))
         except BaseException:
             if turn.ready.done() and not turn.ready.cancelled():
-                self.wake()  # it came in the same instant
+                self.wake()  # it became ready in the same instant
             else:
-                with suppress(ValueError):  # its turn may have been passed over already
+                with suppress(ValueError):  # it may have been removed already
                     self.waiting.remove(turn)
             raise
 
-    def give_back(self, slot: Slot) -> None:
-        """A request has ended: whoever waits for a process may have this one."""
-        slot.give_back()
+    def release(self, slot: Slot) -> None:
+        """Releases a slot after a request, and wakes a waiting caller."""
+        slot.release()
         if self.waiting and not slot.in_flight:
             self.wake()
 
     def changed(self) -> None:
-        """Something about its processes has changed."""
+        """Takes note that the state of a process has changed."""
         for slot in self.slots:
             slot.changed()
         self._wake_all()
 
     def check_rate(self) -> float:
-        """Counts a request towards `max_calls_per_minute`; the seconds to wait if it is one too many, else 0."""
+        """Counts a request towards `max_calls_per_minute`; returns the seconds to wait if it exceeds the limit, else 0."""
         now = asyncio.get_running_loop().time()
         limit = self.backend.max_calls_per_minute
         self.allowance, wait_s = allow(self.allowance, limit, now)
@@ -279,12 +279,12 @@ class Dispatcher:
         deadline: float | None,
         late: Callable[[], CorralError] | None = None,
     ) -> Session:
-        """A session with a process that may have to be started: a start is waited for, a long backoff is not.
+        """Returns a session with a process, after starting it if needed; a long backoff is not waited for.
 
-        Where there is no time left, its last words are worth more than the time that has passed.
+        At the deadline the cause of the failed start, if known, is raised in place of the timeout.
 
         Raises:
-            CorralError: it does not come up, or not by the deadline on the loop's clock.
+            CorralError: the process does not become ready by the deadline on the loop's clock.
         """
         self.backend.check()
         limit_s = self.backend.request_timeout_s
@@ -292,12 +292,12 @@ class Dispatcher:
             deadline = asyncio.get_running_loop().time() + limit_s
         if late is None:
             late = _late_of(self.backend.name, limit_s)
-        instead = late
-        return await within(deadline, process.acquire(), lambda: process.trouble() or instead())
+        timeout = late
+        return await within(deadline, process.acquire(), lambda: process.trouble() or timeout())
 
 
 async def within(deadline: float | None, doing: Awaitable[T], late: Callable[[], CorralError]) -> T:
-    """What `doing` gives, or the error `late` when it is not there at the deadline, on the loop's clock."""
+    """Awaits a result; raises the error `late` at the deadline, on the loop's clock."""
     if deadline is None:
         return await doing
     try:
@@ -308,7 +308,7 @@ async def within(deadline: float | None, doing: Awaitable[T], late: Callable[[],
 
 
 def is_backing_off(process: Process) -> bool:
-    """Whether it has failed and waits for its next start."""
+    """Returns True if the process has failed and waits for its next start."""
     return process.phase is Phase.COMING and isinstance(process.trouble(), SpawnFailed)
 
 
@@ -317,12 +317,12 @@ def _late_of(name: str, limit_s: float) -> Callable[[], CorralError]:
 
 
 def too_late(name: str, limit_s: float) -> Timeout:
-    """The error of a wait that has an end."""
+    """Returns the error of a wait that exceeded its limit."""
     text = f'cannot wait for "{name}" longer than {limit_s:g} s'
     return Timeout(text, tool=name, timeout_s=limit_s)
 
 
 def all_in_use(server: str) -> Overloaded:
-    """The error of whoever got no process."""
+    """Returns the error of a request that got no process."""
     text = f'cannot call MCP server "{server}": all of its processes are in use by others'
     return Overloaded(text, server=server, limit="instances", retry_after_s=BUSY_RETRY_S)

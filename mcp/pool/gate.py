@@ -1,7 +1,7 @@
-"""Whose turn it is at one process of an MCP server: several that share, or one alone, in order of arrival.
+"""Admits calls to one process of an MCP server: several shared ones or one exclusive one, in order of arrival.
 
-Nobody overtakes: a writer that waits holds back the readers that came after it. Waiting is bounded in
-number here, and in time by whoever waits. A turn that is free is taken without an await.
+No call overtakes another: a waiting exclusive call blocks later shared ones. Waiting is bounded in number here, and
+in time by the caller. A free gate is entered without an await.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ...worker.contract.errors import Overloaded
 
 MAX_WAITING = 1_000
-"""Calls that wait for their turn at one process."""
+"""Number of calls that wait at one process."""
 
 
 class _Turn(NamedTuple):
@@ -21,7 +21,7 @@ class _Turn(NamedTuple):
 
 
 class Gate:
-    """The turns at one process of the server `name`."""
+    """Represents the readers-writer lock of one process of the server `name`."""
 
     def __init__(self, name: str, max_waiting: int = MAX_WAITING) -> None:
         self._name = name
@@ -32,25 +32,25 @@ class Gate:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """Returns the number of waiting calls."""
         return len(self._queue)
 
     def is_free(self, shared: bool) -> bool:
-        """Whether a turn could be had at once."""
+        """Returns True if a call would be admitted at once."""
         return not (self._queue or self._is_exclusive) and (shared or self._sharing == 0)
 
     def enter(self, shared: bool) -> bool:
-        """Takes a turn if that can be had at once; `leave` gives it back."""
+        """Enters if that is possible at once; returns False if not. `leave` is due after True."""
         if not self.is_free(shared):
             return False
         self._take(shared)
         return True
 
     async def wait(self, shared: bool) -> None:
-        """Takes a turn when it comes; `leave` gives it back. Cancelling is giving up.
+        """Waits until the call is admitted; `leave` is due afterwards, unless the wait was cancelled.
 
         Raises:
-            Overloaded: too many wait already.
+            Overloaded: too many calls wait already.
         """
         if len(self._queue) >= self._max_waiting:
             text = f'cannot queue a call of MCP server "{self._name}": {self._max_waiting} wait already'
@@ -64,15 +64,15 @@ class Gate:
             await turn.ready
         except asyncio.CancelledError:
             if turn.ready.done() and not turn.ready.cancelled():
-                self.leave(shared)  # the turn came in the same instant
+                self.leave(shared)  # it was admitted in the same instant
             else:
-                with suppress(ValueError):  # its turn may have been passed over already
+                with suppress(ValueError):  # it may have been removed already
                     self._queue.remove(turn)
-                self._admit()  # those behind may share with whoever is in
+                self._admit()  # later shared calls may join those inside
             raise
 
     def leave(self, shared: bool) -> None:
-        """Gives a turn back."""
+        """Leaves after `enter` or `wait`, and admits waiting calls."""
         if shared:
             self._sharing -= 1
         else:

@@ -1,8 +1,8 @@
-"""Which process of an MCP server takes a call, and how many calls it takes at all: values in, a decision out.
+"""Decides which process of an MCP server takes a call, and whether the rate limit permits it.
 
-It knows no process, no session and no clock. Where a server is shared by all, the least loaded process is the
-one. Where it is not, a process belongs to one sharer for as long as it lives, and goes to another one
-only after a new start, so that nobody meets what another has left in it.
+Values in, a decision out: it must not know a process, a session or a clock. Where a server is shared by all, the least
+loaded process is chosen. Where it is not, a process is leased to one sharer for its incarnation, and to another one
+only after a restart, so that no sharer sees the state of another.
 """
 
 from collections.abc import Sequence
@@ -12,30 +12,26 @@ from typing import Literal
 import msgspec
 
 Share = Literal["all", "tenant", "agent"]
-"""Who has processes of its own: nobody, each tenant, or each agent (or client)."""
+"""The unit that has processes of its own: none, each tenant, or each agent (or client)."""
 
 MINUTE_S = 60.0
 
 
 class Phase(IntEnum):
-    """What can be had of a process: the earlier ones sooner."""
+    """Orders the states of a process by its availability."""
 
-    UP = 0
-    """A call can be sent."""
-    COMING = 1
-    """It is being started, or waits for its next start."""
-    DOWN = 2
-    """It is started when it is called."""
-    LOST = 3
-    """It cannot be called: it gave up, is paused, or is leaving."""
+    UP = 0  # a call can be sent
+    COMING = 1  # it is being started, or waits for its next start
+    DOWN = 2  # it is started by a call
+    LOST = 3  # it cannot be called: it has failed for good, is paused, or is being removed
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One process of a server, as the choice sees it; places stand in the order of their numbers.
+    """Represents one process of a server as input of `choose`, in the order of the process numbers.
 
-    `load` counts calls that run or wait there; `is_free` says that a call like this one would not have to wait.
-    `life` is the number of its incarnation, `leased_in` that in which `sharer` was served last; `rested_at` is
-    when it ended its last call, on any clock.
+    `load` counts calls that run or wait there; `is_free` is True if this call would not have to wait.
+    `life` is the number of its incarnation, `leased_in` the one in which `sharer` was served last; `rested_at` is
+    the time at which its last call ended, on any clock.
     """
 
     phase: Phase
@@ -48,15 +44,15 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def owner(self) -> str | None:
-        """Whose it is: whoever has calls there, or was served by this life of it."""
+        """Returns the sharer that has calls there or was served by this incarnation; None if it is unleased."""
         is_marked = self.phase is Phase.UP and self.life == self.leased_in
         return self.sharer if self.load > 0 or is_marked else None
 
 
 class Use(msgspec.Struct, frozen=True):
-    """The process of this number takes the call, and is started if need be.
+    """Assigns the call to the process of this number, which is started if needed.
 
-    `also` is one that is to be started beside, since there is work for it or nobody is in reserve.
+    `also` is another process to start, because there is work for it or no spare process is up.
     """
 
     number: int
@@ -64,17 +60,17 @@ class Use(msgspec.Struct, frozen=True):
 
 
 class Renew(msgspec.Struct, frozen=True):
-    """The process of this number is restarted for the call, since it was another's."""
+    """Assigns the call to the process of this number after a restart, because it was leased to another sharer."""
 
     number: int
 
 
 class Grow(msgspec.Struct, frozen=True):
-    """One more process takes the call."""
+    """Assigns the call to an additional process."""
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """All that may be are in use by others."""
+    """Makes the call wait: all permitted processes are in use by others."""
 
 
 Decision = Use | Renew | Grow | Wait
@@ -88,14 +84,14 @@ def choose(
     spares: int,
     maximum: int,
 ) -> Decision:
-    """What to do with one call.
+    """Decides which process takes a call.
 
     Args:
-        places: the processes that there are.
-        share: who has processes of its own.
-        sharer: whose call it is; of no meaning where all share.
-        spares: how many of the processes are held in reserve while the others are up.
-        maximum: how many there may be.
+        places: the present processes.
+        share: the unit that has processes of its own.
+        sharer: the sharer of the call; ignored where all share.
+        spares: number of processes held in reserve while the others are up.
+        maximum: number of processes permitted.
     """
     if share != "all":
         return _leased(places, sharer, maximum)
@@ -103,11 +99,11 @@ def choose(
 
 
 def _least_loaded(places: Sequence[Place], spares: int) -> Decision:
-    """Among as many as are not in reserve: those that are up come first, so that a spare replaces one that is down."""
+    """Chooses among the processes not in reserve; those that are up come first, so that a spare replaces one that is down."""
     usable = [n for n, place in enumerate(places) if place.phase is not Phase.LOST]
     if not usable:
-        return Use(0)  # its own error says why
-    usable.sort(key=lambda n: places[n].phase)  # of one phase in the order of numbers
+        return Use(0)  # its own error states the cause
+    usable.sort(key=lambda n: places[n].phase)  # stable: by number within a phase
     active = usable[: max(1, len(places) - spares)]
     number = min(active, key=lambda n: _cost(places[n]))
     down = [n for n in usable if places[n].phase is Phase.DOWN and n != number]
@@ -120,14 +116,14 @@ def _least_loaded(places: Sequence[Place], spares: int) -> Decision:
 
 
 def _cost(place: Place) -> tuple[int, int]:
-    """One that is up and takes the call now, then one that has to be started, then one with a queue."""
+    """Orders processes: one that takes the call now, then one that has to be started, then one with a queue."""
     if place.phase is Phase.UP:
         return (0 if place.is_free else 2, place.load)
     return (1, place.load)
 
 
 def _leased(places: Sequence[Place], sharer: str, maximum: int) -> Decision:
-    """Its own; else one that is nobody's, else one more, else that of whoever has needed his least of late."""
+    """Prefers the sharer's process, then an unleased one, then a new one, then the least recently used lease."""
     usable = [n for n, place in enumerate(places) if place.phase is not Phase.LOST]
     own = [n for n in usable if places[n].owner == sharer]
     if own:
@@ -140,20 +136,20 @@ def _leased(places: Sequence[Place], sharer: str, maximum: int) -> Decision:
     idle = [n for n in usable if places[n].load == 0]
     if idle:
         return Renew(min(idle, key=lambda n: places[n].rested_at))
-    return Wait() if usable else Use(0)  # its own error says why
+    return Wait() if usable else Use(0)  # its own error states the cause
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """How many calls may be made as of a time on the monotonic clock: a bucket that fills evenly."""
+    """Represents a token bucket: the calls permitted at a time on the monotonic clock."""
 
     calls: float
     at: float
 
 
 def allow(allowance: Allowance | None, per_minute: int, now: float) -> tuple[Allowance, float]:
-    """The allowance after one call, and 0; or as it is, and in how many seconds one may be made.
+    """Returns the allowance after one call, and 0; or the unchanged one, and the seconds until a call is permitted.
 
-    After a rest the calls of a minute may be made at once, then as many as the bucket has got since.
+    After a pause the calls of a whole minute are permitted at once, then as many as the bucket has gained since.
     """
     rate = per_minute / MINUTE_S
     calls = float(per_minute)

@@ -1,9 +1,9 @@
-"""One shared pool of MCP servers: who may use what of them, which process takes a call, and how often it is tried.
+"""Shares one pool of MCP servers: resolves requests to servers, runs them on processes, and retries safe ones.
 
-The pool decides; a `Backend` keeps the processes of a server. At each process calls run in the order of their
-arrival, one at a time, for many servers lose writes when calls overlap; tools marked `readOnlyHint` and
-everything that only reads overlap each other, and `concurrency` in the configuration has the last word.
-Waiting is bounded in number and in time. A call that finds its process up and free awaits nothing but its answer.
+A `Backend` provides the processes of a server. At each process calls run in order of arrival, one at a time, because
+many servers lose writes when calls overlap; tools marked `readOnlyHint` and requests that only read run concurrently,
+and `concurrency` in the configuration takes precedence. Waiting is bounded in number and in time. A call that finds
+its process up and free awaits only its response.
 """
 
 import asyncio
@@ -38,25 +38,25 @@ from .subscriptions import Subscribers
 from .validation import Validators
 
 UNSENT_RETRIES = 2
-"""How often a server that died before it was sent the call is started anew for it."""
+"""Number of restarts for a call of a server that died before the call was sent."""
 
 REFRESH_PAUSE_S = 3.0
-"""The least time between two listings of a server because of its `ttlMs`: it may be 0."""
+"""Seconds between two listings of a server because of its `ttlMs`, which may be 0."""
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What the pool did for one server since it was added."""
+    """Counts the requests of one server since it was added."""
 
     calls: int = 0
     failures: int = 0
-    """Calls that ended in an error of ours or with `isError`."""
+    """Number of calls that ended with an error or with `isError`."""
     retries: int = 0
     in_flight: int = 0
     waiting: int = 0
 
 
 class Target(NamedTuple):
-    """What a request is about: its server, the params in the server's own names, and how it may be run."""
+    """Represents a resolved request: its server, the params with the server's own names, and its tool."""
 
     entry: Dispatcher
     name: str
@@ -65,12 +65,12 @@ class Target(NamedTuple):
 
     @property
     def is_shared(self) -> bool:
-        """Whether it may run beside others that may."""
+        """Returns True if it may run concurrently with other shared requests."""
         return may_overlap(self.tool, self.entry.backend.concurrency)
 
 
 class Pool:
-    """The servers that are shared.
+    """Holds the shared servers.
 
     Args:
         on_refused: called with a server's name, its limit and the seconds to wait, at the first of several
@@ -86,7 +86,7 @@ class Pool:
         self._on_refused = on_refused
         self._subscribers = Subscribers(self._connect)
 
-    # -- servers come, change and go
+    # -- adding, changing and removing servers
 
     def add(self, backend: Backend) -> None:
         """Adds a server.
@@ -99,13 +99,13 @@ class Pool:
         self._entries[backend.name] = Dispatcher(backend)
         self._directory.put(backend.name, backend.catalogue, backend.denied_tools)
         known = backend.catalogue.is_known
-        self._tell(self._directory.of(backend.name).differs(Catalogue()) if known else KINDS)
+        self._notify(self._directory.of(backend.name).differs(Catalogue()) if known else KINDS)
 
     def remove(self, name: str) -> None:
-        """Removes a server; calls that are under way end by themselves.
+        """Removes a server; running calls continue to their end.
 
         Raises:
-            NotFound: there is none of this name.
+            NotFound: there is no server of this name.
         """
         entry = self._entry(name)
         del self._entries[name]
@@ -114,46 +114,46 @@ class Pool:
         while entry.waiting:
             entry.wake()
         self._validators.forget(self._directory.of(name).tools)
-        self._tell(self._directory.drop(name))
+        self._notify(self._directory.drop(name))
 
     def listed(self, name: str) -> None:
-        """A server's catalogue or `denied_tools` has changed."""
+        """Takes note that a server's catalogue or `denied_tools` has changed."""
         entry = self._entries.get(name)
         if entry is not None:
             backend = entry.backend
             earlier = self._directory.of(name)
-            self._tell(self._directory.put(name, backend.catalogue, backend.denied_tools))
+            self._notify(self._directory.put(name, backend.catalogue, backend.denied_tools))
             if earlier is not backend.catalogue:
                 self._validators.forget(earlier.tools)
 
     def changed(self, name: str) -> None:
-        """Something about a server's processes has changed: who waits for one looks again."""
+        """Takes note that a server's processes have changed: waiting callers choose again."""
         entry = self._entries.get(name)
         if entry is not None:
             entry.changed()
             self._subscribers.renew(name)
 
     def updated(self, name: str, number: int, uri: str) -> None:
-        """The process of this number, from 0, of a server says that a resource has changed."""
+        """Takes note of a changed resource, reported by the process of this number, from 0."""
         entry = self._entries.get(name)
         if entry is not None:
             self._subscribers.updated(name, entry.backend.processes[number], uri)
 
     async def close(self) -> None:
-        """Ends what goes on beside requests."""
+        """Ends timers and subscriptions."""
         for entry in self._entries.values():
             entry.close()
         await self._subscribers.close()
 
     def names(self) -> list[str]:
-        """The servers, sorted."""
+        """Returns the names of the servers, sorted."""
         return sorted(self._entries)
 
     def stats(self, name: str) -> Stats:
-        """What was done for a server so far.
+        """Returns the counts of a server.
 
         Raises:
-            NotFound: there is none of this name.
+            NotFound: there is no server of this name.
         """
         entry = self._entry(name)
         slots = entry.slots
@@ -168,15 +168,15 @@ class Pool:
     # -- lists
 
     def tools(self, access: Access = FULL) -> list[dict[str, object]]:
-        """The records of the tools that are known and allowed, sorted by exposed name; starts nothing."""
+        """Returns the records of known and allowed tools, sorted by exposed name; starts no server."""
         return self._directory.records(access)
 
     def offered(self, kind: Kind, access: Access = FULL) -> list[dict[str, object]]:
-        """MCP's objects of what is known and allowed, under exposed names, sorted by them; starts nothing."""
+        """Returns MCP's objects of known and allowed entries, sorted by exposed name; starts no server."""
         return self._directory.offered(kind, access)
 
     def tool(self, name: str, access: Access = FULL) -> dict[str, object] | None:
-        """MCP's object of the tool that a call of this name would be of; None if none is known or allowed; starts nothing."""
+        """Returns MCP's object of the tool of this name, None if it is not known or allowed; starts no server."""
         try:
             _, found = self._directory.tool(name, access)
         except CorralError:
@@ -184,7 +184,7 @@ class Pool:
         return {**tool_object(found), "name": name}
 
     def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
-        """Has `on_change` called when a list has changed, whoever may see it; returns what ends that."""
+        """Calls `on_change` when a list has changed, whatever the access; returns a function that ends that."""
         self._last_watcher += 1
         number = self._last_watcher
         self._watchers[number] = on_change
@@ -194,7 +194,7 @@ class Pool:
 
         return end
 
-    def _tell(self, kinds: Sequence[Kind]) -> None:
+    def _notify(self, kinds: Sequence[Kind]) -> None:
         for kind in kinds:
             for watcher in list(self._watchers.values()):
                 watcher(kind)
@@ -202,15 +202,16 @@ class Pool:
     async def list_servers(
         self, names: Sequence[str] | None = None, *, patience_s: float | None = None
     ) -> dict[str, CorralError]:
-        """Starts the servers that have never listed anything, so that the lists know them.
+        """Starts the servers that have never listed anything, so that the lists contain them.
 
-        A server that runs and says that its lists are out of date is asked again, and `watch` tells what came of it.
+        A running server with expired lists is asked again, and watchers are notified of changes.
 
         Args:
-            names: those that matter; all when absent.
-            patience_s: how long starts are waited for; as long as they may take when absent. They go on after it.
+            names: the servers to consider; all when absent.
+            patience_s: limit of the wait for starts; their own limits when absent. The starts continue after it.
 
-        Returns the errors of those that could not be started, by name.
+        Returns:
+            The errors of those that could not be started, by name.
         """
         chosen = [
             self._entries[name]
@@ -228,7 +229,9 @@ class Pool:
             waits = [slot.process for slot in entry.slots if is_backing_off(slot.process)]
             if len(waits) == len(entry.slots) and waits:
                 trouble = waits[0].trouble()
-                if trouble is not None:  # nobody who lists waits for the next start of what fails
+                if (
+                    trouble is not None
+                ):  # a listing does not wait for the next start of a failing server
                     failures[entry.backend.name] = trouble
                     return
             try:
@@ -247,7 +250,7 @@ class Pool:
         return failures
 
     def _refresh(self, entry: Dispatcher) -> None:
-        """Has lists read again that are older than their server says they may be."""
+        """Reads lists again that are older than their server's `ttlMs`."""
         now = asyncio.get_running_loop().time()
         if now - entry.refreshed_at < REFRESH_PAUSE_S:
             return
@@ -262,7 +265,7 @@ class Pool:
                 return
 
     async def _any_session(self, entry: Dispatcher, deadline: float | None = None) -> Session:
-        """A session to list with: nothing of a caller's is sent over it."""
+        """Returns a session for listing; no data of a caller is sent over it."""
         entry.backend.check()
         slots = entry.slots
         slot = min(slots, key=lambda each: each.process.phase) if slots else None
@@ -271,17 +274,17 @@ class Pool:
             slot = entry.slots[0]
         return slot.process.session or await entry.acquire(slot.process, deadline)
 
-    # -- what a request is about
+    # -- resolving requests
 
     async def resolve(self, name: str, access: Access = FULL) -> tuple[Backend, Tool]:
-        """The server and the tool that a name means; a server that never listed its tools is started.
+        """Returns the server and the tool of a name; starts a server that never listed its tools.
 
         Args:
-            name: an exposed name, or a tool's own name where only one server has it.
-            access: what there is for the caller.
+            name: an exposed name, or a tool's own name that only one server has.
+            access: the access of the caller.
 
         Raises:
-            NotFound: nothing has this name; `data["near"]` has those that look like it.
+            NotFound: no tool has this name; `data["near"]` has similar names.
             Conflict: several servers have it; `data["candidates"]` has the exposed names.
             PermissionDenied: it is not allowed.
             CorralError: the server that the name begins with cannot be started.
@@ -297,7 +300,7 @@ class Pool:
         access: Access,
         deadline: float | None = None,
     ) -> Target:
-        """As `_target`, after the start of servers of which nothing is known and that could be meant."""
+        """Resolves a request, after starting the servers without a known catalogue that it could concern."""
         name = _name_in(method, params)
         server = self._directory.server_in(name)
         if server is not None:
@@ -312,7 +315,7 @@ class Pool:
             unknown = [each for each in self._entries if not self._directory.of(each).is_known]
             if not unknown:
                 raise
-            # One that cannot be started has no say in what the name means.
+            # A server that cannot be started does not take part in the resolution.
             await within(deadline, self.list_servers(unknown), lambda: _not_in_time(name))
             return self._target(method, name, params, access)
 
@@ -347,7 +350,7 @@ class Pool:
         caller: Caller = NOBODY,
         timeout_s: float | None = None,
     ) -> dict[str, object]:
-        """MCP's result object of one call of a tool; see `request`."""
+        """Calls a tool and returns MCP's result object; see `request`."""
         params = {"name": name, "arguments": arguments}
         return await self.request(CALL, params, access=access, caller=caller, timeout_s=timeout_s)
 
@@ -360,22 +363,22 @@ class Pool:
         caller: Caller = NOBODY,
         timeout_s: float | None = None,
     ) -> dict[str, object]:
-        """MCP's result of one request, as its server gave it.
+        """Runs one request and returns MCP's result, unchanged.
 
         Args:
             method: tools/call, prompts/get, resources/read or completion/complete.
             params: of MCP, with exposed names or URIs.
-            access: what there is for the caller.
-            caller: who hears of progress and may be asked, and whose processes it may be.
-            timeout_s: for everything, the start of the server and the wait for its turn included; not more than
-                the server's maximum. When absent, the server's request timeout bounds the wait, then the request
-                as far as it reports no progress, and a start has its own bounds.
+            access: the access of the caller.
+            caller: receives progress and requests of the server, and determines the process.
+            timeout_s: limit in seconds, including the start of the server and waiting; at most the server's
+                maximum. When absent, the server's request timeout bounds the wait, then the request without
+                progress, and a start has its own limits.
 
         Raises:
             NotFound, Conflict, PermissionDenied: as for `resolve`.
-            InvalidParams: the arguments are not what the tool asks for, or as for `Session.request`.
+            InvalidParams: the arguments violate the tool's schema, or as for `Session.request`.
             ToolFailed, ResourceLimitExceeded: as for `Session.request`.
-            Timeout: it took too long; the server was told to stop.
+            Timeout: it took too long; the request was cancelled at the server.
             Overloaded: too many requests wait for this server, or were made in this minute.
             CorralError: the server could not be started.
         """
@@ -393,7 +396,7 @@ class Pool:
             target = await self._resolve(method, params, access, deadline)
         entry = target.entry
         if timeout_s is not None and timeout_s > entry.backend.max_request_timeout_s:
-            assert deadline is not None, "there is one where there is a timeout"
+            assert deadline is not None, "a timeout implies a deadline"
             deadline -= timeout_s - entry.backend.max_request_timeout_s
             timeout_s = entry.backend.max_request_timeout_s
         entry.calls += 1
@@ -415,7 +418,7 @@ class Pool:
         assert tool is not None, "only tools have schemas"
         fields = {} if arguments is None else as_object(arguments)
         if fields is None:
-            text = f'cannot call "{target.name}": its arguments are no object'
+            text = f'cannot call "{target.name}": its arguments are not an object'
             raise InvalidParams(text, tool=target.name, key="arguments", rule="type")
         self._validators.check(target.name, tool, fields)
 
@@ -445,7 +448,7 @@ class Pool:
         deadline: float | None,
         timeout_s: float | None,
     ) -> dict[str, object]:
-        """Sends a request to a process, and again where that is safe and of use."""
+        """Sends a request to a process, and retries it where that is safe and useful."""
         entry = target.entry
         is_shared = target.is_shared
         sharer = _sharer(entry.backend.share, caller)
@@ -461,13 +464,13 @@ class Pool:
             try:
                 process, gate = slot.process, slot.gate
                 session = process.session
-                if session is None:  # its start is no part of the wait for a turn
+                if session is None:  # its start is not part of the wait at the gate
                     session = await entry.acquire(process, deadline, late)
                 is_current = gate.enter(is_shared)
                 if not is_current:
                     await self._wait_for_turn(gate, target, deadline, timeout_s)
                 try:
-                    if not is_current:  # it may be another life by now
+                    if not is_current:  # it may be another incarnation by now
                         session = process.session or await entry.acquire(process, deadline, late)
                     if sharer is not None:
                         slot.leased_in = process.life
@@ -485,7 +488,7 @@ class Pool:
                     raise
                 entry.retries += 1
             finally:
-                entry.give_back(slot)
+                entry.release(slot)
 
     async def _wait_for_turn(
         self, gate: Gate, target: Target, deadline: float | None, timeout_s: float | None
@@ -505,12 +508,12 @@ class Pool:
         *,
         caller: Caller = NOBODY,
     ) -> Callable[[], None]:
-        """Has `on_updated` called with the URI whenever the resource changes; returns what ends that.
+        """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
 
         Callers share one subscription at the server. It outlives the process, which is kept up for it.
 
         Raises:
-            CorralError: there is no such resource, or its server does not tell.
+            CorralError: there is no such resource, or its server does not support subscriptions.
         """
         target = await self._resolve(READ, {"uri": uri}, access)
         backend = target.entry.backend
@@ -518,21 +521,21 @@ class Pool:
         return await self._subscribers.subscribe(key, lambda: on_updated(uri))
 
     async def _connect(self, server: str, sharer: str | None) -> tuple[Process, Callable[[], None]]:
-        """The process that a subscription of this sharer lives at, and what lets go of it."""
+        """Returns the process for a subscription of this sharer, and a function that releases it."""
         entry = self._entry(server)
         slot = entry.pick(sharer, True) or await entry.wait(sharer, True, None)
 
-        def let_go() -> None:
-            entry.give_back(slot)
+        def release() -> None:
+            entry.release(slot)
 
         try:
             if slot.process.session is None:
                 await entry.acquire(slot.process, None)
             slot.leased_in = slot.process.life
         except BaseException:
-            let_go()
+            release()
             raise
-        return slot.process, let_go
+        return slot.process, release
 
     def _entry(self, name: str) -> Dispatcher:
         entry = self._entries.get(name)
@@ -546,7 +549,7 @@ class Pool:
 
 
 def _name_in(method: str, params: Mapping[str, object]) -> str:
-    """The exposed name or URI that a request is about."""
+    """Returns the exposed name or URI in the params of a request."""
     if method in (CALL, GET_PROMPT):
         field, value = "name", params.get("name")
     elif method == READ:
@@ -564,7 +567,7 @@ def _name_in(method: str, params: Mapping[str, object]) -> str:
 
 
 def _sharer(share: Share, caller: Caller) -> str | None:
-    """Whose processes a caller uses; None where they are everybody's."""
+    """Returns the sharer of a caller's processes; None where all callers share them."""
     if share == "all":
         return None
     return caller.tenant if share == "tenant" else caller.sharer
@@ -576,17 +579,16 @@ def _not_in_time(name: str) -> Timeout:
 
 
 def may_overlap(tool: Tool | None, concurrency: Concurrency) -> bool:
-    """Whether a request may run beside others that may: of a tool, or (None) one that reads."""
+    """Returns True if a request may run concurrently with other shared ones: of a tool, or (None) a read."""
     if concurrency == "auto":
         return tool is None or tool.is_read_only
     return concurrency == "parallel"
 
 
 def may_retry(tool: Tool | None, error: ToolFailed, attempt: int, max_retries: int) -> bool:
-    """Whether to try again after the attempt with this number, from 1, ended with `error`.
+    """Returns True if a call is retried after the attempt of this number, from 1, ended with `error`.
 
-    Only a server that is gone is worth another try. If it cannot have seen the call, any call is; else
-    those that are safe to repeat.
+    Only after the loss of a server: any call if it was not sent, else those that are safe to repeat.
     """
     if error.data.get("lost") is not True:
         return False

@@ -1,7 +1,7 @@
-"""Who is told of which changed resource: subscriptions that are shared by callers and outlive the process.
+"""Shares subscriptions to resources among callers, and renews them in the next incarnation of a process.
 
-A subscription belongs to a server, a URI and a sharer, and is made once, however many want it; when its
-process starts anew it is made again, and its callers are told, since a change may have been missed.
+A subscription belongs to a server, a URI and a sharer, and is made once for all its callers; after a restart of its
+process it is made again, and its callers are notified, because a change may have been missed.
 """
 
 import asyncio
@@ -14,30 +14,30 @@ from ..protocol.messages import SUBSCRIBE, UNSUBSCRIBE
 from ..upstream.session import Session
 
 MAX_SUBSCRIPTIONS = 1_000
-"""Of one server."""
+"""Number of subscriptions of one server."""
 
 logger = logging.getLogger(__name__)
 
 Key: TypeAlias = tuple[str, str, str | None]
-"""The server, the URI as the server calls it, and whose process it is about."""
+"""The server, the server's own URI, and the sharer of the process."""
 
 
 class Holder(Protocol):
-    """The process that a subscription lives at."""
+    """Defines the process that holds a subscription."""
 
     @property
     def life(self) -> int:
-        """The number of its incarnation."""
+        """Returns the number of its incarnation."""
         ...
 
     @property
     def session(self) -> Session | None:
-        """The session, where a request can be sent at once."""
+        """Returns the session if a request can be sent at once, else None."""
         ...
 
 
 Connect = Callable[[str, str | None], Awaitable[tuple[Holder, Callable[[], None]]]]
-"""Gives the process of a server for a sharer, up, and what lets go of it."""
+"""Returns the running process of a server for a sharer, and a function that releases it."""
 
 
 class _Subscription:
@@ -46,39 +46,39 @@ class _Subscription:
         self.listeners: dict[int, Callable[[], None]] = {}
         self.changing = asyncio.Lock()
         self.asked: Holder | None = None
-        """Whose news are of it, from before it has answered."""
+        """The process that was asked; its notifications count even before it has responded."""
         self.holder: Holder | None = None
-        self.let_go: Callable[[], None] | None = None
+        self.release_holder: Callable[[], None] | None = None
         self.life = -1
 
     @property
     def uri(self) -> str:
         return self.key[1]
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         for listener in list(self.listeners.values()):
             listener()
 
     def release(self) -> None:
-        if self.let_go is not None:
-            self.let_go()
-            self.let_go = None
+        if self.release_holder is not None:
+            self.release_holder()
+            self.release_holder = None
 
 
 class Subscribers:
-    """All subscriptions of a pool."""
+    """Holds all subscriptions of a pool."""
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._subscriptions: dict[Key, _Subscription] = {}
         self._last_listener = 0
-        self._chores: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def subscribe(self, key: Key, listener: Callable[[], None]) -> Callable[[], None]:
-        """Has `listener` called at each change; returns what ends that.
+        """Calls `listener` at each change; returns a function that ends the subscription.
 
         Raises:
-            CorralError: the server refuses, or cannot be had.
+            CorralError: the server refuses, or cannot be started.
             Overloaded: it has too many subscriptions already.
         """
         known = self._subscriptions.get(key)
@@ -107,26 +107,26 @@ class Subscribers:
 
     async def _open(self, subscription: _Subscription) -> None:
         server, uri, sharer = subscription.key
-        holder, let_go = await self._connect(server, sharer)
+        holder, release_holder = await self._connect(server, sharer)
         subscription.asked = holder
         try:
             session = holder.session
-            if session is not None:  # one that has just died comes again, and `renew` after it
+            if session is not None:  # after a restart of one that has just died, `renew` subscribes
                 await session.request(SUBSCRIBE, {"uri": uri})
                 subscription.life = holder.life
         except BaseException:
-            let_go()
+            release_holder()
             raise
-        subscription.holder, subscription.let_go = holder, let_go
+        subscription.holder, subscription.release_holder = holder, release_holder
 
     def _leave(self, subscription: _Subscription) -> None:
-        """The last listener ends it at the server, too."""
+        """Ends a subscription at the server when its last listener is gone."""
         if subscription.listeners:
             return
         if self._subscriptions.get(subscription.key) is subscription:
             del self._subscriptions[subscription.key]
         if subscription.holder is not None:
-            self._begin(self._close(subscription))
+            self._start(self._close(subscription))
 
     async def _close(self, subscription: _Subscription) -> None:
         holder = subscription.holder
@@ -142,21 +142,21 @@ class Subscribers:
             subscription.release()
 
     def updated(self, server: str, holder: Holder, uri: str) -> None:
-        """A process says that a resource has changed, one that is subscribed to or below one that is.
+        """Notifies the subscribers of a changed resource, or of one above it.
 
-        Where a server is not shared by all, whoever has another process does not hear of it.
+        Where a server is not shared by all, only the sharer of this process is notified.
         """
         for key, subscription in list(self._subscriptions.items()):
-            is_theirs = key[2] is None or subscription.asked is holder
+            concerns = key[2] is None or subscription.asked is holder
             if (
                 key[0] == server
-                and is_theirs
+                and concerns
                 and (uri == key[1] or uri.startswith(key[1].rstrip("/") + "/"))
             ):
-                subscription.tell()
+                subscription.notify()
 
     def renew(self, server: str) -> None:
-        """A process of a server may be another life now: what was subscribed to there is so again."""
+        """Subscribes again at processes of a server that are in a new incarnation."""
         if not self._subscriptions:
             return
         for key, subscription in list(self._subscriptions.items()):
@@ -167,10 +167,10 @@ class Subscribers:
                 and holder.session is not None
                 and holder.life != subscription.life
             ):
-                subscription.life = holder.life  # asked once for each life
-                self._begin(self._again(subscription))
+                subscription.life = holder.life  # once for each incarnation
+                self._start(self._subscribe_again(subscription))
 
-    async def _again(self, subscription: _Subscription) -> None:
+    async def _subscribe_again(self, subscription: _Subscription) -> None:
         session = None if subscription.holder is None else subscription.holder.session
         if session is None:
             return
@@ -179,24 +179,24 @@ class Subscribers:
                 await session.request(SUBSCRIBE, {"uri": subscription.uri})
         except CorralError as error:
             logger.warning(
-                'changes of "%s" are not told any more: %s', subscription.uri[:200], error
+                'changes of "%s" are not reported any more: %s', subscription.uri[:200], error
             )
             return
-        subscription.tell()
+        subscription.notify()
 
     def drop(self, server: str) -> None:
-        """A server is no more: its subscriptions end without a word."""
+        """Drops the subscriptions of a removed server, without notification."""
         for key in [key for key in self._subscriptions if key[0] == server]:
             self._subscriptions.pop(key).release()
 
     async def close(self) -> None:
-        """Ends what is still asked of servers."""
-        for task in self._chores:
+        """Cancels pending requests to servers."""
+        for task in self._tasks:
             task.cancel()
-        if self._chores:
-            await asyncio.gather(*self._chores, return_exceptions=True)
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, chore: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(chore)
-        self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
+    def _start(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

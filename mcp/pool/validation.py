@@ -1,8 +1,8 @@
-"""Whether the arguments of a call are what the tool's input schema asks for, before the server sees them.
+"""Validates the arguments of a call against the tool's input schema, before they are sent to the server.
 
-A schema is hostile input. Nothing is fetched for it, patterns are matched in linear time, and the work that it
-can make is reckoned beforehand: a schema that refers to the network, does not compile or could take long is
-not applied, and the server judges the arguments itself. A bad schema never costs a call.
+A schema is hostile input. Nothing is fetched for it, patterns are matched in linear time, and the cost of a check is
+estimated beforehand: a schema that refers to the network, does not compile or could take long is not applied, and the
+server checks the arguments itself. A bad schema never prevents a call.
 """
 
 import importlib
@@ -17,34 +17,34 @@ from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ..protocol.messages import Tool
 
 MAX_SCHEMA_NODES = 20_000
-"""Objects and lists in a schema."""
+"""Number of objects and lists in a schema."""
 
 MAX_DEPTH = 100
-"""Levels of a schema or of arguments."""
+"""Number of levels of a schema or of arguments."""
 
 MAX_PATTERNS = 100
 MAX_PATTERN_BYTES = 256 * 1024
-"""Of one compiled pattern."""
+"""Bytes of one compiled pattern."""
 
 MAX_WORK = 2_000_000
-"""Steps of one check, about a tenth of a second: places in the schema times places in the arguments."""
+"""Number of steps of one check, about 0.1 s: places in the schema times places in the arguments."""
 
 MAX_PLAIN_WORK = 4 * MAX_WORK
-"""The same for a schema without patterns, whose steps are short, where the value may not go unchecked."""
+"""Number of steps for a schema without patterns, whose steps are short, where the value must be checked."""
 
 CHARACTERS_A_STEP = 64
 
 PLAIN_ARGUMENTS = 20
 PLAIN_CHARACTERS = 1_000
 PLAIN_STEPS = 1 + PLAIN_ARGUMENTS * (1 + PLAIN_CHARACTERS // CHARACTERS_A_STEP)
-"""What so many arguments without anything in them weigh at most."""
+"""Number of places of PLAIN_ARGUMENTS arguments without nested values, at most."""
 
-ERRORS_TOLD = 5
-TEXT_TOLD = 120
-"""Characters of what a schema says, in an error."""
+ERRORS_MAX = 5
+TEXT_MAX = 120
+"""Characters of a schema's text in an error."""
 
 KEPT = 4096
-"""Tools of which the validators are remembered."""
+"""Number of tools whose validators are cached."""
 
 _DYNAMIC = frozenset({"$dynamicRef", "$recursiveRef"})
 _NAMES = frozenset({"$id", "id"})
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Uncheckable(Exception):
-    """Why a schema is not applied; never leaves this module."""
+    """Raised for a schema that is not applied; never leaves this module."""
 
 
 class _Kind(Protocol):
@@ -69,18 +69,18 @@ class _Error(Protocol):
 
 
 class Validators:
-    """The validators of tools, each made at the first call of its tool."""
+    """Caches the validators of tools, each compiled at the first call of its tool."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Tool, _Validator | None]] = {}
 
     def check(self, exposed: str, tool: Tool, arguments: Mapping[str, object]) -> None:
-        """Returns when the arguments are what the tool asks for, or that cannot be told.
+        """Checks the arguments of a call, if the schema can be applied.
 
         Raises:
-            InvalidParams: they are not; `data` has `key`, the path of the argument, and `rule`.
+            InvalidParams: they violate it; `data` has `key`, the path of the argument, and `rule`.
         """
-        # By identity: a listing makes its tools anew. The tool is kept, so that its id is not given again.
+        # By identity, because a listing creates new tools. The tool is kept, so that its id is not reused.
         found = self._known.get(id(tool))
         if found is None:
             if len(self._known) >= KEPT:
@@ -92,13 +92,13 @@ class Validators:
             validator.check(exposed, arguments)
 
     def forget(self, tools: Iterable[Tool]) -> None:
-        """These are listed no more."""
+        """Drops the validators of tools that are no longer listed."""
         for tool in tools:
             self._known.pop(id(tool), None)
 
 
 class _Validator:
-    """One compiled schema, with what it costs."""
+    """Holds a compiled schema and its cost."""
 
     def __init__(self, compiled: Any, width: int, returns: int) -> None:  # of a C extension
         self._compiled = compiled
@@ -118,30 +118,32 @@ class _Validator:
         try:
             if self._compiled.is_valid(arguments):
                 return
-            errors = list(islice(self._compiled.iter_errors(arguments), ERRORS_TOLD))
+            errors = list(islice(self._compiled.iter_errors(arguments), ERRORS_MAX))
         except (
             ValueError,
             TypeError,
             OverflowError,
-        ) as error:  # JSON cannot say them: the wire says so
+        ) as error:  # JSON cannot express them: sending raises
             logger.debug("the arguments of %s are not checked: %s", exposed, error)
             return
-        told = [_told(error, "argument") for error in errors]
-        if told:
-            key, rule, words = told[0]
-            text = f'cannot call "{exposed}": {words}'
-            others = [{"key": key, "rule": rule, "reason": words} for key, rule, words in told]
-            raise InvalidParams(text, tool=exposed, key=key, rule=rule, reason=words, errors=others)
+        found = [_explain(error, "argument") for error in errors]
+        if found:
+            key, rule, reason = found[0]
+            text = f'cannot call "{exposed}": {reason}'
+            others = [{"key": k, "rule": r, "reason": why} for k, r, why in found]
+            raise InvalidParams(
+                text, tool=exposed, key=key, rule=rule, reason=reason, errors=others
+            )
 
 
 class Schema:
-    """A schema that values of any kind are held against, as the output of a task; it is hostile input, too."""
+    """Validates values of any kind, such as the output of a task; the schema is hostile input too."""
 
     def __init__(self, schema: Mapping[str, object] | bool) -> None:
-        """Compiles it.
+        """Compiles the schema.
 
         Raises:
-            InvalidParams: it is no schema, or one that cannot be applied here; `data["reason"]` says why.
+            InvalidParams: it is not a schema, or cannot be applied here; `data["reason"]` has the cause.
         """
         measured: Mapping[str, object] = {} if isinstance(schema, bool) else schema
         try:
@@ -153,28 +155,28 @@ class Schema:
         self._max_work = MAX_WORK if measure.has_patterns else MAX_PLAIN_WORK
 
     def faults(self, value: object) -> list[dict[str, str]]:
-        """What is wrong with a value, at most ERRORS_TOLD, each with `path`, `rule` and `reason`; empty when nothing is.
+        """Returns the errors of a value, at most ERRORS_MAX, each with `path`, `rule` and `reason`; empty if it is valid.
 
         Raises:
-            ResourceLimitExceeded: it could take too long to tell; `data` has `limit` and `value`.
+            ResourceLimitExceeded: the check could take too long; `data` has `limit` and `value`.
         """
         size, depth = _weight({"": value}, self._max_work // max(1, self._width))
         growth = self._returns**depth if self._returns > 1 else 1
         if self._width * size * growth > self._max_work:
             raise ResourceLimitExceeded(
-                "cannot hold the value against its schema: it could take too long",
+                "cannot check the value against its schema: it could take too long",
                 limit="schema_steps",
                 value=self._max_work,
             )
         try:
             if self._compiled.is_valid(value):
                 return []
-            errors = list(islice(self._compiled.iter_errors(value), ERRORS_TOLD))
-        except (ValueError, TypeError, OverflowError) as error:  # JSON cannot say them
-            reason = str(error).partition("\n")[0][:TEXT_TOLD]
+            errors = list(islice(self._compiled.iter_errors(value), ERRORS_MAX))
+        except (ValueError, TypeError, OverflowError) as error:  # JSON cannot express them
+            reason = str(error).partition("\n")[0][:TEXT_MAX]
             return [{"path": "", "rule": "type", "reason": f"it cannot be read: {reason}"}]
-        found = [_told(error, "value") for error in errors]
-        return [{"path": key, "rule": rule, "reason": words} for key, rule, words in found]
+        found = [_explain(error, "value") for error in errors]
+        return [{"path": key, "rule": rule, "reason": reason} for key, rule, reason in found]
 
 
 def _validator(exposed: str, tool: Tool) -> _Validator | None:
@@ -191,31 +193,31 @@ def _validator(exposed: str, tool: Tool) -> _Validator | None:
 
 def _compile(schema: Mapping[str, object] | bool) -> Any:  # of a C extension
     # Imported at the first call of a tool: it takes 10 ms and 5 MB.
-    rules: Any = importlib.import_module("jsonschema_rs")  # has types of its own, which we narrow
+    rules: Any = importlib.import_module("jsonschema_rs")  # its own types are narrowed here
 
     def refuse(address: str) -> object:
-        raise ValueError(f"nothing is fetched for a schema: {address[:TEXT_TOLD]}")
+        raise ValueError(f"nothing is fetched for a schema: {address[:TEXT_MAX]}")
 
-    # A format is a note, as in 2020-12: libraries differ in what they take for a time or an address.
+    # A format is an annotation, as in 2020-12: libraries differ in their definitions of times and addresses.
     options = rules.RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=MAX_PATTERN_BYTES)
     try:
         return rules.validator_for(
             schema, retriever=refuse, pattern_options=options, validate_formats=False
         )
     except (ValueError, rules.ReferencingError) as error:  # its ValidationError is a ValueError
-        reason = str(error).partition("\n")[0][:TEXT_TOLD]
+        reason = str(error).partition("\n")[0][:TEXT_MAX]
         raise _Uncheckable(f"its schema is not usable: {reason}") from error
 
 
-# -- what a check can cost
+# -- the cost of a check
 
 
 class _Measure:
-    """How many places of a schema one value can be held against.
+    """Counts the places of a schema that one value can be checked against.
 
-    References are followed, so that a short schema which doubles itself thirty times is as wide as it is. One
-    that leads back to where it is used counts as one place; how many of those there are says how the work grows
-    with each level of the arguments.
+    References are followed, so that a short schema which doubles itself thirty times counts with its expanded size. A
+    recursive reference counts as one place; their number determines the growth of the cost with each level of the
+    arguments.
     """
 
     def __init__(self, schema: Mapping[str, object]) -> None:
@@ -227,14 +229,14 @@ class _Measure:
 
     @property
     def has_patterns(self) -> bool:
-        """Whether texts are held against regular expressions."""
+        """Returns True if the schema has regular expressions."""
         return self._patterns > 0
 
     def taken(self) -> tuple[int, int]:
-        """The places, and the references that lead back.
+        """Returns the number of places, and of recursive references.
 
         Raises:
-            _Uncheckable: the schema is too large, or uses what cannot be followed.
+            _Uncheckable: the schema is too large, or has references that cannot be followed.
         """
         return self._of(self._schema, 0)
 
@@ -264,7 +266,7 @@ class _Measure:
         return width, returns
 
     def _parts(self, fields: dict[str, object]) -> list[object]:
-        """What a value is held against as well, where it is held against this schema."""
+        """Returns the parts of a schema that apply to a value to which the schema applies."""
         parts = list[object]()
         for key, value in fields.items():
             inner = as_object(value)
@@ -277,7 +279,7 @@ class _Measure:
             elif key in _DATA:
                 continue
             elif key in _DEFINITIONS and inner is not None:
-                continue  # counted where they are used
+                continue  # counted at their references
             elif key in _BY_NAME and inner is not None:
                 parts.extend(inner.values())
             else:
@@ -289,9 +291,9 @@ class _Measure:
         return parts
 
     def _target(self, reference: str) -> object:
-        # What is escaped twice over could be counted at one place and applied from another.
+        # A reference that is escaped twice could be counted at one place and applied from another.
         if (reference != "#" and not reference.startswith("#/")) or "%" in reference:
-            raise _Uncheckable(f"its schema refers to {reference[:TEXT_TOLD]}")
+            raise _Uncheckable(f"its schema refers to {reference[:TEXT_MAX]}")
         value: object = self._schema
         for part in reference.split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
@@ -301,12 +303,12 @@ class _Measure:
             elif items is not None and re.fullmatch("[0-9]{1,6}", name) and int(name) < len(items):
                 value = items[int(name)]
             else:
-                raise _Uncheckable(f"its schema refers to {reference[:TEXT_TOLD]}")
+                raise _Uncheckable(f"its schema refers to {reference[:TEXT_MAX]}")
         return value
 
 
 def _is_plain(arguments: Mapping[str, object]) -> bool:
-    """Whether there are few arguments and nothing is in them: the usual case, told at no cost."""
+    """Returns True for few arguments without nested values, the usual case, at almost no cost."""
     if len(arguments) > PLAIN_ARGUMENTS:
         return False
     for value in arguments.values():
@@ -320,7 +322,7 @@ def _is_plain(arguments: Mapping[str, object]) -> bool:
 
 
 def _weight(arguments: Mapping[str, object], limit: int) -> tuple[int, int]:
-    """How many places there are in the arguments, and how deep they are; counting ends at the limit."""
+    """Returns the number of places in the arguments, and their depth; counting ends at the limit."""
     size, depth = 1, 1
     level = list(arguments.values())
     while level and size <= limit:
@@ -338,11 +340,11 @@ def _weight(arguments: Mapping[str, object], limit: int) -> tuple[int, int]:
     return size, depth
 
 
-# -- what is told of an error
+# -- the text of an error
 
 
-def _told(error: _Error, noun: str) -> tuple[str, str, str]:
-    """The path of the culprit (an argument, say), the rule that it breaks, and both in words, without its value."""
+def _explain(error: _Error, noun: str) -> tuple[str, str, str]:
+    """Returns the path of the invalid part, the violated rule, and a text of both without the value."""
     kind: Any = error.kind  # each has attributes of its own
     rule = str(kind.name)
     path = list(error.instance_path)
@@ -375,9 +377,9 @@ def _path(path: list[str | int]) -> str:
             key += f"[{part}]"
         else:
             key += f".{part}" if key else part
-    return key if len(key) <= TEXT_TOLD else f"{key[:TEXT_TOLD]}…"
+    return key if len(key) <= TEXT_MAX else f"{key[:TEXT_MAX]}…"
 
 
 def _short(value: object) -> str:
     text = str(value)
-    return text if len(text) <= TEXT_TOLD else f"{text[:TEXT_TOLD]}…"
+    return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}…"

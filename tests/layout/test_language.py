@@ -32,7 +32,6 @@ PENDING = {
     "cli.tools",
     "mcp.cortex",
     "mcp.endpoint",
-    "mcp.pool",
     "mcp.protocol",
     "mcp.upstream",
     "supervisor.agents",
