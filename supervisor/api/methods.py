@@ -1,4 +1,4 @@
-"""The whole method table: importing this enters every method into `table.METHODS`."""
+"""Assembles the method table: importing this enters every method into `table.METHODS`."""
 
 from . import (
     methods_agent,

@@ -1,4 +1,4 @@
-"""The methods `agent.*` of the table: look at agents, start, stop and change them."""
+"""Serves the methods `agent.*`, `team.*` and `workflow.*` of the table: shows, starts, stops and changes them."""
 
 import asyncio
 import signal as signals
@@ -34,7 +34,7 @@ STDERR_LINES = 20
 
 @method("agent.show", "read", NameParams)
 async def _show(control: Control, params: NameParams, _caller: Caller) -> object:
-    """One agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
+    """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
 
     Of a team or workflow: its spec.
     """
@@ -77,7 +77,7 @@ async def _bounded(params: NamesParams, work: Awaitable[None]) -> None:
 
 
 def _named(control: Control, params: NamesParams | SelectionParams) -> object:
-    """The status of the agents that a command named."""
+    """Returns the status of the agents that the params name."""
     return _statuses(control, control.agents.selected(params.names, params.all))
 
 
@@ -115,7 +115,7 @@ async def _restart(control: Control, params: NamesParams, _caller: Caller) -> ob
 
 @method("agent.reset", "operate", NamesParams, recorded="or-refused")
 async def _reset(control: Control, params: NamesParams, _caller: Caller) -> object:
-    """Forgets failures; what is wanted and has given up starts again."""
+    """Forgets failures: agents that are wanted and have given up start again."""
     control.agents.operations.reset(control.agents.selected(params.names, params.all))
     return _named(control, params)
 
@@ -136,7 +136,7 @@ async def _resume(control: Control, params: SelectionParams, _caller: Caller) ->
 
 @method("agent.hibernate", "operate", HibernateParams, recorded="always")
 async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> object:
-    """Has agents or workers save a checkpoint, and ends their processes until a task, `wake` or `start` comes."""
+    """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes."""
     await control.hibernation.hibernate(
         params.names, timeout_s=params.timeout_s, force=params.force
     )
@@ -145,7 +145,7 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
 
 @method("agent.wake", "operate", NamesParams, recorded="or-refused")
 async def _wake(control: Control, params: NamesParams, _caller: Caller) -> object:
-    """Starts what is hibernated, with what it saved, and waits until it is ready."""
+    """Starts hibernated agents or workers with their checkpoints, and waits until they are ready."""
     supervisors = control.agents.selected(params.names, params.all)
     if params.all:
         supervisors = [
@@ -167,11 +167,11 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     return msgspec.to_builtins(control.status.agent_status(control.agents.of(params.name)))
 
 
-@method("agent.add_all", "admin", AddAllParams, recorded="or-refused", tells=("failures",))
+@method("agent.add_all", "admin", AddAllParams, recorded="or-refused", recorded_keys=("failures",))
 async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> object:
-    """Adds several agents and MCP servers, all or none; `failures` tells which of them did not come up.
+    """Adds several agents and MCP servers, all or none; `failures` has those that did not start.
 
-    `added`, `changed` (with the keys) and `unchanged` name what was done, or in a dry run would be.
+    `added`, `changed` (with the keys) and `unchanged` are the names, also those of a dry run.
     """
     agents = control.agents
     additions = [
@@ -201,9 +201,9 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
     }
 
 
-@method("agent.rm", "admin", RemoveParams, recorded="always", tells=("removed",))
+@method("agent.rm", "admin", RemoveParams, recorded="always", recorded_keys=("removed",))
 async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object:
-    """Stops agents and MCP servers and forgets them, all or none; tells who is gone."""
+    """Stops agents and MCP servers and removes them, all or none; returns the removed names."""
     names = params.names if params.name is None else [params.name, *params.names]
     if not names:
         raise InvalidParams("cannot tell whom to remove: give a name", key="names", value=[])
@@ -212,7 +212,7 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
 
 @method("agent.scale", "operate", ScaleParams, recorded="or-refused")
 async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> object:
-    """Changes how many workers an agent has."""
+    """Changes the number of workers of an agent."""
     agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait)
     return msgspec.to_builtins(control.status.agent_status(agent))
 
@@ -278,13 +278,13 @@ async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> obj
 
 @method("team.list", "read", NoParams)
 async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """The teams."""
+    """Lists the teams."""
     return _list(control, "team")
 
 
 @method("team.show", "read", NameParams)
 async def _team_show(control: Control, params: NameParams, _caller: Caller) -> object:
-    """One team in full, with its spec."""
+    """Returns one team in full, with its spec."""
     return _show_group(control, "team", params.name)
 
 
@@ -294,21 +294,21 @@ async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -
     return await _add_group(control, "team", params)
 
 
-@method("team.rm", "admin", GroupRemoveParams, recorded="always", tells=("removed",))
+@method("team.rm", "admin", GroupRemoveParams, recorded="always", recorded_keys=("removed",))
 async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
-    """Forgets a team; its tasks that are under way go on."""
+    """Removes a team; its tasks that are under way go on."""
     return await _remove(control, "team", params)
 
 
 @method("workflow.list", "read", NoParams)
 async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """The workflows."""
+    """Lists the workflows."""
     return _list(control, "workflow")
 
 
 @method("workflow.show", "read", NameParams)
 async def _workflow_show(control: Control, params: NameParams, _caller: Caller) -> object:
-    """One workflow in full, with its steps."""
+    """Returns one workflow in full, with its steps."""
     return _show_group(control, "workflow", params.name)
 
 
@@ -318,7 +318,7 @@ async def _workflow_add(control: Control, params: GroupAddParams, _caller: Calle
     return await _add_group(control, "workflow", params)
 
 
-@method("workflow.rm", "admin", GroupRemoveParams, recorded="always", tells=("removed",))
+@method("workflow.rm", "admin", GroupRemoveParams, recorded="always", recorded_keys=("removed",))
 async def _workflow_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
-    """Forgets a workflow; its tasks that are under way go on."""
+    """Removes a workflow; its tasks that are under way go on."""
     return await _remove(control, "workflow", params)

@@ -1,4 +1,4 @@
-"""The methods `daemon.*` and `rpc.*` of the table."""
+"""Serves the methods `daemon.*`, `statistics.*` and `rpc.*` of the table."""
 
 import asyncio
 import os
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from ..process.host_check import Services
 
 FAILED = ("restart-limit", "exec-failed", "start-timeout")
-"""Ends after which nobody starts a worker again by itself."""
+"""Ends after which a worker is not restarted."""
 
 
 @method("daemon.ping", "read", NoParams)
 async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object:
-    """Answers, so that a client knows that the daemon does."""
+    """Answers at once, so that a client knows that the daemon is up."""
     return {}
 
 
@@ -32,7 +32,7 @@ async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object
     "operate",
     NoParams,
     recorded="always",
-    tells=("workers", "tasks"),
+    recorded_keys=("workers", "tasks"),
 )
 async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> object:
     """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`."""
@@ -49,10 +49,10 @@ async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -
     "admin",
     ReloadParams,
     recorded="or-refused",
-    tells=("added", "removed", "changed", "live", "pending", "teams", "workflows"),
+    recorded_keys=("added", "removed", "changed", "live", "pending", "teams", "workflows"),
 )
 async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> object:
-    """Reads the configuration again, applies what has changed and tells what; a broken file changes nothing."""
+    """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing."""
     config = control.daemon.read_config()
     return msgspec.to_builtins(
         await control.agents.membership.reload(config, dry_run=params.dry_run)
@@ -61,20 +61,20 @@ async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> ob
 
 @method("daemon.log_level", "operate", LogLevelParams, recorded="always")
 async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) -> object:
-    """Sets from which level on the daemon logs, until a reload or its end; `daemon.status` tells which it is."""
+    """Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it."""
     control.daemon.daemon_log.level = params.level
     return {"level": params.level}
 
 
 @method("rpc.discover", "read", NoParams)
 async def _discover(_control: Control, _params: NoParams, _caller: Caller) -> object:
-    """This table as an OpenRPC document (https://spec.open-rpc.org)."""
+    """Returns this table as an OpenRPC document (https://spec.open-rpc.org)."""
     return openrpc()
 
 
 @method("daemon.status", "read", StatusParams)
 async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
-    """The daemon, agents, MCP servers and task counts."""
+    """Returns the status of the daemon, of agents, MCP servers, teams and workflows, and task counts."""
     if params.names is None:
         return control.status_cache.status()
     return control.status.status(params.names)
@@ -82,7 +82,7 @@ async def _status(control: Control, params: StatusParams, _caller: Caller) -> ob
 
 @method("daemon.doctor", "read", NoParams)
 async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object:
-    """What the machine gives the daemon, what is in force, and which promises hold because of it."""
+    """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold."""
     from ..process import host_check  # noqa: PLC0415 - start-up time: few ask
 
     problem = ""
@@ -153,5 +153,5 @@ async def _services(control: Control) -> "Services":
 
 @method("statistics.show", "read", StatusParams)
 async def _show(control: Control, params: StatusParams, _caller: Caller) -> object:
-    """Processes, tasks and tool calls since the daemon started: in total, and of each agent and server or of `names`."""
+    """Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`."""
     return await control.statistics.shown(params.names)

@@ -1,4 +1,4 @@
-"""The methods `mcp.*` of the table: the shared tool servers."""
+"""Serves the methods `mcp.*` of the table: the shared tool servers."""
 
 import msgspec
 
@@ -16,7 +16,7 @@ from .tool_calls import LISTING_S, caller_of
 
 @method("mcp.servers", "read", NoParams)
 async def _servers(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """The MCP servers, with the tools that they listed last."""
+    """Lists the MCP servers, with the tools that they listed last."""
     servers = [a for a in control.agents.agents.values() if a.spec.kind == "mcp"]
     return {
         "servers": msgspec.to_builtins([control.status.agent_status(server) for server in servers])
@@ -25,7 +25,7 @@ async def _servers(control: Control, _params: NoParams, _caller: Caller) -> obje
 
 @method("mcp.tools", "read", ToolsParams)
 async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> object:
-    """The tools of all servers, or of one; a server that never listed any is started first."""
+    """Lists the tools of all servers, or of one; a server that never listed any is started first."""
     known = sorted(control.pool.names())
     if params.server is not None and params.server not in known:
         text = f'cannot find MCP server "{params.server}"'
@@ -43,7 +43,7 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
 
 @method("mcp.call", "operate", CallParams, recorded="by-itself")
 async def _call(control: Control, params: CallParams, caller: Caller) -> object:
-    """Calls a tool and answers with MCP's result object."""
+    """Calls a tool and returns MCP's result object."""
     return await control.tool_calls.call(
         params.name,
         params.arguments,
@@ -59,14 +59,14 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> object:
 
 @method("mcp.attach", "read", AttachParams)
 async def _attach(_control: Control, params: AttachParams, caller: Caller) -> object:
-    """From the answer on this connection speaks MCP, of either era; what is offered is as its params narrow it."""
+    """Switches this connection to MCP, of either era, after the answer; the params narrow the tools that it offers."""
     caller.attach(params)
     return {}
 
 
 @method("mcp.prompts", "read", NoParams)
 async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """The prompts of all servers, by exposed name; a server that never listed anything is started first."""
+    """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first."""
     failures = await control.pool.list_servers(patience_s=LISTING_S)
     refusals = {name: error.to_record() for name, error in failures.items()}
     return {"prompts": control.pool.offered("prompts"), "failures": refusals}
@@ -74,7 +74,7 @@ async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> obje
 
 @method("mcp.resources", "read", NoParams)
 async def _resources(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """The resources of all servers and their templates; a server that never listed anything is started first."""
+    """Lists the resources of all servers and their templates; a server that never listed anything is started first."""
     failures = await control.pool.list_servers(patience_s=LISTING_S)
     return {
         "resources": control.pool.offered("resources"),
@@ -85,7 +85,7 @@ async def _resources(control: Control, _params: NoParams, _caller: Caller) -> ob
 
 @method("mcp.read", "operate", ReadParams)
 async def _read(control: Control, params: ReadParams, caller: Caller) -> object:
-    """Reads a resource and answers with MCP's result object."""
+    """Reads a resource and returns MCP's result object."""
     whose = str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")
     return await control.pool.request(
         "resources/read",

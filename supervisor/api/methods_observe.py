@@ -29,7 +29,7 @@ ANSWER_BYTES = 8 * 1024 * 1024
 """Bytes of JSON in one answer: `next` of events says where to go on, longer logs have to be followed."""
 
 ANSWER_EVENTS = 1_000
-"""In one answer, unless `n` asks for more."""
+"""Number of events in one answer, unless `n` asks for more."""
 
 
 def _wanted(params: EventParams) -> Wanted:
@@ -38,7 +38,7 @@ def _wanted(params: EventParams) -> Wanted:
 
 @method("event.list", "read", EventParams)
 async def _list_events(control: Control, params: EventParams, _caller: Caller) -> object:
-    """Stored events, oldest first; `next`, where it is no null, is the `since` for more of them."""
+    """Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them."""
     event_history, newest = control.shared.event_history, control.shared.bus.newest
     wanted = _wanted(params)
     until = newest if params.until is None else min(params.until, newest)
@@ -48,26 +48,26 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
     start = await event_history.begin(wanted, newest=newest, since=params.since, n=n, until=until)
     found: list[dict[str, object]] = []
     size_bytes = 0
-    following: object = None
-    tells = params.since is not None and params.n is None
-    # One more than is answered tells that it goes on.
+    next_seq: object = None
+    is_gapless = params.since is not None and params.n is None
+    # One more than is answered shows that there are more.
     rows = min(most + 1, SCAN_ROWS)
-    pages = event_history.history(start, until, wanted, reports_expired=tells, rows=rows)
+    pages = event_history.history(start, until, wanted, reports_expired=is_gapless, rows=rows)
     async for page in pages:
         for record in page.records:
             if len(found) >= most or size_bytes > ANSWER_BYTES:
-                following = found[-1]["seq"] if found else start
+                next_seq = found[-1]["seq"] if found else start
                 break
             found.append(record)
         size_bytes += page.size_bytes
-        if following is not None:
+        if next_seq is not None:
             break
-    return {"events": found, "next": following, "newest": newest}
+    return {"events": found, "next": next_seq, "newest": newest}
 
 
 @method("event.follow", "read", EventParams)
 async def _follow_events(control: Control, params: EventParams, caller: Caller) -> object:
-    """Events of the past, after `position`, then all that happens, as `event` notifications {events}."""
+    """Sends stored events after `position`, then all new ones, as `event` notifications {events}."""
     wanted = _wanted(params)
     newest = control.shared.bus.newest
     has_past = params.since is not None or params.since_time is not None or params.n is not None
@@ -76,13 +76,15 @@ async def _follow_events(control: Control, params: EventParams, caller: Caller) 
         wanted, newest=newest, since=params.since, n=n, until=newest
     )
     shared = control.shared
-    following = Following(shared.bus, shared.event_history, wanted, params.types or ["*"], caller)
-    caller.follow(following.run(start, reports_expired=params.since is not None))
+    follower = EventFollower(
+        shared.bus, shared.event_history, wanted, params.types or ["*"], caller
+    )
+    caller.follow(follower.run(start, reports_expired=params.since is not None))
     return {"position": start}
 
 
 class Reader(Protocol):
-    """The part of a caller that a follower needs."""
+    """Represents the part of a caller that a follower needs."""
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Sends a notification."""
@@ -93,8 +95,8 @@ class Reader(Protocol):
         ...
 
 
-class Following:
-    """One reader that is a position: what it missed while it was slow is read from the store."""
+class EventFollower:
+    """Sends events to one reader by its position: events that it missed while it was slow are read from the store."""
 
     def __init__(
         self,
@@ -111,7 +113,7 @@ class Following:
         self._caller = caller
 
     async def run(self, position: int, *, reports_expired: bool) -> None:
-        """Sends what is stored after `position`, then what comes, until the reader is gone."""
+        """Sends stored events after `position`, then new ones, until the reader is gone."""
         with self._bus.subscribe(self._types, where=self._wanted.takes) as subscription:
             newest = self._bus.newest
             await self._send_stored(position, newest, reports_expired=reports_expired)
@@ -124,7 +126,7 @@ class Following:
                 position = batch[-1].seq
 
     async def _catch_up(self, position: int, skip: Event, until: int) -> None:
-        """Reads what the queue had no room for; what was never stored is lost, and counted."""
+        """Reads the events that the queue dropped from the store; those that were never stored are lost, and counted."""
         count = skip.fields["count"]
         assert isinstance(count, int), "the bus counts them"
         lost = count - await self._send_stored(position, until, reports_expired=True)
@@ -132,7 +134,7 @@ class Following:
             await self._send([skipped(lost, skip.seq, skip.at).record()])
 
     async def _send_stored(self, position: int, until: int, *, reports_expired: bool) -> int:
-        """Sends the stored events in (`position`, `until`], and returns how many there were."""
+        """Sends the stored events in (`position`, `until`], and returns their number."""
         sent = 0
         pages = self._history.history(
             position, until, self._wanted, reports_expired=reports_expired
@@ -158,12 +160,12 @@ class Following:
 
 @method("event.publish", "operate", EventPublishParams)
 async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> object:
-    """Publishes an event to the agents and whoever else has subscribed to its type; tells its number."""
+    """Publishes an event to the subscribers of its type; returns its number."""
     return {"seq": control.pubsub.publish_from(caller.who, params.type, params.data)}
 
 
 RECORDS = 100
-"""On a page, when nobody says how many."""
+"""Number of records on a page, unless `n` asks for more."""
 
 
 def _filter(params: AuditParams) -> Callable[[Record], bool]:
@@ -184,7 +186,7 @@ def _filter(params: AuditParams) -> Callable[[Record], bool]:
 
 
 def _is_about(record: Record, name: str) -> bool:
-    """Whether it is about an agent or a worker, or something that one of them did."""
+    """Returns whether a record is about an agent or a worker, or one of its actions."""
     who = codec.as_object(record.get("who")) or {}
     words = [*(codec.as_array(record.get("names")) or ()), record.get("server")]
     words += [who.get("agent"), who.get("worker")]
@@ -199,19 +201,19 @@ def _is_about(record: Record, name: str) -> bool:
 
 @method("audit.list", "operate", AuditParams)
 async def _list(control: Control, params: AuditParams, _caller: Caller) -> object:
-    """Who did what, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`."""
+    """Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`."""
     n = RECORDS if params.n is None else params.n
     if params.since is not None and params.before is not None:
         raise InvalidParams("cannot list from both ends: give since or before", key="before")
-    records, following = await control.audit.page(
+    records, next_place = await control.audit.page(
         n, _filter(params), after=params.since, before=params.before
     )
-    return {"records": records, "next": following}
+    return {"records": records, "next": next_place}
 
 
 @method("audit.verify", "operate", VerifyParams)
 async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> object:
-    """Goes through the whole chain of hashes; `wrong` tells the first record that is not as it was written."""
+    """Verifies the whole chain of hashes; `wrong` is the first record that is not as it was written."""
     expected = None
     if params.head is not None:
         try:
@@ -250,7 +252,7 @@ def _log_filter(control: Control, params: LogParams) -> LogFilter:
 
 @method("log.read", "read", LogParams)
 async def _read_log(control: Control, params: LogParams, _caller: Caller) -> object:
-    """The last lines of the logs, merged by time, up to 8 MiB of JSON."""
+    """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON."""
     found: list[LogRecord] = []
     size = 0
     n = 100 if params.n is None and params.since is None else params.n
@@ -268,7 +270,7 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
 
 @method("log.follow", "read", LogParams)
 async def _follow_log(control: Control, params: LogParams, caller: Caller) -> object:
-    """The last lines, then all that comes, as `log` notifications {records}; without `follow` then `log.end`."""
+    """Sends the last lines, then new ones, as `log` notifications {records}; without `follow` the last ones, then `log.end`."""
     wanted = _log_filter(control, params)
     if params.follow and (params.until is not None or params.previous):
         key = "previous" if params.previous else "until"

@@ -1,6 +1,6 @@
-"""The methods `memory.*` of the table: what agents remember of their sessions, and by key.
+"""Serves the methods `memory.*` and `checkpoint.*` of the table: sessions, keys and checkpoints of agents.
 
-An agent that was removed is remembered: its sessions and keys are still shown, and gone when they are cleared.
+The sessions and keys of an agent that was removed are still shown, until they are cleared.
 """
 
 import msgspec
@@ -25,19 +25,19 @@ from .table import Caller, Control, method
 
 @method("memory.sessions", "read", MemoryListParams)
 async def _sessions(control: Control, params: MemoryListParams, _caller: Caller) -> object:
-    """Sessions with turns, messages, sizes and last access, the one used last first."""
+    """Lists sessions with turns, messages, sizes and last access, the last used first."""
     return {"sessions": await control.memory.sessions(params.agent, params.limit)}
 
 
 @method("memory.show", "read", MemoryShowParams)
 async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> object:
-    """A session: history, variables and data; it counts as an access."""
+    """Returns a session: history, variables and data; counts as an access."""
     return await control.memory.show(params.agent, params.session, params.last)
 
 
 @method("memory.put", "operate", MemoryPutParams)
 async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> object:
-    """Has an agent remember a value under a key; it is durable when this is answered."""
+    """Stores a value under a key of an agent; it is durable when this returns."""
     agent = control.agents.of(params.agent).name
     await control.memory.key_values.put(
         agent, params.session, params.key, params.value, ttl_s=params.ttl_s
@@ -47,14 +47,14 @@ async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> ob
 
 @method("memory.get", "read", MemoryKeyParams)
 async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
-    """What an agent remembers under a key; null where there is nothing."""
+    """Returns the value under a key of an agent; null where there is none."""
     key_values = control.memory.key_values
     return {"value": await key_values.get(params.agent, params.session, params.key)}
 
 
 @method("memory.delete", "operate", MemoryKeyParams)
 async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
-    """Has an agent forget a key."""
+    """Deletes a key of an agent."""
     if not await control.memory.key_values.delete(params.agent, params.session, params.key):
         text = f'cannot find key "{params.key}" of agent "{params.agent}"'
         raise NotFound(text, agent=params.agent, key=params.key)
@@ -63,7 +63,7 @@ async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) ->
 
 @method("memory.search", "read", MemoryFindParams)
 async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> object:
-    """Keys and values of an agent that contain a text, the newest first."""
+    """Returns keys and values of an agent that contain a text, the newest first."""
     key_values = control.memory.key_values
     items = await key_values.search(params.agent, params.session, params.query, params.limit)
     return {"items": items}
@@ -71,19 +71,19 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
 
 @method("memory.clear", "operate", MemoryClearParams)
 async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> object:
-    """Has an agent forget a session with its keys, or everything; refused while a task works on it."""
+    """Deletes a session of an agent with its keys, or all of them; refused while a task works on it."""
     return await control.memory.clear(params.agent, params.session)
 
 
 @method("memory.stats", "read", MemoryStatsParams)
 async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> object:
-    """How much is remembered, by agent, and what of it is in the daemon's memory."""
+    """Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory."""
     return await control.memory.stats(params.agent)
 
 
 @method("checkpoint.save", "operate", CheckpointSaveParams)
 async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller) -> object:
-    """Has the workers of an agent that are up, or one worker, save a checkpoint."""
+    """Saves a checkpoint of one worker, or of each worker of an agent that is up."""
     saved = await control.hibernation.save(params.name, params.timeout_s)
     return {"checkpoints": msgspec.to_builtins(saved)}
 
@@ -93,12 +93,12 @@ async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller)
     "operate",
     CheckpointRestoreParams,
     recorded="or-refused",
-    tells=("worker",),
+    recorded_keys=("worker",),
 )
 async def _restore(control: Control, params: CheckpointRestoreParams, _caller: Caller) -> object:
-    """Has a worker, also another's, go on with a checkpoint; one that does not run begins with it.
+    """Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
 
-    `checkpoint` is the worker's own copy, `live` whether it goes on at once.
+    `checkpoint` is the worker's own copy, `live` whether it goes on with it at once.
     """
     has_data = not isinstance(params.data, msgspec.UnsetType)
     if has_data == (params.checkpoint is not None):
@@ -112,20 +112,26 @@ async def _restore(control: Control, params: CheckpointRestoreParams, _caller: C
 
 @method("checkpoint.list", "read", CheckpointListParams)
 async def _list(control: Control, params: CheckpointListParams, _caller: Caller) -> object:
-    """Checkpoints without their data, newest first."""
+    """Lists checkpoints without their data, newest first."""
     found = await control.shared.checkpoints.list(params.name, params.limit)
     return {"checkpoints": msgspec.to_builtins(found)}
 
 
 @method("checkpoint.show", "read", CheckpointIdParams)
 async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller: Caller) -> object:
-    """One checkpoint with its data."""
+    """Returns one checkpoint with its data."""
     record, data = await control.shared.checkpoints.find(params.checkpoint)
     return {**msgspec.to_builtins(record), "data": data}
 
 
-@method("checkpoint.rm", "operate", CheckpointRemoveParams, recorded="always", tells=("removed",))
+@method(
+    "checkpoint.rm",
+    "operate",
+    CheckpointRemoveParams,
+    recorded="always",
+    recorded_keys=("removed",),
+)
 async def _rm(control: Control, params: CheckpointRemoveParams, _caller: Caller) -> object:
-    """Removes checkpoints, all or none; what a worker is to begin with only with `force`."""
+    """Removes checkpoints, all or none; one that a worker is to begin with only with `force`."""
     removed = await control.hibernation.remove(params.checkpoints, force=params.force)
     return {"removed": list(removed)}

@@ -1,4 +1,4 @@
-"""The methods `task.*` of the table."""
+"""Serves the methods `task.*` and `schedule.*` of the table."""
 
 import asyncio
 import contextlib
@@ -30,25 +30,25 @@ from ..events.bus import Event
 from .table import Caller, Control, method
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
-"""What `task.follow` tells of a task and of those below it."""
+"""Event types of a task, and of those below it, that `task.follow` sends."""
 
 STANDING = {"queued": "task.queued", "running": "task.started"}
-"""The event that brings a task where it stands, where that is no end."""
+"""The event that brings a task to each state that is no end."""
 
 SHORT_CHARS = 300
-"""Of an objective and of an error's message in a tree."""
+"""Characters of an objective, and of an error's message, in a tree."""
 
-BLINK_S = 0.005
-"""What nobody could read is not told: of a task that ends sooner the end alone."""
+QUIET_S = 0.005
+"""Seconds that a task runs before its progress is sent: of one that ends sooner only the end is."""
 
 MOST_FOLLOWED = 10_000
-"""Tasks below one that `task.follow` tells of."""
+"""Number of tasks below one that `task.follow` covers."""
 
 
-class Listener:
-    """Tells a caller how a task stands, from the moment when it has gone on for longer than a blink.
+class ProgressSender:
+    """Sends a caller the progress of a task that runs for longer than QUIET_S.
 
-    Of a task that has ended by then its end alone is told, together with the answer.
+    Of a task that has ended by then only the end is sent, together with the answer.
     """
 
     def __init__(self, control: Control, caller: Caller) -> None:
@@ -59,18 +59,18 @@ class Listener:
         self._is_late = False
 
     def __call__(self, task: Task) -> None:
-        """Hears of a change."""
+        """Takes a changed record of the task."""
         self._latest = task
         if self._is_late or task.state in ENDED:
             self._notify()
         elif self._timer is None:
-            self._timer = self._loop.call_later(BLINK_S, self._notify)
+            self._timer = self._loop.call_later(QUIET_S, self._notify)
 
     def _notify(self) -> None:
         self.close()
         self._is_late = True
         task = self._latest
-        assert task is not None, "who has a timer has heard of the task"
+        assert task is not None, "the timer is set when a record comes"
         self._caller.notify(
             "task.progress",
             {
@@ -85,7 +85,7 @@ class Listener:
         )
 
     def close(self) -> None:
-        """Waits for nothing more."""
+        """Cancels the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -115,8 +115,8 @@ async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> obj
 
 
 async def _ended(control: Control, task_id: str, caller: Caller) -> Task:
-    """The record of a task when it has ended; the caller is told how it stands meanwhile."""
-    listener = Listener(control, caller)
+    """Returns the record of a task when it has ended; meanwhile sends its progress to the caller."""
+    listener = ProgressSender(control, caller)
     try:
         return await control.tasks.wait(task_id, listener=listener)
     finally:
@@ -132,7 +132,7 @@ def _late(params: TaskWaitParams) -> Timeout:
 
 @method("task.follow", "read", TaskWaitParams)
 async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> object:
-    """As `task.wait`; `task.event` notifications {event} tell what happens to the task and to those below it."""
+    """Returns as `task.wait`; meanwhile sends the events of the task and those below it as `task.event` notifications {event}."""
     followed = {params.task}
 
     def is_below(event: Event) -> bool:
@@ -154,7 +154,7 @@ async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> o
             async with asyncio.timeout(params.timeout_s):
                 ended = await control.tasks.wait(params.task)
                 subscription.close()
-                await sending  # what happened before the end is told before the end
+                await sending  # events before the end are sent before the end
         except TimeoutError:
             raise _late(params) from None
         finally:
@@ -164,7 +164,7 @@ async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> o
 
 
 async def _send_standing(control: Control, root: Task, followed: set[str], caller: Caller) -> None:
-    """Tells how a task stands and what below it has not ended, and has them followed."""
+    """Sends the states of a task and of those below it that have not ended, and adds them to `followed`."""
     level = [root]
     while level:
         below: list[Task] = []
@@ -179,7 +179,7 @@ async def _send_standing(control: Control, root: Task, followed: set[str], calle
 
 
 def _standing(task: Task) -> dict[str, object]:
-    """How a task stands when somebody begins to follow it, in the shape of an event."""
+    """Returns the state of a task at the beginning of a follow, in the shape of an event."""
     return {
         "seq": None,
         "at": task.finished_at or task.started_at or task.created_at,
@@ -196,13 +196,13 @@ def _standing(task: Task) -> dict[str, object]:
 
 @method("task.show", "read", TaskIdParams)
 async def _show_task(control: Control, params: TaskIdParams, _caller: Caller) -> object:
-    """The record of a task."""
+    """Returns the record of a task."""
     return msgspec.to_builtins(await control.tasks.show(params.task))
 
 
 @method("task.tree", "read", TaskTreeParams)
 async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> object:
-    """A task with what it delegated, in short: {task, children: [the same], more: how many children are left out}."""
+    """Returns a short record of a task with those it delegated: {task, children: [the same], more: number of children left out}."""
     root: dict[str, object] = {}
     level = [(root, await control.tasks.show(params.task))]
     left, depth = params.limit - 1, 0
@@ -221,7 +221,7 @@ async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> ob
 
 
 def _in_short(task: Task) -> dict[str, object]:
-    """A record without what may be long."""
+    """Returns a record without the fields that may be long."""
     short = replace(
         task,
         objective=task.objective[:SHORT_CHARS],
@@ -244,7 +244,7 @@ def _error_in_short(error: Error) -> Error:
 
 
 async def _children(control: Control, task: Task, limit: int) -> list[Task]:
-    """What a task delegated, as it stands now, in that order; what has expired or cannot be read is left out."""
+    """Returns the tasks that a task delegated, in that order, without those that have expired or cannot be read."""
     stored = {each.id: each for each in await control.tasks.records.children(task.id, limit)}
     found: list[Task] = []
     for child_id in islice(dict.fromkeys([*task.children, *stored]), limit):
@@ -259,7 +259,7 @@ async def _children(control: Control, task: Task, limit: int) -> list[Task]:
 
 @method("task.list", "read", TaskListParams)
 async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller) -> object:
-    """Records of tasks, newest first; `more`, where it is no null, is the `before` for the rest; `skipped` cannot be read."""
+    """Lists records of tasks, newest first; `more`, where it is not null, is the `before` for the rest; `skipped` cannot be read."""
     page = await control.tasks.list(params)
     return {
         "tasks": msgspec.to_builtins(page.tasks),
@@ -270,7 +270,7 @@ async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller)
 
 @method("task.cancel", "operate", TaskIdParams)
 async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> object:
-    """Cancels a task and what it delegated."""
+    """Cancels a task and those that it delegated."""
     return msgspec.to_builtins(await control.tasks.cancel(params.task))
 
 
@@ -291,7 +291,7 @@ async def _retry(control: Control, params: TasksParams, _caller: Caller) -> obje
 
 @method("task.discard", "operate", TasksParams)
 async def _discard(control: Control, params: TasksParams, _caller: Caller) -> object:
-    """Takes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}."""
+    """Removes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}."""
     ids, more = await _named(control, params)
     if not params.dead:
         for task_id in ids:
@@ -300,7 +300,7 @@ async def _discard(control: Control, params: TasksParams, _caller: Caller) -> ob
 
 
 async def _named(control: Control, params: TasksParams) -> tuple[list[str], str | None]:
-    """Which tasks are meant, and after what there are more dead letters."""
+    """Returns the ids that the params select, and the id after which there are more dead letters."""
     named = [*([params.task] if params.task is not None else []), *params.tasks]
     if bool(named) == params.dead:
         raise InvalidParams("cannot tell which tasks are meant: give tasks or dead", key="tasks")
@@ -310,10 +310,10 @@ async def _named(control: Control, params: TasksParams) -> tuple[list[str], str 
 
 
 async def _retried(control: Control, task_id: str) -> Task:
-    """The new task in place of an ended one.
+    """Submits a new task in place of an ended one.
 
     Raises:
-        NotFound: there is no such task, or nobody of its agent's name.
+        NotFound: there is no such task, or no agent of that name.
         Conflict: it has not ended, has succeeded, or was tried again already.
         CorralError: the new one is not accepted.
     """
@@ -333,7 +333,7 @@ async def _retried(control: Control, task_id: str) -> Task:
         boundaries=old.boundaries,
         required_capabilities=old.required_capabilities,
         output_format=old.output_format,
-        idempotency_key=f"retry:{task_id}",  # two who retry at once make one task
+        idempotency_key=f"retry:{task_id}",  # two retries at once make one task
         sticky_key=old.sticky_key,
         session=old.session,
         durable=old.durable,
@@ -347,45 +347,45 @@ def _schedule_fields(record: ScheduleRecord) -> dict[str, object]:
     return fields
 
 
-@method("schedule.add", "operate", ScheduleParams, recorded="or-refused", tells=("name",))
+@method("schedule.add", "operate", ScheduleParams, recorded="or-refused", recorded_keys=("name",))
 async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> object:
-    """Makes a task again and again, from its next time on; stays over a restart of the daemon."""
+    """Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon."""
     return _schedule_fields(await control.schedules.add(params))
 
 
 @method("schedule.rm", "operate", ScheduleNameParams, recorded="always")
 async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Removes a schedule; the tasks that it made stay."""
+    """Removes a schedule; the tasks that it submitted stay."""
     await control.schedules.remove(params.name)
     return {"removed": [params.name]}
 
 
 @method("schedule.list", "read", NoParams)
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """All schedules, by name."""
+    """Lists all schedules, by name."""
     return {"schedules": [_schedule_fields(record) for record in control.schedules.list()]}
 
 
 @method("schedule.show", "read", ScheduleNameParams)
 async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """A schedule, and the next times that it runs."""
+    """Returns a schedule, and its next times."""
     record = control.schedules.show(params.name)
     return {**_schedule_fields(record), "upcoming": control.schedules.upcoming(params.name)}
 
 
 @method("schedule.pause", "operate", ScheduleNameParams, recorded="always")
 async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Has a schedule make no tasks until it is resumed; what is due meanwhile is not made up for."""
+    """Pauses a schedule until it is resumed; the times meanwhile are skipped."""
     return _schedule_fields(await control.schedules.pause(params.name))
 
 
 @method("schedule.resume", "operate", ScheduleNameParams, recorded="or-refused")
 async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Has a paused schedule make tasks again."""
+    """Resumes a paused schedule."""
     return _schedule_fields(await control.schedules.resume(params.name))
 
 
 @method("schedule.run", "operate", ScheduleNameParams)
 async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Makes the task of a schedule now, beside its times, and answers with its record."""
+    """Submits the task of a schedule now, beside its times, and returns its record."""
     return msgspec.to_builtins(await control.schedules.run_now(params.name))

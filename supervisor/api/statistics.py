@@ -1,8 +1,8 @@
-"""What was done since the daemon started: lives of processes, tasks and tool calls, counted as they happen.
+"""Counts processes, tasks and tool calls since the daemon started, as they happen.
 
 Every figure is exact. A counter moves at the event itself, in a time that does not depend on how many agents
-there are, and nothing is asked for until somebody looks. Percentiles are those of the last WINDOW tasks, or calls
-of a server, in full; all else is since `since`. Who is removed leaves its share in the totals. Nothing is stored.
+there are, and nothing is sampled until a request comes. Percentiles are those of the last WINDOW tasks, or calls
+of a server, in full; all else is since `since`. The share of a removed agent stays in the totals. Nothing is stored.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from ..supervision.limit_enforcer import Limits
 from ..supervision.worker_supervisor import Incarnation, WorkerSupervisor
 
 WINDOW = 10_000
-"""Durations of which percentiles are told: the last ones, of each agent and server, and of all tasks."""
+"""Number of the last durations of which percentiles are made, of each agent and server, and of all tasks."""
 
 AT_ONCE = 4
-"""Windows that are put in order before the loop has its turn: a few milliseconds."""
+"""Number of windows that are sorted before the loop has its turn: a few milliseconds."""
 
 Outcome = Literal["ok", "failed", "cancelled"]
 
 OUTCOMES: Mapping[str, Outcome] = {"succeeded": "ok", "cancelled": "cancelled"}
-"""Of a task's state; what is missing, `failed` and `timeout`, has failed."""
+"""Outcomes by state of a task; any other state, `failed` and `timeout`, has failed."""
 
 
 class Window:
-    """The last WINDOW durations, in milliseconds, and the sum of all that there ever were."""
+    """Holds the last WINDOW durations, in milliseconds, and the sum of all."""
 
     __slots__ = ("_kept", "_next", "count", "total_ms")
 
@@ -45,7 +45,7 @@ class Window:
         self.total_ms = 0.0
 
     def add(self, duration_ms: float) -> None:
-        """Takes one more."""
+        """Adds one duration."""
         self.count += 1
         self.total_ms += duration_ms
         if len(self._kept) < WINDOW:
@@ -55,19 +55,19 @@ class Window:
             self._next = (self._next + 1) % WINDOW
 
     def figures(self) -> "Figures":
-        """What it says now, the percentiles still to be found."""
+        """Returns the figures of this moment, the percentiles still to be sorted."""
         average_ms = round(self.total_ms / self.count, 3) if self.count else None
         return Figures(average_ms, self._kept[:])
 
 
 class Figures(NamedTuple):
-    """The durations of one moment; to put them in order takes a millisecond or two."""
+    """Holds the durations of one moment; sorting them takes a millisecond or two."""
 
     average_ms: float | None
     kept: "array[float]"
 
     def record(self) -> dict[str, float | None]:
-        """`average_ms` of all, `p50_ms` and `p99_ms` of the last: the least that so many per cent do not exceed."""
+        """Returns `average_ms` of all, `p50_ms` and `p99_ms` of the last: the least that so many per cent do not exceed."""
         ordered = sorted(self.kept)
         found = [ordered[_rank(each, len(ordered))] if ordered else None for each in (50, 99)]
         p50_ms, p99_ms = (None if each is None else round(each, 3) for each in found)
@@ -75,19 +75,19 @@ class Figures(NamedTuple):
 
 
 def _rank(percent: int, count: int) -> int:
-    """The place of a percentile among so many in order, by the nearest rank."""
+    """Returns the place of a percentile among `count` in order, by the nearest rank."""
     return -(-percent * count // 100) - 1
 
 
 @dataclass(slots=True, eq=False)
 class Count:
-    """What one agent, server, team or workflow did; or all."""
+    """Counts for one agent, server, team or workflow; or for all."""
 
     agent: Agent | None = None
-    """Whose it is: another of the same name begins anew."""
+    """The agent that is counted: another of the same name begins anew."""
     spawned: int = 0
     cpu_s: float = 0.0
-    """Of incarnations that have ended."""
+    """Seconds of incarnations that have ended."""
     ok: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -95,7 +95,7 @@ class Count:
     window: Window = field(default_factory=Window)
 
     def end(self, outcome: Outcome, duration_ms: float | None) -> None:
-        """One more task, or call, that has ended; without a duration it had not begun."""
+        """Counts one more task, or call, that has ended; without a duration it had not begun."""
         if outcome == "ok":
             self.ok += 1
         elif outcome == "failed":
@@ -107,19 +107,19 @@ class Count:
 
     @property
     def ended(self) -> int:
-        """Tasks, or calls, that have ended."""
+        """Returns the number of tasks, or calls, that have ended."""
         return self.ok + self.failed + self.cancelled
 
     @property
     def success_rate(self) -> float | None:
-        """The share that succeeded of what was not cancelled."""
+        """Returns the share that succeeded of those that were not cancelled."""
         judged = self.ok + self.failed
         return round(self.ok / judged, 6) if judged else None
 
 
 @dataclass(slots=True)
 class Usage:
-    """What processes there are now, and what they use."""
+    """Holds the number of processes now, and the resources that they use."""
 
     up: int = 0
     processes: int = 0
@@ -127,7 +127,7 @@ class Usage:
     cpu_s: float = 0.0
 
     def add(self, other: "Usage") -> None:
-        """Counts another's as well."""
+        """Adds the usage of another."""
         self.up += other.up
         self.processes += other.processes
         self.memory_bytes += other.memory_bytes
@@ -135,7 +135,7 @@ class Usage:
 
 
 class Statistics:
-    """The statistics of one daemon.
+    """Counts for one daemon.
 
     Args:
         agents: the running set.
@@ -155,10 +155,10 @@ class Statistics:
         self._lives: dict[WorkerSupervisor, Incarnation] = {}
         self._begun: dict[str, float] = {}
 
-    # -- what happens
+    # -- counting
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
-        """Takes note of a worker's start and end; to be told of every change of one, before `Limits` is."""
+        """Counts a worker's start and end; subscribed to every change of one, before `Limits`."""
         known, life = self._lives.get(supervisor), supervisor.life
         if known is not None and (life is not known or supervisor.worker.pid is None):
             del self._lives[supervisor]
@@ -174,11 +174,11 @@ class Statistics:
                 count.spawned += 1
 
     def started(self, task: Task) -> None:
-        """An attempt of a task begins: its duration counts from here."""
+        """Notes the begin of an attempt, from which its duration counts."""
         self._begun[task.id] = time.monotonic()
 
     def ended(self, task: Task) -> None:
-        """A task has ended."""
+        """Counts a task that has ended."""
         began = self._begun.pop(task.id, None)
         duration_ms: float | None = None
         if began is not None:
@@ -191,7 +191,7 @@ class Statistics:
             count.end(outcome, duration_ms)
 
     def called(self, agent: str | None, server: str, outcome: str, duration_s: float) -> None:
-        """A tool was called: by a worker of `agent`, or from outside, on a server that has seen it."""
+        """Counts a tool call by a worker of `agent`, or by a client (None), that has reached a server."""
         self._total.tool_calls += 1
         if agent is not None and (count := self._count(agent)) is not None:
             count.tool_calls += 1
@@ -205,7 +205,7 @@ class Statistics:
             count.end(ended, duration_s * 1000)
 
     def _count(self, name: str) -> Count | None:
-        """The counters behind a name; None where nobody has it (any more)."""
+        """Returns the counters behind a name; None where it is not in use."""
         agent = self._agents.agents.get(name)
         if agent is not None:
             return self._count_of(agent)
@@ -231,13 +231,13 @@ class Statistics:
     def _is_known(self, name: str) -> bool:
         return name in self._agents.agents or self._kind_of(name) is not None
 
-    # -- what is told
+    # -- reporting
 
     async def shown(self, names: Iterable[str] | None = None) -> dict[str, object]:
-        """All counters, or beside the totals those of `names`, as `statistics.show` answers.
+        """Returns all counters, or beside the totals those of `names`, as `statistics.show` answers.
 
         Raises:
-            NotFound: a name is neither an agent's nor a server's, a team's or a workflow's.
+            NotFound: no agent, server, team or workflow has one of the names.
         """
         chosen = None if names is None else set(names)
         for name in chosen or ():
@@ -293,14 +293,14 @@ class Statistics:
 
 
 class CountedEntry(NamedTuple):
-    """What is told of one, or of all; `finish` puts the percentiles in."""
+    """Holds the record of one name, or of all; `finish` puts the percentiles in."""
 
     record: dict[str, dict[str, object]]
     figures: Figures
 
     @classmethod
     def of(cls, count: Count, present: Usage) -> "CountedEntry":
-        """The figures of this moment."""
+        """Returns the figures of this moment."""
         record: dict[str, dict[str, object]] = {
             "runtime": {
                 "spawned": count.spawned,
@@ -325,5 +325,5 @@ class CountedEntry(NamedTuple):
         return cls(record, count.window.figures())
 
     def finish(self) -> None:
-        """Puts the durations in order."""
+        """Sorts the durations and puts the percentiles in."""
         self.record["executor"] |= self.figures.record()

@@ -1,4 +1,4 @@
-"""What `status` and `show` tell of the daemon, its agents and their workers."""
+"""Builds the records that `status` and `show` return of the daemon, its agents and their workers."""
 
 import asyncio
 import os
@@ -42,14 +42,14 @@ from ..supervision.worker_supervisor import Shared, Unschedulable, WorkerSupervi
 from ..tasks.tasks import Tasks
 
 LAST_WORDS = 5
-"""Lines of stderr of a server that gave up, in `status`; `show` has more."""
+"""Number of lines of stderr of a server that gave up, in `status`; `show` has more."""
 
 RISK = "several processes of a server that keeps its state in each of them: a call may not find what another has left"
 
 
 @dataclass(frozen=True)
 class DaemonFacts:
-    """The daemon itself: where it listens and keeps its files, and its log."""
+    """Holds the facts about the daemon itself: its socket, its files, its log."""
 
     started: float
     socket: str
@@ -66,7 +66,7 @@ class StatusReport:
     """Builds the status of the daemon, its agents and their workers from the rooms that hold it.
 
     Args:
-        shared: what all workers share.
+        shared: the collaborators of all workers.
         agents: the running set.
         tasks: for the counts of tasks and the lengths of queues.
         pool: for the counts of tool calls.
@@ -95,10 +95,10 @@ class StatusReport:
         self._loop = asyncio.get_running_loop()
 
     def status(self, names: list[str] | None) -> Status:
-        """The daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
+        """Returns the daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
 
         Raises:
-            NotFound: a name is nobody's.
+            NotFound: a name is not in use.
         """
         agents = self._agents
         groups = agents.groups.by_name
@@ -127,7 +127,7 @@ class StatusReport:
         )
 
     def frame(self) -> Status:
-        """The status of all without a single agent or server: the daemon, the teams and workflows, the counts."""
+        """Returns the status without agents and servers: the daemon, the teams and workflows, the counts."""
         agents = self._agents
         statuses = [self.group_status(each) for each in agents.groups.by_name.values()]
         degraded: list[str] = ["store"] if self._shared.store.stalled_s > STALL_S else []
@@ -167,7 +167,7 @@ class StatusReport:
         )
 
     def group_status(self, group: Group) -> TeamStatus | WorkflowStatus:
-        """One team or workflow in `status`."""
+        """Returns one team or workflow in `status`."""
         running = self._agents.groups.under_way[group.name]
         if isinstance(group, Team):
             return TeamStatus(
@@ -181,7 +181,7 @@ class StatusReport:
         return WorkflowStatus(name=group.name, steps=steps, running=running)
 
     def group_shown(self, group: Group) -> dict[str, object]:
-        """One team or workflow in full: how it stands, its spec, and where that came from."""
+        """Returns one team or workflow in full: its status, its spec and the source of that."""
         return {
             kind_of_group(group): msgspec.to_builtins(self.group_status(group)),
             "spec": group_table(group),
@@ -189,12 +189,12 @@ class StatusReport:
         }
 
     def agent_status(self, agent: Agent) -> AgentStatus:
-        """One agent or server in `status`."""
+        """Returns one agent or server in `status`."""
         workers = [self.worker_status(supervisor) for supervisor in agent.supervisors]
         return self.agent_entry(agent, workers)
 
     def agent_entry(self, agent: Agent, workers: list[WorkerStatus]) -> AgentStatus:
-        """One agent or server in `status`, of whose workers that much is told."""
+        """Returns one agent or server in `status`, with these of its workers."""
         spec = agent.spec
         status = AgentStatus(
             name=agent.name,
@@ -217,14 +217,14 @@ class StatusReport:
         return status
 
     def warmth(self, spec: Spec) -> dict[str, object] | None:
-        """How an agent's workers start: as forks, or cold and why; None where nobody wants forks, or any worker."""
+        """Returns how an agent's workers start: as forks, or cold and why; None where no fork, or no worker, is wanted."""
         facts = self._shared.zygotes.facts(spec.name)
         if facts is None and spec.entrypoint is not None and spec.warm and (why := why_cold(spec)):
             return {"state": "cold", "pid": None, "spares": 0, "reason": why}
         return facts
 
     def server_status(self, agent: Agent) -> ServerStatus:
-        """What is particular to an MCP server in `status`."""
+        """Returns the part of `status` that only MCP servers have."""
         catalogue, stats = agent.catalogue, self._pool.stats(agent.name)
         has_ended = agent.state is State.TERMINATED
         last = [supervisor.worker.last_exit for supervisor in agent.supervisors]
@@ -248,7 +248,7 @@ class StatusReport:
         )
 
     def worker_status(self, supervisor: WorkerSupervisor) -> WorkerStatus:
-        """One worker in `status`."""
+        """Returns one worker in `status`."""
         worker = supervisor.worker
         now = self._loop.time()
         life = supervisor.life
@@ -282,7 +282,7 @@ class StatusReport:
 
 
 def health_record(health: Health) -> HealthRecord:
-    """How a check of a worker stands."""
+    """Returns the state of a check of a worker."""
     return HealthRecord(
         name=health.name,
         healthy=health.healthy,
@@ -294,7 +294,7 @@ def health_record(health: Health) -> HealthRecord:
 
 
 def exit_record(last: LastExit) -> ExitRecord:
-    """How an incarnation ended, as `status` and `show` tell it."""
+    """Returns the end of an incarnation in `status` and `show`."""
     return ExitRecord(
         result=last.result,
         code=last.code,

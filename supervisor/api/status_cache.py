@@ -1,6 +1,6 @@
-"""What `status` answers about everybody, kept current: as bytes, of which only what has changed is made anew.
+"""Keeps the answer of `status` about all agents and servers as bytes, and encodes only changed parts anew.
 
-It guarantees what `report` would say of the same moment, in the same order. A worker's part is made again after each
+It guarantees the answer that `StatusReport` would give at the same moment, in the same order. A worker's part is made again after each
 change of it, and at every call where something in it changes by itself: a wait that gets shorter, a task, a check, a
 share of the processors. The time that a worker is up is put in at each call.
 """
@@ -20,21 +20,21 @@ from ..tasks.tasks import Tasks
 from .status import StatusReport
 
 UPTIME = b'"uptime_s":'
-"""Before it nothing in a worker's part was written by others, and in a text its quotes would be escaped."""
+"""The first such key of a worker's part: no text of others comes before it, and in one its quotes would be escaped."""
 
 WORKERS = b'"workers":[]'
 AGENTS = b'"agents":[]'
 SERVERS = b'"mcp_servers":[]'
 
 PARTS = 3
-"""Of a worker: what is before its uptime, that, and what is after it."""
+"""Number of parts of a worker: before its uptime, the uptime, after it."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    """One agent or server as it was told of last.
+    """Holds the last encoded status of one agent or server.
 
     `parts` are PARTS for each of `supervisors`, `starts` when those that are `up`, by their place, were started.
     """
@@ -63,7 +63,7 @@ class StatusCache:
         self._losses = 0
 
     def note(self, supervisor: WorkerSupervisor) -> None:
-        """A worker has changed, or what it uses."""
+        """Marks a worker whose state, or use of resources, has changed."""
         entry = self._entries.get(supervisor.worker.spec.name)
         if entry is not None:
             entry.stale.add(supervisor)
@@ -71,7 +71,7 @@ class StatusCache:
                 del self._entries[supervisor.worker.spec.name]
 
     def status(self) -> msgspec.Raw:
-        """The answer to `daemon.status` about all."""
+        """Returns the answer to `daemon.status` about all."""
         agents = self._agents.agents
         losses = self._logs.losses
         if losses != self._losses or len(self._entries) > len(agents):
@@ -93,7 +93,7 @@ class StatusCache:
         return msgspec.Raw(b"".join((*listed, SERVERS[:-1], *listed_pieces["mcp"], b"]", tail)))
 
     def _renew(self, entry: _Entry, agent: Agent) -> None:
-        """Makes anew what has changed."""
+        """Encodes the changed parts of an entry anew."""
         spec = agent.spec
         has_others = entry.supervisors != agent.supervisors
         if has_others:
@@ -150,7 +150,7 @@ def _is_up(supervisor: WorkerSupervisor) -> bool:
 
 
 def _changes_by_itself(supervisor: WorkerSupervisor) -> bool:
-    """Whether something of it changes without a word."""
+    """Returns whether a part of its status changes without a notification."""
     worker = supervisor.worker
     spec = worker.spec
     waits = worker.state is State.INITIAL and worker.deadline is not None

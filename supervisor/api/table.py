@@ -1,6 +1,6 @@
-"""The one method table of the daemon: what can be asked, by whom, with what params, for what result.
+"""Defines the one method table of the daemon: each method with its permission, its params and its handler.
 
-Every face (the unix socket now, others later) calls `Control.call`. A method is a function of the
+Every transport calls `Control.call`. A method is a function of the
 table with its params as a Struct, a permission and a docstring; `rpc.discover` returns the table as an
 OpenRPC document, from which docs/reference/protocol.md is generated.
 """
@@ -47,44 +47,44 @@ Permission = Literal["read", "operate", "admin"]
 Recorded = Literal["never", "by-itself", "always", "or-refused"]
 """Whether a method changes the running set, so that the audit has a record of each call before it is answered.
 
-What gives the daemon less to do is done `always`, and its record follows when the store takes it; what
-gives it more is refused while no record can be stored. What is recorded `by-itself` is a tool call.
+A method that gives the daemon less to do runs `always`, and its record follows when the store takes it; one that
+gives it more is refused while no record can be stored. A tool call records itself (`by-itself`).
 """
 
 logger = logging.getLogger(__name__)
 
 NAMES_KEPT = 50
-"""Names of one call that its record has; its params have all, or their digest."""
+"""Number of names of one call in its record; its params have all, or their digest."""
 
 MAX_NAME = 100
-"""Characters of a name: a longer one is nobody's."""
+"""Characters of a name: no agent has a longer one."""
 
 MAX_MESSAGE = 300
 """Characters of an error's message in a record."""
 
 MAX_PARAMS_BYTES = 4096
-"""Of JSON in a record; longer params are kept as their SHA-256."""
+"""Bytes of JSON in a record; longer params are kept as their SHA-256."""
 
 MAX_DENIED_NAMES = 5
 
 MAX_DENIED_BYTES = 512
-"""Names and JSON in the record of somebody who has no right to what he asks: it is not his to fill."""
+"""Bytes of JSON in the record of a denied call, so that an unprivileged caller cannot flood the log."""
 
 UNDONE = (InvalidParams, NotFound, PermissionDenied)
-"""Errors of a method that say that nothing was done; others may come after a part of it was (a store that no longer
-takes what is stopped already, a start that somebody stopped): each of those has a record of its own."""
+"""Errors after which a method has done nothing. Others may come after a part was done (a store that no longer takes
+writes, a start that was stopped meanwhile): each of those has a record of its own."""
 
 RIGHTS: tuple[Permission, ...] = ("read", "operate", "admin")
 """Each includes those before it."""
 
 
 class Caller(Protocol):
-    """Whoever calls: what it may do, and how it is told things while a call goes on."""
+    """Represents a caller: its permission, and the way to send it notifications during a call."""
 
     name: str
     permission: Permission
     who: Mapping[str, object]
-    """As the audit names it: `uid` and `pid` as the kernel noted them, and `agent` whose worker it descends from."""
+    """As the audit names it: `uid` and `pid` from the kernel, and the `agent` of the worker that it descends from."""
     supervisor: WorkerSupervisor | None
     """Of the worker in whose tree it is, if that is known."""
 
@@ -101,11 +101,11 @@ class Caller(Protocol):
         ...
 
     def follow(self, following: Awaitable[None]) -> None:
-        """Goes on with `following` after the call, until the caller hangs up."""
+        """Runs `following` after the call, until the caller hangs up."""
         ...
 
     def attach(self, view: AttachParams) -> None:
-        """Speaks MCP from now on.
+        """Switches the connection to MCP.
 
         Raises:
             CorralError: it cannot, or there is no such profile.
@@ -115,24 +115,24 @@ class Caller(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of the table."""
+    """Represents one entry of the table."""
 
     name: str
     permission: Permission
     params: type[Struct]
     serve: Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
     recorded: Recorded = "never"
-    tells: tuple[str, ...] = ()
-    """What of its result goes into the record."""
+    recorded_keys: tuple[str, ...] = ()
+    """Keys of its result that go into the record."""
 
     @property
     def summary(self) -> str:
-        """The first line of its docstring."""
+        """Returns the first line of its docstring."""
         return (self.serve.__doc__ or "").strip().partition("\n")[0]
 
 
 METHODS: dict[str, Method] = {}
-"""Filled by the modules that `supervisor.methods` imports."""
+"""All methods by name, filled by the modules that `api.methods` imports."""
 
 Serve = Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
 
@@ -143,12 +143,12 @@ def method(
     params: type[Struct],
     *,
     recorded: Recorded = "never",
-    tells: tuple[str, ...] = (),
+    recorded_keys: tuple[str, ...] = (),
 ) -> Callable[[Serve], Serve]:
-    """Enters a function into the table."""
+    """Returns a decorator that enters a function into the table."""
 
     def enter(serve: Serve) -> Serve:
-        METHODS[name] = Method(name, permission, params, serve, recorded, tells)
+        METHODS[name] = Method(name, permission, params, serve, recorded, recorded_keys)
         return serve
 
     return enter
@@ -226,7 +226,7 @@ class Control:
         return self.optional_schedules
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """The result of a method, as plain values; the log tells of the call at DEBUG.
+        """Returns the result of a method, as plain values; logs the call at DEBUG.
 
         Raises:
             CorralError: as `answer`.
@@ -237,13 +237,13 @@ class Control:
         return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
 
     async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """The result of a method, as plain values.
+        """Returns the result of a method, as plain values.
 
         Raises:
             MethodNotFound: there is no such method.
             PermissionDenied: the caller may not call it.
             InvalidParams: its params are not those of the table.
-            CorralError: what the method raises.
+            CorralError: as the method raises it.
         """
         entry = self.methods.get(name)
         if entry is None:
@@ -259,10 +259,10 @@ class Control:
         return await entry.serve(self, asked, caller)
 
     async def _change(self, entry: Method, params: Mapping[str, object], caller: Caller) -> object:
-        """As `call`, for what the audit keeps: its record is durable before this returns or raises.
+        """Calls a method that the audit records: its record is durable before this returns or raises.
 
-        It is not where the store takes none within seconds; where the caller is refused once more
-        what it was refused before; and where it hangs up, since what it asked for may go on.
+        It is not durable where the store takes no write within seconds; where the same call is refused to
+        the caller once more; and where the caller hangs up, since the method may go on.
         """
         at, started = utc_now(), self.loop.time()
 
@@ -285,14 +285,14 @@ class Control:
             if not isinstance(error, UNDONE) or self.audit.refuse(entry_record, whose(caller.who)):
                 await self.audit.keep(entry_record)
             raise
-        except asyncio.CancelledError:  # it hung up: nobody waits
+        except asyncio.CancelledError:  # it hung up: no caller waits
             self.audit.add(record("Cancelled"))
             raise
-        except Exception:  # a defect of ours: what it has done by then is known all the same
+        except Exception:  # a defect of ours: the record is kept all the same
             await self.audit.keep(record("InternalError"))
             raise
         answer = codec.as_object(result) or {}
-        facts = {key: answer[key] for key in entry.tells if key in answer}
+        facts = {key: answer[key] for key in entry.recorded_keys if key in answer}
         await self.audit.keep(record("ok", **({"told": _bounded(facts)} if facts else {})))
         return result
 
@@ -323,7 +323,7 @@ def _asked(entry: Method, params: Mapping[str, object], caller: Caller) -> Struc
     return convert(params, entry.params, entry.name)
 
 
-# -- what the audit keeps of a call
+# -- audit records of calls
 
 
 def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
@@ -336,7 +336,7 @@ def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str
 
 
 def _names(params: Mapping[str, object]) -> list[object]:
-    """Whom a call is about; `*` for all."""
+    """Returns the names that a call is about; `*` for all."""
     if params.get("all") is True:
         return ["*"]
     found = [params.get("name")]
@@ -347,7 +347,7 @@ def _names(params: Mapping[str, object]) -> list[object]:
 
 
 def _bounded(value: Mapping[str, object], limit: int = MAX_PARAMS_BYTES) -> dict[str, object]:
-    """Params or a result as the audit may show them: without secrets, and as a digest where they are long."""
+    """Returns params or a result as the audit may show them: without secrets, and as a digest where they are long."""
     sha256, size_bytes = digest(value)
     if sha256 is None or size_bytes > limit:
         return {"sha256": sha256, "bytes": size_bytes}
@@ -355,17 +355,17 @@ def _bounded(value: Mapping[str, object], limit: int = MAX_PARAMS_BYTES) -> dict
 
 
 def _failure(error: CorralError) -> dict[str, object]:
-    """What became of it; the message of InvalidParams quotes what was given, which may be a secret."""
+    """Returns the record of an error; without the message of InvalidParams, which quotes a value that may be a secret."""
     if isinstance(error, InvalidParams):
         return {"code": error.code, "key": str(error.data.get("key", ""))[:MAX_MESSAGE]}
     return {"code": error.code, "message": error.message[:MAX_MESSAGE]}
 
 
-# -- the table as a document
+# -- OpenRPC
 
 
 def openrpc() -> dict[str, object]:
-    """The method table as an OpenRPC 1.3 document."""
+    """Returns the method table as an OpenRPC 1.3 document."""
     entries = [METHODS[name] for name in sorted(METHODS)]
     schemas, components = msgspec.json.schema_components(
         [entry.params for entry in entries],
@@ -400,6 +400,6 @@ def openrpc() -> dict[str, object]:
 
 
 def _any_value(type_: type) -> dict[str, object]:
-    """`object` in a Struct stands for any JSON value."""
+    """Returns the schema of `object` in a Struct, which stands for any JSON value."""
     assert type_ is object, f"{type_} has a schema of its own"
     return {"description": "any JSON value"}

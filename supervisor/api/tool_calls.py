@@ -1,4 +1,4 @@
-"""Makes the tool calls of workers and of clients: which tools each may call, what a call counts for, its record in the audit.
+"""Calls tools for workers and clients: decides the tools that each may call, counts the call for its tasks, and records it.
 
 Every call of a tool goes through here, so that no way to the pool is without its limits and its record.
 """
@@ -27,25 +27,25 @@ from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
 
 LISTING_S = 10.0
-"""How long a list waits for servers that never listed anything; what they have is told of when they are up."""
+"""Seconds that a list waits for servers that never listed anything; a change of the list is announced when they are up."""
 
 MAX_TOOL_NAME = 200
-"""Characters of a tool's name in a record: a longer one is no tool's."""
+"""Characters of a tool's name in a record: no tool has a longer one."""
 
 MAX_ARGUMENTS_BYTES = 4096
-"""Of JSON in a record that keeps arguments; of longer ones it has the SHA-256 alone."""
+"""Bytes of JSON in a record that keeps arguments; of longer ones it has the SHA-256 alone."""
 
 KNOWN_S = 1.0
-"""How long it is not looked again whose a worker's process is."""
+"""Seconds that the user of a worker's process is cached."""
 
 REACHED = frozenset({"server", "tool"})
-"""What is in the data of an error of a call that a server may have seen: its session says so."""
+"""Keys in the data of an error of a call that may have reached a server: its session adds them."""
 
 REFUSED = frozenset(error.__name__ for error in REFUSALS)
 
 
 def access_of(spec: Spec, tasks: Iterable[Sequence[str] | None] = ()) -> Access:
-    """Which tools an agent may see and call; with the lists of tasks, only what each of them allows as well."""
+    """Returns the tools that an agent may see and call; with the lists of tasks, only those that each list allows as well."""
     lists = tuple([tuple(each) for each in tasks if each is not None])
     return _access(spec.tools, spec.denied_tools, lists)
 
@@ -62,7 +62,7 @@ def _access(
 
 @lru_cache(1024)
 def caller_of(name: str, sharer: str) -> Caller:
-    """Who makes a call, as the pool has to know him: by name for errors, and whose processes he may share."""
+    """Returns a caller for the pool: `name` is for errors, `sharer` owns the processes that it shares."""
     return Caller(name=name, sharer=sharer)
 
 
@@ -133,9 +133,9 @@ class ToolCalls:
         self._known.clear()
 
     def _entries(self, supervisor: WorkerSupervisor, task: str | None) -> Sequence[Entry]:
-        """The tasks that a request is for: the one that it names, else all that the worker runs.
+        """Returns the tasks that a request is for: the one that it names, else all that the worker runs.
 
-        Who names none must not be freer than any of his tasks.
+        A request that names none is bound by the limits of each.
 
         Raises:
             NotFound: the worker does not run that task.
@@ -159,7 +159,7 @@ class ToolCalls:
             raise
 
     def access_for(self, who: Mapping[str, object]) -> Access:
-        """What a client of the control socket may see and call: all, or inside an agent's tree what that may."""
+        """Returns the tools that a client of the control socket may see and call: all, or inside an agent's tree those of the agent."""
         if "agent" not in who:
             return FULL
         agent = self._agents.agents.get(str(who["agent"]))
@@ -177,18 +177,16 @@ class ToolCalls:
         more: Mapping[str, object] | None = None,
         supervisor: WorkerSupervisor | None = None,
     ) -> dict[str, object]:
-        """MCP's result of one tool call, which the audit keeps with its caller and outcome.
-
-        Every call of a tool goes through here or comes from a worker.
+        """Returns MCP's result of a client's tool call, which the audit keeps with its caller and outcome.
 
         Args:
             name: the tool's exposed name.
             arguments: for the tool.
             caller: for the pool, the server and the event.
             who: for the audit.
-            access: what of the pool there is for him.
+            access: the part of the pool that the caller may use.
             timeout_s: as for `Pool.request`.
-            more: what else is in the params of `tools/call`, such as `_meta` and `inputResponses`.
+            more: further params of `tools/call`, such as `_meta` and `inputResponses`.
             supervisor: the worker in whose tree the caller is: the call counts for each of its tasks.
 
         Raises:
@@ -199,7 +197,7 @@ class ToolCalls:
         if supervisor is not None:
             entries = self._entries(supervisor, None)
             self._charge(entries, record)
-            for each in _lists(entries):  # inside a worker's tree nobody is freer than its tasks
+            for each in _lists(entries):  # inside a worker's tree the limits of its tasks hold
                 access = access if each is None else Access(each, within=access)
         params = {**(more or {}), "name": name, "arguments": arguments}
         return await self._call(record, params, caller, access, timeout_s)
@@ -236,7 +234,7 @@ class ToolCalls:
             self._note(record, caller, outcome, params["arguments"], has_reached=has_reached)
 
     def note_refused(self, tool: object, who: Mapping[str, object], error: CorralError) -> None:
-        """Has the audit keep a tool call from outside that was refused before it was one."""
+        """Records a client's tool call that was refused before it was made."""
         self._record(_ToolCall(str(tool)[:MAX_TOOL_NAME], who, None), error.name)
 
     def _note(
@@ -248,9 +246,9 @@ class ToolCalls:
         *,
         has_reached: bool,
     ) -> None:
-        """Tells of a call that has ended, and has the audit keep it.
+        """Publishes and records a call that has ended.
 
-        Only what no server has seen is a refusal, of which many alike are one record, and a worker's no event.
+        A call that has reached no server is a refusal: many alike are one record, and a worker's is no event.
         """
         call.duration_s = round(time.monotonic() - call.started, 6)
         supervisor = call.supervisor
@@ -259,7 +257,7 @@ class ToolCalls:
             agent = None if supervisor is None else supervisor.spec.name
             self._on_call(agent, call.server, outcome, call.duration_s)
         bus = self._bus
-        # It is not stored, and at thousands a second: without a hearer there is no event, and no number for it.
+        # It is not stored, and there are thousands a second: without a subscriber no event is made, and no number used.
         if (supervisor is None or not is_refusal) and bus.is_heard("mcp.call"):
             found = self._agents.agents.get(call.server)
             has_server = found is not None and found.spec.kind == "mcp"
@@ -303,11 +301,11 @@ class ToolCalls:
         self._audit.add(record)
 
     def _keeps(self, size_bytes: int) -> bool:
-        """Whether arguments of this size are kept, beside their digest."""
+        """Returns whether arguments of this size are kept, beside their digest."""
         return size_bytes <= MAX_ARGUMENTS_BYTES and self._agents.config.audit.arguments == "keep"
 
     def _who(self, supervisor: WorkerSupervisor) -> dict[str, object]:
-        """A worker as the audit names it; its uid is the one that its process had within the last second."""
+        """Returns a worker as the audit names it; its uid is that of its process within the last second."""
         pid, now = supervisor.worker.pid, time.monotonic()
         known = self._known.get(supervisor.id)
         if known is not None and known[0] == pid and known[1] > now:
@@ -326,7 +324,7 @@ class ToolCalls:
 
 
 class _ToolCall:
-    """What is known of a tool call before it is known what comes of it."""
+    """Holds the facts of a tool call before its outcome."""
 
     __slots__ = ("at_s", "duration_s", "server", "started", "supervisor", "task", "tool", "who")
 
@@ -348,7 +346,7 @@ def _lists(entries: Iterable[Entry]) -> list[tuple[str, ...] | None]:
 
 
 def concerns(access: Access, server: str) -> bool:
-    """Whether a tool of a server could be admitted, whatever its name is: whom nobody may call is not started."""
+    """Returns whether any tool of a server could be admitted: a server without one is not started for a list."""
     patterns = access.allowed
     if patterns is not None and not any(_may_mean(pattern, f"{server}__") for pattern in patterns):
         return False

@@ -1,4 +1,4 @@
-"""What workers may ask for and say: tools, delegation, memory, checkpoints, events, progress, logs.
+"""Serves the requests and notifications of workers: tools, delegation, memory, checkpoints, events, progress, logs.
 
 A worker is not trusted: it speaks only for its own tasks, sees only its own agent's memory, uses only
 the tools that its agent and its task are allowed, and cannot invent events of the daemon.
@@ -48,10 +48,10 @@ Handler = Callable[[WorkerSupervisor, Mapping[str, object]], Awaitable[object]]
 
 
 def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
-    """The params of a call in their shape.
+    """Converts the params of a call to their Struct.
 
     Raises:
-        InvalidParams: they have another; `data["key"]` is the path.
+        InvalidParams: they have another shape; `data["key"]` is the path.
     """
     try:
         return msgspec.convert(params, type_)
@@ -103,18 +103,18 @@ class WorkerApi:
     # -- the supervisors' side
 
     def serve(self, supervisor: WorkerSupervisor, request: Request) -> Awaitable[object]:
-        """The answer to a request of a worker.
+        """Returns the answer to a request of a worker.
 
         Raises:
             MethodNotFound: workers have no such method.
-            CorralError: what the method raises.
+            CorralError: as the method raises it.
         """
         method = self._methods.get(request.method)
         if method is None:
             raise MethodNotFound(f'cannot call "{request.method}": workers have no such method')
         return method(supervisor, request.params)
 
-    def hear(self, supervisor: WorkerSupervisor, notification: Notification) -> None:
+    def handle_notification(self, supervisor: WorkerSupervisor, notification: Notification) -> None:
         """Takes a notification of a worker; one that is malformed goes to its log."""
         try:
             if notification.method == "progress":
@@ -125,12 +125,12 @@ class WorkerApi:
                 self._usage(supervisor, notification.params)
             elif notification.method == "heartbeat" and "task" in notification.params:
                 self._beat(supervisor, notification.params)
-            # Any other heartbeat says all by coming; what we do not know is from a newer worker.
+            # Any other heartbeat carries no params; an unknown notification is from a newer worker.
         except CorralError as error:
             supervisor.note("warning", f'refused "{notification.method}": {error.message}')
 
     async def checkpoint_of(self, supervisor: WorkerSupervisor) -> dict[str, object]:
-        """What the next life of a worker begins with.
+        """Returns the checkpoint that the next incarnation of a worker begins with.
 
         Raises:
             SpawnFailed: it cannot be had.
@@ -138,7 +138,7 @@ class WorkerApi:
         return await self._hibernation.checkpoint_of(supervisor)
 
     def removed(self, agent: str) -> None:
-        """An agent is no more: nobody will run what waits for it."""
+        """Handles the removal of an agent: its hibernation ends, and its queued tasks are abandoned."""
         self._tool_calls.forget_processes()
         self._hibernation.removed(agent)
         self._tasks.abandon(agent)
@@ -257,5 +257,5 @@ class WorkerApi:
             supervisor.note(level, asked.message, asked.fields)
 
     async def close(self) -> None:
-        """Ends what forwards events to workers."""
+        """Ends the subscriptions of workers."""
         await self._pubsub.close()

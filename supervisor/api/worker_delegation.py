@@ -1,7 +1,7 @@
-"""What one task hands to others, by a worker's `task/delegate` and `task/delegate_all`.
+"""Delegates parts of a task to other agents, by a worker's `task/delegate` and `task/delegate_all`.
 
-Who asks waits for the ends. The queue says what may be delegated at all (how deep, how many, no circles), and cancels
-the children when the parent ends; here the children are cancelled when nobody waits for them any more.
+The request waits for the ends. The queue decides about the depth, the number and circles, and cancels the children
+when the parent ends; here the children are cancelled when the request is withdrawn.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
 
 ANSWER_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
-"""What the records of `task/delegate_all` may take together; of what finds no room the id is told."""
+"""Bytes of the records of `task/delegate_all` together; for one that finds no room the answer has its id."""
 
 _FIELDS = TaskParams.__struct_fields__
 
 
 class Delegation:
-    """What one request of a worker delegates.
+    """Runs one request of a worker to delegate.
 
     Args:
         tasks: the daemon's.
@@ -40,7 +40,7 @@ class Delegation:
 
     def __init__(self, tasks: Tasks, supervisor: WorkerSupervisor, task: str | None) -> None:
         if task is None and len(supervisor.running) > 1:
-            # A child of none of them would be freer than each, and nobody's to cancel.
+            # A child of none of them would be bound by no limits, and cancelled with none.
             raise InvalidParams(
                 f'cannot tell for which task worker "{supervisor.id}" delegates: it runs {len(supervisor.running)}',
                 key="task",
@@ -54,7 +54,7 @@ class Delegation:
         return None if self._entry is None else self._entry.task
 
     async def one(self, asked: DelegateParams) -> object:
-        """The record of the child when it has ended.
+        """Returns the record of the child when it has ended.
 
         Raises:
             CorralError: it was not accepted.
@@ -63,7 +63,7 @@ class Delegation:
         return msgspec.to_builtins(await self._ended(params))
 
     async def all(self, asked: DelegateAllParams) -> dict[str, object]:
-        """`{"results": […]}` in the order of the tasks: each the record, or `{"error": …}` where none was accepted.
+        """Returns `{"results": […]}` in the order of the tasks: each the record, or `{"error": …}` where none was accepted.
 
         Raises:
             ResourceLimitExceeded: they are too many, or stand too deep: none was submitted.
@@ -101,7 +101,7 @@ class Delegation:
             raise
 
     async def _others(self, child: Task, entry: Entry) -> Task:
-        """The ended record of a task that had the idempotency key already: it is waited for, and not ours to cancel."""
+        """Returns the ended record of a task that had the idempotency key already: it is waited for, and never cancelled here."""
         # It need not have a place of its own any more; it has to end.
         awaited = Task(id="", agent=child.agent, kind="team", after=[child.id])
         self._tasks.accounting.check_can_run(awaited, entry.task)
@@ -112,7 +112,7 @@ class Delegation:
             entry.waits.remove(child.id)
 
     def _fitted(self, task: Task) -> dict[str, object]:
-        """A record as the answer has it, if there is room for it in a message."""
+        """Returns a record for the answer, if there is room for it in a message."""
         record = cast(
             "dict[str, object]", msgspec.to_builtins(task)
         )  # a Struct's fields have names

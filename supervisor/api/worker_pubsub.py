@@ -1,12 +1,12 @@
-"""What agents tell each other: who may publish what, who hears it, and how much of it.
+"""Publishes events of workers and clients, and decides the events that each worker receives.
 
 Any worker may publish under a type of its own choosing, as fast as the configuration lets it, and may
-subscribe to types. It hears what agents and people publish, the daemon's events about its own agent, and of
-those about others only what the catalogue shows to everybody, since reasons, tasks and tool calls
-are theirs. An agent that may read the control socket (`control` of its spec) hears everything.
+subscribe to types. It receives the events of agents and clients, the daemon's events about its own agent, and of
+those about others only the fields that the catalogue shows to all, since reasons, tasks and tool calls
+are theirs. An agent that may read the control socket (`control` of its spec) receives everything.
 
 A subscription belongs to one incarnation and ends with it. Its queue is bounded: when a worker reads too
-slowly the oldest events go, and it is told how many.
+slowly the oldest events are dropped, and it receives their number.
 """
 
 import asyncio
@@ -25,33 +25,33 @@ from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import Incarnation, WorkerSupervisor
 
 MAX_DATA_BYTES = 1024 * 1024
-"""The longest data of one event, as JSON."""
+"""Bytes of the data of one event, as JSON."""
 
 SHARED_BYTES = 4 * 1024
-"""From this length on data is kept as the JSON that it came as: to encode it costs more than all else of a message."""
+"""Bytes from which on data is kept as encoded JSON: encoding it again would cost more than the rest of a message."""
 
 SPARE_DEPTH = 100
-"""How much deeper than the deepest data everything around it may nest, here and at whoever reads it."""
+"""Number of levels that messages around the data may add, here and at a reader."""
 
 DAEMON = "corrald"
-"""Who publishes the daemon's own events, as subscribers are told."""
+"""The sender of the daemon's own events."""
 
 OUTSIDE = "control"
-"""Whoever publishes on the control socket: all together are held to the rate of one worker."""
+"""The publisher that stands for all clients of the control socket: together they have the rate of one worker."""
 
 
 logger = logging.getLogger(__name__)
 
 
 class Meter:
-    """How many events one publisher may still publish: a second's worth at once."""
+    """Limits the rate of one publisher: a second's worth at once."""
 
     def __init__(self, now: float) -> None:
         self._left = 1.0  # of a second's worth
         self._counted_at = now
 
     def wait_s(self, per_s: int, now: float) -> float:
-        """0 when one more may be published now, which is counted; else the seconds until it may."""
+        """Returns 0 when one more may be published now, and counts it; else the seconds until it may."""
         if not per_s:
             return 0.0
         self._left = min(1.0, self._left + now - self._counted_at)
@@ -65,7 +65,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class _WorkerSubscription:
-    """One incarnation's subscription."""
+    """Holds one incarnation's subscription."""
 
     life: Incarnation
     subscription: Subscription
@@ -73,7 +73,7 @@ class _WorkerSubscription:
 
 
 class WorkerPubsub:
-    """The bus of the agents of one daemon; `config` is what is in force."""
+    """Connects the workers of one daemon to its bus; `config` returns the section in force."""
 
     def __init__(self, bus: Bus, config: Callable[[], Events]) -> None:
         self._bus = bus
@@ -121,7 +121,7 @@ class WorkerPubsub:
         ).seq
 
     def _checked(self, publisher: object, name: str, event_type: str, data: object) -> bytes:
-        """The data as JSON, if this may be published."""
+        """Returns the data as JSON, if this may be published."""
         if not is_type(event_type):
             raise InvalidParams(
                 f'cannot publish "{event_type[:TYPE_CHARS]}": a type is words of A-Z a-z 0-9 _ -, joined by dots, '
@@ -184,7 +184,7 @@ class WorkerPubsub:
         self._subscriptions[supervisor] = _WorkerSubscription(life, subscription, forwarding)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
-        """A worker's state has changed: what belongs to an incarnation ends with it."""
+        """Ends the subscription of an incarnation that has ended."""
         current = self._subscriptions.get(supervisor)
         state = supervisor.worker.state
         is_alive = state in UP or state is State.STARTING
@@ -208,7 +208,7 @@ class WorkerPubsub:
 
 
 def _shared(data: object, line: bytes) -> object:
-    """What the event holds: what is long is encoded once, for the store and for all who hear of it."""
+    """Encodes large event data once and shares the bytes between store and subscribers."""
     return msgspec.Raw(line) if len(line) > SHARED_BYTES else data
 
 
@@ -219,7 +219,7 @@ def _nested(data: object) -> object:
 
 
 def _shown(supervisor: WorkerSupervisor, event: Event) -> object:
-    """The data of an event as a worker may see it; None where it may not see it at all."""
+    """Returns the data of an event as a worker may see it; None where it may not see it at all."""
     known = CATALOGUE.get(event.type)
     if known is None:
         return event.fields
@@ -231,7 +231,7 @@ def _shown(supervisor: WorkerSupervisor, event: Event) -> object:
 
 
 def _message(supervisor: WorkerSupervisor, event: Event) -> dict[str, object]:
-    """The `event` notification that a worker gets: for what agents publish, the data as it was published."""
+    """Returns the `event` notification of a worker: for events of agents, the data as it was published."""
     head: dict[str, object] = {"type": event.type, "at": event.at, "seq": event.seq}
     if event.type == SKIPPED:
         return {**head, "data": event.fields, "from": DAEMON}

@@ -198,7 +198,9 @@ class Service(Protocol):
         """The answer to a request of a worker."""
         ...
 
-    def hear(self, supervisor: "WorkerSupervisor", notification: Notification) -> None:
+    def handle_notification(
+        self, supervisor: "WorkerSupervisor", notification: Notification
+    ) -> None:
         """Takes a notification of a worker."""
         ...
 
@@ -914,7 +916,7 @@ class WorkerSupervisor:
         if self.spec.protocol == "mcp":
             self._note_message(notification.params)
         else:
-            self.service.hear(self, notification)
+            self.service.handle_notification(self, notification)
 
     def _note_message(self, params: Mapping[str, object]) -> None:
         """Keeps what an MCP server logs (`notifications/message`)."""

@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.api.methods_observe import Following
+from corral.supervisor.api.methods_observe import EventFollower
 from corral.supervisor.config.spec import Events
 from corral.supervisor.events.bus import QUEUE_LIMIT, RESERVE, Bus
 from corral.supervisor.events.history import RECENT_EVENTS, EventHistory, Wanted
@@ -160,7 +160,7 @@ async def test_slow_followers_see_every_stored_event_once_and_in_order(
             if len(readers) < 5 and chance.random() < 0.4:
                 since = chance.randrange(events.bus.newest + 1)
                 reader = SlowReader(chance, last, chance.choice([1, 5, 100]))
-                following = Following(events.bus, events.event_history, Wanted(), ["*"], reader)
+                following = EventFollower(events.bus, events.event_history, Wanted(), ["*"], reader)
                 begun_at = events.bus.newest
                 task = asyncio.create_task(following.run(since, reports_expired=True))
                 await asyncio.sleep(0)  # it has subscribed

@@ -35,7 +35,6 @@ PENDING = {
     "mcp.protocol",
     "mcp.upstream",
     "supervisor.agents",
-    "supervisor.api",
     "supervisor.audit",
     "supervisor.events",
     "supervisor.lifecycle",

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.api.methods_task import Listener
+from corral.supervisor.api.methods_task import ProgressSender
 from corral.supervisor.api.table import Caller, Control
 from corral.supervisor.tasks.attempt import ALARMS_SLACK, Alarms
 from corral.worker.contract.records import Task
@@ -76,10 +76,10 @@ class Heard:
         self.changed.set()
 
 
-def listener_for(heard: Heard) -> Listener:
+def listener_for(heard: Heard) -> ProgressSender:
     """What `task.run` listens with; it needs a loop of the daemon and a way to the caller, and nothing else."""
     control = SimpleNamespace(loop=asyncio.get_running_loop())
-    return Listener(cast(Control, control), cast(Caller, heard))
+    return ProgressSender(cast(Control, control), cast(Caller, heard))
 
 
 RUNNING = Task(id="1", agent="a", state="running")
