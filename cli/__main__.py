@@ -1,7 +1,7 @@
-"""The `corral` command: the table of commands, the exit codes, and what an error looks like.
+"""The `corral` command: holds the table of commands, and turns errors into messages and exit codes.
 
 A command's module is imported when the command is used; nothing here may import asyncio, sqlite3, the
-daemon or a library that the command does not use, because people feel the start. Exit codes are those
+daemon or a library that the command does not use, because that delays every start. Exit codes are those
 of worker.errors; beside them 130 and 141, the deaths by Ctrl-C and by a closed pipe of any other tool.
 """
 
@@ -63,16 +63,16 @@ The folder of the module is the heading under which `corral --help` lists the co
 """
 
 OUTPUT_LOST = frozenset({errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF})
-"""What writing to a full or broken stdout fails with."""
+"""Errors of a write to a full or broken stdout."""
 
 COMPLETE_VARIABLE = "_CORRAL_COMPLETE"
 
 
 class _Later(ModuleType):
-    """A module that is imported when somebody looks into it."""
+    """Stands for a module, which is imported at the first access to an attribute."""
 
     def cleandoc(self, text: str) -> str:
-        """Spares inspect for the texts that need no cleaning: the help of options is one line each."""
+        """Avoids the import of inspect for texts of one line, such as the help of options."""
         return text if "\n" not in text else str(self.__getattr__("cleandoc")(text))
 
     def __getattr__(self, name: str) -> "Any":  # Any: whatever the module has
@@ -111,14 +111,14 @@ def _keep_out() -> None:
     """Keeps modules out of this process that click and the codec import but a command line does not need.
 
     Measured: inspect is 4 of the 15 ms that importing click takes; msgspec takes 7 to 18 ms, depending on
-    the interpreter, and json is fast enough for what a person waits for.
+    the interpreter, and json is fast enough for one answer.
     """
     sys.modules.setdefault("inspect", _Later("inspect"))
     sys.modules.setdefault("msgspec", None)  # type: ignore[arg-type]  # None is how an import is refused
 
 
 def _serve(arguments: list[str]) -> int | None:
-    """The status of `corral mcp serve`, which runs without click; None where the command line is another."""
+    """Runs `corral mcp serve` without click and returns its exit status; returns None for other command lines."""
     from ..worker.contract.errors import CorralError  # noqa: PLC0415 - after _keep_out
     from .tools.serve import handed_over  # noqa: PLC0415 - likewise
 
@@ -131,7 +131,7 @@ def _serve(arguments: list[str]) -> int | None:
 
 
 def _is_answered(arguments: list[str]) -> bool:
-    """Whether that was a plain `corral status`, which runs without click, and is done."""
+    """Answers a plain `corral status` without click; returns False for other command lines."""
     if COMPLETE_VARIABLE in os.environ:
         return False
     from .status_fast import answered  # noqa: PLC0415 - start-up time: only for this command
@@ -148,7 +148,7 @@ def _run(arguments: list[str]) -> int:
     from .context import Session  # noqa: PLC0415 - likewise
 
     session = Session(os.environ)
-    # An unreadable command line is reported as its writer would have wanted it.
+    # --json applies also to the error about a command line that cannot be parsed.
     before_dashes = arguments[: arguments.index("--")] if "--" in arguments else arguments
     wants_json = "--json" in before_dashes
     try:
@@ -162,7 +162,7 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, click.NoSuchOption) and at is not None and at.command.name == "add":
             words += "" if "--" in arguments else "; write -- before the command that is added"
         elif "unexpected extra argument" in words and at is not None:  # `corral tasks list`
-            words += f'; "{at.command_path} --help" says what it takes'
+            words += f'; "{at.command_path} --help" shows its arguments'
         usage = InvalidParams(f"cannot read the command line: {words}")
         return _report(session, usage, as_json=wants_json)
     except (click.Abort, EOFError) as error:
@@ -193,18 +193,18 @@ def _invoke(arguments: list[str], session: "Session") -> int:
 
 
 def command_line() -> "click.Group":
-    """The whole command line; its commands are imported when they are looked up."""
+    """Returns the whole command line; its commands are imported when they are looked up."""
     import click  # noqa: PLC0415 - after _keep_out
 
     from .. import __version__  # noqa: PLC0415 - likewise
-    from .context import Noun  # noqa: PLC0415 - likewise
+    from .context import CommandGroup  # noqa: PLC0415 - likewise
 
     def show_version(context: click.Context, _: click.Parameter, value: object) -> None:
         if value:
             print(f"corral {__version__}")
             context.exit()
 
-    return Noun(
+    return CommandGroup(
         "corral",
         table=COMMANDS,
         help="Run AI agents and MCP tool servers as supervised processes with limits and logs.",
@@ -225,7 +225,7 @@ def command_line() -> "click.Group":
 
 
 def _report(session: "Session", error: "CorralError", *, as_json: bool) -> int:
-    """Says what went wrong, on one line or as JSON, and returns the exit code."""
+    """Prints an error on one line or as JSON, and returns its exit code."""
     from . import render  # noqa: PLC0415 - after _keep_out
 
     sys.stdout.flush()
@@ -238,7 +238,7 @@ def _report(session: "Session", error: "CorralError", *, as_json: bool) -> int:
 
 
 def _next_step(error: "CorralError") -> str:
-    """What the facts of a refused name say to type instead; empty where they say nothing."""
+    """Returns the hint for a refused name: the candidates or the nearest known name; empty if there is none."""
     from difflib import get_close_matches  # noqa: PLC0415 - start-up time: only when it ends badly
 
     from . import render  # noqa: PLC0415 - likewise
@@ -257,7 +257,7 @@ def _next_step(error: "CorralError") -> str:
 
 
 def _die_by(name: str) -> "NoReturn":
-    """Ends as the signal would have: the shell that runs us in a loop must see that it was one."""
+    """Ends this process by the signal: a shell that runs the command in a loop has to see it."""
     import signal  # noqa: PLC0415 - start-up time: only when it ends badly
 
     number = signal.Signals[name]

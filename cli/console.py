@@ -1,7 +1,7 @@
-"""Where output goes, and whom a command asks: the global options as they were given.
+"""Connects a command to its output and to the daemon, as the global options say.
 
 Commands write through the one Session of the process, so that `--json`, `--no-color`, a narrow terminal and hostile
-text are handled in one place. It knows no command line, and imports next to nothing: see `glance`.
+text are handled in one place. It knows no command line, and imports next to nothing: see `status_fast`.
 """
 
 import os
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ..worker.client.sync import Client
 
 ANSWER_S = 30.0
-"""How long a question is waited for that the daemon answers from memory."""
+"""Seconds to wait for an answer that the daemon has in memory."""
 
 
 class Session:
-    """The global options as they were given, and everything that depends on them."""
+    """Holds the global options as they were given, and provides what depends on them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -32,7 +32,7 @@ class Session:
         self.is_terminal = self.stdout.isatty()
 
     def set_option(self, name: str, value: object) -> None:
-        """Takes a global option; a later one wins, one that is not given changes nothing."""
+        """Sets a global option; a later one wins, one that is not given changes nothing."""
         if name == "socket" and isinstance(value, str):
             self.given_socket = value
         elif name == "json" and value:
@@ -42,24 +42,24 @@ class Session:
 
     @property
     def socket(self) -> str:
-        """The path of the control socket."""
-        from ..worker.client.sync import default_socket  # noqa: PLC0415 - start-up time: a glance knows it by itself
+        """Returns the path of the control socket."""
+        from ..worker.client.sync import default_socket  # noqa: PLC0415 - start-up time: status_fast finds it by itself
 
         return self.given_socket or default_socket(self._environ, os.getuid())
 
     def has_colours(self, stream_is_terminal: bool) -> bool:
-        """Whether colours may be written (https://no-color.org)."""
+        """Returns True if colours may be written (https://no-color.org)."""
         refused = self.no_color or bool(self._environ.get("NO_COLOR"))
         return stream_is_terminal and not refused and self._environ.get("TERM") != "dumb"
 
     @property
     def colours(self) -> bool:
-        """Whether stdout takes colours."""
+        """Returns True if stdout takes colours."""
         return self.has_colours(self.is_terminal)
 
     @property
     def width(self) -> int | None:
-        """The columns of the terminal; None where stdout is none."""
+        """Returns the columns of the terminal, or None if stdout is none."""
         if not self.is_terminal:
             return None
         if (given := self._environ.get("COLUMNS", "")).isdecimal() and int(given) > 0:
@@ -70,30 +70,30 @@ class Session:
             return 80
 
     def connect(self) -> "Client":
-        """A connection to the daemon.
+        """Returns a connection to the daemon.
 
         Raises:
-            Unreachable: nobody answers.
+            Unreachable: no daemon answers.
         """
-        from ..worker.client.sync import Client  # noqa: PLC0415 - start-up time: a glance asks by itself
+        from ..worker.client.sync import Client  # noqa: PLC0415 - start-up time: status_fast connects by itself
 
         return Client(self.socket)
 
     def call(
         self, method: str, params: Mapping[str, object], *, timeout_s: float | None = ANSWER_S
     ) -> dict[str, object]:
-        """The object that one method answers, over a connection of its own."""
+        """Calls a method over a connection of its own, and returns the result object."""
         with self.connect() as connection:
             return render.as_record(connection.call(method, params, timeout_s=timeout_s))
 
     # -- output
 
     def print(self, text: str) -> None:
-        """Writes text of ours, and a newline."""
+        """Writes text of corral and a newline."""
         self.stdout.write(text + "\n")
 
     def print_foreign(self, text: str, end: str = "\n") -> None:
-        """Writes text that a worker or a server made: as it is, or harmless on a terminal."""
+        """Writes text of a worker or a server: unchanged, or harmless on a terminal."""
         shown = render.visible(text, keep_colours=self.colours) if self.is_terminal else text
         self.stdout.write(shown if shown.endswith(end) else shown + end)
 
@@ -102,7 +102,7 @@ class Session:
         self.stdout.write(self._json_text(value, indent=self.is_terminal) + "\n")
 
     def print_ndjson(self, values: Iterable[object]) -> None:
-        """Writes one line per value and hands them over at once."""
+        """Writes one line per value, and flushes."""
         self.stdout.write("".join(self._json_text(v, indent=False) + "\n" for v in values))
         self.stdout.flush()
 
@@ -133,7 +133,7 @@ class Session:
         self.print("\n".join(lines))
 
     def styled(self, text: str, colour: str) -> str:
-        """The text in a colour, where colours are wanted."""
+        """Returns the text in a colour, if colours are wanted."""
         return render.styled(text, render.COLOURS[colour]) if self.colours else text
 
     def note(self, text: str) -> None:

@@ -1,6 +1,6 @@
-"""What every command shares: the global options, and how names, times and values are read from a command line.
+"""Provides the parts that commands share: global options, groups, and parsing of names, times and values.
 
-One Session (`terminal`) per process, made before the command line is read and filled while it is.
+The Session of the process (`console`) is made before the command line is parsed, and filled meanwhile. Knows no single command.
 """
 
 import re
@@ -19,10 +19,10 @@ from .console import ANSWER_S, Session
 
 __all__ = [
     "ANSWER_S",
-    "Adding",
-    "Noun",
+    "AddCommand",
+    "Command",
+    "CommandGroup",
     "Session",
-    "Verb",
     "complete_agents",
     "complete_named",
     "complete_names",
@@ -40,20 +40,20 @@ __all__ = [
 ]
 
 MOST_NUMBER = 2**63 - 1
-"""Of an event or a record, as SQLite has it."""
+"""Number of the last possible event or record: an integer of SQLite."""
 
 END_OF_TIMES = 253_402_300_799.0
-"""The last second of the year 9999."""
+"""Seconds from 1970 to the last second of the year 9999."""
 
 COMPLETION_S = 1.0
-"""How long the shell's TAB may hang."""
+"""Seconds that a completion in the shell may take."""
 
 
 # --- options --------------------------------------------------------------------------------------
 
 
 def global_options() -> list[click.Parameter]:
-    """--socket, --json and --no-color: taken before the command and after it."""
+    """Returns --socket, --json and --no-color, which stand before the command or after it."""
 
     def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
         session_of(context).set_option(parameter.name or "", value)
@@ -72,23 +72,23 @@ def global_options() -> list[click.Parameter]:
 
 
 def session_of(context: click.Context) -> Session:
-    """The one Session of this process."""
+    """Returns the one Session of this process."""
     return cast("Session", context.find_root().obj)  # cli.__main__ puts it there
 
 
-class Verb(click.Command):
-    """A command that takes the global options too, since people write them at the end."""
+class Command(click.Command):
+    """A command that takes the global options too, because people write them at the end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: whatever click.Command takes
         super().__init__(*args, **kwargs)
         self.params += global_options()
 
 
-class Adding(Verb):
-    """A command with NAME whose `command` is what stands after the first `--` and nothing else."""
+class AddCommand(Command):
+    """A command with NAME whose `command` is exactly the words after the first `--`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keeps a forgotten NAME from being read off the command, and a forgotten `--` from passing."""
+        """Parses the words before `--` alone, so that a forgotten NAME or `--` is an error."""
         dashes = args.index("--") if "--" in args else len(args)
         rest = super().parse_args(ctx, args[:dashes])
         if ctx.params["command"] and not ctx.resilient_parsing:
@@ -99,7 +99,7 @@ class Adding(Verb):
 
 
 def pair(name: str, option: str, text: str) -> tuple[str, str]:
-    """Key and value of `K=V`, an option of the command that adds `name`.
+    """Splits `K=V`, an option of the command that adds `name`.
 
     Raises:
         InvalidParams: it is not K=V.
@@ -111,15 +111,15 @@ def pair(name: str, option: str, text: str) -> tuple[str, str]:
     return key, value
 
 
-class Noun(click.Group):
+class CommandGroup(click.Group):
     """A group of commands that takes the global options too.
 
     Args:
-        table: commands that are imported when they are used: name -> module of this package, whose
+        table: commands that are imported when they are used: name -> module below this package, whose
             attribute of the same name (`_` for `-`) is the command.
     """
 
-    command_class = Verb
+    command_class = Command
 
     def __init__(
         self,
@@ -132,11 +132,11 @@ class Noun(click.Group):
         self.table = table or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which they were written."""
+        """Returns the commands in the order in which they were defined."""
         return [*self.table, *self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now if need be."""
+        """Returns the command, imported now if necessary."""
         module = self.table.get(cmd_name)
         if module is None:
             return super().get_command(ctx, cmd_name)
@@ -148,7 +148,7 @@ class Noun(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command, or a usage error that names the nearest one."""
+        """Returns the command, or raises a usage error that names the nearest one."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             top = cast("click.Group", ctx.find_root().command).list_commands(ctx.find_root())
             raise unknown_word(ctx.command_path, args[0], self.list_commands(ctx), top)
@@ -173,7 +173,7 @@ class Noun(click.Group):
         return None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Without a command: the help, and 2 for asking nothing."""
+        """Prints the help and exits 2 if no command is given."""
         if not args and not ctx.resilient_parsing:
             if session_of(ctx).json:  # given before the noun: `corral --json task`
                 raise click.UsageError("Missing command", ctx)
@@ -204,7 +204,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("rerun", "requeue"), ("retry",)),
     **{"watch": ("follow", "top")},
 }
-"""What the same thing is called by other supervisors: the first that the group has is meant."""
+"""Names of commands in other supervisors -> names here; the first that the group has is suggested."""
 
 _LISTED = dict.fromkeys(("ps", "ls", "list"), "corral tasks")
 _MADE = ("add", "create", "new", "apply")
@@ -224,13 +224,13 @@ OTHER_PLACES = {
     "corral schedule": dict.fromkeys(_MADE, "corral run AGENT OBJECTIVE --every D"),
     "corral memory": {"set": "corral memory put"},
 }
-"""By group: what is asked for there and done elsewhere."""
+"""Group -> words that are tried there -> the command that does it."""
 
 
 def unknown_word(
     path: str, word: str, known: Iterable[str], top: Iterable[str] = ()
 ) -> InvalidParams:
-    """The refusal of a command that does not exist; one of `top` may have been meant: `corral mcp logs`."""
+    """Returns the error for a command that does not exist; it suggests one of `top`, too: `corral mcp logs`."""
     from difflib import get_close_matches  # noqa: PLC0415 - start-up time: only for this mistake
 
     known = list(known)
@@ -246,7 +246,7 @@ def unknown_word(
 
 
 def duration(text: str) -> float:
-    """The type of an option: seconds, from `90`, `1.5`, `500ms`, `30s`, `5m`, `1h` or `2d`."""
+    """Parses the value of an option in seconds: `90`, `1.5`, `500ms`, `30s`, `5m`, `1h` or `2d`."""
     seconds = duration_s(text)
     if seconds is None:
         raise click.BadParameter(f'"{text}" is no duration such as 500ms, 30s, 5m, 1h')
@@ -254,7 +254,7 @@ def duration(text: str) -> float:
 
 
 def duration_s(text: str) -> float | None:
-    """The seconds, or None where the text is no duration."""
+    """Returns the seconds, or None if the text is no duration."""
     found = re.fullmatch(_DURATION, text.strip())
     return float(found[1]) * _UNITS[found[2]] if found else None
 
@@ -264,7 +264,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def json_value(text: str, option: str) -> object:
-    """The value of an option that takes JSON: literally, from `@FILE`, or from stdin with `-`.
+    """Reads the value of an option that takes JSON: literal, from `@FILE`, or from stdin with `-`.
 
     Raises:
         InvalidParams: it is no JSON, or the file cannot be read.
@@ -293,7 +293,7 @@ def json_value(text: str, option: str) -> object:
 
 
 def toml_document(path: str) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Reads the tables of a TOML file.
 
     Raises:
         InvalidParams: it cannot be read.
@@ -313,7 +313,7 @@ def toml_document(path: str) -> dict[str, Any]:
 
 
 def place(text: str, now: float) -> dict[str, object]:
-    """The params that `--since` means: `since` for a number, `since_time` for what `moment` reads.
+    """Returns the params of `--since`: `since` for a number, `since_time` for a time (see `moment`).
 
     Raises:
         InvalidParams: it is neither.
@@ -327,9 +327,9 @@ def place(text: str, now: float) -> dict[str, object]:
 
 
 def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:
-    """Unix seconds from an RFC 3339 time, or from a duration such as `5m`: that long ago.
+    """Returns Unix seconds from an RFC 3339 time, or from a duration such as `5m`: that long ago.
 
-    A time without a zone is UTC, as every time that corral prints. What was before 1970 is 1970.
+    A time without a zone is UTC, as every time that corral prints. Times before 1970 become 1970.
 
     Raises:
         InvalidParams: it is neither.
@@ -353,7 +353,7 @@ def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:
 def complete_names(
     method: str, key: str
 ) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """What TAB offers: the names that the daemon knows, or nothing when it does not answer."""
+    """Returns a completion for the shell: the names that the daemon knows, or none if it does not answer."""
 
     def complete(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
         try:
@@ -372,5 +372,5 @@ complete_named = complete_names("daemon.status", "agents,mcp_servers,teams,workf
 
 
 def waiting_s(timeout_s: float | None) -> float | None:
-    """How long to wait for an answer that the daemon itself bounds by `timeout_s`."""
+    """Returns the seconds to wait for an answer that the daemon itself bounds by `timeout_s`."""
     return None if timeout_s is None else timeout_s + ANSWER_S

@@ -1,7 +1,7 @@
-"""How things look: tables, durations, sizes, colours and JSON; values in, text out.
+"""Formats tables, durations, sizes, colours and JSON; values in, text out.
 
-What workers and servers wrote is shown to a terminal only after `visible`: a log line must not move the
-cursor, set the window's title or hide what is beside it. This module reads no socket and writes nothing.
+Text of workers and servers reaches a terminal only through `visible`: a log line must not move the
+cursor, set the title of the window or hide other text. This module reads no socket and writes nothing.
 """
 
 import json
@@ -12,7 +12,7 @@ Record = Mapping[str, object]
 
 COLOURS = {"grey": "90", "red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1"}
 WORKER_COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
-"""What tells workers apart in `logs`: by order of appearance, as docker compose does."""
+"""SGR codes that distinguish workers in `logs`, by order of appearance, like docker compose."""
 
 STATE_COLOURS = {
     "Ready": "green",
@@ -31,19 +31,19 @@ STATE_COLOURS = {
 }
 
 LAST_COLUMN_MIN = 16
-"""The last column is cut to the terminal's width, but not to less than this: columns go first."""
+"""Number of columns that the last cell of a row keeps; droppable cells go first."""
 
-# Patterns are compiled by whoever needs them first: a table of printable names needs none of them.
+# Patterns are compiled at their first use: a table of printable names needs none of them.
 _SGR = r"\x1b\[[0-9;:]*m"
 _UNSEEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 _C1 = r"[\x7f-\x9f]"
 
 
-# --- text that others wrote -----------------------------------------------------------------------
+# --- text of workers and servers -----------------------------------------------------------------------
 
 
 def visible(text: str, *, keep_colours: bool = False) -> str:
-    r"""The text with everything that acts on a terminal shown instead of done, as `cat -v` does.
+    r"""Makes everything visible that would control a terminal, like `cat -v`.
 
     Newlines and tabs stay. Control characters become `^[`, others (C1, changes of direction) become
     `\u009b`. Colours (SGR sequences) stay with `keep_colours`, ended by a reset, else they go.
@@ -63,12 +63,12 @@ def visible(text: str, *, keep_colours: bool = False) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""The text as one line that acts on nothing: newlines become `\n`."""
+    r"""Returns the text as one harmless line: newlines become `\n`."""
     return visible(text).replace("\n", "\\n").replace("\t", " ")
 
 
 def one_lines(texts: Iterable[str]) -> list[str]:
-    """Each of the texts as `one_line`; asked once for all of them, since as a rule none needs it."""
+    """Applies `one_line` to each text; checks all of them at once, since as a rule none needs it."""
     found = list(texts)
     return found if "".join(found).isprintable() else [one_line(text) for text in found]
 
@@ -84,7 +84,7 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def json_text(value: object, *, indent: bool, ascii_only: bool = False) -> str:
-    """One JSON document without the newline at its end; safe on a terminal."""
+    """Encodes one JSON document without a newline at its end; safe on a terminal."""
     text = json.dumps(
         value,
         ensure_ascii=ascii_only,
@@ -97,7 +97,7 @@ def json_text(value: object, *, indent: bool, ascii_only: bool = False) -> str:
 
 
 def output_text(value: object) -> str:
-    """A task's output for people: text as it is, anything else as JSON on several lines."""
+    """Formats the output of a task for people: text as it is, other values as JSON on several lines."""
     return value if isinstance(value, str) else json_text(value, indent=True)
 
 
@@ -105,13 +105,13 @@ def output_text(value: object) -> str:
 
 
 def word(record: Record, key: str, default: str = "") -> str:
-    """The value as text; `default` where it is absent or null."""
+    """Returns the value as text; `default` if it is absent or null."""
     value = record.get(key)
     return default if value is None else value if isinstance(value, str) else str(value)
 
 
 def number(record: Record, key: str) -> float | None:
-    """The value if it is a number."""
+    """Returns the value if it is a number."""
     value = record.get(key)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
@@ -119,24 +119,24 @@ def number(record: Record, key: str) -> float | None:
 
 
 def as_record(value: object) -> dict[str, object]:
-    """The value if it is a JSON object; else an empty one."""
+    """Returns the value if it is a JSON object, else an empty one."""
     if isinstance(value, dict):
         return value  # pyright: ignore[reportUnknownVariableType]  # JSON has no keys but strings
     return {}
 
 
 def inner(record: Record, key: str) -> dict[str, object]:
-    """The object under `key`; empty where it is absent, null or no object."""
+    """Returns the object under `key`; empty if it is absent, null or no object."""
     return as_record(record.get(key))
 
 
 def inners(record: Record, key: str) -> list[dict[str, object]]:
-    """The objects in the array under `key`."""
+    """Returns the objects in the array under `key`."""
     return [as_record(item) for item in items(record, key)]
 
 
 def items(record: Record, key: str) -> list[object]:
-    """The array under `key`; empty where it is absent, null or no array."""
+    """Returns the array under `key`; empty if it is absent, null or no array."""
     value = record.get(key)
     if isinstance(value, list):
         return value  # pyright: ignore[reportUnknownVariableType]  # a JSON array may hold anything
@@ -147,7 +147,7 @@ def items(record: Record, key: str) -> list[object]:
 
 
 def duration(seconds: float | None) -> str:
-    """Two units at most: `350ms`, `4.2s`, `3m12s`, `5h7m`, `2d4h`; `-` for None."""
+    """Formats seconds in two units at most: `350ms`, `4.2s`, `3m12s`, `5h7m`, `2d4h`; `-` for None."""
     if seconds is None:
         return "-"
     if seconds < 0.9995:
@@ -163,7 +163,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes in binary units with three digits at most: `640K`, `13.2M`, `1.5G`; `-` for None."""
+    """Formats bytes in binary units with three digits at most: `640K`, `13.2M`, `1.5G`; `-` for None."""
     if count is None:
         return "-"
     for unit in ("B", "K", "M", "G"):
@@ -175,7 +175,7 @@ def size(count: float | None) -> str:
 
 
 def at(stamp: str) -> str:
-    """An RFC 3339 time for people: milliseconds, UTC as it was sent."""
+    """Formats an RFC 3339 time for people: milliseconds, in the zone that was sent."""
     found = re.fullmatch(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-].*)", stamp)
     if not found:
         return one_line(stamp)
@@ -195,22 +195,22 @@ def table(
     right: Sequence[str] = (),
     paint: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Aligned lines, the header first.
+    """Returns aligned lines, the header first.
 
     Args:
         header: names of the columns; the last one is cut to `width`.
         rows: cells, already harmless (`one_line`).
-        width: the terminal's, or None: nothing is dropped and nothing is cut.
-        droppable: columns that go, first named first, while the lines are too wide.
+        width: columns of the terminal; with None nothing is dropped or cut.
+        droppable: columns to drop, in this order, while the lines are too wide.
         right: columns that are aligned to the right.
         paint: SGR codes of cells, by the whole text of the cell.
     """
     grid = [list(header), *([cell or "-" for cell in row] for row in rows)]
     names = list(header)
     widths = [_width(column) for column in zip(*grid, strict=True)]
-    goes = list(droppable)
-    while width is not None and goes and _needed(widths) > width:
-        if (name := goes.pop(0)) in names:
+    left = list(droppable)
+    while width is not None and left and _needed(widths) > width:
+        if (name := left.pop(0)) in names:
             i = names.index(name)
             del names[i], widths[i]
             for row in grid:
@@ -225,14 +225,13 @@ def table(
 
 
 def _width(cells: Sequence[str]) -> int:
-    """Of the widest one."""
     return max(map(len if "".join(cells).isascii() else columns, cells))
 
 
 def _plain_lines(
     grid: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool], *, cut: bool
 ) -> list[str]:
-    """As `_line`, for all at once: a status has thousands, and as a rule nothing but ASCII in them."""
+    """Formats all lines at once, like `_line`: a status has thousands, as a rule of ASCII only."""
     padded: list[list[str]] = []
     last = len(widths) - 1
     for i, cells in enumerate(zip(*grid, strict=True)):
@@ -243,7 +242,7 @@ def _plain_lines(
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal the text takes."""
+    """Returns the number of terminal columns that the text takes."""
     if text.isascii():
         return len(text)
     from unicodedata import (  # noqa: PLC0415 - start-up time: names are ASCII, as a rule
@@ -255,7 +254,7 @@ def columns(text: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """The text, ended by … where it takes more than `width` columns."""
+    """Cuts a text that takes more than `width` columns; it ends with … then."""
     if columns(text) <= width:
         return text
     while text and columns(text) > width - 1:
@@ -264,7 +263,7 @@ def cut(text: str, width: int) -> str:
 
 
 def styled(text: str, sgr: str | None) -> str:
-    """The text in an SGR style."""
+    """Returns the text in an SGR style."""
     return f"\x1b[{sgr}m{text}\x1b[0m" if sgr and text else text
 
 

@@ -1,8 +1,8 @@
-"""`corral status` without click and without the client: it is what people and their scripts ask all the time.
+"""Answers a plain `corral status` without click and without the client: people and scripts call it all the time.
 
 Half of the time of such a command goes into imports. So the plainest of its command lines are read here, and the
-question is asked with a socket alone. Whatever is not plain, and whatever goes wrong, is left to those who have words
-for it: they begin again, which a question bears.
+daemon is called over a bare socket. Every other command line, and every error, is left to the complete command, which
+starts over: reading the status twice does no harm.
 """
 
 import json
@@ -16,17 +16,17 @@ from .console import ANSWER_S, Session
 from .status_table import print_status
 
 CONNECT_S = 10
-"""How long a full queue of connections is waited for."""
+"""Seconds to wait for a place in a full queue of connections."""
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024 + 1024
 RECEIVE_BYTES = 1024 * 1024
 
 ANSWER = b'{"jsonrpc":"2.0","id":1,"result":'
-"""How the answer of a daemon begins: anything else is for others."""
+"""Beginning of the answer of a daemon; anything else is left to the complete command."""
 
 
 def answered(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether this was a plain `status`, and has been answered on stdout."""
+    """Answers a plain `status` on stdout; returns False if the command line is another or an error occurred."""
     session = Session(environ)
     names = _read(arguments, session)
     path = None if names is None else _socket(session, environ)
@@ -50,7 +50,7 @@ def answered(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
 
 
 def _read(arguments: Sequence[str], session: Session) -> list[str] | None:
-    """The names that `status` is asked for; None where the command line is another, or not as plain."""
+    """Returns the names after `status`; None if the command line is another, or not as plain."""
     words: list[str] = []
     rest = iter(arguments)
     for word in rest:
@@ -68,7 +68,7 @@ def _read(arguments: Sequence[str], session: Session) -> list[str] | None:
 
 
 def _socket(session: Session, environ: Mapping[str, str]) -> str | None:
-    """Where the daemon listens, as `worker.client` finds it; None where that asks for a closer look."""
+    """Returns the socket of the daemon, like `worker.client`; None if its folder has to be checked first."""
     path = session.given_socket or environ.get("CORRAL_SOCKET")
     if not path:
         runtime = environ.get("XDG_RUNTIME_DIR", "")
@@ -78,27 +78,27 @@ def _socket(session: Session, environ: Mapping[str, str]) -> str | None:
             path = f"{runtime}/corral/corral.sock"
         else:
             return None
-    # In a folder of /tmp anybody could listen: whose it is has to be looked at.
+    # Any user could listen in a folder of /tmp: its owner has to be checked.
     return None if os.path.dirname(path) == f"/tmp/corral-{os.getuid()}" else path
 
 
 def _ask(path: str, names: list[str]) -> bytes | None:
-    """The result in JSON; None where the answer is none."""
+    """Returns the result in JSON; None if the answer is no result."""
     params = {"names": names} if names else {}
     request = {"jsonrpc": "2.0", "id": 1, "method": "daemon.status", "params": params}
     give_up_at = time.monotonic() + ANSWER_S
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         # One that does not block gets EAGAIN at once from a full queue; one that blocks waits in it.
         wait = struct.pack("ll", CONNECT_S, 0)
-        asked.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
-        asked.connect(path)
-        asked.settimeout(ANSWER_S)
-        asked.sendall(json.dumps(request).encode("ascii", "strict") + b"\n")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        connection.connect(path)
+        connection.settimeout(ANSWER_S)
+        connection.sendall(json.dumps(request).encode("ascii", "strict") + b"\n")
         pieces: list[bytes] = []
         size_bytes = 0
         while not pieces or not pieces[-1].endswith(b"\n"):
-            asked.settimeout(max(0.001, give_up_at - time.monotonic()))
-            piece = asked.recv(RECEIVE_BYTES)
+            connection.settimeout(max(0.001, give_up_at - time.monotonic()))
+            piece = connection.recv(RECEIVE_BYTES)
             size_bytes += len(piece)
             if not piece or size_bytes > MAX_ANSWER_BYTES:
                 return None

@@ -1,6 +1,6 @@
-"""What `corral status` looks like: the daemon, its agents and servers with their workers, teams and workflows.
+"""Formats `corral status`: the daemon, its agents and servers with their workers, teams and workflows.
 
-It imports no library: see `glance`.
+Imports no library: see `status_fast`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from . import render
 from .console import Session
 from .render import duration, inner, inners, items, number, size, word
-from .team_table import print_ensembles
+from .team_table import print_groups
 
 DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
 
 
 def print_status(session: Session, found: Mapping[str, object], *, all_of_it: bool) -> None:
-    """The answer to `daemon.status`; the counts of tasks only with `all_of_it`."""
+    """Prints the result of `daemon.status`; the counts of tasks only with `all_of_it`."""
     entries = inners(found, "agents") + inners(found, "mcp_servers")
     groups = inners(found, "teams") + inners(found, "workflows")
     session.print(_daemon_line(session, inner(found, "daemon")))
@@ -25,7 +25,7 @@ def print_status(session: Session, found: Mapping[str, object], *, all_of_it: bo
     elif entries:
         print_entries(session, entries)
     if groups:
-        print_ensembles(session, groups)
+        print_groups(session, groups)
     tasks = inner(found, "tasks")
     if all_of_it and tasks:
         counts = ", ".join(
@@ -56,7 +56,7 @@ HEADER = ("NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "RSS", "CPU", "T
 
 
 def print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> None:
-    """Agents and servers with their workers, as a table."""
+    """Prints agents and servers with their workers, as a table."""
     session.print_table(
         HEADER,
         [row for entry in entries for row in _rows(entry)],
@@ -66,7 +66,7 @@ def print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> 
 
 
 def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
-    """One line for an agent of one worker; for others, and where the load decides, a line for the whole and one per worker."""
+    """Yields one line for an agent of one worker; for others, and with autoscaling, one for the whole and one per worker."""
     name, kind = word(entry, "name"), word(entry, "kind", "agent")
     state = word(entry, "state", "-")
     workers = inners(entry, "workers")
@@ -101,7 +101,7 @@ def _cells(entry: Mapping[str, object], worker: Mapping[str, object], state: str
 
 
 def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> str:
-    """What a person asks next: the task of a busy worker, why another one is not up."""
+    """Returns the last column: the task of a busy worker, or the reason why another one is not up."""
     parts: list[str] = []
     if worker.get("paused"):
         parts.append("paused")
@@ -125,7 +125,7 @@ def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: st
 
 
 def _warmth(entry: Mapping[str, object]) -> str:
-    """What is to be known of how an agent's workers start: nothing, where all are forks as they should be."""
+    """Returns how the workers of a warm agent deviate from starting as forks; empty if they do not."""
     warm = inner(entry, "warm")
     state, reason = word(warm, "state"), word(warm, "reason")
     if state == "cold":
@@ -136,7 +136,7 @@ def _warmth(entry: Mapping[str, object]) -> str:
 
 
 def _why_degraded(worker: Mapping[str, object]) -> Iterator[str]:
-    """Which health checks of a worker have degraded its agent, and what is wrong."""
+    """Yields the health checks of a worker that have degraded its agent, with their messages."""
     for check in inners(worker, "health"):
         if check.get("degraded"):
             yield f"degraded: {word(check, 'name')}: {word(check, 'message')}"
@@ -145,7 +145,7 @@ def _why_degraded(worker: Mapping[str, object]) -> Iterator[str]:
 def _why_down(
     entry: Mapping[str, object], worker: Mapping[str, object], state: str
 ) -> Iterator[str]:
-    """When it starts again, and how it ended; what the end says already is not said twice."""
+    """Yields the time of the next start and the last exit of a worker, without repetition."""
     ended = _exit_words(inner(worker, "last_exit"))
     reason = word(worker, "reason")
     next_start_s = number(worker, "next_start_in_s")

@@ -1,4 +1,4 @@
-"""What a team or a workflow looks like on a terminal: its line in a list, and the whole of it."""
+"""Formats teams and workflows: one line in a list, or all of one."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,13 +6,13 @@ from . import render
 from .console import Session
 from .render import inner, inners, items, word
 
-HEADER = ("NAME", "KIND", "RUNNING", "MODE", "WHO")
+HEADER = ("NAME", "KIND", "RUNNING", "MODE", "MEMBERS")
 SHORT = 60
-"""Characters of a text in a table."""
+"""Number of characters of a text in a table."""
 
 
-def print_ensembles(session: Session, records: Iterable[Mapping[str, object]]) -> None:
-    """Teams and workflows, one in a line."""
+def print_groups(session: Session, records: Iterable[Mapping[str, object]]) -> None:
+    """Prints teams and workflows, one line each."""
     session.print_table(HEADER, [_row(record) for record in records], right=("RUNNING",))
 
 
@@ -25,12 +25,12 @@ def _row(record: Mapping[str, object]) -> list[str]:
     return [*cells, word(record, "mode", "-"), f"{lead}: {members}" if lead else members]
 
 
-def print_ensemble(session: Session, found: Mapping[str, object]) -> None:
-    """One in full: the answer to `team.show`, `workflow.show`, and to `agent.show` for either."""
+def print_group(session: Session, found: Mapping[str, object]) -> None:
+    """Prints a team or a workflow in full: the result of `team.show`, `workflow.show`, or `agent.show` for either."""
     spec = inner(found, "spec")
     for kind in ("team", "workflow"):
         if kind in found:
-            print_ensembles(session, [inner(found, kind)])
+            print_groups(session, [inner(found, kind)])
     for key, value in spec.items():
         if key != "steps":
             text = render.json_text(value, indent=False)
@@ -38,14 +38,14 @@ def print_ensemble(session: Session, found: Mapping[str, object]) -> None:
     if steps := inners(spec, "steps"):
         session.print("")
         session.print_table(
-            ("STEP", "WHO", "AFTER", "WHEN", "FOR EACH", "ON FAILURE", "OBJECTIVE"),
+            ("STEP", "AGENT", "AFTER", "WHEN", "FOR EACH", "ON FAILURE", "OBJECTIVE"),
             [_step_row(step) for step in steps],
             droppable=("ON FAILURE", "FOR EACH", "WHEN"),
         )
 
 
 def _step_row(step: Mapping[str, object]) -> list[str]:
-    who = word(step, "agent") or f"capability {word(step, 'capability')}"
+    agent = word(step, "agent") or f"capability {word(step, 'capability')}"
     each = step.get("for_each")
     over = (
         each
@@ -56,7 +56,7 @@ def _step_row(step: Mapping[str, object]) -> list[str]:
     )
     return [
         word(step, "name"),
-        who,
+        agent,
         ", ".join(map(str, items(step, "after"))),
         _short(word(step, "when")),
         _short(over),

@@ -1,4 +1,4 @@
-"""`corral status`, `show`, and what changes the running set: agents and MCP servers alike."""
+"""Implements `corral status`, `show` and the commands that change the running set: agents and MCP servers alike."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,9 +10,9 @@ from ...worker.contract.codec import as_array, as_object
 from ...worker.contract.errors import InvalidParams, from_wire
 from .. import render
 from ..context import (
-    Adding,
+    AddCommand,
+    Command,
     Session,
-    Verb,
     complete_agents,
     complete_named,
     pair,
@@ -22,7 +22,7 @@ from ..context import (
 from ..context import duration as a_duration
 from ..render import inner, inners, items, word
 from ..status_table import print_entries, print_status
-from ..team_table import print_ensemble
+from ..team_table import print_group
 
 TAIL_LINES = 20
 EXITS_SHOWN = 5
@@ -35,10 +35,10 @@ OPTION_NAMES = {
     "policy": "restart",
 }
 
-# --- looking --------------------------------------------------------------------------------------
+# --- status and show --------------------------------------------------------------------------------------
 
 
-@click.command("status", cls=Verb)
+@click.command("status", cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_named)
 @click.pass_obj
 def status(session: Session, names: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ def status(session: Session, names: tuple[str, ...]) -> None:
     print_status(session, found, all_of_it=not names)
 
 
-@click.command("show", cls=Verb)
+@click.command("show", cls=Command)
 @click.argument("name", metavar="NAME", shell_complete=complete_named)
 @click.pass_obj
 def show(session: Session, name: str) -> None:
@@ -60,7 +60,7 @@ def show(session: Session, name: str) -> None:
         session.print_json(found)
         return
     if "agent" not in found:
-        print_ensemble(session, found)
+        print_group(session, found)
         return
     entry = inner(found, "agent")
     print_entries(session, [entry])
@@ -97,7 +97,7 @@ def show(session: Session, name: str) -> None:
 
 
 def _warmth(warm: Mapping[str, object]) -> str:
-    """How the workers start, and what the zygote that they are forks of has cost."""
+    """Describes how the workers start, and the memory and load time of their zygote."""
     parts = [f"workers start {word(warm, 'state')}"]
     if pid := word(warm, "pid"):
         parts = [f"workers are forks of zygote {pid}"]
@@ -147,7 +147,7 @@ def _print_spec(session: Session, spec: Mapping[str, object]) -> None:
 
 
 def _verb(name: str, help_text: str, done: str) -> click.Command:
-    """start, stop, restart and reset: the same options, the same answer."""
+    """Defines start, stop, restart, reset or wake: they share options and output."""
 
     def act(session: Session, **options: Any) -> None:  # Any: the values of the options below
         params = _chosen(name, options["names"], everything=options["everything"])
@@ -176,13 +176,13 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
         click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
     ):
         command = option(command)
-    return click.command(name, cls=Verb, help=help_text)(command)
+    return click.command(name, cls=Command, help=help_text)(command)
 
 
 def _named(
     entries: Iterable[Mapping[str, object]], names: tuple[str, ...]
 ) -> Iterator[tuple[str, str]]:
-    """What was named, with its state: agents, and of the others the workers whose ids were given."""
+    """Yields the named agents and, for others, the workers whose ids were given, with their states."""
     for entry in entries:
         workers = [each for each in inners(entry, "workers") if word(each, "id") in names]
         if word(entry, "name") in names or not workers:
@@ -193,7 +193,7 @@ def _named(
 
 def _chosen(verb: str, names: tuple[str, ...], *, everything: bool) -> dict[str, object]:
     if everything == bool(names):
-        reason = "both names and --all are given" if names else "name agents, or say --all"
+        reason = "both names and --all are given" if names else "give names or --all"
         raise InvalidParams(f"cannot {verb}: {reason}", key="names", value=list(names))
     return {"all": True} if everything else {"names": list(names)}
 
@@ -206,8 +206,8 @@ restart = _verb("restart", "Restart agents, workers or MCP servers.", "restarted
 reset = _verb("reset", "Clear recorded failures, and start workers that gave up.", "reset")
 
 
-def _still(name: str, help_text: str, done: str) -> click.Command:
-    """Pause and resume, which take effect at once."""
+def _pausing(name: str, help_text: str, done: str) -> click.Command:
+    """Defines pause or resume, which take effect at once."""
 
     def act(session: Session, names: tuple[str, ...], everything: bool) -> None:
         found = session.call(f"agent.{name}", _chosen(name, names, everything=everything))
@@ -225,17 +225,17 @@ def _still(name: str, help_text: str, done: str) -> click.Command:
         click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
     ):
         command = option(command)
-    return click.command(name, cls=Verb, help=help_text)(command)
+    return click.command(name, cls=Command, help=help_text)(command)
 
 
-pause = _still("pause", "Freeze all processes of agents, workers or MCP servers.", "paused")
-resume = _still("resume", "Continue paused agents, workers or MCP servers.", "resumed")
+pause = _pausing("pause", "Freeze all processes of agents, workers or MCP servers.", "paused")
+resume = _pausing("resume", "Continue paused agents, workers or MCP servers.", "resumed")
 
 
 wake = _verb("wake", "Start hibernated agents or workers from their checkpoints.", "woken")
 
 
-@click.command("hibernate", cls=Verb)
+@click.command("hibernate", cls=Command)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_agents)
 @click.option(
     "--timeout",
@@ -273,7 +273,7 @@ def hibernate(
 
 @click.command(
     "add",
-    cls=Adding,
+    cls=AddCommand,
     epilog="""\b
 Examples:
   corral add greeter -- python greeter.py
@@ -382,7 +382,7 @@ def _request_of_options(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:
-    """What `--file` says: every agent and server in it, or the one that is named."""
+    """Returns the agents and servers of `--file`, or the one that is named."""
     path, wanted = options["path"], options["name"]
     extra = [
         key
@@ -415,14 +415,14 @@ def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:
 
 
 def _placed(table: dict[str, object]) -> dict[str, object]:
-    """The table with the default of its working directory: where the command was typed."""
+    """Sets the current directory as the default of the working directory."""
     process = as_object(table.get("process", {}))
     if process is None:
-        return table  # the daemon says what is wrong with it
+        return table  # the daemon reports the error
     return {**table, "process": {"working_directory": os.getcwd(), **process}}
 
 
-@click.command("rm", cls=Verb)
+@click.command("rm", cls=Command)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_named)
 @click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
 @click.pass_obj
@@ -437,7 +437,7 @@ def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
         session.print(render.one_line(f"removed {name}"))
 
 
-@click.command("scale", cls=Verb)
+@click.command("scale", cls=Command)
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
 @click.argument("instances", type=click.IntRange(0), metavar="N")
 @click.pass_obj
@@ -453,7 +453,7 @@ def scale(session: Session, name: str, instances: int) -> None:
     session.print(render.one_line(f"scaled {name} to {instances} ({word(entry, 'state', '-')})"))
 
 
-@click.command("signal", cls=Verb)
+@click.command("signal", cls=Command)
 @click.argument("name", metavar="NAME", shell_complete=complete_agents)
 @click.argument("signal_name", metavar="SIG")
 @click.pass_obj

@@ -1,4 +1,4 @@
-"""`corral checkpoint …`: what workers and tasks saved, and workers that go on from it."""
+"""Implements `corral checkpoint …`: workers save checkpoints and continue from them."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from ...worker.contract import codec
 from ...worker.contract.errors import InvalidParams, NotFound
 from .. import render
 from ..context import (
-    Noun,
+    CommandGroup,
     Session,
     complete_agents,
     complete_names,
@@ -18,7 +18,9 @@ from ..context import (
 )
 from ..render import inner, inners, number, word
 
-checkpoint = Noun("checkpoint", help="Save, restore, list and remove checkpoints of workers.")
+checkpoint = CommandGroup(
+    "checkpoint", help="Save, restore, list and remove checkpoints of workers."
+)
 
 complete_checkpoints = complete_names("checkpoint.list", "checkpoints")
 
@@ -182,7 +184,7 @@ def rm(session: Session, which: tuple[str, ...], force: bool) -> None:
 
 
 def _id(text: str | None) -> int:
-    """The number of a checkpoint.
+    """Parses the number of a checkpoint.
 
     Raises:
         InvalidParams: none is given.

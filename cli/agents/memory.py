@@ -1,14 +1,14 @@
-"""`corral memory …`: what agents remember, of their sessions and by key."""
+"""Implements `corral memory …`: sessions and stored values of agents."""
 
 from collections.abc import Mapping
 
 import click
 
 from .. import render
-from ..context import Noun, Session, complete_agents, duration, json_value
+from ..context import CommandGroup, Session, complete_agents, duration, json_value
 from ..render import inner, inners, number, word
 
-memory = Noun("memory", help="Show and change sessions and stored values of agents.")
+memory = CommandGroup("memory", help="Show and change sessions and stored values of agents.")
 
 _session = click.option(
     "--session",

@@ -1,15 +1,15 @@
-"""`corral version` and `corral completion`: about the command itself, without a daemon."""
+"""Implements `corral version` and `corral completion`, which need no daemon."""
 
 import click
 from click.shell_completion import get_completion_class
 
 from ... import __version__
-from ..context import Session, Verb
+from ..context import Command, Session
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("version", cls=Verb)
+@click.command("version", cls=Command)
 @click.pass_obj
 def version(session: Session) -> None:
     """Show the version of this command. `corral status` shows that of the daemon."""
@@ -19,7 +19,7 @@ def version(session: Session) -> None:
     session.print(f"corral {__version__}")
 
 
-@click.command("completion", cls=Verb)
+@click.command("completion", cls=Command)
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

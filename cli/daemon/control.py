@@ -1,15 +1,15 @@
-"""`corral reload`, `log-level` and `emergency-stop`: what changes the daemon as a whole."""
+"""Implements `corral reload`, `log-level` and `emergency-stop`, which change the daemon as a whole."""
 
 import click
 
 from .. import render
-from ..context import Session, Verb
+from ..context import Command, Session
 from ..render import inner, items, word
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command("reload", cls=Verb)
+@click.command("reload", cls=Command)
 @click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.pass_obj
 def reload(session: Session, dry_run: bool) -> None:
@@ -35,7 +35,7 @@ def reload(session: Session, dry_run: bool) -> None:
         session.print(render.one_line(line))
 
 
-@click.command("log-level", cls=Verb)
+@click.command("log-level", cls=Command)
 @click.argument("level", required=False, metavar="[LEVEL]", type=click.Choice(LEVELS))
 @click.pass_obj
 def log_level(session: Session, level: str | None) -> None:
@@ -55,7 +55,7 @@ def log_level(session: Session, level: str | None) -> None:
     session.print(level)
 
 
-@click.command("emergency-stop", cls=Verb)
+@click.command("emergency-stop", cls=Command)
 @click.pass_obj
 def emergency_stop(session: Session) -> None:
     """Kill every worker and MCP server at once. Cancels every task, and refuses work until `corral start`."""

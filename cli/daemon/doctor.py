@@ -1,7 +1,7 @@
-"""`corral doctor`: what this machine gives, what is in force, and what would make it better.
+"""Implements `corral doctor`: reports the features of this machine, those in use, and remedies.
 
-The daemon tells of itself. Where none runs, this process looks at what a daemon would get that the caller
-starts now; that much of the daemon is imported then, and only then.
+A running daemon makes the report itself. Without one, this process checks what a daemon would get that the caller
+starts now; only then are parts of the daemon imported.
 """
 
 import os
@@ -14,7 +14,7 @@ import click
 from ... import __version__
 from ...worker.contract.errors import Unreachable
 from .. import render
-from ..context import Session, Verb
+from ..context import Command, Session
 from ..render import inner, inners, word
 
 CHECK_S = 20.0
@@ -26,12 +26,12 @@ MARKS = {
     "except": ("except", "yellow"),
     "no": ("NO", "red"),
 }
-"""Verdict -> how it is shown."""
+"""Verdict -> mark and colour."""
 ABSENT = frozenset({"missing", "stale"})
-"""Reasons of Unreachable that mean that no daemon runs, and not that it is out of reach."""
+"""Reasons of Unreachable that mean that no daemon runs."""
 
 
-@click.command("doctor", cls=Verb)
+@click.command("doctor", cls=Command)
 @click.pass_obj
 def doctor(session: Session) -> int:
     """Check this machine and the daemon for missing features. Exits 1 if something is broken."""
@@ -48,7 +48,7 @@ def doctor(session: Session) -> int:
                 "version",
                 "warning",
                 f"corral is {__version__}, the daemon is {word(daemon, 'version')}",
-                "start corrald again",
+                "restart corrald",
             )
         )
     verdicts = {word(finding, "verdict") for finding in found}
@@ -62,7 +62,7 @@ def doctor(session: Session) -> int:
 
 
 def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
-    """The same report, of a daemon that does not run."""
+    """Makes the report for a daemon that does not run."""
     from ...supervisor.process import host_check as machine  # noqa: PLC0415 - only where there is no daemon to ask
 
     environ = os.environ
@@ -88,7 +88,7 @@ def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
 
 
 def _config_problem() -> str:
-    """What `corrald --check` has against the configuration that would be read."""
+    """Returns the errors that `corrald --check` finds in the configuration."""
     check = [sys.executable, "-P", "-m", "corral.supervisor", "--check"]
     try:
         done = subprocess.run(check, capture_output=True, text=True, timeout=CHECK_S, check=False)
@@ -116,17 +116,17 @@ def _print(session: Session, report: Mapping[str, object]) -> None:
         )
         if remedy := word(finding, "remedy"):
             remedies.setdefault(remedy, []).append(word(finding, "topic"))
-    session.print("\nwhat it promises")
+    session.print("\npromises")
     for promise in inners(report, "promises"):
         _print_line(session, word(promise, "holds"), word(promise, "name"), word(promise, "why"))
     if remedies:
-        session.print("\nwhat would make it better")
+        session.print("\nremedies")
     for remedy, topics in remedies.items():
         session.print(f"{', '.join(dict.fromkeys(topics))}:\n    {render.one_line(remedy)}")
 
 
 def _print_line(session: Session, verdict: str, topic: str, text: str) -> None:
-    """One line, not cut: the reason at its end is what it is read for."""
+    """Prints one line without cutting it: the reason stands at its end."""
     mark, colour = MARKS.get(verdict, (verdict, "dim"))
     style = render.COLOURS.get(colour) if session.colours else None
     session.print(f"{render.styled(mark.ljust(6), style)}  {topic:30}  {render.one_line(text)}")

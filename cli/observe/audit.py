@@ -1,4 +1,4 @@
-"""`corral audit`: who did what, and whether the record of it is still what was written."""
+"""Implements `corral audit`: lists and verifies the audit log."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,24 +7,24 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import render
-from ..context import ANSWER_S, Noun, Session, Verb, complete_agents, moment, place
+from ..context import ANSWER_S, Command, CommandGroup, Session, complete_agents, moment, place
 from ..render import duration, inner, inners, items, number, word
 
 RECORDS_SHOWN = 100
 MOST_RECORDS = 10_000
-"""In one answer."""
+"""Number of records in one answer."""
 
 VERIFY_S = 600.0
-"""How long a whole audit may take to be gone through: a slow disk reads it in a minute."""
+"""Seconds that a verification may take: a slow disk reads the log in a minute."""
 
 ARGUMENTS_SHOWN = 100
-"""Characters of the arguments of a tool call."""
+"""Number of characters shown of the arguments of a tool call."""
 
 GLOBAL_OPTIONS = frozenset({"--json", "--no-color"})
 
 
-class _Audit(Noun):
-    """Without a command it lists, with the options of `list`."""
+class _Audit(CommandGroup):
+    """Runs `list` with its options if no command is given."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Puts `list` where the command would stand, if none is there."""
@@ -32,14 +32,14 @@ class _Audit(Noun):
         while place < len(args) and (args[place] in GLOBAL_OPTIONS or args[place] == "--socket"):
             place += 2 if args[place] == "--socket" else 1
         if ctx.resilient_parsing and place >= len(args):
-            return super().parse_args(ctx, args)  # TAB offers the commands
+            return super().parse_args(ctx, args)  # completion offers the commands
         word = args[place] if place < len(args) else "-"
         if word.startswith("-") and word not in ctx.help_option_names:
             args = [*args[:place], "list", *args[place:]]
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The commands, or the options of `list`."""
+        """Returns the commands, or the options of `list`."""
         if incomplete.startswith("-"):
             return list_.shell_complete(ctx, incomplete)
         return super().shell_complete(ctx, incomplete)
@@ -54,7 +54,7 @@ def audit() -> None:
     """Show and verify the audit log of changes and tool calls."""
 
 
-@audit.command("list", cls=Verb)
+@audit.command("list", cls=Command)
 @click.option(
     "-n",
     "count",
@@ -143,7 +143,7 @@ def _print(session: Session, records: Sequence[Mapping[str, object]]) -> None:
         session.print_table(HEADER, map(_row, records), right=("ID", "TOOK"))
 
 
-HEADER = ("ID", "TIME", "WHO", "ACTION", "ABOUT", "TOOK", "RESULT")
+HEADER = ("ID", "TIME", "CALLER", "ACTION", "SUBJECT", "TOOK", "RESULT")
 
 
 def _row(record: Mapping[str, object]) -> tuple[str, ...]:
@@ -159,7 +159,7 @@ def _row(record: Mapping[str, object]) -> tuple[str, ...]:
     return (
         word(record, "id"),
         render.at(word(record, "at")),
-        _who(inner(record, "who")),
+        _caller(inner(record, "who")),
         word(record, "action"),
         about,
         duration(number(record, "duration_s")),
@@ -168,12 +168,12 @@ def _row(record: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _brief(arguments: Mapping[str, object]) -> str:
-    """The arguments of a call, as far as one line has room; `--json` has them whole."""
+    """Formats the arguments of a call, cut to one line; `--json` has all of them."""
     text = render.json_text(arguments, indent=False)
     return text if len(text) <= ARGUMENTS_SHOWN else f"{text[: ARGUMENTS_SHOWN - 1]}…"
 
 
-def _who(who: Mapping[str, object]) -> str:
+def _caller(who: Mapping[str, object]) -> str:
     if who.get("daemon"):
         return "corrald"
     if word(who, "signal"):
@@ -192,7 +192,7 @@ def _user(uid: object) -> str:
         return f"uid {uid}"
 
 
-@audit.command("verify", cls=Verb)
+@audit.command("verify", cls=Command)
 @click.option(
     "--head",
     metavar="NUMBER:HASH",

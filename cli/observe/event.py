@@ -1,4 +1,4 @@
-"""`corral events`: what happened, what happens, and telling the agents something."""
+"""Implements `corral events`: shows and follows events, and publishes them to agents."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,7 @@ from ...worker.contract.errors import InvalidParams, Unreachable
 from .. import render
 from ..context import (
     ANSWER_S,
-    Noun,
+    CommandGroup,
     Session,
     complete_agents,
     json_value,
@@ -26,22 +26,22 @@ MOST_EVENTS = 100_000
 EVENT_KEYS = frozenset({"seq", "at", "type", "agent", "worker", "incarnation"})
 
 TO_FOLLOW = frozenset({"subscribe", "follow", "listen", "watch", "tail"})
-"""What others call `corral events -f`."""
+"""Names that other programs give to `corral events -f`."""
 
 Records = list[dict[str, object]]
 
 
-class _Events(Noun):
-    """`corral events` itself shows them; a word after it is a command."""
+class _Events(CommandGroup):
+    """Shows events if no command follows."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Without a word it is no mistake, unlike for other nouns."""
+        """Accepts a command line without a command, unlike other groups."""
         return click.Group.parse_args(self, ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command, or a usage error that tells how to follow."""
+        """Returns the command, or raises a usage error that shows how to follow events."""
         if args and args[0] in TO_FOLLOW:
             hint = 'corral events -f --type "GLOB"'
             raise InvalidParams(
@@ -121,7 +121,7 @@ Write = Callable[[Records], None]
 
 
 def _list(session: Session, params: Mapping[str, object], write: Write) -> None:
-    """Writes what is stored, page by page, up to the newest at the first page."""
+    """Writes stored events page by page, up to the newest of the first request."""
     with session.connect() as connection:
         asked = dict(params)
         while True:
@@ -134,7 +134,7 @@ def _list(session: Session, params: Mapping[str, object], write: Write) -> None:
 
 
 def _follow(session: Session, params: Mapping[str, object], write: Write) -> None:
-    """Writes what is stored and what comes, until Ctrl-C; when the daemon is lost, tells where to go on."""
+    """Writes stored and new events until Ctrl-C; when the daemon is lost, the error names the position to go on from."""
     last: object = params.get("since")
     try:
         with session.connect() as connection:
@@ -167,7 +167,7 @@ def _writer(session: Session) -> Write:
 
 def _line(session: Session, record: Mapping[str, object]) -> str:
     kind = word(record, "type", "-")
-    whom = word(record, "worker") or word(record, "agent", "-")
+    subject = word(record, "worker") or word(record, "agent", "-")
     if kind == "worker.state":
         state = word(record, "to", "-")
         colour = render.STATE_COLOURS.get(state, "grey")
@@ -180,7 +180,7 @@ def _line(session: Session, record: Mapping[str, object]) -> str:
             (k, v if isinstance(v, str) else render.json_text(v, indent=False)) for k, v in facts
         )
         text = render.one_line(" ".join(f"{k}={v}" for k, v in shown))
-    head = render.one_line(f"{word(record, 'seq', '-'):>6} {kind} {whom}")
+    head = render.one_line(f"{word(record, 'seq', '-'):>6} {kind} {subject}")
     return f"{session.styled(render.at(word(record, 'at')), 'grey')} {head} {text}".rstrip()
 
 

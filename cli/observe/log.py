@@ -1,4 +1,4 @@
-"""`corral logs`: what workers wrote, past and following."""
+"""Implements `corral logs`: shows and follows the output of workers."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ import click
 from ...worker.client.sync import Client
 from ...worker.contract.errors import ResourceLimitExceeded, Unreachable, from_wire
 from .. import render
-from ..context import ANSWER_S, Session, Verb, complete_agents, moment
+from ..context import ANSWER_S, Command, Session, complete_agents, moment
 from ..render import inners, word
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -19,14 +19,14 @@ MOST_LINES = 1_000_000
 LOUD = {"warning": "yellow", "warn": "yellow", "error": "red", "critical": "red", "fatal": "red"}
 
 SEARCHES = {"grep", "level", "previous"}
-"""What may take the daemon longer than an answer is waited for, in long logs."""
+"""Params with which a request on long logs may take longer than ANSWER_S."""
 
 Records = list[dict[str, object]]
 
 
 @click.command(
     "logs",
-    cls=Verb,
+    cls=Command,
     epilog="""\b
 Examples:
   corral logs -f greeter
@@ -80,7 +80,7 @@ def logs(
 ) -> None:
     """Show output and log messages of agents and MCP servers."""
     if follow and (until is not None or previous):
-        raise click.UsageError("-f goes on, --until and --previous are over: give one of them")
+        raise click.UsageError("-f does not go with --until or --previous: they select past lines")
     params: dict[str, object] = {k: v for k, v in only.items() if v is not None}
     if names:
         params["names"] = list(names)
@@ -107,7 +107,7 @@ def logs(
 def _read(
     connection: Client, params: Mapping[str, object], write: Callable[[Records], None]
 ) -> bool:
-    """Writes the records that are there, unless they are too much for one answer."""
+    """Writes the stored records; returns False if they are too much for one answer."""
     try:
         found = connection.call("log.read", params, timeout_s=ANSWER_S)
     except ResourceLimitExceeded as error:
@@ -121,7 +121,7 @@ def _read(
 def _follow(
     connection: Client, params: Mapping[str, object], write: Callable[[Records], None]
 ) -> None:
-    """Writes records as they come, to the end if there is one.
+    """Writes records as they arrive, until the daemon ends the stream.
 
     Raises:
         Unreachable: the daemon is gone; `since` in its data is the time of the last record that was written.
@@ -146,7 +146,7 @@ def _follow(
 
 
 class _LogWriter:
-    """Log records for people: time, worker, text; `!` in place of `|` marks stderr."""
+    """Writes log records for people: time, worker, text; `!` in place of `|` marks stderr."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -154,7 +154,7 @@ class _LogWriter:
         self._width = 0
 
     def write(self, records: Iterable[Mapping[str, object]]) -> None:
-        """Writes the records and hands them over at once."""
+        """Writes the records, and flushes."""
         records = list(records)
         for record in records:
             self._width = max(self._width, len(_origin(record)))
@@ -176,7 +176,7 @@ class _LogWriter:
         if level in LOUD:
             head += session.styled(level, LOUD[level]) + " "
         stamp = session.styled(render.at(word(record, "at")), "grey")
-        # A message may have several lines: none of them is to look like another worker's.
+        # A message may have several lines: none of them may look like a line of another worker.
         lines = word(record, "text").split("\n")
         for line in lines[:-1]:
             session.stdout.write(f"{stamp} {head}")
@@ -186,7 +186,7 @@ class _LogWriter:
 
 
 def _facts(record: Mapping[str, object]) -> str:
-    """The fields of a message, as ` key=value`."""
+    """Formats the fields of a message as ` key=value`."""
     fields = record.get("fields")
     if not isinstance(fields, dict):
         return ""

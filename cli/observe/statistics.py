@@ -1,4 +1,4 @@
-"""`corral stats` and `corral top`: what was done since the daemon started, and what is done now."""
+"""Implements `corral stats` and `corral top`: totals since the start of the daemon, and the present load."""
 
 import os
 import time
@@ -9,7 +9,7 @@ import click
 
 from ...worker.client.sync import Client
 from .. import render
-from ..context import ANSWER_S, Session, Verb, complete_agents, duration
+from ..context import ANSWER_S, Command, Session, complete_agents, duration
 from ..render import Record, inner, inners, number, word
 
 GROUPS = ("agents", "mcp_servers", "teams", "workflows")
@@ -29,13 +29,13 @@ INTERVAL_LEAST_S = 0.1
 
 CLEAR = "\x1b[H\x1b[2J"
 HOME, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
-"""ECMA-48: the new frame is written over the old one, so that nothing flickers."""
+"""Control sequences of ECMA-48: the new frame overwrites the old one, which avoids flicker."""
 
 LINES = 24
-"""Of a terminal that does not say how many it has."""
+"""Number of lines of a terminal that does not report it."""
 
 
-@click.command("stats", cls=Verb)
+@click.command("stats", cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @click.pass_obj
 def stats(session: Session, names: tuple[str, ...]) -> None:
@@ -99,10 +99,10 @@ ORDERS: Mapping[str, Order] = {
     ),
     "name": lambda row: (word(row, "name"),),
 }
-"""What comes first; those that are alike by name."""
+"""Name of an order -> sort key; equal rows are sorted by name."""
 
 
-@click.command("top", cls=Verb)
+@click.command("top", cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
 @click.option(
     "--interval",
@@ -130,7 +130,7 @@ def top(session: Session, /, **options: Any) -> None:  # Any: the values of the 
     try:
         with session.connect() as connection:
             while True:
-                frame = _look(connection, params, ORDERS[options["sort"]])
+                frame = _sample(connection, params, ORDERS[options["sort"]])
                 _write(session, frame, is_first=is_first, is_only=left == 1 and is_first)
                 is_first = False
                 left = None if left is None else left - 1
@@ -141,8 +141,8 @@ def top(session: Session, /, **options: Any) -> None:  # Any: the values of the 
         return
 
 
-def _look(connection: Client, params: Record, order: Order) -> dict[str, object]:
-    """What `top --json` prints of one look."""
+def _sample(connection: Client, params: Record, order: Order) -> dict[str, object]:
+    """Returns one sample, as `top --json` prints it."""
     status = render.as_record(connection.call("daemon.status", params, timeout_s=ANSWER_S))
     found = render.as_record(connection.call("statistics.show", params, timeout_s=ANSWER_S))
     known = {name: each for group in GROUPS[:2] for name, each in inner(found, group).items()}

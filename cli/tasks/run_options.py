@@ -1,4 +1,4 @@
-"""What `corral run` is told to order: its options, and the params of `task.submit` and `schedule.add` that they mean."""
+"""Defines the options of `corral run`, and turns them into the params of `task.submit` and `schedule.add`."""
 
 import re
 import time
@@ -13,10 +13,10 @@ from ..context import complete_names, duration, duration_s, json_value, moment
 DAY_S = 86_400.0
 
 AGAIN = ("every", "cron")
-"""Options that make a schedule of it."""
+"""Options that create a schedule."""
 
 OF_SCHEDULES = ("timezone", "name", "overlap")
-"""Options that mean nothing without one of these."""
+"""Options that require one of AGAIN."""
 
 F = TypeVar("F", bound=Callable[..., Any])  # Any: whatever a command takes
 
@@ -172,18 +172,18 @@ _OPTIONS = (
 )
 
 
-def order_options(command: F) -> F:
-    """Gives a command the options of an order."""
+def add_run_options(command: F) -> F:
+    """Adds the options of a run to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def is_schedule(options: Mapping[str, Any]) -> bool:
-    """Whether it is an order for tasks again and again.
+    """Returns True if the options create a schedule.
 
     Raises:
-        InvalidParams: it is for one task, and says what only a schedule has.
+        InvalidParams: an option of schedules is given for one task.
     """
     if any(options[name] is not None for name in AGAIN):
         return True
@@ -196,13 +196,13 @@ def is_schedule(options: Mapping[str, Any]) -> bool:
 
 
 def schedule(options: Mapping[str, Any]) -> dict[str, object]:
-    """The params of schedule.add.
+    """Returns the params of schedule.add.
 
     Raises:
-        InvalidParams: a value cannot be read, or means nothing for a schedule.
+        InvalidParams: a value cannot be read, or does not apply to a schedule.
     """
     if options["detach"]:
-        words = "cannot use --detach with a schedule: nobody waits for its tasks"
+        words = "cannot use --detach with a schedule: the command does not wait for its tasks"
         raise InvalidParams(words, key="--detach")
     if all(options[name] is not None for name in AGAIN):
         raise InvalidParams("cannot use --every and --cron together: give one", key="--cron")
@@ -217,7 +217,7 @@ def schedule(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def task(options: Mapping[str, Any]) -> dict[str, object]:
-    """The params of task.submit.
+    """Returns the params of task.submit.
 
     Raises:
         InvalidParams: a value cannot be read.
@@ -279,7 +279,7 @@ def _retry(options: Mapping[str, Any]) -> dict[str, object] | None:
 
 
 def instant(text: str, option: str, now: float) -> float:
-    """Unix seconds of a time to come: `5m` from now, `18:00` (UTC, the next), or an RFC 3339 time.
+    """Returns Unix seconds of a future time: `5m` from now, `18:00` (UTC, the next), or an RFC 3339 time.
 
     Raises:
         InvalidParams: it is none of these.

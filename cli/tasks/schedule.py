@@ -1,4 +1,4 @@
-"""`corral schedules` and `schedule …`: the tasks that are made again and again; `corral run --every` makes one."""
+"""Implements `corral schedules` and `schedule …`; `corral run --every` creates a schedule."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import click
 
 from ...worker.contract.errors import NotFound
 from .. import render
-from ..context import Noun, Session, Verb, complete_names
+from ..context import Command, CommandGroup, Session, complete_names
 from ..render import inner, inners, number, word
 
 complete_schedules = complete_names("schedule.list", "schedules")
@@ -62,14 +62,14 @@ def _when(record: Mapping[str, object]) -> str:
     return word(record, "cron") + (f" {zone}" if zone else "")
 
 
-@click.command("schedules", cls=Verb)
+@click.command("schedules", cls=Command)
 @click.pass_obj
 def schedules(session: Session) -> None:
     """List the schedules."""
     _list(session)
 
 
-schedule = Noun("schedule", help="Show, pause, run and remove schedules of tasks.")
+schedule = CommandGroup("schedule", help="Show, pause, run and remove schedules of tasks.")
 
 
 @schedule.command("list")
@@ -109,7 +109,7 @@ def remove(session: Session, names: tuple[str, ...]) -> None:
 
 
 def _check_known(session: Session, names: tuple[str, ...]) -> None:
-    """Refuses several of which one is not there before anything becomes of the others."""
+    """Raises NotFound for a name that does not exist, before any of the others is changed."""
     if len(names) == 1:  # the daemon refuses that one itself
         return
     found = session.call("schedule.list", {})

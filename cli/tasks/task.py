@@ -1,7 +1,7 @@
-"""`corral run`, `tasks` and `task …`: give work to agents, teams and workflows, and see what became of it.
+"""Implements `corral run`, `tasks` and `task …`: submits tasks, waits for them, lists and shows their records.
 
-`run` is task.submit and then task.wait, not task.run: once the id is known a broken connection costs
-nothing, because the task goes on in the daemon and is asked for again by its id.
+`run` is task.submit and then task.wait, not task.run: once the id is known, a broken connection does no
+harm, because the task continues in the daemon and its record is requested again by the id.
 """
 
 import sys
@@ -26,9 +26,9 @@ from ...worker.contract.jsonrpc import Notification
 from .. import render
 from ..context import (
     ANSWER_S,
-    Noun,
+    Command,
+    CommandGroup,
     Session,
-    Verb,
     complete_agents,
     complete_names,
     duration,
@@ -37,35 +37,35 @@ from ..context import (
 )
 from ..render import inner, inners, number, word
 from . import run_options
-from .run_options import complete_addressees, complete_tasks, order_options
+from .run_options import add_run_options, complete_addressees, complete_tasks
 
 RECONNECT_S = 30.0
-"""How long a waiting `run` bears with a daemon that is away."""
+"""Seconds that a waiting `run` tolerates an absent daemon."""
 
 RETRY_S = 0.05
-"""The pause before a daemon is asked again that is there but on its way out."""
+"""Seconds before the next request to a daemon that is shutting down."""
 
 SERVED_S = 1.0
-"""A daemon that let us wait this long was there: its next absence is another one."""
+"""Seconds of waiting after which the daemon counts as present: its next absence is a new one."""
 
 PROGRESS_LINE_S = 1.0
-"""On a stderr that is no terminal the same state is said this often at most."""
+"""Seconds between two lines about the same state, on a stderr that is no terminal."""
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "timeout")
 ENDED = frozenset(STATES[2:])
 
 TREE_TASKS = 200
-"""Tasks below one that `task show` prints."""
+"""Number of delegated tasks that `task show` prints."""
 
 PAGE = 1_000
-"""Tasks that are asked for at once."""
+"""Number of tasks in one request."""
 
 complete_schedules = complete_names("schedule.list", "schedules")
 
 
 @click.command(
     "run",
-    cls=Verb,
+    cls=Command,
     epilog="""\b
 Examples:
   corral run greeter "greet the visitors"
@@ -75,7 +75,7 @@ Examples:
 )
 @click.argument("agent", metavar="AGENT", shell_complete=complete_addressees)
 @click.argument("objective", metavar="OBJECTIVE")
-@order_options
+@add_run_options
 @click.pass_obj
 def run(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
     """Run a task, show its progress and print its result.
@@ -97,11 +97,11 @@ def run(session: Session, /, **options: Any) -> int:  # Any: the values of the o
         with _Progress(session) as progress:
             wait = _Wait(session, connection, word(record, "id"), progress.show)
             if record.get("scheduled_at") is not None and not _has_ended(record):
-                progress.say(f"{word(record, 'id')} begins at {word(record, 'scheduled_at')}")
+                progress.print(f"{word(record, 'id')} begins at {word(record, 'scheduled_at')}")
             try:
                 record = record if _has_ended(record) else wait.until_ended(None)
             except KeyboardInterrupt:
-                progress.say("cancelling the task; Ctrl-C again leaves it to the daemon")
+                progress.print("cancelling the task; press Ctrl-C again to exit at once")
                 record = wait.cancel()
     return _print_result(session, record)
 
@@ -118,10 +118,10 @@ def _add_schedule(session: Session, params: Mapping[str, object]) -> None:
 def _submit(
     session: Session, connection: Client, params: Mapping[str, object]
 ) -> dict[str, object]:
-    """The record of the accepted task; one with a key is sent again when the connection breaks.
+    """Returns the record of the accepted task; a task with a key is sent again when the connection breaks.
 
     Raises:
-        Unreachable: the connection broke before the answer: nobody knows, so nothing is sent twice.
+        Unreachable: the connection broke before the answer: the task may have been accepted, so it is not sent again.
     """
     try:
         found = connection.call("task.submit", params, timeout_s=ANSWER_S)
@@ -131,7 +131,7 @@ def _submit(
             with await_daemon(session.socket, patience_s=RECONNECT_S) as again:
                 found = again.call("task.submit", params, timeout_s=ANSWER_S)
         else:
-            words = f'{error.message}; whether the task was accepted, "corral tasks" knows'
+            words = f'{error.message}; "corral tasks" shows whether the task was accepted'
             raise type(error)(words, **error.data, acknowledged=False) from error
     return render.as_record(found)
 
@@ -154,7 +154,7 @@ class _Wait:
         self._on_notification = on_notification
 
     def until_ended(self, timeout_s: float | None) -> dict[str, object]:
-        """The record of the task when it has ended.
+        """Returns the record of the task when it has ended.
 
         Raises:
             Timeout: it has not within `timeout_s`.
@@ -188,7 +188,7 @@ class _Wait:
             time.sleep(RETRY_S)
 
     def cancel(self) -> dict[str, object]:
-        """The record after asking the daemon to cancel the task.
+        """Cancels the task, and returns its record.
 
         Over another connection: Ctrl-C may have cut a line in two on this one.
         """
@@ -210,7 +210,7 @@ class _Wait:
 
 
 class _Progress:
-    """What a task is doing, on stderr: one line that is rewritten on a terminal, else lines."""
+    """Shows the progress of a task on stderr: one line that is rewritten on a terminal, else lines."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -225,7 +225,7 @@ class _Progress:
         self._clear()
 
     def show(self, notification: Notification) -> None:
-        """Takes a `task.progress`."""
+        """Shows a `task.progress` notification."""
         if notification.method != "task.progress" or self._session.json:
             return
         facts = notification.params
@@ -248,8 +248,8 @@ class _Progress:
             self._last = (key, now)
             print(text, file=sys.stderr, flush=True)
 
-    def say(self, text: str) -> None:
-        """Writes a line that stays."""
+    def print(self, text: str) -> None:
+        """Writes a permanent line."""
         self._clear()
         self._session.note(text)
 
@@ -261,7 +261,7 @@ class _Progress:
 
 
 def _share(facts: Mapping[str, object]) -> str:
-    """`50%`, or `3/10` where the total is no 1."""
+    """Formats progress: `50%`, or `3/10` if the total is not 1."""
     done, total = number(facts, "progress"), number(facts, "total")
     if done is None:
         return ""
@@ -278,7 +278,7 @@ def _has_ended(record: Mapping[str, object]) -> bool:
 
 
 def _print_result(session: Session, record: Mapping[str, object]) -> int:
-    """Prints the output, or why there is none; returns the exit code of the task."""
+    """Prints the output, or the error of the task; returns its exit code."""
     error = _error(record)
     if session.json:
         session.print_json(record)
@@ -296,7 +296,7 @@ def _print_result(session: Session, record: Mapping[str, object]) -> int:
 
 
 def _error(record: Mapping[str, object]) -> CorralError | None:
-    """Why a task did not succeed; a record that does not say is judged by its state."""
+    """Returns the error of a task that did not succeed; one made from its state if the record has none."""
     state = word(record, "state")
     if state == "succeeded":
         return None
@@ -312,7 +312,7 @@ def _error(record: Mapping[str, object]) -> CorralError | None:
     return None
 
 
-@click.command("tasks", cls=Verb)
+@click.command("tasks", cls=Command)
 @click.option(
     "--agent",
     "agents",
@@ -377,9 +377,9 @@ def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of th
 
 
 def _filters(options: Mapping[str, Any]) -> dict[str, object]:
-    """The params of task.list that options mean."""
+    """Returns the params of task.list for the options."""
     params: dict[str, object] = {}
-    # One by its own name: what a daemon of before knows.
+    # A single value goes under the older key, which an older daemon knows, too.
     for one, several in (("agent", "agents"), ("state", "states")):
         values = list(options[several])
         if values:
@@ -399,7 +399,7 @@ def _filters(options: Mapping[str, Any]) -> dict[str, object]:
 def _pages(
     session: Session, params: Mapping[str, object], limit: int
 ) -> tuple[list[dict[str, object]], int]:
-    """Records up to a limit, over as many answers as that takes, and how many could not be read."""
+    """Reads records up to a limit, in several requests, and counts those that could not be read."""
     records: list[dict[str, object]] = []
     skipped = 0
     before: object = None
@@ -426,7 +426,7 @@ def _task_row(record: Mapping[str, object]) -> list[str]:
     return [*cells, took, created, f"{error}: {objective}" if error else objective]
 
 
-task = Noun("task", help="Show, follow, cancel or retry single tasks.")
+task = CommandGroup("task", help="Show, follow, cancel or retry single tasks.")
 
 
 @task.command("show")
@@ -514,7 +514,7 @@ def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -
 
 
 def _worst(records: Sequence[Mapping[str, object]]) -> int:
-    """The exit code of the first that did not succeed."""
+    """Returns the exit code of the first task that did not succeed."""
     errors = [error for error in map(_error, records) if error is not None]
     return errors[0].exit_status if errors else 0
 
@@ -528,7 +528,7 @@ def _worst(records: Sequence[Mapping[str, object]]) -> int:
 def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
     """Print the progress of a task until it ends, and its result. Its delegated tasks are shown, too."""
 
-    def tell(notification: Notification) -> None:
+    def show_event(notification: Notification) -> None:
         if notification.method != "task.event":
             return
         event = inner(notification.params, "event")
@@ -538,7 +538,7 @@ def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
             print(render.one_line(_event_line(event)), file=sys.stderr, flush=True)
 
     with session.connect() as connection:
-        following = _Wait(session, connection, task_id, tell, "task.follow")
+        following = _Wait(session, connection, task_id, show_event, "task.follow")
         record = following.until_ended(timeout_s)
     if not session.json:
         return _print_result(session, record)
@@ -548,14 +548,14 @@ def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
 
 
 def _event_line(event: Mapping[str, object]) -> str:
-    what = word(event, "type").removeprefix("task.")
-    if what == "ended":
-        what = word(event, "state")
-    elif what == "progress":
-        what = _share(event)
-    whom = word(event, "worker") or word(event, "agent")
+    kind = word(event, "type").removeprefix("task.")
+    if kind == "ended":
+        kind = word(event, "state")
+    elif kind == "progress":
+        kind = _share(event)
+    place = word(event, "worker") or word(event, "agent")
     words = word(event, "message") or word(event, "reason")
-    parts = (render.at(word(event, "at")), word(event, "task"), whom, what, words)
+    parts = (render.at(word(event, "at")), word(event, "task"), place, kind, words)
     return "  ".join(part for part in parts if part)
 
 
@@ -573,7 +573,7 @@ def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | 
     """Queue failed tasks again as new tasks. Prints the new ids."""
     retried: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
-    for found in _in_batches(session, "task.retry", _whose(task_ids, dead, agent)):
+    for found in _in_batches(session, "task.retry", _selection(task_ids, dead, agent)):
         retried += inners(found, "retried")
         failed += inners(found, "failed")
     errors = [from_wire(each.get("error")) for each in failed]
@@ -601,7 +601,7 @@ def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | 
 @click.pass_obj
 def discard(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> None:
     """Remove tasks from the dead letters. Their records stay in the list of tasks."""
-    asked = _whose(task_ids, dead, agent)
+    asked = _selection(task_ids, dead, agent)
     answers = _in_batches(session, "task.discard", asked)
     count = sum(int(number(found, "discarded") or 0) for found in answers)
     if session.json:
@@ -610,13 +610,13 @@ def discard(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str 
     session.print(f"{count} discarded")
 
 
-def _whose(task_ids: Sequence[str], dead: bool, agent: str | None) -> dict[str, object]:
+def _selection(task_ids: Sequence[str], dead: bool, agent: str | None) -> dict[str, object]:
     if bool(task_ids) == dead or (agent is not None and not dead):
-        words = "cannot tell which tasks are meant: give ids, or --dead with or without --agent"
+        words = "cannot select tasks: give ids, or --dead with or without --agent"
         raise InvalidParams(words, key="--dead")
     if not dead:
         return {"tasks": list(task_ids)}
-    # What fails again while this runs is for the next time.
+    # A task that fails again meanwhile is left to the next call.
     params: dict[str, object] = {"dead": True, "until": time.time()}
     return params if agent is None else {**params, "agent": agent}
 
@@ -624,7 +624,7 @@ def _whose(task_ids: Sequence[str], dead: bool, agent: str | None) -> dict[str, 
 def _in_batches(
     session: Session, method: str, params: dict[str, object]
 ) -> list[dict[str, object]]:
-    """The answers of a method that does a bounded number at a time, until none is left."""
+    """Calls a method that handles a bounded number of tasks until none is left; returns the answers."""
     answers: list[dict[str, object]] = []
     with session.connect() as connection:
         while True:

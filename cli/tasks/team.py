@@ -1,4 +1,4 @@
-"""`corral team …` and `corral workflow …`: what has others do its tasks comes, goes, and is looked at."""
+"""Implements `corral team …` and `corral workflow …`: groups of agents are added, listed, shown and removed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,15 +7,17 @@ import click
 
 from ...worker.contract.errors import InvalidParams
 from .. import render
-from ..context import Noun, Session, complete_names, toml_document
+from ..context import CommandGroup, Session, complete_names, toml_document
 from ..render import inner, inners, items, word
-from ..team_table import print_ensemble, print_ensembles
+from ..team_table import print_group, print_groups
 
 RUN = {"run": "tasks.task"}
-"""`corral team run` is `corral run`: a name is enough to know what it is."""
+"""`corral team run` is `corral run`: the name says whether it is a team."""
 
-team = Noun("team", table=RUN, help="List, add and remove teams of agents.")
-workflow = Noun("workflow", table=RUN, help="List, add and remove workflows of several agents.")
+team = CommandGroup("team", table=RUN, help="List, add and remove teams of agents.")
+workflow = CommandGroup(
+    "workflow", table=RUN, help="List, add and remove workflows of several agents."
+)
 
 
 def _list(kind: str) -> Callable[..., None]:
@@ -24,7 +26,7 @@ def _list(kind: str) -> Callable[..., None]:
         if session.json:
             session.print_json(found)
         elif found:
-            print_ensembles(session, found)
+            print_groups(session, found)
         else:
             session.note(f"there are no {kind}s")
 
@@ -37,7 +39,7 @@ def _show(kind: str) -> Callable[..., None]:
         if session.json:
             session.print_json(found)
         else:
-            print_ensemble(session, found)
+            print_group(session, found)
 
     return click.pass_obj(act)
 
@@ -54,8 +56,8 @@ def _rm(kind: str) -> Callable[..., None]:
     return click.pass_obj(act)
 
 
-def _fill(noun: Noun, kind: str) -> None:
-    """The commands that teams and workflows share."""
+def _fill(noun: CommandGroup, kind: str) -> None:
+    """Adds the commands that teams and workflows share."""
     complete = complete_names(f"{kind}.list", f"{kind}s")
     name = click.argument("name", metavar="NAME", shell_complete=complete)
     cascade = click.option(
@@ -132,7 +134,7 @@ def add_workflow(session: Session, name: str | None, path: str) -> None:
 
 
 def _tables(kind: str, path: str, wanted: str | None) -> dict[str, object]:
-    """The tables of a file, or the one that is named; what else is in the file is not looked at."""
+    """Returns the tables of a file, or the one that is named; ignores other tables."""
     tables = inner(toml_document(path), f"{kind}s")
     chosen = {name: table for name, table in tables.items() if wanted in (None, name)}
     if not chosen:

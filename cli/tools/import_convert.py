@@ -1,8 +1,8 @@
-"""The MCP servers in the configuration files of other programs, as tables of corral's own configuration.
+"""Translates the MCP servers in the configuration files of other programs to tables of corral's configuration.
 
-Values in, values out but for the files of variables that are read: nothing is started, no shell is asked, and no
-daemon is known here. What a file says that corral has no word for becomes a note, what it cannot mean an error that names
-server and field; a value never stands in either.
+Values in, values out, except files of variables, which are read: nothing is started, no shell runs, and no
+daemon is known here. A setting without a counterpart in corral becomes a note, an invalid one an error that names
+server and field; neither contains a value.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from .import_files import Section, Surroundings, Table, refuse
 
 
 class Server(NamedTuple):
-    """One server as corral has it: `table` is that of `[mcp.servers.NAME]`, `secrets` the keys that look like one."""
+    """A translated server: `table` is that of `[mcp.servers.NAME]`, `secrets` are the keys of possible secrets."""
 
     name: str
     original: str
@@ -30,7 +30,7 @@ class Server(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A server that is not taken, and why."""
+    """A server that is not imported, and the reason."""
 
     name: str
     place: str
@@ -44,12 +44,12 @@ SECRET = re.compile(
     "token|secret|password|passwd|passphrase|(api|access|private)[_-]?key|credential|authorization|cookie",
     re.IGNORECASE,
 )
-"""What is in the name of a variable or header whose value nobody should see."""
+"""Matches the name of a variable or header whose value is a secret."""
 
 _LOOKS_SECRET = re.compile(r"(sk|ghp|gho|ghs|github_pat|glpat|xox[abp])[-_][A-Za-z0-9_-]{8,}")
 SECRET_REFERENCE = re.compile(r"\$\{secret:([^}]*)\}")
 ENDLESS_S = 600.0
-"""The usual `max_request_timeout`: a longer `timeout` raises it."""
+"""Seconds of the default `max_request_timeout`: a longer `timeout` raises it."""
 
 _KNOWN = (
     {"command", "args", "env", "environment", "cwd", "envFile", "env_vars", "type", "transport"}
@@ -62,7 +62,7 @@ _HTTP = ("http", "streamable-http", "streamableHttp", "streamable_http", "remote
 
 
 def allowed_name(name: str) -> str:
-    """The name itself where corral allows it, else the nearest that it does: always the same for the same name."""
+    """Returns the name if corral allows it, else the nearest allowed one: always the same for the same name."""
     fits = _NAME.fullmatch(name) and "__" not in name and not re.search(r"-[0-9]+$", name)
     if fits and name != "corral":
         return name
@@ -80,7 +80,7 @@ def allowed_name(name: str) -> str:
 def translated(
     section: Section, name: str, around: Surroundings, *, rename: str | None = None
 ) -> Server | Skipped:
-    """One entry of a section as a table of corral, or why there is none.
+    """Translates one entry of a section to a table of corral, or returns why it cannot.
 
     Raises:
         InvalidParams: a field is not what it should be, or a variable in it has no value; `server` and `field`.
@@ -100,7 +100,7 @@ def translated(
 
 
 class _Entry:
-    """Reads one entry; keeps what there is to say about it."""
+    """Reads one entry, and collects notes about it."""
 
     def __init__(
         self, section: Section, name: str, entry: Mapping[str, object], around: Surroundings
@@ -110,12 +110,12 @@ class _Entry:
         self.secrets: list[tuple[str, str]] = []
 
     def table(self) -> tuple[Table, str]:
-        """The table, or "" where it is taken, and the reason where it is not."""
+        """Returns the table, and the reason if the server is not imported, else ""."""
         entry = self._entry
         kind = str(entry.get("type") or entry.get("transport") or "")
         url = next((k for k in ("httpUrl", "serverUrl", "url") if entry.get(k)), None)
         if kind in ("sse", "ws", "websocket"):
-            return {}, f"corral does not speak {kind}: use the server's streamable HTTP address"
+            return {}, f"corral does not support {kind}: use the server's streamable HTTP address"
         if kind and kind not in (*_HTTP, "stdio", "local"):
             self.fail("type", f'"{kind}" is unknown: stdio or http')
         if url is None and not entry.get("command") and "settings" in entry:
@@ -124,14 +124,14 @@ class _Entry:
         table = self._remote(url) if is_remote and url is not None else self._local()
         argv = as_array(table.get("command")) or []
         if is_corral([str(word) for word in argv]):
-            return {}, "it is corral itself, which would call itself"
+            return {}, "it is corral itself"
         self._limits(table)
         ignored = [key for key in entry if key not in _KNOWN and key not in _ALLOW_LISTS]
         if ignored:
             self.notes.append(f"not taken over: {', '.join(ignored)}")
         for key in _ALLOW_LISTS:
             if key in entry and as_array(entry[key]) != ["*"]:
-                advice = "say which with the tools of an agent or a profile"
+                advice = "restrict them with the tools of an agent or a profile"
                 self.notes.append(f"{key} is not taken over: all tools are offered; {advice}")
         return table, ""
 
@@ -186,7 +186,7 @@ class _Entry:
         return self._around.home + text[1:] if text == "~" or text.startswith("~/") else text
 
     def _take_file(self, path: str, process: Table, environment: dict[str, str]) -> None:
-        """A file of variables: named where corral reads it the same way, else its values are taken now."""
+        """Refers to a file of variables if corral reads it the same way, else copies its values."""
         folder = self._section.project or self._around.home
         file = os.path.join(folder, self._at_home(path))
         try:
@@ -195,8 +195,8 @@ class _Entry:
         except (OSError, UnicodeError) as error:
             words = getattr(error, "strerror", None) or "it is not UTF-8"
             self.fail("envFile", f"cannot read {file}: {words.lower()}")
-        said = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
-        pairs = [line.partition("=") for line in said]
+        meant = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+        pairs = [line.partition("=") for line in meant]
         if all(equals and _is_plain(key, value) for key, equals, value in pairs):
             process["environment_file"] = file
             return
@@ -287,7 +287,7 @@ class _Entry:
         return found
 
     def _note_secrets(self, key: str, values: Mapping[str, str]) -> None:
-        """What looks like a secret and is none of ours to keep: told by name."""
+        """Collects the names of values that look like secrets and are no references."""
         found = [
             name
             for name, value in values.items()
@@ -303,7 +303,7 @@ class _Entry:
     # -- variables
 
     def expanded(self, value: object, field: str, *, is_secret_place: bool = False) -> str:
-        """The text with its variables replaced, once; `${secret:NAME}` stays where corral expands it."""
+        """Replaces the variables of a text, once; `${secret:NAME}` stays where corral expands it."""
         if not isinstance(value, str):
             self.fail(field, "it is no string")
         if "\0" in value:
@@ -345,7 +345,7 @@ class _Entry:
         name, has_default, default = body.removeprefix("env:").partition(":-")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             if re.match(r"[A-Za-z_]\w*:", body):
-                self.fail(field, f"corral does not know what ${{{body}}} means")
+                self.fail(field, f"corral does not know ${{{body}}}")
             return f"${{{body}}}"  # no variable: text such as ${#list}
         if name in around.environ:
             return around.environ[name]
@@ -365,7 +365,7 @@ class _Entry:
 
 
 def is_corral(argv: Sequence[str]) -> bool:
-    """Whether a command line is `corral mcp serve` in one of its spellings."""
+    """Returns True if a command line is `corral mcp serve` in one of its spellings."""
     words = [each for word in argv for each in word.split()]  # a shell has it in one
     names = [os.path.basename(word) for word in words]
     program = next((n for n, name in enumerate(names) if name in ("corral", "corral.cli")), None)
@@ -375,7 +375,7 @@ def is_corral(argv: Sequence[str]) -> bool:
 
 
 def _names_secret(argv: Sequence[str]) -> bool:
-    """Whether an option such as `--api-key` is followed by its value."""
+    """Returns True if an option such as `--api-key` has its value on the command line."""
     return any(
         word.startswith("--") and SECRET.search(word) and ("=" in word or following != "")
         for word, following in zip(argv, [*argv[1:], ""], strict=True)
@@ -405,10 +405,10 @@ def chosen(
     only: Sequence[str] = (),
     renames: Mapping[str, str] | None = None,
 ) -> tuple[list[Server], list[Skipped]]:
-    """The servers of several sections, all or those named; the same one in two places counts once.
+    """Translates the servers of several sections, all or the named ones; equal servers in two places count once.
 
     Raises:
-        InvalidParams: an entry cannot be taken; a name in `only` or `renames` is nowhere; two have one name.
+        InvalidParams: an entry is invalid; a name in `only` or `renames` does not exist; two servers have one name.
     """
     renames = renames or {}
     known = [name for section in sections for name in section.entries]
@@ -418,7 +418,7 @@ def chosen(
             raise InvalidParams(words, server=name, known=known)
     for name, new in renames.items():
         if allowed_name(new) != new:
-            words = f'cannot import "{name}" as "{new}": corral does not allow the name; "{allowed_name(new)}" it does'
+            words = f'cannot import "{name}" as "{new}": corral does not allow the name; use "{allowed_name(new)}"'
             raise InvalidParams(words, server=name, key="--rename", value=new)
     servers: dict[str, Server] = {}
     skipped: list[Skipped] = []
@@ -441,7 +441,7 @@ def chosen(
 
 
 def with_references(servers: Sequence[Server]) -> tuple[list[Server], dict[str, list[str]]]:
-    """The servers with `${secret:NAME}` in place of what looks like a secret, and which server wants which NAME."""
+    """Puts `${secret:NAME}` in place of values that look like secrets; returns also the NAMEs by server."""
     changed: list[Server] = []
     values: dict[str, str] = {}
     wanted: dict[str, list[str]] = {}
@@ -458,7 +458,7 @@ def with_references(servers: Sequence[Server]) -> tuple[list[Server], dict[str, 
 
 
 def _secret_name(value: str, wishes: Sequence[str], values: dict[str, str]) -> str:
-    """The first name that is free or has this value already, in the letters that a reference may have."""
+    """Returns the first name that is free or has this value already, in the letters of a reference."""
     numbered = (f"{wishes[-1]}_{n}" for n in itertools.count(2))
     for wish in itertools.chain(wishes, numbered):
         name = re.sub(r"^(?=[0-9])", "_", re.sub(r"[^A-Za-z0-9_]", "_", wish))
@@ -468,7 +468,7 @@ def _secret_name(value: str, wishes: Sequence[str], values: dict[str, str]) -> s
 
 
 def hidden(table: Mapping[str, object]) -> Table:
-    """The table with the values of its environment and headers hidden, and those in its address."""
+    """Hides the values of the environment, the headers and the query of the address in a table."""
     shown: Table = {}
     for key, value in table.items():
         if key in ("environment", "headers"):
@@ -484,7 +484,7 @@ def hidden(table: Mapping[str, object]) -> Table:
 
 
 def toml(servers: Sequence[Server]) -> str:
-    """The servers as `[mcp.servers.NAME]` tables of a corral configuration file."""
+    """Formats the servers as `[mcp.servers.NAME]` tables of a corral configuration file."""
     return "\n".join(
         "\n".join(_tables(("mcp", "servers", s.name), s.table)) + "\n" for s in servers
     )

@@ -1,7 +1,6 @@
-"""The configuration files of other programs: where they are, and which MCP servers stand in each place of them.
+"""Finds and reads the configuration files of other programs, with the MCP servers in each place of them.
 
-Nothing is started, and no daemon is known here. What a file cannot mean is an error that names it; a value never
-stands in one.
+Nothing is started, and no daemon is known here. An invalid file is an error that names it and contains no value.
 """
 
 import json
@@ -14,31 +13,31 @@ from ...worker.contract.codec import as_array, as_object
 from ...worker.contract.errors import InvalidParams
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""A client keeps its whole history in such a file, but no more than this is read."""
+"""Bytes of the largest file that is read: some clients keep their whole history in it."""
 
 Table = dict[str, object]
 
 
 class Section(NamedTuple):
-    """The servers that stand together in one place of one file."""
+    """A group of servers in one place of one file."""
 
     file: str
     project: str | None
-    """The folder that `${workspaceFolder}` means and commands run in; None: the file counts for all of the user's."""
+    """Folder of `${workspaceFolder}` in which commands run; None for a file that applies to all projects."""
     entries: Mapping[str, Mapping[str, object]]
     inputs: Mapping[str, Mapping[str, object]] = {}
     timeout_unit_s: float | None = None
-    """What a `timeout` of 1 means; None where it is not known."""
+    """Seconds in a `timeout` of 1; None if unknown."""
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Describes the place for people."""
         in_file = self.project is not None and not self.file.startswith(self.project + os.sep)
         return f"{self.file} (project {self.project})" if in_file else self.file
 
 
 class Surroundings(NamedTuple):
-    """What variables mean: the environment, the user's home, and what was answered to `${input:ID}`."""
+    """Holds the values of variables: the environment, the home folder of the user, and the values of `${input:ID}`."""
 
     environ: Mapping[str, str]
     home: str
@@ -70,11 +69,11 @@ USUAL_FILES: tuple[tuple[str, str], ...] = (
     ("Gemini CLI", "./.gemini/settings.json"),
     ("Codex", "./.codex/config.toml"),
 )
-"""Client -> where it keeps its servers: of the user, then of the folder that one is in."""
+"""Client, path of its file: those of the user, then those of the current folder."""
 
 
 def usual_files(around: Surroundings, folder: str) -> list[tuple[str, str]]:
-    """The usual files of this user and of `folder` that are there, each with its client."""
+    """Returns the usual files of this user and of `folder` that exist, each with its client."""
     config = around.environ.get("XDG_CONFIG_HOME", "")
     config = config if config.startswith("/") else os.path.join(around.home, ".config")
     found: dict[str, str] = {}
@@ -88,7 +87,7 @@ def usual_files(around: Surroundings, folder: str) -> list[tuple[str, str]]:
 
 
 def read(path: str, home: str) -> list[Section]:
-    """The servers of one file; an empty list where it is none of those that are known.
+    """Reads the servers of one file; returns an empty list if its format is unknown.
 
     Raises:
         InvalidParams: it cannot be read, or is neither JSON (with comments) nor, called *.toml, TOML.
@@ -166,7 +165,7 @@ _PIECES = re.compile(
 
 
 def plain_json(text: str) -> str:
-    """JSON from JSON with comments and trailing commas; what stays is where it was, so that errors name the place."""
+    """Blanks comments and trailing commas out of JSON; the rest keeps its place, so that errors name it."""
     return _PIECES.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text).strip(" ")
 
 
@@ -188,7 +187,7 @@ def _inputs(value: object) -> dict[str, Mapping[str, object]]:
 
 
 def _project(file: str, home: str) -> str | None:
-    """The folder that a file is about: its own, or that around `.vscode`; None for the user's own files."""
+    """Returns the project folder of a file: its own, or that around `.vscode`; None for the files of the user."""
     folder = os.path.dirname(file)
     if os.path.basename(folder).startswith("."):
         folder = os.path.dirname(folder)

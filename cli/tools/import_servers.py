@@ -1,6 +1,6 @@
-"""`corral mcp import`: takes MCP servers over from the files of editors and agents.
+"""Implements `corral mcp import`: adds the MCP servers of the files of editors and agents.
 
-`import_files` finds and reads the files, `import_convert` makes tables of corral's configuration of what they have.
+`import_files` finds and reads the files, `import_convert` translates their entries to tables of corral's configuration.
 """
 
 import os
@@ -12,7 +12,7 @@ import click
 
 from ...worker.contract.errors import Conflict, InvalidParams, from_wire
 from .. import render
-from ..context import Session, Verb, pair
+from ..context import Command, Session, pair
 from ..render import inner, items
 from .import_convert import Server, Skipped, chosen, hidden, toml, with_references
 from .import_files import Section, Surroundings, read, usual_files
@@ -20,7 +20,7 @@ from .import_files import Section, Surroundings, read, usual_files
 
 @click.command(
     "import",
-    cls=Verb,
+    cls=Command,
     epilog="Variables are expanded during the import; the daemon expands ${secret:NAME}.",
 )
 @click.argument("words", nargs=-1, metavar="[FILE]...", type=click.Path())
@@ -72,7 +72,7 @@ def import_(session: Session, /, **options: Any) -> None:  # Any: the values of 
         return
     renames = dict(pair("names", "--rename", each) for each in options["renames"])
     servers, skipped = chosen(sections, around, only=only, renames=renames)
-    _tell(session, servers, skipped, is_written=options["write"] is not None)
+    _print_notes(session, servers, skipped, is_written=options["write"] is not None)
     if options["write"] is not None:
         _write(session, servers, skipped, options["write"])
     elif servers:
@@ -86,10 +86,10 @@ def import_(session: Session, /, **options: Any) -> None:  # Any: the values of 
 def _sections(
     session: Session, around: Surroundings, options: Mapping[str, Any]
 ) -> tuple[list[Section], dict[str, str]]:
-    """What the files have that were named or, with --scan, found; and why some of the latter cannot be read."""
+    """Returns the sections of the named or, with --scan, found files, and why some of these cannot be read."""
     failures: dict[str, str] = {}
     if not (options["scan"] or options["words"]):
-        raise InvalidParams("cannot import: name a FILE, or say --scan", key="FILE", value=None)
+        raise InvalidParams("cannot import: give a FILE or --scan", key="FILE", value=None)
     if not options["scan"]:
         sections = [each for path in options["words"] for each in read(path, around.home)]
         if not any(each.entries for each in sections):
@@ -125,13 +125,13 @@ def _print_found(
     session.print_table(
         ("NAME", "FILE"), [(name, each.place) for each in sections for name in each.entries]
     )
-    session.note('"corral mcp import --scan NAME..." takes some, --all takes all of them')
+    session.note('"corral mcp import --scan NAME..." imports some, --all imports all of them')
 
 
-def _tell(
+def _print_notes(
     session: Session, servers: Sequence[Server], skipped: Sequence[Skipped], *, is_written: bool
 ) -> None:
-    """What a person should know of each server before it is used, on stderr."""
+    """Prints notes about each server on stderr: skipped ones, changes, and possible secrets."""
     for each in skipped:
         session.note(f"skipped {each.name} of {each.place}: {each.reason}")
     for server in servers:
@@ -154,7 +154,7 @@ def _untaken(skipped: Sequence[Skipped], servers: Sequence[Server] = ()) -> dict
 def _write(
     session: Session, servers: Sequence[Server], skipped: Sequence[Skipped], target: str
 ) -> None:
-    """Writes TOML with references in place of what looks like a secret; an existing file is left alone."""
+    """Writes TOML with references in place of values that look like secrets; never overwrites a file."""
     servers, wanted = with_references(servers)
     text = toml(servers)
     if target == "-":
@@ -192,7 +192,7 @@ def _take(
     skipped: Sequence[Skipped],
     options: Mapping[str, Any],
 ) -> None:
-    """Adds the servers to the running set, or tells what that would do."""
+    """Adds the servers to the running set; with --dry-run prints the changes only."""
     is_dry = options["dry_run"]
     request = {
         "agents": [

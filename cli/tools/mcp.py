@@ -1,16 +1,16 @@
-"""`corral mcp …`: the servers of the pool, what they offer, one call, and how servers come and go."""
+"""Implements `corral mcp …`: lists servers and their tools, prompts and resources, calls tools, adds and removes servers."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ...worker.contract.errors import InvalidParams, NotFound
 from .. import render
 from ..context import (
-    Adding,
-    Noun,
+    AddCommand,
+    CommandGroup,
     Session,
     complete_names,
     duration,
@@ -20,10 +20,7 @@ from ..context import (
 )
 from ..render import inner, inners, items, number, word
 
-if TYPE_CHECKING:
-    pass
-
-mcp = Noun(
+mcp = CommandGroup(
     "mcp",
     table={"import": "tools.import_servers"},
     help="Manage MCP servers, and list and call their tools.",
@@ -103,7 +100,7 @@ def tools(session: Session, server: str | None) -> None:
 
 
 def _arguments(tool: Mapping[str, object]) -> str:
-    """The names that the schema has: required ones first, others in brackets."""
+    """Lists the properties of the input schema: required ones first, others in brackets."""
     schema = inner(tool, "input_schema")
     required = [str(name) for name in items(schema, "required")]
     optional = [name for name in inner(schema, "properties") if name not in required]
@@ -152,10 +149,8 @@ def call(
         for text in _texts(result):
             session.print_foreign(text)
     if result.get("resultType") == "input_required":
-        words = (
-            f'cannot finish the call of "{name}": the tool asks for input, which nobody here gives'
-        )
-        session.note(f"corral: {words}; --json shows what")
+        words = f'cannot finish the call of "{name}": the tool requests input, which is not supported here'
+        session.note(f"corral: {words}; --json shows the request")
         return 1
     if result.get("isError"):
         session.note(f'corral: cannot finish the call of "{name}": the tool answered an error')
@@ -164,7 +159,7 @@ def call(
 
 
 def _arguments_of_pairs(session: Session, name: str, pairs: Sequence[str]) -> dict[str, object]:
-    """The arguments that pairs say; where a text could be JSON, the tool's schema decides."""
+    """Parses pairs to arguments; the schema of the tool decides about a text that could be JSON."""
     found: dict[str, object] = {}
     doubtful: dict[str, object] = {}
     for text in pairs:
@@ -179,7 +174,7 @@ def _arguments_of_pairs(session: Session, name: str, pairs: Sequence[str]) -> di
         try:
             parsed = json_value(value if value[:1] != "@" and value != "-" else '""', key)
         except InvalidParams:
-            continue  # text, whatever the schema says: the daemon tells what is wrong with it
+            continue  # text, whatever the schema says: the daemon reports the error
         if not isinstance(parsed, str):
             doubtful[key] = parsed
     if doubtful:
@@ -191,7 +186,7 @@ def _arguments_of_pairs(session: Session, name: str, pairs: Sequence[str]) -> di
 
 
 def _schema(session: Session, name: str) -> dict[str, object]:
-    """The input schema of a tool by its exposed or short name; empty where there is none such."""
+    """Returns the input schema of a tool by its exposed or short name; empty if there is none."""
     tools = inners(session.call("mcp.tools", {}, timeout_s=None), "tools")
     named = [t for t in tools if word(t, "name") == name]
     named = named or [t for t in tools if word(t, "tool") == name]
@@ -199,7 +194,7 @@ def _schema(session: Session, name: str) -> dict[str, object]:
 
 
 def _takes_text(schema: Mapping[str, object]) -> bool:
-    """Whether a member may be a text; one without a type may be anything, and is taken as JSON."""
+    """Returns True if a property may be text; one without a type is taken as JSON."""
     kinds = items(schema, "type") or [schema.get("type")]
     choices = [*inners(schema, "anyOf"), *inners(schema, "oneOf")]
     options = items(schema, "enum")
@@ -211,7 +206,7 @@ def _takes_text(schema: Mapping[str, object]) -> bool:
 
 
 def _texts(result: Mapping[str, object]) -> Iterable[str]:
-    """The content for people: text as it is, the rest by name; structured content where there is nothing else."""
+    """Yields the content for people: text as it is, the rest by name; structured content if there is nothing else."""
     content = inners(result, "content")
     if not content and result.get("structuredContent") is not None:
         yield render.json_text(result["structuredContent"], indent=True)
@@ -225,8 +220,8 @@ def _texts(result: Mapping[str, object]) -> Iterable[str]:
             yield word(resource, "text")
             continue
         where = word(resource, "uri") or word(block, "uri")
-        what = word(block, "mimeType") or word(resource, "mimeType")
-        yield f"[{' '.join(part for part in (kind or 'content', where, what) if part)}]"
+        mime_type = word(block, "mimeType") or word(resource, "mimeType")
+        yield f"[{' '.join(part for part in (kind or 'content', where, mime_type) if part)}]"
 
 
 @mcp.command("serve")
@@ -333,7 +328,7 @@ def read(session: Session, uri: str, timeout_s: float | None) -> None:
 
 @mcp.command(
     "add",
-    cls=Adding,
+    cls=AddCommand,
     epilog="""\b
 Examples:
   corral mcp add time -- uvx mcp-server-time
@@ -404,7 +399,7 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
 
 
 def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values of options
-    """The table of the server that the options of `add` say."""
+    """Returns the table of the server from the options of `add`."""
     name = options["name"]
     if name is None:
         raise InvalidParams("cannot add: no NAME is given", key="name", value=None)

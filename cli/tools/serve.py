@@ -1,10 +1,10 @@
-"""`corral mcp serve`: an MCP server on stdio that relays to the daemon, and answers for it while it is away.
+"""Implements `corral mcp serve`: an MCP server on stdio that relays to the daemon, and answers for it while it is away.
 
 An editor starts one per session, so it must be small: the standard library, one thread, one `poll`. It
-passes lines on as they are and knows of MCP only what outliving the daemon takes: which requests wait for
-an answer, and what a session consists of (`initialize`, the logging level, subscriptions), so that it can
-be had again from the next daemon. Nothing but MCP is written to stdout. What waits to be written is
-bounded: whoever does not read is not read from either.
+passes lines on unchanged and knows of MCP only the parts that it needs to outlive the daemon: the requests that wait
+for an answer, and the state of the session (`initialize`, the logging level, subscriptions), to replay it to
+the next daemon. Nothing but MCP is written to stdout. Unsent output is
+bounded: a peer that does not read is not read from either.
 """
 
 import os
@@ -35,59 +35,59 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.jsonrpc import HEAD_BYTES, request_id_in
 from ...worker.contract.mcp_info import META, MODERN_VERSIONS
-from .serve_offline import SERVER_INFO, Asked, UnsupportedVersion, instead
+from .serve_offline import SERVER_INFO, ClientRequest, UnsupportedVersion, offline_answer
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-"""The longest message, in either direction."""
+"""Bytes of the longest message, in either direction."""
 
 HIGH_WATER_BYTES = 1024 * 1024
-"""Unsent bytes from which on nothing more is read that would add to them."""
+"""Bytes of unsent output above which reading pauses."""
 
 READ_BYTES = 65_536
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.05, 2.0
-"""Between two attempts to reach the daemon: doubling, with jitter."""
+"""Seconds between two attempts to reach the daemon: doubling, with jitter."""
 
 CONNECT_S = 0.05
-"""How long a connection may wait in a full queue; then it is tried again."""
+"""Seconds that a connection may wait in a full queue before the next attempt."""
 
 ATTACH_S = 5.0
-"""How long the daemon may take to let us in, the session included."""
+"""Seconds that the daemon may take to accept the client and the replayed session."""
 
 LINGER_S = 0.5
-"""How long answers on their way are waited for after EOF on stdin."""
+"""Seconds to wait for outstanding answers after EOF on stdin."""
 
 ANNOUNCED = {
     "toolsListChanged": "notifications/tools/list_changed",
     "promptsListChanged": "notifications/prompts/list_changed",
     "resourcesListChanged": "notifications/resources/list_changed",
 }
-"""What tells of a changed list, by the key that asks for it in `subscriptions/listen`."""
+"""Key in the filter of `subscriptions/listen` -> notification about the changed list."""
 
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 CANCELLED = "notifications/cancelled"
 UPDATED = "notifications/resources/updated"
 
 HOPELESS = (NotFound, PermissionDenied, InvalidParams, MethodNotFound)
-"""Refusals of the daemon that trying again does not mend."""
+"""Errors of the daemon after which a retry is useless."""
 
 OWN = "corral-serve-"
-"""What the ids of our own requests to the daemon begin with."""
+"""Prefix of the ids of the relay's own requests to the daemon."""
 
 HINT = 'start it with "systemctl start corrald", or "corrald" by hand'
 
 _HEAD = re.compile(
     rb'\{"jsonrpc":"2\.0","id":(-?\d+|"(?:[^"\\]|\\.)*"),"(result|error|method)":', re.DOTALL
 )
-"""How the daemon's messages with an id begin; peers of corral write it before the rest."""
+"""Beginning of the daemon's messages with an id, which corral writes first."""
 
 Key = tuple[bool, object]
 
 
 def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
-    """What runs the command line if it is a plain `mcp serve`; None leaves it to click: help, and mistakes.
+    """Returns the function for a plain `mcp serve`; None leaves the command line to click: help and errors.
 
-    This is read here because click costs as much time and memory as all the rest.
+    Parsed here because click takes as much time and memory as all the rest.
     """
     given: dict[str, list[str]] = {"--socket": [], "--only": [], "--deny": [], "--profile": []}
     words: list[str] = []
@@ -129,10 +129,10 @@ def serve(
 ) -> int:
     """Relays between stdin and stdout and the daemon until EOF; returns the exit status, which is 0.
 
-    Without `socket_path` the daemon is looked for in the usual place, anew at each attempt: it may depend on what is there.
+    Without `socket_path` the standard path is determined anew at each attempt, because it depends on existing files.
 
     Raises:
-        CorralError: the daemon has refused us before a session began: an unknown profile, no rights.
+        CorralError: the daemon refused the client before a session began: an unknown profile, no rights.
     """
     attach: dict[str, object] = {"read_only": read_only}
     if only:
@@ -145,7 +145,7 @@ def serve(
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
-        except OSError:  # closed: the next thing that is opened must not be taken for it
+        except OSError:  # closed: the next file that is opened must not get this number
             os.open(os.devnull, os.O_RDWR)
     relay = Relay(socket_path, attach)
     with suppress(BrokenPipeError):  # the client no longer reads: the same as EOF
@@ -153,27 +153,27 @@ def serve(
     return 0
 
 
-class Cut(NamedTuple):
-    """A line that was too long."""
+class TruncatedLine(NamedTuple):
+    """Holds the beginning of a line that was too long."""
 
     head: bytes
 
 
 class Lines:
-    """Whole lines out of pieces; of one that was too long the beginning."""
+    """Splits data into lines; keeps only the beginning of a line that is too long."""
 
     def __init__(self) -> None:
         self._partial = bytearray()
         self._is_skipping = False
 
-    def feed(self, data: bytes) -> list[bytes | Cut]:
-        """The lines that end in `data`."""
+    def feed(self, data: bytes) -> list[bytes | TruncatedLine]:
+        """Returns the lines that end in `data`."""
         *ends, rest = data.split(b"\n")
-        found: list[bytes | Cut] = []
+        found: list[bytes | TruncatedLine] = []
         for piece in ends:
             self._keep(piece)
             line = bytes(self._partial)
-            found.append(Cut(line) if self._is_skipping else line)
+            found.append(TruncatedLine(line) if self._is_skipping else line)
             self._partial.clear()
             self._is_skipping = False
         self._keep(rest)
@@ -188,7 +188,7 @@ class Lines:
 
 
 class Link:
-    """One connection to the daemon: attaching, then replaying the session, then ready."""
+    """Manages one connection to the daemon: it attaches, replays the session, then is ready."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self.socket = connection
@@ -199,16 +199,16 @@ class Link:
         self.lines = Lines()
         self._number = 0
         self.own: dict[str, str] = {}
-        """Our own requests by id: which method each was."""
+        """Id of an own request -> its method."""
 
     def send(self, line: bytes) -> None:
-        """Queues a line, and sends what goes."""
+        """Queues a line, and sends as much as the socket takes."""
         self.unsent += line
         self.unsent += b"\n"
         self.flush()
 
     def ask(self, method: str, params: Mapping[str, object]) -> None:
-        """Sends a request of our own."""
+        """Sends a request of the relay itself."""
         self._number += 1
         request_id = f"{OWN}{self._number}"
         self.own[request_id] = method
@@ -217,7 +217,7 @@ class Link:
         )
 
     def flush(self) -> None:
-        """Sends what the socket takes now; that it is broken shows when it is read."""
+        """Sends as much as the socket takes; a broken connection is noticed by reading."""
         try:
             while self.unsent:
                 with memoryview(self.unsent) as view:
@@ -230,7 +230,7 @@ class Link:
 
 
 class Relay:
-    """One client on stdin and stdout, and the daemon as far as it is there.
+    """Relays between one client on stdin and stdout and the daemon, present or not.
 
     Args:
         path: of the control socket; None: the usual one.
@@ -245,29 +245,29 @@ class Relay:
         self._tried_at = 0.0
         self._try_at = 0.0
         self._pause_s = RETRY_FIRST_S
-        self._absence: CorralError = Unreachable("cannot reach the daemon: it was not tried yet")
+        self._absence: CorralError = Unreachable("cannot reach the daemon: no attempt was made yet")
         self._input = Lines()
-        self._pending: deque[bytes | Cut] = deque()
+        self._pending: deque[bytes | TruncatedLine] = deque()
         self._unsent = bytearray()
         self._end_at: float | None = None
         self._poller = select.poll()
-        # What a session consists of.
+        # The state of the session.
         self._has_begun = False
         self._initialize: dict[str, object] | None = None
         self._is_initialized = False
         self._level: object = None
         self._subscribed: dict[str, None] = {}
-        self._listening: dict[Key, Asked] = {}
-        # What is on its way.
-        self._in_flight: dict[Key, Asked] = {}
+        self._listening: dict[Key, ClientRequest] = {}
+        # Requests without an answer yet.
+        self._in_flight: dict[Key, ClientRequest] = {}
         self._asks: dict[Key, object] = {}
 
     def run(self) -> None:
-        """Returns at EOF on stdin, when what was asked before is answered or LINGER_S has passed.
+        """Runs until EOF on stdin and the answers to earlier requests, or LINGER_S after EOF.
 
         Raises:
             BrokenPipeError: the client no longer reads.
-            CorralError: the daemon has refused us before a session began.
+            CorralError: the daemon refused the client before a session began.
         """
         while True:
             now = time.monotonic()
@@ -283,12 +283,12 @@ class Relay:
             self._wait(now)
 
     def _is_done(self, now: float) -> bool:
-        """Whether nothing is left to be waited for after EOF."""
+        """Returns True if no answer or output is outstanding after EOF, or time is up."""
         is_quiet = not self._pending and not self._in_flight and not self._unsent
         return is_quiet or (self._end_at is not None and now >= self._end_at)
 
     def _wait(self, now: float) -> None:
-        """Waits until something can be read or written or is due, and reads and writes."""
+        """Waits for readable or writable files or the next deadline, and reads and writes."""
         link = self._link
         is_full = len(self._unsent) > HIGH_WATER_BYTES
         poller = self._poller
@@ -319,7 +319,7 @@ class Relay:
 
     def _read_client(self, events: int) -> None:
         is_wanted = not self._pending and len(self._unsent) <= HIGH_WATER_BYTES
-        # A client that is gone is not waited for, whatever it has left unread or unanswered.
+        # No waiting for a client that is gone, even with output unread or requests unanswered.
         data = os.read(0, READ_BYTES) if is_wanted and events & ~select.POLLNVAL else b""
         if not data:
             self._end_at = time.monotonic() + LINGER_S
@@ -330,32 +330,32 @@ class Relay:
     def _write_client(self, events: int) -> None:
         if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
             raise BrokenPipeError
-        # Stdout may be shared, so that it stays as it is: this much a writable pipe takes without blocking.
+        # Stdout may be shared, so it stays blocking: a writable pipe takes PIPE_BUF bytes without blocking.
         with memoryview(self._unsent) as view:
             written = os.write(1, view[: select.PIPE_BUF])
         del self._unsent[:written]
 
-    def _say(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         self._unsent += line
         self._unsent += b"\n"
 
-    def _tell(self, method: str, params: Mapping[str, object] | None = None) -> None:
+    def _notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
         message: dict[str, object] = {"jsonrpc": "2.0", "method": method}
-        self._say(codec.encode(message if params is None else {**message, "params": params}))
+        self._send(codec.encode(message if params is None else {**message, "params": params}))
 
     def _fail(self, request_id: object, error: CorralError) -> None:
-        self._say(codec.encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()}))
+        self._send(codec.encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()}))
 
     def _take_pending(self, now: float) -> None:
-        """Serves what the client has said, as far as it can be passed on or answered."""
+        """Handles the lines of the client, as far as they can be passed on or answered."""
         while self._pending and len(self._unsent) <= HIGH_WATER_BYTES:
             if self._link is None and now - self._tried_at >= RETRY_FIRST_S:
-                self._connect(now)  # somebody waits: the daemon may just have come
+                self._connect(now)  # a request waits: the daemon may just have started
             link = self._link
             if link is not None and (not link.is_ready or len(link.unsent) > HIGH_WATER_BYTES):
                 return
             line = self._pending.popleft()
-            if isinstance(line, Cut):
+            if isinstance(line, TruncatedLine):
                 text = f"cannot take a message of more than {MAX_LINE_BYTES} bytes"
                 fault = ResourceLimitExceeded(text, limit=MAX_LINE_BYTES)
                 self._fail(request_id_in(line.head), fault)
@@ -376,7 +376,7 @@ class Relay:
         elif "id" not in message:
             self._take_notification(line, message)
         elif _is_id(message["id"]) and isinstance(message["method"], str):
-            self._take_request(Asked(message, line))
+            self._take_request(ClientRequest(message, line))
         else:
             text = "cannot read the request: its id is no string and no integer"
             self._fail(None, InvalidRequest(text))
@@ -387,12 +387,12 @@ class Relay:
         elif message["method"] == CANCELLED:
             params = codec.as_object(message.get("params")) or {}
             key = _key(params.get("requestId"))
-            self._in_flight.pop(key, None)  # what is cancelled gets no answer
+            self._in_flight.pop(key, None)  # a cancelled request gets no answer
             self._listening.pop(key, None)
         if self._link is not None:
             self._link.send(line)
 
-    def _take_request(self, asked: Asked) -> None:
+    def _take_request(self, asked: ClientRequest) -> None:
         self._has_begun = True
         if asked.method == "initialize":
             self._initialize = asked.params
@@ -432,7 +432,7 @@ class Relay:
         self._pause_s = min(self._pause_s * 2, RETRY_LAST_S)
 
     def _lose(self, absence: CorralError) -> None:
-        """The daemon is gone: what it was asked is answered without it, what it asked is of no interest any more."""
+        """Handles the loss of the daemon: answers outstanding requests in its place, and cancels its own."""
         link = self._link
         if link is None:
             return
@@ -444,7 +444,7 @@ class Relay:
             self._pause_s = RETRY_FIRST_S
         self._wait_longer(time.monotonic())
         for request_id in self._asks.values():
-            self._tell(CANCELLED, {"requestId": request_id, "reason": "the daemon is gone"})
+            self._notify(CANCELLED, {"requestId": request_id, "reason": "the daemon is gone"})
         self._asks.clear()
         lost = list(self._in_flight.values())
         self._in_flight.clear()
@@ -465,11 +465,11 @@ class Relay:
             self._lose(Unreachable(text, socket=self._path, reason="closed"))
             return
         for line in link.lines.feed(data):
-            if not isinstance(line, Cut) and link is self._link:
-                self._hear(link, line)
+            if not isinstance(line, TruncatedLine) and link is self._link:
+                self._take_daemon_line(link, line)
 
-    def _hear(self, link: Link, line: bytes) -> None:
-        """Takes a line of the daemon, which is the client's unless it answers us."""
+    def _take_daemon_line(self, link: Link, line: bytes) -> None:
+        """Handles a line of the daemon: passes it to the client unless it answers a request of the relay."""
         found = _HEAD.match(line)
         if found is None:
             if ACKNOWLEDGED.encode() in line[:256] and not self._note_acknowledged(line):
@@ -478,29 +478,29 @@ class Relay:
                 params = codec.as_object((codec.as_object(codec.decode(line)) or {}).get("params"))
                 self._asks.pop(_key((params or {}).get("requestId")), None)
             if link.is_ready:
-                self._say(line)
+                self._send(line)
             return
         request_id = codec.decode(found[1])
         key = _key(request_id)
         if found[2] == b"method":
             self._asks[key] = request_id
-            self._say(line)
+            self._send(line)
             return
         method = link.own.pop(request_id, None) if isinstance(request_id, str) else None
         if method is not None:
-            self._hear_own(link, method, codec.as_object(codec.decode(line)) or {})
+            self._take_own_answer(link, method, codec.as_object(codec.decode(line)) or {})
             return
         asked = self._in_flight.pop(key, None) or self._listening.pop(key, None)
         if asked is None:
-            return  # it was cancelled: its answer is of no interest
+            return  # it was cancelled: its answer is dropped
         if found[2] == b"result" and asked.method == "resources/subscribe":
             self._subscribed[str(asked.params.get("uri"))] = None
         elif found[2] == b"error" and asked.method == "initialize":
             self._initialize = None
-        self._say(line)
+        self._send(line)
 
     def _note_acknowledged(self, line: bytes) -> bool:
-        """Whether the client is to see this acknowledgement: it wants one for each subscription."""
+        """Returns True if the client gets this acknowledgement: one for each subscription."""
         params = codec.as_object((codec.as_object(codec.decode(line)) or {}).get("params")) or {}
         meta = codec.as_object(params.get("_meta")) or {}
         asked = self._listening.get(_key(meta.get(META + "subscriptionId")))
@@ -509,7 +509,7 @@ class Relay:
         asked.is_acknowledged = True
         return True
 
-    def _hear_own(self, link: Link, method: str, message: Mapping[str, object]) -> None:
+    def _take_own_answer(self, link: Link, method: str, message: Mapping[str, object]) -> None:
         if method == "mcp.attach":
             if message.get("error") is not None:
                 error = from_wire(message["error"])
@@ -525,13 +525,13 @@ class Relay:
                 self._lose(from_wire(message["error"]))
             else:
                 self._resume(link)
-        # What else we ask is best effort: a resource may be gone by now.
+        # Other own requests are best effort: a resource may be gone by now.
 
     def _has_asked(self, method: str) -> bool:
         return any(asked.method == method for asked in self._in_flight.values())
 
     def _resume(self, link: Link) -> None:
-        """Has the rest of the session again, and tells the client what may have changed meanwhile."""
+        """Replays the rest of the session, and notifies the client of possible changes."""
         link.is_ready = True
         self._pause_s = RETRY_FIRST_S
         if not self._has_begun:
@@ -546,26 +546,26 @@ class Relay:
             link.send(asked.line)
         if self._is_initialized:
             for method in ANNOUNCED.values():
-                self._tell(method)
+                self._notify(method)
             for uri in self._subscribed:
-                self._tell(UPDATED, {"uri": uri})
+                self._notify(UPDATED, {"uri": uri})
         for asked in self._listening.values():
             self._announce(asked)
 
-    def _announce(self, asked: Asked) -> None:
-        """Tells one subscription of 2026-07-28 that all it listens for may have changed."""
+    def _announce(self, asked: ClientRequest) -> None:
+        """Notifies one subscription of 2026-07-28 that everything in its filter may have changed."""
         if not asked.is_acknowledged:
-            return  # it has seen nothing yet
+            return  # it has received nothing yet
         stamp = {META + "subscriptionId": asked.id}
         for key, method in ANNOUNCED.items():
             if asked.filter.get(key) is True:
-                self._tell(method, {"_meta": stamp})
+                self._notify(method, {"_meta": stamp})
         for uri in codec.as_array(asked.filter.get("resourceSubscriptions")) or []:
-            self._tell(UPDATED, {"_meta": stamp, "uri": uri})
+            self._notify(UPDATED, {"_meta": stamp, "uri": uri})
 
-    # -- instead of the daemon
+    # -- in place of the daemon
 
-    def _answer(self, asked: Asked, absence: CorralError) -> None:
+    def _answer(self, asked: ClientRequest, absence: CorralError) -> None:
         """Answers a request while the daemon is away."""
         if asked.is_modern and asked.version not in MODERN_VERSIONS:
             text = f'cannot speak MCP revision "{asked.version}"'
@@ -575,9 +575,9 @@ class Relay:
             if not asked.is_acknowledged:
                 asked.is_acknowledged = True
                 stamp = {META + "subscriptionId": asked.id}
-                self._tell(ACKNOWLEDGED, {"_meta": stamp, "notifications": asked.filter})
+                self._notify(ACKNOWLEDGED, {"_meta": stamp, "notifications": asked.filter})
             return
-        result = instead(asked, absence)
+        result = offline_answer(asked, absence)
         if result is None:
             if asked.method == "resources/subscribe":
                 self._subscribed.pop(str(asked.params.get("uri")), None)
@@ -589,7 +589,7 @@ class Relay:
                 META + "serverInfo": SERVER_INFO,
             }
             result = {"resultType": "complete", **result, "_meta": meta}
-        self._say(codec.encode({"jsonrpc": "2.0", "id": asked.id, "result": result}))
+        self._send(codec.encode({"jsonrpc": "2.0", "id": asked.id, "result": result}))
 
 
 def _is_id(value: object) -> bool:
@@ -597,5 +597,5 @@ def _is_id(value: object) -> bool:
 
 
 def _key(request_id: object) -> Key:
-    """An id as a key: 1 and "1" are two, and true is none."""
+    """Returns an id as a key: 1 and "1" differ, and true is no id."""
     return isinstance(request_id, str), request_id if _is_id(request_id) else None

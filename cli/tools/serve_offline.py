@@ -1,7 +1,7 @@
-"""What is answered instead of the daemon while it is away: the same that its face says, of nothing.
+"""Answers requests in place of a daemon that is away: like the MCP endpoint of the daemon, with empty lists.
 
-Values in, values out; the standard library alone, since `corral mcp serve` has to be small. A test compares it with
-the face.
+Values in, values out; the standard library alone, because `corral mcp serve` has to be small. A test compares it with
+the endpoint.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ LISTS = {
 }
 
 
-class Asked:
+class ClientRequest:
     """A request of the client that waits for its answer."""
 
     __slots__ = ("id", "is_acknowledged", "is_modern", "line", "method", "params", "version")
@@ -45,37 +45,37 @@ class Asked:
         self.line = line
 
     def forget(self) -> None:
-        """Lets go of what it takes to send it: arguments may be large, and many be on their way."""
+        """Frees the line and the arguments after sending: they may be large, and many requests may be outstanding."""
         self.line = b""
         if self.method != "initialize":
             self.params = {key: self.params[key] for key in ("name", "uri") if key in self.params}
 
     @property
     def filter(self) -> dict[str, object]:
-        """What a `subscriptions/listen` wants to be told of."""
+        """Returns the filter of a `subscriptions/listen`."""
         return codec.as_object(self.params.get("notifications")) or {}
 
 
 class UnsupportedVersion(InvalidParams):
-    """A modern request of a revision that is not spoken; `data["supported"]` has those that are."""
+    """Raised for a modern request of an unknown revision; `data["supported"]` has the known ones."""
 
     code = UNSUPPORTED_VERSION
 
 
-def instead(asked: Asked, absence: CorralError) -> dict[str, object] | None:
-    """The result of a request while the daemon is away; None where there is none to give."""
+def offline_answer(asked: ClientRequest, absence: CorralError) -> dict[str, object] | None:
+    """Returns the result of a request while the daemon is away; None if there is none."""
     if (key := LISTS.get(asked.method)) is not None:
         return {key: [], **({"ttlMs": 0, "cacheScope": "private"} if asked.is_modern else {})}
     if asked.method == "tools/call":
         name = asked.params.get("name")
-        what = f'cannot call "{name}": {absence.message}'
+        text = f'cannot call "{name}": {absence.message}'
         if asked.line == b"":  # it was sent
-            what = f'cannot tell what became of the call of "{name}": the daemon is gone'
-            absence = WorkerFailed(what, reason="daemon-gone")
+            text = f'cannot report the result of the call of "{name}": the daemon is gone'
+            absence = WorkerFailed(text, reason="daemon-gone")
         return {
-            "content": [{"type": "text", "text": what}],
+            "content": [{"type": "text", "text": text}],
             "isError": True,
-            "_meta": {"corral/error": {**absence.to_record(), "message": what}},
+            "_meta": {"corral/error": {**absence.to_record(), "message": text}},
         }
     if asked.is_modern:
         if asked.method != "server/discover":
@@ -96,5 +96,5 @@ def instead(asked: Asked, absence: CorralError) -> dict[str, object] | None:
             "instructions": INSTRUCTIONS,
         }
     if asked.method in ("ping", "logging/setLevel", "resources/unsubscribe"):
-        return {}  # what they ask for is had with the next daemon
+        return {}  # the next daemon gets it by the replay
     return None

@@ -24,12 +24,6 @@ def _words(text: str) -> frozenset[str]:
 
 
 PENDING = {
-    "cli",
-    "cli.agents",
-    "cli.daemon",
-    "cli.observe",
-    "cli.tasks",
-    "cli.tools",
     "mcp.cortex",
     "mcp.endpoint",
     "mcp.protocol",
