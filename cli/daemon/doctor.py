@@ -63,16 +63,16 @@ def doctor(session: Session) -> int:
 
 def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
     """Makes the report for a daemon that does not run."""
-    from ...supervisor.process import host_check as machine  # noqa: PLC0415 - only where there is no daemon to ask
+    from ...supervisor.process import host_check, host_facts  # noqa: PLC0415 - only where there is no daemon to ask
 
     environ = os.environ
-    facts = machine.look(
+    facts = host_facts.look(
         socket=session.socket,
-        state_dir=machine.default_state_dir(environ, os.getuid()),
+        state_dir=host_facts.default_state_dir(environ, os.getuid()),
         config_problem=_config_problem(),
         environ=environ,
     )
-    report = machine.report(facts)
+    report = host_check.report(facts)
     report["daemon"] = {"running": False}
     if error.data.get("reason") in ABSENT:
         first = _finding(

@@ -15,7 +15,7 @@ from ..process.launch import secret_problems
 from .table import Caller, Control, method, openrpc
 
 if TYPE_CHECKING:
-    from ..process.host_check import Services
+    from ..process.host_facts import Services
 
 FAILED = ("restart-limit", "exec-failed", "start-timeout")
 """Ends after which a worker is not restarted."""
@@ -83,7 +83,7 @@ async def _status(control: Control, params: StatusParams, _caller: Caller) -> ob
 @method("daemon.doctor", "read", NoParams)
 async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object:
     """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold."""
-    from ..process import host_check  # noqa: PLC0415 - start-up time: few ask
+    from ..process import host_check, host_facts  # noqa: PLC0415 - start-up time: few ask
 
     problem = ""
     try:
@@ -97,11 +97,11 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
     stuck = "the journal takes no lines of workers" if forwarding.is_degraded else ""
     parts = ("tier", "kill", "freeze", "memory", "cpu", "processes", "branded", "reason")
     facts = await asyncio.to_thread(  # a file system that hangs must not hang us
-        host_check.look,
+        host_facts.look,
         socket=control.daemon.socket,
         state_dir=control.daemon.state_dir,
         isolation=control.agents.config.defaults.process.isolation,
-        containment=host_check.Containment(**{part: getattr(held, part) for part in parts}),
+        containment=host_facts.Containment(**{part: getattr(held, part) for part in parts}),
         store_stalled_s=control.shared.store.stalled_s,
         config_problem=problem,
         log=log,
@@ -120,7 +120,7 @@ async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object
 
 
 async def _services(control: Control) -> "Services":
-    from ..process.host_check import Services  # noqa: PLC0415 - start-up time: few ask
+    from ..process.host_facts import Services  # noqa: PLC0415 - start-up time: few ask
 
     agents = control.agents.agents.values()
     specs = [agent.spec for agent in agents]

@@ -1,8 +1,8 @@
 """Runs a short command through the launcher, as a unit of its own: for health checks, recoveries and alerts.
 
-It has the user, the environment, the limits and the isolation of a spec, a time that bounds it, and ends with its
-whole tree: whatever it leaves behind is killed. The end of what it printed is kept, the rest is read and dropped.
-How many run at a time is the caller's business. It knows neither agents nor why it is run.
+The command has the user, environment, limits and isolation of a spec and a timeout, and ends with its whole tree:
+processes that it leaves behind are killed. The end of its output is kept, the rest is read and dropped. The caller
+bounds how many run at a time. The module knows neither agents nor the purpose of a command.
 """
 
 import asyncio
@@ -23,22 +23,22 @@ from .launcher_client import Child, Exit, Launch, Launcher
 from .sandbox import remove_temporary
 
 OUTPUT_BYTES = 4 * 1024
-"""What is kept of what a command printed: the end."""
+"""Bytes kept of a command's output: its end."""
 
 DRAIN_S = 0.5
-"""How long the pipes of a dead command are still read: what it left behind may hold them."""
+"""Seconds for which the pipes of a dead command are still read: processes that it left behind may hold them."""
 
 GONE_S = 10.0
-"""How long the end of a command that was killed, and of its tree, is waited for."""
+"""Seconds to wait for the end of a killed command and its tree."""
 
 INPUT_BYTES = 4 * 1024
-"""The most that a command is given on its stdin: any pipe takes so much at once (pipe(7))."""
+"""Bytes that a command may be given on its stdin: any pipe takes as many at once, see pipe(7)."""
 
 LINE_CHARS = 300
 
 
 class Outcome(Struct, frozen=True):
-    """How a command ended; neither code nor signal where it never ran, `problem` says why."""
+    """Describes how a command ended; without code and signal if it never ran, for the reason `problem`."""
 
     code: int | None = None
     signal: str | None = None
@@ -47,12 +47,12 @@ class Outcome(Struct, frozen=True):
 
     @property
     def is_success(self) -> bool:
-        """Whether it exited with status 0, in time."""
+        """Returns True if it exited with status 0, in time."""
         return self.code == 0 and not self.problem
 
     @property
     def words(self) -> str:
-        """How it ended, and the last line that it printed."""
+        """Returns how it ended, and the last line of its output."""
         ended = self.problem or (
             f"killed by {self.signal}" if self.signal else f"exited with status {self.code}"
         )
@@ -69,7 +69,7 @@ class _Running:
 
 
 class Commands:
-    """The commands that run now."""
+    """Runs commands and tracks those that are running."""
 
     def __init__(self, launcher: Launcher, host: Host, generation: int) -> None:
         self._launcher = launcher
@@ -88,17 +88,17 @@ class Commands:
         environment: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
     ) -> Outcome:
-        """How the command ended, once nothing of it is left. It never raises for what the command does.
+        """Runs a command, and returns how it ended once no process of it is left; never raises for its failures.
 
         Args:
-            spec: whose process it could be: it has this spec's user, limits, folder and environment.
+            spec: gives user, limits, folder and environment.
             argv: the program and its arguments.
             unit: the beginning of the unit's name, which is made unique here.
-            timeout_s: from the start to the end; then it is killed.
-            environment: variables over those of the spec.
+            timeout_s: seconds from the start until it is killed.
+            environment: variables that override those of the spec.
             stdin: at most INPUT_BYTES; None is /dev/null.
         """
-        assert stdin is None or len(stdin) <= INPUT_BYTES, "whoever makes it bounds it"
+        assert stdin is None or len(stdin) <= INPUT_BYTES, "the caller bounds it"
         key = f"{unit}#{self._generation}.{next(self._numbers)}"
         running = _Running(spec.name, asyncio.get_running_loop().create_future())
         self._running[key] = running
@@ -116,19 +116,19 @@ class Commands:
                 await asyncio.to_thread(remove_temporary, launch.temporary)
 
     def exited(self, report: Exit) -> None:
-        """The launcher says that a leader is dead; of other units too."""
+        """Takes the exit of a leader; those of other units are ignored."""
         running = self._running.get(report.unit)
         if running is not None and not running.exit.done():
             running.exit.set_result(report)
 
     def emptied(self, unit: str) -> None:
-        """The launcher says that nothing of a unit is left; of other units too."""
+        """Takes the news that a unit is empty; other units are ignored."""
         running = self._running.get(unit)
         if running is not None:
             running.emptied.set()
 
     def leaders(self) -> dict[int, str]:
-        """The pids of all commands that run, and whose they are."""
+        """Returns the pids of all running commands with the names of their agents."""
         return {each.pid: each.agent for each in self._running.values() if each.pid is not None}
 
     async def _run(
@@ -147,7 +147,7 @@ class Commands:
                 problem = f"not done within {timeout_s:g} s"
             if pipes is None:  # a spawn that was cancelled leaves no process
                 return Outcome(problem=problem)
-            self._launcher.kill(launch.unit)  # what it left behind, too
+            self._launcher.kill(launch.unit)  # with all processes that it left behind
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_S):
                     await pipes.ended.wait()
@@ -175,7 +175,7 @@ def _code_and_signal(exit_: asyncio.Future[Exit]) -> tuple[int | None, str | Non
 
 
 class _Pipes:
-    """The pipes of one command: its input is written at once, the end of its output is kept."""
+    """Holds the pipes of one command: writes its input at once, keeps the end of its output."""
 
     def __init__(self, child: Child, stdin: bytes | None) -> None:
         self.ended = asyncio.Event()
@@ -183,7 +183,7 @@ class _Pipes:
         self._loop = asyncio.get_running_loop()
         self._open: set[int] = set()
         if child.stdin_fd is not None:
-            with contextlib.suppress(OSError):  # it has ended already: its status tells the rest
+            with contextlib.suppress(OSError):  # it has ended already, which its status shows
                 os.write(child.stdin_fd, stdin or b"")
             os.close(child.stdin_fd)
         for fd in (child.stdout_fd, child.stderr_fd):
@@ -193,11 +193,11 @@ class _Pipes:
 
     @property
     def text(self) -> str:
-        """The end of what was printed on either stream."""
+        """Returns the end of the output of both streams."""
         return self._tail.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Reads no more."""
+        """Stops reading and closes the pipes."""
         for fd in list(self._open):
             self._close(fd)
 

@@ -1,10 +1,9 @@
-"""Which tier of containment this machine gives, and the cgroup subtree that is ours to use.
+"""Determines the tier of containment that this machine gives, and claims the cgroup subtree to use.
 
-A subtree is ours when systemd has delegated it (Delegate=yes), when our own group belongs to our uid,
-or when systemd does not run this machine and we may write there.  Where none is, the reason is a
-sentence.  The name of the subtree is the same at every start with the same state folder, so that the
-next daemon finds and ends what is left of this one.  See cgroups(7), systemd.resource-control(5) and
-the kernel's cgroup-v2.rst.
+A subtree may be used if systemd has delegated it (Delegate=yes), if the daemon's own group belongs to its uid, or if
+systemd does not run this machine and the group is writable.  Otherwise the reason is a sentence.  The name of the subtree
+is the same at every start with the same state folder, so that the next daemon finds and ends remaining processes of this
+one.  See cgroups(7), systemd.resource-control(5) and the kernel's cgroup-v2.rst.
 """
 
 import asyncio
@@ -22,10 +21,10 @@ from ..linux import cgroup, kernel
 
 CONTROLLERS = ("memory", "pids", "cpu")
 LEAF = "supervisor"
-"""Where the daemon and its launcher live below a delegated group, since only leaves hold processes."""
+"""The group of the daemon and its launcher below a delegated group, since only leaves may hold processes."""
 AGENTS = "agents"
 CLEAR_S = 5.0
-"""How long what is left in a subtree has to end."""
+"""Seconds that remaining processes of a subtree have to end."""
 PAUSE_S = 0.01
 HOLD_TRIES = 100
 
@@ -36,11 +35,11 @@ Wanted = Literal["auto", "launcher", "cgroup"]
 
 
 class Containment(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds the processes of a unit, each part by itself.
+    """Describes how the processes of a unit are contained, each part by itself.
 
-    `sampled` is left to whoever samples the unit's processes, `rlimit` to the limits of each process.
-    `branded` says that what outlives daemon and launcher is found at the next start, see `kernel.brand`.
-    `reason` says why it is not better, and is "" where nothing better is known.
+    `sampled` parts are left to the sampler, `rlimit` to the limits of each process.  With `branded`, processes that
+    outlive daemon and launcher are found at the next start, see `kernel.brand`.  `reason` says why the tier is not
+    better; "" for the best.
     """
 
     tier: Tier = "launcher"
@@ -56,11 +55,11 @@ class Containment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(Exception):
-    """There is no subtree for us: the reason, as a sentence."""
+    """Reports that no subtree may be used; its text is the reason."""
 
 
 class Subtree:
-    """The group below which every unit has its own; held until `remove`, see `cgroup.remove_unheld`."""
+    """Represents the parent of the units' groups; locked until `remove`, see `cgroup.remove_unheld`."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
@@ -71,11 +70,11 @@ class Subtree:
 
     @property
     def groups(self) -> cgroup.Groups:
-        """The groups of the units, as the launcher sees them."""
+        """Returns the groups of the units, as the launcher uses them."""
         return cgroup.Groups(str(self.path), self.name)
 
     def make(self) -> None:
-        """Make it, or take what an earlier daemon has left.
+        """Makes the group, or takes over the one that an earlier daemon has left.
 
         Raises:
             Refusal: it cannot be made.
@@ -86,7 +85,7 @@ class Subtree:
                 self._held = cgroup.hold(str(self.path))
                 if self._held >= 0:
                     break
-                time.sleep(PAUSE_S)  # an earlier launcher removes it just now
+                time.sleep(PAUSE_S)  # an earlier launcher is just removing it
             else:
                 raise Refusal(f"cannot hold {self.path}: another process keeps it locked")
         except OSError as error:
@@ -96,15 +95,15 @@ class Subtree:
             raise Refusal("this kernel has no cgroup.kill: it came with Linux 5.14")
 
     def unit(self, unit: str) -> Path:
-        """The folder of a unit's group, whether there is one or not."""
+        """Returns the folder of a unit's group, whether it exists or not."""
         return Path(cgroup.folder_of(str(self.path), unit))
 
     def kill(self) -> None:
-        """SIGKILL all of it."""
+        """Sends SIGKILL to every process in it."""
         cgroup.kill(str(self.path))
 
     async def clear(self) -> None:
-        """Kill all that is in it and remove the groups of the units, bounded."""
+        """Kills every process in it and removes the groups of the units, within CLEAR_S."""
         path = str(self.path)
         deadline_s = time.monotonic() + CLEAR_S
         while True:
@@ -118,21 +117,21 @@ class Subtree:
             await asyncio.sleep(PAUSE_S)
 
     def remove(self) -> None:
-        """Remove it, if nothing is in it, and let it go."""
+        """Removes the group if it is empty, and unlocks it."""
         cgroup.remove(str(self.path))
         self.release()
 
     def release(self) -> None:
-        """Hold it no longer, so that the launcher removes it at its end."""
+        """Unlocks the group, so that the launcher removes it at its end."""
         if self._held >= 0:
             os.close(self._held)
             self._held = -1
 
 
 def state_number(state_dir: Path) -> int:
-    """The number of a state folder in the brand of each process: of the folder, whatever it is called.
+    """Returns the number of a state folder in brands: made of its device and inode, not of its path.
 
-    A container's /var/lib/corral is not the host's, which sees its processes and has the same path.
+    A container's /var/lib/corral is another folder than the host's of the same path, and the host sees its processes.
     """
     folder = state_dir.stat()
     digest = hashlib.sha256(f"{folder.st_dev}:{folder.st_ino}".encode()).digest()
@@ -140,7 +139,7 @@ def state_number(state_dir: Path) -> int:
 
 
 def contained(subtree: Subtree | None, reason: str, *, pid_namespace: bool) -> Containment:
-    """The tier and its parts."""
+    """Returns the containment that a claimed subtree, or its absence, gives."""
     branded = kernel.brand_for(0, 0) is not None
     found = Containment(reason=reason, branded=branded)
     if subtree is not None:
@@ -164,10 +163,10 @@ def contained(subtree: Subtree | None, reason: str, *, pid_namespace: bool) -> C
 
 
 def claim(state_dir: Path) -> Subtree:
-    """Find, make and prepare the subtree; below a delegated group, this process moves to a leaf.
+    """Finds, makes and prepares the subtree; below a delegated group, this process moves to a leaf.
 
     Raises:
-        Refusal: there is none for us, and why.
+        Refusal: none may be used; its text is the reason.
     """
     own, name = _own_group()
     if (own / "cgroup.type").exists() and _read(own, "cgroup.type") != "domain":
@@ -205,7 +204,7 @@ def _claim_delegated(folder: Path, name: str, state_dir: Path) -> Subtree:
 
 
 def _enable(parent: Path, subtree: Subtree) -> None:
-    """Give the units' groups the controllers that there are, level by level, each by itself."""
+    """Enables the available controllers for the units' groups, level by level, each by itself."""
     offered = _read(parent, "cgroup.controllers").split()
     missing = [name for name in CONTROLLERS if name not in offered]
     if missing:
@@ -227,10 +226,10 @@ def _enable(parent: Path, subtree: Subtree) -> None:
 
 
 def _own_group() -> tuple[Path, str]:
-    """The folder of our own group, and its name as /proc has it.
+    """Returns the folder of this process's group, and its name in /proc/self/cgroup.
 
     Raises:
-        Refusal: it cannot be seen.
+        Refusal: it is not visible.
     """
     name = cgroup.name_of("self")
     if not name:
@@ -242,7 +241,7 @@ def _own_group() -> tuple[Path, str]:
                 continue
             root, mounted = (_unescaped(field) for field in fields.split()[3:5])
             if name == root or name.startswith(root.rstrip("/") + "/"):
-                # In a namespace of cgroups the names are relative: only a look inside is sure.
+                # In a cgroup namespace the names are relative: only a look inside is certain.
                 path = Path(mounted + name[len(root.rstrip("/")) :])
                 if str(os.getpid()) in _read(path, "cgroup.procs").split():
                     return path, name
@@ -250,7 +249,7 @@ def _own_group() -> tuple[Path, str]:
 
 
 def _unescaped(field: str) -> str:
-    """A path as /proc/self/mountinfo has it: blanks and backslashes are octal (proc(5))."""
+    """Decodes a path of /proc/self/mountinfo, where blanks and backslashes are octal, see proc(5)."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
 
 
@@ -260,7 +259,7 @@ def _is_delegated(folder: Path) -> bool:
             if os.getxattr(folder, attribute) == b"1":
                 return True
         except OSError:
-            continue  # it is not there, or not for us to see
+            continue  # absent, or not readable
     return False
 
 

@@ -1,34 +1,28 @@
-"""What this machine gives a daemon, what is in force, and which promises hold because of it.
+"""Judges what a machine gives a daemon: findings with remedies, and which promises hold because of them.
 
-`look` collects the facts; everything after it is a function of them. The daemon asks for itself, since it
-alone knows what is in force for it; `corral doctor` asks where no daemon runs, and learns what one that the
-caller starts would get. Standard library alone: the command starts in the time that it takes to import.
+Everything here is a function of `host_facts.Facts`. The daemon reports on itself, since it alone knows what is in force
+for it; `corral doctor` reports where no daemon runs, on the one that the caller would start. Standard library alone: the
+command starts in the time that the import takes.
 """
 
 import errno
 import os
-import pwd
 import resource
-import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
-from ..linux import cgroup, kernel, landlock
+from ..linux import landlock
+from .host_facts import AGENT_USER, Facts, Services
 
-AGENT_USER = "corral-agent"
-CONTROLLERS = ("memory", "cpu", "pids")
 DESCRIPTORS_PER_WORKER = 5
 DESCRIPTORS_ENOUGH = 4096
-"""For hundreds of workers, with their logs and clients."""
+"""Number of descriptors that suffices for hundreds of workers, with their logs and clients."""
 FREE_ENOUGH_BYTES = 1 << 30
 FREE_LEAST_BYTES = 64 << 20
-"""Below this the store and the logs are about to fail."""
+"""Bytes of free disk below which the store and the logs are about to fail."""
 PIDS_ENOUGH = 4096
 VOLATILE = frozenset({"tmpfs", "ramfs"})
 REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph"})
-CAP_SYS_PTRACE = 19
 UNIT_REMEDY = "run corrald by its unit (make -C systemd install), which delegates a subtree to it"
 SUBTREE_REMEDY = (
     "cgroup v2 on Linux 5.14 or newer, Delegate=yes, and the unit's own group in ReadWritePaths="
@@ -39,7 +33,7 @@ Verdict = Literal["ok", "warning", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing by itself: what is found, and what would make it better."""
+    """Describes one finding by itself, and the remedy that would improve it."""
 
     topic: str
     verdict: Verdict
@@ -49,137 +43,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Promise:
-    """Whether a promise holds on this machine; `why` names the exception, or what it rests on."""
+    """Describes whether a promise holds on this machine; `why` names the exception, or the means that it rests on."""
 
     name: str
     holds: Literal["yes", "except", "no"]
     why: str
 
 
-@dataclass(frozen=True)
-class Containment:
-    """What holds a worker's processes together, each part by itself."""
-
-    tier: str = "launcher"
-    kill: str = "subreaper"
-    freeze: str = "signals"
-    memory: str = "sampled"
-    cpu: str = "sampled"
-    processes: str = "rlimit"
-    branded: bool = True
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The machine as one process sees it; `is_daemon` says that it is the daemon itself.
-
-    `agent_user` is whom agents without a `user` run as, None where that is the daemon's own user; `unplanned` is
-    why no process is born by a plan of machine code (see `midwife`), empty where they are.
-    """
-
-    is_daemon: bool
-    uid: int
-    agent_user: str | None
-    under_systemd: bool
-    containment: Containment
-    landlock_abi: int
-    isolation: str
-    descriptors: tuple[int, int]
-    pids: int
-    state_dir: str
-    state_free_bytes: int | None
-    state_filesystem: str
-    state_problem: str
-    socket: str
-    socket_problem: str
-    reads_others: bool
-    oom_score_adj: int
-    store_stalled_s: float = 0.0
-    config_problem: str = ""
-    log: str = ""
-    journal_problem: str = ""
-    unplanned: str = ""
-    services: "Services | None" = None
-
-
-@dataclass(frozen=True)
-class Services:
-    """What a running daemon knows of the tools that it shares.
-
-    `secrets` is how many values name a secret, and `secret_problems` what is wrong with them; `failed` are MCP
-    servers that gave up, each with its reason, `cold` agents whose workers are not forks as they should be, with
-    the reason; `http` is the address of the MCP endpoint, empty without one.
-    """
-
-    secrets: int = 0
-    secret_problems: tuple[str, ...] = ()
-    servers: int = 0
-    up: int = 0
-    failed: tuple[str, ...] = ()
-    cold: tuple[str, ...] = ()
-    http: str = ""
-
-
-def look(
-    *,
-    socket: str,
-    state_dir: str,
-    isolation: str = "basic",
-    containment: Containment | None = None,
-    store_stalled_s: float = 0.0,
-    config_problem: str = "",
-    log: str = "",
-    journal_problem: str = "",
-    unplanned: str = "",
-    services: Services | None = None,
-    environ: Mapping[str, str],
-) -> Facts:
-    """The facts. With `containment`, which only a daemon has, they are the daemon's own."""
-    is_daemon = containment is not None
-    free_bytes, filesystem, problem = _storage(Path(state_dir))
-    return Facts(
-        is_daemon=is_daemon,
-        uid=os.geteuid(),
-        agent_user=_agent_user(),
-        under_systemd=is_daemon and _is_service(environ),
-        containment=_outlook() if containment is None else containment,
-        landlock_abi=landlock.abi(),
-        isolation=isolation,
-        descriptors=resource.getrlimit(resource.RLIMIT_NOFILE),
-        pids=min(_number("/proc/sys/kernel/pid_max"), _number("/proc/sys/kernel/threads-max")),
-        state_dir=state_dir,
-        state_free_bytes=free_bytes,
-        state_filesystem=filesystem,
-        state_problem=problem,
-        socket=socket,
-        socket_problem="" if is_daemon else _folder_problem(Path(socket).parent),
-        reads_others=os.geteuid() != 0 or _has_capability(CAP_SYS_PTRACE),
-        oom_score_adj=_number("/proc/self/oom_score_adj", 0),
-        store_stalled_s=store_stalled_s,
-        config_problem=config_problem,
-        log=log,
-        journal_problem=journal_problem,
-        unplanned=unplanned,
-        services=services,
-    )
-
-
-def default_state_dir(environ: Mapping[str, str], uid: int) -> str:
-    """Where a daemon of this user keeps its state when its configuration does not say otherwise."""
-    if named := environ.get("CORRAL_STATE_DIR"):
-        return named
-    if uid == 0:
-        return "/var/lib/corral"
-    home = environ.get("HOME") or pwd.getpwuid(uid).pw_dir
-    return f"{environ.get('XDG_STATE_HOME') or home + '/.local/state'}/corral"
-
-
 # -- what it means
 
 
 def report(facts: Facts) -> dict[str, object]:
-    """Findings and promises as plain values."""
+    """Returns findings and promises as plain values."""
     return {
         "findings": [asdict(finding) for finding in findings(facts)],
         "promises": [asdict(promise) for promise in promises(facts)],
@@ -187,7 +62,7 @@ def report(facts: Facts) -> dict[str, object]:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """Everything that is found, in a fixed order; topics are stable."""
+    """Returns all findings in a fixed order; their topics are stable."""
     return [
         *_containment(facts),
         *_isolation(facts),
@@ -283,7 +158,7 @@ def _sizes(facts: Facts) -> list[Finding]:
     remedy = (
         ""
         if verdict == "ok"
-        else "LimitNOFILE= of the unit, or `ulimit -Hn` of whoever starts corrald"
+        else "LimitNOFILE= of the unit, or `ulimit -Hn` of the shell that starts corrald"
     )
     sizes = [Finding("descriptors", verdict, text, remedy)]
     verdict = "ok" if facts.pids >= PIDS_ENOUGH else "warning"
@@ -339,7 +214,7 @@ def _places(facts: Facts) -> list[Finding]:
 
 
 def _care(facts: Facts) -> list[Finding]:
-    """How the daemon itself is kept."""
+    """Returns the findings about the daemon itself."""
     found: list[Finding] = []
     if facts.is_daemon:
         text = "kept by systemd" if facts.under_systemd else "nobody starts it again when it dies"
@@ -390,7 +265,7 @@ def _care(facts: Facts) -> list[Finding]:
 
 
 def _services(services: Services | None) -> list[Finding]:
-    """Of a running daemon alone."""
+    """Returns the findings about servers, warm agents, secrets and HTTP of a running daemon."""
     if services is None:
         return []
     found: list[Finding] = []
@@ -412,7 +287,7 @@ def _services(services: Services | None) -> list[Finding]:
 
 
 def promises(facts: Facts) -> list[Promise]:
-    """What corral promises, and whether it holds here."""
+    """Returns corral's promises, and whether each holds here."""
     held = facts.containment
     shares_uid = facts.uid != 0 or facts.agent_user is None
     whom = f"uid {facts.uid}" if facts.uid else "root"
@@ -473,7 +348,7 @@ def promises(facts: Facts) -> list[Promise]:
 
 
 def _no_orphan(facts: Facts) -> Promise:
-    """It depends on who is left when daemon and launcher are killed in one instant."""
+    """Judges the first promise, which depends on what is left when daemon and launcher are killed in one instant."""
     held = facts.containment
     if held.tier == "pidns":
         return Promise("no orphan", "yes", "everything dies with the launcher, by the kernel")
@@ -490,124 +365,9 @@ def _no_orphan(facts: Facts) -> Promise:
 # -- how it is found
 
 
-def _is_service(environ: Mapping[str, str]) -> bool:
-    """Whether systemd has started this very process: what a service starts inherits INVOCATION_ID."""
-    if "INVOCATION_ID" not in environ:
-        return False
-    pid = environ.get("SYSTEMD_EXEC_PID")  # since systemd 248
-    return "NOTIFY_SOCKET" in environ if pid is None else pid == str(os.getpid())
-
-
-def _agent_user() -> str | None:
-    if os.geteuid() != 0:
-        return None
-    try:
-        return pwd.getpwnam(AGENT_USER).pw_name
-    except KeyError:
-        return None
-
-
-def _outlook() -> Containment:
-    """What a daemon that we start would find, as far as that can be told without trying."""
-    name = cgroup.name_of("self")
-    folder = _cgroup_folder(name) if name else None
-    branded = kernel.brand_for(0, 0) is not None
-    if folder is None:
-        return Containment(branded=branded, reason="there are no control groups of version 2 here")
-    uid = os.geteuid()
-    is_own = uid != 0 and folder.stat().st_uid == uid
-    if not is_own and os.path.isdir("/run/systemd/system"):
-        return Containment(
-            branded=branded, reason="a daemon started by hand gets no subtree from systemd"
-        )
-    if not os.access(folder / "cgroup.procs", os.W_OK):
-        return Containment(branded=branded, reason=f"uid {uid} may not write to {folder}")
-    if not (folder / "cgroup.freeze").exists() and name != "/":
-        return Containment(branded=branded, reason="this kernel's control groups cannot be frozen")
-    offered = cgroup.read(str(folder), "cgroup.controllers").split()
-    missing = [each for each in CONTROLLERS if each not in offered]
-    return Containment(
-        tier="cgroup-kill" if missing else "cgroup",
-        kill="cgroup.kill",
-        freeze="cgroup.freeze",
-        memory="cgroup" if "memory" in offered else "sampled",
-        cpu="cgroup" if "cpu" in offered else "sampled",
-        processes="cgroup" if "pids" in offered else "rlimit",
-        branded=branded,
-        reason=f"{folder} does not offer the controllers: {', '.join(missing)}" if missing else "",
-    )
-
-
-def _cgroup_folder(name: str) -> Path | None:
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields, _, kind = line.partition(" - ")
-        root, mounted = fields.split()[3:5]
-        if kind.startswith("cgroup2 ") and (name + "/").startswith(root.rstrip("/") + "/"):
-            folder = Path(mounted + name[len(root.rstrip("/")) :])
-            if (folder / "cgroup.procs").exists():
-                return folder
-    return None
-
-
-def _storage(folder: Path) -> tuple[int | None, str, str]:
-    """Free bytes and file system of a folder or of where it would be made, and why it cannot be used."""
-    problem = _folder_problem(folder)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        return shutil.disk_usage(folder).free, _filesystem(folder), problem
-    except OSError as error:
-        return None, "", problem or str(error.strerror).lower()
-
-
-def _folder_problem(folder: Path) -> str:
-    """Why files cannot be made in a folder, which may have to be made first; empty where they can."""
-    if folder.exists():
-        if not folder.is_dir():
-            return "it is no folder"
-        return (
-            ""
-            if os.access(folder, os.W_OK | os.X_OK)
-            else f"uid {os.geteuid()} may not write there"
-        )
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return (
-        ""
-        if os.access(folder, os.W_OK | os.X_OK)
-        else f"uid {os.geteuid()} may not make it in {folder}"
-    )
-
-
-def _filesystem(folder: Path) -> str:
-    """The type of the file system, from the longest mount point above it."""
-    real = os.path.realpath(folder)
-    best, kind = "", ""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields, _, rest = line.partition(" - ")
-        mounted = fields.split()[4].replace("\\040", " ")
-        if (real + "/").startswith(mounted.rstrip("/") + "/") and len(mounted) >= len(best):
-            best, kind = mounted, rest.split()[0]
-    return kind
-
-
 def _socket(path: str) -> str:
     try:
         status = os.stat(path)
     except OSError as error:
         return f"{path}, not there" if error.errno == errno.ENOENT else f"{path}: {error.strerror}"
     return f"{path}, mode {status.st_mode & 0o777:04o}, uid {status.st_uid}, gid {status.st_gid}"
-
-
-def _number(path: str, otherwise: int = 1 << 22) -> int:
-    try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):
-        return otherwise
-
-
-def _has_capability(number: int) -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> number & 1)
-    return False

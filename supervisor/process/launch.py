@@ -1,7 +1,7 @@
-"""What a worker's process is started with: its spec and the host's facts in, a Launch out.
+"""Computes the Launch of a worker's process from its spec and the facts of the host.
 
-Everything that a spec says about a process becomes a field of Launch here, and what cannot be held on this
-host is refused by name. It reads secrets, the environment file and the user database, and starts nothing.
+Every key of a spec that concerns a process becomes a field of Launch here; a key that this host cannot enforce is refused
+by name. It reads secrets, the environment file and the user database, and starts nothing.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from .containment import Containment
 from .parent import Launch
 
 URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
-"""The variables that tell the process of a remote server where it is, and which headers it gets, a JSON object."""
+"""The variables that pass the address and the headers (a JSON object) to the process of a remote server."""
 
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 PORTS = {"http": 80, "https": 443}
@@ -33,12 +33,11 @@ PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Host:
-    """What the daemon's host gives to every process, found out once at the daemon's start.
+    """Holds the facts of the host that apply to every process, determined once at the daemon's start.
 
-    `environ` is the daemon's own environment, of which a spec inherits names; `sdk_path` a folder that holds
-    nothing but `corral/`; `default_user` whom agents of a root daemon run as where their spec is silent;
-    every isolated worker has a temporary folder of its own in `temporary_root`; `containment` is what holds
-    processes, which is known once the launcher runs.
+    `environ` is the daemon's own environment, from which a spec inherits names; `sdk_path` a folder that holds nothing but
+    `corral/`; `default_user` the user for agents of a root daemon whose spec names none; every isolated worker has a
+    temporary folder of its own in `temporary_root`; `containment` is known once the launcher runs.
     """
 
     environ: Mapping[str, str]
@@ -51,18 +50,18 @@ class Host:
 
 
 async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
-    """As `launch_of`, without keeping the loop waiting for a disk that may hang.
+    """Computes as `launch_of` does, in a thread where a disk or a user database may be slow.
 
     Raises:
-        SpawnFailed: as there.
+        SpawnFailed: as `launch_of`.
     """
     return await _prepare(spec, host, unit, _argv(spec))
 
 
 async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = False) -> Launch:
-    """How the zygote of an agent that is given by its entrypoint is started: as a worker of it, but for its program.
+    """Computes the Launch of an agent's zygote: that of a worker, with another program.
 
-    `anew` says that sources may have changed a moment ago.
+    `anew` is true if sources may have changed a moment ago.
 
     Raises:
         SpawnFailed: as `launch_of`.
@@ -71,17 +70,17 @@ async def prepare_zygote(spec: Spec, host: Host, unit: str, *, anew: bool = Fals
     launch = await _prepare(
         spec, host, unit, _module(spec, "zygote.program", msgspec.json.encode(order).decode())
     )
-    # Its processor time is spent on all workers and over days, so that each fork gets this limit by itself.
+    # A zygote uses processor time for all workers and over days: each fork gets this limit by itself.
     limits = {name: value for name, value in launch.limits.items() if name != "CPU"}
     return msgspec.structs.replace(launch, limits=limits)
 
 
 def why_cold(spec: Spec) -> str | None:
-    """Why no worker of an agent with an entrypoint may be a fork, as far as its spec says; None where one may."""
+    """Returns why the spec of an agent with an entrypoint rules out forks; None if it allows them."""
     if not spec.warm:
         return "warm = false"
     if spec.process.read_paths is not None:
-        # Landlock never gives back: a zygote that sees its children in /proc shows the agent those of everybody.
+        # Landlock cannot be widened again: a zygote that sees its children in /proc shows the agent all processes.
         return "read_paths keeps a zygote from seeing its workers in /proc"
     return None
 
@@ -99,11 +98,10 @@ async def _prepare(spec: Spec, host: Host, unit: str, argv: Sequence[str]) -> La
 
 
 def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = None) -> Launch:
-    """How one incarnation, `unit`, of a worker is started; `argv` in place of its own program.
+    """Computes the Launch of one incarnation, `unit`, of a worker; `argv` replaces its own program.
 
     Raises:
-        SpawnFailed: the spec asks for what cannot be held here, or its secrets or its environment file cannot
-            be read.
+        SpawnFailed: the spec has a key that cannot be enforced here, or its secrets or its environment file cannot be read.
     """
     process = spec.process
     user = process.user or host.default_user
@@ -144,7 +142,7 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
 
 
 def secret_problems(specs: Iterable[Spec], secrets: Secrets) -> list[str]:
-    """Why some of the specs could not be started now: which values name secrets that cannot be had, a line each."""
+    """Returns one line for each value of the specs that names an unavailable secret."""
     return [
         problem
         for spec in specs
@@ -163,13 +161,13 @@ def _argv(spec: Spec) -> tuple[str, ...]:
 
 
 def _module(spec: Spec, name: str, argument: str) -> tuple[str, ...]:
-    """A module of ours, run by the interpreter of the agent."""
+    """Returns the command that runs a module of corral.worker by the interpreter of the agent."""
     module = f"corral.worker.{name}" if name else "corral.worker"
     return (spec.python or sys.executable, "-P", "-m", module, argument)
 
 
 def _is_remote(spec: Spec) -> bool:
-    """Whether a process of ours speaks for the server; a command of its health checks is no such process."""
+    """Returns True if the process is corral's bridge to a remote server, not a command of its health checks."""
     return spec.url is not None and not spec.command
 
 
@@ -190,13 +188,13 @@ def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:
             [str(host.sdk_path), *([inherited] if inherited else [])]
         )
     if spec.entrypoint is not None and spec.resources.max_file_size_bytes:
-        # Bytecode that the limit cuts off would be taken for whole, by every worker from then on.
+        # Bytecode that the limit truncates would be loaded by every later worker.
         env.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     return env
 
 
 def _connect_ports(spec: Spec) -> tuple[int, ...] | None:
-    """The ports that it may connect to; that of a remote server itself is always among them."""
+    """Returns the ports that the process may connect to; the port of a remote server itself is always included."""
     ports = spec.process.connect_ports
     if ports is None or not _is_remote(spec):
         return ports
@@ -219,7 +217,7 @@ def _headers(spec: Spec, host: Host) -> str:
 
 
 def _limits(spec: Spec, host: Host, user: str | None) -> dict[str, int]:
-    """What setrlimit(2) sets: each holds for one process, NPROC for all of its user."""
+    """Returns the limits for setrlimit(2): each applies to one process, NPROC to all of its user."""
     resources = spec.resources
     limits = {"NOFILE": resources.max_file_descriptors, "CORE": 0}
     optional = {
@@ -246,7 +244,7 @@ def _is_root(host: Host, user: str | None) -> bool:
     try:
         return (int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid) == 0
     except KeyError:
-        return False  # it does not exist, which the start says
+        return False  # it does not exist, which the start reports
 
 
 def _identity(user: str | None, group: str | None) -> tuple[int, int, Sequence[int]] | None:
@@ -255,11 +253,11 @@ def _identity(user: str | None, group: str | None) -> tuple[int, int, Sequence[i
     try:
         return identity_of(user, group)
     except (Refused, OSError):
-        return None  # the new process tries again, and says why it cannot
+        return None  # the new process tries again, and reports the reason
 
 
 def _home_of(user: str) -> dict[str, str]:
-    """What login(1) sets: the variables by which programs find their home. An unknown user fails later."""
+    """Returns the variables that login(1) sets, by which programs find their home; none for an unknown user."""
     try:
         account = pwd.getpwnam(user)
     except KeyError:
@@ -268,10 +266,10 @@ def _home_of(user: str) -> dict[str, str]:
 
 
 def read_environment_file(path: Path) -> dict[str, str]:
-    """The variables of a file of `NAME=value` lines; `#` begins a comment line, nothing is expanded.
+    """Reads the variables of a file of `NAME=value` lines; `#` begins a comment line, nothing is expanded.
 
     Raises:
-        SpawnFailed: the file cannot be read, or a line is none of these.
+        SpawnFailed: the file cannot be read, or a line has another form.
     """
     found: dict[str, str] = {}
     if str(path) == os.devnull:

@@ -1,10 +1,10 @@
-"""The daemon's side of the launcher: spawn, signal, kill, and the exits as they happen.
+"""Spawns, signals and kills processes through the launcher, and reports their exits: the daemon's side of it.
 
-It guarantees that every unit that was spawned is reported once as exited and once as empty, even
-when the launcher itself is killed or hangs: then everything that it kept is killed and reaped here,
-and a new launcher takes its place.  It never blocks the loop.  It knows processes, not agents.
+It guarantees that every spawned unit is reported once as exited and once as empty, even when the launcher itself is
+killed or hangs: then every process below it is killed and reaped here, and a new launcher is started.  It never blocks
+the loop.  It knows processes, not agents.
 
-The messages, in both directions JSON objects over SOCK_SEQPACKET (see `packet.encode`):
+The messages, in both directions JSON objects over SOCK_SEQPACKET (see `launcher.protocol`):
 
     → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, identity, no_new_privs, limits,
         memory_bytes, cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals}
@@ -14,9 +14,9 @@ The messages, in both directions JSON objects over SOCK_SEQPACKET (see `packet.e
     ← spawned {seq, unit, pid, starttime}
     ← failed {seq, unit, stage, errno, message, retryable, data}
     ← exited {unit, pid, status, rusage {utime_s, stime_s, maxrss_bytes}, oom_kills}
-    ← emptied {unit}    ← roots {unit, pids}: what has escaped of it, whenever that changes
-    ← moved {pid}, refused {errno, message}: at the start, where a PID namespace was asked for
-    ← unplanned {reason}: at the start, where processes cannot be born by plans (see `midwife`)
+    ← emptied {unit}    ← roots {unit, pids}: its escaped processes, whenever they change
+    ← moved {pid}, refused {errno, message}: at the start, where a PID namespace was requested
+    ← unplanned {reason}: at the start, where plans of system calls do not work (see `launcher.raw_spawn`)
     ← pong {seq}    ← listed {seq, units: [{unit, pid, starttime, processes}], unknown: [pids]}
 """
 
@@ -34,31 +34,30 @@ from typing import Any
 import msgspec
 
 from ...worker.contract.errors import ShuttingDown, SpawnFailed, Timeout
-from ..linux import kernel
-from ..linux import pid_namespace as namespace
+from ..linux import kernel, pid_namespace
 from ..linux.cgroup import Groups
 from . import containment, orphans
 from .containment import Containment, Subtree, Wanted
 from .launcher_link import Link
-from .parent import Child, Exit, Launch, Offspring, Scope, failed
+from .parent import Child, Exit, Launch, ParentClient, Scope, failed
 
 __all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope"]
 
 SILENCE_S = 5.0
-"""A launcher that says nothing for so long is replaced."""
+"""Seconds of silence after which a launcher is replaced."""
 START_S = 10.0
-"""A new launcher answers within this time."""
+"""Seconds within which a new launcher has to answer."""
 CLOSE_S = 5.0
-"""How long `close` waits for each of: the last units, the launcher's own end, the last orphan."""
+"""Seconds that `close` waits for each of: the last units, the launcher's own end, the last orphan."""
 RETRY_S = (0.1, 5.0)
-"""First and last pause between two attempts to start a new launcher."""
+"""Seconds of the first and of the longest pause between two attempts to start a new launcher."""
 LIST_S = 5.0
 
 log = logging.getLogger(__name__)
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A unit and all of its living processes, as the launcher sees them now."""
+    """Lists a unit and all of its living processes, as the launcher sees them now."""
 
     unit: str
     pid: int
@@ -66,16 +65,16 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[int]
 
 
-class Launcher(Offspring):
-    """The launcher process and its units; for use in one event loop.
+class Launcher(ParentClient):
+    """Represents the launcher process and its units; for use in one event loop.
 
-    `on_exit` and `on_empty` are called from the loop, for every unit that `spawn` returned: an exit
-    once and then, when nothing of the unit is left, empty once.  `on_lost` is called when the
-    launcher has died and its units have been reported; a new one starts by itself.
+    `on_exit` and `on_empty` are called from the loop for every unit that `spawn` returned: the exit once and then, when
+    no process of the unit is left, empty once.  `on_lost` is called when the launcher has died and its units have been
+    reported; a new launcher starts by itself.
 
-    A dead launcher's processes become our children.  Where other parts of this process have children
-    too, only those are killed that are known to be the launcher's: by their pid, their session, their
-    mark or their parents.  `sole_parent` promises that there are no others, so that all are.
+    A dead launcher's processes are reparented to this process.  Where other parts of it have children too, only those
+    are killed that are known to be the launcher's: by pid, session, mark or parents.  `sole_parent` promises that there
+    are no others.
     """
 
     def __init__(
@@ -107,43 +106,43 @@ class Launcher(Offspring):
         self._subtree: Subtree | None = None
         self._containment = Containment()
         self.unplanned = ""
-        """Why no process is born by a plan (see `midwife`), in the launcher's words; empty where they are."""
+        """The launcher's reason for spawning without plans (see `launcher.raw_spawn`); empty where it uses them."""
         self._lists: dict[int, asyncio.Future[list[Listed]]] = {}
         self._pid = 0
         self._link: Link | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()  # the launcher answers, or we are closing
+        self._ready = asyncio.Event()  # the launcher answers, or `close` was called
         self._closing = asyncio.Event()
 
     @property
     def pid(self) -> int:
-        """The pid of the launcher that runs now."""
+        """Returns the pid of the launcher that runs now."""
         return self._pid
 
     @property
     def containment(self) -> Containment:
-        """What holds the units' processes, known once it has started."""
+        """Returns how the units' processes are contained; known once the launcher has started."""
         return self._containment
 
     @property
     def groups(self) -> Groups | None:
-        """The group below which every unit has its own, where there are cgroups."""
+        """Returns the parent of the units' cgroups; None without cgroups."""
         return None if self._subtree is None else self._subtree.groups
 
     def cgroup_of(self, unit: str) -> Path | None:
-        """The folder of a living unit's cgroup, where it has one."""
+        """Returns the folder of a living unit's cgroup; None if it has none."""
         if self._subtree is None or unit not in self._units:
             return None
         return self._subtree.unit(unit)
 
     async def start(self) -> None:
-        """End what an earlier one left, start the launcher, and return when it answers.
+        """Kills processes that an earlier daemon left, starts the launcher, and returns when it answers.
 
-        With `state_dir`, everything of an earlier Launcher of that folder is killed first: whoever calls
-        this makes sure that it is dead.  Below a delegated cgroup this process moves to a leaf.
+        With `state_dir`, every process of an earlier Launcher of that folder is killed: the caller makes sure that the
+        earlier daemon is dead.  Below a delegated cgroup this process moves to a leaf.
 
         Raises:
-            SpawnFailed: it does not; `data["retryable"]` says whether that may change.
+            SpawnFailed: the launcher does not answer; `data["retryable"]` is true if a later attempt may succeed.
         """
         assert self._supervisor is None, "a Launcher starts once"
         await self._prepare()
@@ -155,7 +154,7 @@ class Launcher(Offspring):
             if self._subtree is not None:
                 self._subtree.remove()
             raise
-        self._supervisor = asyncio.create_task(self._keep(), name="launcher-supervisor")
+        self._supervisor = asyncio.create_task(self._supervise(), name="launcher-supervisor")
         self._supervisor.add_done_callback(_complain)
 
     async def spawn(
@@ -166,14 +165,14 @@ class Launcher(Offspring):
         pipe_stdout: bool = True,
         stdin_fd: int | None = None,
     ) -> Child:
-        """Start a process, and return when its program runs: its exec has been confirmed.
+        """Starts a process, and returns when its exec has been confirmed.
 
-        Without a pipe the child has /dev/null there, or as its stdin `stdin_fd`, which is ours to close
-        from now on.  A spawn that is cancelled leaves no process, and no callback follows it.
+        Without a pipe the child has /dev/null there, or as its stdin `stdin_fd`, which is closed here in any case.  A
+        spawn that is cancelled leaves no process, and no callback follows it.
 
         Raises:
-            SpawnFailed: `data` has the `stage` that failed, its `errno`, and `retryable`; and where a
-                program is not in PATH, the `search_path`.
+            SpawnFailed: `data` has the `stage` that failed, its `errno`, and `retryable`; and where a program is not in
+                PATH, the `search_path`.
             ShuttingDown: the launcher is being closed.
         """
         try:
@@ -186,10 +185,10 @@ class Launcher(Offspring):
                 os.close(stdin_fd)
             raise
         stdin = pipe_stdin if stdin_fd is None else stdin_fd
-        return await self._bear(launch, stdin=stdin, pipe_stdout=pipe_stdout)
+        return await self._spawn(launch, stdin=stdin, pipe_stdout=pipe_stdout)
 
     async def listed(self) -> list[Listed]:
-        """All units with their processes, as the launcher finds them now.
+        """Returns all units with their processes, as the launcher finds them now.
 
         Raises:
             Timeout: the launcher does not answer; it is about to be replaced.
@@ -210,7 +209,7 @@ class Launcher(Offspring):
             del self._lists[seq]
 
     async def close(self) -> None:
-        """Kill every unit, report it, and end the launcher; bounded, and again harmless."""
+        """Kills every unit, reports its end, and ends the launcher; takes bounded time, may be called again."""
         if self._supervisor is None or self._closing.is_set():
             return
         self._closing.set()
@@ -225,7 +224,7 @@ class Launcher(Offspring):
         if self._subtree is not None:
             self._subtree.release()
         if self._link is not None:
-            self._link.hang_up()  # at the end of the file it kills what is left, and ends
+            self._link.hang_up()  # at the end of the file it kills all remaining processes, and ends
         done, _ = await asyncio.wait([self._supervisor], timeout=CLOSE_S)
         if not done:
             if self._link is not None:
@@ -239,7 +238,7 @@ class Launcher(Offspring):
     # --- one launcher process ----------------------------------------------------------------
 
     async def _prepare(self) -> None:
-        """Find out what this machine gives, and end what an earlier daemon of the state folder left."""
+        """Determines the containment, and kills processes that an earlier daemon of the state folder left."""
         reason = "cgroups were not asked for"
         if self._state_dir is not None and self._tier != "launcher":
             try:
@@ -256,13 +255,13 @@ class Launcher(Offspring):
             log.warning("%d processes of an earlier daemon were left, and have been killed", met)
 
     async def _begin(self) -> None:
-        """Start a launcher process and wait for its first answer."""
+        """Starts a launcher process and waits for its first answer."""
         options: dict[str, object] = {"state": self._state, "pid_namespace": self._pid_namespace}
         if self._subtree is not None:
             options |= {"group": str(self._subtree.path), "group_name": self._subtree.name}
         self.unplanned = ""
         try:
-            link = Link(self._python, options, self._hear, self._silence_s)
+            link = Link(self._python, options, self._on_message, self._silence_s)
         except OSError as error:
             raise failed("launcher", "launcher", error.errno or 0, str(error.strerror)) from error
         self._link, self._pid, self._channel = link, link.pid, link.channel
@@ -275,8 +274,8 @@ class Launcher(Offspring):
             ready.cancel()
             if not self._ready.is_set() or link.ended.is_set():
                 link.kill()
-                link.channel.read()  # why it ended, if it said so
-                link.bury()
+                link.channel.read()  # the reason of its end, if it sent one
+                link.reap()
                 self._link = self._channel = None
                 if not self._closing.is_set():
                     self._ready.clear()
@@ -289,12 +288,12 @@ class Launcher(Offspring):
         self._pid = link.pid
         link.watch()
 
-    async def _keep(self) -> None:
-        """Replace the launcher whenever it ends, until we close."""
+    async def _supervise(self) -> None:
+        """Replaces the launcher whenever it ends, until `close`."""
         while True:
             assert self._link is not None, "a launcher answers before it is kept"
             await self._link.ended.wait()
-            await self._mourn(self._link)
+            await self._clean_up(self._link)
             if self._closing.is_set():
                 return
             log.error("the launcher has died; its workers were killed, and a new one is started")
@@ -312,24 +311,24 @@ class Launcher(Offspring):
                             return
                     pause_s = min(2 * pause_s, RETRY_S[1])
 
-    async def _mourn(self, link: Link) -> None:
-        """Report every unit of the dead launcher as lost, and end what it left behind."""
-        link.channel.read()  # what it still said is true
+    async def _clean_up(self, link: Link) -> None:
+        """Reports every unit of a dead launcher as lost, and kills the processes that it left behind."""
+        link.channel.read()  # its last messages are valid
         self._ready.clear()
         sessions = {link.pid, *(unit.pid for unit in self._units.values() if unit.pid)}
-        link.bury()
+        link.reap()
         self._link = None
-        self._lose("the launcher died, and its workers with it")
+        self._report_lost("the launcher died, and its workers with it")
         if self._subtree is not None:
             self._subtree.kill()
-        family = orphans.Family(
+        tree = orphans.OrphanedTree(
             sessions=sessions,
             groups=None if self._subtree is None else self._subtree.groups,
             state=self._state,
             units=self._units,
             sole_parent=self._sole_parent,
         )
-        await family.end(self._closing.is_set)
+        await tree.end(self._closing.is_set)
         if self._subtree is not None:
             await self._subtree.clear()
         for key in list(self._units):
@@ -337,9 +336,9 @@ class Launcher(Offspring):
         if self._closing.is_set():
             self._ready.set()
 
-    # --- what the launcher says ----------------------------------------------------------------
+    # --- messages from the launcher ------------------------------------------------------------
 
-    def _hear(self, message: Any) -> None:  # Any: JSON
+    def _on_message(self, message: Any) -> None:  # Any: JSON
         match message["op"]:
             case "pong":
                 self._ready.set()
@@ -347,16 +346,16 @@ class Launcher(Offspring):
                 self.unplanned = message["reason"]
             case "spawned":
                 (pid,) = self._ours([message["pid"]]) or (0,)  # 0: it has ended already
-                self._hear_spawned(message["unit"], pid, message["starttime"])
+                self._on_spawned(message["unit"], pid, message["starttime"])
             case "failed":
                 facts = {key: message[key] for key in ("unit", "stage", "errno", "retryable")}
                 text, data = message["message"], message["data"]
                 error = SpawnFailed(text, result="exec-failed", **facts, **data)
-                self._hear_failed(message["unit"], error)
+                self._on_failed(message["unit"], error)
             case "exited":
                 facts = {key: message[key] for key in ("unit", "status", "oom_kills")}
                 pid = self._units[message["unit"]].pid
-                self._hear_exited(Exit(pid=pid, **facts, **message["rusage"]))
+                self._on_exited(Exit(pid=pid, **facts, **message["rusage"]))
             case "roots":
                 self._units[message["unit"]].strays = self._ours(message["pids"])
             case "emptied":
@@ -370,10 +369,10 @@ class Launcher(Offspring):
                 raise AssertionError(f"the launcher is of our version, yet says {other!r}")
 
     def _ours(self, pids: Sequence[int], *, deep: bool = False) -> tuple[int, ...]:
-        """The pids as this process sees them; those that are gone are left out."""
+        """Returns the pids as this process sees them; processes that are gone are left out."""
         if self._link is None or not self._link.is_inside:
             return tuple(pids)
-        return tuple(namespace.ours(self._link.pid, pids, deep=deep).values())
+        return tuple(pid_namespace.ours(self._link.pid, pids, deep=deep).values())
 
     def _seen(self, listed: Listed) -> Listed:
         if self._link is None or not self._link.is_inside:

@@ -1,7 +1,7 @@
-"""Our line to a parent of workers, and one launcher process from its start until it is buried.
+"""Runs one launcher process from its start until it is reaped, and the channel to it.
 
-It guarantees that nothing blocks the loop, that descriptors are closed once they are sent, and that a
-parent that is silent for too long is found out.  What the messages mean, `process` and `zygote` know.
+It guarantees that the loop never blocks, that descriptors are closed once they are sent, and that a parent that is
+silent for too long is noticed.  The meaning of the messages is known to `launcher_client` and `zygote.client`.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from . import orphans
 
 PING_S = 1.0
 LATE_S = 0.5
-"""When our own loop was late by more than this, the launcher's silence is forgiven."""
+"""Seconds of delay of this process's own loop after which the launcher's silence does not count."""
 RETRY_S = 0.1
-"""The pause when the kernel has no room for descriptors under way."""
+"""Seconds of pause when the kernel has no room for descriptors in flight."""
 
 log = logging.getLogger(__name__)
 
 
 class Channel:
-    """Our end of the socket: sends in order without blocking, and closes descriptors that it has sent."""
+    """Sends messages in order without blocking, and closes descriptors that it has sent."""
 
     def __init__(
         self,
         sock: socket.socket,
-        hear: Callable[[Any], None],  # Any: JSON, or what `receive` makes of a packet
+        on_message: Callable[[Any], None],  # Any: JSON, or what `receive` makes of a packet
         *,
         receive: Callable[
             [socket.socket], tuple[Any, list[int]]
@@ -43,10 +43,10 @@ class Channel:
         on_end: Callable[[], None] | None = None,
         batch: int = sys.maxsize,
     ) -> None:
-        """`on_end` is called when the other end is closed; at most `batch` messages are heard in one turn of the loop."""
+        """Watches the socket; `on_end` is called when the other end closes, `batch` bounds the messages per turn of the loop."""
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        self._hear = hear
+        self._on_message = on_message
         self._receive = receive
         self._on_end = on_end
         self._batch = batch
@@ -59,10 +59,10 @@ class Channel:
         return len(self._queue)
 
     def send(self, message: dict[str, object], fds: Sequence[int] = ()) -> None:
-        """Send it now or later, or drop it once we have hung up; `fds` are ours to close from now on."""
+        """Sends a message now or later, or drops it after `close`; the channel closes `fds` in any case."""
         owned = list(fds)
         if log.isEnabledFor(logging.DEBUG):
-            _tell("to the launcher", message)
+            _log_message("to the launcher", message)
         if self._sock.fileno() < 0:
             close_all(owned)
             return
@@ -79,7 +79,7 @@ class Channel:
         self.read(self._batch)
 
     def read(self, limit: int = sys.maxsize) -> None:
-        """Hear all that has arrived, or so many messages of it."""
+        """Passes on the messages that have arrived, at most `limit` of them."""
         while self._sock.fileno() >= 0 and limit > 0:
             limit -= 1
             try:
@@ -87,12 +87,12 @@ class Channel:
             except BlockingIOError:
                 return
             except (EOFError, ConnectionResetError):
-                self._loop.remove_reader(self._sock.fileno())  # its pidfd will tell the rest
+                self._loop.remove_reader(self._sock.fileno())  # its end is seen by the pidfd
                 if self._on_end is not None:
                     self._on_end()
                 return
             close_all(fds)
-            self._hear(message)
+            self._on_message(message)
 
     def _flush(self) -> None:
         self._retry = None
@@ -104,7 +104,7 @@ class Channel:
                 self._write(True)
                 return
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the launcher is dead, and its pidfd will tell
+                pass  # the launcher is dead, which the pidfd shows
             except OSError as error:
                 if error.errno not in (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM):
                     raise
@@ -123,7 +123,7 @@ class Channel:
         self._is_writing = wanted
 
     def close(self) -> None:
-        """Close our end and what waits here; again harmless."""
+        """Closes the socket and drops waiting messages; may be called again."""
         if self._sock.fileno() < 0:
             return
         self._write(False)
@@ -136,8 +136,8 @@ class Channel:
         self._sock.close()
 
 
-class Pulse:
-    """Asks for a sign of life every PING_S, and calls `on_silence` once when there was none for `silence_s`."""
+class Heartbeat:
+    """Pings every PING_S, and calls `on_silence` once when nothing was received for `silence_s`."""
 
     def __init__(self, channel: Channel, silence_s: float, on_silence: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -146,34 +146,34 @@ class Pulse:
         self._on_silence = on_silence
         self._tick: asyncio.TimerHandle | None = None
         self._tick_due_s = 0.0
-        self._heard_s = self._loop.time()
+        self._received_s = self._loop.time()
         self.pings = 0
-        """How often it has asked: the number of the newest question."""
+        """Number of pings sent, and the sequence number of the newest."""
 
-    def heard(self) -> None:
-        """It has said something."""
-        self._heard_s = self._loop.time()
+    def received(self) -> None:
+        """Notes that a message has arrived."""
+        self._received_s = self._loop.time()
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Sends a ping."""
         self.pings += 1
         self._channel.send({"op": "ping", "seq": self.pings})
 
     def watch(self) -> None:
-        """Ping from now on, and tell of a silence that is too long while we listen."""
+        """Pings from now on, and calls `on_silence` after too long a silence."""
         self._tick_due_s = self._loop.time() + PING_S
         self._tick = self._loop.call_at(self._tick_due_s, self._on_tick)
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stops pinging."""
         if self._tick is not None:
             self._tick.cancel()
 
     def _on_tick(self) -> None:
         now = self._loop.time()
         if now - self._tick_due_s > LATE_S:
-            self._heard_s = now
-        if now - self._heard_s > self._silence_s:
+            self._received_s = now
+        if now - self._received_s > self._silence_s:
             self._on_silence()
             return
         if not len(self._channel):
@@ -182,26 +182,26 @@ class Pulse:
 
 
 class Link:
-    """A launcher process that has been started.
+    """Represents a launcher process that has been started.
 
-    `options` are those of its command line, and `hear` is called with every message of it.  `ended` is
-    set when the process has ended; `bury` reaps it.
+    `options` are those of its command line, and `on_message` is called with each of its messages.  `ended` is set when
+    the process has ended; `reap` reaps it.
     """
 
     def __init__(
         self,
         python: str,
         options: Mapping[str, object],
-        hear: Callable[[Any], None],  # Any: JSON
+        on_message: Callable[[Any], None],  # Any: JSON
         silence_s: float,
     ) -> None:
-        """Start it.
+        """Starts the process.
 
         Raises:
             OSError: it does not start.
         """
         self._loop = asyncio.get_running_loop()
-        self._listener = hear
+        self._listener = on_message
         self._silence_s = silence_s
         self.ended = asyncio.Event()
         self.refusal: tuple[int, str] | None = None  # why there is no PID namespace for it
@@ -209,26 +209,26 @@ class Link:
         self.pid, self._pidfd, sock = _start(python, options)
         orphans.launchers.add(self.pid)
         self._loop.add_reader(self._pidfd, self._on_end)
-        self.channel = Channel(sock, self._hear)
-        self._pulse = Pulse(self.channel, silence_s, self._on_silence)
-        self._pulse.ping()
+        self.channel = Channel(sock, self._on_message)
+        self._heartbeat = Heartbeat(self.channel, silence_s, self._on_silence)
+        self._heartbeat.ping()
 
     def watch(self) -> None:
-        """Ping from now on, and kill a launcher that is silent for too long while we listen."""
-        self._pulse.watch()
+        """Pings from now on, and kills a launcher that is silent for too long."""
+        self._heartbeat.watch()
 
     def kill(self) -> None:
-        """SIGKILL the launcher; its direct children die at once, and the rest become ours."""
+        """Sends SIGKILL to the launcher; its direct children die at once, the rest are reparented to this process."""
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def hang_up(self) -> None:
-        """Say no more: the launcher kills whatever it has, and ends."""
-        self._pulse.stop()
+        """Closes the channel; the launcher then kills all its processes and ends."""
+        self._heartbeat.stop()
         self.channel.close()
 
-    def bury(self) -> None:
-        """Reap the launcher that has ended, or is about to, and close what was open towards it."""
+    def reap(self) -> None:
+        """Reaps a launcher that has ended or is about to, and closes the descriptors for it."""
         self.hang_up()
         self._loop.remove_reader(self._pidfd)
         with contextlib.suppress(ChildProcessError):
@@ -237,10 +237,10 @@ class Link:
         self._pidfd = -1
         orphans.launchers.discard(self.pid)
 
-    def _hear(self, message: Any) -> None:  # Any: JSON
-        self._pulse.heard()
+    def _on_message(self, message: Any) -> None:  # Any: JSON
+        self._heartbeat.received()
         if log.isEnabledFor(logging.DEBUG):
-            _tell("from the launcher", message)
+            _log_message("from the launcher", message)
         match message["op"]:
             case "moved":
                 self._follow(message["pid"])
@@ -250,8 +250,8 @@ class Link:
                 self._listener(message)
 
     def _follow(self, pid: int) -> None:
-        """It goes on as another process, the first of a PID namespace; the one that we know ends now."""
-        pidfd = os.pidfd_open(pid)  # not reaped yet, since that is up to us
+        """Switches to the process as which the launcher continues, the first of a PID namespace; the known one ends."""
+        pidfd = os.pidfd_open(pid)  # it exists until this process reaps it
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         os.waitpid(self.pid, 0)
@@ -269,21 +269,21 @@ class Link:
         self.kill()
 
 
-def _tell(what: str, message: dict[str, object]) -> None:
-    """Writes a message into the log, without what is in an environment, and without those that only show life."""
+def _log_message(what: str, message: dict[str, object]) -> None:
+    """Logs a message without its environment; pings and pongs are not logged."""
     if message["op"] not in ("ping", "pong"):
         facts = {key: value for key, value in message.items() if key not in ("v", "env")}
         log.debug("%s: %s", what, message["op"], extra={"fields": facts})
 
 
 def _start(python: str, options: Mapping[str, object]) -> tuple[int, int, socket.socket]:
-    """A new launcher process: pid, pidfd, and our end of its socket."""
+    """Starts a launcher process; returns its pid, its pidfd and the daemon's end of the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.ExitStack() as undo:
         undo.enter_context(theirs)
         undo.callback(ours.close)
-        # Python takes its encoding from the locale: without one it is UTF-8 (PEP 540).  Nothing else
-        # of our environment goes there, so that a worker's is exactly what its spec says.
+        # Python takes its encoding from the locale: without one it is UTF-8 (PEP 540).  Nothing else of the daemon's
+        # environment is passed on, so that a worker's is exactly the one of its spec.
         environment = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
         pid = os.posix_spawn(
             python,
@@ -294,7 +294,7 @@ def _start(python: str, options: Mapping[str, object]) -> tuple[int, int, socket
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
                 (os.POSIX_SPAWN_DUP2, 0, 1),
             ],
-            # Before its first instruction: a Ctrl-C at our terminal is not for the launcher.
+            # Before its first instruction: a Ctrl-C at the daemon's terminal is not for the launcher.
             setsid=True,
             setsigmask=(),
             setsigdef=(signal.SIGPIPE,),
@@ -312,6 +312,6 @@ def _start(python: str, options: Mapping[str, object]) -> tuple[int, int, socket
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close every one of them."""
+    """Closes every descriptor."""
     for fd in fds:
         os.close(fd)

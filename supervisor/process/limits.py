@@ -1,8 +1,12 @@
-"""Which limit of `[resources]` was passed, what that is called, and how soon a tree has to be looked at again.
+"""Decides, from figures alone, which limit of `[resources]` a tree has passed, when to look again, and when to freeze it.
 
-It decides from figures: readings of a tree, or what the kernel says of an end. The kernel tells of some
-limits only by how a process ends (SIGXCPU, SIGXFSZ, its OOM killer); others it tells to the program alone
-(EMFILE, EAGAIN, ENOMEM), and from outside only a full table can be seen.
+The first part judges readings of a tree and exits. The kernel reports some limits only by the way a process ends
+(SIGXCPU, SIGXFSZ, its OOM killer); others it reports to the program alone (EMFILE, EAGAIN, ENOMEM), and from outside only
+a full table can be seen.
+
+The second part, `Throttle`, is a token bucket of processor seconds: it fills with the clock at the rate of the limit, and
+the usage of the tree is taken out. Empty, the tree is frozen until there is enough for a period again. Usage that was
+noticed late is a debt, which the next freeze pays, so that the share holds over seconds however late the looks come.
 """
 
 from msgspec import Struct
@@ -11,22 +15,22 @@ from msgspec.structs import replace
 from ..config.spec import Resources
 
 GROWTH_BYTES_PER_S = 4 * 1024**3
-"""How fast a tree takes memory at worst; one process that touches new pages was measured at 2.4 GiB/s."""
+"""Bytes per second that a tree can take at worst; one process that touches new pages was measured at 2.4 GiB/s."""
 
 MIN_LOOK_S = 0.02
-"""Between two looks at one tree, however near its limit."""
+"""Seconds at least between two looks at one tree, however near its limit."""
 
 YOUNG_S = 0.1
-"""The first wait of a tree that has just been started: what it uses changes fast, then ever less."""
+"""Seconds of the first wait of a tree that has just been started: its usage changes fast, then ever less."""
 
 SHARE = 0.02
-"""Of one processor at most for the looks at one tree: one of thousands of processes is looked at less often."""
+"""Ratio of one processor that the looks at one tree may take: a tree of thousands of processes is looked at less often."""
 
 CPU_MARGIN_S = 1
-"""Beyond max_cpu_seconds: so long the kernel's own limit, RLIMIT_CPU, may act first, as with its hard limit."""
+"""Seconds beyond max_cpu_seconds in which the kernel's own limit, RLIMIT_CPU, may act first."""
 
 TICKS_ARE_TRUE = 0.7
-"""The kernel ends a process by a count of its clock's ticks; on a busy machine that was seen to be 1.3 of the truth."""
+"""Ratio of real to counted processor time to allow for: the kernel counts ticks, on a busy machine up to 1.3 of the truth."""
 
 EVENTS = {
     "max_memory_bytes": "limit.memory",
@@ -37,14 +41,14 @@ EVENTS = {
     "max_tokens_per_minute": "limit.tokens",
     "max_cost_cents_per_day": "limit.cost",
 }
-"""The event that tells of it, by the key in `[resources]` or `[tasks]`."""
+"""The type of the event for each key of `[resources]` or `[tasks]`."""
 
 
 class Excess(Struct, frozen=True):
-    """A limit that was reached or passed: its key, its value, and what was found.
+    """Describes a limit that was reached or passed: its key, its value, and the usage.
 
-    `used` is None where the kernel says that, but not how much. `result` is what the end of the worker is
-    called on account of it, None where it lives on.
+    `used` is None where the kernel does not report the amount. `result` is the reason of the worker's end, None where the
+    worker lives on.
     """
 
     key: str
@@ -55,12 +59,12 @@ class Excess(Struct, frozen=True):
 
     @property
     def event(self) -> str:
-        """The type of the event that tells of it."""
+        """Returns the type of the event for this limit."""
         return EVENTS[self.key]
 
     @property
     def facts(self) -> dict[str, object]:
-        """What the event says."""
+        """Returns the fields of the event."""
         return {
             "key": self.key,
             "limit": self.limit,
@@ -74,7 +78,7 @@ def _mib(size_bytes: int) -> str:
 
 
 def memory(used_bytes: int, resources: Resources) -> Excess | None:
-    """Whether a tree has more memory than it may."""
+    """Returns the excess if a tree uses more memory than allowed."""
     limit = resources.max_memory_bytes
     if not limit or used_bytes <= limit:
         return None
@@ -83,7 +87,7 @@ def memory(used_bytes: int, resources: Resources) -> Excess | None:
 
 
 def cpu_seconds(used_s: float, resources: Resources) -> Excess | None:
-    """Whether a tree, all processes together, has used more processor time than it may."""
+    """Returns the excess if all processes of a tree together have used more processor time than allowed."""
     limit = resources.max_cpu_seconds
     if not limit or used_s <= limit + CPU_MARGIN_S:
         return None
@@ -92,7 +96,7 @@ def cpu_seconds(used_s: float, resources: Resources) -> Excess | None:
 
 
 def file_descriptors(open_files: int, resources: Resources) -> Excess | None:
-    """Whether one process can open no more: it has been told EMFILE, or is about to be."""
+    """Returns the excess if one process can open no more files: open(2) fails with EMFILE."""
     limit = resources.max_file_descriptors
     if open_files < limit:
         return None
@@ -101,7 +105,7 @@ def file_descriptors(open_files: int, resources: Resources) -> Excess | None:
 
 
 def processes(threads: int, resources: Resources) -> Excess | None:
-    """Whether a tree can start no more processes and threads: fork(2) says EAGAIN."""
+    """Returns the excess if a tree can start no more processes and threads: fork(2) fails with EAGAIN."""
     limit = resources.max_processes
     if not limit or threads < limit:
         return None
@@ -112,10 +116,10 @@ def processes(threads: int, resources: Resources) -> Excess | None:
 def at_end(
     code: int | None, signal: str | None, cpu_s: float, oom_kills: int, resources: Resources
 ) -> Excess | None:
-    """The limit on account of which a leader has ended, as far as the kernel tells.
+    """Returns the limit that ended a leader, as far as its exit shows; None for any other end.
 
-    `cpu_s` is what it and the children that it waited for had used, `oom_kills` how many processes of the
-    tree the kernel's OOM killer has ended.
+    `cpu_s` is the processor time of the leader and the children that it reaped, `oom_kills` the number of processes of the
+    tree that the kernel's OOM killer has ended.
     """
     if oom_kills and code != 0:
         limit = resources.max_memory_bytes
@@ -136,9 +140,9 @@ def at_end(
 def look_in_s(
     cpu_s: float, resources: Resources, *, age_s: float, interval_s: float, processors: int
 ) -> float:
-    """In how many seconds a tree is due again, whatever memory is taken: before it could have passed a limit.
+    """Returns the seconds until a tree must be looked at again, before it could pass a limit other than memory.
 
-    `interval_s` is for a tree that is old and far from any limit.
+    `interval_s` applies to a tree that is old and far from any limit.
     """
     wait_s = min(interval_s, max(YOUNG_S, age_s))
     if resources.max_cpu_seconds:
@@ -148,35 +152,34 @@ def look_in_s(
 
 
 def pause_s(cost_s: float) -> float:
-    """The least between two looks at one tree; `cost_s` is what the last one took."""
+    """Returns the least seconds between two looks at one tree; `cost_s` is the duration of the last one."""
     return max(MIN_LOOK_S, cost_s / SHARE)
 
 
 PERIOD_S = 0.1
-"""A freeze is over when the tree may run for as long as it would in this time, evenly spread."""
+"""Seconds whose worth of the limit ends a freeze."""
 
 BURST_S = 0.25
-"""What an idle tree may save up: the processor time that its limit is worth in this time."""
+"""Seconds whose worth of the limit an idle tree may save up."""
 
 SLICE_S = 0.005
-"""The shortest run between two freezes: below it, more is spent on signals than on the program."""
+"""Seconds of the shortest run between two freezes: below it, signals cost more than the program."""
 
 IDLE_LOOK_S = 0.1
-"""Between two looks at a tree that uses nothing, or less than it may."""
+"""Seconds between two looks at a tree that uses nothing, or less than allowed."""
 
 FREEZE_MAX_S = 2.0
-"""The longest freeze, whatever the debt: heartbeats and answers get through in between."""
+"""Seconds of the longest freeze, whatever the debt, so that heartbeats and answers get through in between."""
 
 DEBT_MAX_S = 10.0
-"""No more debt is kept than the limit is worth in this time."""
+"""Seconds whose worth of the limit bounds the debt."""
 
 
 class Throttle(Struct, frozen=True):
-    """One tree's account, as of the monotonic time `at`.
+    """Represents the token bucket of one tree at the monotonic time `at`.
 
-    `used_s` is the processor time that had been used by then, `balance_s` what may still be used.
-    `frozen_at` is None while it runs; `frozen_s` is for how long it was frozen so far, `cores` how many
-    processors it kept busy when it last ran.
+    `used_s` is the processor time used by then, `balance_s` the time that may still be used. `frozen_at` is None while the
+    tree runs; `frozen_s` is the total time frozen, `cores` the number of processors kept busy during the last run.
     """
 
     limit_percent: int
@@ -189,17 +192,17 @@ class Throttle(Struct, frozen=True):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the tree is to stand still."""
+        """Returns True if the tree has to be frozen."""
         return self.frozen_at is not None
 
 
 def begin(limit_percent: int, used_s: float, now: float) -> Throttle:
-    """The account of a tree that has just been started: it may use what it could have saved up."""
+    """Returns the bucket of a tree that has just been started, filled for one burst."""
     return Throttle(limit_percent, used_s, now, limit_percent / 100 * BURST_S)
 
 
 def step(throttle: Throttle, used_s: float, now: float) -> tuple[Throttle, float]:
-    """The account after a look, and in how many seconds the next look is due."""
+    """Returns the bucket after a look, and the seconds until the next look."""
     rate = throttle.limit_percent / 100
     passed_s = max(0.0, now - throttle.at)
     burnt_s = max(0.0, used_s - throttle.used_s)
@@ -224,13 +227,13 @@ def step(throttle: Throttle, used_s: float, now: float) -> tuple[Throttle, float
 
 
 def _freeze_s(throttle: Throttle, rate: float, *, since: float) -> float:
-    """How much longer a frozen tree stays so."""
+    """Returns the seconds for which a frozen tree stays frozen."""
     missing_s = (rate * PERIOD_S - throttle.balance_s) / rate
     return min(missing_s, since + FREEZE_MAX_S - throttle.at)
 
 
 def _run_s(throttle: Throttle, rate: float) -> float:
-    """When a running tree will have used up what it may, if it goes on as it did."""
+    """Returns the seconds after which a running tree will have emptied the bucket, at its present pace."""
     excess = throttle.cores - rate
     if excess <= 0.0:
         return IDLE_LOOK_S

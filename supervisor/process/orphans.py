@@ -1,6 +1,6 @@
-"""What a dead launcher or daemon leaves behind: it is killed, and reaped where it is ours, until none is left.
+"""Kills and reaps the processes that a dead launcher or daemon leaves behind, until none is left.
 
-It knows processes only: our children, their sessions, groups, brands, marks and parents.
+It knows processes only: children of this process, and their sessions, groups, brands, marks and parents.
 """
 
 import asyncio
@@ -17,27 +17,26 @@ from ..linux import kernel
 from ..linux.cgroup import Groups
 
 PATIENCE_S = 5.0
-"""After so long it is said what does not end; the rounds go on, unless the daemon is closing."""
+"""Seconds until processes that do not end are logged; the rounds go on, unless the daemon is closing."""
 ROUND_S = (0.002, 0.1)
-"""First and last pause between two rounds of killing."""
+"""Seconds of the first and of the longest pause between two rounds of killing."""
 ROUND_PROCESSES = 200
-"""So many in one round, so that the loop turns."""
+"""Number of processes in one round, so that the loop turns."""
 
 log = logging.getLogger(__name__)
 
 # Attributes of this process, and so not of one launcher:
 launchers: set[int] = set()
-"""The pids of all of its launchers, none of which is another's orphan."""
-_made_subreaper: set[int] = set()  # its own pid, while it is a subreaper for our sake
+"""The pids of all launchers of this process, none of which counts as an orphan."""
+_made_subreaper: set[int] = set()  # its own pid, while this module has made it a subreaper
 
 
-class Family:
-    """The processes that were below one launcher.
+class OrphanedTree:
+    """Represents the processes that were below one dead launcher.
 
-    Where other parts of this process have children too, only those are known to be the launcher's
-    that are in one of `sessions` or of `groups`, have the brand of `state` or the mark of one of
-    `units`, or were seen below one of these.  `sole_parent` promises that there are no others, so
-    that all are.
+    Where other parts of this process have children too, those count as the launcher's that are in one of `sessions` or
+    `groups`, have the brand of `state` or the mark of one of `units`, or were seen below one of these.  `sole_parent`
+    promises that there are no other children, so that all count.
     """
 
     def __init__(
@@ -55,32 +54,32 @@ class Family:
         self._units = units
         self._sole_parent = sole_parent
         self._known: set[tuple[int, int]] = set()
-        self._held: set[int] = set()  # dead, and kept from us by a debugger
+        self._held: set[int] = set()  # dead, and kept from being reaped by a debugger
 
     async def end(self, is_closing: Callable[[], bool]) -> None:
-        """Kill and reap all of it, in rounds, until none is left or we are closing and patience ends."""
+        """Kills and reaps all of them, in rounds, until none is left; while closing for at most PATIENCE_S."""
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         pause_s = ROUND_S[0]
-        is_told = False
+        is_reported = False
         while orphans := list(islice(self._orphans(), ROUND_PROCESSES)):
             for orphan in orphans:
                 self._kill(orphan)
             waited_s = loop.time() - started_s
-            if waited_s > PATIENCE_S and not is_told:
+            if waited_s > PATIENCE_S and not is_reported:
                 pids = [orphan.pid for orphan in orphans]
                 log.error("cannot end what the launcher left after %.0f s: pids %s", waited_s, pids)
-                is_told = True
+                is_reported = True
             if waited_s > PATIENCE_S and is_closing():
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, ROUND_S[1])
 
     def _orphans(self) -> Iterator[kernel.Process]:
-        """Our children that were below the launcher when it died."""
-        ourselves = kernel.look_up(os.getpid())
-        assert ourselves is not None, "we run"
-        for pid in kernel.children(ourselves):
+        """Yields the children of this process that were below the launcher when it died."""
+        this = kernel.look_up(os.getpid())
+        assert this is not None, "this process runs"
+        for pid in kernel.children(this):
             process = None if pid in launchers else kernel.look_up(pid)
             if process is None or (process.is_dead and pid in self._held):
                 continue
@@ -108,10 +107,10 @@ class Family:
 
 
 async def sweep(state: int) -> int:
-    """Kill what a dead daemon of the same state folder left; how many were met.
+    """Kills the processes that a dead daemon of the same state folder left, and returns their number.
 
-    That is all that bears its brand, and what is below it: another daemon there brands its own.  We may
-    be below it ourselves, and so is then whoever started us: these live.
+    They are all processes with its brand, and those below them; another daemon has another brand.  This process and its
+    ancestors may have the brand themselves: these are spared.
     """
     kept = set(_ancestors(os.getpid()))
     met: set[tuple[int, int]] = set()
@@ -134,9 +133,9 @@ def _left_by(state: int, kept: set[int]) -> dict[int, kernel.Process]:
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) in found or int(name) in kept:
             continue
-        # First the identity, then the brand: whoever has the pid by then is not killed for it.
+        # First the identity, then the brand: another process that gets the pid meanwhile is not killed for it.
         process = kernel.look_up(int(name))
-        if process is None or process.is_dead:  # its new parent takes its time
+        if process is None or process.is_dead:  # its new parent has not reaped it yet
             continue
         if kernel.brand(process.pid)[0] == state:
             found[process.pid] = process
@@ -151,7 +150,7 @@ def _ancestors(pid: int) -> Iterator[int]:
 
 
 def become_subreaper() -> None:
-    """What a dead launcher leaves becomes ours; a process that is one already stays one."""
+    """Makes this process a child subreaper, so that a dead launcher's processes are reparented to it, see prctl(2)."""
     was = ctypes.c_int()
     kernel.prctl(kernel.PR_GET_CHILD_SUBREAPER, ctypes.addressof(was))
     if not was.value:
@@ -160,7 +159,7 @@ def become_subreaper() -> None:
 
 
 def undo_subreaper() -> None:
-    """After our last launcher nothing more is to be adopted, where others run in this process too."""
+    """Ends the subreaper role after the last launcher, where this module has begun it."""
     if not launchers and os.getpid() in _made_subreaper:
         _made_subreaper.clear()
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 0)

@@ -1,7 +1,7 @@
-"""What every parent of workers, the launcher or a zygote, is for the daemon: units that are born, signalled, and end.
+"""Tracks the units of one parent of workers, the launcher or a zygote: spawned, signalled, exited, empty.
 
-It guarantees that every unit that was spawned is reported once as exited and once as empty, whoever of its
-parents says so or dies. It knows the messages and neither which process is at the other end nor whether that is trusted.
+It guarantees that every spawned unit is reported once as exited and once as empty, even if its parent dies. It knows
+the messages, but neither which process is at the other end nor whether that is trusted.
 """
 
 import asyncio
@@ -20,20 +20,19 @@ from ..linux import kernel
 from .launcher_link import PING_S, Channel, close_all
 
 QUEUE_MESSAGES = 1024
-"""What a parent has not read yet; beyond it `spawn` and `signal` are refused."""
+"""Number of messages that a parent has not read yet, beyond which `spawn` and `signal` are refused."""
 
 Scope = Literal["leader", "tree"]
 T = TypeVar("T")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run: `unit` names this one life of the worker, and is never used again.
+    """Describes a process to start: `unit` names this incarnation of the worker, and is never used again.
 
-    `memory_bytes`, `cpu_percent` and `processes` are limits of the whole tree, and hold where the
-    unit's cgroup has that controller (see `Launcher.containment`); 0 is none.  `identity` is what `user` and
-    `group` are, uid, gid and supplementary groups; None leaves it to the new process to find out.  `temporary` is the path
-    of a temporary folder that is made for the process alone; the paths and ports are those that
-    Landlock leaves it, None all of them.
+    `memory_bytes`, `cpu_percent` and `processes` limit the whole tree, where the unit's cgroup has that controller (see
+    `Launcher.containment`); 0 is no limit.  `identity` holds uid, gid and supplementary groups of `user` and `group`;
+    None leaves the lookup to the new process.  `temporary` is the path of a temporary folder made for the process alone.
+    The paths and ports are those that Landlock leaves accessible; None leaves all.
     """
 
     unit: str
@@ -58,9 +57,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """A running process; the descriptors are our ends of its pipes, non-blocking, the caller's to close.
+    """Represents a running process; the descriptors are the daemon's ends of its pipes, non-blocking.
 
-    `stdin_fd` and `stdout_fd` are None where the child has no pipe there.
+    The caller has to close them. `stdin_fd` and `stdout_fd` are None where the child has no pipe there.
     """
 
     unit: str
@@ -72,11 +71,10 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a unit's leader: the wait status, and what it has used.
+    """Reports the end of a unit's leader: its wait status and its resource usage.
 
-    `lost` says that its parent died with it, which `cause` tells of: the status is then what we did to it,
-    SIGKILL.  `oom_kills` counts the processes of its cgroup that the kernel has killed for their memory, as
-    far as that is known.
+    With `lost` its parent died, for the reason `cause`, and it was killed with it: the status is SIGKILL.  `oom_kills`
+    counts the processes of its cgroup that the kernel killed for their memory, as far as that is known.
     """
 
     unit: str
@@ -91,33 +89,33 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parent(Protocol):
-    """Whose child a worker is: the launcher, or a zygote."""
+    """Starts and signals workers: the launcher, or a zygote."""
 
     async def spawn(
         self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True
     ) -> Child:
-        """Start a process, and return when its program runs.
+        """Starts a process, and returns when its program runs.
 
         Raises:
-            SpawnFailed: it does not; `data` has the `stage`, the `errno`, and `retryable`.
+            SpawnFailed: it does not run; `data` has the `stage`, the `errno`, and `retryable`.
             ShuttingDown: the parent is being closed.
         """
         ...
 
     def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
-        """Signal the unit's leader or all of its processes; nothing happens when it is gone already.
+        """Signals the unit's leader or all of its processes; does nothing if it is gone.
 
         Raises:
-            Overloaded: the parent has not read so many messages yet that this one is refused.
+            Overloaded: too many messages wait for the parent.
         """
         ...
 
     def kill(self, unit: str) -> None:
-        """SIGKILL everything of the unit until it is empty."""
+        """Sends SIGKILL to every process of the unit until it is empty."""
         ...
 
     def freeze(self, unit: str) -> None:
-        """Let no process of the unit run until `thaw`; a kill or an ending signal reaches them all the same.
+        """Freezes every process of the unit until `thaw`; a kill or an ending signal reaches them nevertheless.
 
         Raises:
             Overloaded: as `signal`.
@@ -125,7 +123,7 @@ class Parent(Protocol):
         ...
 
     def thaw(self, unit: str) -> None:
-        """Let the unit run again.
+        """Lets the unit run again.
 
         Raises:
             Overloaded: as `signal`.
@@ -133,16 +131,16 @@ class Parent(Protocol):
         ...
 
     def roots(self, unit: str) -> tuple[int, ...]:
-        """The processes below which all of a unit's hang: its leader, and what has escaped."""
+        """Returns the processes below which all of a unit's are: its leader, and those that escaped."""
         ...
 
     def cgroup_of(self, unit: str) -> Path | None:
-        """The folder of a living unit's cgroup, where it has one."""
+        """Returns the folder of a living unit's cgroup; None if it has none."""
         ...
 
 
 class Stage(Enum):
-    """Of a unit's life."""
+    """Names the stages of a unit."""
 
     STARTING = auto()
     RUNNING = auto()
@@ -150,7 +148,7 @@ class Stage(Enum):
 
 
 class Unit:
-    """One life of one worker, as far as its parent has told of it."""
+    """Represents one incarnation of one worker, as far as its parent has reported it."""
 
     __slots__ = ("answer", "group", "is_killed", "is_silent", "key", "pid", "stage", "strays")
 
@@ -159,17 +157,17 @@ class Unit:
         self.answer: asyncio.Future[tuple[int, int]] | None = answer  # None once it was taken
         self.stage = Stage.STARTING
         self.pid = 0
-        self.strays: tuple[int, ...] = ()  # what has escaped of it
+        self.strays: tuple[int, ...] = ()  # its processes that escaped
         self.is_killed = False
-        self.is_silent = False  # its spawn was cancelled: nobody knows of it
+        self.is_silent = False  # its spawn was cancelled: no callback
         self.group: str | None = None  # the folder of a cgroup that was made here
 
 
-class Offspring:
-    """The units of one parent, for use in one event loop.
+class ParentClient:
+    """Tracks the units of one parent; for use in one event loop.
 
-    `name` is what messages call the parent. `on_exit` and `on_empty` are called from the loop, for every unit
-    that `spawn` returned: an exit once and then, when nothing of the unit is left, empty once.
+    `name` stands for the parent in messages. `on_exit` and `on_empty` are called from the loop for every unit that
+    `spawn` returned: the exit once and then, when no process of the unit is left, empty once.
     """
 
     def __init__(
@@ -184,25 +182,24 @@ class Offspring:
         self._idle = asyncio.Event()  # no unit is left
 
     def roots(self, unit: str) -> tuple[int, ...]:
-        """The processes below which all of a unit's hang: its leader, and what escaped, 0.1 s late at most."""
+        """Returns the processes below which all of a unit's are: its leader, and those that escaped (known within 0.1 s)."""
         found = self._units.get(unit)
         if found is None:
             return ()
         return (found.pid, *found.strays) if found.stage is Stage.RUNNING else found.strays
 
     def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
-        """Signal the unit's leader or all of its processes; nothing happens when it is gone already.
+        """Signals the unit's leader or all of its processes; does nothing if it is gone.
 
-        SIGTERM, SIGINT, SIGQUIT and SIGHUP to a tree also continue what is stopped in it, since
-        they would only pend there.
+        SIGTERM, SIGINT, SIGQUIT and SIGHUP to a tree also continue its stopped processes, where they would only pend.
 
         Raises:
-            Overloaded: the parent has not read so many messages yet that this one is refused.
+            Overloaded: too many messages wait for the parent.
         """
         self._ask(unit, "signal", signal=int(signum), scope=scope)
 
     def kill(self, unit: str) -> None:
-        """SIGKILL everything of the unit until it is empty, which `on_empty` tells."""
+        """Sends SIGKILL to every process of the unit until it is empty; then `on_empty` is called."""
         found = self._units.get(unit)
         if found is None or found.is_killed or self._channel is None:
             return
@@ -210,7 +207,7 @@ class Offspring:
         self._channel.send({"op": "kill", "unit": unit})
 
     def freeze(self, unit: str) -> None:
-        """Let no process of the unit run until `thaw`; a kill or an ending signal reaches them all the same.
+        """Freezes every process of the unit until `thaw`; a kill or an ending signal reaches them nevertheless.
 
         Raises:
             Overloaded: as `signal`.
@@ -218,16 +215,16 @@ class Offspring:
         self._ask(unit, "freeze")
 
     def thaw(self, unit: str) -> None:
-        """Let the unit run again.  Without cgroups, what had stopped itself in it runs again too.
+        """Lets the unit run again.  Without cgroups, processes that had stopped themselves run again too.
 
         Raises:
             Overloaded: as `signal`.
         """
         self._ask(unit, "thaw")
 
-    # --- what is asked of the parent -----------------------------------------------------------
+    # --- requests to the parent ----------------------------------------------------------------
 
-    async def _bear(
+    async def _spawn(
         self,
         launch: Launch,
         *,
@@ -236,9 +233,9 @@ class Offspring:
         unit: Unit | None = None,
         more: Sequence[int] = (),
     ) -> Child:
-        """Start a process; `stdin` is whether it has a pipe there, or the descriptor that it gets instead.
+        """Starts a process; `stdin` is True for a pipe, False for /dev/null, or a descriptor to pass on.
 
-        That and `more`, which travel behind the three, are ours to close from now on.
+        That descriptor and `more`, which follow the three standard ones, are closed here in any case.
 
         Raises:
             SpawnFailed: it did not start.
@@ -266,15 +263,17 @@ class Offspring:
         except OSError as error:
             close_all(ours)
             raise _of_pipes(launch.unit, error) from error
-        return await self._born(unit or self._unit(launch.unit), launch, ours, stdin, pipe_stdout)
+        return await self._spawned(
+            unit or self._unit(launch.unit), launch, ours, stdin, pipe_stdout
+        )
 
     def _unit(self, key: str) -> Unit:
         return Unit(key, asyncio.get_running_loop().create_future())
 
-    async def _born(
+    async def _spawned(
         self, unit: Unit, launch: Launch, ours: list[int], stdin: bool | int, pipe_stdout: bool
     ) -> Child:
-        assert unit.answer is not None, "a unit is born once"
+        assert unit.answer is not None, "a unit is spawned once"
         self._units[launch.unit] = unit
         self._idle.clear()
         try:
@@ -318,36 +317,36 @@ class Offspring:
         self._seq += 1
         return self._seq
 
-    # --- what the parent says ------------------------------------------------------------------
+    # --- messages from the parent --------------------------------------------------------------
 
-    def _hear_spawned(self, key: str, pid: int, starttime: int) -> None:
+    def _on_spawned(self, key: str, pid: int, starttime: int) -> None:
         unit = self._units[key]
         unit.stage = Stage.RUNNING
         unit.pid = pid
         if unit.answer is not None and not unit.answer.done():
             unit.answer.set_result((pid, starttime))
 
-    def _hear_failed(self, key: str, error: SpawnFailed) -> None:
+    def _on_failed(self, key: str, error: SpawnFailed) -> None:
         unit = self._units[key]
         if unit.answer is not None and not unit.answer.done():
             unit.answer.set_exception(error)
         unit.is_silent = True
         self._forget(key)
 
-    def _hear_exited(self, report: Exit) -> None:
+    def _on_exited(self, report: Exit) -> None:
         unit = self._units[report.unit]
         unit.stage = Stage.EXITED
-        self._tell(unit, self._on_exit, report)
+        self._call_back(unit, self._on_exit, report)
 
-    def _lose(self, cause: str) -> None:
-        """The parent is dead: what it had not told of has ended too, and is not empty before `_forget`."""
+    def _report_lost(self, cause: str) -> None:
+        """Reports every running unit as lost with its parent; each counts as empty only after `_forget`."""
         self._channel = None
         for key, unit in self._units.items():
             if unit.answer is not None and not unit.answer.done():
                 unit.answer.set_exception(failed(key, "parent", errno.EAGAIN, cause))
                 unit.is_silent = True
             elif unit.stage is not Stage.EXITED:
-                self._hear_exited(
+                self._on_exited(
                     Exit(
                         unit=key,
                         pid=unit.pid,
@@ -358,12 +357,12 @@ class Offspring:
                 )
 
     def _forget(self, key: str) -> None:
-        self._tell(self._units.pop(key), self._on_empty, key)
+        self._call_back(self._units.pop(key), self._on_empty, key)
         if not self._units:
             self._idle.set()
 
-    def _tell(self, unit: Unit, callback: Callable[[T], None], fact: T) -> None:
-        """Call back after whoever awaits the spawn has run: it knows its unit by then."""
+    def _call_back(self, unit: Unit, callback: Callable[[T], None], fact: T) -> None:
+        """Schedules a callback behind the coroutine that awaits the spawn, which knows its unit by then."""
 
         def call() -> None:
             if not unit.is_silent:
@@ -373,7 +372,7 @@ class Offspring:
 
 
 def failed(unit: str, stage: str, number: int, reason: str) -> SpawnFailed:
-    """The error for a start that failed here, before a process could say why."""
+    """Returns the error for a start that failed in the daemon, before a process existed."""
     return SpawnFailed(
         f'cannot start "{unit}": {reason[:1].lower()}{reason[1:]}',
         result="exec-failed",
@@ -389,7 +388,7 @@ def _of_pipes(unit: str, error: OSError) -> SpawnFailed:
 
 
 def _pipes(ours: list[int], stdin: bool | int, pipe_stdout: bool) -> list[int]:
-    """The child's stdin, stdout and stderr; our ends, which do not block, are added to `ours`."""
+    """Opens the child's stdin, stdout and stderr; the daemon's non-blocking ends are added to `ours`."""
     theirs: list[int] = []
     try:
         for wanted, is_input in ((stdin, True), (pipe_stdout, False), (True, False)):

@@ -1,13 +1,13 @@
-"""The newest figures of each tree that is watched, and when it is looked at next.
+"""Samples the usage of every watched tree, and schedules the next look at each.
 
-A tree where nothing has happened since the last look costs a microsecond or two, one of a single process
-some ten; any other is surveyed in a task of its own, so that one with thousands of processes, or one whose shared pages take long to
-be told apart, delays neither the looks at the others nor the daemon. What follows from the figures, and
-when to look again, is for each tree's judge to say.
+A tree without activity since the last look costs a microsecond or two, a tree of a single process some ten; any other is
+surveyed in a task of its own, so that a tree with thousands of processes, or one whose shared pages take long to
+attribute, delays neither the looks at the others nor the daemon. The consequences of the figures, and the time of the
+next look, are decided by each tree's judge.
 
-No tree can have taken more memory than the whole machine was given since the tree was last looked at.
-So one figure is read as often as the tree that is nearest to its limit asks for, and the trees
-themselves only when that has grown by what one of them may still take.
+No tree can have taken more memory than the kernel has allocated to the whole machine since the tree's last look. So that
+one figure is read as often as the tree nearest to its limit requires, and the trees themselves only when the figure has
+grown by as much as one of them may still take.
 """
 
 import asyncio
@@ -25,65 +25,65 @@ from .limits import GROWTH_BYTES_PER_S, MIN_LOOK_S
 from .usage import Quiet, Tree, Usage, allocated_bytes
 
 WINDOW_S = 1.0
-"""The least time over which a share of the processors is told: over less it says little."""
+"""Seconds at least over which a share of the processors is averaged."""
 
 FIRST_WINDOW_S = 0.05
-"""The same until the first window is full: something is to be shown soon after a start."""
+"""Seconds of the same until the first window is full, so that a figure appears soon after a start."""
 
 GRID_FROM_S = 0.1
-"""Waits of this and more may be shortened, so that many end together: a wake-up costs as much as 50 quiet looks."""
+"""Seconds from which on waits may be shortened, so that many end together: a wake-up costs as much as 50 quiet looks."""
 
 TICK_S = 0.001
-"""The loop's clock counts milliseconds: what is due within this one is due."""
+"""Seconds of the loop's clock resolution: a look due within them is due."""
 
 AHEAD_BYTES = (int(GROWTH_BYTES_PER_S * MIN_LOOK_S), int(GROWTH_BYTES_PER_S * 0.1))
-"""Trees that could pass their limits after so much more are looked at together: least and most."""
+"""Bytes, least and most, within which trees that could pass their limits are looked at together."""
 
 LOOKS_PER_TURN = 32
-"""Trees that are looked at before the loop does something else: thousands are due together, and a start must not wait for them."""
+"""Number of looks per turn of the loop: thousands may be due together, and a start must not wait for them."""
 
 COHORT_LEAST = 8
-"""Quiet trees that are asked after together, at least; at most it is those of one turn."""
+"""Number of quiet trees at least that form a cohort."""
 
 GATE_STEP_BYTES = 1024 * 1024
-"""Trees that could pass their limits after as much more, but for this, are asked after together: those of one program."""
+"""Bytes to which thresholds are rounded, so that trees of one program are checked together."""
 
 AGAIN_S = 5.0
-"""After a look that failed for a reason of ours."""
+"""Seconds until the next look after one that failed by an error of corral."""
 
 logger = logging.getLogger(__name__)
 
 
 class Judge(Protocol):
-    """Who decides about one tree."""
+    """Decides about the usage of one tree."""
 
     async def judge(self, usage: Usage) -> None:
-        """Takes what the tree uses."""
+        """Acts on the usage of the tree."""
         ...
 
     def is_fine(self, usage: Usage) -> bool:
-        """Takes what the tree uses, if there is nothing to be done about it; else `judge` takes it."""
+        """Returns True if the usage needs no action, and takes it; else `judge` has to be called."""
         ...
 
     def wait_s(self) -> float:
-        """In how many seconds to look again, whatever memory is taken meanwhile."""
+        """Returns the seconds until the next look, apart from memory."""
         ...
 
     def pause_s(self) -> float:
-        """How many seconds to let pass, however much is taken."""
+        """Returns the seconds that must pass before the next look, whatever memory is allocated."""
         ...
 
     def room_bytes(self) -> int | None:
-        """How much more memory the tree may have than at the last look; None where it need not be watched."""
+        """Returns the bytes by which the tree may still grow; None if its memory need not be watched."""
         ...
 
     def attend(self) -> Coroutine[None, None, None] | None:
-        """What runs for as long as the tree is watched."""
+        """Returns a coroutine to run for as long as the tree is watched, if there is one."""
         ...
 
 
 class Sample(Struct, frozen=True):
-    """What `status` shows of a tree. `cpu_percent` is over the last WINDOW_S or more; 100 is one core."""
+    """Holds the figures that `status` shows of a tree. `cpu_percent` is over the last WINDOW_S or more; 100 is one core."""
 
     rss_bytes: int = 0
     cpu_percent: float = 0.0
@@ -93,10 +93,10 @@ class Sample(Struct, frozen=True):
 NOTHING = Sample()
 
 _sample = functools.lru_cache(maxsize=256)(Sample)
-"""One for all trees that use the same: of thousands of one program most do."""
+"""Shares equal samples: most of thousands of trees of one program use the same."""
 
 NO_TASKS: frozenset[asyncio.Task[None]] = frozenset()
-"""One for all: there may be thousands, and an empty one takes 216 bytes."""
+"""The empty set, shared by all trees: each of its own would take 216 bytes."""
 
 
 def _ignore(_: object) -> None:
@@ -105,24 +105,24 @@ def _ignore(_: object) -> None:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Resting:
-    """What is looked at when its time has come, or when the machine has given out so much memory."""
+    """Holds when a tree or a cohort is looked at next: at a time, or at an amount of memory allocated by the machine."""
 
     due: float = 0.0
     rests_until: float = 0.0
     seen_bytes: int = 0
-    """What the machine had given out before the last look."""
+    """Bytes that the machine had allocated before the last look."""
     gate_bytes: float = math.inf
-    """When the machine has given out so much, a tree may have passed its limit."""
+    """Bytes allocated by the machine at which a tree may have passed its limit."""
     waits_for_bytes: float = math.inf
-    """At how much it is asked after: less than `gate_bytes`, where it was looked at meanwhile."""
+    """Bytes at which it is checked: less than `gate_bytes`, where it was looked at meanwhile."""
     wait_s: float = 0.0
-    """What its judge said last."""
+    """Seconds that its judge returned last."""
     is_gone: bool = False
     is_surveyed: bool = False
-    """Whether a survey is on its way."""
+    """True while a survey is running."""
 
     def note_quiet(self, given_bytes: int, now: float) -> None:
-        """Nothing has happened: what may still be taken has not changed."""
+        """Notes a look without activity: the room until the limit has not changed."""
         self.gate_bytes += given_bytes - self.seen_bytes
         self.seen_bytes = given_bytes
         self.rests_until = now
@@ -130,32 +130,32 @@ class Resting:
 
 @dataclass(eq=False, slots=True)
 class Watched(Resting):
-    """A tree that is watched."""
+    """Represents a watched tree."""
 
     tree: Tree
     judge: Judge
     window: tuple[float, float] | None = None
-    """When the window of `cpu_percent` began, and what had been used by then."""
+    """The begin of the window of `cpu_percent`, and the processor time used by then, both in seconds."""
     is_settled: bool = False
-    """Whether a whole window has passed."""
+    """True once a whole window has passed."""
     cpu_percent: float = 0.0
     open_files: int = 0
     sample: Sample = NOTHING
     has_pace: bool = False
-    """Whether its judge said twice the same wait: then it says so for as long as nothing happens."""
+    """True if its judge returned the same wait twice: it does so for as long as there is no activity."""
     is_known: bool = False
     cohort: "Cohort | None" = None
-    """Those that it rests with: when they are due, so is it."""
+    """The cohort that it belongs to, which is looked at in its place."""
     tasks: frozenset[asyncio.Task[None]] = NO_TASKS
 
 
 class Cohort(Resting):
-    """Trees where nothing happens, due together and asked after as one: the most that each alone costs is Python's."""
+    """Groups quiet trees that are due together and checked as one, which saves most of the cost of each."""
 
     __slots__ = ("_quiet", "members")
 
     def __init__(self, members: list[Watched]) -> None:
-        """All have been found quiet in this turn, and may rest for as long."""
+        """Takes trees that were found quiet in this turn and have the same wait."""
         first = members[0]
         super().__init__(
             due=first.due,
@@ -170,11 +170,11 @@ class Cohort(Resting):
             member.cohort = self
 
     def is_quiet(self) -> bool:
-        """Whether nothing has happened in any, and they are enough."""
+        """Returns True if no member was active, and there are enough members."""
         return len(self.members) >= COHORT_LEAST and self._quiet.is_so()
 
     def woken(self) -> list[Watched]:
-        """Those where something has happened, who have left; all, where few are left."""
+        """Removes and returns the active members; all of them, if few would be left."""
         woken = [
             each for each in self.members if not each.tree.is_single or not each.tree.is_quiet()
         ]
@@ -186,7 +186,7 @@ class Cohort(Resting):
         return woken
 
     def leave(self, member: Watched) -> None:
-        """Lets one of them go, which is from now on as if it had rested alone."""
+        """Removes one member, which continues as if it had been watched alone."""
         place = self.members.index(member)
         del self.members[place]
         self._quiet.leave_out(place)
@@ -198,10 +198,10 @@ class Cohort(Resting):
 
 
 class Sampler:
-    """Looks at trees when they are due."""
+    """Looks at trees when they are due, and holds their newest figures."""
 
     def __init__(self, on_sample: Callable[[Judge], None] = _ignore) -> None:
-        """`on_sample` is called when what `of` says of a tree has changed, with its judge."""
+        """Makes an empty sampler; `on_sample` is called with a tree's judge when the figures of the tree have changed."""
         self._loop = asyncio.get_running_loop()
         self._on_sample = on_sample
         self._watched: dict[str, Watched] = {}
@@ -218,14 +218,14 @@ class Sampler:
         self._given_bytes, self._read_at = allocated_bytes(), self._loop.time()
 
     def watch(self, unit: str, tree: Tree, judge: Judge) -> None:
-        """Looks at a tree from now on."""
+        """Watches a tree from now on."""
         watched = Watched(tree, judge, seen_bytes=self._given_bytes)
         self._watched[unit] = watched
         self._new.append(watched)
         self._changed.set()
 
     def forget(self, unit: str) -> None:
-        """Looks at a tree no more; nothing happens when it is not watched."""
+        """Stops watching a tree; does nothing if it is not watched."""
         watched = self._watched.pop(unit, None)
         if watched is not None:
             watched.is_gone = True
@@ -236,12 +236,12 @@ class Sampler:
                 task.cancel()
 
     def of(self, unit: str) -> Sample:
-        """The newest figures of a tree, zeros when there are none; it reads nothing."""
+        """Returns the newest figures of a tree without reading any, zeros if there are none."""
         watched = self._watched.get(unit)
         return NOTHING if watched is None else watched.sample
 
     def stir(self, unit: str) -> None:
-        """A tree's judge may say something else from now on, although nothing happened to the tree."""
+        """Notes that a tree's judge may decide differently from now on, although the tree was not active."""
         watched = self._watched.get(unit)
         if watched is not None:
             watched.has_pace = False
@@ -251,7 +251,7 @@ class Sampler:
                 self._wait_at_gate(watched)
 
     async def run(self) -> None:
-        """Looks until it is cancelled."""
+        """Looks at trees until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
@@ -269,7 +269,7 @@ class Sampler:
                     continue
                 self._sleeps_until = min(self._gate_at, self._due[0] if self._due else math.inf)
                 if self._sleeps_until < math.inf:
-                    self._timer = self._loop.call_at(self._sleeps_until, self._glance)
+                    self._timer = self._loop.call_at(self._sleeps_until, self._wake_early)
                 try:
                     await self._changed.wait()
                 finally:
@@ -277,8 +277,8 @@ class Sampler:
                         self._timer.cancel()
                         self._timer = None
 
-    def _glance(self) -> None:
-        """At the end of a sleep: mostly the machine has given out too little, and it is slept on at a third of the cost."""
+    def _wake_early(self) -> None:
+        """Ends a sleep, or prolongs it at a third of the cost if the machine has allocated too little memory."""
         self._timer = None
         soon = self._loop.time() + TICK_S
         is_for_gate = self._gate_at <= soon and not self._new
@@ -288,13 +288,13 @@ class Sampler:
                 due = min(self._gate_at, self._due[0] if self._due else math.inf)
                 if soon < due < math.inf:
                     self._sleeps_until = due
-                    self._timer = self._loop.call_at(due, self._glance)
+                    self._timer = self._loop.call_at(due, self._wake_early)
         finally:
             if self._timer is None:
                 self._changed.set()
 
     def _open_gate(self) -> None:
-        """Finds the trees that may have passed their limits by what was given out meanwhile."""
+        """Schedules the trees that may have passed their limits by the memory allocated meanwhile."""
         self._given_bytes, self._read_at = allocated_bytes(), self._loop.time()
         until_bytes = self._given_bytes
         if self._gate:
@@ -305,12 +305,12 @@ class Sampler:
             at_bytes = heapq.heappop(self._gate)
             for watched in self._waiting_at.pop(at_bytes):
                 if watched.waits_for_bytes != at_bytes:
-                    continue  # it waits for less, or has waited for it already
+                    continue  # it waits for another amount by now
                 watched.waits_for_bytes = math.inf
                 if watched.is_gone or watched.is_surveyed:
                     continue  # after the survey it comes back
                 if isinstance(watched, Watched) and watched.cohort is not None:
-                    continue  # which waits for it
+                    continue  # the cohort waits in its place
                 if _gate_step(watched.gate_bytes) > until_bytes:  # it has been looked at meanwhile
                     self._wait_at_gate(watched)
                 else:
@@ -332,12 +332,12 @@ class Sampler:
         self._read_gate_before(at_bytes)
 
     def _read_gate_before(self, given_bytes: float) -> None:
-        """Reads again before so much can have been given to one tree."""
+        """Schedules the next reading before one tree can have been given so much."""
         wait_s = max(MIN_LOOK_S, (given_bytes - self._given_bytes) / GROWTH_BYTES_PER_S)
         self._gate_at = min(self._gate_at, self._read_at + wait_s)
 
     def _turn(self, group: asyncio.TaskGroup) -> bool:
-        """Looks at those that are due by now; False when some of them have to wait for the next turn."""
+        """Looks at the trees that are due by now; returns False if some have to wait for the next turn."""
         now = self._loop.time()
         looks = 0
         while self._due and self._due[0] <= now + TICK_S:
@@ -367,7 +367,7 @@ class Sampler:
             heapq.heappush(self._due, due)
 
     def _rest(self, watched: Watched, now: float) -> None:
-        """Nothing has happened in a tree."""
+        """Notes a look at a tree that was not active."""
         if watched.has_pace and not watched.sample.cpu_percent:
             watched.window = (now, watched.tree.usage.cpu_s)
             watched.note_quiet(self._given_bytes, now)
@@ -379,7 +379,7 @@ class Sampler:
             self._again(watched)
 
     def _gather(self) -> None:
-        """Has those that were found quiet in this turn rest, together where they may."""
+        """Schedules the trees that were quiet in this turn, as cohorts where possible."""
         together: dict[float, list[Watched]] = {}
         for watched in self._quiet:
             together.setdefault(watched.due if watched.tree.is_single else 0.0, []).append(watched)
@@ -393,7 +393,7 @@ class Sampler:
                 self._wait_at_gate(each)
 
     def _rest_together(self, group: asyncio.TaskGroup, cohort: Cohort, now: float) -> int:
-        """Returns how many looks it was as long as. With thousands of quiet trees it is what the daemon spends its time with."""
+        """Checks a cohort, and returns its cost in looks. With thousands of quiet trees, most of the daemon's time is here."""
         looks = len(cohort.members) // COHORT_LEAST
         if not cohort.is_quiet():
             looks = LOOKS_PER_TURN
@@ -406,12 +406,12 @@ class Sampler:
         return looks
 
     def _look(self, group: asyncio.TaskGroup, watched: Watched, now: float) -> None:
-        """Looks at a tree: at once where that is soon done."""
+        """Looks at a tree: at once where that is quick, else in a task."""
         if watched.is_known and watched.tree.is_quiet():
             self._rest(watched, now)
             return
         watched.seen_bytes = self._given_bytes
-        usage = watched.tree.glance() if watched.is_known else None
+        usage = watched.tree.quick_look() if watched.is_known else None
         if usage is None or not watched.judge.is_fine(usage):
             watched.is_surveyed = True
             self._begin(group, watched, self._survey(watched))
@@ -431,7 +431,7 @@ class Sampler:
         task.add_done_callback(forget)
 
     def _again(self, watched: Watched) -> None:
-        """Says when a tree that has just been looked at is due again, by time and by memory."""
+        """Schedules the next look at a tree, by time and by memory."""
         now, judge = self._loop.time(), watched.judge
         before_s, watched.wait_s = watched.wait_s, judge.wait_s()
         watched.has_pace = watched.wait_s == before_s
@@ -459,7 +459,7 @@ class Sampler:
             await watched.judge.judge(usage)
             watched.is_known = True
             self._again(watched)
-        except Exception:  # a fault of ours with one tree must not leave the others unwatched
+        except Exception:  # an error with one tree must not leave the others unwatched
             logger.exception("cannot look at the processes of a worker")
             self._look_at(watched, self._loop.time() + AGAIN_S)
         watched.is_surveyed = False
@@ -469,7 +469,7 @@ class Sampler:
     def _note_cpu(self, watched: Watched, cpu_s: float) -> None:
         now = self._loop.time()
         if watched.window is None:
-            watched.window = (now, cpu_s)  # what was used before the first look has no time to it
+            watched.window = (now, cpu_s)  # usage before the first look belongs to no known time
         since, before_s = watched.window
         passed_s = now - since
         if passed_s >= (WINDOW_S if watched.is_settled else FIRST_WINDOW_S):
@@ -490,7 +490,7 @@ def _gate_step(size_bytes: float) -> float:
 
 @functools.lru_cache(maxsize=8)
 def _on_grid(now: float, wait_s: float) -> float:
-    """One for all that rest in the same turn: of thousands most wait for as long."""
+    """Returns when a look is due, rounded down so that many looks are due together."""
     due = now + wait_s
     return due - due % 2.0 ** math.floor(math.log2(wait_s / 2)) if wait_s >= GRID_FROM_S else due
 
@@ -498,5 +498,5 @@ def _on_grid(now: float, wait_s: float) -> float:
 async def _attend(work: Coroutine[None, None, None]) -> None:
     try:
         await work
-    except Exception:  # a fault of ours with one tree must not leave the others unwatched
+    except Exception:  # an error with one tree must not leave the others unwatched
         logger.exception("cannot attend to the processes of a worker")

@@ -1,9 +1,9 @@
-"""What a worker is kept in: its temporary folder, and the files that its program cannot run without.
+"""Determines the files that a restricted worker needs in order to run, and manages its temporary folder.
 
-`read_paths` names what an agent may read, and no program runs on that alone: it needs its interpreter,
-the libraries of the system, the certificates of the network.  Here that is found out, as little as
-possible: never a home, never /etc as a whole, never the working directory.  Landlock itself is
-`landlock`'s; a path that begins with "-" is skipped there where it does not exist.
+`read_paths` lists the paths that an agent may read, and no program runs on those alone: it needs its interpreter, the
+libraries of the system, the certificates of the network.  This module finds the least set of those: never a home, never
+/etc as a whole, never the working directory.  `linux.landlock` enforces it, and skips a missing path that begins with
+"-".
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from pathlib import Path
 from ..linux import landlock
 
 REMOVAL_S = 5.0
-"""How long the removal of one temporary folder may take; what is left then goes at the next start."""
+"""Seconds that the removal of one temporary folder may take; remaining files are removed at the next start."""
 HOPS = 40
-"""Symbolic links that the kernel follows in one path (path_resolution(7))."""
+"""Number of symbolic links that the kernel follows in one path, see path_resolution(7)."""
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FIRST_LINE_BYTES = 256
-"""What the kernel reads of a script (execve(2))."""
+"""Bytes of a script that the kernel reads to find its interpreter, see execve(2)."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ SYSTEM = (
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload"),
     *("/etc/localtime", "/etc/timezone"),
 )
-"""Programs and libraries, how they are found, and the time zone."""
+"""Programs and libraries, the configuration of their search, and the time zone."""
 NETWORK = (
     *("/etc/resolv.conf", "/run/systemd/resolve", "/run/resolvconf", "/etc/hosts"),
     *("/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services", "/etc/protocols"),
@@ -42,27 +42,27 @@ NETWORK = (
     *("/etc/pki/tls/certs", "/etc/pki/tls/cert.pem", "/etc/pki/tls/openssl.cnf"),
     *("/etc/pki/ca-trust/extracted", "/etc/crypto-policies"),
 )
-"""Names, and whom to trust: public in every system. Private keys lie elsewhere."""
+"""Name resolution and trusted certificates: public in every system. Private keys lie elsewhere."""
 MACHINE = (
     *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems"),
     *("/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu"),
     *("/dev/random", "/dev/urandom"),
 )
-"""What runtimes size themselves by; /proc as a whole would show everybody's command lines."""
+"""The files by which runtimes size themselves; all of /proc would show every process's command line."""
 PARTS = ("bin", "lib", "lib64", "libexec", "include", "ssl", "pyvenv.cfg")
-"""What an installation consists of. ~/.local is one too, and has more in it than programs."""
+"""The parts of an installation. ~/.local is one too, and holds more than programs."""
 SINKS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty")
-"""Devices that hold nothing: to be read and written."""
+"""Devices that store nothing: readable and writable for all."""
 
 
 def landlock_abi() -> int:
-    """The version of Landlock that this kernel gives us; 0: none."""
+    """Returns the kernel's Landlock ABI version; 0 for none."""
     return landlock.abi()
 
 
 @cache
 def scopes_signals() -> bool:
-    """Whether a worker can be kept from signalling anybody but what it has started itself."""
+    """Returns True if a worker can be kept from signalling any process but its own descendants."""
     return landlock_abi() >= landlock.NEEDED_ABI["scope_signals"]
 
 
@@ -73,9 +73,9 @@ def readable(
     folder: str,
     sdk: Sequence[str],
 ) -> list[str]:
-    """`paths`, and what the program `argv` needs in order to run in `folder`, each behind a "-".
+    """Returns `paths` and the paths that the program `argv` needs to run in `folder`, the latter prefixed with "-".
 
-    `sdk` are the folders of the SDK.  It looks at files, and may block as long as their disk does.
+    `sdk` are the folders of the SDK.  It reads files, and may block as long as their disk does.
     """
     needed = [*SYSTEM, *_distribution(), *NETWORK, *MACHINE, *SINKS, *sdk]
     needed += _program(argv, env, folder)
@@ -83,15 +83,15 @@ def readable(
 
 
 def writable(paths: Sequence[str]) -> list[str]:
-    """`paths`, and the devices into which everybody writes."""
+    """Returns `paths` and the devices that every program may write to."""
     return [*paths, *(f"-{path}" for path in SINKS)]
 
 
 def sdk_folders(sdk_path: Path) -> list[str]:
-    """Where `import corral` looks: `sdk_path`, the package that it links to, and the real folders of its parts.
+    """Returns the folders that `import corral` reads: `sdk_path`, the package it links to, the real folders of its parts.
 
-    In a checkout the parts are links again, and the package is found by the folder that it is in. A
-    site-packages as a whole is no part of the SDK.
+    In a checkout the parts are links again, and the package is found through its parent folder. A site-packages as a
+    whole is not included.
     """
     package = Path(os.path.realpath(sdk_path / "corral"))
     folders = [sdk_path, package, *(entry for entry in package.iterdir() if entry.is_symlink())]
@@ -102,12 +102,12 @@ def sdk_folders(sdk_path: Path) -> list[str]:
 
 @cache
 def _distribution() -> tuple[str, ...]:
-    """Where Debian keeps a part of every Python's library."""
+    """Returns the folders in which Debian keeps a part of each Python's library."""
     return tuple(glob("/etc/python3*"))
 
 
 def _program(argv: Sequence[str], env: Mapping[str, str], folder: str) -> list[str]:
-    """The files of the program, of its interpreters and their installations, and its file arguments."""
+    """Returns the files of the program, its interpreters and their installations, and its file arguments."""
     found: list[str] = []
     words = list(argv)
     for _ in range(4):  # a script's interpreter may be a script again, which the kernel bounds too
@@ -129,7 +129,7 @@ def _is_file(path: str) -> bool:
 
 
 def _in_path(name: str, env: Mapping[str, str], folder: str) -> str | None:
-    """The program that execvp(3) would run, without symbolic links resolved."""
+    """Returns the program that execvp(3) would run, without resolving symbolic links."""
     path = env.get("PATH", os.defpath)
     places = [""] if "/" in name else path.split(":")
     for place in places:
@@ -140,7 +140,7 @@ def _in_path(name: str, env: Mapping[str, str], folder: str) -> str | None:
 
 
 def _interpreter(program: str) -> list[str]:
-    """What the first line of a script runs: the program that env(1) would find where it says so."""
+    """Returns the interpreter in the first line of a script; after env(1), the program that env would run."""
     try:
         with open(program, "rb") as script:
             first = script.readline(FIRST_LINE_BYTES)
@@ -155,7 +155,7 @@ def _interpreter(program: str) -> list[str]:
 
 
 def _installations(program: str) -> Iterator[str]:
-    """What is installed with the program, by its own place and by every link on the way to its file."""
+    """Yields the parts of the installations that a program belongs to, at its own path and at each link's target."""
     for _ in range(HOPS):
         place, name = os.path.split(program)
         place = os.path.realpath(place)
@@ -173,7 +173,7 @@ def _installations(program: str) -> Iterator[str]:
 
 
 def _is_installation(prefix: str) -> bool:
-    """Whether it is recognisably a Python, a virtual environment or a node, and nobody's home."""
+    """Returns True if the folder looks like a Python, a virtual environment or a node, and is no home."""
     if prefix == "/" or prefix in SYSTEM or _is_home(prefix):
         return False
     patterns = ("pyvenv.cfg", "lib*/python3*", "lib/node_modules")
@@ -181,7 +181,7 @@ def _is_installation(prefix: str) -> bool:
 
 
 def _base_of(prefix: str) -> str | None:
-    """What a virtual environment was made from: the folder above the `home` of its pyvenv.cfg."""
+    """Returns the base installation of a virtual environment: the folder above the `home` of its pyvenv.cfg."""
     with contextlib.suppress(OSError, UnicodeError):
         for line in Path(prefix, "pyvenv.cfg").read_text("utf-8").splitlines():
             key, _, value = line.partition("=")
@@ -191,7 +191,7 @@ def _base_of(prefix: str) -> str | None:
 
 
 def _is_home(path: str) -> bool:
-    """Whether it is our home or that of its owner."""
+    """Returns True if the path is the home of this process's user or of the path's owner."""
     with contextlib.suppress(OSError, KeyError):
         homes = (os.path.expanduser("~"), pwd.getpwuid(os.stat(path).st_uid).pw_dir)
         return path in [os.path.realpath(home) for home in homes]
@@ -202,7 +202,7 @@ def _is_home(path: str) -> bool:
 
 
 def make_temporary_root(state_dir: Path) -> Path:
-    """The folder in which every worker has its own; others pass through it, and list nothing."""
+    """Makes the folder that holds all temporary folders; other users can pass through it but not list it."""
     root = state_dir / "tmp"
     root.mkdir(mode=0o700, exist_ok=True)
     root.chmod(0o711 if os.getuid() == 0 else 0o700)
@@ -210,26 +210,26 @@ def make_temporary_root(state_dir: Path) -> Path:
 
 
 def temporary_of(root: Path, unit: str) -> str:
-    """The temporary folder of one life of a worker; no other has ever had it, or will."""
+    """Returns the path of the temporary folder of one incarnation, which no other incarnation ever uses."""
     return f"{root}/{unit.replace('#', '.')}"
 
 
 def leftovers(root: Path | None) -> list[str]:
-    """The temporary folders of an earlier daemon's workers; to be asked before a worker is started."""
+    """Returns the temporary folders of an earlier daemon's workers; to be called before a worker is started."""
     return [] if root is None else [str(path) for path in root.iterdir()]
 
 
 def remove_temporary(path: str, bound_s: float = REMOVAL_S) -> bool:
-    """Remove the folder with all that is in it; False when something is left. It never raises.
+    """Removes a folder with its content; returns False if a part is left. It never raises.
 
-    Its owner may have left anything: folders that deny everything, a million files, folders as deep as
-    the disk allows, links out of it, mount points. Links are removed, never followed. Every folder is
-    moved onto one heap of ours before it is emptied: no depth is walked, and a mount point does not move.
+    The content may be hostile: folders without permissions, a million files, folders as deep as the disk allows, links
+    out of it, mount points. Links are removed, never followed. Every folder is first moved into one flat folder: no
+    depth is walked, and a mount point cannot be moved.
     """
     try:
         if _remove_at_once(path):
             return True
-        return _Heap(os.path.dirname(path), time.monotonic() + bound_s).remove(path)
+        return _Removal(os.path.dirname(path), time.monotonic() + bound_s).remove(path)
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -239,7 +239,7 @@ def remove_temporary(path: str, bound_s: float = REMOVAL_S) -> bool:
 
 
 def remove_empty(paths: Sequence[str]) -> list[str]:
-    """Remove those of the folders in which nothing is; the others. It never raises."""
+    """Removes the empty ones of the folders, and returns the others. It never raises."""
     left: list[str] = []
     for path in paths:
         try:
@@ -252,14 +252,14 @@ def remove_empty(paths: Sequence[str]) -> list[str]:
 
 
 def remove_leftovers(paths: Sequence[str], bound_s: float = REMOVAL_S) -> None:
-    """Remove what an earlier daemon's workers left, for at most so long altogether."""
+    """Removes the temporary folders of an earlier daemon's workers, within `bound_s` seconds altogether."""
     deadline = time.monotonic() + bound_s
     for path in paths:
         remove_temporary(path, max(0.0, deadline - time.monotonic()))
 
 
 def _remove_at_once(path: str) -> bool:
-    """Whether it was empty, as most are, or no folder at all."""
+    """Removes the path if it is an empty folder, as most are, or not a folder; returns whether it did."""
     try:
         os.rmdir(path)
     except NotADirectoryError:
@@ -271,21 +271,21 @@ def _remove_at_once(path: str) -> bool:
     return True
 
 
-class _Heap:
-    """A folder of ours beside the one to remove, in which that and all that were in it lie by numbers."""
+class _Removal:
+    """Removes a folder by way of a flat one beside it, into which it and its subfolders are moved under numbers."""
 
     def __init__(self, root: str, deadline: float) -> None:
-        import tempfile  # noqa: PLC0415 - start-up time: most folders are empty and need no heap
+        import tempfile  # noqa: PLC0415 - start-up time: most folders are empty and do not come here
 
         self.deadline = deadline
         self.path = tempfile.mkdtemp(prefix=".", dir=root)
         self.taken = 0
 
     def remove(self, path: str) -> bool:
-        """Whether nothing is left of the folder.
+        """Removes the folder; returns True if no part of it is left.
 
         Raises:
-            OSError: it cannot be taken, or the time is over.
+            OSError: it cannot be moved, or the time is over.
         """
         self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -306,24 +306,24 @@ class _Heap:
         return time.monotonic() > self.deadline
 
     def _empty(self, name: str) -> None:
-        with contextlib.suppress(OSError):  # somebody else's: what can go goes
+        with contextlib.suppress(OSError):  # owned by another user: remove as much as possible
             self._unlock(name, self.fd)
             folder = os.open(name, FOLDER, dir_fd=self.fd)
             try:
                 while self._clear(folder):
-                    pass  # what is removed while it is listed may hide what comes after it
+                    pass  # a removal during the listing may hide later entries
             finally:
                 os.close(folder)
             os.rmdir(name, dir_fd=self.fd)
 
     def _clear(self, folder: int) -> int:
-        """How many entries could be removed or taken, in the time that is left."""
+        """Removes or moves the entries of a folder in the remaining time, and returns their number."""
         gone = 0
         with os.scandir(folder) as entries:
             for entry in entries:
                 if self._is_late():
                     return 0
-                with contextlib.suppress(OSError):  # a mount point, or somebody else's
+                with contextlib.suppress(OSError):  # a mount point, or owned by another user
                     if entry.is_dir(follow_symlinks=False):
                         self._take(entry.name, folder)
                     else:
@@ -335,7 +335,7 @@ class _Heap:
         taken = str(self.taken)
         try:
             os.rename(name, taken, src_dir_fd=folder, dst_dir_fd=self.fd)
-        except PermissionError:  # to move a folder means to write its ".."
+        except PermissionError:  # moving a folder writes its ".."
             self._unlock(name, folder)
             os.rename(name, taken, src_dir_fd=folder, dst_dir_fd=self.fd)
         self.taken += 1
@@ -343,7 +343,7 @@ class _Heap:
     def _unlock(self, name: str, folder: int | None) -> None:
         held = os.open(name, os.O_PATH | FOLDER, dir_fd=folder)
         try:
-            if os.fstat(held).st_dev == os.fstat(self.fd).st_dev:  # not what is mounted there
+            if os.fstat(held).st_dev == os.fstat(self.fd).st_dev:  # not a mounted file system
                 # By the descriptor: a link that takes the folder's place would be followed.
                 os.chmod(f"/proc/self/fd/{held}", 0o700)
         finally:
@@ -351,11 +351,15 @@ class _Heap:
 
 
 DELAY_S = 0.02
-"""Between the first end and the removal."""
+"""Seconds between the first end of a worker and the removal of folders."""
 
 
 class Removals:
-    """What is to be removed; for use in one event loop."""
+    """Removes the temporary folders of ended workers in threads, soon, several at a time; for use in one event loop.
+
+    An ended incarnation is often followed by another at once: the delay lets that one start first, and a thread is woken
+    once for all of a thousand workers that end together.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -364,13 +368,13 @@ class Removals:
         self._tasks: set[asyncio.Task[object]] = set()
 
     def add(self, path: str) -> None:
-        """Has a folder removed, with all that is in it."""
+        """Schedules the removal of a folder with its content."""
         self._waiting.append(path)
         if self._timer is None:
             self._timer = self._loop.call_later(DELAY_S, self._begin)
 
     async def finish(self) -> None:
-        """Returns when all that was added is removed, or has turned out not to be removable; each removal is bounded."""
+        """Waits until every added folder is removed or has failed to be; each removal is bounded."""
         if self._timer is not None:
             self._timer.cancel()
             self._begin()
@@ -383,7 +387,7 @@ class Removals:
         self._do(self._remove(paths))
 
     async def _remove(self, paths: list[str]) -> None:
-        # Most are empty; whose removal lasts must not hold up the others.
+        # Most are empty; a long removal must not delay the others.
         for path in await asyncio.to_thread(remove_empty, paths):
             self._do(asyncio.to_thread(remove_temporary, path))
 

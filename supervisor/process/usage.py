@@ -1,10 +1,9 @@
-"""What a tree of processes uses: memory, processor time, descriptors, read from /proc.
+"""Measures a tree of processes: memory, processor time and descriptors, read from /proc, see proc(5).
 
-See proc(5). A look is cheap where nothing happened: a tree whose processes used no processor time has
-taken no memory and forked nothing, and clock_gettime(2) on a process's own clock costs a tenth of
-reading a file. Resident pages that are shared count once per process: their sum is the gate, and the
-proportional share (PSS) decides, which takes 10 ms for each GiB and therefore a thread. However many processes a
-tree has, the loop is given back after every BATCH of them. It decides nothing.
+A look is cheap without activity: a tree whose processes used no processor time has taken no memory and forked nothing,
+and clock_gettime(2) on a process's own clock costs a tenth of reading a file. Shared resident pages count once per
+process: their sum is the gate, and the proportional share (PSS) decides, which takes 10 ms per GiB and therefore a
+thread. However many processes a tree has, the loop gets its turn after every BATCH of them. The module decides nothing.
 """
 
 import asyncio
@@ -25,40 +24,40 @@ from ..linux.kernel import HAS_CHILDREN_FILE, children_by_parent, read_proc
 from .limits import GROWTH_BYTES_PER_S
 
 BATCH = 64
-"""Processes that are looked at before the loop has its turn: less than 3 ms."""
+"""Number of processes that are read before the loop has its turn: less than 3 ms."""
 
 MAX_PROCESSES = 4096
-"""Of one tree: what a fork bomb adds beyond that is not counted."""
+"""Number of processes counted in one tree; a fork bomb's further ones are not."""
 
 PSS_S = 5.0
-"""To tell shared pages apart takes 10 ms for each GiB, and for ever where a process hangs in the kernel."""
+"""Seconds to wait for the proportional share: it takes 10 ms per GiB, and forever if a process hangs in the kernel."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 FILES = 5
-"""That are held open, at most, of a process that is looked at again and again."""
+"""Number of files of a process that are held open at most."""
 
 HELD_SHARE = 8
-"""One descriptor of so many may be for them."""
+"""Number of allowed descriptors per held one."""
 
 STAT_BYTES = 4096
-"""More than a line of /proc/PID/stat has."""
+"""Bytes to read of /proc/PID/stat: more than its line has."""
 
 VMSTAT_BYTES = 65536
-"""Several times what /proc/vmstat has: the kernel gives all of it at one read."""
+"""Bytes to read of /proc/vmstat: several times its size, so that one read returns all."""
 
 _OWN_CLOCK = time.clock_gettime_ns
 
 NOBODY: Mapping[int, float] = {}
-"""One for all trees."""
+"""The empty mapping, shared by all trees."""
 
 
 class Process(NamedTuple):
-    """One process at one moment; its identity is its pid with `started`, in ticks since the boot.
+    """Holds the figures of one process at one moment; pid and `started`, in ticks since boot, identify it.
 
-    `own_ns` is its own processor time, `reaped_s` that of all children that it has waited for.
+    `own_ns` is its own processor time, `reaped_s` that of all children that it has reaped.
     """
 
     started: int
@@ -70,12 +69,12 @@ class Process(NamedTuple):
 
     @property
     def total_s(self) -> float:
-        """What would be added to its parent's `reaped_s` if it ended now."""
+        """Returns the seconds that its end would add to its parent's `reaped_s`."""
         return self.own_ns / 1e9 + self.reaped_s
 
 
 class Usage(NamedTuple):
-    """A tree at one moment. `cpu_s` is since the tree was first looked at, and never decreases."""
+    """Holds the figures of a tree at one moment. `cpu_s` counts from the first look, and never decreases."""
 
     rss_bytes: int = 0
     cpu_s: float = 0.0
@@ -84,7 +83,7 @@ class Usage(NamedTuple):
 
 
 class Signs(NamedTuple):
-    """By what it shows that nothing has happened in a tree of one process: its clock and its roots are as they were."""
+    """Holds the evidence that a tree of one process was not active: its clock and its roots at the last look."""
 
     clock: int
     own_ns: int
@@ -93,20 +92,22 @@ class Signs(NamedTuple):
 
 
 class Files:
-    """What is read of one process again and again, held open: that takes a fifth of the time. Its pid is then no other's.
+    """Holds open the files of one process that are read repeatedly, which takes a fifth of the time.
+
+    While they are open, its files are never those of another process with the same pid.
 
     Raises:
-        OSError: the process is gone, or hidden from us, or no more descriptors are to be had.
+        OSError: the process is gone or hidden, or no more descriptors may be held.
     """
 
     __slots__ = ("_cgroup", "_folder", "_others", "_stat", "pid")
 
     held = 0
-    """Descriptors that all together have open."""
+    """Number of descriptors that all instances hold open."""
 
     def __init__(self, pid: int, cgroup: str | None) -> None:
         if Files.held + FILES > _may_hold():
-            raise OSError(errno.EMFILE, "descriptors are for the workers first")
+            raise OSError(errno.EMFILE, "no more descriptors may be held open")
         names = [f"/proc/{pid}/stat", f"/proc/{pid}/fd"]
         if cgroup is None:
             names.append(f"/proc/{pid}/task/{pid}/children")
@@ -126,12 +127,12 @@ class Files:
         Files.held += FILES
 
     def read(self) -> tuple[Process, int, float | None] | None:
-        """The process, its open descriptors, and what its cgroup counts, where it has one; None unless it is alone.
+        """Returns the process, the number of its descriptors, and its cgroup's processor time, if it has one.
 
-        Alone is a process of one thread without children, or the only one of its cgroup.
+        None unless the process is alone: it has one thread and no children, or is the only one of its cgroup.
 
         Raises:
-            OSError: it is gone.
+            OSError: the process is gone.
         """
         process = _process(self.pid, os.pread(self._stat, STAT_BYTES, 0))
         open_files = os.fstat(self._folder).st_size  # 0 before Linux 6.2
@@ -146,14 +147,14 @@ class Files:
         return process, open_files, _usage_s(os.pread(cpu, 64, 0).decode("ascii"))
 
     def close(self) -> None:
-        """Lets go of the process."""
+        """Closes the files."""
         for fd in (self._stat, self._folder, self._others, *self._cgroup):
             os.close(fd)
         Files.held -= FILES
 
 
 class Tree:
-    """The processes below `roots`, or those in `cgroup` where there is one; asked anew at every survey."""
+    """Measures the processes below `roots`, or those in `cgroup` if given; `roots` is called at every survey."""
 
     __slots__ = (
         "_cgroup",
@@ -179,11 +180,11 @@ class Tree:
         self._known_roots: Sequence[int] = ()
         self._pids: Sequence[int] = ()
         self._known: tuple[Process, ...] = ()  # in the order of `_pids`
-        self._surveyed = 0  # when, in ticks since the boot; 0 for never
+        self._surveyed = 0  # time of the last survey in ticks since boot; 0 for never
         self._cpu_s = 0.0
         self._files: Files | None = None
         self._owed = NOBODY
-        self._turn: asyncio.Lock | None = None  # while there are surveys
+        self._turn: asyncio.Lock | None = None  # exists during surveys
         self._surveys = 0
         self._reading: asyncio.Future[int] | None = None
         self.usage = Usage()
@@ -192,11 +193,11 @@ class Tree:
 
     @property
     def pids(self) -> list[int]:
-        """The processes of the last survey."""
+        """Returns the processes of the last survey."""
         return list(self._pids)
 
     def is_quiet(self) -> bool:
-        """Whether nothing has happened since the last survey; False, too, where that takes long to tell."""
+        """Returns True if there was no activity since the last survey; False also where the check would take long."""
         if not self._known or len(self._known) > BATCH or self._roots() != self._known_roots:
             return False
         try:
@@ -207,8 +208,8 @@ class Tree:
             return False
         return True
 
-    def glance(self) -> Usage | None:
-        """As `survey`, at once, of a tree that was a single process and still is; None where it is not that simple."""
+    def quick_look(self) -> Usage | None:
+        """Surveys at once a tree that was and is a single process; returns None for any other."""
         if len(self._known) != 1 or self._surveys:
             return None
         pid, known = self._pids[0], self._known[0]
@@ -227,7 +228,7 @@ class Tree:
         process, self.most_files, counted_s = found
         self._surveyed = int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
         self._known = (process,)
-        # As `used_s` has it, where nobody is gone and nobody new.
+        # As `used_s` computes it, where no process has ended or started.
         reaped_s = process.reaped_s - known.reaped_s - self._owed.get(pid, 0.0)
         if counted_s is None:
             self._cpu_s += max(0, process.own_ns - known.own_ns) / 1e9 + max(0.0, reaped_s)
@@ -238,24 +239,24 @@ class Tree:
         return self.usage
 
     def close(self) -> None:
-        """Lets go of what `glance` holds open."""
+        """Closes the files that `quick_look` holds open."""
         if self._files is not None:
             self._files.close()
             self._files = None
 
     @property
     def is_single(self) -> bool:
-        """Whether it was one process at the last look."""
+        """Returns True if the tree was one process at the last look."""
         return len(self._known) == 1
 
     def signs(self) -> Signs:
-        """What tells whether something has happened since the last look in a tree that is single."""
-        assert self.is_single, "one clock is that of one process"
+        """Returns the evidence by which activity of a single process since the last look is noticed."""
+        assert self.is_single, "a clock belongs to one process"
         clock = (~self._pids[0] << 3) | 2
         return Signs(clock, self._known[0].own_ns, self._roots, self._known_roots)
 
     async def survey(self) -> Usage:
-        """Looks at every process; `cost_s` is then what that took of this thread's time."""
+        """Reads every process of the tree; `cost_s` is then the time that it took of this thread."""
         turn = self._turn = self._turn or asyncio.Lock()
         self._surveys += 1
         try:
@@ -284,7 +285,7 @@ class Tree:
             if process is None:
                 continue
             now[pid] = process
-            if pid not in inside:  # whose children are listed already
+            if pid not in inside:  # children within the cgroup are listed already
                 waiting += children(pid, process.threads)
             if len(now) % BATCH == 0:
                 cost_s += time.perf_counter() - began
@@ -307,7 +308,7 @@ class Tree:
         return self.usage
 
     async def cpu_s(self) -> float:
-        """As `usage.cpu_s`, now; without a survey where that can be had for less."""
+        """Returns the present processor time in seconds, without a survey where a cheaper source exists."""
         if self._cgroup is not None and (counted_s := _cgroup_cpu_s(self._cgroup)) is not None:
             return max(self._cpu_s, counted_s)
         return self._cpu_s if self.is_quiet() else (await self.survey()).cpu_s
@@ -320,9 +321,9 @@ class Tree:
             self._cpu_s = max(self._cpu_s, counted_s)
 
     async def pss_bytes(self) -> int:
-        """The memory with shared pages divided among all who share them, whoever they are.
+        """Returns the memory with shared pages divided among all processes that share them, in bytes.
 
-        Where that cannot be told, or not within PSS_S, all that a process has counts.
+        Where the share cannot be read, or not within PSS_S, all resident pages of a process count.
         """
         rss = {pid: process.rss_bytes for pid, process in zip(self._pids, self._known, strict=True)}
         if self._reading is None or self._reading.done():
@@ -331,19 +332,19 @@ class Tree:
         return self._reading.result() if self._reading.done() else sum(rss.values())
 
     def count_files(self) -> int:
-        """How many descriptors the first BATCH processes have open; `most_files` is the most of one."""
+        """Returns the number of open descriptors of the first BATCH processes; `most_files` is the maximum of one."""
         counts = [open_files(pid) for pid in self.pids[:BATCH]]
         self.most_files = max(counts, default=0)
         return sum(counts)
 
 
 class Quiet:
-    """Trees where nothing had happened, asked after together: that takes a third of the time."""
+    """Checks several quiet trees together, which takes a third of the time."""
 
     __slots__ = ("_clocks", "_known_roots", "_own_ns", "_roots")
 
     def __init__(self, trees: Sequence[Tree]) -> None:
-        """All are single processes."""
+        """Takes trees that are single processes."""
         signs = [tree.signs() for tree in trees]
         self._clocks = array("q", [sign.clock for sign in signs])
         self._own_ns = [sign.own_ns for sign in signs]
@@ -351,7 +352,7 @@ class Quiet:
         self._known_roots = [sign.known_roots for sign in signs]
 
     def is_so(self) -> bool:
-        """Whether nothing has happened in any of them since."""
+        """Returns True if none of the trees was active since."""
         try:
             own_ns = list(map(_OWN_CLOCK, self._clocks))
         except OSError:  # one is gone
@@ -359,29 +360,29 @@ class Quiet:
         return own_ns == self._own_ns and [of() for of in self._roots] == self._known_roots
 
     def leave_out(self, place: int) -> None:
-        """Asks after one of them no more; those behind it move up."""
+        """Removes the tree at an index; the following ones move up."""
         for each in (self._clocks, self._own_ns, self._roots, self._known_roots):
             del each[place]
 
 
 def allocated_bytes() -> int:
-    """The memory that the kernel has ever given out, to whomever and for whatever; it never decreases.
+    """Returns the bytes that the kernel has allocated since boot, for any purpose; the figure never decreases.
 
-    What a process takes is in it, but for pages that were there already: of files, and shared ones. Where the
-    kernel does not tell, it is as if a process had taken memory all the time, as fast as it can.
+    It includes all memory that processes take, except pages that existed before: of files, and shared ones. Where the
+    kernel does not report it, the figure grows as if a process took memory all the time, as fast as it can.
     """
     pages = 0
-    told = _vmstat()
-    at = told.find(b"\npgalloc_") + 1
-    while at and told.startswith(b"pgalloc_", at):
-        end = told.find(b"\n", at)
-        pages += int(told[told.find(b" ", at) : end])
+    text = _vmstat()
+    at = text.find(b"\npgalloc_") + 1
+    while at and text.startswith(b"pgalloc_", at):
+        end = text.find(b"\n", at)
+        pages += int(text[text.find(b" ", at) : end])
         at = end + 1
     return pages * PAGE_BYTES or int(time.monotonic() * GROWTH_BYTES_PER_S)
 
 
 def _vmstat() -> bytes:
-    """The file as it is now; it is read several times a second, and so held open."""
+    """Reads /proc/vmstat, which is held open since it is read several times a second."""
     try:
         return os.pread(_open_vmstat(), VMSTAT_BYTES, 0)
     except OSError:
@@ -394,7 +395,7 @@ def _open_vmstat() -> int:
 
 
 def read_process(pid: int) -> Process | None:
-    """The process, a zombie included; None when it is gone or hidden from us."""
+    """Returns the process, a zombie included; None if it is gone or hidden."""
     line = read_proc(f"/proc/{pid}/stat")
     return _process(pid, line) if line else None
 
@@ -416,12 +417,12 @@ def _process(pid: int, line: bytes) -> Process:
 
 @functools.cache
 def _may_hold() -> int:
-    """How many descriptors may be held open; asked once, when our own limit has been raised as far as it goes."""
+    """Returns the number of descriptors that may be held open; read once, after the daemon has raised its own limit."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // HELD_SHARE
 
 
 def _members(cgroup: str) -> frozenset[int]:
-    """The processes of a cgroup and of those that its own processes have made below it."""
+    """Returns the processes of a cgroup and of the groups below it."""
     found = frozenset(groups.processes(cgroup))
     with contextlib.suppress(FileNotFoundError):
         if os.stat(cgroup).st_nlink > 2:
@@ -430,7 +431,7 @@ def _members(cgroup: str) -> frozenset[int]:
 
 
 def _cgroup_cpu_s(cgroup: str) -> float | None:
-    """What all processes of a cgroup have used, the dead ones included; see the kernel's cgroup-v2.rst."""
+    """Returns the processor time of all processes of a cgroup, dead ones included; see the kernel's cgroup-v2.rst."""
     return _usage_s(groups.read(cgroup, "cpu.stat"))
 
 
@@ -440,16 +441,16 @@ def _usage_s(cpu_stat: str) -> float | None:
 
 
 def _own_ns(pid: int) -> int:
-    """The processor time of all threads of a process; -1 when it is gone."""
+    """Returns the processor time of all threads of a process in nanoseconds; -1 if it is gone."""
     try:
-        # What clock_getcpuclockid(3) makes of a pid; anybody may read it.
+        # The clock id that clock_getcpuclockid(3) returns for a pid; every user may read it.
         return time.clock_gettime_ns((~pid << 3) | 2)
     except OSError:
         return -1
 
 
 def children(pid: int, threads: int) -> list[int]:
-    """The pids of a process's children, zombies included."""
+    """Returns the pids of a process's children, zombies included."""
     if not HAS_CHILDREN_FILE:
         return children_by_parent(pid)
     if threads == 1:
@@ -462,10 +463,10 @@ def children(pid: int, threads: int) -> list[int]:
 
 
 def open_files(pid: int) -> int:
-    """How many descriptors a process has open; 0 when it is gone or hidden from us."""
+    """Returns the number of open descriptors of a process; 0 if it is gone or hidden."""
     try:
-        told = os.stat(f"/proc/{pid}/fd").st_size  # since Linux 6.2, also of other users' processes
-        return told or len(os.listdir(f"/proc/{pid}/fd"))
+        size = os.stat(f"/proc/{pid}/fd").st_size  # since Linux 6.2, also of other users' processes
+        return size or len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return 0
 
@@ -476,12 +477,12 @@ def used_s(
     since: int,
     owed: Mapping[int, float],
 ) -> tuple[float, dict[int, float]]:
-    """The processor time that a tree used between two surveys, the first one at `since` (ticks).
+    """Returns the seconds of processor time that a tree used between two surveys, the first one at `since` (ticks).
 
-    A process that ended is in what its parent has reaped, as far as the parent is of the tree; what had
-    been counted of it is not counted again. Where the parent was read before it reaped, that is owed, by the
-    parent's pid, until the next survey: what is returned is to be passed then. A process that is not
-    new, but was not seen before, brings nothing: whoever has lost sight of it had counted it.
+    The time of an ended process is included in its parent's `reaped_s`, if the parent is in the tree; the part that was
+    counted before is not counted again. Where the parent was read before it reaped, that part is owed, by the parent's
+    pid, until the next survey, to which the second result has to be passed. A process that is not new, but was not seen
+    before, adds nothing: its time was counted before it was lost from sight.
     """
     gone_s: dict[int, float] = {}
     for pid, process in before.items():
@@ -506,25 +507,25 @@ def used_s(
 
 
 def _in_thread(read: Callable[[], int]) -> asyncio.Future[int]:
-    """What `read` returns, from a thread that nothing waits for at the end, since it may never return."""
+    """Calls `read` in a daemon thread, for whose end nothing waits, since it may never return."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[int] = loop.create_future()
 
-    def tell(found: int) -> None:
+    def resolve(found: int) -> None:
         if not answer.done():
             answer.set_result(found)
 
     def run() -> None:
         found = read()
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, found)
+            loop.call_soon_threadsafe(resolve, found)
 
     threading.Thread(target=run, name="pss", daemon=True).start()
     return answer
 
 
 def _pss_bytes(rss_bytes: Mapping[int, int]) -> int:
-    """See `Tree.pss_bytes`: where the share of a process cannot be told, all that it has counts."""
+    """Returns the sum of proportional shares; a process whose share cannot be read counts with all its resident pages."""
     total = 0
     for pid, resident in rss_bytes.items():
         share = resident

@@ -24,8 +24,8 @@ from ..linux import cgroup, kernel, pid_namespace
 from ..logs.capture import LogWriter
 from ..logs.capture_pipe import Capture
 from ..process.launcher_client import Launcher
-from ..process.launcher_link import PING_S, Channel, Pulse
-from ..process.parent import Child, Exit, Launch, Offspring, Scope, Stage, Unit, failed
+from ..process.launcher_link import PING_S, Channel, Heartbeat
+from ..process.parent import Child, Exit, Launch, ParentClient, Scope, Stage, Unit, failed
 from ..process.sandbox import remove_temporary
 from .protocol import (
     Changed,
@@ -77,7 +77,7 @@ CHATTER = (256.0, 20.0)
 log = logging.getLogger(__name__)
 
 
-class Zygote(Offspring):
+class Zygote(ParentClient):
     """One zygote and its workers; for use in one event loop.
 
     `launch` says how it is started, as any unit. `on_exit` and `on_empty` are called as by a Launcher, of its workers;
@@ -119,7 +119,7 @@ class Zygote(Offspring):
         self._is_ending = False
         self._verdict: str | None = None
         self._exit: Exit | None = None
-        self._pulse: Pulse | None = None
+        self._pulse: Heartbeat | None = None
         self._pongs = 0
         self._checks: dict[int, asyncio.Future[list[str]]] = {}
         self._captures: list[Capture] = []
@@ -197,8 +197,10 @@ class Zygote(Offspring):
         for fd, name in ((child.stdout_fd, "stdout"), (child.stderr_fd, "stderr")):
             stream = self._log.stream("stdout" if name == "stdout" else "stderr")
             self._captures.append(Capture(fd, stream))
-        self._channel = Channel(ours, self._hear, receive=receive, on_end=self._on_end, batch=BATCH)
-        self._pulse = Pulse(self._channel, self._silence_s, self._on_silence)
+        self._channel = Channel(
+            ours, self._on_message, receive=receive, on_end=self._on_end, batch=BATCH
+        )
+        self._pulse = Heartbeat(self._channel, self._silence_s, self._on_silence)
         self._look()
         try:
             return await self._loaded
@@ -227,7 +229,7 @@ class Zygote(Offspring):
         joining = self._make_group(launch, unit)
         try:
             async with asyncio.timeout(BIRTH_S):
-                return await self._bear(
+                return await self._spawn(
                     own, stdin=pipe_stdin, pipe_stdout=pipe_stdout, unit=unit, more=joining
                 )
         except TimeoutError:
@@ -400,10 +402,10 @@ class Zygote(Offspring):
 
     # --- what it says --------------------------------------------------------------------------
 
-    def _hear(self, packet: bytes) -> None:
+    def _on_message(self, packet: bytes) -> None:
         if self._verdict is not None or self._pulse is None:
             return
-        self._pulse.heard()
+        self._pulse.received()
         try:
             self._heed(decoded(packet))
         except Nonsense as error:
@@ -438,14 +440,14 @@ class Zygote(Offspring):
         is_starting = unit.stage is Stage.STARTING and unit.key not in self._emptying
         if isinstance(message, Spawned):
             check(is_starting, "a unit is spawned twice")
-            self._hear_spawned(unit.key, *self._looked_up(unit, message))
+            self._on_spawned(unit.key, *self._looked_up(unit, message))
         elif isinstance(message, Failed):
             check(is_starting, "a unit that runs cannot fail to start")
             error = SpawnFailed(message.words, result="exec-failed", unit=unit.key, **message.facts)
-            self._hear_failed(unit.key, error)
+            self._on_failed(unit.key, error)
         elif isinstance(message, Exited):
             check(unit.stage is Stage.RUNNING, "a unit ends that does not run")
-            self._hear_exited(self._end_of(unit, message))
+            self._on_exited(self._end_of(unit, message))
         elif isinstance(message, Roots):
             self._note_chatter()
             unit.strays = tuple(self._ours(message.pids))
@@ -518,7 +520,7 @@ class Zygote(Offspring):
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
-        self._lose(report.cause if report.lost else f"{cause}, and its workers with it")
+        self._report_lost(report.cause if report.lost else f"{cause}, and its workers with it")
         for unit in self._units.values():
             if unit.group is not None:
                 _kill_group(unit.group)

@@ -45,13 +45,13 @@ def born(argv: Sequence[str], **options: Any) -> tuple[str, dict[str, Any]]:
     } | options
     launcher = os.getpid()
     null = os.open(os.devnull, os.O_RDWR)
-    (reading, writing), (told, report) = os.pipe(), os.pipe()
+    (reading, writing), (text_, report) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
         child_setup.become(spawn, [null, writing, null], report, launcher, [])
     for fd in (null, writing, report):
         os.close(fd)
-    said = [_all(fd) for fd in (reading, told)]
+    said = [_all(fd) for fd in (reading, text_)]
     os.waitpid(pid, 0)
     if not said[1]:
         return said[0].decode(), {}

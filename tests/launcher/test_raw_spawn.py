@@ -73,7 +73,7 @@ def asked(argv: Sequence[str], **options: Any) -> dict[str, Any]:
 def born(raw_spawner: RawSpawner | None, spawn: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """What the new process prints and reports; by a plan, or without a midwife by `birth`."""
     null = os.open(os.devnull, os.O_RDWR)
-    (reading, writing), (told, report) = os.pipe(), os.pipe()
+    (reading, writing), (text_, report) = os.pipe(), os.pipe()
     fds, launcher = [null, writing, null], os.getpid()
     pid: int | None
     if raw_spawner is not None:
@@ -85,7 +85,7 @@ def born(raw_spawner: RawSpawner | None, spawn: Mapping[str, Any]) -> tuple[byte
             child_setup.become(dict(spawn), fds, report, launcher, ALTERED)  # type: ignore[arg-type]  # as JSON brings it
     for fd in (null, writing, report):
         os.close(fd)
-    found = _all(reading), _all(told)
+    found = _all(reading), _all(text_)
     os.waitpid(pid, 0)
     return found
 
@@ -133,11 +133,11 @@ def test_a_process_is_born_in_its_group_and_not_moved_there(
         pytest.skip(f"no cgroup: {refusal}")
     group = subtree.groups.make("a-0#1", 0, 0, 0)
     try:
-        told, failure = born(
+        text_, failure = born(
             raw_spawner, asked([sys.executable, "-I", "-S", "-c", REPORT], cgroup=group)
         )
         assert failure == b""
-        assert json.loads(told)["group"].rstrip().endswith("/a-0#1")
+        assert json.loads(text_)["group"].rstrip().endswith("/a-0#1")
         plan = ctypes.string_at(raw_spawner.plan, PLAN_BYTES)
         assert b"cgroup.procs" not in plan, "which takes the kernel 10 to 20 ms"
     finally:
@@ -235,7 +235,7 @@ def test_what_needs_more_than_a_plan_gets_none(raw_spawner: RawSpawner, options:
 
 
 def test_a_failure_is_told_even_before_the_report_has_its_place(raw_spawner: RawSpawner) -> None:
-    (told, report), (silent, three) = os.pipe(), os.pipe()
+    (text_, report), (silent, three) = os.pipe(), os.pipe()
     assert report > 3
     pid = os.fork()
     if pid == 0:  # where nobody else uses the third
@@ -246,7 +246,7 @@ def test_a_failure_is_told_even_before_the_report_has_its_place(raw_spawner: Raw
             os._exit(0)
     os.close(report)
     os.close(three)
-    assert _all(told) == FAILED_EARLY
+    assert _all(text_) == FAILED_EARLY
     assert _all(silent) == b"", "what else is open is nobody's business"
     os.waitpid(pid, 0)
 
@@ -389,8 +389,8 @@ def wire() -> Iterator[Wire]:
 
 def test_births_with_a_plan_and_without_follow_each_other(wire: Wire) -> None:
     for number, nice in enumerate((0, 1, 0, 0, 2, 0)):
-        told = ["sh", "-c", "nice; exec sleep 100"]
-        assert wire.start(f"a-0#{number}", told, nice=nice)[1] == f"{nice}\n"
+        text_ = ["sh", "-c", "nice; exec sleep 100"]
+        assert wire.start(f"a-0#{number}", text_, nice=nice)[1] == f"{nice}\n"
 
 
 def test_what_a_failed_plan_has_made_is_in_nobodys_way(wire: Wire, tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ PENDING = {
     "supervisor.audit",
     "supervisor.events",
     "supervisor.lifecycle",
-    "supervisor.process",
     "supervisor.sessions",
     "supervisor.store",
     "supervisor.supervision",

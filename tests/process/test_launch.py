@@ -96,8 +96,8 @@ def test_a_secret_that_is_no_part_of_a_header_is_refused_without_being_shown(
 
 def test_every_value_that_names_what_is_not_there_is_told(host: Host) -> None:
     assert secret_problems([spec()], host.secrets) == []
-    told = secret_problems([spec()], with_(host, secrets=Secrets()).secrets)
-    assert ['variable "KEY"' in told[0], 'header "Authorization"' in told[1]] == [True, True]
+    text_ = secret_problems([spec()], with_(host, secrets=Secrets()).secrets)
+    assert ['variable "KEY"' in text_[0], 'header "Authorization"' in text_[1]] == [True, True]
     disabled = replace(spec(), disabled=True)
     assert secret_problems([disabled], Secrets()) == []
 

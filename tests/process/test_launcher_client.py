@@ -40,7 +40,7 @@ class Daemon:
     def __init__(self, **options: Any) -> None:
         self.exits: dict[str, Exit] = {}
         self.empty: list[str] = []
-        self.told: list[tuple[str, str]] = []
+        self.text_: list[tuple[str, str]] = []
         self.losses = 0
         self.changed = asyncio.Event()
         self.children: list[Child] = []
@@ -65,20 +65,20 @@ class Daemon:
     def _on_exit(self, exit_: Exit) -> None:
         assert exit_.unit not in self.exits, "an exit is told once"
         self.exits[exit_.unit] = exit_
-        self._tell("exit", exit_.unit)
+        self._call_back("exit", exit_.unit)
 
     def _on_empty(self, unit: str) -> None:
         assert unit in self.exits, "an exit comes before the emptiness"
         assert unit not in self.empty, "an emptiness is told once"
         self.empty.append(unit)
-        self._tell("empty", unit)
+        self._call_back("empty", unit)
 
     def _on_lost(self) -> None:
         self.losses += 1
-        self._tell("lost", "")
+        self._call_back("lost", "")
 
-    def _tell(self, what: str, unit: str) -> None:
-        self.told.append((what, unit))
+    def _call_back(self, what: str, unit: str) -> None:
+        self.text_.append((what, unit))
         self.changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -249,7 +249,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing() -> None:
             assert failure.value.data["errno"] == errno.EEXIST
             daemon.launcher.kill("a-0#1")
             await daemon.until(lambda: "a-0#1" in daemon.empty)
-            assert daemon.told == [("exit", "a-0#1"), ("empty", "a-0#1")]
+            assert daemon.text_ == [("exit", "a-0#1"), ("empty", "a-0#1")]
 
     run(main())
 
@@ -434,7 +434,7 @@ def test_the_other_children_of_this_process_outlive_the_launcher(token: str) -> 
             await daemon.spawn("a-0#1", SLEEP)
             os.kill(daemon.launcher.pid, signal.SIGKILL)
             await daemon.until(lambda: daemon.losses == 1)
-            assert neighbour.told == []
+            assert neighbour.text_ == []
 
     children = [
         subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=alone)

@@ -259,8 +259,8 @@ def test_a_cgroup_tells_whose_processes_are_whoever_their_parents_are() -> None:
                 assert {member.pid, nested.pid, outside.pid} <= set(tree.pids)
                 while asyncio.run(tree.cpu_s()) < 0.3:
                     pass  # bounded by the test's own bound
-                told = groups.read(str(path), "cpu.stat").split()
-                assert survey(tree).cpu_s == pytest.approx(int(told[1]) / 1e6, abs=0.2)
+                text_ = groups.read(str(path), "cpu.stat").split()
+                assert survey(tree).cpu_s == pytest.approx(int(text_[1]) / 1e6, abs=0.2)
                 nested.kill()
                 nested.wait(BOUND_S)
             member.send_signal(signal.SIGSTOP)
@@ -353,7 +353,7 @@ class Notes:
         self.room = room_bytes
         self.seen: list[Usage] = []
         self.wait = wait_s
-        self.told = asyncio.Event()
+        self.text_ = asyncio.Event()
         self.attended = asyncio.Event()
         self.is_over = False
         self.content = False
@@ -361,7 +361,7 @@ class Notes:
 
     async def judge(self, usage: Usage) -> None:
         self.seen.append(usage)
-        self.told.set()
+        self.text_.set()
 
     def is_fine(self, usage: Usage) -> bool:
         self.glances.append(usage)
@@ -403,8 +403,8 @@ def test_a_tree_is_looked_at_again_and_again_when_its_judge_says() -> None:
                 notes = Notes()
                 watcher.watch("busy", Tree(lambda: (busy.pid,)), notes)
                 while len(notes.seen) < 3:
-                    notes.told.clear()
-                    await notes.told.wait()
+                    notes.text_.clear()
+                    await notes.text_.wait()
                 assert notes.seen[-1].cpu_s > 0.0
                 assert watcher.of("busy").rss_bytes > MIB
 
@@ -421,8 +421,8 @@ def test_a_tree_that_is_quiet_is_not_read_again() -> None:
                 watcher.watch("idle", Tree(lambda: (idle.pid,)), sleeper)
                 watcher.watch("busy", Tree(lambda: (busy.pid,)), spinner)
                 while len(spinner.seen) < 20:
-                    spinner.told.clear()
-                    await spinner.told.wait()
+                    spinner.text_.clear()
+                    await spinner.text_.wait()
                 assert len(sleeper.seen) < 5  # the first, and what it did before it slept
 
     asyncio.run(main())
@@ -460,8 +460,8 @@ def test_a_tree_is_looked_at_when_the_machine_has_given_out_what_it_may_still_ta
                     given.read.clear()
                     await given.read.wait()  # the figure before this one has been acted upon
                     while len(near.seen) < given.mib // 201:
-                        near.told.clear()
-                        await near.told.wait()
+                        near.text_.clear()
+                        await near.text_.wait()
                 assert len(near.seen) == 2
                 assert far.seen == []
 
@@ -640,8 +640,8 @@ def test_a_judge_that_fails_does_not_leave_the_others_unwatched() -> None:
                 watcher.watch("broken", Tree(lambda: (busy.pid,)), Broken())
                 watcher.watch("busy", Tree(lambda: (busy.pid,)), notes)
                 while len(notes.seen) < 3:
-                    notes.told.clear()
-                    await notes.told.wait()
+                    notes.text_.clear()
+                    await notes.text_.wait()
 
     asyncio.run(main())
 
@@ -658,8 +658,8 @@ def test_a_share_of_the_processors_is_never_below_nothing_nor_above_all_of_them(
                 watcher.watch("busy", Tree(lambda: (busy.pid,)), notes)
                 seen: list[float] = []
                 while len(notes.seen) < 60:
-                    notes.told.clear()
-                    await notes.told.wait()
+                    notes.text_.clear()
+                    await notes.text_.wait()
                     seen.append(watcher.of("busy").cpu_percent)
                 assert min(seen) >= 0.0
                 assert 0.0 < max(seen) <= 100.0 * (os.cpu_count() or 1) + 10.0
@@ -674,11 +674,11 @@ def test_a_glance_sees_what_a_survey_sees() -> None:
     with running(*waiting("held = bytearray(30 << 20)")) as process:
         line_of(process)
         tree = Tree(lambda: (process.pid,))
-        assert tree.glance() is None, "nothing is known of it yet"
+        assert tree.quick_look() is None, "nothing is known of it yet"
         surveyed = survey(tree)
         tree.count_files()
         files = tree.most_files
-        glanced = tree.glance()
+        glanced = tree.quick_look()
         assert glanced is not None
         assert glanced._replace(cpu_s=0.0) == surveyed._replace(cpu_s=0.0)
         assert glanced.cpu_s >= surveyed.cpu_s
@@ -691,7 +691,7 @@ def test_processor_time_goes_on_from_a_survey_to_glances_and_back() -> None:
         tree = Tree(lambda: (process.pid,))
         seen = [survey(tree).cpu_s]
         while seen[-1] < 0.2:
-            glanced = tree.glance()
+            glanced = tree.quick_look()
             assert glanced is not None
             seen.append(glanced.cpu_s)
         seen.append(survey(tree).cpu_s)
@@ -719,11 +719,11 @@ def test_more_than_one_process_or_thread_is_too_much_for_a_glance(code: str) -> 
             line_of(process)
             tree = Tree(lambda: (process.pid,))
             survey(tree)
-            assert tree.glance() is not None
+            assert tree.quick_look() is not None
             process.stdin.write("\n")
             process.stdin.flush()
             line_of(process)
-            assert tree.glance() is None
+            assert tree.quick_look() is None
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -734,10 +734,10 @@ def test_a_process_that_is_gone_is_none_at_a_glance_and_holds_nothing_open() -> 
         tree = Tree(lambda: (process.pid,))
         survey(tree)
         before = len(os.listdir("/proc/self/fd"))
-        assert tree.glance() is not None
+        assert tree.quick_look() is not None
         process.kill()
         process.wait(BOUND_S)
-        assert tree.glance() is None
+        assert tree.quick_look() is None
         assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -748,13 +748,13 @@ def test_who_is_alone_in_its_cgroup_is_seen_at_a_glance() -> None:
         (path / "cgroup.procs").write_text(str(alone.pid))
         tree = Tree(lambda: (alone.pid,), path)
         survey(tree)
-        assert tree.glance() is not None
+        assert tree.quick_look() is not None
         (path / "below").mkdir()
-        assert tree.glance() is None, "others may be below it"
+        assert tree.quick_look() is None, "others may be below it"
         (path / "below").rmdir()
-        assert tree.glance() is not None
+        assert tree.quick_look() is not None
         (path / "cgroup.procs").write_text(str(other.pid))
-        assert tree.glance() is None
+        assert tree.quick_look() is None
         tree.close()
         groups.kill(str(path))
         alone.wait(BOUND_S)
@@ -765,9 +765,9 @@ def test_who_is_alone_in_its_cgroup_is_seen_at_a_glance() -> None:
 
 def test_a_content_judge_is_asked_at_a_glance_and_figures_are_told_when_they_change() -> None:
     async def main() -> None:
-        told: list[object] = []
+        text_: list[object] = []
         with running(HOG, "spin") as busy:
-            watcher = Sampler(told.append)
+            watcher = Sampler(text_.append)
             task = asyncio.create_task(watcher.run())
             notes = Notes()
             notes.content = True
@@ -776,8 +776,8 @@ def test_a_content_judge_is_asked_at_a_glance_and_figures_are_told_when_they_cha
                 while len(notes.glances) < 3:
                     await asyncio.sleep(0)
             assert len(notes.seen) == 1, "only the first look was a survey"
-            assert told
-            assert set(told) == {notes}
+            assert text_
+            assert set(text_) == {notes}
             watcher.forget("busy")
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

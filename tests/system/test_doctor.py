@@ -13,7 +13,8 @@ import pytest
 
 from corral import __version__
 from corral.supervisor.process import host_check
-from corral.supervisor.process.host_check import Containment, Facts, Finding, Promise
+from corral.supervisor.process.host_check import Finding, Promise
+from corral.supervisor.process.host_facts import Containment, Facts, Services
 from daemon_process import BIN, BOUND_S, DaemonProcess
 
 TOPICS = {
@@ -210,11 +211,11 @@ def test_what_is_missing_is_named_with_its_remedy_and_the_promise_that_it_costs(
 
 
 def test_a_running_daemon_tells_of_servers_secrets_and_http() -> None:
-    well = host_check.Services(secrets=2, servers=3, up=1, http="127.0.0.1:7080")
+    well = Services(secrets=2, servers=3, up=1, http="127.0.0.1:7080")
     found = verdicts(replace(BEST, services=well))
     assert {found[topic].verdict for topic in ("servers", "secrets", "http")} == {"ok"}
     assert "127.0.0.1:7080" in found["http"].found
-    ill = host_check.Services(secret_problems=("cannot expand x",), failed=("time-0: exited",))
+    ill = Services(secret_problems=("cannot expand x",), failed=("time-0: exited",))
     found = verdicts(replace(BEST, services=ill))
     assert (found["servers"].verdict, found["servers"].found) == ("warning", "time-0: exited")
     assert (found["secrets"].verdict, found["secrets"].found) == ("warning", "cannot expand x")

@@ -401,12 +401,12 @@ def test_a_group_that_cannot_be_joined_is_a_failed_stage(report: ZygoteWire) -> 
 
 def test_what_was_loaded_is_told(report: ZygoteWire) -> None:
     wire = ZygoteWire("sdk_async:agent", ["json", "decimal"])
-    told = wire.loaded()
+    text_ = wire.loaded()
     wire.close()
-    assert told["unfit"] == []
-    assert told["duration_s"] > 0
-    assert told["rss_bytes"] > 1 << 20
-    assert told["modules"] > told["files"] > 10
+    assert text_["unfit"] == []
+    assert text_["duration_s"] > 0
+    assert text_["rss_bytes"] > 1 << 20
+    assert text_["modules"] > text_["files"] > 10
 
 
 @pytest.mark.parametrize(
