@@ -37,7 +37,7 @@ from .api.table import Control
 from .api.tool_calls import ToolCalls
 from .api.worker_api import WorkerApi
 from .api.worker_pubsub import WorkerPubsub
-from .audit.log import Audit, own
+from .audit.log import Audit, daemon_record
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
 from .config.spec import Config, Process, Recovery, Spec, kind_of_group
@@ -391,7 +391,7 @@ class _Daemon:
 
     def _apply(self, config: Config) -> None:
         """Puts the daemon's own keys of a configuration that was read again in force."""
-        self.shared.event_history.stir()
+        self.shared.event_history.recheck()
         asyncio.get_running_loop().call_soon(
             self.tasks.budgets.look_again
         )  # the agents go over after this
@@ -471,7 +471,7 @@ class _Daemon:
             facts = {"pid": os.getpid(), "socket": str(self.paths.socket)}
             logger.info("ready", extra={"fields": facts})
             await self._end.is_wanted.wait()
-            self.audit.add(own("daemon.stop"))
+            self.audit.add(daemon_record("daemon.stop"))
             manager.notify("STOPPING=1")
             logger.info("stopping")
             await self._drain()
@@ -567,7 +567,7 @@ class _Daemon:
 
     async def _reload(self) -> None:
         """Reloads after SIGHUP; the result is in the daemon's log. Asyncio does not give the sender."""
-        record = own("daemon.reload") | {"who": {"signal": "SIGHUP"}}
+        record = daemon_record("daemon.reload") | {"who": {"signal": "SIGHUP"}}
         try:
             await self.audit.require("reload")
             planned = await self.agents.membership.reload(
@@ -585,7 +585,7 @@ class _Daemon:
         """Records the agents at the start; `unclean` where the last tool calls before may not be recorded."""
         names = list(self.agents.agents)
         self.audit.add(
-            own(
+            daemon_record(
                 "daemon.start",
                 names=names[:MAX_NAMES],
                 agents=len(names),

@@ -228,7 +228,7 @@ class Desk:
         )
         shared = SimpleNamespace(
             store=store,
-            bus=SimpleNamespace(publish=self._publish, is_heard=_always),
+            bus=SimpleNamespace(publish=self._publish, has_subscribers=_always),
             checkpoints=SimpleNamespace(of_task=_no_checkpoint),
         )
         self.running_set = set_of_agents

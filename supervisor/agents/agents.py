@@ -156,4 +156,4 @@ class Agents:
         await self.replicas.close(self.all_supervisors())
         await self.replicas.settle()
         await self.shared.removals.finish()
-        await self.shared.incarnations.settle()
+        await self.shared.incarnations.release_unused()

@@ -19,7 +19,7 @@ from ..audit.hash_chain import Record, parse_position
 from ..audit.log import stamp
 from ..events.bus import Bus, Event, skipped
 from ..events.catalog import SKIPPED
-from ..events.history import PAGE_BYTES, SCAN_ROWS, EventHistory, Page, Wanted
+from ..events.history import PAGE_BYTES, SCAN_ROWS, EventFilter, EventHistory, Page
 from ..logs.file_format import LogFilter
 from ..logs.file_format import Record as LogRecord
 from ..logs.regex import Pattern
@@ -32,8 +32,8 @@ ANSWER_EVENTS = 1_000
 """Number of events in one answer, unless `n` asks for more."""
 
 
-def _wanted(params: EventParams) -> Wanted:
-    return Wanted(params.types, params.agent, params.worker, params.task, params.since_time)
+def _wanted(params: EventParams) -> EventFilter:
+    return EventFilter(params.types, params.agent, params.worker, params.task, params.since_time)
 
 
 @method("event.list", "read", EventParams)
@@ -102,7 +102,7 @@ class EventFollower:
         self,
         bus: Bus,
         event_history: EventHistory,
-        wanted: Wanted,
+        wanted: EventFilter,
         types: Sequence[str],
         caller: Reader,
     ) -> None:

@@ -29,7 +29,7 @@ from ...worker.contract.records import ScheduleRecord, Task
 from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
-from ..audit.log import Audit, whose
+from ..audit.log import Audit, refusal_key
 from ..config.secrets import masked
 from ..logs.daemon_log import log_outcome
 from ..sessions.sessions import Memory
@@ -282,7 +282,9 @@ class Control:
             result = await entry.serve(self, asked, caller)
         except CorralError as error:
             entry_record = record(error.name, **_failure(error))
-            if not isinstance(error, UNDONE) or self.audit.refuse(entry_record, whose(caller.who)):
+            if not isinstance(error, UNDONE) or self.audit.refuse(
+                entry_record, refusal_key(caller.who)
+            ):
                 await self.audit.keep(entry_record)
             raise
         except asyncio.CancelledError:  # it hung up: no caller waits
@@ -309,7 +311,7 @@ class Control:
             if isinstance(error, PermissionDenied):
                 record["names"] = _names(params)[:MAX_DENIED_NAMES]
                 record["params"] = _bounded(params, MAX_DENIED_BYTES)
-            if self.audit.refuse(record, whose(caller.who)):
+            if self.audit.refuse(record, refusal_key(caller.who)):
                 self.audit.add(record)
 
 

@@ -18,7 +18,7 @@ from ...worker.contract.errors import CorralError
 from ...worker.contract.worker_messages import WorkerCallParams
 from ..agents.agents import Agents
 from ..audit.hash_chain import digest
-from ..audit.log import REFUSALS, Audit, whose
+from ..audit.log import REFUSALS, Audit, refusal_key
 from ..config.secrets import masked
 from ..config.spec import Spec
 from ..events.bus import Bus, rfc3339
@@ -258,7 +258,7 @@ class ToolCalls:
             self._on_call(agent, call.server, outcome, call.duration_s)
         bus = self._bus
         # It is not stored, and there are thousands a second: without a subscriber no event is made, and no number used.
-        if (supervisor is None or not is_refusal) and bus.is_heard("mcp.call"):
+        if (supervisor is None or not is_refusal) and bus.has_subscribers("mcp.call"):
             found = self._agents.agents.get(call.server)
             has_server = found is not None and found.spec.kind == "mcp"
             bus.publish(
@@ -290,7 +290,7 @@ class ToolCalls:
             "duration_s": call.duration_s,
         }
         if is_refusal:
-            if self._audit.refuse(record, whose(call.who)):
+            if self._audit.refuse(record, refusal_key(call.who)):
                 self._audit.add(record)
             return
         sha256, size_bytes = digest(arguments)

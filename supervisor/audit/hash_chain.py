@@ -1,7 +1,7 @@
-"""The chain of hashes that the audit is: how a record becomes bytes, how it is appended, and how the whole is looked at.
+"""Defines the hash chain of the audit: how a record is encoded, appended, and how the whole chain is verified.
 
 The hash of a record is SHA-256 over the hash before, its number (8 bytes, big-endian) and its bytes. Here
-are the statements and what they mean; who runs them, and when, is not known.
+are the statements and their meaning; when they run is the caller's business.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ from ...worker.contract import codec
 from ..store.store import Row, insert
 
 MAX_RECORD_BYTES = 16 * 1024
-"""No record is longer: whoever makes one cuts it."""
+"""Bytes of a record; its writer cuts a longer one."""
 
 ROW_BYTES = 60
-"""What a record takes beside itself in the store: its hash, its number, and their headers."""
+"""Bytes that a record takes beside itself in the store: its hash, its number, and their headers."""
 
 HEAD = "SELECT CAST(head_id AS INTEGER), CAST(head_hash AS BLOB) FROM audit_chain WHERE one = 1"
 
@@ -31,7 +31,7 @@ CHAIN = (
     " CAST(head_hash AS BLOB), CAST(size_bytes AS INTEGER) FROM audit_chain WHERE one = 1"
 )
 
-# Whatever somebody has put there, it is read as bytes, and no more of it than a record may have.
+# A tampered column may hold anything: it is read as bytes, and no more of it than a record may have.
 COLUMNS = f"id, CAST(substr(record, 1, {MAX_RECORD_BYTES + 1}) AS BLOB), CAST(hash AS BLOB)"
 
 SLICE = f"SELECT {COLUMNS} FROM audit WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
@@ -58,7 +58,7 @@ class Position(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """Where the chain begins (after the anchor) and ends, and what it takes in the store."""
+    """Represents the chain: it begins after the anchor, ends at the head, and takes `size_bytes` in the store."""
 
     anchor: Position
     head: Position
@@ -66,10 +66,10 @@ class Chain(NamedTuple):
 
 
 def encode(value: object) -> bytes:
-    """JSON in its one form: UTF-8, sorted keys, no spaces.
+    """Encodes a value as canonical JSON: UTF-8, sorted keys, no spaces.
 
     Raises:
-        ValueError: the value holds something that JSON cannot say.
+        ValueError: the value holds something that JSON cannot express.
     """
     try:
         return _ENCODER.encode(value)
@@ -78,7 +78,7 @@ def encode(value: object) -> bytes:
 
 
 def parse_position(text: str) -> Position:
-    """Returns the position that `NUMBER:HASH` says.
+    """Parses a position written as `NUMBER:HASH`.
 
     Raises:
         ValueError: it has another form.
@@ -90,7 +90,7 @@ def parse_position(text: str) -> Position:
 
 
 def digest(value: object) -> tuple[str | None, int]:
-    """SHA-256 of the one form of a JSON value, in hexadecimal digits, and the length of that form."""
+    """Returns SHA-256 of a value as canonical JSON, in hexadecimal digits, and the length of that JSON."""
     try:
         data = encode(value)
     except ValueError:
@@ -98,7 +98,7 @@ def digest(value: object) -> tuple[str | None, int]:
     return hashlib.sha256(data).hexdigest(), len(data)
 
 
-class Appending:
+class AppendRecords:
     """Appends records, as a step of one group: either all of them are behind the head, or none is.
 
     The hashes are calculated here, inside the transaction: their order is that of the commits, and a commit that
@@ -111,10 +111,10 @@ class Appending:
         self.count = len(records)
 
     def seal(self) -> None:
-        """Nothing: it does not grow."""
+        """Ends nothing: this step does not grow."""
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Returns how many records were appended: none, where the chain has no head."""
+        """Appends the records; returns their number, or 0 where the chain has no head."""
         head = connection.execute(HEAD).fetchone()
         if head is None:
             return 0
@@ -131,46 +131,46 @@ class Appending:
 
 
 def cells(row: Row) -> tuple[int, bytes, bytes]:
-    """Returns the number, the record and the hash of a row, whatever somebody has made of it."""
+    """Returns the number, the record and the hash of a row, also of a damaged one."""
     number, record, hash_ = row
     return integer(number), to_bytes(record), to_bytes(hash_)
 
 
 def decode(record: bytes) -> Record:
-    """What a record says; what somebody has damaged says only that."""
+    """Decodes a record; one that was damaged becomes `{"action": "?", "damaged": true}`."""
     try:
-        said = codec.as_object(codec.decode(record))
+        decoded = codec.as_object(codec.decode(record))
     except ValueError:
-        said = None
-    return said if said is not None else {"action": "?", "damaged": True}
+        decoded = None
+    return decoded if decoded is not None else {"action": "?", "damaged": True}
 
 
-class Walk:
-    """Represents one look at the whole chain, slice by slice."""
+class ChainVerifier:
+    """Verifies the whole chain, slice by slice."""
 
     def __init__(self, chain: Chain, expected: Position | None) -> None:
         self.at = chain.anchor
-        """The last position that was found right."""
+        """The last position that was verified."""
         self.wrong: Record | None = None
         self._chain = chain
         self._expected = expected
         self._records = 0
         self._pruned: Record | None = None
 
-    def look_before(self, first: int | None) -> None:
-        """Nothing may be left that the anchor says is gone."""
+    def check_start(self, first: int | None) -> None:
+        """Rejects records that are at or before the anchor, which says that they were pruned."""
         if first is not None and first <= self._chain.anchor.number:
-            self._blame(first, "is at or before the anchor")
+            self._note_wrong(first, "is at or before the anchor")
 
     def take(self, rows: list[Row]) -> None:
-        """Returns the next records."""
+        """Verifies the next records."""
         for row in rows:
             number, record, hash_ = cells(row)
             if number != self.at.number + 1:
-                self._blame(self.at.number + 1, "is missing")
+                self._note_wrong(self.at.number + 1, "is missing")
                 return
             if len(record) > MAX_RECORD_BYTES or chain_hash(self.at.hash, number, record) != hash_:
-                self._blame(number, "is not what was written")
+                self._note_wrong(number, "is not what was written")
                 return
             self.at = Position(number, hash_)
             self._records += 1
@@ -178,32 +178,35 @@ class Walk:
                 self._check_expected(hash_)
                 if self.wrong is not None:
                     return
-            if b'"audit.pruned"' in record and (said := decode(record))["action"] == "audit.pruned":
-                self._pruned = said
+            if (
+                b'"audit.pruned"' in record
+                and (decoded := decode(record))["action"] == "audit.pruned"
+            ):
+                self._pruned = decoded
 
-    def look_behind(self, beyond: int | None) -> None:
-        """Returns all that the head stands for was there, the anchor is the one that was written, and no more is there."""
+    def check_end(self, beyond: int | None) -> None:
+        """Verifies that no record up to the head is missing, that none is behind it, and that the anchor was written here."""
         if self.wrong is not None:
             return
         head, anchor, expected = self._chain.head, self._chain.anchor, self._expected
         if self.at.number != head.number:
-            self._blame(self.at.number + 1, "is missing")
+            self._note_wrong(self.at.number + 1, "is missing")
         elif self.at.hash != head.hash:
-            self._blame(head.number, "is not the head of the chain")
+            self._note_wrong(head.number, "is not the head of the chain")
         elif beyond is not None:
-            self._blame(beyond, "is behind the head of the chain")
+            self._note_wrong(beyond, "is behind the head of the chain")
         elif anchor.number and not self._has_anchor():
-            self._blame(anchor.number, "is an anchor that the audit did not write")
+            self._note_wrong(anchor.number, "is an anchor that the audit did not write")
         elif expected is not None and expected.number <= anchor.number:
             if expected.number < anchor.number:
-                self._blame(expected.number, "is pruned, so that it cannot be compared")
+                self._note_wrong(expected.number, "is pruned, so that it cannot be compared")
             else:
                 self._check_expected(anchor.hash)
         elif expected is not None and expected.number > head.number:
-            self._blame(expected.number, "is missing")
+            self._note_wrong(expected.number, "is missing")
 
     def verdict(self) -> Record:
-        """What `Audit.verify` answers."""
+        """Returns the result of `Audit.verify`."""
         return {
             "ok": self.wrong is None,
             "records": self._records,
@@ -216,8 +219,8 @@ class Walk:
 
     def _has_anchor(self) -> bool:
         """Returns whether the newest record of a pruning names the anchor; it is never pruned before another comes."""
-        said, anchor = self._pruned, self._chain.anchor
-        return said is not None and (said.get("last"), said.get("hash")) == (
+        decoded, anchor = self._pruned, self._chain.anchor
+        return decoded is not None and (decoded.get("last"), decoded.get("hash")) == (
             anchor.number,
             anchor.hash.hex(),
         )
@@ -225,9 +228,9 @@ class Walk:
     def _check_expected(self, hash_: bytes) -> None:
         assert self._expected is not None, "the caller has looked"
         if self._expected.hash != hash_:
-            self._blame(self._expected.number, "has another hash than the expected one")
+            self._note_wrong(self._expected.number, "has another hash than the expected one")
 
-    def _blame(self, number: int, what: str) -> None:
+    def _note_wrong(self, number: int, what: str) -> None:
         self.wrong = {"id": number, "what": what}
 
 

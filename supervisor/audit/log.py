@@ -1,13 +1,13 @@
-"""Who did what, when, and what came of it: a chain of hashes in the store that only grows at its end.
+"""Records each action with its actor, time and result, in a hash chain in the store that only grows at its end.
 
 The hash of a record stands for it and for all before it: SHA-256 of the hash before, its number (8 bytes,
 big-endian) and its bytes. It is calculated by the store's writer inside the transaction that
 appends the record, so that the chain has the order of the commits, and a commit that fails leaves no hole.
-Only the oldest records go, behind an *anchor* (the number and hash of the last that went), and a
-record in the chain says which.
+Only the oldest records are pruned, behind an *anchor* (the number and hash of the last pruned one), and a
+record in the chain names them.
 
-A record that the store does not take waits here, in bounded memory; what is more than that is counted, and a
-record `audit.gap` stands in its place. What a record says is its writer's business.
+A record that the store does not take waits here, in bounded memory; beyond that records are counted, and one
+record `audit.gap` stands in their place. The content of a record is its writer's business.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
     ShuttingDown,
 )
-from ..config.spec import Audit as Keys
+from ..config.spec import Audit as AuditConfig
 from ..store.store import Statement, Store
 from .hash_chain import (
     CHAIN,
@@ -37,11 +37,11 @@ from .hash_chain import (
     MAX_RECORD_BYTES,
     ROW_BYTES,
     SLICE,
-    Appending,
+    AppendRecords,
     Chain,
+    ChainVerifier,
     Position,
     Record,
-    Walk,
     cells,
     decode,
     encode,
@@ -50,51 +50,52 @@ from .hash_chain import (
 )
 
 SOON_S = 0.04
-"""How long a record that nobody waits for may wait for others, to be stored with them."""
+"""Seconds for which a record may wait for others, to be stored with them, where no caller waits for it."""
 
 KEEP_S = 2.0
-"""How long a change waits for its record before it is answered all the same."""
+"""Seconds for which a change waits for its record before it is answered all the same."""
 
 RETRY_S = 0.5
-"""How long after the store has refused records they are offered again."""
+"""Seconds until records that the store has refused are offered again."""
 
 BATCH_RECORDS = 500
-"""Records that are stored as one group."""
+"""Number of records that are stored as one group."""
 
 WAITING_LIMIT = 10_000
-"""Records that wait for a store that takes none; what comes then is counted."""
+"""Number of records that wait for a store that takes none; later ones are only counted."""
 
 WAITING_LIMIT_BYTES = 8 * 1024 * 1024
+"""Bytes of the records that wait."""
 
 REPEAT_S = 60.0
-"""Refusals of the same thing to the same caller within this time are one record, and one with their number."""
+"""Seconds within which equal refusals to one caller are one record, and one with their number."""
 
 KINDS_PER_CALLER = 20
-"""Kinds of refusals that are told apart within that time, of one caller…"""
+"""Number of kinds of refusals that are told apart within that time, of one caller."""
 
 CALLERS_LIMIT = 200
-"""…and callers; what is beyond has one number for all."""
+"""Number of callers that are told apart; all others are counted together."""
 
 REFUSALS_KEPT = 100
-"""Records that refusals of one caller may take before they are only counted; one more after each REPEAT_S."""
+"""Number of records that refusals of one caller may take before they are only counted; one more after each REPEAT_S."""
 
 SLICE_ROWS = 250
-"""Rows that are looked at in one go: the loop and the reader's thread do something else in between."""
+"""Number of rows that are read in one go: the loop and the reader's thread do other work in between."""
 
 LOOKED_ROWS = 20_000
-"""Rows that one page looks at: a question that few records answer must not take a client's whole patience."""
+"""Number of rows that one page looks at: a filter that few records match must not exceed a client's timeout."""
 
 PRUNE_ROWS = 1_000
-"""Records that go in one transaction, for which other writes wait."""
+"""Number of records that are pruned in one transaction, for which other writes wait."""
 
 LEAST_BYTES = 64 * 1024
-"""A limit below this would have the records of pruning chase each other."""
+"""Bytes of the least limit: below it the records of pruning would cause more pruning."""
 
 FILL_LEVEL = 0.9
-"""How full the audit is after it was too full."""
+"""Fraction of the limit that is left after pruning."""
 
 ANSWER_BYTES = 4 * 1024 * 1024
-"""Of records on one page."""
+"""Bytes of the records on one page."""
 
 
 REFUSALS = (
@@ -106,14 +107,14 @@ REFUSALS = (
     ResourceLimitExceeded,
     ShuttingDown,
 )
-"""Errors that cost a caller nothing to get: of many alike, the audit keeps the number."""
+"""Errors that cost a caller nothing to cause: of many alike, the audit keeps the number."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A record on its way to the store, and who waits for it."""
+    """Represents a record on its way to the store, and the future of a caller that waits for it."""
 
     record: bytes
     since_s: float
@@ -122,7 +123,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Gap:
-    """Records that found no room here while the store took none."""
+    """Counts records that found no room here while the store took none."""
 
     since_s: float
     first_at: str
@@ -131,15 +132,17 @@ class _Gap:
 
     @property
     def record(self) -> bytes:
-        """What stands in their place."""
+        """Returns the record that stands in their place."""
         return encode(
-            own("audit.gap", count=self.count, first_at=self.first_at, last_at=self.last_at)
+            daemon_record(
+                "audit.gap", count=self.count, first_at=self.first_at, last_at=self.last_at
+            )
         )
 
 
 @dataclass(slots=True)
 class _Repeats:
-    """Refusals since the window began, by caller and kind: how many beyond the first, and the last of them."""
+    """Counts the refusals of one caller since the window began, by kind: those beyond the first, and the last of them."""
 
     kinds: dict[str, tuple[int, Record]] = field(default_factory=dict[str, tuple[int, Record]])
     more: int = 0
@@ -151,48 +154,48 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def whose(who: Mapping[str, object]) -> str:
-    """Who may not flood the audit with refusals: an agent with all its workers, an HTTP client by its name, or a user."""
+def refusal_key(who: Mapping[str, object]) -> str:
+    """Returns the key by which refusals are limited: an agent with all its workers, an HTTP client's name, or a user."""
     if "agent" in who:  # null where it has left its tree: it is not to be taken for its user
         return "inside" if who["agent"] is None else str(who["agent"])
     return f"over {who['http']}" if "http" in who else str(who.get("uid"))
 
 
-def own(action: str, **facts: object) -> Record:
-    """Returns a record of what the daemon did by itself."""
+def daemon_record(action: str, **facts: object) -> Record:
+    """Returns a record of an action of the daemon itself."""
     who = {"uid": os.getuid(), "pid": os.getpid(), "daemon": True}
     return {"at": now(), "action": action, "who": who, "result": "ok", **facts}
 
 
 class Audit:
-    """Represents the audit of one daemon. `keys` are what the configuration says now.
+    """Represents the audit of one daemon. `keys` returns the present configuration.
 
-    All methods belong to the loop's thread. `open` begins and `close` ends what writes.
+    All methods belong to the loop's thread. `open` begins and `close` ends the writing task.
     """
 
-    def __init__(self, store: Store, keys: Callable[[], Keys], size_bytes: int) -> None:
+    def __init__(self, store: Store, keys: Callable[[], AuditConfig], size_bytes: int) -> None:
         self._store = store
-        self._keys = keys
+        self._config = keys
         self._size_bytes = size_bytes
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting | _Gap] = deque()
         self._waiting_bytes = 0
-        self._flying: list[_Waiting | _Gap] = []
-        self._some = asyncio.Event()
+        self._storing: list[_Waiting | _Gap] = []
+        self._not_empty = asyncio.Event()
         self._urgent = asyncio.Event()
         self._stored = asyncio.Event()
-        self._entered_count = 0
+        self._queued_count = 0
         self._stored_count = 0
         self._closing = False
         self._refusals: dict[str, _Repeats] = {}
         self._window: asyncio.TimerHandle | None = None
-        self._still = asyncio.Lock()  # nothing is pruned while somebody verifies
+        self._unchanged = asyncio.Lock()  # nothing is pruned during a verification
         self._pruning: asyncio.Task[None] | None = None
         self._writing = self._loop.create_task(self._write())
 
     @classmethod
-    async def open(cls, store: Store, keys: Callable[[], Keys]) -> "Audit":
-        """Returns the audit in a store.
+    async def open(cls, store: Store, keys: Callable[[], AuditConfig]) -> "Audit":
+        """Opens the audit in a store.
 
         Raises:
             CorralError: the store cannot be read.
@@ -201,17 +204,17 @@ class Audit:
         return cls(store, keys, integer(found[0][4]) if found else 0)
 
     async def close(self) -> None:
-        """Stores what waits, as far as the store takes it within KEEP_S; the rest goes to the daemon's log."""
+        """Stores the waiting records, as far as the store takes them within KEEP_S; the rest goes to the daemon's log."""
         self._closing = True
-        self.tell_repeats()
-        self._some.set()
+        self.record_repeats()
+        self._not_empty.set()
         self._urgent.set()
         await asyncio.wait([self._writing], timeout=KEEP_S)
         for task in (self._writing, self._pruning):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        for lost in [*self._flying, *self._waiting]:
+        for lost in [*self._storing, *self._waiting]:
             _log(lost.record)
 
     # -- writing
@@ -219,12 +222,12 @@ class Audit:
     @property
     def is_behind(self) -> bool:
         """Returns whether a record waits for longer than a change does: the store takes none."""
-        oldest = next(iter(self._flying), None) or next(iter(self._waiting), None)
+        oldest = next(iter(self._storing), None) or next(iter(self._waiting), None)
         return oldest is not None and self._loop.time() - oldest.since_s > KEEP_S
 
     def add(self, record: Record) -> None:
-        """Has a record stored within 100 ms, if the store takes it."""
-        self._enter(record)
+        """Stores a record within 100 ms, if the store takes it."""
+        self._enqueue(record)
 
     async def keep(self, record: Record) -> bool:
         """Stores a record, which is durable when this returns True.
@@ -232,7 +235,7 @@ class Audit:
         False where the store does not take it now, after KEEP_S at most: it is in the daemon's log then, and
         is stored as soon as that goes.
         """
-        entry = self._enter(record)
+        entry = self._enqueue(record)
         if entry is not None:
             entry.is_stored = self._loop.create_future()
             self._urgent.set()
@@ -243,10 +246,10 @@ class Audit:
         return False
 
     async def require(self, what: str) -> None:
-        """Refuses what is not to be done without a record while none can be stored; `what` cannot be done.
+        """Refuses an action that needs a record while none can be stored; `what` names the action in the error.
 
         Raises:
-            Overloaded: it is so.
+            Overloaded: no record can be stored now.
         """
         if self.is_behind and not await self.settle():
             raise Overloaded(
@@ -256,8 +259,8 @@ class Audit:
             )
 
     async def settle(self) -> bool:
-        """Waits until what has been added so far is stored, KEEP_S at most; whether it is."""
-        end = self._entered_count
+        """Waits until all records added so far are stored, KEEP_S at most; returns whether they are."""
+        end = self._queued_count
         try:
             async with asyncio.timeout(KEEP_S):
                 while self._stored_count < end:
@@ -269,12 +272,12 @@ class Audit:
         return True
 
     def refuse(self, record: Record, caller: str) -> bool:
-        """Adds the record of a refusal; one of many alike is only counted. Whether it was the first.
+        """Adds the record of a refusal; one of many alike is only counted. Returns whether it was the first.
 
-        Who asks in a loop neither pushes older records out of the audit nor keeps the store busy.
+        A caller that asks in a loop neither pushes older records out of the audit nor keeps the store busy.
         """
         if self._window is None:
-            self._window = self._loop.call_later(REPEAT_S, self.tell_repeats)
+            self._window = self._loop.call_later(REPEAT_S, self.record_repeats)
         if caller not in self._refusals and len(self._refusals) >= CALLERS_LIMIT:
             caller = ""
         repeats = self._refusals.setdefault(caller, _Repeats())
@@ -291,28 +294,28 @@ class Audit:
             repeats.more += 1
         return False
 
-    def tell_repeats(self) -> None:
+    def record_repeats(self) -> None:
         """Ends the window in which refusals alike are one: adds their numbers."""
         if self._window is not None:
             self._window.cancel()
             self._window = None
-        told, self._refusals = self._refusals, {}
-        for caller, repeats in told.items():
+        ended, self._refusals = self._refusals, {}
+        for caller, repeats in ended.items():
             for count, record in repeats.kinds.values():
                 if count and repeats.left:
                     repeats.left -= 1
-                    self._enter({**record, "repeated": count})
+                    self._enqueue({**record, "repeated": count})
                 else:
                     repeats.more += count
             if repeats.more:
-                self._enter(own("audit.refusals", caller=caller, repeated=repeats.more))
+                self._enqueue(daemon_record("audit.refusals", caller=caller, repeated=repeats.more))
             if repeats.left + 1 < REFUSALS_KEPT and not self._closing:
                 self._refusals[caller] = _Repeats(left=repeats.left + 1)
         if self._refusals:
-            self._window = self._loop.call_later(REPEAT_S, self.tell_repeats)
+            self._window = self._loop.call_later(REPEAT_S, self.record_repeats)
 
-    def _enter(self, record: Record) -> _Waiting | None:
-        """Queues a record; None where it is only counted."""
+    def _enqueue(self, record: Record) -> _Waiting | None:
+        """Queues a record; returns None where it is only counted."""
         encoded = _encoded(record)
         at = str(record.get("at"))
         since_s = self._loop.time()
@@ -323,7 +326,7 @@ class Audit:
         if self._writing.done():  # it is closed
             _log(encoded)
             return None
-        self._some.set()
+        self._not_empty.set()
         if is_full:
             last = self._waiting[-1] if self._waiting else None
             if isinstance(last, _Gap):
@@ -331,27 +334,27 @@ class Audit:
                 last.last_at = at
             else:
                 self._waiting.append(_Gap(since_s, at, at))
-                self._entered_count += 1
+                self._queued_count += 1
             return None
         entry = _Waiting(encoded, since_s)
         self._waiting.append(entry)
         self._waiting_bytes += len(encoded)
-        self._entered_count += 1
+        self._queued_count += 1
         return entry
 
     async def _write(self) -> None:
-        """Hands what waits to the store, group by group, until the audit is closed."""
+        """Hands the waiting records to the store, group by group, until the audit is closed."""
         while True:
             if not self._waiting:
                 if self._closing:
                     return
-                self._some.clear()
-                await self._some.wait()
+                self._not_empty.clear()
+                await self._not_empty.wait()
                 continue
             await _wait(self._urgent, SOON_S)
             self._urgent.clear()
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_RECORDS))]
-            self._flying = batch
+            self._storing = batch
             is_stored = await self._store_batch(batch)
             if not is_stored:
                 self._waiting.extendleft(reversed(batch))
@@ -362,7 +365,7 @@ class Audit:
                 self._stored_count += len(batch)
                 self._stored.set()
                 self._prune_if_full()
-            self._flying = []
+            self._storing = []
             for each in batch:
                 if isinstance(each, _Waiting) and each.is_stored and not each.is_stored.done():
                     each.is_stored.set_result(is_stored)
@@ -376,7 +379,7 @@ class Audit:
     async def _store_batch(self, batch: list[_Waiting | _Gap]) -> bool:
         records = [each.record for each in batch]
         try:
-            (appended,) = await self._store.write(Appending(records))
+            (appended,) = await self._store.write(AppendRecords(records))
         except (CorralError, sqlite3.Error) as error:
             logger.warning("cannot store %d audit records: %s", len(batch), error)
             return False
@@ -396,7 +399,7 @@ class Audit:
         after: int | None = None,
         before: int | None = None,
     ) -> tuple[list[Record], int | None]:
-        """Records in their order: those after a number, else the newest (before a number); and where to go on.
+        """Returns records in their order: those after a number, else the newest (before a number); and where to go on.
 
         That is the next `after`, or without it the next `before`, None at the end. Less than `n` where they would be
         more than ANSWER_BYTES, or where LOOKED_ROWS have not enough that are wanted.
@@ -432,10 +435,10 @@ class Audit:
         return page(None)
 
     async def chain(self) -> Chain:
-        """Returns where the chain begins and ends.
+        """Reads where the chain begins and ends.
 
         Raises:
-            Conflict: the store is corrupt, or somebody has removed what says so.
+            Conflict: the store is corrupt, or the row of the chain was removed.
         """
         rows = await self._store.read(CHAIN)
         if not rows:
@@ -448,7 +451,7 @@ class Audit:
         )
 
     async def verify(self, expected: Position | None = None) -> Record:
-        """Moves through the whole chain: what it holds, and the first number at which it is wrong, if any.
+        """Verifies the whole chain; returns its extent, and the first number at which it is wrong, if any.
 
         `{"ok", "records", "first", "last", "anchor", "head", "wrong"}`; `wrong` is None or `{"id", "what"}`. With
         `expected`, a position that was noted earlier, the chain has to contain that.
@@ -458,22 +461,22 @@ class Audit:
             Overloaded: the store takes no more reads now.
         """
         await self.settle()
-        async with self._still:
+        async with self._unchanged:
             chain = await self.chain()
-            walk = Walk(chain, expected)
-            walk.look_before(await self._first("SELECT MIN(id) FROM audit"))
-            while walk.wrong is None:
+            verifier = ChainVerifier(chain, expected)
+            verifier.check_start(await self._first("SELECT MIN(id) FROM audit"))
+            while verifier.wrong is None:
                 rows = await self._store.read(
                     SLICE,
-                    (walk.at.number, chain.head.number, SLICE_ROWS),
+                    (verifier.at.number, chain.head.number, SLICE_ROWS),
                 )
                 if not rows:
                     break
-                walk.take(rows)
+                verifier.take(rows)
             # After the walk, since records are appended meanwhile: those are in the chain by then.
             beyond = "SELECT MIN(id) FROM audit WHERE id > (SELECT head_id FROM audit_chain)"
-            walk.look_behind(await self._first(beyond))
-        return walk.verdict()
+            verifier.check_end(await self._first(beyond))
+        return verifier.verdict()
 
     async def _first(self, sql: str) -> int | None:
         ((number,),) = await self._store.read(sql)
@@ -482,27 +485,27 @@ class Audit:
     # -- pruning
 
     def _prune_if_full(self) -> None:
-        limit = max(self._keys().max_bytes, LEAST_BYTES)
+        limit = max(self._config().max_bytes, LEAST_BYTES)
         is_idle = self._pruning is None or self._pruning.done()
         if self._size_bytes > limit and is_idle and not self._closing:
             self._pruning = self._loop.create_task(self.prune())
 
     async def prune(self, now_s: float | None = None) -> None:
-        """Lets the oldest records go: what is more than the audit may take, and what is too old at `now_s`.
+        """Removes the oldest records: those beyond the size limit, and those that are too old at `now_s`.
 
-        What the store does not take now stays until the next time.
+        Where the store refuses that now, they stay until the next time.
         """
         try:
-            async with self._still:
-                while await self._prune(now_s):  # what came meanwhile was too much again
+            async with self._unchanged:
+                while await self._prune(now_s):  # new records were too much again
                     now_s = None
         except (CorralError, sqlite3.Error) as error:
             if not isinstance(error, ShuttingDown):
                 logger.warning("cannot prune the audit: %s", error)
 
     async def _prune(self, now_s: float | None) -> bool:
-        """Returns one round; whether something went and there is still too much."""
-        keys = self._keys()
+        """Runs one round; returns whether records were removed and there are still too many."""
+        keys = self._config()
         chain = await self.chain()
         end, position, size_bytes = chain.head.number, chain.anchor.number, chain.size_bytes
         limit = max(keys.max_bytes, LEAST_BYTES)
@@ -522,20 +525,22 @@ class Audit:
                 last = Position(number, hash_)
             if last is None:
                 break
-            said = encode(
-                own("audit.pruned", first=position + 1, last=last.number, hash=last.hash.hex())
+            note = encode(
+                daemon_record(
+                    "audit.pruned", first=position + 1, last=last.number, hash=last.hash.hex()
+                )
             )
-            await self._store.write(*_prune_statements(last, freed, said))
+            await self._store.write(*_prune_statements(last, freed, note))
             size_bytes -= freed
-            gain += freed - len(said) - ROW_BYTES
+            gain += freed - len(note) - ROW_BYTES
             position = last.number
         self._size_bytes = (await self.chain()).size_bytes
-        # Each slice has a record of its own: where that is all that went, it must not go on for ever.
+        # Each slice adds a record of its own: where no more than that was freed, it must not go on for ever.
         return self._size_bytes > limit and gain > 0
 
 
 def _encoded(record: Record) -> bytes:
-    """Returns a record as it is stored: of one that is too long, or that JSON cannot say, only who did what."""
+    """Encodes a record; of one that is too long, or that JSON cannot express, only its actor, action and result."""
     try:
         encoded = encode(record)
     except ValueError:
@@ -547,7 +552,7 @@ def _encoded(record: Record) -> bytes:
 
 
 def _log(record: bytes) -> None:
-    """Returns the daemon's log is where a record goes that the store does not take."""
+    """Writes a record that the store does not take to the daemon's log."""
     logger.warning("cannot store an audit record now: %s", record.decode())
 
 
@@ -559,14 +564,14 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _prune_statements(last: Position, freed_bytes: int, said: bytes) -> list[Statement]:
+def _prune_statements(last: Position, freed_bytes: int, note: bytes) -> list[Statement]:
     return [
         (
             "UPDATE audit_chain SET anchor_id = ?, anchor_hash = ?, size_bytes = size_bytes - ?",
             (last.number, last.hash, freed_bytes),
         ),
         ("DELETE FROM audit WHERE id <= ?", (last.number,)),
-        Appending([said]),
+        AppendRecords([note]),
     ]
 
 

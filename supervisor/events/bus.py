@@ -1,8 +1,8 @@
-"""One ordered stream of all that happens: numbered here, kept by the sink, seen by every subscriber.
+"""Publishes events in one ordered stream: numbered here, stored by the sink, delivered to every subscriber.
 
 Everything is on the loop's thread and nothing here waits: a publisher is never held up, and a
-subscriber that does not read loses the oldest events of its own queue and is told how many. A queue is
-bounded in events and in bytes. What the daemon itself publishes is held to the catalogue of its types.
+subscriber that does not read loses the oldest events of its own queue and is sent their number. A queue is
+bounded in events and in bytes. Events of the daemon itself have the fields of the catalogue of their types.
 """
 
 import asyncio
@@ -21,29 +21,37 @@ from ...worker.contract.errors import InvalidParams, Overloaded
 from .catalog import FIELDS, SKIPPED
 
 ROUTES_LIMIT = 1_000
+"""Number of types whose subscribers are remembered."""
+
 SUBSCRIPTIONS_LIMIT = 10_000
+"""Number of open subscriptions."""
+
 PATTERNS_LIMIT = 64
+"""Number of globs of one subscription."""
+
 PATTERN_LIMIT_BYTES = 256
+"""Bytes of one glob."""
+
 PATTERNS_LIMIT_BYTES = 1_024
-"""Of all together: what it takes to understand them is time in which nobody else is served."""
+"""Bytes of all globs together: while they are compiled, no other client is served."""
 
 QUEUE_LIMIT = 1_000
-"""Events that wait for one subscriber…"""
+"""Number of events that wait for one subscriber."""
 
 QUEUE_LIMIT_BYTES = 4 * 1024 * 1024
-"""…and their size; one event always has room."""
+"""Bytes of the events that wait for one subscriber; one event always has room."""
 
 ENVELOPE_BYTES = 256
-"""What an event is reckoned to take beside its text."""
+"""Bytes that an event is estimated to take beside its text."""
 
 RESERVE = 100_000
-"""Numbers that are reserved ahead, so that none that was shown is given again after a kill."""
+"""Number of sequence numbers reserved ahead, so that none that was shown is given again after a kill."""
 
 logger = logging.getLogger(__name__)
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something that happened. Shared by all who see it: `fields` is not to be changed."""
+    """Represents an event. Shared by all its subscribers: `fields` is not to be changed."""
 
     seq: int
     at: str
@@ -53,7 +61,7 @@ class Event(msgspec.Struct, frozen=True):
     incarnation: int | None
     fields: dict[str, object]
     size_bytes: int = ENVELOPE_BYTES
-    """About what it takes in memory and as JSON."""
+    """About the bytes that it takes in memory and as JSON."""
 
     def record(self) -> dict[str, object]:
         """Returns the event as JSON shows it: `{"seq", "at", "type", "agent", "worker", "incarnation", …}`."""
@@ -95,7 +103,7 @@ class Subscription:
         self._closed = False
 
     async def next_batch(self) -> list[Event]:
-        """Returns all that has come since the last call, at least one; [] once it is closed.
+        """Returns all events since the last call, at least one; [] once it is closed.
 
         If the queue overflowed, the first is an `events.skipped` with `count`, and with the `seq` of
         the last event that was dropped.
@@ -118,7 +126,7 @@ class Subscription:
                 yield event
 
     def close(self) -> None:
-        """Takes no more events; what is queued can still be read, then the reading ends."""
+        """Takes no more events; queued ones can still be read, then the reading ends."""
         if not self._closed:
             self._closed = True
             self._ready.set()
@@ -150,9 +158,9 @@ class Subscription:
 
 
 class Bus:
-    """Represents the stream. `sink` gets every event that is to be kept, at once and in order.
+    """Represents the stream. `sink` gets every event that is to be stored, at once and in order.
 
-    `reserve` is told, ahead of time, up to which number events may have been given out.
+    `reserve` is called, ahead of time, with the number up to which events may have been given out.
     """
 
     def __init__(
@@ -169,17 +177,16 @@ class Bus:
         self._reserve_at = first_seq + RESERVE // 2
         self._clock = clock
         self._subscriptions: dict[Subscription, None] = {}  # in the order of subscribing
-        self._routes: dict[
-            str, tuple[Subscription, ...]
-        ] = {}  # by type, until somebody comes or goes
+        # By type, until a subscription is opened or closed.
+        self._routes: dict[str, tuple[Subscription, ...]] = {}
 
-    def is_heard(self, event_type: str) -> bool:
-        """Returns whether somebody would hear of an event of this type that is not stored."""
+    def has_subscribers(self, event_type: str) -> bool:
+        """Returns whether an event of this type that is not stored would have a subscriber, or be logged."""
         return bool(self._route(event_type)) or logger.isEnabledFor(logging.DEBUG)
 
     @property
     def newest(self) -> int:
-        """Returns the number that was given last."""
+        """Returns the sequence number that was given last."""
         return self._next_seq - 1
 
     def publish(
@@ -195,8 +202,8 @@ class Bus:
     ) -> Event:
         """Publishes an event of the daemon's own: to the sink, unless `store` is false, and its subscribers.
 
-        `fields` are those of the catalogue, and must not be changed afterwards. Never raises for what
-        the sink or a subscriber does; may be called by a subscriber.
+        `fields` are those of the catalogue, and must not be changed afterwards. Never raises for an error of
+        the sink or a subscriber; may be called by a subscriber.
         """
         assert fields.keys() == FIELDS.get(event_type), (
             f"{event_type} with {sorted(fields)} is not as the catalogue has it"
@@ -221,9 +228,9 @@ class Bus:
         incarnation: int | None = None,
         data_bytes: int,
     ) -> Event:
-        """Publishes somebody else's event, whose type is his to choose; it is always stored.
+        """Publishes an event of a worker or client, which chooses its type; it is always stored.
 
-        Whoever calls this bounds `data`, whose size as JSON is `data_bytes`; it may be that JSON, as a `msgspec.Raw`.
+        The caller bounds `data`, whose size as JSON is `data_bytes`; it may be that JSON, as a `msgspec.Raw`.
         """
         fields = {"data": data, "from": sender}
         size_bytes = ENVELOPE_BYTES + data_bytes
@@ -250,7 +257,7 @@ class Bus:
             try:
                 self._sink(event)
             except Exception:
-                # Whoever publishes is in the middle of something that must not be left half done.
+                # The publisher is in the middle of something that must not be left half done.
                 logger.exception("cannot keep event %d of type %s", seq, event_type)
         for subscription in self._route(event_type):
             subscription.offer(event)
@@ -268,7 +275,7 @@ class Bus:
         limit_bytes: int = QUEUE_LIMIT_BYTES,
         where: Where | None = None,
     ) -> Subscription:
-        """Returns the events from now on whose type matches one of the globs (`task.*`) and that `where` takes.
+        """Subscribes to the events from now on whose type matches one of the globs (`task.*`) and that `where` takes.
 
         At most `limit` of them, and `limit_bytes`, are queued.
 
@@ -288,7 +295,7 @@ class Bus:
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
-        """Drops a subscription; it calls this when it is closed."""
+        """Drops a subscription, which calls this when it is closed."""
         self._subscriptions.pop(subscription, None)
         self._routes.clear()
 
@@ -303,7 +310,7 @@ class Bus:
 
 
 class Types:
-    """Globs of event types, in the words of fnmatch(3): `*` is any text, dots included, `?` one character.
+    """Represents globs of event types, as in fnmatch(3): `*` is any text, dots included, `?` one character.
 
     Raises:
         InvalidParams: too many globs, or too long ones.
@@ -329,12 +336,12 @@ class Types:
 
 
 def skipped(count: int, seq: int, at: str) -> Event:
-    """What a reader is told in place of `count` events, the last of which had this number."""
+    """Returns the event that a reader gets in place of `count` events, the last of which had this number."""
     return Event(seq, at, SKIPPED, None, None, None, {"count": count})
 
 
 def rfc3339(at_s: float) -> str:
-    """`2026-01-01T00:00:00.123Z`."""
+    """Formats unix seconds as `2026-01-01T00:00:00.123Z`."""
     return _millisecond(int(at_s * 1000))
 
 
@@ -350,7 +357,7 @@ def _second(second: int) -> str:
 
 
 def _weight(value: object) -> int:
-    """Returns about how many bytes a field takes: the daemon's own are short, but for lists of names."""
+    """Estimates the bytes of a field: those of the daemon's own events are short, but for lists of names."""
     if isinstance(value, str):
         return len(value)
     return 64 * len(value) if isinstance(value, list | tuple | dict) else 8  # pyright: ignore[reportUnknownArgumentType]  only its length matters

@@ -33,7 +33,7 @@ RESERVED = frozenset(
 """The first words of types that only the daemon publishes, those of later versions among them."""
 
 TYPE_CHARS = 128
-"""The longest type that an agent may give an event."""
+"""Characters of a type that an agent may give an event."""
 
 SKIPPED = "events.skipped"
 EXPIRED = "events.expired"
@@ -52,7 +52,7 @@ class Field(NamedTuple):
 class EventType(NamedTuple):
     """Represents one type of event.
 
-    `stored` is "yes", "no", or when. `subject` says which of agent and worker the event names. `shown`
+    `stored` is "yes", "no", or when. `subject` states which of agent and worker the event names. `shown`
     are the fields that workers of other agents may see, None where they do not see the event at all.
     """
 
@@ -65,13 +65,13 @@ class EventType(NamedTuple):
 
     @property
     def field_names(self) -> frozenset[str]:
-        """What `fields` are called."""
+        """Returns the names of `fields`."""
         return frozenset(field.name for field in self.fields)
 
 
 DAEMON = "the daemon"
 AGENT = "agent"
-_ENSEMBLE = "agent: the name of the team or workflow"
+_GROUP = "agent: the name of the team or workflow"
 WORKER = "agent, worker"
 LIFE = "agent, worker, incarnation"
 TASK = "agent; worker once it has one"
@@ -122,7 +122,7 @@ _TYPES = (
               (_SAVED,)),
     EventType("agent.paused", "A worker is frozen.", LIFE, shown=_ALL),
     EventType("agent.removed", "It is gone from the running set.", AGENT, shown=_ALL),
-    EventType("agent.renewal", "What its workers are forks of is read anew; those that are there are replaced one after the other.",
+    EventType("agent.renewal", "The zygote of its workers is started anew; present workers are replaced one after the other.",
               AGENT, (
         Field("ok", "boolean", "whether it could be imported; if not, the workers go on as they are"),
         Field("reason", "text", "what has changed; or why it could not be imported"),
@@ -135,14 +135,14 @@ _TYPES = (
         Field("before", "count", "how many there were"),
         _REASON,
     ), shown=frozenset({"instances", "before"})),
-    EventType("agent.signalled", "Somebody sent a signal to a worker's leader.", LIFE,
+    EventType("agent.signalled", "A signal was sent to a worker's leader.", LIFE,
               (Field("signal", "text", "such as `SIGHUP`"),)),
     EventType("agent.spare_lost", "A worker that was forked ahead has died, the first of several in a row.", AGENT, (_REASON,)),
     EventType("agent.warm", "Its imports are there: its workers are forks from now on.", AGENT, (
         Field("duration_s", "seconds", "how long they took"),
         Field("rss_bytes", "bytes", "how much memory they take"),
     )),
-    EventType("agent.woken", "What was hibernated is started: by `wake`, by `start`, or because a task waits for it.",
+    EventType("agent.woken", "A hibernated worker is started: by `wake`, by `start`, or because a task waits for it.",
               LIFE, (_SAVED,)),
     EventType("checkpoint.corrupted", "A checkpoint in the store is damaged, and was passed over for an earlier one.",
               "agent; worker where one saved it", (
@@ -208,7 +208,7 @@ _TYPES = (
               stored="up to `failure_threshold` in a row"),
     EventType("health.passed", "A check that had failed is good again, before the agent was degraded.",
               LIFE, (_CHECK,)),
-    EventType("health.recovered", "What was degraded is not any more.", LIFE,
+    EventType("health.recovered", "A degraded agent or worker is not degraded any more.", LIFE,
               (_CHECK, Field("message", "text or null", "why, where the check did not pass"))),
     EventType("health.recovery", "A recovery action has ended.", LIFE, (
         _CHECK,
@@ -239,7 +239,7 @@ _TYPES = (
     EventType("limit.tokens", "max_tokens_per_minute is used up: the agent takes no task for now.",
               AGENT, _EXCESS),
     EventType("limit.worker_processes", "A worker can start no more processes.", LIFE, _EXCESS),
-    EventType("log.losing", "Lines of a worker cannot be written; what is lost is counted.", WORKER,
+    EventType("log.losing", "Lines of a worker cannot be written; lost ones are counted.", WORKER,
               (_REASON,)),
     EventType("log.lost", "Lines can be written again; the log itself says where they are missing.", WORKER, (
         Field("lines", "count", "lost since the last such event"),
@@ -258,7 +258,7 @@ _TYPES = (
         Field("removed", "list of text", "tools that went, at most 100"),
         Field("tools", "count", "how many there are"),
     )),
-    EventType("memory.cleared", "Somebody had an agent forget a session, or all.", AGENT, (
+    EventType("memory.cleared", "A session of an agent, or all, was cleared on request.", AGENT, (
         Field("session", "text or null", "which, null for all"),
         Field("sessions", "count", "how many there were"),
         Field("keys", "count", "how many keys were remembered beside them"),
@@ -319,13 +319,13 @@ _TYPES = (
               (*_TASK, _REASON), stored=_DURABLE),
     EventType("task.started", "A worker was given the task, or the daemon performs it.", TASK, _TASK,
               stored=_DURABLE),
-    EventType("team.added", "There is a team that was not there.", _ENSEMBLE, shown=_ALL),
-    EventType("team.changed", "A reload has changed it.", _ENSEMBLE),
-    EventType("team.removed", "It is gone.", _ENSEMBLE, shown=_ALL),
-    EventType("workflow.added", "There is a workflow that was not there.", _ENSEMBLE, shown=_ALL),
-    EventType("workflow.changed", "A reload has changed it.", _ENSEMBLE),
-    EventType("workflow.removed", "It is gone.", _ENSEMBLE, shown=_ALL),
-    EventType("workflow.step", "A step of a workflow has come further.", _ENSEMBLE, (
+    EventType("team.added", "There is a team that was not there.", _GROUP, shown=_ALL),
+    EventType("team.changed", "A reload has changed it.", _GROUP),
+    EventType("team.removed", "It is gone.", _GROUP, shown=_ALL),
+    EventType("workflow.added", "There is a workflow that was not there.", _GROUP, shown=_ALL),
+    EventType("workflow.changed", "A reload has changed it.", _GROUP),
+    EventType("workflow.removed", "It is gone.", _GROUP, shown=_ALL),
+    EventType("workflow.step", "A step of a workflow has come further.", _GROUP, (
         Field("task", "text", "the id of the workflow's task"),
         Field("step", "text", "the step's name"),
         Field("state", "text", "`started`, `resumed` by another daemon, `skipped`, or how it ended: `succeeded`, `failed`"),
@@ -342,15 +342,15 @@ CATALOGUE = {each.name: each for each in _TYPES}
 """Every type of the daemon's own, by name."""
 
 FIELDS = {each.name: each.field_names for each in _TYPES}
-"""What an event of each type has, no more and no less."""
+"""Types -> the fields of their events, no more and no less."""
 
 
 @lru_cache(256)
 def is_reserved(event_type: str) -> bool:
-    """Returns whether a type is the daemon's by its first word."""
+    """Returns whether only the daemon publishes a type, by its first word."""
     return event_type.partition(".")[0] in RESERVED
 
 
 def is_type(text: str) -> bool:
-    """Returns whether it can be a type at all: words of `A-Z a-z 0-9 _ -`, joined by dots."""
+    """Returns whether a text can be a type at all: words of `A-Z a-z 0-9 _ -`, joined by dots."""
     return len(text) <= TYPE_CHARS and _GRAMMAR.fullmatch(text) is not None

@@ -1,10 +1,10 @@
-"""The stored part of the stream of events: kept, read back in pages, and bounded in age and size.
+"""Stores the stream of events, reads it back in pages, and bounds it in age and size.
 
-A reader is a position, the number of the last event that it has seen. What it reads from a position on is
-whole: what was posted and is not on disk yet comes from memory, so that between the past and the present
-nothing is left out and nothing comes twice. What was removed is told, never passed over.
+A reader is a position, the number of the last event that it has seen. From a position on it reads all events:
+those that were posted and are not on disk yet come from memory, so that between the past and the present
+nothing is left out and nothing comes twice. Removed events are reported, never passed over.
 
-Every read and every removal is a slice of bounded rows and bytes, since one thread reads for everybody
+Every read and every removal is a slice of bounded rows and bytes, since one thread reads for all
 and one writes.
 """
 
@@ -25,35 +25,40 @@ from .bus import RESERVE, Event, Types, rfc3339
 from .catalog import EXPIRED, RESERVED, is_reserved
 
 SCAN_ROWS = 2_000
-"""Rows that one read looks at."""
+"""Number of rows that one read looks at."""
 
 PAGE_BYTES = 512 * 1024
-"""Of events in one page; one event always has room."""
+"""Bytes of the events in one page; one event always has room."""
 
 REMOVED_ROWS = 1_000
+"""Number of rows that one write removes at most: other writes wait for so long."""
+
 REMOVED_BYTES = 4 * 1024 * 1024
-"""What one write removes at most: other writes wait for so long."""
+"""Bytes that one write removes at most."""
 
 COUNTED_ROWS = 20_000
-"""Rows that one read adds up."""
+"""Number of rows that one read adds up."""
 
 RECENT_EVENTS = 256
+"""Number of events that are kept in memory until they are certainly on disk; beyond, a reader has the store write."""
+
 RECENT_BYTES = 4 * 1024 * 1024
-"""Events that are remembered until they are certainly on disk; beyond that a reader asks the store to write."""
+"""Bytes of those events."""
 
 KEPT_SHARE = 0.9
-"""Of the limit, what is left after events were removed for it."""
+"""Fraction of the limit that is left after events were removed for it."""
 
 AGENTS_SHARE = 0.5
-"""Of the limit, what the events of agents may take: they cannot crowd out the daemon's."""
+"""Fraction of the limit that the events of agents may take: they cannot crowd out the daemon's."""
 
 ROW_BYTES = 48
-"""What a row is reckoned to take beside its text."""
+"""Bytes that a row is estimated to take beside its text."""
 
 POSTED_BYTES = 64 * 1024
-"""Of events that are posted together."""
+"""Bytes of the events that are posted together."""
 
 RETRY_S = 5.0
+"""Seconds until events are removed again after an error of the store."""
 
 _COST = f"length(data) + length(type) + ifnull(length(agent), 0) + ifnull(length(worker), 0) + {ROW_BYTES}"
 _IS_AGENTS = (
@@ -64,8 +69,8 @@ _IS_AGENTS = (
 logger = logging.getLogger(__name__)
 
 
-class Wanted:
-    """Which events a reader wants; None is all.
+class EventFilter:
+    """Selects events by type, agent, worker, task and time; None is all.
 
     Raises:
         InvalidParams: too many globs, or one that is too long.
@@ -104,26 +109,26 @@ class Wanted:
 
 @dataclass
 class Page:
-    """Some events in ascending order, and up to which number everything has been looked at."""
+    """Holds events in ascending order, and the number up to which all were looked at."""
 
     scanned_to: int
     records: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
     size_bytes: int = 0
     is_last: bool = False
     is_notice: bool = False
-    """Whether it is about events that are not there."""
+    """Whether it reports removed events."""
 
     def add(self, record: dict[str, object], size_bytes: int) -> None:
-        """Takes one more."""
+        """Adds an event."""
         self.records.append(record)
         self.size_bytes += size_bytes
 
 
 class _Rows:
-    """Events that are posted together: as many as come until the writer takes them, or there is no more room."""
+    """Collects events that are posted together, until the writer takes them or there is no more room."""
 
     def __init__(self, row: Row, data_bytes: int) -> None:
-        self.size_bytes = max(POSTED_BYTES, data_bytes)  # all that it may become
+        self.size_bytes = max(POSTED_BYTES, data_bytes)  # at its largest
         self._lock = threading.Lock()
         # Under the lock:
         self._rows: list[Row] = [row]
@@ -132,11 +137,11 @@ class _Rows:
 
     @property
     def count(self) -> int:
-        """Returns how many events."""
+        """Returns the number of events."""
         return len(self._rows)
 
     def add(self, row: Row, data_bytes: int) -> bool:
-        """Takes one more; False where it is too late or too much."""
+        """Adds an event; returns False where it is too late or too much."""
         with self._lock:
             self._room_bytes -= data_bytes + ROW_BYTES
             if self._is_taken or self._room_bytes < 0:
@@ -146,18 +151,18 @@ class _Rows:
             return True
 
     def seal(self) -> None:
-        """On the writer's thread: whatever becomes of them, no more can come."""
+        """Takes no more events; called on the writer's thread."""
         with self._lock:
             self._is_taken = True
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """On the writer's thread."""
+        """Inserts the rows; called on the writer's thread."""
         insert(connection, "event (seq, at, type, agent, worker, data)", self._rows)
         return len(self._rows)
 
 
 class EventHistory:
-    """Represents the event table of one daemon; of the loop's thread."""
+    """Represents the event table of one daemon; belongs to the loop's thread."""
 
     def __init__(self, store: Store, *, first_seq: int, was_clean: bool, removed_to: int) -> None:
         self.first_seq = first_seq
@@ -174,7 +179,7 @@ class EventHistory:
         self._all_bytes = 0
         self._agents_bytes = 0
         self._limit_bytes: int | None = None  # None until all is counted
-        self._stirred = asyncio.Event()
+        self._recheck = asyncio.Event()
         self._counted = asyncio.Event()
         self._removing = asyncio.Lock()
 
@@ -184,19 +189,19 @@ class EventHistory:
         rows = await store.read(
             "SELECT key, value FROM meta WHERE key IN ('ended_at_seq', 'events_reserved', 'events_removed')"
         )
-        said = {str(key): int(str(value)) for key, value in rows}
+        meta = {str(key): int(str(value)) for key, value in rows}
         newest = await store.read("SELECT COALESCE(MAX(seq), 0) FROM event")
         last = int(str(newest[0][0]))
-        was_clean = "ended_at_seq" in said or (not last and "events_reserved" not in said)
+        was_clean = "ended_at_seq" in meta or (not last and "events_reserved" not in meta)
         # After a kill, numbers may have been shown up to the reserved one, and are not given again.
         shown = (
-            said.get("ended_at_seq") if was_clean else said.get("events_reserved", last + RESERVE)
+            meta.get("ended_at_seq") if was_clean else meta.get("events_reserved", last + RESERVE)
         )
         first = max(last, shown or 0) + 1
         await store.write(
             ("DELETE FROM meta WHERE key = 'ended_at_seq'", ()), _reservation(first + RESERVE)
         )
-        removed_to = said.get("events_removed", 0)
+        removed_to = meta.get("events_removed", 0)
         return cls(store, first_seq=first, was_clean=was_clean, removed_to=removed_to)
 
     def reserve(self, up_to: int) -> None:
@@ -238,7 +243,7 @@ class EventHistory:
         if is_agents:
             self._agents_bytes += size_bytes
         if self._limit_bytes is not None and self._is_over(1.0):
-            self._stirred.set()
+            self._recheck.set()
 
     def _is_over(self, share: float) -> bool:
         """Returns whether more is stored than this share of the limit."""
@@ -250,7 +255,9 @@ class EventHistory:
 
     # -- reading
 
-    async def page(self, position: int, until: int, wanted: Wanted, rows: int = SCAN_ROWS) -> Page:
+    async def page(
+        self, position: int, until: int, wanted: EventFilter, rows: int = SCAN_ROWS
+    ) -> Page:
         """Returns the next events on disk after `position`, up to number `until`: at most so many, and PAGE_BYTES."""
         looked_at = min(rows + 1, SCAN_ROWS) if wanted.is_all else SCAN_ROWS
         task = b"" if wanted.task is None else codec.encode(wanted.task)
@@ -291,27 +298,27 @@ class EventHistory:
         self,
         position: int,
         until: int,
-        wanted: Wanted,
+        wanted: EventFilter,
         *,
         reports_expired: bool = True,
         rows: int = SCAN_ROWS,
     ) -> AsyncGenerator[Page, None]:
-        """Returns all wanted events that were to be stored with a number in (`position`, `until`], in pages.
+        """Yields all wanted events that were to be stored with a number in (`position`, `until`], in pages.
 
-        Those that are on disk come at most `rows` in one page: for whoever takes no more. `until` is a number that
-        has been given. Where events in between were removed, an `events.expired` comes before what is left.
+        Those that are on disk come at most `rows` in one page, for a caller that takes no more. `until` is a number
+        that has been given. Where events in between were removed, an `events.expired` comes before the rest.
 
         Raises:
             Overloaded: the store takes nothing now, and more waits for it than is remembered here.
         """
-        told_to = position if reports_expired else self.removed_to
+        reported_to = position if reports_expired else self.removed_to
         is_written = False
         while True:
             page = await self.page(position, until, wanted, rows)
             removed_to = min(self.removed_to, until)
-            if removed_to > max(position, told_to):
+            if removed_to > max(position, reported_to):
                 yield Page(position, [_expired(position, removed_to + 1)], is_notice=True)
-                told_to = removed_to
+                reported_to = removed_to
             position = page.scanned_to
             if page.records:
                 yield page
@@ -332,9 +339,9 @@ class EventHistory:
             yield rest
 
     async def begin(
-        self, wanted: Wanted, *, newest: int, since: int | None, n: int | None, until: int
+        self, wanted: EventFilter, *, newest: int, since: int | None, n: int | None, until: int
     ) -> int:
-        """Returns the position from which a reader gets what it asked for: the last `n`, after `since`, not too old.
+        """Returns the position from which a reader begins: before the last `n`, after `since`, not too old.
 
         Raises:
             Conflict: `since` is a number that was never given.
@@ -352,7 +359,7 @@ class EventHistory:
         # With a number there is no need to look for the time: a list that goes on would do it each time.
         if n is None and (wanted.since_at is None or since is not None):
             return floor
-        with suppress(Overloaded):  # then what is on disk has to do
+        with suppress(Overloaded):  # then the events on disk have to do
             await self._store.write()
         left = n
         top = until
@@ -381,9 +388,9 @@ class EventHistory:
 
     # -- removing
 
-    def stir(self) -> None:
-        """Returns the configuration may have changed: the size is looked at again."""
-        self._stirred.set()
+    def recheck(self) -> None:
+        """Checks the size again, since the configuration may have changed."""
+        self._recheck.set()
 
     async def run(self, config: Callable[[], Events]) -> None:
         """Keeps the table below `max_bytes` until it is cancelled."""
@@ -393,7 +400,7 @@ class EventHistory:
             logger.warning("cannot count the events that are stored: %s", error)
         self._counted.set()
         while True:
-            self._stirred.clear()
+            self._recheck.clear()
             self._limit_bytes = config().max_bytes
             try:
                 if self._is_over(1.0):
@@ -401,11 +408,11 @@ class EventHistory:
             except CorralError as error:
                 logger.warning("cannot remove events for events.max_bytes: %s", error)
                 await asyncio.sleep(RETRY_S)
-                self._stirred.set()
-            await self._stirred.wait()
+                self._recheck.set()
+            await self._recheck.wait()
 
     async def _count(self) -> None:
-        """Adds up what earlier daemons have stored; what comes meanwhile is added as it comes."""
+        """Adds up the events of earlier daemons; new ones are added as they are stored."""
         position = 0
         while True:
             rows = await self._store.read(
@@ -435,12 +442,12 @@ class EventHistory:
                 )
 
     async def expire(self, before_s: float) -> None:
-        """Removes what is older than a time of the Unix epoch; while `run` does its work.
+        """Removes events older than a time of the Unix epoch, while `run` is active.
 
         Raises:
             CorralError: the store takes nothing now.
         """
-        await self._counted.wait()  # what is counted must not go meanwhile
+        await self._counted.wait()  # rows must not go while they are counted
         await self._remove(lambda: True, before_at=rfc3339(max(before_s, 0.0)))
 
     async def _remove(
@@ -456,7 +463,7 @@ class EventHistory:
     async def _remove_slices(
         self, more: Callable[[], bool], *, only_agents: bool, before_at: str | None
     ) -> None:
-        """Removes the oldest, slice by slice, as long as `more` says so."""
+        """Removes the oldest, slice by slice, as long as `more` returns True."""
         position = 0
         is_written = False
         while more():
@@ -486,10 +493,12 @@ class EventHistory:
                 self._forget_sizes(only_agents=only_agents)
                 return
             if not rows:
-                await self._store.write()  # what is counted and not there yet is there after this
+                await (
+                    self._store.write()
+                )  # rows that are counted and not on disk yet are there after this
                 is_written = True
             if chosen:
-                # Before it is so: a reader must neither miss them untold nor find them in memory later.
+                # Before it is so: a reader must neither miss them unreported nor find them in memory later.
                 self.removed_to = max(self.removed_to, chosen[-1])
                 gone = set(chosen)
                 self._recent = deque(event for event in self._recent if event.seq not in gone)
@@ -502,7 +511,7 @@ class EventHistory:
                     raise
 
     def _forget_sizes(self, *, only_agents: bool) -> None:
-        """Returns None is left, though some are counted: the store could not keep what was posted."""
+        """Resets the sizes: none is left, though some are counted, since the store could not keep posted events."""
         self._all_bytes -= self._agents_bytes if only_agents else self._all_bytes
         self._agents_bytes = 0
 
@@ -540,6 +549,6 @@ def _record(row: Row) -> tuple[dict[str, object], int]:
 
 
 def _expired(after: int, first: int) -> dict[str, object]:
-    """Has the number that the reader had, from which it can go on."""
+    """Returns an `events.expired`, with the position of the reader, from which it can go on."""
     nobody: dict[str, object] = {"at": None, "agent": None, "worker": None, "incarnation": None}
     return {"seq": after, "type": EXPIRED, **nobody, "after": after, "first": first}

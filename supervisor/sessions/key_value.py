@@ -1,7 +1,7 @@
-"""What agents remember by key: values of any shape, by agent and session, with an end if they want one.
+"""Stores values of any shape by agent, session and key, for a time or for good.
 
-How many keys an agent has and how many bytes they take is counted in the same transaction as every change, so that
-the limits hold exactly. A value carries a check sum, so that a damaged one is told from what was stored.
+The number of an agent's keys and their bytes are counted in the same transaction as every change, so that the limits
+hold exactly. A value carries a checksum, so that a damaged one is noticed.
 """
 
 import sqlite3
@@ -15,21 +15,21 @@ from ..config import spec
 from ..store.store import Row, Store, number_of
 
 MAX_VALUE_BYTES = 1024 * 1024
-"""The largest value, as JSON."""
+"""Bytes of the largest value, as JSON."""
 
 FOUND_BYTES = 8 * 1024 * 1024
-"""What a search finds at most: half a message."""
+"""Bytes of the values that a search returns at most: half a message."""
 
 USAGE_MAX = 10_000
-"""Agents that are counted for a report."""
+"""Number of agents in a report."""
 
 
 class KeyValues:
     """Represents the keys of all agents of one daemon.
 
     Args:
-        store: where they are kept.
-        rules: the limits of an agent.
+        store: the daemon's store.
+        rules: returns the limits of an agent.
     """
 
     def __init__(self, store: Store, rules: Callable[[str], spec.Memory]) -> None:
@@ -59,7 +59,7 @@ class KeyValues:
         """Returns the value of a key, None where there is none.
 
         Raises:
-            Corrupted: it is not what was stored.
+            Corrupted: the value was changed since it was stored.
         """
         rows = await self._store.read(
             "SELECT value, crc FROM memory WHERE agent = ? AND session = ? AND key = ?"
@@ -69,13 +69,13 @@ class KeyValues:
         return _value(rows[0], agent, session, key) if rows else None
 
     async def delete(self, agent: str, session: str, key: str) -> int:
-        """Forgets a key; returns how many there were."""
+        """Removes a key; returns the number of removed keys, 0 or 1."""
         return (await self._store.write(_Delete(agent, session, key)))[0]
 
     async def search(
         self, agent: str, session: str | None, query: str, limit: int
     ) -> list[dict[str, object]]:
-        """What has the text in its key or its value, the newest first; a damaged value is told as such."""
+        """Finds keys with the text in key or value, the newest first; a damaged value is marked `corrupted`."""
         escaped = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         rows = await self._store.read(
             "SELECT session, key, value, crc FROM memory WHERE agent = ?1"
@@ -107,12 +107,12 @@ class KeyValues:
         )
         return [(str(name), number_of(keys), number_of(size)) for name, keys, size in rows]
 
-    def clearing(self, agent: str, session: str | None) -> "Clearing":
-        """What forgets the keys of a session, or all of an agent, as part of a larger change."""
-        return Clearing(agent, session)
+    def clear_keys(self, agent: str, session: str | None) -> "ClearKeys":
+        """Returns a step that removes the keys of a session, or all of an agent, as part of a larger change."""
+        return ClearKeys(agent, session)
 
     async def expire(self, now: float) -> None:
-        """Forgets what has had its time.
+        """Removes keys whose time is over.
 
         Raises:
             Overloaded: the store takes nothing now.
@@ -121,17 +121,17 @@ class KeyValues:
 
 
 class _Change:
-    """A change of the table of keys, which counts what it does."""
+    """Defines a change of the table of keys."""
 
     count = 1
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of the memory for what waits."""
+        """Returns the bytes that it takes of the memory for waiting writes."""
         return 0
 
     def seal(self) -> None:
-        """It does not grow."""
+        """Ends nothing: this step does not grow."""
 
 
 class _Put(_Change):
@@ -153,14 +153,14 @@ class _Put(_Change):
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of the memory for what waits."""
+        """Returns the bytes that it takes of the memory for waiting writes."""
         return len(self._blob)
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Stores it.
+        """Stores the value.
 
         Raises:
-            ResourceLimitExceeded: it is too much.
+            ResourceLimitExceeded: the agent has as many keys or bytes as it may.
         """
         found = connection.execute(
             "SELECT LENGTH(CAST(key AS BLOB)) + LENGTH(value) FROM memory"
@@ -170,7 +170,7 @@ class _Put(_Change):
         size = len(self._where[2].encode()) + len(self._blob)
         more_keys, more_bytes = int(found is None), size - (0 if found is None else found[0])
         if self._exceeded(connection, more_keys, more_bytes) is not None:
-            # Keys whose time is over are not waited for.
+            # Keys whose time is over make room at once.
             _remove(connection, "agent = ? AND expires_at < ?", (self._agent, self._at))
             if limit := self._exceeded(connection, more_keys, more_bytes):
                 raise self._refusal(*limit)
@@ -186,7 +186,7 @@ class _Put(_Change):
     def _exceeded(
         self, connection: sqlite3.Connection, more_keys: int, more_bytes: int
     ) -> tuple[str, int] | None:
-        """Returns the limit that would be exceeded, and its value; who takes less than before exceeds none."""
+        """Returns the limit that would be exceeded, and its value; a smaller value than before exceeds none."""
         found = connection.execute(
             "SELECT keys, size_bytes FROM memory_usage WHERE agent = ?", (self._agent,)
         ).fetchone()
@@ -210,19 +210,19 @@ class _Delete(_Change):
         self._where = (agent, session, key)
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Forgets it."""
+        """Removes the key."""
         return _remove(connection, "agent = ? AND session = ? AND key = ?", self._where)
 
 
-class Clearing(_Change):
-    """Forgets the keys of a session, or all of an agent; `removed` says how many there were."""
+class ClearKeys(_Change):
+    """Removes the keys of a session, or all of an agent; `removed` is their number."""
 
     def __init__(self, agent: str, session: str | None) -> None:
         self.removed = 0
         self._where = (agent, session)
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Forgets them."""
+        """Removes the keys."""
         condition = "agent = ?1 AND (?2 IS NULL OR session = ?2)"
         self.removed = _remove(connection, condition, self._where)
         return self.removed
@@ -233,12 +233,12 @@ class _Expire(_Change):
         self._now = now
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Forgets them."""
+        """Removes the keys."""
         return _remove(connection, "expires_at < ?", (self._now,))
 
 
 def _remove(connection: sqlite3.Connection, condition: str, values: Iterable[object]) -> int:
-    """Deletes keys and counts them off; `condition` is one of those above."""
+    """Deletes keys and updates the counts; `condition` is one of those above."""
     gone: dict[str, list[int]] = {}
     rows = connection.execute(
         f"DELETE FROM memory WHERE {condition}"
@@ -261,7 +261,7 @@ def _count(connection: sqlite3.Connection, agent: str, keys: int, size_bytes: in
 
 
 def _counted(connection: sqlite3.Connection, agent: str) -> tuple[int, int]:
-    """Returns how many keys an agent has and how many bytes they take, found out anew and noted."""
+    """Counts an agent's keys and their bytes anew, and stores the counts."""
     keys, size = connection.execute(
         "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)), 0) FROM memory"
         " WHERE agent = ?",

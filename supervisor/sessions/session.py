@@ -1,10 +1,10 @@
-"""What an agent keeps of one session: the messages, the variables and the data, as JSON that is never taken apart.
+"""Represents one session of an agent: messages, variables and data, as JSON that is never decoded.
 
-A turn is stored as what it changed, so that it costs its own size however long the history is. `planned` makes that
-record out of what a worker answered, within the limit of a session; `Conversation.apply` puts it onto what was
-there, in the daemon's memory and when the records of a session are read back alike.
+A turn is stored as its changes, so that it costs its own size however long the history is. `SessionState.plan` makes that
+record out of a worker's answer, within the limit of a session; `SessionState.apply` applies it, in the daemon's memory
+and when the records of a session are read back alike.
 
-Messages and values stay the bytes they came in as. A conversation may be without them, lean: the sizes that
+Messages and values stay the bytes they came in as. A session may be without its content, lean: the sizes that
 remain are enough to plan the next turn. It knows no store, no clock and no agent.
 """
 
@@ -18,31 +18,31 @@ from msgspec import Raw, Struct
 from ...worker.contract import codec
 from ...worker.contract.errors import Corrupted, ResourceLimitExceeded
 from ...worker.contract.worker_messages import MemoryChanges, MemoryDelta
-from ..store.sealed import unsealed
+from ..store.sealed import unseal
 
 VERSION = 1
-"""Of the record of a turn."""
+"""Version of the record of a turn."""
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024
-"""The longest record: a session as a whole, or what one turn changed, is far shorter."""
+"""Bytes of the longest record: a whole session, or the changes of one turn, are far shorter."""
 
 OBJECT_BYTES = 48
-"""What a message takes in memory beside its bytes."""
+"""Bytes that a message takes in memory beside its own."""
 
 VALUE_BYTES = 160
-"""What a variable takes in memory beside its key and its value."""
+"""Bytes that a variable takes in memory beside its key and its value."""
 
 BASE_BYTES = 512
-"""What a conversation takes in memory when it is empty."""
+"""Bytes that an empty session takes in memory."""
 
 Part = Literal["variables", "data"]
 PARTS: tuple[Part, ...] = ("variables", "data")
 
 
 class Turn(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Represents one stored change of a session: what is new, then how many of the oldest messages go.
+    """Represents one stored change of a session: new messages and values, and the number of oldest messages to drop.
 
-    `turn` counts the succeeded tasks of the session; `anew` says that earlier messages are not kept.
+    `turn` counts the succeeded tasks of the session; with `anew` earlier messages are not kept.
     `set` and `gone` are by part: `variables`, `data`.
     """
 
@@ -58,15 +58,15 @@ class Turn(Struct, frozen=True, omit_defaults=True, kw_only=True):
 _DECODER = msgspec.json.Decoder(Turn)
 
 
-class Body(NamedTuple):
-    """Represents the content itself, encoded."""
+class Content(NamedTuple):
+    """Holds the messages and values of a session, encoded."""
 
     messages: list[bytes]
     values: dict[Part, dict[str, bytes]]
 
 
-class Stored(NamedTuple):
-    """A session as the store has it: the record of the whole, if there is one, and those of the turns since."""
+class StoredSession(NamedTuple):
+    """Holds the records of a session in the store: that of the whole, if there is one, and those of the turns since."""
 
     turns: int
     messages: int
@@ -75,31 +75,31 @@ class Stored(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Of all records."""
+        """Returns the bytes of all records."""
         return len(self.base or b"") + sum(map(len, self.since))
 
 
-class Conversation:
-    """Represents one session: how large everything in it is, and its content unless it is lean."""
+class SessionState:
+    """Represents one session: the sizes of its parts, and its content unless it is lean."""
 
     def __init__(self) -> None:
         self.turns = 0
         self.size_bytes = 0
-        """Of the JSON of all messages and values."""
-        self.body: Body | None = Body([], {"variables": {}, "data": {}})
+        """Bytes of the JSON of all messages and values."""
+        self.content: Content | None = Content([], {"variables": {}, "data": {}})
         self._sizes = array("Q")
         self._history_bytes = 0
         self._value_sizes: dict[Part, dict[str, int]] = {"variables": {}, "data": {}}
 
     @property
     def messages(self) -> int:
-        """Returns how many messages there are."""
+        """Returns the number of messages."""
         return len(self._sizes)
 
     @property
     def footprint_bytes(self) -> int:
-        """What its content takes of the daemon's memory, about."""
-        if self.body is None:
+        """Returns about the bytes that its content takes of the daemon's memory."""
+        if self.content is None:
             return 0
         values = sum(map(len, self._value_sizes.values()))
         return (
@@ -107,29 +107,29 @@ class Conversation:
         )
 
     def apply(self, turn: Turn) -> None:
-        """Changes it by a turn."""
+        """Applies a turn."""
         if turn.anew:
             self._forget(len(self._sizes))
         self._sizes.extend(_message_bytes(each) for each in turn.messages)
         self._history_bytes += sum(_message_bytes(each) for each in turn.messages)
-        if self.body is not None:
-            self.body.messages.extend(bytes(each) for each in turn.messages)
+        if self.content is not None:
+            self.content.messages.extend(bytes(each) for each in turn.messages)
         self._forget(min(turn.drop, len(self._sizes)))
         for part in PARTS:
             sizes = self._value_sizes[part]
             for key in turn.gone.get(part, ()):
                 sizes.pop(key, None)
-                if self.body is not None:
-                    self.body.values[part].pop(key, None)
+                if self.content is not None:
+                    self.content.values[part].pop(key, None)
             for key, value in turn.set.get(part, {}).items():
                 sizes[key] = _value_bytes(key, value)
-                if self.body is not None:
-                    self.body.values[part][key] = bytes(value)
+                if self.content is not None:
+                    self.content.values[part][key] = bytes(value)
         self.turns = turn.turn
         self.size_bytes = self._history_bytes + self._values_bytes()
 
     def after(self, turn: Turn) -> tuple[int, int]:
-        """Returns how many messages there will be after a turn, and how many bytes of content."""
+        """Returns the number of messages after a turn, and the bytes of content."""
         sizes = array("Q") if turn.anew else self._sizes
         every = len(sizes) + len(turn.messages)
         gone, more = min(turn.drop, len(sizes)), max(0, turn.drop - len(sizes))
@@ -137,53 +137,53 @@ class Conversation:
         history_bytes += sum(map(_message_bytes, turn.messages[more:]))
         return every - turn.drop, history_bytes + self._values_bytes_after(turn)
 
-    def slim(self) -> None:
-        """Lets go of the content."""
-        self.body = None
+    def drop_content(self) -> None:
+        """Drops the content; the sizes stay."""
+        self.content = None
 
     def whole(self) -> Turn:
-        """Returns the turn that makes it out of nothing."""
-        assert self.body is not None, "a lean conversation has no content"
+        """Returns the one turn that has the whole session."""
+        assert self.content is not None, "a lean conversation has no content"
         return Turn(
             turn=self.turns,
             anew=True,
-            messages=[Raw(each) for each in self.body.messages],
+            messages=[Raw(each) for each in self.content.messages],
             set={
                 part: {key: Raw(value) for key, value in values.items()}
-                for part, values in self.body.values.items()
+                for part, values in self.content.values.items()
                 if values
             },
         )
 
-    def said(self, last: int | None = None) -> dict[str, object]:
-        """Its content for `task/run` and for people; of the history at most the `last` messages."""
-        assert self.body is not None, "a lean conversation has no content"
-        messages = self.body.messages
+    def as_json(self, last: int | None = None) -> dict[str, object]:
+        """Returns its content for `task/run` and for clients; of the history at most the `last` messages."""
+        assert self.content is not None, "a lean conversation has no content"
+        messages = self.content.messages
         chosen = messages if last is None else messages[max(0, len(messages) - last) :]
         values: dict[str, object] = {
-            part: {key: Raw(value) for key, value in self.body.values[part].items()}
+            part: {key: Raw(value) for key, value in self.content.values[part].items()}
             for part in PARTS
         }
         history = Raw(b"".join((b"[", b",".join(chosen), b"]")))
         return {"turns": self.turns, "history": history, **values}
 
-    def planned(
-        self, said: MemoryDelta, *, limit_bytes: int, trims: bool, named: Mapping[str, object]
+    def plan(
+        self, answer: MemoryDelta, *, limit_bytes: int, trims: bool, named: Mapping[str, object]
     ) -> Turn:
-        """Returns the turn that a worker's answer makes.
+        """Plans the turn that a worker's answer makes.
 
         Args:
-            said: the answer.
+            answer: the changes that the worker has answered.
             limit_bytes: for the whole session.
-            trims: whether the oldest messages give way to the new; else what is too much is refused.
-            named: what the session is called in an error.
+            trims: whether the oldest messages give way to the new; else a session that is too large is refused.
+            named: agent and session, for an error.
 
         Raises:
             ResourceLimitExceeded: the session would be larger than the limit, whatever messages went.
         """
-        anew = said.history is not None
-        messages = [Raw(codec.encode(each)) for each in [*(said.history or ()), *said.append]]
-        sets, gone = _changes(said)
+        anew = answer.history is not None
+        messages = [Raw(codec.encode(each)) for each in [*(answer.history or ()), *answer.append]]
+        sets, gone = _changes(answer)
         turn = Turn(turn=self.turns + 1, anew=anew, messages=messages, set=sets, gone=gone)
         sizes = array("Q") if anew else self._sizes
         new = [_message_bytes(each) for each in messages]
@@ -209,13 +209,13 @@ class Conversation:
         return msgspec.structs.replace(turn, drop=drop) if drop else turn
 
     def _forget(self, count: int) -> None:
-        """Lets go of the oldest messages."""
+        """Drops the oldest messages."""
         if not count:
             return
         self._history_bytes -= sum(self._sizes[:count])
         del self._sizes[:count]
-        if self.body is not None:
-            del self.body.messages[:count]
+        if self.content is not None:
+            del self.content.messages[:count]
 
     def _values_bytes(self) -> int:
         return sum(sum(sizes.values()) for sizes in self._value_sizes.values())
@@ -231,20 +231,20 @@ class Conversation:
 
 
 def encoded(turn: Turn) -> bytes:
-    """Returns the record of a turn."""
+    """Encodes a turn as a record."""
     return msgspec.json.encode(turn)
 
 
-def read(stored: Stored, record: str) -> Conversation:
-    """Returns the conversation that the records of a session make.
+def read(stored: StoredSession, record: str) -> SessionState:
+    """Reads a session from its records.
 
     Raises:
         Corrupted: one of them is damaged, of a newer version, or missing; `data["record"]` is `record`.
     """
-    made = Conversation()
+    made = SessionState()
     for number, blob in enumerate([*filter(None, [stored.base]), *stored.since]):
         try:
-            turn = _DECODER.decode(unsealed(blob, record, MAX_RECORD_BYTES))
+            turn = _DECODER.decode(unseal(blob, record, MAX_RECORD_BYTES))
         except (msgspec.DecodeError, UnicodeError) as error:
             raise _corrupted(record, "no-turn", str(error)) from error
         if turn.version > VERSION:
@@ -259,8 +259,8 @@ def read(stored: Stored, record: str) -> Conversation:
     return made
 
 
-def _changes(said: MemoryDelta) -> tuple[dict[Part, dict[str, Raw]], dict[Part, list[str]]]:
-    parts: dict[Part, MemoryChanges] = {"variables": said.variables, "data": said.data}
+def _changes(answer: MemoryDelta) -> tuple[dict[Part, dict[str, Raw]], dict[Part, list[str]]]:
+    parts: dict[Part, MemoryChanges] = {"variables": answer.variables, "data": answer.data}
     sets: dict[Part, dict[str, Raw]] = {
         part: {key: Raw(codec.encode(value)) for key, value in changes.set.items()}
         for part, changes in parts.items()

@@ -1,12 +1,12 @@
-"""What agents remember of their sessions: restored before a task, stored with its end.
+"""Restores the session of an agent before a task, and stores it with the task's end.
 
-The store has everything. A session is a row, the record of what it was when its turns were last put together, and a
-record of each turn since; all are sealed, so that whatever is changed of them afterwards is noticed. A turn is
+The store has everything. A session is a row, a record of the whole as of the last compaction, and a record of each turn
+since; all are sealed, so that any later change of them is noticed. A turn is
 written in the same group as the end of its task: both are durable, or neither. The pool of contents in the daemon's
 memory is a cache of bounded size; of a session that a task works on, the sizes are known even when its content has
 left the pool, so that a turn can be held to the limits without reading.
 
-That the tasks of one session come one after the other is the queue's promise.
+The queue guarantees that the tasks of one session run one after the other.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from ..config.spec import Config, Spec
 from ..events.bus import Bus, rfc3339
 from ..store.store import Row, Statement, Store, moment_of, number_of
 from .key_value import KeyValues
-from .session import Conversation, Turn, read
+from .session import SessionState, Turn, read
 from .table import (
     SELECT,
+    AppendTurn,
+    Compact,
     Expire,
-    Head,
-    Keep,
     Name,
-    PutTogether,
     Remove,
+    SessionRow,
     accessed,
     named,
     record_of,
@@ -47,40 +47,40 @@ from .table import (
 )
 
 ROWS_MAX = 256
-"""Turns that are stored one by one before they are put together."""
+"""Number of turns that are stored one by one before a compaction."""
 
 SINCE_BYTES = 1024 * 1024
-"""What turns that are stored one by one may take beside the content: a history may be stored as a whole with each."""
+"""Bytes of turns that are stored one by one, beside the content: each may store the history as a whole."""
 
 INLINE_BYTES = 64 * 1024
-"""A longer session is unpacked beside the loop, as it takes milliseconds."""
+"""Bytes of a session that is decoded on the loop; a longer one in a thread, as it takes milliseconds."""
 
 LIST_MAX = 10_000
-"""Sessions that a list has at most."""
+"""Number of sessions that a list has at most."""
 
 
 class _Session:
-    """A session of which something is in memory."""
+    """Represents a session that is in memory, with or without its content."""
 
     __slots__ = (
         "accessed_at",
-        "conversation",
         "created_at",
         "is_stored",
         "rows",
         "since_bytes",
+        "state",
     )
 
     def __init__(
         self,
-        conversation: Conversation,
+        state: SessionState,
         created_at: float,
         *,
         is_stored: bool,
         rows: int = 0,
         since_bytes: int = 0,
     ) -> None:
-        self.conversation = conversation
+        self.state = state
         self.created_at = created_at
         self.accessed_at = created_at
         self.is_stored = is_stored
@@ -88,22 +88,22 @@ class _Session:
         self.since_bytes = since_bytes
 
     @property
-    def is_scattered(self) -> bool:
-        """Returns whether its turns are to be put together: reading them takes long, or much memory."""
-        most = SINCE_BYTES + self.conversation.size_bytes
+    def needs_compaction(self) -> bool:
+        """Returns whether its turns are to be compacted: reading them takes long, or much memory."""
+        most = SINCE_BYTES + self.state.size_bytes
         return self.rows >= ROWS_MAX or self.since_bytes > most
 
 
 class _Pending(NamedTuple):
-    """A turn that is being written down."""
+    """Represents a turn that is being stored."""
 
     session: _Session
     turn: Turn
-    step: Keep
+    step: AppendTurn
 
 
 class Pool:
-    """Represents the contents that are in memory, the least recently used of which go first."""
+    """Caches the contents of sessions, and evicts the least recently used first."""
 
     def __init__(self) -> None:
         self.limit_bytes = 0
@@ -125,9 +125,9 @@ class Pool:
         return found[0]
 
     def put(self, name: Name, session: _Session) -> None:
-        """Takes a content, or notes its new size; what is too much leaves, this one too if need be."""
-        self.remove(name, slim=False)
-        size = session.conversation.footprint_bytes
+        """Adds a content, or notes its new size; evicts contents beyond the limit, this one too if need be."""
+        self.remove(name, drop_content=False)
+        size = session.state.footprint_bytes
         if not size:
             return
         self._sessions[name] = (session, size)
@@ -136,23 +136,23 @@ class Pool:
             self.remove(next(iter(self._sessions)))
             self.evictions += 1
 
-    def remove(self, name: Name, *, slim: bool = True) -> None:
-        """Lets go of a content, if it is here."""
+    def remove(self, name: Name, *, drop_content: bool = True) -> None:
+        """Drops a content, if it is here."""
         found = self._sessions.pop(name, None)
         if found is not None:
             self.size_bytes -= found[1]
-            if slim:
-                found[0].conversation.slim()
+            if drop_content:
+                found[0].state.drop_content()
 
 
 class Memory:
-    """Represents the sessions of all agents of one daemon, and what they remember by key (`notebook`).
+    """Represents the sessions of all agents of one daemon, and their values by key (`key_values`).
 
     Args:
-        store: where it is kept.
-        bus: where it is told what was forgotten.
-        config: the configuration in force.
-        spec_of: that of an agent; None of one that was removed, whose memory stays.
+        store: the daemon's store.
+        bus: publishes evictions, expiries and damage.
+        config: returns the configuration in force.
+        spec_of: returns the spec of an agent; None of one that was removed, whose memory stays.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Memory:
         self._bus = bus
         self._config = config
         self._spec_of = spec_of
-        self._in_use: dict[Name, _Session] = {}  # what running tasks were given
+        self._in_use: dict[Name, _Session] = {}  # given to running tasks
         self._users: dict[Name, str] = {}
         self._pending: dict[str, _Pending] = {}
 
@@ -176,26 +176,26 @@ class Memory:
         found = self._spec_of(agent)
         return self._config().defaults.memory if found is None else found.memory
 
-    # -- what the engine asks
+    # -- for the tasks
 
     def started(self, task: Task) -> None:
-        """Returns a task begins: nobody clears its session from now on."""
+        """Notes that a task begins: its session cannot be cleared from now on."""
         if task.session is not None:
             self._users[task.agent, task.session] = task.id
 
     def ended(self, task: Task) -> None:
-        """Returns a task has ended: its session is free."""
+        """Notes that a task has ended: its session is free."""
         self._pending.pop(task.id, None)
         if task.session is not None and self._users.get((task.agent, task.session)) == task.id:
             del self._users[task.agent, task.session]
             self._in_use.pop((task.agent, task.session), None)
 
     async def recall(self, agent: str, session: str) -> dict[str, object]:
-        """What an agent remembers of a session, for `task/run`; a new session is empty.
+        """Returns the content of a session, for `task/run`; a new session is empty.
 
         Raises:
-            Corrupted: the store has not what was stored; `data` names agent and session.
-            ResourceLimitExceeded: it would be a session more than the agent may have.
+            Corrupted: a record was changed since it was stored; `data` names agent and session.
+            ResourceLimitExceeded: the agent has as many sessions as it may.
             Overloaded: the store cannot be read now.
         """
         name = (agent, session)
@@ -205,21 +205,21 @@ class Memory:
             found = await self._load(name)
             if found is None:
                 await self._check_room(name)
-                found = _Session(Conversation(), time.time(), is_stored=False)
+                found = _Session(SessionState(), time.time(), is_stored=False)
         else:
             self.pool.hits += 1
-        content = found.conversation.said()
+        content = found.state.as_json()
         self._in_use[name] = found
         self._note_access(name, found)
         self._pool(name, found)
         return {"session": session, **content}
 
-    def keep(self, task: Task, said: object) -> tuple[Statement, ...]:
-        """What stores a turn, to be written with the end of its task; `kept` or `dropped` follows.
+    def keep(self, task: Task, answer: object) -> tuple[Statement, ...]:
+        """Returns the statements that store a turn, to be written with the end of its task; `kept` or `dropped` follows.
 
         Raises:
             ResourceLimitExceeded: the session would be too large.
-            WorkerFailed: `said` is no change of a session.
+            WorkerFailed: `answer` is no change of a session.
         """
         if task.session is None:
             return ()
@@ -231,15 +231,15 @@ class Memory:
                 **named(name),
             )
         rules = self._rules(name[0])
-        turn = session.conversation.planned(
-            _delta(task, said),
+        turn = session.state.plan(
+            _delta(task, answer),
             limit_bytes=rules.max_session_bytes,
             trims=rules.overflow == "trim",
             named=named(name),
         )
-        step = Keep(
+        step = AppendTurn(
             name,
-            session.conversation,
+            session.state,
             turn,
             created_at=session.created_at,
             is_stored=session.is_stored,
@@ -251,7 +251,7 @@ class Memory:
         return (step,)
 
     def kept(self, task: Task) -> None:
-        """Returns the turn of a task is durable."""
+        """Notes that the turn of a task is durable."""
         pending = self._pending.pop(task.id, None)
         if pending is None or task.session is None:
             return
@@ -262,7 +262,7 @@ class Memory:
         if step.was_stored is not session.is_stored:  # it was removed meanwhile
             self.pool.remove(name)
             return
-        session.conversation.apply(turn)
+        session.state.apply(turn)
         session.is_stored = True
         session.accessed_at = step.at
         session.rows += 1
@@ -275,14 +275,14 @@ class Memory:
                 session=task.session,
                 task=task.id,
                 dropped=turn.drop,
-                size_bytes=session.conversation.size_bytes,
+                size_bytes=session.state.size_bytes,
             )
-        if session.is_scattered:
+        if session.needs_compaction:
             session.rows = session.since_bytes = 0
-            self._store.post(PutTogether(name, self._rules(task.agent).compression))
+            self._store.post(Compact(name, self._rules(task.agent).compression))
 
     def dropped(self, task: Task) -> None:
-        """Returns the turn of a task was not stored: what the store has is looked at before the next."""
+        """Notes that the turn of a task was not stored: the session is read from the store before the next."""
         self._pending.pop(task.id, None)
         if task.session is not None:
             self.pool.remove((task.agent, task.session))
@@ -300,7 +300,7 @@ class Memory:
         """Refuses a session that would be one too many, unless another gives way to it.
 
         Raises:
-            ResourceLimitExceeded: as it says.
+            ResourceLimitExceeded: the agent has as many sessions as it may.
         """
         rules = self._rules(name[0])
         if rules.session_overflow == "evict":
@@ -319,21 +319,21 @@ class Memory:
             )
 
     async def _load(self, name: Name) -> _Session | None:
-        """Returns a session as the store has it.
+        """Reads a session from the store.
 
         Raises:
-            Corrupted: that is not what was stored.
+            Corrupted: a record was changed since it was stored.
         """
         rows = await self._store.read(SELECT, name)
         if not rows:
             return None
-        head = Head(*rows[0])
+        head = SessionRow(*rows[0])
         whole = stored(head, rows)
         try:
             if whole.size_bytes > INLINE_BYTES:
-                conversation = await asyncio.to_thread(read, whole, record_of(name))
+                state = await asyncio.to_thread(read, whole, record_of(name))
             else:
-                conversation = read(whole, record_of(name))
+                state = read(whole, record_of(name))
         except Corrupted as error:
             error.data.update(named(name))
             self._bus.publish(
@@ -344,17 +344,17 @@ class Memory:
             )
             raise
         return _Session(
-            conversation,
+            state,
             head.created_at,
             is_stored=True,
             rows=len(whole.since),
             since_bytes=sum(map(len, whole.since)),
         )
 
-    # -- what people ask
+    # -- for clients
 
     async def sessions(self, agent: str | None, limit: int) -> list[dict[str, object]]:
-        """Sessions, the one that was used last first."""
+        """Lists sessions, the most recently used first."""
         rows = await self._store.read(
             "SELECT agent, session, turns, messages, size_bytes, COALESCE(LENGTH(value), 0) +"
             " (SELECT COALESCE(SUM(LENGTH(value)), 0) FROM session_turn WHERE session_id = session.id),"
@@ -369,7 +369,7 @@ class Memory:
 
         Raises:
             NotFound: there is none.
-            Corrupted: the store has not what was stored.
+            Corrupted: a record was changed since it was stored.
         """
         name = (agent, session)
         found = self.pool.get(name) or await self._load(name)
@@ -377,19 +377,19 @@ class Memory:
             text = f'cannot find session "{session}" of agent "{agent}"'
             raise NotFound(text, **named(name))
         self._note_access(name, found)
-        conversation = found.conversation
+        state = found.state
         return {
             "agent": agent,
             "session": session,
-            "messages": conversation.messages,
-            "size_bytes": conversation.size_bytes,
+            "messages": state.messages,
+            "size_bytes": state.size_bytes,
             "created_at": rfc3339(found.created_at),
             "accessed_at": rfc3339(found.accessed_at),
-            **conversation.said(last),
+            **state.as_json(last),
         }
 
     async def clear(self, agent: str, session: str | None) -> dict[str, int]:
-        """Forgets a session, or all that an agent remembers; how much it was, durably gone.
+        """Removes a session, or all memory of an agent; returns how much it was, once that is durable.
 
         Raises:
             Conflict: a task works on it.
@@ -404,7 +404,7 @@ class Memory:
                 **named(used[0]),
             )
         step = Remove(agent, () if session is None else (session,))
-        keys = self.key_values.clearing(agent, session)
+        keys = self.key_values.clear_keys(agent, session)
         await self._store.write(step, keys)
         self._forget(agent, step.removed)
         if session is not None and not step.removed and not keys.removed:
@@ -417,7 +417,7 @@ class Memory:
         return {"sessions": sessions, "keys": keys.removed}
 
     async def stats(self, agent: str | None) -> dict[str, object]:
-        """Returns how much is remembered, by agent, and what of it is in memory."""
+        """Returns the number and size of sessions and keys, by agent, and the state of the pool."""
         rows = await self._store.read(
             "SELECT agent, COUNT(*), SUM(turns), SUM(messages), SUM(size_bytes) FROM session"
             " WHERE ?1 IS NULL OR agent = ?1 GROUP BY agent ORDER BY agent LIMIT ?2",
@@ -446,10 +446,10 @@ class Memory:
             ],
         }
 
-    # -- what has an end
+    # -- retention
 
     async def expire(self, now: float) -> None:
-        """Forgets sessions that nobody has used for longer than their agent's retention, and keys whose time is over.
+        """Removes sessions unused for longer than their agent's retention, and keys whose time is over.
 
         Raises:
             Overloaded: the store takes nothing now.
@@ -465,7 +465,7 @@ class Memory:
         await self.key_values.expire(now)
 
     def _spared(self, agent: str) -> frozenset[str]:
-        """Returns the sessions of an agent that tasks work on, or are about to: theirs are being read."""
+        """Returns the sessions of an agent that tasks work on, or are about to, while they are read."""
         used = self._in_use.keys() | self._users.keys()
         return frozenset(session for name, session in used if name == agent)
 
@@ -474,11 +474,11 @@ class Memory:
             self.pool.remove((agent, session))
 
 
-def _delta(task: Task, said: object) -> MemoryDelta:
-    if said is None:
+def _delta(task: Task, answer: object) -> MemoryDelta:
+    if answer is None:
         return MemoryDelta()
     try:
-        return msgspec.convert(said, MemoryDelta)
+        return msgspec.convert(answer, MemoryDelta)
     except msgspec.ValidationError as error:
         text = f'cannot read the memory that task "{task.id}" answered: {error}'
         raise WorkerFailed(text, worker=task.worker, result="exited") from error

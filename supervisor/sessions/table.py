@@ -1,4 +1,4 @@
-"""The tables `session` and `session_turn`: what is written of a session in one transaction, and read of it.
+"""Reads and writes the tables `session` and `session_turn`, each change in one transaction.
 
 A session is a row, which may hold the record of the whole, and a row for each turn since. Each step here is a part of
 a group of the store: it runs on the writer's thread, inside a transaction, and may be run again.
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from ...worker.contract.errors import CorralError, Corrupted
 from ..store.sealed import seal
 from ..store.store import Row, Statement, moment_of, number_of
-from .session import Conversation, Stored, Turn, encoded, read
+from .session import SessionState, StoredSession, Turn, encoded, read
 
 Name = tuple[str, str]
-"""Of a session: the agent's, and its own among those of the agent."""
+"""The names of the agent and of the session, which is unique within the agent."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ SELECT = (
     " JOIN session_turn ON session_turn.session_id = session.id WHERE agent = ?1 AND session = ?2"
     " ORDER BY 1"
 )
-"""A session as a whole, in one statement: between two of them its turns could be put together."""
+"""Selects a whole session in one statement: between two of them its turns could be compacted."""
 
 
-class Head:
+class SessionRow:
     """Represents the first row of `SELECT`."""
 
     def __init__(
@@ -40,12 +40,12 @@ class Head:
         self.created_at = moment_of(created_at)
 
 
-def stored(head: Head, rows: Sequence[Row]) -> Stored:
-    """Returns the rows of `SELECT`; `head` is the first of them."""
-    return Stored(head.turns, head.messages, head.value, [_blob(row[1]) for row in rows[1:]])
+def stored(head: SessionRow, rows: Sequence[Row]) -> StoredSession:
+    """Returns the session in the rows of `SELECT`; `head` is the first of them."""
+    return StoredSession(head.turns, head.messages, head.value, [_blob(row[1]) for row in rows[1:]])
 
 
-class Keep:
+class AppendTurn:
     """Writes a turn, and makes room for its session if that is new."""
 
     count = 1
@@ -53,7 +53,7 @@ class Keep:
     def __init__(
         self,
         name: Name,
-        conversation: Conversation,
+        state: SessionState,
         turn: Turn,
         *,
         created_at: float,
@@ -73,11 +73,11 @@ class Keep:
         self._created_at = created_at
         self._max_sessions = max_sessions
         self._spared = spared
-        self._messages, self._content_bytes = conversation.after(turn)
+        self._messages, self._content_bytes = state.after(turn)
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of the memory for what waits."""
+        """Returns the bytes that it takes of the memory for waiting writes."""
         return len(self._blob)
 
     def seal(self) -> None:
@@ -87,10 +87,10 @@ class Keep:
             self._is_sealed = True
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Writes it down.
+        """Writes the turn.
 
         Raises:
-            Corrupted: the session in the store is not the one to which this is a turn.
+            Corrupted: the session in the store has other turns than those before this one.
         """
         agent, session = self._name
         self.evicted = ()
@@ -103,8 +103,8 @@ class Keep:
         self.was_stored = found is not None
         if found is None:
             self._check_gone(connection)
-            # A session that somebody removed while the task ran begins again with this turn.
-            alone = Conversation()
+            # A session that was removed while the task ran begins again with this turn.
+            alone = SessionState()
             alone.apply(self._turn)
             found = connection.execute(
                 "INSERT INTO session (agent, session, created_at, accessed_at, turns, messages, size_bytes)"
@@ -126,10 +126,10 @@ class Keep:
         return 1
 
     def _check_gone(self, connection: sqlite3.Connection) -> None:
-        """Returns one that is there after other turns than it was given with has been damaged: it is no longer that one.
+        """Refuses a session that is in the store with another number of turns: its row was damaged.
 
         Raises:
-            Corrupted: it is so.
+            Corrupted: the session is in the store.
         """
         found = connection.execute(
             "SELECT turns FROM session WHERE agent = ? AND session = ?", self._name
@@ -159,8 +159,8 @@ class Keep:
         _delete(connection, agent, self.evicted)
 
 
-class PutTogether:
-    """Makes one record of all that are stored of a session; as it is, where it is damaged."""
+class Compact:
+    """Compacts all records of a session into one; leaves a damaged session as it is."""
 
     size_bytes = 0
     count = 1
@@ -170,19 +170,19 @@ class PutTogether:
         self._compress = compress
 
     def seal(self) -> None:
-        """Nothing of it is known before `run`."""
+        """Ends nothing: this step does not grow."""
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Reads, joins and writes them."""
+        """Reads, joins and writes the records."""
         rows: list[Row] = connection.execute(SELECT, self._name).fetchall()
         if not rows:
             return 0
         try:
-            conversation = read(stored(Head(*rows[0]), rows), record_of(self._name))
-        except CorralError as error:  # whoever needs it is told
+            state = read(stored(SessionRow(*rows[0]), rows), record_of(self._name))
+        except CorralError as error:  # the next task of the session fails with it
             logger.warning("%s", error)
             return 0
-        blob = seal(encoded(conversation.whole()), compress=self._compress)
+        blob = seal(encoded(state.whole()), compress=self._compress)
         (number,) = connection.execute(
             "UPDATE session SET value = ? WHERE agent = ? AND session = ? RETURNING id",
             (blob, *self._name),
@@ -203,10 +203,10 @@ class Remove:
         self._sessions = sessions
 
     def seal(self) -> None:
-        """It does not grow."""
+        """Ends nothing: this step does not grow."""
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Removes them."""
+        """Removes the sessions."""
         found = connection.execute("SELECT session FROM session WHERE agent = ?", (self._agent,))
         there = [str(each) for (each,) in found]
         self.removed = tuple(each for each in there if not self._sessions or each in self._sessions)
@@ -227,10 +227,10 @@ class Expire:
         self._spared = spared
 
     def seal(self) -> None:
-        """It does not grow."""
+        """Ends nothing: this step does not grow."""
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Removes them."""
+        """Removes the sessions."""
         old = connection.execute(
             "SELECT session FROM session WHERE agent = ? AND accessed_at < ?",
             (self._agent, self._before),
@@ -263,10 +263,10 @@ def named(name: Name) -> Mapping[str, str]:
 
 
 def record_of(name: Name) -> str:
-    """What a session is called in an error."""
+    """Returns the name of a session for an error."""
     return f'session "{name[1]}" of agent "{name[0]}"'
 
 
 def _blob(value: object) -> bytes:
-    """Returns a flipped byte may change the type of a column, too: then it is no record that can be read."""
+    """Returns a column as bytes; none where a flipped byte has changed its type: then no record can be read."""
     return value if isinstance(value, bytes) else b""

@@ -1,7 +1,7 @@
-"""Rows that are written together: as many as come until the writer takes them go in one statement.
+"""Writes rows together: all that arrive until the writer takes them go in one statement.
 
 With each statement the writer's thread lets go of the interpreter and waits for it while the loop is busy, so that a
-thousand small writes cost more in waiting than in writing. Each row has its own end all the same: where the sheet
+thousand small writes cost more in waiting than in writing. Each row has its own result all the same: where the batch
 cannot be written, its rows are written one by one.
 """
 
@@ -14,25 +14,26 @@ from typing import TypeAlias
 from ...worker.contract.errors import CorralError
 from .store import ROWS_AT_ONCE, Store
 
-SHEET_BYTES = 256 * 1024
-"""What the rows of one sheet may take; a longer row has a sheet of its own."""
+BATCH_BYTES = 256 * 1024
+"""Bytes of the rows of one batch; a longer row has a batch of its own."""
 
-SHEET_ROWS = 1_000
+BATCH_ROWS = 1_000
+"""Number of rows of one batch."""
 
 ROW_BYTES = 256
-"""What a row is reckoned to take beside its blobs."""
+"""Bytes that a row is estimated to take beside its blobs."""
 
 Values: TypeAlias = tuple[object, ...]
 Writing: TypeAlias = asyncio.Future[list[int]]
-"""Ends when what is written is durable, or with the error of the store."""
+"""Ends when the row is durable, or with the error of the store."""
 
 
-class _Sheet:
-    """Rows of one statement, as `store.Step` has it."""
+class _Batch:
+    """Collects the rows of one statement, as a `store.Step`."""
 
     def __init__(self, sql: str, size_bytes: int) -> None:
         self.sql = sql
-        self.size_bytes = max(SHEET_BYTES, size_bytes)  # all that it may become
+        self.size_bytes = max(BATCH_BYTES, size_bytes)  # at its largest
         self.waiting: list[Writing] = []
         self.rows: list[Values] = []
         self._lock = threading.Lock()
@@ -42,14 +43,14 @@ class _Sheet:
 
     @property
     def count(self) -> int:
-        """Returns how many rows."""
+        """Returns the number of rows."""
         return len(self.rows)
 
     def add(self, sql: str, row: Values, size_bytes: int, waiting: Writing) -> bool:
-        """Takes one more; False where it is too late or too much."""
+        """Adds a row; returns False where it is too late or too much."""
         with self._lock:
             self._room_bytes -= size_bytes
-            full = self._room_bytes < 0 or len(self.rows) == SHEET_ROWS
+            full = self._room_bytes < 0 or len(self.rows) == BATCH_ROWS
             if self._is_taken or full or sql != self.sql:
                 self._is_taken = True
                 return False
@@ -58,12 +59,12 @@ class _Sheet:
             return True
 
     def seal(self) -> None:
-        """On the writer's thread: whatever becomes of them, no more can come."""
+        """Takes no more rows; called on the writer's thread."""
         with self._lock:
             self._is_taken = True
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """On the writer's thread."""
+        """Inserts the rows; called on the writer's thread. Returns their number."""
         done = 0
         for size in ROWS_AT_ONCE:
             while len(self.rows) - done >= size:
@@ -82,15 +83,15 @@ def _of_many(sql: str, rows: int) -> str:
 
 
 class Batches:
-    """Writes rows of a store, in the order in which they come; of the loop's thread."""
+    """Writes rows to a store, in the order of the calls; belongs to the loop's thread."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._loop = asyncio.get_running_loop()
-        self._open: _Sheet | None = None
+        self._open: _Batch | None = None
 
     def write(self, sql: str, row: Values) -> Writing:
-        """Writes one row by an `INSERT … VALUES (…)`, whatever follows; ends as `Store.begin` does.
+        """Writes one row by an `INSERT … VALUES (…)`, with any clauses after it; ends as `Store.begin` does.
 
         Raises:
             Overloaded, ShuttingDown: as `Store.begin`.
@@ -102,25 +103,25 @@ class Batches:
                 size_bytes += len(value)
         if self._open is not None and self._open.add(sql, row, size_bytes, waiting):
             return waiting
-        sheet = _Sheet(sql, size_bytes)
-        sheet.add(sql, row, size_bytes, waiting)
+        batch = _Batch(sql, size_bytes)
+        batch.add(sql, row, size_bytes, waiting)
         self._open = None
-        written = self._store.begin(sheet)
-        self._open = sheet
-        written.add_done_callback(lambda done: self._written(sheet, done))
+        written = self._store.begin(batch)
+        self._open = batch
+        written.add_done_callback(lambda done: self._written(batch, done))
         return waiting
 
-    def turn(self) -> None:
-        """What is written by others now comes after all rows so far, and before all later ones."""
+    def end_batch(self) -> None:
+        """Ends the open batch: a direct write to the store now comes after all rows so far, and before all later ones."""
         self._open = None
 
-    def _written(self, sheet: _Sheet, written: Writing) -> None:
+    def _written(self, batch: _Batch, written: Writing) -> None:
         error = None if written.cancelled() else written.exception()
-        if error is not None and len(sheet.rows) > 1:
-            for row, waiting in zip(sheet.rows, sheet.waiting, strict=True):
-                self._write_alone(sheet.sql, row, waiting)
+        if error is not None and len(batch.rows) > 1:
+            for row, waiting in zip(batch.rows, batch.waiting, strict=True):
+                self._write_alone(batch.sql, row, waiting)
             return
-        for waiting in sheet.waiting:
+        for waiting in batch.waiting:
             if waiting.done():
                 continue
             if error is not None:

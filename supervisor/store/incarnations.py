@@ -1,6 +1,6 @@
-"""The numbers of workers' lives, which never repeat: each is reserved on disk before its life begins.
+"""Numbers the incarnations of workers; no number repeats, since each is reserved on disk before its incarnation begins.
 
-The next number of a worker is reserved while the present life goes on, so that a worker that died is replaced
+The next number of a worker is reserved while the present incarnation runs, so that a worker that died is replaced
 without waiting for the disk. After a kill of the daemon a reserved number counts as used; after a stop none is lost.
 """
 
@@ -14,14 +14,14 @@ from ...worker.contract.errors import CorralError
 from .store import Statement, Store, number_of
 
 AHEAD_S = 0.05
-"""A life that has begun from a reserved number has the next one reserved so much later, together with others."""
+"""Seconds after an incarnation has begun until the next number is reserved, together with those of other workers."""
 
 # One statement for all: with each one the writer lets go of the interpreter, and waits for it while the loop is busy.
 RESERVE = (
     "INSERT INTO incarnation (worker, value) SELECT key, value FROM json_each(?) WHERE true"
     " ON CONFLICT (worker) DO UPDATE SET value = max(value, excluded.value)"
 )
-SETTLE = "INSERT OR REPLACE INTO incarnation (worker, value) SELECT key, value FROM json_each(?)"
+RELEASE = "INSERT OR REPLACE INTO incarnation (worker, value) SELECT key, value FROM json_each(?)"
 
 logger = logging.getLogger(__name__)
 
@@ -32,25 +32,25 @@ class Incarnations:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._used: dict[str, int] = {}
-        self._reserved: dict[str, int] = {}  # what is on disk
-        self._asked: dict[str, int] = {}  # what the next write reserves
+        self._reserved: dict[str, int] = {}  # on disk
+        self._asked: dict[str, int] = {}  # reserved by the next write
         self._answer: asyncio.Future[None] | None = None  # of that write
         self._timer: asyncio.Handle | None = None
         self._writing: asyncio.Future[list[int]] | None = None  # the newest write
 
     async def load(self) -> None:
-        """Reads what earlier daemons have used or reserved."""
+        """Reads the numbers that earlier daemons have used or reserved."""
         rows = await self._store.read("SELECT worker, value FROM incarnation")
         self._used = {str(worker): max(0, number_of(value)) for worker, value in rows}
 
     def last(self, worker: str) -> int:
-        """Returns the number of a worker's newest life; 0 before its first."""
+        """Returns the number of a worker's newest incarnation; 0 before its first."""
         return self._used.get(worker, 0)
 
-    def take(self, worker: str, number: int) -> asyncio.Future[None] | None:
-        """Returns a worker's life of this number is to begin; what has to be awaited before its process may, if anything.
+    def claim(self, worker: str, number: int) -> asyncio.Future[None] | None:
+        """Takes a number for an incarnation; returns a future to await before its process may start, if it is not on disk yet.
 
-        That is shared by many: whoever may be cancelled shields it. It raises what `Store.write` raises.
+        It is shared by many: a caller that may be cancelled shields it. It raises as `Store.write` does.
         """
         self._used[worker] = number
         self._asked[worker] = number + 1
@@ -66,18 +66,18 @@ class Incarnations:
             self._timer = loop.call_soon(self._write)  # with all that are started together
         return self._answer
 
-    async def settle(self) -> None:
-        """No life is to begin any more: what was reserved in vain is free for the next daemon."""
+    async def release_unused(self) -> None:
+        """Frees unused reserved numbers for the next daemon, once no incarnation is to begin any more."""
         if self._timer is not None and self._answer is None:
             self._timer.cancel()
             self._timer = None
         if self._writing is not None:
-            await asyncio.wait([self._writing])  # what it reserves is known then
+            await asyncio.wait([self._writing])  # its reservations are known then
         unused = {worker: self._used[worker] for worker in self._reserved}
-        self._reserved = {}  # should one begin all the same, it has to wait
+        self._reserved = {}  # an incarnation that begins all the same has to wait
         if unused:
             try:
-                await self._store.write(_for_all(SETTLE, unused))
+                await self._store.write(_for_all(RELEASE, unused))
             except CorralError as error:
                 logger.debug("%s: some numbers are left out", error)
 
@@ -110,7 +110,7 @@ def _for_all(sql: str, numbers: Mapping[str, int]) -> Statement:
 
 def _fail(answer: asyncio.Future[None] | None, error: BaseException) -> None:
     if answer is None:
-        logger.debug("%s: the next lives wait for their numbers", error)
+        logger.debug("%s: the next incarnations wait for their numbers", error)
         return
     answer.set_exception(error)
     answer.exception()  # those whose start is called off meanwhile do not ask for it

@@ -65,11 +65,11 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO audit_chain VALUES (1, 0, zeroblob(32), 0, zeroblob(32), 0);
     DROP TABLE tool_call
     """,
-    # What each MCP server offered, for as long as it is started in the same way.
+    # The catalogue of each MCP server, for as long as it is started in the same way.
     """
     CREATE TABLE catalogue (server TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, value BLOB NOT NULL)
     """,
-    # Tasks that are looked for by more than their agent; schedules; sessions; whose and of what a checkpoint is.
+    # Tasks that are looked for by more than their agent; schedules; sessions; the owner and the kind of a checkpoint.
     """
     ALTER TABLE task ADD COLUMN parent TEXT;
     ALTER TABLE task ADD COLUMN idempotency_key TEXT;
@@ -217,7 +217,7 @@ def _integer(connection: sqlite3.Connection, sql: str) -> int:
 
 
 def primary_code(error: Exception) -> int:
-    """SQLite's result code without the extension, 0 if it has none."""
+    """Returns SQLite's result code without the extension, 0 if it has none."""
     code: object = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF if isinstance(code, int) else 0
 
@@ -237,7 +237,7 @@ _REASONS = {
 
 
 def typed_error(path: Path, error: Exception) -> Exception:
-    """Returns the error for whoever asked: ours where he can act on it, else (our own mistake) as it is."""
+    """Returns the error for the caller: a CorralError where it can act on it, else (a mistake of the daemon) as it is."""
     reason = _REASONS.get(primary_code(error))
     if reason is None:
         return error

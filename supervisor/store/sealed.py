@@ -1,8 +1,8 @@
-"""The envelope around what the store keeps of programs: whatever is changed of it afterwards is noticed.
+"""Seals the data of programs in the store: any later change of a record is noticed when it is read.
 
 A sealed record is a header and a payload. The header has a magic, the version of the format, flags, the length of
-what was sealed, and the SHA-256 of all other bytes. Rows of before there were envelopes are plain JSON, and still
-read as such: a header has a byte that no JSON text has, so that one that was damaged is never taken for one of those.
+the content, and the SHA-256 of all other bytes. Rows from before the format are plain JSON, and still read as such:
+a header has a byte that no JSON text has, so that a damaged record is never taken for one of those.
 """
 
 import struct
@@ -14,19 +14,19 @@ from ...worker.contract.errors import Corrupted
 
 MAGIC = b"\x93CRL"
 VERSION = 1
-"""Of the format. As a byte it is a control character, which JSON has nowhere unescaped; that holds below 9."""
+"""Version of the format. As a byte it is a control character, which JSON has nowhere unescaped; that holds below 9."""
 
 COMPRESSED = 1
-"""The flag of a payload that is a zlib stream."""
+"""Flag of a payload that is a zlib stream."""
 
 MOST_BYTES = 256 * 1024 * 1024
-"""No record is longer unpacked: the limits of what is taken are far below."""
+"""Bytes of the content of a record: all limits of data that is stored are far below."""
 
 WORTH_BYTES = 256
-"""What is shorter is not compressed."""
+"""Bytes below which data is not compressed."""
 
 LEVEL = 1
-"""Of zlib: for JSON it takes a third of the time of its usual level, and the result is a tenth longer."""
+"""Number from 1 to 9 for zlib: for JSON a third of the time of its default, and a result that is a tenth longer."""
 
 _HEAD = struct.Struct(">4sBBQ")
 _DIGEST_BYTES = 32
@@ -34,7 +34,7 @@ HEADER_BYTES = _HEAD.size + _DIGEST_BYTES
 
 
 def seal(data: bytes, *, compress: bool) -> bytes:
-    """Returns the record that holds `data`; with `compress` in fewer bytes, where that is so."""
+    """Seals `data` in a record; with `compress` a compressed one, where that is shorter."""
     payload, flags = data, 0
     if compress and len(data) >= WORTH_BYTES:
         packed = zlib.compress(data, LEVEL)
@@ -44,16 +44,16 @@ def seal(data: bytes, *, compress: bool) -> bytes:
     return b"".join((head, _digest(head, payload), payload))
 
 
-def unsealed(blob: bytes, record: str, limit: int = MOST_BYTES) -> bytes:
-    """What was sealed in `blob`, or `blob` itself where it is plain JSON; `record` names it in the error.
+def unseal(blob: bytes, record: str, limit: int = MOST_BYTES) -> bytes:
+    """Returns the content of a sealed `blob`, or `blob` itself where it is plain JSON.
 
     Args:
         blob: a record.
-        record: what it is called in an error, such as `checkpoint 7`.
-        limit: bytes; a longer content was not sealed by whoever asks.
+        record: its name in an error, such as `checkpoint 7`.
+        limit: bytes; a longer content was not sealed by the caller.
 
     Raises:
-        Corrupted: it is not what was written; `data` has `record` and `reason`: `no-envelope`, `newer-version`,
+        Corrupted: the record was changed; `data` has `record` and `reason`: `no-envelope`, `newer-version`,
             `truncated`, `checksum` or `too-large`.
     """
     if not blob.startswith(MAGIC):
@@ -61,7 +61,7 @@ def unsealed(blob: bytes, record: str, limit: int = MOST_BYTES) -> bytes:
     if len(blob) < HEADER_BYTES:
         raise _corrupted(record, "truncated", "it is cut off")
     _, version, flags, length = _HEAD.unpack_from(blob)
-    # A newer format may differ from here on, so that nothing else can be said of it.
+    # A newer format may differ from here on, so that nothing else can be checked.
     if version > VERSION:
         raise _corrupted(record, "newer-version", f"its format {version} is newer than {VERSION}")
     head, payload = blob[: _HEAD.size], memoryview(blob)[HEADER_BYTES:]

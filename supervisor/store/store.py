@@ -1,12 +1,12 @@
-"""The embedded SQLite store: what the daemon has acknowledged is in it, whole, after `kill -9` or a power cut.
+"""Keeps the daemon's data in SQLite: acknowledged writes are in it, whole, after `kill -9` or a power cut.
 
-One connection writes, on a thread of its own, with group commit: whatever arrived while the last
-commit was under way shares the next one, so a sync costs the same for one write as for a thousand.
+One connection writes, on a thread of its own, with group commit: all writes that arrived while the last
+commit was under way share the next one, so a sync costs the same for one write as for a thousand.
 A second, read-only connection on a second thread answers reads: in WAL mode a reader sees the last
 commit without waiting for a big write, and because it can neither write nor checkpoint, the race
 of SQLite before 3.51.3 between a commit and another connection's checkpoint cannot arise.
 
-This module knows statements, but nothing of what they mean; `database` is the file.
+This module knows statements, but nothing of their meaning; `schema` is the file.
 """
 
 import asyncio
@@ -33,38 +33,49 @@ Row: TypeAlias = tuple[object, ...]
 
 
 class Step(Protocol):
-    """Part of a group that is more than a statement, or that grows until it is done."""
+    """Defines a part of a group that is more than a statement, or that grows until the writer takes it."""
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of the memory for what waits."""
+        """Returns the bytes that it takes of the memory for waiting writes."""
         ...
 
     @property
     def count(self) -> int:
-        """Returns how many it stores, for who counts what is lost."""
+        """Returns the number of records that it stores, by which lost ones are counted."""
         ...
 
     def seal(self) -> None:
-        """Returns the writer's thread has taken it, and it must not grow any more; comes before `run`."""
+        """Ends its growth: the writer's thread has taken it. Comes before `run`."""
         ...
 
     def run(self, connection: sqlite3.Connection) -> int:
-        """Does it, on the writer's thread and inside a transaction; returns how much. It may be run again."""
+        """Writes, on the writer's thread and inside a transaction; returns the number of rows. It may be run again."""
         ...
 
 
 Statement: TypeAlias = tuple[str, Params] | Step
 
-POST_DELAY_S = 0.1  # how long a posted group may wait for somebody else's commit
-ROUSE_S = POST_DELAY_S / 5
-"""The writer hears of posts so late: who posts is often in the midst of something urgent, and would share the interpreter with it."""
-STALL_S = 5.0  # from here on the store counts as stalled and takes nothing more
-QUEUE_LIMIT = 20_000  # groups
-QUEUE_LIMIT_BYTES = 128 * 1024 * 1024  # parameters
+POST_DELAY_S = 0.1
+"""Seconds that a posted group may wait for the commit of another."""
+
+WAKE_S = POST_DELAY_S / 5
+"""Seconds until a post wakes the writer: the poster is often in the midst of urgent work, and would share the interpreter with it."""
+
+STALL_S = 5.0
+"""Seconds that the oldest write may wait before the store counts as stalled and takes no more."""
+
+QUEUE_LIMIT = 20_000
+"""Number of groups that wait."""
+
+QUEUE_LIMIT_BYTES = 128 * 1024 * 1024
+"""Bytes of the parameters of groups that wait."""
+
 READS_LIMIT = 1_000
+"""Number of reads that wait."""
+
 ROWS_AT_ONCE = (64, 8, 1)
-"""Rows that one statement inserts: few forms, which SQLite prepares once."""
+"""Numbers of rows that one statement inserts: few forms, which SQLite prepares once."""
 
 LAST_MOMENT = 253_402_300_799.0
 """Seconds since 1970: no calendar of ours has a later one."""
@@ -73,7 +84,7 @@ logger = logging.getLogger(__name__)
 
 
 def number_of(value: object) -> int:
-    """Returns the number in a row; -1 where a damaged byte has made it none, or less: nothing that is counted is."""
+    """Returns the number in a row; -1 where a damaged byte has made it none, or negative: no count is."""
     return value if isinstance(value, int) and value >= 0 else -1
 
 
@@ -105,7 +116,7 @@ def _insertion(into: str, rows: int, columns: int) -> str:
 
 @dataclass(slots=True)
 class _Group:
-    """Statements that happen together or not at all, and who waits for them (nobody, if posted)."""
+    """Holds statements that happen together or not at all, and the future of their caller (None, if posted)."""
 
     statements: tuple[Statement, ...]
     answer: asyncio.Future[list[int]] | None
@@ -116,7 +127,7 @@ class _Group:
 
     @property
     def count(self) -> int:
-        """Returns how many posts it is."""
+        """Returns the number of posts that it counts as."""
         only = self.statements[0] if len(self.statements) == 1 else None
         return 1 if only is None or isinstance(only, tuple) else only.count
 
@@ -144,15 +155,15 @@ class Store:
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        # Not a Condition: who notifies one keeps the interpreter, and whoever wakes waits for it, and then for the lock.
-        self._rouse_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._roused = select.poll()
-        self._roused.register(self._rouse_fd, select.POLLIN)
+        # Not a Condition: its notifier keeps the interpreter, and the woken thread waits for that, and then for the lock.
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_poll = select.poll()
+        self._wake_poll.register(self._wake_fd, select.POLLIN)
         self._lock = threading.Lock()
         # Under the lock:
-        self._is_resting = False  # the writer waits for `_rouse_fd`
+        self._is_resting = False  # the writer waits for `_wake_fd`
         self._queue: list[_Group] = []
-        self._awaited = 0  # groups of the queue that somebody waits for
+        self._awaited = 0  # groups of the queue that a caller waits for
         self._committing: list[_Group] = []
         self._size_bytes = 0
         self._closing = False
@@ -166,7 +177,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, clock: Callable[[], float] = time.monotonic) -> "Store":
-        """Opens or create the store at `path` (folder 0700, file 0600) and count its generation up.
+        """Opens or creates the store at `path` (folder 0700, file 0600) and counts its generation up.
 
         Raises:
             PermissionDenied: folder or file may not be created or written.
@@ -178,13 +189,13 @@ class Store:
 
     @property
     def stalled_s(self) -> float:
-        """Returns how long the oldest write that is not yet on disk has been waiting, in seconds."""
+        """Returns the seconds for which the oldest write that is not on disk yet has been waiting."""
         with self._lock:
             oldest = self._committing or self._queue
             return self._clock() - oldest[0].queued_at_s if oldest else 0.0
 
     async def write(self, *statements: Statement) -> list[int]:
-        """Runs the statements as one atomic group; return, once they are on disk, a number for each.
+        """Runs the statements as one atomic group; returns, once they are on disk, a number for each.
 
         The number is the rowid of a plain INSERT or REPLACE, else the count of changed rows (also of
         `INSERT OR IGNORE` and upserts). A caller that is cancelled does not cancel the write.
@@ -199,7 +210,7 @@ class Store:
         return await self.begin(*statements)
 
     def begin(self, *statements: Statement) -> asyncio.Future[list[int]]:
-        """As `write`; what is begun together, before the loop goes on, shares one commit."""
+        """Begins a `write`, and returns its future; writes begun in one turn of the loop share one commit."""
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._enqueue(statements, answer)
         return answer
@@ -207,7 +218,7 @@ class Store:
     def post(self, *statements: Statement) -> bool:
         """Stores the statements as one atomic group with the next commit, at most 100 ms later.
 
-        Never raises for the state of the store: what cannot be stored is counted in `lost_posts`. Returns
+        Never raises for the state of the store: a group that cannot be stored is counted in `lost_posts`. Returns
         whether it was taken.
         """
         try:
@@ -219,7 +230,7 @@ class Store:
         return True
 
     async def read(self, sql: str, params: Params = ()) -> list[Row]:
-        """Returns the rows of a query over what is committed; never waits for a write. The caller sets a LIMIT.
+        """Returns the rows of a query over committed data; never waits for a write. The caller sets a LIMIT.
 
         Raises:
             Overloaded: too many reads are waiting.
@@ -238,7 +249,7 @@ class Store:
             self._reads -= 1
 
     async def close(self) -> None:
-        """Commits what was accepted, then close the file. Later writes and reads are refused.
+        """Commits accepted writes, then closes the file. Later writes and reads are refused.
 
         Lasts as long as the disk does: a caller with a deadline puts it around this.
         """
@@ -250,7 +261,7 @@ class Store:
             self._reads_pool.shutdown(wait=False)
             with self._lock:
                 self._closing = True
-            self._rouse()
+            self._wake()
         await asyncio.shield(self._closed)
 
     def _enqueue(
@@ -272,32 +283,32 @@ class Store:
             self._queue.append(_Group(statements, answer, now_s, size_bytes))
             self._size_bytes += size_bytes
             self._awaited += answer is not None
-            is_rousing = self._is_resting and (answer is not None or len(self._queue) == 1)
-            if is_rousing and answer is not None:
+            is_waking = self._is_resting and (answer is not None or len(self._queue) == 1)
+            if is_waking and answer is not None:
                 self._is_resting = False
-        if not is_rousing:
+        if not is_waking:
             return
         if answer is None:
-            asyncio.get_running_loop().call_later(ROUSE_S, self._rouse_resting)
+            asyncio.get_running_loop().call_later(WAKE_S, self._wake_resting)
         else:  # after all that is begun before the loop goes on
-            answer.get_loop().call_soon(self._rouse)
+            answer.get_loop().call_soon(self._wake)
 
-    def _rouse_resting(self) -> None:
+    def _wake_resting(self) -> None:
         with self._lock:
             is_resting, self._is_resting = self._is_resting, False
         if is_resting:
-            self._rouse()
+            self._wake()
 
-    def _rouse(self) -> None:
-        if self._rouse_fd >= 0:
-            os.eventfd_write(self._rouse_fd, 1)
+    def _wake(self) -> None:
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
 
     def _overloaded(self, reason: str, **data: object) -> Overloaded:
         facts = {"file": str(self.path), "reason": reason, "retry_after_s": RETRY_AFTER_S, **data}
         return Overloaded(f'cannot use the store "{self.path}" now: {reason}', **facts)
 
     def _fetch(self, sql: str, params: Params) -> list[Row]:
-        """On the reader's thread."""
+        """Runs a query on the reader's thread."""
         try:
             return self._reader.execute(sql, params).fetchall()
         except sqlite3.Error as error:
@@ -330,7 +341,7 @@ class Store:
         _on_loop(self._closed.get_loop(), self._gone)
 
     def _next_batch(self) -> list[_Group]:
-        """Returns all that waits, as soon as somebody waits for it or the oldest post is due; [] at the end."""
+        """Returns all waiting groups, as soon as a caller waits for one or the oldest post is due; [] at the end."""
         while True:
             with self._lock:
                 due_in_s = None
@@ -343,9 +354,9 @@ class Store:
                     self._committing = batch
                     return batch
                 self._is_resting = True
-            self._roused.poll(None if due_in_s is None else math.ceil(due_in_s * 1000))
+            self._wake_poll.poll(None if due_in_s is None else math.ceil(due_in_s * 1000))
             with contextlib.suppress(BlockingIOError):  # else it rests again at once
-                os.eventfd_read(self._rouse_fd)
+                os.eventfd_read(self._wake_fd)
 
     def _commit(self, batch: list[_Group]) -> None:
         """Brings every group to its end: on disk, or with its error."""
@@ -365,7 +376,7 @@ class Store:
                 refused = refused + 1 if isinstance(group.error, sqlite3.OperationalError) else 0
 
     def _attempt(self, groups: list[_Group]) -> sqlite3.Error | None:
-        """Returns one transaction over the groups; a group's own failure stays in the group."""
+        """Runs one transaction over the groups, and returns its error; a group's own failure stays in the group."""
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for group in groups:
@@ -400,7 +411,7 @@ class Store:
                 cursor = self._writer.execute(sql, params)
                 rowid = cursor.lastrowid if _is_insert(sql) else None
                 group.results.append(cursor.rowcount if rowid is None else rowid)
-        except Exception as error:  # whatever is wrong with the group is its owner's to handle
+        except Exception as error:  # any error of the group is its caller's to handle
             group.error = error
             if savepoint and self._writer.in_transaction:
                 self._writer.execute("ROLLBACK TO one_group")
@@ -408,7 +419,7 @@ class Store:
             self._writer.execute("RELEASE one_group")
 
     def _answer(self, batch: list[_Group]) -> None:
-        """Reports those who wait, with one wake-up of the loop for all of them."""
+        """Resolves the futures of callers, with one wake-up of the loop for all of them."""
         awaited = [group for group in batch if group.answer is not None]
         failed_posts = [group for group in batch if group.answer is None and group.error]
         with self._lock:
@@ -423,14 +434,14 @@ class Store:
             _on_loop(awaited[0].answer.get_loop(), self._resolve, awaited)
 
     def _gone(self) -> None:
-        """On the loop's thread, which alone rouses."""
+        """Closes the descriptor on the loop's thread, which alone writes to it."""
         assert self._closed is not None, "only close() ends the writer"
-        os.close(self._rouse_fd)
-        self._rouse_fd = -1
+        os.close(self._wake_fd)
+        self._wake_fd = -1
         self._closed.set_result(None)
 
     def _resolve(self, groups: list[_Group]) -> None:
-        """On the loop's thread."""
+        """Resolves the futures on the loop's thread."""
         for group in groups:
             answer = group.answer
             if answer is None or answer.done():  # the caller was cancelled
@@ -446,7 +457,7 @@ def _on_loop(
 ) -> None:
     try:
         loop.call_soon_threadsafe(call, *arguments)
-    except RuntimeError:  # the loop is closed: nobody waits any more
+    except RuntimeError:  # the loop is closed: no caller waits any more
         logger.debug("an answer of the store came after the end of the loop")
 
 

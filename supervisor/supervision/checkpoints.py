@@ -17,7 +17,7 @@ from ...worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLim
 from ...worker.contract.records import CheckpointRecord
 from ..config.spec import Recovery
 from ..events.bus import Bus, rfc3339
-from ..store.sealed import seal, unsealed
+from ..store.sealed import seal, unseal
 from ..store.store import Row, Statement, Store, moment_of, number_of
 
 Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed"]
@@ -312,7 +312,7 @@ async def _opened(row: Row) -> object:
 
 def _value(blob: bytes, record: str) -> object:
     try:
-        return codec.decode(unsealed(blob, record))
+        return codec.decode(unseal(blob, record))
     except ValueError as error:
         text = f"cannot read {record}: it is no JSON"
         raise Corrupted(text, record=record, reason="no-envelope") from error

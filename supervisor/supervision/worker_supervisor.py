@@ -625,7 +625,7 @@ class WorkerSupervisor:
     def _publish(self, transition: state_machine.Transition, incarnation: int) -> None:
         old, new = transition.old, transition.new
         is_stored = not (new is State.BUSY or (new is State.IDLE and old is State.BUSY))
-        if not is_stored and not self.shared.bus.is_heard("worker.state"):
+        if not is_stored and not self.shared.bus.has_subscribers("worker.state"):
             return  # with each task there are two
         self.shared.bus.publish(
             "worker.state",
@@ -716,7 +716,7 @@ class WorkerSupervisor:
             ),
         )
         life = Incarnation(number, unit, line, self._loop.time(), self.shared.launcher)
-        life.numbered = self.shared.incarnations.take(self.id, number)
+        life.numbered = self.shared.incarnations.claim(self.id, number)
         self.life = life
         self._frozen_for = NO_REASONS
         if self.spec.protocol == "none" and self.spec.ready is None:

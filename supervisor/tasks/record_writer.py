@@ -216,7 +216,7 @@ class RecordWriter:
             only = statements[0] if len(statements) == 1 else None
             if isinstance(only, tuple) and isinstance(only[1], tuple):
                 return self._batches.write(only[0], only[1])
-            self._batches.turn()
+            self._batches.end_batch()
             return self._store.begin(*statements)
         except CorralError as error:
             refused: Writing = self._loop.create_future()
@@ -337,7 +337,7 @@ class RecordWriter:
 
     def _is_published(self, what: str, task: Task) -> bool:
         """Returns True if an event about a task has a reader: that of one which is not durable is not stored."""
-        return task.durable or self._bus.is_heard(what)
+        return task.durable or self._bus.has_subscribers(what)
 
     def publish(self, what: str, task: Task, *, store: bool = True, **facts: object) -> None:
         """Publishes an event about a task."""

@@ -570,7 +570,7 @@ def test_who_is_refused_ever_new_things_for_long_takes_few_records_and_is_still_
                     refusal = record(number, result="NotFound", names=[f"{window}-{number}"])
                     if audit.refuse(refusal, "mallory"):
                         audit.add(refusal)
-            audit.tell_repeats()
+            audit.record_repeats()
 
     run(path, test)
 

@@ -14,7 +14,7 @@ import pytest
 from corral.supervisor.api.methods_observe import EventFollower
 from corral.supervisor.config.spec import Events
 from corral.supervisor.events.bus import QUEUE_LIMIT, RESERVE, Bus
-from corral.supervisor.events.history import RECENT_EVENTS, EventHistory, Wanted
+from corral.supervisor.events.history import RECENT_EVENTS, EventFilter, EventHistory
 from corral.supervisor.store.store import Store
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, Overloaded
@@ -57,8 +57,8 @@ class Stream:
             message="",
         ).seq
 
-    async def read(self, since: int, wanted: Wanted | None = None) -> list[Record]:
-        pages = self.event_history.history(since, self.bus.newest, wanted or Wanted())
+    async def read(self, since: int, wanted: EventFilter | None = None) -> list[Record]:
+        pages = self.event_history.history(since, self.bus.newest, wanted or EventFilter())
         return [record async for page in pages for record in page.records]
 
 
@@ -116,7 +116,7 @@ async def test_whoever_takes_no_more_than_some_gets_no_more_in_one_page_and_all_
             kind = "odd" if number % 2 else "even"
             events.bus.relay(kind, number, sender="a-0", data_bytes=1)
         await events.event_history.end(events.bus.newest)  # all is on disk
-        wanted = Wanted(types)
+        wanted = EventFilter(types)
         pages = events.event_history.history(0, events.bus.newest, wanted, rows=rows)
         found = [page.records async for page in pages]
         assert all(0 < len(records) <= rows for records in found)
@@ -160,7 +160,9 @@ async def test_slow_followers_see_every_stored_event_once_and_in_order(
             if len(readers) < 5 and chance.random() < 0.4:
                 since = chance.randrange(events.bus.newest + 1)
                 reader = SlowReader(chance, last, chance.choice([1, 5, 100]))
-                following = EventFollower(events.bus, events.event_history, Wanted(), ["*"], reader)
+                following = EventFollower(
+                    events.bus, events.event_history, EventFilter(), ["*"], reader
+                )
                 begun_at = events.bus.newest
                 task = asyncio.create_task(following.run(since, reports_expired=True))
                 await asyncio.sleep(0)  # it has subscribed
@@ -202,17 +204,17 @@ async def test_what_is_read_back_is_what_was_shown(tmp_path: Path) -> None:
 @on_loop
 async def test_an_event_is_on_disk_no_later_than_what_is_written_after_it(tmp_path: Path) -> None:
     async with stream(tmp_path) as events:
-        said = 0
+        meta = 0
         for size in (1, 10, 1_000, 100, 1):
             for number in range(size):
                 events.say(data="x" * (number * 37 % 700))
-            said += size
+            meta += size
             await events.store.write(
                 ("INSERT OR REPLACE INTO meta (key, value) VALUES ('later', ?)", (size,))
             )
             with closing(sqlite3.connect(tmp_path / "corral.db")) as file:
                 numbers = file.execute("SELECT seq FROM event ORDER BY seq").fetchall()
-            assert [number for (number,) in numbers] == list(range(1, said + 1))
+            assert [number for (number,) in numbers] == list(range(1, meta + 1))
 
 
 @on_loop
@@ -262,11 +264,11 @@ async def test_a_reader_may_want_a_type_an_agent_a_worker_or_a_task(tmp_path: Pa
         events.bus.publish("task.started", agent="b", worker="b-0", task="t-1", attempt=1)
         await events.store.write()
         choices = {
-            "types": Wanted(["build.*", "dep?oy"]),
-            "agent": Wanted(agent="a"),
-            "worker": Wanted(worker="b-0"),
-            "task": Wanted(task="t-1"),
-            "none": Wanted(["nothing"]),
+            "types": EventFilter(["build.*", "dep?oy"]),
+            "agent": EventFilter(agent="a"),
+            "worker": EventFilter(worker="b-0"),
+            "task": EventFilter(task="t-1"),
+            "none": EventFilter(["nothing"]),
         }
         found = {k: [r["seq"] for r in await events.read(0, v)] for k, v in choices.items()}
         assert found == {
@@ -285,14 +287,14 @@ async def test_a_reader_begins_at_the_last_events_that_it_wants(tmp_path: Path) 
             events.say("rare" if number % 1_000 == 0 else "often")
         newest = events.bus.newest
         begin = events.event_history.begin
-        wanted = Wanted(["rare"])
+        wanted = EventFilter(["rare"])
         assert await begin(wanted, newest=newest, since=None, n=2, until=newest) == 3_000
         assert await begin(wanted, newest=newest, since=3_500, n=9, until=newest) == 3_500
         assert await begin(wanted, newest=newest, since=None, n=9, until=newest) == 0
         assert await begin(wanted, newest=newest, since=None, n=0, until=newest) == newest
-        old = Wanted(since_s=0.0)
+        old = EventFilter(since_s=0.0)
         assert await begin(old, newest=newest, since=None, n=None, until=newest) == 0
-        assert await events.read(0, Wanted(since_s=1e11)) == []
+        assert await events.read(0, EventFilter(since_s=1e11)) == []
         with pytest.raises(Conflict) as refusal:
             await begin(wanted, newest=newest, since=newest + 1, n=None, until=newest)
         assert refusal.value.data["newest"] == newest
@@ -372,7 +374,7 @@ async def test_the_oldest_go_when_the_limit_shrinks_and_a_reader_is_told(tmp_pat
         assert await events.read(0) != []
         assert len(rows(tmp_path)) == 3_000
         limit = 100_000
-        events.event_history.stir()
+        events.event_history.recheck()
         await until(events, lambda: events.event_history.removed_to > 0)
         await until(events, lambda: len(rows(tmp_path)) < 1_500)
         left = [seq for seq, _ in rows(tmp_path)]
@@ -415,5 +417,5 @@ async def test_a_list_that_goes_on_after_a_number_does_not_look_for_its_time_aga
     async with stream(tmp_path) as it:
         seq = it.say()
         await it.store.close()  # so that to look would fail
-        wanted = Wanted(since_s=0.0)
+        wanted = EventFilter(since_s=0.0)
         assert await it.event_history.begin(wanted, newest=seq, since=0, n=None, until=seq) == 0

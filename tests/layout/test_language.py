@@ -29,11 +29,7 @@ PENDING = {
     "mcp.protocol",
     "mcp.upstream",
     "supervisor.agents",
-    "supervisor.audit",
-    "supervisor.events",
     "supervisor.lifecycle",
-    "supervisor.sessions",
-    "supervisor.store",
     "supervisor.supervision",
     "supervisor.zygote",
 }

@@ -9,9 +9,9 @@ import pytest
 
 from corral.supervisor.sessions.session import (
     VERSION,
-    Conversation,
     Part,
-    Stored,
+    SessionState,
+    StoredSession,
     Turn,
     encoded,
     read,
@@ -29,33 +29,33 @@ PLENTY = 1 << 30
 VALUES: list[object] = [None, 1, "ü", [{}]]
 
 
-def plain(conversation: Conversation) -> Any:  # the JSON of what a worker is given
-    return json.loads(codec.encode(conversation.said()))
+def plain(state: SessionState) -> Any:  # the JSON of what a worker is given
+    return json.loads(codec.encode(state.as_json()))
 
 
-def said(**values: object) -> MemoryDelta:
+def answer(**values: object) -> MemoryDelta:
     return msgspec.convert(values, MemoryDelta)
 
 
-def planned(
-    conversation: Conversation,
+def plan(
+    state: SessionState,
     delta: MemoryDelta,
     limit_bytes: int = PLENTY,
     *,
     trims: bool = True,
 ) -> Turn:
-    return conversation.planned(delta, limit_bytes=limit_bytes, trims=trims, named=NAMED)
+    return state.plan(delta, limit_bytes=limit_bytes, trims=trims, named=NAMED)
 
 
-def of_messages(count: int, size: int = 20) -> Conversation:
-    made = Conversation()
+def of_messages(count: int, size: int = 20) -> SessionState:
+    made = SessionState()
     messages: list[dict[str, object]] = [{"n": n, "text": "x" * size} for n in range(count)]
-    made.apply(planned(made, MemoryDelta(append=messages)))
+    made.apply(plan(made, MemoryDelta(append=messages)))
     return made
 
 
-def texts(conversation: Conversation) -> list[int]:
-    return [message["n"] for message in plain(conversation)["history"]]
+def texts(state: SessionState) -> list[int]:
+    return [message["n"] for message in plain(state)["history"]]
 
 
 class Life:
@@ -64,14 +64,14 @@ class Life:
     def __init__(self, seed: int, limit_bytes: int) -> None:
         self.chance = random.Random(seed)
         self.limit_bytes = limit_bytes
-        self.held = Conversation()
-        self.lean = Conversation()
-        self.lean.slim()
+        self.held = SessionState()
+        self.lean = SessionState()
+        self.lean.drop_content()
         self.base: bytes | None = None
         self.since: list[bytes] = []
 
-    def stored(self) -> Stored:
-        return Stored(self.held.turns, self.held.messages, self.base, self.since)
+    def stored(self) -> StoredSession:
+        return StoredSession(self.held.turns, self.held.messages, self.base, self.since)
 
     def handle(self, memory: Memory) -> None:
         """What an author may do with the memory of a session."""
@@ -100,12 +100,12 @@ class Life:
         self.handle(memory)
         delta = json.loads(codec.encode(memory.delta()))
         try:
-            turn = planned(self.held, said(**delta), self.limit_bytes)
+            turn = plan(self.held, answer(**delta), self.limit_bytes)
         except ResourceLimitExceeded:
             with pytest.raises(ResourceLimitExceeded):
-                planned(self.lean, said(**delta), self.limit_bytes)
+                plan(self.lean, answer(**delta), self.limit_bytes)
             return
-        assert turn == planned(self.lean, said(**delta), self.limit_bytes)
+        assert turn == plan(self.lean, answer(**delta), self.limit_bytes)
         foreseen = self.held.after(turn)
         self.held.apply(turn)
         self.lean.apply(turn)
@@ -138,45 +138,45 @@ def test_a_long_life_of_turns_is_the_same_in_memory_lean_and_read_back(
 
 
 def test_a_turn_of_a_long_history_is_stored_as_what_it_adds() -> None:
-    conversation = of_messages(1_000)
-    turn = planned(conversation, said(append=[{"role": "user", "content": "hello"}]))
+    state = of_messages(1_000)
+    turn = plan(state, answer(append=[{"role": "user", "content": "hello"}]))
     assert len(encoded(turn)) < 200
 
 
 def test_the_oldest_messages_give_way_and_no_variable_does() -> None:
-    conversation = of_messages(10)
+    state = of_messages(10)
     kept: dict[str, object] = {"name": "x" * 200}
-    conversation.apply(planned(conversation, MemoryDelta(variables=MemoryChanges(set=kept))))
-    limit = conversation.size_bytes
-    turn = planned(conversation, said(append=[{"n": 10}]), limit)
-    conversation.apply(turn)
-    assert texts(conversation) == list(range(turn.drop, 11))
+    state.apply(plan(state, MemoryDelta(variables=MemoryChanges(set=kept))))
+    limit = state.size_bytes
+    turn = plan(state, answer(append=[{"n": 10}]), limit)
+    state.apply(turn)
+    assert texts(state) == list(range(turn.drop, 11))
     assert turn.drop > 0
-    assert plain(conversation)["variables"] == kept
+    assert plain(state)["variables"] == kept
 
 
 def test_a_session_that_is_full_is_not_trimmed_again_at_the_next_turn() -> None:
-    conversation = of_messages(100)
-    limit = conversation.size_bytes
+    state = of_messages(100)
+    limit = state.size_bytes
     message = {"n": 1, "text": "x" * 20}
-    conversation.apply(planned(conversation, said(append=[message]), limit))
-    assert planned(conversation, said(append=[message]), limit).drop == 0
+    state.apply(plan(state, answer(append=[message]), limit))
+    assert plan(state, answer(append=[message]), limit).drop == 0
 
 
 @pytest.mark.parametrize("trims", [True, False])
 def test_a_message_that_fits_nowhere_is_refused(trims: bool) -> None:
-    conversation = of_messages(3)
+    state = of_messages(3)
     with pytest.raises(ResourceLimitExceeded) as refused:
-        planned(conversation, said(append=[{"text": "x" * 2000}]), 1024, trims=trims)
+        plan(state, answer(append=[{"text": "x" * 2000}]), 1024, trims=trims)
     assert refused.value.data["limit"] == "max_session_bytes"
     assert refused.value.data["session"] == "s"
-    assert conversation.turns == 1
+    assert state.turns == 1
 
 
 def test_where_nothing_is_trimmed_what_is_too_much_is_refused() -> None:
-    conversation = of_messages(10)
+    state = of_messages(10)
     with pytest.raises(ResourceLimitExceeded):
-        planned(conversation, said(append=[{"n": 10}]), conversation.size_bytes, trims=False)
+        plan(state, answer(append=[{"n": 10}]), state.size_bytes, trims=False)
 
 
 def test_a_byte_that_is_changed_in_any_record_is_noticed() -> None:
@@ -189,7 +189,7 @@ def test_a_byte_that_is_changed_in_any_record_is_noticed() -> None:
             damaged[at] ^= 0x20
             since = [bytes(damaged) if n == number else each for n, each in enumerate(records)]
             with pytest.raises(Corrupted) as found:
-                read(Stored(2, 2, None, since), "session s")
+                read(StoredSession(2, 2, None, since), "session s")
             assert found.value.data["record"] == "session s"
 
 
@@ -203,21 +203,21 @@ def test_a_record_that_is_gone_is_noticed(missing: int) -> None:
     records = [seal(encoded(turn), compress=False) for turn in turns]
     del records[missing]
     with pytest.raises(Corrupted) as found:
-        read(Stored(3, 1, None, records), "session s")
+        read(StoredSession(3, 1, None, records), "session s")
     assert found.value.data["reason"] == "missing"
 
 
 def test_a_record_of_a_newer_corral_is_not_guessed_at() -> None:
     newer = seal(encoded(Turn(turn=1, version=VERSION + 1)), compress=False)
     with pytest.raises(Corrupted) as found:
-        read(Stored(1, 0, None, [newer]), "session s")
+        read(StoredSession(1, 0, None, [newer]), "session s")
     assert found.value.data["reason"] == "newer-version"
 
 
 def test_only_the_last_messages_are_said_where_that_is_asked() -> None:
-    conversation = of_messages(5)
+    state = of_messages(5)
     for last, expected in ((2, [3, 4]), (0, []), (9, [0, 1, 2, 3, 4])):
-        history = json.loads(codec.encode(conversation.said(last)))["history"]
+        history = json.loads(codec.encode(state.as_json(last)))["history"]
         assert [message["n"] for message in history] == expected
 
 

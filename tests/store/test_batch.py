@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.store.batch import SHEET_BYTES, SHEET_ROWS, Batches
+from corral.supervisor.store.batch import BATCH_BYTES, BATCH_ROWS, Batches
 from corral.supervisor.store.store import Store
 from corral.worker.contract.errors import Conflict
 
@@ -38,10 +38,10 @@ def read(path: Path, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql).fetchall()
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 63, 64, 65, 500, SHEET_ROWS + 3])
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 63, 64, 65, 500, BATCH_ROWS + 3])
 def test_all_rows_that_come_at_once_are_written(tmp_path: Path, count: int) -> None:
-    async def act(_store: Store, sheets: Batches) -> None:
-        await asyncio.gather(*(sheets.write(SAVE, (f"k{n}", n)) for n in range(count)))
+    async def act(_store: Store, batches: Batches) -> None:
+        await asyncio.gather(*(batches.write(SAVE, (f"k{n}", n)) for n in range(count)))
 
     with_store(tmp_path / "db", act)
     rows = read(tmp_path / "db", "SELECT value FROM meta WHERE key LIKE 'k%' ORDER BY value")
@@ -49,11 +49,11 @@ def test_all_rows_that_come_at_once_are_written(tmp_path: Path, count: int) -> N
 
 
 def test_of_one_thing_that_is_written_often_the_last_is_what_stays(tmp_path: Path) -> None:
-    async def act(store: Store, sheets: Batches) -> None:
-        writes = [sheets.write(SAVE, ("k", n)) for n in range(100)]
-        sheets.turn()
+    async def act(store: Store, batches: Batches) -> None:
+        writes = [batches.write(SAVE, ("k", n)) for n in range(100)]
+        batches.end_batch()
         writes.append(store.begin((SAVE, ("other", "between"))))
-        writes += [sheets.write(SAVE, ("other", n)) for n in range(3)]
+        writes += [batches.write(SAVE, ("other", n)) for n in range(3)]
         await asyncio.gather(*writes)
 
     with_store(tmp_path / "db", act)
@@ -64,10 +64,10 @@ def test_of_one_thing_that_is_written_often_the_last_is_what_stays(tmp_path: Pat
 def test_a_row_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
     sql = "INSERT INTO meta (key, value) VALUES (?, ?)"
 
-    async def act(_store: Store, sheets: Batches) -> None:
+    async def act(_store: Store, batches: Batches) -> None:
         keys = [*map(str, range(50)), "generation", *map(str, range(50, 100))]
         ends = await asyncio.gather(
-            *(sheets.write(sql, (key, 1)) for key in keys), return_exceptions=True
+            *(batches.write(sql, (key, 1)) for key in keys), return_exceptions=True
         )
         failed = [key for key, end in zip(keys, ends, strict=True) if isinstance(end, Exception)]
         assert failed == ["generation"]
@@ -80,15 +80,15 @@ def test_a_row_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_longer_than_a_sheet_are_written_too(tmp_path: Path) -> None:
-    async def act(_store: Store, sheets: Batches) -> None:
-        long = b"x" * (SHEET_BYTES + 1)
+    async def act(_store: Store, batches: Batches) -> None:
+        long = b"x" * (BATCH_BYTES + 1)
         rows: list[tuple[object, ...]] = [("short", b""), ("k1", long), ("k2", long), ("last", b"")]
-        await asyncio.gather(*(sheets.write(SAVE, row) for row in rows))
+        await asyncio.gather(*(batches.write(SAVE, row) for row in rows))
 
     with_store(tmp_path / "db", act)
     assert (
         read(tmp_path / "db", "SELECT length(value) FROM meta WHERE key IN ('k1', 'k2')")
-        == [(SHEET_BYTES + 1,)] * 2
+        == [(BATCH_BYTES + 1,)] * 2
     )
     assert read(tmp_path / "db", "SELECT count(*) FROM meta WHERE key IN ('short', 'last')") == [
         (2,)

@@ -26,16 +26,16 @@ from corral.supervisor.store.incarnations import Incarnations
 from corral.supervisor.store.store import Store
 
 async def live():
-    numbering = Incarnations(Store.open(Path(sys.argv[1])))
-    await numbering.load()
+    incarnations = Incarnations(Store.open(Path(sys.argv[1])))
+    await incarnations.load()
     for turn in range(1, int(sys.argv[2]) + 1):
-        number = numbering.last("a-0") + 1
-        answer = numbering.take("a-0", number)
+        number = incarnations.last("a-0") + 1
+        answer = incarnations.claim("a-0", number)
         if answer is not None:
             await answer
         print(number, flush=True)
         if turn % 2:  # what another one waits for has the next of this one reserved, too
-            await numbering.take(f"b-{os.getpid()}-{turn}", 1)
+            await incarnations.claim(f"b-{os.getpid()}-{turn}", 1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(live())
@@ -84,11 +84,11 @@ def test_no_number_is_given_twice_whenever_the_daemon_is_killed(path: Path) -> N
 
 def test_a_first_life_waits_for_the_disk_and_the_next_one_does_not(path: Path) -> None:
     async def test(store: Store, incarnations: Incarnations) -> None:
-        answer = incarnations.take("a-0", 1)
+        answer = incarnations.claim("a-0", 1)
         assert answer is not None
         await answer
         assert await store.read("SELECT value FROM incarnation") == [(2,)]
-        assert incarnations.take("a-0", 2) is None
+        assert incarnations.claim("a-0", 2) is None
         await until_reserved(store, "a-0", 3)
 
     run(path, test)
@@ -96,26 +96,26 @@ def test_a_first_life_waits_for_the_disk_and_the_next_one_does_not(path: Path) -
 
 def test_those_that_begin_together_share_one_write(path: Path) -> None:
     async def test(_store: Store, incarnations: Incarnations) -> None:
-        answers = {incarnations.take(f"a-{number}", 1) for number in range(1000)}
+        answers = {incarnations.claim(f"a-{number}", 1) for number in range(1000)}
         assert len(answers) == 1
         (answer,) = answers
         assert answer is not None
         await answer
-        assert all(incarnations.take(f"a-{number}", 2) is None for number in range(1000))
+        assert all(incarnations.claim(f"a-{number}", 2) is None for number in range(1000))
 
     run(path, test)
 
 
 def test_a_life_that_follows_before_its_number_is_reserved_waits(path: Path) -> None:
     async def test(store: Store, incarnations: Incarnations) -> None:
-        first = incarnations.take("a-0", 1)
-        second = incarnations.take("a-0", 2)
+        first = incarnations.claim("a-0", 1)
+        second = incarnations.claim("a-0", 2)
         assert first is not None
         assert second is first
         await first
-        third = incarnations.take("a-0", 3)
+        third = incarnations.claim("a-0", 3)
         assert third is None, "the second one had the third reserved"
-        fourth = incarnations.take("a-0", 4)
+        fourth = incarnations.claim("a-0", 4)
         assert fourth is not None
         await fourth
         assert (await store.read("SELECT value FROM incarnation"))[0][0] == 5
@@ -126,14 +126,14 @@ def test_a_life_that_follows_before_its_number_is_reserved_waits(path: Path) -> 
 def test_after_a_stop_nothing_is_left_out(path: Path) -> None:
     async def first(_store: Store, incarnations: Incarnations) -> None:
         for number in (1, 2, 3):
-            answer = incarnations.take("a-0", number)
+            answer = incarnations.claim("a-0", number)
             if answer is not None:
                 await answer
-        await incarnations.settle()
+        await incarnations.release_unused()
 
     async def second(_store: Store, incarnations: Incarnations) -> None:
         assert incarnations.last("a-0") == 3
-        answer = incarnations.take("a-0", 4)
+        answer = incarnations.claim("a-0", 4)
         assert answer is not None, "what an earlier daemon reserved is not ours"
         await answer
 
@@ -143,11 +143,11 @@ def test_after_a_stop_nothing_is_left_out(path: Path) -> None:
 
 def test_what_begins_after_the_end_is_on_disk_before_it_does(path: Path) -> None:
     async def test(store: Store, incarnations: Incarnations) -> None:
-        answer = incarnations.take("a-0", 1)
+        answer = incarnations.claim("a-0", 1)
         assert answer is not None
         await answer
-        await incarnations.settle()
-        late = incarnations.take("a-0", 2)
+        await incarnations.release_unused()
+        late = incarnations.claim("a-0", 2)
         assert late is not None, "the end gave its number back"
         await late
         assert await store.read("SELECT value FROM incarnation") == [(3,)]
@@ -157,12 +157,12 @@ def test_what_begins_after_the_end_is_on_disk_before_it_does(path: Path) -> None
 
 def test_without_a_store_no_life_begins(path: Path) -> None:
     async def test(store: Store, incarnations: Incarnations) -> None:
-        answer = incarnations.take("a-0", 1)
+        answer = incarnations.claim("a-0", 1)
         assert answer is not None
         await answer
         await store.close()
-        assert incarnations.take("a-0", 2) is None, "it is on disk"
-        refused = incarnations.take("a-0", 3)
+        assert incarnations.claim("a-0", 2) is None, "it is on disk"
+        refused = incarnations.claim("a-0", 3)
         assert refused is not None
         with pytest.raises(ShuttingDown):
             await refused

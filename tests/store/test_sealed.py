@@ -10,7 +10,7 @@ from corral.supervisor.store.sealed import (
     VERSION,
     WORTH_BYTES,
     seal,
-    unsealed,
+    unseal,
 )
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted
@@ -24,7 +24,7 @@ NOISE = random.Random(7).randbytes(WORTH_BYTES * 2)
 
 def reason(blob: bytes, limit: int | None = None) -> object:
     with pytest.raises(Corrupted) as refusal:
-        unsealed(blob, "checkpoint 7") if limit is None else unsealed(blob, "checkpoint 7", limit)
+        unseal(blob, "checkpoint 7") if limit is None else unseal(blob, "checkpoint 7", limit)
     assert refusal.value.data["record"] == "checkpoint 7"
     return refusal.value.data["reason"]
 
@@ -32,7 +32,7 @@ def reason(blob: bytes, limit: int | None = None) -> object:
 @pytest.mark.parametrize("data", [b"", b"null", SMALL, LONG, NOISE], ids=len)
 @pytest.mark.parametrize("compress", [True, False])
 def test_what_was_sealed_comes_back(data: bytes, compress: bool) -> None:
-    assert unsealed(seal(data, compress=compress), "x") == data
+    assert unseal(seal(data, compress=compress), "x") == data
 
 
 def test_what_is_worth_it_is_compressed_and_what_grows_is_not() -> None:
@@ -68,13 +68,13 @@ def test_a_newer_format_is_named_as_such() -> None:
 
 def test_more_than_whoever_asks_can_have_sealed_is_refused() -> None:
     blob = seal(LONG, compress=True)
-    assert unsealed(blob, "x", len(LONG)) == LONG
+    assert unseal(blob, "x", len(LONG)) == LONG
     assert reason(blob, len(LONG) - 1) == "too-large"
 
 
 def test_json_from_before_there_were_envelopes_is_read() -> None:
     for data in (b"null", SMALL, LONG, b' {"a": 1}\n', b'"\xc3\xbc"'):
-        assert unsealed(data, "x") == data
+        assert unseal(data, "x") == data
 
 
 def test_a_header_holds_what_no_json_has() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from corral.supervisor.api.methods import METHODS
-from corral.supervisor.audit.hash_chain import Appending, encode
+from corral.supervisor.audit.hash_chain import AppendRecords, encode
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -443,7 +443,7 @@ def test_the_command_lists_as_many_as_it_was_told(daemon: DaemonProcess) -> None
     assert daemon.stop() == 0
     with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as file, file:
         records = [encode({"action": "test.done", "number": number}) for number in range(10_100)]
-        assert Appending(records).run(file) == len(records)
+        assert AppendRecords(records).run(file) == len(records)
     daemon.start()
     done = daemon.corral("audit", "--json", "-n", "10050", "--action", "test.*")
     numbers = [json.loads(line)["number"] for line in done.stdout.splitlines()]
