@@ -249,7 +249,7 @@ def by_s6(place: Place, home: Path) -> Generator[Kept]:
     with _running(
         [*command, "-c", str(place.count + 8), str(services)], environment, place.folder
     ) as (began, process):
-        yield Kept(began, lambda: _compared(process.pid), lambda: _run(stop, environment))
+        yield Kept(began, lambda: _processes_below(process.pid), lambda: _run(stop, environment))
 
 
 @contextlib.contextmanager
@@ -262,7 +262,7 @@ def by_runit(place: Place, home: Path) -> Generator[Kept]:
     with _running(command, environment, place.folder) as (began, process):
         yield Kept(
             began,
-            lambda: _compared(process.pid),
+            lambda: _processes_below(process.pid),
             lambda: process.send_signal(signal.SIGHUP),
             lambda: _run(look, environment),
         )
@@ -291,7 +291,7 @@ def _running(
         raise
     finally:
         # Workers end with their supervisor (see sleeper.c), but for those whose main() came after its end.
-        for pid in _compared(process.pid):
+        for pid in _processes_below(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(BOUND_S)
@@ -310,7 +310,7 @@ def _of(folder: Path) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
-def _compared(pid: int) -> list[int]:
+def _processes_below(pid: int) -> list[int]:
     """A scanner and the supervisor that it has for each worker."""
     try:
         return [pid, *bench.children(pid)]
@@ -433,7 +433,7 @@ def _await_ends(pidfds: Sequence[int]) -> None:
         assert time.monotonic() < deadline, f"{left} processes do not end"
 
 
-def _compared(where: Path | None, least: Path | None) -> Keepers:
+def _available(where: Path | None, least: Path | None) -> Keepers:
     """Those that can be had, in the order of the table."""
     found = Keepers()
     if least is None:
@@ -472,7 +472,7 @@ def main() -> None:
         programs = workers.compiled(folder)
         worker = workers.command(programs, births)
         where = options.peers or (None if options.quick else folder / "peers")
-        supervisors = _compared(where, programs.get("least"))
+        supervisors = _available(where, programs.get("least"))
         chosen = options.only or supervisors.by_name
         supervisors.by_name = {
             name: each for name, each in supervisors.by_name.items() if name in {OURS, *chosen}
