@@ -247,7 +247,7 @@ class _Daemon:
             backlog,
             self.hibernation,
             self.memory,
-            observers=[self.memory, self.statistics],
+            observers=[self.statistics],
             on_waiting=lambda name: self.autoscaler.check_soon(name),
         )
         self.schedules: Schedules | None = None

@@ -224,8 +224,10 @@ class Desk:
             draining=False,
             emergency_stop=None,
             of=self._of,
+            emergency=SimpleNamespace(in_force=None),
             groups=SimpleNamespace(by_name={}),
         )
+        set_of_agents.registry = set_of_agents
         shared = SimpleNamespace(
             store=store,
             bus=SimpleNamespace(publish=self._publish, has_subscribers=_always),
@@ -348,7 +350,7 @@ class Desk:
         """Nothing is left of anything in the queue."""
         backlog = self.backlog
         assert list(backlog) == []
-        assert (backlog.count("queued"), backlog.count("running"), backlog.queued_bytes) == (
+        assert (backlog.totals["queued"], backlog.totals["running"], backlog.queued_bytes) == (
             0,
             0,
             0,

@@ -68,7 +68,6 @@ class WorkflowEngine:
         self._turns = Counter[str]()
         self._teams: dict[str, Team] = {}
         """By task: the team as it was when the task began, until its end is in the record."""
-        self._an_end = asyncio.Event()
         self._lines = WeakValueDictionary[str, asyncio.Lock]()
         """By agent: parts that wait for a full queue form a line, of which the first alone retries."""
 
@@ -248,7 +247,7 @@ class WorkflowEngine:
                         raise
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):  # a place may come free without an end
-                        await self._an_end.wait()
+                        await self._tasks.next_end()
 
     async def _offer(self, task: Task, step: str, keyed: TaskParams) -> Task:
         """Queues a part of a task, as soon as it is known who could do it.
@@ -295,10 +294,8 @@ class WorkflowEngine:
         return bool(silent)
 
     def note_end(self, task: Task) -> None:
-        """Wakes the parts that wait for a full queue: a task has ended."""
+        """Forgets the team of a task that has ended."""
         self._teams.pop(task.id, None)
-        self._an_end.set()
-        self._an_end = asyncio.Event()
 
     def _publish_stages(self, task: Task, decision: Decision, published: dict[str, str]) -> None:
         """Publishes what has changed since the last decision."""

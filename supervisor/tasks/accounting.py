@@ -222,7 +222,7 @@ class Accounting:
         if above is None or above.is_ending or (above.stop is not None and above.stop.done()):
             raise Cancelled(f'cannot delegate for task "{parent.id}": it has ended', task=parent.id)
         owner = self._agents.agents.get(parent.agent)
-        section = self._agents.config.defaults.tasks if owner is None else owner.spec.tasks
+        section = self._agents.registry.config.defaults.tasks if owner is None else owner.spec.tasks
         check_child(above.task, section, len(above.task.children), count)
         return replace(
             above.task,

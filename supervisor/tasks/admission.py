@@ -29,8 +29,8 @@ from ..events.bus import rfc3339
 from ..lifecycle.state_machine import State, Worker
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .backlog import Backlog, Entry
-from .boundaries import Limits, limits
-from .payload import RECORD_MARGIN_BYTES, words_bytes
+from .boundaries import Limits, limits, normalised
+from .payload import RECORD_MARGIN_BYTES, check_format, words_bytes
 from .queue import Slot, preferred
 
 ENDS_KEPT = 1_000
@@ -62,12 +62,27 @@ class Admission:
 
     def __init__(self, agents: Agents, backlog: Backlog, hibernation: Hibernation) -> None:
         self._agents = agents
+        self._registry = agents.registry
         self._backlog = backlog
         self._hibernation = hibernation
         self._loop = asyncio.get_running_loop()
         self._ids = _Ids()
         self._began = self._loop.time()
         self._ends: deque[tuple[float, str]] = deque(maxlen=ENDS_KEPT)
+
+    def check(self, params: TaskParams) -> tuple[TaskParams, TaskKind, list[Agent]]:
+        """Returns the normalised params of a task, its kind, and the agents that it may be for: none for a group.
+
+        Raises:
+            InvalidParams: a param is malformed, or contradicts another.
+            CorralError: as `check_open` and `_candidates`.
+        """
+        self.check_open()
+        params = normalised(params)
+        if params.output_format is not None:
+            check_format(params.output_format)
+        kind = self.kind(params.agent)
+        return params, kind, self._candidates(params) if kind == "task" else []
 
     def check_open(self) -> None:
         """Returns while the daemon accepts tasks.
@@ -76,9 +91,9 @@ class Admission:
             ShuttingDown: it is stopping.
             Conflict: an emergency stop is in force.
         """
-        if self._agents.draining:
+        if self._registry.draining:
             raise ShuttingDown("cannot take the task: the daemon is stopping")
-        if self._agents.emergency_stop is not None:
+        if self._agents.emergency.in_force is not None:
             self._agents.emergency.check("take the task")
 
     # -- the agent
@@ -88,7 +103,7 @@ class Admission:
         group = None if name is None else self._agents.groups.by_name.get(name)
         return "task" if group is None else kind_of_group(group)
 
-    def candidates(self, params: TaskParams) -> list[Agent]:
+    def _candidates(self, params: TaskParams) -> list[Agent]:
         """Returns the agents that a task may be for: the named one, or those that offer the capabilities.
 
         Raises:
@@ -102,7 +117,7 @@ class Admission:
                 "cannot tell whom the task is for: give agent or capability", key="agent"
             )
         if params.agent is not None:
-            agent = self._agents.agents.get(params.agent) or self._agents.of(params.agent)
+            agent = self._registry.agents.get(params.agent) or self._registry.of(params.agent)
             for each in required:
                 if not _offers(agent, each):
                     raise Conflict(
@@ -119,21 +134,26 @@ class Admission:
             )
         able = [
             agent
-            for agent in self._agents.agents.values()
+            for agent in self._registry.agents.values()
             if agent.spec.protocol == "corral" and all(_offers(agent, each) for each in required)
         ]
         if not able:
             raise _no_agent(required)
         return able
 
-    def choose(self, able: Sequence[Agent], params: TaskParams) -> Agent:
+    def choose(self, able: Sequence[Agent], params: TaskParams) -> str:
         """Returns the agent that is given the task: the least loaded, or that of its sticky key or session.
 
         Raises:
             NotFound: none of them is up.
+            Conflict: its protocol has no tasks, or it is stopped.
+            Overloaded: too many are waiting.
         """
-        if params.agent is not None:
-            return able[0]
+        agent = able[0] if params.agent is not None else self._route(able, params)
+        self._check_agent(agent)
+        return agent.spec.name
+
+    def _route(self, able: Sequence[Agent], params: TaskParams) -> Agent:
         up = {agent.name: agent for agent in able if self._is_available(agent)}
         key = params.sticky_key or params.session
         if key is not None:
@@ -145,7 +165,7 @@ class Admission:
         return up[name]
 
     def _free(self, name: str) -> int:
-        agent = self._agents.agents.get(name)
+        agent = self._registry.agents.get(name)
         if agent is None:
             return 0
         return sum(slot.capacity - slot.running for slot in free_slots(agent))
@@ -155,13 +175,7 @@ class Admission:
 
     # -- room
 
-    def check_agent(self, agent: Agent) -> None:
-        """Returns if the agent is given tasks, and its queue has room for one.
-
-        Raises:
-            Conflict: its protocol has no tasks, or it is stopped.
-            Overloaded: too many are waiting.
-        """
+    def _check_agent(self, agent: Agent) -> None:
         spec = agent.spec
         name = spec.name
         if spec.protocol != "corral":
@@ -191,9 +205,9 @@ class Admission:
             )
 
     def _check_totals(self, size_bytes: int) -> None:
-        section = self._agents.config.defaults.tasks
+        section = self._registry.config.defaults.tasks
         backlog = self._backlog
-        waiting = backlog.count("queued") + backlog.composite
+        waiting = backlog.totals["queued"] + backlog.composite
         if waiting >= section.max_total_queue_size:
             limit = section.max_total_queue_size
             raise Overloaded(
@@ -208,7 +222,7 @@ class Admission:
                 f"cannot queue a task of {size_bytes} bytes: those that wait take {queued_bytes}",
                 limit="max_total_queue_bytes",
                 value=section.max_total_queue_bytes,
-                retry_after_s=self._retry_after_s(backlog.count("queued"), None),
+                retry_after_s=self._retry_after_s(backlog.totals["queued"], None),
             )
 
     def note_end(self, agent: str) -> None:
@@ -243,8 +257,8 @@ class Admission:
             ResourceLimitExceeded: no message could hold its record.
             Overloaded: there is no room for it.
         """
-        agent = self._agents.agents.get(name) if kind == "task" else None
-        section = self._agents.config.defaults.tasks if agent is None else agent.spec.tasks
+        agent = self._registry.agents.get(name) if kind == "task" else None
+        section = self._registry.config.defaults.tasks if agent is None else agent.spec.tasks
         now = time.time()
         task = Task(
             id=self._ids.next(),

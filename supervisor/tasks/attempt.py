@@ -123,7 +123,7 @@ class Attempt:
         assert channel is not None, "it was handed over"
         late = await self._until_over(call)
         if not call.answer.done() and not self._stop.done() and late is None:
-            stall_s = self._supervisor.spec.monitoring.stall_timeout
+            stall_s = self._supervisor.worker.spec.monitoring.stall_timeout
             reason = f'its task "{self._task.id}" has shown no sign of life for {stall_s:g} s'
             self._supervisor.send(state_machine.Replace("hung", reason))
             await asyncio.wait({call.answer})  # its death ends the call, at the latest
@@ -164,7 +164,7 @@ class Attempt:
         """Gives the worker cancel_grace to let go of the task after BrokenOff, and replaces it if it does not."""
         call = self._call
         assert call is not None, "what is broken off had begun"
-        grace_s = self._supervisor.spec.tasks.cancel_grace
+        grace_s = self._supervisor.worker.spec.tasks.cancel_grace
         call.answer.add_done_callback(_retrieve)  # the record is closed in any case
         await asyncio.wait({call.answer}, timeout=grace_s)
         while not call.answer.done() and self._is_paused:
@@ -211,7 +211,7 @@ class Attempt:
         Neither clock runs while the worker is paused.
         """
         limit_s = self._limits.timeout_s
-        stall_s = self._supervisor.spec.monitoring.stall_timeout
+        stall_s = self._supervisor.worker.spec.monitoring.stall_timeout
         self._beat_at = self._loop.time()
         begun = self._beat_at - self._supervisor.worker.frozen_s(self._beat_at)
         while True:
@@ -325,7 +325,7 @@ class Attempt:
         except msgspec.ValidationError as error:
             text = f'cannot read the result of task "{task.id}": {error}'
             raise WorkerFailed(text, worker=task.worker, result="exited") from error
-        limit_bytes = self._supervisor.spec.resources.max_output_size_bytes
+        limit_bytes = self._supervisor.worker.spec.resources.max_output_size_bytes
         check_result(task, result.output, self._words, limit_bytes)
         return result
 

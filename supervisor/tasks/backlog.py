@@ -88,9 +88,10 @@ class Backlog:
         self._by_key: dict[tuple[str, str], Entry] = {}
         self._removed: set[str] = set()
         self._counts = Counter[tuple[str, TaskState]]()
-        self._totals = Counter[TaskState]()
         self.queues: dict[str, TaskQueue] = {}
         """By agent, from its first task on that had to wait."""
+        self.totals = Counter[TaskState]()
+        """Number of tasks by state."""
         self.volatile: dict[str, Entry] = {}
         """Those that are not durable, in the order in which they came."""
         self.composite = 0
@@ -142,7 +143,7 @@ class Backlog:
 
     def _count(self, entry: Entry, step: int) -> None:
         task = entry.task
-        self._totals[task.state] += step
+        self.totals[task.state] += step
         if task.state == "queued":
             self.queued_bytes += step * entry.size_bytes
         counted = self._counts[task.agent, task.state] + step
@@ -165,10 +166,6 @@ class Backlog:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
-
-    def count(self, state: TaskState) -> int:
-        """Returns the number of tasks in a state."""
-        return self._totals[state]
 
     def queued(self, agent: str) -> int:
         """Returns the number of tasks that wait for a worker of an agent."""
@@ -225,7 +222,8 @@ class Dependencies:
         self._on_ready = on_ready
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._dependants: dict[str, dict[str, Entry]] = {}
+        self.dependants: dict[str, dict[str, Entry]] = {}
+        """The waiting tasks, by the task that they wait for."""
         self._timed: dict[str, Entry] = {}
         self._due: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -233,7 +231,7 @@ class Dependencies:
     def add(self, entry: Entry) -> None:
         """Enters a task with its blockers, before anything else can happen."""
         for blocker in entry.blockers:
-            self._dependants.setdefault(blocker, {})[entry.task.id] = entry
+            self.dependants.setdefault(blocker, {})[entry.task.id] = entry
 
     def holds(self, entry: Entry) -> bool:
         """Returns True while a task has to wait; then `on_ready` follows, unless it is removed."""
@@ -255,15 +253,15 @@ class Dependencies:
         """Removes a task that has ended, or was refused."""
         self._timed.pop(entry.task.id, None)
         for blocker in entry.blockers:
-            others = self._dependants.get(blocker)
+            others = self.dependants.get(blocker)
             if others is not None:
                 others.pop(entry.task.id, None)
                 if not others:
-                    del self._dependants[blocker]
+                    del self.dependants[blocker]
 
     def resolve(self, task: Task) -> None:
         """Releases the tasks that wait for one that has ended, or marks them as never to begin."""
-        for entry in self._dependants.pop(task.id, {}).values():
+        for entry in self.dependants.pop(task.id, {}).values():
             entry.blockers.discard(task.id)
             if task.state != "succeeded" and entry.dependency_error is None:
                 entry.dependency_error = dependency_failed(entry.task.id, task.id, task.state)

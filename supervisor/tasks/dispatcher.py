@@ -47,7 +47,7 @@ class Dispatcher:
     ) -> None:
         self._writer = writer
         self._backlog = writer.backlog
-        self._agents = agents
+        self._registry = agents.registry
         self._executor = executor
         self._budgets = budgets
         self._hibernation = hibernation
@@ -91,8 +91,9 @@ class Dispatcher:
         if task.kind != "task":
             self._executor.begin_composite(entry)
             return True
-        agent = self._agents.agents.get(task.agent)
-        if agent is None or self._backlog.is_waiting(task.agent):
+        agent = self._registry.agents.get(task.agent)
+        queue = self._backlog.queues.get(task.agent)
+        if agent is None or (queue is not None and queue.waiting):
             return False
         if self._begin_unqueued(entry, agent):
             return True
@@ -106,7 +107,7 @@ class Dispatcher:
 
     def _begin_unqueued(self, entry: Entry, agent: Agent) -> bool:
         """Begins a task past an empty queue, if a worker is free: it would be the next in any case."""
-        name = agent.name
+        name = agent.spec.name
         queue = self._backlog.queues.get(name)
         is_next = (queue is None or not queue.waiting) and _is_unbound(entry.task, agent)
         if not is_next or name in self._dispatching or self._is_stopped(name):
@@ -133,7 +134,7 @@ class Dispatcher:
             else:
                 self._early.append(entry)
             return
-        agent = self._agents.agents.get(task.agent)
+        agent = self._registry.agents.get(task.agent)
         if agent is None:
             self._executor.end_soon(entry, "failed", gone(task))
             return
@@ -168,7 +169,7 @@ class Dispatcher:
         """Records in waiting tasks why no worker takes them, when their agent has given up or is paused."""
         if not self._backlog.queued(name):
             return
-        agent = self._agents.agents.get(name)
+        agent = self._registry.agents.get(name)
         reason = None if agent is None else self._why_not(agent)
         if reason is None:
             return
@@ -190,7 +191,7 @@ class Dispatcher:
         queue = self._backlog.queues.get(name)
         if queue is None or not queue.waiting or name in self._dispatching:
             return
-        agent = self._agents.agents.get(name)
+        agent = self._registry.agents.get(name)
         if agent is None or self._is_stopped(name):
             return
         self._dispatching.add(name)  # a worker that becomes busy calls this again
@@ -212,10 +213,14 @@ class Dispatcher:
         if self._held_until and self._loop.time() < self._held_until:
             self._held.add(name)
             return True
-        return self._agents.draining
+        return self._registry.draining
 
     def _is_over_budget(self, agent: Agent) -> bool:
-        return self._budgets is not None and self._budgets.holds(agent.spec) is not None
+        spec = agent.spec
+        has_budget = spec.resources.max_tokens_per_minute or spec.tasks.max_cost_cents_per_day
+        if self._budgets is None or not has_budget:
+            return False
+        return self._budgets.holds(spec) is not None
 
     def _next(self, agent: Agent, queue: TaskQueue) -> tuple[Entry, WorkerSupervisor] | None:
         """Returns the next task and its worker; all workers are compared only where the rule needs that."""
@@ -238,7 +243,9 @@ class Dispatcher:
     def release(self, supervisor: WorkerSupervisor, task: Task) -> None:
         """Frees the place of a task on a worker, and dispatches the next."""
         supervisor.end(task.id)
-        self.note(supervisor)
+        agent = self._registry.agents.get(task.agent)
+        if agent is not None:
+            agent.note(supervisor)
         self.dispatch(task.agent)
 
     def hold_off(self, agent: str) -> None:
@@ -258,7 +265,7 @@ class Dispatcher:
 
     def note(self, supervisor: WorkerSupervisor) -> None:
         """Notes that a worker may be able to begin a task, or one more, or no longer; `dispatch` gives it one."""
-        agent = self._agents.agents.get(supervisor.spec.name)
+        agent = self._registry.agents.get(supervisor.worker.spec.name)
         if agent is not None:
             agent.note(supervisor)
 

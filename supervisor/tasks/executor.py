@@ -59,15 +59,12 @@ class Scheduler(Protocol):
 
     def enqueue(self, entry: Entry) -> None:
         """Enters a task that waits for its next attempt."""
-        ...
 
     def release(self, supervisor: WorkerSupervisor, task: Task) -> None:
         """Frees the place of a task on a worker for the next one."""
-        ...
 
     def hold_off(self, agent: str) -> None:
         """Starts nothing for a while, since the store refuses writes; the agent's queue then goes on."""
-        ...
 
 
 class WorkflowEngine(Protocol):
@@ -75,11 +72,9 @@ class WorkflowEngine(Protocol):
 
     def timeout_s(self, name: str) -> float | None:
         """Returns the seconds that a task of that name may take at most, whatever it asks for; None for no limit."""
-        ...
 
     def members_for(self, task: Task) -> tuple[str, ...] | None:
         """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
-        ...
 
     def check(self, params: TaskParams) -> None:
         """Returns if a task for a team or workflow can be accepted.
@@ -87,7 +82,6 @@ class WorkflowEngine(Protocol):
         Raises:
             CorralError: it could not be executed as it is.
         """
-        ...
 
     async def execute(self, task: Task) -> TaskResult:
         """Returns the result of a task; also called again for one that a daemon left, `attempt` unchanged.
@@ -97,15 +91,19 @@ class WorkflowEngine(Protocol):
         Raises:
             CorralError: the task has failed.
         """
-        ...
 
     def note_end(self, task: Task) -> None:
-        """Notes that any task has ended."""
-        ...
+        """Forgets a task of a team or workflow that has ended."""
 
 
 class Sessions(Protocol):
     """Keeps the state of agents from one task of a session to the next."""
+
+    def started(self, task: Task) -> None:
+        """Notes that an attempt of a task with a session begins."""
+
+    def ended(self, task: Task) -> None:
+        """Notes that a task with a session has ended; it is in the store."""
 
     async def recall(self, agent: str, session: str) -> dict[str, object]:
         """Returns the `memory` that is sent to the worker.
@@ -113,7 +111,6 @@ class Sessions(Protocol):
         Raises:
             Corrupted: the stored state cannot be read: the task fails with this.
         """
-        ...
 
     def keep(self, task: Task, change: object) -> tuple[Statement, ...]:
         """Returns the statements to write with the end of a task; `change` is the worker's `memory`, None if it sent none.
@@ -121,15 +118,12 @@ class Sessions(Protocol):
         Raises:
             ResourceLimitExceeded: it is too much: the task fails with this.
         """
-        ...
 
     def kept(self, task: Task) -> None:
         """Notes that the statements of `keep` are durable."""
-        ...
 
     def dropped(self, task: Task) -> None:
         """Notes that the statements of `keep` have not been written, and will not be."""
-        ...
 
 
 class Executor:
@@ -155,7 +149,8 @@ class Executor:
     ) -> None:
         self._writer = writer
         self._backlog = writer.backlog
-        self._agents = agents
+        self._registry = agents.registry
+        self._groups = agents.groups
         self._accounting = accounting
         self._checkpoints = checkpoints
         self._sessions = sessions
@@ -204,7 +199,7 @@ class Executor:
         started = replace(
             task,
             state="running",
-            worker=supervisor.id,
+            worker=supervisor.worker.id,
             attempt=task.attempt + 1,
             started_at=rfc3339(now),
             finished_at=None,
@@ -334,6 +329,8 @@ class Executor:
             self._writer.accept(entry)
         self._backlog.replace(entry, started)
         self._writer.publish("task.started", started)
+        if started.session is not None and self._sessions is not None:
+            self._sessions.started(started)
         for observer in self._observers:
             observer.started(started)
         if entry.listeners:
@@ -347,7 +344,8 @@ class Executor:
             return {}
 
     async def _succeed(self, entry: Entry, result: TaskResult) -> None:
-        self._accounting.record_usage(entry, result.tokens_used, result.cost_cents)
+        if result.tokens_used or result.cost_cents:
+            self._accounting.record_usage(entry, result.tokens_used, result.cost_cents)
         if entry.stop is not None and entry.stop.done() and is_breach(entry.stop.result()):
             await self.end(entry, "failed", entry.stop.result())
             return
@@ -391,8 +389,8 @@ class Executor:
         await attempt.let_go(over.state)
 
     def _policy(self, task: Task) -> Policy:
-        agent = self._agents.agents.get(task.agent)
-        section = self._agents.config.defaults.tasks if agent is None else agent.spec.tasks
+        agent = self._registry.agents.get(task.agent)
+        section = self._registry.config.defaults.tasks if agent is None else agent.spec.tasks
         return policy_of(section, task.retry)
 
     async def _after_failure(
@@ -415,7 +413,7 @@ class Executor:
         self._backlog.replace(entry, again)
         entry.stop = entry.attempt = None
         entry.answered_at = ""
-        if not self._agents.draining:
+        if not self._registry.draining:
             self.stop_children(task, "the attempt that delegated it has failed")
         written = self._writer.save(entry, again)
         if written is not None:
@@ -456,7 +454,7 @@ class Executor:
                 await self._try_later(entry, error)
                 return
             self._note_started(entry, None, task)
-        if self._workflows is None or task.agent not in self._agents.groups.by_name:
+        if self._workflows is None or task.agent not in self._groups.by_name:
             await self.end(entry, "failed", gone(task))
             return
         work = self._loop.create_task(self._workflows.execute(task))
@@ -489,7 +487,7 @@ class Executor:
                 error = misfit
         if error is None:
             await self.end(entry, "succeeded", output=work.result().output)
-        elif self._agents.draining:
+        elif self._registry.draining:
             return  # its parts were refused or put down: the next daemon goes on with it
         elif isinstance(error, CorralError):
             await self.end(entry, "failed", error)

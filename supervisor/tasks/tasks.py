@@ -41,7 +41,7 @@ from .backlog import Backlog, Entry, Progress, dependency_failed, waiting_reason
 from .boundaries import normalised, within
 from .dispatcher import Dispatcher
 from .executor import Executor, Sessions, WorkflowEngine, gone
-from .payload import check_format, words_bytes
+from .payload import words_bytes
 from .record_writer import RETRY_AFTER_S, RecordWriter, TaskObserver
 from .retry_policy import Attempted, policy_of, retries
 from .table import Page, Records
@@ -77,6 +77,7 @@ class Tasks:
     ) -> None:
         self._agents = agents
         self._backlog = backlog
+        self._sessions = sessions
         self._workflows: WorkflowEngine | None = None
         self._writer = writer = RecordWriter(
             shared,
@@ -102,6 +103,7 @@ class Tasks:
         )
         self._executor.bind(self.dispatcher)
         self._arriving = WeakValueDictionary[str, asyncio.Lock]()
+        self._end_waiters: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
 
     def bind(self, workflows: WorkflowEngine) -> None:
@@ -195,12 +197,7 @@ class Tasks:
             Overloaded: the queue is full; `data` has `retry_after_s`.
             ShuttingDown: the daemon is stopping.
         """
-        admission = self._admission
-        admission.check_open()
-        kind = admission.kind(params.agent)
-        params = normalised(params)
-        check_format(params.output_format)
-        able = [] if kind != "task" else admission.candidates(params)
+        params, kind, able = self._admission.check(params)
         if parent is not None:
             able = self._of_team(parent, params, able)
         take = partial(
@@ -331,9 +328,7 @@ class Tasks:
                 least_s = min(limit_s, params.boundaries.timeout_s or limit_s)
                 params = replace(params, boundaries=replace(params.boundaries, timeout_s=least_s))
         else:
-            agent = self._admission.choose(able, params)
-            self._admission.check_agent(agent)
-            name = agent.name
+            name = self._admission.choose(able, params)
         boundaries = params.boundaries
         if parent is not None:
             boundaries = within(boundaries, self.accounting.check_may_delegate(parent))
@@ -449,8 +444,8 @@ class Tasks:
         """Returns the number of tasks by state; a timeout counts as failed."""
         counts = self._writer.counts
         return {
-            "queued": self._backlog.count("queued"),
-            "running": self._backlog.count("running"),
+            "queued": self._backlog.totals["queued"],
+            "running": self._backlog.totals["running"],
             "succeeded": counts["succeeded"],
             "failed": counts["failed"] + counts["timeout"],
         }
@@ -500,6 +495,16 @@ class Tasks:
                 entry.listeners.remove(listener)
         return _ended(entry)
 
+    async def next_end(self) -> None:
+        """Waits until any task ends, so that a full queue may have room."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._end_waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._end_waiters:
+                self._end_waiters.remove(waiter)
+
     # -- ends
 
     async def cancel(self, task_id: str, reason: str = "cancelled on request") -> Task:
@@ -546,14 +551,24 @@ class Tasks:
         self._admission.note_end(task.agent)
         if task.parent is not None:
             self.accounting.remove_child(entry)
-        self.dispatcher.dependencies.remove(entry)
-        self.dispatcher.dependencies.resolve(task)
+        dependencies = self.dispatcher.dependencies
+        if entry.blockers or entry.due is not None:
+            dependencies.remove(entry)
+        if task.id in dependencies.dependants:
+            dependencies.resolve(task)
         if task.children:
             self._executor.stop_children(task, "the task that delegated it has ended")
-        if task.session is not None:  # the next of the session may go on
-            self.dispatcher.dispatch(task.agent)
-        if self._workflows is not None:
+        if task.session is not None:
+            if self._sessions is not None:
+                self._sessions.ended(task)
+            self.dispatcher.dispatch(task.agent)  # the next of the session may go on
+        if task.kind != "task" and self._workflows is not None:
             self._workflows.note_end(task)
+        if self._end_waiters:
+            waiters, self._end_waiters = self._end_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
 
 def _ended(entry: Entry) -> Task:

@@ -31,6 +31,7 @@ class NarrowQueue:
         self.accounting = self
         self.records = SimpleNamespace(children=self._children)
         self._open: asyncio.Event | None = None
+        self._end = asyncio.Event()
 
     async def _children(self, _parent: str, _limit: int) -> list[Task]:
         return []
@@ -54,7 +55,12 @@ class NarrowQueue:
         self._open = None
         for listener in self.ended:
             listener(ended)
+        self._end.set()
+        self._end = asyncio.Event()
         return ended
+
+    async def next_end(self) -> None:
+        await self._end.wait()
 
 
 def _unheard(_event: str, **_facts: object) -> None:

@@ -230,10 +230,16 @@ class Remembering:
     def __init__(self) -> None:
         self.dropped_ones: list[str] = []
 
+    def started(self, task: Task) -> None:
+        """Observes nothing of a start."""
+
+    def ended(self, task: Task) -> None:
+        """Observes nothing of an end."""
+
     async def recall(self, agent: str, session: str) -> dict[str, object]:
         return {}
 
-    def keep(self, task: Task, said: object) -> tuple[Statement, ...]:
+    def keep(self, task: Task, change: object) -> tuple[Statement, ...]:
         return (("INSERT INTO meta (key, value) VALUES ('generation', 1)", ()),)
 
     def kept(self, task: Task) -> None:
@@ -273,7 +279,7 @@ class Forgetful(Remembering):
             raise full()
         return {}
 
-    def keep(self, task: Task, said: object) -> tuple[Statement, ...]:
+    def keep(self, task: Task, change: object) -> tuple[Statement, ...]:
         return ()
 
     def kept(self, task: Task) -> None:
