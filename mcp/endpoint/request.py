@@ -1,8 +1,7 @@
-"""One request that the face serves: the way back to its client meanwhile, and what its failures look like.
+"""Represents one request that the endpoint serves: the link to its client meanwhile, and the form of its errors.
 
-What a server tells and asks while it works on a request goes to the client of that request, as far as that client
-has said that it wants it; after the end nothing does. Errors get the codes and shapes that clients of
-either era act on.
+Notifications and requests of a server during a request go to the client of that request, as far as that client has
+declared support; after the end nothing is sent. Errors get the codes and shapes that clients of either era handle.
 """
 
 import contextlib
@@ -38,52 +37,52 @@ HEADER_MISMATCH = -32020
 UNSUPPORTED_VERSION = -32022
 
 OF_SERVERS = range(-32099, -31999)
-"""Codes that JSON-RPC leaves to servers, and MCP has given a meaning."""
+"""Codes that JSON-RPC reserves for servers, and to which MCP has given a meaning."""
 
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 
-class Link(Protocol):
-    """The way back to the client while one of its requests is served."""
+class ClientLink(Protocol):
+    """Defines the connection to the client while one of its requests is served."""
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Sends a notification that belongs to the request."""
         ...
 
     def ask(self, method: str, params: Mapping[str, object]) -> Awaitable[object]:
-        """The client's answer to a request of ours; raises CorralError."""
+        """Returns the client's response to a request; raises CorralError."""
         ...
 
 
 class ProtocolError(InternalError):
-    """An error with a code of MCP's own, or of a server's, which no class of ours stands for."""
+    """Represents an error with a code of MCP or of a server that has no class in `contract.errors`."""
 
     def __init__(self, wire_code: int, message: str, /, **data: object) -> None:
         super().__init__(message, **data)
         self.wire_code = wire_code
 
     def to_wire(self) -> dict[str, object]:
-        """The JSON-RPC error object with that code."""
+        """Returns the JSON-RPC error object with that code."""
         return {"code": self.wire_code, "message": self.message, "data": self.data}
 
 
 def unsupported_version(requested: object) -> ProtocolError:
-    """The refusal of a revision that no modern request can be served in."""
+    """Returns the error for a revision that modern requests cannot be served in."""
     text = f"cannot serve MCP revision {requested!r}"
     return ProtocolError(
         UNSUPPORTED_VERSION, text, supported=list(MODERN_VERSIONS), requested=requested
     )
 
 
-class Exchange:
-    """One request that is being served, and what its server may tell and ask meanwhile."""
+class ServedRequest:
+    """Holds a request being served, and relays notifications and requests of its server to the client."""
 
     __slots__ = ("_capabilities", "_least", "_link", "_token", "id", "is_modern", "is_over")
 
     def __init__(
         self,
         request_id: str | int,
-        link: Link,
+        link: ClientLink,
         meta: Mapping[str, object] | None,
         capabilities: dict[str, object],
         least: int | None,
@@ -99,24 +98,24 @@ class Exchange:
         self._token = None if meta is None else meta.get(PROGRESS_TOKEN)
 
     def caller(self, base: Caller) -> Caller:
-        """Whom the request comes from, as its server may know him."""
+        """Returns the caller of the request, with the capabilities and callbacks that the server may use."""
         can_be_asked = not self.is_modern and bool(self._capabilities)
         return Caller(
             name=base.name,
             sharer=base.sharer,
             tenant=base.tenant,
             capabilities=self._capabilities,
-            on_progress=None if self._token is None else self._tell_progress,
-            on_message=None if self._least is None else self._tell_message,
+            on_progress=None if self._token is None else self._notify_progress,
+            on_message=None if self._least is None else self._notify_message,
             ask=self.ask if can_be_asked else None,
         )
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Tells the client; what cannot be said is not worth an end of the request."""
+        """Notifies the client; a notification that cannot be sent is dropped."""
         with contextlib.suppress(CorralError):
             self._link.notify(method, params)
 
-    def _tell_progress(self, progress: Progress) -> None:
+    def _notify_progress(self, progress: Progress) -> None:
         if not self.is_over:
             params = {PROGRESS_TOKEN: self._token, "progress": progress.progress}
             if progress.total is not None:
@@ -125,18 +124,18 @@ class Exchange:
                 params["message"] = progress.message
             self.notify(PROGRESS, params)
 
-    def _tell_message(self, params: Mapping[str, object]) -> None:
+    def _notify_message(self, params: Mapping[str, object]) -> None:
         level = params.get("level")
         rank = LEVELS.index(str(level)) if level in LEVELS else 0
         if self._least is not None and rank >= self._least and not self.is_over:
             self.notify(LOG_MESSAGE, params)
 
     async def ask(self, method: str, params: Mapping[str, object]) -> object:
-        """The client's answer.
+        """Returns the client's response to a request of the server.
 
         Raises:
-            MethodNotFound: it never declared that it can be asked this.
-            CorralError: it refuses.
+            MethodNotFound: the client has not declared this capability.
+            CorralError: the client refuses.
         """
         needed = RELAYED.get(method)
         if needed is None or needed not in self._capabilities or self.is_over:
@@ -149,7 +148,7 @@ class Exchange:
 
 
 def failed(error: CorralError) -> dict[str, object]:
-    """A call that failed, as a result that the model can read."""
+    """Returns a failed call as a result that the model can read."""
     return {
         "content": [{"type": "text", "text": error.message}],
         "isError": True,
@@ -158,7 +157,7 @@ def failed(error: CorralError) -> dict[str, object]:
 
 
 def is_unknown_tool(error: CorralError, name: str) -> bool:
-    """Whether nobody has this tool; a tool may have raised NotFound about something else."""
+    """Returns True if there is no such tool; a tool may raise NotFound for something else."""
     if not isinstance(error, NotFound | Conflict):
         return False
     if isinstance(error, Conflict):
@@ -170,9 +169,9 @@ def is_unknown_tool(error: CorralError, name: str) -> bool:
 
 
 def of_server(error: CorralError) -> CorralError | None:
-    """The error as the server itself said it, where clients act on that: missing capabilities and input, wrong params.
+    """Returns the server's own error if clients handle it: missing capabilities and input, wrong params; else None.
 
-    What was wrong by our own check of the arguments is not among it: that is for the model to read.
+    An error of corral's own check of the arguments is not returned: the model has to read that.
     """
     code = error.data.get("code")
     if (
@@ -184,12 +183,12 @@ def of_server(error: CorralError) -> CorralError | None:
         if details is None:
             details = {key: value for key, value in error.data.items() if key != "code"}
         return ProtocolError(code, error.message, **details)
-    is_said = isinstance(error, InvalidParams) and "server" in error.data
-    return error if is_said and "rule" not in error.data else None
+    is_of_server = isinstance(error, InvalidParams) and "server" in error.data
+    return error if is_of_server and "rule" not in error.data else None
 
 
 def refusal(error: CorralError, method: str, name: object, *, is_modern: bool) -> CorralError:
-    """The error of a request that is no tool call, under the codes that clients expect."""
+    """Returns the error of a request other than a tool call, with the codes that clients expect."""
     if isinstance(error, NotFound):
         if method in (READ, SUBSCRIBE):
             data = {**error.data, "uri": name}

@@ -1,15 +1,14 @@
-"""corral as an MCP server, without a transport: what a client of either era asks, answered from an Offering.
+"""Serves MCP requests of a client of either era from a `Provider`, without a transport.
 
-It knows no daemon, no pool and no pipe. A transport makes one `Face` for each client, gives it the
-client's requests (`request`) and notifications (`hear`), answers with what comes back or is raised
-(`CorralError.to_wire` is the error object), cancels the call of `request` when the client withdraws the request or is gone,
-and calls `close` in the end. `Link` (exchange.py) is the way back to the client for as long as one request lasts;
-`notify` is the one for what belongs to no request.
+It must not know the daemon, the pool or a pipe. A transport makes one `McpEndpoint` for each client, passes it the
+client's requests (`request`) and notifications (`handle_notification`), responds with the result or the raised error
+(`CorralError.to_wire` is the error object), cancels the call of `request` when the client cancels the request or is
+gone, and calls `close` in the end. `ClientLink` (request.py) leads back to the client during one request; `notify`
+sends notifications that belong to no request.
 
-A client that says `initialize` is *legacy* from then on; requests whose `_meta` names a revision are *modern* and
-stand for themselves, also between those of a legacy client. One that began without `initialize` is
-refused it: it has shown that it can do without. A transport that keeps no state of its clients (HTTP, for
-modern ones) may have one Face for all that are offered the same.
+A client that sends `initialize` is *legacy* from then on; requests whose `_meta` names a revision are *modern* and
+stateless, also between those of a legacy client. A client that began without `initialize` is refused it later. A
+transport without client state (HTTP, for modern clients) may use one endpoint for all clients with the same view.
 """
 
 import asyncio
@@ -55,8 +54,8 @@ from ..protocol.messages import (
 from ..upstream.listing import KEYS, METHODS
 from .request import (
     LEVELS,
-    Exchange,
-    Link,
+    ClientLink,
+    ServedRequest,
     failed,
     is_unknown_tool,
     of_server,
@@ -65,19 +64,19 @@ from .request import (
 )
 
 PAGE = 200
-"""Entries of a list in one answer."""
+"""Number of entries of a list in one response."""
 
 MAX_SUBSCRIPTIONS = 1000
-"""Resources that one client subscribes to."""
+"""Number of resources that one client subscribes to."""
 
 MAX_LISTENS = 1000
-"""Requests `subscriptions/listen` under way at one Face."""
+"""Number of `subscriptions/listen` requests being served at one endpoint."""
 
 MAX_ROUNDS = 10
-"""How often a modern server may ask a legacy client for more before it has an answer."""
+"""Number of times that a modern server may ask a legacy client for input before its result."""
 
 TTL_MS = 0
-"""How long a client may take a list for good unasked: servers come and go at any time."""
+"""Milliseconds that a client may cache a list: servers are added and removed at any time."""
 
 VERSION_KEY = META + "protocolVersion"
 CAPABILITIES_KEY = META + "clientCapabilities"
@@ -98,49 +97,49 @@ WANTED: dict[str, str] = {
     "promptsListChanged": CHANGED["prompts"],
     "resourcesListChanged": CHANGED["resources"],
 }
-"""What `subscriptions/listen` asks for, and what it is told then."""
+"""The notification for each key of `subscriptions/listen`."""
 
 PASSED_ON = frozenset({GET_PROMPT, READ, COMPLETE})
 
 Notify = Callable[[str, Mapping[str, object]], None]
 
 
-class Offering(Protocol):
-    """What one client is offered: the pool through its access, and corral's own tools."""
+class Provider(Protocol):
+    """Defines the tools, prompts and resources of one client: those of the pool within its access, and corral's own."""
 
     @property
     def instructions(self) -> str:
-        """What models are told about the whole."""
+        """Returns the server's instructions for models."""
         ...
 
     async def listed(self, kind: Kind) -> list[dict[str, object]]:
-        """MCP's objects under exposed names, sorted; starts servers that never listed anything."""
+        """Returns MCP's objects under exposed names, sorted; starts servers that never listed anything."""
         ...
 
     async def request(
         self, method: str, params: Mapping[str, object], caller: Caller
     ) -> dict[str, object]:
-        """The result of tools/call, prompts/get, resources/read or completion/complete.
+        """Returns the result of tools/call, prompts/get, resources/read or completion/complete.
 
-        `params` are those of MCP, with `_meta` of the caller that is not the protocol's, and with
+        `params` are those of MCP, with the caller's `_meta` except the protocol's own keys, and with
         `inputResponses` and `requestState` where it has them.
 
         Raises:
-            NotFound: there is no such tool, prompt or resource; of a tool, `data["tool"]` or `data["server"]` says so.
-            CorralError: it could not be had.
+            NotFound: there is no such tool, prompt or resource; for a tool `data["tool"]` or `data["server"]` names it.
+            CorralError: the request failed.
         """
         ...
 
     async def subscribe(self, uri: str, on_updated: Callable[[str], None]) -> Callable[[], None]:
-        """Has `on_updated` called with the URI whenever the resource changes; returns what ends that.
+        """Calls `on_updated` with the URI whenever the resource changes; returns a function that ends that.
 
         Raises:
-            CorralError: there is no such resource, or its server does not tell.
+            CorralError: there is no such resource, or its server does not support subscriptions.
         """
         ...
 
     def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
-        """Has `on_change` called when a list has changed; returns what ends that."""
+        """Calls `on_change` when a list has changed; returns a function that ends that."""
         ...
 
 
@@ -149,26 +148,26 @@ def _drop(_method: str, _params: Mapping[str, object]) -> None:
 
 
 class McpEndpoint:
-    """One client's MCP server.
+    """Represents the MCP server of one client.
 
     Args:
-        offering: what it is offered.
+        provider: the source of its tools, prompts and resources.
         name: the server's name, for clients that show it.
-        version: corral's own.
-        caller: who it is; capabilities and ways back are filled in for each request.
-        notify: sends what belongs to no request: changed lists and resources.
+        version: corral's own version.
+        caller: identity of the client; capabilities and callbacks are added for each request.
+        notify: sends notifications that belong to no request: changed lists and resources.
     """
 
     def __init__(
         self,
-        offering: Offering,
+        provider: Provider,
         *,
         name: str = "corral",
         version: str,
         caller: Caller = NOBODY,
         notify: Notify = _drop,
     ) -> None:
-        self._offering = offering
+        self._provider = provider
         self._info: dict[str, object] = {"name": name, "version": version}
         self._caller = caller
         self._notify = notify
@@ -177,33 +176,33 @@ class McpEndpoint:
         self._capabilities: dict[str, object] = {}
         self._level: str | None = None
         self._subscribed: dict[str, Callable[[], None]] = {}
-        self._changes: _Changes | None = None
+        self._changes: _ListChanges | None = None
         self._listens: set[asyncio.Future[None]] = set()
         self._is_closed = False
 
     @property
     def era(self) -> Era | None:
-        """The era of the client's first message; None before it."""
+        """Returns the era of the client's first message; None before it."""
         return self._era
 
     @property
     def version(self) -> str:
-        """The revision that was agreed on with a legacy client; empty for others."""
+        """Returns the revision negotiated with a legacy client; empty for others."""
         return self._version
 
     async def request(
-        self, request_id: str | int, method: str, params: Mapping[str, object], link: Link
+        self, request_id: str | int, method: str, params: Mapping[str, object], link: ClientLink
     ) -> dict[str, object]:
-        """The result of a request of the client.
+        """Returns the result of a request of the client.
 
         Raises:
-            CorralError: its `to_wire` is the error to answer with.
+            CorralError: its `to_wire` is the error response.
         """
         meta = as_object(params.get("_meta"))
         if meta is not None and VERSION_KEY in meta:
-            exchange = self._modern_exchange(request_id, meta, link)
+            request = self._modern_request(request_id, meta, link)
             self._era = self._era or "modern"
-            return await self._serve_modern(exchange, method, params)
+            return await self._serve_modern(request, method, params)
         if method == INITIALIZE:
             return self._initialize(params)
         if method == PING:
@@ -215,16 +214,16 @@ class McpEndpoint:
             )
         self._begin()
         least = 0 if self._level is None else LEVELS.index(self._level)
-        exchange = Exchange(request_id, link, meta, self._capabilities, least)
-        return await self._serve_legacy(exchange, method, params)
+        request = ServedRequest(request_id, link, meta, self._capabilities, least)
+        return await self._serve_legacy(request, method, params)
 
-    def hear(self, method: str, _params: Mapping[str, object]) -> None:
-        """Takes a notification of the client; those that need nothing from us are dropped."""
+    def handle_notification(self, method: str, _params: Mapping[str, object]) -> None:
+        """Takes a notification of the client; those without an effect are dropped."""
         if method == INITIALIZED and self._era == "legacy":
             self._begin()
 
     def close(self) -> None:
-        """The client is gone, or is to go: ends subscriptions; what listens is answered."""
+        """Ends the subscriptions of the client, and completes its `subscriptions/listen` requests."""
         self._is_closed = True
         self._notify = _drop
         if self._changes is not None:
@@ -254,20 +253,22 @@ class McpEndpoint:
             "protocolVersion": self._version,
             "capabilities": CAPABILITIES,
             "serverInfo": self._info,
-            "instructions": self._offering.instructions,
+            "instructions": self._provider.instructions,
         }
 
     def _begin(self) -> None:
-        """From `initialized` on, or the first request after it was forgotten, a legacy client hears of changes."""
+        """Starts change notifications for a legacy client: at `initialized`, or at its first request without it."""
         if self._changes is None and not self._is_closed:
-            self._changes = _Changes(self._offering, frozenset(WANTED.values()), self._tell)
+            self._changes = _ListChanges(
+                self._provider, frozenset(WANTED.values()), self._notify_change
+            )
 
-    def _tell(self, method: str) -> None:
+    def _notify_change(self, method: str) -> None:
         self._notify(method, {})
 
-    def _modern_exchange(
-        self, request_id: str | int, meta: dict[str, object], link: Link
-    ) -> "Exchange":
+    def _modern_request(
+        self, request_id: str | int, meta: dict[str, object], link: ClientLink
+    ) -> "ServedRequest":
         version, capabilities = meta[VERSION_KEY], as_object(meta.get(CAPABILITIES_KEY))
         if not isinstance(version, str):
             raise InvalidParams(
@@ -284,19 +285,19 @@ class McpEndpoint:
         if level is not None and level not in LEVELS:
             raise InvalidParams(f"cannot log at level {level!r}", key=LOG_LEVEL, known=list(LEVELS))
         least = None if level is None else LEVELS.index(str(level))
-        return Exchange(request_id, link, meta, capabilities, least, is_modern=True)
+        return ServedRequest(request_id, link, meta, capabilities, least, is_modern=True)
 
     # -- serving
 
     async def _serve_legacy(
-        self, exchange: "Exchange", method: str, params: Mapping[str, object]
+        self, request: "ServedRequest", method: str, params: Mapping[str, object]
     ) -> dict[str, object]:
         if method == CALL or method in PASSED_ON:
-            result = await self._relay(exchange, method, params)
+            result = await self._relay(request, method, params)
             for _ in range(MAX_ROUNDS):
                 if result.get("resultType") != "input_required":
                     return _without_modern(result)
-                result = await self._go_on(exchange, method, params, result)
+                result = await self._go_on(request, method, params, result)
             text = f'cannot finish "{method}": its server asked {MAX_ROUNDS} times for more'
             raise ToolFailed(text, limit=MAX_ROUNDS)
         if (kind := LISTED.get(method)) is not None:
@@ -319,10 +320,10 @@ class McpEndpoint:
         raise MethodNotFound(f'cannot call "{method}": there is no such method', method=method)
 
     async def _serve_modern(
-        self, exchange: "Exchange", method: str, params: Mapping[str, object]
+        self, request: "ServedRequest", method: str, params: Mapping[str, object]
     ) -> dict[str, object]:
         if method == CALL or method in PASSED_ON:
-            result = await self._relay(exchange, method, params)
+            result = await self._relay(request, method, params)
             if method == READ and "contents" in result:
                 result = {"ttlMs": TTL_MS, "cacheScope": "private", **result}
         elif (kind := LISTED.get(method)) is not None:
@@ -332,19 +333,19 @@ class McpEndpoint:
             result = {
                 "supportedVersions": list(MODERN_VERSIONS),
                 "capabilities": CAPABILITIES,
-                "instructions": self._offering.instructions,
+                "instructions": self._provider.instructions,
                 "ttlMs": TTL_MS,
                 "cacheScope": "private",
             }
         elif method == LISTEN:
-            result = await self._listen(exchange, params)
+            result = await self._listen(request, params)
         else:
             raise MethodNotFound(f'cannot call "{method}": there is no such method', method=method)
         meta = {**(as_object(result.get("_meta")) or {}), SERVER_KEY: self._info}
         return {"resultType": "complete", **result, "_meta": meta}
 
     async def _list(self, kind: Kind, params: Mapping[str, object]) -> dict[str, object]:
-        entries = await self._offering.listed(kind)
+        entries = await self._provider.listed(kind)
         start = 0
         if "cursor" in params and params["cursor"] is not None:
             start = _place(kind, entries, params["cursor"])
@@ -356,11 +357,11 @@ class McpEndpoint:
 
     async def _relay(
         self,
-        exchange: "Exchange",
+        request: "ServedRequest",
         method: str,
         params: Mapping[str, object],
     ) -> dict[str, object]:
-        """What the offering answers; of a call that failed, a result that says so where MCP wants one."""
+        """Returns the provider's result; for a failed call a result with `isError` where MCP requires one."""
         key = "uri" if method == READ else "name"
         name = params.get(key)
         if method == COMPLETE:
@@ -369,31 +370,33 @@ class McpEndpoint:
             raise InvalidParams(f'cannot call "{method}": "{key}" is no string', key=key)
         if "_meta" in params:
             params = _without_protocol(params)
-        if self._level is not None and not exchange.is_modern:  # modern servers are told each time
+        if (
+            self._level is not None and not request.is_modern
+        ):  # modern requests carry their own level
             meta = as_object(params.get("_meta")) or {}
             params = {**params, "_meta": {**meta, LOG_LEVEL: self._level}}
         try:
-            return await self._offering.request(method, params, exchange.caller(self._caller))
+            return await self._provider.request(method, params, request.caller(self._caller))
         except CorralError as error:
             if method != CALL:
-                raise refusal(error, method, name, is_modern=exchange.is_modern) from error
+                raise refusal(error, method, name, is_modern=request.is_modern) from error
             if is_unknown_tool(error, str(name)):
                 raise InvalidParams(error.message, **error.data) from error
             if (own := of_server(error)) is not None:
                 raise own from error
             return failed(error)
         finally:
-            exchange.is_over = True
+            request.is_over = True
 
     async def _go_on(
         self,
-        exchange: "Exchange",
+        request: "ServedRequest",
         method: str,
         params: Mapping[str, object],
         result: Mapping[str, object],
     ) -> dict[str, object]:
-        """Asks a legacy client what a modern server wants to know, and the server once more."""
-        exchange.is_over = False
+        """Asks a legacy client for the input that a modern server requests, and calls the server again."""
+        request.is_over = False
         responses: dict[str, object] = {}
         try:
             for key, raw in (as_object(result.get("inputRequests")) or {}).items():
@@ -401,7 +404,7 @@ class McpEndpoint:
                 wanted = asked.get("method")
                 if not isinstance(wanted, str):
                     raise ToolFailed(f'cannot finish "{method}": its server asks for nothing')
-                responses[key] = await exchange.ask(wanted, as_object(asked.get("params")) or {})
+                responses[key] = await request.ask(wanted, as_object(asked.get("params")) or {})
         except CorralError as error:
             if method != CALL:
                 raise
@@ -409,7 +412,7 @@ class McpEndpoint:
         again = {**params, "inputResponses": responses}
         if "requestState" in result:
             again["requestState"] = result["requestState"]
-        return await self._relay(exchange, method, again)
+        return await self._relay(request, method, again)
 
     # -- subscriptions
 
@@ -419,22 +422,22 @@ class McpEndpoint:
         if len(self._subscribed) >= MAX_SUBSCRIPTIONS:
             raise _too_many(f"subscribe to {uri!r}", MAX_SUBSCRIPTIONS)
         try:
-            end = await self._offering.subscribe(uri, self._tell_updated)
+            end = await self._provider.subscribe(uri, self._notify_updated)
         except CorralError as error:
             raise refusal(error, SUBSCRIBE, uri, is_modern=False) from error
-        if self._is_closed or uri in self._subscribed:  # meanwhile
+        if self._is_closed or uri in self._subscribed:  # changed during the wait
             end()
         else:
             self._subscribed[uri] = end
         return {}
 
-    def _tell_updated(self, uri: str) -> None:
+    def _notify_updated(self, uri: str) -> None:
         self._notify(UPDATED, {"uri": uri})
 
     async def _listen(
-        self, exchange: "Exchange", params: Mapping[str, object]
+        self, request: "ServedRequest", params: Mapping[str, object]
     ) -> dict[str, object]:
-        """Tells of what the filter names until the client withdraws the request or the face is closed."""
+        """Sends the notifications that the filter names until the client cancels or the endpoint is closed."""
         wanted = as_object(params.get("notifications"))
         if wanted is None:
             raise InvalidParams('cannot listen: "notifications" is no object', key="notifications")
@@ -447,17 +450,17 @@ class McpEndpoint:
         ]
         if len(uris) > MAX_SUBSCRIPTIONS:
             raise _too_many("listen", MAX_SUBSCRIPTIONS)
-        meta: dict[str, object] = {SUBSCRIPTION_ID: exchange.id}
+        meta: dict[str, object] = {SUBSCRIPTION_ID: request.id}
         flags = {key: True for key in WANTED if wanted.get(key) is True}
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listens.add(over)
         with contextlib.ExitStack() as stack:
             stack.callback(self._listens.discard, over)
-            waiting: list[str] | None = []  # told before the acknowledgement, and sent after it
+            waiting: list[str] | None = []  # updates before the acknowledgement are sent after it
 
             def updated(uri: str) -> None:
                 if waiting is None:
-                    exchange.notify(UPDATED, {"uri": uri, "_meta": meta})
+                    request.notify(UPDATED, {"uri": uri, "_meta": meta})
                 elif uri not in waiting:
                     waiting.append(uri)
 
@@ -465,39 +468,39 @@ class McpEndpoint:
             for uri in dict.fromkeys(uris):
                 with contextlib.suppress(
                     CorralError
-                ):  # what there is none of is left out of the answer
-                    stack.callback(await self._offering.subscribe(uri, updated))
+                ):  # missing resources are left out of the response
+                    stack.callback(await self._provider.subscribe(uri, updated))
                     honored.append(uri)
             filters: dict[str, object] = dict(flags)
             if honored:
                 filters["resourceSubscriptions"] = honored
-            exchange.notify(ACKNOWLEDGED, {"notifications": filters, "_meta": meta})
+            request.notify(ACKNOWLEDGED, {"notifications": filters, "_meta": meta})
             held, waiting = waiting or [], None
             for uri in held:
                 updated(uri)
             methods = frozenset(WANTED[key] for key in flags)
-            changes = _Changes(
-                self._offering, methods, lambda method: exchange.notify(method, {"_meta": meta})
+            changes = _ListChanges(
+                self._provider, methods, lambda method: request.notify(method, {"_meta": meta})
             )
             stack.callback(changes.end)
-            if self._is_closed and not over.done():  # else it was there to be ended
+            if self._is_closed and not over.done():  # `close` came before the future existed
                 over.set_result(None)
             await over
         return {"_meta": meta}
 
 
-class _Changes:
-    """Tells of changed lists, once for all changes of one turn of the loop."""
+class _ListChanges:
+    """Notifies of changed lists, once for all changes of one iteration of the loop."""
 
     def __init__(
-        self, offering: Offering, methods: frozenset[str], tell: Callable[[str], None]
+        self, provider: Provider, methods: frozenset[str], notify: Callable[[str], None]
     ) -> None:
         self._methods = methods
-        self._tell = tell
+        self._notify = notify
         self._loop = asyncio.get_running_loop()
         self._pending: set[str] = set()
         self._handle: asyncio.Handle | None = None
-        self._unwatch = offering.watch(self._changed) if methods else None
+        self._unwatch = provider.watch(self._changed) if methods else None
 
     def _changed(self, kind: Kind) -> None:
         method = CHANGED[kind]
@@ -511,10 +514,10 @@ class _Changes:
         pending = sorted(self._pending)
         self._pending.clear()
         for method in pending:
-            self._tell(method)
+            self._notify(method)
 
     def end(self) -> None:
-        """Nothing is told after this."""
+        """Ends the notifications."""
         if self._handle is not None:
             self._handle.cancel()
         if self._unwatch is not None:
@@ -539,7 +542,7 @@ def _check_completion(params: Mapping[str, object]) -> None:
 
 
 def _without_protocol(params: Mapping[str, object]) -> dict[str, object]:
-    """The params with what of `_meta` is the server's to read, the log level among it."""
+    """Returns the params without the protocol's own keys in `_meta`; the log level remains for the server."""
     rest = {key: value for key, value in params.items() if key != "_meta"}
     meta = as_object(params["_meta"]) or {}
     kept = {key: value for key, value in meta.items() if key not in OURS}
@@ -549,7 +552,7 @@ def _without_protocol(params: Mapping[str, object]) -> dict[str, object]:
 
 
 def _cursor(kind: Kind, place: int, last: Mapping[str, object]) -> str:
-    """The place in a list after `last`: by its name, since the list may change, and by number if that has gone."""
+    """Encodes the place in a list after `last`: by its name, because the list may change, and by number if it is gone."""
     text = f"{kind} {place} {_key(kind, last)}"
     return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode("ascii")
 
@@ -562,7 +565,7 @@ def _place(kind: Kind, entries: list[dict[str, object]], cursor: object) -> int:
     except ValueError:
         named, number, key = "", 0, ""
     if named != kind or number < 1:
-        raise InvalidParams(f'cannot list {kind}: "cursor" is none of ours', key="cursor")
+        raise InvalidParams(f'cannot list {kind}: "cursor" is not of this server', key="cursor")
     if number <= len(entries) and _key(kind, entries[number - 1]) == key:
         return number
     places = (place for place, entry in enumerate(entries, 1) if _key(kind, entry) == key)
@@ -577,7 +580,7 @@ def _key(kind: Kind, entry: Mapping[str, object]) -> str:
 
 
 def _without_modern(result: dict[str, object]) -> dict[str, object]:
-    """The result as legacy clients know it."""
+    """Returns the result without keys that legacy clients do not know."""
     if "resultType" not in result:
         return result
     modern = ("resultType", "ttlMs", "cacheScope")

@@ -1,7 +1,7 @@
-"""Whom a request comes from, as far as a server may know, tell and ask him.
+"""Describes the caller of a request, as far as a server may know, notify and ask it.
 
-A server process is shared: what it says of progress goes to the one caller whose request it is about, and what it
-asks is asked of nobody unless it is certain who is meant (`Session`).
+A server process is shared: progress goes to the one caller whose request it concerns, and a request of the server goes
+to a caller only if it is certain which one it concerns (`Session`).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,15 +12,15 @@ from .messages import Progress
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom a request comes from."""
+    """Represents the caller of a request."""
 
     name: str = ""
-    """For events, logs and errors: a worker's id, or a client such as `uid 1000`."""
+    """Name in events, logs and errors: a worker's id, or a client such as `uid 1000`."""
     sharer: str = ""
-    """Who has processes of its own where a server is not shared by all: an agent's name, or a client's identity."""
+    """Owner of processes where a server is not shared by all: an agent's name, or a client's identity."""
     tenant: str = ""
     capabilities: Mapping[str, object] = field(default_factory=dict[str, object])
-    """What it declared (`ClientCapabilities` of MCP); a modern server is told so with the request."""
+    """Its declared `ClientCapabilities` of MCP; a modern server receives them with the request."""
     on_progress: Callable[[Progress], None] | None = None
     on_message: Callable[[Mapping[str, object]], None] | None = None
     """Takes the params of `notifications/message` that came while its request was the only one."""

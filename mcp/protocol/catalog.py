@@ -1,7 +1,7 @@
-"""What a server offers, under which names clients see it, and who may see and use what.
+"""Represents the listing of a server, maps it to exposed names, and decides access to it.
 
-Values in, values out: no I/O and no clock. Entries of lists are kept as the server sent them, whatever keys they
-have: clients of a later revision may know more of them than we do.
+Values in, values out: no I/O and no clock. Entries of lists are kept as the server sent them, with all keys: clients of
+a later revision may know more of them.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ import msgspec
 from .messages import Era, Tool
 
 MAX_EXPOSED_CHARACTERS = 48
-"""Clients allow names of 64 characters and put a prefix of their own before ours."""
+"""Characters of an exposed name: clients allow 64 and add a prefix of their own."""
 
 HASH_CHARACTERS = 8
 
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]")
 
 Kind = Literal["tools", "prompts", "resources", "resourceTemplates"]
-"""What servers list; the names are those of the results of `KIND/list`."""
+"""The kinds of lists; the names are those of the results of `KIND/list`."""
 
 KINDS: tuple[Kind, ...] = ("tools", "prompts", "resources", "resourceTemplates")
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one server offers, as it said last; `listed_at` is wall-clock seconds, 0 when it never did."""
+    """Represents the last listing of one server; `listed_at` is in wall-clock seconds, 0 if there was none."""
 
     tools: tuple[Tool, ...] = ()
     prompts: tuple[dict[str, object], ...] = ()
@@ -44,25 +44,25 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_known(self) -> bool:
-        """Whether the server has ever said what it offers."""
+        """Returns True if the server has ever listed its entries."""
         return self.listed_at > 0 or bool(self.tools)
 
     def entries(self, kind: Kind) -> Sequence[object]:
-        """What it lists of one kind."""
+        """Returns the entries of one kind."""
         if kind == "resourceTemplates":
             return self.templates
         return getattr(self, kind)  # type: ignore[no-any-return]  # the kinds are names of fields
 
     def differs(self, other: "Catalogue") -> list[Kind]:
-        """The kinds of which it lists something else than the other."""
+        """Returns the kinds whose entries differ from another catalogue."""
         return [kind for kind in KINDS if self.entries(kind) != other.entries(kind)]
 
 
 class Access(msgspec.Struct, frozen=True):
-    """Which tools somebody may see and call, by exposed name.
+    """Limits the tools that a caller may list and call, by exposed name.
 
-    `allowed` None allows all and `()` none; what is denied is denied whatever is allowed; with `read_only` only
-    tools that say they change nothing. `within` is a second list that has to admit a name as well: a task's.
+    `allowed` None allows all and `()` none; `denied` takes precedence; with `read_only` only tools marked
+    `readOnlyHint` are allowed. `within` is a second access that has to admit a name as well: a task's.
     """
 
     allowed: tuple[str, ...] | None = None
@@ -71,7 +71,7 @@ class Access(msgspec.Struct, frozen=True):
     within: "Access | None" = None
 
     def admits(self, exposed: str, *, is_read_only: bool) -> bool:
-        """Whether a tool of this exposed name may be seen and called."""
+        """Returns True if a tool of this exposed name may be listed and called."""
         return (
             (self.allowed is None or _matches(exposed, self.allowed))
             and not _matches(exposed, self.denied)
@@ -81,12 +81,12 @@ class Access(msgspec.Struct, frozen=True):
 
 
 FULL = Access()
-"""Everything."""
+"""Access to all entries."""
 
 
 @lru_cache(maxsize=8192)
 def admits(access: Access, exposed: str, is_read_only: bool) -> bool:
-    """As `Access.admits`, remembered: the same few names are asked for at every call."""
+    """Returns `Access.admits`, cached: the same few names are checked at every call."""
     return access.admits(exposed, is_read_only=is_read_only)
 
 
@@ -98,21 +98,20 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def exposed_names(server: str, names: Iterable[str]) -> dict[str, str]:
-    """The names under which clients see what a server has, `SERVER__NAME`, each with the server's own.
+    """Maps exposed names, `SERVER__NAME`, to a server's own names.
 
-    Names consist of [A-Za-z0-9_-] and of MAX_EXPOSED_CHARACTERS at most. A longer one ends in a hash
-    of the whole; so does one that had to be altered, where another would have the same. They do not
-    depend on the order of what is named.
+    Exposed names consist of at most MAX_EXPOSED_CHARACTERS of [A-Za-z0-9_-]. A longer one ends in a hash of the full
+    name; so does an altered one that would collide with another. They do not depend on the order of `names`.
     """
     plain = {name: f"{server}__{_FORBIDDEN.sub('_', name)}" for name in names}
-    crowd: dict[str, int] = {}
+    uses: dict[str, int] = {}
     for name in plain.values():
-        crowd[name] = crowd.get(name, 0) + 1
+        uses[name] = uses.get(name, 0) + 1
     exposed: dict[str, str] = {}
     for name, short in plain.items():
         whole = f"{server}__{name}"
-        is_altered_twin = short != whole and crowd[short] > 1
-        if len(short) > MAX_EXPOSED_CHARACTERS or is_altered_twin:
+        collides = short != whole and uses[short] > 1
+        if len(short) > MAX_EXPOSED_CHARACTERS or collides:
             short = _hashed(short, whole)
         exposed[short] = name
     return exposed
@@ -126,10 +125,10 @@ def _hashed(name: str, whole: str) -> str:
 def exposed_tools(
     server: str, tools: Iterable[Tool], denied: Sequence[str] = ()
 ) -> dict[str, Tool]:
-    """The tools of a server by the names under which clients see them.
+    """Returns the tools of a server by exposed name.
 
-    Of two tools of one name the first counts. Those of which a pattern in `denied` means the own or the
-    exposed name are left out; the names of the others do not depend on that.
+    If two tools have the same name, the first one counts. Tools whose own or exposed name matches a pattern in
+    `denied` are left out, without an effect on the names of the others.
     """
     distinct: dict[str, Tool] = {}
     for tool in tools:
@@ -144,7 +143,7 @@ def exposed_tools(
 def exposed_prompts(
     server: str, prompts: Iterable[Mapping[str, object]]
 ) -> dict[str, Mapping[str, object]]:
-    """The prompts of a server by the names under which clients see them; of two of one name the first counts."""
+    """Returns the prompts of a server by exposed name; if two have the same name, the first one counts."""
     distinct: dict[str, Mapping[str, object]] = {}
     for prompt in prompts:
         name = prompt.get("name")
@@ -156,13 +155,13 @@ def exposed_prompts(
 def exposed_uris(
     listed: Mapping[str, Iterable[Mapping[str, object]]], key: str
 ) -> dict[str, tuple[str, Mapping[str, object]]]:
-    """The resources, or templates, of all servers by the URIs under which clients see them, each with its server.
+    """Returns the resources, or templates, of all servers by exposed URI, each with its server.
 
-    An own URI stays as it is where one server has it; else each is `SERVER__URI`.
+    A URI that only one server has is exposed unchanged, others as `SERVER__URI`.
 
     Args:
         listed: entries by server.
-        key: under which an entry has its URI.
+        key: the key of an entry's URI.
     """
     found: dict[str, dict[str, Mapping[str, object]]] = {}
     for server, entries in listed.items():
@@ -181,9 +180,9 @@ _EXPRESSION = re.compile(r"\{[^{}]*\}")
 
 
 def template_matches(template: str, uri: str) -> bool:
-    """Whether a URI may be one of those that a template (RFC 6570) describes; in time that grows with its length.
+    """Returns True if a URI may match a template (RFC 6570); takes time linear in its length.
 
-    Any text may stand for an expression. That is wider than the RFC, and the server has the last word.
+    An expression matches any text. That is wider than the RFC; the server decides in the end.
     """
     first, *rest = _EXPRESSION.split(template)
     if not rest:

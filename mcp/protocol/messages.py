@@ -1,10 +1,9 @@
-"""What MCP says, without saying it: methods and revisions, params, results and tools.
+"""Defines the methods, revisions, params, results and tools of MCP, without I/O or a clock.
 
-Values in, values out; no I/O and no clock. Both eras of the protocol (https://modelcontextprotocol.io/specification):
-*legacy*, 2024-11-05 to 2025-11-25, opens with `initialize` and keeps state per connection; *modern*,
-2026-07-28, knows no sessions, repeats the client's version and capabilities in each request's `_meta`,
-and is asked with `server/discover`. What a server sends is hostile input: whatever is wrong in it
-becomes a typed error or is left out.
+Values in, values out, for both eras of the protocol (https://modelcontextprotocol.io/specification): *legacy*,
+2024-11-05 to 2025-11-25, opens with `initialize` and keeps state per connection; *modern*, 2026-07-28, has no
+sessions, repeats the client's version and capabilities in the `_meta` of each request, and opens with
+`server/discover`. A server's data is hostile input: invalid parts become a typed error or are left out.
 """
 
 from collections.abc import Collection, Mapping
@@ -43,7 +42,8 @@ UNSUBSCRIBE = "resources/unsubscribe"
 UPDATED = "notifications/resources/updated"
 
 LIST_CHANGED = {
-    f"notifications/{family}/list_changed": family for family in ("tools", "prompts", "resources")
+    f"notifications/{capability}/list_changed": capability
+    for capability in ("tools", "prompts", "resources")
 }
 """The notifications of changed lists, with the capability that each belongs to."""
 
@@ -52,7 +52,7 @@ RELAYED: dict[str, Relay] = {
     "roots/list": "roots",
     "sampling/createMessage": "sampling",
 }
-"""What a legacy server may ask of its client, with the capability that the client declares for it."""
+"""The requests of a legacy server to its client, with the capability that the client declares for each."""
 
 PROGRESS_TOKEN = "progressToken"
 
@@ -62,29 +62,28 @@ OURS = frozenset(
         *(META + key for key in ("protocolVersion", "clientInfo", "clientCapabilities")),
     }
 )
-"""Keys of `_meta` that say who speaks on a connection: never passed on from a caller."""
+"""Keys of `_meta` that identify the client of a connection: never passed on from a caller."""
 
 LOG_LEVEL = META + "logLevel"
 SUBSCRIPTION_ID = META + "subscriptionId"
 
 RESOURCE_NOT_FOUND = -32002
-"""Of legacy servers; since 2026-07-28 it is -32602."""
+"""Code of legacy servers for a missing resource; since 2026-07-28 it is -32602."""
 
 # -- opening
 
 
 def eras_to_try(protocol_version: str, hint: Era | None) -> tuple[Era, ...]:
-    """The eras to open a connection with, in this order, until one is answered.
+    """Returns the eras to open a connection with, to be tried in this order until one succeeds.
 
-    Without knowledge the legacy `initialize` comes first. Every legacy server expects it as the first
-    message, and some end or fall silent on anything else; a modern server answers it with an error,
-    which costs one round trip; one that speaks both eras pins itself to the first message, and is
-    as good in either. A server known to be modern (`hint`) is asked the modern way; should it have been
-    replaced by a legacy one since, `initialize` follows, and should it merely have been slow, its
-    refusal of `initialize` leads back.
+    For an unknown server the legacy `initialize` comes first. Every legacy server expects it as the first
+    message, and some exit or hang on any other; a modern server answers it with an error, which costs one round
+    trip; a server of both eras keeps that of the first message, and works in either. A server known to be modern
+    (`hint`) is opened in the modern era; in case it was replaced by a legacy one, `initialize` follows, and in case
+    it was only slow, its refusal of `initialize` leads back to the modern era.
 
     Raises:
-        InvalidParams: no such revision.
+        InvalidParams: there is no such revision.
     """
     if protocol_version in LEGACY_VERSIONS:
         return ("legacy",)
@@ -100,7 +99,7 @@ def eras_to_try(protocol_version: str, hint: Era | None) -> tuple[Era, ...]:
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """What the two sides agreed on, and what the server says of itself."""
+    """Represents the negotiated revision, and the server's description of itself."""
 
     era: Era
     version: str
@@ -112,9 +111,9 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 def initialize_params(
     protocol_version: str, client_version: str, relays: Collection[Relay] = ()
 ) -> dict[str, object]:
-    """The params of `initialize`.
+    """Returns the params of `initialize`.
 
-    Of capabilities we declare what `relays` names and nothing else: a shared server has no one user to ask.
+    Only the capabilities in `relays` are declared: a shared server has no single user to ask.
     """
     offered = protocol_version if protocol_version in LEGACY_VERSIONS else LEGACY_VERSIONS[-1]
     capabilities: dict[str, object] = {
@@ -128,15 +127,15 @@ def initialize_params(
 
 
 def client_info(client_version: str) -> dict[str, object]:
-    """Who we are, for servers that log it."""
+    """Returns the name and version of corral, for servers that log them."""
     return {"name": "corral", "version": client_version}
 
 
 def read_initialize(result: object) -> Opened:
-    """The agreement in a result of `initialize`.
+    """Decodes a result of `initialize`.
 
     Raises:
-        ToolFailed: it is none, or of a revision that is not known.
+        ToolFailed: it is invalid, or its revision is unknown.
     """
     fields = as_object(result) or {}
     version = fields.get("protocolVersion")
@@ -153,10 +152,10 @@ def read_initialize(result: object) -> Opened:
 
 
 def read_discover(result: object) -> Opened:
-    """The agreement in a result of `server/discover`.
+    """Decodes a result of `server/discover`.
 
     Raises:
-        ToolFailed: it is none, or the server speaks no modern revision that is known.
+        ToolFailed: it is invalid, or the server supports no known modern revision.
     """
     fields = as_object(result) or {}
     offered = as_array(fields.get("supportedVersions")) or []
@@ -175,13 +174,13 @@ def read_discover(result: object) -> Opened:
 
 
 def announced(opened: Opened) -> list[str]:
-    """The families of lists, as in LIST_CHANGED, of which the server says that it tells when they change."""
-    families: list[str] = []
-    for family in LIST_CHANGED.values():
-        declared = as_object(opened.capabilities.get(family))
+    """Returns the capabilities in LIST_CHANGED for which the server declares change notifications."""
+    capabilities: list[str] = []
+    for capability in LIST_CHANGED.values():
+        declared = as_object(opened.capabilities.get(capability))
         if declared is not None and declared.get("listChanged") is True:
-            families.append(family)
-    return families
+            capabilities.append(capability)
+    return capabilities
 
 
 def request_meta(
@@ -192,14 +191,14 @@ def request_meta(
     capabilities: Mapping[str, object],
     log_level: str | None = None,
 ) -> dict[str, object]:
-    """The `_meta` of a request as its era asks for; what the caller gave is kept where it is not OURS.
+    """Returns the `_meta` that a request needs in its era; the caller's keys are kept, except those in OURS.
 
     Args:
         given: the caller's `_meta`, if it has one.
         modern_version: the revision on a modern connection, None on a legacy one.
         client_version: corral's own.
-        capabilities: the caller's, which a modern server is told with each request.
-        log_level: the least severe log message that a modern server shall send, unless the caller says one.
+        capabilities: the caller's, which a modern server receives with each request.
+        log_level: the least severe log message that a modern server should send, unless the caller gives a level.
     """
     meta: dict[str, object] = {}
     theirs = as_object(given)
@@ -220,9 +219,9 @@ def request_meta(
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """One tool, as its server describes it.
+    """Represents one tool, as its server describes it.
 
-    `fields` is the entry as it came, with all its keys: clients may know more of them than we do.
+    `fields` is the unchanged entry, with all its keys: clients may know more of them.
     """
 
     name: str
@@ -234,7 +233,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
     @staticmethod
     def from_wire(value: object) -> "Tool | None":
-        """The tool in one entry of `tools/list`, or None: without a name nobody could call it."""
+        """Decodes one entry of `tools/list`; returns None for an entry without a name, which cannot be called."""
         fields = as_object(value) or {}
         name = fields.get("name")
         if not isinstance(name, str) or not name:
@@ -250,12 +249,12 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_read_only(self) -> bool:
-        """Whether the server says that a call changes nothing."""
+        """Returns True if the server declares that a call changes nothing."""
         return self.annotations.get("readOnlyHint") is True
 
     @property
     def is_idempotent(self) -> bool:
-        """Whether the server says that a second call changes nothing more."""
+        """Returns True if the server declares that a second call changes nothing more."""
         return self.is_read_only or self.annotations.get("idempotentHint") is True
 
 
@@ -263,33 +262,33 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_result(method: str, result: object) -> dict[str, object]:
-    """The result of a request as it came, after a check that a client can rely on its shape.
+    """Returns the unchanged result of a request, after a check of its shape.
 
-    A failed tool (`isError`) is a result, and so is `input_required`: both are the caller's to read.
-    Absent `content` of a tool is an empty one. Whether structured content fits the tool's output schema
-    is not looked at: the caller has the schema as well, and corral uses none of it.
+    A failed tool (`isError`) is a result, and so is `input_required`: the caller has to handle both.
+    Missing `content` of a tool becomes an empty list. Structured content is not checked against the output
+    schema: the caller has the schema as well, and corral does not use the content.
 
     Raises:
-        ToolFailed: the answer is outside the protocol.
+        ToolFailed: the answer violates the protocol.
     """
     fields = as_object(result)
     if fields is None:
-        raise ToolFailed("cannot read the answer: it is no object")
+        raise ToolFailed("cannot read the answer: it is not an object")
     if method != CALL or fields.get("resultType") == "input_required":
         return fields
     content = as_array(fields.setdefault("content", []))
     if content is None:
-        raise ToolFailed("cannot read the answer: its content is no list")
+        raise ToolFailed("cannot read the answer: its content is not a list")
     for part in content:
         if not isinstance(part, dict):
-            raise ToolFailed("cannot read the answer: its content is no list of objects")
+            raise ToolFailed("cannot read the answer: its content is not a list of objects")
     if not isinstance(fields.get("isError", False), bool):
         raise ToolFailed("cannot read the answer: its isError is neither true nor false")
     return fields
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a call has come: `progress` of `total` in the server's own unit."""
+    """Represents the progress of a call: `progress` of `total` in the server's own unit."""
 
     progress: float
     total: float | None = None
@@ -297,7 +296,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def read_progress(params: Mapping[str, object]) -> tuple[object, Progress] | None:
-    """The token and the progress in a notification; None if there is none in it."""
+    """Returns the token and the progress in a notification; None if it has no progress."""
     progress = _number(params.get("progress"))
     if progress is None:
         return None

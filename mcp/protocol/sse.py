@@ -1,4 +1,4 @@
-"""Server-sent events out of chunks of bytes; no I/O (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+"""Parses server-sent events from chunks of bytes, without I/O (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,14 +8,14 @@ from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 
 
 class Event(NamedTuple):
-    """One event of a stream."""
+    """Represents one event of a stream."""
 
     name: str
     data: bytes
 
 
 class EventStream:
-    """What has been read of one stream, and of those that take it up again."""
+    """Holds the parser state of one stream and of its resumptions."""
 
     def __init__(self) -> None:
         self.last_id = ""
@@ -28,10 +28,10 @@ class EventStream:
         self._is_first = True
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that are complete with this chunk.
+        """Yields the events that this chunk completes.
 
         Raises:
-            ResourceLimitExceeded: one is longer than a message may be.
+            ResourceLimitExceeded: one is longer than the size limit of a message.
         """
         if self._ended_in_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
@@ -77,6 +77,6 @@ class EventStream:
 
 
 def too_long() -> ResourceLimitExceeded:
-    """What is said of an answer that is longer than a message may be."""
+    """Returns the error for an answer that is longer than the size limit of a message."""
     text = f"cannot read the answer: it is longer than {MAX_MESSAGE_BYTES} bytes"
     return ResourceLimitExceeded(text, limit=MAX_MESSAGE_BYTES)

@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from ...mcp.endpoint.request import unsupported_version
-from ...mcp.endpoint.server import McpEndpoint, Offering
+from ...mcp.endpoint.server import McpEndpoint, Provider
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.messages import (
     BATCHING_VERSION,
@@ -112,8 +112,8 @@ SSE_HEADERS = {
 }
 
 
-class HttpTools(Offering, Protocol):
-    """Describes an Offering whose tools can be looked up one by one."""
+class HttpTools(Provider, Protocol):
+    """Describes an Provider whose tools can be looked up one by one."""
 
     def tool(self, name: str) -> Mapping[str, object] | None:
         """Returns the tool that a call of this name would reach; None if it is not known, or not offered."""

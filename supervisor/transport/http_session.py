@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
-from ...mcp.endpoint.server import McpEndpoint, Offering
+from ...mcp.endpoint.server import McpEndpoint, Provider
 from ...mcp.protocol.caller import Caller
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import (
@@ -73,7 +73,7 @@ class HttpSession:
     """
 
     def __init__(
-        self, session_id: str, client_tools: Offering, caller: Caller, version: str
+        self, session_id: str, client_tools: Provider, caller: Caller, version: str
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.id = session_id
@@ -125,7 +125,7 @@ class HttpSession:
                 # With a reason, which the handler can tell from a client that is only gone.
                 self.running[request_id].cancel(str(params.get("reason") or ""))
         elif isinstance(method, str):
-            self.endpoint.hear(method, params)
+            self.endpoint.handle_notification(method, params)
         elif "result" in message or "error" in message:
             answer = self._asks.get(str(message.get("id")))
             if answer is not None and not answer.done():
@@ -244,7 +244,7 @@ class HttpSessions:
 
 
 class Reply:
-    """Answers one POST: with results alone, or with a stream that ends with them. It is the Link of its requests."""
+    """Answers one POST: with results alone, or with a stream that ends with them. It is the ClientLink of its requests."""
 
     def __init__(
         self,

@@ -362,7 +362,7 @@ class Connection(Channel):
 
     def _on_notification(self, notification: Notification) -> None:
         if self._endpoint is not None:
-            self._endpoint.hear(notification.method, notification.params)
+            self._endpoint.handle_notification(notification.method, notification.params)
 
     def follow(self, following: Awaitable[None]) -> None:
         """Runs `following` until the client hangs up; one that reads slowly is skipped ahead, and never disconnected."""

@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Nothing:
-    """An Offering of nothing, for the words of the face."""
+    """An Provider of nothing, for the words of the face."""
 
     instructions = INSTRUCTIONS
 

@@ -24,7 +24,7 @@ from corral.worker.contract.errors import (
     Timeout,
     ToolFailed,
 )
-from fake_offering import FakeOffering
+from fake_provider import FakeProvider
 
 pytestmark = pytest.mark.contract
 
@@ -60,11 +60,11 @@ class Client:
     """A client of a face of its own."""
 
     def __init__(self) -> None:
-        self.offering = FakeOffering()
+        self.provider = FakeProvider()
         self.way = Way()
         self.unasked: list[tuple[str, Any]] = []
         caller = Caller(name="tester", sharer="s")
-        self.face = McpEndpoint(self.offering, version="9", caller=caller, notify=self._notify)
+        self.endpoint = McpEndpoint(self.provider, version="9", caller=caller, notify=self._notify)
         self._last = 0
 
     def _notify(self, method: str, params: Mapping[str, object]) -> None:
@@ -72,7 +72,7 @@ class Client:
 
     async def ask(self, method: str, **params: object) -> Any:
         self._last += 1
-        return await self.face.request(self._last, method, params, self.way)
+        return await self.endpoint.request(self._last, method, params, self.way)
 
     async def modern(self, method: str, meta: Mapping[str, object] = {}, **params: object) -> Any:
         return await self.ask(method, **params, _meta={**MODERN, **meta})
@@ -81,7 +81,7 @@ class Client:
         self, version: str = "2025-11-25", capabilities: Mapping[str, object] = {}
     ) -> Any:  # the result
         result = await self.ask("initialize", protocolVersion=version, capabilities=capabilities)
-        self.face.hear("notifications/initialized", {})
+        self.endpoint.handle_notification("notifications/initialized", {})
         return result
 
     async def refusal(self, call: Awaitable[object]) -> Any:  # the error object of the wire
@@ -111,11 +111,11 @@ async def turns() -> None:
 def test_a_legacy_client_gets_the_revision_it_asks_for(version: str) -> None:
     async def test(client: Client) -> None:
         result = await client.initialize(version)
-        assert result["protocolVersion"] == version == client.face.version
+        assert result["protocolVersion"] == version == client.endpoint.version
         assert result["serverInfo"] == {"name": "corral", "version": "9"}
         assert result["instructions"] == "Be brief."
         assert result["capabilities"]["resources"] == {"subscribe": True, "listChanged": True}
-        assert client.face.era == "legacy"
+        assert client.endpoint.era == "legacy"
 
     run(test)
 
@@ -136,7 +136,7 @@ def test_before_initialize_only_ping_is_served_without_a_revision() -> None:
         for method in ("tools/list", "server/discover", "no/such"):
             error = await client.refusal(client.ask(method))
             assert error["code"] == -32602
-        assert client.face.era is None
+        assert client.endpoint.era is None
 
     run(test)
 
@@ -148,7 +148,7 @@ def test_a_modern_client_discovers_what_there_is_and_who_we_are() -> None:
         assert result["capabilities"].keys() >= {"tools", "prompts", "resources", "completions"}
         assert result["resultType"] == "complete"
         assert result["_meta"][META + "serverInfo"]["name"] == "corral"
-        assert client.face.era == "modern"
+        assert client.endpoint.era == "modern"
 
     run(test)
 
@@ -224,7 +224,7 @@ def test_a_request_that_stands_for_itself_is_served_between_those_of_a_legacy_cl
 def test_every_list_is_there_in_both_eras(method: str, key: str) -> None:
     async def test(client: Client) -> None:
         await client.initialize()
-        expected = client.offering.lists[key]  # type: ignore[index]  # the keys are the kinds
+        expected = client.provider.lists[key]  # type: ignore[index]  # the keys are the kinds
         assert await client.ask(method) == {key: expected}
         result = await client.modern(method)
         assert result[key] == expected
@@ -238,9 +238,9 @@ def test_a_long_list_comes_in_pages_that_survive_a_change_between_them() -> None
         await client.initialize()
         count = 2 * PAGE + 50
         tools: list[dict[str, object]] = [{"name": f"t{n:04}"} for n in range(count)]
-        client.offering.lists["tools"] = list(tools)
+        client.provider.lists["tools"] = list(tools)
         first = await client.ask("tools/list")
-        del client.offering.lists["tools"][3]  # it was on the first page: nothing may be skipped
+        del client.provider.lists["tools"][3]  # it was on the first page: nothing may be skipped
         second = await client.ask("tools/list", cursor=first["nextCursor"])
         third = await client.ask("tools/list", cursor=second["nextCursor"])
         assert [*first["tools"], *second["tools"], *third["tools"]] == tools
@@ -253,7 +253,7 @@ def test_a_long_list_comes_in_pages_that_survive_a_change_between_them() -> None
 def test_a_cursor_that_is_none_of_ours_is_refused() -> None:
     async def test(client: Client) -> None:
         await client.initialize()
-        client.offering.lists["prompts"] = [{"name": f"p{n}"} for n in range(PAGE + 1)]
+        client.provider.lists["prompts"] = [{"name": f"p{n}"} for n in range(PAGE + 1)]
         of_prompts = (await client.ask("prompts/list"))["nextCursor"]
         for cursor in ("", "x", "AAAA", "ä", 5, of_prompts):
             error = await client.refusal(client.ask("tools/list", cursor=cursor))
@@ -270,13 +270,13 @@ def test_a_call_reaches_the_offering_without_what_is_between_the_client_and_us()
         await client.initialize(capabilities={"roots": {}})
         meta = {"progressToken": 5, "mine": 1}
         await client.ask("tools/call", name="echo", arguments={"a": 1}, _meta=meta)
-        method, params, caller = client.offering.asked[-1]
+        method, params, caller = client.provider.asked[-1]
         assert method == "tools/call"
         assert params == {"name": "echo", "arguments": {"a": 1}, "_meta": {"mine": 1}}
         assert (caller.name, caller.sharer, caller.capabilities) == ("tester", "s", {"roots": {}})
         await client.modern("tools/call", name="echo")
-        assert client.offering.asked[-1][1] == {"name": "echo"}
-        assert client.offering.asked[-1][2].capabilities == {"elicitation": {}}
+        assert client.provider.asked[-1][1] == {"name": "echo"}
+        assert client.provider.asked[-1][2].capabilities == {"elicitation": {}}
 
     run(test)
 
@@ -298,7 +298,7 @@ def test_a_call_reaches_the_offering_without_what_is_between_the_client_and_us()
 )
 def test_a_call_that_fails_has_a_result_that_says_why(era: str, error: CorralError) -> None:
     async def test(client: Client) -> None:
-        client.offering.errors["echo"] = error
+        client.provider.errors["echo"] = error
         if era == "legacy":
             await client.initialize()
             result = await client.ask("tools/call", name="echo")
@@ -333,7 +333,7 @@ def test_an_unknown_tool_and_a_code_of_the_server_are_errors_of_the_protocol(
 ) -> None:
     async def test(client: Client) -> None:
         if error is not None:
-            client.offering.errors[str(name)] = error
+            client.provider.errors[str(name)] = error
         if era == "legacy":
             await client.initialize()
             said = await client.refusal(client.ask("tools/call", name=name))
@@ -350,7 +350,7 @@ def test_a_resource_or_prompt_that_there_is_not_is_refused_as_each_era_does() ->
     async def test(client: Client) -> None:
         await client.initialize()
         for name in ("test://none", "nobody"):
-            client.offering.errors[name] = NotFound("cannot find it")
+            client.provider.errors[name] = NotFound("cannot find it")
         legacy = await client.refusal(client.ask("resources/read", uri="test://none"))
         assert (legacy["code"], legacy["data"]["uri"]) == (-32002, "test://none")
         modern = await client.refusal(client.modern("resources/read", uri="test://none"))
@@ -358,7 +358,7 @@ def test_a_resource_or_prompt_that_there_is_not_is_refused_as_each_era_does() ->
         prompt = await client.refusal(client.ask("prompts/get", name="nobody"))
         assert prompt["code"] == -32602
         failed = ToolFailed("cannot complete", server="s", code=-32601)
-        client.offering.errors["completion/complete"] = failed
+        client.provider.errors["completion/complete"] = failed
         error = await client.refusal(client.ask("completion/complete", ref={}, argument={}))
         assert error["code"] == -32601
         assert (await client.refusal(client.ask("completion/complete")))["code"] == -32602
@@ -368,7 +368,7 @@ def test_a_resource_or_prompt_that_there_is_not_is_refused_as_each_era_does() ->
 
 def test_what_is_read_says_how_long_it_may_be_kept() -> None:
     async def test(client: Client) -> None:
-        class Reading(FakeOffering):
+        class Reading(FakeProvider):
             async def request(
                 self, method: str, params: Mapping[str, object], caller: Caller
             ) -> dict[str, object]:
@@ -389,7 +389,7 @@ def test_what_is_read_says_how_long_it_may_be_kept() -> None:
 def test_progress_is_told_under_the_client_s_own_token_and_never_after_the_end() -> None:
     async def test(client: Client) -> None:
         await client.initialize()
-        client.offering.go_on.set()
+        client.provider.go_on.set()
         await client.ask("tools/call", name="progress", _meta={"progressToken": "mine"})
         assert client.way.told == [
             (
@@ -398,13 +398,13 @@ def test_progress_is_told_under_the_client_s_own_token_and_never_after_the_end()
             ),
             ("notifications/progress", {"progressToken": "mine", "progress": 2, "total": 2}),
         ]
-        caller = client.offering.asked[-1][2]
+        caller = client.provider.asked[-1][2]
         assert caller.on_progress is not None
         client.way.told.clear()
         caller.on_progress(Progress(3))
         assert client.way.told == []
         await client.ask("tools/call", name="progress")
-        assert client.offering.asked[-1][2].on_progress is None
+        assert client.provider.asked[-1][2].on_progress is None
 
     run(test)
 
@@ -418,10 +418,10 @@ def test_a_legacy_client_chooses_the_level_of_what_servers_log() -> None:
         assert await client.ask("logging/setLevel", level="warning") == {}
         await client.ask("tools/call", name="chat")
         assert [params["level"] for _, params in client.way.told] == ["error"]
-        sent = client.offering.asked[-1][1]
+        sent = client.provider.asked[-1][1]
         assert sent["_meta"] == {META + "logLevel": "warning"}, "a modern server has to be told"
         await client.modern("tools/call", name="chat")
-        assert "_meta" not in client.offering.asked[-1][1], "a modern request stands for itself"
+        assert "_meta" not in client.provider.asked[-1][1], "a modern request stands for itself"
         assert (await client.refusal(client.ask("logging/setLevel", level="x")))["code"] == -32602
 
     run(test)
@@ -433,7 +433,7 @@ def test_a_modern_client_hears_of_logs_only_with_a_request_that_asks_for_them() 
         assert client.way.told == []
         await client.modern("tools/call", {META + "logLevel": "info"}, name="chat")
         assert [params["level"] for _, params in client.way.told] == ["info", "error"]
-        assert client.offering.asked[-1][1]["_meta"] == {META + "logLevel": "info"}
+        assert client.provider.asked[-1][1]["_meta"] == {META + "logLevel": "info"}
 
     run(test)
 
@@ -443,16 +443,16 @@ def test_a_legacy_client_is_asked_only_what_it_has_declared() -> None:
         await client.initialize(capabilities={"sampling": {}, "elicitation": {}})
         result = await client.ask("tools/call", name="ask")
         assert "accept" in result["content"][0]["text"]
-        caller = client.offering.asked[-1][2]
+        caller = client.provider.asked[-1][2]
         assert caller.ask is not None
         for method in ("roots/list", "sampling/createMessage", "x"):  # undeclared, over, unknown
             with pytest.raises(MethodNotFound):
                 await caller.ask(method, {})
         await client.initialize()
         await client.ask("tools/call", name="echo")
-        assert client.offering.asked[-1][2].ask is None
+        assert client.provider.asked[-1][2].ask is None
         await client.modern("tools/call", name="echo")
-        assert client.offering.asked[-1][2].ask is None
+        assert client.provider.asked[-1][2].ask is None
 
     run(test)
 
@@ -463,7 +463,7 @@ def test_a_modern_client_is_handed_what_the_server_wants_to_know() -> None:
         assert (result["resultType"], result["requestState"]) == ("input_required", "x")
         answers = {"q": {"action": "accept"}}
         await client.modern("tools/call", name="more", inputResponses=answers, requestState="x")
-        params = client.offering.asked[-1][1]
+        params = client.provider.asked[-1][1]
         assert (params["inputResponses"], params["requestState"]) == (answers, "x")
 
     run(test)
@@ -476,7 +476,7 @@ def test_a_legacy_client_is_asked_for_a_modern_server_until_that_has_an_answer()
         assert [params["message"] for _, params in client.way.asked] == ["", "x"]
         assert result.keys() == {"content"}
         assert "'n': 1" in result["content"][0]["text"]
-        assert client.offering.asked[-1][1]["arguments"] == {"a": 1}
+        assert client.provider.asked[-1][1]["arguments"] == {"a": 1}
         await client.initialize()
         result = await client.ask("tools/call", name="more")
         assert result["isError"] is True
@@ -486,19 +486,19 @@ def test_a_legacy_client_is_asked_for_a_modern_server_until_that_has_an_answer()
 
 def test_a_server_that_never_knows_enough_is_not_asked_for_ever() -> None:
     async def test(client: Client) -> None:
-        class Curious(FakeOffering):
+        class Curious(FakeProvider):
             async def request(
                 self, method: str, params: Mapping[str, object], caller: Caller
             ) -> dict[str, object]:
                 self.asked.append(("", {}, Caller()))
                 return {"resultType": "input_required", "requestState": "x"}
 
-        offering = Curious()
-        face = McpEndpoint(offering, version="9")
+        provider = Curious()
+        face = McpEndpoint(provider, version="9")
         await face.request(1, "initialize", {"protocolVersion": "2025-11-25"}, client.way)
         with pytest.raises(ToolFailed):
             await face.request(2, "tools/call", {"name": "x"}, client.way)
-        assert len(offering.asked) == MAX_ROUNDS + 1
+        assert len(provider.asked) == MAX_ROUNDS + 1
 
     run(test)
 
@@ -509,14 +509,14 @@ def test_a_server_that_never_knows_enough_is_not_asked_for_ever() -> None:
 def test_changed_lists_are_told_once_for_all_changes_of_a_moment() -> None:
     async def test(client: Client) -> None:
         await client.initialize()
-        client.offering.change("tools", "tools", "resources", "resourceTemplates")
+        client.provider.change("tools", "tools", "resources", "resourceTemplates")
         await turns()
         assert sorted(method for method, _ in client.unasked) == [
             "notifications/resources/list_changed",
             "notifications/tools/list_changed",
         ]
-        client.face.close()
-        assert client.offering.changed == []
+        client.endpoint.close()
+        assert client.provider.changed == []
 
     run(test)
 
@@ -524,8 +524,8 @@ def test_changed_lists_are_told_once_for_all_changes_of_a_moment() -> None:
 def test_a_modern_client_is_told_nothing_unasked() -> None:
     async def test(client: Client) -> None:
         await client.modern("tools/list")
-        client.face.hear("notifications/initialized", {})
-        assert client.offering.changed == []
+        client.endpoint.handle_notification("notifications/initialized", {})
+        assert client.provider.changed == []
 
     run(test)
 
@@ -535,16 +535,16 @@ def test_a_legacy_client_hears_of_a_resource_from_subscribe_to_unsubscribe() -> 
         await client.initialize()
         for _ in range(2):
             assert await client.ask("resources/subscribe", uri="test://a") == {}
-        client.offering.tell_updated("test://a")
+        client.provider.tell_updated("test://a")
         assert client.unasked == [("notifications/resources/updated", {"uri": "test://a"})]
         for _ in range(2):
             assert await client.ask("resources/unsubscribe", uri="test://a") == {}
-        assert client.offering.updated["test://a"] == []
+        assert client.provider.updated["test://a"] == []
         error = await client.refusal(client.ask("resources/subscribe", uri="test://none"))
         assert (error["code"], error["data"]["uri"]) == (-32002, "test://none")
         await client.ask("resources/subscribe", uri="test://a")
-        client.face.close()
-        assert client.offering.updated["test://a"] == []
+        client.endpoint.close()
+        assert client.provider.updated["test://a"] == []
 
     run(test)
 
@@ -565,18 +565,18 @@ def test_a_modern_client_that_listens_is_told_first_what_of_it_holds_and_then_on
         honored = {"toolsListChanged": True, "resourceSubscriptions": ["test://a"]}
         acknowledged = {"notifications": honored, "_meta": meta}
         assert client.way.told == [("notifications/subscriptions/acknowledged", acknowledged)]
-        client.offering.change("prompts", "tools", "resources")
-        client.offering.tell_updated("test://a")
+        client.provider.change("prompts", "tools", "resources")
+        client.provider.tell_updated("test://a")
         await turns()
         assert client.way.told[1:] == [
             ("notifications/resources/updated", {"uri": "test://a", "_meta": meta}),
             ("notifications/tools/list_changed", {"_meta": meta}),
         ]
         assert client.unasked == []
-        client.face.close()
+        client.endpoint.close()
         result = await listening
         assert result["_meta"][META + "subscriptionId"] == 1
-        assert (client.offering.changed, client.offering.updated["test://a"]) == ([], [])
+        assert (client.provider.changed, client.provider.updated["test://a"]) == ([], [])
 
     run(test)
 
@@ -587,11 +587,11 @@ def test_who_is_about_to_listen_when_the_face_is_closed_is_answered() -> None:
         listening = asyncio.ensure_future(
             client.modern("subscriptions/listen", notifications=wanted)
         )
-        await client.offering.begun.wait()
-        client.face.close()
-        client.offering.go_on.set()
+        await client.provider.begun.wait()
+        client.endpoint.close()
+        client.provider.go_on.set()
         assert (await listening)["_meta"][META + "subscriptionId"] == 1
-        assert client.offering.updated["test://slow"] == []
+        assert client.provider.updated["test://slow"] == []
 
     run(test)
 
@@ -601,9 +601,9 @@ def test_a_face_that_was_closed_is_freed_without_the_garbage_collector() -> None
         gc.disable()
         try:
             await client.initialize()
-            client.face.close()
-            freed = weakref.ref(client.face)
-            del client.face
+            client.endpoint.close()
+            freed = weakref.ref(client.endpoint)
+            del client.endpoint
             assert freed() is None
         finally:
             gc.enable()
@@ -618,11 +618,11 @@ def test_a_client_that_withdraws_leaves_nothing_behind() -> None:
         )
         await client.way.stirred.wait()
         waiting = asyncio.ensure_future(client.modern("tools/call", name="wait"))
-        await client.offering.begun.wait()
+        await client.provider.begun.wait()
         for task in (listening, waiting):
             task.cancel()
         await asyncio.wait({listening, waiting})
-        assert client.offering.changed == []
-        assert client.offering.cancelled.is_set()
+        assert client.provider.changed == []
+        assert client.provider.cancelled.is_set()
 
     run(test)

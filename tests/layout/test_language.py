@@ -25,8 +25,6 @@ def _words(text: str) -> frozenset[str]:
 
 PENDING = {
     "mcp.cortex",
-    "mcp.endpoint",
-    "mcp.protocol",
     "mcp.upstream",
     "supervisor.agents",
     "supervisor.lifecycle",

@@ -32,7 +32,7 @@ from corral.supervisor.transport.http_session import HttpSession, Reply, RpcRequ
 from corral.supervisor.transport.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
 from corral.worker.contract.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
-from fake_offering import REGIONAL, FakeOffering
+from fake_provider import REGIONAL, FakeProvider
 
 pytestmark = pytest.mark.shell
 
@@ -49,13 +49,13 @@ META_2026: dict[str, object] = {
 
 
 class Site:
-    """A served offering, and a client of it."""
+    """A served provider, and a client of it."""
 
     web: HttpServer
 
-    def __init__(self, http: aiohttp.ClientSession, offering: FakeOffering) -> None:
+    def __init__(self, http: aiohttp.ClientSession, provider: FakeProvider) -> None:
         self.http = http
-        self.offering = offering
+        self.provider = provider
         self.wanted: list[ViewQuery] = []
         self.callers: list[Caller] = []
         self.address = ""
@@ -65,12 +65,12 @@ class Site:
     def url(self) -> str:
         return f"http://{self.address}/mcp"
 
-    def offer(self, wanted: ViewQuery, caller: Caller) -> FakeOffering:
+    def offer(self, wanted: ViewQuery, caller: Caller) -> FakeProvider:
         if wanted.profile == "none":
             raise NotFound('cannot find profile "none"')
         self.wanted.append(wanted)
         self.callers.append(caller)
-        return self.offering
+        return self.provider
 
     def post(
         self, body: object, headers: Mapping[str, str] = {}, query: str = ""
@@ -109,14 +109,14 @@ async def site(**options: Any) -> AsyncGenerator[Site, None]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
-        found = Site(http, FakeOffering())
+        found = Site(http, FakeProvider())
         found.web = HttpServer(found.offer, token=TOKEN, version="9", **options)
         found.address = await found.web.open("127.0.0.1", 0)
         try:
             yield found
         finally:
             await found.web.close()
-            assert found.offering.changed == []
+            assert found.provider.changed == []
 
 
 def run(test: Callable[[Site], Awaitable[None]], **options: Any) -> None:
@@ -268,7 +268,7 @@ def test_connections_that_never_show_the_token_do_not_keep_out_who_has_it() -> N
             assert await silent[0][0].read() == b"", "the first to come is the first to go"
             async with site.post(site.message("ping"), session) as answer:
                 assert answer.status == 200
-            site.offering.change("tools")
+            site.provider.change("tools")
             told = await event(listening)
             assert told is not None
             assert told.message["method"] == "notifications/tools/list_changed"
@@ -436,7 +436,7 @@ def test_what_a_call_tells_comes_on_a_stream_that_ends_with_its_result() -> None
             half = await event(answer)
             assert half is not None
             assert half.message["params"]["progressToken"] == 7
-            site.offering.go_on.set()
+            site.provider.go_on.set()
             rest = await events(answer)
         assert [each.message.get("id") for each in rest] == [None, asked["id"]]
         assert len({first.id, half.id, *(each.id for each in rest)}) == 4
@@ -447,7 +447,7 @@ def test_what_a_call_tells_comes_on_a_stream_that_ends_with_its_result() -> None
 def test_an_older_client_is_sent_no_event_without_data() -> None:
     async def test(site: Site) -> None:
         session = await site.initialize("2025-06-18")
-        site.offering.go_on.set()
+        site.provider.go_on.set()
         asked = site.message("tools/call", name="progress", _meta={"progressToken": 7})
         async with site.post(asked, session) as answer:
             assert all(each.data for each in await events(answer))
@@ -458,7 +458,7 @@ def test_an_older_client_is_sent_no_event_without_data() -> None:
 def test_a_client_that_takes_json_alone_gets_the_result_alone() -> None:
     async def test(site: Site) -> None:
         session = await site.initialize(capabilities={"elicitation": {}})
-        site.offering.go_on.set()
+        site.provider.go_on.set()
         headers = {**session, "Accept": "application/json"}
         asked = site.message("tools/call", name="progress", _meta={"progressToken": 7})
         async with site.post(asked, headers) as answer:
@@ -504,7 +504,7 @@ def test_a_call_whose_stream_was_lost_goes_on_and_is_heard_to_its_end_once() -> 
             answer.close()  # the connection with it
         back = {**session, "Last-Event-ID": half.id, "Accept": "text/event-stream"}
         async with site.http.get(site.url, headers=back) as answer:
-            site.offering.go_on.set()
+            site.provider.go_on.set()
             rest = await events(answer)
         assert [each.message.get("id") for each in rest] == [None, asked["id"]]
         async with site.http.get(site.url, headers=back) as answer:  # lost again: kept for a while
@@ -530,14 +530,14 @@ def test_what_is_kept_for_a_session_goes_with_it() -> None:
             async with site.post(asked, session) as answer:
                 await event(answer)
                 if name == "progress":
-                    site.offering.go_on.set()
+                    site.provider.go_on.set()
                     await events(answer)
-                    site.offering.go_on.clear()
+                    site.provider.go_on.clear()
                 assert streams() > before
                 async with site.http.delete(site.url, headers=session) as ended:
                     assert ended.status == 204
                 await events(answer)
-        site.offering.asked.clear()  # each has a way back to its client
+        site.provider.asked.clear()  # each has a way back to its client
         assert streams() == before
 
     run(test)
@@ -547,7 +547,7 @@ def test_a_session_that_has_ended_is_freed_without_the_garbage_collector() -> No
     async def test() -> None:
         gc.disable()
         try:
-            visit = HttpSession("x", FakeOffering(), Caller(), "9")
+            visit = HttpSession("x", FakeProvider(), Caller(), "9")
             opened = RpcRequest(1, "initialize", {"protocolVersion": "2025-11-25"})
             await Reply(None).answer(visit.endpoint, opened)
             visit.take({"jsonrpc": "2.0", "method": "notifications/initialized"})
@@ -571,8 +571,8 @@ def test_a_call_that_is_withdrawn_is_cancelled_and_has_no_answer() -> None:
             async with site.post(note, session) as accepted:
                 assert accepted.status == 202
             assert [each.data for each in await events(answer)] == [""]
-        assert site.offering.cancelled.is_set()
-        assert site.offering.reasons, "who serves it can tell that from a client that is gone"
+        assert site.provider.cancelled.is_set()
+        assert site.provider.reasons, "who serves it can tell that from a client that is gone"
 
     run(test)
 
@@ -590,14 +590,14 @@ def test_an_id_in_use_is_refused() -> None:
 def test_what_belongs_to_no_request_comes_on_the_stream_of_the_session_also_later() -> None:
     async def test(site: Site) -> None:
         session = await site.initialize()
-        site.offering.change("tools")  # nobody listens yet
+        site.provider.change("tools")  # nobody listens yet
         async with site.http.get(site.url, headers=session) as answer:
             first = await event(answer)
             assert first is not None
             assert first.message["method"] == "notifications/tools/list_changed"
             async with site.http.get(site.url, headers=session) as newer:
                 assert await events(answer) == []  # the newer one has taken over
-                site.offering.change("prompts")
+                site.provider.change("prompts")
                 second = await event(newer)
                 assert second is not None
                 assert second.message["method"] == "notifications/prompts/list_changed"
@@ -761,10 +761,10 @@ def test_a_modern_call_ends_with_its_connection() -> None:
                 pass
 
         task = asyncio.ensure_future(call())
-        await site.offering.begun.wait()
+        await site.provider.begun.wait()
         task.cancel()
-        await site.offering.cancelled.wait()
-        assert site.offering.reasons, "hanging up is how it is withdrawn"
+        await site.provider.cancelled.wait()
+        assert site.provider.reasons, "hanging up is how it is withdrawn"
 
     run(test)
 
@@ -779,11 +779,11 @@ def test_a_modern_call_that_the_end_of_the_daemon_cuts_short_is_answered_and_not
                 return int(answer.status)
 
         task = asyncio.ensure_future(call())
-        await site.offering.begun.wait()
+        await site.provider.begun.wait()
         await site.web.close()
         assert await task == 503
-        assert site.offering.cancelled.is_set()
-        assert not site.offering.reasons
+        assert site.provider.cancelled.is_set()
+        assert not site.provider.reasons
 
     run(test)
 
@@ -795,7 +795,7 @@ def test_a_modern_client_listens_on_a_stream_until_it_hangs_up() -> None:
             first = await event(answer)
             assert first is not None
             assert first.message["method"] == "notifications/subscriptions/acknowledged"
-            site.offering.change("prompts", "tools")
+            site.provider.change("prompts", "tools")
             second = await event(answer)
             assert second is not None
             assert second.message["method"] == "notifications/tools/list_changed"
@@ -836,7 +836,7 @@ def test_an_id_that_is_none_of_ours_has_no_place(text: str) -> None:
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 def test_the_official_client_speaks_with_it(mode: str) -> None:
     async def test(site: Site) -> None:
-        site.offering.go_on.set()
+        site.provider.go_on.set()
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with create_mcp_http_client(headers=headers) as http:
             transport = streamable_http_client(site.url, http_client=http)

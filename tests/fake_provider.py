@@ -1,4 +1,4 @@
-"""An offering that a test holds in its hands: what it answers, what it was asked, and whom it tells."""
+"""An provider that a test holds in its hands: what it answers, what it was asked, and whom it tells."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ REGIONAL: dict[str, object] = {
 }
 
 
-class FakeOffering:
+class FakeProvider:
     """Answers calls of its tools, by name."""
 
     instructions = "Be brief."
