@@ -1,4 +1,4 @@
-"""What the tests of logs share: short words for writing them and for reading them back."""
+"""Helpers of the tests of logs: short names for writing and for reading back."""
 
 import asyncio
 import base64

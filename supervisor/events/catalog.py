@@ -1,7 +1,7 @@
-"""The catalogue of what the daemon tells: every type of event, what it means, its fields, and who may see it.
+"""Lists every type of event that the daemon publishes, with its meaning, its fields, and those that agents may see.
 
-The stream holds the publisher to it (`check`), and docs/reference/events.md is written from it. It decides nothing
-else, and knows nobody who publishes.
+The bus holds its publishers to it, and docs/reference/events.md is written from it. It decides nothing else, and knows
+no publisher.
 """
 
 import re
@@ -80,130 +80,132 @@ _ALL: frozenset[str] = frozenset()
 """The event may be seen, and has no fields that may."""
 
 _DURABLE = "but for tasks that are not durable"
-_REASON = Field("reason", "text", "why, in words")
+_REASON = Field("reason", "text", "the cause, as text")
 _CHECK = Field("check", "text or null", "the health check's name; null: the worker gave up")
-_MESSAGE = Field("message", "text", "what went wrong, in words")
-_FAILURES = Field("failures", "count", "how often in a row")
+_MESSAGE = Field("message", "text", "the error, as text")
+_FAILURES = Field("failures", "count", "number in a row")
 _TASK = (
     Field("task", "text", "the task's id"),
-    Field("attempt", "count", "which attempt, from 1; 0 before the first"),
+    Field("attempt", "count", "number of the attempt, from 1; 0 before the first"),
 )
-_SESSION = Field("session", "text", "which one")
+_SESSION = Field("session", "text", "its name")
 _SCHEDULE = Field("schedule", "text", "its name")
 _WHOSE = "agent, unless the task is for a capability"
 _EXCESS = (
     Field("key", "text", "the key in `[resources]`, or max_cost_cents_per_day"),
-    Field("limit", "number", "its value: bytes, seconds, cents or a count, as the key says"),
-    Field("used", "number or null", "what was found, in the same unit; null where nobody knows"),
+    Field("limit", "number", "its value: bytes, seconds, cents or a count, by its key"),
+    Field("used", "number or null", "the value found, in the same unit; null where unknown"),
     _REASON,
 )
 _SAVED = Field(
-    "checkpoint", "number or null", "what its next life begins with; null: it saved nothing"
+    "checkpoint",
+    "number or null",
+    "the checkpoint that its next incarnation begins with; null: it saved none",
 )
 _PART = (
     Field("part", "text", "`store` or `journal`"),
-    Field("stalled_s", "seconds", "how long the oldest write waits"),
+    Field("stalled_s", "seconds", "age of the oldest waiting write"),
     Field(
         "lost",
         "count",
-        "what was lost since the event before: posted records (events among them), or lines",
+        "number of posted records (events among them) or lines lost since the last such event",
     ),
 )
 
 _TYPES = (
-    EventType("agent.added", "There is an agent or an MCP server that was not there.", AGENT,
+    EventType("agent.added", "An agent or an MCP server was added to the running set.", AGENT,
               (Field("kind", "text", "`agent` or `mcp`"),), shown=frozenset({"kind"})),
     EventType("agent.changed", "A reload has changed its configuration.", AGENT, (
-        Field("effect", "text", "`live`, or `restart`: its workers are renewed"),
+        Field("effect", "text", "`live`, or `restart`: its workers are replaced"),
         Field("keys", "list of text", "the keys that have changed"),
     )),
-    EventType("agent.cold", "Its workers start by themselves from now on, although they were to be forks.", AGENT, (_REASON,)),
-    EventType("agent.hibernated", "A worker has saved where it stands, and its process is ended until it is woken.", LIFE,
+    EventType("agent.cold", "Its workers start as processes of their own from now on, although they were to be forks.", AGENT, (_REASON,)),
+    EventType("agent.hibernated", "A worker has saved a checkpoint, and its process is ended until it is woken.", LIFE,
               (_SAVED,)),
     EventType("agent.paused", "A worker is frozen.", LIFE, shown=_ALL),
-    EventType("agent.removed", "It is gone from the running set.", AGENT, shown=_ALL),
+    EventType("agent.removed", "An agent or an MCP server was removed from the running set.", AGENT, shown=_ALL),
     EventType("agent.renewal", "The zygote of its workers is started anew; present workers are replaced one after the other.",
               AGENT, (
         Field("ok", "boolean", "whether it could be imported; if not, the workers go on as they are"),
-        Field("reason", "text", "what has changed; or why it could not be imported"),
+        Field("reason", "text", "the change; or why it could not be imported"),
     )),
     EventType("agent.reset", "Its failures were forgotten, by `reset`.", WORKER),
     EventType("agent.resumed", "A worker runs again.", LIFE, shown=_ALL),
-    EventType("agent.scaled", "It has another number of workers; or as many as before, where tasks wait and it can have no more.",
+    EventType("agent.scaled", "It has another number of workers; or the same, where tasks wait and it can have no more.",
               AGENT, (
-        Field("instances", "count", "how many now"),
-        Field("before", "count", "how many there were"),
+        Field("instances", "count", "number of workers now"),
+        Field("before", "count", "number before"),
         _REASON,
     ), shown=frozenset({"instances", "before"})),
     EventType("agent.signalled", "A signal was sent to a worker's leader.", LIFE,
               (Field("signal", "text", "such as `SIGHUP`"),)),
     EventType("agent.spare_lost", "A worker that was forked ahead has died, the first of several in a row.", AGENT, (_REASON,)),
-    EventType("agent.warm", "Its imports are there: its workers are forks from now on.", AGENT, (
-        Field("duration_s", "seconds", "how long they took"),
-        Field("rss_bytes", "bytes", "how much memory they take"),
+    EventType("agent.warm", "Its zygote has imported its modules: its workers are forks from now on.", AGENT, (
+        Field("duration_s", "seconds", "duration of the imports"),
+        Field("rss_bytes", "bytes", "memory of the zygote"),
     )),
     EventType("agent.woken", "A hibernated worker is started: by `wake`, by `start`, or because a task waits for it.",
               LIFE, (_SAVED,)),
     EventType("checkpoint.corrupted", "A checkpoint in the store is damaged, and was passed over for an earlier one.",
               "agent; worker where one saved it", (
         Field("checkpoint", "number", "its number"),
-        Field("task", "text or null", "the task that saved it; null: a worker"),
+        Field("task", "text or null", "the task that saved it; null: the worker itself"),
         _REASON,
     )),
     EventType("checkpoint.failed", "A worker could not save one when it was due; the first of several in a row.", LIFE,
               (_REASON,)),
-    EventType("checkpoint.restored", "A worker goes on, or will begin, with another state.", LIFE, (
+    EventType("checkpoint.restored", "A worker goes on, or will start, with the state of a checkpoint.", LIFE, (
         Field("checkpoint", "number", "the worker's own copy of it"),
-        Field("live", "boolean", "whether it goes on with it; else its next life begins with it"),
+        Field("live", "boolean", "whether it goes on with it; else its next incarnation begins with it"),
     )),
-    EventType("checkpoint.saved", "A worker has saved one.", LIFE, (
+    EventType("checkpoint.saved", "A worker has saved a checkpoint.", LIFE, (
         Field("checkpoint", "number", "its number"),
         Field("reason", "text", "`asked`, `hibernate`, `interval` or `restore`"),
         Field("size_bytes", "bytes", "of the data, as JSON"),
     ), stored="but for those of checkpoint_interval"),
-    EventType("config.refused", "A configuration was not taken; nothing has changed.",
+    EventType("config.refused", "A configuration was rejected; nothing has changed.",
               "the daemon, or the agent that the store holds", (_REASON,)),
     EventType("config.reloaded", "A changed configuration is in force.", DAEMON, (
-        Field("added", "list of text", "agents and servers that came"),
+        Field("added", "list of text", "agents and servers that were added"),
         Field("removed", "list of text", "that went"),
-        Field("changed", "object", "that have changed: name to `live` or `restart`"),
+        Field("changed", "object", "agents and servers that have changed: name to `live` or `restart`"),
         Field("pending", "list of text", "keys that wait for the next start of the daemon"),
         Field("live", "list of text", "keys of no agent that took effect"),
-        Field("teams", "object", "those that were added, removed or changed: name to which of these"),
+        Field("teams", "object", "name to `added`, `removed` or `changed`"),
         Field("workflows", "object", "likewise"),
     )),
     EventType("config.shadowed", "An agent that was added at run time is in the file, too, which wins.",
               AGENT, (_REASON,)),
-    EventType("daemon.alert_failed", "An alert was not delivered; it is not tried again.", DAEMON, (
-        Field("about", "number", "the `seq` of the event that it was about"),
+    EventType("daemon.alert_failed", "An alert was not delivered, and will not be tried again.", DAEMON, (
+        Field("about", "number", "the `seq` of its event"),
         Field("key", "text", "`alert` or `alert_url`"),
         _MESSAGE,
     )),
-    EventType("daemon.degraded", "A part of the daemon does not do its work now.", DAEMON, _PART),
+    EventType("daemon.degraded", "A part of the daemon cannot do its work now.", DAEMON, _PART),
     EventType("daemon.emergency_over", "The first start after an emergency stop.", DAEMON, shown=_ALL),
     EventType("daemon.emergency_stop", "Everything was killed, and nothing starts until `start`.", DAEMON, (
-        Field("by", "text", "who asked for it"),
-        Field("workers", "count", "how many were killed"),
+        Field("by", "text", "the caller"),
+        Field("workers", "count", "number of killed workers"),
     ), shown=_ALL),
     EventType("daemon.launcher_lost",
               "The launcher died, its workers with it; a new one starts them.", DAEMON),
     EventType("daemon.recovered", "The part does its work again.", DAEMON, _PART),
-    EventType("daemon.started", "A daemon is there; workers start after this.", DAEMON, (
-        Field("generation", "count", "which start of this state folder it is"),
+    EventType("daemon.started", "A daemon has started; workers start after this.", DAEMON, (
+        Field("generation", "count", "number of starts of this state folder"),
         Field("version", "text", "corral's"),
         Field("clean", "boolean", "whether the daemon before ended in order, or there was none"),
     ), shown=_ALL),
     EventType("daemon.stopped", "The last event of a daemon that ends in order.", DAEMON),
-    EventType("daemon.stopping", "It takes no more work, and stops everything.", DAEMON, shown=_ALL),
-    EventType(EXPIRED, "For one reader, not of the stream: some of the events between two numbers were"
+    EventType("daemon.stopping", "The daemon takes no more work, and stops all workers.", DAEMON, shown=_ALL),
+    EventType(EXPIRED, "For one reader, not part of the stream: some of the events between two numbers were"
               " removed by `[events]`.", DAEMON, (
-        Field("after", "number", "the number that the reader had"),
-        Field("first", "number", "the number from which on all that is stored is there"),
+        Field("after", "number", "the number of the last event that the reader has"),
+        Field("first", "number", "the number from which on all stored events are present"),
     ), stored="no"),
-    EventType(SKIPPED, "For one reader, not of the stream: it read too slowly, and these are left out.",
-              DAEMON, (Field("count", "count", "how many"),), stored="no"),
+    EventType(SKIPPED, "For one reader, not part of the stream: it read too slowly, and events were left out.",
+              DAEMON, (Field("count", "count", "number of events left out"),), stored="no"),
     EventType("health.degraded", "A check has failed too often, or the worker gave up.", LIFE,
-              (_CHECK, Field("failures", "count or null", "how often in a row"), _MESSAGE)),
+              (_CHECK, Field("failures", "count or null", "number in a row"), _MESSAGE)),
     EventType("health.failed", "A check has failed.", LIFE, (_CHECK, _FAILURES, _MESSAGE),
               stored="up to `failure_threshold` in a row"),
     EventType("health.passed", "A check that had failed is good again, before the agent was degraded.",
@@ -231,17 +233,17 @@ _TYPES = (
         Field("throttled_s", "seconds", "in this incarnation so far"),
     )),
     EventType("limit.cpu_seconds", "max_cpu_seconds is used up: the worker is ended.", LIFE, _EXCESS),
-    EventType("limit.file_descriptors", "A process can open no more files.", LIFE, _EXCESS),
+    EventType("limit.file_descriptors", "A process has used up its file descriptors.", LIFE, _EXCESS),
     EventType("limit.file_size", "A file would have become too long: the worker was ended.", LIFE, _EXCESS),
     EventType("limit.memory", "Too much memory is used: the worker is ended.", LIFE, _EXCESS),
-    EventType("limit.processes", "There is no room for a worker below max_concurrent_processes.",
-              "agent; worker where it is about one", (_REASON,)),
+    EventType("limit.processes", "A worker cannot start below max_concurrent_processes.",
+              "agent; worker if there is one", (_REASON,)),
     EventType("limit.tokens", "max_tokens_per_minute is used up: the agent takes no task for now.",
               AGENT, _EXCESS),
     EventType("limit.worker_processes", "A worker can start no more processes.", LIFE, _EXCESS),
     EventType("log.losing", "Lines of a worker cannot be written; lost ones are counted.", WORKER,
               (_REASON,)),
-    EventType("log.lost", "Lines can be written again; the log itself says where they are missing.", WORKER, (
+    EventType("log.lost", "Lines can be written again; the log has a line where some are missing.", WORKER, (
         Field("lines", "count", "lost since the last such event"),
         Field("bytes", "bytes", "likewise"),
     )),
@@ -250,51 +252,51 @@ _TYPES = (
         Field("server", "text or null", "the MCP server; null where none has the tool"),
         Field("tool", "text", "as it was called"),
         Field("task", "text or null", "the task that it was made for"),
-        Field("outcome", "text", "`ok`, `error` (the tool said so), or the name of the error"),
+        Field("outcome", "text", "`ok`, `error` (the tool returned one), or the name of the error"),
         Field("duration_s", "seconds", "from the call to its end"),
     ), stored="no, the audit has it"),
     EventType("mcp.tools_changed", "A server lists other tools than before.", LIFE, (
-        Field("added", "list of text", "tools that came, at most 100"),
-        Field("removed", "list of text", "tools that went, at most 100"),
-        Field("tools", "count", "how many there are"),
+        Field("added", "list of text", "added tools, at most 100"),
+        Field("removed", "list of text", "removed tools, at most 100"),
+        Field("tools", "count", "number of tools"),
     )),
     EventType("memory.cleared", "A session of an agent, or all, was cleared on request.", AGENT, (
-        Field("session", "text or null", "which, null for all"),
-        Field("sessions", "count", "how many there were"),
-        Field("keys", "count", "how many keys were remembered beside them"),
+        Field("session", "text or null", "its name, null for all"),
+        Field("sessions", "count", "number before"),
+        Field("keys", "count", "number of keys that were removed with them"),
     )),
-    EventType("memory.corrupted", "A session in the store is not what was stored; its tasks fail.", AGENT, (
+    EventType("memory.corrupted", "A session in the store is damaged; its tasks fail.", AGENT, (
         _SESSION, _REASON)),
-    EventType("memory.evicted", "The session that was used least recently gave way to a new one (`max_sessions`).",
+    EventType("memory.evicted", "The least recently used session was removed for a new one (`max_sessions`).",
               AGENT, (_SESSION,)),
-    EventType("memory.expired", "Sessions that nobody has used for `retention` are forgotten.", AGENT, (
-        Field("sessions", "count", "how many"),)),
-    EventType("memory.trimmed", "The oldest messages of a session gave way to new ones (`max_session_bytes`).",
+    EventType("memory.expired", "Sessions unused for `retention` were removed.", AGENT, (
+        Field("sessions", "count", "number of sessions"),)),
+    EventType("memory.trimmed", "The oldest messages of a session were removed for new ones (`max_session_bytes`).",
               AGENT, (
         _SESSION,
-        Field("task", "text", "the id of the task whose turn it was"),
-        Field("dropped", "count", "messages that are gone"),
+        Field("task", "text", "the id of the task"),
+        Field("dropped", "count", "number of removed messages"),
         Field("size_bytes", "bytes", "of what is left"),
     )),
-    EventType("schedule.added", "Tasks are made by a schedule that was not there.", _WHOSE, (
+    EventType("schedule.added", "A schedule was added.", _WHOSE, (
         _SCHEDULE,
         Field("next_at", "text or null", "when it runs next"),
     )),
     EventType("schedule.corrupted", "A schedule in the store cannot be read; it does not run.", DAEMON, (
         _SCHEDULE, _REASON)),
-    EventType("schedule.paused", "It makes no tasks until it is resumed.", _WHOSE, (_SCHEDULE,)),
+    EventType("schedule.paused", "A schedule makes no tasks until it is resumed.", _WHOSE, (_SCHEDULE,)),
     EventType("schedule.refused", "A task that was due was not accepted; the next one is tried when it is due.",
               _WHOSE, (_SCHEDULE, Field("error", "text", "the error's name"), _REASON)),
     EventType("schedule.removed", "It is gone.", _WHOSE, (_SCHEDULE,)),
-    EventType("schedule.resumed", "It makes tasks again.", _WHOSE, (
+    EventType("schedule.resumed", "A schedule makes tasks again.", _WHOSE, (
         _SCHEDULE,
         Field("next_at", "text or null", "when it runs next"),
     )),
-    EventType("schedule.skipped", "A run was due and is left out.", _WHOSE, (_SCHEDULE, _REASON)),
+    EventType("schedule.skipped", "A run was due and is skipped.", _WHOSE, (_SCHEDULE, _REASON)),
     EventType("task.corrupted", "A record in the store cannot be read, and was passed over.",
               "the daemon, or the agent of the task", (
         Field("task", "text", "the task's id"), _REASON)),
-    EventType("task.ended", "A task has ended, once and for all.", TASK, (
+    EventType("task.ended", "A task has ended; it is not tried again.", TASK, (
         *_TASK,
         Field("state", "text", "`succeeded`, `failed`, `cancelled` or `timeout`"),
         Field("error", "text or null", "the error's name"),
@@ -304,11 +306,11 @@ _TYPES = (
         Field("tokens_used", "count", "in all"),
         Field("cost_cents", "number", "in all"),
     ), stored=_DURABLE),
-    EventType("task.progress", "A worker says how far it is.", TASK, (
+    EventType("task.progress", "A worker reports its progress.", TASK, (
         *_TASK,
-        Field("progress", "number", "what is done"),
-        Field("total", "number or null", "of how much; null is 1"),
-        Field("message", "text", "in words"),
+        Field("progress", "number", "the part that is done"),
+        Field("total", "number or null", "the whole; null is 1"),
+        Field("message", "text", "as text"),
     ), stored="no"),
     EventType("task.queued", "A task was accepted.", TASK, (
         *_TASK,
@@ -317,19 +319,19 @@ _TYPES = (
     ), stored=_DURABLE),
     EventType("task.retried", "An attempt has failed, and another will be made.", TASK,
               (*_TASK, _REASON), stored=_DURABLE),
-    EventType("task.started", "A worker was given the task, or the daemon performs it.", TASK, _TASK,
+    EventType("task.started", "The task was given to a worker, or the daemon performs it.", TASK, _TASK,
               stored=_DURABLE),
-    EventType("team.added", "There is a team that was not there.", _GROUP, shown=_ALL),
-    EventType("team.changed", "A reload has changed it.", _GROUP),
+    EventType("team.added", "A team was added.", _GROUP, shown=_ALL),
+    EventType("team.changed", "A reload has changed its definition.", _GROUP),
     EventType("team.removed", "It is gone.", _GROUP, shown=_ALL),
-    EventType("workflow.added", "There is a workflow that was not there.", _GROUP, shown=_ALL),
-    EventType("workflow.changed", "A reload has changed it.", _GROUP),
+    EventType("workflow.added", "A workflow was added.", _GROUP, shown=_ALL),
+    EventType("workflow.changed", "A reload has changed its definition.", _GROUP),
     EventType("workflow.removed", "It is gone.", _GROUP, shown=_ALL),
-    EventType("workflow.step", "A step of a workflow has come further.", _GROUP, (
+    EventType("workflow.step", "A step of a workflow has started or ended.", _GROUP, (
         Field("task", "text", "the id of the workflow's task"),
         Field("step", "text", "the step's name"),
         Field("state", "text", "`started`, `resumed` by another daemon, `skipped`, or how it ended: `succeeded`, `failed`"),
-        Field("reason", "text", "why it failed; else empty"),
+        Field("reason", "text", "the cause of a failure; else empty"),
     )),
     EventType("worker.state", "A worker has gone from one state to the next.", LIFE, (
         Field("from", "text", "the state before"),

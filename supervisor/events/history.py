@@ -550,5 +550,5 @@ def _record(row: Row) -> tuple[dict[str, object], int]:
 
 def _expired(after: int, first: int) -> dict[str, object]:
     """Returns an `events.expired`, with the position of the reader, from which it can go on."""
-    nobody: dict[str, object] = {"at": None, "agent": None, "worker": None, "incarnation": None}
-    return {"seq": after, "type": EXPIRED, **nobody, "after": after, "first": first}
+    empty: dict[str, object] = {"at": None, "agent": None, "worker": None, "incarnation": None}
+    return {"seq": after, "type": EXPIRED, **empty, "after": after, "first": first}

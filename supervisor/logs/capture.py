@@ -4,7 +4,7 @@ Because the prefix is the same for all lines of a chunk, capture costs one `byte
 the text is the worker's bytes, untouched. A line that is longer than a part is written in parts; one of which a part is
 lost is lost to its end, and counted.
 
-Nothing here waits: not for a reader, and not for a disk that refuses. Lost lines are counted, and a line says so as soon
+Nothing here waits: not for a reader, and not for a disk that refuses. Lost lines are counted, and a line reports them as soon
 as writing works again. Memory is bounded by `max_buffer_bytes` a worker. Everything is on the loop's thread. How files are
 named, rotated and repaired is the business of `rotating_file`.
 """

@@ -108,7 +108,7 @@ class DaemonLog:
         """Writes waiting entries as soon as the reader reads, without end, also where nothing new comes."""
         while True:
             self.flush()
-            # Not by writability: uvloop would set O_NONBLOCK on a descriptor that others have, too.
+            # Not by writability: uvloop would set O_NONBLOCK on a descriptor that other processes share.
             await asyncio.sleep(BEHIND_S if self._handler.is_behind else IDLE_S)
 
     def close(self) -> None:
@@ -426,7 +426,7 @@ def facts_of(record: logging.LogRecord) -> dict[str, object]:
         errors.append(record.exc_info[1])
     for error in errors:
         if isinstance(error, CorralError):
-            # Of errors that a worker or a server has answered, the data is whatever it likes.
+            # The data of errors that a worker or a server has answered may be anything.
             for key in islice(error.data, DATA_LIMIT):
                 facts[_NO_NAME.sub("_", key[:NAME_LIMIT])] = error.data[key]
             facts |= {"error": error.name, "code": error.code}

@@ -116,7 +116,7 @@ class Cursor:
         """
         source = self._source
         writer = self._writer()
-        # Only now, before anybody else has a turn, all this belongs together: files, their ends, the writer's count.
+        # Only now, before another reader runs, all this belongs together: files, their ends, the writer's count.
         files = self._readable(files)
         ends = _line_ends(writer)
         for entry in files:
@@ -158,7 +158,7 @@ class Cursor:
         else:
             line = None
         if line is not None and line < 0:
-            line = None  # an earlier daemon wrote these lines: nobody has counted them
+            line = None  # an earlier daemon wrote these lines, uncounted
         with files[last[0]].opened(source):
             self._end = (files[last[0]].head, last[1])
         self._line_at_end = ends.get(files[-1].inode) if last == end else None
@@ -295,7 +295,7 @@ class Cursor:
             later = [file for file in later if self._is_before_end(file)]
         for file in later:
             if self._enter(file):
-                # A file that was there before its writer has lines that nobody has counted.
+                # A file that was there before its writer has uncounted lines.
                 is_known = file.first_line > 0 or (file.first_line == 0 and self.line is not None)
                 return self._gap_to(file.first_line if is_known else None, is_next=is_next)
             is_next = False
@@ -329,7 +329,7 @@ class Cursor:
             return [file for file in written if file.first_line >= line], False
         if written and first_line is not None:
             return [file for file in written if file.first_line > first_line], False
-        # Of an earlier daemon: the names tell the order.
+        # Of an earlier daemon: the names give the order.
         first_lines = {file.inode: file.first_line for file in written}
         entries = [entry for entry in self.files() if entry.is_ours]
         inodes = [entry.inode for entry in entries]

@@ -263,7 +263,7 @@ class RotatingFile:
             there = None
         if there is not None and (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev):
             if here.st_size < self._size:
-                # Nothing tells when: at worst, all since the last look is gone.
+                # The time is not known: at worst, all since the last look is gone.
                 self.damage = "the file was truncated, at most this was lost"
             self._size = here.st_size
             return self.damage

@@ -84,7 +84,7 @@ class LogStore:
         if writer.users <= 0 and self._writers.get((writer.agent, writer.worker)) is writer:
             del self._writers[writer.agent, writer.worker]
             writer.release()
-            # A reader that has not read it to its end is to be told of no gap, or of the true one.
+            # A reader that has not read it to its end needs its counts to report the true gap, or none.
             if self._readers:
                 self._released[writer.agent, writer.worker] = writer
                 if len(self._released) > RELEASED_KEPT:

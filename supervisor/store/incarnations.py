@@ -113,4 +113,4 @@ def _fail(answer: asyncio.Future[None] | None, error: BaseException) -> None:
         logger.debug("%s: the next incarnations wait for their numbers", error)
         return
     answer.set_exception(error)
-    answer.exception()  # those whose start is called off meanwhile do not ask for it
+    answer.exception()  # a caller whose start was cancelled does not read it

@@ -129,7 +129,7 @@ def open_database(path: Path) -> Database:
     Raises:
         PermissionDenied: folder or file may not be created or written.
         Conflict: another process has it open, or the file is corrupt, of a newer version or no
-            store at all; `data["reason"]` says which, `data["file"]` names it.
+            store at all; `data["reason"]` has the cause, `data["file"]` names it.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -182,7 +182,7 @@ class Store:
         Raises:
             PermissionDenied: folder or file may not be created or written.
             Conflict: another process has it open, or the file is corrupt, of a newer version or no
-                store at all; `data["reason"]` says which, `data["file"]` names it.
+                store at all; `data["reason"]` has the cause, `data["file"]` names it.
         """
         found = open_database(path)
         return cls(path, found.lock_fd, found.writer, found.reader, found.generation, clock)

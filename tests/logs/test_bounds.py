@@ -1,4 +1,4 @@
-"""However much there is to read and however many read it: the daemon has its turns, and holds little."""
+"""Reading holds little memory and lets the daemon run in between, whatever the size of the logs and the number of readers."""
 
 import asyncio
 import itertools

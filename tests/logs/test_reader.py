@@ -1,4 +1,4 @@
-"""Reading logs: any set of workers by time, the last lines, those that are asked for, and what comes."""
+"""Reading logs: any set of workers by time, the last lines, filtered ones, and new ones."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Logs: real pipes, real files, real processes; what was printed can be read back, or its loss is counted."""
+"""Logs: real pipes, real files, real processes; every line can be read back, or its loss is counted."""
 
 import asyncio
 import os

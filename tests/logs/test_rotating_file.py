@@ -1,4 +1,4 @@
-"""What a kill, a power cut or a disk leaves behind in the files of a log."""
+"""Log files after a kill, a power cut or an error of the disk."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Which lines somebody asks for: until a time, of a severity, with a pattern, of the incarnation before; and for how long."""
+"""Filters of records: until a time, of a severity, with a pattern, of the previous incarnation; and bounds of their time."""
 
 import asyncio
 import os

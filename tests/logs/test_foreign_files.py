@@ -1,4 +1,4 @@
-"""What others put where log files are expected: it stops nobody, and nothing is written through it."""
+"""Foreign files where log files are expected: they stop no worker, and nothing is written through them."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""Followers through all that can become of the files that they read: the order of things comes from a seed alone."""
+"""Followers through every fate of the files that they read: the order of events comes from a seed alone."""
 
 import asyncio
 import random
