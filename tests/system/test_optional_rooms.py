@@ -68,3 +68,18 @@ def test_without_orchestration_a_configuration_with_a_workflow_is_refused_by_its
     environ = package_without(tmp_path, "supervisor/orchestration")
     config = ECHO + '\n[workflows.chain]\nsteps = [{ name = "one", agent = "echo" }]\n'
     assert "workflows.chain" in refused_config(tmp_path, config, environ)
+
+
+def test_without_cortex_there_is_no_memory_server_and_the_memory_of_sessions_stays(
+    tmp_path: Path,
+) -> None:
+    environ = package_without(tmp_path, "mcp/cortex")
+    config = ECHO + '\n[daemon]\nlog_level = "debug"\n'
+    with DaemonProcess(tmp_path, config, environ=environ) as here:
+        assert here.call("daemon.status")["mcp_servers"] == []
+        assert here.call("mcp.tools")["tools"] == []
+        done = here.call("task.run", agent="echo", objective="echo")
+        assert done["state"] == "succeeded"
+        here.call("memory.put", agent="echo", key="k", value=1)
+        assert here.call("memory.get", agent="echo", key="k") == {"value": 1}
+        assert "no built-in memory server" in here.log.read_text()
