@@ -1,4 +1,4 @@
-"""`python -m corral.mcp.cortex`: runs the memory server."""
+"""Runs the memory server: `python -m corral.mcp.cortex`."""
 
 import sys
 

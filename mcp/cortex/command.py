@@ -1,6 +1,6 @@
-"""Which memory server the daemon starts: the user's own `cortex`, or the built-in one.
+"""Decides which memory server the daemon starts: the user's own `cortex`, or the built-in one.
 
-It decides from what it is given; whether a file can be executed is asked of the caller.
+It decides from its arguments alone; the caller checks whether a file is executable.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,11 @@ def command(
     python: str,
     folder: str = ".",
 ) -> tuple[str, ...]:
-    """The command line of the memory server.
+    """Returns the command line of the memory server.
 
-    What is named, by `explicit` or `$CORTEX_BINARY`, is taken as it is written: when it cannot be
-    started, that is an error for the user to see, not a reason to start something else. What is only
-    found (in ./dist, ../dist, PATH) must be executable, and is looked for only for an ordinary user:
-    root and systemd must not start what somebody left lying about.
+    A program named by `explicit` or `$CORTEX_BINARY` is used as written: if it cannot be started, the user gets the
+    error, and no other program is started instead. A program found in ./dist, ../dist or PATH must be executable, and
+    is looked for only for an ordinary user: root and systemd must not start a file that happens to lie there.
 
     Args:
         explicit: `[mcp] cortex_binary_path`, if it is set.
@@ -30,13 +29,13 @@ def command(
         ordinary_user: neither root nor started by systemd.
         is_executable: whether a path is a file that can be executed.
         python: the interpreter for the built-in server.
-        folder: what ./dist and ../dist are relative to.
+        folder: the folder that ./dist and ../dist are relative to.
     """
     named = explicit or environ.get("CORTEX_BINARY")
     if named:
         return (named, *args)
     if ordinary_user:
-        # An empty or relative entry of PATH means the current directory: whoever owns that may change.
+        # An empty or relative entry of PATH means the current directory, whose owner may vary.
         entries = (e for e in environ.get("PATH", "").split(":") if e.startswith("/"))
         for place in (f"{folder}/dist", f"{folder}/../dist", *entries):
             candidate = f"{place.rstrip('/')}/cortex"

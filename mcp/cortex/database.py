@@ -1,8 +1,8 @@
-"""The file of the memory server: one SQLite database in WAL mode, opened by several processes at once.
+"""Opens the file of the memory server: one SQLite database in WAL mode, shared by several processes.
 
-Guarantees: a transaction that has ended survives `kill -9` and a power cut; the full-text index follows
-the table by triggers, whoever writes; a file that is damaged, newer or another program's is refused
-before anything is written to it. It must not know what the rows mean.
+Guarantees: a committed transaction survives `kill -9` and a power cut; triggers keep the full-text index equal to the
+table, for every writer; a file that is damaged, newer or another program's is refused before anything is written to
+it. It must not know the meaning of the rows.
 """
 
 import os
@@ -15,20 +15,20 @@ from pathlib import Path
 from ...worker.contract.errors import Conflict, Overloaded, PermissionDenied, ResourceLimitExceeded
 
 BUSY_S = 10.0
-"""How long to wait for another process that writes to the same file."""
+"""Seconds to wait for another process that writes to the same file."""
 
 BUSY_SLICE_S = 0.5
-"""SQLite waits in steps of this length, because a signal is not heard within one."""
+"""Seconds of one wait inside SQLite, during which no signal is handled."""
 
 WAL_BYTES = 4 * 1024 * 1024
-"""The write-ahead log is copied into the database when it is larger than this."""
+"""Bytes of the write-ahead log above which it is copied into the database."""
 
 MAX_FILE_BYTES = 4 * 1024 * 1024 * 1024
-"""What the database may grow to, if nobody says otherwise; its write-ahead log comes on top."""
+"""Bytes of the database at most, by default; the write-ahead log is not included."""
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x636F7274
-"""Marks the file as ours; see https://www.sqlite.org/pragma.html#pragma_application_id."""
+"""Code that marks the file as corral's; see https://www.sqlite.org/pragma.html#pragma_application_id."""
 
 _SCHEMA = (
     """CREATE TABLE memory (
@@ -105,11 +105,11 @@ _SECOND = (
 )
 
 STEPS = (_SCHEMA, _SECOND)
-"""What leads from each version of the schema to the next; the first from an empty file."""
+"""The migrations from each version of the schema to the next; the first one from an empty file."""
 
 
 class Store:
-    """The open file. For one thread; other processes may have the same file open."""
+    """Holds the open file. For one thread; other processes may have the same file open."""
 
     def __init__(self, path: Path, *, busy_s: float = BUSY_S, max_file_bytes: int = MAX_FILE_BYTES):
         """Opens the file, which is created with mode 0600 (its folder 0700) if it is not there.
@@ -146,7 +146,7 @@ class Store:
 
     @contextmanager
     def transaction(self, *, writes: bool = True) -> Generator[None, None, None]:
-        """All or nothing: what was written is on the disk at its end, or undone by an exception.
+        """Runs a transaction: its changes are on the disk at the end, or undone by an exception.
 
         Raises:
             Overloaded: another process kept the file locked for longer than BUSY_S.
@@ -224,7 +224,9 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
         raise Conflict(_cannot_open(path, "its file system has no WAL"), path=str(path), mode=mode)
     if version < SCHEMA_VERSION:
         connection.execute("BEGIN IMMEDIATE")
-        for step in STEPS[_schema_version(path, connection) :]:  # another process may be faster
+        for step in STEPS[
+            _schema_version(path, connection) :
+        ]:  # another process may have been faster
             for statement in step:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -233,7 +235,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _schema_version(path: Path, connection: sqlite3.Connection) -> int:
-    """The version of our schema in the file, 0 when the file is empty."""
+    """Returns the version of corral's schema in the file, 0 for an empty file."""
     reads_alone = not connection.in_transaction
     if reads_alone:
         connection.execute("BEGIN")  # one snapshot: another process may be creating the schema
@@ -252,7 +254,7 @@ def _schema_version(path: Path, connection: sqlite3.Connection) -> int:
 
 
 def _text(data: bytes) -> str:
-    """A text of the database; bytes that a damaged disk made no UTF-8 stay, for a checksum to find them."""
+    """Decodes a text of the database; invalid UTF-8 of a damaged disk is preserved, for the checksum to detect."""
     return str(data, "utf-8", "surrogateescape")
 
 
@@ -261,7 +263,7 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; errors of Python's own wrapper have none."""
+    """Returns SQLite's primary result code; errors of Python's own wrapper have none."""
     extended: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     return extended & 0xFF
 

@@ -1,6 +1,6 @@
-"""One item of the memory server: its row, what callers see of it, and whether the disk still has what was stored.
+"""Represents one item of the memory server: its row, its form for callers, and the check of its integrity.
 
-A content has a hash, and the rest of the row a seal. It must not know how items are stored, merged or found.
+The content has a hash, the rest of the row a seal. It must not know how items are stored, merged or found.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ...worker.contract.codec import as_array, as_object, decode
 
 MAX_TIME_S = 253_402_300_800.0
-"""The end of the year 9999: no time that was ever noted is later."""
+"""Seconds of the Unix epoch at the end of the year 9999: no stored time is later."""
 
 ITEM = """CAST(m.id AS TEXT), m.key, m.namespace, m.content, m.tags, m.metadata, m.created_at, m.expires_at, m.archived_at,
     m.hash, m.seal"""
@@ -20,7 +20,7 @@ ITEM = """CAST(m.id AS TEXT), m.key, m.namespace, m.content, m.tags, m.metadata,
 _UNEXPIRED = "(m.expires_at IS NULL OR m.expires_at > :now)"
 
 LIVE = f"m.archived_at IS NULL AND {_UNEXPIRED}"
-"""Neither archived nor, at `:now`, expired."""
+"""The condition of items that are neither archived nor, at `:now`, expired."""
 
 IN_NAMESPACE = "(:namespace IS NULL OR m.namespace = :namespace)"
 
@@ -34,7 +34,7 @@ ItemRow = tuple[
 
 
 class Item(NamedTuple):
-    """One memory as callers see it; times are UTC, RFC 3339."""
+    """Represents one item for callers; times are UTC, RFC 3339."""
 
     id: str
     key: str | None
@@ -48,7 +48,7 @@ class Item(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What storing and merging need to know of an item that is there."""
+    """Represents the columns of an existing item that storing and merging need."""
 
     seq: int
     id: str
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 def item_of(row: ItemRow) -> Item:
-    """A row as callers see it."""
+    """Returns a row in the form for callers."""
     item_id, key, namespace, content, tags, metadata, created_at, expires_at, archived_at, *_ = row
     return Item(
         item_id,
@@ -79,9 +79,9 @@ def item_of(row: ItemRow) -> Item:
 
 
 def is_whole(row: ItemRow) -> bool:
-    """Whether an item is what was stored: content by its hash, the rest by the seal, where it has one.
+    """Returns True if an item is undamaged: the content by its hash, the rest by the seal, if it has one.
 
-    When it was archived is not sealed; it has to be a time.
+    The time of archiving is not sealed; it has to be a valid time.
     """
     item_id, key, namespace, content, tags, metadata, created_at, expires_at, archived_at, *_ = row
     digest, seal = row[-2:]
@@ -92,17 +92,22 @@ def is_whole(row: ItemRow) -> bool:
             and (seal is None or seal == seal_for(item_id, key, *facts))
             and (archived_at is None or 0 <= archived_at < MAX_TIME_S)
         )
-    except (UnicodeError, AttributeError, TypeError, struct.error):  # no UTF-8, or of another type
+    except (
+        UnicodeError,
+        AttributeError,
+        TypeError,
+        struct.error,
+    ):  # invalid UTF-8, or of another type
         return False
 
 
 def plain_id(item_id: str) -> str:
-    """An id as it can be said, whatever the disk has made of it."""
+    """Returns an id as valid text, even if the disk has damaged it."""
     return item_id.encode("utf-8", "replace").decode()
 
 
 def seal_of(row: Row) -> bytes:
-    """The seal that a row has to have."""
+    """Returns the seal for a row."""
     facts = (row.namespace, row.tags, row.metadata, row.created_at, row.expires_at)
     return seal_for(row.id, row.key, *facts)
 
@@ -116,7 +121,7 @@ def seal_for(
     created_at: float,
     expires_at: float | None,
 ) -> bytes:
-    """The digest of all that an item has beside its content."""
+    """Computes the digest of an item without its content."""
     times = struct.pack("!dd", created_at, -1.0 if expires_at is None else expires_at)
     texts = "\0".join((item_id, key or "", namespace, tags, metadata))
     data = times + texts.encode("utf-8", "surrogateescape")
@@ -124,7 +129,7 @@ def seal_for(
 
 
 def sha256(data: bytes) -> bytes:
-    """The digest of a content."""
+    """Computes the digest of a content."""
     return hashlib.sha256(data).digest()
 
 
@@ -133,10 +138,10 @@ def _when(at: float) -> str:
 
 
 def strings_of(text: str) -> list[str]:
-    """The strings of a JSON array, as tags are kept."""
+    """Decodes a JSON array of strings, the stored form of tags."""
     return [str(each) for each in as_array(decode(text.encode())) or ()]
 
 
 def object_of(text: str) -> dict[str, object]:
-    """The members of a JSON object, as metadata are kept."""
+    """Decodes a JSON object, the stored form of metadata."""
     return as_object(decode(text.encode())) or {}

@@ -1,9 +1,8 @@
-"""What the memory server remembers: one SQLite file, full-text search, nothing lost once it is stored.
+"""Stores and retrieves the items of the memory server, in one SQLite file with full-text search.
 
 Guarantees: a store that has returned survives `kill -9` and a power cut (WAL, synchronous=FULL); several
-processes may use one file at once; any text is a safe query; nothing is ever deleted, what is replaced,
-expired or merged is archived; what a disk has changed is not taken for what was stored. It must not know
-MCP, JSON-RPC or who asks.
+processes may use one file at once; any text is a safe query; nothing is ever deleted: replaced, expired and merged
+items are archived; an item that the disk has damaged is detected. It must not know MCP, JSON-RPC or the client.
 
 An *item* is a content in a namespace, found by its id, by words, or by a key. A key names one item, and
 storing under it again replaces the content. The same content without a key is kept once in a namespace.
@@ -38,38 +37,38 @@ from .item import (
 from .search import Found, Search
 
 MAX_ITEM_BYTES = 4 * 1024 * 1024
-"""One item as JSON. Quoted twice in an MCP result it still fits into a message of 16 MiB."""
+"""Bytes of one item as JSON. Quoted twice in an MCP result it still fits into a message of 16 MiB."""
 
 MAX_ARCHIVED = 10_000
-"""Items that one consolidation archives at most; the next one goes on."""
+"""Number of items that one consolidation archives; the next one continues."""
 
 RECEIPT_S = 7 * 86_400.0
-"""How long an idempotency key is known."""
+"""Seconds that an idempotency key is kept."""
 
 
 class Stored(NamedTuple):
-    """Where a content is; `created` is false when an item that was there has it now."""
+    """Represents a stored content; `created` is False if an existing item has it."""
 
     id: str
     created: bool
 
 
 class Quota(NamedTuple):
-    """What a namespace may hold; archived items do not count."""
+    """Limits the content of a namespace; archived items do not count."""
 
     items: int = 1_000_000
     bytes: int = 1024 * 1024 * 1024
 
 
 class Consolidated(NamedTuple):
-    """Ids that were (or, in a dry run, would be) archived, and those kept in place of duplicates."""
+    """Lists the ids that were (in a dry run, would be) archived, and those kept in place of duplicates."""
 
     archived: list[str]
     kept: list[str]
 
 
 class Memory:
-    """The items in one store; `clock` gives the seconds since 1970, `quota` holds for each namespace."""
+    """Manages the items in one store; `clock` returns seconds since 1970, `quota` applies to each namespace."""
 
     def __init__(
         self, store: Store, *, clock: Callable[[], float] = time.time, quota: Quota | None = None
@@ -90,14 +89,14 @@ class Memory:
         ttl_s: float | None = None,
         idempotency_key: str | None = None,
     ) -> Stored:
-        """Remembers `content`; it is on the disk when this returns.
+        """Stores `content`; it is on the disk when this returns.
 
-        The same again with the same `idempotency_key`, within RECEIPT_S, does nothing and has the first answer.
+        A repetition with the same `idempotency_key`, within RECEIPT_S, does nothing and returns the first result.
 
         Raises:
-            InvalidParams: the metadata cannot be said in JSON.
-            Conflict: the idempotency key was used for something else.
-            ResourceLimitExceeded: the item is too large, the namespace has its quota, or the disk is full.
+            InvalidParams: JSON cannot express the metadata.
+            Conflict: the idempotency key was used for another item.
+            ResourceLimitExceeded: the item is too large, the quota of the namespace or the disk is full.
             Overloaded: another process kept the file locked for longer than BUSY_S.
         """
         now = self._clock()
@@ -143,7 +142,7 @@ class Memory:
         return Quota(0, 0) if row is None else Quota(*row)
 
     def _check_quota(self, namespace: str, before: Quota, now: float) -> None:
-        """Refuses what has made a namespace larger than it may be; what has expired does not count."""
+        """Refuses a change that exceeds the quota of a namespace, after archiving its expired items."""
         if not self._excess(before, self._used(namespace)):
             return
         for row in self._expired(namespace, now):
@@ -157,7 +156,7 @@ class Memory:
             )
 
     def _excess(self, before: Quota, used: Quota) -> list[str]:
-        """Which limits are exceeded by more than they were."""
+        """Returns the limits that a change has exceeded, or exceeded further."""
         each = zip(Quota._fields, before, used, self._quota, strict=True)
         return [limit for limit, had, has, most in each if has > max(had, most)]
 
@@ -181,8 +180,8 @@ class Memory:
             self._merge(same, new, key_of=new.key)
             return Stored(same.id, created=False)
         if (named.plain and named.hash != new.hash) or not named.id.isascii():
-            # Somebody stored this content without the key, and holds its id: it stays what it is. An id that the
-            # disk has changed cannot be said.
+            # This content was also stored without the key, and its id is in use: the item stays unchanged. An id that
+            # the disk has damaged cannot be returned.
             self._release_key(named)
             return self._insert(new, plain=0)
         if named.hash != new.hash:
@@ -204,14 +203,14 @@ class Memory:
         return Stored(named.id, created=False)
 
     def _same_content(self, new: "_New", condition: str = "") -> Row | None:
-        """The item that has this content already; those that are damaged do not count."""
+        """Returns the undamaged item that has this content already, if any."""
         where = f"m.namespace = :namespace AND m.hash = :hash AND {LIVE} {condition}"
         query = f"SELECT {ROW} FROM memory AS m WHERE {where} ORDER BY m.seq"
         found = map(Row._make, self._store.connection.execute(query, new.parameters))
         return next(filter(self._is_whole, found), None)
 
     def _is_whole(self, row: Row) -> bool:
-        """Whether an item is what was stored."""
+        """Returns True if an item is undamaged."""
         query = f"SELECT {ITEM} FROM memory AS m WHERE m.seq = ?"
         return is_whole(self._store.connection.execute(query, (row.seq,)).fetchone())
 
@@ -231,7 +230,7 @@ class Memory:
         return Stored(item_id, created=True)
 
     def _merge(self, row: Row, new: "_New", *, key_of: str | None) -> None:
-        """Makes `row` answer for `new` as well: its tags and facts too, for the longer of both lives."""
+        """Merges `new` into `row`: both sets of tags and metadata, and the later of both expiries."""
         metadata = encode({**object_of(row.metadata), **object_of(new.metadata)}).decode()
         tags = _union([row.tags, new.tags])
         _check_size([new.parameters["content"], metadata, tags])
@@ -266,14 +265,14 @@ class Memory:
         limit: int = 10,
         cursor: str | None = None,
     ) -> Found:
-        """The best `limit` items that have all words of `query`, or else any of them, and all `tags`.
+        """Returns the best `limit` items that have all words of `query`, or else any of them, and all `tags`.
 
         Without a namespace all namespaces are searched. A query without a word finds nothing. `metadata` are members
-        that an item's has to have, `since` (included) and `until` are of its `created_at`. With the `cursor` of an
-        earlier search of the same, what follows: items stored in the meantime are not among it.
+        that an item must have, `since` (inclusive) and `until` bound its `created_at`. With the `cursor` of an earlier
+        page of the same search it returns the next page, without items stored in the meantime.
 
         Raises:
-            InvalidParams: the cursor is not one of this search.
+            InvalidParams: the cursor does not belong to this search.
         """
         wanted: dict[str, object] = {
             "namespace": namespace,
@@ -287,11 +286,11 @@ class Memory:
     def retrieve(
         self, *, item_id: str | None = None, key: str | None = None, namespace: str | None = None
     ) -> Item:
-        """The item of that id or, in the namespace, of that key; one archived as a duplicate too.
+        """Returns the item of an id or, in the namespace, of a key; also one archived as a duplicate.
 
         Raises:
             NotFound: there is none, or it has expired.
-            Conflict: what the disk has is not what was stored; `data` has the id.
+            Conflict: the stored item is damaged; `data` has the id.
         """
         assert (item_id is None) != (key is None), "an item is retrieved by its id or by its key"
         query = f"""SELECT {ITEM} FROM memory AS m
@@ -314,10 +313,10 @@ class Memory:
         raise NotFound(f"cannot retrieve {words}: nothing is stored there", **asked)
 
     def consolidate(self, *, namespace: str | None = None, dry_run: bool = True) -> Consolidated:
-        """Archives what has expired, and all but the newest of items whose normalised texts are equal.
+        """Archives expired items, and all but the newest of items whose normalised texts are equal.
 
-        The one that is kept takes over the tags, and lives as long as the longest of them. What it
-        does depends on the items alone; a dry run changes nothing.
+        The kept item takes over all tags and the latest expiry. The result depends on the items alone; a dry run
+        changes nothing.
         """
         done = Consolidated([], [])
         with self._store.transaction(writes=not dry_run):
@@ -343,7 +342,7 @@ class Memory:
         return [Row(*row) for row in self._store.connection.execute(query, parameters)]
 
     def _duplicates(self, namespace: str | None, now: float) -> Iterator[list[Row]]:
-        """Groups of live items with equal normalised texts, the newest of each group first."""
+        """Yields groups of live items with equal normalised texts, the newest of each group first."""
         groups = self._store.connection.execute(
             f"""SELECT m.namespace, m.normal FROM memory AS m WHERE {LIVE} AND {IN_NAMESPACE}
             GROUP BY m.namespace, m.normal HAVING count(*) > 1 ORDER BY min(m.seq) LIMIT {MAX_ARCHIVED}""",
@@ -372,7 +371,7 @@ class Memory:
 
 
 class _New(NamedTuple):
-    """A content on its way in, with everything that its row needs."""
+    """Holds a content to be stored, with all values that its row needs."""
 
     key: str | None
     hash: bytes
@@ -396,7 +395,7 @@ class _New(NamedTuple):
         try:
             facts = encode(metadata).decode()
         except ValueError as error:
-            text = f"cannot store the item: metadata cannot be said in JSON: {error}"
+            text = f"cannot store the item: metadata cannot be encoded as JSON: {error}"
             raise InvalidParams(text, field="metadata") from error
         wanted = encode(sorted(set(tags))).decode()
         _check_size([content, facts, wanted])
@@ -417,7 +416,7 @@ class _New(NamedTuple):
         return cls(key, digest, wanted, facts, now, expires_at, parameters)
 
     def sealed(self, item_id: str) -> dict[str, object]:
-        """The parameters of a row with this id, and its seal."""
+        """Returns the parameters of a row with this id, and its seal."""
         namespace = str(self.parameters["namespace"])
         facts = (namespace, self.tags, self.metadata, self.now, self.expires_at)
         return {**self.parameters, "id": item_id, "seal": seal_for(item_id, self.key, *facts)}

@@ -1,7 +1,7 @@
-"""Finding items of the memory server by words: ranked once, then had page by page.
+"""Searches items of the memory server by words: ranks them once, then returns them page by page.
 
-Scores change with all that is stored, and the pages of one search must not: a ranking is kept for whoever goes on. Any
-text is a safe query.
+Scores change with every store, but the pages of one search must not: its ranking is kept for the next page. Any text is
+a safe query.
 """
 
 import base64
@@ -27,21 +27,21 @@ from .item import (
 )
 
 MAX_FOUND_BYTES = 4 * 1024 * 1024
-"""All items of one search as JSON; the first one always fits."""
+"""Bytes of all items of one page as JSON; the first one always fits."""
 
 MAX_TERMS = 64
-"""Words of a query that are looked for; further ones are ignored."""
+"""Number of words of a query that are used; further ones are ignored."""
 
 MAX_OFFSET = 10_000
-"""How many items of one search can be had page by page."""
+"""Number of items that the pages of one search can return."""
 
 MAX_RANKINGS = 32
-"""Cursors that go on with a search as it began; with an older one it is ranked anew."""
+"""Number of cursors whose ranking is kept; with an older one the search is ranked anew."""
 
 HALF_LIFE_S = 30 * 86_400.0
-"""An item of this age has half of the freshness that a new one adds to its score."""
+"""Seconds of age at which an item has half of the freshness of a new one in its score."""
 
-# A multiplication by 1 (old) to 2 (new): freshness decides between good hits, it does not make one.
+# A factor of 1 (old) to 2 (new): freshness decides between good hits, it does not make one.
 _SCORE = """-bm25(memory_index, 1.0, 2.0, 1.0)
     * (1.0 + :half_life / (:half_life + max(0.0, :now - m.created_at)))"""
 
@@ -69,10 +69,10 @@ _RANKED = f"""SELECT {ITEM} FROM memory AS m
 
 
 class Found(NamedTuple):
-    """The items of a search with their scores, best first.
+    """Represents a page of a search: items with their scores, best first.
 
-    `truncated`: more did not fit into one answer; `cursor` leads to what follows, whatever the reason; `damaged`
-    are ids of items that were found and are not what was stored.
+    `truncated` is True if the size limit ended the page; `cursor` selects the next page, if there is one; `damaged`
+    are ids of items that were found damaged.
     """
 
     items: list[tuple[Item, float]]
@@ -82,7 +82,7 @@ class Found(NamedTuple):
 
 
 class Search:
-    """Searches in one store, page by page."""
+    """Searches one store, page by page."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -97,10 +97,10 @@ class Search:
         now: float,
         cursor: str | None,
     ) -> Found:
-        """The best `limit` items of a query, or those after a cursor; `filters` are the parameters of `_RANK`.
+        """Returns the best `limit` items of a query, or those after a cursor; `filters` are the parameters of `_RANK`.
 
         Raises:
-            InvalidParams: the cursor is not one of this search.
+            InvalidParams: the cursor does not belong to this search.
         """
         # FTS5 reads a query as a C string and knows operators; a quoted term has neither.
         words = dict.fromkeys(query.replace("\0", " ").split())
@@ -138,7 +138,7 @@ class Search:
     def _page(
         self, ranking: "_Ranking", place: "_Place", limit: int, now: float, asked: bytes
     ) -> Found:
-        """As many items as there may be in one answer, and where the next one begins."""
+        """Returns as many items as fit into one page, and the cursor of the next one."""
         items: list[tuple[Item, float]] = []
         damaged: list[str] = []
         size = 0
@@ -151,7 +151,9 @@ class Search:
                 continue
             if not is_whole(row):
                 damaged.append(plain_id(row[0]))
-            elif row[7] is None or row[7] > now:  # nor has a later page what has expired since
+            elif (
+                row[7] is None or row[7] > now
+            ):  # later pages exclude items that have expired since
                 item = item_of(row)
                 size += len(encode(item))
                 if items and size > MAX_FOUND_BYTES:
@@ -176,7 +178,7 @@ class Search:
 
 
 class _Ranking(NamedTuple):
-    """All that a search has found, best first: scores change with all that is stored, and pages must not."""
+    """Holds the whole result of a search, best first."""
 
     seqs: "array[int]"
     scores: "array[float]"
@@ -184,7 +186,7 @@ class _Ranking(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a search goes on: as of which time and item, with all words (0) or any (1), and after how many."""
+    """Represents the position of a page: the time and newest item of the search, all words (0) or any (1), and the offset."""
 
     now: float
     newest: int
@@ -192,7 +194,7 @@ class _Place(NamedTuple):
     offset: int
 
     def cursor(self, asked: bytes) -> str:
-        """The text that `read` takes, for the search that `asked` is the digest of."""
+        """Encodes the position for `read`; `asked` is the digest of the search."""
         packed = asked + struct.pack("!dqBI", *self)
         return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
@@ -202,7 +204,7 @@ class _Place(NamedTuple):
             packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
             place = cls(*struct.unpack("!dqBI", packed[len(asked) :]))
         except (ValueError, struct.error) as error:
-            raise InvalidParams("cannot search on: it is no cursor", field="cursor") from error
+            raise InvalidParams("cannot search on: it is not a cursor", field="cursor") from error
         if (
             packed[: len(asked)] != asked
             or not math.isfinite(place.now)

@@ -20,7 +20,8 @@ from mcp import StdioServerParameters
 from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
 
-from corral.mcp.cortex.server import TOOLS, default_path
+from corral.mcp.cortex.server import default_path
+from corral.mcp.cortex.tools import TOOLS
 from corral.worker.contract.mcp_info import LEGACY_VERSIONS, MODERN_VERSIONS
 
 pytestmark = pytest.mark.contract

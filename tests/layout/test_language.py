@@ -24,7 +24,6 @@ def _words(text: str) -> frozenset[str]:
 
 
 PENDING = {
-    "mcp.cortex",
     "mcp.upstream",
     "supervisor.agents",
     "supervisor.lifecycle",

@@ -1,0 +1,367 @@
+"""Defines the tools of the memory server: schemas, argument checks, and the functions that run them.
+
+It guarantees that the published schema and the check of the arguments agree: the check implements the part of JSON
+Schema that the tools here use. It must not know a connection.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from ...worker.contract.codec import as_array, as_object
+from ...worker.contract.errors import InvalidParams
+from .item import Item
+from .memory import Memory
+
+
+class Tool(NamedTuple):
+    """Represents one tool: its entry in `tools/list`, and the function that runs it."""
+
+    name: str
+    title: str
+    description: str
+    input_schema: dict[str, object]
+    output_schema: dict[str, object]
+    annotations: dict[str, object]
+    call: Callable[[Memory, Mapping[str, object]], dict[str, object]]
+
+    def to_wire(self) -> dict[str, object]:
+        """Returns the tool object of MCP; clients ignore keys that their revision does not define."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "description": self.description,
+            "inputSchema": self.input_schema,
+            "outputSchema": self.output_schema,
+            "annotations": {"title": self.title, **self.annotations, "openWorldHint": False},
+        }
+
+
+def _text(longest: int, what: str) -> dict[str, object]:
+    return {"type": "string", "minLength": 1, "maxLength": longest, "description": what}
+
+
+def _name(longest: int, what: str) -> dict[str, object]:
+    return {**_text(longest, what), "pattern": r"^[^\u0000-\u001f]+$"}
+
+
+def _object_of(
+    properties: Mapping[str, object], required: Sequence[str], *, closed: bool = True
+) -> dict[str, object]:
+    schema: dict[str, object] = {"type": "object", "properties": dict(properties)}
+    if required:
+        schema["required"] = list(required)
+    if closed:
+        schema["additionalProperties"] = False
+    return schema
+
+
+_NAMESPACE = _name(256, "The part of the memory; the parts know nothing of each other.")
+_KEY = _name(512, "A name for the item: storing under it again replaces its content.")
+_ID = _name(64, "The id that storing or searching gave.")
+_TAGS: dict[str, object] = {"type": "array", "maxItems": 64, "items": _name(128, "A label.")}
+_METADATA: dict[str, object] = {
+    "type": "object",
+    "description": "Facts for programs; not searched.",
+}
+_TIME: dict[str, object] = {"type": "string", "description": "UTC, RFC 3339."}
+_TIME_OR_NULL: dict[str, object] = {"type": ["string", "null"], "description": "UTC, RFC 3339."}
+_IDS: dict[str, object] = {"type": "array", "items": {"type": "string"}}
+
+_ITEM_SHAPE: dict[str, object] = {
+    "id": {"type": "string"},
+    "key": {"type": ["string", "null"]},
+    "namespace": {"type": "string"},
+    "content": {"type": "string"},
+    "tags": {"type": "array", "items": {"type": "string"}},
+    "metadata": {"type": "object"},
+    "created_at": _TIME,
+    "expires_at": _TIME_OR_NULL,
+    "archived_at": _TIME_OR_NULL,
+}
+
+
+def _store(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
+    ttl_s = arguments.get("ttl_s")
+    stored = memory.store(
+        str(arguments["content"]),
+        key=_string(arguments, "key"),
+        namespace=_string(arguments, "namespace") or "default",
+        tags=_strings(arguments, "tags"),
+        metadata=as_object(arguments.get("metadata")),
+        ttl_s=float(ttl_s) if isinstance(ttl_s, int | float) else None,
+        idempotency_key=_string(arguments, "idempotency_key"),
+    )
+    return {"id": stored.id, "created": stored.created}
+
+
+def _search(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
+    limit = arguments.get("limit", 10)
+    found = memory.search(
+        str(arguments["query"]),
+        namespace=_string(arguments, "namespace"),
+        tags=_strings(arguments, "tags"),
+        metadata=as_object(arguments.get("metadata")),
+        since=_moment(arguments, "since"),
+        until=_moment(arguments, "until"),
+        limit=int(limit) if isinstance(limit, int | float) else 10,
+        cursor=_string(arguments, "cursor"),
+    )
+    items = [{**_shape(item), "score": score} for item, score in found.items]
+    answer: dict[str, object] = {"items": items, "truncated": found.truncated}
+    if found.cursor is not None:
+        answer["next_cursor"] = found.cursor
+    if found.damaged:
+        answer["damaged"] = list(found.damaged)
+    return answer
+
+
+def _retrieve(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
+    item_id, key = _string(arguments, "id"), _string(arguments, "key")
+    if (item_id is None) == (key is None):
+        text = "cannot call cortex_retrieve: give either id or key"
+        raise InvalidParams(text, field="id", fields=["id", "key"])
+    namespace = _string(arguments, "namespace")
+    if item_id is None:
+        namespace = namespace or "default"
+    return _shape(memory.retrieve(item_id=item_id, key=key, namespace=namespace))
+
+
+def _consolidate(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
+    dry_run = arguments.get("dry_run", True) is not False
+    namespace = _string(arguments, "namespace")
+    done = memory.consolidate(namespace=namespace, dry_run=dry_run)
+    return {"archived": done.archived, "kept": done.kept, "dry_run": dry_run}
+
+
+def _shape(item: Item) -> dict[str, object]:
+    return item._asdict()
+
+
+def _string(arguments: Mapping[str, object], name: str) -> str | None:
+    value = arguments.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _moment(arguments: Mapping[str, object], name: str) -> float | None:
+    text = _string(arguments, name)
+    if text is None:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        words = "must be a time such as 2026-01-31T12:00:00Z"
+        raise _misfit(name, "format", words) from error
+
+
+def _strings(arguments: Mapping[str, object], name: str) -> list[str]:
+    return [each for each in as_array(arguments.get(name)) or () if isinstance(each, str)]
+
+
+_TOOLS = (
+    Tool(
+        "cortex_store",
+        "Remember",
+        "Store a text for later. With a key, storing again replaces the text. Without one, the same "
+        "text is kept once in a namespace, and its id comes back with created = false.",
+        _object_of(
+            {
+                "content": {"type": "string", "minLength": 1, "description": "The text."},
+                "key": _KEY,
+                "namespace": {**_NAMESPACE, "default": "default"},
+                "tags": {**_TAGS, "description": "Labels that a search can require."},
+                "metadata": _METADATA,
+                "ttl_s": {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "maximum": 3_153_600_000,
+                    "description": "Forget it after that many seconds; without it, never.",
+                },
+                "idempotency_key": _name(
+                    256, "Of this one store: the same again with it, within a week, does nothing."
+                ),
+            },
+            ["content"],
+        ),
+        _object_of(
+            {"id": {"type": "string"}, "created": {"type": "boolean"}},
+            ["id", "created"],
+            closed=False,
+        ),
+        {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": True},
+        _store,
+    ),
+    Tool(
+        "cortex_search",
+        "Search the memory",
+        "Find texts by words: those with all words of the query, or else with any of them, the best "
+        "and newest first. Any text is a valid query.",
+        _object_of(
+            {
+                "query": {"type": "string", "maxLength": 10_000, "description": "Words."},
+                "namespace": {**_NAMESPACE, "description": "Search here only; else everywhere."},
+                "tags": {**_TAGS, "description": "Find only what has all of these labels."},
+                "metadata": {
+                    "type": "object",
+                    "description": "Find only what has these members with these values.",
+                },
+                "since": {**_TIME, "maxLength": 64},
+                "until": {**_TIME, "maxLength": 64},
+                "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+                "cursor": {
+                    "type": "string",
+                    "maxLength": 128,
+                    "description": "The next_cursor of the same search: go on behind it.",
+                },
+            },
+            ["query"],
+        ),
+        _object_of(
+            {
+                "items": {
+                    "type": "array",
+                    "items": _object_of(
+                        {
+                            **_ITEM_SHAPE,
+                            "score": {"type": "number", "description": "Higher is better."},
+                        },
+                        [*_ITEM_SHAPE, "score"],
+                        closed=False,
+                    ),
+                },
+                "truncated": {
+                    "type": "boolean",
+                    "description": "True when more was found than fits into one answer.",
+                },
+                "next_cursor": {
+                    "type": "string",
+                    "description": "Where to go on; absent when that was all.",
+                },
+                "damaged": {
+                    **_IDS,
+                    "description": "Items that were found, but are not what was stored.",
+                },
+            },
+            ["items", "truncated"],
+            closed=False,
+        ),
+        {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True},
+        _search,
+    ),
+    Tool(
+        "cortex_retrieve",
+        "Recall one item",
+        "Get one item by its id, or by its key in a namespace.",
+        _object_of(
+            {
+                "id": _ID,
+                "key": _KEY,
+                "namespace": {**_NAMESPACE, "description": 'Of a key "default", of an id any.'},
+            },
+            [],
+        ),
+        _object_of(_ITEM_SHAPE, list(_ITEM_SHAPE), closed=False),
+        {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True},
+        _retrieve,
+    ),
+    Tool(
+        "cortex_consolidate",
+        "Tidy the memory",
+        "Archive what has expired, and all but the newest of texts that differ in case, spacing or "
+        "Unicode form only. Nothing is deleted. Without dry_run = false it only says what it would do.",
+        _object_of(
+            {
+                "namespace": {**_NAMESPACE, "description": "Tidy this part only; else all."},
+                "dry_run": {"type": "boolean", "default": True},
+            },
+            [],
+        ),
+        _object_of(
+            {"archived": _IDS, "kept": _IDS, "dry_run": {"type": "boolean"}},
+            ["archived", "kept", "dry_run"],
+            closed=False,
+        ),
+        {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": True},
+        _consolidate,
+    ),
+)
+TOOLS = {tool.name: tool for tool in _TOOLS}
+
+
+# -- arguments: the part of JSON Schema that the tools above use
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+def check(schema: Mapping[str, object], value: object, field: str = "arguments") -> None:
+    """Checks a value against the schema of a tool here.
+
+    Raises:
+        InvalidParams: it is invalid; `data` has the field and the violated rule.
+    """
+    kind = str(schema["type"])
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number
+    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
+        raise _misfit(field, "type", f"must be of type {kind}")
+    if isinstance(value, str):
+        _check_text(schema, value, field)
+    elif isinstance(value, int | float):
+        _check_bounds(schema, value, field, "minimum", "maximum")
+        least = schema.get("exclusiveMinimum")
+        if isinstance(least, int) and not value > least:
+            raise _misfit(field, "exclusiveMinimum", f"must be more than {least}")
+    elif (array := as_array(value)) is not None:
+        _check_bounds(schema, len(array), field, "minItems", "maxItems")
+        items = as_object(schema["items"]) or {}
+        for index, each in enumerate(array):
+            check(items, each, f"{field}[{index}]")
+    elif (members := as_object(value)) is not None and "properties" in schema:
+        _check_members(schema, members)
+
+
+def _check_text(schema: Mapping[str, object], value: str, field: str) -> None:
+    _check_bounds(schema, len(value), field, "minLength", "maxLength")
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str) and re.fullmatch(pattern, value) is None:
+        raise _misfit(field, "pattern", "must not contain control characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise _misfit(field, "unicode", f"has half of a surrogate pair at {error.start}") from error
+
+
+def _check_bounds(
+    schema: Mapping[str, object], size: float, field: str, least_rule: str, most_rule: str
+) -> None:
+    least, most = schema.get(least_rule), schema.get(most_rule)
+    unit = {"maxLength": " characters", "maxItems": " items"}.get(most_rule, "")
+    if isinstance(least, int) and size < least:
+        raise _misfit(field, least_rule, f"must be at least {least}{unit}")
+    if isinstance(most, int) and size > most:
+        raise _misfit(field, most_rule, f"must be at most {most}{unit}")
+
+
+def _check_members(schema: Mapping[str, object], members: Mapping[str, object]) -> None:
+    properties = as_object(schema["properties"]) or {}
+    for name in as_array(schema.get("required")) or ():
+        if name not in members:
+            raise _misfit(str(name), "required", "is missing")
+    for name, value in members.items():
+        member = as_object(properties.get(name))
+        if member is None:
+            raise _misfit(name, "additionalProperties", f"is not one of {', '.join(properties)}")
+        check(member, value, name)
+
+
+def _misfit(field: str, rule: str, words: str) -> InvalidParams:
+    return InvalidParams(f'cannot take the arguments: "{field}" {words}', field=field, rule=rule)
