@@ -21,7 +21,7 @@ from ..worker.contract.errors import CorralError, InvalidParams
 from . import daemon
 from .config.secrets import Secrets
 from .config.spec import Config
-from .daemon import Paths
+from .installation import Paths, default_paths, read_config
 from .lifeline import Lifeline
 from .logs.daemon_log import STDERR, DaemonLog
 from .logs.journald import is_stream_to_journal
@@ -131,12 +131,12 @@ def _locate(
 
     The socket of the service manager is where it is: a setting that names another place contradicts it.
     """
-    defaults = daemon.default_paths(environ, uid)
+    defaults = default_paths(environ, uid)
     named: Path | None = arguments.config or _path(environ, "CORRAL_CONFIG")
     path = named or defaults.config
     if named is None and path is not None and not path.exists():
         path = None
-    config = daemon.read_config(path)
+    config = read_config(path)
     written = config.daemon
     socket_path = (
         arguments.socket

@@ -8,16 +8,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import pwd
-import resource
 import signal
 import socket
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
 
@@ -25,7 +19,7 @@ from .. import __version__
 from ..mcp.pool.pool import Pool
 from ..mcp.protocol.caller import Caller
 from ..worker.contract.control_params import AttachParams
-from ..worker.contract.errors import CorralError, InvalidParams, NotFound, PermissionDenied
+from ..worker.contract.errors import CorralError
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
 from .agents.rolling_restart import RollingRestart
@@ -38,21 +32,28 @@ from .api.tool_calls import ToolCalls
 from .api.worker_api import WorkerApi
 from .api.worker_pubsub import WorkerPubsub
 from .audit.log import Audit, daemon_record
-from .config.loader import decode, decode_agent
-from .config.secrets import Secrets
-from .config.spec import Config, Process, Recovery, Spec, kind_of_group
+from .config.spec import Config, Recovery, Spec, kind_of_group
 from .events.bus import Bus
 from .events.history import EventHistory
+from .installation import (
+    HAS_ORCHESTRATION,
+    Paths,
+    built_in,
+    make_host,
+    make_state_dir,
+    raise_descriptor_limit,
+    read_config,
+)
 from .lifeline import Lifeline
 from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .mcp_gateway.view import Client, ClientTools
 from .process.command import Commands
-from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
-from .process.sandbox import leftovers, make_temporary_root, remove_leftovers
+from .process.sandbox import leftovers, remove_leftovers
 from .retention import expire
+from .service_manager import ServiceManager
 from .sessions.sessions import Memory
 from .store.incarnations import Incarnations
 from .store.store import STALL_S, Store
@@ -70,21 +71,13 @@ from .transport.socket_lock import SocketLock, group_id
 from .transport.unix import Listener
 from .zygote.pool import Zygotes
 
-try:
+if HAS_ORCHESTRATION:
     from .orchestration.schedules import Schedules
     from .orchestration.workflow_engine import WorkflowEngine
-except ModuleNotFoundError:
-    if find_spec(f"{__package__}.orchestration") is not None:
-        raise
-    HAS_ORCHESTRATION = False
-else:
-    HAS_ORCHESTRATION = True
 
 if TYPE_CHECKING:
     from .transport.http import HttpServer
 
-AGENT_USER = "corral-agent"
-"""The system user that agents of a root daemon run as, when it exists."""
 
 BEAT_S = 1.0
 """Seconds between two checks of the daemon's own: stalls, moved log files, the watchdog."""
@@ -92,66 +85,8 @@ BEAT_S = 1.0
 MAX_NAMES = 200
 """Number of agents that the audit's record of a start names; it has the number of all."""
 
-NOTIFY_S = 0.5
-"""Seconds that a service manager that does not read may hold the daemon up."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Holds the places of files: `config` None means that there is no configuration file."""
-
-    config: Path | None
-    socket: Path
-    state_dir: Path
-
-
-def read_config(path: Path | None) -> Config:
-    """Reads the configuration of a file; the defaults when there is none.
-
-    Raises:
-        InvalidParams: it is not valid; `data` has file, key, value and reason.
-        NotFound, PermissionDenied: it cannot be read.
-    """
-    if path is None:
-        return decode("", source="(no configuration file)", directory="/")
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise NotFound(f'cannot read "{path}": it does not exist', file=str(path)) from error
-    except UnicodeError as error:
-        raise InvalidParams(
-            f'cannot read "{path}": it is not UTF-8', file=str(path), reason=str(error)
-        ) from error
-    except OSError as error:
-        raise PermissionDenied(f'cannot read "{path}": {error.strerror}', file=str(path)) from error
-    config = decode(text, source=str(path), directory=str(path.resolve().parent))
-    for group in () if HAS_ORCHESTRATION else config.groups.values():
-        key, reason = (
-            f"{kind_of_group(group)}s.{group.name}",
-            "supervisor/orchestration is not installed",
-        )
-        raise InvalidParams(
-            f'cannot use "{key}" of "{path}": {reason}', file=str(path), key=key, reason=reason
-        )
-    return config
-
-
-def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
-    """Returns the places that the platform's conventions give; the XDG base directories for an ordinary user."""
-    if uid == 0:
-        return Paths(
-            Path("/etc/corral/corral.toml"),
-            Path("/run/corral/corral.sock"),
-            Path("/var/lib/corral"),
-        )
-    home = environ.get("HOME") or pwd.getpwuid(uid).pw_dir
-    config = Path(environ.get("XDG_CONFIG_HOME") or f"{home}/.config")
-    state = Path(environ.get("XDG_STATE_HOME") or f"{home}/.local/state")
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    run = Path(runtime) / "corral" if runtime else Path(f"/tmp/corral-{uid}")
-    return Paths(config / "corral" / "corral.toml", run / "corral.sock", state / "corral")
 
 
 async def run(
@@ -174,11 +109,11 @@ async def run(
     started = asyncio.get_running_loop().time()
     end = _EndSignal(lifeline)
     os.umask(0o077)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     lock = SocketLock(paths.socket, inherited)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(lock.release)  # the last thing: the next daemon may start then
-        _make_state_dir(paths.state_dir)
+        make_state_dir(paths.state_dir)
         store = Store.open(paths.state_dir / "corral.db")
         stack.push_async_callback(store.close)
         this = await _Daemon.begin(config, paths, daemon_log, store, stack, end)
@@ -332,7 +267,7 @@ class _Daemon:
             pid_namespace=tier == "pidns",
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
-        host = _host(config, paths, launcher)
+        host = make_host(config, paths, launcher)
         zygotes = Zygotes(
             launcher, host, bus, logs, store.generation, on_exit=exited, on_empty=emptied
         )
@@ -356,7 +291,7 @@ class _Daemon:
         await launcher.start()
         stack.push_async_callback(launcher.close)
         stack.push_async_callback(zygotes.close)
-        await this.agents.load(_built_in(config, paths, ordinary_user, host.default_user))
+        await this.agents.load(built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
         await this.tasks.load()
         if this.schedules is not None:
@@ -413,7 +348,7 @@ class _Daemon:
         self.shared.probes.commands.emptied(unit)
         self.agents.emptied(unit)
 
-    async def serve(self, lock: SocketLock, started: float, manager: "ServiceManager") -> None:
+    async def serve(self, lock: SocketLock, started: float, manager: ServiceManager) -> None:
         """Listens, starts what is to be started, and waits for the end."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
@@ -483,7 +418,7 @@ class _Daemon:
                 await web.close()
             await listener.close()
 
-    def _chores(self, manager: "ServiceManager") -> list[asyncio.Task[None]]:
+    def _chores(self, manager: ServiceManager) -> list[asyncio.Task[None]]:
         """Starts the tasks that run beside the serving, until they are cancelled."""
         loop = asyncio.get_running_loop()
         left = leftovers(self.shared.host.temporary_root)
@@ -600,7 +535,7 @@ class _Daemon:
             "limit.calls", agent=server, limit=limit, wait_s=round(wait_s, 3), reason=reason
         )
 
-    async def _beat(self, manager: "ServiceManager") -> None:
+    async def _beat(self, manager: ServiceManager) -> None:
         """Feeds the watchdog by the mere turning of the loop: a full disk or a stalled store is no reason to die."""
         losses = 0
         while True:
@@ -618,33 +553,6 @@ class _Daemon:
             await asyncio.sleep(BEAT_S)
 
 
-class ServiceManager:
-    """Notifies the service manager, if one has started the daemon; see sd_notify(3) and sd_watchdog_enabled(3)."""
-
-    def __init__(self, environ: Mapping[str, str], pid: int) -> None:
-        address = environ.get("NOTIFY_SOCKET", "")
-        self._address = "\0" + address[1:] if address.startswith("@") else address
-        meant_for = environ.get("WATCHDOG_PID", str(pid))
-        self.is_watching = "WATCHDOG_USEC" in environ and meant_for == str(pid)
-        # Opened once: a beat must not depend on a free descriptor.
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(NOTIFY_S)
-
-    def notify(self, state: str) -> None:
-        """Sends it our state."""
-        if self._address:
-            try:
-                self._socket.sendto(state.encode(), self._address)
-            except OSError as error:
-                logger.warning("cannot notify the service manager: %s", error)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-
 async def _note_clean_end(event_history: EventHistory, bus: Bus, audit: Audit) -> None:
     await audit.close()
     await _note_head(audit)
@@ -660,107 +568,3 @@ async def _note_head(audit: Audit) -> None:
 
 def _note_loss(bus: Bus) -> None:
     bus.publish("daemon.launcher_lost")
-
-
-def _make_state_dir(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.getuid() == 0:
-            path.chmod(0o711)  # agents of other users pass through it to what is theirs
-    except OSError as error:
-        raise PermissionDenied(
-            f'cannot use state folder "{path}": {error.strerror}', path=str(path)
-        ) from error
-
-
-def _make_sdk_folder(state_dir: Path) -> Path:
-    """Makes a folder that holds nothing but `corral/`, so that any interpreter can use the SDK from it."""
-    folder = state_dir / "sdk"
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)  # agents of other users read it, whatever our umask is
-    link = folder / "corral"
-    package = Path(__file__).parents[1]
-    if package.name != "corral":  # run from a checkout: the real folder is reached by its symlink
-        package = Path(sys.modules["corral"].__path__[0])
-    if not link.is_symlink() or link.readlink() != package:
-        link.unlink(missing_ok=True)
-        link.symlink_to(package)
-    return folder
-
-
-def _host(config: Config, paths: Paths, launcher: Launcher) -> Host:
-    """Returns the facts of this machine that workers are started with."""
-    return Host(
-        environ=dict(os.environ),
-        sdk_path=_make_sdk_folder(paths.state_dir),
-        ordinary_user=os.getuid() != 0,
-        default_user=_default_user(),
-        temporary_root=make_temporary_root(paths.state_dir),
-        containment=lambda: launcher.containment,
-        secrets=Secrets.of(config.daemon.secrets_file, os.environ),
-    )
-
-
-def _default_user() -> str | None:
-    if os.getuid() != 0:
-        return None
-    try:
-        pwd.getpwnam(AGENT_USER)
-    except KeyError:
-        text = "agents without a user run as root, because user %s does not exist"
-        logger.warning(text, AGENT_USER, extra={"fields": {"user": AGENT_USER}})
-        return None
-    return AGENT_USER
-
-
-def _built_in(
-    config: Config, paths: Paths, ordinary_user: bool, default_user: str | None
-) -> list[Spec]:
-    """Returns the spec of the built-in memory server; none where that optional room is not installed."""
-    try:
-        from ..mcp.cortex import command as cortex  # noqa: PLC0415  the room is optional
-    except ModuleNotFoundError as error:
-        logger.debug("there is no built-in memory server: %s", error)
-        return []
-    command = cortex.command(
-        config.defaults.mcp.cortex_binary_path,
-        config.defaults.mcp.cortex_args,
-        os.environ,
-        ordinary_user=ordinary_user,
-        is_executable=lambda path: os.path.isfile(path) and os.access(path, os.X_OK),
-        python=sys.executable,
-        folder=os.getcwd(),
-    )
-    folder = paths.state_dir / "cortex"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if default_user is not None:
-        account = pwd.getpwnam(default_user)
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    table: dict[str, object] = {
-        "command": list(command),
-        "autostart": False,
-        "environment": {"CORTEX_DB": str(folder / "cortex.db")},
-        "process": _with_own(config.defaults.process, str(folder)),
-    }
-    spec = decode_agent(
-        "cortex",
-        table,
-        kind="mcp",
-        defaults=config.defaults,
-        source="built-in",
-        directory=str(folder),
-    )
-    return [spec]
-
-
-def _with_own(process: Process, folder: str) -> dict[str, object]:
-    """Returns the paths of `[process]` to which processes are confined, with the server's own folder."""
-    lists = {"read_paths": process.read_paths, "write_paths": process.write_paths}
-    return {key: [*paths, folder] for key, paths in lists.items() if paths is not None}
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # as many as we may have
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

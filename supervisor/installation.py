@@ -1,0 +1,194 @@
+"""Locates the daemon's files, prepares its folders, and collects the facts of this machine that workers start with."""
+
+import contextlib
+import logging
+import os
+import pwd
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..worker.contract.errors import InvalidParams, NotFound, PermissionDenied
+from .config.loader import decode, decode_agent
+from .config.secrets import Secrets
+from .config.spec import Config, Process, Spec, kind_of_group
+from .process.launch import Host
+from .process.launcher_client import Launcher
+from .process.sandbox import make_temporary_root
+
+AGENT_USER = "corral-agent"
+"""The system user that agents of a root daemon run as, when it exists."""
+
+HAS_ORCHESTRATION = find_spec(f"{__package__}.orchestration") is not None
+"""Whether the optional room of teams, workflows and schedules is installed."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Holds the places of files: `config` None means that there is no configuration file."""
+
+    config: Path | None
+    socket: Path
+    state_dir: Path
+
+
+def default_paths(environ: Mapping[str, str], uid: int) -> Paths:
+    """Returns the places that the platform's conventions give; the XDG base directories for an ordinary user."""
+    if uid == 0:
+        return Paths(
+            Path("/etc/corral/corral.toml"),
+            Path("/run/corral/corral.sock"),
+            Path("/var/lib/corral"),
+        )
+    home = environ.get("HOME") or pwd.getpwuid(uid).pw_dir
+    config = Path(environ.get("XDG_CONFIG_HOME") or f"{home}/.config")
+    state = Path(environ.get("XDG_STATE_HOME") or f"{home}/.local/state")
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    run = Path(runtime) / "corral" if runtime else Path(f"/tmp/corral-{uid}")
+    return Paths(config / "corral" / "corral.toml", run / "corral.sock", state / "corral")
+
+
+def read_config(path: Path | None) -> Config:
+    """Reads the configuration of a file; the defaults when there is none.
+
+    Raises:
+        InvalidParams: it is not valid; `data` has file, key, value and reason.
+        NotFound, PermissionDenied: it cannot be read.
+    """
+    if path is None:
+        return decode("", source="(no configuration file)", directory="/")
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise NotFound(f'cannot read "{path}": it does not exist', file=str(path)) from error
+    except UnicodeError as error:
+        raise InvalidParams(
+            f'cannot read "{path}": it is not UTF-8', file=str(path), reason=str(error)
+        ) from error
+    except OSError as error:
+        raise PermissionDenied(f'cannot read "{path}": {error.strerror}', file=str(path)) from error
+    config = decode(text, source=str(path), directory=str(path.resolve().parent))
+    for group in () if HAS_ORCHESTRATION else config.groups.values():
+        key, reason = (
+            f"{kind_of_group(group)}s.{group.name}",
+            "supervisor/orchestration is not installed",
+        )
+        raise InvalidParams(
+            f'cannot use "{key}" of "{path}": {reason}', file=str(path), key=key, reason=reason
+        )
+    return config
+
+
+def make_state_dir(path: Path) -> None:
+    """Makes the state folder, 0700; as root 0711.
+
+    Raises:
+        PermissionDenied: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.getuid() == 0:
+            path.chmod(0o711)  # agents of other users pass through it to what is theirs
+    except OSError as error:
+        raise PermissionDenied(
+            f'cannot use state folder "{path}": {error.strerror}', path=str(path)
+        ) from error
+
+
+def raise_descriptor_limit() -> None:
+    """Raises the soft limit of descriptors to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # as many as we may have
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def make_host(config: Config, paths: Paths, launcher: Launcher) -> Host:
+    """Returns the facts of this machine that workers are started with."""
+    return Host(
+        environ=dict(os.environ),
+        sdk_path=_make_sdk_folder(paths.state_dir),
+        ordinary_user=os.getuid() != 0,
+        default_user=_default_user(),
+        temporary_root=make_temporary_root(paths.state_dir),
+        containment=lambda: launcher.containment,
+        secrets=Secrets.of(config.daemon.secrets_file, os.environ),
+    )
+
+
+def _make_sdk_folder(state_dir: Path) -> Path:
+    """Makes a folder that holds nothing but `corral/`, so that any interpreter can use the SDK from it."""
+    folder = state_dir / "sdk"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)  # agents of other users read it, whatever our umask is
+    link = folder / "corral"
+    package = Path(__file__).parents[1]
+    if package.name != "corral":  # run from a checkout: the real folder is reached by its symlink
+        package = Path(sys.modules["corral"].__path__[0])
+    if not link.is_symlink() or link.readlink() != package:
+        link.unlink(missing_ok=True)
+        link.symlink_to(package)
+    return folder
+
+
+def _default_user() -> str | None:
+    if os.getuid() != 0:
+        return None
+    try:
+        pwd.getpwnam(AGENT_USER)
+    except KeyError:
+        text = "agents without a user run as root, because user %s does not exist"
+        logger.warning(text, AGENT_USER, extra={"fields": {"user": AGENT_USER}})
+        return None
+    return AGENT_USER
+
+
+def built_in(
+    config: Config, paths: Paths, ordinary_user: bool, default_user: str | None
+) -> list[Spec]:
+    """Returns the spec of the built-in memory server; none where that optional room is not installed."""
+    try:
+        from ..mcp.cortex import command as cortex  # noqa: PLC0415  the room is optional
+    except ModuleNotFoundError as error:
+        logger.debug("there is no built-in memory server: %s", error)
+        return []
+    command = cortex.command(
+        config.defaults.mcp.cortex_binary_path,
+        config.defaults.mcp.cortex_args,
+        os.environ,
+        ordinary_user=ordinary_user,
+        is_executable=lambda path: os.path.isfile(path) and os.access(path, os.X_OK),
+        python=sys.executable,
+        folder=os.getcwd(),
+    )
+    folder = paths.state_dir / "cortex"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if default_user is not None:
+        account = pwd.getpwnam(default_user)
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    table: dict[str, object] = {
+        "command": list(command),
+        "autostart": False,
+        "environment": {"CORTEX_DB": str(folder / "cortex.db")},
+        "process": _with_own(config.defaults.process, str(folder)),
+    }
+    spec = decode_agent(
+        "cortex",
+        table,
+        kind="mcp",
+        defaults=config.defaults,
+        source="built-in",
+        directory=str(folder),
+    )
+    return [spec]
+
+
+def _with_own(process: Process, folder: str) -> dict[str, object]:
+    """Returns the paths of `[process]` to which processes are confined, with the server's own folder."""
+    lists = {"read_paths": process.read_paths, "write_paths": process.write_paths}
+    return {key: [*paths, folder] for key, paths in lists.items() if paths is not None}
