@@ -1,4 +1,4 @@
-"""A conductor before queues that are full: who waits for a place waits in line, and asks for nothing meanwhile."""
+"""The workflow engine before full queues: parts that wait for a place form a line, of which the first alone retries."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ PARTS = 200
 
 
 class NarrowQueue:
-    """The tasks of a daemon whose queue has one place, and whose worker takes one turn of the loop for each."""
+    """Stands in for tasks with a queue of one place, and a worker that takes one turn of the loop for each."""
 
     def __init__(self, output: object = None) -> None:
         self._output = output  # of each task

@@ -17,15 +17,15 @@ pytestmark = pytest.mark.shell
 DAY_S = 86_400.0
 
 
-class Desk:
-    """An agent "a" with a budget of 100 cents a day, and the hands of the clock."""
+class AgentWithBudget:
+    """An agent "a" with a budget of 100 cents a day, and a clock that is set by hand."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.now = 1_790_000_000.0
-        self.told: list[Event] = []
+        self.events: list[Event] = []
         self.freed: list[str] = []
-        self.bus = Bus(1, self.told.append)
+        self.bus = Bus(1, self.events.append)
         self.spec = Spec(
             name="a",
             kind="agent",
@@ -53,17 +53,17 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(folder: Path) -> AsyncGenerator[Desk, None]:
+async def agent_with_budget(folder: Path) -> AsyncGenerator[AgentWithBudget, None]:
     store = Store.open(folder / "corral.db")
     try:
-        yield Desk(store)
+        yield AgentWithBudget(store)
     finally:
         await store.close()
 
 
 @on_loop
 async def test_a_budget_is_used_up_until_a_day_has_passed(tmp_path: Path) -> None:
-    async with desk(tmp_path) as here:
+    async with agent_with_budget(tmp_path) as here:
         budgets = await here.budgets()
         budgets.charge("a", 0, 60.0)
         assert budgets.holds(here.spec) is None
@@ -71,8 +71,8 @@ async def test_a_budget_is_used_up_until_a_day_has_passed(tmp_path: Path) -> Non
         budgets.charge("a", 0, 40.0)
         assert budgets.holds(here.spec) is not None
         budgets.charge("a", 0, 1.0)
-        (told,) = here.told  # it is told of once
-        assert (told.type, told.fields["key"]) == ("limit.cost", "max_cost_cents_per_day")
+        (event,) = here.events  # it is published once
+        assert (event.type, event.fields["key"]) == ("limit.cost", "max_cost_cents_per_day")
         here.now += DAY_S - 3600
         assert budgets.holds(here.spec) is not None
         here.now += 301
@@ -82,7 +82,7 @@ async def test_a_budget_is_used_up_until_a_day_has_passed(tmp_path: Path) -> Non
 
 @on_loop
 async def test_the_next_daemon_knows_what_was_spent(tmp_path: Path) -> None:
-    async with desk(tmp_path) as here:
+    async with agent_with_budget(tmp_path) as here:
         first = await here.budgets()
         for _ in range(4):
             first.charge("a", 0, 30.0)
@@ -102,7 +102,7 @@ async def test_the_next_daemon_knows_what_was_spent(tmp_path: Path) -> None:
 
 @on_loop
 async def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
-    async with desk(tmp_path) as here:
+    async with agent_with_budget(tmp_path) as here:
         budgets = await here.budgets()
         budgets.charge("a", 0, 30.0)
         budgets.charge("gone", 0, 30.0)
@@ -116,7 +116,7 @@ async def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
 
 @on_loop
 async def test_a_limit_that_is_raised_or_gone_holds_nobody(tmp_path: Path) -> None:
-    async with desk(tmp_path) as here:
+    async with agent_with_budget(tmp_path) as here:
         budgets = await here.budgets()
         budgets.charge("a", 0, 100.0)
         budgets.look_again()

@@ -29,7 +29,7 @@ from corral.worker.contract.errors import (
     TaskFailed,
 )
 from corral.worker.contract.records import Task, TaskParams
-from task_desk import BOUND_S, PATIENCE_S, Desk, desk, full
+from task_harness import BOUND_S, RETRY_S, TaskHarness, full, task_harness
 from worker_peer import on_loop
 
 pytestmark = pytest.mark.shell
@@ -50,15 +50,15 @@ def nested(depth: int) -> object:
 async def test_a_delegated_task_that_was_refused_never_turns_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 2)
         parent = await here.submit()
-        hand = await here.begun(parent.id)
+        worker = await here.begun(parent.id)
         after_itself = TaskParams(objective="o", agent="a", after=[parent.id])
         with pytest.raises(Conflict):
             await here.tasks.submit(after_itself, parent=parent)
         waits = asyncio.ensure_future(here.tasks.wait(parent.id))
-        hand.answer(parent.id)
+        worker.answer(parent.id)
         assert (await waits).state == "succeeded"
         await here.settle()
         here.check_is_empty()
@@ -69,11 +69,11 @@ async def test_a_delegated_task_that_was_refused_never_turns_up(
 async def test_what_is_delegated_while_its_parent_ends_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 2)
         before = await here.run()
         parent = await here.submit()
-        hand = await here.begun(parent.id)
+        worker = await here.begun(parent.id)
         after = TaskParams(objective="o", agent="a", after=[before.id])
         asked = asyncio.ensure_future(here.tasks.submit(after, parent=parent))
         await asyncio.sleep(0)  # now it is looked up how the one before has ended
@@ -81,7 +81,7 @@ async def test_what_is_delegated_while_its_parent_ends_is_refused(
         with pytest.raises(CorralError):
             await asked
         here.backlog.find(parent.id).is_ending = False  # type: ignore[union-attr]  # it runs
-        hand.answer(parent.id)
+        worker.answer(parent.id)
         await here.tasks.wait(parent.id)
         here.check_is_empty()
 
@@ -90,7 +90,7 @@ async def test_what_is_delegated_while_its_parent_ends_is_refused(
 async def test_a_task_cannot_delegate_to_itself_by_its_own_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 3)
         first = await here.submit(idempotency_key="k")
         await here.begun(first.id)
@@ -112,11 +112,11 @@ async def test_a_task_cannot_delegate_to_itself_by_its_own_key(
 async def test_a_task_whose_time_comes_while_it_is_looked_at_goes_on_once() -> None:
     ready: list[str] = []
     now = 0.0
-    told = asyncio.Event()
+    is_ready = asyncio.Event()
 
     def on_ready(entry: Entry) -> None:
         ready.append(entry.task.id)
-        told.set()
+        is_ready.set()
 
     dependencies = Dependencies(on_ready, lambda: now)
     entries = [
@@ -126,10 +126,10 @@ async def test_a_task_whose_time_comes_while_it_is_looked_at_goes_on_once() -> N
     assert all(map(dependencies.holds, entries))
     now = 1.0
     assert dependencies.holds(entries[0]), (
-        "who says no more would line up what is told as ready later"
+        "a second answer would enqueue a task that `on_ready` reports later"
     )
     async with asyncio.timeout(BOUND_S):
-        await told.wait()
+        await is_ready.wait()
     assert ready == ["x", "y"]
     assert not dependencies.holds(entries[0])
     dependencies.close()
@@ -142,9 +142,9 @@ async def test_a_task_whose_time_comes_while_it_is_looked_at_goes_on_once() -> N
 async def test_what_sticks_to_a_worker_that_gave_up_goes_to_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 3)
-        gone = here.hands("a")[0]
+        gone = here.workers("a")[0]
         gone.worker = replace(gone.worker, state=State.TERMINATED, resume_at=None)
         for number in range(20):
             task = await here.submit(sticky_key=f"k{number}")
@@ -159,7 +159,7 @@ async def test_what_sticks_to_a_worker_that_gave_up_goes_to_another(
 async def test_who_cancels_what_the_store_then_refuses_learns_that_it_never_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a")
         here.store.refuses = full
         asked = asyncio.ensure_future(here.submit())
@@ -179,20 +179,20 @@ async def test_who_cancels_what_the_store_then_refuses_learns_that_it_never_was(
 async def test_a_store_that_refuses_is_not_asked_for_every_task_that_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a")
         tasks = await asyncio.gather(*(here.submit() for _ in range(100)))
-        hand = await here.begun(tasks[0].id)
+        worker = await here.begun(tasks[0].id)
         here.store.refuses = full
         since = time.monotonic()
-        hand.die()
-        hand.rise()
+        worker.die()
+        worker.rise()
         await here.settle(2000)
-        assert 0 < here.store.refused <= (time.monotonic() - since) / PATIENCE_S * 2 + 5
+        assert 0 < here.store.refused <= (time.monotonic() - since) / RETRY_S * 2 + 5
         here.store.refuses = None
         while list(here.backlog):
-            for task_id in list(hand.calls):
-                hand.finish(task_id, None)
+            for task_id in list(worker.calls):
+                worker.finish(task_id, None)
             await asyncio.sleep(0)
         here.check_is_empty()
 
@@ -201,7 +201,7 @@ async def test_a_store_that_refuses_is_not_asked_for_every_task_that_waits(
 async def test_a_record_that_was_refused_at_first_does_not_undo_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         records = here.tasks.records
         queued = Task(id="t", agent="a", objective="o")
         ended = replace(queued, state="cancelled", finished_at="2026-01-01T00:00:00Z")
@@ -254,7 +254,7 @@ async def test_a_task_whose_session_cannot_be_written_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions = Remembering()
-    async with desk(tmp_path, monkeypatch, sessions) as here:
+    async with task_harness(tmp_path, monkeypatch, sessions) as here:
         here.add("a")
         task = await here.submit(session="s")
         (await here.begun(task.id)).answer(task.id)
@@ -290,7 +290,7 @@ class Forgetful(Remembering):
 async def test_an_attempt_that_no_worker_heard_of_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch, Forgetful(4)) as here:
+    async with task_harness(tmp_path, monkeypatch, Forgetful(4)) as here:
         here.add("a")
         task = await here.submit(session="s")
         (await here.begun(task.id)).answer(task.id)
@@ -301,7 +301,7 @@ async def test_an_attempt_that_no_worker_heard_of_does_not_count(
 async def test_a_pause_that_the_store_refused_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a")
         bus = Bus(1, lambda _: None)
         schedules = Schedules(here.store, bus, cast(Agents, here.running_set), here.tasks)
@@ -326,7 +326,7 @@ async def test_a_pause_that_the_store_refused_is_none(
 async def test_what_is_nested_too_deep_to_be_written_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a")
         for depth in (*range(800, 1000, 7), 5000):
             try:
@@ -347,7 +347,7 @@ async def test_a_mistake_of_ours_ends_the_task_and_frees_its_worker(
         if task.objective == "odd":
             raise ZeroDivisionError
 
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a")
         here.observers.append(OnStart(mistake))
         with caplog.at_level(logging.CRITICAL):
@@ -365,9 +365,9 @@ async def test_a_mistake_of_ours_ends_the_task_and_frees_its_worker(
 async def test_what_waited_for_another_task_has_its_queue_timeout_from_that_ones_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", queue_timeout=600.0)
-        here.hands("a")[0].is_closed = True
+        here.workers("a")[0].is_closed = True
         now = time.time()
         stamp = here.stamp(now)
         first = Task(id="1", agent="a", objective="o", state="succeeded", finished_at=stamp)
@@ -377,9 +377,9 @@ async def test_what_waited_for_another_task_has_its_queue_timeout_from_that_ones
         )
         await here.tasks.load()
         await here.settle()
-        hand = here.hands("a")[0]
-        hand.is_closed = False
-        here.look_at(hand)
+        worker = here.workers("a")[0]
+        worker.is_closed = False
+        here.note_change(worker)
         (await here.begun("2")).answer("2")
         assert (await here.tasks.wait("2")).state == "succeeded"
 
@@ -390,7 +390,7 @@ async def test_what_waited_for_another_task_has_its_queue_timeout_from_that_ones
 class Life:
     """Some hundred things that happen to a queue in a random order, and whether all of it comes to its end."""
 
-    def __init__(self, here: Desk, seed: int) -> None:
+    def __init__(self, here: TaskHarness, seed: int) -> None:
         self.here = here
         self.chance = random.Random(seed)
         self.acknowledged: list[Task] = []
@@ -428,21 +428,21 @@ class Life:
     def happen(self) -> None:
         """One of the things that may happen."""
         here, chance = self.here, self.chance
-        hand = chance.choice([hand for name in here.agents for hand in here.hands(name)])
+        worker = chance.choice([worker for name in here.agents for worker in here.workers(name)])
         match chance.randrange(12):
             case 0 | 1 | 2 | 3:
                 self.asked.append(asyncio.ensure_future(self.submit()))
             case 4:
                 self.asked.append(asyncio.ensure_future(self.cancel()))
             case 5 | 6 | 7:
-                for task_id in list(hand.calls):
-                    hand.finish(task_id, chance.choice([None, None, TaskFailed("cannot: odd")]))
+                for task_id in list(worker.calls):
+                    worker.finish(task_id, chance.choice([None, None, TaskFailed("cannot: odd")]))
             case 8:
-                hand.die()
-                here.loop.call_soon(hand.rise)
+                worker.die()
+                here.loop.call_soon(worker.rise)
             case 9:
-                hand.pause()
-                here.loop.call_soon(hand.resume)
+                worker.pause()
+                here.loop.call_soon(worker.resume)
             case 10:
                 here.store.is_late = chance.random() < 0.7
                 here.store.refuses = None if chance.random() < 0.5 else self.refuses
@@ -460,9 +460,9 @@ class Life:
         here = self.here
         here.store.refuses = None
         while any(not each.done() for each in (*self.asked, *self.waits)):
-            for hand in [hand for name in here.agents for hand in here.hands(name)]:
-                for task_id in list(hand.calls):
-                    hand.finish(task_id, None)
+            for worker in [worker for name in here.agents for worker in here.workers(name)]:
+                for task_id in list(worker.calls):
+                    worker.finish(task_id, None)
             await asyncio.sleep(0)
         for each in (*self.asked, *self.waits):
             each.result()
@@ -474,7 +474,7 @@ async def test_whatever_happens_each_task_ends_once(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     print("seed", seed)
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 2, retry_on="any")
         here.add("b", 1, capacity=2)
         life = Life(here, seed)
@@ -503,14 +503,14 @@ async def test_many_tasks_that_end_at_once_hold_up_nobody_and_none_of_them_begin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
 ) -> None:
     monkeypatch.setattr(record_writer, "ENDS_AT_ONCE", 3)
-    async with desk(tmp_path, monkeypatch) as here:
-        (hand,) = here.hands(here.add("a").name)
+    async with task_harness(tmp_path, monkeypatch) as here:
+        (worker,) = here.workers(here.add("a").name)
         running = await here.submit(durable=durable)
         await here.begun(running.id)
         waiting = [await here.submit(durable=durable) for _ in range(8)]
         halted = here.tasks.halt()
         assert set(halted) == {running.id, *(task.id for task in waiting)}
-        hand.answer(running.id)  # it is free for the next
+        worker.answer(running.id)  # it is free for the next
         most = before = 0
         while len(here.ends) < len(halted):
             await asyncio.sleep(0)
@@ -532,7 +532,7 @@ async def test_many_tasks_that_end_at_once_hold_up_nobody_and_none_of_them_begin
 async def test_a_task_that_is_not_durable_is_with_a_free_worker_before_the_loop_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 1)
         submitting = here.tasks.submit(TaskParams(objective="o", agent="a", durable=False))
         with pytest.raises(StopIteration) as taken:
@@ -549,7 +549,7 @@ async def test_a_task_that_is_not_durable_is_with_a_free_worker_before_the_loop_
 async def test_a_task_that_is_cancelled_as_soon_as_its_worker_has_it_is_withdrawn_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 1)
         task = await here.submit(durable=False)
         assert here.doing == {task.id: "a-0"}
@@ -564,7 +564,7 @@ async def test_a_task_that_is_cancelled_as_soon_as_its_worker_has_it_is_withdraw
 async def test_a_mistake_of_ours_while_a_task_begins_ends_that_task_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with desk(tmp_path, monkeypatch) as here:
+    async with task_harness(tmp_path, monkeypatch) as here:
         here.add("a", 1)
 
         def stumble(_: Task) -> None:

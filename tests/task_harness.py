@@ -1,4 +1,4 @@
-"""The queue itself over a real store that can be told to refuse, with workers that do what a test says."""
+"""Runs the tasks room over a real store that refuses writes on demand, with workers that a test controls."""
 
 import asyncio
 from collections import Counter
@@ -39,12 +39,12 @@ from corral.worker.contract.records import Task, TaskParams
 
 BOUND_S = 20.0
 
-PATIENCE_S = 0.02
+RETRY_S = 0.02
 """When what a store has refused is tried again."""
 
 
 class FickleStore(Store):
-    """A store that refuses what `refuses` says, at once or, with `is_late`, as a full disk does: when it is written."""
+    """Refuses the writes that `refuses` picks, at once or, with `is_late`, as a full disk does: when they are written."""
 
     refuses: Callable[[tuple[Statement, ...]], CorralError | None] | None = None
     is_late = True
@@ -72,15 +72,15 @@ class FickleStore(Store):
 
 
 def full(_: object = None) -> CorralError:
-    """What a store says whose disk is full."""
+    """Returns the error of a store whose disk is full."""
     return Overloaded("cannot use the store now: disk-full", reason="disk-full", retry_after_s=1.0)
 
 
-class Hand:
-    """A worker, as far as the queue sees one; what it was given is in `calls` until it answers."""
+class FakeWorker:
+    """Stands in for a worker and its channel; a task that it was sent is in `calls` until it answers."""
 
-    def __init__(self, desk: "Desk", worker_id: str, spec: Spec) -> None:
-        self.desk = desk
+    def __init__(self, harness: "TaskHarness", worker_id: str, spec: Spec) -> None:
+        self.harness = harness
         self.id = worker_id
         self.spec = spec
         self.worker = Worker(worker_id, spec, state=State.IDLE, wanted=True, incarnation=1, pid=1)
@@ -93,7 +93,7 @@ class Hand:
         self.is_closed = False
         self.number = 0
 
-    # as a Keeper
+    # as a WorkerSupervisor
 
     @property
     def takes_tasks(self) -> bool:
@@ -103,20 +103,20 @@ class Hand:
     is_schedulable = takes_tasks
 
     @property
-    def channel(self) -> "Hand":
+    def channel(self) -> "FakeWorker":
         return self
 
     def begin(self, task_id: str) -> None:
         assert task_id not in self.running
         self.running[task_id] = 0.0
-        self.desk.look_at(self)
+        self.harness.note_change(self)
 
     def end(self, task_id: str) -> None:
         self.running.pop(task_id, None)
 
     def send(self, event: object) -> None:
         self.die()
-        self.desk.loop.call_soon(self.rise)
+        self.harness.loop.call_soon(self.rise)
 
     async def until(self, done: Callable[[Worker], bool]) -> Worker:
         while not done(self.worker):
@@ -128,7 +128,7 @@ class Hand:
     can_send = True
 
     async def drain(self) -> None:
-        """It reads at once."""
+        """Returns at once: it reads without delay."""
 
     def start(
         self,
@@ -141,20 +141,20 @@ class Hand:
         if not self.takes_tasks:
             raise WorkerFailed("cannot call: it is gone", result="signaled")
         task_id = str(params["task"])
-        self.desk.note_begun(task_id, self)
+        self.harness.note_begun(task_id, self)
         self.calls[task_id] = answer
-        answer.add_done_callback(lambda _: self.desk.note_left(task_id, self))
+        answer.add_done_callback(lambda _: self.harness.note_left(task_id, self))
         self.number += 1
         return Call(self.number, answer)
 
     def withdraw(self, call: Call, reason: str) -> None:
         if not call.answer.done():
-            self.desk.loop.call_soon(self.finish, self._task_of(call), Cancelled(reason))
+            self.harness.loop.call_soon(self.finish, self._task_of(call), Cancelled(reason))
 
-    # what a test has it do
+    # steps of a test
 
     def answer(self, task_id: str, outcome: object = None) -> None:
-        """Answers a task, with an error where `outcome` is one."""
+        """Answers a task, with an error if `outcome` is one."""
         answer = self.calls[task_id]
         if isinstance(outcome, BaseException):
             answer.set_exception(outcome)
@@ -165,22 +165,22 @@ class Hand:
         return next(task_id for task_id, answer in self.calls.items() if answer is call.answer)
 
     def finish(self, task_id: str, outcome: object) -> None:
-        """Answers a task that it may have answered already."""
+        """Answers a task, unless it has answered it already."""
         if task_id in self.calls and not self.calls[task_id].done():
             self.answer(task_id, outcome)
 
     def pause(self) -> None:
-        """It stands still."""
+        """Pauses it."""
         if self.worker.state is State.IDLE:
-            self.worker = replace(self.worker, paused_at=self.desk.loop.time())
+            self.worker = replace(self.worker, paused_at=self.harness.loop.time())
 
     def resume(self) -> None:
-        """It goes on."""
+        """Resumes it."""
         self.worker = replace(self.worker, paused_at=None)
-        self.desk.look_at(self)
+        self.harness.note_change(self)
 
     def die(self) -> None:
-        """Its process is gone, and all that it did."""
+        """Ends its process, and fails its tasks."""
         self.is_closed = True
         self.worker = replace(self.worker, state=State.TERMINATED, pid=None, resume_at=1.0)
         for answer in list(self.calls.values()):
@@ -188,24 +188,24 @@ class Hand:
                 answer.set_exception(WorkerFailed("cannot go on: it died", result="signaled"))
 
     def rise(self) -> None:
-        """Its next incarnation is up."""
+        """Starts its next incarnation."""
         if self.worker.state is State.TERMINATED and self.worker.wanted:
             number = self.worker.incarnation + 1
             self.worker = replace(
                 self.worker, state=State.IDLE, pid=1, incarnation=number, resume_at=None
             )
             self.is_closed = False
-            self.desk.look_at(self)
+            self.harness.note_change(self)
 
 
-class Desk:
-    """A queue with its agents."""
+class TaskHarness:
+    """Holds the tasks room with its agents."""
 
     def __init__(self, store: FickleStore, sessions: Sessions | None = None) -> None:
         self.store = store
         self.loop = asyncio.get_running_loop()
         self.agents: dict[str, Agent] = {}
-        self.told: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
         self.ends = Counter[str]()
         self.doing: dict[str, str] = {}
         self.ever = Counter[str]()
@@ -254,7 +254,7 @@ class Desk:
 
     def _publish(self, what: str, **facts: Any) -> None:
         if what.startswith("task."):
-            self.told.append((what, str(facts["task"])))
+            self.events.append((what, str(facts["task"])))
 
     def started(self, task: Task) -> None:
         """Observes nothing of a start."""
@@ -263,73 +263,73 @@ class Desk:
         """Counts the ends of each task."""
         self.ends[task.id] += 1
 
-    def note_begun(self, task_id: str, hand: Hand) -> None:
-        """A worker has been told of a task."""
+    def note_begun(self, task_id: str, worker: FakeWorker) -> None:
+        """Checks that a task which a worker was sent is on no other one."""
         assert task_id not in self.doing, f"{task_id} is on two workers at once"
-        self.doing[task_id] = hand.id
+        self.doing[task_id] = worker.id
         self.ever[task_id] += 1
 
-    def note_left(self, task_id: str, hand: Hand) -> None:
-        """A worker does it no more."""
+    def note_left(self, task_id: str, worker: FakeWorker) -> None:
+        """Notes that a worker has put a task down."""
         self.doing.pop(task_id, None)
-        hand.calls.pop(task_id, None)
+        worker.calls.pop(task_id, None)
 
     def add(self, name: str, instances: int = 1, capacity: int = 1, **section: Any) -> Agent:
-        """A new agent, whose workers are up."""
+        """Adds an agent, whose workers are up."""
         resources = Resources(max_concurrent_requests=capacity)
         quick: dict[str, Any] = {"retry_backoff_base": 0.001, "retry_backoff_max": 0.002}
         own = Section(**(quick | section))
         spec = Spec(name=name, kind="agent", source="test", resources=resources, tasks=own)
         agent = Agent(spec)
-        hands: Any = [Hand(self, f"{name}-{n}", spec) for n in range(instances)]
-        agent.supervisors.extend(hands)
+        workers: Any = [FakeWorker(self, f"{name}-{n}", spec) for n in range(instances)]
+        agent.supervisors.extend(workers)
         self.agents[name] = agent
-        for hand in self.hands(name):
-            self.look_at(hand)
+        for worker in self.workers(name):
+            self.note_change(worker)
         return agent
 
-    def look_at(self, hand: Hand) -> None:
-        """As `WorkerChanges` does it."""
-        self.tasks.dispatcher.worker_changed(cast(worker_supervisor.WorkerSupervisor, hand))
+    def note_change(self, worker: FakeWorker) -> None:
+        """Reports a change of a worker, as `WorkerChanges` does."""
+        self.tasks.dispatcher.worker_changed(cast(worker_supervisor.WorkerSupervisor, worker))
 
     def remove(self, name: str) -> None:
-        """As `Agents` does it: its workers are stopped first."""
-        for hand in self.hands(name):
-            hand.worker = replace(hand.worker, wanted=False)
-            hand.die()
+        """Removes an agent as `Agents` does: its workers are stopped first."""
+        for worker in self.workers(name):
+            worker.worker = replace(worker.worker, wanted=False)
+            worker.die()
         del self.agents[name]
         self.tasks.abandon(name)
 
-    def hands(self, name: str) -> list[Hand]:
-        """The workers of an agent."""
-        return cast("list[Hand]", self.agents[name].supervisors)  # they are nothing else here
+    def workers(self, name: str) -> list[FakeWorker]:
+        """Returns the workers of an agent."""
+        return cast("list[FakeWorker]", self.agents[name].supervisors)  # they are nothing else here
 
     async def submit(self, agent: str = "a", objective: str = "o", **more: Any) -> Task:
-        """As a caller does."""
+        """Submits a task, as a caller does."""
         return await self.tasks.submit(TaskParams(objective=objective, agent=agent, **more))
 
     async def run(self, agent: str = "a", **more: Any) -> Task:
-        """A task whose worker answers at once."""
+        """Runs a task whose worker answers at once."""
         task = await self.submit(agent, **more)
         (await self.begun(task.id)).answer(task.id)
         return await self.tasks.wait(task.id)
 
-    async def begun(self, task_id: str) -> Hand:
-        """The worker that has a task, as soon as one has."""
+    async def begun(self, task_id: str) -> FakeWorker:
+        """Returns the worker that has a task, as soon as one has."""
         while task_id not in self.doing:
             await asyncio.sleep(0)
         name = self.doing[task_id]
-        return next(h for h in self.hands(name.rpartition("-")[0]) if h.id == name)
+        return next(h for h in self.workers(name.rpartition("-")[0]) if h.id == name)
 
     async def settle(self, turns: int = 50) -> None:
-        """Lets what can happen at once happen."""
+        """Waits some turns of the loop, and for the store."""
         for _ in range(turns):
             await asyncio.sleep(0)
         await self.store.read("SELECT 1")
 
     @staticmethod
     def is_of(state: str, statements: Sequence[Statement]) -> bool:
-        """Whether something that is written is, or may come to be, a record of a task in a state."""
+        """Returns True if one of the statements writes a record of a task in a state, or may."""
         return any(
             state in row
             for each in statements
@@ -338,16 +338,16 @@ class Desk:
 
     @staticmethod
     def stamp(seconds: float) -> str:
-        """A time as records have it."""
+        """Returns a time as records have it."""
         return rfc3339(seconds)
 
     async def rows(self) -> dict[str, str]:
-        """The state of each task in the store."""
+        """Returns the state of each task in the store."""
         rows = await self.store.read("SELECT id, state FROM task")
         return {str(task_id): str(state) for task_id, state in rows}
 
     def check_is_empty(self) -> None:
-        """Nothing is left of anything in the queue."""
+        """Checks that nothing is left in the queue."""
         backlog = self.backlog
         assert list(backlog) == []
         assert (backlog.totals["queued"], backlog.totals["running"], backlog.queued_bytes) == (
@@ -360,18 +360,18 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(
-    folder: Path, patience: pytest.MonkeyPatch, sessions: Sessions | None = None
-) -> AsyncGenerator[Desk, None]:
-    """A queue without agents; what the store refused is tried again soon."""
+async def task_harness(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, sessions: Sessions | None = None
+) -> AsyncGenerator[TaskHarness, None]:
+    """Yields a harness without agents, which retries refused writes soon."""
     for room in (record_writer, executor, dispatcher, tasks):
-        patience.setattr(room, "RETRY_AFTER_S", PATIENCE_S)
+        monkeypatch.setattr(room, "RETRY_AFTER_S", RETRY_S)
     store = cast(
         FickleStore, FickleStore.open(folder / "corral.db")
     )  # `open` makes what it is called on
     try:
         async with asyncio.timeout(BOUND_S):
-            made = Desk(store, sessions)
+            made = TaskHarness(store, sessions)
             await made.tasks.load()
             made.tasks.boot()
             yield made
