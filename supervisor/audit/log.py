@@ -168,14 +168,14 @@ def daemon_record(action: str, **facts: object) -> Record:
 
 
 class Audit:
-    """Represents the audit of one daemon. `keys` returns the present configuration.
+    """Writes, reads and verifies the audit of one daemon. `config` returns the present configuration.
 
     All methods belong to the loop's thread. `open` begins and `close` ends the writing task.
     """
 
-    def __init__(self, store: Store, keys: Callable[[], AuditConfig], size_bytes: int) -> None:
+    def __init__(self, store: Store, config: Callable[[], AuditConfig], size_bytes: int) -> None:
         self._store = store
-        self._config = keys
+        self._config = config
         self._size_bytes = size_bytes
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting | _Gap] = deque()
@@ -189,19 +189,19 @@ class Audit:
         self._closing = False
         self._refusals: dict[str, _Repeats] = {}
         self._window: asyncio.TimerHandle | None = None
-        self._unchanged = asyncio.Lock()  # nothing is pruned during a verification
+        self._pruning_lock = asyncio.Lock()  # nothing is pruned during a verification
         self._pruning: asyncio.Task[None] | None = None
         self._writing = self._loop.create_task(self._write())
 
     @classmethod
-    async def open(cls, store: Store, keys: Callable[[], AuditConfig]) -> "Audit":
+    async def open(cls, store: Store, config: Callable[[], AuditConfig]) -> "Audit":
         """Opens the audit in a store.
 
         Raises:
             CorralError: the store cannot be read.
         """
         found = await store.read(CHAIN)
-        return cls(store, keys, integer(found[0][4]) if found else 0)
+        return cls(store, config, integer(found[0][4]) if found else 0)
 
     async def close(self) -> None:
         """Stores the waiting records, as far as the store takes them within KEEP_S; the rest goes to the daemon's log."""
@@ -461,7 +461,7 @@ class Audit:
             Overloaded: the store takes no more reads now.
         """
         await self.settle()
-        async with self._unchanged:
+        async with self._pruning_lock:
             chain = await self.chain()
             verifier = ChainVerifier(chain, expected)
             verifier.check_start(await self._first("SELECT MIN(id) FROM audit"))
@@ -496,7 +496,7 @@ class Audit:
         Where the store refuses that now, they stay until the next time.
         """
         try:
-            async with self._unchanged:
+            async with self._pruning_lock:
                 while await self._prune(now_s):  # new records were too much again
                     now_s = None
         except (CorralError, sqlite3.Error) as error:
@@ -505,12 +505,12 @@ class Audit:
 
     async def _prune(self, now_s: float | None) -> bool:
         """Runs one round; returns whether records were removed and there are still too many."""
-        keys = self._config()
+        config = self._config()
         chain = await self.chain()
         end, position, size_bytes = chain.head.number, chain.anchor.number, chain.size_bytes
-        limit = max(keys.max_bytes, LEAST_BYTES)
+        limit = max(config.max_bytes, LEAST_BYTES)
         goal = limit * FILL_LEVEL if size_bytes > limit else size_bytes
-        before = "" if now_s is None else stamp(now_s - keys.retention)
+        before = "" if now_s is None else stamp(now_s - config.retention)
         gain = 0
         while True:
             rows = await self._store.read(SLICE, (position, end, PRUNE_ROWS))

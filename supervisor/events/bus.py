@@ -80,7 +80,7 @@ Where = Callable[[Event], bool]
 
 
 class Subscription:
-    """Represents the events of some types, in order, for one reader; a `with` closes it."""
+    """Queues the events of some types, in order, for one reader; a `with` closes it."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class Subscription:
 
 
 class Bus:
-    """Represents the stream. `sink` gets every event that is to be stored, at once and in order.
+    """Publishes events in one stream. `sink` gets every event that is to be stored, at once and in order.
 
     `reserve` is called, ahead of time, with the number up to which events may have been given out.
     """

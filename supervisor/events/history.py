@@ -162,7 +162,7 @@ class _Rows:
 
 
 class EventHistory:
-    """Represents the event table of one daemon; belongs to the loop's thread."""
+    """Owns the event table of one daemon; belongs to the loop's thread."""
 
     def __init__(self, store: Store, *, first_seq: int, was_clean: bool, removed_to: int) -> None:
         self.first_seq = first_seq

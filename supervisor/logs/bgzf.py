@@ -82,7 +82,7 @@ class Archive:
 
     @property
     def size(self) -> int:
-        """Returns how many bytes the original has."""
+        """Returns the bytes of the original."""
         return self._offsets[-1]
 
     def pread(self, size: int, offset: int) -> bytes:

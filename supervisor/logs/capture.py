@@ -588,7 +588,7 @@ class LogWriter:
         return file
 
     def _verify(self) -> None:
-        """Looks whether the file is still in its place, and counts what is lost if it is not."""
+        """Verifies that the file is still in its place, and counts the lost lines if it is not."""
         self._verified_ns = self._folder.clock()
         if self._file is not None:
             self._file.verify()

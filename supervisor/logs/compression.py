@@ -62,7 +62,7 @@ class Compressor:
         self._job: _Job | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._is_stopped = threading.Event()
-        self._sweep: Iterator[None] | None = self._swept()
+        self._sweep: Iterator[None] | None = self._sweep_folders()
 
     def rotated(self, agent: str, worker: str, delay_s: float | None = None) -> None:
         """Queues the rotated files of a worker."""
@@ -77,7 +77,7 @@ class Compressor:
         `replaced` is called with agent, worker, the inode of the original, and that of the copy.
         """
         if self._sweep is not None:
-            self._go_on_sweeping(self._sweep)
+            self._resume_sweep(self._sweep)
         if self._job is not None:
             if not self._job.done.done():
                 return
@@ -165,16 +165,16 @@ class Compressor:
         os.close(job.source)
         os.close(job.target)
 
-    # -- what an earlier daemon left
+    # -- files of an earlier daemon
 
-    def _go_on_sweeping(self, sweep: Iterator[None]) -> None:
+    def _resume_sweep(self, sweep: Iterator[None]) -> None:
         until = time.monotonic() + SWEEP_S
         for _ in sweep:
             if time.monotonic() > until:
                 return
         self._sweep = None
 
-    def _swept(self) -> Iterator[None]:
+    def _sweep_folders(self) -> Iterator[None]:
         with suppress(OSError):
             for agent in sorted(os.listdir(self._directory)):
                 for left in (self._directory / agent).glob(".*.tmp"):

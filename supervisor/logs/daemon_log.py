@@ -57,7 +57,7 @@ _CONTROL |= {
 
 
 class DaemonLog:
-    """Represents the log of this process; one at a time."""
+    """Writes the log of this process; there is one at a time."""
 
     def __init__(
         self,
@@ -404,7 +404,7 @@ def text_lines(record: logging.LogRecord) -> str:
 
 
 def json_line(record: logging.LogRecord) -> str:
-    """Returns one object, in the shape of a log record of `corral logs --json`: `{"at", "level", "text", "fields", …}`."""
+    """Formats an entry as one JSON object, in the shape of a log record of `corral logs --json`: `{"at", "level", "text", "fields", …}`."""
     entry: dict[str, object] = {
         "at": _at(record),
         "level": _level_of(record),
@@ -465,7 +465,7 @@ def _text(record: logging.LogRecord) -> str:
 
 
 def _words(record: logging.LogRecord, facts: Mapping[str, object]) -> str:
-    """Returns one line: the text, then the facts as logfmt."""
+    """Formats an entry as one line: the text, then the facts as logfmt."""
     words = [_text(record).translate(_CONTROL)]
     words += (f"{key}={_quoted(_plain(value))}" for key, value in facts.items())
     line = " ".join(words)

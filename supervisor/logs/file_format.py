@@ -190,7 +190,7 @@ class FoundFile:
         return not self.path.name.endswith(bgzf.SUFFIX) or self.size > 0
 
     def refresh(self) -> bool:
-        """Looks at a plain file's size again; returns whether it is still where it was found."""
+        """Reads a plain file's size again; returns whether it is still where it was found."""
         with suppress(OSError):
             status = self.path.lstat()
             if status.st_ino == self.inode:

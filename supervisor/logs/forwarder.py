@@ -192,10 +192,10 @@ class Forwarding:
 
 
 class _ResumableFollower(Follower):
-    """Extends a follower by going on after `end`."""
+    """Extends a follower: it can continue after `end`."""
 
     def resume(self) -> None:
-        """Moves on, unless the following has ended already."""
+        """Continues after `end`, unless the following has ended already."""
         self._is_ending = False
 
 

@@ -198,7 +198,7 @@ class Cursor:
         return restore
 
     def records(self, block_bytes: int) -> Iterator[Record]:
-        """Returns all records up to where the cursor is to stop."""
+        """Yields all records up to the end of the last rewind."""
         while batch := self.pull(block_bytes):
             yield from batch
 
@@ -254,7 +254,7 @@ class Cursor:
         return self._source.find_writer(self.agent, self.worker)
 
     def _block(self, size: int) -> bytes | None:
-        """Returns bytes at the position, b"" at the end of the file, None if the file is gone."""
+        """Reads a block at the position; b"" at the end of the file, None if the file is gone."""
         if not self._inode:
             return None
         if self._head:
@@ -348,7 +348,7 @@ class Cursor:
             return b"" if file is None else file.head
 
     def _enter(self, file: File) -> bool:
-        """Moves to the beginning of a file; False if it is gone, or has none yet."""
+        """Moves to the beginning of a file; returns False if it is gone, or empty."""
         with opened_by_inode(self._directory, self.worker, file.inode) as found:
             head = b"" if found is None else found.head
             if found is None or not head:
@@ -527,7 +527,7 @@ async def _last_rare(
 
 
 def _text_bytes(record: Record) -> int:
-    """Returns about the bytes that a record takes in a message, with one byte for each character."""
+    """Estimates the bytes of a record in a message, with one byte for each character."""
     size = len(str(record["text"])) + len(str(record.get("bytes", "")))
     fields = record.get("fields")
     return size if fields is None else size + len(json_line(cast("Record", fields)))

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class LogStore:
-    """Represents the folder of all logs."""
+    """Owns the folder of all logs: its writers, its readers and its compression."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ USAGE_MAX = 10_000
 
 
 class KeyValues:
-    """Represents the keys of all agents of one daemon.
+    """Stores the keys of all agents of one daemon.
 
     Args:
         store: the daemon's store.

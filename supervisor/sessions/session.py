@@ -98,7 +98,7 @@ class SessionState:
 
     @property
     def footprint_bytes(self) -> int:
-        """Returns about the bytes that its content takes of the daemon's memory."""
+        """Estimates the bytes that its content takes of the daemon's memory."""
         if self.content is None:
             return 0
         values = sum(map(len, self._value_sizes.values()))

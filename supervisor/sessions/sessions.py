@@ -146,7 +146,7 @@ class Pool:
 
 
 class Memory:
-    """Represents the sessions of all agents of one daemon, and their values by key (`key_values`).
+    """Restores and stores the sessions of all agents of one daemon, and their values by key (`key_values`).
 
     Args:
         store: the daemon's store.

@@ -250,7 +250,7 @@ def _delete(connection: sqlite3.Connection, agent: str, sessions: Iterable[str])
 
 
 def accessed(name: Name, at: float) -> Statement:
-    """Moves the last access of a session on."""
+    """Returns the statement that updates the last access of a session."""
     return (
         "UPDATE session SET accessed_at = MAX(accessed_at, ?) WHERE agent = ? AND session = ?",
         (at, *name),

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Incarnations:
-    """Represents the table `incarnation`."""
+    """Owns the table `incarnation`: the last number of each worker."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -114,7 +114,7 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 class Database(NamedTuple):
-    """An open file: nobody else has it while the lock is held."""
+    """Holds an open file, which no other process can open while the lock is held."""
 
     lock_fd: int
     writer: sqlite3.Connection
@@ -124,7 +124,7 @@ class Database(NamedTuple):
 
 
 def open_database(path: Path) -> Database:
-    """Opens or creates the file (folder 0700, file 0600), brings it up to date, and counts its generation up.
+    """Opens or creates the file (folder 0700, file 0600), migrates its schema, and counts its generation up.
 
     Raises:
         PermissionDenied: folder or file may not be created or written.
@@ -162,7 +162,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         f"file:{quote(str(path.absolute()))}?mode={mode}",
         uri=True,
         timeout=BUSY_TIMEOUT_S,
-        isolation_level=None,  # transactions are ours
+        isolation_level=None,  # transactions are explicit
         check_same_thread=False,  # opened here, then handed to its thread for good
         cached_statements=256,
     )
@@ -172,7 +172,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> int:
-    """Checks the file, bring its schema up to date, and return the new generation."""
+    """Checks the file, migrates its schema, and returns the new generation."""
     file = str(path)
     version = _integer(connection, "PRAGMA user_version")
     empty = _integer(connection, "SELECT count(*) FROM sqlite_master") == 0

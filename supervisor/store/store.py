@@ -133,7 +133,7 @@ class _Group:
 
 
 class Store:
-    """Represents the open store. All methods belong to the loop's thread; `open` blocks and comes before the loop."""
+    """Writes to and reads from the open store. All methods belong to the loop's thread; `open` blocks and comes before the loop."""
 
     generation: int
     """The number of this opening: larger than every earlier one, and on disk before `open` returns."""
