@@ -1,1 +1,7 @@
-"""Decides, as pure functions, when a worker starts, stops, restarts or is given up."""
+"""Decides, as pure functions, when a worker starts, stops, restarts or is given up.
+
+Values in, values out: state and event give the next state and a list of actions, which the room `supervision` performs.
+No clock, no I/O, no randomness: the time and the jitter are arguments, so every life can be replayed in a test.
+Nothing here knows processes, tasks or files. Begin with `state_machine.step`; `restart_policy` decides about backoff
+and giving up, `health_check` about one health check.
+"""

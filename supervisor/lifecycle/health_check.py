@@ -1,16 +1,16 @@
-"""One health check of one worker, as a function: `step(health, event, now) -> (health, actions)`.
+"""Decides about one health check of one worker: `step(health, event, now) -> (health, actions)`.
 
-This module decides when the worker is asked, when bad answers are a failure, what is done about it, and
-when its agent counts as degraded. It asks nobody: the shell performs the actions, answers every Ask and
+This module decides when the check runs, when bad results are a failure, which recovery follows, and
+when the agent counts as degraded. It performs nothing: the shell performs the actions, answers every Ask and
 every Recover once, and bounds how long that takes. `now` is the monotonic clock.
 
-`threshold` bad answers in a row are one failure. For each failure the recovery is run once, then it is asked
-again soon. At `failure_threshold` failures in a row the check is degraded, until it passes; where graceful
-degradation is switched off, the worker is replaced in place of that. Failures in a row are counted over all
-incarnations, for a recovery may be a restart; bad answers are counted within one.
+`threshold` bad results in a row are one failure. For each failure the recovery runs once, and the check is
+repeated soon. At `failure_threshold` failures in a row the check is degraded, until it passes; with graceful
+degradation switched off, the worker is replaced instead. Failures in a row are counted over all
+incarnations, because a recovery may be a restart; bad results are counted within one.
 
-There is one `deadline`, which is when it is asked next. Only a worker that is up and not paused is asked. An
-answer belongs to a `run`; that of an earlier one, from before an end or a pause, changes nothing.
+The one `deadline` is the time of the next run. Only a worker that is up and not paused is checked. A
+result belongs to a `run`; that of an earlier one, from before an end or a pause, changes nothing.
 """
 
 import enum
@@ -23,11 +23,11 @@ from msgspec.structs import replace
 from ..config.probe_spec import Check
 
 RECHECK_S = 1.0
-"""From a recovery, or an answer that did not count, to the next question; less where the interval is."""
+"""Seconds from a recovery, or a result that did not count, to the next run; at most the interval."""
 
 
 class Phase(enum.StrEnum):
-    """What the check is doing."""
+    """Represents the present activity of the check."""
 
     RESTING = "resting"
     WAITING = "waiting"
@@ -36,7 +36,7 @@ class Phase(enum.StrEnum):
 
 
 class Rule(Struct, frozen=True):
-    """What the configuration says: the check with nothing left open, and what its failures lead to."""
+    """Holds the configuration: the check with all defaults filled in, and the consequence of its failures."""
 
     check: Check
     failure_threshold: int
@@ -44,23 +44,23 @@ class Rule(Struct, frozen=True):
 
     @property
     def interval_s(self) -> float:
-        """Between an answer and the next question."""
+        """Returns the seconds between a result and the next run."""
         assert self.check.interval is not None, "Spec.checks fills it in"
         return self.check.interval
 
     @property
     def start_delay_s(self) -> float:
-        """From Ready to the first question."""
+        """Returns the seconds from Ready to the first run."""
         assert self.check.start_delay is not None, "Spec.checks fills it in"
         return self.check.start_delay
 
 
 class Health(Struct, frozen=True):
-    """One check of one worker.
+    """Holds the state of one check of one worker.
 
-    `healthy` is None until it has passed or failed once. `misses` are bad answers in a row, `failures` failures in
-    a row; `message` says what was wrong with the last answer, "" where it was good, and `at` is the wall-clock
-    time of that answer.
+    `healthy` is None until it has passed or failed once. `misses` are bad results in a row, `failures` failures in
+    a row; `message` describes the last result, "" if it was good, and `at` is its wall-clock
+    time.
     """
 
     rule: Rule
@@ -78,7 +78,7 @@ class Health(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The check's."""
+        """Returns the name of the check."""
         return self.rule.check.name
 
 
@@ -86,27 +86,27 @@ class Health(Struct, frozen=True):
 
 
 class Up(Struct, frozen=True):
-    """The worker is up in this incarnation, and may be asked."""
+    """Reports that the worker is up in this incarnation, and may be checked."""
 
     incarnation: int
 
 
 class Down(Struct, frozen=True):
-    """The worker is not to be asked: it is starting, ending, dead, or paused."""
+    """Reports that the worker must not be checked: it is starting, ending, dead, or paused."""
 
 
 class Configure(Struct, frozen=True):
-    """The configuration says something else."""
+    """Reports a change of the configuration."""
 
     rule: Rule
 
 
 class Tick(Struct, frozen=True):
-    """The deadline may have come."""
+    """Reports that the deadline may have come."""
 
 
 class Answer(Struct, frozen=True):
-    """What the question of a run has shown. `awake_since`: when the daemon last woke from a stall."""
+    """Reports the result of a run. `awake_since` is the time when the daemon last woke from a stall."""
 
     run: int
     is_good: bool
@@ -116,7 +116,7 @@ class Answer(Struct, frozen=True):
 
 
 class Acted(Struct, frozen=True):
-    """The recovery of a run is done, well or not."""
+    """Reports that the recovery of a run has ended, with or without success."""
 
     run: int
 
@@ -128,40 +128,40 @@ Event = Up | Down | Configure | Tick | Answer | Acted
 
 
 class Ask(Struct, frozen=True):
-    """Put the question; answer with Answer."""
+    """Requests one run of the check; the shell answers with Answer."""
 
     run: int
 
 
 class Recover(Struct, frozen=True):
-    """Run the recovery once; answer with Acted."""
+    """Requests one run of the recovery; the shell answers with Acted."""
 
     run: int
     recovery: str
 
 
 class Hang(Struct, frozen=True):
-    """The worker is beyond recovery: it is to be replaced like one that does not beat."""
+    """Requests the replacement of the worker, like one without heartbeats."""
 
     reason: str
 
 
 class Fail(Struct, frozen=True):
-    """It has failed once more: tell."""
+    """Requests an event about one more failure."""
 
     failures: int
     message: str
 
 
 class Degrade(Struct, frozen=True):
-    """The agent is degraded by this check: tell, and alert."""
+    """Requests an event and an alert: the check degrades the agent."""
 
     failures: int
     message: str
 
 
 class Pass(Struct, frozen=True):
-    """It passes after failures: tell; and alert when that ends a degradation."""
+    """Requests an event: the check passes after failures; also an alert if that ends a degradation."""
 
     was_degraded: bool
 
@@ -172,16 +172,18 @@ Step = tuple[Health, list[Action]]
 
 
 def step(health: Health, event: Event, now: float) -> Step:
-    """The check after the event, and what is to be done, in order."""
+    """Returns the check after the event, and the actions in order."""
     return _HANDLERS[type(event)](health, event, now)
 
 
-def silent_at(*, asked_at: float, heard_at: float, rested_at: float, timeout_s: float) -> float:
-    """When a server that was asked counts as silent, if nothing excuses it and nothing is heard of it.
+def silent_at(
+    *, asked_at: float, last_message_at: float, rested_at: float, timeout_s: float
+) -> float:
+    """Returns the time from which a server without any message counts as silent.
 
     Time in which it had an excuse, until `rested_at`, does not count.
     """
-    return max(asked_at, heard_at, rested_at) + timeout_s
+    return max(asked_at, last_message_at, rested_at) + timeout_s
 
 
 def _up(health: Health, event: Up, now: float) -> Step:
@@ -204,10 +206,10 @@ def _configure(health: Health, event: Configure, now: float) -> Step:
     if health.rule == event.rule:
         return health, []
     if health.phase is Phase.ASKING:
-        return _again_soon(changed, now)  # it was another question
+        return _again_soon(changed, now)  # it was another check
     if health.phase is not Phase.WAITING:
         return changed, []
-    assert health.deadline is not None, "what waits knows until when"
+    assert health.deadline is not None, "a waiting check has a deadline"
     return replace(changed, deadline=min(health.deadline, now + event.rule.interval_s)), []
 
 
@@ -225,7 +227,9 @@ def _answer(health: Health, event: Answer, now: float) -> Step:
     if event.is_good:
         return _passed(replace(health, message="", at=event.at), now)
     if event.awake_since > health.asked_at:
-        return _again_soon(health, now)  # the daemon stood still meanwhile: nobody's fault
+        return _again_soon(
+            health, now
+        )  # the daemon stood still meanwhile: not the fault of the worker
     missed = replace(health, message=event.message, at=event.at, misses=health.misses + 1)
     if missed.misses < health.rule.check.threshold:
         return _wait(missed, health.rule.interval_s, now), []

@@ -1,4 +1,4 @@
-"""When a worker that has ended is started again, and when it has been tried often enough.
+"""Decides whether and when a worker that has ended is started again.
 
 Intensity is counted as Erlang's supervisors do (https://www.erlang.org/doc/system/sup_princ: at most
 MaxR restarts in MaxT seconds), with two differences: there is a backoff, and the window runs over
@@ -11,11 +11,11 @@ from msgspec import Struct
 from ..config.spec import Recovery
 
 JITTER = 0.2
-"""Delays vary by this share to either side, so that what died together does not return together."""
+"""Fraction by which delays vary to either side, so that workers that died together do not return together."""
 
 
 class History(Struct, frozen=True):
-    """What a worker's earlier lives amount to.
+    """Summarizes the earlier lives of a worker.
 
     `ready_s` is the time spent Ready over all lives; `failures` are the counted ends, as points on
     that clock, oldest first.
@@ -26,14 +26,14 @@ class History(Struct, frozen=True):
 
 
 class Again(Struct, frozen=True):
-    """Start again, `delay_s` seconds after the end."""
+    """Requests a start, `delay_s` seconds after the end."""
 
     delay_s: float
     history: History
 
 
 class Rest(Struct, frozen=True):
-    """Do not start again: the policy says so, or (`gave_up`) it was tried often enough."""
+    """Requests no further start: by the policy, or (`gave_up`) after too many attempts."""
 
     gave_up: bool
     history: History
@@ -48,7 +48,7 @@ def decide(
     ready_for_s: float | None,
     jitter: float,
 ) -> Again | Rest:
-    """What follows the end of a worker that nobody asked to end.
+    """Decides what follows an unrequested end of a worker.
 
     Args:
         recovery: the policy in force now.
@@ -72,7 +72,7 @@ def decide(
 
 
 def after_life(recovery: Recovery, history: History, ready_for_s: float | None) -> History:
-    """The history after one more life, whatever ended it: time Ready lets failures be forgotten.
+    """Returns the history after one more life, however it ended: failures expire with time spent Ready.
 
     A life that never was Ready (None) adds no time, so failures of starts do not grow old by themselves.
     """
@@ -84,7 +84,7 @@ def after_life(recovery: Recovery, history: History, ready_for_s: float | None) 
 
 
 def backoff_s(recovery: Recovery, earlier: int, jitter: float) -> float:
-    """The wait after `earlier` ends of the same kind: base, doubled each time, up to the maximum, ±20 %."""
+    """Returns the seconds to wait after `earlier` ends of the same kind: base, doubled each time, up to the maximum, ±20 %."""
     doubled = recovery.restart_backoff_base * 2.0 ** min(earlier, 32)
     return min(doubled, recovery.restart_backoff_max) * (1 + JITTER * (2 * jitter - 1))
 

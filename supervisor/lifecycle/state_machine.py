@@ -1,4 +1,4 @@
-"""The life of one worker, as a function: `step(worker, event, now) -> (worker, actions)`.
+"""Decides the life of one worker: `step(worker, event, now) -> (worker, actions)`.
 
 A worker is an agent's or an MCP server's process, over all its incarnations. This module decides
 everything about it (when it is started, asked to end, killed, given up) and does nothing: the
@@ -8,12 +8,12 @@ Instead of timers there is one `deadline` in the worker; the shell sends Tick wh
 of an earlier deadline finds the deadline in the future and changes nothing, so no timer of an earlier
 life can act in a later one. Late and repeated events are normal; each is answered below.
 
-Two things are apart that are easily confused. `wanted` is the intent: somebody wants it up. `state`
-is what is. A dead worker passes Terminated and Initial before it starts again, and it leaves
+Intent and state are separate: `wanted` is the intent that the worker is up, `state`
+its present state. A dead worker passes Terminated and Initial before it starts again, and it leaves
 Terminated only when its whole process tree is empty: there are never two copies.
 
 A pause belongs to one incarnation: its tree is frozen, there is no deadline, and the time counts neither
-as silence nor as time spent Ready. Whatever ends the incarnation ends the pause.
+as silence nor as time spent Ready. The end of the incarnation ends the pause.
 """
 
 import enum
@@ -28,27 +28,27 @@ from ..config.spec import Spec
 from .restart_policy import Again, History, after_life, backoff_s, decide
 
 ABORT_GRACE_S = 2.0
-"""From SIGABRT, on which a Python worker dumps its tracebacks, to SIGKILL."""
+"""Seconds from SIGABRT, on which a Python worker dumps its tracebacks, to SIGKILL."""
 
 KILL_INTERVAL_S = 2.0
-"""SIGKILL is repeated at this interval until the tree is empty."""
+"""Seconds between two SIGKILLs, until the tree is empty."""
 
 TARGET_SHOWN = 100
-"""Characters of what its readiness asks that the message of a start-timeout repeats."""
+"""Characters of the target of a readiness probe in the message of a start-timeout."""
 
 ALIVE_S = 1.0
-"""A program without a protocol is Ready once it has lived this long."""
+"""Seconds after which a program without a protocol is Ready."""
 
 HAS_LIVED = f"has lived {ALIVE_S:g} s"
-"""Why it is: one text for all of them."""
+"""Reason of such a transition: one string object for all workers."""
 
 
 ASKED_FOR = frozenset({"stopped", "hibernated"})
-"""Results of ends that somebody asked for: they say nothing against the worker."""
+"""Results of requested ends, which do not count against the worker."""
 
 
 class State(enum.StrEnum):
-    """What a worker is doing, as `status` shows it."""
+    """Represents the state of a worker, as `status` shows it."""
 
     INITIAL = "Initial"
     STARTING = "Starting"
@@ -73,7 +73,7 @@ UP = frozenset({State.READY, State.BUSY, State.IDLE})
 
 
 class Stage(enum.StrEnum):
-    """How far an end has come."""
+    """Represents the progress of a shutdown."""
 
     ASKED = "asked"
     SIGNALLED = "signalled"
@@ -82,7 +82,7 @@ class Stage(enum.StrEnum):
 
 
 class LastExit(Struct, frozen=True):
-    """How an incarnation ended. `result` is one of the words in docs/reference/lifecycle.md."""
+    """Records the end of an incarnation. `result` is one of the words in docs/reference/lifecycle.md."""
 
     result: str
     code: int | None = None
@@ -93,7 +93,7 @@ class LastExit(Struct, frozen=True):
 
 
 class Backoff(Struct, frozen=True):
-    """What the wait for the next start was computed from, so that new values apply while it lasts."""
+    """Holds the inputs of the wait for the next start, so that changed settings apply during the wait."""
 
     since: float
     earlier: int
@@ -101,11 +101,11 @@ class Backoff(Struct, frozen=True):
 
 
 class Worker(Struct, frozen=True):
-    """One worker.
+    """Holds the state of one worker.
 
-    `tree` says that processes of it may exist, `exited` that the leader of this incarnation is dead;
+    `tree` means that processes of it may exist, `exited` that the leader of this incarnation is dead;
     `deadline` is when the next Tick is due; `resume_at` when it starts again once its tree is empty
-    (None: it rests). `waits` says that it is wanted, but is not to be started before Start comes. While
+    (None: it rests). `waits` means that it is wanted, but must not start before the event Start. While
     it is ShuttingDown, `cause` is the result that its end will be called and `left` the state from
     which the end began. `paused_at` is since when it is frozen, `paused_s` the sum of the earlier pauses of
     this incarnation, `resumed_at` the end of the last one; `backoff` what `resume_at` or, in Initial, the
@@ -140,7 +140,7 @@ class Worker(Struct, frozen=True):
     last_exit: LastExit | None = None
 
     def frozen_s(self, now: float) -> float:
-        """How much of this incarnation's time it was paused, up to `now`."""
+        """Returns the seconds of this incarnation in which it was paused, up to `now`."""
         return self.paused_s + (0.0 if self.paused_at is None else now - self.paused_at)
 
 
@@ -148,73 +148,73 @@ class Worker(Struct, frozen=True):
 
 
 class Start(Struct, frozen=True):
-    """Somebody wants it up."""
+    """Requests a start."""
 
 
 class Want(Struct, frozen=True):
-    """Somebody wants it up, and it cannot be started yet; Start follows when it can."""
+    """Requests a start that is not possible yet; Start follows when it is."""
 
     reason: str
 
 
 class Stop(Struct, frozen=True):
-    """Somebody wants it down; `result` is what its end is then called."""
+    """Requests a stop; `result` becomes the result of the end."""
 
     result: str = "stopped"
     reason: str = "asked to stop"
 
 
 class Restart(Struct, frozen=True):
-    """Somebody wants a new incarnation."""
+    """Requests a new incarnation."""
 
     reason: str = "asked to restart"
 
 
 class Replace(Struct, frozen=True):
-    """This incarnation is unfit (`result` names why): it is killed without grace."""
+    """Requests a kill without grace, because this incarnation is unfit (`result` names why)."""
 
     result: str
     reason: str
 
 
 class Hang(Struct, frozen=True):
-    """It runs and is of no use: it is aborted, then killed, as one that does not beat."""
+    """Reports that it hangs: it is aborted, then killed, like one without heartbeats."""
 
     reason: str
 
 
 class Halt(Struct, frozen=True):
-    """An emergency: it is killed without grace, whatever it does, and nobody wants it up."""
+    """Requests an emergency stop: it is killed without grace in any state, and not wanted any more."""
 
     reason: str
 
 
 class Pause(Struct, frozen=True):
-    """Somebody wants it to stand still."""
+    """Requests a pause."""
 
 
 class Resume(Struct, frozen=True):
-    """Somebody wants it to go on."""
+    """Requests the end of a pause."""
 
 
 class Reset(Struct, frozen=True):
-    """Its failures are forgotten, and it is started if it is wanted."""
+    """Clears its failures, and starts it if it is wanted."""
 
 
 class Reconfigure(Struct, frozen=True):
-    """New limits and policies, which need no new process."""
+    """Changes limits and policies that need no new process."""
 
     spec: Spec
 
 
 class Spawned(Struct, frozen=True):
-    """The program runs."""
+    """Reports that the program runs."""
 
     pid: int
 
 
 class SpawnFailed(Struct, frozen=True):
-    """The program could not be started; `retryable` when the machine lacked something for now."""
+    """Reports that the program could not be started; `retryable` for a temporary lack of resources."""
 
     message: str
     retryable: bool
@@ -223,23 +223,23 @@ class SpawnFailed(Struct, frozen=True):
 
 
 class Shaken(Struct, frozen=True):
-    """The protocol's handshake is done."""
+    """Reports the end of the protocol's handshake."""
 
 
 class Refused(Struct, frozen=True):
-    """The handshake failed for good: the program speaks another protocol."""
+    """Reports that the handshake failed for good: the program speaks another protocol."""
 
     message: str
 
 
 class Worked(Struct, frozen=True):
-    """It has taken up work (`busy`), or has put down the last of it."""
+    """Reports that it has begun its first task (`busy`), or ended its last one."""
 
     busy: bool
 
 
 class Exited(Struct, frozen=True):
-    """The leader of its tree is dead: with `code`, or by `signal`."""
+    """Reports that the leader of its tree is dead: with `code`, or by `signal`."""
 
     code: int | None
     signal: str | None
@@ -250,13 +250,13 @@ class Exited(Struct, frozen=True):
 
 
 class Emptied(Struct, frozen=True):
-    """Nothing of its process tree is left."""
+    """Reports that its process tree is empty."""
 
 
 class Tick(Struct, frozen=True):
-    """The deadline may have come. `heard_at`: when it last spoke, or when the daemon last woke up."""
+    """Reports that the deadline may have come. `last_message_at`: time of its last message, or when the daemon last woke up."""
 
-    heard_at: float = 0.0
+    last_message_at: float = 0.0
 
 
 Event = (
@@ -286,38 +286,38 @@ Event = (
 
 
 class Spawn(Struct, frozen=True):
-    """Start the program as this incarnation; answer with Spawned or SpawnFailed."""
+    """Starts the program as this incarnation; the shell answers with Spawned or SpawnFailed."""
 
     incarnation: int
 
 
 class Ask(Struct, frozen=True):
-    """Ask the program to end in the way of its protocol; it has `grace_s` seconds."""
+    """Requests the end of the program in the way of its protocol; it has `grace_s` seconds."""
 
     grace_s: float
 
 
 class Signal(Struct, frozen=True):
-    """Send a signal to the leader, or to the process groups of the whole tree."""
+    """Sends a signal to the leader, or to the process groups of the whole tree."""
 
     name: str
     tree: bool
 
 
 class Kill(Struct, frozen=True):
-    """SIGKILL the whole tree, again and again until it is empty; answer with Emptied."""
+    """Kills the whole tree by SIGKILL, repeatedly until it is empty; the shell answers with Emptied."""
 
 
 class Freeze(Struct, frozen=True):
-    """Let no process of the tree run."""
+    """Freezes all processes of the tree."""
 
 
 class Thaw(Struct, frozen=True):
-    """Let the tree run again."""
+    """Thaws all processes of the tree."""
 
 
 class Transition(Struct, frozen=True):
-    """The state has changed: publish it."""
+    """Publishes a change of the state."""
 
     old: State
     new: State
@@ -330,7 +330,7 @@ Step = tuple[Worker, list[Action]]
 
 
 def step(worker: Worker, event: Event, now: float) -> Step:
-    """The worker after the event, and what is to be done, in order."""
+    """Returns the worker after the event, and the actions in order."""
     after, actions = _HANDLERS[type(event)](worker, event, now)
     for action in actions:
         if isinstance(action, Transition):
@@ -339,7 +339,7 @@ def step(worker: Worker, event: Event, now: float) -> Step:
 
 
 def rested(worker: Worker, last: LastExit) -> Worker:
-    """A worker of which an earlier daemon has seen the end, before its first event here: it rests."""
+    """Returns a worker whose end an earlier daemon has recorded, before its first event: it rests."""
     assert worker.state is State.INITIAL, "nothing has happened to it yet"
     return replace(worker, state=State.TERMINATED, last_exit=last, reason=last.message)
 
@@ -353,7 +353,7 @@ def _join(first: Step, then: Callable[[Worker], Step]) -> Step:
     return after, first[1] + actions
 
 
-# -- what people ask for
+# -- requests
 
 
 def _start(worker: Worker, _: Start, now: float) -> Step:
@@ -406,7 +406,7 @@ def _replace(worker: Worker, event: Replace, now: float) -> Step:
 
 def _hang(worker: Worker, event: Hang, now: float) -> Step:
     if worker.state not in UP or worker.paused_at is not None:
-        return worker, []  # it is ending already, or somebody wants it to stand still
+        return worker, []  # it is ending already, or paused
     return _abort(worker, event.reason, now)
 
 
@@ -426,7 +426,7 @@ def _pause(worker: Worker, _: Pause, now: float) -> Step:
 
 
 def _resume(worker: Worker, _: Resume, now: float) -> Step:
-    """Every wait begins anew: how much of it was over before the pause tells nothing."""
+    """Restarts every wait: the part before the pause does not count."""
     if worker.paused_at is None:
         return worker, []
     awake, actions = _awake(worker, now)
@@ -458,12 +458,12 @@ def _reconfigure(worker: Worker, event: Reconfigure, now: float) -> Step:
     return replace(changed, resume_at=due), []
 
 
-# -- what the process does
+# -- reports of the process
 
 
 def _spawned(worker: Worker, event: Spawned, now: float) -> Step:
     if worker.pid is not None or worker.exited:
-        return worker, []  # told twice
+        return worker, []  # reported twice
     up = replace(worker, pid=event.pid, spawn_failures=0)
     if worker.state is State.SHUTTING_DOWN:
         return up, [Kill()]  # it was given up before it ran
@@ -476,7 +476,7 @@ def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
     if worker.state not in (State.STARTING, State.SHUTTING_DOWN):
         return worker, []
     if worker.pid is not None or worker.exited:
-        return worker, []  # it has been told that it runs, which cannot be untold
+        return worker, []  # it was reported as running, which cannot be taken back
     ended = replace(worker, tree=False, stage=None, deadline=None)
     if worker.state is State.SHUTTING_DOWN:
         last = LastExit(worker.cause, at=event.at, message=worker.reason)
@@ -523,7 +523,7 @@ def _worked(worker: Worker, event: Worked, now: float) -> Step:
 
 def _exited(worker: Worker, event: Exited, now: float) -> Step:
     if worker.exited or not worker.tree:
-        return worker, []  # told twice
+        return worker, []  # reported twice
     worker, _ = _awake(replace(worker, exited=True), now)  # what is left of it is killed as it is
     if worker.state is State.SHUTTING_DOWN:
         return _ended(worker, event, now)
@@ -535,13 +535,13 @@ def _exited(worker: Worker, event: Exited, now: float) -> Step:
         message=event.message or _words(event),
     )
     dead = _after_death(worker, last, worker.state, event.jitter, now)
-    told = dead.last_exit.message if dead.last_exit else last.message
-    after, actions = _move(replace(dead, pid=None), State.TERMINATED, told)
+    reason = dead.last_exit.message if dead.last_exit else last.message
+    after, actions = _move(replace(dead, pid=None), State.TERMINATED, reason)
     return replace(after, deadline=now + KILL_INTERVAL_S), [*actions, Kill()]
 
 
 def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now: float) -> Worker:
-    """What an end that nobody asked for means, for a worker that was in the state `left`."""
+    """Returns the worker after an unrequested end in the state `left`."""
     ready_for_s = None if worker.ready_at is None else now - worker.ready_at
     counts = left is not State.BUSY
     decision = decide(
@@ -552,7 +552,7 @@ def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now
         ready_for_s=ready_for_s,
         jitter=jitter,
     )
-    resume_at = worker.resume_at  # somebody has started it again while it was ending
+    resume_at = worker.resume_at  # a start was requested while it was ending
     backoff: Backoff | None = None
     if not worker.wanted or worker.waits or resume_at is not None:
         pass  # it is settled what follows
@@ -563,8 +563,8 @@ def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now
     elif decision.gave_up:
         attempts = worker.spec.recovery.max_restart_attempts
         window_s = worker.spec.recovery.restart_window
-        told = f"gave up after {attempts} restarts within {window_s:g} s: {last.message}"
-        last = replace(last, result="restart-limit", message=told)
+        text = f"gave up after {attempts} restarts within {window_s:g} s: {last.message}"
+        last = replace(last, result="restart-limit", message=text)
     return replace(
         worker,
         ready_at=None,
@@ -577,7 +577,7 @@ def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now
 
 
 def _ended(worker: Worker, event: Exited, now: float) -> Step:
-    """The end of the leader that we brought about; the rest of its tree may still live."""
+    """Handles the requested end of the leader; the rest of its tree may still live."""
     last = LastExit(
         worker.cause,
         code=event.code,
@@ -587,7 +587,7 @@ def _ended(worker: Worker, event: Exited, now: float) -> Step:
         message=worker.reason,
     )
     ended = replace(_conclude(worker, last, event.jitter, now), pid=None)
-    if worker.stage is Stage.ASKED:  # what is left of the tree has nobody who would tell it
+    if worker.stage is Stage.ASKED:  # the rest of the tree does not know the protocol
         name = worker.spec.process.stop_signal
         return replace(ended, stage=Stage.SIGNALLED, deadline=worker.kill_at), [Signal(name, True)]
     if worker.stage is Stage.ABORTED:
@@ -596,7 +596,7 @@ def _ended(worker: Worker, event: Exited, now: float) -> Step:
 
 
 def _conclude(worker: Worker, last: LastExit, jitter: float, now: float) -> Worker:
-    """What follows an end that we brought about: because somebody asked, or because it was unfit."""
+    """Returns the worker after an end that the daemon caused: on request, or because it was unfit."""
     if worker.cause in ASKED_FOR:
         ready_for_s = None if worker.ready_at is None else now - worker.ready_at
         history = after_life(worker.spec.recovery, worker.history, ready_for_s)
@@ -631,8 +631,8 @@ def _tick(worker: Worker, event: Tick, now: float) -> Step:
     if worker.state is State.STARTING:
         return _starting_is_over(worker, now)
     if worker.state in UP:
-        heard_at = max(event.heard_at, worker.ready_at or 0.0, worker.resumed_at)
-        return _check_heart(worker, heard_at, now)
+        last_message_at = max(event.last_message_at, worker.ready_at or 0.0, worker.resumed_at)
+        return _check_heart(worker, last_message_at, now)
     return _escalate(worker, now)
 
 
@@ -647,28 +647,28 @@ def _starting_is_over(worker: Worker, now: float) -> Step:
 
 
 def _awaited(spec: Spec) -> str:
-    """What did not happen in time, and for a program that is no agent the way out."""
+    """Describes the event that did not happen in time, with a hint for a program that is no agent."""
     if spec.ready is not None:
         target = json.dumps(" ".join(spec.ready.target)[:TARGET_SHOWN], ensure_ascii=False)
         if spec.ready.way == "log":
             return f"no line of its log matched {target}"
         return f"no good answer from {spec.ready.way} {target}"
     if spec.protocol == "corral":
-        return 'it did not answer "initialize" (what is no agent needs protocol = "none")'
+        return 'it did not answer "initialize" (a program that is no agent needs protocol = "none")'
     return "it did not answer as an MCP server"
 
 
-def _check_heart(worker: Worker, heard_at: float, now: float) -> Step:
+def _check_heart(worker: Worker, last_message_at: float, now: float) -> Step:
     timeout_s = worker.spec.monitoring.heartbeat_timeout
-    if worker.spec.protocol == "corral" and now >= heard_at + timeout_s:
-        return _abort(worker, f"has not beaten for {timeout_s:g} s", now)
+    if worker.spec.protocol == "corral" and now >= last_message_at + timeout_s:
+        return _abort(worker, f"sent no heartbeat for {timeout_s:g} s", now)
     if _idle_deadline(worker) <= now:
         return _shut_down(replace(worker, wanted=False), "stopped", "unused", now)
-    return replace(worker, deadline=_next_check(worker, heard_at)), []
+    return replace(worker, deadline=_next_check(worker, last_message_at)), []
 
 
 def _abort(worker: Worker, reason: str, now: float) -> Step:
-    """To ShuttingDown for one that hangs: it may say where, then it is killed."""
+    """Moves a hanging worker to ShuttingDown: SIGABRT lets it dump its tracebacks, then it is killed."""
     hung = replace(worker, stage=Stage.ABORTED, cause="hung", left=worker.state)
     hung = replace(hung, deadline=now + ABORT_GRACE_S)
     after, actions = _move(hung, State.SHUTTING_DOWN, reason)
@@ -676,7 +676,7 @@ def _abort(worker: Worker, reason: str, now: float) -> Step:
 
 
 def _escalate(worker: Worker, now: float) -> Step:
-    """The next stage of an end that has not come about."""
+    """Begins the next stage of a shutdown."""
     if worker.stage is Stage.ASKED:
         signalled = replace(worker, stage=Stage.SIGNALLED, deadline=worker.kill_at)
         return signalled, [Signal(worker.spec.process.stop_signal, True)]
@@ -690,7 +690,7 @@ def _escalate(worker: Worker, now: float) -> Step:
 
 
 def _initial(worker: Worker, now: float, reason: str, again: int = 1) -> Step:
-    """From Terminated to the next incarnation, if there is to be one."""
+    """Moves from Terminated to the next incarnation, if one is wanted."""
     if not worker.wanted or worker.resume_at is None:
         return worker, []
     waiting = replace(
@@ -733,12 +733,12 @@ def _watch(moved: Step, now: float) -> Step:
     return replace(worker, deadline=_next_check(worker, now)), actions
 
 
-def _next_check(worker: Worker, heard_at: float) -> float | None:
+def _next_check(worker: Worker, last_message_at: float) -> float | None:
     if worker.paused_at is not None:
         return None
     checks = [_idle_deadline(worker)]
     if worker.spec.protocol == "corral":
-        checks.append(heard_at + worker.spec.monitoring.heartbeat_timeout)
+        checks.append(last_message_at + worker.spec.monitoring.heartbeat_timeout)
     soonest = min(checks)
     return None if soonest == float("inf") else soonest
 
@@ -753,7 +753,7 @@ def _idle_deadline(worker: Worker) -> float:
 def _shut_down(worker: Worker, cause: str, reason: str, now: float) -> Step:
     grace_s = worker.spec.process.shutdown_grace_period
     if worker.pid is None:
-        return _kill(worker, cause, reason, now)  # nothing runs yet that could be asked
+        return _kill(worker, cause, reason, now)  # no process runs yet that could end itself
     awake, thawed = _awake(worker, now)
     asked = replace(
         awake,
@@ -768,7 +768,7 @@ def _shut_down(worker: Worker, cause: str, reason: str, now: float) -> Step:
 
 
 def _kill(worker: Worker, cause: str, reason: str, now: float) -> Step:
-    """To ShuttingDown without grace, frozen or not: it never became ready, or is unfit."""
+    """Moves to ShuttingDown without grace, frozen or not: it never became ready, or is unfit."""
     awake, _ = _awake(worker, now)
     killed = replace(
         awake,
@@ -783,7 +783,7 @@ def _kill(worker: Worker, cause: str, reason: str, now: float) -> Step:
 
 
 def _awake(worker: Worker, now: float) -> Step:
-    """Not paused any more."""
+    """Ends a pause."""
     if worker.paused_at is None:
         return worker, []
     ready_at = worker.ready_at
@@ -804,7 +804,7 @@ def _unwanted(worker: Worker) -> Worker:
 
 
 def _at_once(worker: Worker, now: float) -> Worker:
-    """It starts again as soon as its tree is empty."""
+    """Lets it start again as soon as its tree is empty."""
     return replace(worker, resume_at=now, backoff=None)
 
 

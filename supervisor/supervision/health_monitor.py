@@ -289,7 +289,7 @@ class HealthMonitor:
                     return _end_of(ping)
                 silent_at = health_check.silent_at(
                     asked_at=asked_at,
-                    heard_at=live.heard_at,
+                    last_message_at=live.heard_at,
                     rested_at=live.rested_at,
                     timeout_s=timeout_s,
                 )

@@ -26,7 +26,6 @@ def _words(text: str) -> frozenset[str]:
 PENDING = {
     "mcp.upstream",
     "supervisor.agents",
-    "supervisor.lifecycle",
     "supervisor.supervision",
     "supervisor.zygote",
 }

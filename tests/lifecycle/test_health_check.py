@@ -355,9 +355,9 @@ def test_whatever_is_heard_makes_every_call_an_excuse_again() -> None:
     assert (live.is_excused, live.heard_at) == (True, 31.0)
 
 
-@pytest.mark.parametrize("latest", ["asked_at", "heard_at", "rested_at"])
+@pytest.mark.parametrize("latest", ["asked_at", "last_message_at", "rested_at"])
 def test_silence_counts_from_the_latest_sign(latest: str) -> None:
-    signs = dict.fromkeys(("asked_at", "heard_at", "rested_at"), 1.0)
+    signs = dict.fromkeys(("asked_at", "last_message_at", "rested_at"), 1.0)
     assert health_check.silent_at(**{**signs, latest: 50.0}, timeout_s=30.0) == 80.0
 
 

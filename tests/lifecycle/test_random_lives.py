@@ -814,8 +814,8 @@ FAULTS = {
         "return replace(after, deadline=now + KILL_INTERVAL_S), [*actions, Kill()]",
         "return after, actions",
     ),
-    "a worker is called hung though it beats": ("max(event.heard_at, ", "max(0.0, "),
-    "silence is never noticed": ("now >= heard_at + timeout_s", "now < heard_at"),
+    "a worker is called hung though it beats": ("max(event.last_message_at, ", "max(0.0, "),
+    "silence is never noticed": ("now >= last_message_at + timeout_s", "now < last_message_at"),
     "being handed work buys a silent worker time": (
         "if worker.deadline is None:\n        return _watch",
         "if True:\n        return _watch",

@@ -79,11 +79,11 @@ class Life:
         self.now += wait_s
         return self
 
-    def tick(self, heard_at: float = 0.0) -> list[Action]:
+    def tick(self, last_message_at: float = 0.0) -> list[Action]:
         """The deadline comes."""
         assert self.worker.deadline is not None, "somebody has to come back to it"
         self.now = max(self.now, self.worker.deadline)
-        return self.send(Tick(heard_at))
+        return self.send(Tick(last_message_at))
 
     def up(self) -> "Life":
         self.send(Start(), Spawned(7), Shaken())
@@ -714,7 +714,7 @@ def test_a_resumed_worker_has_its_whole_silence_even_for_a_tick_that_comes_at_on
     life = Life().up()
     life.send(Pause())
     life.wait(3600.0).send(Resume(), Reconfigure(SPEC))
-    assert life.tick(heard_at=100.0) == []
+    assert life.tick(last_message_at=100.0) == []
     assert life.state is State.READY
 
 
@@ -836,24 +836,24 @@ def test_what_an_aborted_worker_leaves_behind_is_killed() -> None:
 
 def test_the_deadline_of_a_silence_is_its_end_whatever_floats_round_to() -> None:
     """Else the tick finds nothing to do, and its deadline in the past: it would spin."""
-    heard_at = 2045.2233047177763
+    last_message_at = 2045.2233047177763
     life = Life().up()
     life.now = 2072.0
-    life.send(Tick(heard_at))
-    assert life.tick(heard_at)[-1] == Signal("SIGABRT", False)
+    life.send(Tick(last_message_at))
+    assert life.tick(last_message_at)[-1] == Signal("SIGABRT", False)
 
 
 def test_a_worker_that_speaks_is_left_alone() -> None:
     life = Life().up()
     for _ in range(20):
-        assert life.tick(heard_at=life.now + 25.0) == []
+        assert life.tick(last_message_at=life.now + 25.0) == []
     assert life.state is State.READY
 
 
 def test_the_stall_of_the_daemon_counts_against_nobody() -> None:
-    """The shell names the moment when it woke up as the least `heard_at`."""
+    """The shell names the moment when it woke up as the least `last_message_at`."""
     life = Life().up()
-    assert life.wait(3600.0).send(Tick(heard_at=life.now)) == []
+    assert life.wait(3600.0).send(Tick(last_message_at=life.now)) == []
     assert life.worker.deadline == life.now + 30.0
 
 
@@ -890,9 +890,9 @@ def test_a_shorter_timeout_applies_at_once() -> None:
     life = Life().up()
     quick = replace(SPEC, monitoring=Monitoring(heartbeat_interval=1.0, heartbeat_timeout=3.0))
     life.wait(2.0).send(Reconfigure(quick))
-    assert life.tick(heard_at=100.0) == []
+    assert life.tick(last_message_at=100.0) == []
     assert life.worker.deadline == 103.0
-    assert life.tick(heard_at=100.0)[-1] == Signal("SIGABRT", False)
+    assert life.tick(last_message_at=100.0)[-1] == Signal("SIGABRT", False)
 
 
 def test_a_new_backoff_applies_to_a_wait_that_lasts() -> None:
