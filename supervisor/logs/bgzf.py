@@ -1,6 +1,6 @@
-"""Files that were compressed so that any place of them can be read without reading what is before it.
+"""Compresses files so that any part of them can be read without the parts before it.
 
-The format is BGZF (SAM/BAM format specification, section 4.1): gzip members of at most 64 KiB, each of which
+The format is BGZF (SAM/BAM format specification, section 4.1; why: docs/decisions/0007): gzip members of at most 64 KiB, each of which
 records its length, and an empty one at the end. gzip(1) and zcat(1) read it as any other gzip file. This module
 knows nothing of logs; a broken or foreign file is refused.
 """

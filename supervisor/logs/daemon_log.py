@@ -28,13 +28,17 @@ Level = Literal["debug", "info", "warning", "error"]
 Form = Literal["text", "json"]
 
 QUEUE_ENTRIES = 10_000
+"""Number of entries that wait."""
 QUEUE_BYTES = 1024 * 1024
+"""Bytes of the entries that wait."""
 TEXT_LIMIT = 16 * 1024
+"""Characters of a whole entry, without its traceback."""
 VALUE_LIMIT = 4 * 1024
-"""Characters: of a whole entry, without its traceback, and of one fact."""
+"""Characters of one fact."""
 DATA_LIMIT = 32
+"""Number of facts that an error may bring."""
 NAME_LIMIT = 64
-"""Number of facts that an error may bring, and characters of their names."""
+"""Characters of the name of a fact."""
 TRACEBACK_LIMIT = 32 * 1024
 """Characters of a traceback; of a longer one the middle is left out."""
 CLOSE_S = 1.0

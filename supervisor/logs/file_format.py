@@ -43,7 +43,11 @@ Search: TypeAlias = Generator[None, None, T]
 """A search that may take long: it yields after each block, so that its caller can let other tasks run."""
 
 PREFIX_BYTES = 40
-HEAD_BYTES = 30  # the time
+"""Bytes of a line before its text."""
+
+HEAD_BYTES = 30
+"""Bytes of the time, with which a line begins."""
+
 CAPTURED, NOTIFIED, OWN = b"0", b"1", b"2"
 FIRST = {CAPTURED: b"3", NOTIFIED: b"4", OWN: OWN}
 """Kinds -> the digits that stand for them in the first output of an incarnation."""

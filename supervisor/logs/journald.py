@@ -22,7 +22,9 @@ DATAGRAM_BYTES = 64 * 1024
 ENTRY_BYTES = 32 * 1024 * 1024 - 4096
 """Bytes that journald takes from an ordinary user, in any field; the rest of a longer MESSAGE is cut off."""
 SEND_BUFFER_BYTES = 8 * 1024 * 1024
+"""Bytes that the socket may hold, where the system allows as much."""
 NAME_BYTES = 64
+"""Bytes of the name of a field, as in systemd."""
 
 PRIORITIES = {
     **{"emergency": 0, "alert": 1, "critical": 2, "fatal": 2, "error": 3, "warning": 4},

@@ -1,7 +1,7 @@
-"""The file of the embedded store: its tables, how an older one is brought up to date, and what its errors mean.
+"""Opens the file of the store: defines its tables, migrates an older file, and translates the errors of SQLite.
 
 A file that is damaged, of a newer version, or another program's is refused before anything is changed in it. Nothing
-here knows of commits, threads, or what rows mean.
+here knows of commits, threads, or the meaning of rows.
 """
 
 import errno
@@ -14,15 +14,19 @@ from urllib.parse import quote
 
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
 
-BUSY_TIMEOUT_S = 5.0  # how long a foreign lock (a backup tool) is waited for
+BUSY_TIMEOUT_S = 5.0
+"""Seconds to wait for a foreign lock (a backup tool)."""
 
-CHECK_LIMIT_BYTES = 16 * 1024 * 1024  # larger files are not checked as a whole at start
+CHECK_LIMIT_BYTES = 16 * 1024 * 1024
+"""Bytes of a file that is checked as a whole at the start; a larger one is not."""
 
 RETRY_AFTER_S = 1.0
+"""Seconds after which a refused caller may try again."""
 
-APPLICATION_ID = 0x636F7272  # "corr", so that no other program's database is taken for ours
+APPLICATION_ID = 0x636F7272
+"""Number of this application, "corr": the database of another program is refused."""
 
-# Entry N takes a database from user_version N to N + 1. Entries are only ever appended.
+# Entry N migrates a database from user_version N to N + 1. Entries are only ever appended.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value);

@@ -31,6 +31,7 @@ LEVEL = 1
 _HEAD = struct.Struct(">4sBBQ")
 _DIGEST_BYTES = 32
 HEADER_BYTES = _HEAD.size + _DIGEST_BYTES
+"""Bytes before the payload."""
 
 
 def seal(data: bytes, *, compress: bool) -> bytes:
