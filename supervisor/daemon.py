@@ -77,6 +77,7 @@ if HAS_ORCHESTRATION:
 
 if TYPE_CHECKING:
     from .transport.http import HttpServer
+    from .transport.http_request import ViewQuery
 
 
 BEAT_S = 1.0
@@ -458,9 +459,9 @@ class _Daemon:
         address = self.config.daemon.http
         if address is None:
             return None
-        from .transport.http import HttpServer, ViewQuery  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
+        from .transport.http import HttpServer  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        def offer(query: ViewQuery, caller: Caller) -> ClientTools:
+        def offer(query: "ViewQuery", caller: Caller) -> ClientTools:
             who = {"http": caller.name}
             client = Client(caller.name, caller.sharer, who, lambda: "operate")
             view = AttachParams(
@@ -546,7 +547,7 @@ class _Daemon:
             try:
                 self.shared.logs.check()
             except OSError as error:
-                logger.warning("cannot look after the logs: %s", error)
+                logger.warning("cannot check the log files: %s", error)
             if losses != self.shared.logs.losses:
                 losses = self.shared.logs.losses
                 self._losses.look(self.agents.all_supervisors())

@@ -15,19 +15,17 @@ import contextlib
 import hmac
 import secrets
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from ...mcp.endpoint.request import unsupported_version
-from ...mcp.endpoint.server import McpEndpoint, Provider
+from ...mcp.endpoint.server import McpEndpoint
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.messages import (
     BATCHING_VERSION,
-    CALL,
     INITIALIZE,
     LEGACY_VERSIONS,
     LISTEN,
@@ -40,7 +38,6 @@ from ...worker.contract.codec import as_array, as_object
 from ...worker.contract.errors import (
     CorralError,
     InternalError,
-    InvalidParams,
     InvalidRequest,
     MethodNotFound,
     NotFound,
@@ -52,6 +49,15 @@ from ...worker.contract.errors import (
 )
 from . import http_auth
 from .http_auth import NAMES, TOKEN_BYTES, is_local
+from .http_request import (
+    HttpTools,
+    ViewQuery,
+    accepted_types,
+    check_headers,
+    client_name,
+    version_of,
+    view_query,
+)
 from .http_session import (
     MAX_SESSIONS,
     HttpSession,
@@ -93,11 +99,6 @@ MAX_MODERN = 1024
 
 MAX_BATCH = 100
 
-MAX_ACCEPT_CHARACTERS = 8190
-"""Characters of a header `Accept` that are parsed: as long as one line of it may be."""
-
-MAX_NAME = 100
-"""Characters of a client's name that are kept."""
 
 SINCE_PRIMED = "2025-11-25"
 """The first revision in which a client knows events without data."""
@@ -110,23 +111,6 @@ SSE_HEADERS = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
-
-
-class HttpTools(Provider, Protocol):
-    """Describes an Provider whose tools can be looked up one by one."""
-
-    def tool(self, name: str) -> Mapping[str, object] | None:
-        """Returns the tool that a call of this name would reach; None if it is not known, or not offered."""
-        ...
-
-
-class ViewQuery(NamedTuple):
-    """Holds the patterns and the profile in the query of a client's address."""
-
-    only: tuple[str, ...] | None = None
-    deny: tuple[str, ...] = ()
-    read_only: bool = False
-    profile: str | None = None
 
 
 Offer = Callable[[ViewQuery, Caller], HttpTools]
@@ -319,7 +303,7 @@ class HttpServer:
         if request.content_type != "application/json" or "Content-Encoding" in request.headers:
             error = InvalidRequest("cannot read the body: it is no plain application/json")
             raise Refused(415, error)
-        takes = _accepted_types(request)
+        takes = accepted_types(request)
         if not takes:
             text = "cannot answer: the client takes neither application/json nor text/event-stream"
             raise Refused(406, InvalidRequest(text))
@@ -338,7 +322,7 @@ class HttpServer:
         fields = as_object(message)
         version = request.headers.get(http_headers.VERSION, "").strip()
         if fields is not None and (
-            (version and version not in LEGACY_VERSIONS) or _version_of(fields) is not None
+            (version and version not in LEGACY_VERSIONS) or version_of(fields) is not None
         ):
             return await self._modern_post(request, fields, takes)
         if fields is not None and fields.get("method") == INITIALIZE:
@@ -357,10 +341,10 @@ class HttpServer:
             return web.Response(status=202)  # there is none that concerns us
         rpc = read_request(message)
         meta = as_object(rpc.params.get("_meta")) or {}
-        caller = Caller(name=_client_name(meta.get(META + "clientInfo")), sharer="http")
+        caller = Caller(name=client_name(meta.get(META + "clientInfo")), sharer="http")
         try:
-            client_tools = self._offer(_view_query(request), caller)
-            _check_headers(request, rpc, client_tools)
+            client_tools = self._offer(view_query(request), caller)
+            check_headers(request, rpc, client_tools)
         except CorralError as error:
             raise Refused(400, error, request_id=rpc.id) from error
         streams = "text/event-stream" in takes
@@ -402,10 +386,10 @@ class HttpServer:
         rpc = read_request(message)
         self._sessions.make_room(rpc.id)
         session_id = secrets.token_urlsafe(TOKEN_BYTES)
-        name = _client_name(rpc.params.get("clientInfo"))
+        name = client_name(rpc.params.get("clientInfo"))
         caller = Caller(name=name, sharer=f"http {session_id[:8]}")
         try:
-            client_tools = self._offer(_view_query(request), caller)
+            client_tools = self._offer(view_query(request), caller)
         except CorralError as error:
             raise Refused(400, error, request_id=rpc.id) from error
         session = HttpSession(session_id, client_tools, caller, self._version)
@@ -480,7 +464,7 @@ class HttpServer:
         version = request.headers.get(http_headers.VERSION, "").strip()
         if version in MODERN_VERSIONS:
             raise Refused(405, MethodNotFound("cannot serve GET in this revision"), Allow="POST")
-        if "text/event-stream" not in _accepted_types(request):
+        if "text/event-stream" not in accepted_types(request):
             raise Refused(
                 406, InvalidRequest("cannot stream: the client takes no text/event-stream")
             )
@@ -524,83 +508,6 @@ class _RejectedConnection(asyncio.Protocol):
 
 
 # -- requests and answers
-
-
-def _check_headers(request: web.BaseRequest, rpc: RpcRequest, client_tools: HttpTools) -> None:
-    meta = as_object(rpc.params.get("_meta")) or {}
-    for key in ("protocolVersion", "clientCapabilities"):
-        if META + key not in meta:
-            raise InvalidParams(
-                f'cannot serve "{rpc.method}": its _meta has no "{META}{key}"', key=META + key
-            )
-
-    def values(name: str) -> list[str]:
-        return request.headers.getall(name, [])
-
-    http_auth.check_routing(values, rpc.method, rpc.params, _version_of({"params": rpc.params}))
-    tool = client_tools.tool(str(rpc.params.get("name"))) if rpc.method == CALL else None
-    if tool is not None:
-        arguments = as_object(rpc.params.get("arguments")) or {}
-        http_auth.check_params(values, tool.get("inputSchema"), arguments)
-
-
-def _version_of(message: Mapping[str, object]) -> object:
-    """Returns the revision in the `_meta` of a request; None where it names none."""
-    params = as_object(message.get("params")) or {}
-    return (as_object(params.get("_meta")) or {}).get(META + "protocolVersion")
-
-
-def _client_name(client: object) -> str:
-    """Names a client for events and the audit, by the name that it gives."""
-    name = (as_object(client) or {}).get("name")
-    return f"http {name[:MAX_NAME]}" if isinstance(name, str) and name else "http"
-
-
-def _view_query(request: web.BaseRequest) -> ViewQuery:
-    """Parses the query of the address.
-
-    Raises:
-        InvalidParams: it has another key, which may have been meant to narrow the choice.
-    """
-    query = request.query
-    known = {"only", "deny", "read_only", "profile"}
-    if unknown := sorted(query.keys() - known):
-        raise InvalidParams(
-            f'cannot serve "?{unknown[0]}=": there is no such parameter',
-            key=unknown[0],
-            known=sorted(known),
-        )
-    read_only = query.get("read_only", "0")
-    if read_only not in ("0", "1", "true", "false"):
-        raise InvalidParams(f"cannot read read_only={read_only!r}: write 1 or 0", key="read_only")
-    return ViewQuery(
-        only=tuple(query.getall("only")) if "only" in query else None,
-        deny=tuple(query.getall("deny", [])),
-        read_only=read_only in ("1", "true"),
-        profile=query.get("profile"),
-    )
-
-
-def _accepted_types(request: web.BaseRequest) -> frozenset[str]:
-    """Returns those of our two types of content that the client accepts."""
-    return _media_types(",".join(request.headers.getall("Accept", ["*/*"]))[:MAX_ACCEPT_CHARACTERS])
-
-
-@lru_cache(64)
-def _media_types(accept: str) -> frozenset[str]:
-    ours = ("application/json", "text/event-stream")
-    found: set[str] = set()
-    for part in accept.lower().split(","):
-        kind, _, rest = part.strip().partition(";")
-        if rest.replace(" ", "") in ("q=0", "q=0.0"):
-            continue
-        main, _, sub = kind.strip().partition("/")
-        found |= {
-            each
-            for each in ours
-            if kind.strip() in (each, "*/*") or (each.startswith(f"{main}/") and sub == "*")
-        }
-    return frozenset(found)
 
 
 async def _continue(request: web.BaseRequest) -> None:

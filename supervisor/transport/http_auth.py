@@ -167,7 +167,7 @@ def _only(values: Values, name: str) -> str | None:
 
 
 def _mismatch(name: str, what: str) -> ProtocolError:
-    text = f"cannot serve the request: header {name} does not say the same as {what}"
+    text = f"cannot serve the request: header {name} differs from {what}"
     return ProtocolError(HEADER_MISMATCH, text, header=name)
 
 

@@ -26,8 +26,9 @@ from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META
 from corral.mcp.upstream import http_headers
 from corral.supervisor.transport import http_auth
-from corral.supervisor.transport.http import MAX_BODY_BYTES, HttpServer, ViewQuery
+from corral.supervisor.transport.http import MAX_BODY_BYTES, HttpServer
 from corral.supervisor.transport.http_auth import loopback, read_token
+from corral.supervisor.transport.http_request import ViewQuery
 from corral.supervisor.transport.http_session import HttpSession, Reply, RpcRequest
 from corral.supervisor.transport.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
 from corral.worker.contract.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
