@@ -206,7 +206,7 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
     """Stops agents and MCP servers and removes them, all or none; returns the removed names."""
     names = params.names if params.name is None else [params.name, *params.names]
     if not names:
-        raise InvalidParams("cannot tell whom to remove: give a name", key="names", value=[])
+        raise InvalidParams("cannot remove: give a name", key="names", value=[])
     return {"removed": await control.agents.membership.remove(names, cascade=params.cascade)}
 
 
@@ -262,7 +262,7 @@ async def _add_group(control: Control, kind: str, params: GroupAddParams) -> obj
     if params.name is not None and params.spec is not None:
         tables[params.name] = params.spec
     if not tables or (params.name is None) != (params.spec is None):
-        text = f"cannot tell which {kind} to add: give name and spec, or specs"
+        text = f"cannot add a {kind}: give name and spec, or specs"
         raise InvalidParams(text, key="name", value=params.name)
     _ = control.schedules  # refuses where the room of teams and workflows is not installed
     added = await control.agents.groups.add(kind, tables)

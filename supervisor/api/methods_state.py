@@ -102,7 +102,7 @@ async def _restore(control: Control, params: CheckpointRestoreParams, _caller: C
     """
     has_data = not isinstance(params.data, msgspec.UnsetType)
     if has_data == (params.checkpoint is not None):
-        text = "cannot tell what to restore: give a checkpoint, or data"
+        text = "cannot restore: give a checkpoint, or data"
         raise InvalidParams(text, key="checkpoint")
     supervisor, copy, is_live = await control.hibernation.restore(
         params.checkpoint, params.data if has_data else None, params.name, params.timeout_s

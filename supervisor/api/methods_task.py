@@ -303,7 +303,7 @@ async def _named(control: Control, params: TasksParams) -> tuple[list[str], str 
     """Returns the ids that the params select, and the id after which there are more dead letters."""
     named = [*([params.task] if params.task is not None else []), *params.tasks]
     if bool(named) == params.dead:
-        raise InvalidParams("cannot tell which tasks are meant: give tasks or dead", key="tasks")
+        raise InvalidParams("cannot select tasks: give tasks or dead", key="tasks")
     if not params.dead:
         return list(dict.fromkeys(named)), None
     return await control.tasks.records.dead_letters(params)
@@ -322,7 +322,7 @@ async def _retried(control: Control, task_id: str) -> Task:
         words = f'cannot retry task "{task_id}": it is {old.state}'
         raise Conflict(words, task=task_id, state=old.state)
     if old.retried_by is not None:
-        words = f'cannot retry task "{task_id}": that is task "{old.retried_by}"'
+        words = f'cannot retry task "{task_id}": it was retried as task "{old.retried_by}"'
         raise Conflict(words, task=task_id, retried_by=old.retried_by)
     params = TaskParams(
         objective=old.objective,

@@ -42,7 +42,7 @@ class Delegation:
         if task is None and len(supervisor.running) > 1:
             # A child of none of them would be bound by no limits, and cancelled with none.
             raise InvalidParams(
-                f'cannot tell for which task worker "{supervisor.id}" delegates: it runs {len(supervisor.running)}',
+                f'cannot delegate for worker "{supervisor.id}": it runs {len(supervisor.running)} tasks, and the request names none',
                 key="task",
             )
         self._tasks = tasks

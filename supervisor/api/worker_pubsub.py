@@ -253,5 +253,5 @@ async def _forward(supervisor: WorkerSupervisor, subscription: Subscription) -> 
     except CorralError:
         subscription.close()  # the worker is gone, or has been given up since it does not read
     except Exception:
-        logger.exception("cannot tell %s what happens any more", supervisor.id)
+        logger.exception("cannot send events to %s any more", supervisor.id)
         subscription.close()

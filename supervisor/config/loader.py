@@ -386,10 +386,10 @@ def _check_health(
     """Refuses probes that the protocol does not have, and recoveries without an action."""
     protocol = own.get("protocol", "corral")
     if own.get("hibernate_after") and protocol != "corral":
-        reason = 'only what speaks protocol "corral" can save where it stands'
+        reason = 'only protocol "corral" has checkpoints'
         raise document.error((*path, "hibernate_after"), own["hibernate_after"], reason)
     if own.get("ready") is not None and protocol != "none":
-        reason = f'it goes with protocol = "none": "{protocol}" says itself when it is ready'
+        reason = f'it goes with protocol = "none": protocol "{protocol}" reports when it is ready'
         raise document.error((*path, "ready"), own["ready"].way, reason)
     for check in own.get("health") or ():
         if check.way == "mcp" and protocol != "mcp":

@@ -25,7 +25,7 @@ a_name: Rule = matching(NAME, "the name of an agent, a team or a workflow")
 class Team(Struct, frozen=True, kw_only=True):
     """`[teams.NAME]`. `lead` is there in the mode coordinate alone; `source` is where the table came from.
 
-    The mode decides about a task: coordinate gives it to the lead, who may delegate to the members and to nobody else;
+    The mode decides about a task: coordinate gives it to the lead, which may delegate to the members only;
     broadcast gives it to every member; route to one of them.
     """
 
@@ -70,7 +70,7 @@ def decode_team(document: Document, name: str, raw: object) -> Team:
         )
         raise document.error((*path, "lead"), None, reason)
     if team.mode != "coordinate" and team.lead is not None:
-        reason = f'it contradicts mode = "{team.mode}", in which nobody leads'
+        reason = f'it contradicts mode = "{team.mode}", which has no lead'
         raise document.error((*path, "lead"), team.lead, reason)
     if team.lead in team.members:
         reason = "the lead is no member: it delegates to the members"
