@@ -110,7 +110,7 @@ def spec_of(spec: Spec, number: int) -> Spec:
 def has_range(spec: Spec) -> bool:
     """Whether the load of an agent decides how many workers it has."""
     takes_tasks = spec.kind == "agent" and spec.protocol == "corral"
-    return takes_tasks and spec.instances.minimum < spec.instances.maximum
+    return takes_tasks and spec.instances.min < spec.instances.max
 
 
 def check_range(spec: Spec, instances: int) -> None:

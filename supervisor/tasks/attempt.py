@@ -114,8 +114,9 @@ class Attempt:
                 # While the attempt was written, the worker was replaced, or cordoned.
                 return Failed(self._not_begun(), died=False, put_down=True)
             try:
-                await self._supervisor.channel.drain()
-                self._hand_over(more)
+                connected = self._supervisor.channel
+                await connected.drain()
+                self._hand_over(connected, more)
             except CorralError as error:
                 return await self._failed(error, died=isinstance(error, WorkerFailed))
         call, channel = self._call, self._channel
@@ -139,9 +140,9 @@ class Attempt:
 
     def try_at_once(self) -> None:
         """Sends the task to the worker in this turn of the loop, if that needs no waiting; else `outcome` does."""
-        if self._can_begin and self._supervisor.channel.can_send:
+        if self._can_begin and (channel := self._supervisor.channel).can_send:
             with contextlib.suppress(CorralError):  # `outcome` meets it, too
-                self._hand_over({})
+                self._hand_over(channel, {})
 
     def withdraw(self, reason: str) -> None:
         """Cancels the request, where the worker has been sent it and has not answered."""
@@ -153,8 +154,8 @@ class Attempt:
         supervisor = self._supervisor
         return supervisor.worker.incarnation == self._incarnation and supervisor.takes_tasks
 
-    def _hand_over(self, more: Mapping[str, object]) -> None:
-        channel, params = self._supervisor.channel, self._params()
+    def _hand_over(self, channel: Channel, more: Mapping[str, object]) -> None:
+        params = self._params()
         if more:
             params |= more
         self._call = channel.start("task/run", params, timeout_s=None, answer=self._answer)

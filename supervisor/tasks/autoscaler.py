@@ -72,10 +72,10 @@ class Autoscaler:
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Checks the agent of a worker that has changed its state, or has begun or ended a task."""
-        if has_range(supervisor.spec) or supervisor.is_cordoned(
-            Unschedulable.SURPLUS
-        ):  # the range may have been taken away
-            self.check_soon(supervisor.spec.name)
+        spec = supervisor.worker.spec
+        # One that is cordoned was to go; its range may have been removed meanwhile.
+        if has_range(spec) or supervisor.is_cordoned(Unschedulable.SURPLUS):
+            self.check_soon(spec.name)
         if supervisor.worker.state is State.TERMINATED:
             self._check_cramped()
 
