@@ -1,10 +1,10 @@
-"""A remote MCP server as a process: JSON-RPC lines on stdin and stdout, streamable HTTP to the server.
+"""Runs a remote MCP server as a process: JSON-RPC lines on stdin and stdout, streamable HTTP to the server.
 
-`python -m corral.mcp.upstream.http_bridge` is what the daemon starts for a server with `url`, so that remote servers have the one
-life that local ones have: a crash, a limit and a restart mean the same. It speaks the client's half of the transport
-of every revision and knows nothing of what is said, but for what the transport itself needs: ids, `initialize`,
-cancellation, and the tools that want arguments in headers. When the server has forgotten the session the process ends
-with the reason on stderr, and whoever keeps it starts it anew. OAuth is not spoken: a token belongs into a header.
+The daemon starts `python -m corral.mcp.upstream.http_bridge` for a server with `url`, so that remote servers have the
+life cycle of local ones: a crash, a limit and a restart have the same effects. It implements the client side of the
+transport of every revision, and must not know messages beyond the needs of the transport: ids, `initialize`,
+cancellation, and the tools with arguments in headers. When the server has dropped the session, the process ends with the
+reason on stderr, and its supervisor restarts it. OAuth is not supported: put a token into a header.
 
 The address is in CORRAL_MCP_URL and the headers, a JSON object, in CORRAL_MCP_HEADERS; neither is ever printed.
 """
@@ -39,20 +39,20 @@ URL_VARIABLE = "CORRAL_MCP_URL"
 HEADERS_VARIABLE = "CORRAL_MCP_HEADERS"
 
 LISTEN_S = 1.0
-"""For the answer to the request for the stream of what nobody asked.
+"""Seconds for the response to the GET that opens the stream of unsolicited messages.
 
-What a server says before that stream is open is lost, so that it is opened before anything is asked; but there are servers
-that answer only with the first event.
+Messages that a server sends before that stream is open are lost, so it is opened before any request; but some servers
+respond only with the first event.
 """
 
 GOODBYE_S = 0.5
-"""For the DELETE that ends a session."""
+"""Seconds for the DELETE that ends a session."""
 
 MAX_RETRY_S = 30.0
-"""Before a stream that broke off is taken up again: RETRY_S at first, or what the server says, and doubled up to this."""
+"""Seconds before a broken stream is resumed, at most: RETRY_S first, or the server's value, then doubled."""
 
 MAX_RESUMES = 5
-"""In a row, without anything heard in between, before the answer counts as lost."""
+"""Number of resumptions in a row without an event after which the response counts as lost."""
 
 MAX_IN_FLIGHT = 1000
 
@@ -61,12 +61,12 @@ NO_MARKS: Mapping[http_headers.Path, str] = MappingProxyType({})
 
 
 class Lost(Exception):
-    """The process has to end, for this reason."""
+    """Raised if the process has to end, with the reason."""
 
 
 @dataclass
-class _Exchange:
-    """A request whose answer is out."""
+class _PendingRequest:
+    """Represents a request without its response."""
 
     method: str
     params: Mapping[str, object]
@@ -74,14 +74,14 @@ class _Exchange:
     task: asyncio.Task[None] | None = field(default=None)
 
 
-class Remote:
-    """The client's half of streamable HTTP for one server.
+class HttpBridge:
+    """Implements the client side of streamable HTTP for one server.
 
     Args:
-        url: of the MCP endpoint.
-        headers: for every request; those of the protocol win over them.
-        write: takes one line for whoever asks, and waits while he does not read.
-        listen_s: how long what is asked first waits for the stream of what nobody asked.
+        url: address of the MCP endpoint.
+        headers: headers of every request; those of the protocol take precedence.
+        write: writes one line to the client, and waits while the client does not read.
+        listen_s: seconds that the first request waits for the stream of unsolicited messages.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Remote:
         self._server = HttpClient(url, headers)
         self._listen_s = listen_s
         self._write = write
-        self._exchanges: dict[Id, _Exchange] = {}
+        self._pending: dict[Id, _PendingRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._session_id: str | None = None
         self._version: str | None = None
@@ -104,10 +104,10 @@ class Remote:
         self._group: asyncio.TaskGroup
 
     async def run(self, reader: asyncio.StreamReader) -> None:
-        """Carries messages until there are no more to carry.
+        """Relays messages until EOF.
 
         Raises:
-            BaseExceptionGroup: with `Lost`, when the server has to be greeted anew.
+            BaseExceptionGroup: with `Lost`, when the session has to be opened anew.
         """
         async with self._server:
             async with asyncio.TaskGroup() as self._group:
@@ -117,9 +117,9 @@ class Remote:
                 finally:
                     for task in self._tasks:
                         task.cancel()
-            await self._say_goodbye()
+            await self._end_session()
 
-    async def _say_goodbye(self) -> None:
+    async def _end_session(self) -> None:
         if self._session_id is None:
             return
         with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, CorralError):
@@ -137,22 +137,22 @@ class Remote:
         method, number = message.get("method"), message.get("id")
         params = as_object(message.get("params")) or {}
         if not isinstance(method, str):
-            self._start(self._tell(line))  # an answer to the server
+            self._start(self._post(line))  # an answer to the server
         elif isinstance(number, str | int):
-            if len(self._exchanges) >= MAX_IN_FLIGHT:
+            if len(self._pending) >= MAX_IN_FLIGHT:
                 text = f"cannot send the request: {MAX_IN_FLIGHT} wait for their answers"
                 await self._fail(number, Overloaded(text, limit=MAX_IN_FLIGHT))
                 return
-            exchange = _Exchange(method, params, http_headers.modern_version(params))
-            self._exchanges[number] = exchange
-            exchange.task = self._start(self._exchange(number, exchange, line))
+            pending = _PendingRequest(method, params, http_headers.modern_version(params))
+            self._pending[number] = pending
+            pending.task = self._start(self._run(number, pending, line))
         elif method == CANCELLED:
             self._cancel(params.get("requestId"), line)
         elif method == messages.INITIALIZED:
-            # What follows may be refused by a server that has not heard it.
+            # A server may refuse requests before it has received this.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONNECT_S):
-                    await self._tell(line)
+                    await self._post(line)
             if not self._is_old:
                 listening = asyncio.Event()
                 self._start(self._listen(listening))
@@ -160,7 +160,7 @@ class Remote:
                     async with asyncio.timeout(self._listen_s):
                         await listening.wait()
         else:
-            self._start(self._tell(line))
+            self._start(self._post(line))
 
     def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = self._group.create_task(work)
@@ -169,17 +169,17 @@ class Remote:
         return task
 
     def _cancel(self, number: object, line: bytes) -> None:
-        """Closing its stream cancels a request of the modern era; in the legacy one that must be said."""
-        exchange = self._exchanges.pop(number, None) if isinstance(number, str | int) else None
-        if exchange is None:
+        """Cancels a request: by closing its stream in the modern era, by a notification in the legacy one."""
+        pending = self._pending.pop(number, None) if isinstance(number, str | int) else None
+        if pending is None:
             return
-        if exchange.task is not None:
-            exchange.task.cancel()
-        if exchange.modern_version is None:
-            self._start(self._tell(line))
+        if pending.task is not None:
+            pending.task.cancel()
+        if pending.modern_version is None:
+            self._start(self._post(line))
 
-    async def _tell(self, line: bytes) -> None:
-        """Posts what gets no answer; what cannot be told is logged, and a server that misses it will say so."""
+    async def _post(self, line: bytes) -> None:
+        """Posts a message without a response; a failure is logged."""
         try:
             async with await self._server.send("POST", line, self._legacy_headers()) as response:
                 if response.status >= http.HTTPStatus.BAD_REQUEST:
@@ -187,13 +187,13 @@ class Remote:
                     if self._session_id is not None and _is_forgotten(response.status, body):
                         raise _forgotten(response.status)
                     reason = self._server.described(response.status, body)
-                    _log(f"cannot tell the server: {reason}")
+                    _log(f"cannot notify the server: {reason}")
         except (aiohttp.ClientError, OSError, CorralError) as error:
-            _log(f"cannot tell the server: {self._server.masked(str(error))}")
+            _log(f"cannot notify the server: {self._server.masked(str(error))}")
 
-    async def _exchange(self, number: Id, exchange: _Exchange, line: bytes) -> None:
+    async def _run(self, number: Id, pending: _PendingRequest, line: bytes) -> None:
         try:
-            await self._ask(number, exchange, line)
+            await self._ask(number, pending, line)
         except CorralError as error:
             await self._fail(number, error)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
@@ -204,45 +204,45 @@ class Remote:
             )
             await self._fail(number, ToolFailed(text, sent=not unsent))
         finally:
-            if self._exchanges.get(number) is exchange and not self._is_old:
-                del self._exchanges[number]
+            if self._pending.get(number) is pending and not self._is_old:
+                del self._pending[number]
 
-    async def _ask(self, number: Id, exchange: _Exchange, line: bytes) -> None:
-        if exchange.method == messages.INITIALIZE:
+    async def _ask(self, number: Id, pending: _PendingRequest, line: bytes) -> None:
+        if pending.method == messages.INITIALIZE:
             self._session_id = self._version = None
-        if exchange.modern_version is None:
+        if pending.modern_version is None:
             headers = self._legacy_headers()
         else:
             marks = NO_MARKS
-            if exchange.method == messages.CALL:
-                marks = self._marks.get(str(exchange.params.get("name")), NO_MARKS)
+            if pending.method == messages.CALL:
+                marks = self._marks.get(str(pending.params.get("name")), NO_MARKS)
             headers = http_headers.request_headers(
-                exchange.modern_version, exchange.method, exchange.params, marks
+                pending.modern_version, pending.method, pending.params, marks
             )
         async with await self._server.send("POST", line, headers) as response:
             if response.status >= http.HTTPStatus.BAD_REQUEST:
-                await self._refused(number, exchange, response, line)
+                await self._refused(number, pending, response, line)
                 return
-            if exchange.method == messages.INITIALIZE:
+            if pending.method == messages.INITIALIZE:
                 self._session_id = _session_id(response)
             if self._is_old:
                 return  # the answer comes on the one stream
             if response.content_type == STREAM_TYPE:
-                await self._follow(number, response, resumes=exchange.modern_version is None)
+                await self._follow(number, response, resumes=pending.modern_version is None)
             else:
                 await self._deliver(await whole_body(response))
-                if number in self._exchanges:
+                if number in self._pending:
                     text = f"cannot read the answer: {response.status} without one"
                     raise ToolFailed(text, status=response.status)
 
     async def _refused(
-        self, number: Id, exchange: _Exchange, response: aiohttp.ClientResponse, line: bytes
+        self, number: Id, pending: _PendingRequest, response: aiohttp.ClientResponse, line: bytes
     ) -> None:
-        """Says what an HTTP error means for the request it answers.
+        """Handles an HTTP error for its request: writes a JSON-RPC error, or tries the old transport.
 
         Raises:
             Lost: the session is gone.
-            CorralError: what the caller is told.
+            CorralError: the error for the client.
         """
         status = response.status
         body = await head_of(response)
@@ -253,7 +253,7 @@ class Remote:
         if answer is not None:
             await self._answered({"jsonrpc": "2.0", "id": number, "error": answer["error"]})
             return
-        may_be_old = exchange.method == messages.INITIALIZE and status in (400, 404, 405)
+        may_be_old = pending.method == messages.INITIALIZE and status in (400, 404, 405)
         if may_be_old and await self._open_old(line):
             return
         raise self._server.error_of(response, body)
@@ -271,7 +271,7 @@ class Remote:
     # -- from the server to stdout
 
     async def _deliver(self, data: bytes) -> None:
-        """Passes on a message, or a batch of them (2025-03-26); what is none goes to the log."""
+        """Relays a message, or a batch of them (2025-03-26); invalid ones are logged."""
         try:
             value = decode(data)
         except ValueError as error:
@@ -290,10 +290,10 @@ class Remote:
         if message is None:
             return
         number = message.get("id")
-        exchange = None
+        pending = None
         if "method" not in message and isinstance(number, str | int):
-            exchange = self._exchanges.pop(number, None)
-        if exchange is not None and self._learn(exchange, message):
+            pending = self._pending.pop(number, None)
+        if pending is not None and self._learn(pending, message):
             raw = None
         if raw is None or b"\n" in raw or b"\r" in raw:
             raw = encode(message)
@@ -305,15 +305,15 @@ class Remote:
     async def _fail(self, number: Id, error: CorralError) -> None:
         await self._answered({"jsonrpc": "2.0", "id": number, "error": error.to_wire()})
 
-    def _learn(self, exchange: _Exchange, message: dict[str, object]) -> bool:
-        """Keeps what later messages need; whether it has changed this one."""
+    def _learn(self, pending: _PendingRequest, message: dict[str, object]) -> bool:
+        """Stores facts of a result that later requests need; returns True if it has changed the result."""
         result = as_object(message.get("result"))
         if result is None:
             return False
-        if exchange.method == messages.INITIALIZE:
+        if pending.method == messages.INITIALIZE:
             version = result.get("protocolVersion")
             self._version = version if isinstance(version, str) else None
-        if exchange.method != messages.LIST_TOOLS or exchange.modern_version is None:
+        if pending.method != messages.LIST_TOOLS or pending.modern_version is None:
             return False
         tools = as_array(result.get("tools")) or []
         kept = [tool for tool in tools if self._mark(as_object(tool) or {})]
@@ -321,7 +321,7 @@ class Remote:
         return len(kept) != len(tools)
 
     def _mark(self, tool: Mapping[str, object]) -> bool:
-        """Notes what the tool wants mirrored; one that wants what must not be is not passed on."""
+        """Stores the marked arguments of a tool; returns False for invalid marks, whose tool is not relayed."""
         name = str(tool.get("name"))
         try:
             marks = http_headers.marks_of(tool.get("inputSchema"))
@@ -338,7 +338,7 @@ class Remote:
     # -- streams
 
     async def _follow(self, number: Id, response: aiohttp.ClientResponse, *, resumes: bool) -> None:
-        """Delivers what comes on a stream until it has brought the answer, and again after it broke off."""
+        """Relays the events of a stream until the response, and resumes it when it breaks."""
         stream = EventStream()
         tries = 0
         try:
@@ -347,7 +347,7 @@ class Remote:
                 try:
                     async for event in _events(response, stream):
                         await self._deliver(event.data)
-                        if number not in self._exchanges:
+                        if number not in self._pending:
                             return
                 except (aiohttp.ClientError, OSError):
                     if not (resumes and stream.last_id):
@@ -363,7 +363,7 @@ class Remote:
             response.close()
 
     async def _resumed(self, stream: EventStream, tries: int) -> aiohttp.ClientResponse:
-        """The rest of a stream, once the server wants to be asked for it."""
+        """Resumes a stream after the pause that the server asks for."""
         for number in range(tries, MAX_RESUMES + 1):
             await asyncio.sleep(_pause_s(stream, number))
             try:
@@ -384,7 +384,7 @@ class Remote:
         return await self._server.send("GET", None, headers)
 
     async def _listen(self, listening: asyncio.Event) -> None:
-        """Keeps the stream open on which a legacy server says what nobody asked; many have none."""
+        """Keeps the stream of a legacy server's unsolicited messages open; many servers have none."""
         stream = EventStream()
         tries = 0
         while True:
@@ -398,7 +398,7 @@ class Remote:
                             tries = 0
                             await self._deliver(event.data)
             except (aiohttp.ClientError, OSError):
-                pass  # it is taken up again
+                pass  # it is resumed below
             except CorralError as error:
                 _log(f"cannot listen to the server: {error.message}")
                 return
@@ -408,7 +408,7 @@ class Remote:
             tries += 1
 
     async def _open_old(self, line: bytes) -> bool:
-        """Whether the server speaks the transport of 2024-11-05; then the message goes where it wants it."""
+        """Opens the transport of 2024-11-05 and posts the message there; returns False if the server has none."""
         async with asyncio.timeout(CONNECT_S):
             response = await self._open_stream("")
         if response.status != http.HTTPStatus.OK or response.content_type != STREAM_TYPE:
@@ -460,7 +460,7 @@ def _forgotten(status: int) -> Lost:
 
 
 def _is_forgotten(status: int, body: bytes) -> bool:
-    """Whether an HTTP error about no request in particular means the session; many servers say 400 for 404."""
+    """Returns True if an HTTP error means that the session is gone; many servers send 400 in place of 404."""
     if status == http.HTTPStatus.BAD_REQUEST:
         return re.search(rb"session|not initialized", body, re.IGNORECASE) is not None
     return status == http.HTTPStatus.NOT_FOUND
@@ -472,7 +472,7 @@ def _pause_s(stream: EventStream, tries: int) -> float:
 
 
 def _session_id(response: aiohttp.ClientResponse) -> str | None:
-    """The session that the server opened; None for a server without sessions."""
+    """Returns the id of the session that the server opened; None for a server without sessions."""
     given = response.headers.get(http_headers.SESSION)
     if given is not None and not all("\x21" <= one <= "\x7e" for one in given):
         raise ToolFailed("cannot open a session: its id is not visible ASCII")
@@ -480,7 +480,7 @@ def _session_id(response: aiohttp.ClientResponse) -> str | None:
 
 
 def _error_answer(body: bytes) -> dict[str, object] | None:
-    """The JSON-RPC error in the body of an HTTP error, if there is one."""
+    """Returns the JSON-RPC error in the body of an HTTP error, if there is one."""
     try:
         message = as_object(decode(body)) or {}
     except ValueError:
@@ -501,7 +501,7 @@ async def _events(
 
 
 async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: int) -> int:
-    """Carries messages between the two pipes and the server; returns the exit status."""
+    """Relays messages between the two pipes and the server; returns the exit status."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=MAX_MESSAGE_BYTES + 2)
     await loop.connect_read_pipe(
@@ -517,11 +517,11 @@ async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: in
             writer.write(line)
             await writer.drain()
         except ConnectionError as error:
-            raise Lost("nobody reads stdout") from error
+            raise Lost("stdout is closed") from error
 
     status = 0
     try:
-        await Remote(url, headers, write).run(reader)
+        await HttpBridge(url, headers, write).run(reader)
     except* Lost as losses:
         _log(f"cannot go on: {losses.exceptions[0]}")
         status = 1
@@ -529,10 +529,10 @@ async def serve(url: URL, headers: Mapping[str, str], read_fd: int, write_fd: in
 
 
 def read_environment(environ: Mapping[str, str]) -> tuple[URL, dict[str, str]]:
-    """The address and the headers.
+    """Returns the address and the headers.
 
     Raises:
-        InternalError: they are not as the daemon gives them; the message has no value in it.
+        InternalError: the variables are invalid; the message contains no value of them.
     """
     try:
         url = URL(environ.get(URL_VARIABLE, ""))
@@ -540,9 +540,9 @@ def read_environment(environ: Mapping[str, str]) -> tuple[URL, dict[str, str]]:
     except ValueError:
         url, given = URL(), None
     if url.scheme not in ("http", "https") or not url.host:
-        raise InternalError(f"cannot start: {URL_VARIABLE} is no address of a server")
+        raise InternalError(f"cannot start: {URL_VARIABLE} is not the address of a server")
     if given is None or not all(isinstance(value, str) for value in given.values()):
-        raise InternalError(f"cannot start: {HEADERS_VARIABLE} is no JSON object of strings")
+        raise InternalError(f"cannot start: {HEADERS_VARIABLE} is not a JSON object of strings")
     return url, {name: str(value) for name, value in given.items()}
 
 
@@ -554,14 +554,14 @@ def _log(text: str) -> None:
 
 def main() -> None:
     """Runs until EOF on stdin (0), the session is lost (1), or not at all (2)."""
-    # A netrc file is for people's own programs: the server gets the headers that were configured, no others.
+    # A netrc file must not apply: the server gets only the configured headers.
     os.environ["NETRC"] = os.devnull
     try:
         url, headers = read_environment(os.environ)
     except CorralError as error:
         _log(error.message)
         os._exit(2)
-    # Not asyncio.run: it would wait for threads that look up a name.
+    # Not asyncio.run, which would wait for threads in name resolution.
     loop = asyncio.new_event_loop()
     status = loop.run_until_complete(serve(url, headers, 0, 1))
     os._exit(status)

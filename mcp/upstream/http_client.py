@@ -1,6 +1,6 @@
-"""Where a remote server is: requests that go there and nowhere else, and what its HTTP errors say, without our secrets.
+"""Sends HTTP requests to one remote server, and turns its HTTP errors into typed ones without secrets.
 
-Redirections are followed within the origin alone, since the headers may hold credentials. It knows nothing of MCP.
+Redirections are followed within the origin only, because the headers may hold credentials. It must not know MCP.
 """
 
 import asyncio
@@ -19,27 +19,27 @@ from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ..protocol.sse import too_long
 
 CONNECT_S = 10.0
-"""For the name, the connection and TLS; how long an answer may take is for the session to say."""
+"""Seconds for name resolution, the connection and TLS; the session limits the response."""
 
 RETRY_S = 1.0
-"""Before somebody tries again, where the server names no time."""
+"""Seconds before a retry, where the server gives no time."""
 
 MAX_REDIRECTS = 5
 
 MAX_REASON_BYTES = 2000
 
 KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
-"""Seconds and a count: a stream on which nothing comes must still be known to be broken."""
+"""Seconds and a count: a broken stream must be detected even if nothing is sent on it."""
 
 JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream"
 
 
 class HttpClient:
-    """Where a server is: what is sent to it, and to nobody else.
+    """Sends requests to one server, and only to its origin.
 
     Args:
-        url: of the MCP endpoint; it may change within the same origin.
-        headers: for every request; those of the protocol win over them.
+        url: address of the MCP endpoint; it may change within the same origin.
+        headers: headers of every request; those of the protocol take precedence.
     """
 
     def __init__(self, url: URL, headers: Mapping[str, str]) -> None:
@@ -51,7 +51,7 @@ class HttpClient:
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S)
-        # The caller limits what is under way: streams stay open, and must not keep requests waiting.
+        # The caller limits concurrency: open streams must not delay requests.
         connector = aiohttp.TCPConnector(limit=0, socket_factory=_kept_alive)
         self._http = aiohttp.ClientSession(
             connector=connector,
@@ -68,10 +68,10 @@ class HttpClient:
     async def send(
         self, method: str, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        """The response, after redirections within the same origin: headers go nowhere else.
+        """Sends a request and returns the response, after redirections within the same origin.
 
         Raises:
-            ToolFailed: it leads elsewhere, or too far.
+            ToolFailed: a redirection leads to another origin, or there are too many.
         """
         accept = STREAM_TYPE if method == "GET" else f"{JSON_TYPE}, {STREAM_TYPE}"
         whole = {
@@ -101,11 +101,11 @@ class HttpClient:
         raise ToolFailed(f"cannot follow more than {MAX_REDIRECTS} redirections of {self.address}")
 
     def error_of(self, response: aiohttp.ClientResponse, body: bytes) -> CorralError:
-        """What an HTTP error without a JSON-RPC error means, with a short text and never a header."""
+        """Returns the error for an HTTP error without a JSON-RPC error; its text is short and has no header."""
         status = response.status
         reason = self.described(status, body)
         if status == http.HTTPStatus.UNAUTHORIZED:
-            reason += "; it wants other credentials in its headers"
+            reason += "; it requires other credentials in its headers"
         text = f"cannot call {self.address}: {reason}"
         after = response.headers.get("Retry-After", "")
         if status in (429, 503):
@@ -114,17 +114,17 @@ class HttpClient:
         return ToolFailed(text, status=status)
 
     def described(self, status: int, body: bytes) -> str:
-        """What an HTTP error says, in a few printable words."""
+        """Describes an HTTP error in a short printable text."""
         phrases = {one.value: one.phrase for one in http.HTTPStatus}
         reason = f"HTTP {status} {phrases.get(status, '')}".rstrip()
-        said = body.decode("utf-8", "replace").strip()
-        if not said or said.startswith("<"):  # a page is for browsers
+        text = body.decode("utf-8", "replace").strip()
+        if not text or text.startswith("<"):  # a page is for browsers
             return reason
-        words = "".join(one if one.isprintable() else " " for one in said[:200])
+        words = "".join(one if one.isprintable() else " " for one in text[:200])
         return f"{reason}: {self.masked(words)}"
 
     def masked(self, text: str) -> str:
-        """The text without the values of our headers, should the server repeat them, and without the query."""
+        """Masks the values of the own headers in a text, in case the server repeats them, and the query."""
         for value in self._headers.values():
             for secret in (value, value.partition(" ")[2]):
                 if len(secret) >= 4:
@@ -133,10 +133,10 @@ class HttpClient:
 
 
 async def whole_body(response: aiohttp.ClientResponse) -> bytes:
-    """A whole body.
+    """Reads a whole body.
 
     Raises:
-        ResourceLimitExceeded: it is longer than a message may be.
+        ResourceLimitExceeded: it exceeds the size limit of a message.
     """
     chunks: list[bytes] = []
     size_bytes = 0
@@ -149,7 +149,7 @@ async def whole_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def head_of(response: aiohttp.ClientResponse) -> bytes:
-    """As much of an error's body as is looked at."""
+    """Reads the beginning of an error's body, for its text."""
     chunks: list[bytes] = []
     size_bytes = 0
     with contextlib.suppress(aiohttp.ClientError, OSError):
@@ -163,8 +163,8 @@ async def head_of(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _kept_alive(address: "aiohttp.AddrInfoType") -> socket.socket:
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
+    domain, kind, protocol, _, _ = address
+    made = socket.socket(domain, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
         made.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,7 +1,7 @@
-"""What streamable HTTP repeats of a message in headers, and which tools may ask for more of it.
+"""Encodes the headers in which streamable HTTP repeats parts of a message.
 
-Values in, values out; no I/O. From revision 2026-07-28 on a client mirrors the method, the name and those arguments
-of a tool that its schema marks with `x-mcp-header`, so that whatever stands between the two need not read bodies
+Values in, values out; no I/O. From revision 2026-07-28 on a client mirrors the method, the name and those arguments of
+a tool that its schema marks with `x-mcp-header`, so that intermediaries need not read bodies
 (https://modelcontextprotocol.io/specification/2026-07-28/basic/transports/streamable-http#request-metadata).
 """
 
@@ -25,10 +25,10 @@ Path = tuple[str, ...]
 """The keys that lead to an argument."""
 
 MAX_MARKS = 100
-"""Of one tool: servers and proxies take about as many headers."""
+"""Number of marked arguments of one tool: servers and proxies accept about as many headers."""
 
 NAMED = {messages.CALL: "name", messages.GET_PROMPT: "name", messages.READ: "uri"}
-"""Methods whose `Mcp-Name` repeats a param, and which."""
+"""The param that `Mcp-Name` repeats, by method."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PLAIN = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?")
@@ -39,7 +39,7 @@ _MAX_INTEGER = 2**53 - 1
 
 
 def modern_version(params: Mapping[str, object]) -> str | None:
-    """The revision that a request of the modern era names; None for one of the legacy era."""
+    """Returns the revision that a request of the modern era names; None for one of the legacy era."""
     meta = as_object(params.get("_meta")) or {}
     version = meta.get(messages.META + "protocolVersion")
     return version if isinstance(version, str) else None
@@ -51,13 +51,13 @@ def request_headers(
     params: Mapping[str, object],
     marks: Mapping[Path, str],
 ) -> dict[str, str]:
-    """The headers of a request of the modern era.
+    """Returns the headers of a request of the modern era.
 
     Args:
         version: the revision that the request names.
         method: its method.
         params: its params.
-        marks: what the schema of the tool that it calls has marked, see `marks_of`.
+        marks: the marked arguments of the called tool, see `marks_of`.
     """
     headers = {VERSION: version, METHOD: encoded(method)}
     name = params.get(NAMED.get(method, ""))
@@ -71,14 +71,14 @@ def request_headers(
 
 
 def encoded(text: str) -> str:
-    """The text as a header can carry it: itself where that is safe, else in Base64 and marked so."""
+    """Encodes a text for a header: unchanged where that is safe, else as marked Base64."""
     if _PLAIN.fullmatch(text) and not _ENCODED.fullmatch(text):
         return text
     return f"=?base64?{base64.b64encode(text.encode('utf-8', 'replace')).decode('ascii')}?="
 
 
 def decoded(value: str) -> str | None:
-    """What `encoded` was given; None where the Base64 is broken."""
+    """Decodes a text from `encoded`; returns None for invalid Base64."""
     wrapped = _ENCODED.fullmatch(value)
     if wrapped is None:
         return value
@@ -91,10 +91,10 @@ def decoded(value: str) -> str | None:
 
 
 def marks_of(schema: object) -> dict[Path, str]:
-    """The arguments that a tool's input schema has mirrored, by path, with the name of each one's header.
+    """Returns the arguments that a tool's input schema marks, by path, with the name of the header of each.
 
     Raises:
-        ValueError: the schema marks what may not be marked; such a tool must not be offered to anybody.
+        ValueError: the schema has an invalid mark; such a tool must not be listed.
     """
     marks: dict[Path, str] = {}
     seen: set[str] = set()
@@ -126,7 +126,7 @@ def marks_of(schema: object) -> dict[Path, str]:
 
 
 def argument_at(value: object, path: Path) -> object:
-    """What a path leads to in the arguments of a call; None where it leads nowhere."""
+    """Returns the argument of a call at a path; None if there is none."""
     for key in path:
         fields = as_object(value)
         if fields is None:
@@ -136,7 +136,7 @@ def argument_at(value: object, path: Path) -> object:
 
 
 def text_of(value: object) -> str | None:
-    """An argument as text; None where there is no header for it."""
+    """Returns an argument as text; None if it has no header."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -153,7 +153,7 @@ def text_of(value: object) -> str | None:
 def _checked(fields: Mapping[str, object], path: Path | None) -> str:
     mark = fields[MARK]
     if not isinstance(mark, str) or not _TOKEN.fullmatch(mark):
-        raise ValueError(f"{mark!r} is no name of a header")
+        raise ValueError(f"{mark!r} is not a name of a header")
     if not path:
         raise ValueError(f'"{mark}" is marked where only properties can be')
     kind = fields.get("type")

@@ -1,8 +1,8 @@
-"""The requests of callers that are in flight on one connection, and what may be said and asked about them.
+"""Tracks the requests in flight on one connection, and routes the server's messages to their callers.
 
-A server process is shared by callers who know nothing of each other. What it says of progress goes to the one request
-that it is about, by a token of ours. What it logs or asks names no request: it goes to a caller only while exactly
-one request is in flight, and to nobody else ever. It knows methods and callers, and no connection.
+A server process is shared by independent callers. Progress is routed to its request by a token. Log messages and
+requests of the server name no request: they are routed to a caller only while exactly one request is in flight. It
+knows methods and callers, but must not know a connection.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Flight:
-    """One request; without `step_s`, progress gives it no more time than it has."""
+    """Represents one request; without `step_s`, progress does not extend its deadline."""
 
     __slots__ = ("asking", "call", "caller", "hard_at", "number", "step_s", "token")
 
@@ -40,21 +40,21 @@ class Flight:
 
     @property
     def is_answered(self) -> bool:
-        """Whether its answer is here, even if who waits for it has not been woken yet."""
+        """Returns True once its response has arrived, even if its caller has not resumed yet."""
         return self.call is not None and self.call.answer.done()
 
     @property
     def wants_progress(self) -> bool:
-        """Whether the server shall report progress: for the caller, or for the time that it gives."""
+        """Returns True if the server should report progress: for the caller, or to extend the deadline."""
         return self.step_s is not None or self.caller.on_progress is not None
 
 
 class Flights:
-    """All of them on one connection.
+    """Holds the requests in flight on one connection.
 
     Args:
-        relays: what the server was told that it may ask for.
-        reschedule: gives a request another deadline, on the loop's clock.
+        relays: the requests of the server that were declared to it.
+        reschedule: changes the deadline of a request, on the loop's clock.
     """
 
     def __init__(self, relays: frozenset[Relay], reschedule: Callable[[Call, float], None]) -> None:
@@ -63,72 +63,72 @@ class Flights:
         self._loop = asyncio.get_running_loop()
         self._flights: dict[object, Flight] = {}
         self.last_token = 0
-        self.heard_token = 0
-        """The last one when a message came last: it cannot be about requests that were made since."""
+        self.received_token = 0
+        """The last token at the time of the last message, which cannot concern later requests."""
 
     def begin(self, number: int, caller: Caller, hard_at: float, step_s: float | None) -> Flight:
-        """A request that is about to be sent; `number` is its owner's."""
+        """Registers a request that is about to be sent; `number` is an id of the owner's."""
         self.last_token = token = self.last_token + 1
         flight = self._flights[token] = Flight(token, number, caller, hard_at, step_s)
         return flight
 
     def end(self, flight: Flight) -> None:
-        """The request has ended, and with it whatever is asked of its caller."""
+        """Removes a request, and cancels the server's requests to its caller."""
         del self._flights[flight.token]
         if flight.asking is not None:
             for task in flight.asking:
                 task.cancel("the request that it belongs to has ended")
 
     def progressed(self, params: Mapping[str, object]) -> None:
-        """Takes a progress notification; what is late, or about nothing, is dropped."""
-        heard = read_progress(params)
-        if heard is None:
+        """Routes a progress notification; late and unknown ones are dropped."""
+        found = read_progress(params)
+        if found is None:
             return
-        token, progress = heard
+        token, progress = found
         flight = self._flights.get(token) if type(token) is int else None
         if flight is None or flight.is_answered:
             return
         if not flight.asking:
             self._prolong(flight)
         if flight.caller.on_progress is not None:
-            _tell(flight.caller.on_progress, progress)
+            _notify(flight.caller.on_progress, progress)
 
-    def told(self, params: Mapping[str, object]) -> None:
-        """Takes a log message, which is a caller's if he is the only one who waits."""
+    def logged(self, params: Mapping[str, object]) -> None:
+        """Routes a log message, if exactly one request is unanswered."""
         waiting = [flight for flight in self._flights.values() if not flight.is_answered]
         if len(waiting) == 1 and waiting[0].caller.on_message is not None:
-            _tell(waiting[0].caller.on_message, params)
+            _notify(waiting[0].caller.on_message, params)
 
     async def ask(self, request: Request) -> object:
-        """The answer of the one caller whom a question of the server can be for.
+        """Passes a request of the server to the one caller that it concerns, and returns its response.
 
-        While he is asked, the server is not expected to progress: his request has all the time it may take, and
-        the question no more than that.
+        Meanwhile the server need not report progress: the deadline of the caller's request is its maximum, which
+        also bounds the response.
 
         Raises:
-            MethodNotFound: nothing of the kind was declared, or it is not certain who is meant, or he cannot be asked.
-            InvalidParams: it is to be asked in a way that was not declared.
-            CorralError: what the caller raises.
+            MethodNotFound: the request was not declared, its caller is uncertain, or the caller cannot be asked.
+            InvalidParams: its mode was not declared.
+            CorralError: the error of the caller.
         """
         relay = RELAYED.get(request.method)
         if relay is None or relay not in self._relays:
             text = f'cannot serve "{request.method}": this client has not declared it'
             raise MethodNotFound(text, method=request.method)
-        flight = self._questioned()
+        flight = self._concerned()
         ask = None if flight is None else flight.caller.ask
         if (
             flight is None
             or ask is None
             or as_object(flight.caller.capabilities.get(relay)) is None
         ):
-            text = f'cannot serve "{request.method}": there is nobody who can be asked'
+            text = f'cannot serve "{request.method}": no caller can be asked'
             raise MethodNotFound(text, method=request.method)
         mode = request.params.get("mode", "form")
         if relay == "elicitation" and mode != "form":
             text = f"cannot ask in mode {mode!r}: this client has not declared it"
             raise InvalidParams(text, field="mode", value=mode)
         task = asyncio.current_task()
-        assert task is not None, "questions are answered in tasks"
+        assert task is not None, "a request is served in a task"
         if flight.asking is None:
             flight.asking = set()
         flight.asking.add(task)
@@ -139,19 +139,19 @@ class Flights:
             flight.asking.discard(task)
             self._prolong(flight)
 
-    def _questioned(self) -> Flight | None:
-        """The request that a question belongs to, if that is certain.
+    def _concerned(self) -> Flight | None:
+        """Returns the request that a message of the server concerns, if that is certain.
 
-        Whatever was answered before the question came has left by now, for the loop wakes in order; what was begun
-        since then is not the one.
+        Requests answered before the message are removed by now, because the loop resumes tasks in order; requests
+        begun since then are excluded.
         """
         if len(self._flights) != 1:
             return None
         (flight,) = self._flights.values()
-        return None if flight.is_answered or flight.token > self.heard_token else flight
+        return None if flight.is_answered or flight.token > self.received_token else flight
 
     def _prolong(self, flight: Flight) -> None:
-        """Starts the time anew that a request may be without progress; none runs while its caller is asked."""
+        """Restarts the time limit of a request without progress; there is none while its caller is asked."""
         if flight.step_s is None or flight.call is None:
             return
         step_at = self._loop.time() + flight.step_s
@@ -159,9 +159,9 @@ class Flights:
         self._reschedule(flight.call, deadline)
 
 
-def _tell(listener: Callable[[_T], None], what: _T) -> None:
-    """Tells a caller. That one of them cannot be told must not cost the others the connection."""
+def _notify(listener: Callable[[_T], None], value: _T) -> None:
+    """Notifies a caller; a failure is logged, because the connection is shared with other callers."""
     try:
-        listener(what)
+        listener(value)
     except CorralError as error:
-        logger.warning("a caller was not told what an MCP server says: %s", error)
+        logger.warning("a caller was not notified of a message of an MCP server: %s", error)

@@ -1,8 +1,7 @@
-"""What one server lists, and how a list is read to its end, whatever its cursors are.
+"""Reads the lists of one server page by page, and keeps them up to date.
 
-It asks through a function that it is given, and knows no connection. Entries are kept as they came. What a server
-lists is hostile input: a list without end is given up, and an entry without the key that it would be asked for by is
-left out.
+It sends requests through a function, and must not know a connection. Entries are kept unchanged. Lists are hostile
+input: an endless list is an error, and an entry without its key is left out.
 """
 
 import asyncio
@@ -21,10 +20,10 @@ from ..protocol.messages import LIST_TOOLS, Opened, Tool
 MAX_PAGES = 100
 MAX_ENTRIES = 5_000
 MAX_LIST_BYTES = 16 * 1024 * 1024
-"""All entries of one list, as JSON."""
+"""Bytes of all entries of one list as JSON."""
 
 RELIST_PAUSE_S = 0.5
-"""The least time between two listings because of changes: a server may tell of them in a loop."""
+"""Seconds between two listings because of changes, which a server may report in a loop."""
 
 METHODS: dict[Kind, str] = {
     "tools": LIST_TOOLS,
@@ -39,14 +38,14 @@ KEYS: dict[Kind, str] = {
     "resources": "uri",
     "resourceTemplates": "uriTemplate",
 }
-"""What tells one entry from another, and what it is asked for by."""
+"""The key that identifies an entry of each kind in requests."""
 
-FAMILIES: dict[str, tuple[Kind, ...]] = {
+KINDS_OF: dict[str, tuple[Kind, ...]] = {
     "tools": ("tools",),
     "prompts": ("prompts",),
     "resources": ("resources", "resourceTemplates"),
 }
-"""What is listed by a server that declares the capability; a change of the one list may be one of the other."""
+"""The lists of each declared capability; a change notification concerns all of them."""
 
 Ask = Callable[[str, Mapping[str, object]], Awaitable[object]]
 
@@ -54,17 +53,17 @@ logger = logging.getLogger(__name__)
 
 
 class Listed(NamedTuple):
-    """One whole list."""
+    """Represents one complete list."""
 
     entries: tuple[dict[str, object], ...]
     ttl_s: float | None = None
-    """How long it may be taken for true, where its server says so (2026-07-28); the least of its pages."""
+    """Seconds that it may be cached, if its server gives a `ttlMs` (2026-07-28); the minimum of its pages."""
     is_private: bool = False
-    """Whether its server says that it is for us alone."""
+    """True if its server marks it as private to this client."""
 
 
 class Inventory:
-    """The catalogue of one server while it is connected.
+    """Maintains the catalogue of one connected server.
 
     Args:
         server: its name, for messages.
@@ -75,9 +74,9 @@ class Inventory:
     def __init__(self, server: str, ask: Ask, on_change: Callable[[Catalogue], None]) -> None:
         self.catalogue = Catalogue()
         self.ttl_s: dict[Kind, float] = {}
-        """How long each list may be taken for true after `catalogue.listed_at`, where the server says so."""
+        """Seconds that each list may be cached after `catalogue.listed_at`, if the server gives a limit."""
         self.private: frozenset[Kind] = frozenset()
-        """The lists of which the server says that they are for us alone."""
+        """The lists that the server marks as private to this client."""
         self._server = server
         self._ask = ask
         self._on_change = on_change
@@ -87,15 +86,15 @@ class Inventory:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def read(self, opened: Opened) -> None:
-        """Reads what the server declares for the first time; of one that declares no list, tools at least.
+        """Reads the declared lists for the first time; tools also if no list is declared.
 
-        A server is of use without prompts and resources: only tools have to be had.
+        A server is useful without prompts and resources: only a failure to list tools is an error.
 
         Raises:
             CorralError: the tools could not be listed, or the connection has ended.
         """
-        families = [family for family in FAMILIES if family in opened.capabilities] or ["tools"]
-        self._kinds = tuple(kind for family in families for kind in FAMILIES[family])
+        declared = [each for each in KINDS_OF if each in opened.capabilities] or ["tools"]
+        self._kinds = tuple(kind for each in declared for kind in KINDS_OF[each])
         self.catalogue = Catalogue(
             era=opened.era,
             version=opened.version,
@@ -115,18 +114,18 @@ class Inventory:
         self._take(found)
 
     def open(self) -> None:
-        """From now on changes are followed; those that were told of before as well."""
+        """Starts to follow changes, including those reported before."""
         self._is_open = True
         self.changed(())
 
     def close(self) -> None:
-        """Nothing is read any more."""
+        """Stops reading lists."""
         self._is_open = False
         if self._refreshing is not None:
             self._refreshing.cancel()
 
     def changed(self, kinds: Collection[Kind]) -> None:
-        """Lists may have changed: has them read soon. However many changes come, one listing runs at a time."""
+        """Reads lists again soon, because they may have changed; one listing runs at a time."""
         self._stale.update(kind for kind in self._kinds if kind in kinds)
         if self._is_open and self._stale and self._refreshing is None:
             self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
@@ -142,7 +141,7 @@ class Inventory:
                         found[kind] = await read_list(kind, self._ask)
                     except CorralError as error:
                         logger.warning(
-                            'MCP server "%s" lists no %s, so that those known stay: %s',
+                            'MCP server "%s" lists no %s, so that the known ones are kept: %s',
                             self._server,
                             kind,
                             error,
@@ -174,15 +173,15 @@ class Inventory:
 
 
 async def read_list(kind: Kind, ask: Ask) -> Listed:
-    """All pages of one list; of two entries with one key the first counts.
+    """Reads all pages of one list; if two entries have the same key, the first one counts.
 
-    A cursor is opaque and `""` is one. One that comes again ends the list, for some servers ignore them. A server
-    that does not know the method has an empty list.
+    A cursor is opaque, and `""` is valid. A repeated cursor ends the list, because some servers ignore cursors. A
+    server without the method has an empty list.
 
     Raises:
-        ToolFailed: an answer is no page of it.
-        ResourceLimitExceeded: it is longer than lists may be.
-        CorralError: what `ask` raises.
+        ToolFailed: an answer is not a page of the list.
+        ResourceLimitExceeded: the list exceeds MAX_PAGES, MAX_ENTRIES or MAX_LIST_BYTES.
+        CorralError: an error of `ask`.
     """
     found: dict[str, dict[str, object]] = {}
     seen: set[str] = set()

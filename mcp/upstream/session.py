@@ -1,13 +1,13 @@
-"""One live connection to one MCP server process: handshake, lists, requests, and an answer to all it may ask.
+"""Represents one connection to one MCP server process: handshake, lists, requests, and responses to its requests.
 
-It gets the two pipes of a process that somebody else has started, and calls back; it knows no daemon
-and no process. Whatever the server does, a request ends: with its result, with a typed error that
-names the server, or with Timeout. What is not a message goes to `on_log` and breaks nothing.
+It takes the two pipes of a running process and reports by callbacks; it must not know a daemon or a process. Whatever
+the server does, a request ends: with its result, with a typed error that names the server, or with Timeout. Lines that
+are not messages go to `on_log` and have no other effect.
 
-Requests are made in the words of the legacy era, and said in those of the era that was agreed.
+Callers use the methods of the legacy era, which are translated to the era of the connection.
 
-Request ids are plain integers, although strings are as good in the protocol: a pipe belongs to one
-life of the server, so that they cannot collide, and there are servers that were only ever tried with integers.
+Request ids are integers, although the protocol permits strings: a pipe belongs to one incarnation of the server, so
+that ids cannot collide, and some servers were only tested with integers.
 """
 
 import asyncio
@@ -34,26 +34,26 @@ from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import KINDS, Catalogue, Kind
 from ..protocol.messages import Era, Opened, Relay, Tool
 from .in_flight import Flight, Flights
-from .listing import FAMILIES, Inventory
+from .listing import KINDS_OF, Inventory
 from .liveness import Liveness
 from .subscription import Subscriptions
 
 PROBE_S = 5.0
-"""Enough for the start of an interpreter; a new `server/discover` follows if it was not."""
+"""Seconds for a response to `server/discover`, which is repeated later: enough for the start of an interpreter."""
 
 MAX_REQUEST_S = 600.0
 
 PROVES_SILENT = 0.9
-"""The part of the request timeout after which silence is no more excused; a whole one is cut by its queue."""
+"""Fraction of the request timeout after which silence is no longer excused; waiting shortens a whole one."""
 
 LISTS = "lists"
-"""The key of the subscription to changes of lists; those to resources have their URI, which has a colon."""
+"""The key of the subscription to changed lists; those to resources have the URI as key, which has a colon."""
 
 logger = logging.getLogger(__name__)
 
 
 class _Lost(ToolFailed):
-    """The server is gone; of its own, so that no server can claim it by sending the code."""
+    """Raised if the server is gone; a class of its own, so that no server can claim it by its code."""
 
 
 class _State(enum.Enum):
@@ -69,25 +69,24 @@ def _ignore(_: object) -> None:
 
 
 class Session:
-    """A client's connection to one MCP server.
+    """Represents a client's connection to one MCP server.
 
     Args:
-        name: the server's, for errors.
-        request_timeout_s: how long a request that brings no timeout of its own may be without progress.
-        max_request_timeout_s: how long such a request may take, however much progress it reports.
-        client_version: corral's own, which servers may log.
+        name: the server's name, for errors.
+        request_timeout_s: seconds that a request without a timeout of its own may take without progress.
+        max_request_timeout_s: seconds that such a request may take in all.
+        client_version: corral's own version, which servers may log.
         protocol_version: "auto" or a revision of MCP.
-        era_hint: the era of an earlier life of this server; see `messages.eras_to_try`. Whoever
-            passes it forgets it after an `open` that failed: some servers end when asked in the wrong era.
-        probe_s: how long a server that is believed to be modern may be silent before it is greeted
-            the legacy way.
-        relays: what a legacy server is told that we can be asked for; it is asked of a caller that can.
-        log_level: the least severe message that a server with a log shall send; its own choice when absent.
-        on_log: takes each line on the server's stdout that is no message, a long one in pieces.
+        era_hint: the era of an earlier incarnation of this server; see `messages.eras_to_try`. Drop it after a
+            failed `open`: some servers exit when opened in the wrong era.
+        probe_s: seconds that a server believed to be modern may be silent before `initialize` is tried.
+        relays: the client capabilities declared to a legacy server; its requests go to a caller that has them.
+        log_level: the least severe message that a server with a log should send; its own choice when absent.
+        on_log: takes each line on the server's stdout that is not a message, a long one in pieces.
         on_catalogue: takes the catalogue whenever a list has changed after `open`.
-        on_updated: takes the URI of a resource that has changed, subscribed to or below one that is.
+        on_updated: takes the URI of a changed resource that is subscribed to, or below one that is.
         on_notification: takes `notifications/message`, the server's own log.
-        on_closed: called once when the connection has ended, with the reason if it was ours.
+        on_closed: called once when the connection has ended, with the error if this side closed it.
     """
 
     def __init__(
@@ -130,9 +129,9 @@ class Session:
             Peer(log_foreign=True, mends_text=True),
             name=f'MCP server "{name}"',
             on_request=self._answer,
-            on_notification=self._hear,
+            on_notification=self._on_message,
             on_foreign=on_log,
-            on_message=self._heard,
+            on_message=self._received,
             on_closed=self._ended,
             lost=_Lost,
         )
@@ -140,80 +139,79 @@ class Session:
         self._inventory = Inventory(name, self._ask_for_list, on_catalogue)
         self._subscriptions = Subscriptions(self._channel, self._with_meta, self._missed)
 
-    # -- what was agreed
+    # -- the negotiated connection
 
     @property
     def era(self) -> Era | None:
-        """The era of the connection; None before it is agreed."""
+        """Returns the era of the connection; None before it is negotiated."""
         return None if self._opened is None else self._opened.era
 
     @property
     def version(self) -> str | None:
-        """The revision of MCP that is spoken."""
+        """Returns the negotiated revision of MCP."""
         return None if self._opened is None else self._opened.version
 
     @property
     def server_info(self) -> dict[str, object]:
-        """`name`, `version` and more, as the server says; for people only."""
+        """Returns the server's `name`, `version` and more; for people only."""
         return {} if self._opened is None else self._opened.server_info
 
     @property
     def capabilities(self) -> dict[str, object]:
-        """What the server declared."""
+        """Returns the server's declared capabilities."""
         return {} if self._opened is None else self._opened.capabilities
 
     @property
     def instructions(self) -> str:
-        """What the server tells models about itself."""
+        """Returns the server's instructions for models."""
         return "" if self._opened is None else self._opened.instructions
 
     @property
     def catalogue(self) -> Catalogue:
-        """What it listed last."""
+        """Returns its last listing."""
         return self._inventory.catalogue
 
     @property
     def tools(self) -> tuple[Tool, ...]:
-        """The tools that it listed last."""
+        """Returns the tools of its last listing."""
         return self._inventory.catalogue.tools
 
     @property
     def ttl_s(self) -> Mapping[Kind, float]:
-        """How long each list may be taken for true after `catalogue.listed_at`, where the server says so."""
+        """Returns the seconds that each list may be cached after `catalogue.listed_at`, if the server gives a limit."""
         return self._inventory.ttl_s
 
     @property
     def private(self) -> frozenset[Kind]:
-        """The lists of which the server says that they are for us alone."""
+        """Returns the lists that the server marks as private to this client."""
         return self._inventory.private
 
     @property
-    def heard_at(self) -> float:
-        """When the last valid message came, on the loop's clock."""
-        return self.liveness.heard_at
+    def last_message_at(self) -> float:
+        """Returns the time of the last valid message, on the loop's clock."""
+        return self.liveness.last_message_at
 
     @property
     def is_open(self) -> bool:
-        """Whether a request may be sent."""
+        """Returns True if a request may be sent."""
         return self._state is _State.OPEN
 
     def limit(self, request_timeout_s: float, max_request_timeout_s: float) -> None:
-        """Has other time limits for the requests from now on."""
+        """Sets the time limits of further requests."""
         self._request_timeout_s = request_timeout_s
         self._max_request_timeout_s = max_request_timeout_s
 
     # -- opening and closing
 
     async def open(self, read_fd: int, write_fd: int, *, timeout_s: float) -> None:
-        """Takes over the server's stdout and stdin, agrees on an era and lists what there is.
+        """Takes ownership of the server's stdout and stdin, negotiates an era and reads the lists.
 
-        The descriptors belong to the session from now on. After an error the session is closed, and
-        a new process needs a new one.
+        After an error the session is closed, and a new process needs a new session.
 
         Raises:
-            Timeout: the server did not answer within `timeout_s`.
-            ToolFailed: it ended, or no era could be agreed on, or its tools could not be listed.
-            ResourceLimitExceeded: it has more tools than are kept.
+            Timeout: the server did not respond within `timeout_s`.
+            ToolFailed: it ended, or no era could be negotiated, or its tools could not be listed.
+            ResourceLimitExceeded: it has more tools than the limit.
         """
         assert self._state is _State.NEW, "a session is opened once"
         self._state = _State.OPENING
@@ -225,7 +223,7 @@ class Session:
         try:
             await self._channel.open_pipes(read_fd, write_fd)
             self._hangup.register(read_fd, 0)
-            opened = self._opened = await self._agree()
+            opened = self._opened = await self._negotiate()
             self._channel.peer.takes_batches = opened.version == messages.BATCHING_VERSION
             if opened.era == "modern":
                 self._modern_version = opened.version
@@ -236,7 +234,7 @@ class Session:
             raise
         finally:
             deadline.cancel()
-        if self._state is not _State.OPENING:  # it ended, or was told to, after its last answer
+        if self._state is not _State.OPENING:  # it ended, or was closed, after its last response
             self._channel.close()
             text = f'cannot open MCP server "{self.name}": it has ended'
             raise ToolFailed(text, server=self.name, lost=True, sent=False)
@@ -244,17 +242,17 @@ class Session:
         self._inventory.open()
 
     def refresh(self, kinds: Collection[Kind] = KINDS) -> None:
-        """Has lists read again soon, as if the server had said that they changed."""
+        """Reads lists again soon, as after a change notification of the server."""
         self._inventory.changed(kinds)
 
     def close_input(self) -> None:
-        """Sends EOF, the polite request to end; what is in flight may still be answered."""
+        """Sends EOF, which asks the server to exit; requests in flight may still be answered."""
         if self._state in (_State.OPENING, _State.OPEN):
             self._state = _State.CLOSING
             self._channel.close_writing()
 
     def close(self, error: CorralError | None = None) -> None:
-        """Ends the connection; whoever supervises the process calls it at its exit.
+        """Ends the connection; call it at the exit of the process.
 
         (A grandchild that holds the server's stdout would keep it open for ever.)
         """
@@ -265,8 +263,8 @@ class Session:
         """Waits until the server has closed its stdout, or `close` was called."""
         await self._channel.wait_closed()
 
-    async def _agree(self) -> Opened:
-        """Opens in the first era that is answered; the refusals of the others are expected."""
+    async def _negotiate(self) -> Opened:
+        """Opens in the first era that the server accepts; refusals of others are expected."""
         refusals: list[CorralError] = []
         for number, era in enumerate(self._eras, 1):
             is_probe = era == "modern" and number < len(self._eras)
@@ -299,11 +297,11 @@ class Session:
         return messages.read_discover(result)
 
     async def _prepare(self, opened: Opened) -> None:
-        """Asks for changes before anything is listed, so that none falls between, and for the log."""
+        """Subscribes to changed lists before anything is listed, so that none is missed, and sets the log level."""
         if opened.era == "modern":
-            wanted = {f"{family}ListChanged": True for family in messages.announced(opened)}
-            if wanted:
-                await self._subscriptions.start(LISTS, wanted)
+            filters = {f"{each}ListChanged": True for each in messages.announced(opened)}
+            if filters:
+                await self._subscriptions.start(LISTS, filters)
         elif self._log_level is not None and "logging" in opened.capabilities:
             try:
                 await self._ask(messages.SET_LEVEL, {"level": self._log_level}, timeout_s=None)
@@ -322,30 +320,30 @@ class Session:
         timeout_s: float | None = None,
         caller: Caller = NOBODY,
     ) -> dict[str, object]:
-        """The result of a request, as it came; a tool that failed says so in it (`isError`).
+        """Sends a request and returns its unchanged result; the result of a failed tool has `isError`.
 
-        Cancelling the caller cancels the request at the server; a late answer is dropped. A result of type
-        `input_required` is the caller's to act on: it asks again with `inputResponses` and `requestState` in
-        `params`, which are passed on as they are. So is `_meta`, but for the keys that say who speaks here.
+        Cancelling the caller cancels the request at the server; a late response is dropped. The caller has to handle
+        a result of type `input_required`: it repeats the request with `inputResponses` and `requestState` in
+        `params`, which are passed on unchanged. So is `_meta`, except the keys that identify the client.
 
         Args:
             method: of the legacy era: tools/call, prompts/get, resources/read, resources/subscribe,
                 resources/unsubscribe or completion/complete.
-            params: for it, under the server's own names.
-            timeout_s: for the whole. When absent, the session's request timeout since the last progress, and its
-                maximum for the whole.
-            caller: who hears of progress, and may be asked.
+            params: its params, with the server's own names.
+            timeout_s: limit in seconds. When absent, the session's request timeout applies since the last progress,
+                and its maximum to the whole request.
+            caller: receives progress and requests of the server.
 
         Raises:
-            InvalidParams: the server refused it (-32602), or JSON cannot say the params.
+            InvalidParams: the server refused it (-32602), or JSON cannot express the params.
             NotFound: there is no such resource (-32002).
-            ToolFailed: the server refused it otherwise (`data["code"]`), answered outside the protocol, or
-                ended (`data["lost"]`; `data["sent"]` says whether it may have seen the request).
-            Timeout: no answer in time; the server was told to stop.
-            ResourceLimitExceeded: the answer, or the request, is longer than a message may be.
+            ToolFailed: the server refused it otherwise (`data["code"]`), violated the protocol, or ended
+                (`data["lost"]`; `data["sent"]` is True if it may have read the request).
+            Timeout: no response in time; the request was cancelled at the server.
+            ResourceLimitExceeded: the response, or the request, exceeds the size limit of a message.
         """
         channel = self._channel
-        # What goes out together with others needs no look of its own at the pipe, which costs a system call.
+        # A request that is written together with others skips the check of the pipe, which costs a system call.
         if self._state is not _State.OPEN or (
             not channel.is_sending and self._hangup.poll(0) and await self._hung_up()
         ):
@@ -395,10 +393,10 @@ class Session:
             raise ToolFailed(error.message, server=self.name, **{key: subject}) from error
 
     async def ping(self, *, timeout_s: float | None) -> None:
-        """Returns when the server has answered anything at all; a refusal is a sign of life too.
+        """Returns when the server has responded in any way; a refusal proves it alive too.
 
         Raises:
-            Timeout: no answer; a server that is busy with a call may be silent as well.
+            Timeout: no response; a server that is busy with a call may be silent as well.
             ToolFailed: the server has ended.
         """
         method = messages.PING if self.era == "legacy" else messages.DISCOVER
@@ -411,15 +409,15 @@ class Session:
                 raise
 
     async def _hung_up(self) -> bool:
-        """The server is gone, and the loop has only not read so far.
+        """Returns True after the end of the connection, which the loop has not read yet.
 
-        A call that was written to nobody would count as lost during the call, and could not be repeated.
+        A call written to a closed pipe would count as lost during the call, and could not be retried.
         """
         await self._channel.wait_closed()
         return True
 
     def _params(self, params: Mapping[str, object], flight: Flight) -> Mapping[str, object]:
-        """The params with the `_meta` that the era asks for, and a token where progress is of use."""
+        """Returns the params with the `_meta` of the era, and a token if progress is wanted."""
         given = params.get("_meta")
         if given is None and self._modern_version is None:
             if not flight.wants_progress:
@@ -437,7 +435,7 @@ class Session:
         return {**params, "_meta": meta}
 
     def _with_meta(self, params: Mapping[str, object]) -> dict[str, object]:
-        """The params of a request of our own."""
+        """Returns the params of a request of the session itself."""
         if self._modern_version is None:
             return dict(params)
         meta = messages.request_meta(
@@ -451,10 +449,12 @@ class Session:
     async def _subscribe(
         self, method: str, params: Mapping[str, object], timeout_s: float | None
     ) -> dict[str, object]:
-        """What the modern era has in place of resources/subscribe and unsubscribe."""
+        """Performs resources/subscribe and unsubscribe in the modern era."""
         uri = params.get("uri")
         if not isinstance(uri, str):
-            raise InvalidParams(f'cannot call "{method}": its uri is no string', server=self.name)
+            raise InvalidParams(
+                f'cannot call "{method}": its uri is not a string', server=self.name
+            )
         if method == messages.UNSUBSCRIBE:
             self._subscriptions.end(uri)
             return {}
@@ -464,10 +464,10 @@ class Session:
             await self._subscriptions.start(uri, {"resourceSubscriptions": [uri]})
             honoured = await self._subscriptions.honoured(uri, timeout_s=limit_s)
             if uri not in (as_array(honoured.get("resourceSubscriptions")) or []):
-                text = f'cannot subscribe to "{uri}": the server does not tell of it'
+                text = f'cannot subscribe to "{uri}": the server does not notify of it'
                 raise ToolFailed(text, code=MethodNotFound.code)
         except BaseException as error:
-            if is_new:  # else it is somebody else's too
+            if is_new:  # else another caller has subscribed as well
                 self._subscriptions.end(uri)
             if isinstance(error, CorralError):
                 raise self._named(error, ("uri", uri), limit_s) from error
@@ -475,15 +475,13 @@ class Session:
         return {}
 
     async def _ask_for_list(self, method: str, params: Mapping[str, object]) -> object:
-        limit_s = (
-            self._request_timeout_s if self.is_open else None
-        )  # while it opens, that is bounded
+        limit_s = self._request_timeout_s if self.is_open else None  # `open` has its own limit
         return await self._ask(method, self._with_meta(params), timeout_s=limit_s)
 
     async def _ask(
         self, method: str, params: Mapping[str, object], *, timeout_s: float | None
     ) -> object:
-        """A request of our own, that no caller has made."""
+        """Sends a request of the session itself, without a caller."""
         try:
             return await self._channel.request(method, params, timeout_s=timeout_s)
         except CorralError as error:
@@ -492,73 +490,73 @@ class Session:
     def _named(
         self, error: CorralError, subject: tuple[str, str], timeout_s: float | None
     ) -> CorralError:
-        """The error as callers see it, with the names of the server and of what was asked for.
+        """Returns an error for callers, with the names of the server and of the subject of the request.
 
-        A server may send any code: only those for wrong params and for a resource that is not there have a class.
+        A server may send any code: only those for wrong params and for a missing resource have a class.
         """
         key, value = subject
-        who = f'"{value}" of MCP server "{self.name}"'
+        target = f'"{value}" of MCP server "{self.name}"'
         facts: dict[str, object] = {"server": self.name}
         if key != "method":
             facts[key] = value
         if isinstance(error, _Lost):
-            text = f"cannot finish {who}: the server has ended"
+            text = f"cannot finish {target}: the server has ended"
             # While the channel is open, only the way to the server is lost: nothing was queued.
             is_sent = self._channel.is_closed
             if self._state is _State.OPEN:
-                self._channel.close()  # it closed its stdin and lives on, of no use to anybody
+                self._channel.close()  # it has closed its stdin but lives on, and is useless
             return ToolFailed(text, **facts, lost=True, sent=is_sent)
         if isinstance(error, Timeout):
             if timeout_s is None:
                 return error  # the connection was closed with it: see open()
-            text = f"cannot wait for {who} longer than {timeout_s:g} s"
+            text = f"cannot wait for {target} longer than {timeout_s:g} s"
             return Timeout(text, **facts, timeout_s=timeout_s)
         if isinstance(error, InvalidParams | Overloaded | ResourceLimitExceeded):
-            return type(error)(f"cannot call {who}: {error.message}", **{**error.data, **facts})
+            return type(error)(f"cannot call {target}: {error.message}", **{**error.data, **facts})
         details = dict(error.data)
         code = details.pop("code", error.code)
         if details:
             facts["details"] = details
         if key == "uri" and code == messages.RESOURCE_NOT_FOUND:
-            return NotFound(f"cannot find {who}: {error.message}", **facts)
-        return ToolFailed(f"cannot finish {who}: {error.message}", **facts, code=code)
+            return NotFound(f"cannot find {target}: {error.message}", **facts)
+        return ToolFailed(f"cannot finish {target}: {error.message}", **facts, code=code)
 
-    # -- what comes from the server
+    # -- messages of the server
 
     async def _answer(self, request: Request) -> object:
-        """Answers what a server may ask: a ping, and what the one caller whose request it works on can be asked."""
+        """Serves the requests of a server: a ping, and those that the one caller in flight can answer."""
         return {} if request.method == messages.PING else await self._flights.ask(request)
 
-    def _hear(self, notification: Notification) -> None:
-        """Takes notifications; those that belong to nothing are late or out of turn, and dropped."""
+    def _on_message(self, notification: Notification) -> None:
+        """Takes notifications; late and unexpected ones are dropped."""
         method, params = notification
         if method == messages.PROGRESS:
             self._flights.progressed(params)
         elif method in messages.LIST_CHANGED:
-            self._inventory.changed(FAMILIES[messages.LIST_CHANGED[method]])
+            self._inventory.changed(KINDS_OF[messages.LIST_CHANGED[method]])
         elif method == messages.UPDATED:
             uri = params.get("uri")
             if isinstance(uri, str):
                 self._on_updated(uri)
         elif method == messages.LOG_MESSAGE:
             self._on_notification(notification)
-            self._flights.told(params)
+            self._flights.logged(params)
         elif method == messages.ACKNOWLEDGED:
             self._subscriptions.acknowledged(params)
         elif method == CANCELLED and self._modern_version is not None:
             self._subscriptions.withdrawn(params.get("requestId"))
 
     def _missed(self, key: str) -> None:
-        """A subscription was interrupted: what it is about may have changed meanwhile."""
+        """Reports a change after an interrupted subscription, because a notification may have been missed."""
         if key == LISTS:
             self._inventory.changed(KINDS)
         else:
             self._on_updated(key)
 
-    def _heard(self) -> None:
+    def _received(self) -> None:
         flights = self._flights
-        flights.heard_token = flights.last_token
-        self.liveness.heard(self._loop.time())
+        flights.received_token = flights.last_token
+        self.liveness.received(self._loop.time())
 
     def _ended(self, error: CorralError | None) -> None:
         self._state = _State.CLOSED
@@ -568,7 +566,7 @@ class Session:
 
 
 def _subject(method: str, params: Mapping[str, object]) -> tuple[str, str]:
-    """What a request is about, for errors: the key of its fact, and the name."""
+    """Returns the subject of a request for errors: its key in `data`, and its name."""
     key, field = _SUBJECTS.get(method, ("method", ""))
     value = params.get(field)
     return (key, value) if isinstance(value, str) else ("method", method)

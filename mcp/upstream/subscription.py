@@ -1,8 +1,8 @@
-"""What a modern server is asked to tell: requests that stay open (`subscriptions/listen`, MCP 2026-07-28).
+"""Keeps subscriptions at a modern server: requests that stay open (`subscriptions/listen`, MCP 2026-07-28).
 
-Each subscription is one such request. It holds from its acknowledgement until we cancel it; a server that ends it
-on its own is asked again after a pause, and what it may not have told meanwhile is reported as a gap. One that
-refuses is not asked again. It knows no lists and no resources, only the filters that it is given.
+Each subscription is one such request. It holds from its acknowledgement until it is cancelled here; if the server ends
+it, the request is repeated after a pause, and the interruption is reported as a gap. After a refusal it is not
+repeated. It must not know lists or resources, only filters.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ from ...worker.contract.errors import CorralError, Overloaded, Timeout, ToolFail
 from ..protocol.messages import LISTEN, SUBSCRIPTION_ID
 
 RELISTEN_S = 1.0
-"""The pause before a subscription that its server has ended is asked for again."""
+"""Seconds before a subscription that its server has ended is requested again."""
 
 MAX_SUBSCRIPTIONS = 1_000
-"""Of one connection."""
+"""Number of subscriptions of one connection."""
 
 logger = logging.getLogger(__name__)
 
 
 class _Stream:
-    """One subscription through all its requests."""
+    """Represents one subscription with its successive requests."""
 
-    def __init__(self, key: str, wanted: Mapping[str, object]) -> None:
+    def __init__(self, key: str, filters: Mapping[str, object]) -> None:
         self.key = key
-        self.wanted = wanted
+        self.filters = filters
         self.call: Call | None = None
         self.honoured: asyncio.Future[Mapping[str, object] | CorralError] = (
             asyncio.get_running_loop().create_future()
@@ -38,12 +38,12 @@ class _Stream:
 
 
 class Subscriptions:
-    """The subscriptions on one connection, by a key of their owner's choice.
+    """Holds the subscriptions on one connection, by a key of the owner's choice.
 
     Args:
-        channel: to the server.
-        params_of: the params of a request with the `_meta` that its era asks for.
-        on_gap: called with the key of a subscription that was interrupted and is in force again.
+        channel: the connection to the server.
+        params_of: adds the `_meta` of the era to the params of a request.
+        on_gap: called with the key of a subscription that was interrupted and is active again.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Subscriptions:
         self._streams: dict[str, _Stream] = {}
 
     def __contains__(self, key: str) -> bool:
-        """Whether there is one of this key, acknowledged or not."""
+        """Returns True if there is a subscription of this key, acknowledged or not."""
         return key in self._streams
 
-    async def start(self, key: str, wanted: Mapping[str, object]) -> None:
-        """Sends the request, and does not wait for its acknowledgement; nothing if there is one of this key.
+    async def start(self, key: str, filters: Mapping[str, object]) -> None:
+        """Sends the request without waiting for its acknowledgement; does nothing if the key exists.
 
         Raises:
             Overloaded: there are too many.
@@ -73,7 +73,7 @@ class Subscriptions:
         if len(self._streams) >= MAX_SUBSCRIPTIONS:
             text = f'cannot subscribe to "{key}": there are {MAX_SUBSCRIPTIONS} subscriptions'
             raise Overloaded(text, limit=MAX_SUBSCRIPTIONS, retry_after_s=1)
-        stream = self._streams[key] = _Stream(key, wanted)
+        stream = self._streams[key] = _Stream(key, filters)
         try:
             await self._send(stream)
         except BaseException:
@@ -81,11 +81,11 @@ class Subscriptions:
             raise
 
     async def honoured(self, key: str, *, timeout_s: float) -> Mapping[str, object]:
-        """What the server has agreed to tell; waits for its acknowledgement.
+        """Waits for the acknowledgement and returns the notifications that the server has agreed to send.
 
         Raises:
             Timeout: there was none.
-            CorralError: it refused, or is gone.
+            CorralError: the server refused, or is gone.
         """
         stream = self._streams.get(key)
         if stream is None:
@@ -100,7 +100,7 @@ class Subscriptions:
         return honoured
 
     def end(self, key: str) -> None:
-        """Cancels a subscription at the server; nothing if there is none."""
+        """Cancels a subscription at the server, if there is one."""
         stream = self._streams.pop(key, None)
         if stream is None:
             return
@@ -108,22 +108,22 @@ class Subscriptions:
         if stream.again is not None:
             stream.again.cancel()
         if stream.call is not None and not stream.call.answer.done():
-            self._channel.cancel(stream.call, "no longer wanted")
+            self._channel.cancel(stream.call, "no longer filters")
 
     def close(self) -> None:
-        """The connection has ended."""
+        """Ends all subscriptions with the connection."""
         for key in list(self._streams):
             self.end(key)
 
     def acknowledged(self, params: Mapping[str, object]) -> None:
-        """Takes the params of an acknowledgement; one of no request in flight is dropped."""
+        """Takes the params of an acknowledgement; it is dropped if its request is not in flight."""
         request_id = (as_object(params.get("_meta")) or {}).get(SUBSCRIPTION_ID)
         for stream in self._streams.values():
             if stream.call is not None and stream.call.id == request_id:
                 self._settle(stream, as_object(params.get("notifications")) or {})
 
     def withdrawn(self, request_id: object) -> None:
-        """The server has cancelled one of our requests: so it may end a subscription."""
+        """Takes a cancellation by the server, which may end a subscription this way."""
         for stream in list(self._streams.values()):
             if stream.call is not None and stream.call.id == request_id:
                 self._channel.cancel(stream.call, "ended by the server")
@@ -135,7 +135,7 @@ class Subscriptions:
             stream.honoured.set_result(outcome)
 
     async def _send(self, stream: _Stream) -> None:
-        params = self._params_of({"notifications": stream.wanted})
+        params = self._params_of({"notifications": stream.filters})
         stream.call = await self._channel.call(LISTEN, params, timeout_s=None)
         stream.call.answer.add_done_callback(functools.partial(self._over, stream))
 
@@ -144,22 +144,22 @@ class Subscriptions:
         if self._streams.get(stream.key) is not stream:
             return
         if not stream.honoured.done() or self._channel.is_closed:
-            logger.debug("%s does not tell of %s: %s", self._channel.name, stream.key, error)
+            logger.debug("%s does not notify of %s: %s", self._channel.name, stream.key, error)
             refusal = error if isinstance(error, CorralError) else None
             text = f'cannot subscribe to "{stream.key}": the server has ended it at once'
             self._settle(stream, refusal or ToolFailed(text))
             del self._streams[stream.key]
             return
         stream.call = None
-        stream.again = asyncio.get_running_loop().create_task(self._listen_again(stream))
+        stream.again = asyncio.get_running_loop().create_task(self._subscribe_again(stream))
 
-    async def _listen_again(self, stream: _Stream) -> None:
+    async def _subscribe_again(self, stream: _Stream) -> None:
         await asyncio.sleep(RELISTEN_S)
         stream.honoured = asyncio.get_running_loop().create_future()
         try:
             await self._send(stream)
         except CorralError as error:
-            logger.debug("cannot listen again: %s", error)
+            logger.debug("cannot subscribe again: %s", error)
             if self._streams.get(stream.key) is stream:
                 del self._streams[stream.key]
             self._settle(stream, error)

@@ -277,19 +277,19 @@ class HealthMonitor:
             return Finding(False, error.message)
         live = session.liveness
         begun = self._loop.time() - rule.interval_s
-        while live.is_excused and live.heard_at < begun:
+        while live.is_excused and live.last_message_at < begun:
             await asyncio.sleep(LOOK_S)
-        if live.heard_at >= begun:
+        if live.last_message_at >= begun:
             return Finding(True)
         asked_at = self._loop.time()
         ping = self._loop.create_task(session.ping(timeout_s=None))
         try:
-            while live.heard_at < asked_at:
+            while live.last_message_at < asked_at:
                 if ping.done() and not live.is_excused:
                     return _end_of(ping)
                 silent_at = health_check.silent_at(
                     asked_at=asked_at,
-                    last_message_at=live.heard_at,
+                    last_message_at=live.last_message_at,
                     rested_at=live.rested_at,
                     timeout_s=timeout_s,
                 )

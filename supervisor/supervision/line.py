@@ -205,7 +205,7 @@ class McpLine:
     @property
     def heard_at(self) -> float:
         """When a valid message came last."""
-        return self.session.heard_at
+        return self.session.last_message_at
 
     async def open(self, child: Child) -> None:
         """Agrees on an era and lists the tools; see Line.open."""

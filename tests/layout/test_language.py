@@ -24,7 +24,6 @@ def _words(text: str) -> frozenset[str]:
 
 
 PENDING = {
-    "mcp.upstream",
     "supervisor.agents",
     "supervisor.supervision",
     "supervisor.zygote",

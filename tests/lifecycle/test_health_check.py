@@ -351,8 +351,8 @@ def test_whatever_is_heard_makes_every_call_an_excuse_again() -> None:
     live = Liveness(30.0)
     live.ended(live.began(0.0), 30.0, is_answered=False)
     live.began(30.0)
-    live.heard(31.0)
-    assert (live.is_excused, live.heard_at) == (True, 31.0)
+    live.received(31.0)
+    assert (live.is_excused, live.last_message_at) == (True, 31.0)
 
 
 @pytest.mark.parametrize("latest", ["asked_at", "last_message_at", "rested_at"])

@@ -280,7 +280,7 @@ class Odd:
     def list_others(self, kind: str, params: Message, request_id: object) -> None:
         self.result(request_id, self.page(self.offers[kind], params.get("cursor"), kind))
         for _ in range(self.options.chatty):
-            self.send({"method": f"notifications/{FAMILIES[kind]}/list_changed"})
+            self.send({"method": f"notifications/{KINDS_OF[kind]}/list_changed"})
 
     def capabilities(self) -> Message:
         declared: Message = {}
@@ -407,7 +407,7 @@ class Odd:
                 self.names.append(str(arguments["name"]))
             else:
                 self.offers[kind].append(arguments["entry"])
-            self.announce(FAMILIES[kind])
+            self.announce(KINDS_OF[kind])
             self.text(request_id, "grown")
         elif name == "ask":
             self.asked[f"ask-{request_id}"] = request_id
@@ -478,7 +478,7 @@ class Odd:
         self.text(request_id, "survived")
 
 
-FAMILIES = {
+KINDS_OF = {
     "tools": "tools",
     "prompts": "prompts",
     "resources": "resources",

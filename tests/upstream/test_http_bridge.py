@@ -23,8 +23,8 @@ from corral.mcp.upstream.http_bridge import (
     HEADERS_VARIABLE,
     MAX_RESUMES,
     URL_VARIABLE,
+    HttpBridge,
     Lost,
-    Remote,
 )
 from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded, ToolFailed
@@ -85,13 +85,13 @@ async def far(handler: Handler) -> AsyncGenerator[Far, None]:
 
 
 class Near:
-    """This side of a Remote: what its process has on stdin and stdout."""
+    """This side of an HttpBridge: what its process has on stdin and stdout."""
 
     def __init__(self, url: str) -> None:
         self.reader = asyncio.StreamReader()
         self._written: asyncio.Queue[bytes] = asyncio.Queue()
         headers = {"Authorization": f"Bearer {SECRET}"}
-        self.remote = Remote(URL(url), headers, self._written.put, listen_s=BOUND_S)
+        self.remote = HttpBridge(URL(url), headers, self._written.put, listen_s=BOUND_S)
 
     def send(self, method: str, number: int | None = None, **params: object) -> None:
         message: Json = {"jsonrpc": "2.0", "method": method, "params": params}
