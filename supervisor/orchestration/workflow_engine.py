@@ -26,7 +26,7 @@ from ...worker.contract.errors import (
     TaskFailed,
     from_wire,
 )
-from ...worker.contract.records import ENDED, Boundaries, Task, TaskKind, TaskParams
+from ...worker.contract.records import ENDED, Task, TaskKind, TaskParams
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agent import Agent
 from ..agents.agents import Agents
@@ -461,21 +461,13 @@ def _keyed(task: Task, step: str, params: TaskParams) -> TaskParams:
 
 def _handed_on(task: Task, agent: str) -> TaskParams:
     """Returns the task of a team for a member, without its timeout: the team's own task has that."""
-    own = task.boundaries
     return TaskParams(
         objective=task.objective,
         agent=agent,
         input=task.input,
         context=task.context,
         priority=task.priority,
-        boundaries=Boundaries(
-            max_tool_calls=own.max_tool_calls,
-            allowed_tools=own.allowed_tools,
-            constraints=own.constraints,
-            scope=own.scope,
-            max_tokens=own.max_tokens,
-            max_cost_cents=own.max_cost_cents,
-        ),
+        boundaries=replace(task.boundaries, timeout_s=None, timeout=None),
         output_format=task.output_format,
         sticky_key=task.sticky_key,
         session=task.session,
