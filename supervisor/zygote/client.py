@@ -1,8 +1,8 @@
-"""One zygote as the daemon sees it: a unit of the launcher that holds an agent's imports, and is the parent of its forks.
+"""Controls one zygote: a unit of the launcher that holds an agent's imports, and is the parent of its forks.
 
-It guarantees what the launcher does: every worker that was forked is reported once as exited and once as empty, even
-when the zygote dies, hangs or lies. The other end runs the agent's code as the agent's user, so that nothing which it
-says is taken for true without a look: whatever is not in order, and 5 s of silence, end the zygote and its workers
+Guarantees the same as the launcher: every worker that was forked is reported once as exited and once as empty, even
+when the zygote dies, hangs or sends wrong messages. The other end runs the agent's code as the agent's user, so
+every message is verified: an invalid one, and 5 s of silence, end the zygote and its workers
 with it. Where there are cgroups, the workers' own are made, frozen, killed and removed here. It knows units, not agents.
 """
 
@@ -33,9 +33,9 @@ from .protocol import (
     Emptied,
     Exited,
     Failed,
+    InvalidMessage,
     Loaded,
     Message,
-    Nonsense,
     Pong,
     Roots,
     Spawned,
@@ -48,43 +48,43 @@ from .protocol import (
 __all__ = ["Loaded", "Unfit", "Zygote"]
 
 SILENCE_S = 5.0
-"""A zygote that says nothing for so long is killed."""
+"""Seconds of silence after which a zygote is killed."""
 KILL_S = 10.0
-"""So long after its kill a unit is empty, or the zygote does not do what it is told."""
+"""Seconds a killed unit may take to become empty before the zygote is considered broken."""
 BIRTH_S = 5.0
-"""So long after it was asked for, a fork has become a worker: what hooks its own fork may hang there for ever."""
+"""Seconds that a fork may take to become a worker: an at-fork hook of the agent may hang for ever."""
 END_S = 1.0
-"""When the channel was closed, the zygote's own end has so long to be heard of."""
+"""Seconds between the end of the channel and the report of the zygote's own end."""
 CHECK_S = 10.0
-"""How long a look at all source files may take."""
+"""Seconds that a check of all source files may take."""
 CLOSE_S = 5.0
-"""How long `close` waits for each of: the last units, the zygote's own end."""
+"""Seconds that `close` waits for the last units, and again for the zygote's own end."""
 DRAIN_S = 1.0
-"""How long the pipes of a dead zygote are read: what it left behind may hold them."""
+"""Seconds that the pipes of a dead zygote are read: remaining processes may hold them."""
 LOOK_S = 0.25
-"""Between two looks at the memory of a zygote that imports; of one that serves, PING_S."""
+"""Seconds between two samples of the memory of a zygote that imports; PING_S for one that serves."""
 POLL_S = (0.005, 0.25)
-"""First and last pause between two looks at a group that is being emptied."""
+"""Seconds of the first and last pause between two checks of a group that is being emptied."""
 BATCH = 64
-"""Messages that are heard in one turn of the loop…"""
+"""Number of messages that are read in one turn of the loop."""
 SO_PASSRIGHTS = 83
-"""Of Linux 6.16: with 0 the other end can send no descriptor, of which the close may take for ever (SO_LINGER)."""
+"""Number of a socket option of Linux 6.16: with 0 the other end can send no descriptors, whose close may block (SO_LINGER)."""
 LAST_WORDS = 1024
-"""…and of a dead zygote altogether, since something else may hold its end."""
+"""Number of messages that are read of a dead zygote, because another process may hold its end."""
 CHATTER = (256.0, 20.0)
-"""What it may say unasked: so much at once, and then so much a second for each unit, and as one more."""
+"""Token bucket of unrequested messages: capacity, and refill a second for the zygote and each unit."""
 
 log = logging.getLogger(__name__)
 
 
 class Zygote(ParentClient):
-    """One zygote and its workers; for use in one event loop.
+    """Manages one zygote and its workers; for use in one event loop.
 
-    `launch` says how it is started, as any unit. `on_exit` and `on_empty` are called as by a Launcher, of its workers;
-    `on_changed` with the source files that have changed; `on_lost` once, when it has died and nobody had asked it to,
-    before the ends of its workers are told. What it prints goes to `log`, which is its caller's to release.
+    `launch` describes its start, as for any unit. `on_exit` and `on_empty` are called as by a Launcher, for its workers;
+    `on_changed` with the source files that have changed; `on_lost` once, when it has died unrequested,
+    before the ends of its workers are reported. Its output goes to `log`, which the caller releases.
 
-    Whoever hears of the launcher's units passes on what concerns its `unit`, to `exited` and `emptied`.
+    The receiver of the launcher's reports passes those about its `unit` to `exited` and `emptied`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Zygote(ParentClient):
         self.unit = launch.unit
         self.pid = 0
         self.gone = asyncio.Event()
-        """Set when nothing of it is left."""
+        """Set when no process of it is left."""
         self._launcher = launcher
         self._launch = launch
         self._groups = launcher.groups
@@ -117,7 +117,7 @@ class Zygote(ParentClient):
         self._loaded: asyncio.Future[Loaded] = self._loop.create_future()
         self._is_retired = False
         self._is_ending = False
-        self._verdict: str | None = None
+        self._fault: str | None = None
         self._exit: Exit | None = None
         self._pulse: Heartbeat | None = None
         self._pongs = 0
@@ -135,26 +135,26 @@ class Zygote(ParentClient):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether it can fork: it has imported everything, lives, and is not on its way out."""
+        """Returns True if it can fork: it has imported everything, lives, and is not ending."""
         is_there = self._loaded.done() and self._loaded.exception() is None
         return is_there and not self._is_retired and not self._is_over
 
     @property
     def count(self) -> int:
-        """How many workers and spares it has, those included of which only some processes are left."""
+        """Returns the number of its workers and spares, including those of which only some processes are left."""
         return len(self._units)
 
     @property
     def _is_over(self) -> bool:
-        return self._is_ending or self._verdict is not None or self._exit is not None
+        return self._is_ending or self._fault is not None or self._exit is not None
 
     def cgroup_of(self, unit: str) -> Path | None:
-        """The folder of a living unit's cgroup, where it has one."""
+        """Returns the folder of the cgroup of a living unit, if it has one."""
         found = self._units.get(unit)
         return None if found is None or found.group is None else Path(found.group)
 
     def roots(self, unit: str) -> tuple[int, ...]:
-        """The processes below which all of a unit's hang, as far as they are the zygote's children."""
+        """Returns the roots of the process trees of a unit, as far as they are children of the zygote."""
         found = self._units.get(unit)
         if found is None:
             return ()
@@ -162,7 +162,7 @@ class Zygote(ParentClient):
         return (found.pid, *strays) if found.stage is Stage.RUNNING else strays
 
     def temporary_of(self, launch: Launch) -> str | None:
-        """The temporary folder of a worker that is started with this: below the zygote's own."""
+        """Returns the temporary folder of a worker with this launch: below the zygote's own."""
         if launch.temporary is None or self._launch.temporary is None:
             return None
         # Without the agent's name, which is above already: of sockets there, no path may have over 107 bytes.
@@ -173,10 +173,10 @@ class Zygote(ParentClient):
     # --- its life ------------------------------------------------------------------------------
 
     async def start(self) -> Loaded:
-        """Start it, and return when it has imported everything. Whoever calls this bounds it; a cancel ends it.
+        """Starts it, and returns when it has imported everything. The caller bounds the time; a cancel ends the zygote.
 
         Raises:
-            SpawnFailed: it cannot be started, or has died: with what it said last, and `data["log"]`, its last lines.
+            SpawnFailed: it cannot be started, or has died: with its last line, and `data["log"]`, its last lines.
             ShuttingDown: the launcher is being closed.
         """
         self._log.begin()
@@ -211,9 +211,9 @@ class Zygote(ParentClient):
     async def spawn(
         self, launch: Launch, *, pipe_stdin: bool = True, pipe_stdout: bool = True
     ) -> Child:
-        """Fork a worker, and return when it has become one.
+        """Forks a worker, and returns when it has become one.
 
-        Its command, user and limits are those that the zygote has; its temporary folder is `temporary_of(launch)`.
+        Its command, user and limits are those of the zygote; its temporary folder is `temporary_of(launch)`.
 
         Raises:
             SpawnFailed: it did not become one; `data` has the `stage`, the `errno`, and `retryable`.
@@ -241,10 +241,10 @@ class Zygote(ParentClient):
             raise
 
     def rename(self, unit: str, to: str) -> bool:
-        """Call a unit otherwise from now on, in what is asked and told of it; False when it is known to have ended."""
+        """Renames a unit in all further messages; returns False if it is known to have ended."""
         found = self._units.get(unit)
         if found is None or found.stage is not Stage.RUNNING:
-            return False  # which is told, or is about to be, of the old name
+            return False  # the end is or will be reported under the old name
         assert to not in self._units, "no unit has the name of another"
         del self._units[unit]
         found.key = to
@@ -262,7 +262,7 @@ class Zygote(ParentClient):
         return True
 
     async def check(self) -> list[str]:
-        """The source files that are not what was imported, as it finds them now.
+        """Returns the source files that differ from the imported ones now.
 
         Raises:
             Timeout: it does not answer in time, or is gone.
@@ -283,13 +283,13 @@ class Zygote(ParentClient):
             del self._checks[seq]
 
     def retire(self) -> None:
-        """Fork no more, and end when the last unit is empty."""
+        """Forks no more, and ends when the last unit is empty."""
         self._is_retired = True
         if not self._units:
             self._end()
 
     async def close(self) -> None:
-        """Kill every unit, report it, and end; bounded, and again harmless."""
+        """Kills and reports every unit, and ends; takes a bounded time, and may be called again."""
         self._is_retired = True
         for unit in list(self._units):
             self.kill(unit)
@@ -305,16 +305,16 @@ class Zygote(ParentClient):
         if self._chores:
             await asyncio.gather(*self._chores, return_exceptions=True)
 
-    # --- what is done to a unit ----------------------------------------------------------------
+    # --- operations on a unit ----------------------------------------------------------------
 
     def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
-        """As `Launcher.signal`."""
+        """Sends a signal, like `Launcher.signal`."""
         if signum in ENDING and unit in self._frozen:
             self.thaw(unit)
         super().signal(unit, signum, scope)
 
     def kill(self, unit: str) -> None:
-        """SIGKILL everything of the unit until it is empty; a zygote that does not see to that is killed itself."""
+        """Kills all processes of the unit until it is empty; a zygote that fails to do so is killed itself."""
         found = self._units.get(unit)
         if found is None or found.is_killed:
             return
@@ -326,14 +326,14 @@ class Zygote(ParentClient):
             _kill_group(found.group)
 
     def freeze(self, unit: str) -> None:
-        """As `Launcher.freeze`."""
-        self._turn(unit, True)
+        """Freezes a unit, like `Launcher.freeze`."""
+        self._set_frozen(unit, True)
 
     def thaw(self, unit: str) -> None:
-        """As `Launcher.thaw`."""
-        self._turn(unit, False)
+        """Thaws a unit, like `Launcher.thaw`."""
+        self._set_frozen(unit, False)
 
-    def _turn(self, unit: str, is_frozen: bool) -> None:
+    def _set_frozen(self, unit: str, is_frozen: bool) -> None:
         found = self._units.get(unit)
         if found is None:
             return
@@ -354,7 +354,7 @@ class Zygote(ParentClient):
     # --- the groups of its workers -------------------------------------------------------------
 
     def _make_group(self, launch: Launch, unit: Unit) -> list[int]:
-        """Where there are cgroups, a group for it, and what has to be written to for joining it."""
+        """Makes a group if there are cgroups; returns the descriptor through which a process joins it."""
         if self._groups is None:
             return []
         limits = launch.memory_bytes, launch.cpu_percent, launch.processes
@@ -376,7 +376,7 @@ class Zygote(ParentClient):
         self._abandoned = {group for group in self._abandoned if not cgroup.remove(group)}
 
     def _empty(self, key: str, pause_s: float = POLL_S[0]) -> None:
-        """Forget a unit of which its parent knows nothing any more, once its group says so too."""
+        """Forgets a unit that its parent reported as empty, once its group is empty, too."""
         self._emptying.pop(key, None)
         unit = self._units.get(key)
         if unit is None:
@@ -400,16 +400,16 @@ class Zygote(ParentClient):
         if self._is_retired and not self._units:
             self._end()
 
-    # --- what it says --------------------------------------------------------------------------
+    # --- its messages --------------------------------------------------------------------------
 
     def _on_message(self, packet: bytes) -> None:
-        if self._verdict is not None or self._pulse is None:
+        if self._fault is not None or self._pulse is None:
             return
         self._pulse.received()
         try:
             self._heed(decoded(packet))
-        except Nonsense as error:
-            self._condemn(f"said what it cannot say: {error}")
+        except InvalidMessage as error:
+            self._kill_faulty(f"sent an invalid message: {error}")
 
     def _heed(self, message: Message) -> None:
         if isinstance(message, Pong):
@@ -436,7 +436,7 @@ class Zygote(ParentClient):
     def _heed_of_unit(self, message: Spawned | Failed | Exited | Emptied | Roots) -> None:
         unit = self._units.get(self._aliases.get(message.unit, message.unit))
         if unit is None:
-            raise Nonsense(f"there is no unit {message.unit[:100]!r}")
+            raise InvalidMessage(f"there is no unit {message.unit[:100]!r}")
         is_starting = unit.stage is Stage.STARTING and unit.key not in self._emptying
         if isinstance(message, Spawned):
             check(is_starting, "a unit is spawned twice")
@@ -457,20 +457,23 @@ class Zygote(ParentClient):
             self._empty(unit.key)
 
     def _looked_up(self, unit: Unit, message: Spawned) -> tuple[int, int]:
-        """Pid and starttime of a new worker as we see it; zeros when it has ended already."""
+        """Returns pid and starttime of a new worker in our pid namespace; zeros if it has ended already."""
         pid = self._ours([message.pid])
         process = kernel.look_up(pid[0]) if pid else None
         if process is not None:
             check(process.parent == self.pid, f"pid {message.pid} is none of its children")
         if process is None or (not self._is_inside and process.starttime != message.starttime):
-            self._due[unit.key] = self._loop.time() + KILL_S, f"told of no end of {unit.key}"
+            self._due[unit.key] = (
+                self._loop.time() + KILL_S,
+                f"did not report the end of {unit.key}",
+            )
             return 0, 0
         return process.pid, process.starttime
 
     def _end_of(self, unit: Unit, message: Exited) -> Exit:
         process = kernel.look_up(unit.pid) if unit.pid else None
         if process is not None and process.parent == self.pid:
-            raise Nonsense(f"pid {unit.pid} has not ended")
+            raise InvalidMessage(f"pid {unit.pid} has not ended")
         if not unit.is_killed:
             self._due.pop(unit.key, None)
         return Exit(
@@ -482,7 +485,7 @@ class Zygote(ParentClient):
         )
 
     def _ours(self, pids: list[int]) -> list[int]:
-        """The pids as this process sees them; those that are gone are left out."""
+        """Translates pids to our pid namespace; leaves out those that are gone."""
         if not self._is_inside:
             return pids
         return list(pid_namespace.ours(self.pid, pids).values())
@@ -496,23 +499,23 @@ class Zygote(ParentClient):
         gained = (now - self._chatted_s) * CHATTER[1] * (1 + len(self._units))
         self._chatter = min(CHATTER[0], self._chatter + gained) - 1
         self._chatted_s = now
-        check(self._chatter >= 0, "more than anybody could want to know")
+        check(self._chatter >= 0, "too many unrequested messages")
 
     # --- its end -------------------------------------------------------------------------------
 
     def exited(self, report: Exit) -> None:
-        """The launcher says that the zygote is dead: its workers are, too."""
+        """Handles the death of the zygote, reported by the launcher: its workers are dead, too."""
         for capture in self._captures:
             capture.catch_up()
         if self._channel is not None:
-            self._channel.read(LAST_WORDS)  # what it still said is as true as what it said before
+            self._channel.read(LAST_WORDS)  # its last messages are as valid as the earlier ones
         self._exit = report
         how = _how(report)
-        words = f"died ({how})" if self._verdict is None else f"was killed: it {self._verdict}"
+        words = f"died ({how})" if self._fault is None else f"was killed: it {self._fault}"
         cause = f"the zygote {words}"
         if not self._loaded.done():
             self._loaded.set_exception(self._not_loaded(report, how))
-            self._loaded.exception()  # whoever waited for it may be gone
+            self._loaded.exception()  # the caller that waited for it may be gone
         is_lost = not self._is_ending
         self._let_go()
         if is_lost:
@@ -524,12 +527,12 @@ class Zygote(ParentClient):
         for unit in self._units.values():
             if unit.group is not None:
                 _kill_group(unit.group)
-        self._launcher.kill(self.unit)  # what had escaped
+        self._launcher.kill(self.unit)  # escaped processes
         for capture in self._captures:
             self._do(capture.drain(DRAIN_S))
 
     def emptied(self) -> None:
-        """The launcher says that nothing of the zygote is left."""
+        """Handles the launcher's report that no process of the zygote is left."""
         for key, handle in list(self._emptying.items()):
             handle.cancel()
             del self._emptying[key]
@@ -545,9 +548,9 @@ class Zygote(ParentClient):
 
     def _not_loaded(self, report: Exit, how: str) -> CorralError:
         tail = self._log.tail("stderr", 20)
-        words = tail[-1] if tail and self._verdict is None else how
-        if self._verdict is not None:
-            words = f"it {self._verdict}"
+        words = tail[-1] if tail and self._fault is None else how
+        if self._fault is not None:
+            words = f"it {self._fault}"
         return SpawnFailed(
             f'cannot load "{self.unit}": {words}',
             result="exec-failed",
@@ -558,7 +561,7 @@ class Zygote(ParentClient):
         )
 
     def _end(self) -> None:
-        """Have the launcher end it, now."""
+        """Lets the launcher kill it now."""
         if not self._is_ending:
             self._is_ending = True
             if self._pulse is not None:
@@ -566,18 +569,18 @@ class Zygote(ParentClient):
             if self._exit is None:
                 self._launcher.kill(self.unit)
 
-    def _condemn(self, verdict: str) -> None:
-        """It is not to be relied on: it is killed, for this reason."""
-        if self._verdict is None and self._exit is None:
-            self._verdict = verdict
-            log.error("the zygote %s, pid %d, is killed: it %s", self.unit, self.pid, verdict)
-            self._log.stream("log").line(f"killed: it {verdict}".encode(), "error", None)
+    def _kill_faulty(self, fault: str) -> None:
+        """Kills a zygote that cannot be trusted, with a reason."""
+        if self._fault is None and self._exit is None:
+            self._fault = fault
+            log.error("the zygote %s, pid %d, is killed: it %s", self.unit, self.pid, fault)
+            self._log.stream("log").line(f"killed: it {fault}".encode(), "error", None)
             self._launcher.kill(self.unit)
             if self._channel is not None:
                 self._channel.close()
 
     def _let_go(self) -> None:
-        """It is dead, or never was."""
+        """Stops the timers of a dead zygote, and fails its open checks."""
         if self._timer is not None:
             self._timer.cancel()
         if self._pulse is not None:
@@ -587,20 +590,20 @@ class Zygote(ParentClient):
                 answer.set_exception(Timeout(f'cannot look at "{self.unit}": its zygote is gone'))
 
     def _on_silence(self) -> None:
-        self._condemn(f"said nothing for {self._silence_s:g} s")
+        self._kill_faulty(f"sent nothing for {self._silence_s:g} s")
 
     def _on_end(self) -> None:
-        self._loop.call_later(END_S, self._condemn, "closed its channel")
+        self._loop.call_later(END_S, self._kill_faulty, "closed its channel")
 
     def _look(self) -> None:
-        """Once in a while: whether it has done in time what it is to do, and has not too much memory."""
+        """Checks deadlines and memory at intervals."""
         now = self._loop.time()
         late = [what for due_s, what in self._due.values() if due_s < now]
         if late:
-            self._condemn(late[0])
+            self._kill_faulty(late[0])
         limit = self._launch.memory_bytes
         if limit and self._samples_memory and (used := _rss_bytes(self.pid)) > limit:
-            self._condemn(f"used {used} bytes of memory of its own, of {limit}")
+            self._kill_faulty(f"used {used} bytes of memory of its own, of {limit}")
         if self._abandoned:
             self._sweep()
         pause_s = PING_S if self._loaded.done() else LOOK_S

@@ -1,12 +1,12 @@
-"""How the workers of one agent are to start, as a function: `step(warmth, event, now) -> (warmth, actions)`.
+"""Decides how the workers of one agent start: `step(warmth, event, now) -> (warmth, actions)`.
 
-A zygote is loaded once somebody wants a worker; while it loads, the workers wait; when it is fit, they are its
-forks. What cannot be forked, or cannot be imported, starts cold, and it is said why. A renewal loads a new zygote
+A zygote is loaded once a worker is wanted; while it loads, the workers wait; when it is fit, they are its
+forks. Code that cannot be forked, or cannot be imported, starts cold, with the reason. A renewal loads a new zygote
 beside the old one: forks come from the old one until the new one is loaded, and from then on workers of earlier
 zygotes are replaced, as `turn` says, while the old one forks no more and ends with its last worker.
 
-Zygotes are numbers here, which rise and never repeat. What is told of one that is neither `current` nor `coming`
-came too late, and changes nothing.
+Zygotes are numbers here, which rise and never repeat. An event about one that is neither `current` nor `coming`
+is late, and changes nothing.
 """
 
 import enum
@@ -17,51 +17,51 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 LOSSES = 5
-"""A zygote that was lost so often in a row is not started again by itself."""
+"""Number of losses in a row after which a zygote is not loaded again by itself."""
 
 STEADY_S = 60.0
-"""A zygote that has lived for so long forgets the losses before it, and a quiet agent its renewals."""
+"""Seconds of life that clear the losses before a zygote; seconds of quiet that clear the pause between renewals."""
 
 AGAIN_S = (1.0, 30.0)
-"""Before a lost zygote is loaded again, for the second time and at most; the first time it is at once."""
+"""Seconds before a lost zygote is loaded again, for the second time and at most; the first time it is at once."""
 
 FAILURES = 3
-"""So many loads in a row that failed: that a cold worker came up is no reason to try again any more."""
+"""Number of failed loads in a row after which a cold worker that comes up causes no further attempt."""
 
 DAMPING_S = (0.5, 15.0)
-"""Between two renewals for which nobody asked: the first pause, doubled with each, to the last."""
+"""Seconds between two automatic renewals: the first pause, doubled with each, to the last."""
 
 SPARE_S = (0.5, 30.0)
-"""Before a spare is forked in place of one that died: the first pause, doubled with each, to the last."""
+"""Seconds before a spare is forked in place of one that died: the first pause, doubled with each, to the last."""
 
 SHARE = 4
-"""Of so many workers one is replaced at a time."""
+"""Number of workers of which one is replaced at a time."""
 
 
 class Phase(enum.StrEnum):
-    """How workers start now."""
+    """Represents the way in which workers start now."""
 
     ABSENT = "absent"
-    """Nobody wants one."""
+    """No worker is wanted."""
     LOADING = "loading"
-    """They wait for a zygote."""
+    """Workers wait for a zygote."""
     WARM = "warm"
-    """As forks."""
+    """Workers start as forks."""
     RENEWING = "renewing"
-    """As forks, and another zygote is being loaded."""
+    """Workers start as forks, and another zygote is being loaded."""
     RESTING = "resting"
-    """Cold, since the zygote was lost; another is loaded when that is due."""
+    """Workers start cold, because the zygote was lost; another is loaded when that is due."""
     COLD = "cold"
-    """Cold, until there is a reason to try again."""
+    """Workers start cold, until there is a reason to try again."""
 
 
 class Warmth(Struct, frozen=True):
-    """What one agent's workers start from.
+    """Holds the state of the zygotes of one agent.
 
-    `serial` is the number that was given last; forks come from `current`, `coming` is being loaded. `reason` says
-    why the workers start cold or, while there is a `current`, why the last renewal failed. `cause` is what has
-    changed since earlier workers began, `again` what has changed since `coming` was started or `due` was set, ""
-    for nothing. `hopes` says that a cold worker that comes up is a reason to load again. `losses` and `failures`
+    `serial` is the last number given; forks come from `current`, `coming` is being loaded. `reason` tells
+    why the workers start cold or, while there is a `current`, why the last renewal failed. `cause` is the change
+    since earlier workers began, `again` the change since `coming` was started or `due` was set, ""
+    for none. `hopes` means that a cold worker that comes up is a reason to load again. `losses` and `failures`
     are counted in a row. `loaded_at` is when `current` was loaded, `settled_at` when it last was clear how a load
     went, `pause_s` the pause between two renewals, `due` when the next Tick is.
     """
@@ -83,12 +83,12 @@ class Warmth(Struct, frozen=True):
 
     @property
     def is_looking(self) -> bool:
-        """Whether `current` is asked if it has read what has changed while it was loaded."""
+        """Returns True while `current` is checked for changes during its load."""
         return self.phase is Phase.WARM and bool(self.again) and self.due is None
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is being read."""
+        """Returns True if no load or check is under way."""
         return self.coming is None and not self.is_looking
 
 
@@ -96,26 +96,26 @@ class Warmth(Struct, frozen=True):
 
 
 class Wanted(Struct, frozen=True):
-    """Somebody wants a worker."""
+    """Reports that a worker is wanted."""
 
 
 class Unwanted(Struct, frozen=True):
-    """Nobody wants a worker, and none is left."""
+    """Reports that no worker is wanted, and none is left."""
 
 
 class OptedOut(Struct, frozen=True):
-    """Its workers are to start cold from now on; those that are forks live on."""
+    """Requests that workers start cold from now on; existing forks live on."""
 
 
 class Loaded(Struct, frozen=True):
-    """A zygote has imported all; `unfit` says what of that forbids to fork, "" for nothing."""
+    """Reports that a zygote has imported everything; `unfit` names obstacles to forking, "" for none."""
 
     number: int
     unfit: str = ""
 
 
 class Failed(Struct, frozen=True):
-    """A zygote could not be started, or could not import; `lacking` when the machine lacked something for now."""
+    """Reports that a zygote could not start or import; `lacking` for a temporary lack of resources."""
 
     number: int
     reason: str
@@ -123,35 +123,35 @@ class Failed(Struct, frozen=True):
 
 
 class Lost(Struct, frozen=True):
-    """A zygote has died."""
+    """Reports that a zygote has died."""
 
     number: int
     reason: str
 
 
 class Changed(Struct, frozen=True):
-    """What was imported is another now; `urgent` when somebody waits for it, and no pause is made."""
+    """Reports that imported sources have changed; `urgent` if a caller waits, so that no pause is made."""
 
     reason: str
     urgent: bool = False
 
 
 class Unchanged(Struct, frozen=True):
-    """A zygote has read what is there now; the answer to Look."""
+    """Reports that a zygote has imported the present sources; answers Look."""
 
     number: int
 
 
 class Remade(Struct, frozen=True):
-    """A zygote would be started differently now, so that no worker may be forked from those there are."""
+    """Reports that a zygote would start differently now, so that the existing ones must not fork."""
 
 
 class ColdUp(Struct, frozen=True):
-    """A worker that was started cold is up."""
+    """Reports that a worker that was started cold is up."""
 
 
 class Tick(Struct, frozen=True):
-    """It may be due."""
+    """Reports that `due` may have come."""
 
 
 Event = (
@@ -172,59 +172,59 @@ Event = (
 
 
 class Load(Struct, frozen=True):
-    """Start a zygote; answer with Loaded, Failed or Lost."""
+    """Starts a zygote; the shell answers with Loaded, Failed or Lost."""
 
     number: int
 
 
 class Look(Struct, frozen=True):
-    """Find out whether it has read what is there now; answer with Changed or Unchanged."""
+    """Compares its imports with the present sources; the shell answers with Changed or Unchanged."""
 
     number: int
 
 
 class Retire(Struct, frozen=True):
-    """It forks no more, and ends with its last worker."""
+    """Retires a zygote: it forks no more, and ends with its last worker."""
 
     number: int
 
 
 class End(Struct, frozen=True):
-    """It is killed at once: it has no worker."""
+    """Kills a zygote at once: it has no worker."""
 
     number: int
 
 
 class Roll(Struct, frozen=True):
-    """The workers that are not of `number`, or that began cold before it was loaded, are replaced one after the other."""
+    """Replaces workers that are no forks of `number`, or began cold before it was loaded, one after the other."""
 
     number: int
     reason: str
 
 
-class Tell(Struct, frozen=True):
-    """Publish it: forks from now on, cold starts from now on, or how a renewal went."""
+class Announce(Struct, frozen=True):
+    """Publishes a change: forks or cold starts from now on, or the result of a renewal."""
 
-    what: Literal["warm", "cold", "renewed", "kept"]
+    change: Literal["warm", "cold", "renewed", "kept"]
     reason: str
 
 
-Action = Load | Look | Retire | End | Roll | Tell
+Action = Load | Look | Retire | End | Roll | Announce
 
 Step = tuple[Warmth, list[Action]]
 
 
 def step(warmth: Warmth, event: Event, now: float) -> Step:
-    """What there is after the event, and what is to be done, in order."""
+    """Returns the state after the event, and the actions in order."""
     return _HANDLERS[type(event)](warmth, event, now)
 
 
 def doubled_s(bounds: tuple[float, float], earlier: int) -> float:
-    """The wait in seconds after so many failures in a row: it doubles up to the last bound."""
+    """Returns the seconds to wait after a number of failures in a row: doubled each time, up to the last bound."""
     return min(bounds[0] * 2.0 ** min(earlier, 32), bounds[1])
 
 
-# -- what is wanted
+# -- wanted workers
 
 
 def _wanted(warmth: Warmth, _: Wanted, now: float) -> Step:
@@ -266,7 +266,7 @@ def _load(warmth: Warmth, cause: str = "") -> Step:
     return loading, [Load(number)]
 
 
-# -- what becomes of a zygote
+# -- reports about a zygote
 
 
 def _loaded(warmth: Warmth, event: Loaded, now: float) -> Step:
@@ -288,19 +288,19 @@ def _loaded(warmth: Warmth, event: Loaded, now: float) -> Step:
     actions: list[Action] = []
     if warmth.current is not None:
         actions.append(Retire(warmth.current))
-    actions.append(Tell("renewed", warmth.cause) if warmth.cause else Tell("warm", ""))
-    if warmth.cause or warmth.again:  # who began earlier has not read it
+    actions.append(Announce("renewed", warmth.cause) if warmth.cause else Announce("warm", ""))
+    if warmth.cause or warmth.again:  # earlier workers have not imported it
         actions.append(Roll(event.number, warmth.cause or warmth.again))
-    if warmth.again:  # perhaps it has read that already
+    if warmth.again:  # it may have imported that already
         actions.append(Look(event.number))
     return replace(warm, settled_at=now), actions
 
 
 def _unfit(warmth: Warmth, event: Loaded, now: float) -> Step:
     actions: list[Action] = [End(event.number)]
-    if warmth.current is not None:  # its workers run what was read before
+    if warmth.current is not None:  # its workers run the earlier sources
         actions.append(Retire(warmth.current))
-    actions.append(Tell("cold", event.unfit))
+    actions.append(Announce("cold", event.unfit))
     if warmth.cause or warmth.again:
         actions.append(Roll(event.number, warmth.cause or warmth.again))
     cold = replace(warmth, phase=Phase.COLD, current=None, coming=None, reason=event.unfit)
@@ -315,24 +315,24 @@ def _failed(warmth: Warmth, event: Failed, now: float) -> Step:
     due = now + doubled_s(AGAIN_S, failures - 1)
     if warmth.current is not None:
         kept = replace(failed, phase=Phase.WARM, settled_at=now)
-        if event.lacking:  # nothing is wrong with what was to be read
+        if event.lacking:  # the sources are not at fault
             again = warmth.again or warmth.cause
-            return replace(kept, again=again, due=due), _told(warmth, "kept", event.reason)
-        return _settle(kept, [Tell("kept", event.reason)], now)
+            return replace(kept, again=again, due=due), _announced(warmth, "kept", event.reason)
+        return _settle(kept, [Announce("kept", event.reason)], now)
     if event.lacking:
         resting = replace(failed, phase=Phase.RESTING, due=due)
-        return _settle(resting, _told(warmth, "cold", event.reason), now)
+        return _settle(resting, _announced(warmth, "cold", event.reason), now)
     cold = replace(failed, phase=Phase.COLD, hopes=failures < FAILURES)
-    return _settle(cold, _told(warmth, "cold", event.reason), now)
+    return _settle(cold, _announced(warmth, "cold", event.reason), now)
 
 
-def _told(before: Warmth, what: Literal["cold", "kept"], reason: str) -> list[Action]:
-    """One event for all that fail in a row for one reason."""
-    return [] if before.failures and before.reason == reason else [Tell(what, reason)]
+def _announced(before: Warmth, change: Literal["cold", "kept"], reason: str) -> list[Action]:
+    """Returns one announcement for all failures in a row for one reason."""
+    return [] if before.failures and before.reason == reason else [Announce(change, reason)]
 
 
 def _settle(warmth: Warmth, actions: list[Action], now: float) -> Step:
-    """After a load that came to nothing: what has changed meanwhile is loaded."""
+    """Concludes a load without a result: changes since its start cause another load."""
     settled = replace(warmth, settled_at=now)
     if not warmth.again:
         return settled, actions
@@ -349,17 +349,17 @@ def _lost(warmth: Warmth, event: Lost, now: float) -> Step:
     losses = 1 if steady else warmth.losses + 1
     lost = replace(warmth, current=None, losses=losses)
     if warmth.phase is Phase.RENEWING:
-        return replace(lost, phase=Phase.LOADING), []  # the workers wait for what is coming
+        return replace(lost, phase=Phase.LOADING), []  # the workers wait for the coming zygote
     cause = warmth.again or warmth.cause
     lost = replace(lost, reason=event.reason, cause=cause, again="", due=None)
     if losses == 1:
         return _load(lost)
     if losses < LOSSES:
         due = now + doubled_s(AGAIN_S, losses - 2)
-        return replace(lost, phase=Phase.RESTING, due=due), [Tell("cold", event.reason)]
+        return replace(lost, phase=Phase.RESTING, due=due), [Announce("cold", event.reason)]
     reason = f"its zygote died {losses} times in a row: {event.reason}"
     cold = replace(lost, phase=Phase.COLD, reason=reason, hopes=False)
-    return cold, [Tell("cold", reason)]
+    return cold, [Announce("cold", reason)]
 
 
 # -- reasons to load again
@@ -369,7 +369,7 @@ def _changed(warmth: Warmth, event: Changed, now: float) -> Step:
     if warmth.phase is Phase.ABSENT:
         return warmth, []
     if warmth.coming is not None:
-        # It may have read what was there before. Who waits for it is not to wait for a pause, too.
+        # It may have imported the earlier sources. A caller that waits must not wait for a pause, too.
         pause_s = 0.0 if event.urgent else warmth.pause_s
         return replace(warmth, again=event.reason, pause_s=pause_s), []
     fresh = replace(warmth, losses=0, failures=0)
@@ -397,7 +397,7 @@ def _renew_by_itself(warmth: Warmth, cause: str) -> Step:
 def _remade(warmth: Warmth, _: Remade, now: float) -> Step:
     if warmth.phase is Phase.ABSENT:
         return warmth, []
-    # Who runs what was written before is of none that is known from now on.
+    # Workers with the earlier settings belong to none of the zygotes known from now on.
     after, actions = _load(Warmth(serial=warmth.serial), warmth.again or warmth.cause)
     return after, _let_go(warmth) + actions
 
@@ -435,7 +435,7 @@ _HANDLERS: dict[type[Event], Callable[[Warmth, Any, float], Step]] = {  # each b
 
 
 class Aged(Struct, frozen=True):
-    """A worker that is to be replaced. `tasks` is how many it has, `withheld` that it is given no more."""
+    """A worker to be replaced, with the number of its `tasks`; a `withheld` one gets no more."""
 
     id: str
     tasks: int
@@ -443,27 +443,27 @@ class Aged(Struct, frozen=True):
 
 
 class Turn(Struct, frozen=True):
-    """Who is to be replaced now, and who is to be given no more tasks until it can be."""
+    """Names the workers to be replaced now, and those that get no more tasks until they are."""
 
     replaced: tuple[str, ...]
     withheld: frozenset[str]
 
 
 def turn(aged: Sequence[Aged], *, workers: int, coming: int, slots: int) -> Turn:
-    """Whose turn it is: who has no task goes first, and no task is cut.
+    """Selects the workers to be replaced next: idle ones first, so that no task is interrupted.
 
     Args:
-        aged: those that are left to be replaced, and could be.
-        workers: of the agent, in all.
-        coming: how many were replaced, and are not up yet: a new one that does not come up holds up the others.
-        slots: how many tasks one worker has at a time.
+        aged: workers that have to be replaced.
+        workers: number of workers of the agent.
+        coming: number of replaced workers that are not up yet: one that does not come up stops the others.
+        slots: number of tasks that one worker takes at a time.
     """
     room = max(1, workers // SHARE) - coming
     if room <= 0:
         return Turn((), frozenset())
     idle = tuple(each.id for each in aged if not each.tasks)[:room]
     busy = [each for each in aged if each.tasks]
-    # One that takes one task at a time is no loss before it has ended; of the others not all run dry at once.
+    # A worker with one slot costs no capacity before its task has ended; of others, at most half run dry at once.
     most = len(busy) if slots == 1 else max(1, workers // 2)
     first = sorted(busy, key=lambda each: (not each.withheld, each.tasks))
     withheld = {each.id for each in first[: max(0, most - len(idle))]}

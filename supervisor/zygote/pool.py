@@ -1,7 +1,7 @@
-"""The zygotes of one daemon: whose workers are forks, and of what; when they are loaded, renewed and ended.
+"""Manages the zygotes of one daemon: starts, checks, renews and ends them, and forks workers from them.
 
-`warmth` decides about each agent; here zygotes are started, asked and ended, and every outcome becomes an event for
-it. Whose turn it is to be replaced after a renewal, others find out (`renewal`): here is only told that one is on.
+`policy` decides for each agent; its actions are performed here, and every outcome becomes an event for
+it. The replacement of workers after a renewal is done by `rolling_restart`: here it is only requested.
 """
 
 import asyncio
@@ -31,51 +31,51 @@ from .policy import Phase, Warmth
 from .spares import Reserve, substance
 
 CHECK_S = 5.0
-"""A zygote that does not say in this time which sources have changed is taken for one that knows of none."""
+"""Seconds after which a zygote without an answer counts as one without changed sources."""
 
 CLOSE_S = 10.0
-"""How long the end of zygotes is waited for; the launcher kills what is left."""
+"""Seconds to wait for the end of zygotes; the launcher kills those that are left."""
 
 PRELOAD = "its preload has changed"
 
 SUFFIX = ".zygote"
-"""What the name of an agent has behind it where its zygote is meant: in its unit, and in its log."""
+"""Suffix of an agent's name that denotes its zygote, in units and logs."""
 
 SHOWN = 3
-"""Names of changed files, or of what forbids to fork, in one reason."""
+"""Number of changed files, or of obstacles to forking, named in one reason."""
 
 NAME_CHARS = 255
-"""Of the name of a file, which may be anything, in a reason."""
+"""Characters of the name of a file, which may be anything, in a reason."""
 
 logger = logging.getLogger(__name__)
 
 
 class Kept(Protocol):
-    """A worker, as far as it is looked at here."""
+    """A worker, as far as it is used here."""
 
     @property
     def worker(self) -> Worker:
-        """What it is doing."""
+        """Returns its state."""
         ...
 
 
 class AgentZygotes(Protocol):
-    """An agent with its workers, as far as it is looked at here."""
+    """An agent with its workers, as far as it is used here."""
 
     @property
     def spec(self) -> Spec:
-        """The spec in force."""
+        """Returns the spec in force."""
         ...
 
     @property
     def supervisors(self) -> Sequence[Kept]:
-        """Its workers."""
+        """Returns its workers."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """Workers are to be replaced: those of the zygotes in `old`, and those that began cold before `since`."""
+    """Requests the replacement of workers: forks of the zygotes in `old`, and those that began cold before `since`."""
 
     old: frozenset[Parent]
     since: float
@@ -83,8 +83,8 @@ class Order:
 
 
 @dataclass(eq=False)
-class Nest:
-    """One zygote, from the decision to load it until nothing is left of it."""
+class ZygoteSlot:
+    """Tracks one zygote, from the decision to load it until none of its processes is left."""
 
     spec: Spec
     task: asyncio.Task[None]
@@ -95,41 +95,41 @@ class Nest:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it is being ended, or has nothing left to stay for, and something is left of it."""
+        """Returns True while a zygote that is ending, or retired without workers, still has processes."""
         has_units = self.zygote is not None and self.zygote.count > 0
         return not self.task.done() and (self.is_ending or (self.is_retired and not has_units))
 
 
 @dataclass(eq=False)
-class Kin:
-    """One agent's zygotes: those of which it has forks, the one that is loaded, and what is forked ahead."""
+class AgentRecord:
+    """Tracks one agent's zygotes: those of which it has forks, the one that is loaded, and its spares."""
 
     spec: Spec
     reserve: Reserve
     state: Warmth = field(default_factory=Warmth)
     recipe: Launch | None = None
-    nests: dict[int, Nest] = field(default_factory=dict[int, Nest])
+    slots: dict[int, ZygoteSlot] = field(default_factory=dict[int, ZygoteSlot])
     order: Order | None = None
     forking: list[Parent] = field(default_factory=list[Parent])
-    """Those that are asked for a worker of which nothing is known yet, once for each."""
+    """Parents of requested workers without a report yet, once for each."""
     timer: asyncio.TimerHandle | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     log: LogWriter | None = None
 
     @property
     def current(self) -> Zygote | None:
-        """What is forked from."""
-        nest = self.nest
-        return None if nest is None else nest.zygote
+        """Returns the zygote from which workers are forked."""
+        slot = self.slot
+        return None if slot is None else slot.zygote
 
     @property
-    def nest(self) -> Nest | None:
-        """That of `current`."""
-        return None if self.state.current is None else self.nests.get(self.state.current)
+    def slot(self) -> ZygoteSlot | None:
+        """Returns the slot of `current`."""
+        return None if self.state.current is None else self.slots.get(self.state.current)
 
 
 class Zygotes:
-    """The zygotes of all agents of one daemon."""
+    """Manages the zygotes of all agents of one daemon."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Zygotes:
         self._generation = generation
         self._on_exit = on_exit
         self._on_empty = on_empty
-        self._kins: dict[str, Kin] = {}
+        self._records: dict[str, AgentRecord] = {}
         self._starts = 0
         self._chores: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -162,21 +162,21 @@ class Zygotes:
         """Returns as soon as it is clear how a worker of this spec starts; at once when `doomed` is set."""
         if not is_warm(spec):
             return
-        kin = self._kin(spec)
-        self._feed(kin, policy.Wanted())
-        kin.reserve.put_off()
-        with contextlib.suppress(CorralError):  # the start itself says so
+        record = self._record(spec)
+        self._feed(record, policy.Wanted())
+        record.reserve.delay()
+        with contextlib.suppress(CorralError):  # the start itself reports it
             recipe = await self._recipe(spec)
-            if kin.recipe is not None and kin.recipe != recipe:
-                kin.spec, kin.recipe = spec, recipe
-                self._feed(kin, policy.Remade())
-        if kin.state.phase is not Phase.LOADING:
+            if record.recipe is not None and record.recipe != recipe:
+                record.spec, record.recipe = spec, recipe
+                self._feed(record, policy.Remade())
+        if record.state.phase is not Phase.LOADING:
             return  # as a rule
         stopped = self._loop.create_task(doomed.wait())
         try:
-            while kin.state.phase is Phase.LOADING and not doomed.is_set():
-                kin.changed.clear()
-                change = self._loop.create_task(kin.changed.wait())
+            while record.state.phase is Phase.LOADING and not doomed.is_set():
+                record.changed.clear()
+                change = self._loop.create_task(record.changed.wait())
                 await asyncio.wait({change, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 change.cancel()
         finally:
@@ -185,23 +185,23 @@ class Zygotes:
     async def spawn(
         self, spec: Spec, launch: Launch, *, pipe_stdin: bool
     ) -> tuple[Parent, Child, str | None]:
-        """Starts a worker: a spare, a fork, or by its program. Its parent, itself, and its temporary folder.
+        """Starts a worker as a spare, a fork, or by its program; returns its parent, itself, and its temporary folder.
 
         Raises:
             SpawnFailed, ShuttingDown: as `Launcher.spawn`.
         """
-        kin = self._kins.get(spec.name) if is_warm(spec) else None
+        record = self._records.get(spec.name) if is_warm(spec) else None
         self._starts += 1
         try:
-            while kin is not None and (zygote := kin.current) is not None:
-                kin.reserve.put_off()
-                spare = kin.reserve.take(zygote, launch)
+            while record is not None and (zygote := record.current) is not None:
+                record.reserve.delay()
+                spare = record.reserve.take(zygote, launch)
                 if spare is not None:
                     return zygote, spare.child, spare.temporary
                 try:
-                    child = await self._fork(kin, zygote, launch, pipe_stdin=pipe_stdin)
+                    child = await self._fork(record, zygote, launch, pipe_stdin=pipe_stdin)
                 except SpawnFailed:
-                    if kin.current is zygote:
+                    if record.current is zygote:
                         raise  # else it has died meanwhile, or retired
                 else:
                     return zygote, child, zygote.temporary_of(launch)
@@ -210,141 +210,149 @@ class Zygotes:
         finally:
             self._starts -= 1
 
-    async def _fork(self, kin: Kin, zygote: Zygote, launch: Launch, *, pipe_stdin: bool) -> Child:
-        kin.forking.append(zygote)
+    async def _fork(
+        self, record: AgentRecord, zygote: Zygote, launch: Launch, *, pipe_stdin: bool
+    ) -> Child:
+        record.forking.append(zygote)
         try:
             return await zygote.spawn(launch, pipe_stdin=pipe_stdin)
         finally:
-            kin.forking.remove(zygote)
-            if kin.order is not None:  # which may have waited for this alone
-                self._loop.call_soon(self.on_order, kin.spec.name)
+            record.forking.remove(zygote)
+            if record.order is not None:  # which may have waited for this alone
+                self._loop.call_soon(self.on_order, record.spec.name)
 
     def kill(self, name: str, unit: str) -> None:
         """Ends a worker of an agent that is being forked, of which nothing is known yet."""
-        kin = self._kins.get(name)
-        for nest in () if kin is None else kin.nests.values():
-            if nest.zygote is not None:
-                nest.zygote.kill(unit)
+        record = self._records.get(name)
+        for slot in () if record is None else record.slots.values():
+            if slot.zygote is not None:
+                slot.zygote.kill(unit)
 
-    # -- what others do and see
+    # -- use by other rooms
 
     def note(self, agent: AgentZygotes) -> None:
-        """Takes note of a change of an agent, or of its workers."""
+        """Notes a change of an agent, or of its workers."""
         spec = agent.spec
-        kin = self._kins.get(spec.name)
-        if kin is None and not is_warm(spec):
+        record = self._records.get(spec.name)
+        if record is None and not is_warm(spec):
             return
         is_needed = any(each.worker.wanted or each.worker.tree for each in agent.supervisors)
-        if kin is None:
+        if record is None:
             if not is_needed:
                 return
-            kin = self._kin(spec)
-        before, kin.spec = kin.spec, spec
+            record = self._record(spec)
+        before, record.spec = record.spec, spec
         if not is_needed:
-            self._feed(kin, policy.Unwanted())
+            self._feed(record, policy.Unwanted())
         elif not is_warm(spec):
-            self._feed(kin, policy.OptedOut())
+            self._feed(record, policy.OptedOut())
         elif any(each.worker.wanted for each in agent.supervisors):
-            self._feed(kin, policy.Wanted())
+            self._feed(record, policy.Wanted())
         if spec is not before:
-            self._take_over(kin, before)
-        if kin.state.hopes and any(
-            _is_up_since(each.worker, kin.state.settled_at) for each in agent.supervisors
+            self._take_over(record, before)
+        if record.state.hopes and any(
+            _is_up_since(each.worker, record.state.settled_at) for each in agent.supervisors
         ):
-            self._feed(kin, policy.ColdUp())
+            self._feed(record, policy.ColdUp())
 
     def forget(self, name: str) -> None:
-        """The agent is no more."""
-        kin = self._kins.get(name)
-        if kin is not None:
-            self._feed(kin, policy.Unwanted())
-            self._begin(self._forget(name, kin))
+        """Forgets a removed agent."""
+        record = self._records.get(name)
+        if record is not None:
+            self._feed(record, policy.Unwanted())
+            self._begin(self._forget(name, record))
 
-    async def _forget(self, name: str, kin: Kin) -> None:
+    async def _forget(self, name: str, record: AgentRecord) -> None:
         await self.until_ended([name])
-        if kin.state.phase is Phase.ABSENT and not kin.nests and self._kins.get(name) is kin:
-            del self._kins[name]
-            await self._release(kin)
+        if (
+            record.state.phase is Phase.ABSENT
+            and not record.slots
+            and self._records.get(name) is record
+        ):
+            del self._records[name]
+            await self._release(record)
 
-    async def _release(self, kin: Kin) -> None:
-        await kin.reserve.close()
-        if kin.log is not None:
-            self._logs.release(kin.log)
+    async def _release(self, record: AgentRecord) -> None:
+        await record.reserve.close()
+        if record.log is not None:
+            self._logs.release(record.log)
 
     async def check_sources(self, names: Iterable[str], *, dry_run: bool = False) -> list[str]:
-        """Those of these agents whose sources have changed; they, and what cannot be forked, are read anew."""
-        found = [kin for name in names if (kin := self._kins.get(name)) is not None]
-        has_changed = await asyncio.gather(*(self._check(kin, dry_run=dry_run) for kin in found))
-        return [kin.spec.name for kin, has in zip(found, has_changed, strict=True) if has]
+        """Returns the agents with changed sources; they, and those that cannot be forked, are loaded again."""
+        found = [record for name in names if (record := self._records.get(name)) is not None]
+        has_changed = await asyncio.gather(
+            *(self._check(record, dry_run=dry_run) for record in found)
+        )
+        return [record.spec.name for record, has in zip(found, has_changed, strict=True) if has]
 
     async def settled(self, names: Iterable[str]) -> None:
-        """Waits until nothing is being read for these agents.
+        """Waits until no load is under way for these agents.
 
         Raises:
-            SpawnFailed: what has changed of one cannot be imported; its workers are as they were.
+            SpawnFailed: the changed sources of one cannot be imported; its workers continue unchanged.
         """
         for name in names:
-            kin = self._kins.get(name)
-            if kin is None:
+            record = self._records.get(name)
+            if record is None:
                 continue
-            while not kin.state.is_settled:  # each step is bounded
-                kin.changed.clear()
-                await kin.changed.wait()
-            if kin.state.current is not None and kin.state.reason:
+            while not record.state.is_settled:  # each step is bounded
+                record.changed.clear()
+                await record.changed.wait()
+            if record.state.current is not None and record.state.reason:
                 raise SpawnFailed(
-                    f'cannot restart "{name}": {kin.state.reason}; its workers go on as they are',
+                    f'cannot restart "{name}": {record.state.reason}; its workers go on as they are',
                     name=name,
                     result="exec-failed",
                 )
 
     def current(self, name: str) -> Parent | None:
-        """The zygote of which an agent's next worker is a fork."""
-        kin = self._kins.get(name)
-        return None if kin is None else kin.current
+        """Returns the zygote from which an agent's next worker is forked."""
+        record = self._records.get(name)
+        return None if record is None else record.current
 
     def order(self, name: str) -> Order | None:
-        """Which workers of an agent are to be replaced now."""
-        kin = self._kins.get(name)
-        return None if kin is None else kin.order
+        """Returns the present request to replace workers of an agent."""
+        record = self._records.get(name)
+        return None if record is None else record.order
 
     def done(self, order: Order, name: str) -> bool:
-        """All that were to be replaced are; False while another one of them is still being forked."""
-        kin = self._kins.get(name)
-        if kin is None or kin.order is not order:
+        """Ends a request whose workers are replaced; returns False while one of them is still being forked."""
+        record = self._records.get(name)
+        if record is None or record.order is not order:
             return True
-        if not order.old.isdisjoint(kin.forking):
+        if not order.old.isdisjoint(record.forking):
             return False
-        kin.order = None
+        record.order = None
         return True
 
     def exited(self, report: Exit) -> bool:
-        """Takes the death of a zygote; False for other units."""
+        """Handles the death of a zygote; returns False for other units."""
         found = self._zygote_of(report.unit)
         if found is not None:
             found.exited(report)
         return found is not None
 
     def emptied(self, unit: str) -> bool:
-        """Takes the end of a zygote; False for other units."""
+        """Handles the end of a zygote; returns False for other units."""
         found = self._zygote_of(unit)
         if found is not None:
             found.emptied()
         return found is not None
 
     def facts(self, name: str) -> dict[str, object] | None:
-        """What `status` tells of an agent's zygote; None where there is none, and none is wanted."""
-        kin = self._kins.get(name)
-        if kin is None or kin.state.phase is Phase.ABSENT:
+        """Returns the facts of an agent's zygote for `status`; None if there is none, and none is wanted."""
+        record = self._records.get(name)
+        if record is None or record.state.phase is Phase.ABSENT:
             return None
-        state, words = kin.state, _STATES[kin.state.phase]
-        if kin.order is not None and state.current is not None:
+        state, words = record.state, _STATES[record.state.phase]
+        if record.order is not None and state.current is not None:
             words = "renewing"
-        zygote = kin.current
-        loaded = None if kin.nest is None else kin.nest.loaded
+        zygote = record.current
+        loaded = None if record.slot is None else record.slot.loaded
         facts: dict[str, object] = {
             "state": words,
             "pid": None if zygote is None else zygote.pid,
-            "spares": len(kin.reserve),
+            "spares": len(record.reserve),
             "reason": state.reason or None,
         }
         if loaded is not None:
@@ -356,251 +364,257 @@ class Zygotes:
         return facts
 
     async def until_ended(self, names: Collection[str]) -> None:
-        """Waits, for a bounded time, until nothing is left of those zygotes of these agents that are ending."""
+        """Waits, for a bounded time, until the ending zygotes of these agents are gone."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                for kin in [self._kins[name] for name in names if name in self._kins]:
-                    while tasks := [n.task for n in kin.nests.values() if n.is_leaving]:
+                for record in [self._records[name] for name in names if name in self._records]:
+                    while tasks := [n.task for n in record.slots.values() if n.is_leaving]:
                         await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Ends all zygotes and spares."""
-        for kin in self._kins.values():
-            self._feed(kin, policy.Unwanted())
-            for number in kin.nests:
-                self._end(kin, number)
-        await self.until_ended(self._kins)
-        for kin in self._kins.values():
-            for nest in kin.nests.values():  # the launcher kills what is left
-                nest.task.cancel()
-            await self._release(kin)
-        self._kins.clear()
+        for record in self._records.values():
+            self._feed(record, policy.Unwanted())
+            for number in record.slots:
+                self._end(record, number)
+        await self.until_ended(self._records)
+        for record in self._records.values():
+            for slot in record.slots.values():  # the launcher kills what is left
+                slot.task.cancel()
+            await self._release(record)
+        self._records.clear()
         for chore in self._chores:
             chore.cancel()
 
     # -- one agent
 
-    def _kin(self, spec: Spec) -> Kin:
-        kin = self._kins.get(spec.name)
-        if kin is None:
-            is_urgent = lambda: self._starts > 0  # noqa: E731  # said where it is asked for
+    def _record(self, spec: Spec) -> AgentRecord:
+        record = self._records.get(spec.name)
+        if record is None:
+            is_urgent = lambda: self._starts > 0  # noqa: E731  # evaluated at each call
             reserve = Reserve(spec.name, self._host, self._bus, self._generation, is_urgent)
-            kin = self._kins[spec.name] = Kin(spec, reserve)
-        return kin
+            record = self._records[spec.name] = AgentRecord(spec, reserve)
+        return record
 
-    def _feed(self, kin: Kin, event: policy.Event) -> None:
-        before = kin.state
-        kin.state, actions = policy.step(before, event, self._loop.time())
+    def _feed(self, record: AgentRecord, event: policy.Event) -> None:
+        before = record.state
+        record.state, actions = policy.step(before, event, self._loop.time())
         for action in actions:
-            self._perform(kin, action)
-        if kin.timer is not None:
-            kin.timer.cancel()
-            kin.timer = None
-        if kin.state.due is not None:
-            kin.timer = self._loop.call_at(kin.state.due, self._feed, kin, policy.Tick())
-        if kin.state == before:
+            self._perform(record, action)
+        if record.timer is not None:
+            record.timer.cancel()
+            record.timer = None
+        if record.state.due is not None:
+            record.timer = self._loop.call_at(record.state.due, self._feed, record, policy.Tick())
+        if record.state == before:
             return
-        if kin.state.phase is Phase.ABSENT:
-            kin.order = kin.recipe = None
-        kin.reserve.aim(kin.current, kin.spec)
-        kin.changed.set()
+        if record.state.phase is Phase.ABSENT:
+            record.order = record.recipe = None
+        record.reserve.set_goal(record.current, record.spec)
+        record.changed.set()
 
     def _begin(self, chore: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
-    def _perform(self, kin: Kin, action: policy.Action) -> None:
+    def _perform(self, record: AgentRecord, action: policy.Action) -> None:
         if isinstance(action, policy.Load):
-            task = self._loop.create_task(self._load(kin, action.number))
-            kin.nests[action.number] = Nest(kin.spec, task)
+            task = self._loop.create_task(self._load(record, action.number))
+            record.slots[action.number] = ZygoteSlot(record.spec, task)
         elif isinstance(action, policy.Look):
-            self._begin(self._look(kin, action.number))
+            self._begin(self._look(record, action.number))
         elif isinstance(action, policy.Retire):
-            nest = kin.nests.get(action.number)
-            if nest is not None and nest.zygote is not None:
-                nest.is_retired = True
-                nest.zygote.retire()
+            slot = record.slots.get(action.number)
+            if slot is not None and slot.zygote is not None:
+                slot.is_retired = True
+                slot.zygote.retire()
         elif isinstance(action, policy.End):
-            self._end(kin, action.number)
+            self._end(record, action.number)
         elif isinstance(action, policy.Roll):
-            earlier = [nest.zygote for n, nest in kin.nests.items() if n < action.number]
-            since = self._loop.time()  # of who began cold meanwhile, nobody knows what it has read
-            kin.order = Order(frozenset(filter(None, earlier)), since, action.reason)
-            self._loop.call_soon(self.on_order, kin.spec.name)
+            earlier = [slot.zygote for n, slot in record.slots.items() if n < action.number]
+            since = (
+                self._loop.time()
+            )  # workers that began cold meanwhile may have imported either version
+            record.order = Order(frozenset(filter(None, earlier)), since, action.reason)
+            self._loop.call_soon(self.on_order, record.spec.name)
         else:
-            self._tell(kin, action)
+            self._announce(record, action)
 
-    def _tell(self, kin: Kin, told: policy.Tell) -> None:
-        name = kin.spec.name
-        if told.what == "warm":
-            assert kin.nest is not None, "it is told when it is loaded"
-            facts = kin.nest.loaded
-            assert facts is not None, "it is told when it is loaded"
+    def _announce(self, record: AgentRecord, announced: policy.Announce) -> None:
+        name = record.spec.name
+        if announced.change == "warm":
+            assert record.slot is not None, "it is announced when it is loaded"
+            facts = record.slot.loaded
+            assert facts is not None, "it is announced when it is loaded"
             self._bus.publish(
                 "agent.warm",
                 agent=name,
                 duration_s=round(facts.duration_s, 3),
                 rss_bytes=facts.rss_bytes,
             )
-        elif told.what == "cold":
-            logger.warning("the workers of %s start cold: %s", name, told.reason)
-            self._bus.publish("agent.cold", agent=name, reason=told.reason)
+        elif announced.change == "cold":
+            logger.warning("the workers of %s start cold: %s", name, announced.reason)
+            self._bus.publish("agent.cold", agent=name, reason=announced.reason)
         else:
-            is_ok = told.what == "renewed"
+            is_ok = announced.change == "renewed"
             if not is_ok:
-                logger.warning("%s is not renewed, its workers go on: %s", name, told.reason)
-            self._bus.publish("agent.renewal", agent=name, ok=is_ok, reason=told.reason)
+                logger.warning("%s is not renewed, its workers go on: %s", name, announced.reason)
+            self._bus.publish("agent.renewal", agent=name, ok=is_ok, reason=announced.reason)
 
-    def _take_over(self, kin: Kin, before: Spec) -> None:
-        spec = kin.spec
-        if kin.log is not None:
-            kin.log.configure(LogLimits.of(spec.monitoring))
+    def _take_over(self, record: AgentRecord, before: Spec) -> None:
+        spec = record.spec
+        if record.log is not None:
+            record.log.configure(LogLimits.of(spec.monitoring))
         if is_warm(spec) and is_warm(before) and spec.preload != before.preload:
-            self._feed(kin, policy.Changed(PRELOAD, urgent=True))
-        kin.reserve.aim(kin.current, spec)
+            self._feed(record, policy.Changed(PRELOAD, urgent=True))
+        record.reserve.set_goal(record.current, spec)
 
-    async def _check(self, kin: Kin, *, dry_run: bool) -> bool:
-        """Somebody wants to be sure that what runs is what is written; whether it is not, as far as that is known."""
-        while (zygote := kin.current) is not None:
-            paths = await self._changed_sources(kin, zygote)
-            if kin.current is not zygote:
-                continue  # which may have been asked too early, too
+    async def _check(self, record: AgentRecord, *, dry_run: bool) -> bool:
+        """Checks on request whether the running sources are the present ones; returns True if they are known to differ."""
+        while (zygote := record.current) is not None:
+            paths = await self._changed_sources(record, zygote)
+            if record.current is not zygote:
+                continue  # which may have been checked too early, too
             if paths and not dry_run:
-                self._feed(kin, policy.Changed(_words_of_changes(paths), urgent=True))
+                self._feed(record, policy.Changed(_words_of_changes(paths), urgent=True))
             return bool(paths)
-        if not dry_run:  # what is being loaded may have read what was there before
-            self._feed(kin, policy.Changed("somebody has asked for it", urgent=True))
+        if not dry_run:  # the zygote being loaded may have imported the earlier sources
+            self._feed(record, policy.Changed("requested", urgent=True))
         return False
 
-    async def _look(self, kin: Kin, number: int) -> None:
-        """Whether one has read what has changed while it was loaded."""
-        nest = kin.nests.get(number)
-        if nest is None or nest.zygote is None:
+    async def _look(self, record: AgentRecord, number: int) -> None:
+        """Checks whether a zygote has imported the changes during its load."""
+        slot = record.slots.get(number)
+        if slot is None or slot.zygote is None:
             return
-        if nest.spec.preload != kin.spec.preload:
-            self._feed(kin, policy.Changed(PRELOAD, urgent=True))
+        if slot.spec.preload != record.spec.preload:
+            self._feed(record, policy.Changed(PRELOAD, urgent=True))
             return
-        paths = await self._changed_sources(kin, nest.zygote)
-        if kin.state.current == number and paths:
-            self._feed(kin, policy.Changed(_words_of_changes(paths)))
+        paths = await self._changed_sources(record, slot.zygote)
+        if record.state.current == number and paths:
+            self._feed(record, policy.Changed(_words_of_changes(paths)))
         else:
-            self._feed(kin, policy.Unchanged(number))
+            self._feed(record, policy.Unchanged(number))
 
-    async def _changed_sources(self, kin: Kin, zygote: Zygote) -> list[str]:
+    async def _changed_sources(self, record: AgentRecord, zygote: Zygote) -> list[str]:
         try:
             async with asyncio.timeout(CHECK_S):
                 return await zygote.check()
         except (TimeoutError, CorralError) as error:
-            text = "cannot tell whether sources of %s have changed: %s"
-            logger.warning(text, kin.spec.name, error)
+            text = "cannot check whether sources of %s have changed: %s"
+            logger.warning(text, record.spec.name, error)
             return []
 
     async def _recipe(self, spec: Spec) -> Launch:
-        """How a zygote is started, without what a renewal takes up by itself: two that are equal may have the same forks."""
+        """Returns the launch of a zygote without the parts that a renewal handles: zygotes with equal ones may fork for each other."""
         launch = substance(await prepare(spec, self._host, ""))
         return msgspec.structs.replace(launch, argv=(spec.python or "", spec.entrypoint or ""))
 
     # -- one zygote
 
-    async def _load(self, kin: Kin, number: int) -> None:
-        nest = kin.nests[number]
-        limit_s = nest.spec.process.spawn_timeout
+    async def _load(self, record: AgentRecord, number: int) -> None:
+        slot = record.slots[number]
+        limit_s = slot.spec.process.spawn_timeout
         try:
             async with asyncio.timeout(limit_s):
-                nest.loaded = await self._start(kin, number, nest)
+                slot.loaded = await self._start(record, number, slot)
         except TimeoutError:
-            await self._give_up(kin, number, f"its zygote has not loaded within {limit_s:g} s")
+            await self._give_up(record, number, f"its zygote has not loaded within {limit_s:g} s")
         except CorralError as error:
             lacking = bool(error.data.get("retryable"))
-            await self._give_up(kin, number, error.message, lacking=lacking)
-        except Exception as error:  # a defect of ours: workers wait for this
-            logger.exception("cannot load the zygote of %s", nest.spec.name)
-            await self._give_up(kin, number, repr(error))
+            await self._give_up(record, number, error.message, lacking=lacking)
+        except Exception as error:  # a defect of corral: workers wait for this
+            logger.exception("cannot load the zygote of %s", slot.spec.name)
+            await self._give_up(record, number, repr(error))
         else:
-            nest.task = self._loop.create_task(self._attend(kin, number, nest))
-            self._feed(kin, policy.Loaded(number, _words_of_unfit(nest.loaded)))
+            slot.task = self._loop.create_task(self._attend(record, number, slot))
+            self._feed(record, policy.Loaded(number, _words_of_unfit(slot.loaded)))
 
-    async def _start(self, kin: Kin, number: int, nest: Nest) -> Loaded:
-        spec = nest.spec
-        kin.recipe = await self._recipe(spec)
+    async def _start(self, record: AgentRecord, number: int, slot: ZygoteSlot) -> Loaded:
+        spec = slot.spec
+        record.recipe = await self._recipe(spec)
         unit = f"{spec.name}{SUFFIX}#{self._generation}.{number}"
         launch = await prepare_zygote(spec, self._host, unit, anew=number > 1)
-        if kin.log is None:
+        if record.log is None:
             limits = LogLimits.of(spec.monitoring)
-            kin.log = self._logs.writer(spec.name, spec.name + SUFFIX, limits)
-        nest.zygote = Zygote(
+            record.log = self._logs.writer(spec.name, spec.name + SUFFIX, limits)
+        slot.zygote = Zygote(
             self._launcher,
             launch,
-            on_exit=partial(self._exited, kin),
-            on_empty=partial(self._emptied, kin),
-            on_changed=partial(self._note_changes, kin, number),
-            on_lost=partial(self._note_loss, kin, number),
-            log=kin.log,
+            on_exit=partial(self._exited, record),
+            on_empty=partial(self._emptied, record),
+            on_changed=partial(self._note_changes, record, number),
+            on_lost=partial(self._note_loss, record, number),
+            log=record.log,
         )
-        loaded = await nest.zygote.start()
-        if not nest.zygote.is_loaded:
+        loaded = await slot.zygote.start()
+        if not slot.zygote.is_loaded:
             raise SpawnFailed(f'cannot load "{unit}": it died at once', unit=unit)
         return loaded
 
-    async def _attend(self, kin: Kin, number: int, nest: Nest) -> None:
-        """One that retired ends by itself."""
-        assert nest.zygote is not None, "it has loaded"
-        await nest.zygote.gone.wait()
-        await self._remove(kin, number)
+    async def _attend(self, record: AgentRecord, number: int, slot: ZygoteSlot) -> None:
+        """Waits for the end of a retired zygote, and removes it."""
+        assert slot.zygote is not None, "it has loaded"
+        await slot.zygote.gone.wait()
+        await self._remove(record, number)
 
-    async def _give_up(self, kin: Kin, number: int, reason: str, *, lacking: bool = False) -> None:
-        self._feed(kin, policy.Failed(number, reason, lacking))  # nobody waits for its end
-        await self._remove(kin, number)
+    async def _give_up(
+        self, record: AgentRecord, number: int, reason: str, *, lacking: bool = False
+    ) -> None:
+        self._feed(record, policy.Failed(number, reason, lacking))  # its end is not waited for
+        await self._remove(record, number)
 
-    def _end(self, kin: Kin, number: int) -> None:
-        """Ends it, whether it has loaded or not."""
-        nest = kin.nests[number]
-        if not nest.is_ending:
-            nest.is_ending = True
-            nest.task.cancel()
-            nest.task = self._loop.create_task(self._bury(kin, number, nest.task))
+    def _end(self, record: AgentRecord, number: int) -> None:
+        """Ends a zygote, loaded or not."""
+        slot = record.slots[number]
+        if not slot.is_ending:
+            slot.is_ending = True
+            slot.task.cancel()
+            slot.task = self._loop.create_task(self._remove_after(record, number, slot.task))
 
-    async def _bury(self, kin: Kin, number: int, task: asyncio.Task[None]) -> None:
+    async def _remove_after(
+        self, record: AgentRecord, number: int, task: asyncio.Task[None]
+    ) -> None:
         await asyncio.wait({task})
-        await self._remove(kin, number)
+        await self._remove(record, number)
 
-    async def _remove(self, kin: Kin, number: int) -> None:
-        nest = kin.nests.get(number)
-        if nest is None:
+    async def _remove(self, record: AgentRecord, number: int) -> None:
+        slot = record.slots.get(number)
+        if slot is None:
             return
         try:
-            if nest.zygote is not None and nest.zygote.pid:
-                await nest.zygote.close()
+            if slot.zygote is not None and slot.zygote.pid:
+                await slot.zygote.close()
         except asyncio.CancelledError:
             raise  # `_end` cancels this, and does it once more
         except BaseException:
-            del kin.nests[number]
+            del record.slots[number]
             raise
-        del kin.nests[number]
+        del record.slots[number]
 
-    def _note_changes(self, kin: Kin, number: int, paths: list[str]) -> None:
-        if number == kin.state.current or number == kin.state.coming:
-            self._feed(kin, policy.Changed(_words_of_changes(paths)))
+    def _note_changes(self, record: AgentRecord, number: int, paths: list[str]) -> None:
+        if number == record.state.current or number == record.state.coming:
+            self._feed(record, policy.Changed(_words_of_changes(paths)))
 
-    def _note_loss(self, kin: Kin, number: int, _: Zygote, reason: str) -> None:
-        nest = kin.nests.get(number)
-        if nest is not None and nest.loaded is not None:  # else its start says more
-            self._feed(kin, policy.Lost(number, reason))
+    def _note_loss(self, record: AgentRecord, number: int, _: Zygote, reason: str) -> None:
+        slot = record.slots.get(number)
+        if slot is not None and slot.loaded is not None:  # else its start reports more
+            self._feed(record, policy.Lost(number, reason))
 
-    def _exited(self, kin: Kin, report: Exit) -> None:
-        if not kin.reserve.exited(report):
+    def _exited(self, record: AgentRecord, report: Exit) -> None:
+        if not record.reserve.exited(report):
             self._on_exit(report)
 
-    def _emptied(self, kin: Kin, unit: str) -> None:
-        if not kin.reserve.emptied(unit):
+    def _emptied(self, record: AgentRecord, unit: str) -> None:
+        if not record.reserve.emptied(unit):
             self._on_empty(unit)
 
     def _zygote_of(self, unit: str) -> Zygote | None:
         worker, _, number = unit.partition("#")
-        kin = self._kins.get(worker.removesuffix(SUFFIX)) if worker.endswith(SUFFIX) else None
-        nest = None if kin is None else kin.nests.get(int(number.partition(".")[2]))
-        return None if nest is None else nest.zygote
+        record = self._records.get(worker.removesuffix(SUFFIX)) if worker.endswith(SUFFIX) else None
+        slot = None if record is None else record.slots.get(int(number.partition(".")[2]))
+        return None if slot is None else slot.zygote
 
 
 _STATES = {
@@ -613,7 +627,7 @@ _STATES = {
 
 
 def is_warm(spec: Spec) -> bool:
-    """Whether the workers of a spec are to be forks."""
+    """Returns True if the workers of a spec start as forks."""
     return spec.entrypoint is not None and spec.protocol == "corral" and why_cold(spec) is None
 
 
@@ -629,7 +643,7 @@ def _words_of_changes(paths: Sequence[str]) -> str:
 
 
 def _words_of_unfit(loaded: Loaded) -> str:
-    """What forbids to fork, "" for nothing."""
+    """Describes the obstacles to forking, "" for none."""
     found = [f'{each.kind} "{each.what}" of {each.module}' for each in loaded.unfit]
     more = len(found) - SHOWN
     words = ", ".join(found[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,7 +1,7 @@
-"""What a zygote says to the daemon, decoded and held against what such a thing can be.
+"""Decodes and validates the messages of a zygote to the daemon.
 
-The other end runs an agent's code as the agent's user: it may send anything. What is no message of these, or has
-numbers that nothing can have, is Nonsense; whether a message is in its place, `zygote` knows.
+The other end runs an agent's code as the agent's user: it may send anything. An unknown message, or one with
+impossible numbers, is InvalidMessage; `client` decides whether a message is in its place.
 
 The messages are those of `process`, and beside them:
 
@@ -22,9 +22,9 @@ from ..launcher.main_loop import ROOTS
 from ..launcher.protocol import DESCRIPTORS, MESSAGE_BYTES
 
 TEXT_CHARS = 1000
-"""Of what a failed start says."""
+"""Characters of a message about a failed start."""
 FACTS = frozenset(("key", "path", "needs_abi", "abi"))
-"""Of a failed start (see `birth`); others are dropped."""
+"""Facts of a failed start (see `child_setup`); others are dropped."""
 
 
 Count = Annotated[int, Meta(ge=0)]
@@ -33,7 +33,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 
 
 class Unfit(Struct, frozen=True):
-    """Something that forbids a fork: `kind` is one of `preload.Unfit`; `module` is that whose import brought it."""
+    """Describes an obstacle to forking: `kind` is one of `fork_safety.Unfit`; `module` is the one that created it."""
 
     kind: Word
     what: Word
@@ -41,7 +41,7 @@ class Unfit(Struct, frozen=True):
 
 
 class Loaded(Struct, frozen=True, kw_only=True, tag="loaded", tag_field="op"):
-    """What the imports have cost, and what of them forbids a fork."""
+    """Reports the cost of the imports, and obstacles to forking."""
 
     duration_s: Seconds
     rss_bytes: Count
@@ -51,7 +51,7 @@ class Loaded(Struct, frozen=True, kw_only=True, tag="loaded", tag_field="op"):
 
 
 class Spawned(Struct, frozen=True, tag="spawned", tag_field="op"):
-    """A unit has become a worker."""
+    """Reports that a unit has become a worker."""
 
     unit: str
     pid: Count
@@ -59,7 +59,7 @@ class Spawned(Struct, frozen=True, tag="spawned", tag_field="op"):
 
 
 class Failed(Struct, frozen=True, tag="failed", tag_field="op"):
-    """A unit has become none, and why."""
+    """Reports that a unit has not become a worker, and why."""
 
     unit: str
     stage: str
@@ -70,19 +70,19 @@ class Failed(Struct, frozen=True, tag="failed", tag_field="op"):
 
     @property
     def facts(self) -> dict[str, object]:
-        """What `SpawnFailed` gets of it."""
+        """Returns the data of a `SpawnFailed`."""
         known = {key: value for key, value in self.data.items() if key in FACTS}
         stage = self.stage[:TEXT_CHARS]
         return {**known, "stage": stage, "errno": self.errno, "retryable": self.retryable}
 
     @property
     def words(self) -> str:
-        """Its message as one line."""
+        """Returns its message as one line."""
         return " ".join(self.message.split())[:TEXT_CHARS]
 
 
 class Usage(Struct, frozen=True):
-    """What a dead process and all that it had waited for have used."""
+    """Holds the resources that a dead process and its reaped children have used."""
 
     utime_s: Seconds
     stime_s: Seconds
@@ -90,47 +90,47 @@ class Usage(Struct, frozen=True):
 
 
 class Exited(Struct, frozen=True, tag="exited", tag_field="op"):
-    """The leader of a unit is dead."""
+    """Reports that the leader of a unit is dead."""
 
     unit: str
     status: int
     rusage: Usage
 
     def __post_init__(self) -> None:
-        """Refuses what is no status of an end."""
+        """Rejects a number that is no wait status of an exit."""
         status = self.status
         if not 0 <= status <= 0xFFFF or not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
             raise ValueError(f"{status} is no status of an end")
 
 
 class Emptied(Struct, frozen=True, tag="emptied", tag_field="op"):
-    """Nothing is left of a unit."""
+    """Reports that no process of a unit is left."""
 
     unit: str
 
 
 class Roots(Struct, frozen=True, tag="roots", tag_field="op"):
-    """What has escaped of a unit."""
+    """Reports the escaped processes of a unit."""
 
     unit: str
     pids: Annotated[list[Count], Meta(max_length=ROOTS)]
 
 
 class Pong(Struct, frozen=True, tag="pong", tag_field="op"):
-    """The answer to a ping."""
+    """Answers a ping."""
 
     seq: int
 
 
 class Checked(Struct, frozen=True, tag="checked", tag_field="op"):
-    """Which sources are not what was imported, asked for."""
+    """Answers a check with the sources that differ from the imported ones."""
 
     seq: int
     changed: list[str]
 
 
 class Changed(Struct, frozen=True, tag="changed", tag_field="op"):
-    """Which sources are not what was imported, found by itself."""
+    """Reports sources that differ from the imported ones, unasked."""
 
     paths: list[str]
 
@@ -140,27 +140,27 @@ Message = Loaded | Spawned | Failed | Exited | Emptied | Roots | Pong | Checked 
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
-class Nonsense(Exception):
-    """It says what it cannot say: a sentence about it."""
+class InvalidMessage(Exception):
+    """Raised for an invalid message; its text describes the fault."""
 
 
 def decoded(packet: bytes) -> Message:
-    """The message in a packet.
+    """Decodes the message in a packet.
 
     Raises:
-        Nonsense: it is none.
+        InvalidMessage: it is none.
     """
     try:
         return _decoder.decode(packet)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise Nonsense(f"no message: {error}") from error
+        raise InvalidMessage(f"no message: {error}") from error
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
-    """The next packet, and what came with it, to be closed.
+    """Returns the next packet and its descriptors, which the caller closes.
 
     Raises:
-        BlockingIOError, EOFError: as `packet.receive`.
+        BlockingIOError, EOFError: as `launcher.protocol.receive`.
     """
     data, ancillary, flags, _ = sock.recvmsg(
         MESSAGE_BYTES,
@@ -177,10 +177,10 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def check(is_so: bool, accusation: str) -> None:
-    """Nothing, where it is so.
+    """Requires a condition.
 
     Raises:
-        Nonsense: it is not.
+        InvalidMessage: it is false.
     """
     if not is_so:
-        raise Nonsense(accusation)
+        raise InvalidMessage(accusation)

@@ -1,7 +1,7 @@
-"""The spare workers of one agent: forked ahead, and waiting for the `initialize` that says who they are.
+"""Keeps the spare workers of one agent: forked ahead, and waiting for the `initialize` that gives them an identity.
 
 They are forked one after the other when nothing more urgent is to be started, taken in the order of their age,
-and end with their zygote. One that dies is replaced after a pause, which doubles. They are nobody's workers: no
+and end with their zygote. One that dies is replaced after a pause, which doubles. No
 status lists them, and no limit of processes counts them.
 """
 
@@ -26,10 +26,10 @@ from .client import Zygote
 from .policy import SPARE_S, doubled_s
 
 REFILL_S = 0.05
-"""After a worker was started, so long nothing is forked ahead: another may follow."""
+"""Seconds after the start of a worker in which no spare is forked: another start may follow."""
 
 STEADY_S = 30.0
-"""A spare that has lived for so long did not die of its beginning."""
+"""Seconds of life after which the death of a spare does not count as a failed start."""
 
 LAST_WORDS_BYTES = 4096
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class Spare(msgspec.Struct, frozen=True):
-    """A worker without a name: of which zygote, and what it was started with."""
+    """A worker without a name, with its zygote and its launch."""
 
     zygote: Zygote
     child: Child
@@ -47,7 +47,7 @@ class Spare(msgspec.Struct, frozen=True):
 
 
 class Reserve:
-    """The spares of one agent, at most `min_spare` and always of one zygote."""
+    """Manages the spares of one agent, at most `min_spare` and always of one zygote."""
 
     def __init__(
         self, name: str, host: Host, bus: Bus, generation: int, is_urgent: Callable[[], bool]
@@ -71,8 +71,8 @@ class Reserve:
     def __len__(self) -> int:
         return len(self._spares)
 
-    def aim(self, zygote: Zygote | None, spec: Spec) -> None:
-        """From now on there are to be `min_spare` forks of this zygote; without one there are none."""
+    def set_goal(self, zygote: Zygote | None, spec: Spec) -> None:
+        """Sets the goal: `min_spare` forks of this zygote, or none without a zygote."""
         self._spec = spec
         if zygote is not self._zygote:
             self._zygote = zygote
@@ -83,18 +83,18 @@ class Reserve:
                 self._end(unit)
         self._fill_soon()
 
-    def put_off(self) -> None:
-        """A worker is started: what is forked ahead can wait."""
+    def delay(self) -> None:
+        """Delays the next fork, because a worker is being started."""
         self._not_before = max(self._not_before, self._loop.time() + REFILL_S)
 
     def take(self, zygote: Zygote, launch: Launch) -> Spare | None:
-        """A spare that could have been started as `launch` says, which is that worker from now on."""
+        """Takes a spare that was started like `launch`; it is that worker from now on."""
         for unit, spare in list(self._spares.items()):
             if spare.zygote is not zygote or substance(spare.launch) != substance(launch):
                 self._end(unit)  # a variable or a secret has changed since
                 continue
             if not zygote.rename(unit, launch.unit):
-                continue  # its end is on its way to `exited`
+                continue  # `exited` will report its end
             del self._spares[unit]
             self._failures = 0
             self._fill_soon()
@@ -104,7 +104,7 @@ class Reserve:
         return None
 
     def exited(self, report: Exit) -> bool:
-        """Takes the death of a spare; False for others."""
+        """Handles the death of a spare; returns False for other units."""
         if report.unit in self._ending:
             return True
         spare = self._spares.pop(report.unit, None)
@@ -112,15 +112,15 @@ class Reserve:
             return False
         words = _last_words(spare.child.stderr_fd)
         cause = f"it ended with status {os.waitstatus_to_exitcode(report.status)}"
-        self._bury(spare)
-        if not report.lost:  # else its zygote has died, which is told
+        self._release(spare)
+        if not report.lost:  # else its zygote has died, which is reported
             if self._loop.time() - spare.born_at >= STEADY_S:
                 self._failures = 0
             self._fail(f"{cause}: {words}" if words else cause)
         return True
 
     def emptied(self, unit: str) -> bool:
-        """Takes the end of a spare; False for others."""
+        """Handles the end of a spare; returns False for other units."""
         if unit not in self._ending:
             return False
         temporary = self._ending.pop(unit)
@@ -131,7 +131,7 @@ class Reserve:
         return True
 
     async def close(self) -> None:
-        """Ends all; whoever ends the zygote ends what is left of them."""
+        """Ends all spares; the end of the zygote ends their remaining processes."""
         self._zygote = None
         for unit in list(self._spares):
             self._end(unit)
@@ -165,14 +165,14 @@ class Reserve:
             if wait_s > 0.0:
                 await asyncio.sleep(wait_s)
             elif self._is_urgent():
-                self.put_off()
+                self.delay()
             else:
                 await self._fork()
 
     async def _fork(self) -> None:
         zygote, spec = self._zygote, self._spec
-        assert zygote is not None, "it is asked for before"
-        assert spec is not None, "it is asked for before"
+        assert zygote is not None, "_is_short has checked it"
+        assert spec is not None, "_is_short has checked it"
         unit = f"{self._name}.spare#{self._generation}.{next(self._numbers)}"
         try:
             launch = await prepare(spec, self._host, unit)
@@ -197,24 +197,24 @@ class Reserve:
 
     def _end(self, unit: str) -> None:
         spare = self._spares.pop(unit)
-        self._bury(spare)
+        self._release(spare)
         spare.zygote.kill(unit)
 
-    def _bury(self, spare: Spare) -> None:
+    def _release(self, spare: Spare) -> None:
         self._ending[spare.child.unit] = spare.temporary
         fds = (spare.child.stdin_fd, spare.child.stdout_fd, spare.child.stderr_fd)
         close_all([fd for fd in fds if fd is not None])
 
 
 def substance(launch: Launch) -> Launch:
-    """A launch without what is another with each life: two that are equal start the same."""
+    """Removes the parts of a launch that differ with each incarnation: equal results start alike."""
     own = {"TMPDIR"} if launch.temporary is not None else set[str]()
     env = {k: v for k, v in launch.env.items() if k not in own and k != kernel.MARK}
     return msgspec.structs.replace(launch, unit="", temporary=None, env=env)
 
 
 def _last_words(fd: int) -> str:
-    """The last line in a pipe that nobody has read."""
+    """Returns the last line in a pipe that has no reader yet."""
     with contextlib.suppress(OSError):
         lines = os.read(fd, 64 * 1024)[-LAST_WORDS_BYTES:].decode("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")

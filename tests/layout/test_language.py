@@ -26,7 +26,6 @@ def _words(text: str) -> frozenset[str]:
 PENDING = {
     "supervisor.agents",
     "supervisor.supervision",
-    "supervisor.zygote",
 }
 """Rooms that do not keep the rule yet. A room leaves for good."""
 

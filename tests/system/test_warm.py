@@ -317,7 +317,7 @@ def test_a_zygote_that_floods_the_daemon_is_given_up_and_the_agent_works(
         changes = client.notifications()
         while (found := warmth(daemon, "liar")) is None or found["state"] != "cold":
             next(changes)
-    assert "said what it cannot say" in warmth(daemon, "liar")["reason"]
+    assert "sent an invalid message" in warmth(daemon, "liar")["reason"]
     assert warmth(daemon, "pair")["state"] == "warm"
     daemon.call("agent.stop", names=["liar"])
 

@@ -477,7 +477,7 @@ def test_a_zygote_that_says_what_it_cannot_say_is_killed(tmp_path: Path, perjury
                 await nest.zygote.gone.wait()
             assert not is_alive(nest.zygote.pid)
             (reason,) = nest.losses
-            assert "it said what it cannot say" in reason
+            assert "it sent an invalid message" in reason
 
     run(main())
 
@@ -572,7 +572,7 @@ def test_a_zygote_that_lies_about_a_worker_is_killed(
                 await nest.zygote.gone.wait()
             (reason,) = nest.losses
             blind = perjury == "pid" and "pid_namespace" in options and options["pid_namespace"]
-            assert ("told of no end" if blind else LIES[perjury]) in reason
+            assert ("did not report the end" if blind else LIES[perjury]) in reason
 
     run(main())
 

@@ -19,6 +19,7 @@ from corral.supervisor.zygote.policy import (
     LOSSES,
     STEADY_S,
     Aged,
+    Announce,
     Changed,
     ColdUp,
     End,
@@ -33,7 +34,6 @@ from corral.supervisor.zygote.policy import (
     Remade,
     Retire,
     Roll,
-    Tell,
     Tick,
     Unchanged,
     Unwanted,
@@ -72,18 +72,18 @@ def test_the_first_worker_that_is_wanted_has_a_zygote_loaded() -> None:
 
 def test_a_zygote_that_is_fit_is_forked_from() -> None:
     state, actions = lived(*WARM)
-    assert (state.phase, state.current, actions) == (Phase.WARM, 1, [Tell("warm", "")])
+    assert (state.phase, state.current, actions) == (Phase.WARM, 1, [Announce("warm", "")])
 
 
 def test_one_that_is_unfit_is_ended_and_the_workers_start_cold() -> None:
     state, actions = lived(Wanted(), Loaded(1, "a thread"))
     assert (state.phase, state.reason) == (Phase.COLD, "a thread")
-    assert actions == [End(1), Tell("cold", "a thread")]
+    assert actions == [End(1), Announce("cold", "a thread")]
 
 
 def test_an_import_that_fails_is_tried_again_when_a_cold_worker_came_up() -> None:
     state, actions = lived(Wanted(), Failed(1, "no module"))
-    assert (state.phase, actions) == (Phase.COLD, [Tell("cold", "no module")])
+    assert (state.phase, actions) == (Phase.COLD, [Announce("cold", "no module")])
     assert policy.step(state, ColdUp(), 1.0)[1] == [Load(2)]
 
 
@@ -111,19 +111,19 @@ def test_what_changed_is_loaded_beside_the_old_one_which_retires_then() -> None:
     assert (state.phase, state.current, actions) == (Phase.RENEWING, 1, [Load(2)])
     state, actions = policy.step(state, Loaded(2), 1.0)
     assert (state.phase, state.current) == (Phase.WARM, 2)
-    assert actions == [Retire(1), Tell("renewed", "a.py"), Roll(2, "a.py")]
+    assert actions == [Retire(1), Announce("renewed", "a.py"), Roll(2, "a.py")]
 
 
 def test_a_change_that_cannot_be_imported_keeps_the_old_one_and_says_so() -> None:
     state, actions = lived(*WARM, Changed("a.py"), Failed(2, "SyntaxError"))
     assert (state.phase, state.current, state.reason) == (Phase.WARM, 1, "SyntaxError")
-    assert actions == [Tell("kept", "SyntaxError")]
+    assert actions == [Announce("kept", "SyntaxError")]
     assert policy.step(state, Changed("a.py"), 99.0)[1] == [Load(3)]
 
 
 def test_a_renewal_for_which_the_machine_lacks_something_for_now_is_tried_again() -> None:
     state, actions = lived(*WARM, Changed("a.py"), Failed(2, "no memory", lacking=True))
-    assert (state.phase, state.current, actions) == (Phase.WARM, 1, [Tell("kept", "no memory")])
+    assert (state.phase, state.current, actions) == (Phase.WARM, 1, [Announce("kept", "no memory")])
     assert state.due is not None
     state, actions = policy.step(state, Tick(), state.due)
     assert actions == [Load(3)]
@@ -145,7 +145,7 @@ def test_who_began_before_a_change_is_replaced_whatever_becomes_of_the_first_to_
 def test_a_change_that_makes_it_unfit_has_its_workers_start_cold_one_after_the_other() -> None:
     state, actions = lived(*WARM, Changed("a.py"), Loaded(2, "a thread"))
     assert (state.phase, state.current) == (Phase.COLD, None)
-    assert actions == [End(2), Retire(1), Tell("cold", "a thread"), Roll(2, "a.py")]
+    assert actions == [End(2), Retire(1), Announce("cold", "a thread"), Roll(2, "a.py")]
 
 
 def test_a_burst_of_changes_during_a_renewal_gives_one_more() -> None:
@@ -188,7 +188,7 @@ def test_a_zygote_that_dies_again_and_again_ends_in_cold_starts_with_the_reason(
         state, _ = policy.step(state, Tick(), 1e3) if state.due is not None else (state, [])
     assert state.phase is Phase.COLD
     assert "SIGSEGV" in state.reason
-    assert isinstance(actions[-1], Tell)
+    assert isinstance(actions[-1], Announce)
 
 
 def test_a_zygote_that_lived_for_long_has_died_for_the_first_time() -> None:
@@ -496,8 +496,8 @@ def test_whatever_happens_to_zygotes_none_is_lost_sight_of(seed: int) -> None:
 
 FAULTS = {
     "the old one is not retired": (
-        'actions.append(Retire(warmth.current))\n    actions.append(Tell("renewed',
-        'pass\n    actions.append(Tell("renewed',
+        'actions.append(Retire(warmth.current))\n    actions.append(Announce("renewed',
+        'pass\n    actions.append(Announce("renewed',
     ),
     "what is told too late counts": (
         "    if event.number != warmth.coming:\n        return warmth, []\n    if event.unfit:",
@@ -508,12 +508,12 @@ FAULTS = {
         "pause_s=pause_s), []",
     ),
     "what was changed during a load is taken for read": (
-        "    if warmth.again:  # perhaps it has read that already",
+        "    if warmth.again:  # it may have imported that already",
         "    if False:",
     ),
     "forks of what was read before are forgotten": (
-        "if warmth.cause or warmth.again:  # who",
-        "if warmth.cause:  # who",
+        "if warmth.cause or warmth.again:  # earlier",
+        "if warmth.cause:  # earlier",
     ),
     "there is no pause between renewals": ("if since_s < warmth.pause_s:", "if False:"),
     "a renewal that fails gives up what works": (

@@ -71,7 +71,7 @@ def test_one_that_is_taken_the_moment_the_last_was_forked_is_replaced(tmp_path: 
                 taken.append(reserve.take(zygote, launch))
 
         forks.on_fork = take
-        reserve.aim(zygote, spec)
+        reserve.set_goal(zygote, spec)
         async with asyncio.timeout(BOUND_S):
             first, second = await forks.forked.get(), await forks.forked.get()
         assert first != second
