@@ -1,14 +1,16 @@
-"""corral: supervises AI agents and MCP tool servers the way systemd supervises services.
+"""Supervises AI agents and MCP tool servers the way systemd supervises services.
 
-What a program needs is here, and is imported when it is first used: `AgentRuntime` to drive a daemon or to embed
-one, and the errors that it raises. Agents are written with `corral.worker`.
+This package exports the API for programs: `AgentRuntime`, which drives a daemon or embeds one, and the errors that it
+raises. Each name is imported on first use. The API for agents is `corral.worker`.
 """
 
 from importlib import import_module
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # as the checkers know it; typing takes milliseconds of every start
+TYPE_CHECKING = (
+    False  # as type checkers know it; importing typing takes milliseconds of every start
+)
 if TYPE_CHECKING:
     from .worker.client.events import DaemonEvent, EventStream  # noqa: TID251 - it is relative
     from .worker.client.runtime import AgentRuntime  # noqa: TID251 - it is relative
@@ -81,7 +83,7 @@ __all__ = [
     "failure",
 ]
 
-_ROOMS = {
+_MODULES = {
     "worker.client.runtime": ("AgentRuntime",),
     "worker.client.events": ("DaemonEvent", "EventStream"),
     "worker.client.usage": ("ResourceUsage",),
@@ -97,19 +99,20 @@ _ROOMS = {
         "TaskParams",
     ),
 }
-"""Where what is not in `worker.contract.errors` is."""
+"""The names of each module; all others are in `worker.contract.errors`."""
 
 
-if not TYPE_CHECKING:  # else a checker would take any name for one of ours
+if not TYPE_CHECKING:  # else a checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """What is imported when it is first used (PEP 562): `import corral` alone costs nothing."""
+        """Imports a name on first use (PEP 562): `import corral` alone costs nothing."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        room = next(
-            (room for room, names in _ROOMS.items() if name in names), "worker.contract.errors"
+        module = next(
+            (module for module, names in _MODULES.items() if name in names),
+            "worker.contract.errors",
         )
-        found: object = getattr(import_module(f".{room}", __name__), name)
+        found: object = getattr(import_module(f".{module}", __name__), name)
         globals()[name] = found
         return found
 
