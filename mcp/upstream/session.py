@@ -224,7 +224,8 @@ class Session:
             await self._channel.open_pipes(read_fd, write_fd)
             self._hangup.register(read_fd, 0)
             opened = self._opened = await self._negotiate()
-            self._channel.peer.takes_batches = opened.version == messages.BATCHING_VERSION
+            if opened.version == messages.BATCHING_VERSION:
+                self._channel.peer.accept_batches()
             if opened.era == "modern":
                 self._modern_version = opened.version
             await self._prepare(opened)

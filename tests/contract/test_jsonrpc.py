@@ -228,7 +228,7 @@ def test_a_list_of_messages_is_none_unless_batches_are_taken() -> None:
     batch = json.dumps([*answers, 3, [answers[0]], {}]).encode() + b"\n"
     (foreign,) = peer.receive(batch)
     assert isinstance(foreign, Foreign)
-    peer.takes_batches = True
+    peer.accept_batches()
     first, second, third = peer.receive(batch)
     assert (first, second) == (Response(two, "two", {}, None), Response(one, "one", {}, None))
     assert isinstance(third, Foreign)

@@ -147,10 +147,13 @@ class Peer:
         self._outgoing: list[bytes] = []
         self.dropped = 0
         """Number of responses without a request in flight: late, repeated or invented ones."""
-        self.takes_batches = False
-        """Accepts a line that is a list of messages, as in MCP's revision 2025-03-26; none is ever sent."""
+        self._accepts_batches = False
 
     # -- receiving
+
+    def accept_batches(self) -> None:
+        """Accepts lines that are lists of messages, as in MCP's revision 2025-03-26; none is ever sent."""
+        self._accepts_batches = True
 
     def receive(self, data: bytes) -> list[Event]:
         """Returns the events in the next bytes of the peer, in order, however the bytes are split."""
@@ -238,7 +241,7 @@ class Peer:
                 self._read_call(line, message, events)
             else:
                 self._read_response(line, message, events)
-        elif message is None and self.takes_batches and isinstance(value, list):
+        elif message is None and self._accepts_batches and isinstance(value, list):
             for part in codec.as_array(value) or []:
                 if isinstance(part, dict):
                     self._read_line(codec.encode(part), events)

@@ -192,7 +192,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._end, 0, SIGNAL_GRACE_S)
             self.handlers[number] = signal.getsignal(number)
-        self._hooks.running = Running(self, ThreadBridge(self._loop))
+        self._hooks.bind(Running(self, ThreadBridge(self._loop)))
         await self._channel.open_pipes(*pipes)
         await self._stopping.wait()
         await self._shut_down()

@@ -462,7 +462,11 @@ class Hooks:
         self.checkpoint: Callable[[], object] | None = None
         self.restore: Callable[[Json], object] | None = None
         self.on_event: list[EventHook] = []
-        self.running: Running | None = None  # while the worker lives
+        self.running: Running | None = None
+
+    def bind(self, running: Running) -> None:
+        """Gives hooks the calls to the daemon, when the worker begins to run."""
+        self.running = running
 
 
 async def call_tool(
