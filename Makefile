@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions layout lines orphans chaos conformance operations systemd format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions layout lines orphans chaos conformance operations systemd crewai format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -77,6 +77,12 @@ operations: $(VENV)/.test
 
 systemd: $(VENV)/.test
 	CORRAL_KILLS=50 $(BIN)/python -P -m pytest -q tests/system/test_systemd.py $(ARGS)
+
+# CrewAI needs an older mcp than the tests: it has an environment of its own (a minute, 1 GB).
+crewai: $(VENV)/.test
+	@test -x $(VENV)/crewai/bin/python || $(PYTHON) -m venv $(VENV)/crewai
+	$(VENV)/crewai/bin/python -m pip install --quiet --disable-pip-version-check crewai
+	CORRAL_CREWAI=$(abspath $(VENV))/crewai/bin/python $(BIN)/python -P -m pytest -q tests/system/test_frameworks.py -k crewai $(ARGS)
 
 format: $(VENV)/.check
 	$(BIN)/ruff format .

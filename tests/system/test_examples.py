@@ -1,7 +1,6 @@
-"""The examples, and the one in the README, with a real daemon: a newcomer's first minute."""
+"""Runs the examples with a real daemon; tests/docs runs what README and docs show."""
 
-import re
-import shlex
+import os
 import socket
 from pathlib import Path
 
@@ -9,48 +8,17 @@ import pytest
 
 from daemon_process import DaemonProcess
 from mcp_editor import serving
+from node_packages import NODE_FOLDER
 
 ROOT = Path(__file__).parents[2]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(
-        rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
-    )
-
-
-def test_the_agent_in_the_readme_does_what_the_readme_says(tmp_path: Path) -> None:
-    (tmp_path / "greeter.py").write_text(blocks("python")[0])
-    with DaemonProcess(tmp_path, blocks("toml")[0]) as daemon:
-        daemon.call("agent.start", names=["greeter"])
-        done = daemon.corral("run", "greeter", "say hello", "--input", '"world"')
-        assert (done.returncode, done.stdout) == (0, "hello, world\n")
-        assert daemon.corral("status").returncode == 0
-        assert daemon.corral("logs", "greeter").returncode == 0
-
-
-def test_the_tasks_in_the_readme_do_what_the_readme_says(tmp_path: Path) -> None:
-    for name in ("greeter", "reader", "writer"):
-        (tmp_path / f"{name}.py").write_text(blocks("python")[0])
-    others = "".join(f'[agents.{n}]\nentrypoint = "{n}:agent"\n' for n in ("reader", "writer"))
-    (commands,) = [block for block in blocks("console") if "--session" in block]
-    with DaemonProcess(tmp_path, blocks("toml")[0] + others + blocks("toml")[1]) as daemon:
-        daemon.call("agent.start", names=["greeter", "reader", "writer"])
-        first = daemon.call("task.run", agent="greeter", objective="first")["id"]
-        lines = [shlex.split(line, comments=True) for line in commands.splitlines()]
-        for _, corral, *words in lines:
-            assert corral == "corral"
-            done = daemon.corral(*[first if word == "ID" else word for word in words])
-            assert done.returncode == 0, done.stderr
-        made = [record["name"] for record in daemon.call("schedule.list")["schedules"]]
-        assert made == ["morning"]
-        done = daemon.corral("run", "report", "the week", "--input", '"it"')
-        assert done.returncode == 0, done.stderr
-        assert "reader" in done.stdout
-
-
-@pytest.mark.parametrize("example", ["hello", "protocol", "warm"])
-def test_an_example_runs_under_its_own_configuration(tmp_path: Path, example: str) -> None:
+@pytest.mark.parametrize("example", ["hello", "protocol", "warm", "node"])
+def test_an_example_runs_under_its_own_configuration(
+    tmp_path: Path, example: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{NODE_FOLDER / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("CORTEX_DB", str(tmp_path / "cortex.db"))
     folder = ROOT / "examples" / example
     with DaemonProcess(tmp_path, "", f"--config={folder / 'corral.toml'}") as daemon:
         daemon.call("agent.start", all=True)
@@ -88,3 +56,20 @@ def test_an_editor_sees_what_its_profile_shows_of_servers_that_all_share(tmp_pat
         assert "UTC" in answer["content"][0]["text"]
         done = daemon.corral("mcp", "call", "time__get_current_time", "timezone=UTC")
         assert (done.returncode, "UTC" in done.stdout) == (0, True)
+
+
+def test_the_node_worker_lets_go_of_a_task_in_time_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{NODE_FOLDER / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("CORTEX_DB", str(tmp_path / "cortex.db"))
+    config = ROOT / "examples" / "node" / "corral.toml"
+    with DaemonProcess(tmp_path, "", f"--config={config}") as daemon:
+        daemon.call("agent.start", names=["node"])
+        before = daemon.worker("node-0")["pid"]
+        slow = {"wait_s": 100}
+        task = daemon.call("task.run", agent="node", objective="slow", input=slow, timeout_s=1.0)
+        assert task["state"] == "timeout"
+        task = daemon.call("task.run", agent="node", objective="again")
+        assert task["output"] == {"said": "again", "attempt": 1}
+        assert daemon.worker("node-0")["pid"] == before

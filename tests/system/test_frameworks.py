@@ -1,6 +1,7 @@
 """Agents made with real frameworks, warm: one import for all workers, each of which does its task and comes back after a kill."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ FRAMEWORKS = {
     "mcp": ("{'result': 6000}", ["population"]),
 }
 """What the answer of each has in it, and how its run ends."""
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "frameworks"
+
+CREWAI = "CORRAL_CREWAI"
+"""The variable that names an interpreter with crewai, which needs another version of mcp than the tests: `make crewai`."""
 
 CONFIG = "".join(
     f"""
@@ -96,3 +102,34 @@ def test_an_agent_whose_import_cannot_be_forked_starts_cold_and_says_why(
     assert len({output["random"] for output in done.values()}) == 2
     assert "telemetry" in daemon.corral("show", "unfit").stdout
     daemon.call("agent.stop", names=["unfit"])
+
+
+def talk(daemon: DaemonProcess, agent: str) -> None:
+    """Has two turns of one session, each of which calls a tool of the pool."""
+    daemon.call("agent.start", names=[agent])
+    for turn, objective in enumerate(("the sea is blue", "the sky too"), start=1):
+        task = daemon.call("task.run", agent=agent, objective=objective, session="ada")
+        assert task["state"] == "succeeded", task["error"]
+        assert task["output"] == f"stored, in turn {turn}"
+        assert (turn, task["tool_calls"]) == (turn, 1), task
+    found = daemon.call("mcp.call", name="cortex__cortex_search", arguments={"query": "sky"})
+    assert [item["content"] for item in found["structuredContent"]["items"]] == ["the sky too"]
+
+
+@pytest.mark.parametrize("agent", ["langgraph", "pydantic-ai", "openai-agents", "agno"])
+def test_an_example_of_a_framework_calls_tools_and_remembers_its_session(
+    tmp_path: Path, agent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORTEX_DB", str(tmp_path / "cortex.db"))
+    with DaemonProcess(tmp_path, "", f"--config={EXAMPLES / 'corral.toml'}") as daemon:
+        talk(daemon, agent)
+        assert status(daemon, agent)["warm"]["state"] == "warm"
+
+
+@pytest.mark.skipif(CREWAI not in os.environ, reason="crewai is not installed; make crewai does it")
+def test_the_example_of_crewai_calls_tools_and_remembers_its_session(tmp_path: Path) -> None:
+    for name in ("crewai_agent.py", "crewai.toml"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    config = (tmp_path / "crewai.toml").read_text().replace("crewai/bin/python", "{python}")
+    with DaemonProcess(tmp_path, config.format(python=os.environ[CREWAI])) as daemon:
+        talk(daemon, "crewai")
