@@ -203,7 +203,7 @@ class Schedules:
                 words = f"cannot make a schedule of a task with {key}: each run has its own"
                 raise InvalidParams(words, key=f"task.{key}", value=value)
         if (task.agent is None) == (task.capability is None):
-            words = "cannot tell whom the schedule's task is for: give agent or capability"
+            words = "cannot choose an agent for the schedule's task: give agent or capability"
             raise InvalidParams(words, key="task.agent")
         if task.agent is not None and self._tasks.kind(task.agent) == "task":
             self._agents.of(task.agent)

@@ -250,7 +250,7 @@ class WorkflowEngine:
                         await self._tasks.next_end()
 
     async def _offer(self, task: Task, step: str, keyed: TaskParams) -> Task:
-        """Queues a part of a task, as soon as it is known who could do it.
+        """Queues a part of a task, as soon as it is known which agents could run it.
 
         Raises:
             CorralError: it cannot be queued.

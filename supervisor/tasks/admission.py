@@ -114,7 +114,7 @@ class Admission:
         required = params.required_capabilities
         if params.agent is not None and params.capability is not None:
             raise InvalidParams(
-                "cannot tell whom the task is for: give agent or capability", key="agent"
+                "cannot choose an agent for the task: give agent or capability", key="agent"
             )
         if params.agent is not None:
             agent = self._registry.agents.get(params.agent) or self._registry.of(params.agent)
@@ -130,7 +130,7 @@ class Admission:
             required = [params.capability, *required]
         if not required:
             raise InvalidParams(
-                "cannot tell whom the task is for: give agent or capability", key="agent"
+                "cannot choose an agent for the task: give agent or capability", key="agent"
             )
         able = [
             agent

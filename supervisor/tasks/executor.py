@@ -1,7 +1,7 @@
 """Executes tasks: one attempt after another on workers, or by the workflow engine, until the end.
 
 An attempt is committed before the worker is sent it, an end before it is announced. While an end is being written its
-worker is free already, and the next attempt is committed together with it. Must not know whose turn a task is.
+worker is free already, and the next attempt is committed together with it. Must not know which task is next.
 """
 
 import asyncio

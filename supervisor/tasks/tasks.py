@@ -259,9 +259,9 @@ class Tasks:
             return able
         found = [agent for agent in able if agent.name in members]
         if not found:
-            whom = params.agent or params.capability or ""
+            asked = params.agent or params.capability or ""
             raise PermissionDenied(
-                f'cannot delegate to "{whom}": task "{parent.id}" leads a team of {", ".join(members)}',
+                f'cannot delegate to "{asked}": task "{parent.id}" leads a team of {", ".join(members)}',
                 agent=params.agent,
                 task=parent.id,
                 members=list(members),
