@@ -4,6 +4,6 @@ Guarantees that a run of a schedule makes one task, and that a workflow goes on 
 every part is found by its parent and step. Holds nothing that a record does not. An optional room: without it the
 daemon runs, and refuses schedules, teams and workflows by name. Must not know how a task is queued or run.
 
-Begin with `workflow_engine` for teams and workflows (their rules are in `config.workflow` and `config.team`), with
-`schedules` for schedules; `cron` decides times, and is pure.
+Begin with `workflow_engine` for teams and workflows (their tables are in `config.workflow` and `config.team`), with
+`schedules` for schedules; `workflow_decision` decides the next tasks, `cron` the next times, and both are pure.
 """

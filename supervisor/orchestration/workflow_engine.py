@@ -32,12 +32,13 @@ from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..config.spec import Group, kind_of_group
 from ..config.team import Candidate, Team, chosen
-from ..config.workflow import Branch, Decision, Submission, Workflow, decide, recorded
+from ..config.workflow import Workflow
 from ..lifecycle.state_machine import State, Worker
 from ..supervision.worker_supervisor import Shared
 from ..tasks.admission import has_capability
 from ..tasks.payload import ERROR_BYTES, bounded
 from ..tasks.tasks import Tasks
+from .workflow_decision import Branch, Decision, Submission, decide, recorded
 
 OVERLOADED_S = 300.0
 """Seconds that a part of a task waits for a full queue before it fails with Overloaded."""

@@ -57,7 +57,7 @@ PURE = {
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",
     "supervisor.tasks": "boundaries retry_policy queue autoscale_policy",
-    "supervisor.orchestration": "cron",
+    "supervisor.orchestration": "cron workflow_decision",
     "mcp.upstream": "liveness",
     "mcp.protocol": "catalog",
     "mcp.pool": "placement",
