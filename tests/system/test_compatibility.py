@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -88,7 +88,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def importing_from(source: Path) -> Iterator[None]:
+def importing_from(source: Path) -> Generator[None, None, None]:
     """Lets programs that are started inside the block import corral from `source`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(source))

@@ -6,7 +6,7 @@ the daemon is reached.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import NamedTuple, TypedDict
@@ -76,7 +76,7 @@ class ProgressListeners:
         self._listeners: dict[str, list[OnProgress]] = {}
 
     @contextmanager
-    def listening(self, task: str, on_progress: OnProgress) -> Iterator[None]:
+    def listening(self, task: str, on_progress: OnProgress) -> Generator[None, None, None]:
         """Calls `on_progress` with each progress of `task` inside the block."""
         self._listeners.setdefault(task, []).append(on_progress)
         try:
