@@ -20,9 +20,9 @@ LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.ST
 
 @dataclass
 class Agent:
-    """One agent or MCP server and its workers.
+    """An agent or MCP server with its workers.
 
-    `held`: somebody stopped it, so calls do not start it. `catalogue` is what a server offers, as it said last.
+    `held` means that it was stopped on request, so calls do not start it. `catalogue` has the tools of a server, as listed last.
     """
 
     spec: Spec
@@ -31,42 +31,42 @@ class Agent:
     added: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    bench: "Bench | None" = None
-    """Who is given its next task; there from the first worker on that takes tasks."""
+    candidates: "WorkerHeap | None" = None
+    """Workers for its next task; None before its first worker that takes tasks."""
 
     @property
     def name(self) -> str:
-        """The agent's name."""
+        """Returns the agent's name."""
         return self.spec.name
 
     def note(self, supervisor: WorkerSupervisor) -> None:
-        """A worker of it may be able to begin a task, or one more; or no longer."""
+        """Notes that one of its workers may be able to begin a task, or no longer."""
         capacity = self.spec.resources.max_concurrent_requests
-        if self.bench is None:
+        if self.candidates is None:
             if not has_place(supervisor, capacity):
                 return
-            self.bench = Bench()
-        self.bench.note(supervisor, capacity)
+            self.candidates = WorkerHeap()
+        self.candidates.note(supervisor, capacity)
 
     def first(self) -> WorkerSupervisor | None:
-        """The worker for its next task; None where none can begin one."""
-        if self.bench is None:
+        """Returns the worker for its next task; None if none can begin one."""
+        if self.candidates is None:
             return None
-        return self.bench.first(self.spec.resources.max_concurrent_requests)
+        return self.candidates.first(self.spec.resources.max_concurrent_requests)
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody wants a worker of it up."""
+        """Returns True if one of its workers is wanted."""
         return any(supervisor.worker.wanted for supervisor in self.supervisors)
 
     @property
     def is_up(self) -> bool:
-        """Whether all of its workers are up."""
+        """Returns True if all of its workers are up."""
         return all(supervisor.worker.state in UP for supervisor in self.supervisors)
 
     @property
     def is_paused(self) -> bool:
-        """Whether a worker of it is up, and all that are stand still."""
+        """Returns True if a worker of it is up, and all such workers are paused."""
         up = (supervisor.worker for supervisor in self.supervisors if supervisor.worker.state in UP)
         first = next(up, None)  # as a rule it is not, and says so for all
         return (
@@ -77,12 +77,12 @@ class Agent:
 
     @property
     def tools(self) -> tuple[Tool, ...]:
-        """A server's tools, as it listed them last."""
+        """Returns a server's tools, as listed last."""
         return self.catalogue.tools
 
     @property
     def state(self) -> State:
-        """The one state for all workers, as `status` shows it."""
+        """Returns one state for all workers, as `status` shows it."""
         workers = [supervisor.worker for supervisor in self.supervisors]
         counted = [worker for worker in workers if worker.wanted] or workers
         states = [worker.state for worker in counted]
@@ -96,19 +96,19 @@ class Agent:
 
 
 def processes_of(spec: Spec) -> int:
-    """How many workers an agent or server has by its spec: those that work, and those in reserve."""
+    """Returns the number of workers by the spec: working ones, and those in reserve."""
     return spec.instances.minimum + spec.spares
 
 
 def spec_of(spec: Spec, number: int) -> Spec:
-    """The spec of one worker: what is held in reserve does not end because nobody uses it."""
+    """Returns the spec of one worker: one in reserve does not end for lack of use."""
     first = spec.instances.minimum
     is_reserve = first <= number < first + spec.spares
     return replace(spec, idle_timeout=0.0) if is_reserve else spec
 
 
 def has_range(spec: Spec) -> bool:
-    """Whether the load of an agent decides how many workers it has."""
+    """Returns True if the load decides the number of workers of an agent."""
     takes_tasks = spec.kind == "agent" and spec.protocol == "corral"
     return takes_tasks and spec.instances.min < spec.instances.max
 
@@ -131,7 +131,7 @@ def check_range(spec: Spec, instances: int) -> None:
 
 
 def is_at_risk(agent: Agent) -> bool:
-    """Whether a server has several processes for everybody although its era keeps state in each of them."""
+    """Returns True if all callers share several processes of a server although its era keeps state in each."""
     spec = agent.spec
     is_wide = max(spec.instances.maximum, len(agent.supervisors) - spec.spares) > 1
     legacy = agent.catalogue.era == "legacy"
@@ -139,7 +139,7 @@ def is_at_risk(agent: Agent) -> bool:
 
 
 def waves(specs: Iterable[Spec]) -> Iterator[set[str]]:
-    """The names in the order of starts: each wave requires only what is in earlier ones, or is not there."""
+    """Orders names by starts: each wave requires only names of earlier ones, or absent ones."""
     requires: Mapping[str, tuple[str, ...]] = {spec.name: spec.requires for spec in specs}
     sorter = TopologicalSorter(
         {
@@ -155,7 +155,7 @@ def waves(specs: Iterable[Spec]) -> Iterator[set[str]]:
 
 
 def users(supervisors: Iterable[WorkerSupervisor]) -> dict[str, list[WorkerSupervisor]]:
-    """Those of the supervisors whose agents require another, by the name of that."""
+    """Groups the supervisors whose agents require another one by the name of that."""
     found: dict[str, list[WorkerSupervisor]] = {}
     for supervisor in supervisors:
         for name in supervisor.spec.requires:
@@ -164,14 +164,14 @@ def users(supervisors: Iterable[WorkerSupervisor]) -> dict[str, list[WorkerSuper
 
 
 def not_paused(name: str, workers: Iterable[Worker]) -> CorralError:
-    """Why none of the workers that a name means can be paused."""
+    """Returns the error if none of the workers of a name can be paused."""
     if State.SHUTTING_DOWN in {worker.state for worker in workers}:
         return Conflict(f'cannot pause "{name}": it is being stopped', name=name)
     return Conflict(f'cannot pause "{name}": it does not run; corral start {name}', name=name)
 
 
 def not_up(worker: Worker) -> CorralError:
-    """Why a worker that was started is not up."""
+    """Returns the error of a started worker that is not up."""
     if worker.paused_at is not None:
         text = f'cannot wait for "{worker.id}": it is paused; corral resume {worker.id}'
         return Conflict(text, worker=worker.id, reason="paused")
@@ -186,27 +186,27 @@ def not_up(worker: Worker) -> CorralError:
 
 
 SLACK = 64
-"""How many places that hold no more there may be, beside as many as there are workers."""
+"""Number of outdated places that may stay, beside one for each worker."""
 
 Place = tuple[int, float, str, int, WorkerSupervisor]
-"""How many tasks it does, when it last did none, its id, a number that tells places apart, and who it is."""
+"""Number of its tasks, time when it last had none, its id, a serial number, and the worker."""
 
 
-class Bench:
-    """The workers of one agent that may be able to begin a task."""
+class WorkerHeap:
+    """Orders the workers of one agent that may be able to begin a task, the idlest first."""
 
     def __init__(self) -> None:
         self._heap: list[Place] = []
-        self._places: dict[WorkerSupervisor, Place] = {}  # of each the newest: others hold no more
+        self._places: dict[WorkerSupervisor, Place] = {}  # the newest of each: others are outdated
         self._count = 0
 
     @property
     def size(self) -> int:
-        """How many places it remembers."""
+        """Returns the number of places, outdated ones included."""
         return len(self._heap)
 
     def note(self, supervisor: WorkerSupervisor, capacity: int) -> None:
-        """A worker may be able to begin a task, or one more; or no longer."""
+        """Notes that a worker may be able to begin a task, or no longer."""
         before = self._places.pop(supervisor, None)
         if not has_place(supervisor, capacity):
             return
@@ -221,7 +221,7 @@ class Bench:
             self._heap = sorted(self._places.values())
 
     def first(self, capacity: int) -> WorkerSupervisor | None:
-        """The worker for the next task; None if there is none."""
+        """Returns the worker for the next task; None if there is none."""
         while self._heap:
             place = self._heap[0]
             supervisor = place[4]
@@ -234,5 +234,5 @@ class Bench:
 
 
 def has_place(supervisor: WorkerSupervisor, capacity: int) -> bool:
-    """Whether a worker can begin a task now."""
+    """Returns True if a worker can begin a task now."""
     return len(supervisor.running) < capacity and supervisor.is_schedulable

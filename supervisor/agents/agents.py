@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Agents:
-    """The agents and MCP servers of one daemon, by name, and what can be done with them."""
+    """Holds the agents and MCP servers of one daemon by name, and offers the operations on them."""
 
     def __init__(self, shared: Shared, config: Config, service: Service, pool: Pool) -> None:
         table, bus = AgentTable(shared.store), shared.bus
@@ -147,7 +147,7 @@ class Agents:
             )
 
     async def drain(self) -> None:
-        """Stops everything: what requires others first, then those."""
+        """Stops everything, dependents before the agents that they require."""
         self.registry.draining = True
         try:
             await self.operations.stop(self.all_supervisors())

@@ -1,6 +1,6 @@
-"""What those who wait for a worker look for: whether it is up, is not coming up, rests, has ended, or is gone.
+"""Defines the conditions that callers wait for: a worker is up, is not coming up, rests, has ended, or is gone.
 
-Each is a question about a worker as it stands, to be asked again at every change. Nothing is waited for here, and
+Each is a predicate on the present state of a worker, to be evaluated again at every change. Nothing is waited for here, and
 nothing is changed.
 """
 
@@ -11,42 +11,42 @@ from ..supervision.worker_supervisor import WorkerSupervisor
 
 
 def rests(worker: Worker) -> bool:
-    """It has given up, or was not to start again: nothing brings it up but a start."""
+    """Returns True if it has given up, or must not start again: only a start brings it up."""
     return worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
 
 
 def needs_a_start(supervisor: WorkerSupervisor) -> bool:
-    """Nothing brings it up but a start, or it is about to end."""
+    """Returns True if only a start brings it up, or it is about to end."""
     is_leaving = supervisor.is_to_end or not supervisor.worker.wanted
     return is_leaving or not supervisor.takes_room or rests(supervisor.worker)
 
 
 def can_pause(worker: Worker) -> bool:
-    """It has a process that runs."""
+    """Returns True if it has a running process."""
     return worker.pid is not None and (worker.state in UP or worker.state is State.STARTING)
 
 
 def has_ended(incarnation: int) -> Callable[[Worker], bool]:
-    """Nothing is left of that life."""
+    """Returns True if no process of that life is left."""
     return lambda worker: not worker.tree or worker.incarnation != incarnation
 
 
 def is_gone(supervisor: WorkerSupervisor) -> Callable[[Worker], bool]:
-    """Nothing is left of it, or somebody has started it again."""
+    """Returns True if no process of it is left, or it was started again."""
     return lambda worker: not worker.tree or (worker.wanted and not supervisor.is_to_end)
 
 
 def is_down(worker: Worker) -> bool:
-    """It is not up, or not yet."""
+    """Returns True if it is not up, or not yet."""
     return worker.state not in UP
 
 
 def has_settled(before: LastExit | None) -> Callable[[Worker], bool]:
-    """It is up, or is not coming up: nobody wants it, it is paused, or it has failed since `before`."""
+    """Returns True if it is up, or is not coming up: not wanted, paused, or failed since `before`."""
     tried = (State.TERMINATED, State.INITIAL, State.STARTING)
 
     def check(worker: Worker) -> bool:
-        last = worker.last_exit  # an end that somebody asked for is none of its failures
+        last = worker.last_exit  # a requested end is none of its failures
         has_failed = last is not None and last is not before and last.result not in ASKED_FOR
         stands = not worker.wanted or worker.paused_at is not None or rests(worker)
         return worker.state in UP or stands or (has_failed and worker.state in tried)
@@ -55,12 +55,12 @@ def has_settled(before: LastExit | None) -> Callable[[Worker], bool]:
 
 
 def is_up_after(incarnation: int) -> Callable[[Worker], bool]:
-    """It is up, in a later life than that."""
+    """Returns True if it is up, in a later life than that."""
     return lambda worker: worker.state in UP and worker.incarnation > incarnation
 
 
 def has_moved_on(supervisor: WorkerSupervisor, incarnation: int) -> Callable[[Worker], bool]:
-    """It lives anew, or somebody has taken the restart back."""
+    """Returns True if it is in a new life, or the restart was revoked."""
 
     def check(worker: Worker) -> bool:
         is_kept = worker.state in UP and not supervisor.is_following
@@ -70,5 +70,5 @@ def has_moved_on(supervisor: WorkerSupervisor, incarnation: int) -> Callable[[Wo
 
 
 def last_exit_until(supervisor: WorkerSupervisor, incarnation: int) -> LastExit | None:
-    """How the newest of its lives ended that is no later than that; None where none is known."""
+    """Returns the exit of its newest life that is no later than that; None if unknown."""
     return next((last for number, last in supervisor.exits if number <= incarnation), None)

@@ -1,7 +1,7 @@
-"""The teams and workflows of one daemon, by name: from the file and from the store; added, changed, removed.
+"""Holds the teams and workflows of one daemon by name: from the file and from the store; adds, changes and removes them.
 
-They have no processes: what they need are agents, which cannot be removed while one names them. A task that is
-under way goes on as its team or workflow was when it began.
+They have no processes: they need agents, which cannot be removed while a team or workflow names them. A running task
+continues with its team or workflow as it was when the task began.
 """
 
 from collections import Counter
@@ -22,12 +22,12 @@ REMOVED = {"team": "team.removed", "workflow": "workflow.removed"}
 
 
 class Groups:
-    """The teams and workflows that there are.
+    """Holds the existing teams and workflows.
 
     Args:
-        bus: where it is told what came and went.
-        table: what the store keeps of them.
-        registry: the agents and servers that there are; takes these in, too.
+        bus: receives events about additions and removals.
+        table: their entries in the store.
+        registry: the existing agents and servers; gets these names, too.
     """
 
     def __init__(self, bus: Bus, table: AgentTable, registry: Registry) -> None:
@@ -39,7 +39,7 @@ class Groups:
         self._specs = registry.specs
 
     def of(self, name: str, kind: str) -> Group:
-        """The team or workflow (`kind`) of that name.
+        """Returns the team or workflow (`kind`) of that name.
 
         Raises:
             NotFound: there is none.
@@ -52,7 +52,7 @@ class Groups:
         return found
 
     def all(self, kind: str) -> list[Group]:
-        """The teams, or the workflows, in the order in which they came."""
+        """Returns the teams, or the workflows, in the order of their addition."""
         return [each for each in self.by_name.values() if kind_of_group(each) == kind]
 
     def check_free(self, name: str, verb: str) -> None:
@@ -83,7 +83,7 @@ class Groups:
                 )
             except CorralError as error:
                 self._bus.publish("config.refused", agent=entry.name, reason=error.message)
-        while waiting:  # whoever names one that is left out is left out as well
+        while waiting:  # a group that names one that is left out is left out as well
             try:
                 check_groups({**self.by_name, **waiting}, self._specs())
             except CorralError as error:
@@ -106,7 +106,7 @@ class Groups:
 
         Raises:
             Conflict: a name is taken.
-            InvalidParams: a table is not valid, or names somebody who is not there.
+            InvalidParams: a table is not valid, or names one that does not exist.
             Overloaded: the store takes nothing now.
         """
         for name in tables:
@@ -135,7 +135,7 @@ class Groups:
         return list(added.values())
 
     def users(self, names: Collection[str]) -> list[str]:
-        """Who needs one of `names`, directly or through others; `names` themselves are left out."""
+        """Returns the groups that need one of `names`, directly or through others, without `names` themselves."""
         found: dict[str, None] = {}
         while True:
             reached = {*names, *found}
@@ -149,7 +149,7 @@ class Groups:
             found |= dict.fromkeys(more)
 
     def check_not_needed(self, names: Collection[str]) -> None:
-        """Refuses to let somebody go whom one of them names.
+        """Refuses to remove a name that one of them needs.
 
         Raises:
             Conflict: with `required_by`.
@@ -165,7 +165,7 @@ class Groups:
                 raise Conflict(text, name=name, required_by=others)
 
     def forget(self, names: Iterable[str]) -> None:
-        """They are in the store no more."""
+        """Forgets groups that were removed from the store."""
         for name in names:
             group = self.by_name.pop(name, None)
             if group is not None:
@@ -176,11 +176,11 @@ class Groups:
     def planned(
         self, wanted: Mapping[str, Group], agents: Mapping[str, Spec]
     ) -> dict[str, dict[str, str]]:
-        """What a configuration with `wanted` and with `agents` would change: `teams` and `workflows`, by name.
+        """Returns the changes by a configuration with `wanted` and `agents`: `teams` and `workflows`, by name.
 
         Raises:
-            Conflict: the file gives somebody's name to another kind, and that one was added at run time.
-            InvalidParams: what was added at run time names somebody who is no longer there.
+            Conflict: the file gives a name to another kind that was added at run time.
+            InvalidParams: a group that was added at run time names one that no longer exists.
         """
         added = {n: e for n, e in self.by_name.items() if e.source == STORE and n not in wanted}
         for name in [*wanted, *added]:
@@ -201,7 +201,7 @@ class Groups:
         }
 
     def follow(self, wanted: Mapping[str, Group]) -> None:
-        """Goes over to those of the file, and keeps what was added at run time."""
+        """Adopts the groups of the file, and keeps those added at run time."""
         for name, effect in group_changes(self.by_name, wanted).items():
             if effect == "removed":
                 self.forget([name])

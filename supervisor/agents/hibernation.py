@@ -1,8 +1,8 @@
-"""Saves what workers know of themselves, and gives it back: on request, now and then, around a sleep.
+"""Saves and restores checkpoints of workers: on request, periodically, and around a hibernation.
 
 A worker that is hibernated has saved a checkpoint and has no process; `wake`, a start or a task brings it back, in a
-later daemon too, and its next life begins with what it saved. What a worker is to begin with stays so until a life of
-it is Ready. While a worker is being put to sleep, or is given another state, it is given no task.
+later daemon too, and its next life begins with the checkpoint. The checkpoint to begin with is kept until a life of
+it is Ready. While a worker is being hibernated or restored, it gets no task.
 """
 
 import asyncio
@@ -34,22 +34,22 @@ from .agent import Agent
 from .agents import Agents
 
 SAVE_S = 30.0
-"""How long a worker may take to save or to restore, where the caller says nothing else."""
+"""Seconds that a worker may take to save or restore, unless the caller sets another limit."""
 
 SAVES_AT_ONCE = 8
-"""Periodic checkpoints that are saved in one moment: each may be megabytes in memory."""
+"""Number of periodic checkpoints that are saved at the same time: each may be megabytes in memory."""
 
 JITTER = 0.1
-"""How much the time between two checkpoints of a worker varies, so that those of many spread."""
+"""Fraction by which the time between two checkpoints varies, so that those of many workers spread."""
 
 LOOK_S = 1.0
-"""How often it is looked whose checkpoint is due."""
+"""Seconds between two checks for due checkpoints."""
 
 logger = logging.getLogger(__name__)
 
 
 class Hibernation:
-    """What workers save and begin with, for one daemon. `queued` counts the tasks that wait for an agent."""
+    """Manages the checkpoints of workers and their hibernation. `queued` counts the tasks that wait for an agent."""
 
     def __init__(
         self, agents: Agents, checkpoints: Checkpoints, queued: Callable[[str], int]
@@ -90,7 +90,7 @@ class Hibernation:
     # -- what others ask
 
     def is_hibernated(self, agent: Agent) -> bool:
-        """Whether an agent has no worker that is wanted, and one that sleeps: a task wakes it."""
+        """Returns True if an agent has no wanted worker, and a hibernated one: a task wakes it."""
         return (
             any(_is_hibernated(supervisor) for supervisor in agent.supervisors) and not agent.wanted
         )
@@ -103,7 +103,7 @@ class Hibernation:
             )
 
     def _came_asleep(self, supervisor: WorkerSupervisor) -> bool:
-        """Whether a worker was added to an agent that sleeps: it wakes with the others."""
+        """Returns True if a worker was added to a hibernated agent: it wakes with the others."""
         agent = self._agents.agents.get(supervisor.spec.name)
         is_new = supervisor.worker.state is State.INITIAL
         return is_new and agent is not None and self.is_hibernated(agent)
@@ -113,10 +113,10 @@ class Hibernation:
             self.wake_soon(agent)
 
     async def checkpoint_of(self, supervisor: WorkerSupervisor) -> dict[str, object]:
-        """What the next life of a worker begins with, as `{"checkpoint": data}`, or nothing.
+        """Returns the state for the next life of a worker, as `{"checkpoint": data}`, or nothing.
 
         Raises:
-            SpawnFailed: what it was to begin with is damaged or gone.
+            SpawnFailed: its checkpoint is damaged or gone.
         """
         resumption = self._resumptions.get(supervisor.id)
         if resumption is not None:
@@ -133,7 +133,7 @@ class Hibernation:
             return {}
 
     async def _pending(self, supervisor: WorkerSupervisor, number: int) -> dict[str, object]:
-        """Somebody counts on this one: an earlier one in its place would be a loss that nobody is told of."""
+        """Loads this checkpoint or fails: an earlier one in its place would be a silent loss."""
         try:
             record, data = await self.checkpoints.find(number)
             if (
@@ -151,7 +151,7 @@ class Hibernation:
         return {"checkpoint": data}
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
-        """A worker's state has changed: it may be awake, or has begun with what it was to begin with."""
+        """Notes a change of a worker: it may be awake, or has begun from its checkpoint."""
         worker = supervisor.worker
         found = self._resumptions.get(supervisor.id)
         if found is not None:
@@ -173,7 +173,7 @@ class Hibernation:
     def _awake(self, supervisor: WorkerSupervisor, found: Resumption) -> None:
         supervisor.uncordon(Unschedulable.HIBERNATED)
         self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
-        self._tell("agent.woken", supervisor, {"checkpoint": found.checkpoint})
+        self._publish("agent.woken", supervisor, {"checkpoint": found.checkpoint})
 
     def _keep_in_mind(self, worker_id: str, resumption: Resumption | None) -> None:
         if resumption is None:
@@ -183,7 +183,7 @@ class Hibernation:
         self.checkpoints.resume_soon(worker_id, resumption)
 
     def stopped(self, supervisors: Sequence[WorkerSupervisor]) -> None:
-        """Somebody stops workers: those that sleep stay down, and begin with what they saved when they are started."""
+        """Notes a stop of workers: hibernated ones stay down, and begin from their checkpoint at the next start."""
         for supervisor in supervisors:
             found = self._resumptions.get(supervisor.id)
             if found is not None and found.hibernated:
@@ -191,7 +191,7 @@ class Hibernation:
                 self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
 
     def removed(self, agent: str) -> None:
-        """An agent is no more."""
+        """Forgets a removed agent."""
         for worker_id in [w for w, each in self._resumptions.items() if each.agent == agent]:
             del self._resumptions[worker_id]
             self._begun.pop(worker_id, None)
@@ -210,13 +210,13 @@ class Hibernation:
     # -- saving
 
     async def save(self, name: str, timeout_s: float | None) -> list[CheckpointRecord]:
-        """Has each worker of an agent that is up, or the one worker, save a checkpoint.
+        """Saves a checkpoint of each worker of an agent that is up, or of one worker.
 
         Raises:
             NotFound: there is no such agent or worker.
             Conflict: none is up, one is paused, or saves nothing.
             TaskFailed, Timeout, WorkerFailed: one could not; others may have.
-            ResourceLimitExceeded: what one saved is longer than max_checkpoint_bytes.
+            ResourceLimitExceeded: a checkpoint is longer than max_checkpoint_bytes.
         """
         supervisors = self._agents.supervisors(name)
         up = [supervisor for supervisor in supervisors if supervisor.worker.state in UP]
@@ -248,19 +248,19 @@ class Hibernation:
             supervisor.spec.name, supervisor.id, None, data, reason
         )
         facts = {"checkpoint": record.id, "reason": reason, "size_bytes": record.size_bytes}
-        self._tell("checkpoint.saved", supervisor, facts, is_stored=reason != "interval")
+        self._publish("checkpoint.saved", supervisor, facts, is_stored=reason != "interval")
         return record
 
-    def _tell(
+    def _publish(
         self,
-        what: str,
+        type_: str,
         supervisor: WorkerSupervisor,
         fields: Mapping[str, object],
         *,
         is_stored: bool = True,
     ) -> None:
         self._bus.publish(
-            what,
+            type_,
             agent=supervisor.spec.name,
             worker=supervisor.id,
             incarnation=supervisor.worker.incarnation,
@@ -309,21 +309,21 @@ class Hibernation:
                     self._failing.discard(supervisor.id)
         except CorralError as error:
             if supervisor.worker.incarnation == incarnation:
-                self._tell_failure(supervisor, error)
+                self._publish_failure(supervisor, error)
         except Exception:
             logger.exception("cannot save a checkpoint of worker %s", supervisor.id)
         finally:
             if supervisor.worker.state in UP:
                 self._put_off(supervisor)
 
-    def _tell_failure(self, supervisor: WorkerSupervisor, error: CorralError) -> None:
+    def _publish_failure(self, supervisor: WorkerSupervisor, error: CorralError) -> None:
         if supervisor.id not in self._failing:
             self._failing.add(supervisor.id)  # one event for all that fail in a row
             supervisor.note("warning", error.message)
-            self._tell("checkpoint.failed", supervisor, {"reason": error.message})
+            self._publish("checkpoint.failed", supervisor, {"reason": error.message})
 
     async def _save_what_changed(self, supervisor: WorkerSupervisor) -> None:
-        """An agent that does nothing has nothing new to save; half of the time that one is kept is the exception."""
+        """Saves a checkpoint if the state has changed, or the stored one has reached half of its retention."""
         data = await _state_of(supervisor, None)
         digest, now = sha256(codec.encode(data)).digest(), self._loop.time()
         before = self._saved.get(supervisor.id)
@@ -333,7 +333,7 @@ class Hibernation:
             self._saved[supervisor.id] = (digest, now)
 
     def _is_tired(self, agent: Agent, now: float) -> bool:
-        """Whether all of its workers that are wanted are up, and have had no task for hibernate_after."""
+        """Returns True if all wanted workers are up, and have had no task for hibernate_after."""
         if now < self._awake_until.get(agent.name, 0.0) or self._queued(agent.name):
             return False
         workers = [
@@ -353,7 +353,7 @@ class Hibernation:
         except CorralError as error:
             logger.info("%s", error)
             for supervisor in agent.supervisors:
-                self._tell_failure(supervisor, error)
+                self._publish_failure(supervisor, error)
         except Exception:
             logger.exception("cannot hibernate %s", agent.name)
         finally:
@@ -364,10 +364,10 @@ class Hibernation:
     async def restore(
         self, number: int | None, data: object, name: str | None, timeout_s: float | None
     ) -> tuple[WorkerSupervisor, CheckpointRecord, bool]:
-        """Has a worker go on with a checkpoint, or with `data` where `number` is None.
+        """Restores a worker from a checkpoint, or from `data` if `number` is None.
 
-        Returns the worker, its own copy of the checkpoint, and whether it goes on at once: one that does not run
-        begins with it when it is started.
+        Returns the worker, its own copy of the checkpoint, and whether it took effect at once: one that does not run
+        begins with it at its next start.
 
         Raises:
             NotFound: there is no such checkpoint or worker.
@@ -401,7 +401,7 @@ class Hibernation:
             await self._resume({supervisor.id: pending})
             self._resumptions[supervisor.id] = pending
         is_live = worker.state in UP
-        self._tell("checkpoint.restored", supervisor, {"checkpoint": copy.id, "live": is_live})
+        self._publish("checkpoint.restored", supervisor, {"checkpoint": copy.id, "live": is_live})
         return supervisor, copy, is_live
 
     def _one(self, name: str | None) -> WorkerSupervisor:
@@ -419,12 +419,12 @@ class Hibernation:
     async def hibernate(
         self, names: Sequence[str], *, timeout_s: float | None, force: bool
     ) -> list[WorkerSupervisor]:
-        """Has workers save a checkpoint and ends their processes, all or none; waits until nothing is left of them.
+        """Saves checkpoints of workers and ends their processes, all or none; waits until no process is left.
 
         Args:
-            names: agents or workers; those of an agent that do not run are passed over.
-            timeout_s: how long running tasks are waited for; None: the shutdown_grace_period.
-            force: what saves nothing is ended, too.
+            names: agents or workers; workers of an agent that do not run are skipped.
+            timeout_s: seconds to wait for running tasks; None: the shutdown_grace_period.
+            force: end also workers without a checkpoint.
 
         Raises:
             NotFound: a name is unknown.
@@ -467,13 +467,13 @@ class Hibernation:
                 self._lay_down(supervisor, asleep[supervisor.id])
         try:
             await self._agents.operations.until_gone(up)
-        finally:  # a task may have come before they slept; also when whoever asked hangs up
+        finally:  # a task may have come before they hibernated; also when the caller disconnects
             for agent in {supervisor.spec.name for supervisor in up} & self._agents.agents.keys():
                 self._wake_for_tasks(self._agents.of(agent))
         return chosen
 
     async def _resume(self, resumptions: Mapping[str, Resumption]) -> None:
-        """Keeps what workers are to begin with; whoever hangs up meanwhile leaves the store as they are."""
+        """Stores the checkpoints that workers begin with; completes although the caller disconnects."""
         try:
             await self.checkpoints.resume(resumptions)
         except asyncio.CancelledError:
@@ -486,7 +486,7 @@ class Hibernation:
         supervisor.cordon(Unschedulable.HIBERNATED)
         supervisor.forget()
         supervisor.send(state_machine.Stop("hibernated", "hibernated"))
-        self._tell("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
+        self._publish("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
 
     async def _save_for_sleep(
         self, supervisors: Sequence[WorkerSupervisor], force: bool
@@ -504,7 +504,7 @@ class Hibernation:
         return await asyncio.gather(*map(save, supervisors))
 
     async def wake(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool) -> None:
-        """Starts workers that sleep, with what they saved, and waits until they are up; what is up stays as it is.
+        """Starts hibernated workers from their checkpoints, and waits until they are up; running ones are untouched.
 
         Raises:
             Conflict: one is neither up nor sleeps, or an emergency stop is in force.
@@ -529,7 +529,7 @@ class Hibernation:
     async def _withheld(
         self, supervisors: Sequence[WorkerSupervisor], timeout_s: float | None, what: str
     ) -> AsyncGenerator[None, None]:
-        """While workers are given no task, and have none."""
+        """Withholds tasks from workers, and waits until they have none."""
         for supervisor in supervisors:
             if supervisor.is_cordoned(Unschedulable.HIBERNATING):
                 text = (
@@ -575,7 +575,7 @@ def _has_no_task(supervisor: WorkerSupervisor) -> Callable[[state_machine.Worker
 
 
 def _is_to_sleep(supervisor: WorkerSupervisor) -> bool:
-    """Whether a worker is up, and not merely down or asleep.
+    """Returns True if a worker is up, False if it hibernates.
 
     Raises:
         Conflict: it is neither.
@@ -599,7 +599,7 @@ def _check_protocol(supervisors: Sequence[WorkerSupervisor], what: str) -> None:
 
 
 async def _state_of(supervisor: WorkerSupervisor, timeout_s: float | None) -> object:
-    """What a worker's checkpoint hook returns."""
+    """Returns the data of a worker's checkpoint hook."""
     what = f'save a checkpoint of "{supervisor.id}"'
     data = (await _ask(supervisor, what, "checkpoint/save", {}, timeout_s)).get("data")
     if data is None:
@@ -615,11 +615,11 @@ async def _ask(
     params: dict[str, object],
     timeout_s: float | None,
 ) -> dict[str, object]:
-    """What a worker that is up answers.
+    """Calls a method of a worker that is up, and returns the result.
 
     Raises:
         Conflict: it is paused, or knows no such method.
-        CorralError: what it answered, or that it did not.
+        CorralError: the error of the worker, or no answer.
     """
     if supervisor.worker.paused_at is not None:
         text = f"cannot {what}: it is paused; corral resume {supervisor.id}"

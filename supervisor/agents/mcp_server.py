@@ -33,7 +33,7 @@ from .startup import Startup
 from .tool_cache import ToolCache
 
 GONE_S = 5.0
-"""How long a process that has closed its pipes is waited for: until then its end is told, or it lives on deaf."""
+"""Seconds to wait for the end of a process that has closed its pipes; after that it counts as unreachable."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ServerControl:
 
 
 class ServerProcess:
-    """One worker of a server."""
+    """Presents one worker of a server to the pool."""
 
     def __init__(self, supervisor: WorkerSupervisor, control: ServerControl) -> None:
         self.supervisor = supervisor
@@ -66,7 +66,7 @@ class ServerProcess:
 
     @property
     def phase(self) -> Phase:
-        """What can be had of it now."""
+        """Returns its present availability."""
         worker = self.supervisor.worker
         if worker.paused_at is not None or _has_given_up(worker):
             return Phase.LOST
@@ -81,12 +81,12 @@ class ServerProcess:
 
     @property
     def life(self) -> int:
-        """The number of its incarnation."""
+        """Returns the number of its incarnation."""
         return self.supervisor.worker.incarnation
 
     @property
     def session(self) -> Session | None:
-        """The session, where a request can be sent at once."""
+        """Returns the session if a request can be sent at once."""
         supervisor = self.supervisor
         worker, life = supervisor.worker, supervisor.life
         if worker.state not in UP or worker.paused_at is not None or life is None:
@@ -95,12 +95,12 @@ class ServerProcess:
         return line.session if isinstance(line, McpLine) and line.session.is_open else None
 
     async def acquire(self) -> Session:
-        """A session with the process, which is started if it is not up.
+        """Returns a session with the process, which is started if it is not up.
 
         Raises:
             Conflict: it is paused.
             SpawnFailed, Timeout: it does not come up.
-            ToolFailed: it is deaf, went in this instant, or is being removed: another one may take the call.
+            ToolFailed: it has closed its pipes, has just ended, or is being removed: another one may take the call.
             ResourceLimitExceeded: there is no room for it.
         """
         supervisor = self.supervisor
@@ -149,7 +149,7 @@ class ServerProcess:
             self.supervisor.send(Worked(is_busy))
 
     def trouble(self) -> CorralError | None:
-        """Why it is not up: how it ended last, or what it said while it starts."""
+        """Describes why it is not up: its last exit, or its output during the start."""
         supervisor = self.supervisor
         worker, name = supervisor.worker, supervisor.spec.name
         last = worker.last_exit
@@ -170,67 +170,67 @@ class McpServer:
         self._control = control
         self._processes: tuple[ServerProcess, ...] = ()
         self._supervisors: list[WorkerSupervisor] = []
-        """Whose `_processes` are, in the same order."""
+        """Supervisors of `_processes`, in the same order."""
 
     @property
     def name(self) -> str:
-        """The server's name."""
+        """Returns the server's name."""
         return self._agent.name
 
     @property
     def concurrency(self) -> Concurrency:
-        """How its calls may overlap: auto, serial or parallel."""
+        """Returns how its calls may overlap: auto, serial or parallel."""
         return self._agent.spec.concurrency
 
     @property
     def share(self) -> Share:
-        """Who has processes of its own."""
+        """Returns the scope in which callers share its processes."""
         return self._agent.spec.share
 
     @property
     def spares(self) -> int:
-        """How many of the processes are held in reserve."""
+        """Returns the number of processes in reserve."""
         return self._agent.spec.spares
 
     @property
     def max_processes(self) -> int:
-        """How many processes there may be."""
+        """Returns the maximum number of processes."""
         spec = self._agent.spec
         return max(spec.instances.maximum + spec.spares, len(self._agent.supervisors))
 
     @property
     def request_timeout_s(self) -> float:
-        """The longest wait for an answer where the caller names none."""
+        """Returns the default limit of seconds for an answer."""
         return self._agent.spec.mcp.request_timeout
 
     @property
     def max_request_timeout_s(self) -> float:
-        """The longest wait of all."""
+        """Returns the largest limit of seconds for an answer."""
         return self._agent.spec.mcp.max_request_timeout
 
     @property
     def max_retries(self) -> int:
-        """How often a call that is safe to repeat is repeated."""
+        """Returns the number of retries of a call that is safe to repeat."""
         return self._agent.spec.mcp.max_retries
 
     @property
     def max_calls_per_minute(self) -> int:
-        """How many requests it takes; 0 is any number."""
+        """Returns the number of requests at a time; 0 for no limit."""
         return self._agent.spec.max_calls_per_minute
 
     @property
     def denied_tools(self) -> Sequence[str]:
-        """Patterns of tools that nobody sees."""
+        """Returns the patterns of hidden tools."""
         return self._agent.spec.denied_tools
 
     @property
     def catalogue(self) -> Catalogue:
-        """What it offers, as it said last."""
+        """Returns its tools, prompts and resources, as listed last."""
         return self._agent.catalogue
 
     @property
     def processes(self) -> Sequence[ServerProcess]:
-        """One for each of its workers."""
+        """Returns one process for each of its workers."""
         supervisors = self._agent.supervisors
         if supervisors != self._supervisors:  # of the same ones, a look at each
             earlier = {process.supervisor: process for process in self._processes}
@@ -242,7 +242,7 @@ class McpServer:
         return self._processes
 
     def check(self) -> None:
-        """Refuses calls of what somebody has stopped.
+        """Refuses calls of a server that was stopped on request.
 
         Raises:
             Conflict: it is stopped, or an emergency stop is in force.

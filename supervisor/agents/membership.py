@@ -74,7 +74,7 @@ class Membership:
         self._on_reload: list[Callable[[Config], None]] = []
 
     def subscribe(self, on_reload: Callable[[Config], None]) -> Callable[[], None]:
-        """Has `on_reload` called with each configuration that was read again and is in force; returns the unsubscribe."""
+        """Subscribes `on_reload` to each reloaded configuration in force; returns the function that unsubscribes."""
         self._on_reload.append(on_reload)
         return partial(self._unsubscribe, on_reload)
 
@@ -99,8 +99,8 @@ class Membership:
         for spec in built_in:
             if spec.name not in self._agents and spec.name not in self._registry.config.agents:
                 self._insert(spec)
-        crews = [entry for entry in entries if entry.kind in ("team", "workflow")]
-        self._groups.load(self._registry.config.groups, crews)
+        groups = [entry for entry in entries if entry.kind in ("team", "workflow")]
+        self._groups.load(self._registry.config.groups, groups)
 
     def _load_added(self, entry: Entry) -> None:
         name = entry.name
@@ -141,10 +141,10 @@ class Membership:
     # -- adding
 
     def compared(self, additions: Iterable[Addition]) -> dict[str, tuple[str, ...]]:
-        """Of those whose name is taken: the keys in which they differ from what has it, none if it is the same.
+        """Returns, for each taken name, the keys that differ from its present table; none if they are equal.
 
         Raises:
-            Conflict: they differ, and what has the name was not added at run time, or is of the other kind.
+            Conflict: they differ, and the present one was not added at run time, or is of the other kind.
             InvalidParams: a table is not valid.
         """
         found: dict[str, tuple[str, ...]] = {}
@@ -174,12 +174,12 @@ class Membership:
     ) -> dict[str, CorralError]:
         """Adds agents and servers at run time, all or none; they are in the store before this returns.
 
-        What is there and named in `replacing` goes over to its new table, as at a reload.
-        Returns why those that were started did not come up, by name; they are added all the same.
+        An existing one named in `replacing` gets its new table, as at a reload.
+        Returns by name why started ones did not come up; they are added all the same.
 
         Raises:
             Conflict: a name is taken, twice there, or an emergency stop is in force and they are to start.
-            InvalidParams: a table is not valid, or requires what is not there.
+            InvalidParams: a table is not valid, or requires one that does not exist.
             ResourceLimitExceeded: there is no room for their workers.
         """
         self._startup.check_may_start(())
@@ -290,28 +290,28 @@ class Membership:
     # -- removing
 
     async def remove(self, names: Sequence[str], *, cascade: bool = False) -> list[str]:
-        """Stops agents and forgets them, all or none; with `cascade` also what requires them. Who is gone.
+        """Stops and removes agents, all or none; with `cascade` also their dependents. Returns the removed names.
 
-        A team or workflow that is named is forgotten; its tasks go on.
+        A named team or workflow is removed; its tasks continue.
 
         Raises:
             NotFound: there is no such agent.
             Conflict: another agent requires one of them; `data["required_by"]`.
             Overloaded: the store takes nothing now; they are stopped, and still there.
         """
-        crews = [name for name in dict.fromkeys(names) if name in self._groups.by_name]
-        chosen = {name: self._registry.of(name) for name in names if name not in crews}
+        groups = [name for name in dict.fromkeys(names) if name in self._groups.by_name]
+        chosen = {name: self._registry.of(name) for name in names if name not in groups}
         if cascade:
             for agent in self._agents.values():
                 if not chosen.keys().isdisjoint(self._all_required(agent)):
                     chosen[agent.name] = agent
-            crews += self._groups.users({*chosen, *crews})
-        self._check_not_required({*chosen, *crews})
+            groups += self._groups.users({*chosen, *groups})
+        self._check_not_required({*chosen, *groups})
         if chosen:
-            return await self._remove(list(chosen.values()), crews)
-        await self._table.remove(crews)
-        self._groups.forget(crews)
-        return crews
+            return await self._remove(list(chosen.values()), groups)
+        await self._table.remove(groups)
+        self._groups.forget(groups)
+        return groups
 
     def _all_required(self, agent: Agent) -> set[str]:
         found = set(agent.spec.requires)
@@ -333,7 +333,7 @@ class Membership:
                     required_by=others,
                 )
 
-    async def _remove(self, agents: Iterable[Agent], crews: Sequence[str] = ()) -> list[str]:
+    async def _remove(self, agents: Iterable[Agent], groups: Sequence[str] = ()) -> list[str]:
         async with contextlib.AsyncExitStack() as stack:
             for agent in sorted(agents, key=lambda each: each.name):  # in one order for all
                 await stack.enter_async_context(agent.changing)
@@ -344,15 +344,15 @@ class Membership:
             stack.enter_context(self._registry.excluded(supervisors))
             await self._operations.stop(supervisors)
             names = [agent.name for agent in present]
-            self._check_not_required({*names, *crews})  # the file may have come to name one
+            self._check_not_required({*names, *groups})  # the file may have come to name one
 
             async def forget() -> None:
-                await self._table.remove([*names, *crews])
-                self._groups.forget(crews)
+                await self._table.remove([*names, *groups])
+                self._groups.forget(groups)
                 await self._forget(present)
 
             await seen_through(forget())  # what the store has not, nobody has
-            return [*names, *crews]
+            return [*names, *groups]
 
     async def _forget(self, agents: Sequence[Agent]) -> None:
         supervisors = [supervisor for agent in agents for supervisor in agent.supervisors]
@@ -369,10 +369,10 @@ class Membership:
     # -- the file
 
     async def reload(self, config: Config, *, dry_run: bool) -> Plan:
-        """Goes over to a new configuration; only what has changed is touched, and nobody is waited for.
+        """Adopts a new configuration; touches only changed agents, and waits for none.
 
         Raises:
-            InvalidParams: what was added at run time requires something that is no longer there.
+            InvalidParams: an agent that was added at run time requires one that no longer exists.
         """
         specs = self._registry.specs()
         from_file = frozenset(
@@ -404,11 +404,11 @@ class Membership:
         for name in planned.changed:
             await self._replicas.rescale(name, config.agents[name].instances.minimum)
         if leaving:
-            with contextlib.suppress(NotFound):  # somebody else removes them, too
+            with contextlib.suppress(NotFound):  # a concurrent call removes them, too
                 await self._remove(leaving)
             self._start_from_file([self._insert(spec) for spec in self._come_back(planned.removed)])
-        told = {k: v for k, v in asdict(planned).items() if k not in ("keys", "renewed")}
-        self._shared.bus.publish("config.reloaded", **told)
+        fields = {k: v for k, v in asdict(planned).items() if k not in ("keys", "renewed")}
+        self._shared.bus.publish("config.reloaded", **fields)
         for name, effect in planned.changed.items():
             keys = planned.keys[name]
             self._shared.bus.publish("agent.changed", agent=name, effect=effect, keys=keys)
@@ -427,7 +427,7 @@ class Membership:
             )
 
     def _come_back(self, names: Iterable[str]) -> list[Spec]:
-        """Those of the removed that the file names again: it was read once more while they ended."""
+        """Returns the removed agents that the file names again: it was reloaded while they ended."""
         specs = [
             self._registry.config.agents[name]
             for name in names
@@ -445,9 +445,9 @@ class Membership:
             self._tools.reconfigure(agent, before)
 
     def _renew_changed(self, names: Iterable[str]) -> None:
-        """New workers for a new configuration, in the order of what they require, and no more than may be.
+        """Replaces workers for a new configuration in the order of dependencies, within the limits.
 
-        What waits for its start, or is about to end, takes the new configuration with its next life.
+        One that waits for its start, or is about to end, takes the new configuration with its next life.
         """
         wanted = [
             supervisor

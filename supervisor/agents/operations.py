@@ -1,8 +1,8 @@
-"""Carries out what a caller asks of workers: start, stop, restart, reset, pause, resume, emergency stop.
+"""Carries out requests for workers: start, stop, restart, reset, pause, resume, emergency stop.
 
 Each request is an event for the lifecycle, which orders them by itself, so they need no lock: each is sent without
-an await in between, and the last one wins. What requires others is stopped before them, and started when they are
-Ready; where that has to be waited for, any later request for the same worker cancels the wait.
+an await in between, and the last one wins. A dependent is stopped before the agents that it requires, and started when they are
+Ready; during that wait, any later request for the same worker cancels the wait.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class Operations:
         """Stops workers, at once but for those that others of them require, and waits until nothing is left.
 
         Raises:
-            Timeout: something survives SIGKILL; the killing goes on.
+            Timeout: a process survives SIGKILL; the killing goes on.
         """
         chosen, using = set(supervisors), users(supervisors)
         wholly = {
@@ -99,7 +99,7 @@ class Operations:
         supervisor.send(state_machine.Stop())
 
     async def _until_each_has_ended(self, supervisors: Iterable[WorkerSupervisor]) -> None:
-        """Waits for the end of the lives that they have now; what cannot be ended holds up nobody."""
+        """Waits for the end of their present lives; one that cannot be ended does not delay the others."""
         for supervisor in supervisors:
             try:
                 async with asyncio.timeout(_patience_s([supervisor])):
@@ -108,10 +108,10 @@ class Operations:
                 continue
 
     async def until_gone(self, supervisors: Sequence[WorkerSupervisor]) -> None:
-        """Waits until nothing is left of workers that are being stopped, or somebody starts them again.
+        """Waits until stopping workers have no processes left, or are started again.
 
         Raises:
-            Timeout: something survives SIGKILL; the killing goes on.
+            Timeout: a process survives SIGKILL; the killing goes on.
         """
         stages = sum(
             1
@@ -131,7 +131,7 @@ class Operations:
         await self._zygotes.until_ended({supervisor.spec.name for supervisor in supervisors})
 
     async def restart(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
-        """Ends workers and starts a new incarnation of each; what requires others of them ends first and starts last.
+        """Ends workers and starts a new incarnation of each; dependents end first and start last.
 
         Raises:
             SpawnFailed, Timeout, Conflict, ResourceLimitExceeded: as for start.
@@ -163,10 +163,10 @@ class Operations:
     async def _with_new_sources(
         self, supervisors: Sequence[WorkerSupervisor]
     ) -> list[WorkerSupervisor]:
-        """Those of the supervisors that nobody has stopped meanwhile, once what has changed of their sources is read.
+        """Waits for the import of changed sources; returns the supervisors that were not stopped meanwhile.
 
         Raises:
-            SpawnFailed: it cannot be imported; they go on as they are.
+            SpawnFailed: the sources cannot be imported; the workers continue unchanged.
         """
         wanted = {supervisor for supervisor in supervisors if supervisor.worker.wanted}
         names = list(dict.fromkeys(supervisor.spec.name for supervisor in supervisors))
@@ -179,13 +179,13 @@ class Operations:
         ]
 
     def _has_begun_anew(self, supervisor: WorkerSupervisor, numbers: Mapping[str, int]) -> bool:
-        """Whether it was replaced because of its new sources, before it was its turn to be restarted."""
+        """Returns True if it was replaced because of its new sources, before its restart."""
         life, newest = supervisor.life, self._zygotes.current(supervisor.spec.name)
         is_new = life is not None and newest is not None and life.parent is newest
         return is_new and supervisor.worker.incarnation > numbers[supervisor.id]
 
     def renew_each(self, supervisors: Sequence[WorkerSupervisor], reason: str) -> dict[str, int]:
-        """Restarts of several, as `restart` says; the numbers of the lives that end, by worker id."""
+        """Restarts several workers like `restart`; returns the numbers of the ending lives by worker id."""
         numbers = {supervisor.id: supervisor.worker.incarnation for supervisor in supervisors}
         using = users(supervisors)
         for supervisor in supervisors:
@@ -199,7 +199,7 @@ class Operations:
         return numbers
 
     def _renew(self, supervisor: WorkerSupervisor, numbers: Mapping[str, int], reason: str) -> None:
-        """One restart among others: what requires one of those starts when that one is up again."""
+        """Restarts one worker among others: a dependent of one of those starts when that one is up again."""
         supervisor.forget()
         agent = self._registry.agents.get(supervisor.spec.name)
         if agent is None:
@@ -218,7 +218,7 @@ class Operations:
         return sorted(supervisors, key=lambda supervisor: place[supervisor.spec.name])
 
     def reset(self, supervisors: Sequence[WorkerSupervisor]) -> None:
-        """Forgets failures; what is wanted and has given up is started, after what it requires.
+        """Clears failures; starts wanted workers that gave up, after the agents that they require.
 
         Raises:
             ResourceLimitExceeded: that would be too many; nothing is changed.
@@ -257,7 +257,7 @@ class Operations:
             return  # it is being replaced, and they with it
 
     def resume(self, supervisors: Iterable[WorkerSupervisor]) -> None:
-        """Lets workers run again; what is not paused stays as it is."""
+        """Continues paused workers; others are untouched."""
         for supervisor in supervisors:
             supervisor.send(state_machine.Resume())
 
@@ -271,7 +271,7 @@ class Operations:
 
         Raises:
             Overloaded: it is done, but the store takes nothing now: a new daemon would not know of it.
-            Timeout: something survives SIGKILL; the killing goes on.
+            Timeout: a process survives SIGKILL; the killing goes on.
         """
         emergency_stop = self._emergency.engage(by)
         self._startup.forget_waiting()

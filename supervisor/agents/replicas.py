@@ -45,11 +45,11 @@ class Replicas:
         self._closing: set[asyncio.Task[None]] = set()
 
     def subscribe(self, on_scaled: Callable[[Agent], None]) -> None:
-        """Has `on_scaled` called with each agent that a caller or the configuration gave another number of workers."""
+        """Subscribes `on_scaled` to agents that a caller or the configuration gave another number of workers."""
         self._on_scaled.append(on_scaled)
 
     async def scale(
-        self, name: str, instances: int, *, wait: bool, reason: str = "somebody asked for it"
+        self, name: str, instances: int, *, wait: bool, reason: str = "requested by a caller"
     ) -> Agent:
         """Gives an agent more or fewer workers; those with the highest numbers are removed first.
 

@@ -1,7 +1,7 @@
-"""After a renewal, replaces an agent's workers one after the other: no task is cut, and none is refused.
+"""Replaces an agent's workers one after the other after a renewal: no task is interrupted, and none is refused.
 
-`warmth.turn` says whose turn it is. It is looked again whenever a worker changes, so that a stop, a pause, a
-scaling or another renewal in between are nothing special: who is gone is left to nobody, and who began anew is new.
+`policy.turn` selects the next ones. It is evaluated again whenever a worker changes, so that a stop, a pause, a
+scaling or another renewal in between need no special case: a worker that is gone or began anew needs no replacement.
 """
 
 from collections.abc import Iterable
@@ -17,21 +17,21 @@ from .agents import Agents
 
 @dataclass(eq=False)
 class Round:
-    """One order as far as it has been carried out: whom it has replaced, with the number of the life that ended."""
+    """Tracks the progress of one request: the replaced workers, with the number of the life that ended."""
 
     order: Order
     replaced: dict[WorkerSupervisor, int] = field(default_factory=dict[WorkerSupervisor, int])
 
 
 class RollingRestart:
-    """The replacing of workers for one daemon."""
+    """Replaces workers for one daemon."""
 
     def __init__(self, agents: Agents) -> None:
         self._agents = agents
         self._zygotes = agents.shared.zygotes
         self._rounds: dict[str, Round] = {}
         self._looking: set[str] = set()
-        self._said: dict[str, tuple[bool, bool, bool]] = {}
+        self._last_seen: dict[str, tuple[bool, bool, bool]] = {}
         self._zygotes.on_order = self.look
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
@@ -40,14 +40,14 @@ class RollingRestart:
         if worker.spec.entrypoint is None:
             return
         name = worker.spec.name
-        said = (worker.wanted, worker.tree, worker.state in UP)
+        seen = (worker.wanted, worker.tree, worker.state in UP)
         if (
-            self._said.get(worker.id) != said
-        ):  # with each task there are two changes that say nothing
+            self._last_seen.get(worker.id) != seen
+        ):  # each task causes two changes without effect here
             if worker.wanted or worker.tree:
-                self._said[worker.id] = said
+                self._last_seen[worker.id] = seen
             else:
-                self._said.pop(worker.id, None)
+                self._last_seen.pop(worker.id, None)
             agent = self._agents.agents.get(name)
             if agent is not None:
                 self._zygotes.note(agent)
@@ -66,7 +66,7 @@ class RollingRestart:
             self._looking.discard(name)
 
     def _step(self, name: str) -> bool:
-        """One look; whether somebody was replaced."""
+        """Runs one step; returns True if a worker was replaced."""
         agent, order = self._agents.agents.get(name), self._zygotes.order(name)
         round_ = self._rounds.get(name)
         if agent is None or order is None:
@@ -99,7 +99,7 @@ class RollingRestart:
         return bool(chosen)
 
     def _begin(self, order: Order, before: Round | None) -> Round:
-        """A later order takes over who did not come up with what was read for the one before: it may be mended."""
+        """Returns the workers that did not come up for the previous request: the new sources may repair them."""
         taken = {} if before is None else before.replaced
         stuck = {k: n for k, n in taken.items() if _is_coming(k, n)}
         for supervisor in stuck:
@@ -123,7 +123,7 @@ def _is_outdated(supervisor: WorkerSupervisor) -> bool:
 
 
 def _is_old(supervisor: WorkerSupervisor, order: Order) -> bool:
-    """Whether a worker runs, or is about to run, what was read before."""
+    """Returns True if a worker runs, or is about to run, the earlier sources."""
     life, state = supervisor.life, supervisor.worker.state
     if life is None or life.child is None or (state not in UP and state is not State.STARTING):
         return False
@@ -133,7 +133,7 @@ def _is_old(supervisor: WorkerSupervisor, order: Order) -> bool:
 
 
 def _can_end(supervisor: WorkerSupervisor) -> bool:
-    """Whether nobody has other plans with it, or wants it to stand still."""
+    """Returns True if it is neither stopping nor paused by another request."""
     worker = supervisor.worker
     has_plans = (
         supervisor.is_cordoned(Unschedulable.HIBERNATING)
@@ -144,7 +144,7 @@ def _can_end(supervisor: WorkerSupervisor) -> bool:
 
 
 def _is_coming(supervisor: WorkerSupervisor, ended: int) -> bool:
-    """Whether a worker that was replaced is not up yet, and is to be."""
+    """Returns True if a replaced worker is wanted and not up yet."""
     worker = supervisor.worker
     is_up = worker.state in UP and worker.incarnation > ended
     return worker.wanted and not worker.waits and not is_up

@@ -1,7 +1,7 @@
-"""Starts workers in the order of what they require, and within the limit of processes.
+"""Starts workers in the order of their dependencies, and within the limit of processes.
 
 The limit is checked and the room taken without an await in between. A worker that requires others is started
-once they are Ready; any later request for it cancels that wait. What starts by itself and finds no room waits
+once they are Ready; any later request for it cancels that wait. A worker that starts by itself and finds no room waits
 here until there is some.
 """
 
@@ -242,10 +242,10 @@ class Startup:
     async def until(
         self, supervisor: WorkerSupervisor, done: Callable[[Worker], bool], before: Exits
     ) -> None:
-        """Waits for a worker, which may wait for others: as long as those are coming up, or are up.
+        """Waits for a worker that may wait for others, as long as those are coming up or are up.
 
         Raises:
-            SpawnFailed, Timeout, Conflict: what it waits for is not coming up.
+            SpawnFailed, Timeout, Conflict: an agent that it requires is not coming up.
         """
         agent = self._registry.agents.get(supervisor.spec.name)
         while not done(supervisor.worker):

@@ -24,7 +24,6 @@ def _words(text: str) -> frozenset[str]:
 
 
 PENDING = {
-    "supervisor.agents",
     "supervisor.supervision",
 }
 """Rooms that do not keep the rule yet. A room leaves for good."""

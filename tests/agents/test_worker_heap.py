@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.agents.agent import SLACK, Bench
+from corral.supervisor.agents.agent import SLACK, WorkerHeap
 from corral.supervisor.supervision.worker_supervisor import WorkerSupervisor
 
 pytestmark = pytest.mark.core
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.core
 
 @dataclass(eq=False)
 class Hand:
-    """A worker, as far as the bench sees one; asked how often whether it takes tasks."""
+    """A worker, as far as the heap sees one; asked how often whether it takes tasks."""
 
     id: str
     running: dict[str, float] = field(default_factory=dict[str, float])
@@ -34,14 +34,14 @@ def supervisor(hand: Hand) -> WorkerSupervisor:
 
 
 def test_of_a_thousand_workers_nobody_is_looked_at_but_the_first() -> None:
-    bench, hands = Bench(), [Hand(f"a-{n}", rested_at=n) for n in range(1000)]
+    heap, hands = WorkerHeap(), [Hand(f"a-{n}", rested_at=n) for n in range(1000)]
     for hand in hands:
-        bench.note(supervisor(hand), 1)
+        heap.note(supervisor(hand), 1)
         hand.asked = 0
     for hand in hands[:100]:
-        assert bench.first(1) is supervisor(hand)
+        assert heap.first(1) is supervisor(hand)
         hand.running["task"] = 0.0
-        bench.note(supervisor(hand), 1)
+        heap.note(supervisor(hand), 1)
     assert sum(hand.asked for hand in hands) <= 200
 
 
@@ -49,9 +49,9 @@ def test_of_a_thousand_workers_nobody_is_looked_at_but_the_first() -> None:
 def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(seed: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
-    bench, hands, capacity = Bench(), [Hand(f"a-{n}") for n in range(chance.randint(1, 9))], 2
+    heap, hands, capacity = WorkerHeap(), [Hand(f"a-{n}") for n in range(chance.randint(1, 9))], 2
     for hand in hands:
-        bench.note(supervisor(hand), capacity)
+        heap.note(supervisor(hand), capacity)
     for now in range(1000):
         hand = chance.choice(hands)
         match chance.randint(0, 5):
@@ -64,10 +64,10 @@ def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(se
                 hand.rested_at = hand.rested_at if hand.running else now
             case 3:
                 hand.is_up = False
-                bench.note(supervisor(hand), capacity)
+                heap.note(supervisor(hand), capacity)
                 hands[hands.index(hand)] = hand = Hand(hand.id)
             case _:
-                found = bench.first(capacity)
+                found = heap.first(capacity)
                 able = [h for h in hands if h.is_up and not h.is_surplus and len(h.running) < 2]
                 expected = min(
                     able, key=lambda h: (len(h.running), h.rested_at, h.id), default=None
@@ -76,5 +76,5 @@ def test_it_is_the_least_loaded_and_then_the_longest_rested_of_those_that_can(se
                 if expected is not None:
                     expected.running[str(now)] = 0.0
                     hand = expected
-        bench.note(supervisor(hand), capacity)
-        assert bench.size <= 2 * len(hands) + SLACK + 1
+        heap.note(supervisor(hand), capacity)
+        assert heap.size <= 2 * len(hands) + SLACK + 1
