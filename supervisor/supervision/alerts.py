@@ -33,19 +33,19 @@ ALERTED = (
 """The types of events that alert, as globs."""
 
 BURST = 20
-"""Alerts at once after a quiet time."""
+"""Number of alerts at once after a quiet time."""
 
 INTERVAL_S = 3.0
-"""In which one more is allowed."""
+"""Seconds after which one more alert is allowed."""
 
 TIMEOUT_S = 30.0
-"""For one delivery."""
+"""Seconds for one delivery."""
 
 DELIVERIES_MAX = 4
-"""At a time."""
+"""Number of deliveries at a time."""
 
 WAITING_MAX = 100
-"""Events that wait for their turn; the oldest is left out."""
+"""Number of waiting events; beyond it the oldest is dropped."""
 
 TEXT_CHARS = 1000
 
@@ -53,14 +53,14 @@ logger = logging.getLogger(__name__)
 
 
 class Allowance:
-    """How many alerts may go out: BURST, and one more in every INTERVAL_S."""
+    """Limits the rate of alerts: BURST, and one more in every INTERVAL_S."""
 
     def __init__(self, now: float) -> None:
         self._left = float(BURST)
         self._counted_at = now
 
     def take(self, now: float) -> bool:
-        """Whether one may go out now; it is counted if so."""
+        """Takes a token; returns False if there is none."""
         self._left = min(BURST, self._left + (now - self._counted_at) / INTERVAL_S)
         self._counted_at = now
         if self._left < 1.0:
@@ -71,7 +71,7 @@ class Allowance:
 
 @dataclass
 class Counts:
-    """What became of the alerts since the daemon's start."""
+    """Counts the alerts since the start of the daemon by result."""
 
     sent: int = 0
     failed: int = 0
@@ -79,7 +79,7 @@ class Counts:
 
 
 class Alerts:
-    """The alert hook of one daemon.
+    """Runs the alert hook of one daemon.
 
     `counts` is kept up to date; `config` is the configuration in force, `spec_of` an agent's own by its name.
     """
@@ -164,7 +164,7 @@ class Alerts:
         return "" if outcome.is_success else outcome.words
 
     def _spec(self, argv: tuple[str, ...]) -> Spec:
-        """What an agent would be that has the defaults of the configuration, for its user and limits."""
+        """Returns the spec of an agent with the defaults of the configuration, for its user and limits."""
         defaults = self._config().defaults
         process = defaults.process
         folder = process.working_directory or self._directory
@@ -207,7 +207,7 @@ def _text(fields: Mapping[str, object]) -> str:
 
 
 def _body(event: Event, untold: int) -> bytes:
-    """The event as JSON on one line, at most INPUT_BYTES; of one that is longer, what it is about."""
+    """Encodes the event as JSON on one line, at most INPUT_BYTES; of a longer one only its subject."""
     record = {**event.record(), "suppressed": untold}
     body = codec.encode(record) + b"\n"
     if len(body) <= INPUT_BYTES:

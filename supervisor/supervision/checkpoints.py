@@ -1,9 +1,9 @@
-"""What workers and tasks saved, sealed in the store: kept, found, passed over when damaged, removed in time.
+"""Stores the checkpoints of workers and tasks, sealed: keeps, finds and removes them, and skips damaged ones.
 
-A checkpoint is of a task, whose next attempt is given it, or of a worker, whose next life may begin with it. It is
-durable when `put` returns. Of each task, and of each worker for each reason, so many are kept as its agent's
-`[recovery]` says. Whoever asks for a damaged one by its number is told so; whoever wants the newest gets the
-newest that is whole, and an event tells of those that are not. What the data means is not known here.
+A checkpoint belongs to a task, whose next attempt gets it, or to a worker, whose next life may begin with it. It is
+durable when `put` returns. For each task, and for each worker and reason, as many are kept as `[recovery]` of its
+agent allows. A request for a damaged one by its number fails; a request for the newest returns the
+newest intact one, and an event reports the damaged ones. The meaning of the data is not known here.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from ..store.sealed import seal, unseal
 from ..store.store import Row, Statement, Store, moment_of, number_of
 
 Reason = Literal["task", "worker", "asked", "interval", "hibernate", "restore", "removed"]
-"""Why one was saved: a task or a worker did so by itself; somebody asked for it; time had passed; before its process
-was ended; as a copy of what was restored. Those of an agent that is gone are `removed`: no worker begins with them by itself."""
+"""Reasons of a checkpoint: by a task or a worker itself; on request; periodic; before its process
+ended; as a copy of a restored one. Those of a removed agent are `removed`: no worker begins with them by itself."""
 
 BESIDE_BYTES = 64 * 1024
-"""What is longer is packed and read on a thread of its own, since that takes milliseconds."""
+"""Bytes above which data is packed and read on a thread, because that takes milliseconds."""
 
 EXPIRED_AT_ONCE = 1_000
-"""Rows in one statement: a longer one would hold up those who wait for the store."""
+"""Number of rows in one statement: a longer one would delay other users of the store."""
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ _RECORD = "id, agent, worker, task, reason, at, size_bytes"
 
 
 class Resumption(NamedTuple):
-    """What a worker's next life begins with, and whether it is hibernated until then. `checkpoint` None: with nothing."""
+    """Represents the checkpoint for a worker's next life, and whether it is hibernated until then. `checkpoint` None: without state."""
 
     agent: str
     checkpoint: int | None
@@ -48,13 +48,13 @@ class Resumption(NamedTuple):
 
 
 class Checkpoints:
-    """The tables `checkpoint` and `resumption`.
+    """Manages the tables `checkpoint` and `resumption`.
 
     Every method that writes raises Overloaded when the store takes nothing now; nothing is changed then.
     """
 
     def __init__(self, store: Store, bus: Bus, recovery_of: Callable[[str], Recovery]) -> None:
-        """`recovery_of` gives the limits of an agent by its name, also of one that is gone."""
+        """Sets up the tables; `recovery_of` returns the limits of an agent by its name, also of one that is gone."""
         self._store = store
         self._bus = bus
         self._recovery_of = recovery_of
@@ -64,7 +64,7 @@ class Checkpoints:
     async def put(
         self, agent: str, worker: str | None, task: str | None, data: object, reason: Reason
     ) -> int:
-        """As `keep`; returns the number."""
+        """Keeps data like `keep`, and returns the number."""
         return (await self.keep(agent, worker, task, data, reason)).id
 
     async def keep(
@@ -97,7 +97,7 @@ class Checkpoints:
         )
 
     def encoded(self, agent: str, data: object, whose: str) -> bytes:
-        """The data as it is kept, before it is sealed; `whose` is said in the error.
+        """Encodes the data before it is sealed; the error names its owner.
 
         Raises:
             ResourceLimitExceeded: it is longer than max_checkpoint_bytes of the agent.
@@ -115,18 +115,18 @@ class Checkpoints:
     # -- reading
 
     async def of_task(self, task_id: str) -> dict[str, object]:
-        """What a task saved last, as `{"checkpoint": data}`; empty when it saved nothing.
+        """Returns the last checkpoint of a task, as `{"checkpoint": data}`; empty if there is none.
 
         Raises:
-            Corrupted: none of what it saved is whole.
+            Corrupted: none of its checkpoints is intact.
         """
         return await self._newest("task = ?", task_id)
 
     async def latest(self, worker_id: str) -> dict[str, object]:
-        """What a worker saved last, as `{"checkpoint": data}`; empty when it saved nothing.
+        """Returns the last checkpoint of a worker, as `{"checkpoint": data}`; empty if there is none.
 
         Raises:
-            Corrupted: none of what it saved is whole.
+            Corrupted: none of its checkpoints is intact.
         """
         return await self._newest("worker = ? AND task IS NULL AND reason <> 'removed'", worker_id)
 
@@ -147,12 +147,12 @@ class Checkpoints:
             except Corrupted as error:
                 first = first or error
                 below = record.id
-                self._tell(record, error)
+                self._publish(record, error)
         if first is not None:
             raise first
         return {}
 
-    def _tell(self, record: CheckpointRecord, error: Corrupted) -> None:
+    def _publish(self, record: CheckpointRecord, error: Corrupted) -> None:
         logger.error("%s", error)
         self._bus.publish(
             "checkpoint.corrupted",
@@ -164,7 +164,7 @@ class Checkpoints:
         )
 
     async def find(self, number: int) -> tuple[CheckpointRecord, object]:
-        """One checkpoint and its data.
+        """Returns one checkpoint and its data.
 
         Raises:
             NotFound: there is none of that number.
@@ -220,9 +220,9 @@ class Checkpoints:
         return tuple(dict.fromkeys(numbers))
 
     async def expire(self, now: float) -> None:
-        """Removes what has been kept for its agent's checkpoint_retention, and what succeeded tasks need no more.
+        """Removes checkpoints older than checkpoint_retention of their agent, and those of succeeded tasks.
 
-        What a worker is to begin with stays, and what a task saved that has not ended.
+        A checkpoint that a worker begins with stays, and so do those of tasks that have not ended.
         """
         agents = await self._store.read("SELECT DISTINCT agent FROM checkpoint")
         for (agent,) in agents:
@@ -247,7 +247,7 @@ class Checkpoints:
             pass
 
     def removed(self, agent: str) -> None:
-        """An agent is gone: what another of its name has not saved, it does not begin with by itself."""
+        """Marks the checkpoints of a removed agent: another one of its name does not begin with them by itself."""
         self._store.post(
             ("DELETE FROM resumption WHERE agent = ?", (agent,)),
             ("UPDATE checkpoint SET reason = 'removed' WHERE agent = ? AND task IS NULL", (agent,)),
@@ -256,7 +256,7 @@ class Checkpoints:
     # -- what the next lives begin with
 
     async def resumptions(self) -> dict[str, Resumption]:
-        """What workers are to begin with, by their ids."""
+        """Sets the checkpoints that workers begin with, by their ids."""
         rows = await self._store.read(
             "SELECT worker, agent, checkpoint, hibernated, at FROM resumption"
         )
@@ -275,7 +275,7 @@ class Checkpoints:
         await self._store.write(*_writes(resumptions))
 
     def resume_soon(self, worker_id: str, resumption: Resumption | None) -> None:
-        """As `resume` for one worker, without waiting; None: with nothing in particular."""
+        """Sets the checkpoint of one worker like `resume`, without waiting; None clears it."""
         if resumption is None:
             self._store.post(("DELETE FROM resumption WHERE worker = ?", (worker_id,)))
         else:
@@ -303,7 +303,7 @@ def _rotation(worker: str | None, task: str | None, reason: Reason, most: int) -
 
 
 async def _opened(row: Row) -> object:
-    """The data of a row of `_RECORD, data`."""
+    """Decodes the data of a row of `_RECORD, data`."""
     blob, record = row[7], f"checkpoint {row[0]}"
     if not isinstance(blob, bytes):
         raise Corrupted(f"cannot read {record}: it is no blob", record=record, reason="no-envelope")
@@ -319,7 +319,7 @@ def _value(blob: bytes, record: str) -> object:
 
 
 async def _beside(size_bytes: int, work: Callable[[], T]) -> T:
-    """What `work` returns; on a thread where so many bytes would hold up the loop."""
+    """Runs `work`, on a thread if that many bytes would block the loop."""
     return await asyncio.to_thread(work) if size_bytes > BESIDE_BYTES else work()
 
 

@@ -22,27 +22,27 @@ from ..lifecycle.state_machine import UP, State, Worker
 from .probes import Finding, Probes
 
 LOOK_S = 1.0
-"""How often is looked whether a server that is silent has an excuse, or has said something."""
+"""Seconds between two checks whether a silent server has an excuse, or has sent a message."""
 
 MESSAGE_CHARS = 500
-"""Of what a check has shown; a program wrote part of it."""
+"""Characters of the message of a check; a program wrote part of it."""
 
 logger = logging.getLogger(__name__)
 
 
 class Subject(Protocol):
-    """The worker that is looked after, with its supervisor's hands."""
+    """Defines the operations on the monitored worker."""
 
     worker: Worker
 
     @property
     def spec(self) -> Spec:
-        """The spec in force."""
+        """Returns the spec in force."""
         ...
 
     @property
     def session(self) -> Session:
-        """The connection to an MCP server.
+        """Returns the connection to an MCP server.
 
         Raises:
             CorralError: it has none now.
@@ -59,7 +59,7 @@ class Subject(Protocol):
 
 
 class Surroundings(Struct, frozen=True):
-    """What the checks of all workers share; `awake_since` is when the daemon last woke from a stall."""
+    """Holds the collaborators of the checks of all workers; `awake_since` is when the daemon last woke from a stall."""
 
     bus: Bus
     probes: Probes
@@ -72,7 +72,7 @@ _NONE: dict[str, Any] = {}  # Any: it is empty, whatever it would hold
 
 
 class HealthMonitor:
-    """The checks of one worker."""
+    """Runs the checks of one worker."""
 
     __slots__ = (
         "_around",
@@ -102,17 +102,17 @@ class HealthMonitor:
 
     @property
     def healths(self) -> list[Health]:
-        """Every check, as it stands."""
+        """Returns the state of every check."""
         return list(self._healths.values())
 
     @property
     def is_degraded(self) -> bool:
-        """Whether the worker is wanted, and has given up or fails a check for too long."""
+        """Returns True if the worker is wanted, and has given up or fails a check for too long."""
         is_ill = self._gave_up or any(each.degraded for each in self._healths.values())
         return is_ill and self._subject.worker.wanted
 
     def changed(self) -> None:
-        """The worker may have changed: its state, its incarnation, its spec."""
+        """Notes a possible change of the worker: its state, incarnation or spec."""
         worker = self._subject.worker
         if worker.spec is not self._spec:
             self._spec = worker.spec
@@ -131,7 +131,7 @@ class HealthMonitor:
             self._send(name, event)
 
     async def close(self) -> None:
-        """The worker is no more."""
+        """Ends the checks of a removed worker."""
         for timer in self._timers.values():
             timer.cancel()
         tasks = [*self._asking.values(), *self._recovering.values()]
@@ -268,7 +268,7 @@ class HealthMonitor:
         self._send(name, health_check.Answer(run, finding.is_good, message, at, awake_since))
 
     async def _ask_server(self, rule: Rule) -> Finding:
-        """Whether the server says anything at all; it is not asked while it has an excuse to be silent."""
+        """Checks whether the server sends any message; it is not pinged while it has an excuse for silence."""
         timeout_s = rule.check.timeout
         assert timeout_s is not None, "Spec.checks fills it in"
         try:
@@ -311,7 +311,7 @@ class HealthMonitor:
             await asyncio.gather(before, return_exceptions=True)
         known = self._healths.get(name)
         if known is None or known.phase is not health_check.Phase.RECOVERING or known.run != run:
-            return  # somebody stopped or restarted it meanwhile
+            return  # it was stopped or restarted meanwhile
         check = known.rule.check
         facts: dict[str, object] = {"code": None, "signal": None, "message": "", "result": "done"}
         if recovery not in NO_ACTIONS and not recovery.startswith(SIGNAL):
@@ -334,7 +334,7 @@ class HealthMonitor:
         self._send(name, health_check.Acted(run))
 
     def _environment(self, check: Check, message: str = "") -> dict[str, str]:
-        """What a check's command and its recovery are told."""
+        """Returns the environment of a check's command and its recovery."""
         pid = self._subject.worker.pid
         return {
             "CORRAL_CHECK_NAME": check.name,
@@ -345,7 +345,7 @@ class HealthMonitor:
 
 
 def _end_of(ping: asyncio.Task[None]) -> Finding:
-    """What a ping that ended without a word of the server has shown."""
+    """Returns the finding of a ping without an answer."""
     error = ping.exception()
     if error is None or isinstance(error, Overloaded):
         return Finding(True)  # so much is in flight to it that calls will tell

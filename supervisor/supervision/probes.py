@@ -1,8 +1,8 @@
-"""Asks programs whether they are well: by a command, by HTTP, by connecting; and tells others by HTTP.
+"""Probes programs by a command, by HTTP or by connecting; and posts alerts by HTTP.
 
-Every question ends with a Finding, within its time; a program that answers anything, nothing or too much
-costs no more than one descriptor and a few KiB. Few are asked at a time, so that many hanging programs are
-asked late, and nobody else is held up. What the answers mean is decided in `health`.
+Every probe ends with a Finding, within its time; a program that answers anything, nothing or too much
+costs no more than one descriptor and a few KiB. Few probes run at a time, so that many hanging programs are
+probed late without delaying others. The meaning of the results is decided in `health_check`.
 """
 
 import asyncio
@@ -22,47 +22,47 @@ from ..config.spec import Spec
 from ..process.command import Commands, Outcome
 
 COMMANDS_MAX = 32
-"""Questions by a command at a time, in the whole daemon; what waits for its turn loses none of its time."""
+"""Number of probes by a command at a time, in the whole daemon; waiting does not count against their time."""
 
 CONNECTIONS_MAX = 256
-"""The same for those by HTTP and TCP, which cost a descriptor."""
+"""Number of probes by HTTP and TCP at a time, which cost a descriptor each."""
 
 PER_AGENT_MAX = 8
-"""Of one agent at a time: one whose programs hang must not take everybody's turn."""
+"""Number of probes of one agent at a time: hanging programs of one must not block the others."""
 
 RECOVERIES_MAX = 16
-"""Recovery commands at a time."""
+"""Number of recovery commands at a time."""
 
 RECOVERY_TIMEOUT_S = 60.0
-"""For one recovery command."""
+"""Seconds for one recovery command."""
 
 HEAD_BYTES = 16 * 1024
-"""What is read of an answer by HTTP at most: its first line is enough."""
+"""Bytes read of an answer by HTTP: its first line is enough."""
 
 
 class Finding(Struct, frozen=True):
-    """What a question has shown; `message` says what is wrong, and is empty where nothing is."""
+    """Represents the result of a probe; `message` describes the fault, and is empty without one."""
 
     is_good: bool
     message: str = ""
 
 
 class Question(Protocol):
-    """What is asked: a Check or a Readiness."""
+    """Defines a probe: a Check or a Readiness."""
 
     @property
     def way(self) -> Way:
-        """How."""
+        """Returns the kind of the probe."""
         ...
 
     @property
     def target(self) -> tuple[str, ...]:
-        """The argv or the address."""
+        """Returns the argv or the address."""
         ...
 
 
 class Probes:
-    """All questions and recoveries of one daemon."""
+    """Runs all probes and recoveries of one daemon."""
 
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
@@ -79,7 +79,7 @@ class Probes:
         timeout_s: float,
         environment: Mapping[str, str],
     ) -> Finding:
-        """What a program of `spec` answers within `timeout_s` of being asked."""
+        """Probes a program of `spec`; the probe takes at most `timeout_s`."""
         # A start is not held up by the health of what runs: it has turns of its own.
         is_start = isinstance(question, Readiness)
         by_command = question.way == "exec"
@@ -116,7 +116,7 @@ class Probes:
 
 
 async def ask_tcp(address: str, timeout_s: float) -> Finding:
-    """Whether somebody accepts a connection."""
+    """Checks whether a connection is accepted."""
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(timeout_s):
@@ -132,7 +132,7 @@ async def ask_tcp(address: str, timeout_s: float) -> Finding:
 
 
 async def ask_http(url: str, timeout_s: float) -> Finding:
-    """Whether GET is answered with a status of 200 to 399; a redirection is not followed."""
+    """Checks whether GET is answered with a status of 200 to 399; a redirection is not followed."""
     try:
         status = await http_status("GET", url, timeout_s=timeout_s)
     except TimeoutError:
@@ -144,7 +144,7 @@ async def ask_http(url: str, timeout_s: float) -> Finding:
 
 
 async def http_status(method: str, url: str, *, timeout_s: float, body: bytes = b"") -> int:
-    """The status of the answer to one HTTP request; a body is JSON. Only the first line is read.
+    """Sends one HTTP request, a body as JSON, and returns the status. Only the first line is read.
 
     Raises:
         TimeoutError: there was none in time.
@@ -194,7 +194,7 @@ def _request(method: str, parts: SplitResult, body: bytes) -> bytes:
 
 @functools.cache
 def trusting() -> ssl.SSLContext:
-    """Whom this machine trusts; reading that takes milliseconds."""
+    """Loads the trusted certificates of this machine, which takes milliseconds."""
     return ssl.create_default_context()
 
 

@@ -1,11 +1,11 @@
-"""Lets so many begin at a time, in their order. Who waits costs a place in a queue, and no task of its own."""
+"""Limits the number of starts at a time, in their order. A waiting start costs a place in a queue, and no task."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 
 class StartGate:
-    """So many places; for each that is taken a `leave` is due."""
+    """Provides a number of places; each taken one has to be left by `leave`."""
 
     def __init__(self, places: int) -> None:
         self._free = places
@@ -20,11 +20,11 @@ class StartGate:
             self._waiting[who] = begin
 
     def withdraw(self, who: Hashable) -> None:
-        """Who still waits is not called any more; nothing happens when it does not."""
+        """Removes a waiting start; does nothing if it does not wait."""
         self._waiting.pop(who, None)
 
     def leave(self, _: object = None) -> None:
-        """A place is free; it may be told to a task as what is to be done at its end."""
+        """Frees a place; usable as the done callback of a task."""
         if self._waiting:
             _, begin = self._waiting.popitem(last=False)
             if not self._waiting:
