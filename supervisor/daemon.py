@@ -62,7 +62,7 @@ from .supervision.checkpoints import Checkpoints
 from .supervision.limit_enforcer import Limits
 from .supervision.loss import Losses
 from .supervision.probes import Probes
-from .supervision.worker_supervisor import Shared, StallClock
+from .supervision.shared import Shared, StallClock
 from .tasks.autoscaler import Autoscaler
 from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
@@ -156,6 +156,7 @@ class _Daemon:
         config: Config,
         paths: Paths,
         shared: Shared,
+        zygotes: Zygotes,
         daemon_log: DaemonLog,
         forwarding: Forwarding,
         audit: Audit,
@@ -168,6 +169,7 @@ class _Daemon:
         self._end = end
         self.paths = paths
         self.shared = shared
+        self._zygotes = zygotes
         self.pubsub = WorkerPubsub(shared.bus, lambda: self.agents.config.events)
         self.service = WorkerApi(shared.checkpoints, self.pubsub)
         self.pool = Pool(on_refused=self._note_refused)
@@ -196,7 +198,7 @@ class _Daemon:
         self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation)
         self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
         self.agents.replicas.subscribe(self.autoscaler.resized)
-        self._subscribe(RollingRestart(self.agents))
+        self._subscribe(RollingRestart(self.agents, zygotes))
         self.alerts = Alerts(
             shared.bus,
             shared.probes.commands,
@@ -283,12 +285,12 @@ class _Daemon:
             logs=logs,
             generation=store.generation,
             host=host,
-            wakefulness=StallClock(),
+            stall_clock=StallClock(),
             alert_counts=Counts(),
             probes=Probes(Commands(launcher, host, store.generation)),
             starting=asyncio.Semaphore(config.process.start_concurrency),
         )
-        this = cls(config, paths, shared, daemon_log, forwarding, audit, end)
+        this = cls(config, paths, shared, zygotes, daemon_log, forwarding, audit, end)
         await launcher.start()
         stack.push_async_callback(launcher.close)
         stack.push_async_callback(zygotes.close)
@@ -337,14 +339,14 @@ class _Daemon:
 
     def exited(self, report: Exit) -> None:
         """Handles the death of a leader: a zygote's, a worker's, or a command's."""
-        if self.shared.zygotes.exited(report):
+        if self._zygotes.exited(report):
             return
         self.shared.probes.commands.exited(report)
         self.agents.exited(report)
 
     def emptied(self, unit: str) -> None:
         """Handles the end of a unit's last process."""
-        if self.shared.zygotes.emptied(unit):
+        if self._zygotes.emptied(unit):
             return
         self.shared.probes.commands.emptied(unit)
         self.agents.emptied(unit)
@@ -542,7 +544,7 @@ class _Daemon:
         while True:
             if manager.is_watching:
                 manager.notify("WATCHDOG=1")
-            self.shared.wakefulness.floor()
+            self.shared.stall_clock.floor()
             self._note_store()
             try:
                 self.shared.logs.check()

@@ -21,7 +21,7 @@ from corral.supervisor.events.bus import rfc3339
 from corral.supervisor.lifecycle.state_machine import State, Worker
 from corral.supervisor.store.store import Statement, Store
 from corral.supervisor.supervision import worker_supervisor
-from corral.supervisor.supervision.worker_supervisor import Shared
+from corral.supervisor.supervision.shared import Shared, StallClock
 from corral.supervisor.tasks import dispatcher, executor, record_writer, tasks
 from corral.supervisor.tasks.backlog import Backlog
 from corral.supervisor.tasks.executor import Sessions
@@ -88,7 +88,7 @@ class FakeWorker:
         self.rested_at = 0.0
         self.announced: tuple[str, ...] = ()
         self.exits: list[Any] = []
-        self.shared = SimpleNamespace(wakefulness=worker_supervisor.StallClock())
+        self.shared = SimpleNamespace(stall_clock=StallClock())
         self.calls: dict[str, asyncio.Future[object]] = {}
         self.is_closed = False
         self.number = 0

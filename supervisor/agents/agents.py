@@ -11,7 +11,8 @@ from ...mcp.pool.pool import Pool
 from ...worker.contract.errors import NotFound, Timeout
 from ..config.spec import Config, Spec
 from ..process.parent import Exit
-from ..supervision.worker_supervisor import Service, Shared, Unschedulable, WorkerSupervisor
+from ..supervision.shared import Shared
+from ..supervision.worker_supervisor import Service, Unschedulable, WorkerSupervisor
 from .agent import Agent
 from .emergency_stop import EmergencyStopSwitch
 from .groups import Groups

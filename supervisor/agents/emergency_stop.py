@@ -7,7 +7,7 @@ import asyncio
 
 from ...worker.contract.errors import Conflict, Overloaded
 from ..events.bus import Bus
-from ..supervision.worker_supervisor import utc_now
+from ..supervision.shared import utc_now
 from .table import AgentTable, EmergencyStop
 
 STORE_S = 2.0

@@ -18,7 +18,8 @@ from ..config.decoder import STORE
 from ..config.diff import Plan, plan
 from ..config.loader import check_requires, decode_agent, to_table
 from ..config.spec import Config, Spec, changed
-from ..supervision.worker_supervisor import Service, Shared, WorkerSupervisor
+from ..supervision.shared import Shared
+from ..supervision.worker_supervisor import Service, WorkerSupervisor
 from .agent import Agent, processes_of, spec_of
 from .emergency_stop import EmergencyStopSwitch
 from .groups import Groups

@@ -12,7 +12,8 @@ from functools import partial
 from ...worker.contract.errors import Timeout
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP
-from ..supervision.worker_supervisor import Shared, WorkerSupervisor
+from ..supervision.shared import Shared
+from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import not_paused, users, waves
 from .await_state import (
     can_pause,

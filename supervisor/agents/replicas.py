@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from ...worker.contract.errors import CorralError, ResourceLimitExceeded
 from ..config.loader import to_table
 from ..config.spec import Scale, Spec
-from ..supervision.worker_supervisor import Service, Shared, WorkerSupervisor
+from ..supervision.shared import Shared
+from ..supervision.worker_supervisor import Service, WorkerSupervisor
 from .agent import Agent, check_range, has_range, spec_of
 from .operations import Operations
 from .registry import Registry

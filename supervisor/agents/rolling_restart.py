@@ -11,7 +11,7 @@ from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from ..zygote.policy import Aged, turn
-from ..zygote.pool import Order
+from ..zygote.pool import Order, Zygotes
 from .agents import Agents
 
 
@@ -26,9 +26,9 @@ class Round:
 class RollingRestart:
     """Replaces workers for one daemon."""
 
-    def __init__(self, agents: Agents) -> None:
+    def __init__(self, agents: Agents, zygotes: Zygotes) -> None:
         self._agents = agents
-        self._zygotes = agents.shared.zygotes
+        self._zygotes = zygotes
         self._rounds: dict[str, Round] = {}
         self._looking: set[str] = set()
         self._last_seen: dict[str, tuple[bool, bool, bool]] = {}

@@ -18,8 +18,9 @@ from ..agents.agents import Agents
 from ..events.bus import rfc3339
 from ..lifecycle.state_machine import UP
 from ..process.usage import read_process
+from ..supervision.incarnation import Incarnation
 from ..supervision.limit_enforcer import Limits
-from ..supervision.worker_supervisor import Incarnation, WorkerSupervisor
+from ..supervision.worker_supervisor import WorkerSupervisor
 
 WINDOW = 10_000
 """Number of the last durations of which percentiles are made, of each agent and server, and of all tasks."""

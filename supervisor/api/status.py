@@ -38,7 +38,8 @@ from ..logs.forwarder import Forwarding
 from ..process.launch import why_cold
 from ..store.store import STALL_S
 from ..supervision.limit_enforcer import Limits
-from ..supervision.worker_supervisor import Shared, Unschedulable, WorkerSupervisor
+from ..supervision.shared import Shared
+from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from ..tasks.tasks import Tasks
 
 LAST_WORDS = 5

@@ -33,7 +33,8 @@ from ..audit.log import Audit, refusal_key
 from ..config.secrets import masked
 from ..logs.daemon_log import log_outcome
 from ..sessions.sessions import Memory
-from ..supervision.worker_supervisor import Shared, WorkerSupervisor, utc_now
+from ..supervision.shared import Shared, utc_now
+from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.tasks import Tasks
 from .statistics import Statistics
 from .status import DaemonFacts, StatusReport

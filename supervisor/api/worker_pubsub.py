@@ -22,7 +22,8 @@ from ..config.spec import Events
 from ..events.bus import Bus, Event, Subscription
 from ..events.catalog import CATALOGUE, SKIPPED, TYPE_CHARS, is_reserved, is_type
 from ..lifecycle.state_machine import UP, State
-from ..supervision.worker_supervisor import Incarnation, WorkerSupervisor
+from ..supervision.incarnation import Incarnation
+from ..supervision.worker_supervisor import WorkerSupervisor
 
 MAX_DATA_BYTES = 1024 * 1024
 """Bytes of the data of one event, as JSON."""

@@ -34,7 +34,7 @@ from ..config.spec import Group, kind_of_group
 from ..config.team import Candidate, Team, chosen
 from ..config.workflow import Workflow
 from ..lifecycle.state_machine import State, Worker
-from ..supervision.worker_supervisor import Shared
+from ..supervision.shared import Shared
 from ..tasks.admission import has_capability
 from ..tasks.payload import ERROR_BYTES, bounded
 from ..tasks.tasks import Tasks

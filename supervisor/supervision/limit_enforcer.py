@@ -25,7 +25,8 @@ from ..process.limits import Excess, Throttle
 from ..process.parent import Parent
 from ..process.sampler import Judge, Sample, Sampler
 from ..process.usage import Tree, Usage
-from .worker_supervisor import Incarnation, WorkerSupervisor
+from .incarnation import Incarnation
+from .worker_supervisor import WorkerSupervisor
 
 EPISODE_S = 5.0
 """A tree that was not held back for so long is not throttled any more: one event at each end, none between."""
@@ -306,12 +307,12 @@ class Warden:
                 has_run = used_s > account.used_s
                 account, wait_s = throttle.step(account, used_s, self._loop.time())
                 if account.is_frozen:
-                    self.supervisor.freeze(REASON)
+                    self._freeze()
                     if is_frozen and has_run:  # it was forked while the others were being frozen
                         self._freeze_again()
                     self.supervisor.excuse(wait_s)
                 else:
-                    self.supervisor.thaw(REASON)
+                    self.life.thaw(REASON)
                     wait_s = max(wait_s, self.tree.cost_s / limits.SHARE)
                 is_frozen = account.is_frozen
                 self._note_held(is_frozen, account.frozen_s)
@@ -322,7 +323,14 @@ class Warden:
                     await stirred.wait()  # an idle one is looked at with all others, for less
         finally:
             if self.supervisor.life is self.life:
-                self.supervisor.thaw(REASON)
+                self.life.thaw(REASON)
+
+    def _freeze(self) -> None:
+        worker = self.supervisor.worker
+        if (
+            worker.pid is not None and worker.state is not State.SHUTTING_DOWN
+        ):  # an end needs it awake
+            self.life.freeze(REASON)
 
     def _freeze_again(self) -> None:
         try:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -38,27 +37,53 @@ class Log(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What a line needs of the worker it is for.
+class Hooks(Protocol):
+    """Connects a line with the worker that it is for.
 
-    `name` is the worker's id; `generation` the daemon's, which marks request ids; `serve` answers what a
-    worker asks, `hear` takes what it tells, `initial` is what `initialize` says beyond the usual, `log` takes lines that are no message, `listed` a catalogue that differs from
-    the one before, `updated` the URI of a resource that has changed; `probe` asks a program without a protocol
-    whether it is ready.
+    `generation` is the daemon's, which marks request ids; `era_hint` is the era of MCP that its last life spoke.
     """
 
-    name: str
     incarnation: int
-    generation: int
-    era_hint: Era | None
-    serve: Callable[[Request], Awaitable[object]]
-    hear: Callable[[Notification], None]
     log: Log
-    listed: Callable[[Catalogue], None]
-    updated: Callable[[str], None]
-    probe: Callable[[Readiness], Awaitable[Finding]]
-    initial: Callable[[], Mapping[str, object]]
+
+    @property
+    def name(self) -> str:
+        """Returns the worker's id."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Returns the number of the daemon's start."""
+        ...
+
+    @property
+    def era_hint(self) -> Era | None:
+        """Returns the era that the server spoke last; None: it is to be found out."""
+        ...
+
+    def initial(self) -> Mapping[str, object]:
+        """Returns further params of `initialize`."""
+        ...
+
+    def serve(self, request: Request) -> Awaitable[object]:
+        """Answers a request of the worker."""
+        ...
+
+    def receive(self, notification: Notification) -> None:
+        """Takes a notification of the worker."""
+        ...
+
+    def catalogue_changed(self, catalogue: Catalogue) -> None:
+        """Takes a catalogue that differs from the one before."""
+        ...
+
+    def resource_updated(self, uri: str) -> None:
+        """Takes the URI of a resource that has changed."""
+        ...
+
+    async def probe(self, ready: Readiness) -> Finding:
+        """Returns whether a program without a protocol is ready."""
+        ...
 
 
 class Line(Protocol):
@@ -119,7 +144,7 @@ class CorralLine:
             Peer(str(hooks.generation), log_foreign=True),
             name=f'worker "{hooks.name}"',
             on_request=hooks.serve,
-            on_notification=hooks.hear,
+            on_notification=hooks.receive,
             on_foreign=self._log,
             on_message=self._note,
         )
@@ -194,9 +219,9 @@ class McpLine:
             relays=spec.relays,
             client_version=__version__,
             on_log=self._log,
-            on_notification=hooks.hear,
-            on_catalogue=hooks.listed,
-            on_updated=hooks.updated,
+            on_notification=hooks.receive,
+            on_catalogue=hooks.catalogue_changed,
+            on_updated=hooks.resource_updated,
         )
 
     def _log(self, foreign: Foreign) -> None:

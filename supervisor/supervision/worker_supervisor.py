@@ -6,17 +6,11 @@ recognised by their unit and dropped. Nothing here decides when to start, stop o
 """
 
 import asyncio
-import contextlib
 import enum
 import functools
 import logging
-import os
 import random
-import signal
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Protocol
 
 from ...mcp.protocol.catalog import Catalogue
@@ -24,47 +18,25 @@ from ...mcp.protocol.messages import Era
 from ...mcp.upstream.session import Session
 from ...worker.contract import codec
 from ...worker.contract.channel import Channel
-from ...worker.contract.errors import (
-    CorralError,
-    NotInitialized,
-    Overloaded,
-    SpawnFailed,
-    Timeout,
-    WorkerFailed,
-)
+from ...worker.contract.errors import NotInitialized, WorkerFailed
 from ...worker.contract.jsonrpc import Notification, Request
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
-from ..events.bus import Bus
-from ..events.history import EventHistory
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, LastExit, State, Worker
-from ..logs.capture import LogStream, LogWriter, StreamName
-from ..logs.capture_pipe import Capture
+from ..logs.capture import LogStream, LogWriter
 from ..logs.file_format import severity
 from ..logs.rotating_file import LogLimits
-from ..logs.store import LogStore
-from ..process import limits as excess
-from ..process.launch import Host, prepare
-from ..process.launcher_client import Launcher
 from ..process.limits import Excess
-from ..process.parent import Child, Exit, Launch, Parent, Scope
-from ..process.sandbox import Removals
-from ..store.incarnations import Incarnations
-from ..store.store import Store
-from ..zygote.pool import Zygotes
-from .alerts import Counts
-from .checkpoints import Checkpoints
-from .health_monitor import HealthMonitor, Surroundings
-from .line import DRAIN_S, CorralLine, Hooks, Line, McpLine, SilentLine, line_of
-from .probes import Finding, Probes
-from .start_gate import StartGate
+from ..process.parent import Exit
+from .health_monitor import HealthMonitor
+from .incarnation import Incarnation, bring_up
+from .line import CorralLine, Line, Log, McpLine, line_of
+from .probes import Finding
+from .shared import Shared, utc_now
 
 PAUSED = "paused"
 """The reason for which a tree is frozen when somebody has asked for it."""
-
-FREEZE_AGAIN_S = 0.5
-"""When the launcher does not keep up, it is told to freeze or thaw again after this time."""
 
 LATE_S = 0.1
 """A deadline that is noticed so late finds us with things unread."""
@@ -75,9 +47,6 @@ READ_S = 0.02
 READINGS = 5
 """How often, at most, one deadline is put off for that."""
 
-AHEAD = 128
-"""Starts that are prepared: more than may be under way. A thousand tasks that wait would take 3 kB each."""
-
 LOG_S = 0.02
 """The log tells so much later of an end that another life follows."""
 
@@ -86,62 +55,11 @@ EXITS_KEPT = 10
 
 # One for all, where there is nothing: an empty set of its own costs each of thousands of supervisors 216 bytes.
 NO_EVENTS: frozenset[asyncio.Event] = frozenset()
-NO_TASKS: frozenset[asyncio.Task[object]] = frozenset()
-NO_REASONS: frozenset[str] = frozenset()
+NO_CLEANUPS: frozenset[asyncio.Future[list[object]]] = frozenset()
 NO_CORDONS: frozenset["Unschedulable"] = frozenset()
 NOTHING_RUNS: dict[str, float] = {}  # nothing is ever put into it
 
 logger = logging.getLogger(__name__)
-
-
-class StallClock:
-    """When the daemon itself last came back from a stall: silence before that is nobody's fault.
-
-    A daemon that was stopped, starved or suspended finds its workers' heartbeats unread. Whoever
-    judges a silence counts it from `floor()`. `notice` has to be called every second or so.
-    """
-
-    STALL_S = 3.0
-
-    def __init__(self) -> None:
-        self._seen_at = time.monotonic()
-        self._woke_at = 0.0
-
-    def floor(self) -> float:
-        """The monotonic time before which nothing that was not heard counts."""
-        now = time.monotonic()
-        if now - self._seen_at > self.STALL_S:
-            logger.warning("the daemon was stalled for %.1f s", now - self._seen_at)
-            self._woke_at = now
-        self._seen_at = now
-        return self._woke_at
-
-
-@dataclass
-class Shared:
-    """What all supervisors share."""
-
-    launcher: Launcher
-    zygotes: Zygotes
-    bus: Bus
-    event_history: EventHistory
-    store: Store
-    incarnations: Incarnations
-    checkpoints: Checkpoints
-    logs: LogStore
-    generation: int
-    host: Host
-    wakefulness: StallClock
-    probes: Probes
-    alert_counts: Counts
-    starting: asyncio.Semaphore
-    ahead: StartGate = field(default_factory=lambda: StartGate(AHEAD))
-    removals: Removals = field(default_factory=Removals)
-
-    @functools.cached_property
-    def surroundings(self) -> Surroundings:
-        """What the checks of all workers share."""
-        return Surroundings(self.bus, self.probes, self.wakefulness.floor, utc_now)
 
 
 class Unschedulable(enum.StrEnum):
@@ -222,37 +140,73 @@ class Service(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Incarnation:
-    """One life of the worker."""
+class _LineHooks:
+    """Connects the line of one incarnation with its supervisor."""
 
-    number: int
-    unit: str
-    line: Line
-    started_at: float
-    parent: Parent
-    child: Child | None = None
-    captures: tuple[Capture, ...] = ()
-    task: asyncio.Task[None] | None = None
-    doomed: bool = False
-    stopped: asyncio.Event | None = None
-    """Set when it is doomed, for one that may wait for a zygote."""
-    early: tuple[Exit | None, ...] = ()
-    temporary: str | None = None
-    proc_fd: int | None = None
-    checkpoint: Mapping[str, object] | None = None
-    numbered: asyncio.Future[None] | None = None
-    """Until which it may not begin: its number is not on disk yet."""
-    used_s: float = 0.0
-    """Of processor time: its leader's and of all that this has waited for, once it is dead."""
+    __slots__ = ("_supervisor", "incarnation", "log")
 
-    def forget_task(self, _: object) -> None:
-        """It is up, or failed: the task that did it is a kilobyte that nobody needs."""
-        self.task = None
+    def __init__(self, supervisor: "WorkerSupervisor", incarnation: int) -> None:
+        self._supervisor = supervisor
+        self.incarnation = incarnation
+        self.log: Log = supervisor.log.stream("stdout").line
+
+    @property
+    def name(self) -> str:
+        return self._supervisor.id
+
+    @property
+    def generation(self) -> int:
+        return self._supervisor.shared.generation
+
+    @property
+    def era_hint(self) -> Era | None:
+        return self._supervisor.era
+
+    def initial(self) -> Mapping[str, object]:
+        life = self._supervisor.life
+        return (life.checkpoint if life is not None else None) or {}
+
+    def serve(self, request: Request) -> Awaitable[object]:
+        return self._supervisor.service.serve(self._supervisor, request)
+
+    def receive(self, notification: Notification) -> None:
+        if self._supervisor.spec.protocol == "mcp":
+            self._log_message(notification.params)
+        else:
+            self._supervisor.service.handle_notification(self._supervisor, notification)
+
+    def _log_message(self, params: Mapping[str, object]) -> None:
+        """Logs a line of an MCP server (`notifications/message`)."""
+        level, data = str(params.get("level", "info")), params.get("data")
+        spec = self._supervisor.spec
+        if not spec.mcp.enable_mcp_logging:
+            return
+        if severity(level) >= severity(spec.monitoring.agent_log_level):
+            fields = {"logger": params["logger"]} if "logger" in params else None
+            text = data if isinstance(data, str) else codec.encode(data).decode()
+            self._supervisor.note(level, text, fields)
+
+    def catalogue_changed(self, catalogue: Catalogue) -> None:
+        self._supervisor.on_catalogue(catalogue)
+
+    def resource_updated(self, uri: str) -> None:
+        self._supervisor.on_updated(uri)
+
+    async def probe(self, ready: Readiness) -> Finding:
+        supervisor = self._supervisor
+        life = supervisor.life
+        pid = str(life.child.pid) if life is not None and life.child is not None else ""
+        return await supervisor.shared.probes.ask(
+            ready,
+            supervisor.spec,
+            supervisor.id,
+            timeout_s=ready.timeout,
+            environment={"CORRAL_CHECK_NAME": "ready", "CORRAL_CHECK_PID": pid},
+        )
 
 
 class WorkerSupervisor:
-    """Keeps one worker."""
+    """Supervises one worker."""
 
     # There may be thousands.
     __slots__ = (
@@ -263,7 +217,6 @@ class WorkerSupervisor:
         "_events",
         "_excused_to",
         "_following",
-        "_frozen_for",
         "_loop",
         "_notes",
         "_stepping",
@@ -312,12 +265,11 @@ class WorkerSupervisor:
         self._events: tuple[state_machine.Event, ...] = ()
         self._stepping = False
         self._excused_to = 0.0
-        self._cleanups = NO_TASKS
+        self._cleanups = NO_CLEANUPS
         self.is_to_end = False
         self._cordons = NO_CORDONS
         self.has_room = False
         """Room is kept for it: it is started as soon as it is in the store."""
-        self._frozen_for = NO_REASONS
         self._following: asyncio.Task[None] | None = None
         self.health_monitor = HealthMonitor(self, shared.surroundings)
 
@@ -371,7 +323,7 @@ class WorkerSupervisor:
             if isinstance(action, state_machine.Transition):
                 if action.new is State.STARTING:  # what came before was of the earlier life
                     number = self.worker.incarnation
-                self._publish(action, number)
+                self._publish_transition(action, number)
             else:
                 self._perform(action)
 
@@ -405,7 +357,7 @@ class WorkerSupervisor:
             self._timer = self._loop.call_at(due, self._tick, due, readings - 1)
             return
         self._timer = None
-        floor = max(self._excused_to, self.shared.wakefulness.floor())
+        floor = max(self._excused_to, self.shared.stall_clock.floor())
         self.send(state_machine.Tick(max(self._heard_at, floor)))
         # A timer may fire a hair before its time: then the deadline still stands, and is armed again.
 
@@ -466,40 +418,6 @@ class WorkerSupervisor:
         is_coming = self.has_room or (worker.waits and self._following is not None)
         return worker.tree or backs_off or is_coming
 
-    def freeze(self, reason: str) -> None:
-        """Lets no process of the tree run, for one more reason; of what is ending nothing is frozen."""
-        if self.worker.pid is None or self.worker.state is State.SHUTTING_DOWN:
-            return
-        self._frozen_for |= {reason}
-        if len(self._frozen_for) == 1:
-            self._turn()
-
-    def thaw(self, reason: str) -> None:
-        """Takes one reason back; the tree runs again when there is none left."""
-        if reason in self._frozen_for:
-            self._frozen_for = self._frozen_for - {reason} or NO_REASONS
-            if not self._frozen_for:
-                self._turn()
-
-    def _thaw_for_its_end(self) -> None:
-        if self._frozen_for:
-            self._frozen_for = NO_REASONS
-            self._turn()
-
-    def _turn(self) -> None:
-        """Tells its parent what is to be, until it takes it."""
-        life = self.life
-        if life is None or life.child is None:
-            return
-        try:
-            if self._frozen_for:
-                life.parent.freeze(life.unit)
-            else:
-                life.parent.thaw(life.unit)
-        except Overloaded as error:
-            logger.warning("%s", error)
-            self._loop.call_later(FREEZE_AGAIN_S, self._turn)
-
     def rest(self, last: LastExit) -> None:
         """Notes how it ended under an earlier daemon; before its first event here."""
         self.worker = state_machine.rested(self.worker, last)
@@ -554,75 +472,100 @@ class WorkerSupervisor:
             self.rested_at = self._loop.time()
             self.send(state_machine.Worked(False))
 
+    @property
+    def is_starting(self) -> bool:
+        """Returns whether the worker is still to be started."""
+        return self.worker.state is State.STARTING
+
+    async def load_checkpoint(self) -> Mapping[str, object]:
+        """Returns the state that the next incarnation begins with; see `Service.checkpoint_of`."""
+        return await self.service.checkpoint_of(self)
+
+    def spawned(self, incarnation: Incarnation) -> None:
+        """Takes note that the process runs, and of reports of its end that came earlier."""
+        assert incarnation.child is not None, "a launch that does not raise has a child"
+        self.send(state_machine.Spawned(incarnation.child.pid))
+        for report in incarnation.early:
+            if report is None:
+                self.emptied(incarnation.unit)
+            else:
+                self.exited(report)
+
     def exited(self, report: Exit) -> None:
-        """The launcher says that the leader is dead."""
+        """Takes the launcher's report that the leader is dead."""
         life = self.life
         if life is None or life.unit != report.unit:
             return
         if life.child is None:
-            life.early += (report,)  # it died before we were told that it lived
+            life.early += (report,)  # it died before its start was reported
             return
-        for capture in life.captures:  # what it wrote last belongs to this life
-            capture.catch_up()
-        code, name = _code_and_signal(report.status)
-        used_s = life.used_s = report.utime_s + report.stime_s
-        over = excess.at_end(code, name, used_s, report.oom_kills, self.spec.resources)
-        cause = _cause_of_death(report) if over is None else over.message
-        facts = (
-            _exit_facts(report) if over is None else {**_exit_facts(report), "result": over.result}
-        )
-        error = WorkerFailed(
-            f'cannot go on with worker "{self.id}": {cause}', worker=self.id, **facts
-        )
-        if over is not None and self.worker.state is not State.SHUTTING_DOWN:
-            self.publish_excess(over)
+        death = life.exited(report, self.spec.resources)
+        excess = death.excess
+        text = f'cannot go on with worker "{self.id}": {death.cause}'
+        error = WorkerFailed(text, worker=self.id, **death.facts)
+        if excess is not None and self.worker.state is not State.SHUTTING_DOWN:
+            self.publish_excess(excess)
+        message = death.cause
+        if self.worker.state not in UP and (words := self.stderr_tail(1)):
+            message = f"{death.cause}: {words[-1]}"
         self.send(
             state_machine.Exited(
-                code,
-                name,
+                death.code,
+                death.signal,
                 at=utc_now(),
                 jitter=random.random(),
-                result=None if over is None else over.result,
-                message=self._last_words(cause),
+                result=None if excess is None else excess.result,
+                message=message,
             )
         )
-        open_ones = [capture for capture in life.captures if not capture.closed]
-        life.captures = tuple(capture for capture in life.captures if capture.closed)
-        if open_ones or life.line.has_to_finish:
-            self._note_cleanup(self._loop.create_task(_clean_up(life.line, open_ones, error)))
+        finishing = life.finish(error)
+        if finishing is not None:
+            self._cleanups |= {finishing}
+            finishing.add_done_callback(self._forget_cleanup)
+
+    def _forget_cleanup(self, done: asyncio.Future[list[object]]) -> None:
+        self._cleanups = self._cleanups - {done} or NO_CLEANUPS
 
     def emptied(self, unit: str) -> None:
-        """The launcher says that nothing of the tree is left."""
+        """Takes the launcher's report that no process of the tree is left."""
         life = self.life
         if life is None or life.unit != unit:
             return
         if life.child is None:
             life.early += (None,)
             return
-        self._clear_away(life)
+        life.release_folders(self.shared.removals)
         self.send(state_machine.Emptied())
-        self._let_go(life)  # only now: a file that notes a life is not removed to be made again
+        life.release_pipes()  # only now: a file that notes a life is not removed to be made again
 
     # -- actions out
 
     def _perform(self, action: state_machine.Action) -> None:
         if isinstance(action, state_machine.Spawn):
             self._spawn(action.incarnation)
-        elif isinstance(action, state_machine.Ask):
-            self._ask(action.grace_s)
+            return
+        life = self.life
+        if life is None:
+            return
+        if isinstance(action, state_machine.Ask):
+            life.thaw_to_end()
+            if not life.line.ask(action.grace_s):
+                life.signal(self.spec.process.stop_signal, tree=False)
         elif isinstance(action, state_machine.Signal):
-            self._thaw_for_its_end()
-            self.signal(action.name, tree=action.tree)
+            life.thaw_to_end()
+            life.signal(action.name, tree=action.tree)
         elif isinstance(action, state_machine.Freeze):
-            self.freeze(PAUSED)
-            self._tell("agent.paused")
+            life.freeze(PAUSED)
+            self._publish("agent.paused")
         elif isinstance(action, state_machine.Thaw):
-            self.thaw(PAUSED)
-            self._tell("agent.resumed")
+            life.thaw(PAUSED)
+            self._publish("agent.resumed")
         else:
-            self._kill()
+            life.kill()
+            if life.child is None and life.abandoned is not None:
+                self.shared.zygotes.kill(self.spec.name, life.unit)
 
-    def _publish(self, transition: state_machine.Transition, incarnation: int) -> None:
+    def _publish_transition(self, transition: state_machine.Transition, incarnation: int) -> None:
         old, new = transition.old, transition.new
         is_stored = not (new is State.BUSY or (new is State.IDLE and old is State.BUSY))
         if not is_stored and not self.shared.bus.has_subscribers("worker.state"):
@@ -650,78 +593,35 @@ class WorkerSupervisor:
             else:
                 self._loop.call_later(LOG_S, tell)
 
-    def _tell(self, what: str) -> None:
-        number = self.worker.incarnation
+    def _publish(self, what: str, **facts: object) -> None:
         self.shared.bus.publish(
-            what, agent=self.spec.name, worker=self.id, incarnation=number, store=True
+            what,
+            agent=self.spec.name,
+            worker=self.id,
+            incarnation=self.worker.incarnation,
+            store=True,
+            **facts,
         )
 
     def publish_excess(self, found: Excess) -> None:
-        """Tells of a limit that was reached or passed."""
-        assert self.life is not None, "only what runs, or ran, has limits"
-        self.shared.bus.publish(
-            found.event,
-            agent=self.spec.name,
-            worker=self.id,
-            incarnation=self.life.number,
-            store=True,
-            **found.facts,
-        )
-
-    def _ask(self, grace_s: float) -> None:
-        assert self.life is not None, "only what runs is asked to end"
-        self._thaw_for_its_end()
-        if not self.life.line.ask(grace_s):
-            self.signal(self.spec.process.stop_signal, tree=False)
+        """Publishes that a limit was reached or passed."""
+        self._publish(found.event, **found.facts)
 
     def signal(self, name: str, *, tree: bool) -> None:
         """Sends a signal to the leader, or to every process group of the tree."""
         if self.life is not None:
-            scope: Scope = "tree" if tree else "leader"
-            try:
-                self.life.parent.signal(self.life.unit, signal.Signals[name], scope)
-            except Overloaded as error:  # the next stage comes by its deadline
-                logger.warning("%s", error)
-
-    def _kill(self) -> None:
-        life = self.life
-        if life is None:
-            return
-        self._frozen_for = NO_REASONS  # a kill reaches what is frozen
-        if life.child is None:
-            life.doomed = True
-            if life.stopped is not None:
-                life.stopped.set()
-                self.shared.zygotes.kill(self.spec.name, life.unit)
-        else:
-            life.parent.kill(life.unit)
+            self.life.signal(name, tree=tree)
 
     def _spawn(self, number: int) -> None:
         unit = f"{self.id}#{number}"
         self.log.expect()
-        line = line_of(
-            self.spec,
-            Hooks(
-                name=self.id,
-                incarnation=number,
-                generation=self.shared.generation,
-                era_hint=self.era,
-                serve=self._serve,
-                hear=self._hear,
-                log=self.log.stream("stdout").line,
-                listed=self._list,
-                updated=self._update,
-                probe=self._probe,
-                initial=lambda: life.checkpoint or {},
-            ),
-        )
+        line = line_of(self.spec, _LineHooks(self, number))
         life = Incarnation(number, unit, line, self._loop.time(), self.shared.launcher)
         life.numbered = self.shared.incarnations.claim(self.id, number)
         self.life = life
-        self._frozen_for = NO_REASONS
         if self.spec.protocol == "none" and self.spec.ready is None:
-            leave = self.shared.ahead.leave  # it is up as soon as it is launched
-            self.shared.ahead.enter(life, functools.partial(self._begin, life, leave))
+            leave = self.shared.start_gate.leave  # it is up as soon as it is launched
+            self.shared.start_gate.enter(life, functools.partial(self._begin, life, leave))
         else:
             self._begin(life)
 
@@ -732,147 +632,21 @@ class WorkerSupervisor:
             life.task.add_done_callback(done)
 
     async def _bring_up(self, life: Incarnation) -> None:
-        """From the decision to start to Ready, or to the reason why not."""
-        try:
-            if self.spec.entrypoint is not None:
-                life.stopped = asyncio.Event()
-                await self.shared.zygotes.prepared(self.spec, life.stopped)
-            async with self.shared.starting:
-                await self._launch(life)
-        except CorralError as error:
-            retryable = bool(error.data.get("retryable")) or not isinstance(error, SpawnFailed)
-            self._fail_start(error.message, retryable=retryable)
-            return
-        except Exception as error:  # a defect of ours: whoever keeps a worker has to end its start
-            logger.exception("cannot start worker %s", self.id)
-            if life.child is None:
-                text = f'cannot start worker "{self.id}": {error!r}'
-                self._fail_start(text, retryable=False)
-            else:
-                self._kill()  # its exit tells the rest
-            return
-        if self.spec.protocol == "none":
-            if self.spec.ready is not None:
-                await self._await_ready(life)
-            return
-        assert life.child is not None, "a launch that does not raise has a child"
-        if self.worker.state is not State.STARTING:  # it was stopped first: nobody takes its pipes
-            for fd in (life.child.stdin_fd, life.child.stdout_fd):
-                assert fd is not None, "a worker that speaks has both"
-                os.close(fd)
-            return
-        try:
-            await life.line.open(life.child)
-        except CorralError as error:
-            # One that died, closed its pipe or is silent: the exit or the deadline tells the rest.
-            gone = isinstance(error, WorkerFailed | Timeout) or bool(error.data.get("lost"))
+        event = await bring_up(life, self, self.shared)
+        if life.has_failed_handshake:
             self.era = None  # some servers end when they are asked in the wrong era
-            if self.life is life and not gone:
-                self.send(state_machine.Refused(error.message))
+        if event is None or self.life is not life:
             return
-        life.checkpoint = None  # it may be megabytes
-        if self.life is life:
+        if isinstance(event, state_machine.Shaken):
             self._note_agreed(life.line)
-            self.send(state_machine.Shaken())
-
-    def _fail_start(self, text: str, *, retryable: bool) -> None:
-        """Nothing runs: there was no process."""
-        self.send(
-            state_machine.SpawnFailed(
-                text, retryable=retryable, at=utc_now(), jitter=random.random()
-            )
-        )
-
-    def _stream(self, life: Incarnation, name: StreamName) -> LogStream:
-        tap = life.line.tap() if isinstance(life.line, SilentLine) else None
-        return self.log.stream(name, tap)
-
-    async def _await_ready(self, life: Incarnation) -> None:
-        """A program without a protocol has something else that shows when it is Ready."""
-        assert life.child is not None, "a launch that does not raise has a child"
-        await life.line.open(life.child)
-        if self.life is life:
-            self.send(state_machine.Shaken())
-
-    async def _probe(self, ready: Readiness) -> Finding:
-        pid = self.life.child.pid if self.life and self.life.child else ""
-        return await self.shared.probes.ask(
-            ready,
-            self.spec,
-            self.id,
-            timeout_s=ready.timeout,
-            environment={"CORRAL_CHECK_NAME": "ready", "CORRAL_CHECK_PID": str(pid)},
-        )
+        self.send(event)
 
     def _note_agreed(self, line: Line) -> None:
         if isinstance(line, CorralLine):
             self.announced = line.announced
         elif isinstance(line, McpLine):
             self.era = line.session.era
-            self._list(line.session.catalogue)
-
-    async def _launch(self, life: Incarnation) -> None:
-        if life.doomed:
-            raise SpawnFailed(f'cannot start worker "{self.id}": it was stopped first')
-        if self.spec.protocol == "corral":
-            life.checkpoint = await self.service.checkpoint_of(self)
-        if life.numbered is not None:
-            await asyncio.shield(life.numbered)  # others wait for the same
-            life.numbered = None
-        self.log.note_life()  # not before its turn: a thousand files would keep the first process waiting
-        has_stdin = self.spec.protocol != "none"
-        launch = await prepare(self.spec, self.shared.host, life.unit)
-        life.temporary = launch.temporary
-        try:
-            child = await self._spawned(life, launch, has_stdin)
-        except BaseException:
-            self._clear_away(life)
-            raise
-        if launch.read_paths is not None:
-            # What Landlock allows of /proc/PID is lost when the kernel forgets that folder, unless it is held.
-            with contextlib.suppress(OSError):
-                life.proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
-        life.child = child
-        life.started_at = self._loop.time()
-        life.captures += (Capture(child.stderr_fd, self._stream(life, "stderr")),)
-        if not has_stdin and child.stdout_fd is not None:
-            life.captures += (Capture(child.stdout_fd, self._stream(life, "stdout")),)
-        self.send(state_machine.Spawned(child.pid))
-        for report in life.early:
-            if report is None:
-                self.emptied(life.unit)
-            else:
-                self.exited(report)
-
-    async def _spawned(self, life: Incarnation, launch: Launch, has_stdin: bool) -> Child:
-        """Its process: a fork of its agent's zygote, or a child of the launcher."""
-        if self.spec.entrypoint is None:
-            return await self.shared.launcher.spawn(launch, pipe_stdin=has_stdin)
-        found = await self.shared.zygotes.spawn(self.spec, launch, pipe_stdin=has_stdin)
-        life.parent, child, life.temporary = found
-        return child
-
-    def _let_go(self, life: Incarnation) -> None:
-        """Of the pipes that have been read to their ends."""
-        for capture in life.captures:
-            capture.release()
-        life.captures = ()
-
-    def _clear_away(self, life: Incarnation) -> None:
-        """Removes what an incarnation of which nothing is left had for its own."""
-        if life.proc_fd is not None:
-            os.close(life.proc_fd)
-            life.proc_fd = None
-        if life.temporary is not None:
-            self.shared.removals.add(life.temporary)
-            life.temporary = None
-
-    def _note_cleanup(self, cleanup: asyncio.Task[object]) -> None:
-        def forget(done: asyncio.Task[object]) -> None:
-            self._cleanups = self._cleanups - {done} or NO_TASKS
-
-        self._cleanups |= {cleanup}
-        cleanup.add_done_callback(forget)
+            self.on_catalogue(line.session.catalogue)
 
     async def close(self) -> None:
         """Waits for what is still read from dead incarnations, then closes the log."""
@@ -880,7 +654,9 @@ class WorkerSupervisor:
         if self._timer is not None:
             self._timer.cancel()
         if self.life is not None and self.life.task is None:
-            self.shared.ahead.withdraw(self.life)  # it would begin a start that nobody waits for
+            self.shared.start_gate.withdraw(
+                self.life
+            )  # it would begin a start that nobody waits for
         elif self.life is not None and self.life.task is not None:
             self.life.task.cancel()
             await asyncio.gather(self.life.task, return_exceptions=True)
@@ -888,14 +664,8 @@ class WorkerSupervisor:
         if self._cleanups:
             await asyncio.gather(*self._cleanups, return_exceptions=True)
         if self.life is not None and self.worker.exited:  # something of it survives SIGKILL
-            self._let_go(self.life)
+            self.life.release_pipes()
         self.shared.logs.release(self.log)
-
-    def _last_words(self, cause: str) -> str:
-        if self.worker.state in UP:
-            return cause
-        words = self.stderr_tail(1)
-        return f"{cause}: {words[-1]}" if words else cause
 
     def note(self, level: str, text: str, fields: Mapping[str, object] | None = None) -> None:
         """Writes a line with a level to the worker's log."""
@@ -906,34 +676,6 @@ class WorkerSupervisor:
     def stderr_tail(self, lines: int) -> list[str]:
         """The last lines that the worker wrote to stderr."""
         return self.log.tail("stderr", lines)
-
-    # -- the line's side
-
-    def _serve(self, request: Request) -> Awaitable[object]:
-        return self.service.serve(self, request)
-
-    def _hear(self, notification: Notification) -> None:
-        if self.spec.protocol == "mcp":
-            self._note_message(notification.params)
-        else:
-            self.service.handle_notification(self, notification)
-
-    def _note_message(self, params: Mapping[str, object]) -> None:
-        """Keeps what an MCP server logs (`notifications/message`)."""
-        level, data = str(params.get("level", "info")), params.get("data")
-        monitoring = self.spec.monitoring
-        if self.spec.mcp.enable_mcp_logging and (
-            severity(level) >= severity(monitoring.agent_log_level)
-        ):
-            fields = {"logger": params["logger"]} if "logger" in params else None
-            text = data if isinstance(data, str) else codec.encode(data).decode()
-            self.note(level, text, fields)
-
-    def _list(self, catalogue: Catalogue) -> None:
-        self.on_catalogue(catalogue)
-
-    def _update(self, uri: str) -> None:
-        self.on_updated(uri)
 
     @property
     def channel(self) -> Channel:
@@ -964,35 +706,3 @@ class WorkerSupervisor:
 
 def _ignore(_: object) -> None:
     return
-
-
-async def _clean_up(line: Line, captures: Sequence[Capture], error: WorkerFailed) -> None:
-    """After a death: the last words from the pipes, then the descriptors are closed."""
-    await asyncio.gather(line.finish(error), *(capture.drain(DRAIN_S) for capture in captures))
-
-
-def utc_now() -> str:
-    """The wall-clock time for people, RFC 3339 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _code_and_signal(status: int) -> tuple[int | None, str | None]:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        try:
-            return None, signal.Signals(number).name
-        except ValueError:
-            return None, f"SIG{number}"
-    return os.waitstatus_to_exitcode(status), None
-
-
-def _cause_of_death(report: Exit) -> str:
-    if report.lost:
-        return report.cause
-    code, name = _code_and_signal(report.status)
-    return f"killed by {name}" if name is not None else f"exited with status {code}"
-
-
-def _exit_facts(report: Exit) -> dict[str, object]:
-    code, name = _code_and_signal(report.status)
-    return {"result": "signaled" if name else "exited", "code": code, "signal": name}

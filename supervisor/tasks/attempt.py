@@ -271,7 +271,7 @@ class Attempt:
 
     def _alive_at(self) -> float:
         resumed_at = self._supervisor.worker.resumed_at
-        return max(self._beat_at, resumed_at, self._supervisor.shared.wakefulness.floor())
+        return max(self._beat_at, resumed_at, self._supervisor.shared.stall_clock.floor())
 
     async def _answered(self, channel: Channel, answer: asyncio.Future[object]) -> Outcome:
         error = answer.exception()

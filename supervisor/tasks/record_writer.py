@@ -24,7 +24,7 @@ from ...worker.contract.records import Error, Task, TaskState
 from ..events.bus import rfc3339
 from ..store.batch import Batches, Writing
 from ..store.store import Statement
-from ..supervision.worker_supervisor import Shared
+from ..supervision.shared import Shared
 from .backlog import Backlog, Entry
 from .payload import bounded, error_room
 from .table import Page, Records, cursor_of, place_of

@@ -34,7 +34,7 @@ from ..agents.agent import Agent
 from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
 from ..store.batch import Writing
-from ..supervision.worker_supervisor import Shared
+from ..supervision.shared import Shared
 from .accounting import Accounting, Budgets
 from .admission import Admission, limits_of
 from .backlog import Backlog, Entry, Progress, dependency_failed, waiting_reason
