@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ from ..worker.contract.control_params import AttachParams
 from ..worker.contract.errors import CorralError
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
-from .agents.rolling_restart import RollingRestart
 from .api.methods import METHODS
 from .api.statistics import Statistics
 from .api.status import DaemonFacts, StatusReport
@@ -50,6 +50,7 @@ from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .mcp_gateway.view import Client, ClientTools
 from .process.command import Commands
+from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, remove_leftovers
 from .retention import expire
@@ -59,6 +60,7 @@ from .store.incarnations import Incarnations
 from .store.store import STALL_S, Store
 from .supervision.alerts import Alerts, Counts
 from .supervision.checkpoints import Checkpoints
+from .supervision.cold_starts import ColdStarts
 from .supervision.limit_enforcer import Limits
 from .supervision.loss import Losses
 from .supervision.probes import Probes
@@ -69,7 +71,6 @@ from .tasks.tasks import Tasks
 from .transport.http_auth import loopback, read_token
 from .transport.socket_lock import SocketLock, group_id
 from .transport.unix import Listener
-from .zygote.pool import Zygotes
 
 if HAS_ORCHESTRATION:
     from .orchestration.schedules import Schedules
@@ -78,6 +79,7 @@ if HAS_ORCHESTRATION:
 if TYPE_CHECKING:
     from .transport.http import HttpServer
     from .transport.http_request import ViewQuery
+    from .zygote.pool import ZygotePool
 
 
 BEAT_S = 1.0
@@ -156,20 +158,20 @@ class _Daemon:
         config: Config,
         paths: Paths,
         shared: Shared,
-        zygotes: Zygotes,
         daemon_log: DaemonLog,
         forwarding: Forwarding,
         audit: Audit,
         end: _EndSignal,
+        zygotes: "ZygotePool | None",
     ) -> None:
         self.config = config
+        self._zygotes = zygotes
         self.daemon_log = daemon_log
         self.forwarding = forwarding
         self.audit = audit
         self._end = end
         self.paths = paths
         self.shared = shared
-        self._zygotes = zygotes
         self.pubsub = WorkerPubsub(shared.bus, lambda: self.agents.config.events)
         self.service = WorkerApi(shared.checkpoints, self.pubsub)
         self.pool = Pool(on_refused=self._note_refused)
@@ -198,7 +200,7 @@ class _Daemon:
         self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation)
         self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
         self.agents.replicas.subscribe(self.autoscaler.resized)
-        self._subscribe(RollingRestart(self.agents, zygotes))
+        self._subscribe()
         self.alerts = Alerts(
             shared.bus,
             shared.probes.commands,
@@ -217,14 +219,17 @@ class _Daemon:
         self._http_address: str | None = None
         self._reloading: set[asyncio.Task[None]] = set()
 
-    def _subscribe(self, rolling_restart: RollingRestart) -> None:
+    def _subscribe(self) -> None:
         """Subscribes the rooms to the changes of workers that each acts on; they are called in this order."""
         changes = self.service.changes
         changes.subscribe(self.statistics.changed)  # before the limits forget what it used
         changes.subscribe(self.limits.changed)
         changes.subscribe(self.agents.servers.changed)
         changes.subscribe(self.autoscaler.changed, load=True)
-        changes.subscribe(rolling_restart.changed, load=True)
+        if self._zygotes is not None:
+            from .zygote.rolling_restart import RollingRestart  # noqa: PLC0415  # an optional room
+
+            changes.subscribe(RollingRestart(self.agents, self._zygotes).changed, load=True)
         changes.subscribe(self.pubsub.changed)
         changes.subscribe(self.hibernation.changed)
         changes.subscribe(lambda _: self.agents.startup.fill_room())
@@ -271,12 +276,12 @@ class _Daemon:
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
         host = make_host(config, paths, launcher)
-        zygotes = Zygotes(
+        zygotes = _zygote_pool(
             launcher, host, bus, logs, store.generation, on_exit=exited, on_empty=emptied
         )
         shared = Shared(
             launcher=launcher,
-            zygotes=zygotes,
+            zygotes=ColdStarts(launcher, bus) if zygotes is None else zygotes,
             bus=bus,
             event_history=event_history,
             store=store,
@@ -290,10 +295,11 @@ class _Daemon:
             probes=Probes(Commands(launcher, host, store.generation)),
             starting=asyncio.Semaphore(config.process.start_concurrency),
         )
-        this = cls(config, paths, shared, zygotes, daemon_log, forwarding, audit, end)
+        this = cls(config, paths, shared, daemon_log, forwarding, audit, end, zygotes)
         await launcher.start()
         stack.push_async_callback(launcher.close)
-        stack.push_async_callback(zygotes.close)
+        if zygotes is not None:
+            stack.push_async_callback(zygotes.close)
         await this.agents.load(built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
         await this.tasks.load()
@@ -339,14 +345,14 @@ class _Daemon:
 
     def exited(self, report: Exit) -> None:
         """Handles the death of a leader: a zygote's, a worker's, or a command's."""
-        if self._zygotes.exited(report):
+        if self._zygotes is not None and self._zygotes.exited(report):
             return
         self.shared.probes.commands.exited(report)
         self.agents.exited(report)
 
     def emptied(self, unit: str) -> None:
         """Handles the end of a unit's last process."""
-        if self._zygotes.emptied(unit):
+        if self._zygotes is not None and self._zygotes.emptied(unit):
             return
         self.shared.probes.commands.emptied(unit)
         self.agents.emptied(unit)
@@ -554,6 +560,27 @@ class _Daemon:
                 losses = self.shared.logs.losses
                 self._losses.look(self.agents.all_supervisors())
             await asyncio.sleep(BEAT_S)
+
+
+def _zygote_pool(
+    launcher: Launcher,
+    host: Host,
+    bus: Bus,
+    logs: LogStore,
+    generation: int,
+    *,
+    on_exit: Callable[[Exit], None],
+    on_empty: Callable[[str], None],
+) -> "ZygotePool | None":
+    """Returns the pool of zygotes; None where that room is left out of the installation."""
+    try:
+        from .zygote.pool import ZygotePool  # noqa: PLC0415  # an optional room
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}.zygote":
+            raise
+        logger.debug("the room zygote is left out: all workers start cold")
+        return None
+    return ZygotePool(launcher, host, bus, logs, generation, on_exit=on_exit, on_empty=on_empty)
 
 
 async def _note_clean_end(event_history: EventHistory, bus: Bus, audit: Audit) -> None:

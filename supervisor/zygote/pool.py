@@ -128,7 +128,7 @@ class AgentRecord:
         return None if self.state.current is None else self.slots.get(self.state.current)
 
 
-class Zygotes:
+class ZygotePool:
     """Manages the zygotes of all agents of one daemon."""
 
     def __init__(
@@ -142,8 +142,7 @@ class Zygotes:
         on_exit: Callable[[Exit], None],
         on_empty: Callable[[str], None],
     ) -> None:
-        self.on_order: Callable[[str], None] = lambda _: None
-        """Called with the name of an agent whose workers are to be replaced, one after the other."""
+        self._on_order: list[Callable[[str], None]] = []
         self._launcher = launcher
         self._host = host
         self._bus = bus
@@ -155,6 +154,14 @@ class Zygotes:
         self._starts = 0
         self._chores: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+
+    def subscribe(self, on_order: Callable[[str], None]) -> None:
+        """Has `on_order` called with the name of an agent whose workers are to be replaced, one after the other."""
+        self._on_order.append(on_order)
+
+    def _publish_order(self, name: str) -> None:
+        for notify in self._on_order:
+            notify(name)
 
     # -- how a worker starts
 
@@ -219,7 +226,7 @@ class Zygotes:
         finally:
             record.forking.remove(zygote)
             if record.order is not None:  # which may have waited for this alone
-                self._loop.call_soon(self.on_order, record.spec.name)
+                self._loop.call_soon(self._publish_order, record.spec.name)
 
     def kill(self, name: str, unit: str) -> None:
         """Ends a worker of an agent that is being forked, of which nothing is known yet."""
@@ -437,7 +444,7 @@ class Zygotes:
                 self._loop.time()
             )  # workers that began cold meanwhile may have imported either version
             record.order = Order(frozenset(filter(None, earlier)), since, action.reason)
-            self._loop.call_soon(self.on_order, record.spec.name)
+            self._loop.call_soon(self._publish_order, record.spec.name)
         else:
             self._announce(record, action)
 

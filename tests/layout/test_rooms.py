@@ -31,9 +31,9 @@ supervisor.audit: worker.contract config store
 supervisor.process: worker.contract config launcher linux
 supervisor.logs: worker.contract config events
 supervisor.sessions: worker.contract config events store
-supervisor.zygote: worker.contract config events launcher lifecycle linux logs process
 supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events lifecycle linux logs process store
-supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config events lifecycle process store supervision zygote
+supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config events lifecycle process store supervision
+supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
 supervisor.tasks: worker.contract mcp.pool config events lifecycle process store supervision agents
 supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
 supervisor.api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle logs process sessions store supervision tasks

@@ -83,3 +83,26 @@ def test_without_cortex_there_is_no_memory_server_and_the_memory_of_sessions_sta
         here.call("memory.put", agent="echo", key="k", value=1)
         assert here.call("memory.get", agent="echo", key="k") == {"value": 1}
         assert "no built-in memory server" in here.log.read_text()
+
+
+def test_without_zygotes_workers_start_cold_and_say_why(tmp_path: Path) -> None:
+    environ = package_without(tmp_path, "supervisor/zygote", "worker/zygote")
+    config = f"""
+[agents.pair]
+entrypoint = "forked_agent:agent"
+instances = 2
+process.working_directory = "{AGENTS}"
+"""
+    with DaemonProcess(tmp_path, config, environ=environ) as daemon:
+        daemon.call("agent.start", names=["pair"])
+        (agent,) = daemon.call("daemon.status", names=["pair"])["agents"]
+        assert [worker["state"] in ("Ready", "Idle") for worker in agent["workers"]] == [True] * 2
+        assert agent["warm"]["state"] == "cold"
+        assert "no zygotes" in agent["warm"]["reason"]
+        (event,) = daemon.call("event.list", types=["agent.cold"])["events"]
+        assert event["agent"] == "pair"
+        daemon.call("agent.restart", names=["pair"])
+        ran = daemon.call("task.run", agent="pair", objective="say")["output"]
+        assert ran["pid"] in [daemon.worker(f"pair-{number}")["pid"] for number in range(2)]
+        daemon.config.write_text(config.replace("instances = 2", "instances = 1"))
+        assert daemon.call("daemon.reload")["changed"]

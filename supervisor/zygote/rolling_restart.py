@@ -7,12 +7,12 @@ scaling or another renewal in between need no special case: a worker that is gon
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..agents.agents import Agents
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
-from ..zygote.policy import Aged, turn
-from ..zygote.pool import Order, Zygotes
-from .agents import Agents
+from .policy import Aged, turn
+from .pool import Order, ZygotePool
 
 
 @dataclass(eq=False)
@@ -26,13 +26,13 @@ class Round:
 class RollingRestart:
     """Replaces workers for one daemon."""
 
-    def __init__(self, agents: Agents, zygotes: Zygotes) -> None:
+    def __init__(self, agents: Agents, zygotes: ZygotePool) -> None:
         self._agents = agents
         self._zygotes = zygotes
         self._rounds: dict[str, Round] = {}
         self._looking: set[str] = set()
         self._last_seen: dict[str, tuple[bool, bool, bool]] = {}
-        self._zygotes.on_order = self.look
+        zygotes.subscribe(self.look)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Takes note of a change of a worker."""
