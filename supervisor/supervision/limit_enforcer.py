@@ -1,8 +1,8 @@
-"""Holds each worker to its `[resources]`, as far as the kernel does not do that by itself, and tells of it.
+"""Enforces `[resources]` of each worker, as far as the kernel does not do so by itself, and publishes events.
 
 `excess` and `throttle` decide; here a tree that is over a limit is ended, one that uses too much of the
-processors is frozen and thawed, and events say so. What holds a limit is in `Launcher.containment`:
-where a cgroup has the controller, the kernel; else what is sampled here.
+processors is frozen and thawed, with events about it. The mechanism of each limit is in `Launcher.containment`:
+the kernel where a cgroup has the controller, else sampling here.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from .incarnation import Incarnation
 from .worker_supervisor import WorkerSupervisor
 
 EPISODE_S = 5.0
-"""A tree that was not held back for so long is not throttled any more: one event at each end, none between."""
+"""Seconds without throttling that end an episode: one event at each end, none between."""
 
 KERNEL_LOOK_S = 1.0
-"""Between two looks at how much the kernel holds a tree back."""
+"""Seconds between two samples of the throttling by the kernel."""
 
 BELOW = 0.9
-"""A table is full until it is below this share of its limit: then it can be told of again."""
+"""Fraction of its limit below which a full table counts as free: its next filling is a new event."""
 
 REASON = "cpu_limit_percent"
 """Why a tree is frozen, beside others who may want it frozen."""
@@ -49,21 +49,21 @@ logger = logging.getLogger(__name__)
 
 
 class Throttling(NamedTuple):
-    """How far a worker is held back: now, and for how many seconds in this incarnation."""
+    """Represents the throttling of a worker: now, and seconds in this incarnation."""
 
     throttled: bool = False
     throttled_s: float = 0.0
 
 
 class Limits:
-    """The limits of all workers."""
+    """Enforces the limits of all workers."""
 
     def __init__(self, launcher: Launcher, bus: Bus) -> None:
         self._launcher = launcher
         self._bus = bus
         self._metrics = Sampler(self._sampled)
         self._on_sample: Callable[[WorkerSupervisor], None] = _ignore
-        self._wardens: dict[WorkerSupervisor, Warden] = {}
+        self._monitors: dict[WorkerSupervisor, LimitMonitor] = {}
 
     def subscribe(self, on_sample: Callable[[WorkerSupervisor], None]) -> None:
         """Calls `on_sample` from now on when the result of `sample` for a worker has changed."""
@@ -76,20 +76,20 @@ class Limits:
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Takes note of a worker's start and end; for every change of a worker."""
         worker, life = supervisor.worker, supervisor.life
-        warden = self._wardens.get(supervisor)
-        if warden is not None and (life is not warden.life or worker.pid is None):
-            del self._wardens[supervisor]
-            warden.release()
-            self._metrics.forget(warden.life.unit)
-            warden = None
+        monitor = self._monitors.get(supervisor)
+        if monitor is not None and (life is not monitor.life or worker.pid is None):
+            del self._monitors[supervisor]
+            monitor.release()
+            self._metrics.forget(monitor.life.unit)
+            monitor = None
         if worker.pid is None or life is None:
             return
-        if warden is None:
+        if monitor is None:
             self._watch(supervisor, life)
             return
         self._metrics.stir(life.unit)  # its spec may be another
         if worker.state is State.SHUTTING_DOWN:
-            warden.release()  # what is frozen cannot end within its grace period
+            monitor.release()  # what is frozen cannot end within its grace period
 
     def _watch(self, supervisor: WorkerSupervisor, life: Incarnation) -> None:
         unit = life.unit
@@ -97,34 +97,34 @@ class Limits:
             return
         parent = life.parent
         tree = Tree(_Roots(parent, unit), parent.cgroup_of(unit))
-        warden = Warden(supervisor, life, tree, self._launcher.containment, self._bus)
-        self._wardens[supervisor] = warden
-        self._metrics.watch(unit, tree, warden)
+        monitor = LimitMonitor(supervisor, life, tree, self._launcher.containment, self._bus)
+        self._monitors[supervisor] = monitor
+        self._metrics.watch(unit, tree, monitor)
 
     def _sampled(self, judge: Judge) -> None:
-        if isinstance(judge, Warden):
+        if isinstance(judge, LimitMonitor):
             self._on_sample(judge.supervisor)
 
     def sample(self, supervisor: WorkerSupervisor) -> Sample:
-        """What a worker uses, as it was last looked at."""
-        warden = self._wardens.get(supervisor)
-        if warden is None or not warden.resources.enable_resource_tracking:
+        """Returns the last sample of the usage of a worker."""
+        monitor = self._monitors.get(supervisor)
+        if monitor is None or not monitor.resources.enable_resource_tracking:
             return Sample()
-        return self._metrics.of(warden.life.unit)
+        return self._metrics.of(monitor.life.unit)
 
     def cpu_s(self, supervisor: WorkerSupervisor) -> float:
-        """The processor time of a worker's tree, in this incarnation, as of the last look; 0.0 where none is taken."""
-        warden = self._wardens.get(supervisor)
-        return 0.0 if warden is None else warden.tree.usage.cpu_s
+        """Returns the CPU seconds of a worker's tree in this incarnation, at the last sample; 0.0 without samples."""
+        monitor = self._monitors.get(supervisor)
+        return 0.0 if monitor is None else monitor.tree.usage.cpu_s
 
     def throttling(self, supervisor: WorkerSupervisor) -> Throttling:
-        """How far a worker is held back by cpu_limit_percent."""
-        warden = self._wardens.get(supervisor)
-        return NOT_THROTTLED if warden is None else warden.throttling
+        """Returns the throttling of a worker by cpu_limit_percent."""
+        monitor = self._monitors.get(supervisor)
+        return NOT_THROTTLED if monitor is None else monitor.throttling
 
 
 class _Roots:
-    """Where the processes of a unit hang; a closure or a partial takes six times as much memory."""
+    """Locates the processes of a unit; a closure or a partial takes six times as much memory."""
 
     __slots__ = ("_parent", "_unit")
 
@@ -139,7 +139,7 @@ class _Roots:
 NOT_THROTTLED = Throttling()
 
 
-class Warden:
+class LimitMonitor:
     """Holds one incarnation of one worker to the limits that it was started with."""
 
     # There may be thousands.
@@ -222,7 +222,7 @@ class Warden:
                 self._full = self._full - {name} or NO_TABLES
 
     def is_fine(self, usage: Usage) -> bool:
-        """As `judge`, where it has nothing to say, and had nothing to say before."""
+        """Handles the usual case of `judge`: no limit reached, now or before."""
         asked = self.resources
         if (
             self._full
@@ -238,7 +238,7 @@ class Warden:
         return True
 
     def wait_s(self) -> float:
-        """In how many seconds to look again, whatever memory is taken meanwhile."""
+        """Returns the seconds to the next sample, such that the memory limit cannot be passed meanwhile."""
         longest_s = self.supervisor.spec.monitoring.metrics_interval
         if self._is_holding:
             longest_s = min(longest_s, throttle.IDLE_LOOK_S)
@@ -252,11 +252,11 @@ class Warden:
         return max(wait_s, self.pause_s())
 
     def pause_s(self) -> float:
-        """How many seconds to let pass, however much is taken."""
+        """Returns the seconds to the next sample, independent of the growth."""
         return limits.pause_s(self.tree.cost_s)
 
     def room_bytes(self) -> int | None:
-        """How much more memory the tree may have; None where the kernel holds it, or nothing does."""
+        """Returns the bytes of memory left to the tree; None if the kernel enforces the limit, or there is none."""
         if not self._samples_memory or not self.resources.max_memory_bytes:
             return None
         return self.resources.max_memory_bytes - self._used_bytes
@@ -278,7 +278,7 @@ class Warden:
     # -- the share of the processors
 
     def attend(self) -> Coroutine[None, None, None] | None:
-        """What holds the tree to its share of the processors, or sees the kernel do it."""
+        """Returns the throttle of the tree, or the observer of the kernel's throttling."""
         if not self.resources.cpu_limit_percent or self._is_released:
             return None
         self._is_holding = self._samples_cpu
@@ -348,7 +348,7 @@ class Warden:
             await asyncio.sleep(KERNEL_LOOK_S)
 
     def _note_held(self, is_held: bool, held_s: float) -> None:
-        """Tells of the beginning and the end of an episode, however often the tree is frozen in it."""
+        """Publishes the beginning and the end of an episode, not each freeze in it."""
         now = self._loop.time()
         before = self.throttling.throttled
         if is_held:
@@ -372,7 +372,7 @@ def _ignore(_: object) -> None:
 
 
 def _is_needed(asked: Resources, contained: Containment) -> bool:
-    """Whether there is anything to be looked at."""
+    """Returns True if there is a tree to sample."""
     holds_memory = contained.memory == "sampled" and asked.max_memory_bytes > 0
     return (
         asked.enable_resource_tracking

@@ -26,11 +26,11 @@ from ..process.launcher_client import Child
 from .probes import Finding
 
 DRAIN_S = 1.0
-"""How long the pipes of a dead process are still read: a grandchild may hold them open."""
+"""Seconds that the pipes of a dead process are still read: a grandchild may hold them open."""
 
 
 class Log(Protocol):
-    """Where lines go that are no messages."""
+    """Receives the lines that are no messages."""
 
     def __call__(self, text: bytes, *, ended: bool = True, cut_bytes: int = 0) -> None:
         """Takes a line or a piece of it, `ended` with its last one; so much as `cut_bytes` of it comes never."""
@@ -87,11 +87,11 @@ class Hooks(Protocol):
 
 
 class Line(Protocol):
-    """The protocol spoken with one incarnation."""
+    """Speaks the protocol with one incarnation."""
 
     @property
-    def heard_at(self) -> float:
-        """When the program last said something valid, on the loop's clock."""
+    def last_message_at(self) -> float:
+        """Returns the time of the last valid message of the program, on the loop's clock."""
         ...
 
     async def open(self, child: Child) -> None:
@@ -108,16 +108,16 @@ class Line(Protocol):
 
     @property
     def has_to_finish(self) -> bool:
-        """Whether `finish` may have something to do."""
+        """Returns True if `finish` may have work."""
         ...
 
     async def finish(self, error: CorralError) -> None:
-        """The process is dead: reads what is left for DRAIN_S, ends what is in flight with `error`."""
+        """Handles the death of the process: reads the rest for DRAIN_S, ends requests in flight with `error`."""
         ...
 
 
 class CorralLine:
-    """The worker protocol on the pipes of an agent's worker."""
+    """Speaks the worker protocol on the pipes of an agent's worker."""
 
     has_to_finish = True
 
@@ -125,18 +125,18 @@ class CorralLine:
         self.channel: Channel | None = None
         self.announced: tuple[str, ...] = ()
         self._is_first = True  # of what is no message
-        self._heard_at = 0.0
+        self._last_message_at = 0.0
         self._spec = spec
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
 
     @property
-    def heard_at(self) -> float:
-        """When a valid message came last."""
-        return self._heard_at
+    def last_message_at(self) -> float:
+        """Returns the time of the last valid message."""
+        return self._last_message_at
 
     async def open(self, child: Child) -> None:
-        """Says `initialize` and checks the answer; see Line.open."""
+        """Sends `initialize` and checks the answer; see Line.open."""
         assert child.stdin_fd is not None, "a worker that speaks has a stdin"
         assert child.stdout_fd is not None, "a worker that speaks has a stdout"
         hooks = self._hooks
@@ -174,16 +174,16 @@ class CorralLine:
         self.announced = tuple(hello.capabilities)
 
     def _note(self) -> None:
-        self._heard_at = self._loop.time()
+        self._last_message_at = self._loop.time()
 
     def _log(self, foreign: Foreign) -> None:
         is_first, self._is_first = self._is_first, False
-        if is_first and not self._heard_at and not (foreign.line or foreign.cut_bytes):
-            return  # the SDK ends with it what somebody may have begun (`runtime.run`), and nobody had
+        if is_first and not self._last_message_at and not (foreign.line or foreign.cut_bytes):
+            return  # the SDK ends an incomplete beginning with it (`runtime.run`), which may be absent
         self._hooks.log(foreign.line, ended=foreign.ended, cut_bytes=foreign.cut_bytes)
 
     def ask(self, grace_s: float) -> bool:
-        """Says `shutdown`."""
+        """Sends `shutdown`."""
         if self.channel is None or self.channel.is_closed:
             return False
         self.channel.notify("shutdown", {"grace_s": grace_s})
@@ -201,7 +201,7 @@ class CorralLine:
 
 
 class McpLine:
-    """MCP on the pipes of a tool server."""
+    """Speaks MCP on the pipes of a tool server."""
 
     has_to_finish = True
 
@@ -228,8 +228,8 @@ class McpLine:
         self._hooks.log(foreign.line, ended=foreign.ended, cut_bytes=foreign.cut_bytes)
 
     @property
-    def heard_at(self) -> float:
-        """When a valid message came last."""
+    def last_message_at(self) -> float:
+        """Returns the time of the last valid message."""
         return self.session.last_message_at
 
     async def open(self, child: Child) -> None:
@@ -263,24 +263,24 @@ class McpLine:
 class StillLine:
     """A program that speaks no protocol, and is not asked either: one for all, since there may be thousands."""
 
-    heard_at = 0.0
+    last_message_at = 0.0
     has_to_finish = False
 
     async def open(self, child: Child) -> None:
-        """It is ready as soon as it has lived for a while."""
+        """Returns at once: the program is ready after some seconds of life."""
 
     def ask(self, grace_s: float) -> bool:
-        """There are no words."""
+        """Ignores the call: there is no protocol."""
         return False
 
     async def finish(self, error: CorralError) -> None:
-        """There is nothing in flight."""
+        """Ignores the call: there are no requests."""
 
 
 class SilentLine:
     """A program that speaks no protocol, and is asked whether it is ready."""
 
-    heard_at = 0.0
+    last_message_at = 0.0
 
     def __init__(self, spec: Spec, hooks: Hooks) -> None:
         self._ready = spec.ready
@@ -304,22 +304,22 @@ class SilentLine:
                 await asyncio.sleep(self._ready.interval)
 
     def ask(self, grace_s: float) -> bool:
-        """There are no words."""
+        """Ignores the call: there is no protocol."""
         return False
 
     @property
     def has_to_finish(self) -> bool:
-        """Whether somebody may be waiting for it to be ready."""
+        """Returns True if its readiness may be awaited."""
         return self._opening is not None
 
     async def finish(self, error: CorralError) -> None:
-        """There is nothing in flight, unless it is still asked whether it is ready."""
+        """Ends the wait for readiness, if it goes on."""
         if self._opening is not None:
             self._opening.cancel()
 
 
 WATCHED_BYTES = 1024
-"""Of each line, when a log is searched: however long a line is, and whatever the pattern, it costs little."""
+"""Bytes of each line that are searched, so that a long line costs little with any pattern."""
 
 _TOO_LONG = re.compile(rb"([^\n]{%d})[^\n]+" % WATCHED_BYTES)
 
@@ -332,7 +332,7 @@ class LogWatch:
         self._pattern = re.compile(pattern.encode("utf-8"), re.MULTILINE)
 
     def reader(self) -> Callable[[bytes], None]:
-        """What takes the bytes of one stream."""
+        """Returns the receiver of the bytes of one stream."""
         rest = b""  # the beginning of a line
 
         def read(chunk: bytes) -> None:
@@ -359,7 +359,7 @@ _LINES: dict[str, Callable[[Spec, Hooks], Line]] = {
 
 
 def line_of(spec: Spec, hooks: Hooks) -> Line:
-    """The line for a new incarnation, by the protocol of the spec."""
+    """Creates the line for a new incarnation, by the protocol of the spec."""
     if spec.protocol == "none" and spec.ready is None:
         return _STILL
     return _LINES[spec.protocol](spec, hooks)

@@ -36,22 +36,22 @@ from .probes import Finding
 from .shared import Shared, utc_now
 
 PAUSED = "paused"
-"""The reason for which a tree is frozen when somebody has asked for it."""
+"""Reason of a freeze on request."""
 
 LATE_S = 0.1
-"""A deadline that is noticed so late finds us with things unread."""
+"""Seconds of delay of a deadline after which unread messages are expected."""
 
 READ_S = 0.02
-"""What has come meanwhile is read in this time, before anything is judged."""
+"""Seconds for reading such messages before a deadline is judged."""
 
 READINGS = 5
-"""How often, at most, one deadline is put off for that."""
+"""Number of times that one deadline is put off for that."""
 
 LOG_S = 0.02
-"""The log tells so much later of an end that another life follows."""
+"""Seconds by which the log line about an end is delayed if another life follows."""
 
 EXITS_KEPT = 10
-"""Ends that `show` lists per worker."""
+"""Number of exits that `show` lists per worker."""
 
 # One for all, where there is nothing: an empty set of its own costs each of thousands of supervisors 216 bytes.
 NO_EVENTS: frozenset[asyncio.Event] = frozenset()
@@ -63,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 
 class Unschedulable(enum.StrEnum):
-    """Says why a worker is given no new task (Kubernetes: cordon). Several reasons may hold at once, each of its own owner."""
+    """Names a reason why a worker gets no new task (Kubernetes: cordon). Several may hold at once, each of its own owner."""
 
     HIBERNATING = "hibernating"
     """Its state is being saved or replaced: an assigned task is not handed over either."""
@@ -110,10 +110,10 @@ class WorkerChanges:
 
 
 class Service(Protocol):
-    """Who serves what workers ask for and say."""
+    """Serves requests and notifications of workers."""
 
     def serve(self, supervisor: "WorkerSupervisor", request: Request) -> Awaitable[object]:
-        """The answer to a request of a worker."""
+        """Answers a request of a worker."""
         ...
 
     def handle_notification(
@@ -124,19 +124,19 @@ class Service(Protocol):
 
     @property
     def changes(self) -> "WorkerChanges":
-        """Where changes of workers are published."""
+        """Returns the publisher of changes of workers."""
         ...
 
     async def checkpoint_of(self, supervisor: "WorkerSupervisor") -> dict[str, object]:
-        """What the next life of a worker begins with, as `{"checkpoint": data}`, or nothing.
+        """Returns the state for the next life of a worker, as `{"checkpoint": data}`, or nothing.
 
         Raises:
-            SpawnFailed: it cannot be had, and the worker is not to begin without it.
+            SpawnFailed: it cannot be loaded, and the worker must not begin without it.
         """
         ...
 
     def removed(self, agent: str) -> None:
-        """Called when an agent is no more."""
+        """Forgets a removed agent."""
         ...
 
 
@@ -275,12 +275,12 @@ class WorkerSupervisor:
 
     @property
     def spec(self) -> Spec:
-        """The spec in force."""
+        """Returns the spec in force."""
         return self.worker.spec
 
     @property
     def id(self) -> str:
-        """The worker's id, `NAME-N`."""
+        """Returns the worker's id, `NAME-N`."""
         return self.worker.id
 
     # -- events in
@@ -328,7 +328,7 @@ class WorkerSupervisor:
                 self._perform(action)
 
     async def until(self, done: Callable[[Worker], bool]) -> Worker:
-        """The worker, as soon as `done` says yes to it. Whoever calls this bounds it."""
+        """Waits until `done` holds for the worker, and returns it. The caller bounds the time."""
         changed = asyncio.Event()
         self._waiting |= {changed}
         try:
@@ -358,19 +358,19 @@ class WorkerSupervisor:
             return
         self._timer = None
         floor = max(self._excused_to, self.shared.stall_clock.floor())
-        self.send(state_machine.Tick(max(self._heard_at, floor)))
+        self.send(state_machine.Tick(max(self._last_message_at, floor)))
         # A timer may fire a hair before its time: then the deadline still stands, and is armed again.
 
     @property
-    def _heard_at(self) -> float:
-        return self.life.line.heard_at if self.life is not None else 0.0
+    def _last_message_at(self) -> float:
+        return self.life.line.last_message_at if self.life is not None else 0.0
 
     def excuse(self, frozen_s: float) -> None:
-        """For so long from now on it cannot speak: that is no silence of its own."""
-        self._excused_to = max(self._excused_to, self._heard_at) + frozen_s
+        """Excuses a silence of the given seconds from now on."""
+        self._excused_to = max(self._excused_to, self._last_message_at) + frozen_s
 
     def reconfigure(self, spec: Spec) -> None:
-        """Takes a changed spec; what needs a new process takes effect with the next one."""
+        """Adopts a changed spec; settings that need a new process take effect with the next one."""
         self.log.configure(LogLimits.of(spec.monitoring))
         line = self.life.line if self.life is not None else None
         if isinstance(line, McpLine):
@@ -407,12 +407,12 @@ class WorkerSupervisor:
 
     @property
     def is_following(self) -> bool:
-        """Whether something waits for others before it is done."""
+        """Returns True if an operation on it waits for others."""
         return self._following is not None
 
     @property
     def takes_room(self) -> bool:
-        """Whether it has, or is about to have, processes: so much of the limit is taken."""
+        """Returns True if it has, or is about to have, processes, which count against the limit."""
         worker = self.worker
         backs_off = worker.state is State.INITIAL and worker.deadline is not None
         is_coming = self.has_room or (worker.waits and self._following is not None)
@@ -437,7 +437,7 @@ class WorkerSupervisor:
         return reason in self._cordons
 
     def publish_change(self) -> None:
-        """Has listeners look at the worker again."""
+        """Notifies listeners of a possible change of the worker."""
         self.service.changes.publish(self)
 
     @property
@@ -458,7 +458,7 @@ class WorkerSupervisor:
         return Unschedulable.SURPLUS not in self._cordons and self.takes_tasks
 
     def begin(self, task_id: str) -> None:
-        """The worker has been given work."""
+        """Notes that the worker got a task."""
         if not self.running:
             self.running = {}
         self.running[task_id] = self._loop.time()
@@ -466,7 +466,7 @@ class WorkerSupervisor:
             self.send(state_machine.Worked(True))
 
     def end(self, task_id: str) -> None:
-        """The worker has put work down."""
+        """Notes that the worker ended a task."""
         if self.running.pop(task_id, None) is not None and not self.running:
             self.running = NOTHING_RUNS
             self.rested_at = self._loop.time()
@@ -581,7 +581,7 @@ class WorkerSupervisor:
         )
         if transition.new is State.TERMINATED:
             facts = {"agent": self.spec.name, "worker": self.id, "incarnation": incarnation}
-            tell = functools.partial(
+            report = functools.partial(
                 logger.info,
                 "worker %s is Terminated: %s",
                 self.id,
@@ -589,9 +589,9 @@ class WorkerSupervisor:
                 extra={"fields": facts},
             )
             if self.worker.resume_at is None:
-                tell()
+                report()
             else:
-                self._loop.call_later(LOG_S, tell)
+                self._loop.call_later(LOG_S, report)
 
     def _publish(self, what: str, **facts: object) -> None:
         self.shared.bus.publish(
@@ -674,12 +674,12 @@ class WorkerSupervisor:
         self._notes.line(text.encode("utf-8", "surrogateescape"), level, fields)
 
     def stderr_tail(self, lines: int) -> list[str]:
-        """The last lines that the worker wrote to stderr."""
+        """Returns the last lines that the worker wrote to stderr."""
         return self.log.tail("stderr", lines)
 
     @property
     def channel(self) -> Channel:
-        """The connection to a worker that speaks corral.
+        """Returns the connection to a worker that speaks corral.
 
         Raises:
             WorkerFailed: it has none now.
@@ -693,7 +693,7 @@ class WorkerSupervisor:
 
     @property
     def session(self) -> Session:
-        """The connection to an MCP server.
+        """Returns the connection to an MCP server.
 
         Raises:
             NotInitialized: it has none now.
