@@ -19,7 +19,15 @@ in [examples/protocol](../../examples/protocol/README.md).
 By hand:
 
 ```console
-$ printf '%s\\n' '{"jsonrpc":"2.0","id":1,"method":"daemon.status"}' | socat -t 1 - UNIX:$CORRAL_SOCKET
+$ corral status
+$ python3 - <<'END'
+import json, os, socket
+control = socket.socket(socket.AF_UNIX)
+control.connect(os.environ["CORRAL_SOCKET"])      # such as /run/corral/corral.sock
+control.sendall(b'{"jsonrpc":"2.0","id":1,"method":"daemon.status"}\\n')
+print(json.loads(control.makefile().readline())["result"]["daemon"]["version"])
+END
+0.1.0
 ```
 
 A line that is no JSON is answered with -32700, JSON that is no request with -32600, an unknown parameter with -32602; the

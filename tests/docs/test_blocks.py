@@ -52,23 +52,6 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
-PENDING = {
-    f"docs/{page}.md"
-    for page in (
-        "reference/configuration",
-        "reference/protocol",
-        "reference/mcp",
-        "reference/python",
-        "reference/audit",
-        "reference/tasks",
-        "reference/memory",
-        "reference/operations",
-        "reference/agents",
-        "how-to/work-on-corral",
-    )
-}
-"""Pages that have a block which does not work as written yet. A page leaves for good."""
-
 RUNNABLE = ("console", "python", "toml", "json", "sh", "bash", "javascript")
 
 FOLLOWING = re.compile(r"corral (logs|events)\b.* -f\b")
@@ -342,11 +325,7 @@ def has_work(page: Path) -> bool:
 
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, id=str(page.relative_to(ROOT)))
-        for page in PAGES
-        if has_work(page) and str(page.relative_to(ROOT)) not in PENDING
-    ],
+    [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if has_work(page)],
 )
 def test_the_blocks_of_a_page_do_what_the_page_says(page: Path) -> None:
     with Reader() as reader:
