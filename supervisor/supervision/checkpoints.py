@@ -54,7 +54,7 @@ class Checkpoints:
     """
 
     def __init__(self, store: Store, bus: Bus, recovery_of: Callable[[str], Recovery]) -> None:
-        """Sets up the tables; `recovery_of` returns the limits of an agent by its name, also of one that is gone."""
+        """Takes its collaborators; `recovery_of` returns the limits of an agent by its name, also of one that is gone."""
         self._store = store
         self._bus = bus
         self._recovery_of = recovery_of

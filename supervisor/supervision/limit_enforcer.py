@@ -222,7 +222,7 @@ class LimitMonitor:
                 self._full = self._full - {name} or NO_TABLES
 
     def is_fine(self, usage: Usage) -> bool:
-        """Handles the usual case of `judge`: no limit reached, now or before."""
+        """Returns True if `judge` would do nothing: no limit is reached, or a reached one was handled."""
         asked = self.resources
         if (
             self._full
@@ -238,7 +238,7 @@ class LimitMonitor:
         return True
 
     def wait_s(self) -> float:
-        """Returns the seconds to the next sample, such that the memory limit cannot be passed meanwhile."""
+        """Returns the seconds to the next sample, without regard to memory that is taken meanwhile."""
         longest_s = self.supervisor.spec.monitoring.metrics_interval
         if self._is_holding:
             longest_s = min(longest_s, throttle.IDLE_LOOK_S)
@@ -252,7 +252,7 @@ class LimitMonitor:
         return max(wait_s, self.pause_s())
 
     def pause_s(self) -> float:
-        """Returns the seconds to the next sample, independent of the growth."""
+        """Returns the least seconds between two samples, which keep their cost low."""
         return limits.pause_s(self.tree.cost_s)
 
     def room_bytes(self) -> int | None:
@@ -278,7 +278,7 @@ class LimitMonitor:
     # -- the share of the processors
 
     def attend(self) -> Coroutine[None, None, None] | None:
-        """Returns the throttle of the tree, or the observer of the kernel's throttling."""
+        """Returns the coroutine that throttles the tree, or observes the kernel's throttling; None without a limit."""
         if not self.resources.cpu_limit_percent or self._is_released:
             return None
         self._is_holding = self._samples_cpu
