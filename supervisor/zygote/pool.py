@@ -156,7 +156,7 @@ class ZygotePool:
         self._loop = asyncio.get_running_loop()
 
     def subscribe(self, on_order: Callable[[str], None]) -> None:
-        """Has `on_order` called with the name of an agent whose workers are to be replaced, one after the other."""
+        """Subscribes `on_order` to the names of agents whose workers have to be replaced, one after the other."""
         self._on_order.append(on_order)
 
     def _publish_order(self, name: str) -> None:

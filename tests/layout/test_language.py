@@ -30,7 +30,7 @@ VERB = re.compile(r"(?:[A-Z][a-z]*-)?[A-Z]?[a-z]*[^s\W]s[,:]?")
 """A verb in the third person, as far as its letters show it: it ends with one s."""
 
 NO_VERBS = _words(
-    "Agents Always Arguments As Bytes Conditions Connections Descriptors Does Entries Events Fields "
+    "Agents Always Arguments As Bytes Conditions Connections Descriptors Entries Events Fields "
     "Findings Globs Goes Has Hears Ids Inodes Is Its Keys Lines Methods Options Params Paths Patterns "
     "Refusals Rows Says Seconds Sessions Statements Tables Tasks Teams Tells This Trees Units Us Values "
     "Was Words Workers"
