@@ -1,10 +1,9 @@
 """Implements `corral mcp serve`: an MCP server on stdio that relays to the daemon, and answers for it while it is away.
 
-An editor starts one per session, so it must be small: the standard library, one thread, one `poll`. It
-passes lines on unchanged and knows of MCP only the parts that it needs to outlive the daemon: the requests that wait
-for an answer, and the state of the session (`initialize`, the logging level, subscriptions), to replay it to
-the next daemon. Nothing but MCP is written to stdout. Unsent output is
-bounded: a peer that does not read is not read from either.
+An editor starts one per session, so it must be small: the standard library, one thread, one `poll`. It passes lines on
+unchanged and knows of MCP only the parts that it needs to outlive the daemon: the requests that wait for an answer, and
+the state of the session (`initialize`, the logging level, subscriptions), to replay it to the next daemon. Nothing but
+MCP is written to stdout. Unsent output is bounded: a peer that does not read is not read from either.
 """
 
 import os

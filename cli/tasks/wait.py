@@ -1,0 +1,169 @@
+"""Waits for the end of a task over as many connections as it takes, and shows its progress on stderr.
+
+Used by `run`, `task wait` and `task follow`. Does not print results.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from ...worker.client.sync import Client, await_daemon
+from ...worker.contract.errors import Conflict, ShuttingDown, Unreachable
+from ...worker.contract.jsonrpc import Notification
+from .. import render
+from ..context import ANSWER_S, Session, waiting_s
+from ..render import number, word
+
+RECONNECT_S = 30.0
+"""Seconds that a waiting `run` tolerates an absent daemon."""
+
+RETRY_S = 0.05
+"""Seconds before the next request to a daemon that is shutting down."""
+
+SERVED_S = 1.0
+"""Seconds of waiting after which the daemon counts as present: its next absence is a new one."""
+
+PROGRESS_LINE_S = 1.0
+"""Seconds between two lines about the same state, on a stderr that is no terminal."""
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled", "timeout")
+ENDED = frozenset(STATES[2:])
+
+
+class TaskWait:
+    """Waits for the end of one task, over as many connections as it takes."""
+
+    def __init__(
+        self,
+        session: Session,
+        connection: Client,
+        task: str,
+        on_notification: Callable[[Notification], None],
+        method: str = "task.wait",
+    ) -> None:
+        self._method = method
+        self._session = session
+        self._connection = connection
+        self._task = task
+        self._on_notification = on_notification
+
+    def until_ended(self, timeout_s: float | None) -> dict[str, object]:
+        """Returns the record of the task when it has ended.
+
+        Raises:
+            Timeout: it has not within `timeout_s`.
+            Unreachable: the daemon went away and did not come back within RECONNECT_S.
+            NotFound: it came back without the task.
+        """
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        lost_at: float | None = None
+        while True:
+            params: dict[str, object] = {"task": self._task}
+            left_s = None if give_up_at is None else max(give_up_at - time.monotonic(), 0.001)
+            if left_s is not None:
+                params["timeout_s"] = left_s
+            asked_at: float | None = None
+            try:
+                if lost_at is not None:
+                    patience_s = max(lost_at + RECONNECT_S - time.monotonic(), 0.0)
+                    self._connection = await_daemon(self._session.socket, patience_s=patience_s)
+                asked_at = time.monotonic()
+                return self._call(self._method, params, waiting_s(left_s))
+            except (Unreachable, ShuttingDown) as error:
+                self._connection.close()
+                now = time.monotonic()
+                was_served = asked_at is not None and now - asked_at > SERVED_S
+                if lost_at is None or was_served:
+                    lost_at = now  # away for the first time, or again
+                    self._session.note(f"{error.message}; waiting for it to come back")
+                if now - lost_at >= RECONNECT_S:
+                    words = f'cannot wait for task "{self._task}": {error.message}'
+                    raise Unreachable(words, **{**error.data, "task": self._task}) from error
+            time.sleep(RETRY_S)
+
+    def cancel(self) -> dict[str, object]:
+        """Cancels the task, and returns its record.
+
+        Over another connection: Ctrl-C may have cut a line in two on this one.
+        """
+        self._connection.close()
+        self._connection = self._session.connect()
+        try:
+            record = self._call("task.cancel", {"task": self._task}, ANSWER_S)
+        except Conflict:  # it has just ended by itself
+            record = {}
+        return record if has_ended(record) else self.until_ended(None)
+
+    def _call(
+        self, method: str, params: Mapping[str, object], timeout_s: float | None
+    ) -> dict[str, object]:
+        found = self._connection.call(
+            method, params, timeout_s=timeout_s, on_notification=self._on_notification
+        )
+        return render.as_record(found)
+
+
+class TaskProgress:
+    """Shows the progress of a task on stderr: one line that is rewritten on a terminal, else lines."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._is_terminal = sys.stderr.isatty()
+        self._has_line = False
+        self._last = ("", 0.0)
+
+    def __enter__(self) -> "TaskProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def show(self, notification: Notification) -> None:
+        """Shows a `task.progress` notification."""
+        if notification.method != "task.progress" or self._session.json:
+            return
+        facts = notification.params
+        state = word(facts, "state")
+        if state in ENDED:
+            return  # the result says it
+        parts = [word(facts, "task"), state, word(facts, "worker"), share(facts)]
+        message = render.one_line(word(facts, "message"))
+        text = render.one_line(" ".join(part for part in parts if part)) + (
+            f" {message}" if message else ""
+        )
+        if self._is_terminal:
+            width = (self._session.width or 80) - 1
+            sys.stderr.write(f"\r\x1b[K{render.cut(text, width)}")
+            sys.stderr.flush()
+            self._has_line = True
+            return
+        key, now = f"{state} {message}", time.monotonic()
+        if key != self._last[0] or now - self._last[1] >= PROGRESS_LINE_S:
+            self._last = (key, now)
+            print(text, file=sys.stderr, flush=True)
+
+    def print(self, text: str) -> None:
+        """Writes a permanent line."""
+        self._clear()
+        self._session.note(text)
+
+    def _clear(self) -> None:
+        if self._has_line:
+            self._has_line = False
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def share(facts: Mapping[str, object]) -> str:
+    """Formats progress: `50%`, or `3/10` if the total is not 1."""
+    done, total = number(facts, "progress"), number(facts, "total")
+    if done is None:
+        return ""
+    if total is not None and total != 1:
+        return f"{done:g}/{total:g}"
+    return f"{done:.0%}" if 0 <= done <= 1 else f"{done:g}"
+
+
+def has_ended(record: Mapping[str, object]) -> bool:
+    """Returns True if the task of a record has ended."""
+    return word(record, "state") in ENDED
