@@ -57,8 +57,9 @@ class Operations:
         """
         is_scaled_away = self._registry.is_scaled_away
         supervisors = [k for k in supervisors if not is_scaled_away(k)] or supervisors
-        self._startup.startable(supervisors)
-        await self._emergency.release()
+        if self._emergency.in_force is not None:
+            self._startup.startable(supervisors)  # a start that is refused does not end it
+            await self._emergency.release()
         await self._startup.bring_up(supervisors, wait=wait)
 
     def unhold(self, names: Sequence[str], everything: bool) -> None:

@@ -103,7 +103,7 @@ class Registry:
 
     def active(self) -> int:
         """Counts the workers and servers that have, or are about to have, processes."""
-        return sum(supervisor.takes_room for supervisor in self.all_supervisors())
+        return len([each for each in self.all_supervisors() if each.takes_room])
 
     # -- reports of the launcher
 

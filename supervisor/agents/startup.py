@@ -87,7 +87,7 @@ class Startup:
         self._emergency.check("start anything")
         self.startable(supervisors)
 
-    def startable(self, supervisors: Iterable[WorkerSupervisor]) -> list[WorkerSupervisor]:
+    def startable(self, supervisors: Sequence[WorkerSupervisor]) -> list[WorkerSupervisor]:
         """Returns the supervisors after those that have to be started for them, if all of them may be.
 
         Raises:
@@ -95,7 +95,8 @@ class Startup:
         """
         self.check_may_start(supervisors)
         needed = self.needed(supervisors)
-        self.check_may_start(needed)
+        chosen = set(supervisors)
+        self.check_may_start(each for each in needed if each not in chosen)
         self.check_capacity(idle_count(needed))
         return needed
 
@@ -105,15 +106,15 @@ class Startup:
         found: dict[WorkerSupervisor, None] = {}
         seen = set[str]()
 
-        def add(agent: Agent, chosen: Iterable[WorkerSupervisor]) -> None:
-            if agent.name not in seen:
-                seen.add(agent.name)
-                for required in (agents[name] for name in agent.spec.requires):
-                    add(required, [k for k in required.supervisors if needs_a_start(k)])
+        def add(name: str, chosen: Iterable[WorkerSupervisor]) -> None:
+            if name not in seen:
+                seen.add(name)
+                for required in agents[name].spec.requires:
+                    add(required, [k for k in agents[required].supervisors if needs_a_start(k)])
             found.update(dict.fromkeys(chosen))
 
         for supervisor in supervisors:
-            add(agents[supervisor.spec.name], [supervisor])
+            add(supervisor.spec.name, [supervisor])
         return list(found)
 
     # -- starting
@@ -269,4 +270,4 @@ class Startup:
 
 def idle_count(supervisors: Iterable[WorkerSupervisor]) -> int:
     """Counts the workers that have no process, and would take room if they were started."""
-    return sum(not supervisor.takes_room for supervisor in supervisors)
+    return len([each for each in supervisors if not each.takes_room])

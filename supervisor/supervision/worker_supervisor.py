@@ -227,6 +227,7 @@ class WorkerSupervisor:
         "exits",
         "has_room",
         "health_monitor",
+        "id",
         "is_to_end",
         "life",
         "log",
@@ -236,6 +237,7 @@ class WorkerSupervisor:
         "running",
         "service",
         "shared",
+        "spec",
         "worker",
     )
 
@@ -244,7 +246,11 @@ class WorkerSupervisor:
     ) -> None:
         self.shared = shared
         self.service = service
+        self.id = worker_id
+        """The worker's id, `NAME-N`."""
         self.worker = Worker(worker_id, spec, incarnation=incarnation)
+        self.spec = spec
+        """The spec in force: that of `worker`, as an attribute, because every loop over workers reads it."""
         self.life: Incarnation | None = None
         self.running = NOTHING_RUNS
         self.rested_at = 0.0
@@ -272,16 +278,6 @@ class WorkerSupervisor:
         """Room is kept for it: it is started as soon as it is in the store."""
         self._following: asyncio.Task[None] | None = None
         self.health_monitor = HealthMonitor(self, shared.surroundings)
-
-    @property
-    def spec(self) -> Spec:
-        """Returns the spec in force."""
-        return self.worker.spec
-
-    @property
-    def id(self) -> str:
-        """Returns the worker's id, `NAME-N`."""
-        return self.worker.id
 
     # -- events in
 
@@ -312,6 +308,7 @@ class WorkerSupervisor:
     def _step(self, event: state_machine.Event) -> None:
         before = self.worker
         self.worker, actions = state_machine.step(before, event, self._loop.time())
+        self.spec = self.worker.spec
         if self.worker.last_exit is not None and self.worker.last_exit is not before.last_exit:
             earlier = self.exits
             if earlier and earlier[0][0] == before.incarnation:
