@@ -61,8 +61,7 @@ from .store.store import STALL_S, Store
 from .supervision.alerts import Alerts, Counts
 from .supervision.checkpoints import Checkpoints
 from .supervision.cold_starts import ColdStarts
-from .supervision.limit_enforcer import Limits
-from .supervision.loss import Losses
+from .supervision.limit_enforcer import LimitEnforcer, LossReporter
 from .supervision.probes import Probes
 from .supervision.shared import Shared, StallClock
 from .tasks.autoscaler import Autoscaler
@@ -179,7 +178,7 @@ class _Daemon:
         self.memory = Memory(shared.store, shared.bus, lambda: self.agents.config, self._spec_of)
         backlog = Backlog()
         self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
-        self.limits = Limits(shared.launcher, shared.bus)
+        self.limits = LimitEnforcer(shared.launcher, shared.bus)
         self.statistics = Statistics(self.agents, self.limits, self._composite)
         self.tasks = Tasks(
             shared,
@@ -212,7 +211,7 @@ class _Daemon:
         self.agents.membership.subscribe(self._apply)
         self.agents.membership.subscribe(self.autoscaler.reloaded)
         self._reloaded = asyncio.Event()
-        self._losses = Losses(shared.bus)
+        self._loss_reporter = LossReporter(shared.bus)
         self._store_fails = False
         self._lost_seen = 0
         self._lost_reported = 0
@@ -558,7 +557,7 @@ class _Daemon:
                 logger.warning("cannot check the log files: %s", error)
             if losses != self.shared.logs.losses:
                 losses = self.shared.logs.losses
-                self._losses.look(self.agents.all_supervisors())
+                self._loss_reporter.report(self.agents.all_supervisors())
             await asyncio.sleep(BEAT_S)
 
 

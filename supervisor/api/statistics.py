@@ -19,7 +19,7 @@ from ..events.bus import rfc3339
 from ..lifecycle.state_machine import UP
 from ..process.usage import read_process
 from ..supervision.incarnation import Incarnation
-from ..supervision.limit_enforcer import Limits
+from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.worker_supervisor import WorkerSupervisor
 
 WINDOW = 10_000
@@ -145,7 +145,7 @@ class Statistics:
     """
 
     def __init__(
-        self, agents: Agents, limits: Limits, kind_of: Callable[[str], str | None]
+        self, agents: Agents, limits: LimitEnforcer, kind_of: Callable[[str], str | None]
     ) -> None:
         self._agents = agents
         self._limits = limits
@@ -159,7 +159,7 @@ class Statistics:
     # -- counting
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
-        """Counts a worker's start and end; subscribed to every change of one, before `Limits`."""
+        """Counts a worker's start and end; subscribed to every change of one, before `LimitEnforcer`."""
         known, life = self._lives.get(supervisor), supervisor.life
         if known is not None and (life is not known or supervisor.worker.pid is None):
             del self._lives[supervisor]

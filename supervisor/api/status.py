@@ -37,7 +37,7 @@ from ..logs.daemon_log import DaemonLog
 from ..logs.forwarder import Forwarding
 from ..process.launch import why_cold
 from ..store.store import STALL_S
-from ..supervision.limit_enforcer import Limits
+from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from ..tasks.tasks import Tasks
@@ -82,7 +82,7 @@ class StatusReport:
         agents: Agents,
         tasks: Tasks,
         pool: Pool,
-        limits: Limits,
+        limits: LimitEnforcer,
         audit: Audit,
         daemon: DaemonFacts,
     ) -> None:

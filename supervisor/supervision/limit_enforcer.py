@@ -1,14 +1,14 @@
 """Enforces `[resources]` of each worker, as far as the kernel does not do so by itself, and publishes events.
 
-`excess` and `throttle` decide; here a tree that is over a limit is ended, one that uses too much of the
+`process.limits` decides; here a tree that is over a limit is ended, one that uses too much of the
 processors is frozen and thawed, with events about it. The mechanism of each limit is in `Launcher.containment`:
-the kernel where a cgroup has the controller, else sampling here.
+the kernel where a cgroup has the controller, else sampling here. It also reports log lines that the limits of a log lost.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ from ..events.bus import Bus
 from ..lifecycle.state_machine import Replace, State
 from ..linux import cgroup
 from ..process import limits
-from ..process import limits as throttle
 from ..process.containment import Containment
 from ..process.launcher_client import Launcher
 from ..process.limits import Excess, Throttle
@@ -31,14 +30,14 @@ from .worker_supervisor import WorkerSupervisor
 EPISODE_S = 5.0
 """Seconds without throttling that end an episode: one event at each end, none between."""
 
-KERNEL_LOOK_S = 1.0
+KERNEL_SAMPLE_S = 1.0
 """Seconds between two samples of the throttling by the kernel."""
 
 BELOW = 0.9
 """Fraction of its limit below which a full table counts as free: its next filling is a new event."""
 
 REASON = "cpu_limit_percent"
-"""Why a tree is frozen, beside others who may want it frozen."""
+"""Reason of the freezes here; a tree may be frozen for other reasons at the same time."""
 
 PROCESSORS = os.cpu_count() or 1
 
@@ -55,7 +54,7 @@ class Throttling(NamedTuple):
     throttled_s: float = 0.0
 
 
-class Limits:
+class LimitEnforcer:
     """Enforces the limits of all workers."""
 
     def __init__(self, launcher: Launcher, bus: Bus) -> None:
@@ -241,7 +240,7 @@ class LimitMonitor:
         """Returns the seconds to the next sample, without regard to memory that is taken meanwhile."""
         longest_s = self.supervisor.spec.monitoring.metrics_interval
         if self._is_holding:
-            longest_s = min(longest_s, throttle.IDLE_LOOK_S)
+            longest_s = min(longest_s, limits.IDLE_LOOK_S)
         wait_s = limits.look_in_s(
             self.tree.usage.cpu_s,
             self.resources,
@@ -287,7 +286,7 @@ class LimitMonitor:
     async def _attend(self, percent: int) -> None:
         self._attending = asyncio.current_task()
         if self._samples_cpu:
-            await self._hold(throttle.begin(percent, 0.0, self._loop.time()))
+            await self._hold(limits.begin(percent, 0.0, self._loop.time()))
         else:
             await self._watch_kernel()
 
@@ -305,7 +304,7 @@ class LimitMonitor:
             while True:
                 used_s = await self.tree.cpu_s()
                 has_run = used_s > account.used_s
-                account, wait_s = throttle.step(account, used_s, self._loop.time())
+                account, wait_s = limits.step(account, used_s, self._loop.time())
                 if account.is_frozen:
                     self._freeze()
                     if is_frozen and has_run:  # it was forked while the others were being frozen
@@ -345,7 +344,7 @@ class LimitMonitor:
             held_s = _throttled_s(path)
             self._note_held(held_s > before_s, held_s)
             before_s = held_s
-            await asyncio.sleep(KERNEL_LOOK_S)
+            await asyncio.sleep(KERNEL_SAMPLE_S)
 
     def _note_held(self, is_held: bool, held_s: float) -> None:
         """Publishes the beginning and the end of an episode, not each freeze in it."""
@@ -365,6 +364,44 @@ class LimitMonitor:
                 throttled=is_throttled,
                 throttled_s=self.throttling.throttled_s,
             )
+
+
+class LossReporter:
+    """Reports lost log lines per worker, once for each change."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._losing: set[WorkerSupervisor] = set()
+        self._reported: dict[WorkerSupervisor, tuple[int, int]] = {}  # lines and bytes, in all
+
+    def report(self, supervisors: Iterable[WorkerSupervisor]) -> None:
+        """Publishes changes; has to be called about every second."""
+        losing, self._losing = self._losing, set()
+        reported, self._reported = self._reported, {}
+        for supervisor in supervisors:
+            log = supervisor.log
+            lost = (log.lost_lines, log.lost_bytes)
+            before = reported.get(supervisor, (0, 0))
+            if log.trouble is not None:
+                self._losing.add(supervisor)
+                if supervisor not in losing:
+                    self._publish(supervisor, "log.losing", reason=log.trouble)
+            elif lost != before:
+                lines, size_bytes = lost[0] - before[0], lost[1] - before[1]
+                self._publish(supervisor, "log.lost", lines=lines, bytes=size_bytes)
+                before = lost
+            if before != (0, 0):
+                self._reported[supervisor] = before
+
+    def _publish(self, supervisor: WorkerSupervisor, what: str, **facts: object) -> None:
+        self._bus.publish(
+            what,
+            agent=supervisor.spec.name,
+            worker=supervisor.id,
+            incarnation=None,
+            store=True,
+            **facts,
+        )
 
 
 def _ignore(_: object) -> None:
