@@ -6,7 +6,7 @@ harm, because the task continues in the daemon and its record is requested again
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -404,15 +404,21 @@ def _event_line(event: Mapping[str, object]) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def select_tasks(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: any command's values
+    """Adds the argument and the options that select failed tasks."""
+    command = click.option(
+        "--agent",
+        metavar="NAME",
+        help="With --dead, select only tasks of this agent.",
+        shell_complete=complete_agents,
+    )(command)
+    command = click.option("--dead", is_flag=True, help="Select all dead letters.")(command)
+    ids = click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
+    return ids(command)
+
+
 @task.command("retry")
-@click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
-@click.option("--dead", is_flag=True, help="Select all dead letters.")
-@click.option(
-    "--agent",
-    metavar="NAME",
-    help="With --dead, select only tasks of this agent.",
-    shell_complete=complete_agents,
-)
+@select_tasks
 @click.pass_obj
 def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> int:
     """Queue failed tasks again as new tasks. Prints the new ids."""
@@ -435,14 +441,7 @@ def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | 
 
 
 @task.command("discard")
-@click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
-@click.option("--dead", is_flag=True, help="Select all dead letters.")
-@click.option(
-    "--agent",
-    metavar="NAME",
-    help="With --dead, select only tasks of this agent.",
-    shell_complete=complete_agents,
-)
+@select_tasks
 @click.pass_obj
 def discard(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> None:
     """Remove tasks from the dead letters. Their records stay in the list of tasks."""

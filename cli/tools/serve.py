@@ -33,8 +33,8 @@ from ...worker.contract.errors import (
     from_wire,
 )
 from ...worker.contract.jsonrpc import HEAD_BYTES, request_id_in
-from ...worker.contract.mcp_info import META, MODERN_VERSIONS
-from .serve_offline import SERVER_INFO, ClientRequest, UnsupportedVersion, offline_answer
+from ...worker.contract.mcp_info import META
+from .serve_offline import ClientRequest, offline_answer, unsupported_version
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """Bytes of the longest message, in either direction."""
@@ -566,9 +566,8 @@ class Relay:
 
     def _answer(self, asked: ClientRequest, absence: CorralError) -> None:
         """Answers a request while the daemon is away."""
-        if asked.is_modern and asked.version not in MODERN_VERSIONS:
-            text = f'cannot speak MCP revision "{asked.version}"'
-            self._fail(asked.id, UnsupportedVersion(text, supported=list(MODERN_VERSIONS)))
+        if (refusal := unsupported_version(asked)) is not None:
+            self._fail(asked.id, refusal)
             return
         if asked.method == "subscriptions/listen" and asked.is_modern:
             if not asked.is_acknowledged:
@@ -582,12 +581,6 @@ class Relay:
                 self._subscribed.pop(str(asked.params.get("uri")), None)
             self._fail(asked.id, absence)
             return
-        if asked.is_modern:
-            meta = {
-                **(codec.as_object(result.get("_meta")) or {}),
-                META + "serverInfo": SERVER_INFO,
-            }
-            result = {"resultType": "complete", **result, "_meta": meta}
         self._send(codec.encode({"jsonrpc": "2.0", "id": asked.id, "result": result}))
 
 

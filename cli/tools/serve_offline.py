@@ -62,8 +62,24 @@ class UnsupportedVersion(InvalidParams):
     code = UNSUPPORTED_VERSION
 
 
+def unsupported_version(asked: ClientRequest) -> UnsupportedVersion | None:
+    """Returns the refusal of a request of an unknown revision, None for other requests."""
+    if not asked.is_modern or asked.version in MODERN_VERSIONS:
+        return None
+    text = f'cannot speak MCP revision "{asked.version}"'
+    return UnsupportedVersion(text, supported=list(MODERN_VERSIONS))
+
+
 def offline_answer(asked: ClientRequest, absence: CorralError) -> dict[str, object] | None:
     """Returns the result of a request while the daemon is away; None if there is none."""
+    result = _result(asked, absence)
+    if result is None or not asked.is_modern:
+        return result
+    meta = {**(codec.as_object(result.get("_meta")) or {}), META + "serverInfo": SERVER_INFO}
+    return {"resultType": "complete", **result, "_meta": meta}
+
+
+def _result(asked: ClientRequest, absence: CorralError) -> dict[str, object] | None:
     if (key := LISTS.get(asked.method)) is not None:
         return {key: [], **({"ttlMs": 0, "cacheScope": "private"} if asked.is_modern else {})}
     if asked.method == "tools/call":
