@@ -1,6 +1,6 @@
 """The one decoder of configuration: keys from a Struct's annotations, and refusals with the whole path of the key."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import pytest
 from msgspec import Struct
@@ -56,8 +56,8 @@ def test_a_refusal_names_the_key_and_the_value(key: str, raw: object) -> None:
 
 def test_a_refusal_inside_a_value_has_the_whole_path() -> None:
     def inner(raw: object) -> object:
-        assert isinstance(raw, dict)
-        return {key: decode_key(key, value, FIELDS) for key, value in raw.items()}
+        table = cast(dict[str, object], raw)
+        return {key: decode_key(key, value, FIELDS) for key, value in table.items()}
 
     outer = {"table": Field((inner,))}
     document = Document("x.toml", "[a.table]\ncount = 0\n")

@@ -88,7 +88,7 @@ class Command:
     """One command of a `console` block with the output that the page shows for it."""
 
     text: str
-    shown: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list[str])
 
 
 def commands_of(block: Block) -> Iterator[Command]:

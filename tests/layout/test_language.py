@@ -11,7 +11,7 @@ import tokenize
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 
@@ -118,9 +118,10 @@ def docstrings(path: Path) -> dict[ast.AST, Text]:
     """Returns the docstrings of a module: those of Python, and the strings below an assignment."""
     found: dict[ast.AST, Text] = {}
     for node in nodes(path):
-        body = getattr(node, "body", None)
-        if not isinstance(body, list):
+        found_body = getattr(node, "body", None)
+        if not isinstance(found_body, list):
             continue
+        body = cast(list[ast.AST], found_body)
         owners = [node, *body]
         for i, child in enumerate(body):
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):

@@ -218,7 +218,10 @@ class OnStart:
     """Calls a function at each start of an attempt."""
 
     def __init__(self, on_start: Callable[[Task], None]) -> None:
-        self.started = on_start
+        self._on_start = on_start
+
+    def started(self, task: Task) -> None:
+        self._on_start(task)
 
     def ended(self, task: Task) -> None:
         """Observes nothing of an end."""
