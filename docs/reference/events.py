@@ -10,8 +10,8 @@ HEAD = """\
 <!-- written by docs/reference/events.py; do not edit -->
 # Events
 
-One stream of all that happens, in one order, numbered. `corral events` shows it, `event.list` and `event.follow` of the
-[protocol](protocol.md) read it, agents publish into it and hear from it ([agents](agents.md#events)).
+Everything that happens in the daemon is one numbered, ordered stream of events. `corral events` shows it, `event.list` and `event.follow` of the
+[protocol](protocol.md) read it, agents publish to it and subscribe to it ([agents](agents.md#events)).
 
 ```json
 {"seq": 812, "at": "2026-01-01T00:00:00.123Z", "type": "worker.state", "agent": "echo", "worker": "echo-0", "incarnation": 1, "from": "Starting", "to": "Ready", "reason": "it answered initialize"}
@@ -19,25 +19,30 @@ One stream of all that happens, in one order, numbered. `corral events` shows it
 
 | field | is |
 |---|---|
-| `seq` | its number: larger than that of everything before, never given twice, also after `kill -9`. Numbers are skipped: by what is not stored, and after a kill |
-| `at` | when, UTC |
+| `seq` | its number: larger than all before, never used twice, also after `kill -9`. There are gaps: unstored events have numbers too, and a kill skips some |
+| `at` | the time, UTC |
 | `type` | dotted words; see below |
-| `agent`, `worker`, `incarnation` | whom it is about; null where that is nobody |
+| `agent`, `worker`, `incarnation` | the subject of the event, or null |
 | the rest | the fields of its type |
 
-What is **stored** is on disk within 100 ms, and is read back exactly as it was shown. What is not stored is seen only by those who follow
-at that moment. Events are kept for `[events] retention` and up to `[events] max_bytes`, the oldest go first; those of agents take at most
-half of it, so that an agent that floods erases the past of agents, and not the daemon's.
+A **stored** event is on disk within 100 ms, and is read back exactly as it was shown. An event that is not stored reaches only the current followers.
+
+Events are kept for `[events] retention` and up to `[events] max_bytes`; the oldest are removed first. Events of agents take at most
+half of that size, so that an agent that floods the stream pushes out older events of agents, not those of the daemon.
 
 ## Reading without a gap
 
-A reader is a position: the number of the last event that it has seen. `corral events -f --since N` gives every stored event after N, in order
-and once, then all that happens. A reader that is too slow is served from the store, and misses nothing that is stored; unstored events that it
-missed are counted in one `events.skipped`. Where retention has removed events between N and what is left, one `events.expired` says so
-first. A number that was never given is refused (Conflict, with the `newest` in its data). When the daemon goes away, `corral events -f` exits 6,
-and its last line has the number to go on from; with `--json` it is `error.data.since`.
+The position of a reader is the number of the last event that it has seen. `corral events -f --since N` gives every stored event after N, in order
+and once, then the new ones.
 
-A list that is longer than one answer (8 MiB, or 1,000 events where `n` does not ask for more) has `next`: the `since` for the rest.
+| case | effect |
+|---|---|
+| the reader is too slow | it is served from the store, and misses no stored event; one `events.skipped` counts the unstored events that it missed |
+| retention has removed events after N | one `events.expired` comes first |
+| N was never used | it is refused (Conflict, with the `newest` in its data) |
+| the daemon goes away | `corral events -f` exits 6, and its last line has the number to go on from; with `--json` it is `error.data.since` |
+| a list is longer than one answer (8 MiB, or 1,000 events without a larger `n`) | it has `next`: the `since` for the rest |
+
 `until` ends a list at a number.
 
 ## Globs
@@ -48,12 +53,12 @@ counts. At most 64 globs of 256 characters, 1,024 together.
 
 ## The daemon's own types
 
-"Others see" is what workers of other agents hear of it, if they subscribe: everything is between the daemon, those who may read its socket,
-and the agent that it is about.
+"Others see" is the part that workers of other agents receive, if they subscribe. All fields go to the clients that may read the daemon's socket,
+and to the agent that the event is about.
 """
 
 FOREIGN = """
-## Types of agents and people
+## Types of agents and users
 
 Everything else is published by agents and by `corral events publish`. A type is up to 128 characters: words of `A-Z a-z 0-9 _ -`, joined
 by dots. Reserved as a first word: {reserved}. `data` is any JSON of at most 1 MiB, nested at most some
@@ -61,11 +66,11 @@ by dots. Reserved as a first word: {reserved}. `data` is any JSON of at most 1 M
 
 | field | is |
 |---|---|
-| `data` | what was published |
-| `from` | who published it: the worker's id, or `uid N` for somebody on the control socket |
+| `data` | the published data |
+| `from` | its publisher: the worker's id, or `uid N` for a client of the control socket |
 
-They are stored. A worker may publish `[events] max_publish_per_second` events in a second (all who publish on the control socket together as
-many); more is refused as Overloaded, with `retry_after_s`.
+They are stored. A worker may publish `[events] max_publish_per_second` events in a second, and all clients of the control socket together as
+many; more is refused as Overloaded, with `retry_after_s`.
 """
 
 
