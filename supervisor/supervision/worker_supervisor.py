@@ -22,7 +22,7 @@ from ...worker.contract.errors import NotInitialized, WorkerFailed
 from ...worker.contract.jsonrpc import Notification, Request
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
-from ..lifecycle import state_machine
+from ..lifecycle import state_machine, transitions
 from ..lifecycle.state_machine import UP, LastExit, State, Worker
 from ..logs.capture import LogStream, LogWriter
 from ..logs.file_format import severity
@@ -307,7 +307,7 @@ class WorkerSupervisor:
 
     def _step(self, event: state_machine.Event) -> None:
         before = self.worker
-        self.worker, actions = state_machine.step(before, event, self._loop.time())
+        self.worker, actions = transitions.step(before, event, self._loop.time())
         self.spec = self.worker.spec
         if self.worker.last_exit is not None and self.worker.last_exit is not before.last_exit:
             earlier = self.exits
@@ -417,7 +417,7 @@ class WorkerSupervisor:
 
     def rest(self, last: LastExit) -> None:
         """Notes how it ended under an earlier daemon; before its first event here."""
-        self.worker = state_machine.rested(self.worker, last)
+        self.worker = transitions.rested(self.worker, last)
 
     # -- tasks
 

@@ -52,7 +52,7 @@ cli.daemon: worker.contract supervisor.process cli
 PURE = {
     "supervisor.config": "values expression decoder probe_spec team workflow spec loader diff",
     "supervisor.store": "sealed",
-    "supervisor.lifecycle": "state_machine restart_policy health_check",
+    "supervisor.lifecycle": "state_machine transitions restart_policy health_check",
     "supervisor.process": "limits",
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",

@@ -20,7 +20,7 @@ from msgspec.structs import asdict, replace
 
 from corral.supervisor.config.probe_spec import Readiness
 from corral.supervisor.config.spec import Monitoring, Process, Recovery, Spec
-from corral.supervisor.lifecycle import restart_policy, state_machine
+from corral.supervisor.lifecycle import restart_policy, state_machine, transitions
 from corral.supervisor.lifecycle.state_machine import (
     TRANSITIONS,
     UP,
@@ -70,9 +70,7 @@ GRACE_S = 10.0
 HEARTBEAT_TIMEOUT_S = 30.0
 SPAWN_TIMEOUT_S = 30.0
 GONE_S = (
-    LAUNCH_S_MAX
-    + GRACE_S
-    + (KILLS_MAX + 1) * (state_machine.KILL_INTERVAL_S + DEATH_S_MAX + LATE_S)
+    LAUNCH_S_MAX + GRACE_S + (KILLS_MAX + 1) * (transitions.KILL_INTERVAL_S + DEATH_S_MAX + LATE_S)
 )
 """After this time nothing is left of a worker that nobody wants."""
 
@@ -143,7 +141,7 @@ class Books:
 class World:
     """A machine with one worker on it, and people who use it."""
 
-    def __init__(self, seed: int, step: Step = state_machine.step, *, talk: bool = False) -> None:
+    def __init__(self, seed: int, step: Step = transitions.step, *, talk: bool = False) -> None:
         self.random = random.Random(seed)
         self.step = step
         self.talk = talk
@@ -763,7 +761,7 @@ def test_the_lives_are_not_idle() -> None:
     results: set[str] = set()
 
     def step(worker: Worker, event: Event, now: float) -> state_machine.Step:
-        after, actions = state_machine.step(worker, event, now)
+        after, actions = transitions.step(worker, event, now)
         moves.update((a.old, a.new) for a in actions if isinstance(a, Transition))
         if after.last_exit is not None:
             results.add(after.last_exit.result)
@@ -926,18 +924,18 @@ FAULTS = {
 
 
 def planted(old: str, new: str) -> Step:
-    """`lifecycle.step` as it would be if the text `old` of its functions, or of restart's, were `new`."""
+    """`transitions.step` as it would be if the text `old` of its functions, or of restart's, were `new`."""
     texts = {
         module: "from __future__ import annotations\ndef "
         + inspect.getsource(module).split("\ndef ", 1)[1]
-        for module in (restart_policy, state_machine)
+        for module in (restart_policy, transitions)
     }
     assert sum(text.count(old) for text in texts.values()) == 1, f"not one place: {old}"
     rules: dict[str, Any] = dict(vars(restart_policy))  # Any: the contents of a module
     exec(texts[restart_policy].replace(old, new), rules)
     functions = {name: rules[name] for name in ("decide", "after_life", "backoff_s")}
-    life: dict[str, Any] = dict(vars(state_machine)) | functions  # Any: the contents of a module
-    exec(texts[state_machine].replace(old, new), life)
+    life: dict[str, Any] = dict(vars(transitions)) | functions  # Any: the contents of a module
+    exec(texts[transitions].replace(old, new), life)
     step: Step = life["step"]
     return step
 

@@ -15,11 +15,8 @@ from msgspec.structs import replace
 
 from corral.supervisor.config.probe_spec import Readiness
 from corral.supervisor.config.spec import Monitoring, Process, Recovery, Spec
-from corral.supervisor.lifecycle import state_machine
+from corral.supervisor.lifecycle import state_machine, transitions
 from corral.supervisor.lifecycle.state_machine import (
-    ABORT_GRACE_S,
-    ALIVE_S,
-    KILL_INTERVAL_S,
     TRANSITIONS,
     Action,
     Ask,
@@ -52,6 +49,7 @@ from corral.supervisor.lifecycle.state_machine import (
     Worked,
     Worker,
 )
+from corral.supervisor.lifecycle.transitions import ABORT_GRACE_S, ALIVE_S, KILL_INTERVAL_S
 
 pytestmark = pytest.mark.core
 
@@ -72,7 +70,7 @@ class Life:
         """What the last of the events, all of which come now, makes the shell do."""
         actions: list[Action] = []
         for event in events:
-            self.worker, actions = state_machine.step(self.worker, event, self.now)
+            self.worker, actions = transitions.step(self.worker, event, self.now)
         return actions
 
     def wait(self, wait_s: float) -> "Life":
@@ -1041,7 +1039,7 @@ def test_the_manual_shows_the_tables_of_the_code() -> None:
 
 def test_the_manual_names_every_result_that_the_lifecycle_gives_by_itself() -> None:
     page = DOC.read_text("utf-8")
-    source = Path(state_machine.__file__).read_text("utf-8")
+    source = Path(transitions.__file__).read_text("utf-8")
     named = {
         "stopped",
         "exited",
