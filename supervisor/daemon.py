@@ -339,7 +339,7 @@ class _Daemon:
             self.tasks.budgets.look_again
         )  # the agents go over after this
         self._reloaded.set()
-        self.daemon_log.level = config.daemon.log_level
+        self.daemon_log.set_level(config.daemon.log_level)
         self.forwarding.want(config.daemon.journal)
 
     def exited(self, report: Exit) -> None:

@@ -62,7 +62,7 @@ async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> ob
 @method("daemon.log_level", "operate", LogLevelParams, recorded="always")
 async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) -> object:
     """Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it."""
-    control.daemon.daemon_log.level = params.level
+    control.daemon.daemon_log.set_level(params.level)
     return {"level": params.level}
 
 

@@ -87,15 +87,15 @@ class DaemonLog:
         self._handler = Handler(sink)
         self._root = logging.getLogger()
         self._root.addHandler(self._handler)
-        self.level = level
+        self.set_level(level)
 
     @property
     def level(self) -> Level:
-        """Returns the least severe level that is written; can be set at any time, and is not kept over a restart."""
+        """Returns the least severe level that is written."""
         return self._level
 
-    @level.setter
-    def level(self, level: Level) -> None:
+    def set_level(self, level: Level) -> None:
+        """Sets the least severe level that is written, until the next restart."""
         self._level: Level = level
         self._root.setLevel(level.upper())
 
