@@ -33,7 +33,8 @@ from ...worker.contract.worker_messages import (
 from ..agents.hibernation import Hibernation
 from ..sessions.sessions import Memory
 from ..supervision.checkpoints import Checkpoints, Reason
-from ..supervision.worker_supervisor import WorkerChanges, WorkerSupervisor
+from ..supervision.worker_changes import WorkerChanges
+from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
 from .tool_calls import ToolCalls
@@ -70,7 +71,7 @@ class WorkerApi:
     _hibernation: Hibernation
 
     def __init__(self, checkpoints: Checkpoints, pubsub: WorkerPubsub) -> None:
-        self.changes = WorkerChanges()
+        self.changes = WorkerChanges[WorkerSupervisor]()
         self._checkpoints = checkpoints
         self._pubsub = pubsub
         self._methods: dict[str, Handler] = {

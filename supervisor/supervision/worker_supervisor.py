@@ -8,7 +8,6 @@ recognised by their unit and dropped. Nothing here decides when to start, stop o
 import asyncio
 import enum
 import functools
-import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Protocol
@@ -34,6 +33,7 @@ from .incarnation import Incarnation, bring_up
 from .line import CorralLine, Line, Log, McpLine, line_of
 from .probes import Finding
 from .shared import Shared, utc_now
+from .worker_changes import WorkerChanges, publish, publish_transition
 
 PAUSED = "paused"
 """Reason of a freeze on request."""
@@ -47,9 +47,6 @@ READ_S = 0.02
 READINGS = 5
 """Number of times that one deadline is put off for that."""
 
-LOG_S = 0.02
-"""Seconds by which the log line about an end is delayed if another life follows."""
-
 EXITS_KEPT = 10
 """Number of exits that `show` lists per worker."""
 
@@ -58,8 +55,6 @@ NO_EVENTS: frozenset[asyncio.Event] = frozenset()
 NO_CLEANUPS: frozenset[asyncio.Future[list[object]]] = frozenset()
 NO_CORDONS: frozenset["Unschedulable"] = frozenset()
 NOTHING_RUNS: dict[str, float] = {}  # nothing is ever put into it
-
-logger = logging.getLogger(__name__)
 
 
 class Unschedulable(enum.StrEnum):
@@ -78,36 +73,6 @@ class Unschedulable(enum.StrEnum):
 HANDS_NOTHING_OVER = frozenset({Unschedulable.HIBERNATING, Unschedulable.OUTDATED})
 """Reasons for which a worker is not handed a task that was assigned to it before."""
 
-Listener = Callable[["WorkerSupervisor"], None]
-
-
-class WorkerChanges:
-    """Calls listeners when a worker has changed, in the order in which they subscribed.
-
-    A change of load (a worker takes up work, or puts down the last of it) comes with every task, so only
-    those that ask for it are called for that.
-    """
-
-    def __init__(self) -> None:
-        self._listeners: tuple[Listener, ...] = ()
-        self._load_listeners: tuple[Listener, ...] = ()
-
-    def subscribe(self, listener: Listener, *, load: bool = False) -> None:
-        """Calls `listener` after each change of state, life, spec or intent; with `load` also after one of load alone."""
-        self._listeners += (listener,)
-        if load:
-            self._load_listeners += (listener,)
-
-    def publish(self, supervisor: "WorkerSupervisor") -> None:
-        """Calls every listener."""
-        for listener in self._listeners:
-            listener(supervisor)
-
-    def publish_load(self, supervisor: "WorkerSupervisor") -> None:
-        """Calls the listeners for changes of load."""
-        for listener in self._load_listeners:
-            listener(supervisor)
-
 
 class Service(Protocol):
     """Serves requests and notifications of workers."""
@@ -123,7 +88,7 @@ class Service(Protocol):
         ...
 
     @property
-    def changes(self) -> "WorkerChanges":
+    def changes(self) -> WorkerChanges["WorkerSupervisor"]:
         """Returns the publisher of changes of workers."""
         ...
 
@@ -320,7 +285,7 @@ class WorkerSupervisor:
             if isinstance(action, state_machine.Transition):
                 if action.new is State.STARTING:  # what came before was of the earlier life
                     number = self.worker.incarnation
-                self._publish_transition(action, number)
+                publish_transition(self.shared.bus, self.worker, action, number)
             else:
                 self._perform(action)
 
@@ -553,56 +518,18 @@ class WorkerSupervisor:
             life.signal(action.name, tree=action.tree)
         elif isinstance(action, state_machine.Freeze):
             life.freeze(PAUSED)
-            self._publish("agent.paused")
+            publish(self.shared.bus, "agent.paused", self.worker)
         elif isinstance(action, state_machine.Thaw):
             life.thaw(PAUSED)
-            self._publish("agent.resumed")
+            publish(self.shared.bus, "agent.resumed", self.worker)
         else:
             life.kill()
             if life.child is None and life.abandoned is not None:
                 self.shared.zygotes.kill(self.spec.name, life.unit)
 
-    def _publish_transition(self, transition: state_machine.Transition, incarnation: int) -> None:
-        old, new = transition.old, transition.new
-        is_stored = not (new is State.BUSY or (new is State.IDLE and old is State.BUSY))
-        if not is_stored and not self.shared.bus.has_subscribers("worker.state"):
-            return  # with each task there are two
-        self.shared.bus.publish(
-            "worker.state",
-            agent=self.spec.name,
-            worker=self.id,
-            incarnation=incarnation,
-            store=is_stored,
-            **{"from": str(transition.old), "to": str(transition.new)},
-            reason=transition.reason,
-        )
-        if transition.new is State.TERMINATED:
-            facts = {"agent": self.spec.name, "worker": self.id, "incarnation": incarnation}
-            report = functools.partial(
-                logger.info,
-                "worker %s is Terminated: %s",
-                self.id,
-                transition.reason,
-                extra={"fields": facts},
-            )
-            if self.worker.resume_at is None:
-                report()
-            else:
-                self._loop.call_later(LOG_S, report)
-
-    def _publish(self, what: str, **facts: object) -> None:
-        self.shared.bus.publish(
-            what,
-            agent=self.spec.name,
-            worker=self.id,
-            incarnation=self.worker.incarnation,
-            store=True,
-            **facts,
-        )
-
     def publish_excess(self, found: Excess) -> None:
         """Publishes that a limit was reached or passed."""
-        self._publish(found.event, **found.facts)
+        publish(self.shared.bus, found.event, self.worker, **found.facts)
 
     def signal(self, name: str, *, tree: bool) -> None:
         """Sends a signal to the leader, or to every process group of the tree."""
