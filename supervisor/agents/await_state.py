@@ -17,7 +17,7 @@ def rests(worker: Worker) -> bool:
 
 def needs_a_start(supervisor: WorkerSupervisor) -> bool:
     """Returns True if only a start brings it up, or it is about to end."""
-    is_leaving = supervisor.is_to_end or not supervisor.worker.wanted
+    is_leaving = supervisor.job.is_to_end or not supervisor.worker.wanted
     return is_leaving or not supervisor.takes_room or rests(supervisor.worker)
 
 
@@ -33,7 +33,7 @@ def has_ended(incarnation: int) -> Callable[[Worker], bool]:
 
 def is_gone(supervisor: WorkerSupervisor) -> Callable[[Worker], bool]:
     """Returns True if no process of it is left, or it was started again."""
-    return lambda worker: not worker.tree or (worker.wanted and not supervisor.is_to_end)
+    return lambda worker: not worker.tree or (worker.wanted and not supervisor.job.is_to_end)
 
 
 def is_down(worker: Worker) -> bool:
@@ -63,7 +63,7 @@ def has_moved_on(supervisor: WorkerSupervisor, incarnation: int) -> Callable[[Wo
     """Returns True if it is in a new life, or the restart was revoked."""
 
     def check(worker: Worker) -> bool:
-        is_kept = worker.state in UP and not supervisor.is_following
+        is_kept = worker.state in UP and not supervisor.job.is_waiting
         return worker.incarnation > incarnation or not worker.wanted or is_kept
 
     return check

@@ -484,7 +484,7 @@ class Hibernation:
     def _lay_down(self, supervisor: WorkerSupervisor, resumption: Resumption) -> None:
         self._resumptions[supervisor.id] = resumption
         supervisor.cordon(Unschedulable.HIBERNATED)
-        supervisor.forget()
+        supervisor.job.cancel()
         supervisor.send(state_machine.Stop("hibernated", "hibernated"))
         self._publish("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
 

@@ -157,7 +157,7 @@ class ServerProcess:
             return None
         if last is not None and last.result not in ASKED_FOR and worker.state is not State.STARTING:
             return not_up(worker)
-        words = supervisor.stderr_tail(1)
+        words = supervisor.log.tail("stderr", 1)
         text = f'cannot wait for MCP server "{name}" any longer: it is being started'
         return Timeout(f"{text}: {words[-1]}" if words else text, server=name, reason="starting")
 

@@ -454,7 +454,8 @@ class Membership:
             supervisor
             for name in names
             for supervisor in self._agents[name].supervisors
-            if supervisor.worker.wanted and not (supervisor.worker.waits or supervisor.is_to_end)
+            if supervisor.worker.wanted
+            and not (supervisor.worker.waits or supervisor.job.is_to_end)
             if supervisor not in self._registry.leaving
         ]
         chosen = {supervisor: None for supervisor in wanted if supervisor.takes_room}

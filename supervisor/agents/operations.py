@@ -87,14 +87,14 @@ class Operations:
             after = [k for k in using.get(supervisor.spec.name, ()) if k.worker.tree]
             if after:
                 stop = partial(self._stop, supervisor, wholly)
-                supervisor.do_after(self._until_each_has_ended(after), stop, ends=True)
+                supervisor.job.run_after(self._until_each_has_ended(after), stop, ends=True)
             else:
                 self._stop(supervisor, wholly)
         if wait:
             await self.until_gone(supervisors)
 
     def _stop(self, supervisor: WorkerSupervisor, wholly: set[str]) -> None:
-        supervisor.forget()
+        supervisor.job.cancel()
         agent = self._registry.agents.get(supervisor.spec.name)
         if agent is not None and agent.name in wholly:
             agent.held = True  # one of several workers leaves the others to be called
@@ -195,14 +195,14 @@ class Operations:
             after = [k for k in using.get(supervisor.spec.name, ()) if k.worker.tree]
             again = partial(self._renew, supervisor, numbers, reason)
             if after:
-                supervisor.do_after(self._until_each_has_ended(after), again)
+                supervisor.job.run_after(self._until_each_has_ended(after), again)
             else:
                 again()
         return numbers
 
     def _renew(self, supervisor: WorkerSupervisor, numbers: Mapping[str, int], reason: str) -> None:
         """Restarts one worker among others: a dependent of one of those starts when that one is up again."""
-        supervisor.forget()
+        supervisor.job.cancel()
         agent = self._registry.agents.get(supervisor.spec.name)
         if agent is None:
             return  # it was removed meanwhile
@@ -283,7 +283,7 @@ class Operations:
         for agent in self._registry.agents.values():
             agent.held = True
         for supervisor in supervisors:
-            supervisor.forget()
+            supervisor.job.cancel()
             supervisor.send(state_machine.Halt("an emergency stop"))
         self._shared.bus.publish("daemon.emergency_stop", by=by, workers=killed)
         await self._emergency.store(emergency_stop)

@@ -215,7 +215,7 @@ class Startup:
             if names:
                 supervisor.start_after(self._until_required(agent), f"waits for {names}")
             else:
-                supervisor.forget()
+                supervisor.job.cancel()
                 supervisor.send(state_machine.Start())
             supervisor.has_room = False  # it has taken it
 

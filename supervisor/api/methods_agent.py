@@ -61,7 +61,7 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
         "source": agent.spec.source,
         "exits": exits,
         "stderr": {
-            supervisor.id: supervisor.stderr_tail(STDERR_LINES) for supervisor in supervisors
+            supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors
         },
     }
 

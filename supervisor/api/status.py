@@ -231,7 +231,7 @@ class StatusReport:
         last = [supervisor.worker.last_exit for supervisor in agent.supervisors]
         has_failed = has_ended and any(each and each.result not in ASKED_FOR for each in last)
         spoke = agent.supervisors if has_failed else []
-        words = [line for supervisor in spoke for line in supervisor.stderr_tail(LAST_WORDS)]
+        words = [line for supervisor in spoke for line in supervisor.log.tail("stderr", LAST_WORDS)]
         return ServerStatus(
             era=catalogue.era,
             version=catalogue.version or None,

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout, WorkerFailed
 from ..config.spec import Resources, Spec
 from ..lifecycle import state_machine
+from ..lifecycle.state_machine import State, Worker
 from ..logs.capture import LogWriter, StreamName
 from ..logs.capture_pipe import Capture
 from ..process import limits
@@ -39,6 +40,7 @@ class Owner(Protocol):
     """Represents the supervisor of the worker, as far as the bring-up needs it."""
 
     log: LogWriter
+    worker: Worker
 
     @property
     def id(self) -> str:
@@ -48,11 +50,6 @@ class Owner(Protocol):
     @property
     def spec(self) -> Spec:
         """Returns the spec in force: it may change while a start waits."""
-        ...
-
-    @property
-    def is_starting(self) -> bool:
-        """Returns whether the worker is still to be started."""
         ...
 
     async def load_checkpoint(self) -> Mapping[str, object]:
@@ -234,7 +231,9 @@ async def bring_up(life: Incarnation, owner: Owner, shared: Shared) -> state_mac
     speaks = owner.spec.protocol != "none"
     if not speaks and owner.spec.ready is None:
         return None
-    if speaks and not owner.is_starting:  # it was stopped first: nothing else takes its pipes
+    if (
+        speaks and owner.worker.state is not State.STARTING
+    ):  # it was stopped first: nothing else takes its pipes
         for fd in (child.stdin_fd, child.stdout_fd):
             assert fd is not None, "a worker that speaks has both"
             os.close(fd)

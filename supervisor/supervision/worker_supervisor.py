@@ -30,7 +30,8 @@ from ..process.limits import Excess
 from ..process.parent import Exit
 from .health_monitor import HealthMonitor
 from .incarnation import Incarnation, bring_up
-from .line import CorralLine, Line, Log, McpLine, line_of
+from .job import Job
+from .line import CorralLine, Log, McpLine, line_of
 from .probes import Finding
 from .shared import Shared, utc_now
 from .worker_changes import WorkerChanges, publish, publish_transition
@@ -181,7 +182,6 @@ class WorkerSupervisor:
         "_cordons",
         "_events",
         "_excused_to",
-        "_following",
         "_loop",
         "_notes",
         "_stepping",
@@ -193,7 +193,7 @@ class WorkerSupervisor:
         "has_room",
         "health_monitor",
         "id",
-        "is_to_end",
+        "job",
         "life",
         "log",
         "on_catalogue",
@@ -237,11 +237,10 @@ class WorkerSupervisor:
         self._stepping = False
         self._excused_to = 0.0
         self._cleanups = NO_CLEANUPS
-        self.is_to_end = False
         self._cordons = NO_CORDONS
         self.has_room = False
         """Room is kept for it: it is started as soon as it is in the store."""
-        self._following: asyncio.Task[None] | None = None
+        self.job = Job()
         self.health_monitor = HealthMonitor(self, shared.surroundings)
 
     # -- events in
@@ -340,44 +339,16 @@ class WorkerSupervisor:
         self.send(state_machine.Reconfigure(spec))
 
     def start_after(self, ready: Coroutine[None, None, None], reason: str) -> None:
-        """Starts the worker once `ready` is done; whatever is asked of it meanwhile cancels that."""
-        self.do_after(ready, lambda: self.send(state_machine.Start()))
+        """Starts the worker once `ready` is done; any later request for it cancels that."""
+        self.job.run_after(ready, lambda: self.send(state_machine.Start()))
         self.send(state_machine.Want(reason))
-
-    def do_after(
-        self, ready: Coroutine[None, None, None], act: Callable[[], None], *, ends: bool = False
-    ) -> None:
-        """Calls `act` once `ready` is done; `forget` cancels that. `ends` says that it ends the worker."""
-        self.forget()
-
-        async def follow() -> None:
-            await ready
-            self._following = None
-            self.is_to_end = False
-            act()
-
-        self.is_to_end = ends
-        self._following = self._loop.create_task(follow())
-        self._following.add_done_callback(lambda _: ready.close())
-
-    def forget(self) -> None:
-        """Cancels what still waits for others."""
-        self.is_to_end = False
-        if self._following is not None:
-            self._following.cancel()
-            self._following = None
-
-    @property
-    def is_following(self) -> bool:
-        """Returns True if an operation on it waits for others."""
-        return self._following is not None
 
     @property
     def takes_room(self) -> bool:
         """Returns True if it has, or is about to have, processes, which count against the limit."""
         worker = self.worker
         backs_off = worker.state is State.INITIAL and worker.deadline is not None
-        is_coming = self.has_room or (worker.waits and self._following is not None)
+        is_coming = self.has_room or (worker.waits and self.job.is_waiting)
         return worker.tree or backs_off or is_coming
 
     def rest(self, last: LastExit) -> None:
@@ -434,11 +405,6 @@ class WorkerSupervisor:
             self.rested_at = self._loop.time()
             self.send(state_machine.Worked(False))
 
-    @property
-    def is_starting(self) -> bool:
-        """Returns whether the worker is still to be started."""
-        return self.worker.state is State.STARTING
-
     async def load_checkpoint(self) -> Mapping[str, object]:
         """Returns the state that the next incarnation begins with; see `Service.checkpoint_of`."""
         return await self.service.checkpoint_of(self)
@@ -468,7 +434,7 @@ class WorkerSupervisor:
         if excess is not None and self.worker.state is not State.SHUTTING_DOWN:
             self.publish_excess(excess)
         message = death.cause
-        if self.worker.state not in UP and (words := self.stderr_tail(1)):
+        if self.worker.state not in UP and (words := self.log.tail("stderr", 1)):
             message = f"{death.cause}: {words[-1]}"
         self.send(
             state_machine.Exited(
@@ -562,19 +528,17 @@ class WorkerSupervisor:
         if event is None or self.life is not life:
             return
         if isinstance(event, state_machine.Shaken):
-            self._note_agreed(life.line)
+            line = life.line
+            if isinstance(line, CorralLine):
+                self.announced = line.announced
+            elif isinstance(line, McpLine):
+                self.era = line.session.era
+                self.on_catalogue(line.session.catalogue)
         self.send(event)
-
-    def _note_agreed(self, line: Line) -> None:
-        if isinstance(line, CorralLine):
-            self.announced = line.announced
-        elif isinstance(line, McpLine):
-            self.era = line.session.era
-            self.on_catalogue(line.session.catalogue)
 
     async def close(self) -> None:
         """Waits for what is still read from dead incarnations, then closes the log."""
-        self.forget()
+        self.job.cancel()
         if self._timer is not None:
             self._timer.cancel()
         if self.life is not None and self.life.task is None:
@@ -596,10 +560,6 @@ class WorkerSupervisor:
         if self._notes is None:
             self._notes = self.log.stream("log")
         self._notes.line(text.encode("utf-8", "surrogateescape"), level, fields)
-
-    def stderr_tail(self, lines: int) -> list[str]:
-        """Returns the last lines that the worker wrote to stderr."""
-        return self.log.tail("stderr", lines)
 
     @property
     def channel(self) -> Channel:

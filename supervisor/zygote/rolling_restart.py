@@ -138,7 +138,7 @@ def _can_end(supervisor: WorkerSupervisor) -> bool:
     has_plans = (
         supervisor.is_cordoned(Unschedulable.HIBERNATING)
         or supervisor.is_cordoned(Unschedulable.SURPLUS)
-        or supervisor.is_following
+        or supervisor.job.is_waiting
     )
     return worker.state in UP and worker.wanted and not has_plans and worker.paused_at is None
 
