@@ -1,4 +1,4 @@
-"""Saves and restores checkpoints of workers: on request, periodically, and around a hibernation.
+"""Hibernates, wakes and restores workers, and decides which checkpoint the next life of one begins with.
 
 A worker that is hibernated has saved a checkpoint and has no process; `wake`, a start or a task brings it back, in a
 later daemon too, and its next life begins with the checkpoint. The checkpoint to begin with is kept until a life of
@@ -7,19 +7,15 @@ it is Ready. While a worker is being hibernated or restored, it gets no task.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from hashlib import sha256
 
-from ...worker.contract import codec
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
     Corrupted,
     InvalidParams,
-    MethodNotFound,
     NotFound,
     ShuttingDown,
     SpawnFailed,
@@ -28,19 +24,11 @@ from ...worker.contract.records import CheckpointRecord
 from ..events.bus import rfc3339
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, LastExit, State
-from ..supervision.checkpoints import Checkpoints, Reason, Resumption
+from ..supervision.checkpoints import Checkpoints, Resumption
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from .agent import Agent
 from .agents import Agents
-
-SAVE_S = 30.0
-"""Seconds that a worker may take to save or restore, unless the caller sets another limit."""
-
-SAVES_AT_ONCE = 8
-"""Number of periodic checkpoints that are saved at the same time: each may be megabytes in memory."""
-
-JITTER = 0.1
-"""Fraction by which the time between two checkpoints varies, so that those of many workers spread."""
+from .checkpoint_saver import CheckpointSaver, ask_worker, check_protocol
 
 LOOK_S = 1.0
 """Seconds between two checks for due checkpoints."""
@@ -55,16 +43,13 @@ class Hibernation:
         self, agents: Agents, checkpoints: Checkpoints, queued: Callable[[str], int]
     ) -> None:
         self.checkpoints = checkpoints
+        self.saver = CheckpointSaver(agents, checkpoints)
         self._agents = agents
         self._queued = queued
-        self._bus = agents.shared.bus
         self._loop = asyncio.get_running_loop()
         self._resumptions: dict[str, Resumption] = {}
         self._begun: dict[str, tuple[int, int | None]] = {}
-        self._due: dict[str, float] = {}
-        self._failing: set[str] = set()
         self._awake_until: dict[str, float] = {}
-        self._saved: dict[str, tuple[bytes, float]] = {}
         self._has_booted = False
 
     # -- from an earlier daemon
@@ -159,12 +144,7 @@ class Hibernation:
                 self._awake(supervisor, found)
             elif worker.state in UP and self._has_used(supervisor, found):
                 self._keep_in_mind(supervisor.id, None)
-        if worker.state not in UP:
-            self._due.pop(supervisor.id, None)
-            self._failing.discard(supervisor.id)
-            self._saved.pop(supervisor.id, None)
-        elif supervisor.spec.recovery.enable_checkpointing and supervisor.id not in self._due:
-            self._put_off(supervisor)
+        self.saver.changed(supervisor)
 
     def _has_used(self, supervisor: WorkerSupervisor, found: Resumption) -> bool:
         begun = self._begun.pop(supervisor.id, None)
@@ -173,7 +153,7 @@ class Hibernation:
     def _awake(self, supervisor: WorkerSupervisor, found: Resumption) -> None:
         supervisor.uncordon(Unschedulable.HIBERNATED)
         self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
-        self._publish("agent.woken", supervisor, {"checkpoint": found.checkpoint})
+        self.saver.publish("agent.woken", supervisor, {"checkpoint": found.checkpoint})
 
     def _keep_in_mind(self, worker_id: str, resumption: Resumption | None) -> None:
         if resumption is None:
@@ -201,78 +181,16 @@ class Hibernation:
     async def remove(self, numbers: Sequence[int], *, force: bool) -> Sequence[int]:
         """Removes checkpoints, as `Checkpoints.remove`: a worker that was to begin with one begins anew."""
         removed = await self.checkpoints.remove(numbers, force=force)
-        self._saved.clear()  # those may be among them
+        self.saver.forget_saved()  # those may be among them
         for worker_id, each in self._resumptions.items():
             if each.checkpoint in removed:
                 self._resumptions[worker_id] = each._replace(checkpoint=None)
         return removed
 
-    # -- saving
-
-    async def save(self, name: str, timeout_s: float | None) -> list[CheckpointRecord]:
-        """Saves a checkpoint of each worker of an agent that is up, or of one worker.
-
-        Raises:
-            NotFound: there is no such agent or worker.
-            Conflict: none is up, one is paused, or saves nothing.
-            TaskFailed, Timeout, WorkerFailed: one could not; others may have.
-            ResourceLimitExceeded: a checkpoint is longer than max_checkpoint_bytes.
-        """
-        supervisors = self._agents.supervisors(name)
-        up = [supervisor for supervisor in supervisors if supervisor.worker.state in UP]
-        what = f'save a checkpoint of "{name}"'
-        _check_protocol(supervisors, what)
-        if not up:
-            raise Conflict(f"cannot {what}: it does not run", name=name)
-        return await self._save_each(up, "asked", timeout_s)
-
-    async def _save_each(
-        self, supervisors: Sequence[WorkerSupervisor], reason: Reason, timeout_s: float | None
-    ) -> list[CheckpointRecord]:
-        saves = (self._save(supervisor, reason, timeout_s) for supervisor in supervisors)
-        results = await asyncio.gather(*saves, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [result for result in results if isinstance(result, CheckpointRecord)]
-
-    async def _save(
-        self, supervisor: WorkerSupervisor, reason: Reason, timeout_s: float | None
-    ) -> CheckpointRecord:
-        return await self._keep(supervisor, await _state_of(supervisor, timeout_s), reason)
-
-    async def _keep(
-        self, supervisor: WorkerSupervisor, data: object, reason: Reason
-    ) -> CheckpointRecord:
-        record = await self.checkpoints.keep(
-            supervisor.spec.name, supervisor.id, None, data, reason
-        )
-        facts = {"checkpoint": record.id, "reason": reason, "size_bytes": record.size_bytes}
-        self._publish("checkpoint.saved", supervisor, facts, is_stored=reason != "interval")
-        return record
-
-    def _publish(
-        self,
-        type_: str,
-        supervisor: WorkerSupervisor,
-        fields: Mapping[str, object],
-        *,
-        is_stored: bool = True,
-    ) -> None:
-        self._bus.publish(
-            type_,
-            agent=supervisor.spec.name,
-            worker=supervisor.id,
-            incarnation=supervisor.worker.incarnation,
-            store=is_stored,
-            **fields,
-        )
-
     # -- now and then
 
     async def run(self) -> None:
         """Saves checkpoints of workers with enable_checkpointing, and hibernates agents with hibernate_after, in time."""
-        gate = asyncio.Semaphore(SAVES_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(LOOK_S)
@@ -281,56 +199,7 @@ class Hibernation:
                     if agent.spec.hibernate_after > 0 and self._is_tired(agent, now):
                         self._awake_until[agent.name] = float("inf")
                         group.create_task(self._hibernate_by_itself(agent))
-                for worker_id in [w for w, due in self._due.items() if due <= now]:
-                    supervisor = self._supervisor(worker_id)
-                    if supervisor is None or not supervisor.spec.recovery.enable_checkpointing:
-                        del self._due[worker_id]
-                        continue
-                    self._due[worker_id] = float("inf")
-                    group.create_task(self._save_by_itself(supervisor, gate))
-
-    def _supervisor(self, worker_id: str) -> WorkerSupervisor | None:
-        try:
-            return self._agents.supervisors(worker_id)[0]
-        except NotFound:
-            return None
-
-    def _put_off(self, supervisor: WorkerSupervisor) -> None:
-        factor = random.uniform(1 - JITTER, 1 + JITTER)
-        interval_s = supervisor.spec.recovery.checkpoint_interval
-        self._due[supervisor.id] = self._loop.time() + interval_s * factor
-
-    async def _save_by_itself(self, supervisor: WorkerSupervisor, gate: asyncio.Semaphore) -> None:
-        incarnation = supervisor.worker.incarnation
-        try:
-            async with gate:
-                if supervisor.takes_tasks:  # else it is paused, or about to end
-                    await self._save_what_changed(supervisor)
-                    self._failing.discard(supervisor.id)
-        except CorralError as error:
-            if supervisor.worker.incarnation == incarnation:
-                self._publish_failure(supervisor, error)
-        except Exception:
-            logger.exception("cannot save a checkpoint of worker %s", supervisor.id)
-        finally:
-            if supervisor.worker.state in UP:
-                self._put_off(supervisor)
-
-    def _publish_failure(self, supervisor: WorkerSupervisor, error: CorralError) -> None:
-        if supervisor.id not in self._failing:
-            self._failing.add(supervisor.id)  # one event for all that fail in a row
-            supervisor.note("warning", error.message)
-            self._publish("checkpoint.failed", supervisor, {"reason": error.message})
-
-    async def _save_what_changed(self, supervisor: WorkerSupervisor) -> None:
-        """Saves a checkpoint if the state has changed, or the stored one has reached half of its retention."""
-        data = await _state_of(supervisor, None)
-        digest, now = sha256(codec.encode(data)).digest(), self._loop.time()
-        before = self._saved.get(supervisor.id)
-        old_s = supervisor.spec.recovery.checkpoint_retention / 2
-        if before is None or before[0] != digest or now - before[1] > old_s:
-            await self._keep(supervisor, data, "interval")
-            self._saved[supervisor.id] = (digest, now)
+                self.saver.save_due(group, now)
 
     def _is_tired(self, agent: Agent, now: float) -> bool:
         """Returns True if all wanted workers are up, and have had no task for hibernate_after."""
@@ -353,7 +222,7 @@ class Hibernation:
         except CorralError as error:
             logger.info("%s", error)
             for supervisor in agent.supervisors:
-                self._publish_failure(supervisor, error)
+                self.saver.publish_failure(supervisor, error)
         except Exception:
             logger.exception("cannot hibernate %s", agent.name)
         finally:
@@ -388,27 +257,29 @@ class Hibernation:
             # Before the worker takes it: a state that cannot be kept would be lost with its next crash.
             self.checkpoints.encoded(supervisor.spec.name, data, f'worker "{supervisor.id}"')
             async with self._withheld([supervisor], timeout_s, what):
-                await _ask(supervisor, what, "checkpoint/restore", {"data": data}, timeout_s)
-                copy = await self._keep(supervisor, data, "restore")
-                self._saved.pop(supervisor.id, None)
+                await ask_worker(supervisor, what, "checkpoint/restore", {"data": data}, timeout_s)
+                copy = await self.saver.keep(supervisor, data, "restore")
+                self.saver.forget_saved(supervisor.id)
         elif worker.state in (State.STARTING, State.SHUTTING_DOWN):
             raise Conflict(f"cannot {what}: it is {worker.state}", worker=supervisor.id)
         else:
-            copy = await self._keep(supervisor, data, "restore")
+            copy = await self.saver.keep(supervisor, data, "restore")
             pending = Resumption(
                 supervisor.spec.name, copy.id, _is_hibernated(supervisor), time.time()
             )
             await self._resume({supervisor.id: pending})
             self._resumptions[supervisor.id] = pending
         is_live = worker.state in UP
-        self._publish("checkpoint.restored", supervisor, {"checkpoint": copy.id, "live": is_live})
+        self.saver.publish(
+            "checkpoint.restored", supervisor, {"checkpoint": copy.id, "live": is_live}
+        )
         return supervisor, copy, is_live
 
     def _one(self, name: str | None) -> WorkerSupervisor:
         if name is None:
             raise InvalidParams("cannot tell into whom to restore: give a name", key="name")
         supervisors = self._agents.supervisors(name)
-        _check_protocol(supervisors, f'restore a checkpoint into "{name}"')
+        check_protocol(supervisors, f'restore a checkpoint into "{name}"')
         if len(supervisors) != 1:
             text = f'cannot restore one checkpoint into the {len(supervisors)} workers of "{name}": name one'
             raise Conflict(text, name=name, workers=[supervisor.id for supervisor in supervisors])
@@ -437,7 +308,7 @@ class Hibernation:
         up = [supervisor for supervisor in chosen if _is_to_sleep(supervisor)]
         for name in names:
             supervisors = self._agents.supervisors(name)
-            _check_protocol(supervisors, f'hibernate "{name}"')
+            check_protocol(supervisors, f'hibernate "{name}"')
             if not any(
                 supervisor in up or _is_hibernated(supervisor) for supervisor in supervisors
             ):
@@ -486,17 +357,17 @@ class Hibernation:
         supervisor.cordon(Unschedulable.HIBERNATED)
         supervisor.job.cancel()
         supervisor.send(state_machine.Stop("hibernated", "hibernated"))
-        self._publish("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
+        self.saver.publish("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
 
     async def _save_for_sleep(
         self, supervisors: Sequence[WorkerSupervisor], force: bool
     ) -> Sequence[CheckpointRecord | None]:
         if not force:
-            return await self._save_each(supervisors, "hibernate", None)
+            return await self.saver.save_each(supervisors, "hibernate", None)
 
         async def save(supervisor: WorkerSupervisor) -> CheckpointRecord | None:
             try:
-                return await self._save(supervisor, "hibernate", None)
+                return await self.saver.save_one(supervisor, "hibernate", None)
             except CorralError as error:
                 supervisor.note("warning", f"hibernated without a checkpoint: {error.message}")
                 return None
@@ -589,45 +460,3 @@ def _is_to_sleep(supervisor: WorkerSupervisor) -> bool:
     raise Conflict(
         f'cannot hibernate "{supervisor.id}": it is {state}', worker=supervisor.id, state=state
     )
-
-
-def _check_protocol(supervisors: Sequence[WorkerSupervisor], what: str) -> None:
-    for supervisor in supervisors:
-        if supervisor.spec.protocol != "corral":
-            words = f'it speaks protocol "{supervisor.spec.protocol}", which has no checkpoints'
-            raise Conflict(f"cannot {what}: {words}", name=supervisor.spec.name)
-
-
-async def _state_of(supervisor: WorkerSupervisor, timeout_s: float | None) -> object:
-    """Returns the data of a worker's checkpoint hook."""
-    what = f'save a checkpoint of "{supervisor.id}"'
-    data = (await _ask(supervisor, what, "checkpoint/save", {}, timeout_s)).get("data")
-    if data is None:
-        text = f"cannot {what}: its agent has no checkpoint hook, or that returned nothing"
-        raise Conflict(text, worker=supervisor.id, reason="nothing-saved")
-    return data
-
-
-async def _ask(
-    supervisor: WorkerSupervisor,
-    what: str,
-    method: str,
-    params: dict[str, object],
-    timeout_s: float | None,
-) -> dict[str, object]:
-    """Calls a method of a worker that is up, and returns the result.
-
-    Raises:
-        Conflict: it is paused, or knows no such method.
-        CorralError: the error of the worker, or no answer.
-    """
-    if supervisor.worker.paused_at is not None:
-        text = f"cannot {what}: it is paused; corral resume {supervisor.id}"
-        raise Conflict(text, worker=supervisor.id, reason="paused")
-    try:
-        wait_s = SAVE_S if timeout_s is None else timeout_s
-        answer = await supervisor.channel.request(method, params, timeout_s=wait_s)
-    except MethodNotFound as error:
-        text = f"cannot {what}: its agent has no hook for it"
-        raise Conflict(text, worker=supervisor.id, reason="no-hook") from error
-    return dict(codec.as_object(answer) or {})

@@ -84,7 +84,7 @@ async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -
 @method("checkpoint.save", "operate", CheckpointSaveParams)
 async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller) -> object:
     """Saves a checkpoint of one worker, or of each worker of an agent that is up."""
-    saved = await control.hibernation.save(params.name, params.timeout_s)
+    saved = await control.hibernation.saver.save(params.name, params.timeout_s)
     return {"checkpoints": msgspec.to_builtins(saved)}
 
 
