@@ -43,17 +43,17 @@ WORKERS = """
 ## The pipes of a worker
 
 A worker (`protocol = "corral"`) reads requests on stdin and writes on stdout; stderr, and every line on stdout that is no message, is
-its log. Anything valid that it says counts as a heartbeat. "→" is what it hears, "←" what it says.
+its log. Any valid message counts as a heartbeat. "→" is sent to the worker, "←" by the worker.
 
 | | method | means |
 |---|---|---|
-| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config, checkpoint?} → {protocolVersion, name, version, capabilities} | the answer makes it Ready; another protocolVersion ends the start as exec-failed; `checkpoint` is what it saved, where it is to go on from that |
-| → | `checkpoint/save` → {data} | what the agent is to go on from; null is nothing |
-| → | `checkpoint/restore` {data} → {} | go on from that |
+| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config, checkpoint?} → {protocolVersion, name, version, capabilities} | the answer makes it Ready; another protocolVersion ends the start as exec-failed; `checkpoint` is its saved state, if it is to continue from that |
+| → | `checkpoint/save` → {data} | the state of the agent to save; null is nothing |
+| → | `checkpoint/restore` {data} → {} | continue from that state |
 | → | `task/run` {task, attempt, objective, input, context, boundaries: {timeout_s, max_tool_calls, allowed_tools, max_tokens, max_cost_cents, constraints, scope}, output_format?, checkpoint?, memory?} → {output, tokens_used?, cost_cents?} | it is Busy until the answer |
 | → | `ping` → {} | |
-| → | `notifications/cancelled` {requestId, reason} | let go of that task within cancel_grace |
-| → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} in place of those that it was too slow for ([events](events.md)) |
+| → | `notifications/cancelled` {requestId, reason} | end that task within cancel_grace |
+| → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} in place of those that it was too slow to read ([events](events.md)) |
 | → | `shutdown` {grace_s} | take no more tasks, finish, exit |
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
 | ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields} | |
