@@ -223,7 +223,7 @@ def _tick(health: Health, _: Tick, now: float) -> Step:
 
 def _answer(health: Health, event: Answer, now: float) -> Step:
     if health.phase is not Phase.ASKING or event.run != health.run:
-        return health, []  # of an earlier life, or told twice
+        return health, []  # of an earlier life, or reported twice
     if event.is_good:
         return _passed(replace(health, message="", at=event.at), now)
     if event.awake_since > health.asked_at:

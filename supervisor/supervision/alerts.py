@@ -1,7 +1,7 @@
-"""Tells people that something is wrong: runs a command or posts to an address for the events that matter.
+"""Sends alerts to people: runs a command or posts to an address for the events that matter.
 
 An alert never holds anything up. It is bounded in size, time and number: a storm of events costs
-BURST alerts and then one in every INTERVAL_S, and the next one says how many were left out. One that cannot be
+BURST alerts and then one in every INTERVAL_S, and the next one has the number of those left out. One that cannot be
 delivered is counted and logged, and not tried again. This module does not decide what is wrong: events do.
 """
 

@@ -96,7 +96,7 @@ class Checkpoints:
             size_bytes=len(text),
         )
 
-    def encoded(self, agent: str, data: object, whose: str) -> bytes:
+    def encoded(self, agent: str, data: object, subject: str) -> bytes:
         """Encodes the data before it is sealed; the error names its owner.
 
         Raises:
@@ -105,7 +105,7 @@ class Checkpoints:
         text, most = codec.encode(data), self._recovery_of(agent).max_checkpoint_bytes
         if len(text) > most:
             raise ResourceLimitExceeded(
-                f"cannot save a checkpoint of {whose}: {len(text)} bytes are more than"
+                f"cannot save a checkpoint of {subject}: {len(text)} bytes are more than"
                 f" max_checkpoint_bytes = {most}",
                 limit="max_checkpoint_bytes",
                 value=len(text),

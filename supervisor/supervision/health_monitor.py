@@ -1,7 +1,7 @@
-"""The health checks of one worker: performs what `health.step` decides, and turns every outcome into an event.
+"""Runs the health checks of one worker: performs the actions that `health_check.step` decides, and returns each outcome to it.
 
 Beside the checks it notes that the worker has given up, which degrades its agent too. It lives as long as the
-worker is configured, and is told of every change of it. Nothing here decides when a check has failed.
+worker is configured; `changed` is called for every change of it. Nothing here decides when a check has failed.
 """
 
 import asyncio

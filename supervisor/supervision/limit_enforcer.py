@@ -194,10 +194,10 @@ class LimitMonitor:
     def _samples_cpu(self) -> bool:
         return self._contained.cpu == "sampled"
 
-    # -- what is told
+    # -- outcomes of samples
 
     async def judge(self, usage: Usage) -> None:
-        """Ends a tree that is over a limit, and tells of full tables."""
+        """Ends a tree that is over a limit, and publishes full tables."""
         self._used_bytes = usage.rss_bytes
         if self._stirred is not None:
             self._stirred.set()
@@ -334,7 +334,7 @@ class LimitMonitor:
     def _freeze_again(self) -> None:
         try:
             self.life.parent.freeze(self.life.unit)
-        except Overloaded as error:  # the next look finds out
+        except Overloaded as error:  # the next sample shows it
             logger.warning("%s", error)
 
     async def _watch_kernel(self) -> None:

@@ -1,4 +1,4 @@
-"""The protocols that are spoken with a running program: corral's own, MCP, or none at all.
+"""Speaks the protocols of running programs: corral's own, MCP, or none at all.
 
 A Line shakes hands, asks the program to end in the words of its protocol, and reads its last words. It
 knows the pipes of one incarnation; of the worker it knows the spec and what Hooks hands it.
@@ -103,7 +103,7 @@ class Line(Protocol):
         ...
 
     def ask(self, grace_s: float) -> bool:
-        """Asks the program to end; False when the protocol has no words for it, or nobody listens."""
+        """Requests the end of the program; returns False if the protocol has no message for it, or the program reads none."""
         ...
 
     @property

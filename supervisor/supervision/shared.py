@@ -1,6 +1,7 @@
 """Holds the collaborators that all worker supervisors of one daemon share.
 
-A plain value, filled by the composition root: no behaviour but the clocks. It knows no worker.
+A plain value, filled by the composition root: no behaviour but the clocks, and the ports that other rooms fill. It knows
+no worker.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ class StallClock:
 
 
 class HasWorker(Protocol):
-    """Represents a supervisor, as far as the zygotes look at it."""
+    """Represents a supervisor, as far as the zygotes need it."""
 
     @property
     def worker(self) -> Worker:
@@ -68,7 +69,7 @@ class HasWorker(Protocol):
 
 
 class HasWorkers(Protocol):
-    """Represents an agent with its workers, as far as the zygotes look at it."""
+    """Represents an agent with its workers, as far as the zygotes need it."""
 
     @property
     def spec(self) -> Spec:

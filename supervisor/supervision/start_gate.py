@@ -11,17 +11,17 @@ class StartGate:
         self._free = places
         self._waiting: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
 
-    def enter(self, who: Hashable, begin: Callable[[], None]) -> None:
-        """Calls `begin`, now or when a place is free; `who` enters once."""
+    def enter(self, start: Hashable, begin: Callable[[], None]) -> None:
+        """Calls `begin`, now or when a place is free; each `start` enters once."""
         if self._free:
             self._free -= 1
             begin()
         else:
-            self._waiting[who] = begin
+            self._waiting[start] = begin
 
-    def withdraw(self, who: Hashable) -> None:
+    def withdraw(self, start: Hashable) -> None:
         """Removes a waiting start; does nothing if it does not wait."""
-        self._waiting.pop(who, None)
+        self._waiting.pop(start, None)
 
     def leave(self, _: object = None) -> None:
         """Frees a place; usable as the done callback of a task."""

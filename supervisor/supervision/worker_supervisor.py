@@ -1,4 +1,4 @@
-"""The hands of the lifecycle: performs what `lifecycle.step` decides for one worker, and reports back.
+"""Supervises one worker: performs the actions that `lifecycle.transitions` decides, and sends every outcome back as an event.
 
 A WorkerSupervisor lives as long as its worker is configured; each incarnation has its process, its pipes and
 its `Line`, the protocol that is spoken with it. Outcomes that belong to an earlier incarnation are
@@ -542,9 +542,8 @@ class WorkerSupervisor:
         if self._timer is not None:
             self._timer.cancel()
         if self.life is not None and self.life.task is None:
-            self.shared.start_gate.withdraw(
-                self.life
-            )  # it would begin a start that nobody waits for
+            # else the gate would begin a start whose task nothing awaits
+            self.shared.start_gate.withdraw(self.life)
         elif self.life is not None and self.life.task is not None:
             self.life.task.cancel()
             await asyncio.gather(self.life.task, return_exceptions=True)
