@@ -14,19 +14,21 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout
+from ...worker.contract.errors import CorralError, SpawnFailed, Timeout
 from ..launcher.tree_signals import ENDING
-from ..linux import cgroup, kernel, pid_namespace
+from ..linux import cgroup, kernel
 from ..logs.capture import LogWriter
 from ..logs.capture_pipe import Capture
 from ..process.launcher_client import Launcher
 from ..process.launcher_link import PING_S, Channel, Heartbeat
 from ..process.parent import Child, Exit, Launch, ParentClient, Scope, Stage, Unit, failed
 from ..process.sandbox import remove_temporary
+from .fork_processes import ForkCgroups, ForkPids
 from .protocol import (
     Changed,
     Checked,
@@ -36,6 +38,7 @@ from .protocol import (
     InvalidMessage,
     Loaded,
     Message,
+    MessageLimit,
     Pong,
     Roots,
     Spawned,
@@ -71,8 +74,6 @@ SO_PASSRIGHTS = 83
 """Number of a socket option of Linux 6.16: with 0 the other end can send no descriptors, whose close may block (SO_LINGER)."""
 LAST_WORDS = 1024
 """Number of messages that are read of a dead zygote, because another process may hold its end."""
-CHATTER = (256.0, 20.0)
-"""Token bucket of unrequested messages: capacity, and refill a second for the zygote and each unit."""
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,8 @@ class Zygote(ParentClient):
         """Set when no process of it is left."""
         self._launcher = launcher
         self._launch = launch
-        self._groups = launcher.groups
-        self._is_inside = launcher.containment.pid_namespace
+        self._cgroups = ForkCgroups(launcher.groups)
+        self._pids = ForkPids(0, is_inside=launcher.containment.pid_namespace)
         self._samples_memory = launcher.containment.memory == "sampled"
         self._on_changed = on_changed
         self._on_lost = on_lost
@@ -127,10 +128,8 @@ class Zygote(ParentClient):
         self._timer: asyncio.TimerHandle | None = None
         self._due: dict[str, tuple[float, str]] = {}  # by a unit: when, and what is wrong by then
         self._aliases: dict[str, str] = {}  # what a unit was called before it was renamed
-        self._frozen: set[str] = set()
-        self._abandoned: set[str] = set()  # groups to be removed as soon as they are empty
         self._emptying: dict[str, asyncio.TimerHandle] = {}
-        self._chatter, self._chatted_s = CHATTER[0], self._loop.time()
+        self._unrequested = MessageLimit(self._loop.time())
         self._chores: set[asyncio.Task[object]] = set()
 
     @property
@@ -158,7 +157,7 @@ class Zygote(ParentClient):
         found = self._units.get(unit)
         if found is None:
             return ()
-        strays = tuple(pid for pid in found.strays if self._is_ours(pid))
+        strays = tuple(pid for pid in found.strays if self._pids.is_child(pid))
         return (found.pid, *strays) if found.stage is Stage.RUNNING else strays
 
     def temporary_of(self, launch: Launch) -> str | None:
@@ -191,6 +190,7 @@ class Zygote(ParentClient):
             raise
         ours.setblocking(False)
         self.pid = child.pid
+        self._pids = ForkPids(child.pid, is_inside=self._launcher.containment.pid_namespace)
         assert child.stdout_fd is not None, "it has two pipes"
         with contextlib.suppress(OSError):  # see WorkerSupervisor: Landlock's allowance hangs on it
             self._proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
@@ -200,7 +200,8 @@ class Zygote(ParentClient):
         self._channel = Channel(
             ours, self._on_message, receive=receive, on_end=self._on_end, batch=BATCH
         )
-        self._pulse = Heartbeat(self._channel, self._silence_s, self._on_silence)
+        silent = partial(self._kill_faulty, f"sent nothing for {self._silence_s:g} s")
+        self._pulse = Heartbeat(self._channel, self._silence_s, silent)
         self._look()
         try:
             return await self._loaded
@@ -226,7 +227,7 @@ class Zygote(ParentClient):
             env["TMPDIR"] = temporary
         own = msgspec.structs.replace(launch, argv=(), env=env, temporary=temporary)
         unit = self._unit(launch.unit)
-        joining = self._make_group(launch, unit)
+        joining = self._cgroups.make(launch, unit)
         try:
             async with asyncio.timeout(BIRTH_S):
                 return await self._spawn(
@@ -237,7 +238,7 @@ class Zygote(ParentClient):
             raise failed(launch.unit, "fork", errno.EAGAIN, reason) from None
         except BaseException:
             if self._units.get(launch.unit) is not unit:
-                self._abandon(unit)
+                self._cgroups.abandon(unit)
             raise
 
     def rename(self, unit: str, to: str) -> bool:
@@ -250,9 +251,6 @@ class Zygote(ParentClient):
         found.key = to
         self._units[to] = found
         self._aliases[unit] = to
-        if unit in self._frozen:
-            self._frozen.discard(unit)
-            self._frozen.add(to)
         if unit in self._due:
             self._due[to] = self._due.pop(unit)
         if unit in self._emptying:
@@ -309,7 +307,8 @@ class Zygote(ParentClient):
 
     def signal(self, unit: str, signum: int, scope: Scope = "leader") -> None:
         """Sends a signal, like `Launcher.signal`."""
-        if signum in ENDING and unit in self._frozen:
+        found = self._units.get(unit)
+        if signum in ENDING and found is not None and self._cgroups.is_frozen(found):
             self.thaw(unit)
         super().signal(unit, signum, scope)
 
@@ -320,10 +319,8 @@ class Zygote(ParentClient):
             return
         super().kill(unit)
         found.is_killed = True
-        self._frozen.discard(unit)
         self._due[unit] = self._loop.time() + KILL_S, f"did not end {unit} within {KILL_S:g} s"
-        if found.group is not None:
-            _kill_group(found.group)
+        self._cgroups.kill(found)
 
     def freeze(self, unit: str) -> None:
         """Freezes a unit, like `Launcher.freeze`."""
@@ -339,41 +336,8 @@ class Zygote(ParentClient):
             return
         if found.group is None:
             self._ask(unit, "freeze" if is_frozen else "thaw")
-            return
-        try:
-            cgroup.freeze(found.group, is_frozen)
-        except OSError as error:
-            what = "freeze" if is_frozen else "thaw"
-            text = f'cannot {what} "{unit}": {str(error.strerror).lower()}'
-            raise Overloaded(text, retry_after_s=PING_S) from error
-        if is_frozen:
-            self._frozen.add(unit)
         else:
-            self._frozen.discard(unit)
-
-    # --- the groups of its workers -------------------------------------------------------------
-
-    def _make_group(self, launch: Launch, unit: Unit) -> list[int]:
-        """Makes a group if there are cgroups; returns the descriptor through which a process joins it."""
-        if self._groups is None:
-            return []
-        limits = launch.memory_bytes, launch.cpu_percent, launch.processes
-        try:
-            unit.group = self._groups.make(launch.unit, *limits)
-            self._abandoned.discard(unit.group)
-            return [os.open(f"{unit.group}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)]
-        except OSError as error:
-            self._abandon(unit)
-            reason = str(error.strerror)
-            raise failed(launch.unit, "cgroup", error.errno or 0, reason) from error
-
-    def _abandon(self, unit: Unit) -> None:
-        if unit.group is not None:
-            self._abandoned.add(unit.group)
-            self._sweep()
-
-    def _sweep(self) -> None:
-        self._abandoned = {group for group in self._abandoned if not cgroup.remove(group)}
+            self._cgroups.set_frozen(found, is_frozen)
 
     def _empty(self, key: str, pause_s: float = POLL_S[0]) -> None:
         """Forgets a unit that its parent reported as empty, once its group is empty, too."""
@@ -382,7 +346,7 @@ class Zygote(ParentClient):
         if unit is None:
             return
         if unit.group is not None and cgroup.is_populated(unit.group):
-            _kill_group(unit.group)
+            self._cgroups.kill(unit)
             again_s = min(2 * pause_s, POLL_S[1])
             self._emptying[key] = self._loop.call_later(
                 pause_s, lambda: self._empty(unit.key, again_s)
@@ -394,9 +358,8 @@ class Zygote(ParentClient):
         unit = self._units[key]
         super()._forget(key)
         self._due.pop(key, None)
-        self._frozen.discard(key)
         self._aliases = {was: now for was, now in self._aliases.items() if now != key}
-        self._abandon(unit)
+        self._cgroups.abandon(unit)
         if self._is_retired and not self._units:
             self._end()
 
@@ -407,11 +370,11 @@ class Zygote(ParentClient):
             return
         self._pulse.received()
         try:
-            self._heed(decoded(packet))
+            self._handle(decoded(packet))
         except InvalidMessage as error:
             self._kill_faulty(f"sent an invalid message: {error}")
 
-    def _heed(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         if isinstance(message, Pong):
             assert self._pulse is not None, "it was asked"
             check(self._pongs < message.seq <= self._pulse.pings, "an answer to no question")
@@ -419,7 +382,7 @@ class Zygote(ParentClient):
         elif isinstance(message, Checked):
             answer = self._checks.get(message.seq)
             check(0 < message.seq <= self._seq, "an answer to no question")
-            self._note_chatter()
+            self._unrequested.count(self._loop.time(), len(self._units))
             if answer is not None and not answer.done():
                 answer.set_result(message.changed)
         elif isinstance(message, Loaded):
@@ -428,19 +391,19 @@ class Zygote(ParentClient):
             assert self._pulse is not None, "it is there from the start"
             self._pulse.watch()
         elif isinstance(message, Changed):
-            self._note_chatter()
+            self._unrequested.count(self._loop.time(), len(self._units))
             self._on_changed(message.paths)
         else:
-            self._heed_of_unit(message)
+            self._handle_of_unit(message)
 
-    def _heed_of_unit(self, message: Spawned | Failed | Exited | Emptied | Roots) -> None:
+    def _handle_of_unit(self, message: Spawned | Failed | Exited | Emptied | Roots) -> None:
         unit = self._units.get(self._aliases.get(message.unit, message.unit))
         if unit is None:
             raise InvalidMessage(f"there is no unit {message.unit[:100]!r}")
         is_starting = unit.stage is Stage.STARTING and unit.key not in self._emptying
         if isinstance(message, Spawned):
             check(is_starting, "a unit is spawned twice")
-            self._on_spawned(unit.key, *self._looked_up(unit, message))
+            self._on_spawned(unit.key, *self._identity_of(unit, message))
         elif isinstance(message, Failed):
             check(is_starting, "a unit that runs cannot fail to start")
             error = SpawnFailed(message.words, result="exec-failed", unit=unit.key, **message.facts)
@@ -449,30 +412,23 @@ class Zygote(ParentClient):
             check(unit.stage is Stage.RUNNING, "a unit ends that does not run")
             self._on_exited(self._end_of(unit, message))
         elif isinstance(message, Roots):
-            self._note_chatter()
-            unit.strays = tuple(self._ours(message.pids))
+            self._unrequested.count(self._loop.time(), len(self._units))
+            unit.strays = tuple(self._pids.ours(message.pids))
         else:
             check(unit.stage is Stage.EXITED, "a unit is empty before it has ended")
             check(unit.key not in self._emptying, "a unit is empty twice")
             self._empty(unit.key)
 
-    def _looked_up(self, unit: Unit, message: Spawned) -> tuple[int, int]:
+    def _identity_of(self, unit: Unit, message: Spawned) -> tuple[int, int]:
         """Returns pid and starttime of a new worker in our pid namespace; zeros if it has ended already."""
-        pid = self._ours([message.pid])
-        process = kernel.look_up(pid[0]) if pid else None
-        if process is not None:
-            check(process.parent == self.pid, f"pid {message.pid} is none of its children")
-        if process is None or (not self._is_inside and process.starttime != message.starttime):
-            self._due[unit.key] = (
-                self._loop.time() + KILL_S,
-                f"did not report the end of {unit.key}",
-            )
-            return 0, 0
-        return process.pid, process.starttime
+        found = self._pids.identity(message)
+        if found is None:
+            due_s = self._loop.time() + KILL_S
+            self._due[unit.key] = due_s, f"did not report the end of {unit.key}"
+        return found or (0, 0)
 
     def _end_of(self, unit: Unit, message: Exited) -> Exit:
-        process = kernel.look_up(unit.pid) if unit.pid else None
-        if process is not None and process.parent == self.pid:
+        if unit.pid and self._pids.is_child(unit.pid):
             raise InvalidMessage(f"pid {unit.pid} has not ended")
         if not unit.is_killed:
             self._due.pop(unit.key, None)
@@ -483,23 +439,6 @@ class Zygote(ParentClient):
             oom_kills=0 if unit.group is None else cgroup.oom_kills(unit.group),
             **msgspec.structs.asdict(message.rusage),
         )
-
-    def _ours(self, pids: list[int]) -> list[int]:
-        """Translates pids to our pid namespace; leaves out those that are gone."""
-        if not self._is_inside:
-            return pids
-        return list(pid_namespace.ours(self.pid, pids).values())
-
-    def _is_ours(self, pid: int) -> bool:
-        process = kernel.look_up(pid)
-        return process is not None and process.parent == self.pid
-
-    def _note_chatter(self) -> None:
-        now = self._loop.time()
-        gained = (now - self._chatted_s) * CHATTER[1] * (1 + len(self._units))
-        self._chatter = min(CHATTER[0], self._chatter + gained) - 1
-        self._chatted_s = now
-        check(self._chatter >= 0, "too many unrequested messages")
 
     # --- its end -------------------------------------------------------------------------------
 
@@ -525,8 +464,7 @@ class Zygote(ParentClient):
             channel.close()
         self._report_lost(report.cause if report.lost else f"{cause}, and its workers with it")
         for unit in self._units.values():
-            if unit.group is not None:
-                _kill_group(unit.group)
+            self._cgroups.kill(unit)
         self._launcher.kill(self.unit)  # escaped processes
         for capture in self._captures:
             self._do(capture.drain(DRAIN_S))
@@ -543,7 +481,7 @@ class Zygote(ParentClient):
             self._proc_fd = -1
         if self._launch.temporary is not None:
             self._do(asyncio.to_thread(remove_temporary, self._launch.temporary))
-        self._sweep()
+        self._cgroups.sweep()
         self.gone.set()
 
     def _not_loaded(self, report: Exit, how: str) -> CorralError:
@@ -589,9 +527,6 @@ class Zygote(ParentClient):
             if not answer.done():
                 answer.set_exception(Timeout(f'cannot look at "{self.unit}": its zygote is gone'))
 
-    def _on_silence(self) -> None:
-        self._kill_faulty(f"sent nothing for {self._silence_s:g} s")
-
     def _on_end(self) -> None:
         self._loop.call_later(END_S, self._kill_faulty, "closed its channel")
 
@@ -604,8 +539,7 @@ class Zygote(ParentClient):
         limit = self._launch.memory_bytes
         if limit and self._samples_memory and (used := _rss_bytes(self.pid)) > limit:
             self._kill_faulty(f"used {used} bytes of memory of its own, of {limit}")
-        if self._abandoned:
-            self._sweep()
+        self._cgroups.sweep()
         pause_s = PING_S if self._loaded.done() else LOOK_S
         self._timer = self._loop.call_later(pause_s, self._look)
 
@@ -613,11 +547,6 @@ class Zygote(ParentClient):
         task: asyncio.Task[object] = self._loop.create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
-
-
-def _kill_group(group: str) -> None:
-    with contextlib.suppress(OSError):  # no descriptor now: its parent and the launcher do it, too
-        cgroup.kill(group)
 
 
 def _how(report: Exit) -> str:

@@ -7,11 +7,8 @@ it. The replacement of workers after a renewal is done by `rolling_restart`: her
 import asyncio
 import contextlib
 import logging
-import os
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
@@ -19,15 +16,16 @@ from ...worker.contract.errors import CorralError, SpawnFailed
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..lifecycle.state_machine import UP, Worker
-from ..logs.capture import LogWriter
 from ..logs.rotating_file import LogLimits
 from ..logs.store import LogStore
 from ..process.launch import Host, prepare, prepare_zygote, why_cold
 from ..process.launcher_client import Launcher
 from ..process.parent import Child, Exit, Launch, Parent
+from ..supervision.shared import HasWorkers
 from . import policy
+from .agent_record import AgentRecord, Order, ZygoteSlot, words_of_changes, words_of_unfit
 from .client import Loaded, Zygote
-from .policy import Phase, Warmth
+from .policy import Phase
 from .spares import Reserve, substance
 
 CHECK_S = 5.0
@@ -41,91 +39,7 @@ PRELOAD = "its preload has changed"
 SUFFIX = ".zygote"
 """Suffix of an agent's name that denotes its zygote, in units and logs."""
 
-SHOWN = 3
-"""Number of changed files, or of obstacles to forking, named in one reason."""
-
-NAME_CHARS = 255
-"""Characters of the name of a file, which may be anything, in a reason."""
-
 logger = logging.getLogger(__name__)
-
-
-class Kept(Protocol):
-    """A worker, as far as it is used here."""
-
-    @property
-    def worker(self) -> Worker:
-        """Returns its state."""
-        ...
-
-
-class AgentZygotes(Protocol):
-    """An agent with its workers, as far as it is used here."""
-
-    @property
-    def spec(self) -> Spec:
-        """Returns the spec in force."""
-        ...
-
-    @property
-    def supervisors(self) -> Sequence[Kept]:
-        """Returns its workers."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """Requests the replacement of workers: forks of the zygotes in `old`, and those that began cold before `since`."""
-
-    old: frozenset[Parent]
-    since: float
-    reason: str
-
-
-@dataclass(eq=False)
-class ZygoteSlot:
-    """Tracks one zygote, from the decision to load it until none of its processes is left."""
-
-    spec: Spec
-    task: asyncio.Task[None]
-    zygote: Zygote | None = None
-    loaded: Loaded | None = None
-    is_ending: bool = False
-    is_retired: bool = False
-
-    @property
-    def is_leaving(self) -> bool:
-        """Returns True while a zygote that is ending, or retired without workers, still has processes."""
-        has_units = self.zygote is not None and self.zygote.count > 0
-        return not self.task.done() and (self.is_ending or (self.is_retired and not has_units))
-
-
-@dataclass(eq=False)
-class AgentRecord:
-    """Tracks one agent's zygotes: those of which it has forks, the one that is loaded, and its spares."""
-
-    spec: Spec
-    reserve: Reserve
-    state: Warmth = field(default_factory=Warmth)
-    recipe: Launch | None = None
-    slots: dict[int, ZygoteSlot] = field(default_factory=dict[int, ZygoteSlot])
-    order: Order | None = None
-    forking: list[Parent] = field(default_factory=list[Parent])
-    """Parents of requested workers without a report yet, once for each."""
-    timer: asyncio.TimerHandle | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    log: LogWriter | None = None
-
-    @property
-    def current(self) -> Zygote | None:
-        """Returns the zygote from which workers are forked."""
-        slot = self.slot
-        return None if slot is None else slot.zygote
-
-    @property
-    def slot(self) -> ZygoteSlot | None:
-        """Returns the slot of `current`."""
-        return None if self.state.current is None else self.slots.get(self.state.current)
 
 
 class ZygotePool:
@@ -237,7 +151,7 @@ class ZygotePool:
 
     # -- use by other rooms
 
-    def note(self, agent: AgentZygotes) -> None:
+    def note(self, agent: HasWorkers) -> None:
         """Notes a change of an agent, or of its workers."""
         spec = agent.spec
         record = self._records.get(spec.name)
@@ -349,26 +263,7 @@ class ZygotePool:
     def facts(self, name: str) -> dict[str, object] | None:
         """Returns the facts of an agent's zygote for `status`; None if there is none, and none is wanted."""
         record = self._records.get(name)
-        if record is None or record.state.phase is Phase.ABSENT:
-            return None
-        state, words = record.state, _STATES[record.state.phase]
-        if record.order is not None and state.current is not None:
-            words = "renewing"
-        zygote = record.current
-        loaded = None if record.slot is None else record.slot.loaded
-        facts: dict[str, object] = {
-            "state": words,
-            "pid": None if zygote is None else zygote.pid,
-            "spares": len(record.reserve),
-            "reason": state.reason or None,
-        }
-        if loaded is not None:
-            facts |= {
-                "load_s": round(loaded.duration_s, 3),
-                "rss_bytes": loaded.rss_bytes,
-                "modules": loaded.modules,
-            }
-        return facts
+        return None if record is None else record.facts()
 
     async def until_ended(self, names: Collection[str]) -> None:
         """Waits, for a bounded time, until the ending zygotes of these agents are gone."""
@@ -484,7 +379,7 @@ class ZygotePool:
             if record.current is not zygote:
                 continue  # which may have been checked too early, too
             if paths and not dry_run:
-                self._feed(record, policy.Changed(_words_of_changes(paths), urgent=True))
+                self._feed(record, policy.Changed(words_of_changes(paths), urgent=True))
             return bool(paths)
         if not dry_run:  # the zygote being loaded may have imported the earlier sources
             self._feed(record, policy.Changed("requested", urgent=True))
@@ -500,7 +395,7 @@ class ZygotePool:
             return
         paths = await self._changed_sources(record, slot.zygote)
         if record.state.current == number and paths:
-            self._feed(record, policy.Changed(_words_of_changes(paths)))
+            self._feed(record, policy.Changed(words_of_changes(paths)))
         else:
             self._feed(record, policy.Unchanged(number))
 
@@ -536,7 +431,7 @@ class ZygotePool:
             await self._give_up(record, number, repr(error))
         else:
             slot.task = self._loop.create_task(self._attend(record, number, slot))
-            self._feed(record, policy.Loaded(number, _words_of_unfit(slot.loaded)))
+            self._feed(record, policy.Loaded(number, words_of_unfit(slot.loaded)))
 
     async def _start(self, record: AgentRecord, number: int, slot: ZygoteSlot) -> Loaded:
         spec = slot.spec
@@ -602,7 +497,7 @@ class ZygotePool:
 
     def _note_changes(self, record: AgentRecord, number: int, paths: list[str]) -> None:
         if number == record.state.current or number == record.state.coming:
-            self._feed(record, policy.Changed(_words_of_changes(paths)))
+            self._feed(record, policy.Changed(words_of_changes(paths)))
 
     def _note_loss(self, record: AgentRecord, number: int, _: Zygote, reason: str) -> None:
         slot = record.slots.get(number)
@@ -624,15 +519,6 @@ class ZygotePool:
         return None if slot is None else slot.zygote
 
 
-_STATES = {
-    Phase.LOADING: "loading",
-    Phase.WARM: "warm",
-    Phase.RENEWING: "renewing",
-    Phase.RESTING: "cold",
-    Phase.COLD: "cold",
-}
-
-
 def is_warm(spec: Spec) -> bool:
     """Returns True if the workers of a spec start as forks."""
     return spec.entrypoint is not None and spec.protocol == "corral" and why_cold(spec) is None
@@ -640,18 +526,3 @@ def is_warm(spec: Spec) -> bool:
 
 def _is_up_since(worker: Worker, since: float) -> bool:
     return worker.state in UP and worker.ready_at is not None and worker.ready_at > since
-
-
-def _words_of_changes(paths: Sequence[str]) -> str:
-    found = {" ".join(os.path.basename(path).split())[:NAME_CHARS] for path in paths}
-    names = ", ".join(sorted(found)[:SHOWN])
-    more = len(paths) - SHOWN
-    return f"{names} and {more} more have changed" if more > 0 else f"changed: {names}"
-
-
-def _words_of_unfit(loaded: Loaded) -> str:
-    """Describes the obstacles to forking, "" for none."""
-    found = [f'{each.kind} "{each.what}" of {each.module}' for each in loaded.unfit]
-    more = len(found) - SHOWN
-    words = ", ".join(found[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-    return f"its imports leave what no fork may have: {words}" if found else ""

@@ -21,6 +21,9 @@ from msgspec import Meta, Struct
 from ..launcher.main_loop import ROOTS
 from ..launcher.protocol import DESCRIPTORS, MESSAGE_BYTES
 
+UNREQUESTED = (256.0, 20.0)
+"""Token bucket of unrequested messages: capacity, and refill a second for the zygote and each unit."""
+
 TEXT_CHARS = 1000
 """Characters of a message about a failed start."""
 FACTS = frozenset(("key", "path", "needs_abi", "abi"))
@@ -184,3 +187,21 @@ def check(is_so: bool, accusation: str) -> None:
     """
     if not is_so:
         raise InvalidMessage(accusation)
+
+
+class MessageLimit:
+    """Limits the messages that nobody has requested, with a token bucket."""
+
+    def __init__(self, now: float) -> None:
+        self._tokens, self._counted_s = UNREQUESTED[0], now
+
+    def count(self, now: float, units: int) -> None:
+        """Counts a message of a zygote with this number of units.
+
+        Raises:
+            InvalidMessage: there are too many.
+        """
+        gained = (now - self._counted_s) * UNREQUESTED[1] * (1 + units)
+        self._tokens = min(UNREQUESTED[0], self._tokens + gained) - 1
+        self._counted_s = now
+        check(self._tokens >= 0, "too many unrequested messages")

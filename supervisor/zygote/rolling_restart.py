@@ -11,8 +11,9 @@ from ..agents.agents import Agents
 from ..lifecycle import state_machine
 from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
+from .agent_record import Order
 from .policy import Aged, turn
-from .pool import Order, ZygotePool
+from .pool import ZygotePool
 
 
 @dataclass(eq=False)

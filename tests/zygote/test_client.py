@@ -46,7 +46,7 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str
         yield {"pid_namespace": request.param == "pidns"}
 
 
-class Nest:
+class ZygoteHarness:
     """A launcher, one zygote of `perjurer`, and what was told of its workers."""
 
     def __init__(self, folder: Path, options: dict[str, Any], perjury: str, **launch: Any) -> None:
@@ -77,7 +77,7 @@ class Nest:
     def _of_launcher(self, report: Exit) -> None:
         self.zygote.exited(report)
 
-    async def __aenter__(self) -> "Nest":
+    async def __aenter__(self) -> "ZygoteHarness":
         await self.launcher.start()
         self.log = self.logs.writer("perjurer", "perjurer.zygote", LIMITS)
         self.zygote = Zygote(
@@ -233,25 +233,25 @@ def test_a_worker_is_a_fork_of_the_zygote_and_ends_as_any_other(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, options, "") as nest:
-            loaded = await nest.start()
+        async with ZygoteHarness(tmp_path, options, "") as harness:
+            loaded = await harness.start()
             assert loaded.unfit == []
             assert loaded.modules > 10
-            child = await nest.spawn("perjurer-0#1")
+            child = await harness.spawn("perjurer-0#1")
             process = kernel.look_up(child.pid)
             assert process is not None
-            assert process.parent == nest.zygote.pid
+            assert process.parent == harness.zygote.pid
             assert process.starttime == child.starttime
-            assert nest.zygote.roots("perjurer-0#1") == (child.pid,)
-            assert (await nest.talk(child, ""))["unit"] == "perjurer-0#1"
+            assert harness.zygote.roots("perjurer-0#1") == (child.pid,)
+            assert (await harness.talk(child, ""))["unit"] == "perjurer-0#1"
             assert (tmp_path / "tmp" / "zygote" / "0#1").is_dir()
-            nest.zygote.signal("perjurer-0#1", signal.SIGKILL)
-            await nest.until(lambda: nest.empty == ["perjurer-0#1"])
-            report = nest.exits["perjurer-0#1"]
+            harness.zygote.signal("perjurer-0#1", signal.SIGKILL)
+            await harness.until(lambda: harness.empty == ["perjurer-0#1"])
+            report = harness.exits["perjurer-0#1"]
             assert os.WTERMSIG(report.status) == signal.SIGKILL
             assert report.maxrss_bytes > 0
             assert not report.lost
-            assert nest.losses == []
+            assert harness.losses == []
 
     run(main())
 
@@ -260,16 +260,16 @@ def test_what_escapes_from_a_fork_is_its_own_and_dies_with_it(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, options, "") as nest:
-            await nest.start()
-            child, other = await nest.spawn("perjurer-0#1"), await nest.spawn("perjurer-1#1")
-            await nest.talk(child, "escape")
+        async with ZygoteHarness(tmp_path, options, "") as harness:
+            await harness.start()
+            child, other = await harness.spawn("perjurer-0#1"), await harness.spawn("perjurer-1#1")
+            await harness.talk(child, "escape")
             (escapee,) = [p.pid for p in kernel.walk(child.pid) if p.pid != child.pid]
-            nest.zygote.signal("perjurer-0#1", signal.SIGKILL)
-            await nest.until(lambda: "perjurer-0#1" in nest.exits)
+            harness.zygote.signal("perjurer-0#1", signal.SIGKILL)
+            await harness.until(lambda: "perjurer-0#1" in harness.exits)
             assert is_alive(escapee)
-            nest.zygote.kill("perjurer-0#1")
-            await nest.until(lambda: nest.empty == ["perjurer-0#1"])
+            harness.zygote.kill("perjurer-0#1")
+            await harness.until(lambda: harness.empty == ["perjurer-0#1"])
             assert not is_alive(escapee)
             assert is_alive(other.pid)
 
@@ -278,17 +278,17 @@ def test_what_escapes_from_a_fork_is_its_own_and_dies_with_it(
 
 def test_a_frozen_fork_thaws_and_can_be_killed(tmp_path: Path, options: dict[str, Any]) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, options, "") as nest:
-            await nest.start()
-            child, frozen = await nest.spawn("perjurer-0#1"), await nest.spawn("perjurer-1#1")
-            nest.zygote.freeze("perjurer-0#1")
-            nest.zygote.freeze("perjurer-1#1")
-            nest.zygote.thaw("perjurer-0#1")
-            assert (await nest.talk(child, ""))["unit"] == "perjurer-0#1"
-            nest.zygote.signal("perjurer-1#1", signal.SIGTERM, "tree")
-            nest.zygote.freeze("perjurer-0#1")
-            nest.zygote.kill("perjurer-0#1")
-            await nest.until(lambda: len(nest.empty) == 2)
+        async with ZygoteHarness(tmp_path, options, "") as harness:
+            await harness.start()
+            child, frozen = await harness.spawn("perjurer-0#1"), await harness.spawn("perjurer-1#1")
+            harness.zygote.freeze("perjurer-0#1")
+            harness.zygote.freeze("perjurer-1#1")
+            harness.zygote.thaw("perjurer-0#1")
+            assert (await harness.talk(child, ""))["unit"] == "perjurer-0#1"
+            harness.zygote.signal("perjurer-1#1", signal.SIGTERM, "tree")
+            harness.zygote.freeze("perjurer-0#1")
+            harness.zygote.kill("perjurer-0#1")
+            await harness.until(lambda: len(harness.empty) == 2)
             assert not is_alive(frozen.pid)
 
     run(main())
@@ -301,14 +301,14 @@ def test_each_fork_has_a_group_of_its_own_that_goes_with_it(tmp_path: Path) -> N
         pytest.skip(f"no cgroup: {refusal}")
 
     async def main() -> None:
-        async with Nest(tmp_path, {"state_dir": tmp_path, "tier": "auto"}, "") as nest:
-            await nest.start()
-            child = await nest.spawn("perjurer-0#1")
-            group = nest.zygote.cgroup_of("perjurer-0#1")
+        async with ZygoteHarness(tmp_path, {"state_dir": tmp_path, "tier": "auto"}, "") as harness:
+            await harness.start()
+            child = await harness.spawn("perjurer-0#1")
+            group = harness.zygote.cgroup_of("perjurer-0#1")
             assert group is not None
             assert cgroup.processes(str(group)) == {child.pid}
-            nest.zygote.kill("perjurer-0#1")
-            await nest.until(lambda: nest.empty == ["perjurer-0#1"])
+            harness.zygote.kill("perjurer-0#1")
+            await harness.until(lambda: harness.empty == ["perjurer-0#1"])
             assert not group.exists()
 
     run(main())
@@ -318,14 +318,14 @@ def test_a_spare_is_a_worker_once_it_has_another_name(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, options, "") as nest:
-            await nest.start()
-            child = await nest.spawn("perjurer.spare#1")
-            nest.zygote.rename("perjurer.spare#1", "perjurer-0#7")
-            assert nest.zygote.roots("perjurer-0#7") == (child.pid,)
-            assert nest.zygote.roots("perjurer.spare#1") == ()
-            nest.zygote.signal("perjurer-0#7", signal.SIGKILL)
-            await nest.until(lambda: nest.empty == ["perjurer-0#7"])
+        async with ZygoteHarness(tmp_path, options, "") as harness:
+            await harness.start()
+            child = await harness.spawn("perjurer.spare#1")
+            harness.zygote.rename("perjurer.spare#1", "perjurer-0#7")
+            assert harness.zygote.roots("perjurer-0#7") == (child.pid,)
+            assert harness.zygote.roots("perjurer.spare#1") == ()
+            harness.zygote.signal("perjurer-0#7", signal.SIGKILL)
+            await harness.until(lambda: harness.empty == ["perjurer-0#7"])
 
     run(main())
 
@@ -334,58 +334,58 @@ def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_told_of_by_its_
     tmp_path: Path,
 ) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, "") as nest:
-            await nest.start()
-            child = await nest.spawn("perjurer.spare#1")
+        async with ZygoteHarness(tmp_path, {}, "") as harness:
+            await harness.start()
+            child = await harness.spawn("perjurer.spare#1")
             os.kill(child.pid, signal.SIGKILL)
             until = time.monotonic() + BOUND_S
             while is_there(child.pid):  # the loop stands still: nothing of it is heard meanwhile
                 assert time.monotonic() < until
-            nest.zygote.rename("perjurer.spare#1", "perjurer-0#7")
-            await nest.until(lambda: nest.empty == ["perjurer-0#7"])
-            assert nest.losses == []
+            harness.zygote.rename("perjurer.spare#1", "perjurer-0#7")
+            await harness.until(lambda: harness.empty == ["perjurer-0#7"])
+            assert harness.losses == []
 
     run(main())
 
 
 def test_a_spare_whose_death_was_heard_of_becomes_no_worker(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, "") as nest:
-            await nest.start()
-            child = await nest.spawn("perjurer.spare#1")
+        async with ZygoteHarness(tmp_path, {}, "") as harness:
+            await harness.start()
+            child = await harness.spawn("perjurer.spare#1")
             os.kill(child.pid, signal.SIGKILL)
-            await nest.until(lambda: "perjurer.spare#1" in nest.exits)
-            assert nest.zygote.rename("perjurer.spare#1", "perjurer-0#7") is False
-            await nest.until(lambda: nest.empty == ["perjurer.spare#1"])
+            await harness.until(lambda: "perjurer.spare#1" in harness.exits)
+            assert harness.zygote.rename("perjurer.spare#1", "perjurer-0#7") is False
+            await harness.until(lambda: harness.empty == ["perjurer.spare#1"])
 
     run(main())
 
 
 def test_a_zygote_that_retires_forks_no_more_and_ends_with_its_last_worker(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, "") as nest:
-            await nest.start()
-            await nest.spawn("perjurer-0#1")
-            nest.zygote.retire()
+        async with ZygoteHarness(tmp_path, {}, "") as harness:
+            await harness.start()
+            await harness.spawn("perjurer-0#1")
+            harness.zygote.retire()
             with pytest.raises(SpawnFailed):
-                await nest.spawn("perjurer-1#1")
-            assert is_alive(nest.zygote.pid)
-            nest.zygote.kill("perjurer-0#1")
+                await harness.spawn("perjurer-1#1")
+            assert is_alive(harness.zygote.pid)
+            harness.zygote.kill("perjurer-0#1")
             async with asyncio.timeout(BOUND_S):
-                await nest.zygote.gone.wait()
-            assert nest.losses == [], "it was asked to end"
+                await harness.zygote.gone.wait()
+            assert harness.losses == [], "it was asked to end"
 
     run(main())
 
 
 def test_sources_that_are_as_they_were_imported_are_no_change(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, "") as nest:
-            await nest.start()
-            assert await nest.zygote.check() == []
-            nest.zygote.retire()
+        async with ZygoteHarness(tmp_path, {}, "") as harness:
+            await harness.start()
+            assert await harness.zygote.check() == []
+            harness.zygote.retire()
             with pytest.raises(Timeout):
-                await nest.zygote.check()
+                await harness.zygote.check()
 
     run(main())
 
@@ -397,18 +397,18 @@ def test_the_death_of_a_zygote_is_that_of_its_workers_and_of_what_escaped(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, options, "") as nest:
-            tree = await nest.lived_in("perjurer-0#1", "perjurer-1#1")
+        async with ZygoteHarness(tmp_path, options, "") as harness:
+            tree = await harness.lived_in("perjurer-0#1", "perjurer-1#1")
             assert len(tree) == 4
-            os.kill(nest.zygote.pid, signal.SIGSEGV)
-            await nest.until(lambda: len(nest.empty) == 2)
+            os.kill(harness.zygote.pid, signal.SIGSEGV)
+            await harness.until(lambda: len(harness.empty) == 2)
             assert [pid for pid in tree if is_alive(pid)] == []
-            (reason,) = nest.losses
+            (reason,) = harness.losses
             assert "SIGSEGV" in reason
             for unit in ("perjurer-0#1", "perjurer-1#1"):
-                assert nest.exits[unit].lost
-                assert nest.exits[unit].cause.startswith(reason)
-            assert nest.exits["perjurer-1#1"].pid == nest.children[1].pid
+                assert harness.exits[unit].lost
+                assert harness.exits[unit].cause.startswith(reason)
+            assert harness.exits["perjurer-1#1"].pid == harness.children[1].pid
 
     run(main())
 
@@ -417,48 +417,48 @@ def test_the_launchers_death_is_that_of_zygotes_and_their_workers(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, options, "") as nest:
-            tree = await nest.lived_in("perjurer-0#1")
-            os.kill(nest.launcher.pid, signal.SIGKILL)
-            await nest.until(lambda: nest.empty == ["perjurer-0#1"])
+        async with ZygoteHarness(tmp_path, options, "") as harness:
+            tree = await harness.lived_in("perjurer-0#1")
+            os.kill(harness.launcher.pid, signal.SIGKILL)
+            await harness.until(lambda: harness.empty == ["perjurer-0#1"])
             assert [pid for pid in tree if is_alive(pid)] == []
-            assert nest.exits["perjurer-0#1"].cause.startswith("the launcher died")
+            assert harness.exits["perjurer-0#1"].cause.startswith("the launcher died")
 
     run(main())
 
 
 def test_an_import_that_fails_is_told_with_its_last_line(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, "exit") as nest:
+        async with ZygoteHarness(tmp_path, {}, "exit") as harness:
             with pytest.raises(SpawnFailed) as failure:
-                await nest.start()
+                await harness.start()
             assert "SystemExit: enough" in failure.value.message
             assert failure.value.data["retryable"] is False
-            assert nest.log.tail("stderr", 5) != []
+            assert harness.log.tail("stderr", 5) != []
 
     run(main())
 
 
 def test_an_import_that_hangs_is_ended_by_whoever_waits_no_longer(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, "hang") as nest:
-            start = asyncio.create_task(nest.start())
+        async with ZygoteHarness(tmp_path, {}, "hang") as harness:
+            start = asyncio.create_task(harness.start())
             async with asyncio.timeout(BOUND_S):
-                while not nest.zygote.pid:
+                while not harness.zygote.pid:
                     await asyncio.sleep(0)
             start.cancel()
             async with asyncio.timeout(BOUND_S):
-                await nest.zygote.gone.wait()
-            assert not is_alive(nest.zygote.pid)
+                await harness.zygote.gone.wait()
+            assert not is_alive(harness.zygote.pid)
 
     run(main())
 
 
 def test_a_zygote_that_takes_more_memory_than_its_agent_may_is_killed(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, "hang", memory_bytes=1 << 20) as nest:
+        async with ZygoteHarness(tmp_path, {}, "hang", memory_bytes=1 << 20) as harness:
             with pytest.raises(SpawnFailed) as failure:
-                await nest.start()
+                await harness.start()
             assert "memory" in failure.value.message
 
     run(main())
@@ -470,13 +470,13 @@ def test_a_zygote_that_takes_more_memory_than_its_agent_may_is_killed(tmp_path: 
 @pytest.mark.parametrize("perjury", ["garbage", "number", "huge", "unknown", "pong", "descriptors"])
 def test_a_zygote_that_says_what_it_cannot_say_is_killed(tmp_path: Path, perjury: str) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, perjury) as nest:
+        async with ZygoteHarness(tmp_path, {}, perjury) as harness:
             with pytest.raises(SpawnFailed):
-                await nest.start()
+                await harness.start()
             async with asyncio.timeout(BOUND_S):
-                await nest.zygote.gone.wait()
-            assert not is_alive(nest.zygote.pid)
-            (reason,) = nest.losses
+                await harness.zygote.gone.wait()
+            assert not is_alive(harness.zygote.pid)
+            (reason,) = harness.losses
             assert "it sent an invalid message" in reason
 
     run(main())
@@ -492,9 +492,9 @@ def test_a_zygote_can_send_no_descriptor_of_which_the_close_would_hold_up_the_lo
             pytest.skip("this kernel has no SO_PASSRIGHTS")
 
     async def main() -> None:
-        async with Nest(tmp_path, {}, "descriptor") as nest:
+        async with ZygoteHarness(tmp_path, {}, "descriptor") as harness:
             with pytest.raises(SpawnFailed, match="PermissionError"):
-                await nest.start()
+                await harness.start()
 
     run(main())
 
@@ -505,27 +505,27 @@ def test_a_fork_that_becomes_no_worker_is_given_up_and_the_others_live(
     monkeypatch.setattr("corral.supervisor.zygote.client.BIRTH_S", 0.2)
 
     async def main() -> None:
-        async with Nest(tmp_path, {}, "stillborn") as nest:
-            await nest.start()
+        async with ZygoteHarness(tmp_path, {}, "stillborn") as harness:
+            await harness.start()
             with pytest.raises(SpawnFailed) as failure:
-                await nest.spawn("perjurer-0#1")
+                await harness.spawn("perjurer-0#1")
             assert failure.value.data["stage"] == "fork"
-            await nest.none_left()
-            assert nest.losses == []
+            await harness.none_left()
+            assert harness.losses == []
 
     run(main())
 
 
 def test_a_fork_that_becomes_no_worker_can_be_killed(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, "stillborn") as nest:
-            await nest.start()
-            spawned = asyncio.create_task(nest.spawn("perjurer-0#1"))
-            while not nest.zygote.count:
+        async with ZygoteHarness(tmp_path, {}, "stillborn") as harness:
+            await harness.start()
+            spawned = asyncio.create_task(harness.spawn("perjurer-0#1"))
+            while not harness.zygote.count:
                 await asyncio.sleep(0)
-            nest.zygote.kill("perjurer-0#1")
+            harness.zygote.kill("perjurer-0#1")
             await spawned
-            await nest.until(lambda: nest.empty == ["perjurer-0#1"])
+            await harness.until(lambda: harness.empty == ["perjurer-0#1"])
 
     run(main())
 
@@ -533,12 +533,12 @@ def test_a_fork_that_becomes_no_worker_can_be_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("perjury", ["flood", "checked", "hang-later", "close", "die"])
 def test_a_zygote_that_goes_bad_takes_its_workers_with_it(tmp_path: Path, perjury: str) -> None:
     async def main() -> None:
-        async with Nest(tmp_path, {}, perjury) as nest:
-            await nest.start()
-            child = await nest.spawn("perjurer-0#1")
-            await nest.until(lambda: nest.empty == ["perjurer-0#1"])
-            assert nest.exits["perjurer-0#1"].lost
-            assert len(nest.losses) == 1
+        async with ZygoteHarness(tmp_path, {}, perjury) as harness:
+            await harness.start()
+            child = await harness.spawn("perjurer-0#1")
+            await harness.until(lambda: harness.empty == ["perjurer-0#1"])
+            assert harness.exits["perjurer-0#1"].lost
+            assert len(harness.losses) == 1
             assert not is_alive(child.pid)
 
     run(main())
@@ -560,17 +560,17 @@ def test_a_zygote_that_lies_about_a_worker_is_killed(
     monkeypatch.setattr("corral.supervisor.zygote.client.KILL_S", 0.5)
 
     async def main() -> None:
-        async with Nest(tmp_path, options, perjury) as nest:
-            await nest.start()
+        async with ZygoteHarness(tmp_path, options, perjury) as harness:
+            await harness.start()
             try:
-                await nest.spawn("perjurer-0#1")
+                await harness.spawn("perjurer-0#1")
             except SpawnFailed:
                 assert perjury == "pid"
             if perjury not in ("pid", "alive"):
-                nest.zygote.signal("perjurer-0#1", signal.SIGKILL)
+                harness.zygote.signal("perjurer-0#1", signal.SIGKILL)
             async with asyncio.timeout(BOUND_S):
-                await nest.zygote.gone.wait()
-            (reason,) = nest.losses
+                await harness.zygote.gone.wait()
+            (reason,) = harness.losses
             blind = perjury == "pid" and "pid_namespace" in options and options["pid_namespace"]
             assert ("did not report the end" if blind else LIES[perjury]) in reason
 
@@ -583,11 +583,11 @@ def test_a_zygote_that_does_not_end_what_it_is_to_end_is_killed(
     monkeypatch.setattr("corral.supervisor.zygote.client.KILL_S", 0.5)
 
     async def main() -> None:
-        async with Nest(tmp_path, {}, "deaf") as nest:
-            await nest.start()
-            await nest.spawn("perjurer-0#1")
-            nest.zygote.kill("perjurer-0#1")
-            await nest.until(lambda: nest.empty == ["perjurer-0#1"])
-            assert "did not end perjurer-0#1" in nest.losses[0]
+        async with ZygoteHarness(tmp_path, {}, "deaf") as harness:
+            await harness.start()
+            await harness.spawn("perjurer-0#1")
+            harness.zygote.kill("perjurer-0#1")
+            await harness.until(lambda: harness.empty == ["perjurer-0#1"])
+            assert "did not end perjurer-0#1" in harness.losses[0]
 
     run(main())
