@@ -1,4 +1,4 @@
-"""The language rule of docs/STYLE.md, as a test: docstrings, comments, messages, help texts and names.
+"""The language rule of docs/how-to/work-on-corral.md, as a test: docstrings, comments, messages, help texts and names.
 
 `python tests/layout/test_language.py ROOM...` prints the findings of rooms, without a room those of all.
 """
