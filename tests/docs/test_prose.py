@@ -30,6 +30,11 @@ QUESTION = re.compile(
 PERSON = re.compile(r"\b(?:he|him|his|himself|whoever|somebody)\b", re.IGNORECASE)
 """Words for people, said of a process, a client or a caller."""
 
+FILES = re.compile(
+    r"`((?:benchmarks|cli|mcp|supervisor|tests|worker)/[\w/]+\.py)`((?:, `\w+\.py`)*)"
+)
+"""A module by its path, and those beside it that follow by their names alone."""
+
 LINK = re.compile(r"\]\((?P<path>[^)#\s]*)#(?P<heading>[^)]+)\)")
 
 
@@ -66,3 +71,18 @@ def test_a_link_to_a_heading_finds_it(page: Path) -> None:
     for path, heading in LINK.findall(page.read_text("utf-8")):
         if "://" not in path:
             assert heading in headings(page.parent / path if path else page), (path, heading)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)))
+        for page in PAGES
+        if page.name != "GLOSSARY.md"
+    ],
+)
+def test_a_file_that_a_page_names_exists(page: Path) -> None:
+    for path, beside in FILES.findall(page.read_text("utf-8")):
+        assert (ROOT / path).exists(), path
+        for name in re.findall(r"`(\w+\.py)`", beside):
+            assert (ROOT / path).with_name(name).exists(), (path, name)
