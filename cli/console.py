@@ -101,6 +101,16 @@ class Session:
         """Writes one JSON document: on one line, or readable on a terminal."""
         self.stdout.write(self._json_text(value, indent=self.is_terminal) + "\n")
 
+    def records(self, found: render.Record, key: str, nothing: str) -> list[dict[str, object]]:
+        """Returns the records under `key` for a table; with --json, or without any, prints that and returns none."""
+        if self.json:
+            self.print_json(found.get(key, []))
+            return []
+        records = render.inners(found, key)
+        if not records:
+            self.note(nothing)
+        return records
+
     def print_ndjson(self, values: Iterable[object]) -> None:
         """Writes one line per value, and flushes."""
         self.stdout.write("".join(self._json_text(v, indent=False) + "\n" for v in values))

@@ -113,14 +113,13 @@ def list_(session: Session, name: str | None, limit: int | None) -> None:
     if limit is not None:
         params["limit"] = limit
     found = session.call("checkpoint.list", params)
-    if session.json:
-        session.print_json(found.get("checkpoints", []))
-        return
-    rows = [_row(each) for each in inners(found, "checkpoints")]
-    if not rows:
-        session.note("there are no checkpoints" + ("" if name is None else f' of "{name}"'))
-        return
-    session.print_table(HEADER, rows, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
+    of = "" if name is None else f' of "{name}"'
+    rows = [
+        _row(each)
+        for each in session.records(found, "checkpoints", f"there are no checkpoints{of}")
+    ]
+    if rows:
+        session.print_table(HEADER, rows, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
 
 
 def _row(record: Mapping[str, object]) -> list[str]:

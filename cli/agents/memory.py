@@ -28,12 +28,8 @@ def list_(session: Session, agent: str | None, limit: int) -> None:
     """List sessions, the most recently used first."""
     params = {"agent": agent, "limit": limit}
     found = session.call("memory.sessions", params)
-    if session.json:
-        session.print_json(found.get("sessions", []))
-        return
-    records = inners(found, "sessions")
+    records = session.records(found, "sessions", "there are no sessions")
     if not records:
-        session.note("there are no sessions")
         return
     session.print_table(
         ("AGENT", "SESSION", "TURNS", "MESSAGES", "SIZE", "STORED", "CREATED", "LAST ACCESS"),
@@ -138,12 +134,8 @@ def search(session: Session, agent: str, query: str, of: str | None, limit: int)
     """List keys and values that contain a text. Without TEXT, list all, the newest first."""
     params = {"agent": agent, "query": query, "session": of, "limit": limit}
     found = session.call("memory.search", params)
-    if session.json:
-        session.print_json(found.get("items", []))
-        return
-    records = inners(found, "items")
+    records = session.records(found, "items", "nothing is found")
     if not records:
-        session.note("nothing is found")
         return
     session.print_table(
         ("KEY", "SESSION", "VALUE"),

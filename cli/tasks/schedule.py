@@ -18,12 +18,10 @@ of_schedules = click.argument(
 
 def _list(session: Session) -> None:
     found = session.call("schedule.list", {})
-    if session.json:
-        session.print_json(found.get("schedules", []))
-        return
-    records = inners(found, "schedules")
+    records = session.records(
+        found, "schedules", "there are no schedules; corral run AGENT OBJECTIVE --every D makes one"
+    )
     if not records:
-        session.note("there are no schedules; corral run AGENT OBJECTIVE --every D makes one")
         return
     session.print_table(
         ("NAME", "FOR", "WHEN", "NEXT", "RUNS", "SKIPPED", "REFUSED", "LAST", "OBJECTIVE"),

@@ -35,12 +35,8 @@ complete_tools = complete_names("mcp.tools", "tools")
 def servers(session: Session) -> None:
     """List MCP servers with their state and tools."""
     found = session.call("mcp.servers", {})
-    if session.json:
-        session.print_json(found.get("servers", []))
-        return
-    entries = inners(found, "servers")
+    entries = session.records(found, "servers", "there are no MCP servers")
     if not entries:
-        session.note("there are no MCP servers")
         return
     rows = [_server_row(entry, inner(entry, "mcp")) for entry in entries]
     session.print_table(
@@ -259,12 +255,8 @@ def serve(
 def prompts(session: Session) -> None:
     """List prompts with their arguments."""
     found = _listed(session, "mcp.prompts")
-    if session.json:
-        session.print_json(found.get("prompts", []))
-        return
-    records = inners(found, "prompts")
+    records = session.records(found, "prompts", "there are no prompts")
     if not records:
-        session.note("there are no prompts")
         return
     rows = [
         (
