@@ -215,11 +215,7 @@ class Launcher(ParentClient):
         self._closing.set()
         for unit in self._units:
             self.kill(unit)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                while self._units:
-                    self._idle.clear()
-                    await self._idle.wait()
+        await self._until_idle(CLOSE_S)
         self._ready.set()
         if self._subtree is not None:
             self._subtree.release()

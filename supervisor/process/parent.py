@@ -5,6 +5,7 @@ the messages, but neither which process is at the other end nor whether that is 
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -360,6 +361,14 @@ class ParentClient:
         self._call_back(self._units.pop(key), self._on_empty, key)
         if not self._units:
             self._idle.set()
+
+    async def _until_idle(self, limit_s: float) -> None:
+        """Waits until no unit is left, at most this long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._units:
+                    self._idle.clear()
+                    await self._idle.wait()
 
     def _call_back(self, unit: Unit, callback: Callable[[T], None], fact: T) -> None:
         """Schedules a callback behind the coroutine that awaits the spawn, which knows its unit by then."""

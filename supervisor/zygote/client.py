@@ -291,11 +291,7 @@ class Zygote(ParentClient):
         self._is_retired = True
         for unit in list(self._units):
             self.kill(unit)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                while self._units:
-                    self._idle.clear()
-                    await self._idle.wait()
+        await self._until_idle(CLOSE_S)
         self._end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
