@@ -76,9 +76,11 @@ class ToolCache:
 
     def attach(self, agent: Agent, supervisor: WorkerSupervisor) -> None:
         """Subscribes to the catalog and the resource updates of one more worker of a server."""
-        supervisor.era = agent.catalogue.era
-        supervisor.on_catalogue = partial(self._listed, agent, supervisor)
-        supervisor.on_updated = partial(self._updated, agent, supervisor)
+        supervisor.bind_catalogue(
+            agent.catalogue.era,
+            partial(self._listed, agent, supervisor),
+            partial(self._updated, agent, supervisor),
+        )
 
     def reconfigure(self, agent: Agent, before: Spec) -> None:
         """Drops the catalog if the changed spec of a server starts another program than `before`."""

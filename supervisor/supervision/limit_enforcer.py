@@ -25,6 +25,7 @@ from ..process.parent import Parent
 from ..process.sampler import Judge, Sample, Sampler
 from ..process.usage import Tree, Usage
 from .incarnation import Incarnation
+from .worker_changes import publish
 from .worker_supervisor import WorkerSupervisor
 
 EPISODE_S = 5.0
@@ -216,7 +217,7 @@ class LimitMonitor:
             name = full.__name__
             if found is not None and name not in self._full:
                 self._full |= {name}
-                self.supervisor.publish_excess(found)
+                publish(self._bus, found.event, self.supervisor.worker, **found.facts)
             elif full(int(used / BELOW), self.resources) is None:
                 self._full = self._full - {name} or NO_TABLES
 
@@ -267,7 +268,7 @@ class LimitMonitor:
             return  # it has ended meanwhile
         assert over.result is not None, "only an excess that ends a worker comes here"
         self._is_over = True
-        self.supervisor.publish_excess(over)
+        publish(self._bus, over.event, self.supervisor.worker, **over.facts)
         if supervisor.worker.state is State.SHUTTING_DOWN:
             # It has been asked already, and has lost its grace.
             self.life.parent.kill(self.life.unit)

@@ -26,7 +26,6 @@ from ..lifecycle.state_machine import UP, LastExit, State, Worker
 from ..logs.capture import LogStream, LogWriter
 from ..logs.file_format import severity
 from ..logs.rotating_file import LogLimits
-from ..process.limits import Excess
 from ..process.parent import Exit
 from .health_monitor import HealthMonitor
 from .incarnation import Incarnation, bring_up
@@ -222,9 +221,7 @@ class WorkerSupervisor:
         self.exits: tuple[tuple[int, LastExit], ...] = ()
         self.era: Era | None = None
         self.on_catalogue: Callable[[Catalogue], None] = _ignore
-        """Takes what an MCP server offers, at each handshake and whenever that changes."""
         self.on_updated: Callable[[str], None] = _ignore
-        """Takes the URI of a resource of an MCP server that has changed."""
         self.announced: tuple[str, ...] = ()
         limits = LogLimits.of(spec.monitoring)
         self.log: LogWriter = shared.logs.writer(spec.name, worker_id, limits)
@@ -242,6 +239,19 @@ class WorkerSupervisor:
         """Room is kept for it: it is started as soon as it is in the store."""
         self.job = Job()
         self.health_monitor = HealthMonitor(self, shared.surroundings)
+
+    def bind_catalogue(
+        self,
+        era: Era | None,
+        on_catalogue: Callable[[Catalogue], None],
+        on_updated: Callable[[str], None],
+    ) -> None:
+        """Connects the supervisor of an MCP server with its catalogue, before the first start.
+
+        `era` is that of the last handshake, tried first. `on_catalogue` takes the catalogue at each handshake and after
+        each change, `on_updated` the URI of a changed resource.
+        """
+        self.era, self.on_catalogue, self.on_updated = era, on_catalogue, on_updated
 
     # -- events in
 
@@ -432,7 +442,7 @@ class WorkerSupervisor:
         text = f'cannot go on with worker "{self.id}": {death.cause}'
         error = WorkerFailed(text, worker=self.id, **death.facts)
         if excess is not None and self.worker.state is not State.SHUTTING_DOWN:
-            self.publish_excess(excess)
+            publish(self.shared.bus, excess.event, self.worker, **excess.facts)
         message = death.cause
         if self.worker.state not in UP and (words := self.log.tail("stderr", 1)):
             message = f"{death.cause}: {words[-1]}"
@@ -492,10 +502,6 @@ class WorkerSupervisor:
             life.kill()
             if life.child is None and life.abandoned is not None:
                 self.shared.zygotes.kill(self.spec.name, life.unit)
-
-    def publish_excess(self, found: Excess) -> None:
-        """Publishes that a limit was reached or passed."""
-        publish(self.shared.bus, found.event, self.worker, **found.facts)
 
     def signal(self, name: str, *, tree: bool) -> None:
         """Sends a signal to the leader, or to every process group of the tree."""
