@@ -19,7 +19,7 @@ from ...worker.contract import codec
 from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
 from ...worker.contract.records import ENDED, Priority, Seconds, Task, TaskState
-from ..api.table import RIGHTS, Control, Permission
+from ..api.table import RIGHTS, Control, Permission, any_value
 from ..api.worker_api import convert
 from ..supervision.worker_supervisor import WorkerSupervisor
 
@@ -309,7 +309,7 @@ class OwnTool:
 @cache
 def _schema(type_: type[Struct]) -> dict[str, object]:
     (reference,), components = msgspec.json.schema_components(
-        [type_], schema_hook=_any_value, ref_template="#/$defs/{name}"
+        [type_], schema_hook=any_value, ref_template="#/$defs/{name}"
     )
     name = str(reference["$ref"]).rpartition("/")[2]
     schema = components.pop(name)
@@ -317,11 +317,6 @@ def _schema(type_: type[Struct]) -> dict[str, object]:
         each.pop("title", None)  # the name and docstring of a Struct are for readers of the code,
         each.pop("description", None)  # and mean nothing to a client
     return {**schema, "$defs": components} if components else schema
-
-
-def _any_value(type_: type) -> dict[str, object]:
-    assert type_ is object, f"{type_} has a schema of its own"
-    return {"description": "any JSON value"}  # an empty schema counts as none
 
 
 # -- calls

@@ -16,9 +16,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ...worker.contract import codec
-from ...worker.contract.errors import Corrupted, ResourceLimitExceeded
+from ...worker.contract.errors import ResourceLimitExceeded
 from ...worker.contract.worker_messages import MemoryChanges, MemoryDelta
-from ..store.sealed import unseal
+from ..store.sealed import corrupted, unseal
 
 VERSION = 1
 """Version of the record of a turn."""
@@ -246,16 +246,16 @@ def read(stored: StoredSession, record: str) -> SessionState:
         try:
             turn = _DECODER.decode(unseal(blob, record, MAX_RECORD_BYTES))
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise _corrupted(record, "no-turn", str(error)) from error
+            raise corrupted(record, "no-turn", str(error)) from error
         if turn.version > VERSION:
             text = f"its format {turn.version} is newer than {VERSION}"
-            raise _corrupted(record, "newer-version", text)
+            raise corrupted(record, "newer-version", text)
         if number and turn.turn != made.turns + 1:
-            raise _corrupted(record, "missing", f"turn {made.turns + 1} is missing")
+            raise corrupted(record, "missing", f"turn {made.turns + 1} is missing")
         made.apply(turn)
     if (made.turns, made.messages) != (stored.turns, stored.messages):
         text = f"{made.messages} messages after {made.turns} turns, not {stored.messages} after {stored.turns}"
-        raise _corrupted(record, "missing", text)
+        raise corrupted(record, "missing", text)
     return made
 
 
@@ -280,7 +280,3 @@ def _message_bytes(message: Raw) -> int:
 
 def _value_bytes(key: str, value: Raw) -> int:
     return len(key.encode()) + len(memoryview(value)) + 4
-
-
-def _corrupted(record: str, reason: str, words: str) -> Corrupted:
-    return Corrupted(f"cannot read {record}: {words}", record=record, reason=reason)

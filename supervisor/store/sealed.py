@@ -60,19 +60,19 @@ def unseal(blob: bytes, record: str, limit: int = MOST_BYTES) -> bytes:
     if not blob.startswith(MAGIC):
         return _plain(blob, record)
     if len(blob) < HEADER_BYTES:
-        raise _corrupted(record, "truncated", "it is cut off")
+        raise corrupted(record, "truncated", "it is cut off")
     _, version, flags, length = _HEAD.unpack_from(blob)
     # A newer format may differ from here on, so that nothing else can be checked.
     if version > VERSION:
-        raise _corrupted(record, "newer-version", f"its format {version} is newer than {VERSION}")
+        raise corrupted(record, "newer-version", f"its format {version} is newer than {VERSION}")
     head, payload = blob[: _HEAD.size], memoryview(blob)[HEADER_BYTES:]
     if _digest(head, payload) != blob[_HEAD.size : HEADER_BYTES]:
-        raise _corrupted(record, "checksum", "it is not what was written")
+        raise corrupted(record, "checksum", "it is not what was written")
     if length > limit:
-        raise _corrupted(record, "too-large", f"{length} bytes are more than {limit}")
+        raise corrupted(record, "too-large", f"{length} bytes are more than {limit}")
     data = _unpacked(payload, length, record) if flags & COMPRESSED else bytes(payload)
     if len(data) != length:
-        raise _corrupted(record, "truncated", f"{len(data)} of {length} bytes are there")
+        raise corrupted(record, "truncated", f"{len(data)} of {length} bytes are there")
     return data
 
 
@@ -86,16 +86,17 @@ def _unpacked(payload: memoryview, length: int, record: str) -> bytes:
     try:
         return zlib.decompressobj().decompress(payload, length + 1)
     except zlib.error as error:
-        raise _corrupted(record, "checksum", str(error)) from error
+        raise corrupted(record, "checksum", str(error)) from error
 
 
 def _plain(blob: bytes, record: str) -> bytes:
     try:
         codec.decode(blob)
     except ValueError as error:
-        raise _corrupted(record, "no-envelope", "it is neither sealed nor JSON") from error
+        raise corrupted(record, "no-envelope", "it is neither sealed nor JSON") from error
     return blob
 
 
-def _corrupted(record: str, reason: str, words: str) -> Corrupted:
+def corrupted(record: str, reason: str, words: str) -> Corrupted:
+    """Returns the error for a damaged record."""
     return Corrupted(f"cannot read {record}: {words}", record=record, reason=reason)
