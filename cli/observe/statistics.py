@@ -45,7 +45,7 @@ def stats(session: Session, names: tuple[str, ...]) -> None:
     if session.json:
         session.print_json(document)
         return
-    named = [(name, found) for group in GROUPS for name, found in _of(document, group).items()]
+    named = [(name, found) for group in GROUPS for name, found in inner(document, group).items()]
     lifetime = render.duration(number(document, "uptime_s"))
     session.print(f"since {render.at(word(document, 'since'))}, {lifetime} ago")
     rows = [_statistics_row(name, render.as_record(found)) for name, found in named]
@@ -55,10 +55,6 @@ def stats(session: Session, names: tuple[str, ...]) -> None:
         droppable=("CANCELLED", "AVERAGE", "SPAWNED", "UP", "CPU", "P50", "CALLS"),
         right=STATISTICS_HEADER[1:],
     )
-
-
-def _of(document: Record, key: str) -> dict[str, object]:
-    return inner(document, key)
 
 
 def _statistics_row(name: str, found: Record) -> list[str]:
