@@ -262,9 +262,9 @@ class EventHistory:
         looked_at = min(rows + 1, SCAN_ROWS) if wanted.is_all else SCAN_ROWS
         task = b"" if wanted.task is None else codec.encode(wanted.task)
         scanned = await self._store.read(
-            "SELECT seq, type, agent, worker, at, length(data), ?1 = x'' OR instr(data, ?1)"
-            " FROM event WHERE seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
-            (task, position, until, looked_at),
+            "SELECT seq, type, agent, worker, at, length(data), ? = x'' OR instr(data, ?)"
+            " FROM event WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+            (task, task, position, until, looked_at),
         )
         page = Page(position, is_last=len(scanned) < looked_at)
         chosen: list[int] = []
@@ -364,15 +364,11 @@ class EventHistory:
         left = n
         top = until
         while True:
+            task = b"" if wanted.task is None else codec.encode(wanted.task)
             rows = await self._store.read(
-                "SELECT seq, type, agent, worker, at, ?1 = x'' OR instr(data, ?1) FROM event"
-                " WHERE seq > ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT ?4",
-                (
-                    b"" if wanted.task is None else codec.encode(wanted.task),
-                    floor,
-                    top,
-                    SCAN_ROWS,
-                ),
+                "SELECT seq, type, agent, worker, at, ? = x'' OR instr(data, ?) FROM event"
+                " WHERE seq > ? AND seq <= ? ORDER BY seq DESC LIMIT ?",
+                (task, task, floor, top, SCAN_ROWS),
             )
             young = False
             for seq, event_type, agent, worker, at, has_task in rows:

@@ -77,12 +77,13 @@ class KeyValues:
     ) -> list[dict[str, object]]:
         """Finds keys with the text in key or value, the newest first; a damaged value is marked `corrupted`."""
         escaped = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        like = f"%{escaped}%"
         rows = await self._store.read(
-            "SELECT session, key, value, crc FROM memory WHERE agent = ?1"
-            " AND (?2 IS NULL OR session = ?2) AND (expires_at IS NULL OR expires_at > ?3)"
-            " AND (key LIKE ?4 ESCAPE '\\' OR CAST(value AS TEXT) LIKE ?4 ESCAPE '\\')"
-            " ORDER BY updated_at DESC LIMIT ?5",
-            (agent, session, time.time(), f"%{escaped}%", limit),
+            "SELECT session, key, value, crc FROM memory WHERE agent = ?"
+            " AND (? IS NULL OR session = ?) AND (expires_at IS NULL OR expires_at > ?)"
+            " AND (key LIKE ? ESCAPE '\\' OR CAST(value AS TEXT) LIKE ? ESCAPE '\\')"
+            " ORDER BY updated_at DESC LIMIT ?",
+            (agent, session, session, time.time(), like, like, limit),
         )
         items: list[dict[str, object]] = []
         room = FOUND_BYTES
@@ -102,8 +103,8 @@ class KeyValues:
         """Returns keys and bytes of each agent that has any, or of one."""
         rows = await self._store.read(
             "SELECT agent, keys, size_bytes FROM memory_usage WHERE keys > 0"
-            " AND (?1 IS NULL OR agent = ?1) ORDER BY agent LIMIT ?2",
-            (agent, USAGE_MAX),
+            " AND (? IS NULL OR agent = ?) ORDER BY agent LIMIT ?",
+            (agent, agent, USAGE_MAX),
         )
         return [(str(name), number_of(keys), number_of(size)) for name, keys, size in rows]
 
@@ -219,11 +220,11 @@ class ClearKeys(_Change):
 
     def __init__(self, agent: str, session: str | None) -> None:
         self.removed = 0
-        self._where = (agent, session)
+        self._where = (agent, session, session)
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the keys."""
-        condition = "agent = ?1 AND (?2 IS NULL OR session = ?2)"
+        condition = "agent = ? AND (? IS NULL OR session = ?)"
         self.removed = _remove(connection, condition, self._where)
         return self.removed
 

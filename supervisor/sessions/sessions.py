@@ -324,7 +324,7 @@ class Memory:
         Raises:
             Corrupted: a record was changed since it was stored.
         """
-        rows = await self._store.read(SELECT, name)
+        rows = await self._store.read(SELECT, (*name, *name))
         if not rows:
             return None
         head = SessionRow(*rows[0])
@@ -358,9 +358,9 @@ class Memory:
         rows = await self._store.read(
             "SELECT agent, session, turns, messages, size_bytes, COALESCE(LENGTH(value), 0) +"
             " (SELECT COALESCE(SUM(LENGTH(value)), 0) FROM session_turn WHERE session_id = session.id),"
-            " created_at, accessed_at FROM session WHERE ?1 IS NULL OR agent = ?1"
-            " ORDER BY accessed_at DESC LIMIT ?2",
-            (agent, min(limit, LIST_MAX)),
+            " created_at, accessed_at FROM session WHERE ? IS NULL OR agent = ?"
+            " ORDER BY accessed_at DESC LIMIT ?",
+            (agent, agent, min(limit, LIST_MAX)),
         )
         return [_listed(row) for row in rows]
 
@@ -420,8 +420,8 @@ class Memory:
         """Returns the number and size of sessions and keys, by agent, and the state of the pool."""
         rows = await self._store.read(
             "SELECT agent, COUNT(*), SUM(turns), SUM(messages), SUM(size_bytes) FROM session"
-            " WHERE ?1 IS NULL OR agent = ?1 GROUP BY agent ORDER BY agent LIMIT ?2",
-            (agent, LIST_MAX),
+            " WHERE ? IS NULL OR agent = ? GROUP BY agent ORDER BY agent LIMIT ?",
+            (agent, agent, LIST_MAX),
         )
         agents: dict[str, dict[str, object]] = {}
         for name, *counts in rows:

@@ -20,12 +20,12 @@ Name = tuple[str, str]
 logger = logging.getLogger(__name__)
 
 SELECT = (
-    "SELECT 0, value, turns, messages, created_at FROM session WHERE agent = ?1 AND session = ?2"
+    "SELECT 0, value, turns, messages, created_at FROM session WHERE agent = ? AND session = ?"
     " UNION ALL SELECT session_turn.id, session_turn.value, 0, 0, 0.0 FROM session"
-    " JOIN session_turn ON session_turn.session_id = session.id WHERE agent = ?1 AND session = ?2"
+    " JOIN session_turn ON session_turn.session_id = session.id WHERE agent = ? AND session = ?"
     " ORDER BY 1"
 )
-"""Selects a whole session in one statement: between two of them its turns could be compacted."""
+"""Selects a whole session, named twice, in one statement: between two of them its turns could be compacted."""
 
 
 class SessionRow:
@@ -174,7 +174,7 @@ class Compact:
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Reads, joins and writes the records."""
-        rows: list[Row] = connection.execute(SELECT, self._name).fetchall()
+        rows: list[Row] = connection.execute(SELECT, (*self._name, *self._name)).fetchall()
         if not rows:
             return 0
         try:

@@ -180,12 +180,11 @@ class Checkpoints:
     async def list(self, name: str | None, limit: int) -> list[CheckpointRecord]:
         """Checkpoints without their data, newest first; of an agent, a worker or a task where `name` is given."""
         where = (
-            ""
-            if name is None
-            else "WHERE agent = ?1 OR (worker = ?1 AND task IS NULL) OR task = ?1"
+            "" if name is None else "WHERE agent = ? OR (worker = ? AND task IS NULL) OR task = ?"
         )
+        values = () if name is None else (name, name, name)
         rows = await self._store.read(
-            f"SELECT {_RECORD} FROM checkpoint {where} ORDER BY id DESC LIMIT ?2", (name, limit)
+            f"SELECT {_RECORD} FROM checkpoint {where} ORDER BY id DESC LIMIT ?", (*values, limit)
         )
         return [_record_of(row) for row in rows]
 
@@ -295,9 +294,9 @@ def _writes(resumptions: Mapping[str, Resumption]) -> list[Statement]:
 
 def _rotation(worker: str | None, task: str | None, reason: Reason, most: int) -> Statement:
     """Removes the oldest beyond `most` of a task, or of a worker for one reason."""
-    where, values = "worker = ?1 AND task IS NULL AND reason = ?2", [worker, reason]
+    where, values = "worker = ? AND task IS NULL AND reason = ?", [worker, reason]
     if task is not None:
-        where, values = "task = ?1", [task]
+        where, values = "task = ?", [task]
     beyond = f"SELECT id FROM checkpoint WHERE {where} ORDER BY id DESC LIMIT -1 OFFSET {most}"
     return (f"DELETE FROM checkpoint WHERE id IN ({beyond}) AND id NOT IN {_PENDING}", values)
 
