@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -441,9 +441,15 @@ def test_what_is_removed_in_the_middle_is_gone(daemon: DaemonProcess, home: Home
 
 
 def spares(daemon: DaemonProcess, name: str, count: int) -> set[int]:
-    """The pids of an agent's spares, as soon as there are so many."""
-    found = until(daemon, name, lambda found: is_warm(found) and found["warm"]["spares"] == count)
-    return children(found["warm"]["pid"]) - set(pids(found))
+    """Returns the pids of an agent's spares, as soon as there are so many: one that was killed has to be reaped."""
+
+    def ahead(found: Mapping[str, Any]) -> set[int]:
+        return children(found["warm"]["pid"]) - set(pids(found))
+
+    def is_settled(found: Mapping[str, Any]) -> bool:
+        return is_warm(found) and found["warm"]["spares"] == count == len(ahead(found))
+
+    return ahead(until(daemon, name, is_settled))
 
 
 def test_a_spare_becomes_the_next_worker_and_another_takes_its_place(
