@@ -7,8 +7,8 @@ protocol. The working directory is searched last: a file there never shadows a p
 import os
 import sys
 
-from .sdk.agent import load, log_unloadable
 from .sdk.bytecode import imports_as_written
+from .sdk.entrypoint import load, log_unloadable
 from .sdk.stdio import take_stdio
 
 

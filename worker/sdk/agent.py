@@ -14,14 +14,12 @@
 Importing it takes a few milliseconds: `run` imports asyncio. It must not know the protocol.
 """
 
-import importlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from ..contract.errors import Conflict, InvalidParams, NotInitialized
 from .results import Json, ToolResult
-from .stdio import log_traceback
 from .task import (
     Event,
     EventHook,
@@ -238,26 +236,3 @@ def loading_entrypoint() -> Generator[None, None, None]:
 def _once(registered: object, name: str) -> None:
     if registered is not None:
         raise Conflict(f"cannot register a second {name}: an agent has one", key=name)
-
-
-def load(entrypoint: str) -> Agent:
-    """Imports the agent that MODULE:AGENT names; Agent.run does nothing during the import.
-
-    Raises:
-        BaseException: any exception of the module.
-        TypeError: the name is not an Agent.
-    """
-    module_name, _, path = entrypoint.partition(":")
-    with loading_entrypoint():
-        found: object = importlib.import_module(module_name)
-    for name in path.split("."):
-        found = getattr(found, name)
-    if not isinstance(found, Agent):
-        raise TypeError(f"{path} is of type {type(found).__name__}, not an Agent")
-    return found
-
-
-def log_unloadable(name: str, error: BaseException) -> None:
-    """Logs an agent that cannot be loaded, with the traceback of its import."""
-    first = str(error).partition("\n")[0]
-    log_traceback(error, f"cannot load {name}: {type(error).__name__}: {first}")

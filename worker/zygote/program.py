@@ -49,7 +49,8 @@ from ...supervisor.linux.kernel import (
     PR_SET_NAME,
     prctl,
 )
-from ..sdk.agent import Agent, load, loading_entrypoint, log_unloadable
+from ..sdk.agent import Agent, loading_entrypoint
+from ..sdk.entrypoint import load, log_unloadable
 from ..sdk.stdio import Pipes, exit_now, ready_streams
 from ..sdk.task import Hooks
 from . import clone3
