@@ -23,7 +23,7 @@ class OfflineModel(BaseLLM):
     """Stores each request in the memory server, then says so."""
 
     def call(self, messages, tools=None, callbacks=None, available_functions=None, **kwargs):
-        said = "\n".join(str(each["content"]) for each in messages)
+        said = "\n".join(str(each["content"]) for each in messages if each["role"] != "system")
         if "Observation:" not in said:
             wanted = said.partition("Remember: ")[2].partition("\n")[0]
             return (
