@@ -7,29 +7,17 @@ from typing import Any
 import pytest
 
 from corral.supervisor.config.loader import check_groups, decode, decode_group, group_table
-from corral.supervisor.config.spec import Config, kind_of_group
+from corral.supervisor.config.spec import kind_of_group
 from corral.supervisor.config.team import TEAM_KEYS, Candidate, chosen, circle
 from corral.supervisor.config.workflow import (
     STEP_KEYS,
     WORKFLOW_KEYS,
-    Workflow,
     in_order,
 )
 from corral.worker.contract.errors import InvalidParams
+from workflow_config import config, step, workflow
 
 pytestmark = pytest.mark.core
-
-AGENTS = """
-[agents.reader]
-command = ["true"]
-[agents.writer]
-command = ["true"]
-[agents.chief]
-command = ["true"]
-[agents.plain]
-command = ["true"]
-protocol = "none"
-"""
 
 REPORT = """
 [workflows.report]
@@ -56,21 +44,6 @@ TEAM = """
 lead = "chief"
 members = ["writer", "reader"]
 """
-
-
-def config(text: str) -> Config:
-    return decode(AGENTS + text, source="corral.toml", directory="/")
-
-
-def workflow(steps: str, head: str = "") -> Workflow:
-    tables = steps.replace("[[", "[[workflows.flow.").replace("flow.step]]", "flow.steps]]")
-    found = config(f"[workflows.flow]\n{head}\n{tables}").groups["flow"]
-    assert isinstance(found, Workflow)
-    return found
-
-
-def step(name: str, *more: str, agent: str = "reader") -> str:
-    return "\n".join(["[[step]]", f'name = "{name}"', f'agent = "{agent}"', *more, ""])
 
 
 # --- tables ---------------------------------------------------------------------------------------

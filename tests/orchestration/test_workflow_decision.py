@@ -7,41 +7,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.config.loader import decode
-from corral.supervisor.config.spec import Config
 from corral.supervisor.config.workflow import Workflow
 from corral.supervisor.orchestration.workflow_decision import Branch, Decision, decide
 from corral.worker.contract.errors import Conflict, TaskFailed
 from corral.worker.contract.records import Error, Task
+from workflow_config import step, workflow
 
 pytestmark = pytest.mark.core
-
-AGENTS = """
-[agents.reader]
-command = ["true"]
-[agents.writer]
-command = ["true"]
-[agents.chief]
-command = ["true"]
-[agents.plain]
-command = ["true"]
-protocol = "none"
-"""
-
-
-def config(text: str) -> Config:
-    return decode(AGENTS + text, source="corral.toml", directory="/")
-
-
-def workflow(steps: str, head: str = "") -> Workflow:
-    tables = steps.replace("[[", "[[workflows.flow.").replace("flow.step]]", "flow.steps]]")
-    found = config(f"[workflows.flow]\n{head}\n{tables}").groups["flow"]
-    assert isinstance(found, Workflow)
-    return found
-
-
-def step(name: str, *more: str, agent: str = "reader") -> str:
-    return "\n".join(["[[step]]", f'name = "{name}"', f'agent = "{agent}"', *more, ""])
 
 
 def task(**fields: Any) -> Task:
