@@ -175,8 +175,13 @@ def longest_chain(arrows: dict[str, set[str]]) -> int:
     return max(visit(node, ()) for node in arrows)
 
 
-def methods_by_inheritance(modules: dict[str, Path]) -> tuple[int, str]:
-    """Returns the largest number of methods of one object whose classes lie in several files, and its class."""
+def methods_by_inheritance(
+    modules: dict[str, Path], imports: dict[str, list[str]]
+) -> tuple[int, str]:
+    """Returns the largest number of methods of one object whose classes lie in several files, and its class.
+
+    `imports` holds, by module, the modules of corral that it imports.
+    """
     classes: dict[tuple[str, str], tuple[list[str], int]] = {}
     for module, path in modules.items():
         for node in ast.parse(path.read_text("utf-8")).body:
@@ -189,7 +194,7 @@ def methods_by_inheritance(modules: dict[str, Path]) -> tuple[int, str]:
         bases, own = classes[module, name]
         files = {module}
         for base in bases:
-            for where in (module, *imports_of(module, modules)):
+            for where in (module, *imports[module]):
                 if (where, base) in classes:
                     more, others = total(where, base)
                     own, files = own + more, files | others
@@ -204,7 +209,8 @@ def shape(tree: Path) -> dict[str, str]:
     """Returns the rows of the table that need no running daemon."""
     modules = modules_of(tree)
     room = {module: module.rpartition(".")[0] for module in modules}
-    arrows = {module: set(imports_of(module, modules)) for module in modules}
+    imports = {module: list(imports_of(module, modules)) for module in modules}
+    arrows = {module: set(names) for module, names in imports.items()}
     between: dict[str, set[str]] = {name: set() for name in room.values()}
     importers: Counter[str] = Counter()
     for module, names in arrows.items():
@@ -216,7 +222,7 @@ def shape(tree: Path) -> dict[str, str]:
     once = sum(importers[module] == 1 for module in supervised)
     lines = {m: len(path.read_text("utf-8").splitlines()) for m, path in modules.items()}
     longest = max(lines, key=lambda module: lines[module])
-    methods, name = methods_by_inheritance(modules)
+    methods, name = methods_by_inheritance(modules, imports)
     code = sum(code_lines(path) for path in modules.values())
     return {
         "modules; largest folder": f"{sum(sizes.values())}; {largest} {count}",
