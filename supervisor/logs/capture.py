@@ -371,7 +371,7 @@ class LogWriter:
 
     def check(self) -> None:
         """Finds a file that was moved or deleted, and writes about a gap once writing works again."""
-        # Where nothing is unverified, nothing can be lost before the next write, which looks itself.
+        # With no unverified byte, no line can be lost before the next write, which checks the file first.
         if self._unverified.size_bytes:
             self._verify()
         if self._was_alive and not self._opened:

@@ -389,7 +389,7 @@ def _open(path: Path) -> OpenFile | None:
 
 
 Identity: TypeAlias = "bytes | Callable[[OpenFile, LogSource], bool]"
-"""How to know a file: by the time of its first line, or by a predicate."""
+"""Identifies one file of a log: `OpenFile.head` (the time of its first line), or a predicate of the file."""
 
 
 @contextmanager
