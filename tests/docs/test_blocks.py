@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import IO, Self
 
 import pytest
 
-from corral.worker.client.sync import Client
+from corral.worker.client.sync import await_daemon
 from corral.worker.contract.errors import CorralError
 
 ROOT = Path(__file__).parents[2]
@@ -210,17 +209,12 @@ class Reader:
             stdout=self.log,
             stderr=self.log,
         )
-        ends = time.monotonic() + BOUND_S
-        while True:
-            try:
-                with Client(str(self.socket)) as client:
-                    client.call("daemon.status", {}, timeout_s=BOUND_S)
-                return
-            except CorralError:
-                said = (self.folder / "daemon.log").read_text()
-                assert self.daemon.poll() is None, said
-                assert time.monotonic() < ends, said
-                time.sleep(0.02)
+        try:
+            with await_daemon(str(self.socket), patience_s=BOUND_S) as client:
+                client.call("daemon.status", {}, timeout_s=BOUND_S)
+        except CorralError as error:
+            said = (self.folder / "daemon.log").read_text()
+            raise AssertionError(f"no answer of `{command}`: {error}\n{said}") from error
 
     def type(self, command: str) -> tuple[int, str, str]:
         """Types a command into the shell; returns its status, its output and its messages."""
