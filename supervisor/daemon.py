@@ -28,10 +28,8 @@ from .api.statistics import Statistics
 from .api.status import DaemonFacts, StatusReport
 from .api.status_cache import StatusCache
 from .api.table import Control
-from .api.tool_calls import ToolCalls
-from .api.worker_api import WorkerApi
-from .api.worker_pubsub import WorkerPubsub
 from .audit.log import Audit, daemon_record
+from .autoscaling.autoscaler import Autoscaler
 from .config.spec import Config, Recovery, Spec, kind_of_group
 from .events.bus import Bus
 from .events.history import EventHistory
@@ -64,12 +62,14 @@ from .supervision.cold_starts import ColdStarts
 from .supervision.limit_enforcer import LimitEnforcer, LossReporter
 from .supervision.probes import Probes
 from .supervision.shared import Shared, StallClock
-from .tasks.autoscaler import Autoscaler
 from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
 from .transport.http_auth import loopback, read_token
 from .transport.socket_lock import SocketLock, group_id
 from .transport.unix import Listener
+from .worker_api.pubsub import WorkerPubsub
+from .worker_api.requests import WorkerApi
+from .worker_api.tool_calls import ToolCalls
 
 if HAS_ORCHESTRATION:
     from .orchestration.schedules import Schedules

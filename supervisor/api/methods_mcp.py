@@ -10,8 +10,8 @@ from ...worker.contract.control_params import (
     ToolsParams,
 )
 from ...worker.contract.errors import NotFound
+from ..worker_api.tool_calls import LISTING_S, caller_of
 from .table import Caller, Control, method
-from .tool_calls import LISTING_S, caller_of
 
 
 @method("mcp.servers", "read", NoParams)

@@ -36,12 +36,12 @@ from ..sessions.sessions import Memory
 from ..supervision.shared import Shared, utc_now
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.tasks import Tasks
+from ..worker_api.pubsub import WorkerPubsub
+from ..worker_api.requests import convert
+from ..worker_api.tool_calls import ToolCalls
 from .statistics import Statistics
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
-from .tool_calls import ToolCalls
-from .worker_api import convert
-from .worker_pubsub import WorkerPubsub
 
 Permission = Literal["read", "operate", "admin"]
 

@@ -20,8 +20,8 @@ from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
 from ...worker.contract.records import ENDED, Priority, Seconds, Task, TaskState
 from ..api.table import RIGHTS, Control, Permission, any_value
-from ..api.worker_api import convert
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..worker_api.requests import convert
 
 PREFIX = "corral__"
 """The beginning of these tools' names; no server can have it."""

@@ -16,10 +16,10 @@ from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from ...worker.contract.mcp_info import INSTRUCTIONS
 from ..api.table import Control, Permission
-from ..api.tool_calls import LISTING_S, access_of, concerns
 from ..config.spec import Config, Profile
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
+from ..worker_api.tool_calls import LISTING_S, access_of, concerns
 from .tools import OWN_TOOLS, PREFIX, OwnTool, ToolCaller
 
 NOTHING = Access(())

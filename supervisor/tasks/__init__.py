@@ -7,5 +7,5 @@ team or workflow is executed (a port, which the executor defines), or which tran
 
 Begin with `tasks`, the facade. A new task passes `admission` (which agent), `queue` (which task is next), `dispatcher`
 (which worker), `executor` and `attempt` (the run), `record_writer` and `table` (the record). Pure rules:
-`boundaries`, `retry_policy`, `queue`, `autoscale_policy`.
+`boundaries`, `retry_policy`, `queue`.
 """

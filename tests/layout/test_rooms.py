@@ -35,9 +35,11 @@ supervisor.supervision: worker.contract mcp.protocol mcp.upstream config events 
 supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config events lifecycle process store supervision
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
 supervisor.tasks: worker.contract mcp.pool config events lifecycle process store supervision agents
+supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
 supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
-supervisor.api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle logs process sessions store supervision tasks
-supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks
+supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle sessions supervision tasks
+supervisor.api: worker.contract mcp.pool agents audit config events lifecycle logs process sessions store supervision tasks worker_api
+supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks worker_api
 supervisor.transport: worker.contract mcp.protocol mcp.upstream mcp.endpoint api mcp_gateway supervision
 supervisor: *
 cli: worker.contract worker.client cli.tools
@@ -56,7 +58,8 @@ PURE = {
     "supervisor.process": "limits",
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",
-    "supervisor.tasks": "boundaries retry_policy queue autoscale_policy",
+    "supervisor.tasks": "boundaries retry_policy queue",
+    "supervisor.autoscaling": "policy",
     "supervisor.orchestration": "cron workflow_decision",
     "mcp.upstream": "liveness",
     "mcp.protocol": "catalog",

@@ -37,9 +37,9 @@ from ..supervision.worker_changes import WorkerChanges
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
+from .delegation import Delegation
+from .pubsub import WorkerPubsub
 from .tool_calls import ToolCalls
-from .worker_delegation import Delegation
-from .worker_pubsub import WorkerPubsub
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 

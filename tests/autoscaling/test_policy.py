@@ -9,8 +9,8 @@ from math import ceil
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.tasks import autoscale_policy
-from corral.supervisor.tasks.autoscale_policy import STEP_S, Bounds, Decision, Load, Scaling, decide
+from corral.supervisor.autoscaling import policy
+from corral.supervisor.autoscaling.policy import STEP_S, Bounds, Decision, Load, Scaling, decide
 
 pytestmark = pytest.mark.core
 
@@ -81,7 +81,7 @@ def test_there_is_one_step_a_second_at_most() -> None:
     load = starved(9, 2)
     state, second = decide(state, hasty, load, STEP_S / 2)
     assert second is None
-    assert autoscale_policy.deadline(state, hasty, load) == STEP_S
+    assert policy.deadline(state, hasty, load) == STEP_S
     assert target(decide(state, hasty, load, STEP_S)[1]) == 4
 
 
@@ -101,7 +101,7 @@ def test_an_obstacle_to_more_workers_is_reported_once(load: Load, word: str) -> 
     assert decision is not None
     assert decision.instances == load.instances
     assert word in decision.reason
-    assert autoscale_policy.deadline(state, BOUNDS, load) is None, "time alone changes nothing"
+    assert policy.deadline(state, BOUNDS, load) is None, "time alone changes nothing"
     for now in range(2, 50):
         state, again = decide(state, BOUNDS, load, float(now))
         assert again is None
@@ -124,13 +124,13 @@ def test_as_many_come_as_there_is_room_for() -> None:
 
 def test_a_refusal_is_reported_once_while_the_backlog_lasts() -> None:
     state, _ = after((0.0, starved(1)), (1.0, starved(1)))
-    state, is_new = autoscale_policy.held_back(state)
+    state, is_new = policy.held_back(state)
     assert is_new
     state, again = decide(state, BOUNDS, starved(1), 9.0)
     assert target(again) == 2, "it is tried again"
-    assert autoscale_policy.held_back(state)[1] is False
+    assert policy.held_back(state)[1] is False
     state, _ = decide(state, BOUNDS, IDLE, 10.0)
-    assert autoscale_policy.held_back(state)[1] is True
+    assert policy.held_back(state)[1] is True
 
 
 # -- less
@@ -143,7 +143,7 @@ def idle(instances: int) -> Load:
 def test_what_was_needed_within_the_window_stays() -> None:
     busy = replace(idle(3), running=3, free=0)
     state, _ = after((0.0, busy), (10.0, idle(3)))
-    assert autoscale_policy.deadline(state, BOUNDS, idle(3)) == 70.0
+    assert policy.deadline(state, BOUNDS, idle(3)) == 70.0
     assert decide(state, BOUNDS, idle(3), 69.9)[1] is None
     state, decision = decide(state, BOUNDS, idle(3), 70.0)
     assert target(decision) == 2
@@ -156,12 +156,12 @@ def test_a_smaller_peak_later_on_lets_the_others_go() -> None:
     two = replace(idle(4), running=2, free=2)
     seen = ((0.0, busy), (10.0, idle(4)), (40.0, two), (50.0, idle(4)))
     state, _ = after(*seen)
-    assert autoscale_policy.deadline(state, BOUNDS, idle(4)) == 70.0
+    assert policy.deadline(state, BOUNDS, idle(4)) == 70.0
     assert target(decide(state, BOUNDS, idle(4), 70.0)[1]) == 3
     assert target(decide(state, BOUNDS, idle(3), 70.0)[1]) == 2
     state, at_two = decide(state, BOUNDS, idle(2), 70.0)
     assert at_two is None, "two were needed 20 seconds ago"
-    assert autoscale_policy.deadline(state, BOUNDS, idle(2)) == 110.0
+    assert policy.deadline(state, BOUNDS, idle(2)) == 110.0
 
 
 def test_nobody_goes_while_something_waits_or_removal_is_off() -> None:
@@ -170,21 +170,19 @@ def test_nobody_goes_while_something_waits_or_removal_is_off() -> None:
     off = replace(BOUNDS, down_after_s=0.0)
     state, decision = after((0.0, idle(3)), (900.0, idle(3)), bounds=off)
     assert decision is None
-    assert autoscale_policy.deadline(state, off, idle(3)) is None
+    assert policy.deadline(state, off, idle(3)) is None
 
 
 def test_nobody_goes_whom_those_that_are_stopped_or_fail_could_not_replace() -> None:
     three = replace(IDLE, instances=3, free=1)
-    state = decide(
-        autoscale_policy.resized(Scaling(), 3, 0.0), BOUNDS, replace(three, unable=2), 99.0
-    )
+    state = decide(policy.resized(Scaling(), 3, 0.0), BOUNDS, replace(three, unable=2), 99.0)
     assert state[1] is None
-    assert autoscale_policy.deadline(state[0], BOUNDS, replace(three, unable=2)) is None
+    assert policy.deadline(state[0], BOUNDS, replace(three, unable=2)) is None
     assert target(decide(state[0], BOUNDS, replace(three, unable=1), 99.0)[1]) == 2
 
 
 def test_a_number_that_somebody_gave_stays_as_if_it_had_been_needed() -> None:
-    state = autoscale_policy.resized(Scaling(), 5, 100.0)
+    state = policy.resized(Scaling(), 5, 100.0)
     assert decide(state, BOUNDS, idle(5), 159.9)[1] is None
     assert target(decide(state, BOUNDS, idle(5), 160.0)[1]) == 4
 
@@ -237,7 +235,7 @@ class Fleet:
                 assert wanted <= 2 * max(1, self.instances)
             self.decisions.append((self.now, self.instances, wanted))
             self.instances = wanted
-            self.state = autoscale_policy.carried_out(self.state)
+            self.state = policy.carried_out(self.state)
         raise AssertionError("it decides for ever")
 
     def run(self, until: float, arrivals: list[float]) -> None:
@@ -245,7 +243,7 @@ class Fleet:
         arrivals = sorted(arrivals, reverse=True)
         while self.now < until:
             self.look()
-            due = autoscale_policy.deadline(self.state, self.bounds, self.load())
+            due = policy.deadline(self.state, self.bounds, self.load())
             coming = [at for at in self.up_at if at > self.now]
             times = [*self.ends, *coming, *arrivals[-1:], *([] if due is None else [due]), until]
             self.now = max(self.now, min(times))

@@ -1,4 +1,4 @@
-"""Gives agents with `instances = { min, max }` as many workers as their tasks need; `autoscale_policy` decides when.
+"""Gives agents with `instances = { min, max }` as many workers as their tasks need; `policy` decides when.
 
 An agent is checked when its workers or its queue have changed, and when time alone may decide; never in between. The
 worker that is removed is the one with the highest number: it is cordoned, and goes when it has no task.
@@ -16,9 +16,9 @@ from ..agents.agents import Agents
 from ..config.spec import Config
 from ..lifecycle.state_machine import UP, State, Worker
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
-from . import autoscale_policy
-from .autoscale_policy import Bounds, Decision, Load, Scaling
-from .dispatcher import Dispatcher
+from ..tasks.dispatcher import Dispatcher
+from . import policy
+from .policy import Bounds, Decision, Load, Scaling
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Autoscaler:
         if has_range(agent.spec):
             scaled = self._of(agent)
             scaled.is_overruled = True
-            scaled.scaling = autoscale_policy.resized(
+            scaled.scaling = policy.resized(
                 scaled.scaling, len(agent.supervisors), self._loop.time()
             )
             self.check_soon(agent.name)
@@ -140,19 +140,19 @@ class Autoscaler:
             if not has_range(agent.spec):
                 del self._scaled[agent.name]
             return
-        bounds, now = autoscale_policy.bounds_of(agent.spec), self._loop.time()
+        bounds, now = policy.bounds_of(agent.spec), self._loop.time()
         if scaled.is_resting:
             scaled.is_resting = False
-            scaled.scaling = autoscale_policy.resized(Scaling(), len(agent.supervisors), now)
+            scaled.scaling = policy.resized(Scaling(), len(agent.supervisors), now)
         load = self._load(scaled, bounds)
-        scaled.scaling, decision = autoscale_policy.decide(scaled.scaling, bounds, load, now)
+        scaled.scaling, decision = policy.decide(scaled.scaling, bounds, load, now)
         if decision is not None and decision.instances < load.instances:
             load = replace(load, unable=sum(_is_unable(k.worker) for k in agent.supervisors[:-1]))
-            scaled.scaling, decision = autoscale_policy.decide(scaled.scaling, bounds, load, now)
+            scaled.scaling, decision = policy.decide(scaled.scaling, bounds, load, now)
         scaled.is_cramped = scaled.scaling.reported == "room" and load.room < 1
         if decision is None:
             self._retain(agent)
-            due = autoscale_policy.deadline(scaled.scaling, bounds, load)
+            due = policy.deadline(scaled.scaling, bounds, load)
             if due is not None:
                 scaled.timer = self._loop.call_at(due, self._check, scaled)
         elif decision.instances == load.instances:
@@ -244,9 +244,9 @@ class Autoscaler:
 
         try:
             if await self._agents.replicas.adjust(agent, instances, decision.reason, is_right):
-                scaled.scaling = autoscale_policy.carried_out(scaled.scaling)
+                scaled.scaling = policy.carried_out(scaled.scaling)
         except CorralError as error:
-            scaled.scaling, is_new = autoscale_policy.held_back(scaled.scaling)
+            scaled.scaling, is_new = policy.held_back(scaled.scaling)
             is_over = isinstance(error, NotFound | ShuttingDown)  # its agent is gone, or the daemon
             if is_new and not is_over:
                 self._publish_held_back(scaled, error.message)
