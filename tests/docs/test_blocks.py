@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,12 +210,17 @@ class Reader:
             stdout=self.log,
             stderr=self.log,
         )
-        try:
-            with await_daemon(str(self.socket), patience_s=BOUND_S) as client:
-                client.call("daemon.status", {}, timeout_s=BOUND_S)
-        except CorralError as error:
-            said = (self.folder / "daemon.log").read_text()
-            raise AssertionError(f"no answer of `{command}`: {error}\n{said}") from error
+        deadline = time.monotonic() + BOUND_S
+        while True:
+            try:
+                with await_daemon(str(self.socket), patience_s=1.0) as client:
+                    client.call("daemon.status", {}, timeout_s=BOUND_S)
+            except CorralError as error:
+                if self.daemon.poll() is None and time.monotonic() < deadline:
+                    continue
+                said = (self.folder / "daemon.log").read_text()
+                raise AssertionError(f"no answer of `{command}`: {error}\n{said}") from error
+            return
 
     def type(self, command: str) -> tuple[int, str, str]:
         """Types a command into the shell; returns its status, its output and its messages."""
