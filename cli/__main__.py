@@ -225,14 +225,16 @@ def command_line() -> "click.Group":
 
 
 def _report(session: "Session", error: "CorralError", *, as_json: bool) -> int:
-    """Prints an error on one line or as JSON, and returns its exit code."""
+    """Prints an error as JSON, or on one line for each mistake, and returns its exit code."""
     from . import render  # noqa: PLC0415 - after _keep_out
 
     sys.stdout.flush()
     if as_json:
         session.print_json({"error": error.to_record()})
     else:
-        print(f"corral: {render.one_line(error.message + _next_step(error))}", file=sys.stderr)
+        hint = _next_step(error)
+        for message in error.messages:
+            print(f"corral: {render.one_line(message + hint)}", file=sys.stderr)
     sys.stdout.flush()
     return error.exit_status
 

@@ -82,7 +82,8 @@ def main() -> None:
 
 
 def _fail(error: CorralError, mark: str) -> NoReturn:
-    print(f"{mark}corrald: {error.message}", file=sys.stderr)
+    for message in error.messages:
+        print(f"{mark}corrald: {message}", file=sys.stderr)
     sys.exit(2 if isinstance(error, InvalidParams) else 1)
 
 

@@ -520,7 +520,7 @@ class _Daemon:
             changes = {key: value for key, value in asdict(planned).items() if key != "keys"}
             self.audit.add({**record, "told": changes})
         except CorralError as error:
-            logger.error("%s", error)
+            logger.error("%s", "; ".join(error.messages))
             self.shared.bus.publish("config.refused", reason=error.message)
             self.audit.add({**record, "result": error.name, "code": error.code})
 

@@ -359,7 +359,7 @@ Write the command after --, or give --url in place of a command.""",
 )
 @click.option(
     "--share",
-    type=click.Choice(("all", "tenant", "agent")),
+    type=click.Choice(("all", "agent")),
     help="Scope in which callers share one process of the server.",
 )
 @click.option(

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from ...worker.contract.errors import Conflict, CorralError, NotFound
 from ..config.decoder import STORE
 from ..config.diff import group_changes
-from ..config.loader import check_groups, decode_group, group_table
+from ..config.loader import decode_group, group_table
+from ..config.references import check_groups
 from ..config.spec import Group, Spec, kind_of_group
 from ..events.bus import Bus
 from .registry import Registry

@@ -16,7 +16,8 @@ from msgspec.structs import asdict, replace
 from ...worker.contract.errors import Conflict, CorralError, NotFound
 from ..config.decoder import STORE
 from ..config.diff import Plan, plan
-from ..config.loader import check_requires, decode_agent, to_table
+from ..config.loader import decode_agent, to_table
+from ..config.references import check_requires
 from ..config.spec import Config, Spec, changed
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Service, WorkerSupervisor

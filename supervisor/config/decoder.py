@@ -6,11 +6,13 @@ are applied to a key's value in order. An error names file, line, key, value and
 An error never repeats what could be a secret: tables and environments are named by kind only.
 """
 
+import contextlib
 import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from functools import cached_property
 from pathlib import PurePosixPath
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -105,17 +107,34 @@ def decode_key(
     return tuple(str(PurePosixPath(directory, item)) for item in value)
 
 
+MISTAKES_MAX = 100
+"""Number of mistakes of one document that its error lists."""
+
+
+class Stopped(Exception):
+    """Raised to leave a table some of whose mistakes were noted; `Document.collecting` takes it."""
+
+
 class Document:
-    """Represents the document that is read: knows its name and its lines, and makes the errors."""
+    """Represents the document that is read: knows its name and its lines, makes the errors, and collects them.
+
+    A mistake ends the key or table that has it, not the reading: `collecting` notes it, and `check` raises all.
+    """
 
     def __init__(self, source: str, text: str) -> None:
         self.source = source
         self.text = text
+        self.failures = 0
+        self._mistakes: list[InvalidParams] = []
+
+    @cached_property
+    def _places(self) -> list[tuple[KeyPath, int]]:
+        return places_of(self.text)
 
     def error(self, path: KeyPath, value: object, reason: str, **data: object) -> InvalidParams:
         """Makes the error to raise about `path`; `value` is None where nothing was written."""
         key, shown = dotted(path), _shown(path, value)
-        line = _line_of(self.text, path)
+        line = line_of(self._places, path)
         facts: dict[str, object] = {"file": self.source, "key": key, "value": shown}
         facts |= {"reason": reason, **({"line": line} if line else {}), **data}
         where = f"cannot read {_one_line(self.source)}" + (f", line {line}" if line else "")
@@ -125,6 +144,59 @@ class Document:
         what = key if value is None or not key else f"{key} = {_brief(shown)}"
         words = ": ".join(filter(None, (where, what, _one_line(reason))))
         return InvalidParams(words, **facts)
+
+    # -- collecting
+
+    @contextlib.contextmanager
+    def collecting(self) -> Generator[None, None, None]:
+        """Notes the mistake that ends the block, so that what stands behind it is read as well."""
+        try:
+            yield
+        except Stopped:
+            pass
+        except InvalidParams as error:
+            self.note(error)
+
+    def note(self, error: InvalidParams) -> None:
+        """Notes a mistake; a second one about the same key, which follows from the first, is only counted."""
+        self.failures += 1
+        place = (error.data["file"], error.data["key"])
+        if place not in {(each.data["file"], each.data["key"]) for each in self._mistakes}:
+            self._mistakes.append(error)
+
+    def stop_after(self, failures: int) -> None:
+        """Leaves the present table if there are mistakes beyond the first `failures`.
+
+        Raises:
+            Stopped: there are.
+        """
+        if self.failures > failures:
+            raise Stopped
+
+    def check(self) -> None:
+        """Raises all mistakes that were noted, in the order of their lines.
+
+        Raises:
+            InvalidParams: there are some. Several are in `errors`; the other facts are those of the first.
+        """
+        if not self._mistakes:
+            return
+        lines = [each.data.get("line") for each in self._mistakes]
+        found = [
+            error
+            for _, _, error in sorted(
+                (line if isinstance(line, int) else 1 << 30, n, error)
+                for n, (line, error) in enumerate(zip(lines, self._mistakes, strict=True))
+            )
+        ]
+        first, more = found[0], len(found) - 1
+        if not more:
+            raise first
+        errors = [{"message": each.message, **each.data} for each in found[:MISTAKES_MAX]]
+        also = f"{more} more mistakes" if more > 1 else "one more mistake"
+        raise InvalidParams(f"{first.message} (and {also})", **{**first.data, "errors": errors})
+
+    # -- keys
 
     def decode_key(
         self, path: KeyPath, raw: object, fields: Fields, **how: Any
@@ -139,15 +211,31 @@ class Document:
         except RefusedKey as refused:
             raise self.error((*path[:-1], *refused.path), refused.item, refused.reason) from refused
 
+    def decode_keys(
+        self, path: KeyPath, table: Mapping[str, object], fields: Fields, **how: Any
+    ) -> dict[str, Any]:  # Any: see `decode_key`
+        """Decodes the keys of a table; those that are refused are noted, and left out."""
+        found: dict[str, Any] = {}
+        for key, value in table.items():
+            try:
+                found[key] = self.decode_key((*path, key), value, fields, **how)
+            except InvalidParams as error:
+                self.note(error)
+        return found
+
     def decode(self, path: KeyPath, raw: object, fields: Fields) -> dict[str, Any]:
         """Decodes a table by its keys.
 
         Raises:
-            InvalidParams: it is no table, or one of its keys is refused.
+            InvalidParams: it is no table.
+            Stopped: some of its keys were refused, and are noted.
         """
         if not is_table(raw):
             raise self.error(path, raw, "write a table")
-        return {key: self.decode_key((*path, key), value, fields) for key, value in raw.items()}
+        before = self.failures
+        found = self.decode_keys(path, raw, fields)
+        self.stop_after(before)
+        return found
 
     def tables(self) -> dict[str, object]:
         """Parses the TOML.
@@ -170,12 +258,23 @@ class Document:
             facts["line"] = int(place[1]) if place[1] else len(lines)
             facts["column"] = int(place[2]) if place[2] else len(lines[-1]) + 1
             reason = reason[: place.start()]
+        if _OTHER_LANGUAGE.search(self.text.split("\n")[_line_number(facts) - 1]):
+            reason += "; corral reads TOML: KEY = VALUE below a [TABLE]"
         reason = _one_line(reason[:1].lower() + reason[1:])
         where = "".join(f", {name} {number}" for name, number in facts.items())
         raise InvalidParams(
             f"cannot read {_one_line(self.source)}{where}: {reason}",
             **{"file": self.source, "key": None, "value": None, "reason": reason, **facts},
         )
+
+
+_OTHER_LANGUAGE = re.compile(r"""^\s*(?:[{}\]]|-\s|---|["']?[\w.-]+["']?\s*:)""")
+"""Line of YAML or JSON."""
+
+
+def _line_number(facts: Mapping[str, object]) -> int:
+    line = facts.get("line")
+    return line if isinstance(line, int) else 1
 
 
 def _one_line(text: str) -> str:
@@ -208,10 +307,15 @@ _KEY = rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*"
 _LINE = re.compile(rf"{_KEY}=|\s*\[\[?{_KEY}\]\]?\s*(?:#.*)?$")
 
 
-def _line_of(text: str, path: KeyPath) -> int | None:
-    """Finds the line in which `path` is written, or else its table; None when neither is plain to see."""
+_STEP_NAME = re.compile(r"\s*name\s*=\s*(?:\"([^\"\\]*)\"|'([^']*)')")
+
+
+def places_of(text: str) -> list[tuple[KeyPath, int]]:
+    """Returns the keys and headers that are plain to see, each with its line; steps of workflows by name, else by number."""
     header: KeyPath = ()
-    found, depth = None, len(path) - 2
+    steps: dict[KeyPath, int] = {}
+    names: dict[KeyPath, str] = {}
+    found: list[tuple[KeyPath, int]] = []
     in_text = False
     for number, line in enumerate(text.split("\n"), 1):
         was_in_text = in_text
@@ -220,10 +324,28 @@ def _line_of(text: str, path: KeyPath) -> int | None:
         if match is None:
             continue
         parts = tuple(part.strip("\"'") for part in re.findall(_PART, match[1] or match[2]))
-        if match[2]:
-            header = here = parts
-        else:
-            here = (*header, *parts)
+        if match[2] is None:
+            found.append(((*header, *parts), number))
+            if header[3:4] and (named := _STEP_NAME.match(line)):
+                names.setdefault(header, named[1] or named[2] or header[3])
+            continue
+        array = parts[:3]
+        if parts[0] == "workflows" and array[2:] == ("steps",):
+            if len(parts) == 3:
+                steps[array] = steps.get(array, 0) + 1
+            parts = (*array, str(steps.get(array, 1)), *parts[3:])
+        header = parts
+        found.append((header, number))
+    return [
+        ((*path[:3], names[path[:4]], *path[4:]) if path[:4] in names else path, number)
+        for path, number in found
+    ]
+
+
+def line_of(places: Iterable[tuple[KeyPath, int]], path: KeyPath) -> int | None:
+    """Finds the line in which `path` is written, or else its table; None when neither is plain to see."""
+    found, depth = None, min(len(path) - 2, 2 if path[0] == "mcp" else 1)
+    for here, number in places:
         common = min(len(here), len(path))
         if common > depth and path[:common] == here[:common]:
             found, depth = number, common

@@ -11,15 +11,14 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
-from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...worker.contract.errors import InvalidParams
 from .decoder import Document, KeyPath
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
+from .references import group_mistakes, requires_mistakes
 from .spec import (
     DAEMON_WIDE,
     FIELDS,
@@ -37,27 +36,28 @@ from .spec import (
     Recovery,
     Scale,
     Spec,
-    kind_of_group,
 )
-from .team import Team, circle, decode_team, team_table
+from .team import Team, decode_team, team_table
+from .unknown_key import why_unknown, why_unknown_in_spec
 from .values import (
     dotted,
     free_table,
     is_list,
     is_table,
-    quoted,
 )
 from .workflow import decode_workflow, workflow_table
 
-ISOLATION_AVAILABLE = ("none", "basic")
 CONFINING = ("read_paths", "write_paths", "connect_ports")
 """Keys that confine a process, which has to be isolated for that."""
+PROGRAM_KEYS = frozenset({"command", "entrypoint", "url"})
 ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"}) | {
     "hibernate_after",
     "warm",
     "preload",
     "min_spare",
 }
+_S = TypeVar("_S", bound=Struct)
+_T = TypeVar("_T")
 ONLY_OF_SERVERS = frozenset(
     {"url", "headers", "idle_timeout", "concurrency", "share", "spares", "max_calls_per_minute"}
 ) | {"relays", "disabled"}
@@ -70,46 +70,67 @@ def decode(text: str, *, source: str, directory: str) -> Config:
         InvalidParams: with `file` (`source`), `key`, `value`, `reason`, and `line` where it is known.
     """
     document = Document(source, text)
-    top = document.tables()
+    config = _decode(document, document.tables(), directory)
+    document.check()
+    return config
+
+
+def _decode(document: Document, top: Mapping[str, object], directory: str) -> Config:
     known = [*SECTIONS, "daemon", "events", "audit", "agents", *GROUPS]
     for key, value in top.items():
         if key not in known:
-            raise document.error((key,), value, _why_unknown(key, known))
-    mcp = dict(_table(document, ("mcp",), top.get("mcp", {})))
-    servers = _table(document, ("mcp", "servers"), mcp.pop("servers", {}))
-    profiles = _table(document, ("mcp", "profiles"), mcp.pop("profiles", {}))
-    sections = {**top, "mcp": mcp}
-    resolved = {
-        name: _section(document, (name,), sections.get(name, {}), base(), directory)
-        for name, base in SECTIONS.items()
-    }
+            document.note(document.error((key,), value, why_unknown(key, known)))
+    mcp = dict(_table_in(document, ("mcp",), top))
+    servers = _table_in(document, ("mcp", "servers"), mcp)
+    profiles = _table_in(document, ("mcp", "profiles"), mcp)
+    rest = {key: value for key, value in mcp.items() if key not in ("servers", "profiles")}
+
+    def section(path: KeyPath, base: _S, tables: Mapping[str, object]) -> _S:
+        return _section(document, path, _table_in(document, path, tables), base, directory)
+
+    sections = {**top, "mcp": rest}
+    resolved = {name: section((name,), base(), sections) for name, base in SECTIONS.items()}
     defaults = replace(Defaults(), **resolved)
-    tables = _table(document, ("agents",), top.get("agents", {}))
-    agents: dict[str, Spec] = {}
-    for name, table in tables.items():
-        agents[name] = _agent(document, name, table, "agent", defaults, directory)
-    for name, table in servers.items():
-        if name in tables:
-            path = ("mcp", "servers", name)
-            raise document.error(
-                path, name, f"agents.{name} has this name: both share one namespace"
-            )
-        agents[name] = _agent(document, name, table, "mcp", defaults, directory)
-    _check_requires(document, agents)
-    groups = _groups(document, top, agents)
+    agents, broken = _agents(document, top, servers, defaults, directory)
+    groups = _groups(document, top, agents, broken)
     return Config(
-        daemon=_section(document, ("daemon",), top.get("daemon", {}), Daemon(), directory),
-        events=_section(document, ("events",), top.get("events", {}), Events(), directory),
-        audit=_section(document, ("audit",), top.get("audit", {}), Audit(), directory),
+        daemon=section(("daemon",), Daemon(), top),
+        events=section(("events",), Events(), top),
+        audit=section(("audit",), Audit(), top),
         process=defaults.process,
         agents=agents,
         defaults=defaults,
         profiles={
-            name: _section(document, ("mcp", "profiles", name), table, Profile(), directory)
-            for name, table in profiles.items()
+            name: section(("mcp", "profiles", name), Profile(), profiles) for name in profiles
         },
         groups=groups,
     )
+
+
+def _agents(
+    document: Document,
+    top: Mapping[str, object],
+    servers: Mapping[str, object],
+    defaults: Defaults,
+    directory: str,
+) -> tuple[dict[str, Spec], set[str]]:
+    """Returns the agents and servers, and the names of those whose tables are refused."""
+    tables = _table_in(document, ("agents",), top)
+    agents: dict[str, Spec] = {}
+    for name, table in tables.items():
+        with document.collecting():
+            agents[name] = _agent(document, name, table, "agent", defaults, directory)
+    for name, table in servers.items():
+        with document.collecting():
+            if name in tables:
+                path = ("mcp", "servers", name)
+                reason = f"agents.{name} has this name: both share one namespace"
+                raise document.error(path, name, reason)
+            agents[name] = _agent(document, name, table, "mcp", defaults, directory)
+    broken = {*tables, *servers} - agents.keys()
+    for mistake in requires_mistakes(document, agents, broken):
+        document.note(mistake)
+    return agents, broken
 
 
 def decode_agent(
@@ -128,7 +149,8 @@ def decode_agent(
     Raises:
         InvalidParams: as `decode`, without `line`.
     """
-    return _agent(Document(source, ""), name, table, kind, defaults, directory)
+    document = Document(source, "")
+    return _alone(document, lambda: _agent(document, name, table, kind, defaults, directory))
 
 
 def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: str) -> Group:
@@ -139,30 +161,21 @@ def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: s
     Raises:
         InvalidParams: as `decode`, without `line`.
     """
-    return _group(Document(source, ""), f"{kind}s", name, table)
+    document = Document(source, "")
+    return _alone(document, lambda: _group(document, f"{kind}s", name, table))
+
+
+def _alone(document: Document, read: Callable[[], _T]) -> _T:
+    """Returns the one table that `read` decodes, or raises all of its mistakes."""
+    with document.collecting():
+        return read()
+    document.check()
+    raise AssertionError("a table that is not decoded has a mistake")
 
 
 def group_table(group: Group) -> dict[str, object]:
     """Returns the smallest table from which `decode_group` makes an equal group."""
     return team_table(group) if isinstance(group, Team) else workflow_table(group)
-
-
-def check_groups(groups: Mapping[str, Group], agents: Mapping[str, Spec]) -> None:
-    """Refuses teams and workflows with a member that does not exist or takes no tasks, or that close a circle.
-
-    Raises:
-        InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
-    """
-    _check_groups(None, groups, agents)
-
-
-def check_requires(agents: Mapping[str, Spec]) -> None:
-    """Refuses a `requires` with an unknown name or a disabled server, or that closes a circle.
-
-    Raises:
-        InvalidParams: as `decode`, without `line`; a circle is also in `cycle`, first name repeated last.
-    """
-    _check_requires(None, agents)
 
 
 def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
@@ -188,8 +201,6 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
 
 # --- reading tables -------------------------------------------------------------------------------
 
-_S = TypeVar("_S", bound=Struct)
-
 
 def _table(document: Document, path: KeyPath, raw: object) -> Mapping[str, object]:
     if not is_table(raw):
@@ -202,25 +213,37 @@ def _table(document: Document, path: KeyPath, raw: object) -> Mapping[str, objec
     return raw
 
 
+def _table_in(
+    document: Document, path: KeyPath, tables: Mapping[str, object]
+) -> Mapping[str, object]:
+    """Returns the table that `path` ends with; an empty one if there is none, or it is refused."""
+    with document.collecting():
+        return _table(document, path, tables.get(path[-1], {}))
+    return {}
+
+
 def _section(document: Document, path: KeyPath, raw: object, base: _S, directory: str) -> _S:
-    """Returns `base` with the keys of `raw` over it."""
+    """Returns `base` with the keys of `raw` over it; the keys that are refused are noted, and left out."""
     table = _table(document, path, raw)
     if not table:
         return base
-    fields = FIELDS[type(base)]
-    changes = {
-        key: document.decode_key(
-            (*path, key), value, fields, directory=directory, unknown=_why_unknown
-        )
-        for key, value in table.items()
-    }
+    before = document.failures
+    changes = document.decode_keys(
+        path, table, FIELDS[type(base)], directory=directory, unknown=why_unknown
+    )
     if isinstance(base, Process):
-        changes |= _isolation(document, path, table, base)
+        with document.collecting():
+            changes |= _isolation(document, path, changes, base)
         if "environment" in changes:
             changes["environment"] = base.environment | changes["environment"]
     if isinstance(base, Recovery) and "actions" in changes:
         changes["actions"] = base.actions | changes["actions"]
-    return _ordered(document, path, table, replace(base, **changes))
+    section = replace(base, **changes)
+    if document.failures > before:
+        return section
+    with document.collecting():
+        return _ordered(document, path, table, section)
+    return section
 
 
 def _isolation(
@@ -238,9 +261,6 @@ def _isolation(
     if inherited_off or (switch is not None and switch != (level != "none")):
         switched = "false" if inherited_off or not switch else "true"
         reason = f"it contradicts enable_isolation = {switched}"
-        raise document.error((*path, "isolation"), level, reason)
-    if level not in ISOLATION_AVAILABLE:
-        reason = f"this level is not available in this version: write one of {quoted(ISOLATION_AVAILABLE)}"
         raise document.error((*path, "isolation"), level, reason)
     return {"enable_isolation": level != "none"}
 
@@ -286,33 +306,58 @@ def _agent(
     table = _table(document, path, raw)
     if kind == "mcp":
         _check_pasted(document, path, table)
-    own: dict[str, Any] = {}
-    sections: dict[str, Any] = {}
-    for key, value in table.items():
-        here = (*path, key)
-        if key in SECTIONS:
-            _check_daemon_wide(document, here, value)
-            sections[key] = _section(document, here, value, getattr(defaults, key), directory)
-            continue
-        if key in (ONLY_OF_SERVERS if kind == "agent" else ONLY_OF_AGENTS):
-            whom = "MCP servers" if kind == "agent" else "agents"
-            raise document.error(here, value, f"this is a key of {whom} only")
-        own[key] = document.decode_key(
-            here, value, FIELDS[Spec], directory=directory, unknown=_why_unknown_in_spec
-        )
+    before = document.failures
+    own, sections = _own_keys(document, path, table, kind, defaults, directory)
     if kind == "mcp" and own.setdefault("protocol", "mcp") != "mcp":
         raise document.error((*path, "protocol"), table["protocol"], 'an MCP server speaks "mcp"')
     if kind == "mcp":
         own.setdefault("autostart", False)  # its first call starts it
-    _check_program(document, path, own)
+    if document.failures == before or not any(map(_hides_program, table)):
+        with document.collecting():
+            _check_program(document, path, own)
     process: Process = sections.get("process", defaults.process)
     own["environment"] = process.environment | own.get("environment", {})
     folder = process.working_directory or directory
     sections["process"] = replace(process, working_directory=folder, environment={})
     for key in SECTIONS:
         sections.setdefault(key, getattr(defaults, key))
-    _check_health(document, path, own, sections["recovery"])
+    if document.failures == before:
+        _check_health(document, path, own, sections["recovery"])
+    document.stop_after(before)
     return replace(Spec(name=name, kind=kind, source=document.source), **own, **sections)
+
+
+def _own_keys(
+    document: Document,
+    path: KeyPath,
+    table: Mapping[str, object],
+    kind: Kind,
+    defaults: Defaults,
+    directory: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # Any: the values of a Spec's fields
+    """Returns the keys and the sections of one agent or server; those that are refused are noted."""
+    own: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
+    foreign = ONLY_OF_SERVERS if kind == "agent" else ONLY_OF_AGENTS
+    for key, value in table.items():
+        here = (*path, key)
+        with document.collecting():
+            if key in SECTIONS:
+                _check_daemon_wide(document, here, value)
+                sections[key] = _section(document, here, value, getattr(defaults, key), directory)
+                continue
+            if key in foreign:
+                whom = "MCP servers" if kind == "agent" else "agents"
+                raise document.error(here, value, f"this is a key of {whom} only")
+            own[key] = document.decode_key(
+                here, value, FIELDS[Spec], directory=directory, unknown=why_unknown_in_spec
+            )
+    return own, sections
+
+
+def _hides_program(key: str) -> bool:
+    """Returns whether a key says, or may be meant to say, which program it is: its mistake explains that there is none."""
+    return key in PROGRAM_KEYS or (key not in SECTIONS and key not in FIELDS[Spec])
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}")
@@ -352,7 +397,10 @@ def _check_program(document: Document, path: KeyPath, own: Mapping[str, object])
         is_cortex = path == ("mcp", "servers", "cortex")
         if is_cortex and own.get("disabled") is True:
             return
-        reason = 'it is missing: write a list, such as command = ["python", "agent.py"]'
+        reason = (
+            'it is missing: write entrypoint = "MODULE:NAME" for an agent of the Python SDK,'
+            ' or a list, such as command = ["python", "agent.py"]'
+        )
         if path[:2] == ("mcp", "servers"):
             reason = (
                 'it is missing: write a list, such as command = ["npx", "-y", "PACKAGE"], or a url'
@@ -424,33 +472,6 @@ def _check_pasted(document: Document, path: KeyPath, table: Mapping[str, object]
     raise document.error((*path, found[0]), table[found[0]], reason)
 
 
-def _check_requires(document: Document | None, agents: Mapping[str, Spec]) -> None:
-    def error(name: str, value: object, reason: str, **data: object) -> InvalidParams:
-        spec = agents[name]
-        path = ("agents", name) if spec.kind == "agent" else ("mcp", "servers", name)
-        on = document or Document(spec.source, "")
-        return on.error((*path, "requires"), value, reason, **data)
-
-    for spec in agents.values():
-        for name in spec.requires:
-            if name not in agents and name != "cortex":  # the built-in server needs no table
-                near = get_close_matches(name, agents, 1)
-                guess = f'; did you mean "{near[0]}"?' if near else ""
-                raise error(spec.name, name, f"no agent or MCP server has this name{guess}")
-            if name in agents and agents[name].disabled:
-                raise error(spec.name, name, "this MCP server is disabled")
-    try:
-        TopologicalSorter({spec.name: spec.requires for spec in agents.values()}).prepare()
-    except CycleError as found:
-        circle: list[str] = found.args[1][:0:-1]  # last repeats first; each is required by the next
-        names = list(agents)
-        first = min(range(len(circle)), key=lambda n: names.index(circle[n]))
-        circle = [*circle[first:], *circle[:first]]
-        circle.append(circle[0])
-        reason = f"it closes a circle: {' requires '.join(circle)}"
-        raise error(circle[0], circle[1], reason, cycle=circle) from found
-
-
 GROUPS: Mapping[str, Callable[[Document, str, object], Group]] = {
     "teams": decode_team,
     "workflows": decode_workflow,
@@ -458,17 +479,23 @@ GROUPS: Mapping[str, Callable[[Document, str, object], Group]] = {
 
 
 def _groups(
-    document: Document, top: Mapping[str, object], agents: Mapping[str, Spec]
+    document: Document,
+    top: Mapping[str, object],
+    agents: Mapping[str, Spec],
+    broken: Collection[str],
 ) -> dict[str, Group]:
     found: dict[str, Group] = {}
+    names: dict[str, str] = dict.fromkeys((*agents, *broken), "an agent or MCP server")
     for section in GROUPS:
-        for name, table in _table(document, (section,), top.get(section, {})).items():
-            if name in agents or name in found:
-                other = "an agent or MCP server" if name in agents else "a team"
-                reason = f"{other} has this name: all share one namespace"
-                raise document.error((section, name), name, reason)
-            found[name] = _group(document, section, name, table)
-    _check_groups(document, found, agents)
+        for name, table in _table_in(document, (section,), top).items():
+            with document.collecting():
+                if name in names:
+                    reason = f"{names[name]} has this name: all share one namespace"
+                    raise document.error((section, name), name, reason)
+                names[name] = "a team"
+                found[name] = _group(document, section, name, table)
+    for mistake in group_mistakes(document, found, agents, names.keys() - found - agents.keys()):
+        document.note(mistake)
     return found
 
 
@@ -477,90 +504,6 @@ def _group(document: Document, section: str, name: str, table: object) -> Group:
     if name == "cortex":
         raise document.error((section, name), name, "the built-in memory server has this name")
     return GROUPS[section](document, name, table)
-
-
-def _check_groups(
-    document: Document | None, groups: Mapping[str, Group], agents: Mapping[str, Spec]
-) -> None:
-    for name, group in groups.items():
-        path: KeyPath = (f"{kind_of_group(group)}s", name)
-        on = document or Document(group.source, "")
-        if isinstance(group, Team):
-            named: list[tuple[KeyPath, str]] = [(("members",), each) for each in group.members]
-            if group.lead is not None:
-                named.append((("lead",), group.lead))
-                if group.lead in groups:
-                    reason = "the lead is an agent: it delegates to the members"
-                    raise on.error((*path, "lead"), group.lead, reason)
-        else:
-            named = [
-                (("steps", step.name, "agent"), step.agent)
-                for step in group.steps
-                if step.agent is not None
-            ]
-        for key, other in named:
-            why_not = _why_no_member(other, groups, agents)
-            if why_not is not None:
-                raise on.error((*path, *key), other, why_not)
-    if found := circle({name: group.needs for name, group in groups.items()}):
-        first = groups[found[0]]
-        on = document or Document(first.source, "")
-        reason = f"it closes a circle: {' needs '.join(found)}"
-        raise on.error((f"{kind_of_group(first)}s", found[0]), found[1], reason, cycle=found)
-
-
-def _why_no_member(
-    name: str, groups: Mapping[str, Group], agents: Mapping[str, Spec]
-) -> str | None:
-    """Returns the reason why no task can be given to that name; None where one can."""
-    if name in groups:
-        return None
-    if name not in agents:
-        near = get_close_matches(name, [*agents, *groups], 1)
-        guess = f'; did you mean "{near[0]}"?' if near else ""
-        return f"no agent, team or workflow has this name{guess}"
-    if agents[name].protocol != "corral":
-        return f'it speaks protocol "{agents[name].protocol}", which has no tasks'
-    return None
-
-
-_HINTS = {
-    "args": "write the program and its arguments as one list: command",
-    "env": "write environment",
-    "cwd": "write working_directory in the section process",
-    "url": "only an MCP server has one: [mcp.servers.NAME]",
-    "mcp_servers": "write each server as [mcp.servers.NAME]",
-    "type": "leave it out: a command is spoken to over its pipes, a url over streamable HTTP",
-    "mcpServers": "write each server as [mcp.servers.NAME]",
-    "servers": "write each server as [mcp.servers.NAME]",
-    "server": "write each server as [mcp.servers.NAME]",
-    "memory": "write max_memory_bytes in the section resources",
-    "cpu": "write cpu_limit_percent in the section resources",
-    "autorestart": "write restart in the section recovery",
-    "directory": "write working_directory in the section process",
-    "working_dir": "write working_directory in the section process",
-    "env_file": "write environment_file in the section process",
-    "depends_on": "write requires",
-    "healthcheck": "write health",
-    "replicas": "write instances",
-    "numprocs": "write instances",
-}
-"""Words for the same thing elsewhere: in editors, in Docker, in supervisord."""
-
-
-def _why_unknown(key: str, known: Collection[str]) -> str:
-    elsewhere = {key: name for name, section in SECTIONS.items() for key in FIELDS[section]}
-    if key in _HINTS:
-        return f"unknown key; {_HINTS[key]}"
-    if near := [] if key in elsewhere else get_close_matches(key, known, 1):
-        return f'unknown key; did you mean "{near[0]}"?'
-    if near := get_close_matches(key, elsewhere, 1, 0.75):
-        return f'unknown key here; "{near[0]}" is a key of the section {elsewhere[near[0]]}'
-    return "unknown key"
-
-
-def _why_unknown_in_spec(key: str, known: Collection[str]) -> str:
-    return _why_unknown(key, [*known, *SECTIONS])
 
 
 def _differences(new: Struct, base: Struct, *, skip: frozenset[str]) -> dict[str, object]:

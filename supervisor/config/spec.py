@@ -31,6 +31,7 @@ from .values import (
     MIB,
     SIZE_MAX_BYTES,
     Account,
+    Available,
     Bytes,
     Level,
     Path,
@@ -49,6 +50,7 @@ from .values import (
     http_headers,
     is_table,
     matching,
+    module_and_name,
     one_of,
     port_of,
     protocol_revision,
@@ -122,6 +124,14 @@ class Daemon(Struct, frozen=True, kw_only=True):
     containment: Literal["auto", "launcher", "cgroup", "pidns"] = "auto"
 
 
+_isolations = Available(
+    tuple((level, 'write "none" or "basic"') for level in ("strict", "container"))
+)
+_shares = Available(
+    (("tenant", 'there are no tenants; write "all", or "agent" for each agent alone'),)
+)
+
+
 class Process(Struct, frozen=True, kw_only=True):
     """`[process]`: how a process is started, contained and stopped.
 
@@ -133,7 +143,7 @@ class Process(Struct, frozen=True, kw_only=True):
     spawn_timeout: PositiveSeconds = 30.0
     shutdown_grace_period: Seconds = 10.0
     enable_isolation: bool = True
-    isolation: Literal["none", "basic", "strict", "container"] = "basic"
+    isolation: Annotated[Literal["none", "basic", "strict", "container"], _isolations] = "basic"
     read_paths: Paths | None = None
     write_paths: Paths | None = None
     connect_ports: Annotated[tuple[int, ...], each(whole(1, 65_535), "ports")] | None = None
@@ -207,7 +217,6 @@ class Monitoring(Struct, frozen=True, kw_only=True):
     heartbeat_interval: PositiveSeconds = 5.0
     heartbeat_timeout: PositiveSeconds = 30.0
     stall_timeout: Seconds = 0.0
-    enable_metrics: bool = True
     metrics_interval: PositiveSeconds = 5.0
     enable_log_aggregation: bool = True
     agent_log_level: Level = "info"
@@ -322,9 +331,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     kind: Kind
     source: str
     command: Annotated[tuple[str, ...], argv] = ()
-    entrypoint: (
-        Annotated[str, matching(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", '"MODULE:NAME"')] | None
-    ) = None
+    entrypoint: Annotated[str, module_and_name] | None = None
     python: Path | None = None
     warm: bool = True
     preload: Annotated[
@@ -357,7 +364,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     headers: Annotated[dict[str, str], http_headers] = {}
     idle_timeout: Seconds = 300.0
     concurrency: Literal["auto", "serial", "parallel"] = "auto"
-    share: Literal["all", "tenant", "agent"] = "all"
+    share: Annotated[Literal["all", "tenant", "agent"], _shares] = "all"
     spares: Annotated[int, whole(0, 100)] = 0
     max_calls_per_minute: Annotated[int, whole(0, 1_000_000)] = 0
     relays: Annotated[tuple[Relay, ...], each(one_of(RELAYS), "names")] = ()

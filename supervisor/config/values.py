@@ -9,6 +9,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeGuard, cast
 from urllib.parse import urlsplit
@@ -123,37 +124,52 @@ def size(raw: object) -> int:
     return number
 
 
-def at_least(minimum: int) -> Rule:
+@dataclass(frozen=True)
+class Between:
+    """Refuses a number outside of a range, both ends included; `maximum` None is no bound."""
+
+    minimum: int
+    maximum: int | None
+
+    def __call__(self, number: int) -> int:
+        """Returns the same number, unless it is outside."""
+        if self.maximum is None and number < self.minimum:
+            raise Refused(f"write at least {self.minimum}")
+        if self.maximum is not None and not self.minimum <= number <= self.maximum:
+            raise Refused(f"write a value from {self.minimum} to {self.maximum}")
+        return number
+
+
+def at_least(minimum: int) -> Between:
     """Returns a rule for a number that is not below `minimum`."""
-
-    def rule(number: int) -> int:
-        if number < minimum:
-            raise Refused(f"write at least {minimum}")
-        return number
-
-    return rule
+    return Between(minimum, None)
 
 
-def between(minimum: int, maximum: int) -> Rule:
+def between(minimum: int, maximum: int) -> Between:
     """Returns a rule for a number in a range, both ends included."""
-
-    def rule(number: int) -> int:
-        if not minimum <= number <= maximum:
-            raise Refused(f"write a value from {minimum} to {maximum}")
-        return number
-
-    return rule
+    return Between(minimum, maximum)
 
 
-def whole(minimum: int, maximum: int) -> Rule:
-    """Returns a rule for an int in a range, both ends included; true and false are no numbers."""
+@dataclass(frozen=True)
+class Whole:
+    """Accepts an int in a range, both ends included, and a float without a fraction; true and false are no numbers."""
 
-    def rule(raw: object) -> int:
-        if isinstance(raw, bool) or not isinstance(raw, int) or not minimum <= raw <= maximum:
-            raise Refused(f"write a whole number from {minimum} to {maximum}")
-        return raw
+    minimum: int
+    maximum: int
 
-    return rule
+    def __call__(self, raw: object) -> int:
+        """Returns the int."""
+        number = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
+        if isinstance(number, bool) or not isinstance(number, int):
+            number = self.minimum - 1  # refused below
+        if self.minimum <= number <= self.maximum:
+            return number
+        raise Refused(f"write a whole number from {self.minimum} to {self.maximum}")
+
+
+def whole(minimum: int, maximum: int) -> Whole:
+    """Returns a rule for a whole number in a range, both ends included."""
+    return Whole(minimum, maximum)
 
 
 def boolean(raw: object) -> bool:
@@ -163,29 +179,57 @@ def boolean(raw: object) -> bool:
     return raw
 
 
-def one_of(choices: Sequence[str]) -> Rule:
-    """Returns a rule for one of a few words."""
+@dataclass(frozen=True)
+class OneOf:
+    """Accepts one of a few words."""
 
-    def rule(raw: object) -> str:
-        if isinstance(raw, str) and raw in choices:
+    choices: tuple[str, ...]
+
+    def __call__(self, raw: object) -> str:
+        """Returns the word."""
+        if isinstance(raw, str) and raw in self.choices:
             return raw
-        near = get_close_matches(raw, choices, 1, 0.5) if isinstance(raw, str) else []
+        near = get_close_matches(raw, self.choices, 1, 0.5) if isinstance(raw, str) else []
         guess = f'; did you mean "{near[0]}"?' if near else ""
-        raise Refused(f"write one of {quoted(choices)}{guess}")
-
-    return rule
+        raise Refused(f"write one of {quoted(self.choices)}{guess}")
 
 
-def matching(pattern: str, words: str) -> Rule:
-    """Returns a rule for a string that `pattern` matches whole; `words` describe the string in the error."""
-    compiled = re.compile(pattern)
+def one_of(choices: Sequence[str]) -> OneOf:
+    """Returns a rule for one of a few words."""
+    return OneOf(tuple(choices))
 
-    def rule(raw: object) -> str:
-        if not isinstance(raw, str) or not compiled.fullmatch(raw):
-            raise Refused(f"write {words}")
+
+@dataclass(frozen=True)
+class Available:
+    """Refuses words that are reserved for a later version; `missing` has them, each with the advice."""
+
+    missing: tuple[tuple[str, str], ...]
+
+    def __call__(self, word: str) -> str:
+        """Returns the same word, unless it is one of them."""
+        for each_missing, advice in self.missing:
+            if word == each_missing:
+                raise Refused(f"not available in this version: {advice}")
+        return word
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Accepts a string that `pattern` matches whole; `words` describe the string in the error."""
+
+    pattern: str
+    words: str
+
+    def __call__(self, raw: object) -> str:
+        """Returns the string."""
+        if not isinstance(raw, str) or not re.fullmatch(self.pattern, raw):
+            raise Refused(f"write {self.words}")
         return raw
 
-    return rule
+
+def matching(pattern: str, words: str) -> Matching:
+    """Returns a rule for a string that `pattern` matches whole; `words` describe the string in the error."""
+    return Matching(pattern, words)
 
 
 def file_path(raw: object) -> str:
@@ -197,21 +241,29 @@ def file_path(raw: object) -> str:
     return raw
 
 
-def each(rule: Rule, words: str) -> Rule:
-    """Returns a rule for a list of which every item passes `rule`; `words` name the items."""
+@dataclass(frozen=True)
+class Each:
+    """Accepts a list of which every item passes `rule`; `words` name the items."""
 
-    def read(raw: object) -> tuple[object, ...]:
+    rule: Rule
+    words: str
+
+    def __call__(self, raw: object) -> tuple[object, ...]:
+        """Returns the items."""
         if not is_list(raw):
-            raise Refused(f"write a list of {words}")
+            raise Refused(f"write a list of {self.words}")
         items: list[object] = []
         for item in raw:
             try:
-                items.append(rule(item))
+                items.append(self.rule(item))
             except Refused as refused:
-                raise Refused(f"in a list of {words}: {refused.reason}", item) from refused
+                raise Refused(f"in a list of {self.words}: {refused.reason}", item) from refused
         return tuple(items)
 
-    return read
+
+def each(rule: Rule, words: str) -> Each:
+    """Returns a rule for a list of which every item passes `rule`; `words` name the items."""
+    return Each(rule, words)
 
 
 RETRY_WORDS = ("worker-death", "any", "never")
@@ -241,11 +293,41 @@ def argument(raw: object) -> str:
 def argv(raw: object) -> tuple[object, ...]:
     """Accepts a program and its arguments."""
     if isinstance(raw, str):
-        raise Refused(f"write a list: {json.dumps(split_words(raw), ensure_ascii=False)}")
+        raise Refused(f"write a list: {_as_list(raw)}")
     items: tuple[object, ...] = each(argument, "strings")(raw)
     if not items or not items[0]:
         raise Refused("write a list that starts with the program")
+    # A path may have spaces; the name of a program in PATH has none.
+    if len(words := str(items[0]).split()) > 1 and "/" not in words[0]:
+        advice = f"no shell is used: write {_as_list(str(items[0]), items[1:])}"
+        raise Refused(f"the first item is the program alone, and {advice}", items[0])
     return items
+
+
+_OF_A_SHELL = re.compile(r"[|&;<>`*?]|\$[A-Za-z_({]|(^|\s)(cd|export|source|exec|ulimit)\s|^\w+=")
+
+
+def _as_list(line: str, more: Sequence[object] = ()) -> str:
+    """Returns the list in place of a command line: its words, or a shell where only that can run it."""
+    words = ["sh", "-c", line] if _OF_A_SHELL.search(line) else split_words(line)
+    return json.dumps([*words, *more], ensure_ascii=False)
+
+
+def module_and_name(raw: object) -> str:
+    """Accepts the agent of the Python SDK: a module, and the name in it."""
+    words = 'write "MODULE:NAME"'
+    if not isinstance(raw, str):
+        raise Refused(words)
+    module, _, name = raw.partition(":")
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", raw) and not module.endswith(".py"):
+        return raw
+    path = re.fullmatch(r"(?:\./)?((?:[A-Za-z_]\w*/)*[A-Za-z_]\w*)(?:\.py)?", module)
+    guess = f"{path[1].replace('/', '.')}:{name or 'agent'}" if path else ""
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", guess):
+        words += (
+            f', such as "{guess}": a module as import writes it, and the name of the agent in it'
+        )
+    raise Refused(words)
 
 
 def variables(raw: object) -> dict[str, str]:

@@ -54,7 +54,7 @@ def _text(raw: object) -> str:
 
 
 def _retry(raw: object) -> Retry:
-    rules = {
+    rules: dict[str, Rule] = {
         "max_attempts": whole(1, 1000),
         "retry_on": lambda value: _listed(retry_reasons(value)),
         "retry_backoff_base": duration,
@@ -160,11 +160,14 @@ def decode_workflow(document: Document, name: str, raw: object) -> Workflow:
         reason = f"write 1 to {STEPS_MAX} steps: [[workflows.{name}.steps]]"
         raise document.error((*path, "steps"), None, reason)
     steps: dict[str, Step] = {}
+    before = document.failures
     for number, table in enumerate(tables, 1):
-        step = _step(document, path, number, table)
-        if step.name in steps:
-            raise document.error((*path, "steps", step.name), None, "two steps have this name")
-        steps[step.name] = step
+        with document.collecting():
+            step = _step(document, path, number, table)
+            if step.name in steps:
+                raise document.error((*path, "steps", step.name), None, "two steps have this name")
+            steps[step.name] = step
+    document.stop_after(before)
     known = [
         _with_needs(document, (*path, "steps", step.name), step, steps) for step in steps.values()
     ]

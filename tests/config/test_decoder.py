@@ -61,8 +61,10 @@ def test_a_refusal_inside_a_value_has_the_whole_path() -> None:
 
     outer = {"table": Field((inner,))}
     document = Document("x.toml", "[a.table]\ncount = 0\n")
-    with pytest.raises(InvalidParams) as error:
+    with document.collecting():
         document.decode(("a",), {"table": {"count": 0}}, outer)
+    with pytest.raises(InvalidParams) as error:
+        document.check()
     assert error.value.data["key"] == "a.table.count"
     assert error.value.data["line"] == 2
 
@@ -74,3 +76,10 @@ def test_the_culprit_of_a_rule_is_shown_in_place_of_the_whole_value() -> None:
     with pytest.raises(RefusedKey) as refused:
         decode_key("key", ["a", "culprit"], {"key": Field((rule,))})
     assert refused.value.item == "culprit"
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert decode_key("count", 3.0, FIELDS) == 3
+    assert type(decode_key("count", 3.0, FIELDS)) is int
+    with pytest.raises(RefusedKey):
+        decode_key("count", 3.5, FIELDS)

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import pytest
@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from corral.supervisor.config import diff, loader, spec, values
+from corral.supervisor.config import diff, loader, references, spec, values
 from corral.supervisor.config.decoder import STORE
 from corral.supervisor.config.spec import Config, Defaults, Scale, Spec
 from corral.worker.contract.errors import InvalidParams
@@ -419,7 +419,7 @@ def test_what_the_toml_reader_cannot_take_is_refused(text: str) -> None:
     ("text", "line"),
     [
         ("\n[process]\n# umask = 1\numask = 1\n", 4),
-        ("[agents]\n[agents . 'a']\nresources.max_memory_bytes = true\n", 3),
+        ("[agents]\n[agents . 'a']\ncommand = ['x']\nresources.max_memory_bytes = true\n", 4),
         ("[agents.a]\n\n[agents.b]\ncommand = 1\n", 1),
         ("agents.a.command = 1\n", 1),
         ('[agents.a]\nconfig.x = """\ncommand = 1\n"""\ncommand = 1\n', 5),
@@ -431,6 +431,112 @@ def test_what_the_toml_reader_cannot_take_is_refused(text: str) -> None:
 )
 def test_the_line_of_the_key_is_found(text: str, line: int) -> None:
     assert refused(text).data["line"] == line
+
+
+def test_the_line_of_a_step_is_found_by_its_name_or_number() -> None:
+    text = (
+        f"{AGENT}[[workflows.w.steps]]\nname = 'one'\nagent = 'a'\n"
+        "[[workflows.w.steps]]\nagent = 'a'\n"
+        "[[workflows.w.steps]]\nname = 'two'\nagent = 'a'\npriority = 11\n"
+    )
+    errors = cast("list[dict[str, object]]", refused(text).data["errors"])
+    assert [(each["key"], each["line"]) for each in errors] == [
+        ("workflows.w.steps.2.name", 6),
+        ("workflows.w.steps.two.priority", 11),
+    ]
+
+
+def test_all_mistakes_of_a_file_are_told_at_once_in_the_order_of_their_lines() -> None:
+    text = """
+[daemon]
+log_level = "loud"
+[resources]
+max_memory_bytes = "2 gigs"
+[agents.a]
+comand = ["x"]
+[agents.b]
+command = ["x"]
+requires = ["a", "nobody"]
+instances = 0
+resources.nope = 1
+[agents.c]
+command = ["x"]
+requires = ["a", "b"]
+health = { tcp = "127.0.0.1:80", recovery = "nothing" }
+[agents.d]
+resources.max_processes = -1
+[mcp.servers.a]
+command = ["x"]
+[teams.t]
+lead = "a"
+members = ["b", "nobody"]
+[teams.u]
+mode = "none"
+[[workflows.w.steps]]
+name = "one"
+agent = "nobody"
+[typo]
+"""
+    error = refused(text)
+    errors = cast("list[dict[str, object]]", error.data["errors"])
+    assert [(each["key"], each["line"]) for each in errors] == [
+        ("daemon.log_level", 3),
+        ("resources.max_memory_bytes", 5),
+        ("agents.a.comand", 7),
+        ("agents.b.instances", 11),
+        ("agents.b.resources.nope", 12),
+        ("agents.c.health.recovery", 16),
+        ("agents.d.command", 17),
+        ("agents.d.resources.max_processes", 18),
+        ("mcp.servers.a", 19),
+        ("teams.t.members", 23),
+        ("teams.u.mode", 25),
+        ("workflows.w.steps.one.agent", 28),
+        ("typo", 29),
+    ]
+    assert all({"file", "key", "value", "reason", "message"} <= each.keys() for each in errors)
+    assert (error.data["key"], error.data["line"]) == ("daemon.log_level", 3)
+    assert error.messages == [each["message"] for each in errors]
+
+
+def test_one_mistake_is_told_alone_without_those_that_follow_from_it() -> None:
+    text = "[agents.a]\ncomand = ['x']\n[agents.b]\ncommand = ['x']\nrequires = ['a']\n"
+    error = refused(text + "[teams.t]\nlead = 'a'\nmembers = ['b']\n")
+    assert "errors" not in error.data
+    assert error.data["key"] == "agents.a.comand"
+
+
+def test_a_file_of_mistakes_lists_a_hundred_of_them() -> None:
+    error = refused("".join(f"[agents.n{n}x]\ncommand = 1\n" for n in range(1000)))
+    assert len(error.messages) == 100
+    assert "999 more" in error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[monitoring]\nenable_metrics = true", ["not available", "corral stats"]),
+        (f"{SERVER}share = 'tenant'", ["not available", '"agent"']),
+        (f"{AGENT}cron = '* * * * *'", ["[schedules.NAME]"]),
+        (f"{AGENT}timeout = 60", ["max_task_duration", "resources"]),
+        ("[agents.a]", ["entrypoint", "command"]),
+        ("[agents.a]\nentrypoint = 'a.py'", ['"a:agent"']),
+        ("[agents.a]\nentrypoint = 'a.py:bot'", ['"a:bot"']),
+        ("[agents.a]\nentrypoint = 'src/a.py:agent'", ['"src.a:agent"']),
+        ("[agents.a]\ncommand = ['cd /tmp && ls']", ["no shell", '["sh", "-c", "cd /tmp && ls"]']),
+        ("[agents.a]\ncommand = ['node x.js', '-v']", ["no shell", '["node", "x.js", "-v"]']),
+        ("[agents.a]\ncommand = 'cd /tmp && ls'", ['["sh", "-c", "cd /tmp && ls"]']),
+        ("agents:\n  a:\n    command: x", ["TOML"]),
+        ('{"agents": {}}', ["TOML"]),
+    ],
+)
+def test_a_usual_mistake_is_told_with_what_to_write(text: str, words: list[str]) -> None:
+    reason = str(refused(text).data["reason"])
+    assert [word for word in words if word not in reason] == []
+
+
+def test_a_program_in_a_folder_with_spaces_is_one_program() -> None:
+    assert decode("[agents.a]\ncommand = ['/opt/My App/run']").agents["a"].command
 
 
 def test_a_line_that_is_not_plain_to_see_is_left_out() -> None:
@@ -496,9 +602,9 @@ def test_requires_of_a_running_set_are_checked_too() -> None:
         "b", {"command": ["x"], "requires": ["nobody"]},
         kind="agent", defaults=Defaults(), source="store", directory="/",
     )  # fmt: skip
-    loader.check_requires(agents)
+    references.check_requires(agents)
     with pytest.raises(InvalidParams) as caught:
-        loader.check_requires({**agents, "b": added})
+        references.check_requires({**agents, "b": added})
     assert (caught.value.data["file"], caught.value.data["key"]) == ("store", "agents.b.requires")
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.config.loader import check_groups, decode, decode_group, group_table
+from corral.supervisor.config.loader import decode, decode_group, group_table
+from corral.supervisor.config.references import check_groups
 from corral.supervisor.config.spec import kind_of_group
 from corral.supervisor.config.team import TEAM_KEYS, Candidate, chosen, circle
 from corral.supervisor.config.workflow import (

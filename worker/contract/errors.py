@@ -23,6 +23,14 @@ class CorralError(Exception):
         """Returns the class name, as `--json` prints it."""
         return type(self).__name__
 
+    @property
+    def messages(self) -> list[str]:
+        """Returns the line of each mistake, where `data["errors"]` has several; else the message alone."""
+        errors = self.data.get("errors")
+        found = cast("list[object]", errors) if isinstance(errors, list) else []
+        lines = [str(fields["message"]) for each in found if (fields := _as_object(each))]
+        return lines or [self.message]
+
     def to_wire(self) -> dict[str, object]:
         """Returns the JSON-RPC error object: `{"code", "message", "data"}`."""
         return {"code": self.code, "message": self.message, "data": self.data}
