@@ -53,6 +53,7 @@ COMMANDS = {
     "reload": "daemon.control",
     "log-level": "daemon.control",
     "emergency-stop": "daemon.control",
+    "daemon": "daemon.control",
     "doctor": "daemon.doctor",
     "completion": "daemon.about",
     "version": "daemon.about",
@@ -173,6 +174,7 @@ def _run(arguments: list[str]) -> int:
 def _invoke(arguments: list[str], session: "Session") -> int:
     group = command_line()
     if COMPLETE_VARIABLE in os.environ:
+        session.set_option("connect_timeout", 0.0)  # TAB must not wait for a daemon
         from click.shell_completion import shell_complete  # noqa: PLC0415 - only on TAB
 
         return shell_complete(

@@ -26,6 +26,7 @@ class Session:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.given_socket: str | None = None
+        self.connect_timeout_s: float | None = None
         self.json = False
         self.no_color = False
         self.stdout: TextIO = sys.stdout
@@ -35,6 +36,8 @@ class Session:
         """Sets a global option; a later one wins, one that is not given changes nothing."""
         if name == "socket" and isinstance(value, str):
             self.given_socket = value
+        elif name == "connect_timeout" and isinstance(value, float):
+            self.connect_timeout_s = value
         elif name == "json" and value:
             self.json = True
         elif name == "no_color" and value:
@@ -70,14 +73,15 @@ class Session:
             return 80
 
     def connect(self) -> "Client":
-        """Returns a connection to the daemon.
+        """Returns a connection to the daemon; waits for one that is about to listen.
 
         Raises:
             Unreachable: no daemon answers.
         """
-        from ..worker.client.sync import Client  # noqa: PLC0415 - start-up time: status_fast connects by itself
+        from .connecting import connected, patience_of  # noqa: PLC0415 - start-up time: status_fast connects by itself
 
-        return Client(self.socket)
+        patience = patience_of(self.connect_timeout_s, self._environ)
+        return connected(lambda: self.socket, patience, lambda text: self.note(f"corral: {text}"))
 
     def call(
         self, method: str, params: Mapping[str, object], *, timeout_s: float | None = ANSWER_S

@@ -3,7 +3,6 @@
 The Session of the process (`console`) is made before the command line is parsed, and filled meanwhile. Knows no single command.
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
@@ -16,6 +15,7 @@ import click
 from ..worker.contract.errors import CorralError, InvalidParams
 from . import render
 from .console import ANSWER_S, Session
+from .render import duration_s
 
 __all__ = [
     "ANSWER_S",
@@ -53,7 +53,7 @@ COMPLETION_S = 1.0
 
 
 def global_options() -> list[click.Parameter]:
-    """Returns --socket, --json and --no-color, which stand before the command or after it."""
+    """Returns --socket, --connect-timeout, --json and --no-color, which stand before the command or after it."""
 
     def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
         session_of(context).set_option(parameter.name or "", value)
@@ -64,6 +64,13 @@ def global_options() -> list[click.Parameter]:
             ["--socket"],
             metavar="PATH",
             help="Socket of the daemon; default $CORRAL_SOCKET, else the standard path.",
+            **common,
+        ),
+        click.Option(
+            ["--connect-timeout"],
+            metavar="D",
+            type=duration,
+            help="How long to wait for a daemon that starts; default $CORRAL_CONNECT_TIMEOUT, else 3s.",
             **common,
         ),
         click.Option(["--json"], is_flag=True, help="Print JSON for programs.", **common),
@@ -251,16 +258,6 @@ def duration(text: str) -> float:
     if seconds is None:
         raise click.BadParameter(f'"{text}" is no duration such as 500ms, 30s, 5m, 1h')
     return seconds
-
-
-def duration_s(text: str) -> float | None:
-    """Returns the seconds, or None if the text is no duration."""
-    found = re.fullmatch(_DURATION, text.strip())
-    return float(found[1]) * _UNITS[found[2]] if found else None
-
-
-_DURATION = r"(\d{1,12}(?:\.\d{1,9})?)\s*(ms|s|m|h|d|)"
-_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def json_value(text: str, option: str) -> object:

@@ -162,6 +162,16 @@ def duration(seconds: float | None) -> str:
     return f"{whole}s"
 
 
+def duration_s(text: str) -> float | None:
+    """Returns the seconds, or None if the text is no duration."""
+    found = re.fullmatch(_DURATION, text.strip())
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+_DURATION = r"(\d{1,12}(?:\.\d{1,9})?)\s*(ms|s|m|h|d|)"
+_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
 def size(count: float | None) -> str:
     """Formats bytes in binary units with three digits at most: `640K`, `13.2M`, `1.5G`; `-` for None."""
     if count is None:

@@ -18,10 +18,10 @@ import uvloop
 
 from .. import __version__
 from ..worker.contract.errors import CorralError, InvalidParams
-from . import daemon
+from . import background, daemon
 from .config.secrets import Secrets
 from .config.spec import Config
-from .installation import Paths, default_paths, read_config
+from .installation import Paths, default_paths, make_state_dir, read_config
 from .lifeline import Lifeline
 from .logs.daemon_log import STDERR, DaemonLog
 from .logs.journald import is_stream_to_journal
@@ -55,8 +55,23 @@ def main() -> None:
         count = len(config.agents)
         print(f"{paths.config or 'no configuration file'}: ok, {count} agents and MCP servers")
         return
+    log_file = None
+    try:
+        if arguments.detach:
+            _detach(arguments, paths)
+            return
+        if arguments.log_file is not None:
+            log_file = background.LogFile.open(arguments.log_file)
+    except CorralError as error:
+        _fail(error, mark)
     settings = config.daemon
-    daemon_log = DaemonLog(settings.log_level, settings.log_format, journal_stream=stream)
+    daemon_log = DaemonLog(
+        settings.log_level,
+        settings.log_format,
+        journal_stream="" if log_file else stream,
+        place="" if log_file is None else f'"{log_file.path}"',
+        on_idle=None if log_file is None else log_file.rotate,
+    )
     setproctitle.setproctitle("corrald")
     gc.freeze()  # the program itself is never garbage
     gc.set_threshold(*GC_THRESHOLDS)
@@ -81,10 +96,28 @@ def main() -> None:
     os._exit(0)
 
 
+def _detach(arguments: argparse.Namespace, paths: Paths) -> None:
+    """Starts this daemon in the background, and prints its pid when it is ready.
+
+    Raises:
+        CorralError: it cannot be started.
+    """
+    make_state_dir(paths.state_dir)
+    log: Path = (arguments.log_file or paths.state_dir / background.LOG_NAME).absolute()
+    rest = [f"--socket={paths.socket}", f"--state-dir={paths.state_dir}"]
+    rest += [] if paths.config is None else [f"--config={paths.config}"]
+    pid = background.start(rest, log, os.environ)
+    print(pid, flush=True)
+    note = f'its log is "{log}"; "corral daemon stop" ends it'
+    print(f'corrald: runs in the background at "{paths.socket}"; {note}', file=sys.stderr)
+
+
 def _fail(error: CorralError, mark: str) -> NoReturn:
     for message in error.messages:
         print(f"{mark}corrald: {message}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, InvalidParams) else 1)
+    default = InvalidParams.exit_status if isinstance(error, InvalidParams) else 1
+    code = error.data.get("code")  # of a daemon in the background, which has ended
+    sys.exit(code if isinstance(code, int) and code > 0 else default)
 
 
 def _open_standard_streams() -> None:
@@ -108,6 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration file")
     parser.add_argument("--socket", metavar="PATH", type=Path, help="the control socket")
     parser.add_argument("--state-dir", metavar="DIR", type=Path, help="the store and the logs")
+    parser.add_argument(
+        "--detach",
+        action="store_true",
+        help="run in the background: print the pid, and exit when the daemon is ready or has failed",
+    )
+    parser.add_argument(
+        "--log-file",
+        metavar="FILE",
+        type=Path,
+        help=f"write the daemon's own log to this file; with --detach to {background.LOG_NAME} in the state folder",
+    )
     parser.add_argument(
         "--lifeline",
         metavar="FD",

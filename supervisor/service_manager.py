@@ -28,6 +28,10 @@ class ServiceManager:
         if self._address:
             try:
                 self._socket.sendto(state.encode(), self._address)
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                # A process that waited for the start alone has ended; a service manager is always there.
+                logger.debug("nothing more is told to the service manager: %s", error)
+                self._address = "" if not self.is_watching else self._address
             except OSError as error:
                 logger.warning("cannot notify the service manager: %s", error)
 

@@ -1,10 +1,15 @@
-"""Implements `corral reload`, `log-level` and `emergency-stop`, which change the daemon as a whole."""
+"""Implements `corral reload`, `log-level`, `emergency-stop` and `daemon stop`, which change the daemon as a whole."""
+
+import os
+import select
+from contextlib import suppress
 
 import click
 
+from ...worker.contract.errors import Timeout
 from .. import render
-from ..context import Command, Session
-from ..render import inner, items, word
+from ..context import Command, CommandGroup, Session, duration
+from ..render import inner, items, number, word
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -66,3 +71,45 @@ def emergency_stop(session: Session) -> None:
     killed, cancelled = word(found, "workers"), word(found, "tasks")
     words = f"killed {killed} workers, cancelled {cancelled} tasks"
     session.print(render.one_line(f'{words}; "corral start --all" goes on'))
+
+
+@click.group("daemon", cls=CommandGroup)
+def daemon() -> None:
+    """Control the daemon itself."""
+
+
+@daemon.command("stop", cls=Command)
+@click.option(
+    "--timeout", "timeout_s", type=duration, metavar="D", help="Give up waiting (exit 5)."
+)
+@click.option("--no-wait", is_flag=True, help="Return when the daemon has begun to stop.")
+@click.pass_obj
+def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> None:
+    """Stop the daemon and all that it runs, and wait for its end.
+
+    A daemon that a service manager has started is stopped there: systemctl stop corrald.socket corrald.
+    """
+    found = session.call("daemon.stop", {})
+    pid = int(number(found, "pid") or 0)
+    if not no_wait and not _has_ended(pid, timeout_s):
+        text = (
+            f"cannot see the end of the daemon with pid {pid} within {render.duration(timeout_s)}"
+        )
+        raise Timeout(f"{text}: it goes on stopping", pid=pid, limit=timeout_s)
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(f"{'stopping' if no_wait else 'stopped'} corrald, pid {pid}")
+
+
+def _has_ended(pid: int, timeout_s: float | None) -> bool:
+    """Waits for the end of a process; returns whether it has ended."""
+    with suppress(ProcessLookupError):  # it has ended already
+        fd = os.pidfd_open(pid)
+        try:
+            waiting = select.poll()
+            waiting.register(fd, select.POLLIN)
+            return bool(waiting.poll(None if timeout_s is None else timeout_s * 1000))
+        finally:
+            os.close(fd)
+    return True

@@ -14,6 +14,7 @@ import click
 from ... import __version__
 from ...worker.contract.errors import Unreachable
 from .. import render
+from ..connecting import ABSENT
 from ..context import Command, Session
 from ..render import inner, inners, word
 
@@ -27,8 +28,6 @@ MARKS = {
     "no": ("NO", "red"),
 }
 """Verdict -> mark and colour."""
-ABSENT = frozenset({"missing", "stale"})
-"""Reasons of Unreachable that mean that no daemon runs."""
 
 
 @click.command("doctor", cls=Command)
@@ -79,7 +78,7 @@ def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
             "daemon",
             "warning",
             "no daemon runs: this is what one started by you now would get",
-            "corrald, or systemctl start corrald",
+            "corrald --detach, or systemctl start corrald",
         )
     else:
         first = _finding("daemon", "broken", error.message)

@@ -21,17 +21,22 @@ options, its output and its exit codes; `corral COMMAND --help` shows the same o
 | option | meaning |
 |---|---|
 | `--socket PATH` | socket of the daemon |
+| `--connect-timeout D` | how long to wait for a daemon that starts; 0 does not wait |
 | `--json` | print JSON for programs: one document, or one object per line (NDJSON) for `logs`, `events`, `audit` and `top` |
 | `--no-color` | print without colours; so does a non-empty `NO_COLOR`, `TERM=dumb`, and output to a file or a pipe |
 | `--version` | show the version of the command (only directly after `corral`) |
 | `-h`, `--help` | show the options |
 
-The first three stand before or after the command: `corral --json status` equals `corral status --json`.
+The first four stand before or after the command: `corral --json status` equals `corral status --json`.
 They end at `--`: the words after it belong to the command that is added.
 
 **Socket.** The path is `--socket`, else `$CORRAL_SOCKET`, else for root `/run/corral/corral.sock`, for other users
 `$XDG_RUNTIME_DIR/corral/corral.sock`, and without that variable `/run/user/UID/corral/corral.sock` if it exists, else
 `/tmp/corral-UID/corral.sock`. The folder in `/tmp` is used only if it belongs to the user and no other user may enter it.
+
+**A daemon that starts.** Where the socket is missing, or no process listens at it, a command waits 3 s for one, and 10 s while a process has the lock of the
+socket (`SOCKET.lock`), which is a daemon that is starting; after half a second it says so on stderr. So `corral run` may follow `corrald &` at once. Then the
+command exits 6. `--connect-timeout D`, else `$CORRAL_CONNECT_TIMEOUT`, is another bound for both. Completion in the shell never waits.
 
 **Values.** Durations (`D`) are `500ms`, `30s`, `5m`, `1h`, `2d`, or a number of seconds. Times (`T`) are RFC 3339 in UTC, or a duration, which means
 that long ago. JSON arguments are written literally, read from a file with `@FILE`, or read from stdin with `-`.
@@ -456,6 +461,11 @@ are refused (4), also after a restart of the daemon, until `corral start` of any
 `status` shows `degraded: emergency-stop` until then. An alert command that reports the stop is not killed: it has
 30 s of its own. `--json`: `{"workers": N, "tasks": N}`.
 """,
+    "daemon stop": """
+Stops the daemon as SIGTERM does: workers end in their order, each within its grace period. Returns when the process of the daemon has ended; with `--no-wait`, or with exit
+code 5 after `--timeout`, the daemon goes on stopping. Asks for admin rights. Where systemd listens at the socket the next command starts the
+daemon again: use `systemctl stop corrald.socket corrald`. `--json`: `{"pid"}`.
+""",
     "doctor": """
 Reports containment, isolation
 (Landlock), users, descriptors and processes, state folder, socket, configuration and service; for a running daemon also its MCP servers, secrets and HTTP, and whether processes start by
@@ -475,7 +485,7 @@ For bash, add to `~/.bashrc`: `eval "$(corral completion bash)"`.
 }
 """Command -> what its page says beside its help and its options: behaviour, exit codes, JSON."""
 
-GLOBAL = ("socket", "json", "no_color")
+GLOBAL = ("socket", "connect_timeout", "json", "no_color")
 
 
 def page() -> str:

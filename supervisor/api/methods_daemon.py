@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,6 +43,14 @@ async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -
     )
     await control.tasks.halted(halted)
     return {"workers": killed, "tasks": len(halted)}
+
+
+@method("daemon.stop", "admin", NoParams, recorded="always")
+async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> object:
+    """Stops the daemon, as SIGTERM does: workers end in order, each within its grace period. Answers before that."""
+    pid = os.getpid()
+    os.kill(pid, signal.SIGTERM)  # the handler of the daemon is the one way to its end
+    return {"pid": pid}
 
 
 @method(

@@ -17,7 +17,7 @@ import socket
 import stat
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
 from typing import Literal, Protocol, TypeVar
 
@@ -71,8 +71,21 @@ class DaemonLog:
         journal_stream: str = "",
         journal_path: str = SOCKET,
         fd: int = STDERR,
+        place: str = "",
+        on_idle: Callable[[], None] | None = None,
     ) -> None:
-        """Takes over the root logger. `journal_stream` is the value of JOURNAL_STREAM, see systemd.exec(5)."""
+        """Takes over the root logger.
+
+        Args:
+            level: the least severe level that is written.
+            form: of the entries that go to stderr.
+            journal_stream: the value of JOURNAL_STREAM, see systemd.exec(5).
+            journal_path: the socket of the journal.
+            fd: the descriptor that is stderr.
+            place: the name of the file that stderr is, for people.
+            on_idle: called at each look whether entries wait; rotates that file.
+        """
+        self._on_idle = on_idle
         is_journal = is_stream_to_journal(fd, journal_stream)
         journal = Journal(journal_path)
         sink: _Sink
@@ -80,7 +93,7 @@ class DaemonLog:
             self.where = "the journal"
             sink = _JournalSink(journal)
         else:
-            self.where = f"stderr, as {form}"
+            self.where = f"{place or 'stderr'}, as {form}"
             sink = _StderrSink(
                 _SharedDescriptor(fd), form, with_priority=is_journal and form == "text"
             )
@@ -112,6 +125,8 @@ class DaemonLog:
         """Writes waiting entries as soon as the reader reads, without end, also where nothing new comes."""
         while True:
             self.flush()
+            if self._on_idle is not None:
+                self._on_idle()
             # Not by writability: uvloop would set O_NONBLOCK on a descriptor that other processes share.
             await asyncio.sleep(BEHIND_S if self._handler.is_behind else IDLE_S)
 

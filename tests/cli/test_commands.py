@@ -124,7 +124,8 @@ class World:
     def environment(self) -> dict[str, str]:
         keep = ("PATH", "HOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
         found = {key: os.environ[key] for key in keep if key in os.environ}
-        return found | {"CORRAL_SOCKET": str(self.path), "LC_ALL": "C.UTF-8"}
+        own = {"CORRAL_SOCKET": str(self.path), "CORRAL_CONNECT_TIMEOUT": "0"}
+        return found | own | {"LC_ALL": "C.UTF-8"}
 
     def script(self, **answers: object) -> None:
         """What methods answer; `task_wait` stands for task.wait."""

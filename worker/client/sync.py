@@ -278,9 +278,15 @@ def _why(error: Exception) -> tuple[str, str]:
     if number == errno.EAGAIN:
         return "busy", "the daemon took no connection for too long"
     if number in (errno.ENOENT, errno.ENOTDIR):
-        return "missing", "there is no such socket (is corrald running?)"
+        return (
+            "missing",
+            'there is no such socket (is corrald running? "corrald --detach" starts it)',
+        )
     if number == errno.ECONNREFUSED:
-        return "stale", "nothing listens on it any more (is corrald running?)"
+        return (
+            "stale",
+            'nothing listens on it any more (is corrald running? "corrald --detach" starts it)',
+        )
     if number in (errno.EACCES, errno.EPERM):
         return "forbidden", "permission denied (the socket belongs to another user)"
     if number in (errno.EPROTOTYPE, errno.ENOTSOCK):

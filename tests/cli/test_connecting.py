@@ -1,0 +1,103 @@
+"""A command waits, within its bound, for a daemon that is about to listen."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from scripted_daemon import BOUND_S, ScriptedDaemon
+
+pytestmark = pytest.mark.shell
+
+CORRAL = [sys.executable, "-P", "-m", "corral.cli"]
+
+STATUS = {"daemon": {"pid": 1, "version": "9.8.7"}, "agents": [], "mcp_servers": [], "tasks": {}}
+
+
+def environment(path: Path, **more: str) -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("CORRAL_")}
+    return own | {"CORRAL_SOCKET": str(path)} | more
+
+
+@contextmanager
+def started(path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command that is running."""
+    with subprocess.Popen(
+        [*CORRAL, *arguments],
+        env=environment(path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+
+
+def said_by(process: "subprocess.Popen[str]") -> str:
+    """The line that says that it waits, as soon as it is there."""
+    assert process.stderr is not None, "it is a pipe"
+    return process.stderr.readline()
+
+
+def end_of(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    out, _ = process.communicate(timeout=BOUND_S)
+    return process.returncode, out
+
+
+def test_a_command_waits_for_a_socket_that_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "corral.sock"
+    with started(path, "--connect-timeout", "20s", "status") as process:
+        assert "20 s" in said_by(process)
+        with ScriptedDaemon(path, {"daemon.status": STATUS}):
+            code, out = end_of(process)
+    assert (code, "9.8.7" in out) == (0, True)
+
+
+def test_a_command_waits_longer_while_a_daemon_holds_the_lock_of_its_socket(tmp_path: Path) -> None:
+    path = tmp_path / "corral.sock"
+    with Path(f"{path}.lock").open("w") as lock, started(path, "status") as process:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "10 s" in said_by(process)
+        with ScriptedDaemon(path, {"daemon.status": STATUS}):
+            assert end_of(process)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"), [(("--connect-timeout", "0"), ""), ((), "0"), ((), "50ms")]
+)
+def test_a_bound_of_its_own_ends_the_waiting(
+    tmp_path: Path, arguments: tuple[str, ...], variable: str
+) -> None:
+    done = subprocess.run(
+        [*CORRAL, *arguments, "status"],
+        env=environment(tmp_path / "corral.sock", CORRAL_CONNECT_TIMEOUT=variable),
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (6, "", 1)
+    assert "corrald --detach" in done.stderr, "it names the command that starts a daemon"
+
+
+def test_a_variable_that_is_no_duration_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*CORRAL, "status", "--json"],
+        env=environment(tmp_path / "corral.sock", CORRAL_CONNECT_TIMEOUT="soon"),
+        capture_output=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["data"]["key"] == "CORRAL_CONNECT_TIMEOUT"
+
+
+def test_a_socket_that_waiting_cannot_mend_is_refused_at_once(tmp_path: Path) -> None:
+    with started(tmp_path / ("x" * 200), "status", "--json") as process:
+        code, out = end_of(process)
+    assert (code, json.loads(out)["error"]["data"]["reason"]) == (6, "too-long")
