@@ -17,7 +17,12 @@ pytestmark = pytest.mark.shell
 
 CORRAL = [sys.executable, "-P", "-m", "corral.cli"]
 
-STATUS = {"daemon": {"pid": 1, "version": "9.8.7"}, "agents": [], "mcp_servers": [], "tasks": {}}
+STATUS: dict[str, object] = {
+    "daemon": {"pid": 1, "version": "9.8.7"},
+    "agents": [],
+    "mcp_servers": [],
+    "tasks": {},
+}
 
 
 def environment(path: Path, **more: str) -> dict[str, str]:
