@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def environment(path: Path, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def started(path: Path, *arguments: str) -> Generator["subprocess.Popen[str]"]:
     """A command that is running."""
     with subprocess.Popen(
         [*CORRAL, *arguments],
