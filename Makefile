@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions layout lines orphans chaos conformance operations systemd crewai format clean
+.PHONY: demo test check bench start workers supervisors growth tasks million memory logs mcp sessions layout lines orphans chaos payments conformance operations systemd crewai format clean
 .DELETE_ON_ERROR:
 
 # Hundreds of daemons and commands are started here: without bytecode each would compile what it imports, again and again.
@@ -68,6 +68,9 @@ orphans: $(VENV)/.test
 
 chaos: $(VENV)/.test
 	$(BIN)/python -P tests/chaos/chaos.py $(ARGS)
+
+payments: $(VENV)/.test
+	$(BIN)/python -P tests/chaos/payments.py $(ARGS)
 
 conformance: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P tests/conformance/run.py $(ARGS)

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from ...worker.contract import codec
-from ...worker.contract.errors import Conflict, CorralError, MethodNotFound, NotFound
+from ...worker.contract.errors import (
+    Conflict,
+    CorralError,
+    InternalError,
+    MethodNotFound,
+    NotFound,
+    of_agent,
+)
 from ...worker.contract.records import CheckpointRecord
 from ..lifecycle.state_machine import UP
 from ..supervision.checkpoints import Checkpoints, Reason
@@ -221,4 +228,6 @@ async def ask_worker(
     except MethodNotFound as error:
         text = f"cannot {what}: its agent has no hook for it"
         raise Conflict(text, worker=supervisor.id, reason="no-hook") from error
+    except InternalError as error:  # with a code of the agent's own
+        raise of_agent(error) from error
     return dict(codec.as_object(answer) or {})

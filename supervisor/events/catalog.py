@@ -319,8 +319,9 @@ _TYPES = (
     ), stored=_DURABLE),
     EventType("task.retried", "An attempt has failed, and another will be made.", TASK,
               (*_TASK, _REASON), stored=_DURABLE),
-    EventType("task.started", "The task was given to a worker, or the daemon performs it.", TASK, _TASK,
-              stored=_DURABLE),
+    EventType("task.started", "The task was given to a worker, or the daemon performs it.", TASK, (*_TASK, Field(
+        "delivery", "count", "number of this beginning, whatever ended the one before"
+    )), stored=_DURABLE),
     EventType("team.added", "A team was added.", _GROUP, shown=_ALL),
     EventType("team.changed", "A reload has changed its definition.", _GROUP),
     EventType("team.removed", "It is gone.", _GROUP, shown=_ALL),

@@ -24,6 +24,7 @@ from ...worker.contract.errors import (
     ShuttingDown,
     Timeout,
     WorkerFailed,
+    of_agent,
 )
 from ...worker.contract.records import Task, TaskState
 from ...worker.contract.worker_messages import TaskResult
@@ -189,6 +190,7 @@ class Attempt:
         params: dict[str, object] = {
             "task": task.id,
             "attempt": task.attempt,
+            "delivery": task.delivery,
             "objective": task.objective,
             "input": task.input,
             "context": task.context,
@@ -282,6 +284,8 @@ class Attempt:
                 return Failed(misfit, died=False, put_down=False)
         if not isinstance(error, CorralError):
             error = InternalError(f'cannot read the end of task "{self._task.id}": {error!r}')
+        else:
+            error = of_agent(error)
         # An agent may return any error, as of a task that it delegated: that is not its own death.
         died = channel.is_closed and isinstance(error, WorkerFailed | Overloaded)
         return await self._failed(error, died=died)
@@ -418,6 +422,17 @@ class Alarms:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def given_up(task: Task, error: CorralError) -> CorralError:
+    """Returns the error of a task that is not tried again after the death of its worker, or of the daemon."""
+    worker = error.data.get("worker")
+    own = f'cannot go on with worker "{worker}": '
+    why = error.message.removeprefix(own)
+    cause = why if why == error.message else f'worker "{worker}" ended: {why}'
+    times = "1 attempt" if task.attempt == 1 else f"{task.attempt} attempts"
+    text = f'cannot finish task "{task.id}" after {times}: {cause}; corral show {task.agent}'
+    return WorkerFailed(text, **{**error.data, "task": task.id, "attempts": task.attempt})
 
 
 def state_of(stopped: CorralError) -> TaskState:

@@ -19,6 +19,7 @@ from ..supervision.worker_supervisor import WorkerSupervisor
 from .accounting import Budgets
 from .admission import free_slots, slot_of, takes_tasks, wanted_workers
 from .backlog import Dependencies, Entry, waiting_reason
+from .composite import CompositeRunner
 from .executor import Executor, gone
 from .queue import TaskQueue
 from .record_writer import RETRY_AFTER_S, RecordWriter
@@ -31,6 +32,7 @@ class Dispatcher:
         writer: finds tasks, and notifies their listeners.
         agents: their workers.
         executor: runs the dispatched tasks.
+        composites: runs those of teams and workflows.
         budgets: hold back agents; None: agents have none.
         hibernation: wakes agents for tasks.
         on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
@@ -41,6 +43,7 @@ class Dispatcher:
         writer: RecordWriter,
         agents: Agents,
         executor: Executor,
+        composites: CompositeRunner,
         budgets: Budgets | None,
         hibernation: Hibernation,
         on_waiting: Callable[[str], None],
@@ -49,6 +52,7 @@ class Dispatcher:
         self._backlog = writer.backlog
         self._registry = agents.registry
         self._executor = executor
+        self._composites = composites
         self._budgets = budgets
         self._hibernation = hibernation
         self._on_waiting = on_waiting
@@ -89,7 +93,7 @@ class Dispatcher:
         """Begins a new task that does not have to wait, before it is accepted; returns False if it has to."""
         task = entry.task
         if task.kind != "task":
-            self._executor.begin_composite(entry)
+            self._composites.begin(entry)
             return True
         agent = self._registry.agents.get(task.agent)
         queue = self._backlog.queues.get(task.agent)
@@ -130,7 +134,7 @@ class Dispatcher:
             return  # it was cancelled while it waited for its next attempt
         if task.kind != "task":
             if self._early is None:
-                self._executor.begin_composite(entry)
+                self._composites.begin(entry)
             else:
                 self._early.append(entry)
             return

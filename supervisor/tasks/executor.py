@@ -9,8 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Coroutine, Iterable, Sequence
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -22,9 +21,9 @@ from ...worker.contract.errors import (
     InternalError,
     NotFound,
     Overloaded,
-    Timeout,
+    WorkerFailed,
 )
-from ...worker.contract.records import Task, TaskParams, TaskState
+from ...worker.contract.records import Task, TaskState
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
@@ -40,11 +39,11 @@ from .attempt import (
     Failed,
     Outcome,
     Succeeded,
+    given_up,
     is_breach,
     state_of,
 )
 from .backlog import Entry
-from .payload import check_result
 from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter, TaskObserver
 from .retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 
@@ -65,35 +64,6 @@ class Scheduler(Protocol):
 
     def hold_off(self, agent: str) -> None:
         """Starts nothing for a while, since the store refuses writes; the agent's queue then goes on."""
-
-
-class WorkflowEngine(Protocol):
-    """Executes the tasks of teams and workflows, which need no worker of their own."""
-
-    def timeout_s(self, name: str) -> float | None:
-        """Returns the seconds that a task of that name may take at most, whatever it asks for; None for no limit."""
-
-    def members_for(self, task: Task) -> tuple[str, ...] | None:
-        """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
-
-    def check(self, params: TaskParams) -> None:
-        """Returns if a task for a team or workflow can be accepted.
-
-        Raises:
-            CorralError: it could not be executed as it is.
-        """
-
-    async def execute(self, task: Task) -> TaskResult:
-        """Returns the result of a task; also called again for one that a daemon left, `attempt` unchanged.
-
-        It is cancelled when the task is cancelled or timed out; the tasks that it submitted are cancelled by the executor.
-
-        Raises:
-            CorralError: the task has failed.
-        """
-
-    def note_end(self, task: Task) -> None:
-        """Forgets a task of a team or workflow that has ended."""
 
 
 class Sessions(Protocol):
@@ -150,25 +120,18 @@ class Executor:
         self._writer = writer
         self._backlog = writer.backlog
         self._registry = agents.registry
-        self._groups = agents.groups
         self._accounting = accounting
         self._checkpoints = checkpoints
         self._sessions = sessions
         self._observers = observers
         self._scheduler: Scheduler
-        self._workflows: WorkflowEngine | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self._composite: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._alarms = Alarms()
 
     def bind(self, scheduler: Scheduler) -> None:
         """Connects the scheduler, before the first task: the two need each other."""
         self._scheduler = scheduler
-
-    def bind_workflows(self, workflows: WorkflowEngine) -> None:
-        """Connects the engine for teams and workflows, which submits tasks itself."""
-        self._workflows = workflows
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Runs a coroutine whose end `close` waits for."""
@@ -178,11 +141,8 @@ class Executor:
 
     async def close(self) -> None:
         """Waits for attempts that are still being written; their workers are gone."""
-        for each in tuple(self._composite):
-            each.cancel()  # the next daemon goes on with it
-        open_ones = self._running | self._composite
-        if open_ones:
-            _, late = await asyncio.wait(open_ones, timeout=CLOSE_S)
+        if self._running:
+            _, late = await asyncio.wait(set(self._running), timeout=CLOSE_S)
             for each in late:
                 each.cancel()
         self._alarms.close()
@@ -201,6 +161,7 @@ class Executor:
             state="running",
             worker=supervisor.worker.id,
             attempt=task.attempt + 1,
+            delivery=task.delivery + 1,
             started_at=rfc3339(now),
             finished_at=None,
             tool_calls=0,
@@ -221,7 +182,7 @@ class Executor:
     def _begin_now(self, entry: Entry, attempt: Attempt, started: Task) -> Writing | None:
         """Starts an attempt that needs no write; a defect in this ends the attempt, not the dispatcher."""
         try:
-            self._note_started(entry, attempt, started)
+            self.note_started(entry, attempt, started)
         except Exception as error:
             broken: Writing = self._loop.create_future()
             broken.set_exception(error)
@@ -259,7 +220,7 @@ class Executor:
             if isinstance(error, Overloaded):
                 self._scheduler.hold_off(started.agent)
             place.release()
-            await self._try_later(entry, error)
+            await self.try_later(entry, error)
         except Exception as error:  # a defect of ours must not keep the task, or block its callers
             logger.exception("cannot go on with task %s", started.id)
             attempt.withdraw("the daemon cannot go on with it")
@@ -274,7 +235,8 @@ class Executor:
         is_written = task.durable or task.session is not None
         return not is_written and not self._backlog.is_waiting(task.agent)
 
-    async def _try_later(self, entry: Entry, error: CorralError) -> None:
+    async def try_later(self, entry: Entry, error: CorralError) -> None:
+        """Queues a task again whose start the store has refused; refuses one that was not accepted yet."""
         if entry.is_ending:
             return  # the daemon is stopping: the next one finds it as the store has it
         stop, entry.stop = entry.stop, None
@@ -283,8 +245,15 @@ class Executor:
             return
         task = entry.task
         # A running one has begun in the store alone: its session or checkpoint could not be read.
-        attempt = task.attempt - (task.state == "running" and task.kind == "task")
-        again = replace(task, state="queued", worker=None, attempt=attempt, reason=error.message)
+        in_vain = task.state == "running" and task.kind == "task"
+        again = replace(
+            task,
+            state="queued",
+            worker=None,
+            attempt=task.attempt - in_vain,
+            delivery=task.delivery - _is_unseen(entry),
+            reason=error.message,
+        )
         self._backlog.replace(entry, again)
         entry.attempt = None
         if stop is not None and stop.done():
@@ -307,7 +276,7 @@ class Executor:
         assert entry.stop is not None, "it was given to a worker"
         if written is not None:
             await written
-            self._note_started(entry, attempt, started)
+            self.note_started(entry, attempt, started)
         if entry.stop.done() and not attempt.is_handed_over:
             return Failed(entry.stop.result(), died=False, put_down=False)
         more: dict[str, object] = {}
@@ -322,13 +291,13 @@ class Executor:
                 return Failed(error, died=False, put_down=False)
         return await attempt.outcome(more)
 
-    def _note_started(self, entry: Entry, attempt: Attempt | None, started: Task) -> None:
+    def note_started(self, entry: Entry, attempt: Attempt | None, started: Task) -> None:
         """Announces the start of a task, which is in the store, or never will be."""
         entry.attempt = attempt
         if entry.accepted is not None:
             self._writer.accept(entry)
         self._backlog.replace(entry, started)
-        self._writer.publish("task.started", started)
+        self._writer.publish("task.started", started, delivery=started.delivery)
         if started.session is not None and self._sessions is not None:
             self._sessions.started(started)
         for observer in self._observers:
@@ -405,11 +374,18 @@ class Executor:
         if ended is None:
             ended = Attempted(failed.died, counts=not failed.put_down, error=failed.error.name)
         if not retries(self._policy(task), task.attempt, ended):
-            await self.end(entry, "failed", failed.error)
+            died = failed.died and isinstance(failed.error, WorkerFailed)
+            await self.end(entry, "failed", given_up(task, failed.error) if died else failed.error)
             return
-        attempt = task.attempt - 1 if failed.put_down else task.attempt
         reason = failed.error.message[:REASON_CHARS]
-        again = replace(task, state="queued", worker=None, attempt=attempt, reason=reason)
+        again = replace(
+            task,
+            state="queued",
+            worker=None,
+            attempt=task.attempt - failed.put_down,
+            delivery=task.delivery - _is_unseen(entry),
+            reason=reason,
+        )
         self._backlog.replace(entry, again)
         entry.stop = entry.attempt = None
         entry.answered_at = ""
@@ -428,73 +404,6 @@ class Executor:
             return
         delay_s = retry_delay_s(self._policy(task), task.attempt, random.random())
         self._loop.call_later(delay_s, self._scheduler.enqueue, entry)
-
-    # -- tasks of teams and workflows
-
-    def begin_composite(self, entry: Entry) -> None:
-        """Starts a task of a team or workflow."""
-        entry.stop = self._loop.create_future()
-        task = self._loop.create_task(self._run_composite(entry, entry.stop))
-        self._composite.add(task)
-        task.add_done_callback(self._composite.discard)
-
-    async def _run_composite(self, entry: Entry, stop: asyncio.Future[CorralError]) -> None:
-        """Executes a task that needs no worker to its end; once more, if a daemon left it."""
-        task = entry.task
-        if task.state == "queued":
-            attempt = max(task.attempt, 1)
-            task = replace(
-                task, state="running", attempt=attempt, started_at=rfc3339(time.time()), reason=""
-            )
-            written = self._writer.save(entry, task)
-            try:
-                if written is not None:
-                    await written
-            except CorralError as error:
-                await self._try_later(entry, error)
-                return
-            self._note_started(entry, None, task)
-        if self._workflows is None or task.agent not in self._groups.by_name:
-            await self.end(entry, "failed", gone(task))
-            return
-        work = self._loop.create_task(self._workflows.execute(task))
-        try:
-            ends: set[asyncio.Future[Any]] = {work, stop}  # of different results
-            await asyncio.wait(ends, timeout=_left_s(task), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not work.done():  # also when the daemon stops: the next one executes it again
-                work.cancel()
-                await asyncio.wait({work}, timeout=CLOSE_S)
-        await self._end_composite(entry, work, stop)
-
-    async def _end_composite(
-        self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]
-    ) -> None:
-        task = entry.task
-        if stop.done():
-            await self.end(entry, state_of(stop.result()), stop.result())
-            return
-        if not work.done() or work.cancelled():
-            limit_s = task.boundaries.timeout_s or 0.0
-            text = f'cannot finish task "{task.id}" within {limit_s:g} s'
-            await self.end(entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s))
-            return
-        error = work.exception()
-        if error is None:
-            try:
-                check_result(task, work.result().output, entry.size_bytes)
-            except CorralError as misfit:
-                error = misfit
-        if error is None:
-            await self.end(entry, "succeeded", output=work.result().output)
-        elif self._registry.draining:
-            return  # its parts were refused or put down: the next daemon goes on with it
-        elif isinstance(error, CorralError):
-            await self.end(entry, "failed", error)
-        else:
-            logger.error("cannot perform task %s", task.id, exc_info=error)
-            defect = InternalError(f'cannot perform task "{task.id}": {error!r}')
-            await self.end(entry, "failed", defect)
 
     # -- ends
 
@@ -583,15 +492,11 @@ class _Place:
             self._scheduler.release(self._supervisor, self._task)
 
 
+def _is_unseen(entry: Entry) -> bool:
+    """Returns True if no worker was sent the attempt that has just ended."""
+    return entry.attempt is not None and not entry.attempt.is_handed_over
+
+
 def gone(task: Task) -> NotFound:
     """Returns why a task whose agent was removed cannot be executed."""
     return NotFound(f'cannot run task "{task.id}": agent "{task.agent}" is gone', name=task.agent)
-
-
-def _left_s(task: Task) -> float | None:
-    """Returns the seconds left to a task that needs no worker; its clock runs on while there is no daemon."""
-    limit_s = task.boundaries.timeout_s
-    if limit_s is None or task.started_at is None:
-        return limit_s
-    begun = datetime.fromisoformat(task.started_at).timestamp()
-    return max(0.0, limit_s - max(0.0, time.time() - begun))

@@ -442,6 +442,9 @@ def _task(row: Row) -> Task:
             task=task_id,
             reason=str(error)[:200],
         ) from error
+    if task.delivery == 0 and task.started_at is not None:
+        # An earlier version did not count: its handler may have begun, which a handler that pays has to know.
+        task = replace(task, delivery=max(task.attempt, 1))
     return task if retried_by is None else replace(task, retried_by=str(retried_by))
 
 

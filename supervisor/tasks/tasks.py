@@ -37,10 +37,12 @@ from ..store.batch import Writing
 from ..supervision.shared import Shared
 from .accounting import Accounting, Budgets
 from .admission import Admission, limits_of
+from .attempt import given_up
 from .backlog import Backlog, Entry, Progress, dependency_failed, waiting_reason
 from .boundaries import normalised, within
+from .composite import CompositeRunner, WorkflowEngine
 from .dispatcher import Dispatcher
-from .executor import Executor, Sessions, WorkflowEngine, gone
+from .executor import Executor, Sessions, gone
 from .payload import words_bytes
 from .record_writer import RETRY_AFTER_S, RecordWriter, TaskObserver
 from .retry_policy import Attempted, policy_of, retries
@@ -98,8 +100,9 @@ class Tasks:
         self._executor = Executor(
             writer, agents, self.accounting, shared.checkpoints, sessions, observers
         )
+        self._composites = CompositeRunner(writer, agents, self._executor)
         self.dispatcher = Dispatcher(
-            writer, agents, self._executor, self.budgets, hibernation, on_waiting
+            writer, agents, self._executor, self._composites, self.budgets, hibernation, on_waiting
         )
         self._executor.bind(self.dispatcher)
         self._arriving = WeakValueDictionary[str, asyncio.Lock]()
@@ -109,7 +112,7 @@ class Tasks:
     def bind(self, workflows: WorkflowEngine) -> None:
         """Connects the engine that executes the tasks of teams and workflows, which submits tasks itself."""
         self._workflows = workflows
-        self._executor.bind_workflows(workflows)
+        self._composites.bind(workflows)
 
     # -- from an earlier daemon
 
@@ -153,11 +156,9 @@ class Tasks:
                 policy_of(agent.spec.tasks, task.retry), task.attempt, ended
             ):
                 died = WorkerFailed(
-                    f'cannot finish task "{task.id}": the daemon died while it ran',
-                    worker=task.worker,
-                    result="daemon-gone",
+                    "the daemon died while it ran", worker=task.worker, result="daemon-gone"
                 )
-                error = died if agent is not None else gone(task)
+                error = gone(task) if agent is None else given_up(task, died)
                 executor.keep(executor.end(entry, "failed", error))
                 return
             again = replace(task, state="queued", worker=None, reason="the daemon died")
@@ -172,7 +173,7 @@ class Tasks:
 
     async def close(self) -> None:
         """Waits for attempts that are still being written; their workers are gone."""
-        await self._executor.close()
+        await asyncio.gather(self._composites.close(), self._executor.close())
         self.budgets.close()
 
     # -- submission

@@ -261,7 +261,9 @@ async def test_a_reader_may_want_a_type_an_agent_a_worker_or_a_task(tmp_path: Pa
         events.say("build.done", {"task": "t-1"}, agent="a", worker="a-0")
         events.say("build.done", agent="a", worker="a-1")
         events.say("deploy", agent="b", worker="b-0")
-        events.bus.publish("task.started", agent="b", worker="b-0", task="t-1", attempt=1)
+        events.bus.publish(
+            "task.started", agent="b", worker="b-0", task="t-1", attempt=1, delivery=1
+        )
         await events.store.write()
         choices = {
             "types": EventFilter(["build.*", "dep?oy"]),

@@ -138,6 +138,9 @@ def test_a_task_that_kills_every_worker_is_given_up_and_the_agent_is_not(
     assert task["attempt"] == 3
     assert task["error"]["name"] == "WorkerFailed"
     assert task["error"]["data"]["signal"] == "SIGKILL"
+    assert (task["error"]["data"]["task"], task["error"]["data"]["attempts"]) == (task["id"], 3)
+    for words in (f'task "{task["id"]}" after 3 attempts', "corral show crew"):
+        assert words in task["error"]["message"]
     assert run(daemon, "crew", "echo")["state"] == "succeeded"
 
 

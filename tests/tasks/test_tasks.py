@@ -27,6 +27,7 @@ from corral.worker.contract.errors import (
     Overloaded,
     ResourceLimitExceeded,
     TaskFailed,
+    from_wire,
 )
 from corral.worker.contract.records import Task, TaskParams
 from task_harness import BOUND_S, RETRY_S, TaskHarness, full, task_harness
@@ -297,7 +298,74 @@ async def test_an_attempt_that_no_worker_heard_of_does_not_count(
         here.add("a")
         task = await here.submit(session="s")
         (await here.begun(task.id)).answer(task.id)
-        assert (await here.tasks.wait(task.id)).attempt == 1
+        ended = await here.tasks.wait(task.id)
+        assert (ended.attempt, ended.delivery) == (1, 1)
+
+
+@on_loop
+async def test_every_beginning_is_a_delivery_and_only_a_failed_one_an_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with task_harness(tmp_path, monkeypatch) as here:
+        (worker,) = here.workers(here.add("a").name)
+        task = await here.submit()
+        await here.begun(task.id)
+        assert (await here.tasks.records.find(task.id) or task).delivery == 1  # before it was sent
+        worker.worker = replace(worker.worker, cause="stopped")  # asked to restart
+        worker.die()
+        await here.settle()
+        worker.rise()
+        await here.begun(task.id)
+        record = here.tasks.find(task.id)
+        assert record is not None
+        assert (record.attempt, record.delivery) == (1, 2)
+        worker.worker = replace(worker.worker, cause="")
+        worker.die()
+        await here.settle()
+        worker.rise()
+        (await here.begun(task.id)).answer(task.id)
+        ended = await here.tasks.wait(task.id)
+        assert (ended.attempt, ended.delivery) == (2, 3)
+
+
+@pytest.mark.parametrize("attempt", [0, 1, 2])
+@on_loop
+async def test_a_task_that_an_earlier_version_began_is_no_first_delivery(
+    attempt: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with task_harness(tmp_path, monkeypatch) as here:
+        task = Task(id="t", agent="a", attempt=attempt, started_at=here.stamp(1.0))
+        await here.tasks.records.save(task, 1.0)  # without the key, which is omitted at 0
+        found = await here.tasks.records.find("t")
+        assert found is not None
+        assert found.delivery == max(attempt, 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": -32603, "message": "m"},
+        {"code": -32000, "message": "m"},
+        {"code": 1, "message": "m"},
+        {"code": -32601, "message": "m"},
+        {"code": "E1", "message": "m"},
+        {"code": -33000, "message": "m"},
+        "no object",
+    ],
+)
+@on_loop
+async def test_an_error_code_of_a_workers_own_is_the_failure_of_its_task(
+    error: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with task_harness(tmp_path, monkeypatch) as here:
+        here.add("a")
+        task = await here.submit()
+        (await here.begun(task.id)).answer(task.id, from_wire(error))
+        ended = await here.tasks.wait(task.id)
+        assert ended.error is not None
+        assert (ended.state, ended.error.name) == ("failed", "TaskFailed")
+        if isinstance(error, dict):
+            assert ended.error.data["code"] == error["code"]
 
 
 @on_loop

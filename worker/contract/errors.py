@@ -223,6 +223,21 @@ def from_wire(error: object) -> CorralError:
     return known(text, **facts)
 
 
+NOT_OF_AN_AGENT = (Unreachable, ParseError, InvalidRequest, MethodNotFound, InternalError)
+"""Classes that an agent's code does not mean: they say that the exchange is broken, or corral itself."""
+
+
+def of_agent(error: CorralError) -> CorralError:
+    """Returns an error that an agent answered as the failure that it is for the caller.
+
+    An error of the table keeps its class, as that of a delegated task. Any other code is the agent's own, also one that
+    JSON-RPC reserves (-32603, -32000): TaskFailed, which keeps it as `data["code"]`.
+    """
+    if isinstance(error, NOT_OF_AN_AGENT):
+        return TaskFailed(error.message, **{"code": error.code, **error.data})
+    return error
+
+
 def _as_object(value: object) -> dict[str, object] | None:
     if isinstance(value, dict):
         return cast("dict[str, object]", value)  # it was read from JSON: its keys are strings

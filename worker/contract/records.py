@@ -78,7 +78,8 @@ class Retry(Struct, frozen=True, forbid_unknown_fields=True):
 class Task(Struct, frozen=True, kw_only=True):
     """Represents one task of an agent, from its acknowledgement to its end.
 
-    `attempt` counts from 1 once it has been dispatched; `parent` is the task that delegated it, `depth` the
+    `attempt` counts from 1 once it has been dispatched, and only goes up after a failure; `delivery` counts every
+    beginning of its handler, whatever ended the one before. `parent` is the task that delegated it, `depth` the
     number of its ancestors, `step` its part in the task of a team or workflow.
     `progress` is the last report of the worker, of `progress_total` (1 where it gave none).
     `after` are tasks that have to succeed first, `scheduled_at` is its earliest start, `schedule` the schedule that made it.
@@ -92,6 +93,7 @@ class Task(Struct, frozen=True, kw_only=True):
     state: TaskState = "queued"
     priority: int = 5
     attempt: int = 0
+    delivery: int = 0
     objective: str = ""
     input: object = None
     context: object = None

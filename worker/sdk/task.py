@@ -111,6 +111,8 @@ class TaskRequest:
     Attributes:
         id: the task's id.
         attempt: number of the attempt, from 1; a task whose worker died gets another one.
+        delivery: number of this beginning of the task, from 1, whatever ended the one before: a death, a restart, a
+            reload, the end of the daemon. Above 1, an earlier one may have done a part of the work.
         objective: the caller's objective, in words.
         input: the caller's data, any JSON value.
         context: additional information of the caller, any JSON value.
@@ -132,6 +134,8 @@ class TaskRequest:
         attempt = params.get("attempt", 1)
         self.id = task_id
         self.attempt: int = attempt if isinstance(attempt, int) else 1
+        delivery = params.get("delivery", self.attempt)  # an older daemon sends none
+        self.delivery: int = delivery if isinstance(delivery, int) else self.attempt
         self.objective = str(params.get("objective") or "")
         self.input: Json = params.get("input")
         self.context: Json = params.get("context")

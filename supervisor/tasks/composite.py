@@ -1,0 +1,167 @@
+"""Executes the tasks of teams and workflows, which need no worker: from their start, or where a daemon left them, to the end.
+
+The workflow engine computes the result; here its task is begun, timed, stopped and ended. Must not know what a team or
+a workflow is.
+"""
+
+import asyncio
+import logging
+import time
+from datetime import datetime
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from ...worker.contract.errors import CorralError, InternalError, Timeout
+from ...worker.contract.records import Task, TaskParams
+from ...worker.contract.worker_messages import TaskResult
+from ..agents.agents import Agents
+from ..events.bus import rfc3339
+from .attempt import state_of
+from .backlog import Entry
+from .executor import CLOSE_S, Executor, gone
+from .payload import check_result
+from .record_writer import RecordWriter
+
+logger = logging.getLogger(__name__)
+
+
+class WorkflowEngine(Protocol):
+    """Executes the tasks of teams and workflows, which need no worker of their own."""
+
+    def timeout_s(self, name: str) -> float | None:
+        """Returns the seconds that a task of that name may take at most, whatever it asks for; None for no limit."""
+
+    def members_for(self, task: Task) -> tuple[str, ...] | None:
+        """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
+
+    def check(self, params: TaskParams) -> None:
+        """Returns if a task for a team or workflow can be accepted.
+
+        Raises:
+            CorralError: it could not be executed as it is.
+        """
+
+    async def execute(self, task: Task) -> TaskResult:
+        """Returns the result of a task; also called again for one that a daemon left, `attempt` unchanged.
+
+        It is cancelled when the task is cancelled or timed out; the tasks that it submitted are cancelled by the executor.
+
+        Raises:
+            CorralError: the task has failed.
+        """
+
+    def note_end(self, task: Task) -> None:
+        """Forgets a task of a team or workflow that has ended."""
+
+
+class CompositeRunner:
+    """Executes the tasks of teams and workflows of one daemon.
+
+    Args:
+        writer: writes their records.
+        agents: the teams and workflows that there are.
+        executor: announces their starts, and ends them.
+    """
+
+    def __init__(self, writer: RecordWriter, agents: Agents, executor: Executor) -> None:
+        self._writer = writer
+        self._registry = agents.registry
+        self._groups = agents.groups
+        self._executor = executor
+        self._workflows: WorkflowEngine | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def bind(self, workflows: WorkflowEngine) -> None:
+        """Connects the engine, which submits tasks itself."""
+        self._workflows = workflows
+
+    async def close(self) -> None:
+        """Interrupts all: the next daemon goes on with them."""
+        for each in tuple(self._running):
+            each.cancel()
+        if self._running:
+            _, late = await asyncio.wait(set(self._running), timeout=CLOSE_S)
+            for each in late:
+                each.cancel()
+
+    def begin(self, entry: Entry) -> None:
+        """Starts a task of a team or workflow."""
+        entry.stop = self._loop.create_future()
+        task = self._loop.create_task(self._run(entry, entry.stop))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, entry: Entry, stop: asyncio.Future[CorralError]) -> None:
+        """Executes a task that needs no worker to its end; once more, if a daemon left it."""
+        task = entry.task
+        if task.state == "queued":
+            task = replace(
+                task,
+                state="running",
+                attempt=max(task.attempt, 1),
+                delivery=max(task.delivery, 1),
+                started_at=rfc3339(time.time()),
+                reason="",
+            )
+            written = self._writer.save(entry, task)
+            try:
+                if written is not None:
+                    await written
+            except CorralError as error:
+                await self._executor.try_later(entry, error)
+                return
+            self._executor.note_started(entry, None, task)
+        if self._workflows is None or task.agent not in self._groups.by_name:
+            await self._executor.end(entry, "failed", gone(task))
+            return
+        work = self._loop.create_task(self._workflows.execute(task))
+        try:
+            ends: set[asyncio.Future[Any]] = {work, stop}  # of different results
+            await asyncio.wait(ends, timeout=_left_s(task), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not work.done():  # also when the daemon stops: the next one executes it again
+                work.cancel()
+                await asyncio.wait({work}, timeout=CLOSE_S)
+        await self._end(entry, work, stop)
+
+    async def _end(
+        self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]
+    ) -> None:
+        task = entry.task
+        if stop.done():
+            await self._executor.end(entry, state_of(stop.result()), stop.result())
+            return
+        if not work.done() or work.cancelled():
+            limit_s = task.boundaries.timeout_s or 0.0
+            text = f'cannot finish task "{task.id}" within {limit_s:g} s'
+            await self._executor.end(
+                entry, "timeout", Timeout(text, limit="timeout_s", value=limit_s)
+            )
+            return
+        error = work.exception()
+        if error is None:
+            try:
+                check_result(task, work.result().output, entry.size_bytes)
+            except CorralError as misfit:
+                error = misfit
+        if error is None:
+            await self._executor.end(entry, "succeeded", output=work.result().output)
+        elif self._registry.draining:
+            return  # its parts were refused or put down: the next daemon goes on with it
+        elif isinstance(error, CorralError):
+            await self._executor.end(entry, "failed", error)
+        else:
+            logger.error("cannot perform task %s", task.id, exc_info=error)
+            defect = InternalError(f'cannot perform task "{task.id}": {error!r}')
+            await self._executor.end(entry, "failed", defect)
+
+
+def _left_s(task: Task) -> float | None:
+    """Returns the seconds left to a task that needs no worker; its clock runs on while there is no daemon."""
+    limit_s = task.boundaries.timeout_s
+    if limit_s is None or task.started_at is None:
+        return limit_s
+    begun = datetime.fromisoformat(task.started_at).timestamp()
+    return max(0.0, limit_s - max(0.0, time.time() - begun))
