@@ -54,6 +54,7 @@ its log. Any valid message counts as a heartbeat. "→" is sent to the worker, "
 | → | `ping` → {} | |
 | → | `notifications/cancelled` {requestId, reason} | end that task within cancel_grace |
 | → | `event` {type, data, from, at, seq} | of a type that it subscribed to; `events.skipped` {count} in place of those that it was too slow to read ([events](events.md)) |
+| → | `configure` {heartbeat_interval_s, limits} | those of `initialize` have changed; a worker may ignore it |
 | → | `shutdown` {grace_s} | take no more tasks, finish, exit |
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
 | ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields} | |

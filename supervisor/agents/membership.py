@@ -241,6 +241,7 @@ class Membership:
             self._change(self._agents[spec.name], spec)
             self._agents[spec.name].added = True
         self._renew_changed(name for name, kinds in keys.items() if "restart" in kinds.values())
+        self._start_changed(keys)
         for name, kinds in keys.items():
             effect = "restart" if "restart" in kinds.values() else "live"
             self._shared.bus.publish("agent.changed", agent=name, effect=effect, keys=list(kinds))
@@ -400,6 +401,7 @@ class Membership:
         for name in planned.changed:
             self._change(self._agents[name], config.agents[name])
         self._renew_changed(n for n, effect in planned.changed.items() if effect == "restart")
+        self._start_changed(planned.keys)
         leaving = [self._agents[name] for name in planned.removed]
         self._start_from_file(added)
         self._startup.fill_room()
@@ -445,6 +447,19 @@ class Membership:
         self._shared.zygotes.note(agent)
         if spec.kind == "mcp":
             self._tools.reconfigure(agent, before)
+
+    def _start_changed(self, keys: Mapping[str, Collection[str]]) -> None:
+        """Starts workers that the changed keys free: they require others than before, or are to start by themselves."""
+        chosen: list[WorkerSupervisor] = []
+        for name, changes in keys.items():
+            agent = self._agents[name]
+            is_new = "autostart" in changes and agent.spec.autostart and not agent.held
+            for supervisor in agent.supervisors:
+                worker = supervisor.worker
+                is_freed = "requires" in changes and worker.waits and supervisor.job.is_waiting
+                if is_freed or (is_new and not worker.wanted):
+                    chosen.append(supervisor)
+        self._startup.start_by_itself(chosen)
 
     def _renew_changed(self, names: Iterable[str]) -> None:
         """Replaces workers for a new configuration in the order of dependencies, within the limits.

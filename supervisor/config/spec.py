@@ -424,6 +424,12 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
 RESTART_KEYS = frozenset(
     ("kind", "command", "entrypoint", "python", "protocol", "config", "environment", "disabled")
 ) | {"url", "headers", "relays", "share", "process", "resources"}
+# Keys of these two sections that the daemon itself holds, or needs only to start or end a worker.
+LIVE_IN_SECTIONS = {
+    "process": frozenset({"spawn_timeout", "shutdown_grace_period", "stop_signal"}),
+    "resources": frozenset({"max_task_duration", "max_tool_calls_per_task"})
+    | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"},
+}
 
 # --- public ---------------------------------------------------------------------------------------
 
@@ -448,7 +454,8 @@ def changed(old: Spec, new: Spec) -> dict[str, Literal["live", "restart"]]:
                 continue
             # The era of MCP is settled when a server starts.
             settled = new.protocol == "mcp" and key == "protocol_version"
-            kinds[f"{name}.{key}"] = "restart" if name in RESTART_KEYS or settled else "live"
+            is_live = key in LIVE_IN_SECTIONS.get(name, ()) or name not in RESTART_KEYS
+            kinds[f"{name}.{key}"] = "live" if is_live and not settled else "restart"
     return kinds
 
 

@@ -102,6 +102,10 @@ class Line(Protocol):
         """
         ...
 
+    def configure(self, spec: Spec) -> None:
+        """Adopts a changed spec, as far as the running program can."""
+        ...
+
     def ask(self, grace_s: float) -> bool:
         """Requests the end of the program; returns False if the protocol has no message for it, or the program reads none."""
         ...
@@ -155,8 +159,7 @@ class CorralLine:
             "agent": spec.name,
             "worker": hooks.name,
             "incarnation": hooks.incarnation,
-            "heartbeat_interval_s": spec.monitoring.heartbeat_interval,
-            "limits": msgspec.structs.asdict(spec.resources),
+            **_told(spec),
             "config": spec.config,
             **hooks.initial(),
         }
@@ -172,6 +175,12 @@ class CorralLine:
                 f' "{PROTOCOL_VERSION}" is the only one'
             )
         self.announced = tuple(hello.capabilities)
+
+    def configure(self, spec: Spec) -> None:
+        """Sends the limits and the interval of heartbeats, if they differ from those that the worker knows."""
+        before, self._spec = self._spec, spec
+        if self.channel is not None and not self.channel.is_closed and _told(before) != _told(spec):
+            self.channel.notify("configure", _told(spec))
 
     def _note(self) -> None:
         self._last_message_at = self._loop.time()
@@ -198,6 +207,14 @@ class CorralLine:
                 async with asyncio.timeout(DRAIN_S):
                     await self.channel.wait_closed()
             self.channel.close(error)
+
+
+def _told(spec: Spec) -> dict[str, object]:
+    """Returns the part of a spec that `initialize` tells a worker, and `configure` again after a change."""
+    return {
+        "heartbeat_interval_s": spec.monitoring.heartbeat_interval,
+        "limits": msgspec.structs.asdict(spec.resources),
+    }
 
 
 class McpLine:
@@ -231,6 +248,10 @@ class McpLine:
     def last_message_at(self) -> float:
         """Returns the time of the last valid message."""
         return self.session.last_message_at
+
+    def configure(self, spec: Spec) -> None:
+        """Adopts the timeouts of requests."""
+        self.session.limit(spec.mcp.request_timeout, spec.mcp.max_request_timeout)
 
     async def open(self, child: Child) -> None:
         """Agrees on an era and lists the tools; see Line.open."""
@@ -269,6 +290,9 @@ class StillLine:
     async def open(self, child: Child) -> None:
         """Returns at once: the program is ready after some seconds of life."""
 
+    def configure(self, spec: Spec) -> None:
+        """Ignores the call: there is no protocol."""
+
     def ask(self, grace_s: float) -> bool:
         """Ignores the call: there is no protocol."""
         return False
@@ -302,6 +326,9 @@ class SilentLine:
         elif self._ready is not None:
             while not (await self._probe(self._ready)).is_good:
                 await asyncio.sleep(self._ready.interval)
+
+    def configure(self, spec: Spec) -> None:
+        """Ignores the call: there is no protocol."""
 
     def ask(self, grace_s: float) -> bool:
         """Ignores the call: there is no protocol."""

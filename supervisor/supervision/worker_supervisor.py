@@ -343,9 +343,10 @@ class WorkerSupervisor:
     def reconfigure(self, spec: Spec) -> None:
         """Adopts a changed spec; settings that need a new process take effect with the next one."""
         self.log.configure(LogLimits.of(spec.monitoring))
-        line = self.life.line if self.life is not None else None
-        if isinstance(line, McpLine):
-            line.session.limit(spec.mcp.request_timeout, spec.mcp.max_request_timeout)
+        if self.life is not None:
+            self.life.line.configure(spec)
+        if spec.monitoring != self.spec.monitoring:  # it could not know what it must not exceed
+            self._excused_to = max(self._excused_to, self._loop.time())
         self.send(state_machine.Reconfigure(spec))
 
     def start_after(self, ready: Coroutine[None, None, None], reason: str) -> None:

@@ -44,6 +44,7 @@ from .attempt import (
     state_of,
 )
 from .backlog import Entry
+from .boundaries import limits
 from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter, TaskObserver
 from .retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 
@@ -155,6 +156,7 @@ class Executor:
         if entry.timer is not None:
             entry.cancel_timer()
         entry.stop = self._loop.create_future()
+        entry.limits = limits(task.boundaries, supervisor.worker.spec.resources)
         now = time.time()
         started = replace(
             task,

@@ -136,6 +136,34 @@ def test_what_waits_for_another_goes_on_waiting_when_it_has_changed(tmp_path: Pa
         assert daemon.worker("after-0")["state"] == "Initial"
 
 
+def test_a_requirement_that_is_removed_frees_the_worker_that_waits_for_it(tmp_path: Path) -> None:
+    first = PLAIN.format(name="first", seconds=600) + 'ready = { log = "never" }\n'
+    after = PLAIN.format(name="after", seconds=600)
+    other = PLAIN.format(name="other", seconds=600)
+    idle = PLAIN.format(name="idle", seconds=600) + "autostart = false\n"
+    needs = 'requires = ["first"]\n'
+    with DaemonProcess(tmp_path, first + after + needs + other + needs + idle) as daemon:
+        daemon.await_worker("first-0", lambda w: w["state"] == "Starting")
+        assert daemon.worker("after-0")["state"] == "Initial"
+        daemon.config.write_text(first + after + other + 'requires = ["idle"]\n' + idle)
+        assert daemon.call("daemon.reload")["changed"] == {"after": "live", "other": "live"}
+        daemon.await_worker("after-0", lambda w: w["state"] == "Ready")
+        daemon.await_worker("other-0", lambda w: w["state"] == "Ready")
+        assert daemon.worker("idle-0")["state"] == "Ready"
+        assert daemon.worker("first-0")["state"] == "Starting"
+
+
+def test_a_worker_that_is_told_to_beat_more_often_is_not_taken_for_hung(tmp_path: Path) -> None:
+    slow = CREW + "monitoring = { heartbeat_interval = '1h', heartbeat_timeout = '2h' }\n"
+    with DaemonProcess(tmp_path, slow) as daemon:
+        pid = daemon.await_worker("crew-0", lambda w: w["state"] == "Ready")["pid"]
+        daemon.corral("run", "crew", "wait", "--timeout", "1s")
+        daemon.config.write_text(slow.replace("1h", "300ms").replace("2h", "1s"))
+        assert daemon.call("daemon.reload")["changed"] == {"crew": "live"}
+        daemon.corral("run", "crew", "wait", "--timeout", "3s")
+        assert daemon.worker("crew-0")["pid"] == pid
+
+
 def test_workers_that_require_each_other_are_renewed_in_order(tmp_path: Path) -> None:
     first, after = PLAIN.format(name="first", seconds=600), PLAIN.format(name="after", seconds=600)
     config = f"{after}requires = ['first']\n{first}"

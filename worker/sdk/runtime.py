@@ -158,6 +158,8 @@ class Worker:
         self._has_async_handler = hooks.task is not None and _is_async(hooks.task)
         self._phase = _Phase.WAITING
         self._start: Start | None = None
+        self._early: dict[str, Json] | None = None  # the params of a `configure` before it is Ready
+        self._next_beat: asyncio.TimerHandle | None = None
         self._status = 0
         self._stop_at = 0.0
         self._stopping = asyncio.Event()
@@ -244,9 +246,11 @@ class Worker:
 
     def _beat(self) -> None:
         start = self._start
+        if self._next_beat is not None:
+            self._next_beat.cancel()
         if start is not None and not self._channel.is_closed:
             self._channel.notify("heartbeat", {"busy": bool(self._running)})
-            self._loop.call_later(start.heartbeat_interval_s, self._beat)
+            self._next_beat = self._loop.call_later(start.heartbeat_interval_s, self._beat)
 
     # -- requests and notifications of the daemon
 
@@ -274,7 +278,22 @@ class Worker:
                 self._loop.call_soon(self._end, 0, grace_s)
         elif notification.method == "event":
             self._subscriptions.deliver(params)
+        elif notification.method == "configure":
+            self._configure(params)
         # Others belong to a later version of the protocol, and are dropped.
+
+    def _configure(self, params: dict[str, Json]) -> None:
+        """Adopts limits and the interval of heartbeats that have changed since `initialize`."""
+        start = self._start
+        if start is None:
+            self._early = params
+            return
+        interval_s = params.get("heartbeat_interval_s")
+        if not isinstance(interval_s, int | float) or interval_s <= 0:
+            interval_s = start.heartbeat_interval_s
+        limits = params.get("limits") or start.limits
+        self._start = start._replace(heartbeat_interval_s=float(interval_s), limits=limits)
+        self._loop.call_soon(self._beat)
 
     async def _initialize(self, params: dict[str, Json]) -> object:
         if self._phase is not _Phase.WAITING:
@@ -297,6 +316,8 @@ class Worker:
             raise ShuttingDown("cannot initialize: the worker is shutting down")
         self._phase = _Phase.READY
         self._start = start
+        if self._early is not None:
+            self._configure(self._early)
         self._loop.call_soon(self._beat)  # after the reply, which is queued when this returns
         for delivery in self._subscriptions.deliveries():
             self.start(delivery, "cannot deliver events")
