@@ -33,6 +33,8 @@ __all__ = [
     "moment",
     "pair",
     "place",
+    "selecting",
+    "selection",
     "session_of",
     "toml_document",
     "unknown_word",
@@ -103,6 +105,23 @@ class AddCommand(Command):
             raise InvalidParams(words, key="command", value=list(ctx.params["command"]))
         ctx.params["command"] = tuple(args[dashes + 1 :])
         return rest
+
+
+def selecting(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: as click has it
+    """Adds `-l` to a command with names: `selector` is the tuple of its values (see `selection`)."""
+    return click.option(
+        "-l",
+        "--selector",
+        multiple=True,
+        metavar="LABEL",
+        help="Select by labels: team=red, team!=red, team or !team; repeatable, all have to hold.",
+    )(command)
+
+
+def selection(names: Iterable[str], selector: Iterable[str]) -> dict[str, object]:
+    """Returns the params for names (or globs of names) and the values of `-l`; none where none is given."""
+    params: dict[str, object] = {"names": list(names)} if names else {}
+    return params | ({"selector": ",".join(selector)} if selector else {})
 
 
 def pair(name: str, option: str, text: str) -> tuple[str, str]:

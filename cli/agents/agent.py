@@ -1,7 +1,7 @@
 """Implements `corral status`, `show` and the commands that change the running set: agents and MCP servers alike."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,6 +16,8 @@ from ..context import (
     complete_agents,
     complete_named,
     pair,
+    selecting,
+    selection,
     toml_document,
     waiting_s,
 )
@@ -25,6 +27,7 @@ from ..status_table import print_entries, print_status
 from ..team_table import print_group
 
 TAIL_LINES = 20
+WILDCARDS = frozenset("*?[")
 EXITS_SHOWN = 5
 FILE_OPTIONS = frozenset({"path", "name", "command", "no_start", "no_wait"})
 """Options of `add` that may stand beside `--file`, and the command, which is refused in other words."""
@@ -32,6 +35,7 @@ OPTION_NAMES = {
     "is_server": "mcp",
     "capabilities": "capability",
     "environment": "env",
+    "labels": "label",
     "policy": "restart",
 }
 
@@ -40,25 +44,44 @@ OPTION_NAMES = {
 
 @click.command("status", cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_named)
+@click.option("--failed", is_flag=True, help="Show only those that failed or are degraded.")
+@selecting
 @click.pass_obj
-def status(session: Session, names: tuple[str, ...]) -> None:
+def status(
+    session: Session, names: tuple[str, ...], failed: bool, selector: tuple[str, ...]
+) -> None:
     """Show agents, their workers and MCP servers."""
-    found = session.call("daemon.status", {"names": list(names)} if names else {})
+    params = selection(names, selector) | ({"failed": True} if failed else {})
+    found = session.call("daemon.status", params)
     if session.json:
         session.print_json(found)
-        return
-    print_status(session, found, all_of_it=not names)
+    elif failed and not inners(found, "agents") + inners(found, "mcp_servers"):
+        session.print("nothing has failed")
+    else:
+        print_status(session, found, all_of_it=not params)
 
 
 @click.command("show", cls=Command)
-@click.argument("name", metavar="NAME", shell_complete=complete_named)
+@click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_named)
+@selecting
 @click.pass_obj
-def show(session: Session, name: str) -> None:
-    """Show one agent, worker or MCP server in full."""
-    found = session.call("agent.show", {"name": name})
+def show(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -> None:
+    """Show agents, workers or MCP servers in full."""
+    params = _chosen("show", names, selector)
+    is_plain = not selector and all(WILDCARDS.isdisjoint(name) for name in names)
+    wanted = names if is_plain else items(session.call("agent.select", params), "names")
+    found = [session.call("agent.show", {"name": str(name)}) for name in wanted]
     if session.json:
-        session.print_json(found)
+        session.print_json(found[0] if is_plain and len(found) == 1 else found)
         return
+    for number, each in enumerate(found):
+        if number:
+            session.print("")
+        _print_shown(session, each)
+
+
+def _print_shown(session: Session, found: Mapping[str, object]) -> None:
+    """Prints the result of `agent.show`."""
     if "agent" not in found:
         print_group(session, found)
         return
@@ -150,7 +173,9 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
     """Defines start, stop, restart, reset or wake: they share options and output."""
 
     def act(session: Session, **options: Any) -> None:  # Any: the values of the options below
-        params = _chosen(name, options["names"], everything=options["everything"])
+        params = _chosen(
+            name, options["names"], options["selector"], everything=options["everything"]
+        )
         params["wait"] = not options["no_wait"]
         if (timeout_s := options["timeout_s"]) is not None:
             params["timeout_s"] = timeout_s
@@ -159,7 +184,7 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
             session.print_json(found)
             return
         verb = done if params["wait"] else f"asked to {name}"
-        for named, state in _named(inners(found, "agents"), options["names"]):
+        for named, state in _named(found, options["names"]):
             session.print(render.one_line(f"{verb} {named} ({state})"))
 
     command: Callable[..., None] = click.pass_obj(act)
@@ -173,17 +198,17 @@ def _verb(name: str, help_text: str, done: str) -> click.Command:
         click.option(
             "--all", "everything", is_flag=True, help="Select all agents and MCP servers."
         ),
+        selecting,
         click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
     ):
         command = option(command)
     return click.command(name, cls=Command, help=help_text)(command)
 
 
-def _named(
-    entries: Iterable[Mapping[str, object]], names: tuple[str, ...]
-) -> Iterator[tuple[str, str]]:
-    """Yields the named agents and, for others, the workers whose ids were given, with their states."""
-    for entry in entries:
+def _named(found: Mapping[str, object], given: Sequence[object]) -> Iterator[tuple[str, str]]:
+    """Yields the chosen agents and, for others, the workers whose ids were chosen, with their states."""
+    names = items(found, "names") or given
+    for entry in inners(found, "agents"):
         workers = [each for each in inners(entry, "workers") if word(each, "id") in names]
         if word(entry, "name") in names or not workers:
             yield word(entry, "name"), word(entry, "state", "-")
@@ -191,11 +216,23 @@ def _named(
             yield from ((word(each, "id"), word(each, "state", "-")) for each in workers)
 
 
-def _chosen(verb: str, names: tuple[str, ...], *, everything: bool) -> dict[str, object]:
-    if everything == bool(names):
-        reason = "both names and --all are given" if names else "give names or --all"
-        raise InvalidParams(f"cannot {verb}: {reason}", key="names", value=list(names))
-    return {"all": True} if everything else {"names": list(names)}
+def _chosen(
+    verb: str,
+    names: tuple[str, ...],
+    selector: tuple[str, ...],
+    *,
+    everything: bool | None = None,
+) -> dict[str, object]:
+    """Returns the params of a command with names, `-l` and, unless `everything` is None, `--all`."""
+    if everything and (names or selector):
+        words = f"cannot {verb}: both {'names' if names else '-l'} and --all are given"
+        raise InvalidParams(words, key="names", value=list(names))
+    if not (everything or names or selector):
+        ways = (
+            "names, or labels with -l" if everything is None else "names, labels with -l, or --all"
+        )
+        raise InvalidParams(f"cannot {verb}: give {ways}", key="names", value=[])
+    return {"all": True} if everything else selection(names, selector)
 
 
 start = _verb(
@@ -209,12 +246,14 @@ reset = _verb("reset", "Clear recorded failures, and start workers that gave up.
 def _pausing(name: str, help_text: str, done: str) -> click.Command:
     """Defines pause or resume, which take effect at once."""
 
-    def act(session: Session, names: tuple[str, ...], everything: bool) -> None:
-        found = session.call(f"agent.{name}", _chosen(name, names, everything=everything))
+    def act(
+        session: Session, names: tuple[str, ...], selector: tuple[str, ...], everything: bool
+    ) -> None:
+        found = session.call(f"agent.{name}", _chosen(name, names, selector, everything=everything))
         if session.json:
             session.print_json(found)
             return
-        for named, state in _named(inners(found, "agents"), names):
+        for named, state in _named(found, names):
             session.print(render.one_line(f"{done} {named} ({state})"))
 
     command: Callable[..., None] = click.pass_obj(act)
@@ -222,6 +261,7 @@ def _pausing(name: str, help_text: str, done: str) -> click.Command:
         click.option(
             "--all", "everything", is_flag=True, help="Select all agents and MCP servers."
         ),
+        selecting,
         click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents),
     ):
         command = option(command)
@@ -236,7 +276,8 @@ wake = _verb("wake", "Start hibernated agents or workers from their checkpoints.
 
 
 @click.command("hibernate", cls=Command)
-@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_agents)
+@click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_agents)
+@selecting
 @click.option(
     "--timeout",
     "timeout_s",
@@ -251,20 +292,24 @@ wake = _verb("wake", "Start hibernated agents or workers from their checkpoints.
 )
 @click.pass_obj
 def hibernate(
-    session: Session, names: tuple[str, ...], timeout_s: float | None, force: bool
+    session: Session,
+    names: tuple[str, ...],
+    selector: tuple[str, ...],
+    timeout_s: float | None,
+    force: bool,
 ) -> None:
     """Save checkpoints of agents, and end their processes.
 
     A task or `corral wake` starts them again.
     """
-    params: dict[str, object] = {"names": list(names), "force": force}
+    params = _chosen("hibernate", names, selector) | {"force": force}
     if timeout_s is not None:
         params["timeout_s"] = timeout_s
     found = session.call("agent.hibernate", params, timeout_s=None)
     if session.json:
         session.print_json(found)
         return
-    for named, state in _named(inners(found, "agents"), names):
+    for named, state in _named(found, names):
         session.print(render.one_line(f"hibernated {named} ({state})"))
 
 
@@ -317,6 +362,11 @@ Write the command after --, so that its options are not read as options of corra
 @click.option(
     "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
 )
+@click.option(
+    "--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable."
+)
+@click.option("--title", metavar="TEXT", help="Name for people.")
+@click.option("--description", metavar="TEXT", help="Description for people and models.")
 @click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
 @click.option(
     "--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".'
@@ -362,10 +412,12 @@ def _request_of_options(options: Mapping[str, Any]) -> dict[str, object]:
     spec: dict[str, object] = {
         "process": {"working_directory": os.path.abspath(options["cwd"] or ".")}
     }
-    direct = ("entrypoint", "protocol", "instances", "python")
+    direct = ("entrypoint", "protocol", "instances", "python", "title", "description")
     spec |= {key: options[key] for key in direct if options[key] is not None}
     lists = ("command", "capabilities")
     spec |= {key: list(options[key]) for key in lists if options[key]}
+    if options["labels"]:
+        spec["labels"] = dict(pair(name, "--label", each) for each in options["labels"])
     if options["environment"]:
         spec["environment"] = dict(pair(name, "--env", each) for each in options["environment"])
     if options["memory"] is not None:
@@ -423,12 +475,13 @@ def _placed(table: dict[str, object]) -> dict[str, object]:
 
 
 @click.command("rm", cls=Command)
-@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_named)
+@click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_named)
+@selecting
 @click.option("--cascade", is_flag=True, help="Also remove agents and servers that require them.")
 @click.pass_obj
-def rm(session: Session, names: tuple[str, ...], cascade: bool) -> None:
+def rm(session: Session, names: tuple[str, ...], selector: tuple[str, ...], cascade: bool) -> None:
     """Remove agents, MCP servers, teams or workflows. Removes all of them or none."""
-    request: dict[str, object] = {"names": list(names), "cascade": cascade}
+    request = _chosen("rm", names, selector) | {"cascade": cascade}
     found = session.call("agent.rm", request, timeout_s=None)
     if session.json:
         session.print_json(found)
@@ -453,17 +506,30 @@ def scale(session: Session, name: str, instances: int) -> None:
     session.print(render.one_line(f"scaled {name} to {instances} ({word(entry, 'state', '-')})"))
 
 
+def _complete_signals(
+    _context: click.Context, _parameter: click.Parameter, start: str
+) -> list[str]:
+    from signal import Signals  # noqa: PLC0415 - start-up time: this command alone needs it
+
+    return [each.name for each in Signals if each.name.startswith(start.upper())]
+
+
 @click.command("signal", cls=Command)
-@click.argument("name", metavar="NAME", shell_complete=complete_agents)
-@click.argument("signal_name", metavar="SIG")
+@click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_agents)
+@click.argument("signal_name", metavar="SIG", shell_complete=_complete_signals)
+@selecting
 @click.pass_obj
-def signal(session: Session, name: str, signal_name: str) -> None:
-    """Send a signal to an agent or worker. SIG is a name such as HUP or SIGHUP, or a number."""
-    found = session.call("agent.signal", {"name": name, "signal": _signal(signal_name)})
+def signal(
+    session: Session, names: tuple[str, ...], signal_name: str, selector: tuple[str, ...]
+) -> None:
+    """Send a signal to agents or workers. SIG is a name such as HUP or SIGHUP, or a number."""
+    params = _chosen("signal", names, selector) | {"signal": _signal(signal_name)}
+    found = session.call("agent.signal", params)
     if session.json:
         session.print_json(found)
         return
-    session.print(render.one_line(f"sent {_signal(signal_name)} to {name}"))
+    workers = ", ".join(map(str, items(found, "names") or names))
+    session.print(render.one_line(f"sent {_signal(signal_name)} to {workers}"))
 
 
 def _signal(text: str) -> str:

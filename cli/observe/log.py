@@ -9,7 +9,7 @@ import click
 from ...worker.client.sync import Client
 from ...worker.contract.errors import ResourceLimitExceeded, Unreachable, from_wire
 from .. import render
-from ..context import ANSWER_S, Command, Session, complete_agents, moment
+from ..context import ANSWER_S, Command, Session, complete_agents, moment, selecting, selection
 from ..render import inners, word
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -35,6 +35,7 @@ Examples:
 """,
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+@selecting
 @click.option(
     "-f", "--follow", is_flag=True, help="Print new lines as they are written, until Ctrl-C."
 )
@@ -71,6 +72,7 @@ def logs(
     session: Session,
     /,
     names: tuple[str, ...],
+    selector: tuple[str, ...],
     follow: bool,
     count: int | None,
     since: str | None,
@@ -82,8 +84,7 @@ def logs(
     if follow and (until is not None or previous):
         raise click.UsageError("-f does not go with --until or --previous: they select past lines")
     params: dict[str, object] = {k: v for k, v in only.items() if v is not None}
-    if names:
-        params["names"] = list(names)
+    params |= selection(names, selector)
     now = time.time()
     if since is not None:
         params["since"] = moment(since, "--since", now)

@@ -9,7 +9,15 @@ import click
 
 from ...worker.client.sync import Client
 from .. import render
-from ..context import ANSWER_S, Command, Session, complete_agents, duration
+from ..context import (
+    ANSWER_S,
+    Command,
+    Session,
+    complete_agents,
+    duration,
+    selecting,
+    selection,
+)
 from ..render import Record, inner, inners, number, word
 
 GROUPS = ("agents", "mcp_servers", "teams", "workflows")
@@ -37,11 +45,11 @@ LINES = 24
 
 @click.command("stats", cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+@selecting
 @click.pass_obj
-def stats(session: Session, names: tuple[str, ...]) -> None:
+def stats(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -> None:
     """Show numbers of tasks and tool calls since the start."""
-    params = {"names": list(names)} if names else {}
-    document = session.call("statistics.show", params)
+    document = session.call("statistics.show", selection(names, selector))
     if session.json:
         session.print_json(document)
         return
@@ -114,6 +122,7 @@ ORDERS: Mapping[str, Order] = {
 @click.option(
     "--sort", type=click.Choice(list(ORDERS)), default="cpu", help="Column to sort by; default cpu."
 )
+@selecting
 @click.pass_obj
 def top(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
     """Show the load of agents and MCP servers until Ctrl-C."""
@@ -121,7 +130,7 @@ def top(session: Session, /, **options: Any) -> None:  # Any: the values of the 
     if interval_s < INTERVAL_LEAST_S:
         raise click.BadParameter(f"it is less than {INTERVAL_LEAST_S:g}s", param_hint="--interval")
     left: int | None = 1 if options["once"] else options["count"]
-    params = {"names": list(options["names"])} if options["names"] else {}
+    params = selection(options["names"], options["selector"])
     is_first = True
     try:
         with session.connect() as connection:

@@ -41,6 +41,11 @@ command exits 6. `--connect-timeout D`, else `$CORRAL_CONNECT_TIMEOUT`, is anoth
 **Values.** Durations (`D`) are `500ms`, `30s`, `5m`, `1h`, `2d`, or a number of seconds. Times (`T`) are RFC 3339 in UTC, or a duration, which means
 that long ago. JSON arguments are written literally, read from a file with `@FILE`, or read from stdin with `-`.
 
+**Names.** Where a command takes `NAME...`, a NAME may be a glob in quotes: `'work*'` stands for every agent and server whose name matches, and for each matching worker id
+of the others. `-l` selects by `labels`: `team=red`, `team!=red` (also without the label), `team` (has it), `!team`; several, separated by commas or with
+`-l` again, all have to hold, together with the names. A glob or selector that matches nothing exits 3, and nothing is done. `pause` and
+`hibernate` pass over what does not run if a glob or selector chose it.
+
 ## Exit codes
 
 | code | meaning | errors |
@@ -82,13 +87,14 @@ Prints the daemon, every agent, worker and MCP server, then teams and workflows 
 worker takes one line; other agents have a line for the whole and one for each worker. The last column is the task of a busy
 worker; `paused`, `hibernated`, `throttled` (held back by `cpu_limit_percent`), `degraded` with the failing health check; or the reason
 why a worker is down: when it starts again, and how it ended. On a narrow terminal columns are left
-out, KIND and CPU first, and the last one is cut. The exit code is 0 for any state.
+out, KIND and CPU first, and the last one is cut. The exit code is 0 for any state. `--failed` shows what is not as wanted: ended by a failure, degraded, or
+waiting to be started again.
 
 `--json`: `{"daemon", "agents", "mcp_servers", "tasks", "teams", "workflows"}`, the result of `daemon.status` ([protocol](protocol.md)).
 """,
     "show": """
 Prints the spec (values of variables are hidden), the last exits and the end of stderr. NAME may be a team or a workflow, as in `corral team show`.
-`--json`: `{"agent", "spec", "exits", "stderr"}`.
+`--json`: `{"agent", "spec", "exits", "stderr"}`, or a list of these for several names, a glob or `-l`.
 """,
     "add": """
 The agent or server starts at once and is kept over a restart of the daemon. The command
@@ -105,7 +111,7 @@ refused (4) without `--cascade`, which removes the dependents first. A name in t
     "start": """
 Waits until the agents are ready. An agent that does not start exits 1 with the reason, or 5 if it never became
 ready; a running agent exits 0. NAME may be the id of a worker. On a timeout (5) the start continues. An agent starts after the agents that it requires.
-`--json`: `{"agents": [status entries]}`; so do `stop`, `restart` and `reset`.
+`--json`: `{"agents": [status entries], "names": [chosen names]}`; so do `stop`, `restart` and `reset`.
 """,
     "stop": """
 An agent stops before the agents that it requires. Names of one command stop at the same time; none waits for another that is slow to stop.

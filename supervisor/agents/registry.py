@@ -4,9 +4,10 @@ Finds agents and workers, routes the launcher's reports to them, counts processe
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 
 from ...worker.contract.errors import InvalidParams, NotFound
+from ..config.labels import chosen, is_glob
 from ..config.spec import Config, Group, Spec, kind_of_group
 from ..process.parent import Exit
 from ..supervision.worker_supervisor import WorkerSupervisor
@@ -95,6 +96,38 @@ class Registry:
         return list(
             dict.fromkeys(supervisor for name in names for supervisor in self.supervisors(name))
         )
+
+    def chosen(
+        self,
+        names: Sequence[str],
+        selector: str | None,
+        *,
+        groups: bool = False,
+        extra: Iterable[str] = (),
+    ) -> list[str]:
+        """Returns the names and worker ids that names, globs and a selector of labels choose, each once.
+
+        Args:
+            names: names without wildcards are returned whether they exist or not.
+            selector: requirements on labels; None: none.
+            groups: whether globs and the selector choose teams and workflows, too.
+            extra: other names that globs choose; they have no labels.
+
+        Raises:
+            NotFound: a glob or the selector matches nothing.
+            InvalidParams: the selector is not valid.
+        """
+        if selector is None and not any(map(is_glob, names)):
+            return list(names)
+        entries = {name: agent.spec.labels for name, agent in self.agents.items()}
+        if groups:
+            entries |= {name: group.labels for name, group in self.groups.items()}
+        workers = {
+            name: [supervisor.id for supervisor in agent.supervisors]
+            for name, agent in self.agents.items()
+        }
+        entries |= {name: {} for name in extra if name not in entries}
+        return chosen(names, selector, entries, workers)
 
     def required(self, agent: Agent) -> list[WorkerSupervisor]:
         """Returns the supervisors of the agents that one requires directly."""

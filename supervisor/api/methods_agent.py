@@ -2,7 +2,7 @@
 
 import asyncio
 import signal as signals
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -22,9 +22,13 @@ from ...worker.contract.control_params import (
     SignalParams,
 )
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
+from ..agents.await_state import can_pause
 from ..agents.membership import Addition
+from ..config.labels import is_glob
 from ..config.loader import to_table
 from ..config.secrets import MASK, masked_address
+from ..config.values import quoted
+from ..lifecycle.state_machine import UP
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
 from .status import exit_record
 from .table import Caller, Control, method
@@ -66,95 +70,150 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
     }
 
 
-async def _bounded(params: NamesParams, work: Awaitable[None]) -> None:
-    try:
-        async with asyncio.timeout(params.timeout_s):
-            await work
-    except TimeoutError:
-        raise Timeout(
-            f"cannot wait longer than {params.timeout_s:g} s: it goes on", names=params.names
-        ) from None
+class _Selection:
+    """Resolves the names, globs and labels of a call once, so that it reports on exactly the workers that it acts on.
+
+    Args:
+        control: has the running set.
+        params: of the call.
+
+    Raises:
+        NotFound: a name is unknown, or a glob or the selector matches nothing.
+        InvalidParams: nothing is named, or both names and all.
+    """
+
+    def __init__(
+        self, control: Control, params: NamesParams | SelectionParams | HibernateParams
+    ) -> None:
+        everything = not isinstance(params, HibernateParams) and params.all
+        if everything and params.selector is None:
+            self.names, self.all = list(params.names), True
+        else:
+            self.names = control.agents.chosen(params.names, params.selector)
+            self.all = False
+        self._given = set() if params.selector else {n for n in params.names if not is_glob(n)}
+        self._control = control
+        self.supervisors = control.agents.selected(self.names, self.all)
+
+    def pass_over(self, is_concerned: Callable[[WorkerSupervisor], bool]) -> None:
+        """Leaves out the names that a glob or a selector chose and none of whose workers is concerned, unless none is."""
+        supervisors = self._control.agents.supervisors
+        kept = [n for n in self.names if n in self._given or any(map(is_concerned, supervisors(n)))]
+        if kept and not self.all:
+            self.names = kept
+            self.supervisors = self._control.agents.selected(kept, everything=False)
+
+    async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> object:
+        """Awaits work and returns the status of the selection.
+
+        Raises:
+            Timeout: it takes longer; it goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await work
+        except TimeoutError:
+            text = f"cannot wait longer than {timeout_s:g} s: it goes on"
+            raise Timeout(text, names=self.names) from None
+        return self.statuses()
+
+    def statuses(self) -> object:
+        """Returns the status of its agents, and the names and worker ids that were chosen."""
+        agents = dict.fromkeys(supervisor.spec.name for supervisor in self.supervisors)
+        present = [self._control.agents.agents.get(name) for name in agents]
+        statuses = [self._control.status.agent_status(each) for each in present if each is not None]
+        names = list(agents) if self.all else self.names
+        return {"agents": msgspec.to_builtins(statuses), "names": names}
 
 
-def _named(control: Control, params: NamesParams | SelectionParams) -> object:
-    """Returns the status of the agents that the params name."""
-    return _statuses(control, control.agents.selected(params.names, params.all))
-
-
-def _statuses(control: Control, supervisors: Iterable[WorkerSupervisor]) -> object:
-    names = dict.fromkeys(supervisor.spec.name for supervisor in supervisors)
-    statuses = [control.status.agent_status(control.agents.of(name)) for name in names]
-    return {"agents": msgspec.to_builtins(statuses)}
+@method("agent.select", "read", SelectionParams)
+async def _select(control: Control, params: SelectionParams, _caller: Caller) -> object:
+    """Returns the names of the agents, MCP servers, teams, workflows and workers that the params choose."""
+    if params.all and params.names:
+        raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
+    if params.all and params.selector is None:
+        return {"names": [*control.agents.agents, *control.agents.groups.by_name]}
+    return {"names": control.agents.chosen(params.names, params.selector, groups=True)}
 
 
 @method("agent.start", "operate", NamesParams, recorded="or-refused")
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts agents or workers and waits until they are ready."""
-    supervisors = control.agents.selected(params.names, params.all)
-    control.agents.operations.unhold(params.names, params.all)
-    await _bounded(params, control.agents.operations.start(supervisors, wait=params.wait))
-    return _named(control, params)
+    chosen = _Selection(control, params)
+    operations = control.agents.operations
+    operations.unhold(chosen.names, chosen.all)
+    return await chosen.bounded(
+        params.timeout_s, operations.start(chosen.supervisors, wait=params.wait)
+    )
 
 
 @method("agent.stop", "operate", NamesParams, recorded="always")
 async def _stop(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers and waits until no process of them is left."""
-    supervisors = control.agents.selected(params.names, params.all)
-    control.hibernation.stopped(supervisors)
-    await _bounded(params, control.agents.operations.stop(supervisors, wait=params.wait))
-    return _named(control, params)
+    chosen = _Selection(control, params)
+    control.hibernation.stopped(chosen.supervisors)
+    stopping = control.agents.operations.stop(chosen.supervisors, wait=params.wait)
+    return await chosen.bounded(params.timeout_s, stopping)
 
 
 @method("agent.restart", "operate", NamesParams, recorded="or-refused")
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers, starts them again and waits until they are ready."""
-    supervisors = control.agents.selected(params.names, params.all)
-    await _bounded(params, control.agents.operations.restart(supervisors, wait=params.wait))
-    return _named(control, params)
+    chosen = _Selection(control, params)
+    restarting = control.agents.operations.restart(chosen.supervisors, wait=params.wait)
+    return await chosen.bounded(params.timeout_s, restarting)
 
 
 @method("agent.reset", "operate", NamesParams, recorded="or-refused")
 async def _reset(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Forgets failures: agents that are wanted and have given up start again."""
-    control.agents.operations.reset(control.agents.selected(params.names, params.all))
-    return _named(control, params)
+    chosen = _Selection(control, params)
+    control.agents.operations.reset(chosen.supervisors)
+    return chosen.statuses()
 
 
 @method("agent.pause", "operate", SelectionParams, recorded="always")
 async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> object:
     """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
-    await control.agents.operations.pause(params.names, params.all)
-    return _named(control, params)
+    chosen = _Selection(control, params)
+    chosen.pass_over(lambda supervisor: can_pause(supervisor.worker))
+    await control.agents.operations.pause(chosen.names, chosen.all)
+    return chosen.statuses()
 
 
 @method("agent.resume", "operate", SelectionParams, recorded="always")
 async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> object:
     """Lets paused agents or workers run again."""
-    control.agents.operations.resume(control.agents.selected(params.names, params.all))
-    return _named(control, params)
+    chosen = _Selection(control, params)
+    control.agents.operations.resume(chosen.supervisors)
+    return chosen.statuses()
 
 
 @method("agent.hibernate", "operate", HibernateParams, recorded="always")
 async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> object:
     """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes."""
-    await control.hibernation.hibernate(
-        params.names, timeout_s=params.timeout_s, force=params.force
+    chosen = _Selection(control, params)
+    chosen.pass_over(
+        lambda supervisor: supervisor.spec.protocol == "corral" and supervisor.worker.state in UP
     )
-    return _named(control, SelectionParams(names=params.names))
+    await control.hibernation.hibernate(
+        chosen.names, timeout_s=params.timeout_s, force=params.force
+    )
+    return chosen.statuses()
 
 
 @method("agent.wake", "operate", NamesParams, recorded="or-refused")
 async def _wake(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts hibernated agents or workers with their checkpoints, and waits until they are ready."""
-    supervisors = control.agents.selected(params.names, params.all)
+    chosen = _Selection(control, params)
     if params.all:
-        supervisors = [
+        chosen.supervisors = [
             supervisor
-            for supervisor in supervisors
+            for supervisor in chosen.supervisors
             if supervisor.is_cordoned(Unschedulable.HIBERNATED)
         ]
-    await _bounded(params, control.hibernation.wake(supervisors, wait=params.wait))
-    return _statuses(control, supervisors)
+    waking = control.hibernation.wake(chosen.supervisors, wait=params.wait)
+    return await chosen.bounded(params.timeout_s, waking)
 
 
 @method("agent.add", "admin", AddParams, recorded="or-refused")
@@ -205,8 +264,9 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
 async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object:
     """Stops agents and MCP servers and removes them, all or none; returns the removed names."""
     names = params.names if params.name is None else [params.name, *params.names]
-    if not names:
+    if not names and params.selector is None:
         raise InvalidParams("cannot remove: give a name", key="names", value=[])
+    names = control.agents.chosen(names, params.selector, groups=True)
     return {"removed": await control.agents.membership.remove(names, cascade=params.cascade)}
 
 
@@ -228,14 +288,16 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
             key="signal",
             value=params.signal,
         )
-    supervisors = control.agents.supervisors(params.name)
-    paused = [k.id for k in supervisors if k.worker.paused_at is not None]
+    given = params.names if params.name is None else [params.name, *params.names]
+    chosen = _Selection(control, SelectionParams(names=given, selector=params.selector))
+    paused = [k.id for k in chosen.supervisors if k.worker.paused_at is not None]
     if paused and name != "SIGKILL":  # it would wait, or let the program run
-        hint = f"{paused[0]} is paused; corral resume {paused[0]}"
-        raise Conflict(f'cannot signal "{params.name}": {hint}', name=params.name, reason="paused")
-    running = [k for k in supervisors if k.worker.pid is not None]
+        text = f'cannot signal "{paused[0]}": it is paused; corral resume {paused[0]}'
+        raise Conflict(text, name=paused[0], reason="paused")
+    running = [k for k in chosen.supervisors if k.worker.pid is not None]
     if not running:
-        raise Conflict(f'cannot signal "{params.name}": it has no process', name=params.name)
+        words = f"cannot signal {', '.join(map(quoted, chosen.names))}: it has no process"
+        raise Conflict(words, name=chosen.names[0])
     for supervisor in running:
         supervisor.signal(name, tree=False)
         control.shared.bus.publish(
@@ -245,7 +307,7 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
             incarnation=supervisor.worker.incarnation,
             signal=name,
         )
-    return {}
+    return {"names": [supervisor.id for supervisor in running]}
 
 
 def _list(control: Control, kind: str) -> object:

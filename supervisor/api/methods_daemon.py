@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ... import __version__
-from ...worker.contract.control_params import LogLevelParams, NoParams, ReloadParams, StatusParams
+from ...worker.contract.control_params import (
+    LogLevelParams,
+    NoParams,
+    ReloadParams,
+    StatisticsParams,
+    StatusParams,
+)
 from ...worker.contract.errors import CorralError
 from ..config.secrets import is_reference
 from ..lifecycle.state_machine import UP, State
@@ -84,9 +90,17 @@ async def _discover(_control: Control, _params: NoParams, _caller: Caller) -> ob
 @method("daemon.status", "read", StatusParams)
 async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
     """Returns the status of the daemon, of agents, MCP servers, teams and workflows, and task counts."""
-    if params.names is None:
+    if params == StatusParams():
         return control.status_cache.status()
-    return control.status.status(params.names)
+    names = _chosen(control, params)
+    return control.status.status(names, failed=params.failed)
+
+
+def _chosen(control: Control, params: StatusParams | StatisticsParams) -> list[str] | None:
+    """Returns the names that the params choose; None for all."""
+    if params.names is None and params.selector is None:
+        return None
+    return control.agents.chosen(params.names or [], params.selector, groups=True)
 
 
 @method("daemon.doctor", "read", NoParams)
@@ -160,7 +174,7 @@ async def _services(control: Control) -> "Services":
     )
 
 
-@method("statistics.show", "read", StatusParams)
-async def _show(control: Control, params: StatusParams, _caller: Caller) -> object:
+@method("statistics.show", "read", StatisticsParams)
+async def _show(control: Control, params: StatisticsParams, _caller: Caller) -> object:
     """Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`."""
-    return await control.statistics.shown(params.names)
+    return await control.statistics.shown(_chosen(control, params))

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -95,8 +96,10 @@ class StatusReport:
         self._daemon = daemon
         self._loop = asyncio.get_running_loop()
 
-    def status(self, names: list[str] | None) -> Status:
+    def status(self, names: list[str] | None, *, failed: bool = False) -> Status:
         """Returns the daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
+
+        With `failed`, only those of them that are not as wanted.
 
         Raises:
             NotFound: a name is not in use.
@@ -118,6 +121,8 @@ class StatusReport:
                 if agent not in chosen:
                     chosen.append(agent)
         entries = [self.agent_status(agent) for agent in chosen]
+        if failed:
+            entries, chosen_groups = [entry for entry in entries if is_failed(entry)], []
         statuses = [self.group_status(each) for each in chosen_groups]
         return replace(
             self.frame(),
@@ -177,9 +182,10 @@ class StatusReport:
                 lead=group.lead,
                 members=list(group.members),
                 running=running,
+                **_described(group),
             )
         steps = [step.name for step in group.steps]
-        return WorkflowStatus(name=group.name, steps=steps, running=running)
+        return WorkflowStatus(name=group.name, steps=steps, running=running, **_described(group))
 
     def group_shown(self, group: Group) -> dict[str, object]:
         """Returns one team or workflow in full: its status, its spec and the source of that."""
@@ -206,6 +212,7 @@ class StatusReport:
             protocol=spec.protocol,
             workers=workers,
             queued=self._tasks.queued(agent.name),
+            **_described(spec),
         )
         if spec.kind == "mcp":
             tools = [tool.name for tool in agent.tools]
@@ -280,6 +287,26 @@ class StatusReport:
             throttled_s=throttling.throttled_s,
             hibernated=supervisor.is_cordoned(Unschedulable.HIBERNATED),
         )
+
+
+# Any: each value has the type of its key in the records.
+def _described(entry: Spec | Group) -> dict[str, Any]:
+    """Returns the keys that tell people what an entry is; they do not concern its life."""
+    return {key: getattr(entry, key) for key in ("title", "description", "labels")}
+
+
+def is_failed(status: AgentStatus) -> bool:
+    """Returns whether an agent or server is not as wanted: degraded, ended by a failure, or waiting to be tried again."""
+    return status.degraded or any(map(_has_failed, status.workers))
+
+
+def _has_failed(worker: WorkerStatus) -> bool:
+    if worker.state == State.INITIAL:
+        return worker.wanted and worker.next_start_in_s is not None
+    last = worker.last_exit
+    if worker.state != State.TERMINATED or last is None or last.result in ASKED_FOR:
+        return False
+    return last.result != "exited" or last.code != 0
 
 
 def health_record(health: Health) -> HealthRecord:

@@ -266,10 +266,11 @@ class Control:
         the caller once more; and where the caller hangs up, since the method may go on.
         """
         at, started = utc_now(), self.loop.time()
+        names = self._resolved(params)
 
         def record(result: str, **facts: object) -> dict[str, object]:
             duration_s = round(self.loop.time() - started, 6)
-            entry_record = _record(entry.name, params, caller)
+            entry_record = {**_record(entry.name, params, caller), "names": names}
             return {**entry_record, "at": at, "result": result, "duration_s": duration_s, **facts}
 
         try:
@@ -298,6 +299,21 @@ class Control:
         facts = {key: answer[key] for key in entry.recorded_keys if key in answer}
         await self.audit.keep(record("ok", **({"told": _bounded(facts)} if facts else {})))
         return result
+
+    def _resolved(self, params: Mapping[str, object]) -> list[object]:
+        """Returns the names that a call is about, for its record: globs and selectors as what they choose now."""
+        names = _names(params)
+        selector = params.get("selector")
+        if params.get("all") is True and selector is None:
+            return names
+        plain = [each for each in names if isinstance(each, str) and each != "*"]
+        try:
+            found = self.agents.chosen(
+                plain, selector if isinstance(selector, str) else None, groups=True
+            )
+        except CorralError:  # the method refuses it
+            return names
+        return [*found[:NAMES_KEPT]]
 
     def note_refused(
         self, name: str, params: Mapping[str, object], caller: Caller, error: CorralError

@@ -22,6 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .decoder import Field, fields_of
+from .labels import description_text, label_table, title_text
 from .probe_spec import TIMEOUT_S, Actions, Check, Checks, Ready, http_url
 from .team import Team
 from .values import (
@@ -330,6 +331,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     name: str
     kind: Kind
     source: str
+    title: Annotated[str, title_text] = ""
+    description: Annotated[str, description_text] = ""
+    labels: Annotated[dict[str, str], label_table] = {}
     command: Annotated[tuple[str, ...], argv] = ()
     entrypoint: Annotated[str, module_and_name] | None = None
     python: Path | None = None

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Struct
 
 from .decoder import Document, fields_of
+from .labels import description_text, label_table, title_text
 from .values import Rule, each, matching, whole
 
 MEMBERS_MAX = 1000
@@ -31,6 +32,9 @@ class Team(Struct, frozen=True, kw_only=True):
 
     name: str
     source: str
+    title: Annotated[str, title_text] = ""
+    description: Annotated[str, description_text] = ""
+    labels: Annotated[dict[str, str], label_table] = {}
     lead: Annotated[str, a_name] | None = None
     members: Annotated[tuple[str, ...], each(a_name, "names")]
     mode: Mode = "coordinate"
@@ -86,7 +90,7 @@ def team_table(team: Team) -> dict[str, object]:
     table: dict[str, object] = {} if team.lead is None else {"lead": team.lead}
     table["members"] = list(team.members)
     blank = Team(name=team.name, source=team.source, members=())
-    for key in ("mode", "routing", "max_parallel"):
+    for key in ("title", "description", "labels", "mode", "routing", "max_parallel"):
         if getattr(team, key) != getattr(blank, key):
             table[key] = getattr(team, key)
     return table

@@ -17,6 +17,7 @@ from ...worker.contract.records import (
 from . import expression
 from .decoder import Document, KeyPath, fields_of
 from .expression import BadExpression, Use
+from .labels import description_text, label_table, title_text
 from .values import (
     PositiveSeconds,
     Refused,
@@ -130,6 +131,9 @@ class Workflow(Struct, frozen=True, kw_only=True):
 
     name: str
     source: str
+    title: Annotated[str, title_text] = ""
+    description: Annotated[str, description_text] = ""
+    labels: Annotated[dict[str, str], label_table] = {}
     steps: Annotated[tuple[Step, ...], _as_written]
     output: Annotated[object, _json] = None
     timeout: PositiveSeconds | None = None
@@ -286,8 +290,10 @@ def workflow_table(workflow: Workflow) -> dict[str, object]:
     table: dict[str, object] = {}
     if workflow.timeout is not None:
         table["timeout"] = workflow.timeout
-    if workflow.max_parallel != Workflow(name="", source="", steps=()).max_parallel:
-        table["max_parallel"] = workflow.max_parallel
+    blank = Workflow(name="", source="", steps=())
+    for key in ("title", "description", "labels", "max_parallel"):
+        if getattr(workflow, key) != getattr(blank, key):
+            table[key] = getattr(workflow, key)
     if workflow.output is not None:
         table["output"] = workflow.output
     table["steps"] = [_step_table(step) for step in workflow.steps]

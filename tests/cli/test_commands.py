@@ -254,7 +254,6 @@ WRONG = [
     "mcp cal",
     "status --nonsense",
     "show",
-    "show a b",
     "start",
     "start a --all",
     "start a --timeout soon",
@@ -801,7 +800,7 @@ def test_rm_scale_and_signal_say_what_was_done(world: World) -> None:
         {"names": ["a"], "cascade": False},
     ]
     assert world.daemon.asked("agent.scale") == [{"name": "a", "instances": 3}]
-    assert world.daemon.asked("agent.signal") == [{"name": "a-0", "signal": "SIGHUP"}] * 4
+    assert world.daemon.asked("agent.signal") == [{"names": ["a-0"], "signal": "SIGHUP"}] * 4
 
 
 # --- tasks ----------------------------------------------------------------------------------------

@@ -408,13 +408,38 @@ class AgentRuntime:
 
     # -- observing
 
-    async def status(self, names: Sequence[str] | None = None) -> Status:
-        """Returns the status of the daemon, of its agents and MCP servers (those of `names`), and task counts.
+    async def select_agents(
+        self, names: Sequence[str] = (), *, selector: str | None = None
+    ) -> list[str]:
+        """Returns the names that globs and labels choose: `select_agents(["work*"], selector="team=red")`.
 
         Raises:
-            NotFound: a name is unknown.
+            NotFound: a glob or the selector matches nothing.
+            InvalidParams: the selector is not valid.
         """
-        params = {} if names is None else {"names": list(names)}
+        params = {"names": list(names), "all": not names, "selector": selector}
+        return (await self._connection.ask(_Selected, "agent.select", params)).names
+
+    async def status(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        selector: str | None = None,
+        failed: bool = False,
+    ) -> Status:
+        """Returns the status of the daemon, of its agents and MCP servers, and task counts.
+
+        Args:
+            names: names, worker ids or globs; None: all.
+            selector: labels, such as `team=red,tier!=db`.
+            failed: whether to return only what is not as wanted.
+
+        Raises:
+            NotFound: a name is unknown, or a glob or the selector matches nothing.
+        """
+        params: dict[str, object] = {} if names is None else {"names": list(names)}
+        params |= {} if selector is None else {"selector": selector}
+        params |= {"failed": True} if failed else {}
         return await self._connection.ask(Status, "daemon.status", params, timeout_s=ANSWER_S)
 
     async def get_statistics(self, names: Sequence[str] | None = None) -> Statistics:
@@ -480,6 +505,10 @@ class _Embedding(AbstractAsyncContextManager[AgentRuntime]):
     async def __aexit__(self, *_: object) -> None:
         if self._runtime is not None:
             await self._runtime.shutdown()
+
+
+class _Selected(msgspec.Struct):
+    names: list[str]
 
 
 class _Removed(msgspec.Struct):

@@ -27,10 +27,26 @@ class LogLevelParams(Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"]
 
 
+Selector = Annotated[str, Meta(min_length=1, max_length=1000)]
+"""Requirements on labels, separated by commas: `key`, `!key`, `key=value`, `key!=value`."""
+
+
 class StatusParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Selects agents and MCP servers; all when `names` is absent."""
+    """Selects agents, MCP servers, teams and workflows by names or globs and by labels; all when both are absent.
+
+    With `failed` only those that are not as wanted: ended by a failure, degraded, or waiting for the next start.
+    """
 
     names: list[str] | None = None
+    selector: Selector | None = None
+    failed: bool = False
+
+
+class StatisticsParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Selects agents, MCP servers, teams and workflows by names or globs and by labels; all when both are absent."""
+
+    names: list[str] | None = None
+    selector: Selector | None = None
 
 
 class NameParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,10 +56,14 @@ class NameParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NamesParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Selects agents, MCP servers or workers; with `wait` the call waits for the effect, at most `timeout_s`."""
+    """Selects agents, MCP servers or workers; with `wait` the call waits for the effect, at most `timeout_s`.
+
+    `names` may be globs, `selector` requires labels.
+    """
 
     names: list[str] = []
     all: bool = False
+    selector: Selector | None = None
     wait: bool = True
     timeout_s: Seconds | None = None
 
@@ -83,10 +103,14 @@ class AddAllParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Selects agents or servers to remove, by `name` or `names`; with `cascade` also all that require them."""
+    """Selects agents, servers, teams or workflows to remove; with `cascade` also all that require them.
+
+    `names` may be globs, `selector` requires labels.
+    """
 
     name: str | None = None
     names: list[str] = []
+    selector: Selector | None = None
     cascade: bool = False
 
 
@@ -106,20 +130,22 @@ class GroupRemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SelectionParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Selects agents, MCP servers or workers."""
+    """Selects agents, MCP servers or workers; `names` may be globs, `selector` requires labels."""
 
     names: list[str] = []
     all: bool = False
+    selector: Selector | None = None
 
 
 class HibernateParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects agents or workers to hibernate.
 
     A running task may continue for `timeout_s`, by default for the shutdown_grace_period. With `force` also a worker
-    that saves no state is ended: it starts anew when it is woken.
+    that saves no state is ended: it starts anew when it is woken. `names` may be globs, `selector` requires labels.
     """
 
-    names: Annotated[list[str], Meta(min_length=1)]
+    names: list[str] = []
+    selector: Selector | None = None
     timeout_s: Seconds | None = None
     force: bool = False
 
@@ -175,10 +201,15 @@ class ScaleParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SignalParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Selects a signal, by name, for the leader of each worker."""
+    """Selects a signal, by name, for the leader of each worker of `name` or `names`.
 
-    name: str
+    `names` may be globs, `selector` requires labels.
+    """
+
     signal: str
+    name: str | None = None
+    names: list[str] = []
+    selector: Selector | None = None
 
 
 class TaskIdParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -331,9 +362,11 @@ class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
 
     `level` is the least severe (lines without one are excluded), `grep` a regular expression that a line
     contains, `previous` selects the incarnation before the present one. `follow` is for `log.follow`.
+    `names` may be globs, `selector` requires labels; both are resolved once, when the call begins.
     """
 
     names: list[str] | None = None
+    selector: Selector | None = None
     n: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     since: Moment | None = None
     stream: Literal["stdout", "stderr", "log"] | None = None

@@ -296,6 +296,9 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     protocol: str
     workers: list[WorkerStatus]
     queued: int = 0
+    title: str = ""
+    description: str = ""
+    labels: dict[str, str] = {}
     instances: InstancesStatus | UnsetType = UNSET
     warm: dict[str, object] | UnsetType | None = UNSET
     tools: list[str] | UnsetType = UNSET
@@ -353,6 +356,9 @@ class TeamStatus(Struct, frozen=True, kw_only=True):
     lead: str | None
     members: list[str]
     running: int
+    title: str = ""
+    description: str = ""
+    labels: dict[str, str] = {}
 
 
 class WorkflowStatus(Struct, frozen=True, kw_only=True):
@@ -362,6 +368,9 @@ class WorkflowStatus(Struct, frozen=True, kw_only=True):
     kind: Literal["workflow"] = "workflow"
     steps: list[str]
     running: int
+    title: str = ""
+    description: str = ""
+    labels: dict[str, str] = {}
 
 
 class Status(Struct, frozen=True, kw_only=True):
