@@ -79,7 +79,8 @@ def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
         reason = f"{len(workers)} of {word(between, 'min')} to {word(between, 'max')} workers"
     if workers and entry.get("degraded"):
         reason += ", degraded"
-    reason = ", ".join(filter(None, (reason, _warmth(entry))))
+    shown = " ".join(_exit_words(inner(worker, "last_exit")) for worker in workers)
+    reason = ", ".join(filter(None, (reason, _warmth(entry, shown))))
     restarts = sum(int(number(worker, "restarts") or 0) for worker in workers)
     yield [name, kind, state, "", "", str(restarts) if workers else "", "", "", reason]
     for worker in workers:
@@ -117,17 +118,22 @@ def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: st
         parts.append(f"{lost:.0f} log lines lost")
     if trouble := word(worker, "log_trouble"):
         parts.append(f"cannot write its log: {trouble}")
-    if len(items(entry, "workers")) == 1 and (warmth := _warmth(entry)):
+    if len(items(entry, "workers")) == 1 and (warmth := _warmth(entry, ": ".join(parts))):
         parts.append(warmth)
     if not parts and (tools := items(entry, "tools")):
         parts.append(f"{len(tools)} tools")
     return ": ".join(parts)
 
 
-def _warmth(entry: Mapping[str, object]) -> str:
-    """Returns how the workers of a warm agent deviate from starting as forks; empty if they do not."""
+def _warmth(entry: Mapping[str, object], shown: str) -> str:
+    """Returns how the workers of a warm agent deviate from starting as forks; empty if they do not.
+
+    A reason that is shown already is not repeated: an import that fails, fails in the worker too.
+    """
     warm = inner(entry, "warm")
     state, reason = word(warm, "state"), word(warm, "reason")
+    if state == "cold" and reason.partition(": ")[2] in shown:
+        return ""
     if state == "cold":
         return f"starts cold: {reason}"
     if state in ("loading", "renewing"):

@@ -18,6 +18,7 @@ from ...worker.contract.errors import (
     InvalidParams,
     Timeout,
     Unreachable,
+    WorkerFailed,
     from_wire,
 )
 from ...worker.contract.jsonrpc import Notification
@@ -136,8 +137,20 @@ def _print_result(session: Session, record: Mapping[str, object]) -> int:
         message = error.message
         if not message.startswith("cannot "):
             message = f'cannot finish task "{word(record, "id")}": {message}'
-        session.note(f"corral: {message}")
+        session.note(f"corral: {message}{_where_to_look(record, error)}")
     return 0 if error is None else error.exit_status
+
+
+def _where_to_look(record: Mapping[str, object], error: CorralError) -> str:
+    """Returns the command that tells more about the end of a task: about an exception, or the death of its worker."""
+    agent = word(record, "agent")
+    if not agent:
+        return ""
+    if "exception" in error.data:
+        return f'; "corral logs {agent}" shows the traceback'
+    if isinstance(error, WorkerFailed):
+        return f'; "corral show {agent}" lists the last exits'
+    return ""
 
 
 def _error(record: Mapping[str, object]) -> CorralError | None:

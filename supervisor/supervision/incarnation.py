@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from ...worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout, WorkerFailed
 from ..config.spec import Resources, Spec
 from ..lifecycle import state_machine
+from ..lifecycle.start_failure import shell_hint
 from ..lifecycle.state_machine import State, Worker
 from ..logs.capture import LogWriter, StreamName
 from ..logs.capture_pipe import Capture
@@ -221,7 +222,9 @@ async def bring_up(life: Incarnation, owner: Owner, shared: Shared) -> state_mac
             child = await _launch(life, owner, shared)
     except CorralError as error:
         retryable = bool(error.data.get("retryable")) or not isinstance(error, SpawnFailed)
-        return _spawn_failed(error.message, retryable=retryable)
+        hint = shell_hint(owner.spec.command) if error.data.get("stage") == "exec" else ""
+        text = f"{error.message}; {hint}" if hint else error.message
+        return _spawn_failed(text, retryable=retryable)
     except Exception as error:  # a defect of ours: the start has to end all the same
         logger.exception("cannot start worker %s", owner.id)
         if life.child is None:

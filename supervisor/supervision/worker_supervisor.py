@@ -21,7 +21,7 @@ from ...worker.contract.errors import NotInitialized, WorkerFailed
 from ...worker.contract.jsonrpc import Notification, Request
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
-from ..lifecycle import state_machine, transitions
+from ..lifecycle import start_failure, state_machine, transitions
 from ..lifecycle.state_machine import UP, LastExit, State, Worker
 from ..logs.capture import LogStream, LogWriter
 from ..logs.file_format import severity
@@ -445,8 +445,9 @@ class WorkerSupervisor:
         if excess is not None and self.worker.state is not State.SHUTTING_DOWN:
             publish(self.shared.bus, excess.event, self.worker, **excess.facts)
         message = death.cause
-        if self.worker.state not in UP and (words := self.log.tail("stderr", 1)):
-            message = f"{death.cause}: {words[-1]}"
+        if self.worker.state not in UP:
+            lines = self.log.tail("stderr", start_failure.LINES)
+            message = start_failure.words_of_end(self.spec, death.cause, death.code, lines)
         self.send(
             state_machine.Exited(
                 death.code,

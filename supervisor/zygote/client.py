@@ -21,6 +21,7 @@ import msgspec
 
 from ...worker.contract.errors import CorralError, SpawnFailed, Timeout
 from ..launcher.tree_signals import ENDING
+from ..lifecycle.start_failure import last_words
 from ..linux import cgroup, kernel
 from ..logs.capture import LogWriter
 from ..logs.capture_pipe import Capture
@@ -482,11 +483,11 @@ class Zygote(ParentClient):
 
     def _not_loaded(self, report: Exit, how: str) -> CorralError:
         tail = self._log.tail("stderr", 20)
-        words = tail[-1] if tail and self._fault is None else how
+        words = last_words(tail) or how
         if self._fault is not None:
             words = f"it {self._fault}"
         return SpawnFailed(
-            f'cannot load "{self.unit}": {words}',
+            words if words.startswith("cannot load ") else f'cannot load "{self.unit}": {words}',
             result="exec-failed",
             unit=self.unit,
             stage="import",

@@ -75,7 +75,7 @@ class RollingRestart:
             self._withhold(() if agent is None else agent.supervisors, frozenset())
             return False
         if round_ is None or round_.order is not order:
-            round_ = self._rounds[name] = self._begin(order, round_)
+            round_ = self._rounds[name] = self._begin(order, round_, agent.supervisors)
         old = [supervisor for supervisor in agent.supervisors if _is_old(supervisor, order)]
         coming = sum(
             _is_coming(supervisor, number) for supervisor, number in round_.replaced.items()
@@ -99,10 +99,13 @@ class RollingRestart:
             supervisor.send(state_machine.Restart(order.reason))
         return bool(chosen)
 
-    def _begin(self, order: Order, before: Round | None) -> Round:
-        """Returns the workers that did not come up for the previous request: the new sources may repair them."""
+    def _begin(
+        self, order: Order, before: Round | None, supervisors: Iterable[WorkerSupervisor]
+    ) -> Round:
+        """Starts the workers that did not come up, or have given up: the new sources may repair them."""
         taken = {} if before is None else before.replaced
         stuck = {k: n for k, n in taken.items() if _is_coming(k, n)}
+        stuck |= {each: each.worker.incarnation for each in supervisors if _has_failed(each)}
         for supervisor in stuck:
             supervisor.send(state_machine.Reset())
         return Round(order, stuck)
@@ -131,6 +134,15 @@ def _is_old(supervisor: WorkerSupervisor, order: Order) -> bool:
     if life.parent is supervisor.shared.launcher:
         return life.started_at < order.since
     return life.parent in order.old
+
+
+def _has_failed(supervisor: WorkerSupervisor) -> bool:
+    """Returns True if a worker that is wanted rests because it could not start or has died too often."""
+    worker = supervisor.worker
+    is_resting = worker.state is State.TERMINATED and worker.resume_at is None
+    last = worker.last_exit
+    is_failed = last is not None and last.result in ("exec-failed", "restart-limit")
+    return worker.wanted and not worker.waits and is_resting and is_failed
 
 
 def _can_end(supervisor: WorkerSupervisor) -> bool:

@@ -54,7 +54,7 @@ cli.daemon: worker.contract supervisor.process cli
 PURE = {
     "supervisor.config": "values expression decoder probe_spec team workflow spec loader diff",
     "supervisor.store": "sealed",
-    "supervisor.lifecycle": "state_machine transitions restart_policy health_check",
+    "supervisor.lifecycle": "state_machine transitions restart_policy health_check start_failure",
     "supervisor.process": "limits",
     "supervisor.zygote": "policy",
     "supervisor.sessions": "session",

@@ -388,10 +388,23 @@ def test_capabilities_that_are_one_string_are_refused() -> None:
 
 
 @on_loop
-async def test_an_agent_without_a_handler_is_ready_and_refuses_tasks(tmp_path: Path) -> None:
+async def test_an_agent_without_a_handler_is_not_ready(tmp_path: Path) -> None:
     script = tmp_path / "idle.py"
     script.write_text("from corral.worker import Agent\nAgent('idle').run()\n")
     async with WorkerPeer([sys.executable, "-P", script]) as peer:
+        error = await peer.fails(peer.initialize())
+        assert error.code == -33008
+        assert "idle.py, line 2" in error.message
+        assert await peer.exit_status() == 1
+
+
+@on_loop
+async def test_an_agent_that_hears_events_alone_is_ready_and_refuses_tasks(tmp_path: Path) -> None:
+    script = tmp_path / "hears.py"
+    lines = ("from corral.worker import Agent", "agent = Agent()", "agent.on_event(print)")
+    script.write_text("\n".join((*lines, "agent.run()")))
+    async with WorkerPeer([sys.executable, "-P", script]) as peer:
+        peer.answers["event/subscribe"] = lambda _: {}
         await peer.initialize()
         assert (await peer.fails(peer.run())).code == -32601
 
@@ -406,7 +419,10 @@ async def test_an_exception_is_a_typed_failure_with_its_traceback_in_the_log(age
         await peer.initialize()
         error = await peer.fails(peer.run("fail"))
         assert error.code == -33013
+        place = error.data.pop("place")
         assert error.data == {"exception": "ValueError", "message": "no such thing\nsecond line"}
+        assert str(place).startswith(f"{agent}.py, line ")
+        assert str(place) in error.message
         assert "\n" not in error.message
         await peer.hear_stderr(f"{agent}.py")
         await peer.hear_stderr("ValueError: no such thing\nsecond line")
@@ -575,7 +591,9 @@ async def test_half_a_line_before_run_does_not_spoil_the_first_message(tmp_path:
         "import os, subprocess\n"
         "from corral.worker import Agent\n"
         "os.write(1, b'half a line')\n"
-        "Agent('early').run()\n"
+        "agent = Agent('early')\n"
+        "agent.task(print)\n"
+        "agent.run()\n"
     )
     async with WorkerPeer([sys.executable, "-P", script]) as peer:
         assert (await peer.initialize())["name"] == "early"

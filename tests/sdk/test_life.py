@@ -265,7 +265,9 @@ async def test_a_worker_whose_on_start_fails_says_why_and_ends(
 ) -> None:
     async with WorkerPeer.of("sdk_hooks", kind) as peer:
         error = await peer.fails(peer.initialize(config={"on_start": what}))
+        place = str(error.data.pop("place", "sdk_hooks.py, "))
         assert (error.code, error.data) == (code, data)
+        assert place.startswith("sdk_hooks.py, ")
         assert await peer.exit_status() == 1
         assert b"Traceback" in peer.stderr
 

@@ -14,13 +14,17 @@
 Importing it takes a few milliseconds: `run` imports asyncio. It must not know the protocol.
 """
 
+import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from ..contract.errors import Conflict, InvalidParams, NotInitialized
 from .results import Json, ToolResult
+from .source_location import place_of_caller
 from .task import (
+    MARK,
     Event,
     EventHook,
     Hooks,
@@ -64,7 +68,8 @@ class Agent:
             raise InvalidParams(
                 f'cannot read capabilities "{capabilities}": give a list', key="capabilities"
             )
-        self._hooks = Hooks(name, tuple(capabilities), version)
+        made_at = place_of_caller(sys._getframe(1))
+        self._hooks = Hooks(name, tuple(capabilities), version, made_at)
 
     def __repr__(self) -> str:
         return f"Agent({self._hooks.name!r})"
@@ -194,13 +199,18 @@ class Agent:
         """Serves the daemon until `shutdown`; prints how to run the agent if corral did not start it.
 
         Call it last in the file. It returns after an orderly shutdown, and ends the process when a handler
-        cannot be ended. While `corral.worker` loads an entrypoint it does nothing, so that one file serves
-        as a command and as an entrypoint.
+        cannot be ended. While its module is imported, by `corral.worker` as an entrypoint, a test or any other
+        program, it does nothing: one file serves as a command, as an entrypoint and as a module.
 
         Raises:
             SystemExit: with status 1 when the worker could not start, 2 when corral did not start it.
         """
         if _Loading.active:
+            return
+        caller = sys._getframe(1)
+        module = str(caller.f_globals.get("__name__"))
+        if caller.f_code.co_name == "<module>" and module != "__main__":
+            _note_import(self._hooks.name, module)
             return
         from . import runtime  # noqa: PLC0415  asyncio costs 80 ms that `import Agent` need not
 
@@ -231,6 +241,19 @@ def loading_entrypoint() -> Generator[None, None, None]:
         yield
     finally:
         _Loading.active = False
+
+
+def _note_import(name: str | None, module: str) -> None:
+    """Logs, in a program that corral has started and that does not serve yet, that an imported module does not serve."""
+    if MARK not in os.environ:
+        return
+    from . import stdio  # noqa: PLC0415  faulthandler and traceback take milliseconds
+
+    if not stdio.is_taken():
+        stdio.log_line(
+            f'corral: agent "{name or module}" is not run: {module} is imported;'
+            f" to run it, write the command python -m {module}"
+        )
 
 
 def _once(registered: object, name: str) -> None:

@@ -38,15 +38,14 @@ from ..contract.errors import (
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
 from .results import Json
 from .session import Memory
+from .signatures import fault_of
+from .source_location import place_of_error
 from .stdio import Pipes, exit_now, log_line, log_traceback, take_stdio
 from .subscriptions import Subscriptions
-from .task import Hooks, Running, Start, SyncTask, Task
+from .task import MARK, Hooks, Running, Start, SyncTask, Task
 from .threads import ThreadBridge, join_threads, run_in_thread
 
 PROTOCOL_VERSION = "1"
-
-MARK = "CORRAL_WORKER"
-"""Environment variable of every worker: its id and incarnation, as `ID#NUMBER`."""
 
 SIGNAL_GRACE_S = 10.0
 """Seconds that tasks may continue after a SIGTERM without `shutdown`."""
@@ -298,6 +297,11 @@ class Worker:
     async def _initialize(self, params: dict[str, Json]) -> object:
         if self._phase is not _Phase.WAITING:
             raise Conflict(f"cannot initialize: the worker is {self._phase.value}")
+        what = f'cannot start worker "{params.get("worker")}"'
+        if (fault := fault_of(self._hooks)) is not None:
+            self._end(1, 0.0)
+            log_line(f"corral: {what}: {fault}")
+            raise SpawnFailed(f"{what}: {fault}", reason=fault)
         try:
             start = _start_of(params)
             _take_identity(start)
@@ -309,9 +313,7 @@ class Worker:
             await self._subscribe()
         except BaseException as error:
             self._end(1, 0.0)
-            raise _reason(
-                error, f'cannot start worker "{params.get("worker")}"', SpawnFailed
-            ) from error
+            raise _reason(error, what, SpawnFailed) from error
         if self._phase is not _Phase.STARTING:
             raise ShuttingDown("cannot initialize: the worker is shutting down")
         self._phase = _Phase.READY
@@ -564,7 +566,12 @@ def _reason(error: BaseException, what: str, kind: type[CorralError]) -> BaseExc
     if isinstance(error, CorralError) and known and not isinstance(error, Unreachable):
         return error
     name, text = type(error).__name__, _text(error)
-    return kind(f"{what}: {name}: {text.partition(chr(10))[0]}", exception=name, message=text)
+    facts = {"exception": name, "message": text}
+    words = f"{what}: {name}: {text.partition(chr(10))[0]}"
+    if place := place_of_error(error):
+        facts["place"] = place
+        words += f" ({place})"
+    return kind(words, **facts)
 
 
 def _text(error: BaseException) -> str:

@@ -52,6 +52,11 @@ def take_stdio() -> Pipes | None:
     return _pipes
 
 
+def is_taken() -> bool:
+    """Returns True if this process speaks to the daemon."""
+    return _pipes is not None
+
+
 def ready_streams() -> None:
     """Sets stdout to line buffering and enables faulthandler; once, because the agent may change both."""
     global _are_streams_ready

@@ -22,6 +22,9 @@ from .results import (
 )
 from .session import Memory
 
+MARK = "CORRAL_WORKER"
+"""Environment variable of every worker: its id and incarnation, as `ID#NUMBER`."""
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -456,10 +459,17 @@ class Running(NamedTuple):
 class Hooks:
     """Holds the functions that an agent has registered; each may be sync or async."""
 
-    def __init__(self, name: str | None, capabilities: tuple[str, ...], version: str) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        capabilities: tuple[str, ...],
+        version: str,
+        made_at: str = "",
+    ) -> None:
         self.name = name
         self.capabilities = capabilities
         self.version = version
+        self.made_at = made_at
         self.task: Callable[[Any], object] | None = None  # Task or SyncTask, as it is async or not
         self.on_start: Callable[[Start], object] | None = None
         self.on_shutdown: Callable[[], object] | None = None
