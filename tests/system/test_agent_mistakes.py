@@ -86,7 +86,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
 def test_a_mistake_is_named_with_its_place_and_its_remedy(daemon: DaemonProcess, name: str) -> None:
     _, result, words = MISTAKES[name]
     worker = daemon.await_worker(
-        f"{name}-0", lambda status: (status["last_exit"] or {}).get("result") in (RETRIED, FAILED)
+        f"{name}-0",
+        lambda status: status["last_exit"] and status["last_exit"]["result"] in (RETRIED, FAILED),
     )
     assert (worker["state"], worker["last_exit"]["result"]) == ("Terminated", result)
     message = worker["last_exit"]["message"]
