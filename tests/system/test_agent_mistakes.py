@@ -61,8 +61,8 @@ MISTAKES = {
     "keyed": ('entrypoint = "keyed:agent"', RETRIED, ["keyed.py, line 2", "inherit_environment"]),
     "script": ('command = ["python", "script.py"]', RETRIED, ['protocol = "none"']),
     "importer": ('command = ["python", "importer.py"]', RETRIED, ["bare is imported"]),
-    "shell": ('command = ["cd /tmp && ls"]', FAILED, ['["sh", "-c", "cd /tmp && ls"]']),
-    "words": ('command = ["node x.js"]', FAILED, ['["node", "x.js"]']),
+    "shell": ('command = ["cd", "/tmp", "&&", "ls"]', FAILED, ['["sh", "-c", "cd /tmp && ls"]']),
+    "home": ('command = ["~/run"]', FAILED, ["nothing expands ~"]),
     "dash": ('entrypoint = "bare:agent"\npython = "/bin/sh"', RETRIED, ["no Python interpreter"]),
 }
 """Of each agent: its keys, the result of its last exit, and what the message has to name."""
