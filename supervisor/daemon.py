@@ -31,6 +31,7 @@ from .api.table import Control
 from .audit.log import Audit, daemon_record
 from .autoscaling.autoscaler import Autoscaler
 from .config.spec import Config, Recovery, Spec, kind_of_group
+from .end_signal import EndSignal
 from .events.bus import Bus
 from .events.history import EventHistory
 from .installation import (
@@ -38,7 +39,6 @@ from .installation import (
     Paths,
     built_in,
     make_host,
-    make_state_dir,
     raise_descriptor_limit,
     read_config,
 )
@@ -54,6 +54,7 @@ from .process.sandbox import leftovers, remove_leftovers
 from .retention import expire
 from .service_manager import ServiceManager
 from .sessions.sessions import Memory
+from .state_folder import check_state_folder, open_store
 from .store.incarnations import Incarnations
 from .store.store import STALL_S, Store
 from .supervision.alerts import Alerts, Counts
@@ -109,44 +110,20 @@ async def run(
     if config.daemon.group is not None:
         group_id(config.daemon.group)
     started = asyncio.get_running_loop().time()
-    end = _EndSignal(lifeline)
+    end = EndSignal(lifeline)
     os.umask(0o077)
     raise_descriptor_limit()
     lock = SocketLock(paths.socket, inherited)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(lock.release)  # the last thing: the next daemon may start then
-        make_state_dir(paths.state_dir)
-        store = Store.open(paths.state_dir / "corral.db")
+        manager = stack.enter_context(ServiceManager(os.environ, os.getpid()))
+        check_state_folder(paths.state_dir)
+        store = await open_store(paths.state_dir, end.is_wanted, manager.notify)
+        if store is None:
+            return
         stack.push_async_callback(store.close)
         this = await _Daemon.begin(config, paths, daemon_log, store, stack, end)
-        await this.serve(
-            lock, started, stack.enter_context(ServiceManager(os.environ, os.getpid()))
-        )
-
-
-class _EndSignal:
-    """Holds whether the daemon has to end, and at once: signals are handled from the first moment on."""
-
-    def __init__(self, lifeline: Lifeline | None) -> None:
-        self.is_wanted = asyncio.Event()
-        self.is_urgent = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        if lifeline is not None:
-            lifeline.watch(loop, self._lose)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ask)
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the file has just been read
-
-    def _lose(self) -> None:
-        """Ends at once: nothing is left to be waited for."""
-        logger.info("the process that started the daemon is gone")
-        self.is_wanted.set()
-        self.is_urgent.set()
-
-    def _ask(self) -> None:
-        if self.is_wanted.is_set():
-            self.is_urgent.set()  # a second SIGTERM or Ctrl-C means at once
-        self.is_wanted.set()
+        await this.serve(lock, started, manager)
 
 
 class _Daemon:
@@ -160,7 +137,7 @@ class _Daemon:
         daemon_log: DaemonLog,
         forwarding: Forwarding,
         audit: Audit,
-        end: _EndSignal,
+        end: EndSignal,
         zygotes: "ZygotePool | None",
     ) -> None:
         self.config = config
@@ -242,7 +219,7 @@ class _Daemon:
         daemon_log: DaemonLog,
         store: Store,
         stack: contextlib.AsyncExitStack,
-        end: _EndSignal,
+        end: EndSignal,
     ) -> "_Daemon":
         """Makes the rooms and starts the launcher."""
         event_history = await EventHistory.open(store)

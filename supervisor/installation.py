@@ -18,6 +18,7 @@ from .config.spec import Config, Process, Spec, kind_of_group
 from .process.launch import Host
 from .process.launcher_client import Launcher
 from .process.sandbox import make_temporary_root
+from .state_folder import make_sdk_folder, preparing
 
 AGENT_USER = "corral-agent"
 """The system user that agents of a root daemon run as, when it exists."""
@@ -84,22 +85,6 @@ def read_config(path: Path | None) -> Config:
     return config
 
 
-def make_state_dir(path: Path) -> None:
-    """Makes the state folder, 0700; as root 0711.
-
-    Raises:
-        PermissionDenied: it cannot be made.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.getuid() == 0:
-            path.chmod(0o711)  # agents of other users pass through it to what is theirs
-    except OSError as error:
-        raise PermissionDenied(
-            f'cannot use state folder "{path}": {error.strerror}', path=str(path)
-        ) from error
-
-
 def raise_descriptor_limit() -> None:
     """Raises the soft limit of descriptors to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -109,31 +94,22 @@ def raise_descriptor_limit() -> None:
 
 
 def make_host(config: Config, paths: Paths, launcher: Launcher) -> Host:
-    """Returns the facts of this machine that workers are started with."""
+    """Returns the facts of this machine that workers are started with.
+
+    Raises:
+        CorralError: a part of the state folder cannot be made.
+    """
+    with preparing(paths.state_dir):
+        temporary_root = make_temporary_root(paths.state_dir)
     return Host(
         environ=dict(os.environ),
-        sdk_path=_make_sdk_folder(paths.state_dir),
+        sdk_path=make_sdk_folder(paths.state_dir),
         ordinary_user=os.getuid() != 0,
         default_user=_default_user(),
-        temporary_root=make_temporary_root(paths.state_dir),
+        temporary_root=temporary_root,
         containment=lambda: launcher.containment,
         secrets=Secrets.of(config.daemon.secrets_file, os.environ),
     )
-
-
-def _make_sdk_folder(state_dir: Path) -> Path:
-    """Makes a folder that holds nothing but `corral/`, so that any interpreter can use the SDK from it."""
-    folder = state_dir / "sdk"
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)  # agents of other users read it, whatever our umask is
-    link = folder / "corral"
-    package = Path(__file__).parents[1]
-    if package.name != "corral":  # run from a checkout: the real folder is reached by its symlink
-        package = Path(sys.modules["corral"].__path__[0])
-    if not link.is_symlink() or link.readlink() != package:
-        link.unlink(missing_ok=True)
-        link.symlink_to(package)
-    return folder
 
 
 def _default_user() -> str | None:
@@ -167,10 +143,11 @@ def built_in(
         folder=os.getcwd(),
     )
     folder = paths.state_dir / "cortex"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if default_user is not None:
-        account = pwd.getpwnam(default_user)
-        os.chown(folder, account.pw_uid, account.pw_gid)
+    with preparing(paths.state_dir):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if default_user is not None:
+            account = pwd.getpwnam(default_user)
+            os.chown(folder, account.pw_uid, account.pw_gid)
     table: dict[str, object] = {
         "command": list(command),
         "autostart": False,

@@ -20,6 +20,9 @@ BUSY_TIMEOUT_S = 5.0
 CHECK_LIMIT_BYTES = 16 * 1024 * 1024
 """Bytes of a file that is checked as a whole at the start; a larger one is not."""
 
+OPENING_BYTES = 1024 * 1024
+"""Bytes that the opening of a store writes at most: its index of the log, and the tables."""
+
 RETRY_AFTER_S = 1.0
 """Seconds after which a refused caller may try again."""
 
@@ -184,7 +187,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
         text = f'cannot open the store "{path}": it is the database of another program'
         raise Conflict(text, file=file, reason="not-a-store")
     if version > len(MIGRATIONS):
-        text = f'cannot open the store "{path}": version {version} is newer than {len(MIGRATIONS)}'
+        text = (
+            f'cannot open the store "{path}": version {version} is newer than {len(MIGRATIONS)}, which this corrald'
+            " knows: run the newer one, or restore the copy from before the upgrade"
+        )
         raise Conflict(
             text, file=file, reason="newer-version", version=version, known=len(MIGRATIONS)
         )
@@ -251,11 +257,20 @@ def typed_error(path: Path, error: Exception) -> Exception:
     return Overloaded(text, file=str(path), reason=reason, retry_after_s=RETRY_AFTER_S)
 
 
+def _has_room(path: Path) -> bool:
+    """Returns whether the file system has room for what an opening writes."""
+    found = os.statvfs(path.parent)
+    return found.f_bavail * found.f_frsize > OPENING_BYTES
+
+
 def _open_error(path: Path, error: OSError | sqlite3.Error) -> CorralError:
     text = f'cannot open the store "{path}": {error}'
     file = str(path)
     if isinstance(error, sqlite3.Error):
         reason = _REASONS.get(primary_code(error), "unreadable")
+        if reason in {"io-error", "disk-full"} and not _has_room(path):
+            # SQLite reports a file of its own that has no room as an I/O error.
+            text, reason = f'cannot open the store "{path}": the disk is full', "disk-full"
         if reason == "read-only":
             return PermissionDenied(text, file=file, reason=reason)
         return Conflict(text, file=file, reason=reason)
