@@ -21,11 +21,12 @@ from ..worker.contract.errors import CorralError, InvalidParams
 from . import background, daemon
 from .config.secrets import Secrets
 from .config.spec import Config
-from .installation import Paths, default_paths, make_state_dir, read_config
+from .installation import Paths, default_paths, read_config
 from .lifeline import Lifeline
 from .logs.daemon_log import STDERR, DaemonLog
 from .logs.journald import is_stream_to_journal
 from .process.launch import secret_problems
+from .state_folder import check_state_folder
 from .transport.http_auth import loopback
 from .transport.socket_lock import inherited_socket
 
@@ -102,7 +103,7 @@ def _detach(arguments: argparse.Namespace, paths: Paths) -> None:
     Raises:
         CorralError: it cannot be started.
     """
-    make_state_dir(paths.state_dir)
+    check_state_folder(paths.state_dir)
     log: Path = (arguments.log_file or paths.state_dir / background.LOG_NAME).absolute()
     rest = [f"--socket={paths.socket}", f"--state-dir={paths.state_dir}"]
     rest += [] if paths.config is None else [f"--config={paths.config}"]
