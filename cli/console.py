@@ -6,6 +6,7 @@ text are handled in one place. It knows no command line, and imports next to not
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping
 
 from . import render
@@ -100,6 +101,23 @@ class Session:
         """Writes text of a worker or a server: unchanged, or harmless on a terminal."""
         shown = render.visible(text, keep_colours=self.colours) if self.is_terminal else text
         self.stdout.write(shown if shown.endswith(end) else shown + end)
+
+    def at(self, stamp: str, *, is_brief: bool = True) -> str:
+        """Returns a time for people: local on a terminal, as it was sent elsewhere; `-` for none."""
+        if not stamp:
+            return "-"
+        if not self.is_terminal:
+            return render.at(stamp)
+        from .local_time import brief, local  # noqa: PLC0415 - start-up time: only where times are shown
+
+        return render.one_line(brief(stamp, time.time()) if is_brief else local(stamp))
+
+    def print_fields(self, record: Mapping[str, object]) -> None:
+        """Writes a line for each value of a record that is neither null nor empty."""
+        from .fields import field_lines  # noqa: PLC0415 - start-up time: only where one record is shown
+
+        for line in field_lines(record, lambda stamp: self.at(stamp, is_brief=False)):
+            self.print(render.one_line(line))
 
     def print_json(self, value: object) -> None:
         """Writes one JSON document: on one line, or readable on a terminal."""

@@ -30,8 +30,11 @@ STATE_COLOURS = {
     "cancelled": "yellow",
 }
 
-LAST_COLUMN_MIN = 16
-"""Number of columns that the last cell of a row keeps; droppable cells go first."""
+TEXT_COLUMNS = 24
+"""Number of terminal columns that a cell of text keeps while droppable columns go; a longer one is cut first."""
+
+TEXT_COLUMNS_LEAST = 8
+"""Number of terminal columns that a cell of text keeps before figures are cut."""
 
 # Patterns are compiled at their first use: a table of printable names needs none of them.
 _SGR = r"\x1b\[[0-9;:]*m"
@@ -208,7 +211,7 @@ def table(
     """Returns aligned lines, the header first.
 
     Args:
-        header: names of the columns; the last one is cut to `width`.
+        header: names of the columns; no line is longer than `width`, and a cell that is cut ends with ….
         rows: cells, already harmless (`one_line`).
         width: columns of the terminal; with None nothing is dropped or cut.
         droppable: columns to drop, in this order, while the lines are too wide.
@@ -219,16 +222,15 @@ def table(
     names = list(header)
     widths = [_width(column) for column in zip(*grid, strict=True)]
     left = list(droppable)
-    while width is not None and left and _needed(widths) > width:
+    while width is not None and left and _needed(names, widths, right) > width:
         if (name := left.pop(0)) in names:
             i = names.index(name)
             del names[i], widths[i]
             for row in grid:
                 del row[i]
-    if width is not None:
-        before = _needed(widths) - min(widths[-1], LAST_COLUMN_MIN)
-        widths[-1] = max(width - before, LAST_COLUMN_MIN)
     aligned = [name in right for name in names]
+    if width is not None:
+        widths = _fitted(widths, aligned, width)
     if not paint and all("".join(row).isascii() for row in grid):
         return _plain_lines(grid, widths, aligned, cut=width is not None)
     return [_line(row, widths, aligned, paint or {}, cut=width is not None) for row in grid]
@@ -243,10 +245,9 @@ def _plain_lines(
 ) -> list[str]:
     """Formats all lines at once, like `_line`: a status has thousands, as a rule of ASCII only."""
     padded: list[list[str]] = []
-    last = len(widths) - 1
     for i, cells in enumerate(zip(*grid, strict=True)):
         width = widths[i]
-        shown = [_cut(cell, width) for cell in cells] if i == last and cut else cells
+        shown = [_cut(cell, width) for cell in cells] if cut else cells
         padded.append([c.rjust(width) if right[i] else c.ljust(width) for c in shown])
     return [line.rstrip() for line in map("  ".join, zip(*padded, strict=True))]
 
@@ -277,8 +278,24 @@ def styled(text: str, sgr: str | None) -> str:
     return f"\x1b[{sgr}m{text}\x1b[0m" if sgr and text else text
 
 
-def _needed(widths: Sequence[int]) -> int:
-    return sum(widths[:-1]) + 2 * (len(widths) - 1) + min(widths[-1], LAST_COLUMN_MIN)
+def _needed(names: Sequence[str], widths: Sequence[int], right: Sequence[str]) -> int:
+    """Returns the columns that a line needs at least, before a column of it is dropped."""
+    kept = [w if n in right else min(w, TEXT_COLUMNS) for n, w in zip(names, widths, strict=True)]
+    return sum(kept) + 2 * (len(kept) - 1)
+
+
+def _fitted(widths: Sequence[int], right: Sequence[bool], width: int) -> list[int]:
+    """Returns widths with which no line is longer than `width`: the widest text is cut first, figures last."""
+    room = max(width - 2 * (len(widths) - 1), len(widths))
+    fitted = [min(each, room) for each in widths]
+    texts = [i for i, is_right in enumerate(right) if not is_right]
+    for indexes, least in ((texts, TEXT_COLUMNS_LEAST), (range(len(fitted)), 1)):
+        while sum(fitted) > room and indexes:
+            widest = max(indexes, key=fitted.__getitem__)
+            if fitted[widest] <= least:
+                break
+            fitted[widest] -= 1
+    return fitted
 
 
 def _line(
@@ -292,7 +309,7 @@ def _line(
     cells: list[str] = []
     for i, cell in enumerate(row):
         last = i == len(row) - 1
-        text = _cut(cell, widths[i]) if last and cut else cell
+        text = _cut(cell, widths[i]) if cut else cell
         padding = " " * (widths[i] - columns(text))
         painted = styled(text, paint.get(cell))
         cells.append(padding + painted if right[i] else painted if last else painted + padding)

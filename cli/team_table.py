@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from . import render
 from .console import Session
+from .fields import toml_text
 from .render import inner, inners, items, word
 
 HEADER = ("NAME", "KIND", "RUNNING", "MODE", "MEMBERS")
@@ -32,9 +33,8 @@ def print_group(session: Session, found: Mapping[str, object]) -> None:
         if kind in found:
             print_groups(session, [inner(found, kind)])
     for key, value in spec.items():
-        if key != "steps":
-            text = render.json_text(value, indent=False)
-            session.print(render.one_line(f"{key} = {text}"))
+        if key != "steps" and value is not None:
+            session.print(render.one_line(f"{key} = {toml_text(value)}"))
     if steps := inners(spec, "steps"):
         session.print("")
         session.print_table(
@@ -47,13 +47,7 @@ def print_group(session: Session, found: Mapping[str, object]) -> None:
 def _step_row(step: Mapping[str, object]) -> list[str]:
     agent = word(step, "agent") or f"capability {word(step, 'capability')}"
     each = step.get("for_each")
-    over = (
-        each
-        if isinstance(each, str)
-        else ""
-        if each is None
-        else render.json_text(each, indent=False)
-    )
+    over = each if isinstance(each, str) else "" if each is None else toml_text(each)
     return [
         word(step, "name"),
         agent,

@@ -22,6 +22,7 @@ from ..context import (
     waiting_s,
 )
 from ..context import duration as a_duration
+from ..fields import toml_text
 from ..render import inner, inners, items, word
 from ..status_table import print_entries, print_status
 from ..team_table import print_group
@@ -88,16 +89,15 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
     entry = inner(found, "agent")
     print_entries(session, [entry])
     keys = ("protocol", "wanted", "degraded")
-    session.print(
-        render.one_line(
-            ", ".join(f"{k} {render.json_text(entry.get(k), indent=False)}" for k in keys)
-        )
-    )
+    words = {True: "yes", False: "no"}
+    values = {key: entry.get(key) for key in keys}
+    facts = [f"{k} {words[v] if isinstance(v, bool) else v}" for k, v in values.items()]
+    session.print(render.one_line(", ".join(facts)))
     if warm := inner(entry, "warm"):
         session.print(render.one_line(_warmth(warm)))
     _print_spec(session, inner(found, "spec"))
     if checks := [
-        _check_row(worker, check)
+        _check_row(session, worker, check)
         for worker in inners(entry, "workers")
         for check in inners(worker, "health")
     ]:
@@ -109,7 +109,7 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
         session.print("\n" + session.styled("last exits", "bold"))
         session.print_table(
             ("AT", "WORKER", "LIFE", "RESULT", "MESSAGE"),
-            [_exit_row(each) for each in exits[:EXITS_SHOWN]],
+            [_exit_row(session, each) for each in exits[:EXITS_SHOWN]],
             droppable=("LIFE", "WORKER"),
         )
     for worker, lines in inner(found, "stderr").items():
@@ -138,18 +138,19 @@ def _warmth(warm: Mapping[str, object]) -> str:
     return ", ".join(parts)
 
 
-def _check_row(worker: Mapping[str, object], check: Mapping[str, object]) -> list[str]:
+def _check_row(
+    session: Session, worker: Mapping[str, object], check: Mapping[str, object]
+) -> list[str]:
     words = {True: "yes", False: "no, degraded" if check.get("degraded") else "no"}
     is_healthy = check.get("healthy")
     healthy = words[is_healthy] if isinstance(is_healthy, bool) else "-"
-    stamp = word(check, "at")
     cells = [word(worker, "id"), word(check, "name"), healthy, word(check, "failures", "0")]
-    return [*cells, render.at(stamp) if stamp else "-", word(check, "message")]
+    return [*cells, session.at(word(check, "at")), word(check, "message")]
 
 
-def _exit_row(record: Mapping[str, object]) -> list[str]:
+def _exit_row(session: Session, record: Mapping[str, object]) -> list[str]:
     keys = ("worker", "incarnation", "result", "message")
-    return [render.at(word(record, "at")), *(word(record, key, "-") for key in keys)]
+    return [session.at(word(record, "at")), *(word(record, key, "-") for key in keys)]
 
 
 def _print_spec(session: Session, spec: Mapping[str, object]) -> None:
@@ -157,13 +158,13 @@ def _print_spec(session: Session, spec: Mapping[str, object]) -> None:
         session.print("\n" + session.styled("spec", "bold"))
     tables = [key for key, value in spec.items() if as_object(value) is not None]
     for key, value in spec.items():
-        if key not in tables:
-            session.print(render.one_line(f"{key} = {render.json_text(value, indent=False)}"))
+        if key not in tables and value is not None:
+            session.print(render.one_line(f"{key} = {toml_text(value)}"))
     for key in tables:
         session.print(render.one_line(f"[{key}]"))
         for inner_key, value in inner(spec, key).items():
-            text = render.json_text(value, indent=False)
-            session.print(render.one_line(f"{inner_key} = {text}"))
+            if value is not None:
+                session.print(render.one_line(f"{inner_key} = {toml_text(value)}"))
 
 
 # --- starting and stopping ------------------------------------------------------------------------

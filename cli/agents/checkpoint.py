@@ -115,17 +115,17 @@ def list_(session: Session, name: str | None, limit: int | None) -> None:
     found = session.call("checkpoint.list", params)
     of = "" if name is None else f' of "{name}"'
     rows = [
-        _row(each)
+        _row(session, each)
         for each in session.records(found, "checkpoints", f"there are no checkpoints{of}")
     ]
     if rows:
         session.print_table(HEADER, rows, droppable=("TASK", "AGENT"), right=("ID", "SIZE"))
 
 
-def _row(record: Mapping[str, object]) -> list[str]:
+def _row(session: Session, record: Mapping[str, object]) -> list[str]:
     return [
         word(record, "id"),
-        render.at(word(record, "at")),
+        session.at(word(record, "at")),
         word(record, "agent"),
         word(record, "worker", "-"),
         word(record, "reason"),
@@ -148,8 +148,8 @@ def show(session: Session, which: str, path: str | None) -> None:
     if session.json:
         session.print_json(found)
         return
-    for key in ("id", "at", "agent", "worker", "task", "reason", "size_bytes"):
-        session.print(render.one_line(f"{key} {render.json_text(found.get(key), indent=False)}"))
+    keys = ("id", "at", "agent", "worker", "task", "reason", "size_bytes")
+    session.print_fields({key: found.get(key) for key in keys})
     session.print_foreign(render.json_text(found.get("data"), indent=True))
 
 

@@ -33,16 +33,16 @@ def list_(session: Session, agent: str | None, limit: int) -> None:
         return
     session.print_table(
         ("AGENT", "SESSION", "TURNS", "MESSAGES", "SIZE", "STORED", "CREATED", "LAST ACCESS"),
-        [_row(record) for record in records],
+        [_row(session, record) for record in records],
         droppable=("CREATED", "STORED", "MESSAGES"),
         right=("TURNS", "MESSAGES", "SIZE", "STORED"),
     )
 
 
-def _row(record: Mapping[str, object]) -> list[str]:
+def _row(session: Session, record: Mapping[str, object]) -> list[str]:
     cells = [word(record, key) for key in ("agent", "session", "turns", "messages")]
     sizes = [render.size(number(record, key)) for key in ("size_bytes", "stored_bytes")]
-    times = [render.at(word(record, key)) for key in ("created_at", "accessed_at")]
+    times = [session.at(word(record, key)) for key in ("created_at", "accessed_at")]
     return [*cells, *sizes, *times]
 
 
@@ -60,9 +60,7 @@ def show(session: Session, agent: str, of: str, last: int | None) -> None:
         session.print_json(record)
         return
     keys = ("agent", "session", "turns", "messages", "size_bytes", "created_at", "accessed_at")
-    width = max(map(len, keys))
-    for key in keys:
-        session.print(render.one_line(f"{key:<{width}}  {word(record, key)}"))
+    session.print_fields({key: record.get(key) for key in keys})
     for part in ("variables", "data"):
         if values := inner(record, part):
             session.print(session.styled(part, "bold"))
@@ -143,13 +141,15 @@ def search(session: Session, agent: str, query: str, of: str | None, limit: int)
             [
                 word(record, "key"),
                 word(record, "session"),
-                "(corrupted)"
-                if record.get("corrupted")
-                else render.json_text(record.get("value"), indent=False),
+                "(corrupted)" if record.get("corrupted") else _value_text(record.get("value")),
             ]
             for record in records
         ],
     )
+
+
+def _value_text(value: object) -> str:
+    return value if isinstance(value, str) else render.json_text(value, indent=False)
 
 
 @memory.command("clear")

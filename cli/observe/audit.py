@@ -140,13 +140,14 @@ def _print(session: Session, records: Sequence[Mapping[str, object]]) -> None:
     if session.json:
         session.print_ndjson(records)
     elif records:
-        session.print_table(HEADER, map(_row, records), right=("ID", "TOOK"))
+        rows = [_row(session, record) for record in records]
+        session.print_table(HEADER, rows, droppable=("ID", "TOOK"), right=("ID", "TOOK"))
 
 
 HEADER = ("ID", "TIME", "CALLER", "ACTION", "SUBJECT", "TOOK", "RESULT")
 
 
-def _row(record: Mapping[str, object]) -> tuple[str, ...]:
+def _row(session: Session, record: Mapping[str, object]) -> tuple[str, ...]:
     about = word(record, "tool") or " ".join(str(each) for each in items(record, "names"))
     kept = inner(inner(record, "arguments"), "value")
     if kept:
@@ -158,7 +159,7 @@ def _row(record: Mapping[str, object]) -> tuple[str, ...]:
         result += f" ({word(record, 'repeated')} times more)"
     return (
         word(record, "id"),
-        render.at(word(record, "at")),
+        session.at(word(record, "at")),
         _caller(inner(record, "who")),
         word(record, "action"),
         about,

@@ -168,20 +168,26 @@ def _writer(session: Session) -> Write:
 def _line(session: Session, record: Mapping[str, object]) -> str:
     kind = word(record, "type", "-")
     subject = word(record, "worker") or word(record, "agent", "-")
+    at = render.at(word(record, "at"))
+    head = render.one_line(f"{word(record, 'seq', '-'):>6} {kind} {subject}")
+    taken = render.columns(at) + render.columns(head) + 2
+    room = None if session.width is None else max(session.width - taken, 1)
     if kind == "worker.state":
         state = word(record, "to", "-")
         colour = render.STATE_COLOURS.get(state, "grey")
         reason = render.one_line(word(record, "reason"))
-        text = f"{render.one_line(word(record, 'from', '-'))} -> {session.styled(render.one_line(state), colour)}"
-        text += f" ({reason})" if reason else ""
+        before = f"{render.one_line(word(record, 'from', '-'))} -> {render.one_line(state)}"
+        text = f"{before} ({reason})" if reason else before
+        text = text if room is None else render.cut(text, room)
+        text = text.replace(f"-> {state}", f"-> {session.styled(state, colour)}", 1)
     else:
         facts = [(k, v) for k, v in record.items() if k not in EVENT_KEYS and v is not None]
         shown = (
             (k, v if isinstance(v, str) else render.json_text(v, indent=False)) for k, v in facts
         )
         text = render.one_line(" ".join(f"{k}={v}" for k, v in shown))
-    head = render.one_line(f"{word(record, 'seq', '-'):>6} {kind} {subject}")
-    return f"{session.styled(render.at(word(record, 'at')), 'grey')} {head} {text}".rstrip()
+        text = text if room is None else render.cut(text, room)
+    return f"{session.styled(at, 'grey')} {head} {text}".rstrip()
 
 
 @events.command("publish")

@@ -55,7 +55,7 @@ def stats(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -
         return
     named = [(name, found) for group in GROUPS for name, found in inner(document, group).items()]
     lifetime = render.duration(number(document, "uptime_s"))
-    session.print(f"since {render.at(word(document, 'since'))}, {lifetime} ago")
+    session.print(f"since {session.at(word(document, 'since'))}, {lifetime} ago")
     rows = [_statistics_row(name, render.as_record(found)) for name, found in named]
     session.print_table(
         STATISTICS_HEADER,
@@ -220,7 +220,7 @@ def _height() -> int:
 def _lines(session: Session, frame: Record) -> list[str]:
     tasks, process = inner(frame, "tasks"), inner(frame, "process")
     head = (
-        f"{render.at(word(frame, 'at'))}  up {render.duration(number(frame, 'uptime_s'))}  "
+        f"{session.at(word(frame, 'at'))}  up {render.duration(number(frame, 'uptime_s'))}  "
         f"{word(process, 'active')} processes, {render.size(number(process, 'memory_bytes'))}  "
         f"tasks: {word(tasks, 'running')} running, {word(tasks, 'queued')} queued, "
         f"{word(tasks, 'succeeded')} succeeded, {word(tasks, 'failed')} failed"

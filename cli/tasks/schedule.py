@@ -25,15 +25,15 @@ def _list(session: Session) -> None:
         return
     session.print_table(
         ("NAME", "FOR", "WHEN", "NEXT", "RUNS", "SKIPPED", "REFUSED", "LAST", "OBJECTIVE"),
-        [_row(record) for record in records],
+        [_row(session, record) for record in records],
         droppable=("SKIPPED", "REFUSED", "LAST", "RUNS", "WHEN"),
         right=("RUNS", "SKIPPED", "REFUSED"),
     )
 
 
-def _row(record: Mapping[str, object]) -> list[str]:
+def _row(session: Session, record: Mapping[str, object]) -> list[str]:
     task = inner(record, "task")
-    following = "paused" if record.get("paused") is True else render.at(word(record, "next_at"))
+    following = "paused" if record.get("paused") is True else session.at(word(record, "next_at"))
     counts = [word(record, key) for key in ("runs", "skipped", "refused")]
     error = word(inner(record, "last_error"), "name")
     objective = word(task, "objective")
@@ -86,12 +86,7 @@ def show(session: Session, name: str) -> None:
     if session.json:
         session.print_json(record)
         return
-    width = max(map(len, record), default=0)
-    for key, value in record.items():
-        if value is None or value == []:
-            continue
-        text = value if isinstance(value, str) else render.json_text(value, indent=False)
-        session.print(render.one_line(f"{key:<{width}}  {text}"))
+    session.print_fields(record)
 
 
 @schedule.command("rm")

@@ -226,12 +226,19 @@ def tasks(session: Session, /, **options: Any) -> None:  # Any: the values of th
     if not records:
         session.note("there are no such tasks" if params else "there are no tasks")
         return
+    has_errors = any(record.get("error") for record in records)
     session.print_table(
-        ("ID", "AGENT", "WORKER", "STATE", "PRIORITY", "TRY", "TOOK", "CREATED", "OBJECTIVE"),
-        [_task_row(record) for record in records],
-        droppable=("PRIORITY", "TRY", "CREATED", "WORKER", "TOOK"),
+        (*TASK_HEADER, "REASON") if has_errors else TASK_HEADER,
+        [_task_row(session, record)[: None if has_errors else -1] for record in records],
+        droppable=("PRIORITY", "TRY", "WORKER", "TOOK", "CREATED"),
         right=("PRIORITY", "TRY", "TOOK"),
     )
+
+
+TASK_HEADER = (
+    *("ID", "AGENT", "WORKER", "STATE", "PRIORITY"),
+    *("TRY", "TOOK", "CREATED", "OBJECTIVE"),
+)
 
 
 def _filters(options: Mapping[str, Any]) -> dict[str, object]:
@@ -275,13 +282,13 @@ def _pages(
     return records, skipped
 
 
-def _task_row(record: Mapping[str, object]) -> list[str]:
+def _task_row(session: Session, record: Mapping[str, object]) -> list[str]:
     cells = [word(record, key) for key in ("id", "agent", "worker", "state", "priority", "attempt")]
-    created = render.at(word(record, "created_at"))
-    error = word(inner(record, "error"), "name")
-    objective = word(record, "objective")
+    created = session.at(word(record, "created_at"))
+    error = inner(record, "error")
+    reason = ": ".join(filter(None, (word(error, "name"), word(error, "message"))))
     took = render.duration(number(record, "duration_s"))
-    return [*cells, took, created, f"{error}: {objective}" if error else objective]
+    return [*cells, took, created, word(record, "objective"), reason]
 
 
 task = CommandGroup("task", help="Show, follow, cancel or retry single tasks.")
@@ -301,12 +308,7 @@ def show(session: Session, task_id: str, tree: bool) -> None:
         session.print_json(record)
         return
     long = ("input", "context", "output")
-    width = max(map(len, record), default=0)
-    for key, value in record.items():
-        if key in long or value is None or value == []:
-            continue
-        text = value if isinstance(value, str) else render.json_text(value, indent=False)
-        session.print(render.one_line(f"{key:<{width}}  {text}"))
+    session.print_fields({key: value for key, value in record.items() if key not in long})
     for key in long:
         if record.get(key) is not None:
             session.print(session.styled(key, "bold"))
@@ -325,8 +327,8 @@ def _show_tree(session: Session, task_id: str) -> None:
     left = [(found, 0)]
     while left:
         node, depth = left.pop()
-        row = _task_row(inner(node, "task"))
-        parts = [row[0], word(inner(node, "task"), "step"), row[1], row[3], row[6], row[8]]
+        row = _task_row(session, inner(node, "task"))
+        parts = [row[0], word(inner(node, "task"), "step"), row[1], row[3], row[6], *row[8:]]
         line = "  " * depth + "  ".join(part for part in parts if part)
         session.print(render.cut(render.one_line(line), session.width or sys.maxsize))
         more = int(number(node, "more") or 0)

@@ -1289,3 +1289,58 @@ def test_tab_completes_commands_and_the_daemons_names(world: World) -> None:
     assert completed(world, "corral audit -n 5 --act") == {"--action"}
     world.daemon.die()
     assert completed(world, "corral show c") == set()
+
+
+WIDE = "w" * 200
+LISTS: dict[str, object] = {
+    "daemon.status": STATUS
+    | {"agents": [entry(WIDE, "Initial", worker(WIDE, "Initial", pid=None, last_exit=EXITED))]},
+    "task.list": {
+        "tasks": [
+            TASK
+            | {"state": "failed", "objective": WIDE, "agent": WIDE}
+            | {"error": {"code": -33009, "name": "WorkerFailed", "message": WIDE}}
+        ]
+    },
+    "mcp.servers": {"servers": [entry("time", "Ready", worker("time-0"), tools=[WIDE, WIDE])]},
+    "mcp.tools": {"tools": [{"name": "w" * 48, "description": WIDE, "input_schema": {}}]},
+    "schedule.list": {"schedules": [{"name": WIDE, "cron": WIDE, "task": {"agent": WIDE}}]},
+    "statistics.show": {"agents": {WIDE: {}}, "since": "2026-01-01T00:00:00Z"},
+    "event.list": {
+        "events": [{"seq": 7, "at": "2026-01-01T00:00:00Z", "type": "task.ended", "x": WIDE}]
+    },
+    "checkpoint.list": {"checkpoints": [{"id": 1, "agent": WIDE, "task": WIDE, "reason": WIDE}]},
+    "memory.sessions": {"sessions": [{"agent": WIDE, "session": WIDE}]},
+    "memory.stats": {"agents": [{"agent": WIDE}], "pool": {}},
+    "memory.search": {"items": [{"key": WIDE, "session": WIDE, "value": {"a": WIDE}}]},
+    "audit.list": {"records": [{"id": 1, "at": "2026-01-01T00:00:00Z", "action": WIDE}]},
+}
+
+
+def test_no_list_wraps_on_a_terminal_of_80_columns(world: World) -> None:
+    world.daemon.scripts |= LISTS
+    for words in (
+        *("status", "tasks", "mcp servers", "mcp tools", "schedules", "stats", "top --once"),
+        *("events", "checkpoint list", "memory list", "memory stats", "memory search a", "audit"),
+    ):
+        shown = world.on_terminal(*words.split(), "--no-color")
+        assert "2" in shown or "w" in shown, words
+        assert max(map(len, shown.splitlines())) <= 80, (words, shown)
+        assert "T00:00:00" not in shown or words == "events", "times of tables are local"
+    piped = world.corral("tasks").stdout
+    assert WIDE in piped
+    assert f"WorkerFailed: {WIDE}" in piped
+
+
+def test_a_task_and_a_schedule_are_shown_as_text(world: World) -> None:
+    about = {"boundaries": {"timeout_s": None, "max_tool_calls": 5}, "reason": "", "step": None}
+    world.daemon.scripts |= {
+        "task.show": TASK | about,
+        "schedule.show": {"name": "m", "task": {"agent": "echo", "objective": "hi"}},
+    }
+    lines = world.corral("task", "show", "t-1").stdout.splitlines()
+    fields = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+    assert fields["boundaries.max_tool_calls"] == "5"
+    assert not {"reason", "step", "boundaries"} & set(fields)
+    shown = world.corral("schedule", "show", "m").stdout
+    assert ("task.objective" in shown, "{" in shown) == (True, False)

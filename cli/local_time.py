@@ -1,0 +1,33 @@
+"""Formats times for people: in the zone of this machine, short where the day is today.
+
+Programs get the time that the daemon sent, in UTC; so does a person that asks for it.
+"""
+
+from datetime import datetime
+
+MILLISECONDS = 23
+"""Characters of a time with its milliseconds, without a zone."""
+
+
+def local(stamp: str) -> str:
+    """Returns an RFC 3339 time in local time, with milliseconds; other texts as they are."""
+    when = _local(stamp)
+    return stamp if when is None else when.isoformat(" ", "milliseconds")[:MILLISECONDS]
+
+
+def brief(stamp: str, now: float) -> str:
+    """Returns an RFC 3339 time in local time, in seconds where it is today, else in minutes with its day."""
+    when = _local(stamp)
+    if when is None:
+        return stamp
+    if when.date() == datetime.fromtimestamp(now).date():
+        return when.strftime("%H:%M:%S")
+    return when.strftime("%Y-%m-%d %H:%M")
+
+
+def _local(stamp: str) -> datetime | None:
+    try:
+        when = datetime.fromisoformat(stamp)
+        return when.astimezone() if when.tzinfo else None
+    except (ValueError, OverflowError):
+        return None

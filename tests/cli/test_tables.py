@@ -1,0 +1,98 @@
+"""Tables fit the terminal, and records are shown as text: what the functions of `cli` make of values."""
+
+import os
+import random
+import time
+
+import pytest
+
+from corral.cli import render
+from corral.cli.fields import field_lines, toml_text
+from corral.cli.local_time import brief, local
+
+pytestmark = pytest.mark.core
+
+SEED = int(os.environ.get("SEED", "20261123"))
+
+
+def test_no_line_of_a_table_is_longer_than_the_terminal() -> None:
+    draw = random.Random(SEED)
+    for _ in range(500):
+        count = draw.randrange(1, 12)
+        header = [f"C{i}" for i in range(count)]
+        cell = "x" if draw.random() < 0.7 else "ü界"
+        rows = [[cell * draw.choice((0, 1, 5, 12, 48, 300)) for _ in header] for _ in range(4)]
+        width = draw.choice((40, 80, 120))
+        lines = render.table(
+            header,
+            rows,
+            width=width,
+            droppable=draw.sample(header, count // 3),
+            right=draw.sample(header, count // 3),
+        )
+        assert max(map(render.columns, lines)) <= width, SEED
+
+
+def test_a_table_without_a_terminal_is_whole() -> None:
+    rows = [["a" * 300, "1", "b" * 300]]
+    header, line = render.table(("A", "N", "B"), rows, width=None, droppable=("N",))
+    assert line.split() == rows[0]
+    assert header.split() == ["A", "N", "B"]
+
+
+def test_text_is_cut_before_a_column_is_dropped_and_figures_are_cut_last() -> None:
+    header, line = render.table(
+        ("NAME", "SIZE", "AT", "WHY"),
+        [["n" * 30, "12.5M", "07:00:00", "w" * 90]],
+        width=80,
+        droppable=("AT",),
+        right=("SIZE",),
+    )
+    assert header.split() == ["NAME", "SIZE", "AT", "WHY"], "the long texts alone are cut"
+    assert "12.5M" in line
+    assert line.endswith("…")
+    assert "n" * 30 in line
+
+
+def test_a_record_is_shown_without_json() -> None:
+    record = {
+        "id": "t-1",
+        "created_at": "2026-01-01T00:00:00Z",
+        "duration_s": 75.0,
+        "size_bytes": 2048,
+        "reason": "",
+        "step": None,
+        "children": [],
+        "waits": True,
+        "boundaries": {"timeout_s": None, "max_tool_calls": 5, "allowed_tools": ["a", "b"]},
+        "attempts": [{"worker": "w-0", "error": {"name": "Timeout"}}],
+    }
+    lines = field_lines(record, lambda stamp: f"<{stamp}>")
+    assert dict(line.split(maxsplit=1) for line in lines) == {
+        "id": "t-1",
+        "created_at": "<2026-01-01T00:00:00Z>",
+        "duration_s": "1m15s",
+        "size_bytes": "2.0K",
+        "waits": "yes",
+        "boundaries.max_tool_calls": "5",
+        "boundaries.allowed_tools": "a, b",
+        "attempts.0.worker": "w-0",
+        "attempts.0.error.name": "Timeout",
+    }
+    assert toml_text({"min": 1, "names": ["a"], "on": True}) == (
+        '{ min = 1, names = ["a"], on = true }'
+    )
+
+
+def test_times_are_local_and_short_where_the_day_is_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        now = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+        assert brief("2025-12-31T23:30:00.5Z", now) == "08:30:00"
+        assert brief("2025-12-30T23:30:00Z", now) == "2025-12-31 08:30"
+        assert local("2025-12-31T23:30:00.123456Z") == "2026-01-01 08:30:00.123"
+        assert local("later") == "later"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
