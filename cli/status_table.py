@@ -10,6 +10,9 @@ from .console import Session
 from .render import duration, inner, inners, items, number, size, word
 from .team_table import print_groups
 
+JOB_WORDS = {"running": "Running", "succeeded": "Done", "failed": "Failed"}
+"""Words for the state of a job, whose workers are Starting while they run, and Terminated when they have ended."""
+
 DOWN = frozenset({"Initial", "Starting", "ShuttingDown", "Terminated"})
 
 
@@ -68,11 +71,12 @@ def print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> 
 def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
     """Yields one line for an agent of one worker; for others, and with autoscaling, one for the whole and one per worker."""
     name, kind = word(entry, "name"), word(entry, "kind", "agent")
-    state = word(entry, "state", "-")
+    state = JOB_WORDS.get(word(entry, "job"), word(entry, "state", "-"))
+    kind = "job" if word(entry, "type") == "oneshot" else kind
     workers = inners(entry, "workers")
     between = inner(entry, "instances")
     if len(workers) == 1 and not between:
-        yield [name, kind, *_cells(entry, workers[0], state)]
+        yield [name, kind, *_cells(entry, workers[0])]
         return
     reason = f"{len(workers)} workers" if workers else "scaled to 0"
     if workers and between:
@@ -84,14 +88,27 @@ def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
     restarts = sum(int(number(worker, "restarts") or 0) for worker in workers)
     yield [name, kind, state, "", "", str(restarts) if workers else "", "", "", reason]
     for worker in workers:
-        yield [f"  {word(worker, 'id')}", kind, *_cells(entry, worker, word(worker, "state", "-"))]
+        yield [f"  {word(worker, 'id')}", kind, *_cells(entry, worker)]
 
 
-def _cells(entry: Mapping[str, object], worker: Mapping[str, object], state: str) -> list[str]:
+def _job_word(entry: Mapping[str, object], worker: Mapping[str, object]) -> str:
+    """Returns the word for the state of a worker of a job; "" where the state itself says it."""
+    if word(entry, "type") != "oneshot":
+        return ""
+    if worker.get("done"):
+        return "Done"
+    state, result = word(worker, "state"), word(inner(worker, "last_exit"), "result")
+    if state == "Terminated" and result not in ("stopped", ""):
+        return "Failed"
+    return "Running" if state == "Starting" and worker.get("pid") is not None else ""
+
+
+def _cells(entry: Mapping[str, object], worker: Mapping[str, object]) -> list[str]:
+    state = word(worker, "state", "-")
     is_alive = worker.get("pid") is not None
     cpu = number(worker, "cpu_percent")
     return [
-        state,
+        _job_word(entry, worker) or state,
         word(worker, "pid", "-"),
         duration(number(worker, "uptime_s")) if is_alive else "-",
         word(worker, "restarts", "-"),
@@ -110,7 +127,11 @@ def _reason(entry: Mapping[str, object], worker: Mapping[str, object], state: st
         parts.append("throttled")
     if task := word(worker, "task"):
         parts.append(task)
-    if state in DOWN:
+    if worker.get("done"):
+        parts.append(f"succeeded {render.at(word(inner(worker, 'last_exit'), 'at'))}")
+    elif _job_word(entry, worker) == "Running":
+        pass
+    elif state in DOWN:
         parts += _why_down(entry, worker, state)
     elif entry.get("degraded"):
         parts += _why_degraded(worker)

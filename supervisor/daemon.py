@@ -37,11 +37,13 @@ from .events.history import EventHistory
 from .installation import (
     HAS_ORCHESTRATION,
     Paths,
+    boot_id,
     built_in,
     make_host,
     raise_descriptor_limit,
     read_config,
 )
+from .jobs.successes import Successes
 from .lifeline import Lifeline
 from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
@@ -155,6 +157,7 @@ class _Daemon:
         self.memory = Memory(shared.store, shared.bus, lambda: self.agents.config, self._spec_of)
         backlog = Backlog()
         self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
+        self.successes = Successes(shared.store, self.agents, boot_id())
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
         self.statistics = Statistics(self.agents, self.limits, self._composite)
         self.tasks = Tasks(
@@ -208,6 +211,7 @@ class _Daemon:
             changes.subscribe(RollingRestart(self.agents, self._zygotes).changed, load=True)
         changes.subscribe(self.pubsub.changed)
         changes.subscribe(self.hibernation.changed)
+        changes.subscribe(self.successes.changed)
         changes.subscribe(lambda _: self.agents.startup.fill_room())
         changes.subscribe(self.tasks.dispatcher.worker_changed)
 
@@ -278,6 +282,7 @@ class _Daemon:
             stack.push_async_callback(zygotes.close)
         await this.agents.load(built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
+        await this.successes.load()
         await this.tasks.load()
         if this.schedules is not None:
             await this.schedules.load()

@@ -169,3 +169,11 @@ def _with_own(process: Process, folder: str) -> dict[str, object]:
     """Returns the paths of `[process]` to which processes are confined, with the server's own folder."""
     lists = {"read_paths": process.read_paths, "write_paths": process.write_paths}
     return {key: [*paths, folder] for key, paths in lists.items() if paths is not None}
+
+
+def boot_id() -> str:
+    """Returns an id of the present run of the machine; "" where the kernel gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""

@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from ...mcp.protocol.catalog import Catalogue
 from ...mcp.protocol.messages import Tool
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, SpawnFailed, Timeout
+from ...worker.contract.records import JobState
 from ..config.spec import Spec
+from ..lifecycle import job
 from ..lifecycle.state_machine import UP, State, Worker
 from ..supervision.worker_supervisor import WorkerSupervisor
 
@@ -60,9 +62,9 @@ class Agent:
         return any(supervisor.worker.wanted for supervisor in self.supervisors)
 
     @property
-    def is_up(self) -> bool:
-        """Returns True if all of its workers are up."""
-        return all(supervisor.worker.state in UP for supervisor in self.supervisors)
+    def is_satisfied(self) -> bool:
+        """Returns True if those that require it may start: all of its workers are up, or jobs that have succeeded."""
+        return all(supervisor.worker.is_satisfied for supervisor in self.supervisors)
 
     @property
     def is_paused(self) -> bool:
@@ -74,6 +76,14 @@ class Agent:
             and first.paused_at is not None
             and all(worker.paused_at is not None for worker in up)
         )
+
+    @property
+    def job(self) -> JobState | None:
+        """Returns the state of a job, the least advanced one of its workers; None for a service."""
+        if self.spec.type != "oneshot":
+            return None
+        states = {job.state(supervisor.worker) for supervisor in self.supervisors}
+        return next((state for state in job.STATES if state in states), "idle")
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -180,7 +190,9 @@ def not_up(worker: Worker) -> CorralError:
         return Conflict(f'cannot start "{worker.id}": it was stopped', worker=worker.id)
     facts = {"worker": worker.id, "result": last.result, "code": last.code, "signal": last.signal}
     text = f'cannot start "{worker.id}": {last.message}'
-    if last.result == "start-timeout":
+    if worker.spec.type == "oneshot":
+        text = f'cannot finish job "{worker.id}": {last.message}'
+    if last.result in ("start-timeout", job.LATE):
         return Timeout(text, **facts)
     return SpawnFailed(text, **facts)
 

@@ -16,7 +16,9 @@ def rests(worker: Worker) -> bool:
 
 
 def needs_a_start(supervisor: WorkerSupervisor) -> bool:
-    """Returns True if only a start brings it up, or it is about to end."""
+    """Returns True if only a start brings it up, or it is about to end; a job that has succeeded needs none."""
+    if supervisor.worker.done:
+        return False
     is_leaving = supervisor.job.is_to_end or not supervisor.worker.wanted
     return is_leaving or not supervisor.takes_room or rests(supervisor.worker)
 
@@ -36,27 +38,36 @@ def is_gone(supervisor: WorkerSupervisor) -> Callable[[Worker], bool]:
     return lambda worker: not worker.tree or (worker.wanted and not supervisor.job.is_to_end)
 
 
+def is_repeated(worker: Worker) -> bool:
+    """Returns True if it is a job that has succeeded, and runs again when a start of those that require it is requested."""
+    return worker.done and not worker.spec.remain
+
+
 def is_down(worker: Worker) -> bool:
-    """Returns True if it is not up, or not yet."""
-    return worker.state not in UP
+    """Returns True if those that require it have to wait for it."""
+    return not worker.is_satisfied
 
 
 def has_settled(before: LastExit | None) -> Callable[[Worker], bool]:
-    """Returns True if it is up, or is not coming up: not wanted, paused, or failed since `before`."""
+    """Returns True if it is up, or is not coming up: not wanted, paused, or failed since `before`.
+
+    A job has settled when it has succeeded, or failed for good: while it is retried it may succeed yet.
+    """
     tried = (State.TERMINATED, State.INITIAL, State.STARTING)
 
     def check(worker: Worker) -> bool:
         last = worker.last_exit  # a requested end is none of its failures
         has_failed = last is not None and last is not before and last.result not in ASKED_FOR
+        has_failed = has_failed and worker.spec.type == "service"
         stands = not worker.wanted or worker.paused_at is not None or rests(worker)
-        return worker.state in UP or stands or (has_failed and worker.state in tried)
+        return worker.is_satisfied or stands or (has_failed and worker.state in tried)
 
     return check
 
 
 def is_up_after(incarnation: int) -> Callable[[Worker], bool]:
     """Returns True if it is up, in a later life than that."""
-    return lambda worker: worker.state in UP and worker.incarnation > incarnation
+    return lambda worker: worker.is_satisfied and worker.incarnation > incarnation
 
 
 def has_moved_on(supervisor: WorkerSupervisor, incarnation: int) -> Callable[[Worker], bool]:

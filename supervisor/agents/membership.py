@@ -19,6 +19,7 @@ from ..config.diff import Plan, plan
 from ..config.loader import decode_agent, to_table
 from ..config.references import check_requires
 from ..config.spec import Config, Spec, changed
+from ..lifecycle import state_machine
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Service, WorkerSupervisor
 from .agent import Agent, processes_of, spec_of
@@ -464,14 +465,22 @@ class Membership:
     def _renew_changed(self, names: Iterable[str]) -> None:
         """Replaces workers for a new configuration in the order of dependencies, within the limits.
 
-        One that waits for its start, or is about to end, takes the new configuration with its next life.
+        One that waits for its start, or is about to end, takes the new configuration with its next life. The success of a
+        job was that of another command: it runs again.
         """
+        names = tuple(names)
+        outdated = {k for name in names for k in self._agents[name].supervisors if k.worker.done}
+        for supervisor in outdated:
+            supervisor.send(state_machine.Stop(reason="its configuration has changed"))
         wanted = [
             supervisor
             for name in names
             for supervisor in self._agents[name].supervisors
             if supervisor.worker.wanted
-            and not (supervisor.worker.waits or supervisor.job.is_to_end)
+            or (
+                (supervisor in outdated and supervisor.spec.autostart)
+                and not (supervisor.worker.waits or supervisor.job.is_to_end)
+            )
             if supervisor not in self._registry.leaving
         ]
         chosen = {supervisor: None for supervisor in wanted if supervisor.takes_room}

@@ -11,7 +11,6 @@ from functools import partial
 
 from ...worker.contract.errors import Timeout
 from ..lifecycle import state_machine
-from ..lifecycle.state_machine import UP
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import not_paused, users, waves
@@ -58,9 +57,11 @@ class Operations:
         is_scaled_away = self._registry.is_scaled_away
         supervisors = [k for k in supervisors if not is_scaled_away(k)] or supervisors
         if self._emergency.in_force is not None:
-            self._startup.startable(supervisors)  # a start that is refused does not end it
+            self._startup.startable(
+                supervisors, anew=True
+            )  # a start that is refused does not end it
             await self._emergency.release()
-        await self._startup.bring_up(supervisors, wait=wait)
+        await self._startup.bring_up(supervisors, wait=wait, anew=True)
 
     def unhold(self, names: Sequence[str], everything: bool) -> None:
         """Lets calls start these agents again, also the workers that they are given later."""
@@ -207,7 +208,7 @@ class Operations:
         if agent is None:
             return  # it was removed meanwhile
         required = self._registry.required(agent)
-        if all(k.id not in numbers and k.worker.state in UP for k in required):
+        if all(k.id not in numbers and k.worker.is_satisfied for k in required):
             supervisor.send(state_machine.Restart(reason))
             return
         supervisor.send(state_machine.Stop(reason=reason))

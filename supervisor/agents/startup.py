@@ -7,7 +7,7 @@ here until there is some.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from ...worker.contract.errors import (
@@ -18,11 +18,12 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ..events.bus import Bus
-from ..lifecycle import state_machine
-from ..lifecycle.state_machine import UP, LastExit, State, Worker
+from ..lifecycle import job, state_machine
+from ..lifecycle.start_failure import RUNS_TO_ITS_END
+from ..lifecycle.state_machine import ASKED_FOR, LastExit, State, Worker
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import Agent, not_up
-from .await_state import has_settled, is_down, needs_a_start, rests
+from .await_state import has_settled, is_down, is_repeated, needs_a_start, rests
 from .emergency_stop import EmergencyStopSwitch
 from .registry import Registry
 
@@ -87,30 +88,45 @@ class Startup:
         self._emergency.check("start anything")
         self.startable(supervisors)
 
-    def startable(self, supervisors: Sequence[WorkerSupervisor]) -> list[WorkerSupervisor]:
-        """Returns the supervisors after those that have to be started for them, if all of them may be.
+    def startable(
+        self, supervisors: Sequence[WorkerSupervisor], *, anew: bool = False
+    ) -> list[WorkerSupervisor]:
+        """Returns the supervisors after those that have to be started for them, if all of them may be; `anew` as in `needed`.
 
         Raises:
             ShuttingDown, Conflict, NotFound, ResourceLimitExceeded: one may not be started.
         """
         self.check_may_start(supervisors)
-        needed = self.needed(supervisors)
+        needed = self.needed(supervisors, anew=anew)
         chosen = set(supervisors)
         self.check_may_start(each for each in needed if each not in chosen)
         self.check_capacity(idle_count(needed))
         return needed
 
-    def needed(self, supervisors: Iterable[WorkerSupervisor]) -> list[WorkerSupervisor]:
-        """Returns the supervisors after those that have to be started for them, each once."""
+    def needed(
+        self, supervisors: Iterable[WorkerSupervisor], *, anew: bool = False
+    ) -> list[WorkerSupervisor]:
+        """Returns the supervisors after those that have to be started for them, each once.
+
+        `anew` includes jobs that have succeeded before, unless their success remains or what requires them runs.
+        """
         agents = self._registry.agents
         found: dict[WorkerSupervisor, None] = {}
         seen = set[str]()
 
-        def add(name: str, chosen: Iterable[WorkerSupervisor]) -> None:
+        def add(name: str, chosen: Sequence[WorkerSupervisor]) -> None:
             if name not in seen:
                 seen.add(name)
+                repeats = anew and not all(k.worker.tree for k in chosen)
                 for required in agents[name].spec.requires:
-                    add(required, [k for k in agents[required].supervisors if needs_a_start(k)])
+                    add(
+                        required,
+                        [
+                            k
+                            for k in agents[required].supervisors
+                            if needs_a_start(k) or (repeats and is_repeated(k.worker))
+                        ],
+                    )
             found.update(dict.fromkeys(chosen))
 
         for supervisor in supervisors:
@@ -119,8 +135,12 @@ class Startup:
 
     # -- starting
 
-    async def bring_up(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
-        """Starts workers and what they require, and waits until they are up.
+    async def bring_up(
+        self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True, anew: bool = False
+    ) -> None:
+        """Starts workers and what they require, and waits until they are up, jobs until they have succeeded.
+
+        `anew` as in `needed`.
 
         Raises:
             SpawnFailed: one did not come up; `data` has `result`.
@@ -130,7 +150,7 @@ class Startup:
             NotFound, ShuttingDown: one was removed, or the daemon is stopping.
         """
         self._emergency.check("start anything")
-        needed = self.startable(supervisors)
+        needed = self.startable(supervisors, anew=anew)
         before = self.last_exits()
         self.begin(needed)
         if wait:
@@ -169,6 +189,8 @@ class Startup:
         limit = self._limit
         taken = self._registry.active()
         for supervisor in supervisors:
+            if job.stays(supervisor.worker):
+                continue
             needed = self.needed([supervisor])
             more = idle_count(needed)
             if taken + more > limit:
@@ -211,9 +233,10 @@ class Startup:
                 continue  # what requires it waits for the next worker of its name
             agent = agents[supervisor.spec.name]
             agent.held = False
-            names = ", ".join(n for n in agent.spec.requires if not agents[n].is_up)
-            if names:
-                supervisor.start_after(self._until_required(agent), f"waits for {names}")
+            missing = [agents[n] for n in agent.spec.requires if not agents[n].is_satisfied]
+            if missing:
+                waiting = self._until_required(agent, supervisor)
+                supervisor.start_after(waiting, waits_for(missing))
             else:
                 supervisor.job.cancel()
                 supervisor.send(state_machine.Start())
@@ -237,7 +260,8 @@ class Startup:
         """
         for supervisor in supervisors:
             await self.until(supervisor, has_settled(before.get(supervisor.id)), before)
-            if supervisor.worker.state not in UP and not self._registry.is_scaled_away(supervisor):
+            is_up = supervisor.worker.is_satisfied
+            if not is_up and not self._registry.is_scaled_away(supervisor):
                 raise not_up(supervisor.worker)
 
     async def until(
@@ -255,19 +279,56 @@ class Startup:
                 continue
             required = self._registry.required(agent)
             await self.until_up(required, before)
-            async with asyncio.TaskGroup() as group:
-                waits = [group.create_task(each.until(is_down)) for each in required]
-                changes = supervisor.until(lambda worker: done(worker) or not worker.waits)
-                waits.append(group.create_task(changes))
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for each in waits:
-                    each.cancel()
+            changes = supervisor.until(lambda worker: done(worker) or not worker.waits)
+            await _first([*(each.until(is_down) for each in required), changes])
 
-    async def _until_required(self, agent: Agent) -> None:
-        for supervisor in self._registry.required(agent):
-            await supervisor.until(lambda worker: worker.state in UP)
+    async def _until_required(self, agent: Agent, waiting: WorkerSupervisor) -> None:
+        """Waits until all that an agent requires is up; says in the status of `waiting` which of them does not come up."""
+
+        def has_news(worker: Worker) -> bool:
+            return worker.is_satisfied or waits_for(missing) != reason
+
+        while missing := [
+            each
+            for each in filter(None, map(self._registry.agents.get, agent.spec.requires))
+            if not each.is_satisfied
+        ]:
+            reason = waits_for(missing)
+            waiting.send(state_machine.Want(reason))
+            down = [k for each in missing for k in each.supervisors if is_down(k.worker)]
+            await _first([each.until(has_news) for each in down])
+
+
+async def _first(waits: Iterable[Coroutine[None, None, object]]) -> None:
+    """Waits until one of several has ended, and cancels the others."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in waits]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for each in tasks:
+            each.cancel()
 
 
 def idle_count(supervisors: Iterable[WorkerSupervisor]) -> int:
     """Counts the workers that have no process, and would take room if they were started."""
     return len([each for each in supervisors if not each.takes_room])
+
+
+def waits_for(agents: Iterable[Agent]) -> str:
+    """Describes the agents that are waited for, and why one of them does not come up by itself."""
+    return f"waits for {', '.join(map(_why_missing, agents))}"
+
+
+def _why_missing(agent: Agent) -> str:
+    down = [k.worker for k in agent.supervisors if is_down(k.worker)]
+    resting = next((worker for worker in down if rests(worker)), None)
+    if resting is None or resting.last_exit is None:
+        return agent.name
+    last = resting.last_exit
+    verb = "failed" if agent.spec.type == "oneshot" else "is down"
+    if last.result in ASKED_FOR:
+        return f"{agent.name}, which was stopped: corral start {agent.name}"
+    remedy = f"corral start {agent.name}"
+    is_clean = agent.spec.type == "service" and agent.spec.protocol == "none" and last.code == 0
+    if is_clean and RUNS_TO_ITS_END not in last.message:
+        remedy = RUNS_TO_ITS_END
+    return f"{agent.name}, which {verb} ({last.message}): {remedy}"

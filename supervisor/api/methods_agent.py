@@ -103,6 +103,16 @@ class _Selection:
             self.names = kept
             self.supervisors = self._control.agents.selected(kept, everything=False)
 
+    def leave_out_jobs(self, is_kept: Callable[[WorkerSupervisor], bool]) -> None:
+        """Leaves out the jobs that were not named themselves, but for those that `is_kept` returns True for."""
+        self.supervisors = [
+            k
+            for k in self.supervisors
+            if k.spec.type == "service"
+            or is_kept(k)
+            or not self._given.isdisjoint((k.spec.name, k.id))
+        ]
+
     async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> object:
         """Awaits work and returns the status of the selection.
 
@@ -136,10 +146,19 @@ async def _select(control: Control, params: SelectionParams, _caller: Caller) ->
     return {"names": control.agents.chosen(params.names, params.selector, groups=True)}
 
 
+def _is_missing(supervisor: WorkerSupervisor) -> bool:
+    """Returns True if a job is to run by itself, and has not succeeded yet."""
+    return supervisor.spec.autostart and not supervisor.worker.done
+
+
 @method("agent.start", "operate", NamesParams, recorded="or-refused")
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
-    """Starts agents or workers and waits until they are ready."""
+    """Starts agents or workers and waits until they are ready, jobs until they have succeeded.
+
+    A choice that does not name them leaves out jobs that have succeeded, or that are not to start by themselves.
+    """
     chosen = _Selection(control, params)
+    chosen.leave_out_jobs(_is_missing)
     operations = control.agents.operations
     operations.unhold(chosen.names, chosen.all)
     return await chosen.bounded(
@@ -158,8 +177,9 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> objec
 
 @method("agent.restart", "operate", NamesParams, recorded="or-refused")
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> object:
-    """Stops agents or workers, starts them again and waits until they are ready."""
+    """Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named."""
     chosen = _Selection(control, params)
+    chosen.leave_out_jobs(lambda supervisor: supervisor.worker.tree)
     restarting = control.agents.operations.restart(chosen.supervisors, wait=params.wait)
     return await chosen.bounded(params.timeout_s, restarting)
 

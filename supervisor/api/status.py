@@ -212,6 +212,8 @@ class StatusReport:
             protocol=spec.protocol,
             workers=workers,
             queued=self._tasks.queued(agent.name),
+            type=spec.type,
+            job=agent.job,
             **_described(spec),
         )
         if spec.kind == "mcp":
@@ -286,6 +288,7 @@ class StatusReport:
             throttled=throttling.throttled,
             throttled_s=throttling.throttled_s,
             hibernated=supervisor.is_cordoned(Unschedulable.HIBERNATED),
+            done=worker.done,
         )
 
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .decoder import Document, KeyPath
+from .job import decode_job
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
 from .references import group_mistakes, requires_mistakes
 from .spec import (
@@ -52,6 +53,9 @@ CONFINING = ("read_paths", "write_paths", "connect_ports")
 PROGRAM_KEYS = frozenset({"command", "entrypoint", "url"})
 ONLY_OF_AGENTS = frozenset({"entrypoint", "python", "capabilities", "tools", "config"}) | {
     "hibernate_after",
+    "type",
+    "remain",
+    "timeout",
     "warm",
     "preload",
     "min_spare",
@@ -187,6 +191,8 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
     blank = Spec(name=spec.name, kind=spec.kind, source=spec.source)
     if spec.kind == "mcp":
         blank = replace(blank, protocol="mcp", autostart=False)
+    if spec.type == "oneshot":
+        blank = replace(blank, protocol="none")
     table = _differences(spec, blank, skip=frozenset({"environment"}))
     inherited = base.process.environment
     own = {k: v for k, v in spec.environment.items() if inherited.get(k) != v}
@@ -312,6 +318,8 @@ def _agent(
         raise document.error((*path, "protocol"), table["protocol"], 'an MCP server speaks "mcp"')
     if kind == "mcp":
         own.setdefault("autostart", False)  # its first call starts it
+    with document.collecting():
+        decode_job(document, path, table, own)
     if document.failures == before or not any(map(_hides_program, table)):
         with document.collecting():
             _check_program(document, path, own)
@@ -347,6 +355,8 @@ def _own_keys(
                 sections[key] = _section(document, here, value, getattr(defaults, key), directory)
                 continue
             if key in foreign:
+                if kind == "mcp" and key == "type":
+                    raise document.error(here, value, why_unknown_in_spec(key, ()))
                 whom = "MCP servers" if kind == "agent" else "agents"
                 raise document.error(here, value, f"this is a key of {whom} only")
             own[key] = document.decode_key(

@@ -324,7 +324,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     """Represents an agent or MCP server: `[agents.NAME]` or `[mcp.servers.NAME]`, with every section resolved.
 
     `command` is empty where `entrypoint` is set, and in a disabled `cortex`. `warm`, `preload` and `min_spare`
-    mean something only where `entrypoint` is set. `tools` None allows all.
+    mean something only where `entrypoint` is set; `remain` and `timeout` only where `type` is "oneshot". `tools` None
+    allows all.
     `environment` is `[process] environment`, then the agent's own; `source` is where the table came from.
     """
 
@@ -347,6 +348,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     ] = ()
     min_spare: Annotated[int, whole(0, 100)] = 0
     protocol: Literal["corral", "mcp", "none"] = "corral"
+    type: Literal["service", "oneshot"] = "service"
+    remain: bool = False
+    timeout: Seconds = 0.0
     instances: Annotated[Scale, _scale] = Scale(1, 1)
     capabilities: Annotated[
         tuple[str, ...],
@@ -426,8 +430,8 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
 }
 # Keys that a running worker was started with; every other key of a Spec takes effect at once.
 RESTART_KEYS = frozenset(
-    ("kind", "command", "entrypoint", "python", "protocol", "config", "environment", "disabled")
-) | {"url", "headers", "relays", "share", "process", "resources"}
+    ("kind", "command", "entrypoint", "python", "protocol", "type", "config", "environment")
+) | {"disabled", "url", "headers", "relays", "share", "process", "resources"}
 # Keys of these two sections that the daemon itself holds, or needs only to start or end a worker.
 LIVE_IN_SECTIONS = {
     "process": frozenset({"spawn_timeout", "shutdown_grace_period", "stop_signal"}),

@@ -19,6 +19,9 @@ SDK_PREFIX = "corral: "
 LINES = 40
 """Number of lines of stderr in which a traceback is looked for."""
 
+RUNS_TO_ITS_END = 'a command that runs to its end has type = "oneshot"'
+"""Remedy for a program that was declared a service, and has exited with status 0."""
+
 KEYS_PAGE = "docs/how-to/api-keys.md"
 
 _FRAME = re.compile(r'\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -41,6 +44,8 @@ def words_of_end(spec: Spec, cause: str, code: int | None, lines: Sequence[str])
         code: its exit status; None if a signal ended it.
         lines: the end of its stderr, the latest line last.
     """
+    if code == 0 and spec.type == "oneshot":
+        return cause  # its success
     words = last_words(lines)
     if code == 0 and spec.protocol != "none":
         cause += f" before {_AWAITED[spec.protocol]}"
@@ -95,6 +100,8 @@ _AWAITED = {
 
 def _hint(spec: Spec, code: int | None, words: str) -> str:
     if code == 0:
+        if spec.protocol == "none":
+            return RUNS_TO_ITS_END
         is_agent = spec.protocol == "corral" and spec.entrypoint is None
         return 'a program that is no agent needs protocol = "none"' if is_agent else ""
     if spec.entrypoint is not None and spec.python is not None:

@@ -110,6 +110,12 @@ class Worker(Struct, frozen=True):
     restarts: int = 0
     history: History = History()
     last_exit: LastExit | None = None
+    done: bool = False
+
+    @property
+    def is_satisfied(self) -> bool:
+        """Returns True if those that require it may start: it is up, or a job that has succeeded."""
+        return self.done or self.state in UP
 
     def frozen_s(self, now: float) -> float:
         """Returns the seconds of this incarnation in which it was paused, up to `now`."""

@@ -10,13 +10,14 @@ A pause belongs to one incarnation: its tree is frozen, there is no deadline, an
 as silence nor as time spent Ready. The end of the incarnation ends the pause.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 
 from ..config.spec import Spec
+from . import job
+from .readiness import awaited
 from .restart_policy import Again, History, after_life, backoff_s, decide
 from .state_machine import (
     ASKED_FOR,
@@ -63,9 +64,6 @@ ABORT_GRACE_S = 2.0
 KILL_INTERVAL_S = 2.0
 """Seconds between two SIGKILLs, until the tree is empty."""
 
-TARGET_SHOWN = 100
-"""Characters of the target of a readiness probe in the message of a start-timeout."""
-
 ALIVE_S = 1.0
 """Seconds after which a program without a protocol is Ready."""
 
@@ -82,10 +80,10 @@ def step(worker: Worker, event: Event, now: float) -> Step:
     return after, actions
 
 
-def rested(worker: Worker, last: LastExit) -> Worker:
-    """Returns a worker whose end an earlier daemon has recorded, before its first event: it rests."""
+def rested(worker: Worker, last: LastExit, *, done: bool = False) -> Worker:
+    """Returns a worker whose end an earlier daemon has recorded, before its first event: it rests, a job as `done`."""
     assert worker.state is State.INITIAL, "nothing has happened to it yet"
-    return replace(worker, state=State.TERMINATED, last_exit=last, reason=last.message)
+    return replace(worker, state=State.TERMINATED, last_exit=last, reason=last.message, done=done)
 
 
 def _move(worker: Worker, state: State, reason: str) -> Step:
@@ -101,7 +99,13 @@ def _join(first: Step, then: Callable[[Worker], Step]) -> Step:
 
 
 def _start(worker: Worker, _: Start, now: float) -> Step:
-    wanted = replace(worker, wanted=True, waits=False)
+    if job.stays(worker):
+        return worker, []
+    return _begin(worker, now)
+
+
+def _begin(worker: Worker, now: float) -> Step:
+    wanted = replace(worker, wanted=True, waits=False, done=False)
     if worker.state is State.INITIAL:
         return _spawn(wanted, "asked to start", now)
     if worker.state is State.TERMINATED:
@@ -114,10 +118,12 @@ def _start(worker: Worker, _: Start, now: float) -> Step:
 
 
 def _want(worker: Worker, event: Want, now: float) -> Step:
+    if job.stays(worker):
+        return worker, []
     rests = worker.state is State.TERMINATED and worker.resume_at is None
     if worker.wanted and not worker.waits and not rests:
         return worker, []  # it is up, or on its way
-    return replace(worker, wanted=True, waits=True, reason=event.reason), []
+    return replace(worker, wanted=True, waits=True, done=False, reason=event.reason), []
 
 
 def _stop(worker: Worker, event: Stop, now: float) -> Step:
@@ -135,7 +141,7 @@ def _stop(worker: Worker, event: Stop, now: float) -> Step:
 
 def _restart(worker: Worker, event: Restart, now: float) -> Step:
     if worker.state in (State.INITIAL, State.TERMINATED):
-        return _start(worker, Start(), now)
+        return _begin(worker, now)
     wanted = replace(worker, wanted=True, waits=False)
     if worker.state is State.SHUTTING_DOWN:
         return _at_once(wanted, now), []
@@ -155,6 +161,8 @@ def _hang(worker: Worker, event: Hang, now: float) -> Step:
 
 
 def _halt(worker: Worker, event: Halt, now: float) -> Step:
+    if worker.done:
+        return worker, []  # it has nothing left to be ended
     if worker.state in (State.INITIAL, State.TERMINATED):
         return _stop(worker, Stop(reason=event.reason), now)
     if worker.state is State.SHUTTING_DOWN:
@@ -175,7 +183,7 @@ def _resume(worker: Worker, _: Resume, now: float) -> Step:
         return worker, []
     awake, actions = _awake(worker, now)
     if awake.state is State.STARTING:
-        return replace(awake, deadline=now + _start_wait_s(awake)), actions
+        return replace(awake, deadline=_start_deadline(awake, now)), actions
     if awake.idle_at is not None:
         awake = replace(awake, idle_at=now)
     return replace(awake, deadline=_next_check(awake, now)), actions
@@ -213,7 +221,7 @@ def _spawned(worker: Worker, event: Spawned, now: float) -> Step:
         return up, [Kill()]  # it was given up before it ran
     if worker.state is not State.STARTING:
         return worker, []
-    return replace(up, deadline=now + _start_wait_s(worker)), []
+    return replace(up, deadline=_start_deadline(worker, now)), []
 
 
 def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
@@ -286,10 +294,12 @@ def _exited(worker: Worker, event: Exited, now: float) -> Step:
 
 def _after_death(worker: Worker, last: LastExit, left: State, jitter: float, now: float) -> Worker:
     """Returns the worker after an unrequested end in the state `left`."""
+    if job.is_success(worker.spec, last):
+        return job.succeeded(worker, last)
     ready_for_s = None if worker.ready_at is None else now - worker.ready_at
     counts = left is not State.BUSY
     decision = decide(
-        worker.spec.recovery,
+        job.policy(worker.spec),
         worker.history,
         clean=last.result == "exited" and last.code == 0 and ready_for_s is not None,
         counts=counts,
@@ -383,23 +393,13 @@ def _tick(worker: Worker, event: Tick, now: float) -> Step:
 def _starting_is_over(worker: Worker, now: float) -> Step:
     if _is_ready_by_living(worker.spec) and worker.pid is not None:
         return _ready(worker, HAS_LIVED, now)
+    if worker.spec.type == "oneshot" and worker.pid is not None:
+        return _kill(worker, job.LATE, job.late_words(worker.spec), now)
     timeout_s = worker.spec.process.spawn_timeout
     words = f"not ready within {timeout_s:g} s"
     if worker.pid is not None:
-        words += f": {_awaited(worker.spec)}"
+        words += f": {awaited(worker.spec)}"
     return _kill(worker, "start-timeout", words, now)
-
-
-def _awaited(spec: Spec) -> str:
-    """Describes the event that did not happen in time, with a hint for a program that is no agent."""
-    if spec.ready is not None:
-        target = json.dumps(" ".join(spec.ready.target)[:TARGET_SHOWN], ensure_ascii=False)
-        if spec.ready.way == "log":
-            return f"no line of its log matched {target}"
-        return f"no good answer from {spec.ready.way} {target}"
-    if spec.protocol == "corral":
-        return 'it did not answer "initialize" (a program that is no agent needs protocol = "none")'
-    return "it did not answer as an MCP server"
 
 
 def _check_heart(worker: Worker, last_message_at: float, now: float) -> Step:
@@ -544,7 +544,7 @@ def _awake(worker: Worker, now: float) -> Step:
 
 
 def _unwanted(worker: Worker) -> Worker:
-    return replace(worker, wanted=False, waits=False, resume_at=None, backoff=None)
+    return replace(worker, wanted=False, waits=False, resume_at=None, backoff=None, done=False)
 
 
 def _at_once(worker: Worker, now: float) -> Worker:
@@ -552,12 +552,16 @@ def _at_once(worker: Worker, now: float) -> Worker:
     return replace(worker, resume_at=now, backoff=None)
 
 
-def _start_wait_s(worker: Worker) -> float:
-    return ALIVE_S if _is_ready_by_living(worker.spec) else worker.spec.process.spawn_timeout
+def _start_deadline(worker: Worker, now: float) -> float | None:
+    """Returns when a running program has to be ready, or a job to have ended; None where that may take any time."""
+    spec = worker.spec
+    if spec.type == "oneshot":
+        return now + spec.timeout if spec.timeout > 0 else None
+    return now + (ALIVE_S if _is_ready_by_living(spec) else spec.process.spawn_timeout)
 
 
 def _is_ready_by_living(spec: Spec) -> bool:
-    return spec.protocol == "none" and spec.ready is None
+    return spec.protocol == "none" and spec.ready is None and spec.type == "service"
 
 
 def _words(event: Exited) -> str:

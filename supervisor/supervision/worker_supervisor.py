@@ -362,9 +362,9 @@ class WorkerSupervisor:
         is_coming = self.has_room or (worker.waits and self.job.is_waiting)
         return worker.tree or backs_off or is_coming
 
-    def rest(self, last: LastExit) -> None:
-        """Notes how it ended under an earlier daemon; before its first event here."""
-        self.worker = transitions.rested(self.worker, last)
+    def rest(self, last: LastExit, *, done: bool = False) -> None:
+        """Notes how it ended under an earlier daemon, a job as `done`; before its first event here."""
+        self.worker = transitions.rested(self.worker, last, done=done)
 
     # -- tasks
 

@@ -321,6 +321,15 @@ BAD: list[tuple[str, str, object]] = [
     ("[agents.a]\ncommand = ['x']\npython = '/p'", "agents.a.python", "/p"),
     ("[agents.a]\nentrypoint = 'm:a'\nprotocol = 'none'", "agents.a.protocol", "none"),
     (f"{SERVER}protocol = 'corral'", "mcp.servers.s.protocol", "corral"),
+    # jobs
+    (f"{AGENT}type = 'job'", "agents.a.type", "job"),
+    (f"{SERVER}type = 'stdio'", "mcp.servers.s.type", "stdio"),
+    (f"{AGENT}remain = true", "agents.a.remain", True),
+    (f"{AGENT}timeout = 60", "agents.a.timeout", 60.0),
+    (f"{AGENT}type = 'oneshot'\nprotocol = 'corral'", "agents.a.protocol", "corral"),
+    (f"{AGENT}type = 'oneshot'\nready = {{ tcp = '127.0.0.1:1' }}", "agents.a.ready", None),
+    (f"{AGENT}type = 'oneshot'\nrecovery.restart = 'always'", "agents.a.recovery.restart", "always"),
+    ("[agents.a]\nentrypoint = 'm:a'\ntype = 'oneshot'", "agents.a.entrypoint", "m:a"),
     # programs
     ("[agents.a]", "agents.a.command", None),
     ("[agents.a]\ncommand = []", "agents.a.command", []),
@@ -832,6 +841,17 @@ def test_a_table_is_minimal() -> None:
         "process": {"working_directory": "/w"},
         "recovery": {"restart": "always"},
     }
+
+
+def test_a_job_speaks_no_protocol_and_survives_its_own_table() -> None:
+    config = decode(AGENT + "type = 'oneshot'\nremain = true\ntimeout = '1h'\n")
+    job = config.agents["a"]
+    assert (job.protocol, job.remain, job.timeout) == ("none", True, 3600.0)
+    table = loader.to_table(job, config.defaults)
+    del table["process"]
+    assert table == {"command": ["x"], "type": "oneshot", "remain": True, "timeout": 3600}
+    again = loader.decode_agent("a", table, kind="agent", defaults=config.defaults, source=FILE, directory=FOLDER)  # fmt: skip
+    assert again == job
 
 
 def test_a_disabled_cortex_survives_its_own_table() -> None:

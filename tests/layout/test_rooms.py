@@ -25,7 +25,7 @@ supervisor.linux:
 supervisor.launcher: linux
 supervisor.config: worker.contract
 supervisor.store: worker.contract
-supervisor.lifecycle: config
+supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
 supervisor.audit: worker.contract config store
 supervisor.process: worker.contract config launcher linux
@@ -36,6 +36,7 @@ supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config eve
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
 supervisor.tasks: worker.contract mcp.pool config events lifecycle process store supervision agents
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
+supervisor.jobs: agents config lifecycle store supervision
 supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle sessions supervision tasks
 supervisor.api: worker.contract mcp.pool agents audit config events lifecycle logs process sessions store supervision tasks worker_api

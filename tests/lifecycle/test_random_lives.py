@@ -115,6 +115,8 @@ class Books:
 
     wanted: bool = False
     waits: bool = False
+    done: bool = False
+    """It is a job, and has succeeded since anybody wanted it to run."""
     ready_s: float = 0.0
     ready_at: float | None = None
     paused_s: float = 0.0
@@ -175,6 +177,7 @@ class World:
         if (
             books.wanted
             and not books.waits
+            and not self._is_job_at_work()
             and self.worker.state not in UP
             and not self._refusing()
         ):
@@ -183,6 +186,9 @@ class World:
         self._until(self.now + 300.0)
         if self.program is not None and self.program.exists:
             self._broken("something outlived the last stop")
+
+    def _is_job_at_work(self) -> bool:
+        return self.worker.spec.type == "oneshot" and self.worker.state is State.STARTING
 
     def _refusing(self) -> bool:
         last = self.worker.last_exit
@@ -292,13 +298,17 @@ class World:
         protocol, kind = self.random.choice(
             [("corral", "agent"), ("corral", "agent"), ("mcp", "mcp"), ("none", "agent")]
         )
+        is_job = protocol == "none" and self.random.random() < 0.5
         return Spec(
             name="w",
             kind="mcp" if kind == "mcp" else "agent",
             source="test",
             command=("w",),
             protocol="corral" if protocol == "corral" else "mcp" if protocol == "mcp" else "none",
-            ready=self.random.choice([None, READY]) if protocol == "none" else None,
+            type="oneshot" if is_job else "service",
+            remain=is_job and self.random.random() < 0.5,
+            timeout=self.random.choice([0.0, 20.0]) if is_job else 0.0,
+            ready=self.random.choice([None, READY]) if protocol == "none" and not is_job else None,
             idle_timeout=self.random.choice([0.0, 45.0]),
             process=Process(shutdown_grace_period=GRACE_S, spawn_timeout=SPAWN_TIMEOUT_S),
             monitoring=Monitoring(heartbeat_timeout=HEARTBEAT_TIMEOUT_S),
@@ -354,6 +364,9 @@ class World:
     def _plan(self, program: Program) -> None:
         """What a program does that nobody asked it for."""
         shake_s = self.random.uniform(0.05, 3.0)
+        if self.worker.spec.type == "oneshot" and self.calm:
+            self._dies_later(program, shake_s, (0, None))
+            return
         luck = 1.0 if self.calm else self.random.random()
         if luck < 0.12:
             self._dies_later(program, self.random.uniform(0.0, 0.9), self._own_end())
@@ -415,7 +428,7 @@ class World:
         if program is not self.program:
             return
         program.told_dead = True
-        if first:
+        if first and not self._books_of_success(exited):
             self._books_of_death(clean=exited.code == 0)
         before = self.worker
         self._send(exited)
@@ -481,6 +494,7 @@ class World:
             self._demand(isinstance(event, Shaken), "Ready without a sign")
         if move.new is State.STARTING:
             books.starting_at = self.now
+            books.done = False
             books.backed_off = None
             books.ready_at = books.asked_at = None
             books.killed = False
@@ -591,6 +605,11 @@ class World:
 
     def _books_of_command(self, event: Event) -> None:
         books, state = self.books, self.worker.state
+        stays = books.done and self.worker.spec.remain
+        if stays and isinstance(event, Start | Want):
+            return
+        if isinstance(event, Start | Restart | Stop | Want):
+            books.done = False
         if isinstance(event, Start | Restart):
             books.wanted, books.waits = True, False
             going = state in UP or state is State.STARTING
@@ -601,6 +620,8 @@ class World:
             books.waits = books.waits or not books.wanted or rests
             books.wanted = True
         elif isinstance(event, Halt):
+            if books.done:
+                return
             if books.wanted:
                 books.unwanted_at = self.now
             books.wanted = books.waits = False
@@ -636,6 +657,16 @@ class World:
         self.books.due(since, 0.8 * wait_s, 1.2 * wait_s)
         self.books.backed_off = since, earlier
 
+    def _books_of_success(self, exited: Exited) -> bool:
+        """Returns whether this death is the success of a job, which ends what was wanted of it."""
+        is_job = self.worker.spec.type == "oneshot"
+        if not is_job or exited.code != 0 or self.worker.state is not State.STARTING:
+            return False
+        books = self.books
+        books.wanted, books.done, books.unwanted_at = False, True, self.now
+        books.restarts.clear()
+        return True
+
     def _books_of_death(self, *, clean: bool) -> None:
         books, state = self.books, self.worker.state
         recovery = self.worker.spec.recovery
@@ -662,6 +693,8 @@ class World:
             return
         clean = clean and not ending and ready_for_s is not None
         policy = recovery.restart if recovery.enable_auto_restart else "never"
+        if policy == "always" and self.worker.spec.type == "oneshot":
+            policy = "on-failure"
         if policy == "never" or (policy == "on-failure" and clean):
             return
         counts = (books.left if ending else state) is not State.BUSY
@@ -684,6 +717,10 @@ class World:
         exists = program is not None and program.exists
         patience = max(self.woke_at, 0.0) + 2 * LATE_S
         self._demand(worker.wanted == books.wanted, "what is wanted is forgotten")
+        self._demand(worker.done == books.done, "the success of a job is forgotten, or made up")
+        is_job = worker.spec.type == "oneshot"
+        self._demand(not is_job or state not in UP, "a job is called ready")
+        may_last = is_job and worker.pid is not None and worker.spec.timeout == 0
         self._demand(worker.tree or not exists, "a process is unknown to its supervisor")
         frozen = program is not None and program.frozen_at is not None
         paused = worker.paused_at is not None
@@ -694,7 +731,7 @@ class World:
                 return
         elif frozen and not worker.exited and state in (*UP, State.STARTING):
             self._broken("a pause is forgotten")
-        waits = state in (State.STARTING, State.SHUTTING_DOWN)
+        waits = (state is State.STARTING and not may_last) or state is State.SHUTTING_DOWN
         waits = waits or (state is State.TERMINATED and worker.tree)
         waits = waits or (state is State.INITIAL and books.back_from is not None)
         waits = waits or (state in UP and worker.spec.protocol == "corral")
@@ -711,7 +748,7 @@ class World:
                 not exists or self.now < max(books.unwanted_at, patience) + GONE_S,
                 "a stop is forgotten",
             )
-        if state is State.STARTING:
+        if state is State.STARTING and not may_last:
             thawed_at = 0.0 if program is None else program.thawed_at
             until = (
                 max(books.starting_at, patience, thawed_at)
@@ -801,8 +838,25 @@ FAULTS = {
         "stage=Stage.SIGNALLED, deadline=None)\n        return signalled,",
     ),
     "what waits for a sign is ready by living": (
-        'return spec.protocol == "none" and spec.ready is None',
-        'return spec.protocol == "none"',
+        'spec.protocol == "none" and spec.ready is None and',
+        'spec.protocol == "none" and',
+    ),
+    "a job is ready by living": ('and spec.type == "service"', ""),
+    "the success of a job is answered by the restart policy": (
+        "if job.is_success(worker.spec, last):",
+        "if False:",
+    ),
+    "the run of a job ends only by itself": (
+        "return now + spec.timeout if spec.timeout > 0 else None",
+        "return None",
+    ),
+    "a stop leaves the success of a job": (
+        "resume_at=None, backoff=None, done=False)",
+        "resume_at=None, backoff=None)",
+    ),
+    "a run of a job begins with the success of the last": (
+        "wanted=True, waits=False, done=False)",
+        "wanted=True, waits=False)",
     ),
     "it kills only once": (
         "return replace(worker, stage=Stage.KILLED, deadline=now + KILL_INTERVAL_S), [Kill()]",
@@ -890,7 +944,7 @@ FAULTS = {
         "return awake, actions",
     ),
     "a resumed start has no deadline": (
-        "return replace(awake, deadline=now + _start_wait_s(awake)), actions",
+        "return replace(awake, deadline=_start_deadline(awake, now)), actions",
         "return awake, actions",
     ),
     "a pause is time spent Ready": ("ready_at += now - max(ready_at, worker.paused_at)", "pass"),

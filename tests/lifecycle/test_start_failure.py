@@ -71,7 +71,7 @@ ENTRY = _spec('entrypoint = "mod:agent"')
     ("spec", "code", "line", "hint"),
     [
         (AGENT, 0, "", 'protocol = "none"'),
-        (NONE, 0, "", ""),
+        (NONE, 0, "", 'type = "oneshot"'),
         (AGENT, 1, "KeyError: 'OPENAI_API_KEY'", "OPENAI_API_KEY = "),
         (AGENT, 1, "KeyError: 'name'", ""),
         (AGENT, 1, "LlmError: set the X_API_KEY environment variable", "X_API_KEY = "),

@@ -1068,5 +1068,78 @@ def main() -> None:
         sys.exit("usage: test_lifecycle.py --write | --answers")
 
 
+# -- jobs
+
+
+def job(**keys: Any) -> Life:  # Any: keys of the agent's table
+    recovery = Recovery(**keys.pop("recovery", {}))
+    return Life(replace(SPEC, protocol="none", type="oneshot", recovery=recovery, **keys))
+
+
+@pytest.mark.parametrize("restart", ["always", "on-failure", "never"])
+def test_exit_0_is_the_success_of_a_job_and_nothing_is_wanted_of_it_then(restart: str) -> None:
+    life = job(recovery={"restart": restart})
+    life.send(Start(), Spawned(7))
+    life.wait(3600.0)
+    assert (life.state, life.worker.deadline) == (State.STARTING, None)
+    assert not life.worker.is_satisfied
+    life.fail(CLEAN)
+    assert (life.state, life.result, life.worker.restarts) == (State.TERMINATED, "exited", 0)
+    assert life.worker.is_satisfied
+    assert not life.worker.wanted
+
+
+def test_a_job_that_fails_is_tried_again_as_its_policy_says_and_then_succeeds() -> None:
+    life = job(recovery={"max_restart_attempts": 1})
+    life.send(Start(), Spawned(7))
+    life.fail()
+    life.tick()
+    life.send(Spawned(8))
+    life.fail(CLEAN)
+    assert life.worker.done
+    life.send(Start(), Spawned(9))
+    assert not life.worker.done
+    life.fail()
+    assert life.state is State.INITIAL  # its success has forgiven the failure before
+    life.tick()
+    life.send(Spawned(10))
+    life.fail()
+    assert (life.state, life.result) == (State.TERMINATED, "restart-limit")
+    assert not life.worker.is_satisfied
+
+
+def test_a_job_of_restart_never_fails_once() -> None:
+    life = job(recovery={"restart": "never"})
+    life.send(Start(), Spawned(7))
+    life.fail()
+    assert (life.state, life.result, life.worker.done) == (State.TERMINATED, "exited", False)
+
+
+def test_a_success_that_remains_is_left_by_a_start_and_not_by_a_restart_or_a_stop() -> None:
+    life = job(remain=True)
+    life.send(Start(), Spawned(7))
+    life.fail(CLEAN)
+    assert life.send(Want("waits for b")) == []
+    assert life.send(Start()) == []
+    assert life.worker.done
+    assert Spawn(2) in life.send(Restart())
+    life.send(Spawned(8))
+    life.fail(CLEAN)
+    life.send(Halt("an emergency"))
+    assert life.worker.done
+    life.send(Stop())
+    assert not life.worker.done
+    assert Spawn(3) in life.send(Start())
+
+
+def test_a_run_of_a_job_that_takes_too_long_is_killed() -> None:
+    life = job(timeout=60.0, recovery={"restart": "never"})
+    life.send(Start(), Spawned(7))
+    assert life.worker.deadline == life.now + 60.0
+    assert Kill() in life.tick()
+    life.send(Exited(None, "SIGKILL", at="", jitter=0.5), Emptied())
+    assert (life.state, life.result) == (State.TERMINATED, "task-timeout")
+
+
 if __name__ == "__main__":
     main()

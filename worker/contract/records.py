@@ -228,7 +228,8 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     """Represents a worker in `status`.
 
     `wanted` is true if it is to be up, which may hold for some workers of an agent only. `throttled` is true while
-    cpu_limit_percent stops it; `throttled_s` is the sum of these times in this incarnation.
+    cpu_limit_percent stops it; `throttled_s` is the sum of these times in this incarnation. `done` is true for a job
+    from its success to the beginning of its next run.
     """
 
     id: str
@@ -253,6 +254,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     throttled_s: float = 0.0
     health: list[HealthRecord] = []
     hibernated: bool = False
+    done: bool = False
 
 
 class ServerStatus(Struct, frozen=True, kw_only=True):
@@ -285,8 +287,15 @@ class InstancesStatus(Struct, frozen=True):
     max: int
 
 
+JobState = Literal["idle", "waiting", "running", "succeeded", "failed", "stopped"]
+"""The state of a job: idle before its first run, waiting also for its next attempt."""
+
+
 class AgentStatus(Struct, frozen=True, kw_only=True):
-    """Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range."""
+    """Represents an agent or MCP server in `status`; `tools` and `mcp` are for servers, `instances` for a range.
+
+    `job` is the state of an agent of `type = "oneshot"`, and null for a service.
+    """
 
     name: str
     kind: Literal["agent", "mcp"]
@@ -296,6 +305,8 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     protocol: str
     workers: list[WorkerStatus]
     queued: int = 0
+    type: Literal["service", "oneshot"] = "service"
+    job: JobState | None = None
     title: str = ""
     description: str = ""
     labels: dict[str, str] = {}
