@@ -54,6 +54,7 @@ COMMANDS = {
     "log-level": "daemon.control",
     "emergency-stop": "daemon.control",
     "daemon": "daemon.control",
+    "secret": "daemon.secret",
     "doctor": "daemon.doctor",
     "completion": "daemon.about",
     "version": "daemon.about",

@@ -50,7 +50,7 @@ def main() -> None:
     except CorralError as error:
         _fail(error, mark)
     if arguments.check:
-        secrets = Secrets.of(config.daemon.secrets_file, os.environ)
+        secrets = Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir)
         for problem in secret_problems(config.agents.values(), secrets):
             print(f"corrald: warning: {problem}", file=sys.stderr)
         count = len(config.agents)

@@ -108,7 +108,7 @@ def make_host(config: Config, paths: Paths, launcher: Launcher) -> Host:
         default_user=_default_user(),
         temporary_root=temporary_root,
         containment=lambda: launcher.containment,
-        secrets=Secrets.of(config.daemon.secrets_file, os.environ),
+        secrets=Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir),
     )
 
 

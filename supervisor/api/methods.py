@@ -5,6 +5,7 @@ from . import (
     methods_daemon,
     methods_mcp,
     methods_observe,
+    methods_secret,
     methods_state,
     methods_task,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "methods_daemon",
     "methods_mcp",
     "methods_observe",
+    "methods_secret",
     "methods_state",
     "methods_task",
     "openrpc",

@@ -30,7 +30,7 @@ from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, refusal_key
-from ..config.secrets import masked
+from ..config.secrets import MASK, masked
 from ..logs.daemon_log import log_outcome
 from ..sessions.sessions import Memory
 from ..supervision.shared import Shared, utc_now
@@ -234,7 +234,11 @@ class Control:
         """
         if not logger.isEnabledFor(logging.DEBUG):
             return await self.answer(name, params, caller)
-        facts = {"caller": caller.name, "method": name, "params": masked(params)}
+        facts = {
+            "caller": caller.name,
+            "method": name,
+            "params": masked(_open_params(name, params)),
+        }
         return await log_outcome(logger, "call", facts, self.answer(name, params, caller))
 
     async def answer(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
@@ -327,7 +331,7 @@ class Control:
             record |= _failure(error)
             if isinstance(error, PermissionDenied):
                 record["names"] = _names(params)[:MAX_DENIED_NAMES]
-                record["params"] = _bounded(params, MAX_DENIED_BYTES)
+                record["params"] = _bounded(_open_params(name, params), MAX_DENIED_BYTES)
             if self.audit.refuse(record, refusal_key(caller.who)):
                 self.audit.add(record)
 
@@ -350,8 +354,19 @@ def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str
         "action": name,
         "who": dict(caller.who),
         "names": _names(params),
-        "params": _bounded(params),
+        "params": _bounded(_open_params(name, params)),
     }
+
+
+OPEN_OF_SECRETS = frozenset({"name", "agents", "replace", "restart", "force"})
+"""Keys of the methods `secret.*` whose values may be shown: a mistyped key must not show a secret."""
+
+
+def _open_params(name: str, params: Mapping[str, object]) -> Mapping[str, object]:
+    """Returns the params that logs and the audit may see, before any is masked by its own key."""
+    if not name.startswith("secret."):
+        return params
+    return {key: value if key in OPEN_OF_SECRETS else MASK for key, value in params.items()}
 
 
 def _names(params: Mapping[str, object]) -> list[object]:

@@ -10,9 +10,11 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...worker.contract import codec
 from ...worker.contract.errors import SpawnFailed
+from .secret_store import FOLDER, SecretStore
 
 REFERENCE = re.compile(r"\$\{secret:([A-Za-z_][A-Za-z0-9_.-]*)\}")
 
@@ -46,13 +48,15 @@ MASK = "***"
 
 @dataclass(frozen=True)
 class Secrets:
-    """Reads the secrets that a daemon can reach: those of `[daemon] secrets_file`, then the service manager's.
+    """Reads the secrets that a daemon can reach: kept ones, those of `[daemon] secrets_file`, then the service manager's.
 
-    `folder` is that of the credentials of systemd.exec(5), `$CREDENTIALS_DIRECTORY`.
+    `folder` is that of the credentials of systemd.exec(5), `$CREDENTIALS_DIRECTORY`; `store` has those that were set
+    by command.
     """
 
     file: str | None = None
     folder: str | None = None
+    store: SecretStore | None = None
 
     def expand(self, values: Mapping[str, str], owner: str, what: str) -> dict[str, str]:
         """Returns the values with each reference replaced by its secret, which is taken as it is.
@@ -80,9 +84,35 @@ class Secrets:
         return expanded
 
     @classmethod
-    def of(cls, file: str | None, environ: Mapping[str, str]) -> "Secrets":
-        """Makes the secrets of a daemon with this `secrets_file` and environment."""
-        return cls(file, environ.get("CREDENTIALS_DIRECTORY"))
+    def of(cls, file: str | None, environ: Mapping[str, str], state_dir: Path) -> "Secrets":
+        """Makes the secrets of a daemon with this `secrets_file`, environment and state folder."""
+        return cls(file, environ.get("CREDENTIALS_DIRECTORY"), SecretStore(state_dir / FOLDER))
+
+    def listed(self) -> list[dict[str, object]]:
+        """Returns the name, the place and the scope of each secret, without a value; what cannot be read, with why.
+
+        A name that is in several places is listed at the one that is used.
+        """
+        found: dict[str, dict[str, object]] = {}
+        for name in [] if self.store is None else self.store.names():
+            found[name] = {"name": name, "source": "kept", **self._scope(name)}
+        try:
+            in_file = self._stored(_Place("", "secret", ""))
+        except SpawnFailed:  # "corral doctor" says why
+            in_file = {}
+        for name in in_file:
+            found.setdefault(name, {"name": name, "source": "secrets_file"})
+        for name in _file_names(self.folder):
+            found.setdefault(name, {"name": name, "source": "credentials"})
+        return [found[name] for name in sorted(found)]
+
+    def _scope(self, name: str) -> dict[str, object]:
+        assert self.store is not None, "the caller has looked"
+        try:
+            kept = self.store.get(name)
+        except (OSError, ValueError) as error:
+            return {"problem": _why(error)}
+        return {} if kept is None else {"agents": kept.agents, "changed_at": kept.changed_at}
 
     def problems(self, values: Mapping[str, str], owner: str, what: str) -> list[str]:
         """Returns a line for each value that cannot be expanded now."""
@@ -100,11 +130,12 @@ class Secrets:
         try:
             return _parse(read_text(self.file, is_private=True, encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
-            why = error.strerror or type(error).__name__ if isinstance(error, OSError) else error
-            raise here.error(f'secrets_file "{self.file}": {why}') from None
+            raise here.error(f'secrets_file "{self.file}": {_why(error)}') from None
 
     def _secret(self, name: str, stored: Mapping[str, str], here: "_Place") -> str:
-        value = stored.get(name)
+        value = self._kept(name, here)
+        if value is None:
+            value = stored.get(name)
         if value is None and self.folder is not None:
             value = self._credential(name, here)
         if value is None:
@@ -113,6 +144,20 @@ class Secrets:
             raise here.error(f'the secret "{name}" has a NUL', secret=name)
         return value
 
+    def _kept(self, name: str, here: "_Place") -> str | None:
+        if self.store is None:
+            return None
+        try:
+            kept = self.store.get(name)
+        except (OSError, ValueError) as error:
+            raise here.error(f'the secret "{name}": {_why(error)}', secret=name) from None
+        if kept is None:
+            return None
+        if not kept.is_for(here.owner):
+            words = f'the secret "{name}" is for {", ".join(kept.agents)} alone'
+            raise here.error(words, secret=name, agents=kept.agents)
+        return kept.value
+
     def _credential(self, name: str, here: "_Place") -> str | None:
         assert self.folder is not None, "the caller has looked"
         try:
@@ -120,14 +165,14 @@ class Secrets:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            why = error.strerror or type(error).__name__ if isinstance(error, OSError) else error
-            raise here.error(f'credential "{name}": {why}', secret=name) from None
+            raise here.error(f'credential "{name}": {_why(error)}', secret=name) from None
         return text.removesuffix("\n")
 
     @property
     def _places(self) -> str:
         places = [] if self.file is None else [f'"{self.file}"']
         places += [] if self.folder is None else ["the service manager's credentials"]
+        places += [] if self.store is None else ['those of "corral secret set"']
         if not places:
             return (
                 "[daemon] secrets_file is not set, and the service manager has given no credentials"
@@ -176,6 +221,25 @@ def read_text(path: str, *, is_private: bool = False, encoding: str = "utf-8") -
         return data.decode(encoding)
     except UnicodeDecodeError:  # whose text has the bytes
         raise ValueError("it is not UTF-8") from None
+
+
+def referred(values: Mapping[str, str]) -> set[str]:
+    """Returns the names of the secrets that values name."""
+    return {match[1] for value in values.values() for match in REFERENCE.finditer(value)}
+
+
+def _why(error: Exception) -> str:
+    """Returns the reason of a failed read, without what was read."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error)
+
+
+def _file_names(folder: str | None) -> list[str]:
+    try:
+        return [] if folder is None else os.listdir(folder)
+    except OSError:
+        return []
 
 
 def is_reference(value: str) -> bool:

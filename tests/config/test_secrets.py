@@ -78,7 +78,9 @@ def test_credentials_come_after_the_file_and_lose_one_newline(tmp_path: Path) ->
     folder.mkdir()
     (folder / "A").write_text("other\n")
     (folder / "KEY").write_text("-----BEGIN\nlines\n\n")
-    secrets = Secrets.of(stored(tmp_path, f"A={VALUE}\n"), {"CREDENTIALS_DIRECTORY": str(folder)})
+    secrets = Secrets.of(
+        stored(tmp_path, f"A={VALUE}\n"), {"CREDENTIALS_DIRECTORY": str(folder)}, tmp_path
+    )
     assert expanded(secrets, "${secret:A}") == VALUE
     assert expanded(secrets, "${secret:KEY}") == "-----BEGIN\nlines\n"
 

@@ -49,6 +49,31 @@ class StatisticsParams(Struct, frozen=True, forbid_unknown_fields=True):
     selector: Selector | None = None
 
 
+class SecretSetParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Sets a secret. The key of its value is one that logs and the audit mask. `agents` are globs; all without any."""
+
+    name: str
+    secret: str
+    agents: Annotated[list[str], Meta(max_length=1000)] = []
+    replace: bool = False
+
+
+class SecretRotateParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Replaces the value of a secret, and the agents that it is for unless `agents` is absent."""
+
+    name: str
+    secret: str
+    agents: Annotated[list[str], Meta(max_length=1000)] | None = None
+    restart: bool = False
+
+
+class SecretRemoveParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names a secret to remove; with `force` also one that agents name."""
+
+    name: str
+    force: bool = False
+
+
 class NameParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Names an agent, MCP server or worker."""
 

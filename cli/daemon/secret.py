@@ -1,0 +1,139 @@
+"""Implements `corral secret`: sets, lists, rotates and removes secrets. A value is read, and never printed."""
+
+import sys
+from typing import Any
+
+import click
+
+from ...worker.contract.errors import InvalidParams
+from .. import render
+from ..context import Command, CommandGroup, Session, complete_agents, complete_names
+from ..render import items, word
+
+complete_secrets = complete_names("secret.list", "secrets")
+
+secret = CommandGroup("secret", help="Set, list, rotate and remove secrets for ${secret:NAME}.")
+
+of_name = click.argument("name", metavar="NAME", shell_complete=complete_secrets)
+of_source = click.argument("source", metavar="[-]", required=False, type=click.Choice(["-"]))
+of_file = click.option(
+    "--file", "path", metavar="F", help="Read the value from this file, or from stdin with -."
+)
+of_agents = click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=complete_agents,
+    help="Let only these agents and servers have it; repeatable.",
+)
+
+
+@secret.command("set", cls=Command)
+@of_name
+@of_source
+@of_file
+@of_agents
+@click.option("--replace", is_flag=True, help="Replace a secret of this name.")
+@click.pass_obj
+def set_(session: Session, /, name: str, **options: Any) -> None:  # Any: the options above
+    """Keep a secret. Asks for its value, unless it comes from a file or from stdin."""
+    params: dict[str, object] = {"name": name, "secret": _value(name, options)}
+    params |= {"agents": list(options["agents"]), "replace": options["replace"]}
+    _show(session, session.call("secret.set", params), "set")
+
+
+@secret.command("rotate", cls=Command)
+@of_name
+@of_source
+@of_file
+@of_agents
+@click.option("--restart", is_flag=True, help="Restart the workers that use it, one after another.")
+@click.pass_obj
+def rotate(session: Session, /, name: str, **options: Any) -> None:  # Any: the options above
+    """Replace the value of a secret; without --agent it stays for the same agents."""
+    params: dict[str, object] = {"name": name, "secret": _value(name, options)}
+    params |= {"agents": list(options["agents"]) or None, "restart": options["restart"]}
+    timeout: dict[str, Any] = {"timeout_s": None} if options["restart"] else {}
+    _show(session, session.call("secret.rotate", params, **timeout), "rotated")
+
+
+@secret.command("list", cls=Command)
+@click.pass_obj
+def list_(session: Session) -> None:
+    """List the secrets and the agents that name them, without values."""
+    found = session.call("secret.list", {})
+    records = session.records(
+        found, "secrets", 'there are no secrets; "corral secret set" keeps one'
+    )
+    if not records:
+        return
+    session.print_table(
+        ("NAME", "KEPT IN", "FOR", "CHANGED", "USED BY"),
+        [
+            [
+                word(record, "name"),
+                word(record, "problem") or word(record, "source", "nowhere"),
+                " ".join(map(str, items(record, "agents"))) or "all",
+                session.at(word(record, "changed_at")),
+                " ".join(map(str, items(record, "used_by"))),
+            ]
+            for record in records
+        ],
+        droppable=("CHANGED",),
+    )
+
+
+@secret.command("rm", cls=Command)
+@of_name
+@click.option("--force", is_flag=True, help="Remove it although agents name it.")
+@click.pass_obj
+def remove(session: Session, name: str, force: bool) -> None:
+    """Remove a secret."""
+    found = session.call("secret.rm", {"name": name, "force": force})
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"removed {name}"))
+
+
+def _show(session: Session, found: dict[str, object], done: str) -> None:
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"{done} {word(found, 'name')}"))
+    restarted = [str(each) for each in items(found, "restarted")]
+    if restarted:
+        session.print(render.one_line(f"restarted {' '.join(restarted)}"))
+    elif users := " ".join(map(str, items(found, "used_by"))):
+        session.note(f"processes that run keep the value before: corral restart {users}")
+
+
+def _value(name: str, options: dict[str, Any]) -> str:
+    """Reads the value: from a file, from stdin, or from a person at the terminal; without one final newline.
+
+    Raises:
+        InvalidParams: it cannot be read.
+    """
+    path = options["path"] if options["source"] is None else "-"
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read()
+        elif path is not None:
+            with open(path, "rb") as file:
+                data = file.read()
+        elif sys.stdin.isatty():
+            from getpass import getpass  # noqa: PLC0415 - start-up time: only where a person is asked
+
+            data = getpass(f"value of {name}: ").encode("utf-8", "surrogateescape")
+        else:
+            words = f'cannot read secret "{name}": stdin is no terminal; write - or --file F'
+            raise InvalidParams(words, key="--file", name=name)
+        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        words = f'cannot read secret "{name}" from "{path}": {(error.strerror or "").lower()}'
+        raise InvalidParams(words, key="--file", value=path) from error
+    except UnicodeError:  # whose text has the bytes
+        raise InvalidParams(
+            f'cannot read secret "{name}": it is not UTF-8', key="--file", value=path
+        ) from None

@@ -1,0 +1,106 @@
+"""Serves the methods `secret.*` of the table: they set, list, rotate and remove secrets, and never return one."""
+
+import asyncio
+from collections.abc import Sequence
+
+from ...worker.contract.control_params import (
+    NoParams,
+    SecretRemoveParams,
+    SecretRotateParams,
+    SecretSetParams,
+)
+from ...worker.contract.errors import Conflict
+from ..config.secret_store import SecretStore
+from ..config.secrets import referred
+from ..config.spec import Spec
+from .table import Caller, Control, method
+
+
+@method("secret.set", "admin", SecretSetParams, recorded="or-refused", recorded_keys=("used_by",))
+async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> object:
+    """Keeps a secret for `${secret:NAME}`, of all agents or of those that match `agents`. Returns the agents that name it."""
+    await asyncio.to_thread(
+        _store(control).set,
+        params.name,
+        params.secret,
+        tuple(params.agents),
+        replace=params.replace,
+    )
+    return {"name": params.name, "used_by": _users(control, params.name)}
+
+
+@method("secret.list", "admin", NoParams)
+async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
+    """Returns the names of all secrets, their places, and the agents that they are for and that name them; no value."""
+    secrets = control.shared.host.secrets
+    found = await asyncio.to_thread(secrets.listed)
+    named = {name for agent in control.agents.agents.values() for name in _named(agent.spec)}
+    known = {str(each["name"]) for each in found}
+    lost: list[dict[str, object]] = [
+        {"name": each, "source": None} for each in sorted(named - known)
+    ]
+    return {
+        "secrets": [
+            {**each, "used_by": _users(control, str(each["name"]))} for each in [*found, *lost]
+        ]
+    }
+
+
+@method("secret.rm", "admin", SecretRemoveParams, recorded="or-refused")
+async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller) -> object:
+    """Removes a kept secret. One that agents name is refused without `force`."""
+    users = _users(control, params.name)
+    if users and not params.force:
+        words = f"{', '.join(users)} could not start without it; --force removes it"
+        raise Conflict(
+            f'cannot remove secret "{params.name}": {words}', name=params.name, used_by=users
+        )
+    await asyncio.to_thread(_store(control).remove, params.name)
+    return {"name": params.name, "used_by": users}
+
+
+@method(
+    "secret.rotate",
+    "admin",
+    SecretRotateParams,
+    recorded="or-refused",
+    recorded_keys=("used_by", "restarted"),
+)
+async def _rotate(control: Control, params: SecretRotateParams, _caller: Caller) -> object:
+    """Replaces the value of a kept secret; with `restart` the workers of agents that name it restart one after another."""
+    agents = None if params.agents is None else tuple(params.agents)
+    await asyncio.to_thread(_store(control).rotate, params.name, params.secret, agents)
+    users = _users(control, params.name)
+    restarted = await _restarted(control, users) if params.restart else []
+    return {"name": params.name, "used_by": users, "restarted": restarted}
+
+
+async def _restarted(control: Control, names: Sequence[str]) -> list[str]:
+    """Restarts the wanted workers of agents one after another, each until it is up; returns their ids.
+
+    Raises:
+        CorralError: one does not come up; those after it keep the old value.
+    """
+    found: list[str] = []
+    for name in names:
+        for supervisor in control.agents.selected([name], False):
+            if supervisor.worker.wanted:
+                await control.agents.operations.restart([supervisor])
+                found.append(supervisor.id)
+    return found
+
+
+def _store(control: Control) -> SecretStore:
+    store = control.shared.host.secrets.store
+    assert store is not None, "a daemon has a state folder"
+    return store
+
+
+def _users(control: Control, name: str) -> list[str]:
+    """Returns the agents and servers whose specification names a secret, sorted."""
+    agents = control.agents.agents.values()
+    return sorted(agent.spec.name for agent in agents if name in _named(agent.spec))
+
+
+def _named(spec: Spec) -> set[str]:
+    return {name for values in (spec.environment, spec.headers) for name in referred(values)}
