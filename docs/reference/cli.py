@@ -473,6 +473,21 @@ Stops the daemon as SIGTERM does: workers end in their order, each within its gr
 code 5 after `--timeout`, the daemon goes on stopping. Asks for admin rights. Where systemd listens at the socket the next command starts the
 daemon again: use `systemctl stop corrald.socket corrald`. `--json`: `{"pid"}`.
 """,
+    "secret set": """
+Keeps a secret for [`${secret:NAME}`](configuration.md#secrets). The value is asked for without an echo, read from stdin with `-`, or from `--file F`; one final newline is left out. A name that
+is kept already is refused (4) without `--replace`. Asks for admin rights, as all of `secret` does. `--json`: `{"name", "used_by": [names]}`.
+""",
+    "secret rotate": """
+Running processes keep the old value until they start again; with `--restart` the workers of the agents that name it are restarted one after another, each until it is ready. A
+worker that does not come up ends that (1): those after it keep the old value. A name that is not kept is not found (3). `--json`: `{"name", "used_by", "restarted": [worker ids]}`.
+""",
+    "secret list": """
+`KEPT IN` is `kept` (by command), `secrets_file`, `credentials` (of the service manager), or `nowhere` for a name that only a specification has. `--json`: `[{"name", "source",
+"agents", "changed_at", "used_by"}]`, with `"problem"` for one that cannot be read.
+""",
+    "secret rm": """
+Removes a secret that was set by command. Refused (4) while agents name it, unless with `--force`. `--json`: `{"name", "used_by"}`.
+""",
     "doctor": """
 Reports containment, isolation
 (Landlock), users, descriptors and processes, state folder, socket, configuration and service; for a running daemon also its MCP servers, secrets and HTTP, and whether processes start by

@@ -13,6 +13,7 @@ from ...worker.contract.errors import Conflict
 from ..config.secret_store import SecretStore
 from ..config.secrets import referred
 from ..config.spec import Spec
+from ..lifecycle.state_machine import UP
 from .table import Caller, Control, method
 
 
@@ -76,7 +77,7 @@ async def _rotate(control: Control, params: SecretRotateParams, _caller: Caller)
 
 
 async def _restarted(control: Control, names: Sequence[str]) -> list[str]:
-    """Restarts the wanted workers of agents one after another, each until it is up; returns their ids.
+    """Restarts the workers of agents that are up one after another, each until it is up; returns their ids.
 
     Raises:
         CorralError: one does not come up; those after it keep the old value.
@@ -84,7 +85,7 @@ async def _restarted(control: Control, names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         for supervisor in control.agents.selected([name], False):
-            if supervisor.worker.wanted:
+            if supervisor.worker.state in UP:
                 await control.agents.operations.restart([supervisor])
                 found.append(supervisor.id)
     return found
