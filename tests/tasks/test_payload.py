@@ -145,7 +145,7 @@ def test_an_error_for_which_there_is_room_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("limit", [1000, ERROR_LEAST_BYTES, ERROR_BYTES])
 def test_a_longer_one_keeps_its_short_facts_and_names_the_others(limit: int) -> None:
-    facts: dict[str, object] = {"long": "x" * limit, "deep": nested_list(900), "short": 7}
+    facts: dict[str, object] = {"long": "x" * limit, "deep": nested_list(20_000), "short": 7}
     facts |= {"\x01" * limit + str(n): n for n in range(9)}
     found = bounded(Error(-33013, "TaskFailed", "\x01" * limit, facts), limit)
     assert (found.code, found.name) == (-33013, "TaskFailed")
