@@ -50,6 +50,7 @@ COMMANDS = {
     "top": "observe.statistics",
     "audit": "observe.audit",
     "mcp": "tools.mcp",
+    "import": "convert.import_file",
     "reload": "daemon.control",
     "log-level": "daemon.control",
     "emergency-stop": "daemon.control",

@@ -5,8 +5,6 @@ starts now; only then are parts of the daemon imported.
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 
 import click
@@ -14,11 +12,11 @@ import click
 from ... import __version__
 from ...worker.contract.errors import Unreachable
 from .. import render
+from ..config_check import problem_of
 from ..connecting import ABSENT
 from ..context import Command, Session
 from ..render import inner, inners, word
 
-CHECK_S = 20.0
 MARKS = {
     "ok": ("ok", "green"),
     "warning": ("!", "yellow"),
@@ -68,7 +66,7 @@ def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
     facts = host_facts.look(
         socket=session.socket,
         state_dir=host_facts.default_state_dir(environ, os.getuid()),
-        config_problem=_config_problem(),
+        config_problem=problem_of(),
         environ=environ,
     )
     report = host_check.report(facts)
@@ -84,16 +82,6 @@ def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
         first = _finding("daemon", "broken", error.message)
     report["findings"] = [first, *inners(report, "findings")]
     return report
-
-
-def _config_problem() -> str:
-    """Returns the errors that `corrald --check` finds in the configuration."""
-    check = [sys.executable, "-P", "-m", "corral.supervisor", "--check"]
-    try:
-        done = subprocess.run(check, capture_output=True, text=True, timeout=CHECK_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"cannot check it: {error}"
-    return "" if done.returncode == 0 else done.stderr.strip().removeprefix("corrald: ")
 
 
 def _finding(topic: str, verdict: str, found: str, remedy: str = "") -> dict[str, object]:

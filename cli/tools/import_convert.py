@@ -10,11 +10,12 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from ...worker.contract.codec import as_array, as_object
 from ...worker.contract.errors import InvalidParams
+from .. import toml_text
 from .import_files import Section, Surroundings, Table, refuse
 
 
@@ -61,7 +62,7 @@ _ALLOW_LISTS = ("includeTools", "enabled_tools", "enabledTools", "tools", "allow
 _HTTP = ("http", "streamable-http", "streamableHttp", "streamable_http", "remote")
 
 
-def allowed_name(name: str) -> str:
+def allowed_name(name: str, prefix: str = "mcp") -> str:
     """Returns the name if corral allows it, else the nearest allowed one: always the same for the same name."""
     fits = _NAME.fullmatch(name) and "__" not in name and not re.search(r"-[0-9]+$", name)
     if fits and name != "corral":
@@ -69,7 +70,7 @@ def allowed_name(name: str) -> str:
     near = re.sub(r"_{2,}", "_", re.sub(r"[^A-Za-z0-9_-]+", "-", name)).strip("-_")
     near = re.sub(r"-([0-9]+)$", r"\1", near)
     if not near or not near[0].isalpha():
-        near = f"mcp-{near}" if near and not near.isdecimal() else f"mcp{near}"
+        near = f"{prefix}-{near}" if near and not near.isdecimal() else f"{prefix}{near}"
     if near == "corral":
         near = "corral-server"
     if len(near) > 48:
@@ -486,29 +487,5 @@ def hidden(table: Mapping[str, object]) -> Table:
 def toml(servers: Sequence[Server]) -> str:
     """Formats the servers as `[mcp.servers.NAME]` tables of a corral configuration file."""
     return "\n".join(
-        "\n".join(_tables(("mcp", "servers", s.name), s.table)) + "\n" for s in servers
+        "\n".join(toml_text.lines(("mcp", "servers", s.name), s.table)) + "\n" for s in servers
     )
-
-
-def _tables(path: tuple[str, ...], table: Mapping[str, object]) -> Iterator[str]:
-    yield f"[{'.'.join(map(_key, path))}]"
-    inner = {key: as_object(value) for key, value in table.items()}
-    for key, value in table.items():
-        if inner[key] is None:
-            yield f"{_key(key)} = {_value(value)}"
-    for key, value in inner.items():
-        if value is not None:
-            yield from _tables((*path, key), value)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
-
-
-def _value(value: object) -> str:
-    if (array := as_array(value)) is not None:
-        return f"[{', '.join(map(_value, array))}]"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    text = json.dumps(value, ensure_ascii=False)  # its escapes are TOML's, too
-    return text.replace("\x7f", "\\u007F")

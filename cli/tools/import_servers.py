@@ -13,6 +13,7 @@ import click
 from ...worker.contract.errors import Conflict, InvalidParams, from_wire
 from .. import render
 from ..context import Command, Session, pair
+from ..new_file import write_new
 from ..render import inner, items
 from .import_convert import Server, Skipped, chosen, hidden, toml, with_references
 from .import_files import Section, Surroundings, read, usual_files
@@ -163,16 +164,7 @@ def _write(
         else:
             sys.stdout.write(text)
     else:
-        try:
-            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError as error:
-            words = f'cannot write "{target}": it is there already'
-            raise Conflict(words, file=target) from error
-        except OSError as error:
-            words = f'cannot write "{target}": {(error.strerror or "").lower()}'
-            raise InvalidParams(words, file=target) from error
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        write_new(target, text)
         names = [server.name for server in servers]
         if session.json:
             found = {"file": target, "servers": names, "wanted": wanted}

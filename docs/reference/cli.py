@@ -123,6 +123,24 @@ Ends processes in the order of `stop` and starts them in the order of `start`.
     "reset": """
 Clears the record of failures, and starts workers again that had been given up.
 """,
+    "import": """
+Prints the configuration, or writes a new file (mode 0600, never over another one) and checks it. FILE is
+
+| `--format` | file |
+|---|---|
+| `compose` | a Compose file; images are not run: the program has to be on this machine, and without a `command` it becomes a comment |
+| `procfile` | a Procfile |
+| `supervisord` | supervisord.conf; `include` is not followed |
+| `pm2` | an ecosystem file: JSON, YAML, or JavaScript, which an installed node evaluates |
+| `systemd` | units: services, and timers with the service beside them; several FILEs belong together |
+| `crontab` | a crontab; of /etc/crontab and /etc/cron.d with the user in each line |
+| `mcp` | a file with `mcpServers`: the same as `corral mcp import` |
+
+Each setting becomes a key, or a line on stderr with the reason, which also stands as a comment below its agent. Variables of Compose become `${NAME:-}`, which is empty without
+NAME; `restart: always` becomes 1000 attempts, since Compose does not give up. A command line gets a shell only where it needs one.
+
+`--json`: `{"format", "agents", "schedules", "notes": [{"subject", "key", "reason"}]}` with `toml`, or `file` and `problem`.
+""",
     "pause": """
 Freezes all processes, wherever they are: no processor time passes, and the daemon's clocks for them stop. A paused worker is never considered hung, gets no task, and its tasks'
 time stands still; calls of a paused MCP server are refused (4). `stop`, `restart`, `rm`, `scale` and the end of the daemon continue it first. A paused

@@ -49,6 +49,7 @@ cli.tasks: worker.contract worker.client cli
 cli.observe: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
 cli.daemon: worker.contract supervisor.process cli
+cli.convert: worker.contract cli cli.tools
 """
 """room: the rooms that it may import; a name without a dot is one of supervisor, or cli."""
 
