@@ -109,6 +109,7 @@ def make_host(config: Config, paths: Paths, launcher: Launcher) -> Host:
         temporary_root=temporary_root,
         containment=lambda: launcher.containment,
         secrets=Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir),
+        socket=paths.socket,
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from ...worker.client import sync
+from ...worker.client import sync, worker_socket
 from ...worker.contract import codec
 from ...worker.contract.errors import (
     CorralError,
@@ -414,7 +414,7 @@ class Relay:
 
     def _connect(self, now: float) -> None:
         self._tried_at = now
-        self._path = self._given_path or sync.default_socket(os.environ, os.getuid())
+        self._path = self._given_path or worker_socket.socket_for_client(os.environ, os.getuid())
         try:
             connection = sync.connect(self._path, wait_s=CONNECT_S)
         except Unreachable as error:

@@ -15,6 +15,7 @@ from ...worker.contract.records import JobState
 from ..config.spec import Spec
 from ..lifecycle import job
 from ..lifecycle.state_machine import UP, State, Worker
+from ..process.instance_spec import spec_of_instance
 from ..supervision.worker_supervisor import WorkerSupervisor
 
 LEAST_ADVANCED = (State.TERMINATED, State.SHUTTING_DOWN, State.INITIAL, State.STARTING)
@@ -111,7 +112,8 @@ def processes_of(spec: Spec) -> int:
 
 
 def spec_of(spec: Spec, number: int) -> Spec:
-    """Returns the spec of one worker: one in reserve does not end for lack of use."""
+    """Returns the spec of one worker: with its own number, and one in reserve does not end for lack of use."""
+    spec = spec_of_instance(spec, number)
     first = spec.instances.minimum
     is_reserve = first <= number < first + spec.spares
     return replace(spec, idle_timeout=0.0) if is_reserve else spec

@@ -17,9 +17,11 @@ from .values import (
     RefusedKey,
     Seconds,
     argv,
+    differs,
     is_list,
     is_table,
     matching,
+    of_instance,
     port_of,
     quoted,
     signal_name,
@@ -51,7 +53,7 @@ def http_url(raw: object) -> str:
     if not isinstance(raw, str) or not re.fullmatch(r"https?://[!-~]{1,2000}", raw):
         raise Refused(words)
     try:
-        parts = urlsplit(raw)
+        parts = urlsplit(of_instance(raw, 0))
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise Refused(words) from error
@@ -64,10 +66,11 @@ tcp_address = matching(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", '"HOST
 
 
 def _tcp(raw: object) -> str:
-    address = port_of(tcp_address(raw))
+    is_varied = isinstance(raw, str) and differs(raw)
+    address = port_of(tcp_address(of_instance(str(raw), 0) if is_varied else raw))
     if address.endswith((":0", ":00", ":000", ":0000", ":00000")):
         raise Refused("write a port from 1 to 65535")
-    return address
+    return str(raw) if is_varied else address
 
 
 def pattern(raw: object) -> str:

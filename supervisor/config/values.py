@@ -492,3 +492,17 @@ def dotted(path: Iterable[str]) -> str:
     """Returns a key as TOML writes it, with quotes where it needs them."""
     bare = re.compile("[A-Za-z0-9_-]+")
     return ".".join(part if bare.fullmatch(part) else json.dumps(part) for part in path)
+
+
+_DIFFERS = re.compile(r"\$\{(?:instance|port:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-3][0-9]{3}))\}")
+"""Forms that differ between workers. A port is at most 63,999: plus a thousand workers it is one still."""
+
+
+def differs(text: str) -> bool:
+    """Returns True if a text has `${instance}` or `${port:N}`."""
+    return _DIFFERS.search(text) is not None
+
+
+def of_instance(text: str, instance: int) -> str:
+    """Returns the text for one worker: `${instance}` is its number, `${port:N}` is N plus its number."""
+    return _DIFFERS.sub(lambda found: str(int(found[1] or 0) + instance), text)

@@ -22,10 +22,14 @@ from ..config.spec import Spec
 from ..launcher.child_setup import Refused, identity_of
 from . import sandbox
 from .containment import Containment
+from .instance_spec import instance_of, varies_at_import
 from .parent import Launch
 
 URL, HEADERS = "CORRAL_MCP_URL", "CORRAL_MCP_HEADERS"
 """The variables that pass the address and the headers (a JSON object) to the process of a remote server."""
+
+INSTANCE = "CORRAL_INSTANCE"
+"""The variable that holds the number of a worker in its agent, from 0."""
 
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 PORTS = {"http": 80, "https": 443}
@@ -37,7 +41,8 @@ class Host:
 
     `environ` is the daemon's own environment, from which a spec inherits names; `sdk_path` a folder that holds nothing but
     `corral/`; `default_user` the user for agents of a root daemon whose spec names none; every isolated worker has a
-    temporary folder of its own in `temporary_root`; `containment` is known once the launcher runs.
+    temporary folder of its own in `temporary_root`; `containment` is known once the launcher runs; `socket` is the path of
+    the control socket.
     """
 
     environ: Mapping[str, str]
@@ -47,6 +52,7 @@ class Host:
     temporary_root: Path | None = None
     containment: Callable[[], Containment] = Containment
     secrets: Secrets = field(default_factory=Secrets)
+    socket: Path | None = None
 
 
 async def prepare(spec: Spec, host: Host, unit: str) -> Launch:
@@ -79,6 +85,8 @@ def why_cold(spec: Spec) -> str | None:
     """Returns why the spec of an agent with an entrypoint rules out forks; None if it allows them."""
     if not spec.warm:
         return "warm = false"
+    if varies_at_import(spec):
+        return "its environment has ${instance} or ${port:N}, which imports could not share"
     if spec.process.read_paths is not None:
         # Landlock cannot be widened again: a zygote that sees its children in /proc shows the agent all processes.
         return "read_paths keeps a zygote from seeing its workers in /proc"
@@ -107,7 +115,7 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
     user = process.user or host.default_user
     is_isolated = process.isolation != "none"
     argv = _argv(spec) if argv is None else argv
-    env = _environment(spec, host, user)
+    env = _own(spec, host, unit) | _environment(spec, host, user)
     temporary: str | None = None
     if is_isolated and host.temporary_root is not None and "TMPDIR" not in env:
         temporary = env["TMPDIR"] = sandbox.temporary_of(host.temporary_root, unit)
@@ -169,6 +177,19 @@ def _module(spec: Spec, name: str, argument: str) -> tuple[str, ...]:
 def _is_remote(spec: Spec) -> bool:
     """Returns True if the process is corral's bridge to a remote server, not a command of its health checks."""
     return spec.url is not None and not spec.command
+
+
+def _own(spec: Spec, host: Host, unit: str) -> dict[str, str]:
+    """Returns the variables that corral sets for every process of a worker; the spec may set each differently."""
+    env = {"CORRAL_AGENT": spec.name}
+    if host.socket is not None:
+        env["CORRAL_SOCKET"] = str(host.socket)
+    instance = instance_of(unit)
+    if instance is not None:
+        env[INSTANCE] = str(instance)
+    if spec.entrypoint is None:  # the SDK itself flushes every line
+        env["PYTHONUNBUFFERED"] = "1"
+    return env
 
 
 def _environment(spec: Spec, host: Host, user: str | None) -> dict[str, str]:

@@ -159,7 +159,7 @@ class CorralLine:
             "agent": spec.name,
             "worker": hooks.name,
             "incarnation": hooks.incarnation,
-            **_told(spec),
+            **_settings(spec),
             "config": spec.config,
             **hooks.initial(),
         }
@@ -179,8 +179,8 @@ class CorralLine:
     def configure(self, spec: Spec) -> None:
         """Sends the limits and the interval of heartbeats, if they differ from those that the worker knows."""
         before, self._spec = self._spec, spec
-        if self.channel is not None and not self.channel.is_closed and _told(before) != _told(spec):
-            self.channel.notify("configure", _told(spec))
+        if self.channel is not None and not self.channel.is_closed and _settings(before) != _settings(spec):
+            self.channel.notify("configure", _settings(spec))
 
     def _note(self) -> None:
         self._last_message_at = self._loop.time()
@@ -209,7 +209,7 @@ class CorralLine:
             self.channel.close(error)
 
 
-def _told(spec: Spec) -> dict[str, object]:
+def _settings(spec: Spec) -> dict[str, object]:
     """Returns the part of a spec that `initialize` tells a worker, and `configure` again after a change."""
     return {
         "heartbeat_interval_s": spec.monitoring.heartbeat_interval,

@@ -18,7 +18,7 @@ from ...worker.contract.errors import CorralError
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..linux import kernel
-from ..process.launch import Host, prepare
+from ..process.launch import INSTANCE, Host, prepare
 from ..process.launcher_link import close_all
 from ..process.parent import Child, Exit, Launch
 from ..process.sandbox import remove_temporary
@@ -208,8 +208,8 @@ class Reserve:
 
 def substance(launch: Launch) -> Launch:
     """Removes the parts of a launch that differ with each incarnation: equal results start alike."""
-    own = {"TMPDIR"} if launch.temporary is not None else set[str]()
-    env = {k: v for k, v in launch.env.items() if k not in own and k != kernel.MARK}
+    own = {kernel.MARK, INSTANCE, *(("TMPDIR",) if launch.temporary is not None else ())}
+    env = {k: v for k, v in launch.env.items() if k not in own}
     return msgspec.structs.replace(launch, unit="", temporary=None, env=env)
 
 

@@ -42,7 +42,7 @@ from .signatures import fault_of
 from .source_location import place_of_error
 from .stdio import Pipes, exit_now, log_line, log_traceback, take_stdio
 from .subscriptions import Subscriptions
-from .task import MARK, Hooks, Running, Start, SyncTask, Task
+from .task import INSTANCE, MARK, Hooks, Running, Start, SyncTask, Task
 from .threads import ThreadBridge, join_threads, run_in_thread
 
 PROTOCOL_VERSION = "1"
@@ -469,6 +469,7 @@ def _take_identity(start: Start) -> None:
     unit = f"{start.worker}#{start.incarnation}"
     before = os.environ.get(MARK)
     os.environ[MARK] = unit
+    os.environ[INSTANCE] = start.worker.rpartition("-")[2]
     if before is not None and before != unit:
         with contextlib.suppress(OSError):  # a file of Python's would touch 15 pages more
             comm = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)

@@ -25,6 +25,9 @@ from .session import Memory
 MARK = "CORRAL_WORKER"
 """Environment variable of every worker: its id and incarnation, as `ID#NUMBER`."""
 
+INSTANCE = "CORRAL_INSTANCE"
+"""Environment variable of every worker: its number in its agent, from 0."""
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
