@@ -179,7 +179,11 @@ class CorralLine:
     def configure(self, spec: Spec) -> None:
         """Sends the limits and the interval of heartbeats, if they differ from those that the worker knows."""
         before, self._spec = self._spec, spec
-        if self.channel is not None and not self.channel.is_closed and _settings(before) != _settings(spec):
+        if (
+            self.channel is not None
+            and not self.channel.is_closed
+            and _settings(before) != _settings(spec)
+        ):
             self.channel.notify("configure", _settings(spec))
 
     def _note(self) -> None:
