@@ -179,6 +179,7 @@ class _Daemon:
         self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation)
         self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
         self.agents.replicas.subscribe(self.autoscaler.resized)
+        self.agents.replicas.subscribe(lambda agent: self.tasks.dispatcher.look_soon(agent.name))
         self._subscribe()
         self.alerts = Alerts(
             shared.bus,

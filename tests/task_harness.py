@@ -102,6 +102,10 @@ class FakeWorker:
 
     is_schedulable = takes_tasks
 
+    def is_cordoned(self, _: object) -> bool:
+        """Returns False: it is never hibernated."""
+        return False
+
     @property
     def channel(self) -> "FakeWorker":
         return self
@@ -223,6 +227,7 @@ class TaskHarness:
             config=config,
             draining=False,
             emergency_stop=None,
+            leaving=set(),
             of=self._of,
             emergency=SimpleNamespace(in_force=None),
             groups=SimpleNamespace(by_name={}),

@@ -32,7 +32,11 @@ _OPTIONS = (
     ),
     click.option("--context", metavar="JSON|@FILE|-", help="Background information for the agent."),
     click.option(
-        "--timeout", "timeout_s", type=duration, metavar="D", help="Stop the task after this long."
+        "--timeout",
+        "timeout_s",
+        type=duration,
+        metavar="D",
+        help="Stop the task after it has run this long; waiting does not count.",
     ),
     click.option(
         "--priority",
@@ -138,6 +142,25 @@ _OPTIONS = (
         metavar="D",
         help="Delay before the first retry; later ones are longer.",
     ),
+    click.option(
+        "--queue",
+        is_flag=True,
+        help="Let the task wait for an agent that is stopped or has given up, instead of refusing it.",
+    ),
+    click.option(
+        "--queue-timeout",
+        "queue_timeout_s",
+        type=duration,
+        metavar="D",
+        help="Give up a task that no worker has begun after this long.",
+    ),
+    click.option(
+        "--deadline",
+        "deadline_s",
+        type=duration,
+        metavar="D",
+        help="End the task this long after it was submitted, waiting, running and retries included.",
+    ),
     # when
     click.option(
         "--at", metavar="T", help="Start time: 5m (from now), 18:00 (UTC), or an RFC 3339 time."
@@ -234,6 +257,9 @@ def task(options: Mapping[str, Any]) -> dict[str, object]:
         params["durable"] = False
     chosen: dict[str, object] = {
         "timeout_s": options["timeout_s"],
+        "queue_timeout_s": options["queue_timeout_s"],
+        "deadline_s": options["deadline_s"],
+        "when_down": "queue" if options["queue"] else None,
         "priority": options["priority"],
         "required_capabilities": list(options["required"]) or None,
         "idempotency_key": options["key"],

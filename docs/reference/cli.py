@@ -221,7 +221,8 @@ Prints progress on stderr, one line that is rewritten on a terminal, else lines,
 stdout: text as it is, other values as JSON. A task that failed prints its error on stderr and exits with the code of
 the error. `--scope`, `--constraint` and `--output-format` are passed to the agent; the daemon enforces the other limits. A limit of the agent itself applies, too.
 
-- `--timeout`: the task ends with Timeout (5).
+- `--timeout` bounds each run of the handler, `--queue-timeout` the wait for the first worker, `--deadline` the whole: the task ends with Timeout (5).
+- `--queue`: a task for an agent that is stopped or has given up waits for it; without it, the task is refused (4) with the reason and the command that helps.
 - `--key`: the record of the first task with this key is the answer. `run` sends a task with a key again when the connection breaks before it was acknowledged.
 - `--session`: tasks of one session run one after the other.
 - `--after`: if the other task does not succeed, this one is cancelled.

@@ -338,6 +338,8 @@ async def _retried(control: Control, task_id: str) -> Task:
         session=old.session,
         durable=old.durable,
         retry=old.retry,
+        when_down=old.when_down,
+        queue_timeout_s=old.queue_timeout_s,
     )
     return await control.tasks.submit(params, schedule=old.schedule, retry_of=task_id)
 

@@ -242,6 +242,7 @@ class Tasks(Struct, frozen=True, kw_only=True):
     max_total_queue_bytes: Annotated[Bytes, at_least(MIB)] = 256 * MIB
     cancel_grace: Seconds = 5.0
     queue_timeout: Seconds = 0.0
+    when_down: Literal["refuse", "queue"] = "refuse"
     result_retention: Seconds = 7 * DAY_S
     dead_letter_retention: Seconds = 30 * DAY_S
     max_delegation_depth: Annotated[int, whole(1, 100)] = 8

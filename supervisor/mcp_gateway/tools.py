@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
 from ...worker.contract.control_params import AttachParams
-from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
-from ...worker.contract.records import ENDED, Priority, Seconds, Task, TaskState
+from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, Timeout
+from ...worker.contract.records import ENDED, Priority, Seconds, Task, TaskState, WhenDown
 from ..api.table import RIGHTS, Control, Permission, any_value
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..worker_api.requests import convert
@@ -31,6 +31,9 @@ MAX_TEXT = 100_000
 
 MAX_OBJECTIVE = 200
 """Characters of an objective in a list of tasks."""
+
+WAIT_S = 600.0
+"""Seconds that `corral__run` waits by default; a client that set no limit of its own is not left without an answer."""
 
 CANCEL_S = 10.0
 """Seconds to wait for the cancelling of a task whose client has withdrawn its call."""
@@ -77,6 +80,16 @@ class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):
     input: Annotated[object, Meta(description="Any JSON value for the agent")] = None
     timeout_s: Annotated[
         Seconds | None, Meta(description="Give up after so many seconds of running")
+    ] = None
+    deadline_s: Annotated[
+        Seconds | None, Meta(description="Give up after so many seconds, waiting included")
+    ] = None
+    wait_s: Annotated[
+        Seconds,
+        Meta(description="Answer after so many seconds at the latest; the task goes on"),
+    ] = WAIT_S
+    when_down: Annotated[
+        WhenDown | None, Meta(description="queue: wait for an agent that is stopped or gave up")
     ] = None
     priority: Annotated[Priority | None, Meta(description="10 is the most urgent")] = None
     detach: Annotated[
@@ -387,18 +400,25 @@ def _task_answer(record: Mapping[str, object]) -> Answer:
     if state in ENDED:
         why = f": {error.get('message')}" if error is not None else ""
         return Answer(record, f"task {record.get('id')} has ended as {state}{why}", is_error=True)
-    return Answer(record, f"task {record.get('id')} is {state}; ask corral__task for its end")
+    reason = f" ({record['reason']})" if record.get("reason") else ""
+    return Answer(
+        record, f"task {record.get('id')} is {state}{reason}; ask corral__task for its end"
+    )
 
 
 async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Answer:
     given = msgspec.to_builtins(asked)
-    params = {key: value for key, value in given.items() if value is not None and key != "detach"}
+    own = ("detach", "wait_s")
+    params = {key: value for key, value in given.items() if value is not None and key not in own}
     record = await _call(control, "task.submit", params, caller)
     if asked.detach:
         return _task_answer(record)
     task = {"task": record["id"]}
     try:
-        return _task_answer(await _call(control, "task.wait", task, caller))
+        waited = {**task, "timeout_s": asked.wait_s}
+        return _task_answer(await _call(control, "task.wait", waited, caller))
+    except Timeout:
+        return _task_answer(await _call(control, "task.show", task, caller))
     except asyncio.CancelledError as withdrawn:
         if withdrawn.args:  # on request; a client that has only gone leaves the task running
             try:

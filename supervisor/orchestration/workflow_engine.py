@@ -36,6 +36,7 @@ from ..config.workflow import Workflow
 from ..lifecycle.state_machine import State, Worker
 from ..supervision.shared import Shared
 from ..tasks.admission import has_capability
+from ..tasks.availability import why_down
 from ..tasks.payload import ERROR_BYTES, bounded
 from ..tasks.tasks import Tasks
 from .workflow_decision import Branch, Decision, Submission, decide, recorded
@@ -419,7 +420,7 @@ class WorkflowEngine:
 
     def _takes_tasks(self, name: str) -> bool:
         agent = self._agents.agents.get(name)
-        return agent is None or agent.wanted
+        return agent is None or why_down(agent, self._agents.agents) is None
 
     def _candidate(self, name: str) -> Candidate:
         agent = self._agents.agents.get(name)
@@ -474,6 +475,8 @@ def _handed_on(task: Task, agent: str) -> TaskParams:
         session=task.session,
         durable=task.durable,
         retry=task.retry,
+        when_down=task.when_down,
+        queue_timeout_s=task.queue_timeout_s,
     )
 
 

@@ -20,14 +20,13 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
-from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams
+from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams, WhenDown
 from ..agents.agent import Agent, has_place
 from ..agents.agents import Agents
-from ..agents.hibernation import Hibernation
 from ..config.spec import Spec, kind_of_group
 from ..events.bus import rfc3339
-from ..lifecycle.state_machine import State, Worker
 from ..supervision.worker_supervisor import WorkerSupervisor
+from .availability import Down, is_expected, why_down
 from .backlog import Backlog, Entry
 from .boundaries import Limits, limits, normalised
 from .payload import RECORD_MARGIN_BYTES, check_format, words_bytes
@@ -57,14 +56,12 @@ class Admission:
     Args:
         agents: those that may be given tasks.
         backlog: the tasks that have not ended.
-        hibernation: agents without processes that come back for a task.
     """
 
-    def __init__(self, agents: Agents, backlog: Backlog, hibernation: Hibernation) -> None:
+    def __init__(self, agents: Agents, backlog: Backlog) -> None:
         self._agents = agents
         self._registry = agents.registry
         self._backlog = backlog
-        self._hibernation = hibernation
         self._loop = asyncio.get_running_loop()
         self._ids = _Ids()
         self._began = self._loop.time()
@@ -145,23 +142,31 @@ class Admission:
         """Returns the agent that is given the task: the least loaded, or that of its sticky key or session.
 
         Raises:
-            NotFound: none of them is up.
-            Conflict: its protocol has no tasks, or it is stopped.
+            NotFound: none of them is up, nor will be.
+            Conflict: its protocol has no tasks, or it is down, and the task does not wait for that to change.
             Overloaded: too many are waiting.
         """
         agent = able[0] if params.agent is not None else self._route(able, params)
-        self._check_agent(agent)
+        self._check_agent(agent, params.when_down)
         return agent.spec.name
 
+    def why_down(self, agent: Agent) -> Down | None:
+        """Returns why an agent runs no task until it is started; None while it does, or will."""
+        return why_down(agent, self._registry.agents)
+
     def _route(self, able: Sequence[Agent], params: TaskParams) -> Agent:
-        up = {agent.name: agent for agent in able if self._is_available(agent)}
+        downs = {agent.name: self.why_down(agent) for agent in able}
+        up = {agent.name: agent for agent in able if downs[agent.name] is None}
+        if not up:
+            up = {agent.name: agent for agent in able if waits_when_down(agent, params.when_down)}
         key = params.sticky_key or params.session
         if key is not None:
             name = preferred(key, up)
         else:
             name = route([Load(each, self._free(each), self._backlog.queued(each)) for each in up])
         if name is None:
-            raise _no_agent([*filter(None, [params.capability]), *params.required_capabilities])
+            names = [*filter(None, [params.capability]), *params.required_capabilities]
+            raise _no_agent(names, list(filter(None, downs.values())))
         return up[name]
 
     def _free(self, name: str) -> int:
@@ -170,12 +175,9 @@ class Admission:
             return 0
         return sum(slot.capacity - slot.running for slot in free_slots(agent))
 
-    def _is_available(self, agent: Agent) -> bool:
-        return agent.wanted or self._hibernation.is_hibernated(agent)
-
     # -- room
 
-    def _check_agent(self, agent: Agent) -> None:
+    def _check_agent(self, agent: Agent, when_down: WhenDown | None) -> None:
         spec = agent.spec
         name = spec.name
         if spec.protocol != "corral":
@@ -183,17 +185,9 @@ class Admission:
                 f'cannot run a task on "{name}": it speaks protocol "{spec.protocol}", which has none',
                 agent=name,
             )
-        if not agent.supervisors:
-            least = max(1, spec.instances.minimum)
-            raise Conflict(
-                f'cannot run a task on "{name}": it is scaled to 0; corral scale {name} {least}',
-                agent=name,
-                instances=0,
-            )
-        if not self._is_available(agent):
-            raise Conflict(
-                f'cannot run a task on "{name}": it is stopped; corral start {name}', agent=name
-            )
+        down = self.why_down(agent)
+        if down is not None and not waits_when_down(agent, when_down):
+            raise down.refusal()
         limit = spec.tasks.max_queue_size
         if self._backlog.queued(name) >= limit:
             raise Overloaded(
@@ -278,6 +272,9 @@ class Admission:
             session=params.session,
             durable=params.durable,
             retry=params.retry,
+            when_down=params.when_down,
+            queue_timeout_s=params.queue_timeout_s,
+            deadline_at=_deadline(params, now),
             created_at=rfc3339(now),
             parent=None if parent is None else parent.id,
             depth=0 if parent is None else parent.depth + 1,
@@ -342,16 +339,16 @@ def takes_tasks(agent: Agent) -> bool:
     return any(supervisor.takes_tasks for supervisor in agent.supervisors)
 
 
+def waits_when_down(agent: Agent, own: WhenDown | None) -> bool:
+    """Returns True if a task waits for its agent while that is down: by its own word, else by `[tasks] when_down`."""
+    return (own or agent.spec.tasks.when_down) == "queue"
+
+
 def wanted_workers(agent: Agent) -> frozenset[str]:
     """Returns the workers of an agent that are up, or will be: not one that gave up, until a start is requested."""
     return frozenset(
-        supervisor.id for supervisor in agent.supervisors if _is_expected(supervisor.worker)
+        supervisor.id for supervisor in agent.supervisors if is_expected(supervisor.worker)
     )
-
-
-def _is_expected(worker: Worker) -> bool:
-    gave_up = worker.state is State.TERMINATED and worker.resume_at is None and not worker.waits
-    return worker.wanted and not gave_up
 
 
 def retry_after_s(places: int, ends: int, window_s: float) -> float:
@@ -389,11 +386,18 @@ def _check_size(name: str, size: int, agent: Agent | None) -> None:
         )
 
 
-def _no_agent(required: Iterable[str]) -> NotFound:
-    names = list(required)
+def _deadline(params: TaskParams, now: float) -> str | None:
+    """Returns when a task has to have ended: so long after it came, or after its start time."""
+    if params.deadline_s is None:
+        return None
+    return rfc3339(max(now, params.at or now) + params.deadline_s)
+
+
+def _no_agent(names: Sequence[str], downs: Sequence[Down] = ()) -> NotFound:
     text = '", "'.join(names)
+    why = f': "{downs[0].agent}": {downs[0].words}' if downs else ""
     return NotFound(
-        f'cannot find an agent with capability "{text}" that is up',
+        f'cannot find an agent with capability "{text}" that is up{why}',
         capability=names[0],
         capabilities=names,
     )

@@ -440,7 +440,9 @@ def given_up(task: Task, error: CorralError) -> CorralError:
 
 
 def state_of(stopped: CorralError) -> TaskState:
-    """Returns the state of a task that was stopped with this error: by a caller, or by a limit of its own."""
+    """Returns the state of a task that was stopped with this error: by a caller, a limit of its own, or its deadline."""
+    if isinstance(stopped, Timeout):
+        return "timeout"
     return "failed" if is_breach(stopped) else "cancelled"
 
 

@@ -60,6 +60,7 @@ class Entry:
     answered_at: str = ""
     """When its worker has answered: its place is taken by the next before its end is written."""
     timer: asyncio.TimerHandle | None = None
+    deadline: asyncio.TimerHandle | None = None
     is_ending: bool = False  # its end is being written: nothing else ends or starts it
     waits: list[str] = field(default_factory=list[str])
     children_tokens: int = 0  # used by all tasks below, since this daemon has it
@@ -86,7 +87,6 @@ class Backlog:
         self._entries: dict[str, Entry] = {}
         self._by_agent: dict[str, dict[str, Entry]] = {}
         self._by_key: dict[tuple[str, str], Entry] = {}
-        self._removed: set[str] = set()
         self._counts = Counter[tuple[str, TaskState]]()
         self.queues: dict[str, TaskQueue] = {}
         """By agent, from its first task on that had to wait."""
@@ -118,6 +118,8 @@ class Backlog:
             return
         if entry.timer is not None:
             entry.cancel_timer()
+        if entry.deadline is not None:
+            entry.deadline.cancel()
         self.volatile.pop(task.id, None)
         self._count(entry, -1)
         self.composite -= task.kind != "task"
@@ -130,7 +132,6 @@ class Backlog:
         del others[task.id]
         if not others:
             del self._by_agent[task.agent]
-            self._remove_queue(task.agent)
 
     def replace(self, entry: Entry, task: Task) -> None:
         """Gives a task another record, and counts it by its new state."""
@@ -179,7 +180,6 @@ class Backlog:
         queue = self.queues.get(task.agent)
         if queue is None:
             queue = self.queues[task.agent] = TaskQueue()
-            self._removed.discard(task.agent)
         place = rank(task.priority, entry.since)
         queue.add(task.id, place, sticky=task.sticky_key, session=task.session)
 
@@ -195,15 +195,12 @@ class Backlog:
         return queue is not None and bool(queue.waiting)
 
     def remove_agent(self, agent: str) -> None:
-        """Removes the queue of an agent that is gone, with its last task."""
-        self._removed.add(agent)
-        if agent not in self._by_agent:
-            self._remove_queue(agent)
+        """Removes the queue of an agent that is gone: nothing in it begins any more, also under a new agent of the name."""
+        self.queues.pop(agent, None)
 
-    def _remove_queue(self, agent: str) -> None:
-        if agent in self._removed:
-            self._removed.discard(agent)
-            self.queues.pop(agent, None)
+    def empty_queues(self) -> None:
+        """Removes all queues: nothing that is in one begins any more."""
+        self.queues.clear()
 
 
 class Dependencies:

@@ -5,7 +5,7 @@ task which has neither dependency nor start time left is queued, executed or end
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -17,12 +17,19 @@ from ..agents.hibernation import Hibernation
 from ..lifecycle.state_machine import UP, State
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .accounting import Budgets
-from .admission import free_slots, slot_of, takes_tasks, wanted_workers
+from .admission import free_slots, slot_of, takes_tasks, waits_when_down, wanted_workers
+from .availability import Down, why_down
 from .backlog import Dependencies, Entry, waiting_reason
 from .composite import CompositeRunner
 from .executor import Executor, gone
 from .queue import TaskQueue
 from .record_writer import RETRY_AFTER_S, RecordWriter
+
+LOOKED_AT_ONCE = 500
+"""Number of waiting tasks that are told the reason of their wait in one turn of the loop."""
+
+LOOK_S = 1.0
+"""Seconds after which the tasks of an agent that is being changed are looked at again."""
 
 
 class Dispatcher:
@@ -64,6 +71,8 @@ class Dispatcher:
         """Of the loop's clock: the store refuses writes, and nothing begins before."""
         self._early: list[Entry] | None = []
         """Tasks of teams and workflows until `boot`; None from then on."""
+        self._looking: dict[str, bool] = {}
+        """Agents whose waiting tasks are being looked at; True: once more, from the beginning."""
         self._loop = asyncio.get_running_loop()
 
     def boot(self) -> None:
@@ -71,6 +80,8 @@ class Dispatcher:
         early, self._early = self._early, None
         for entry in early or ():
             self.enqueue(entry)
+        for name in self._registry.agents:
+            self.look_soon(name)
 
     def _on_ready(self, entry: Entry) -> None:
         """Settles a task that waits for no time and no other task any more, or never can begin."""
@@ -148,45 +159,97 @@ class Dispatcher:
         self.dispatch(task.agent)
         if entry.is_begun:
             return
-        if agent.spec.tasks.queue_timeout > 0 and task.attempt == 0:
-            waits_until = entry.since + agent.spec.tasks.queue_timeout
-            entry.timer = self._loop.call_at(waits_until, self._leave_queue, entry)
-        reason = self._why_not(agent)
+        limit_s = task.queue_timeout_s or agent.spec.tasks.queue_timeout
+        if limit_s > 0 and task.attempt == 0:
+            waits_until = entry.since + limit_s
+            entry.timer = self._loop.call_at(waits_until, self._leave_queue, entry, limit_s)
+        reason = self._why_not(agent, None)
         if reason is not None and task.reason != reason:
             entry.task = replace(task, reason=reason)
             self._writer.notify(entry)
-        if not takes_tasks(agent) and self._hibernation.is_hibernated(agent):
+        if takes_tasks(agent):
+            return
+        if self._hibernation.is_hibernated(agent):
             self._hibernation.wake_soon(agent)
+        self.look_soon(task.agent)
 
-    def _leave_queue(self, entry: Entry) -> None:
+    def _leave_queue(self, entry: Entry, limit_s: float) -> None:
         """Ends a task as timeout that no worker took within queue_timeout."""
-        if entry.task.attempt == 0 and not entry.is_begun:
-            text = f'cannot start task "{entry.task.id}" within queue_timeout'
-            self._executor.end_soon(entry, "timeout", Timeout(text, limit="queue_timeout"))
+        task = entry.task
+        if task.attempt == 0 and not entry.is_begun:
+            why = f": {task.reason}" if task.reason else ""
+            text = f'cannot start task "{task.id}" within {limit_s:g} s (queue_timeout){why}'
+            error = Timeout(text, limit="queue_timeout", value=limit_s)
+            self._executor.end_soon(entry, "timeout", error)
 
     def abandon(self, name: str) -> None:
         """Ends the tasks that still wait for an agent that was removed."""
         self._backlog.remove_agent(name)
         self._executor.abandon([each for each in self._backlog.of(name) if not each.is_begun])
 
-    def explain(self, name: str) -> None:
-        """Records in waiting tasks why no worker takes them, when their agent has given up or is paused."""
-        if not self._backlog.queued(name):
-            return
-        agent = self._registry.agents.get(name)
-        reason = None if agent is None else self._why_not(agent)
+    # -- no worker takes them
+
+    def look_soon(self, name: str) -> None:
+        """Records in the waiting tasks of an agent why no worker takes them, or ends them where none will; in a later turn of the loop.
+
+        Later, because one request may be several events: a restart with dependents is a stop and a start.
+        """
+        if self._early is not None or not self._backlog.queued(name):
+            return  # before `boot` it is not known which agents are wanted
+        if name in self._looking:
+            self._looking[name] = True
+        else:
+            self._looking[name] = False
+            self._executor.keep(self._look(name))
+
+    async def _look(self, name: str) -> None:
+        try:
+            is_current = False
+            while not is_current:
+                self._looking[name] = False
+                entries = self._backlog.of(name)
+                for first in range(0, len(entries), LOOKED_AT_ONCE):
+                    if not await self._look_at(name, entries[first : first + LOOKED_AT_ONCE]):
+                        break
+                    await asyncio.sleep(0)
+                is_current = not self._looking[name]
+        finally:
+            del self._looking[name]
+
+    async def _look_at(self, name: str, entries: Sequence[Entry]) -> bool:
+        """Records the reason in some tasks of an agent, or ends them; returns False where no other one needs to be looked at."""
+        agent, registry = self._registry.agents.get(name), self._registry
+        if agent is None or registry.draining:
+            return False  # they are ended, or left to the next daemon
+        if not registry.leaving.isdisjoint(agent.supervisors):
+            self._loop.call_later(LOOK_S, self.look_soon, name)
+            return False
+        down = why_down(agent, registry.agents)
+        reason = self._why_not(agent, down)
         if reason is None:
-            return
-        for entry in self._backlog.of(name):
-            if entry.task.state != "queued" or entry.task.reason == reason:
-                continue
-            if not self.dependencies.holds(entry):  # that one waits for something else
+            return False
+        waiting = [entry for entry in entries if self._is_waiting(entry)]
+        if down is not None:
+            doomed = [entry for entry in waiting if _is_in_vain(entry.task, agent, down)]
+            await self._executor.end_each(doomed, "failed", lambda task: down.refusal(task.id))
+        for entry in waiting:
+            if not entry.is_begun and entry.task.reason != reason:
                 entry.task = replace(entry.task, reason=reason)
                 self._writer.notify(entry)
+        return True
 
-    def _why_not(self, agent: Agent) -> str | None:
+    def _is_waiting(self, entry: Entry) -> bool:
+        """Returns True if a task waits for a worker, and for nothing else."""
+        is_free = not entry.is_begun and not entry.is_ending and entry.accepted is None
+        return is_free and entry.task.state == "queued" and not self.dependencies.holds(entry)
+
+    def _why_not(self, agent: Agent, down: Down | None) -> str | None:
         held = None if self._budgets is None else self._budgets.holds(agent.spec)
-        return held or _why_no_worker(agent)
+        if down is not None:
+            return down.words
+        if held is None and not takes_tasks(agent) and agent.is_paused:
+            return f"it is paused; corral resume {agent.name}"
+        return held
 
     # -- to workers
 
@@ -280,8 +343,8 @@ class Dispatcher:
         if worker.state in UP or worker.state is State.TERMINATED:
             # One that is gone for good leaves the tasks routed to it by a sticky key to the others.
             self.dispatch(supervisor.spec.name)
-            if worker.state is State.TERMINATED or worker.paused_at is not None:
-                self.explain(supervisor.spec.name)
+        if worker.state not in UP or worker.paused_at is not None:
+            self.look_soon(supervisor.spec.name)
 
     def pressure(self, agent: Agent) -> tuple[int, int]:
         """Returns the number of tasks that one more worker could begin, and of those that wait for any worker.
@@ -302,13 +365,12 @@ def _is_unbound(task: Task, agent: Agent) -> bool:
     return is_free and agent.spec.tasks.routing != "round-robin"
 
 
-def _why_no_worker(agent: Agent) -> str | None:
-    """Returns why no worker of an agent takes a task, where that does not change by itself."""
-    if takes_tasks(agent):
-        return None
-    if agent.is_paused:
-        return f"it is paused; corral resume {agent.name}"
-    if agent.state is not State.TERMINATED:
-        return None
-    exits = [k.worker.last_exit for k in agent.supervisors if k.worker.last_exit is not None]
-    return f"no worker is up: {exits[0].message}" if exits else None
+def _is_in_vain(task: Task, agent: Agent, down: Down) -> bool:
+    """Returns True if a waiting task fails because its agent is down.
+
+    It waits where it may, where this daemon has not started the agent yet, and where a stop has interrupted it: it
+    keeps the work that it has done.
+    """
+    if not down.was_up or waits_when_down(agent, task.when_down):
+        return False
+    return down.result != "stopped" or task.delivery == 0

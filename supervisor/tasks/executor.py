@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Coroutine, Iterable, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -21,6 +22,7 @@ from ...worker.contract.errors import (
     InternalError,
     NotFound,
     Overloaded,
+    Timeout,
     WorkerFailed,
 )
 from ...worker.contract.records import Task, TaskState
@@ -45,7 +47,7 @@ from .attempt import (
 )
 from .backlog import Entry
 from .boundaries import limits
-from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter, TaskObserver
+from .record_writer import REASON_CHARS, RETRY_AFTER_S, ErrorOf, RecordWriter, TaskObserver
 from .retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
 
 CLOSE_S = 10.0
@@ -351,7 +353,12 @@ class Executor:
     ) -> None:
         """Ends the record at once, unless the task is retried: then when the worker has let go of it."""
         late = Attempted(died=False, late=over.state == "timeout", error=over.error.name)
-        if late.late and retries(self._policy(entry.task), entry.task.attempt, late):
+        is_at_deadline = entry.stop is not None and entry.stop.done()
+        if (
+            late.late
+            and not is_at_deadline
+            and retries(self._policy(entry.task), entry.task.attempt, late)
+        ):
             await attempt.let_go(over.state)
             place.release()
             await self._after_failure(entry, Failed(over.error, died=False, put_down=False), late)
@@ -421,22 +428,23 @@ class Executor:
     def stop(self, entry: Entry, error: CorralError) -> None:
         """Stops a task; one that has not begun is cancelled."""
         if entry.stop is None:
-            self.end_soon(entry, "cancelled", error)  # also when the caller hangs up
+            self.end_soon(entry, state_of(error), error)  # also when the caller hangs up
         elif not entry.stop.done():
             entry.stop.set_result(error)
 
     def stop_each(self, entries: Iterable[Entry], reason: str) -> None:
         """Cancels tasks: none of them begins after this."""
+
+        def cancelled(task: Task) -> CorralError:
+            return Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)
+
         waiting: list[Entry] = []
         for entry in entries:
-            text = f'cannot finish task "{entry.task.id}": {reason}'
             if entry.stop is None:
-                self._put_down(entry, Cancelled(text, reason=reason))
                 waiting.append(entry)
             elif not entry.stop.done():
-                entry.stop.set_result(Cancelled(text, reason=reason))
-        if waiting:
-            self.keep(self._writer.end_each(waiting, "cancelled"))
+                entry.stop.set_result(cancelled(entry.task))
+        self._end_soon_each(waiting, "cancelled", cancelled)
 
     def stop_children(self, task: Task, reason: str) -> None:
         """Cancels the tasks that a task has delegated."""
@@ -445,21 +453,48 @@ class Executor:
 
     def abandon(self, entries: Sequence[Entry]) -> None:
         """Ends as failed the tasks of an agent that was removed."""
-        for entry in entries:
-            self._put_down(entry, gone(entry.task))
-        if entries:
-            self.keep(self._writer.end_each(entries, "failed"))
+        self._end_soon_each(entries, "failed", gone)
+
+    def _end_soon_each(self, waiting: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
+        if waiting:
+            self._put_down_each(waiting)
+            self.keep(self._writer.end_each(waiting, state, why))
+
+    async def end_each(self, waiting: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
+        """Ends tasks that are not being executed, a few in each turn of the loop; none of them begins meanwhile."""
+        self._put_down_each(waiting)
+        await self._writer.end_each(waiting, state, why)
+
+    def _put_down_each(self, waiting: Iterable[Entry]) -> None:
+        """Keeps tasks from being begun: as little as can be for each, because all of them are in this turn of the loop."""
+        stop: asyncio.Future[CorralError] = self._loop.create_future()
+        stop.set_result(Cancelled("cannot begin a task that is about to end"))
+        for entry in waiting:
+            entry.stop = stop
+            self._backlog.dequeue(entry)
 
     def end_soon(self, entry: Entry, state: TaskState, error: CorralError) -> None:
         """Ends a task that is not being executed."""
-        self._put_down(entry, error)
+        self._put_down_each([entry])
         self.keep(self.end(entry, state, error))
 
-    def _put_down(self, entry: Entry, error: CorralError) -> None:
-        """Keeps a task from being begun while its end is yet to be written."""
-        entry.stop = self._loop.create_future()
-        entry.stop.set_result(error)
-        self._backlog.dequeue(entry)
+    def watch(self, entry: Entry) -> None:
+        """Ends a task at its deadline, in whatever state it is then."""
+        if entry.task.deadline_at is not None:
+            due = datetime.fromisoformat(entry.task.deadline_at).timestamp()
+            left_s = max(due - time.time(), 0.0)
+            entry.deadline = self._loop.call_later(left_s, self._expire, entry)
+
+    def _expire(self, entry: Entry) -> None:
+        task = entry.task
+        if entry.is_ending:
+            return
+        if entry.accepted is not None:  # its record is being written
+            entry.deadline = self._loop.call_later(RETRY_AFTER_S, self._expire, entry)
+            return
+        why = f": {task.reason}" if task.reason else ""
+        text = f'cannot finish task "{task.id}" by its deadline {task.deadline_at}{why}'
+        self.stop(entry, Timeout(text, limit="deadline_s", value=task.deadline_at))
 
     async def end(
         self,

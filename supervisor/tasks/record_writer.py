@@ -32,11 +32,17 @@ from .table import Page, Records, cursor_of, place_of
 RETRY_AFTER_S = 1.0
 """Seconds until a write that the store refused is tried again."""
 
-ENDS_AT_ONCE = 500
-"""Number of tasks that are ended in one turn of the loop: some milliseconds."""
+ENDS_AT_ONCE = 100
+"""Number of tasks whose ends are prepared, or announced, in one turn of the loop: some milliseconds."""
+
+ENDS_WRITTEN = 1_000
+"""Number of ends that are written before the first of them is announced."""
 
 REASON_CHARS = 1_000
 """Characters of an error's message in an event; the task's record has it whole."""
+
+ErrorOf: TypeAlias = Callable[[Task], CorralError]
+"""Returns why a task ends."""
 
 Place: TypeAlias = tuple[float, int]
 """Where a record stands in a list: when it came, in seconds of the Unix epoch, and its row."""
@@ -130,6 +136,7 @@ class RecordWriter:
         self._on_end = on_end
         self._is_closing = is_closing
         self._observers = observers
+        self._ending = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
     def _note_corrupted(self, error: Corrupted) -> None:
@@ -252,27 +259,31 @@ class RecordWriter:
         self._conclude(entry, ended, error)
         return True
 
-    async def end_each(self, entries: Sequence[Entry], state: TaskState) -> None:
-        """Ends tasks that were stopped and are not executed, ENDS_AT_ONCE in one turn of the loop."""
-        for first in range(0, len(entries), ENDS_AT_ONCE):
-            open_ones = [
-                entry
-                for entry in entries[first : first + ENDS_AT_ONCE]
-                if not entry.is_ending and self.backlog.find(entry.task.id) is entry
-            ]
-            under_way: list[tuple[Entry, Task, CorralError, Writing | None]] = []
-            for entry in open_ones:
-                assert entry.stop is not None, "it was stopped"
-                ended = _ending(entry, state, None, entry.stop.result())
-                under_way.append((entry, ended, entry.stop.result(), self.save(entry, ended)))
-            for entry, ended, error, written in under_way:
-                try:
-                    await self._written(entry, ended, written)
-                except CorralError as refusal:  # the next daemon finds the task as the store has it
-                    logger.warning("cannot write down the end of task %s: %s", ended.id, refusal)
-                else:
-                    self._conclude(entry, ended, error)
-            await asyncio.sleep(0)
+    async def end_each(self, entries: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
+        """Ends tasks that were put down, ENDS_AT_ONCE in one turn of the loop, however many callers there are."""
+        async with self._ending:
+            for first in range(0, len(entries), ENDS_WRITTEN):
+                await self._end_some(entries[first : first + ENDS_WRITTEN], state, why)
+
+    async def _end_some(self, entries: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
+        under_way: list[tuple[Entry, Task, CorralError, Writing | None]] = []
+        for number, entry in enumerate(entries, 1):
+            if not entry.is_ending and self.backlog.find(entry.task.id) is entry:
+                error = why(entry.task)
+                ended = _ending(entry, state, None, error)
+                under_way.append((entry, ended, error, self.save(entry, ended)))
+            if number % ENDS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for number, (entry, ended, error, written) in enumerate(under_way, 1):
+            try:
+                await self._written(entry, ended, written)
+            except CorralError as refusal:  # the next daemon finds the task as the store has it
+                logger.warning("cannot write down the end of task %s: %s", ended.id, refusal)
+            else:
+                self._conclude(entry, ended, error)
+            if number % ENDS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     async def _written(
         self, entry: Entry, ended: Task, written: Writing | None, more: Sequence[Statement] = ()

@@ -89,7 +89,7 @@ class Tasks:
             observers=observers,
         )
         self.records: Records = writer.records
-        self._admission = Admission(agents, backlog, hibernation)
+        self._admission = Admission(agents, backlog)
         self.budgets = Budgets(
             shared.store,
             shared.bus,
@@ -130,6 +130,7 @@ class Tasks:
             since = here - max(0.0, now - max(created, due or created))
             entry = Entry(task, created, limits_of(task, agent), since, words_bytes(task), due)
             self._backlog.add(entry)
+            self._executor.watch(entry)
             entries.append(entry)
         for entry in entries:
             await self._resume(entry)
@@ -359,6 +360,7 @@ class Tasks:
             entry.task = replace(entry.task, reason=reason)
         taken = entry.task
         self._backlog.add(entry)
+        self._executor.watch(entry)
         if parent is not None:
             self.accounting.add_child(entry)
         self._accept(entry)
@@ -529,6 +531,7 @@ class Tasks:
     def halt(self) -> tuple[str, ...]:
         """Cancels every task, for which `halted` then waits, and returns their ids; none of them begins after this."""
         entries = tuple(self._backlog)
+        self._backlog.empty_queues()
         self._executor.stop_each(entries, "an emergency stop")
         return tuple(entry.task.id for entry in entries)
 

@@ -28,6 +28,7 @@ CODES = {
     "worker that prints garbage": 0,
     "worker that prints nothing but garbage": 5,
     "stopped agent": 4,
+    "agent that gave up": 4,
     "unknown agent, run": 3,
     "unknown agent, start": 3,
     "unknown agent, status": 3,
@@ -107,6 +108,9 @@ def command(row: str, daemon: DaemonProcess, folder: Path) -> list[str]:
             return corrald(folder, "", config=folder / "absent.toml")
         case "stopped agent", _:
             return corral(there, "run", "idle", "hello")
+        case "agent that gave up", _:
+            subprocess.run(corral(there, "start", "missing"), check=False, capture_output=True)
+            return corral(there, "run", "missing", "hello")
         case "unknown agent", "run":
             return corral(there, "run", "nobody", "hello")
         case "unknown agent", verb:

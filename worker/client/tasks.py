@@ -16,7 +16,7 @@ import msgspec
 from ..contract.codec import as_object
 from ..contract.errors import CorralError, InternalError, Unreachable, from_wire
 from ..contract.jsonrpc import Notification
-from ..contract.records import Boundaries, OutputFormat, Retry, Task, TaskParams
+from ..contract.records import Boundaries, OutputFormat, Retry, Task, TaskParams, WhenDown
 from .async_ import Reconnecting, decode_answer
 
 CANCEL_S = 5.0
@@ -64,6 +64,9 @@ class TaskOptions(TypedDict, total=False):
     session: str
     durable: bool
     retry: Retry | Mapping[str, object]
+    when_down: WhenDown
+    queue_timeout_s: float
+    deadline_s: float
 
 
 OnProgress = Callable[[Progress], None]

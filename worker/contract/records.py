@@ -75,6 +75,10 @@ class Retry(Struct, frozen=True, forbid_unknown_fields=True):
     retry_backoff_base_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
 
 
+WhenDown = Literal["refuse", "queue"]
+"""The handling of a task whose agent runs none until it is started."""
+
+
 class Task(Struct, frozen=True, kw_only=True):
     """Represents one task of an agent, from its acknowledgement to its end.
 
@@ -84,7 +88,8 @@ class Task(Struct, frozen=True, kw_only=True):
     `progress` is the last report of the worker, of `progress_total` (1 where it gave none).
     `after` are tasks that have to succeed first, `scheduled_at` is its earliest start, `schedule` the schedule that made it.
     A `durable` task is stored before it is acknowledged; another one never outlives the daemon.
-    `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it.
+    `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
+    `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout.
     """
 
     id: str
@@ -128,6 +133,9 @@ class Task(Struct, frozen=True, kw_only=True):
     retry: Retry | None = None
     retry_of: str | None = None
     retried_by: str | None = None
+    when_down: WhenDown | None = None
+    queue_timeout_s: float | None = None
+    deadline_at: str | None = None
 
 
 class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +145,8 @@ class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
     With an `idempotency_key` the same task is queued once, however often it is sent. It starts after the tasks in
     `after` have succeeded, and not before `at`. Tasks with the same `sticky_key` go to the same worker; those of one
     `session` share its memory and run one after the other. Without `durable` it is faster, and lost with the daemon.
+    `timeout_s` bounds each run of its handler, `queue_timeout_s` its wait for the first, `deadline_s` the whole, from when it came (or
+    from `at`). `when_down` says whether it waits for an agent that is down, instead of `[tasks]`.
     """
 
     objective: str
@@ -157,6 +167,9 @@ class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
     session: Key | None = None
     durable: bool = True
     retry: Retry | None = None
+    when_down: WhenDown | None = None
+    queue_timeout_s: Seconds | None = None
+    deadline_s: Seconds | None = None
 
 
 Overlap = Literal["skip", "queue"]
