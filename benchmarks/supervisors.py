@@ -122,7 +122,7 @@ class Keepers:
 @contextlib.contextmanager
 def by_corral(place: Place) -> Generator[Kept]:
     """corrald, its workers captured and watched as by default."""
-    command = ", ".join(f'"{word}"' for word in place.worker)
+    command = ", ".join(f'"{word.replace(chr(36), chr(36) * 2)}"' for word in place.worker)
     config = workers.CONFIG.format(name="sleeper", workers=place.count, command=command)
     with Daemon(place.folder / "corral", config) as daemon:
         look = [str(bench.BIN / "corral"), "--socket", daemon.socket, "status"]

@@ -183,7 +183,7 @@ class Bench:
     def _daemon(self) -> Found:
         """The daemon: with all of it from its start to its end."""
         size = self.size
-        command = ", ".join(f'"{word}"' for word in self.worker)
+        command = ", ".join(f'"{word.replace(chr(36), chr(36) * 2)}"' for word in self.worker)
         config = CONFIG.format(name=NAME, workers=size.workers, command=command)
         shutil.rmtree(self.folder / "many", ignore_errors=True)
         none_mb = self.none_mb()

@@ -317,15 +317,34 @@ def toml_document(path: str) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - start-up time: only --file needs it
 
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        words = f"cannot read {path!r}: {(error.strerror or '').lower()}"
-        raise InvalidParams(words, file=path, reason="unreadable") from error
-    except (tomllib.TOMLDecodeError, UnicodeError) as error:
+        return tomllib.loads(text_document(path))
+    except tomllib.TOMLDecodeError as error:
         raise InvalidParams(
             f"cannot read {path!r}: {error}", file=path, reason=str(error)
         ) from error
+
+
+def admit_msgspec() -> None:
+    """Permits the import of msgspec, which the command line keeps out: this command reads a configuration itself."""
+    if sys.modules.get("msgspec", sys) is None:
+        del sys.modules["msgspec"]
+
+
+def text_document(path: str) -> str:
+    """Reads a file of text.
+
+    Raises:
+        InvalidParams: it cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        words = f"cannot read {path!r}: {(error.strerror or '').lower()}"
+        raise InvalidParams(words, file=path, reason="unreadable") from error
+    except UnicodeError as error:
+        words = f"cannot read {path!r}: it is not UTF-8"
+        raise InvalidParams(words, file=path, reason=str(error)) from error
 
 
 def place(text: str, now: float) -> dict[str, object]:

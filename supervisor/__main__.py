@@ -19,7 +19,9 @@ import uvloop
 from .. import __version__
 from ..worker.contract.errors import CorralError, InvalidParams
 from . import background, daemon
+from .config.references import tool_warnings
 from .config.secrets import Secrets
+from .config.sources import literal_warnings
 from .config.spec import Config
 from .installation import Paths, default_paths, read_config
 from .lifeline import Lifeline
@@ -51,7 +53,9 @@ def main() -> None:
         _fail(error, mark)
     if arguments.check:
         secrets = Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir)
-        for problem in secret_problems(config.agents.values(), secrets):
+        specs = config.agents.values()
+        problems = secret_problems(specs, secrets)
+        for problem in [*problems, *tool_warnings(config), *literal_warnings(specs)]:
             print(f"corrald: warning: {problem}", file=sys.stderr)
         count = len(config.agents)
         print(f"{paths.config or 'no configuration file'}: ok, {count} agents and MCP servers")

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
+from .config.sources import Variables
 from .config.spec import Config, Process, Spec, kind_of_group
 from .process.launch import Host
 from .process.launcher_client import Launcher
@@ -73,7 +74,9 @@ def read_config(path: Path | None) -> Config:
         ) from error
     except OSError as error:
         raise PermissionDenied(f'cannot read "{path}": {error.strerror}', file=str(path)) from error
-    config = decode(text, source=str(path), directory=str(path.resolve().parent))
+    folder = str(path.resolve().parent)
+    variables = Variables.beside(folder, os.environ)
+    config = decode(text, source=str(path), directory=folder, variables=variables)
     for group in () if HAS_ORCHESTRATION else config.groups.values():
         key, reason = (
             f"{kind_of_group(group)}s.{group.name}",

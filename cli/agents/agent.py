@@ -13,12 +13,13 @@ from ..context import (
     AddCommand,
     Command,
     Session,
+    admit_msgspec,
     complete_agents,
     complete_named,
     pair,
     selecting,
     selection,
-    toml_document,
+    text_document,
     waiting_s,
 )
 from ..context import duration as a_duration
@@ -447,7 +448,7 @@ def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:
         raise InvalidParams(
             f"cannot add from {path!r}: {key} stands beside --file", key=key, value=None
         )
-    document = toml_document(path)
+    document, folders, environment = _tables_of(path)
     mcp = inner(document, "mcp")
     tables = [("agent", name, table) for name, table in inner(document, "agents").items()]
     tables += [("mcp", name, table) for name, table in inner(mcp, "servers").items()]
@@ -460,11 +461,39 @@ def _requests_of_file(options: Mapping[str, Any]) -> list[dict[str, object]]:
     if not chosen:
         words = f"cannot add from {path!r}: it has no {wanted or 'agents and no servers'}"
         raise InvalidParams(words, file=path, key=wanted, reason="not in the file")
-    folder = os.path.dirname(os.path.abspath(path))
     return [
-        {"name": name, "kind": kind, "spec": _placed(render.as_record(table)), "directory": folder}
+        {
+            "name": name,
+            "kind": kind,
+            "spec": _placed(render.as_record(table)),
+            "directory": folders(kind, name),
+            "environment": environment,
+        }
         for kind, name, table in chosen
     ]
+
+
+def _tables_of(
+    path: str,
+) -> tuple[dict[str, Any], Callable[[str, str], str], dict[str, str]]:  # Any: TOML
+    """Returns the tables of a file and of those that it includes, the folder of each agent, and the values of variables.
+
+    The variables are those of this command's environment and of `.env` beside the file.
+    """
+    admit_msgspec()
+    from ...supervisor.config import decoder, sources  # noqa: PLC0415 - start-up time: only --file
+
+    folder = os.path.dirname(os.path.abspath(path))
+    document = decoder.Document(path, text_document(path), folder)
+    known = sources.Variables.beside(folder, os.environ)
+    tables = sources.merged(document, known, expands=False)
+    document.check()
+
+    def folder_of(kind: str, name: str) -> str:
+        key = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
+        return document.part_of(key).directory
+
+    return tables, folder_of, known.used_by(tables)
 
 
 def _placed(table: dict[str, object]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from ...worker.contract.codec import as_array, as_object
 from ...worker.contract.errors import InvalidParams
+from ...worker.contract.literal import literal_table
 from .. import toml_text
 from .import_files import Section, Surroundings, Table, refuse
 
@@ -487,5 +488,6 @@ def hidden(table: Mapping[str, object]) -> Table:
 def toml(servers: Sequence[Server]) -> str:
     """Formats the servers as `[mcp.servers.NAME]` tables of a corral configuration file."""
     return "\n".join(
-        "\n".join(toml_text.lines(("mcp", "servers", s.name), s.table)) + "\n" for s in servers
+        "\n".join(toml_text.lines(("mcp", "servers", s.name), literal_table(s.table))) + "\n"
+        for s in servers
     )

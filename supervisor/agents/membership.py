@@ -18,6 +18,7 @@ from ..config.decoder import STORE
 from ..config.diff import Plan, plan
 from ..config.loader import decode_agent, to_table
 from ..config.references import check_requires
+from ..config.sources import Variables
 from ..config.spec import Config, Spec, changed
 from ..lifecycle import state_machine
 from ..supervision.shared import Shared
@@ -37,12 +38,16 @@ logger = logging.getLogger(__name__)
 
 
 class Addition(NamedTuple):
-    """Represents an agent or server to be added: its table as in the configuration, and the folder of relative paths."""
+    """Represents an agent or server to be added: its table as in the configuration, and the folder of relative paths.
+
+    `environment` has the values of its variables; None expands nothing.
+    """
 
     name: str
     kind: Literal["agent", "mcp"]
     table: Mapping[str, object]
     directory: str
+    environment: Mapping[str, str] | None = None
 
 
 class Membership:
@@ -122,6 +127,7 @@ class Membership:
             self._shared.bus.publish("config.refused", agent=name, reason=error.message)
 
     def _decode(self, addition: Addition) -> Spec:
+        environment = addition.environment
         return decode_agent(
             addition.name,
             addition.table,
@@ -129,6 +135,7 @@ class Membership:
             defaults=self._registry.config.defaults,
             source=STORE,
             directory=addition.directory,
+            variables=None if environment is None else Variables(environment, {}),
         )
 
     def _insert(self, spec: Spec, *, added: bool = False) -> Agent:

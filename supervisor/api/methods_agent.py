@@ -254,7 +254,8 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
     """
     agents = control.agents
     additions = [
-        Addition(each.name, each.kind, each.spec, each.directory or "/") for each in params.agents
+        Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment)
+        for each in params.agents
     ]
     there = {} if params.present == "refuse" else agents.membership.compared(additions)
     changed = {name: list(keys) for name, keys in there.items() if keys}

@@ -4,7 +4,8 @@ Guarantees that every value of a `Spec` passed its rule, that names, requirement
 the whole set, and that an error names file, line, key, value and reason, without a secret.
 
 Must not know the machine: a program, a user or a folder may come or go after the file was read, so that is
-checked where it is used. Only `secrets` and `secret_store` do I/O: they read and write the files of secrets.
+checked where it is used. Only three modules do I/O: `secrets` and `secret_store` read and write the files of
+secrets, `sources` reads `.env` and the files that the main file includes.
 
 Begin with `spec`, the sections and keys, then `decoder`, the one mechanism that reads them, and `loader`.
 """

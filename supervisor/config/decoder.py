@@ -12,10 +12,11 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from types import NoneType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 
@@ -37,6 +38,9 @@ from .values import (
 )
 
 KeyPath = tuple[str, ...]
+
+SECRET = frozenset({"env", "environment", "headers"})
+"""Keys whose values are never repeated."""
 
 STORE = "store"
 """The source of entries that were added at run time: no file that a person could look into."""
@@ -94,17 +98,98 @@ def decode_key(
     field = fields.get(key)
     if field is None:
         raise RefusedKey(key, raw, unknown(key, fields))
-    value: Any = raw
+    plain = as_text(raw)
+    value: Any = None
     try:
-        for rule in field.rules:
-            value = rule(value)
+        value = _ruled(plain, field.rules)
     except Refused as refused:
-        raise refused.below(key, raw) from refused
+        if plain is raw:
+            raise refused.below(key, raw) from refused
+        try:  # "2" from a variable is a number where the key wants one
+            value = _ruled(as_value(raw), field.rules)
+        except Refused:
+            reason = f"{refused.reason}; its variables are expanded"
+            raise RefusedKey(key, as_written(raw), reason) from refused
     if not field.is_path or (key == "python" and "/" not in value):  # found in PATH
         return value
     if isinstance(value, str):
         return str(PurePosixPath(directory, value))
     return tuple(str(PurePosixPath(directory, item)) for item in value)
+
+
+def _ruled(value: Any, rules: tuple[Rule, ...]) -> Any:  # Any: see Rule
+    for rule in rules:
+        value = rule(value)
+    return value
+
+
+class Expanded(str):
+    """Represents a string in which variables were replaced; `written` is the text before."""
+
+    __slots__ = ("written",)
+
+    def __new__(cls, value: str, written: str) -> "Expanded":
+        """Makes it from both texts."""
+        made = super().__new__(cls, value)
+        made.written = written
+        return made
+
+    written: str
+
+
+_T = TypeVar("_T")
+
+
+def _mapped(value: _T, change: Callable[[Expanded], object]) -> _T | object:
+    """Returns the same value if nothing in it is Expanded, else a copy with each such string changed."""
+    if isinstance(value, Expanded):
+        return change(value)
+    if is_table(value):
+        changed: dict[str, object] = {k: _mapped(each, change) for k, each in value.items()}
+        return changed if any(changed[k] is not value[k] for k in changed) else value
+    if is_list(value):
+        items: list[object] = [_mapped(each, change) for each in value]
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return value
+
+
+def as_text(raw: object) -> object:
+    """Returns a value with plain strings; the same object if no variable was expanded in it."""
+    return _mapped(raw, str)
+
+
+def as_written(raw: object) -> object:
+    """Returns a value as it was written; the same object if no variable was expanded in it."""
+    return _mapped(raw, lambda text: text.written)
+
+
+def written_keys(table: Mapping[str, object]) -> dict[KeyPath, object]:
+    """Returns the keys of an agent's table and of its sections in whose values variables were expanded, as they are written.
+
+    Environments and headers are left out: what shows a table hides their values.
+    """
+    found: dict[KeyPath, object] = {}
+    for key, value in table.items():
+        inner = value if is_table(value) else {}
+        both = [((key,), value), *(((key, below), each) for below, each in inner.items())]
+        for path, raw in both:
+            written = as_written(raw)
+            if written is not raw and path[-1] not in SECRET:
+                found[path] = written
+    return found
+
+
+def as_value(raw: object) -> object:
+    """Returns a value in which expanded strings that are numbers, true or false are such values."""
+    return _mapped(raw, _typed)
+
+
+def _typed(text: Expanded) -> object:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"[+-]?[0-9]{1,30}\.[0-9]{1,30}", text) else str(text)
 
 
 MISTAKES_MAX = 100
@@ -115,29 +200,95 @@ class Stopped(Exception):
     """Raised to leave a table some of whose mistakes were noted; `Document.collecting` takes it."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Represents one file of a document: its name, its text, and the folder that paths in it start at."""
+
+    source: str
+    text: str
+    directory: str = "/"
+
+    @cached_property
+    def places(self) -> list[tuple[KeyPath, int]]:
+        """Returns the keys that are plain to see, each with its line."""
+        return places_of(self.text)
+
+    def tables(self) -> dict[str, object]:
+        """Parses the TOML.
+
+        Raises:
+            InvalidParams: with `line` and `column` where the grammar is broken; `key` and `value` are None.
+        """
+        try:
+            return tomllib.loads(self.text)
+        except RecursionError:
+            reason, place = "it is nested too deeply", None
+        except tomllib.TOMLDecodeError as error:
+            reason = str(error)
+            place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", reason)
+        except ValueError:  # int() takes no number of thousands of digits
+            reason, place = "a number is too long", None
+        facts: dict[str, object] = {}
+        if place:
+            lines = self.text.split("\n")
+            facts["line"] = int(place[1]) if place[1] else len(lines)
+            facts["column"] = int(place[2]) if place[2] else len(lines[-1]) + 1
+            reason = reason[: place.start()]
+        if _OTHER_LANGUAGE.search(self.text.split("\n")[_line_number(facts) - 1]):
+            reason += "; corral reads TOML: KEY = VALUE below a [TABLE]"
+        reason = _one_line(reason[:1].lower() + reason[1:])
+        where = "".join(f", {name} {number}" for name, number in facts.items())
+        raise InvalidParams(
+            f"cannot read {_one_line(self.source)}{where}: {reason}",
+            **{"file": self.source, "key": None, "value": None, "reason": reason, **facts},
+        )
+
+
 class Document:
     """Represents the document that is read: knows its name and its lines, makes the errors, and collects them.
 
     A mistake ends the key or table that has it, not the reading: `collecting` notes it, and `check` raises all.
     """
 
-    def __init__(self, source: str, text: str) -> None:
+    def __init__(self, source: str, text: str, directory: str = "/") -> None:
         self.source = source
-        self.text = text
+        self.main = Part(source, text, directory)
         self.failures = 0
         self._mistakes: list[InvalidParams] = []
+        self._shared: dict[KeyPath, Part] = {}
 
-    @cached_property
-    def _places(self) -> list[tuple[KeyPath, int]]:
-        return places_of(self.text)
+    def share(self, path: KeyPath, part: Part) -> None:
+        """Notes that the table of a name is in an included file."""
+        self._shared[path] = part
 
-    def error(self, path: KeyPath, value: object, reason: str, **data: object) -> InvalidParams:
-        """Makes the error to raise about `path`; `value` is None where nothing was written."""
+    def part_of(self, path: KeyPath) -> Part:
+        """Returns the file that has a key: the main one, unless its table is in another."""
+        if not self._shared:
+            return self.main
+        return self._shared.get(path[: 3 if path[0] == "mcp" else 2], self.main)
+
+    def place_of(self, path: KeyPath) -> str:
+        """Returns the file and the line of a table, for people."""
+        part = self.part_of(path)
+        line = line_of(part.places, path)
+        return _one_line(part.source) + (f", line {line}," if line else "")
+
+    def error(
+        self,
+        path: KeyPath,
+        value: object,
+        reason: str,
+        *,
+        part: Part | None = None,
+        **data: object,
+    ) -> InvalidParams:
+        """Makes the error to raise about `path` in its file, or in `part`; `value` is None where nothing was written."""
+        part = part or self.part_of(path)
         key, shown = dotted(path), _shown(path, value)
-        line = line_of(self._places, path)
-        facts: dict[str, object] = {"file": self.source, "key": key, "value": shown}
+        line = line_of(part.places, path)
+        facts: dict[str, object] = {"file": part.source, "key": key, "value": shown}
         facts |= {"reason": reason, **({"line": line} if line else {}), **data}
-        where = f"cannot read {_one_line(self.source)}" + (f", line {line}" if line else "")
+        where = f"cannot read {_one_line(part.source)}" + (f", line {line}" if line else "")
         if self.source == STORE:
             depth = 3 if path[0] == "mcp" else 2
             where, key = f"cannot accept {_brief(path[depth - 1])}", dotted(path[depth:])
@@ -199,17 +350,19 @@ class Document:
     # -- keys
 
     def decode_key(
-        self, path: KeyPath, raw: object, fields: Fields, **how: Any
+        self, path: KeyPath, raw: object, fields: Fields, *, part: Part | None = None, **how: Any
     ) -> Any:  # Any: see `decode_key`
         """Decodes the value of the key that `path` ends with.
 
         Raises:
             InvalidParams: there is no such key, or a rule refuses its value.
         """
+        part = part or self.part_of(path)
         try:
-            return decode_key(path[-1], raw, fields, **how)
+            return decode_key(path[-1], raw, fields, directory=part.directory, **how)
         except RefusedKey as refused:
-            raise self.error((*path[:-1], *refused.path), refused.item, refused.reason) from refused
+            where = (*path[:-1], *refused.path)
+            raise self.error(where, refused.item, refused.reason, part=part) from refused
 
     def decode_keys(
         self, path: KeyPath, table: Mapping[str, object], fields: Fields, **how: Any
@@ -237,36 +390,6 @@ class Document:
         self.stop_after(before)
         return found
 
-    def tables(self) -> dict[str, object]:
-        """Parses the TOML.
-
-        Raises:
-            InvalidParams: with `line` and `column` where the grammar is broken; `key` and `value` are None.
-        """
-        try:
-            return tomllib.loads(self.text)
-        except RecursionError:
-            reason, place = "it is nested too deeply", None
-        except tomllib.TOMLDecodeError as error:
-            reason = str(error)
-            place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", reason)
-        except ValueError:  # int() takes no number of thousands of digits
-            reason, place = "a number is too long", None
-        facts: dict[str, object] = {}
-        if place:
-            lines = self.text.split("\n")
-            facts["line"] = int(place[1]) if place[1] else len(lines)
-            facts["column"] = int(place[2]) if place[2] else len(lines[-1]) + 1
-            reason = reason[: place.start()]
-        if _OTHER_LANGUAGE.search(self.text.split("\n")[_line_number(facts) - 1]):
-            reason += "; corral reads TOML: KEY = VALUE below a [TABLE]"
-        reason = _one_line(reason[:1].lower() + reason[1:])
-        where = "".join(f", {name} {number}" for name, number in facts.items())
-        raise InvalidParams(
-            f"cannot read {_one_line(self.source)}{where}: {reason}",
-            **{"file": self.source, "key": None, "value": None, "reason": reason, **facts},
-        )
-
 
 _OTHER_LANGUAGE = re.compile(r"""^\s*(?:[{}\]]|-\s|---|["']?[\w.-]+["']?\s*:)""")
 """Line of YAML or JSON."""
@@ -283,7 +406,8 @@ def _one_line(text: str) -> str:
 
 def _shown(path: KeyPath, value: object) -> object:
     """Returns the part of `value` that an error may repeat: plain, short, and nothing that could be a secret."""
-    if is_table(value) or path[-1] in ("env", "environment", "headers"):
+    value = as_written(value)
+    if is_table(value) or path[-1] in SECRET:
         return kind_of(value)
     if isinstance(value, int) and abs(value) > SIZE_MAX_BYTES:
         return "a huge number"

@@ -16,10 +16,16 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .decoder import Document, KeyPath
+from .decoder import Document, KeyPath, written_keys
 from .job import decode_job
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
-from .references import group_mistakes, requires_mistakes
+from .references import (
+    group_mistakes,
+    requires_mistakes,
+    why_unknown,
+    why_unknown_in_spec,
+)
+from .sources import NO_VARIABLES, Variables, expanded, merged
 from .spec import (
     DAEMON_WIDE,
     FIELDS,
@@ -39,7 +45,6 @@ from .spec import (
     Spec,
 )
 from .team import Team, decode_team, team_table
-from .unknown_key import why_unknown, why_unknown_in_spec
 from .values import (
     dotted,
     free_table,
@@ -67,19 +72,21 @@ ONLY_OF_SERVERS = frozenset(
 ) | {"relays", "disabled"}
 
 
-def decode(text: str, *, source: str, directory: str) -> Config:
-    """Decodes a whole file. Relative paths in it are relative to `directory`, an absolute path.
+def decode(
+    text: str, *, source: str, directory: str, variables: Variables = NO_VARIABLES
+) -> Config:
+    """Decodes a whole file, and those that it includes. Relative paths in it are relative to `directory`, an absolute path.
 
     Raises:
         InvalidParams: with `file` (`source`), `key`, `value`, `reason`, and `line` where it is known.
     """
-    document = Document(source, text)
-    config = _decode(document, document.tables(), directory)
+    document = Document(source, text, directory)
+    config = _decode(document, merged(document, variables))
     document.check()
     return config
 
 
-def _decode(document: Document, top: Mapping[str, object], directory: str) -> Config:
+def _decode(document: Document, top: Mapping[str, object]) -> Config:
     known = [*SECTIONS, "daemon", "events", "audit", "agents", *GROUPS]
     for key, value in top.items():
         if key not in known:
@@ -90,12 +97,12 @@ def _decode(document: Document, top: Mapping[str, object], directory: str) -> Co
     rest = {key: value for key, value in mcp.items() if key not in ("servers", "profiles")}
 
     def section(path: KeyPath, base: _S, tables: Mapping[str, object]) -> _S:
-        return _section(document, path, _table_in(document, path, tables), base, directory)
+        return _section(document, path, _table_in(document, path, tables), base)
 
     sections = {**top, "mcp": rest}
     resolved = {name: section((name,), base(), sections) for name, base in SECTIONS.items()}
     defaults = replace(Defaults(), **resolved)
-    agents, broken = _agents(document, top, servers, defaults, directory)
+    agents, broken = _agents(document, top, servers, defaults)
     groups = _groups(document, top, agents, broken)
     return Config(
         daemon=section(("daemon",), Daemon(), top),
@@ -116,21 +123,20 @@ def _agents(
     top: Mapping[str, object],
     servers: Mapping[str, object],
     defaults: Defaults,
-    directory: str,
 ) -> tuple[dict[str, Spec], set[str]]:
     """Returns the agents and servers, and the names of those whose tables are refused."""
     tables = _table_in(document, ("agents",), top)
     agents: dict[str, Spec] = {}
     for name, table in tables.items():
         with document.collecting():
-            agents[name] = _agent(document, name, table, "agent", defaults, directory)
+            agents[name] = _agent(document, name, table, "agent", defaults)
     for name, table in servers.items():
         with document.collecting():
             if name in tables:
                 path = ("mcp", "servers", name)
                 reason = f"agents.{name} has this name: both share one namespace"
                 raise document.error(path, name, reason)
-            agents[name] = _agent(document, name, table, "mcp", defaults, directory)
+            agents[name] = _agent(document, name, table, "mcp", defaults)
     broken = {*tables, *servers} - agents.keys()
     for mistake in requires_mistakes(document, agents, broken):
         document.note(mistake)
@@ -145,16 +151,20 @@ def decode_agent(
     defaults: Defaults,
     source: str,
     directory: str,
+    variables: Variables | None = None,
 ) -> Spec:
     """Decodes one agent or server from a table of the same shape as `[agents.NAME]` or `[mcp.servers.NAME]`.
 
-    The names in `requires` are checked by `check_requires`, for the whole set.
+    With `variables` the Spec has what they are now; without them nothing is expanded. The names in `requires` are checked by `check_requires`, for the whole set.
 
     Raises:
         InvalidParams: as `decode`, without `line`.
     """
-    document = Document(source, "")
-    return _alone(document, lambda: _agent(document, name, table, kind, defaults, directory))
+    document = Document(source, "", directory)
+    path = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
+    raw = table if variables is None else expanded(document, path, table, variables)
+    spec = _alone(document, lambda: _agent(document, name, raw, kind, defaults))
+    return replace(spec, written={})  # it is kept as it became
 
 
 def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: str) -> Group:
@@ -171,10 +181,12 @@ def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: s
 
 def _alone(document: Document, read: Callable[[], _T]) -> _T:
     """Returns the one table that `read` decodes, or raises all of its mistakes."""
+    found: _T | None = None
     with document.collecting():
-        return read()
+        found = read()
     document.check()
-    raise AssertionError("a table that is not decoded has a mistake")
+    assert found is not None, "a table that is not decoded has a mistake"
+    return found
 
 
 def group_table(group: Group) -> dict[str, object]:
@@ -185,7 +197,7 @@ def group_table(group: Group) -> dict[str, object]:
 def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
     """Returns the smallest table from which `decode_agent` with the same `defaults` makes an equal Spec.
 
-    It holds only values that TOML and JSON have. It does not depend on the folder that it is read in.
+    A value that had variables is there as it was written; environments alone are what they became. It holds only values that TOML and JSON have. It does not depend on the folder that it is read in.
     """
     base = defaults or Defaults()
     blank = Spec(name=spec.name, kind=spec.kind, source=spec.source)
@@ -202,6 +214,11 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
         skip = DAEMON_WIDE.get(name, frozenset()) | {"environment"}
         if section := _differences(getattr(spec, name), getattr(base, name), skip=skip):
             table[name] = section
+    for path, value in spec.written.items():
+        *above, key = path
+        place = table if not above else table.get(above[0], {})
+        if isinstance(place, dict) and key in place:
+            place[key] = value
     return table
 
 
@@ -228,15 +245,13 @@ def _table_in(
     return {}
 
 
-def _section(document: Document, path: KeyPath, raw: object, base: _S, directory: str) -> _S:
+def _section(document: Document, path: KeyPath, raw: object, base: _S) -> _S:
     """Returns `base` with the keys of `raw` over it; the keys that are refused are noted, and left out."""
     table = _table(document, path, raw)
     if not table:
         return base
     before = document.failures
-    changes = document.decode_keys(
-        path, table, FIELDS[type(base)], directory=directory, unknown=why_unknown
-    )
+    changes = document.decode_keys(path, table, FIELDS[type(base)], unknown=why_unknown)
     if isinstance(base, Process):
         with document.collecting():
             changes |= _isolation(document, path, changes, base)
@@ -304,16 +319,14 @@ def _ordered(document: Document, path: KeyPath, table: Mapping[str, object], sec
     return section
 
 
-def _agent(
-    document: Document, name: str, raw: object, kind: Kind, defaults: Defaults, directory: str
-) -> Spec:
+def _agent(document: Document, name: str, raw: object, kind: Kind, defaults: Defaults) -> Spec:
     path = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
     _check_name(document, path, name)
     table = _table(document, path, raw)
     if kind == "mcp":
         _check_pasted(document, path, table)
     before = document.failures
-    own, sections = _own_keys(document, path, table, kind, defaults, directory)
+    own, sections = _own_keys(document, path, table, kind, defaults)
     if kind == "mcp" and own.setdefault("protocol", "mcp") != "mcp":
         raise document.error((*path, "protocol"), table["protocol"], 'an MCP server speaks "mcp"')
     if kind == "mcp":
@@ -325,14 +338,15 @@ def _agent(
             _check_program(document, path, own)
     process: Process = sections.get("process", defaults.process)
     own["environment"] = process.environment | own.get("environment", {})
-    folder = process.working_directory or directory
+    folder = process.working_directory or document.part_of(path).directory
     sections["process"] = replace(process, working_directory=folder, environment={})
     for key in SECTIONS:
         sections.setdefault(key, getattr(defaults, key))
     if document.failures == before:
         _check_health(document, path, own, sections["recovery"])
     document.stop_after(before)
-    return replace(Spec(name=name, kind=kind, source=document.source), **own, **sections)
+    blank = Spec(name=name, kind=kind, source=document.part_of(path).source)
+    return replace(blank, **own, **sections, written=written_keys(table))
 
 
 def _own_keys(
@@ -341,7 +355,6 @@ def _own_keys(
     table: Mapping[str, object],
     kind: Kind,
     defaults: Defaults,
-    directory: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # Any: the values of a Spec's fields
     """Returns the keys and the sections of one agent or server; those that are refused are noted."""
     own: dict[str, Any] = {}
@@ -352,16 +365,14 @@ def _own_keys(
         with document.collecting():
             if key in SECTIONS:
                 _check_daemon_wide(document, here, value)
-                sections[key] = _section(document, here, value, getattr(defaults, key), directory)
+                sections[key] = _section(document, here, value, getattr(defaults, key))
                 continue
             if key in foreign:
                 if kind == "mcp" and key == "type":
                     raise document.error(here, value, why_unknown_in_spec(key, ()))
                 whom = "MCP servers" if kind == "agent" else "agents"
                 raise document.error(here, value, f"this is a key of {whom} only")
-            own[key] = document.decode_key(
-                here, value, FIELDS[Spec], directory=directory, unknown=why_unknown_in_spec
-            )
+            own[key] = document.decode_key(here, value, FIELDS[Spec], unknown=why_unknown_in_spec)
     return own, sections
 
 

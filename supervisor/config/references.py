@@ -1,17 +1,19 @@
-"""Checks the names by which agents, servers, teams and workflows refer to one another, over a whole set of them.
+"""Checks names: the keys of a table, and those by which agents, servers, teams and workflows refer to one another.
 
 A table alone cannot tell whether a name exists. A name whose own table is refused counts as one that exists: its
-mistake is told where it is.
+mistake is told where it is. A key that nothing would read is refused by name: a setting that is accepted has its effect.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 
 from ...worker.contract.errors import InvalidParams
 from .decoder import Document, KeyPath
-from .spec import Group, Spec, kind_of_group
+from .spec import FIELDS, SECTIONS, Config, Group, Spec, kind_of_group
 from .team import Team, circle
+from .values import dotted
 
 
 def check_requires(agents: Mapping[str, Spec]) -> None:
@@ -47,7 +49,7 @@ def requires_mistakes(
     def error(name: str, value: object, reason: str, **data: object) -> InvalidParams:
         spec = agents[name]
         on = document or Document(spec.source, "")
-        return on.error((*path_of(spec), "requires"), value, reason, **data)
+        return on.error((*path_of(spec), "requires"), value, reason, part=None, **data)
 
     for spec in agents.values():
         for name in spec.requires:
@@ -117,3 +119,93 @@ def _why_no_member(
     if agents[name].protocol != "corral":
         return f'it speaks protocol "{agents[name].protocol}", which has no tasks'
     return None
+
+
+def tool_warnings(config: Config) -> list[str]:
+    """Returns a line for each pattern of tools that matches none of the configured servers: it may be misspelt.
+
+    A server may be added at run time, so that this is no mistake.
+    """
+    servers = [s.name for s in config.agents.values() if s.kind == "mcp" and not s.disabled]
+    servers += ["corral", *([] if "cortex" in config.agents else ["cortex"])]
+    lists: list[tuple[KeyPath, Iterable[str] | None]] = []
+    for spec in config.agents.values():
+        if spec.kind == "agent":
+            keys = ((key, getattr(spec, key)) for key in ("tools", "denied_tools"))
+            lists += [((*path_of(spec), key), patterns) for key, patterns in keys]
+    for name, profile in config.profiles.items():
+        lists += [(("mcp", "profiles", name, "tools"), profile.tools)]
+        lists += [(("mcp", "profiles", name, "denied_tools"), profile.denied_tools)]
+    found: list[str] = []
+    for path, patterns in lists:
+        for pattern in patterns or ():
+            if reason := _why_no_tool(pattern, servers):
+                found.append(f'{dotted(path)}: "{pattern}" {reason}')
+    return found
+
+
+def _why_no_tool(pattern: str, servers: Collection[str]) -> str | None:
+    server, separator, tool = pattern.partition("__")
+    if "*" in server or any(fnmatchcase(name, server) for name in servers):
+        return None
+    if not separator:
+        return 'matches no tool: a name has its server before it, such as "git__*"'
+    near = get_close_matches(server, servers, 1)
+    guess = f'; did you mean "{near[0]}__{tool}"?' if near else ""
+    return f"matches no configured server{guess}"
+
+
+# --- unknown keys ---------------------------------------------------------------------------------
+
+_HINTS = {
+    "args": "write the program and its arguments as one list: command",
+    "env": "write environment",
+    "cwd": "write working_directory in the section process",
+    "url": "only an MCP server has one: [mcp.servers.NAME]",
+    "mcp_servers": "write each server as [mcp.servers.NAME]",
+    "type": "leave it out: a command is spoken to over its pipes, a url over streamable HTTP",
+    "mcpServers": "write each server as [mcp.servers.NAME]",
+    "servers": "write each server as [mcp.servers.NAME]",
+    "server": "write each server as [mcp.servers.NAME]",
+    "memory": "write max_memory_bytes in the section resources",
+    "cpu": "write cpu_limit_percent in the section resources",
+    "autorestart": "write restart in the section recovery",
+    "directory": "write working_directory in the section process",
+    "working_dir": "write working_directory in the section process",
+    "env_file": "write environment_file in the section process",
+    "depends_on": "write requires",
+    "healthcheck": "write health",
+    "replicas": "write instances",
+    "numprocs": "write instances",
+    "timeout": "write max_task_duration in the section resources",
+    "cron": "write a table of its own: [schedules.NAME]",
+    "every": "write a table of its own: [schedules.NAME]",
+    "schedule": "write a table of its own: [schedules.NAME]",
+    "retry_backoff_base_s": "write retry_backoff_base, a duration",
+}
+"""Words for the same thing elsewhere: in editors, in Docker, in supervisord."""
+
+
+UNAVAILABLE = {
+    "enable_metrics": "this version exports no metrics: leave it out; corral stats and corral top show figures",
+}
+"""Reasons for refusing keys that nothing reads, by key."""
+
+
+def why_unknown(key: str, known: Collection[str]) -> str:
+    """Returns the reason for refusing a key, with the nearest key that there is, or the one that means it."""
+    if key in UNAVAILABLE:
+        return f"not available: {UNAVAILABLE[key]}"
+    elsewhere = {key: name for name, section in SECTIONS.items() for key in FIELDS[section]}
+    if key in _HINTS and key not in known:
+        return f"unknown key; {_HINTS[key]}"
+    if near := [] if key in elsewhere else get_close_matches(key, known, 1):
+        return f'unknown key; did you mean "{near[0]}"?'
+    if near := get_close_matches(key, elsewhere, 1, 0.75):
+        return f'unknown key here; "{near[0]}" is a key of the section {elsewhere[near[0]]}'
+    return "unknown key"
+
+
+def why_unknown_in_spec(key: str, known: Collection[str]) -> str:
+    """Returns the reason for refusing a key of an agent's or server's table."""
+    return why_unknown(key, [*known, *SECTIONS])

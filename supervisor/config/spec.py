@@ -327,7 +327,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     `command` is empty where `entrypoint` is set, and in a disabled `cortex`. `warm`, `preload` and `min_spare`
     mean something only where `entrypoint` is set; `remain` and `timeout` only where `type` is "oneshot". `tools` None
     allows all.
-    `environment` is `[process] environment`, then the agent's own; `source` is where the table came from.
+    `environment` is `[process] environment`, then the agent's own; `source` is the file of the table. `written` has
+    the values in which variables were expanded, as they are in the file.
     """
 
     name: str
@@ -385,6 +386,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     tasks: Tasks = Tasks()
     memory: Memory = Memory()
     recovery: Recovery = Recovery()
+    written: dict[tuple[str, ...], object] = {}
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -483,6 +485,8 @@ SECTIONS: dict[str, type[Struct]] = {
 }
 _STRUCTS: tuple[type[Struct], ...] = (Daemon, Events, Audit, Profile, Spec, *SECTIONS.values())
 FIELDS: dict[type[Struct], dict[str, Field]] = {
-    cls: fields_of(cls, without={"name", "kind", "source", *SECTIONS} if cls is Spec else ())
+    cls: fields_of(
+        cls, without={"name", "kind", "source", "written", *SECTIONS} if cls is Spec else ()
+    )
     for cls in _STRUCTS
 }

@@ -32,7 +32,7 @@ AGENT = '[agents.a]\ncommand = ["x"]\n'
 SERVER = '[mcp.servers.s]\ncommand = ["x"]\n'
 
 
-NOT_KEYS = {"name", "kind", "source", *Defaults.__struct_fields__}
+NOT_KEYS = {"name", "kind", "source", "written", *Defaults.__struct_fields__}
 DAEMON_WIDE = ("daemon", "events", "audit")
 STRUCTS: dict[str, type[msgspec.Struct]] = {
     "### `[daemon]`": spec.Daemon,
@@ -542,6 +542,19 @@ def test_a_file_of_mistakes_lists_a_hundred_of_them() -> None:
 def test_a_usual_mistake_is_told_with_what_to_write(text: str, words: list[str]) -> None:
     reason = str(refused(text).data["reason"])
     assert [word for word in words if word not in reason] == []
+
+
+def test_a_pattern_of_tools_that_no_server_has_is_warned_of() -> None:
+    text = (
+        "[agents.a]\ncommand = ['x']\ntools = ['gti__*', 'git__*', '*__read', 'corral__*', 'g?t__x']\n"
+        "denied_tools = ['cortex__*', 'off__*', 'log']\n"
+        "[mcp.servers.git]\ncommand = ['x']\n[mcp.servers.off]\ncommand = ['x']\ndisabled = true\n"
+        "[mcp.profiles.p]\ntools = ['time__*']\n"
+    )
+    found = references.tool_warnings(decode(text))
+    words = ['agents.a.tools: "gti__*"', '"off__*"', '"log"', 'mcp.profiles.p.tools: "time__*"']
+    assert [line for line, word in zip(found, words, strict=True) if word not in line] == []
+    assert 'did you mean "git__*"' in found[0]
 
 
 def test_a_program_in_a_folder_with_spaces_is_one_program() -> None:

@@ -44,7 +44,7 @@ supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision task
 supervisor.transport: worker.contract mcp.protocol mcp.upstream mcp.endpoint api mcp_gateway supervision
 supervisor: *
 cli: worker.contract worker.client cli.tools
-cli.agents: worker.contract cli
+cli.agents: worker.contract cli supervisor.config
 cli.tasks: worker.contract worker.client cli
 cli.observe: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli

@@ -20,6 +20,7 @@ from typing import BinaryIO, cast
 
 from ..contract.codec import as_array, as_object
 from ..contract.errors import InvalidParams, SpawnFailed, Timeout
+from ..contract.literal import literal
 from .sync import SOCKET_PATH_BYTES_MAX
 
 START_S = 30.0
@@ -220,6 +221,8 @@ def _toml(value: object, path: str) -> str:
         return repr(value)
     if isinstance(value, str | os.PathLike):
         text = os.fspath(cast("str | os.PathLike[str]", value))
+        if not path.startswith("workflows."):  # whose expressions are theirs
+            text = literal(text)
         return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
     table = as_object(value)
     if table is None and isinstance(value, Mapping):

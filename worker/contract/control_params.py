@@ -105,12 +105,16 @@ class AddParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Addition(Struct, frozen=True, forbid_unknown_fields=True):
-    """Specifies one of several new agents or servers; see AddParams."""
+    """Specifies one of several new agents or servers; see AddParams.
+
+    `environment` has the values of `${NAME}` in `spec`; without it nothing is expanded.
+    """
 
     name: str
     spec: dict[str, object]
     kind: Literal["agent", "mcp"] = "agent"
     directory: str | None = None
+    environment: dict[str, str] | None = None
 
 
 class AddAllParams(Struct, frozen=True, forbid_unknown_fields=True):
