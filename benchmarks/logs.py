@@ -24,6 +24,7 @@ from corral.worker.client.sync import Client
 sys.path.append(str(Path(__file__).parent))  # `python -P` leaves out where `bench` is
 import bench
 import loggers
+import long_line
 import peers
 from bench import BOUND_S, Daemon, Measure
 from loggers import Flood, Kept
@@ -153,6 +154,7 @@ def measures(size: Size, supervisors: Keepers) -> list[Measure]:
         *rows,
         Measure("last_short", "the last 100 lines of a log of 1 MB", "ms"),
         Measure("last_long", long, "ms", "last_short"),
+        *long_line.measures(),
     ]
 
 
@@ -180,6 +182,9 @@ def main() -> None:
                     for name in supervisors.by_name
                 ]
         parts.append(lambda: _last_lines(folder, size, printer))
+        for scene in long_line.SCENES:
+            chosen = scene.smaller() if options.quick else scene
+            parts.append(partial(long_line.taken, folder / f"long-{scene.name}", chosen))
         taken = bench.interleaved(size.rounds, parts)
     notes = [*supervisors.notes, supervisors.told()]
     bench.report("logs", measures(size, supervisors), taken, machine, options, notes)

@@ -7,7 +7,8 @@ from typing import cast
 import click
 
 from ...worker.client.sync import Client
-from ...worker.contract.errors import ResourceLimitExceeded, Unreachable, from_wire
+from ...worker.contract.errors import Unreachable, from_wire
+from ...worker.contract.log_pieces import PieceJoiner
 from .. import render
 from ..context import ANSWER_S, Command, Session, complete_agents, moment, selecting, selection
 from ..render import inners, word
@@ -17,9 +18,6 @@ LINES_SHOWN = 100
 LINES_BEFORE_FOLLOWING = 10
 MOST_LINES = 1_000_000
 LOUD = {"warning": "yellow", "warn": "yellow", "error": "red", "critical": "red", "fatal": "red"}
-
-SEARCHES = {"grep", "level", "previous"}
-"""Params with which a request on long logs may take longer than ANSWER_S."""
 
 Records = list[dict[str, object]]
 
@@ -98,25 +96,11 @@ def logs(
     write = session.print_ndjson if session.json else _LogWriter(session).write
     try:
         with session.connect() as connection:
-            if follow or SEARCHES & params.keys() or not _read(connection, params, write):
-                _follow(connection, params if follow else {**params, "follow": False}, write)
+            # Never as one answer: of lines of megabytes the daemon would have to hold all of them.
+            _follow(connection, params if follow else {**params, "follow": False}, write)
     except KeyboardInterrupt:
         if not follow:
             raise
-
-
-def _read(
-    connection: Client, params: Mapping[str, object], write: Callable[[Records], None]
-) -> bool:
-    """Writes the stored records; returns False if they are too much for one answer."""
-    try:
-        found = connection.call("log.read", params, timeout_s=ANSWER_S)
-    except ResourceLimitExceeded as error:
-        if error.data.get("limit") != "answer":
-            raise
-        return False
-    write(inners(render.as_record(found), "records"))
-    return True
 
 
 def _follow(
@@ -129,17 +113,20 @@ def _follow(
     """
     connection.call("log.follow", params, timeout_s=ANSWER_S)
     last = ""
+    joiner = PieceJoiner()
     try:
         for notification in connection.notifications():
             if notification.method == "log":
                 records = inners(notification.params, "records")
-                write(records)
+                write(joiner.join(records))
                 last = word(records[-1], "at") if records else last
             elif notification.method == "log.end":
+                write(joiner.flush())
                 if "error" in notification.params:
                     raise from_wire(notification.params["error"])
                 return
     except Unreachable as error:
+        write(joiner.flush())
         if not last:
             raise
         words = f"{error.message}; --since {last} goes on"
@@ -153,6 +140,7 @@ class _LogWriter:
         self._session = session
         self._colours: dict[str, str] = {}
         self._width = 0
+        self._unended: tuple[str, str] | None = None  # of which the last piece was written
 
     def write(self, records: Iterable[Mapping[str, object]]) -> None:
         """Writes the records, and flushes."""
@@ -165,6 +153,14 @@ class _LogWriter:
 
     def _write_one(self, record: Mapping[str, object]) -> None:
         session = self._session
+        source = (_origin(record), word(record, "stream"))
+        is_continued, is_unended = source == self._unended, bool(record.get("partial"))
+        if self._unended and not is_continued:
+            session.stdout.write("\n")
+        self._unended = source if is_unended else None
+        if is_continued:
+            session.print_foreign(word(record, "text"), "" if is_unended else "\n")
+            return
         origin = render.one_line(_origin(record))
         mark = "!" if record.get("stream") == "stderr" else "|"
         head = f"{origin:<{self._width}} {mark} "
@@ -183,7 +179,7 @@ class _LogWriter:
             session.stdout.write(f"{stamp} {head}")
             session.print_foreign(line)
         session.stdout.write(f"{stamp} {head}")
-        session.print_foreign(lines[-1] + _facts(record))
+        session.print_foreign(lines[-1] + _facts(record), "" if is_unended else "\n")
 
 
 def _facts(record: Mapping[str, object]) -> str:

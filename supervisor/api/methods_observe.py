@@ -15,6 +15,7 @@ from ...worker.contract.control_params import (
     VerifyParams,
 )
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from ...worker.contract.log_pieces import PieceJoiner
 from ..audit.hash_chain import Record, parse_position
 from ..audit.log import stamp
 from ..events.bus import Bus, Event, skipped
@@ -256,17 +257,23 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
     """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON."""
     found: list[LogRecord] = []
     size = 0
+    joiner = PieceJoiner()
     n = 100 if params.n is None and params.since is None else params.n
-    async for batch in control.shared.logs.history(_log_filter(control, params), n):
-        size += len(codec.encode(batch))
-        if size > ANSWER_BYTES:
-            raise ResourceLimitExceeded(
-                f"cannot answer with more than {ANSWER_BYTES} bytes of log: follow it",
-                limit="answer",
-                value=ANSWER_BYTES,
-            )
-        found += batch
-    return {"records": found}
+    logs = control.shared.logs
+    async with (
+        logs.answering,
+        contextlib.aclosing(logs.history(_log_filter(control, params), n)) as batches,
+    ):
+        async for batch in batches:
+            size += len(codec.encode(batch))
+            if size > ANSWER_BYTES:
+                raise ResourceLimitExceeded(
+                    f"cannot answer with more than {ANSWER_BYTES} bytes of log: follow it",
+                    limit="answer",
+                    value=ANSWER_BYTES,
+                )
+            found += joiner.join(batch)
+    return {"records": found + joiner.flush()}
 
 
 @method("log.follow", "read", LogParams)
@@ -292,6 +299,7 @@ async def _send_batches(caller: Caller, batches: AsyncGenerator[list[LogRecord],
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 caller.notify("log", {"records": batch})
+                batch.clear()  # it is encoded: while its reader takes its time, nothing is held twice
                 await caller.drain()
     except ResourceLimitExceeded as error:  # of the pattern
         end = {"error": error.to_wire()}

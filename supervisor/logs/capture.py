@@ -11,8 +11,9 @@ named, rotated and repaired is the business of `rotating_file`.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -23,6 +24,7 @@ from .file_format import (
     OWN,
     PREFIX_BYTES,
     File,
+    Gap,
     json_line,
     messages_of,
     rfc3339_seconds,
@@ -63,6 +65,8 @@ class LogFolder:
     """Called with agent and worker after each write."""
     on_rotated: Callable[[str, str], None]
     """Called with agent and worker after each rotation."""
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    """Numbers for new files, of all writers: none is given twice, so that readers move only forward."""
     losses: int = 0
     """Number of changes of what is lost, of all writers."""
     to_check: "set[LogWriter]" = field(default_factory=lambda: set())
@@ -212,21 +216,12 @@ class LogStream:
         return self.writer.append(data, self._tag, CAPTURED, self._incarnation, part=part)
 
 
-@dataclass(slots=True)
-class _Gap:
-    """Counts lines and bytes that are lost, or may be."""
-
-    lines: int = 0
-    size_bytes: int = 0
-    reasons: list[str] = field(default_factory=lambda: [])
-
-
 NO_NAMES: frozenset[bytes] = frozenset()
 """One for all that have none: an empty set of its own costs each of thousands of writers 216 bytes."""
 
 NO_STREAMS: frozenset[LogStream] = frozenset()
 NO_TAILS: Mapping[str, bytes] = {}
-NO_GAP = _Gap()
+NO_GAP = Gap()
 """Of a file that was seen in its place since it was written: never changed, but replaced."""
 
 
@@ -282,7 +277,7 @@ class LogWriter:
         self._folder = folder
         self._file: RotatingFile | None = None  # until the first write
         if earlier and earlier.files:
-            self._file = RotatingFile(folder.directory, agent, worker, earlier.files)
+            self._file = self._new_file(earlier.files)
         self._is_due = False  # an incarnation has begun, and its first pipe is to come
         self._pipes = 0  # of the incarnations that live
         was_cut = folder.unclean and earlier is None
@@ -290,7 +285,7 @@ class LogWriter:
         """Whether its pipes may have held lines when the last daemon was killed; until that is reported."""
         self._verified_ns = 0
         self._unverified = NO_GAP  # written since the file was last seen in its place
-        self._gap: _Gap | None = None
+        self._gap: Gap | None = None
         self._opened = False
         self._released = False
         self._printed = 0  # the newest incarnation of which something is in the files
@@ -299,6 +294,10 @@ class LogWriter:
         self._tails = NO_TAILS
         if self._was_alive:
             folder.to_check.add(self)
+
+    def _new_file(self, files: Sequence[File] = ()) -> RotatingFile:
+        folder = self._folder
+        return RotatingFile(folder.directory, self.agent, self.worker, folder.numbers, files)
 
     def configure(self, limits: LogLimits) -> None:
         """Takes new limits."""
@@ -484,7 +483,7 @@ class LogWriter:
         """Counts lines and bytes that will not be in the file."""
         self.lost_lines += lines
         self.lost_bytes += size_bytes
-        gap = self._gap = self._gap or _Gap()
+        gap = self._gap = self._gap or Gap()
         gap.lines += lines
         gap.size_bytes += size_bytes
         if reason and reason not in gap.reasons and len(gap.reasons) < REASONS_MAX:
@@ -527,7 +526,7 @@ class LogWriter:
         if kept_body:
             prefixes = PREFIX_BYTES * (lines - lost) if lines else PREFIX_BYTES + 1
             if not self._unverified.size_bytes:
-                self._unverified = _Gap()
+                self._unverified = Gap()
                 self._folder.to_check.add(self)
             self._unverified.lines += lines - lost
             self._unverified.size_bytes += kept_body - prefixes
@@ -540,11 +539,7 @@ class LogWriter:
         gap = self._gap
         if gap is None:
             return b""
-        counts = f"{gap.lines} lines, {gap.size_bytes} bytes lost"
-        text = f"corral: {counts}: {'; '.join(gap.reasons) or 'unknown'}"
-        facts = {"level": "warning", "text": text, "lost_lines": gap.lines}
-        note = json_line({**facts, "lost_bytes": gap.size_bytes})
-        return b"%s %s F %s\n" % (self._folder.stamp(OWN), self._note_stream, note)
+        return b"%s %s F %s\n" % (self._folder.stamp(OWN), self._note_stream, gap.note())
 
     @property
     def _note_stream(self) -> bytes:
@@ -563,7 +558,7 @@ class LogWriter:
     def _opened_file(self) -> RotatingFile:
         """Returns the present file, open unless it has an error; the first time, reports what an earlier daemon left undone."""
         if self._file is None:
-            self._file = RotatingFile(self._folder.directory, self.agent, self.worker)
+            self._file = self._new_file()
         file = self._file
         if file.fd >= 0:
             return file

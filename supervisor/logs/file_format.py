@@ -11,9 +11,10 @@ notification, whose text is `{"level":…,"text":…,"fields":…}`; 2 corral it
 parse (on stdout while a line of stderr is in parts: they join those of one stream); nothing that a worker prints is
 mistaken for it.
 
-A file is known by the time of its first line, which no other file of its folder has (`LogFolder.stamp`), and found by
-its inode, also after a rename by another program: an inode alone is no identity, since its number is used again at once. A file
-without a line has no identity, and is no place to be. Nothing here writes.
+Files have an order and an identity by the number that their writer gives them (`File.number`), from a counter that never goes back, so that a
+reader moves only forward. Files of an earlier daemon have the order of their names. On the disk a file is found by its inode, also after a
+rename by another program, and told from another with the same inode, whose number is used again at once, by the time of its first
+line, which stays when it is compressed. A file without a line has no identity, and is no place to be. Nothing here writes.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypeVar, cast
 
@@ -73,10 +74,15 @@ _RANKS = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Represents a file that this process wrote to, with the number of lines written before it."""
+    """Represents a file that this process wrote to."""
 
+    number: int
+    """Counts the files of the folder: no other file that this process has written ever had it."""
     inode: int
     first_line: int
+    """Number of lines that were written before it."""
+    previous: int = 0
+    """The number of the file before it; 0 if this process has written none."""
 
 
 class WriterState(Protocol):
@@ -178,8 +184,8 @@ class FoundFile:
         self.inode = inode
         self.head = b""
         """The time of its first line, once it was opened."""
-        self.first_line: int | None = None
-        """Number of lines that its writer had written before it, as far as it knew when the file was found."""
+        self.number: int | None = None
+        """The number that its writer has given it, as far as it knew it when the file was found."""
         self._size = size
         self._modified_ns = modified_ns
 
@@ -216,9 +222,9 @@ class FoundFile:
         # Between two turns of a reader it may have been rotated away, and its number given to a new file.
         match = _NAME.fullmatch(self.path.name)
         writer = source.find_writer(self.path.parent.name, match[1] if match else "")
-        first_line = first_line_of(writer, file.inode)
-        return first_line == self.first_line and (
-            first_line is not None or file.modified_ns == self._modified_ns
+        number = number_of(writer, file.inode)
+        return number == self.number and (
+            number is not None or file.modified_ns == self._modified_ns
         )
 
     @property
@@ -439,11 +445,31 @@ def opened_by_inode(
             file.close()
 
 
-def first_line_of(writer: WriterState | None, inode: int) -> int | None:
-    """Returns the number of lines that the writer had written before it began the file with that inode, if it knows it."""
+@contextmanager
+def opened_by_head(
+    directory: Path, worker: str, head: bytes
+) -> Generator[OpenFile | None, None, None]:
+    """Yields the file of a worker that begins at that time; None if there is none."""
+    found: OpenFile | None = None
+    for path in log_paths(directory, worker):
+        file = _open(path)
+        if file is not None and file.head == head:
+            found = file
+            break
+        if file is not None:
+            file.close()
+    try:
+        yield found
+    finally:
+        if found is not None:
+            found.close()
+
+
+def number_of(writer: WriterState | None, inode: int) -> int | None:
+    """Returns the number that the writer has given the file with that inode, if it knows it."""
     if writer is None:
         return None
-    return next((file.first_line for file in writer.files if file.inode == inode), None)
+    return next((file.number for file in writer.files if file.inode == inode), None)
 
 
 def _open_inode(path: Path, inode: int) -> OpenFile | None:
@@ -460,6 +486,11 @@ def _find(directory: Path, inode: int) -> Path | None:
             if entry.inode() == inode and not entry.name.startswith("."):
                 return Path(entry.path)
     return None
+
+
+def inodes(directory: Path, worker: str) -> set[int]:
+    """Returns the inodes of a worker's files."""
+    return {entry.inode for entry in files_at(name.path for name in names(directory, worker))}
 
 
 def last_line(fd: int, size: int) -> tuple[int, bytes]:
@@ -512,6 +543,22 @@ def json_line(shown: Mapping[str, object]) -> bytes:
     """Returns the text of a line of corral's own shape."""
     # Readers of JSON refuse a lone surrogate, however it is written.
     return json.dumps(shown, ensure_ascii=False, default=str).encode("utf-8", "replace")
+
+
+@dataclass(slots=True)
+class Gap:
+    """Counts lines and bytes that are lost, or may be."""
+
+    lines: int = 0
+    size_bytes: int = 0
+    reasons: list[str] = field(default_factory=lambda: [])
+
+    def note(self) -> bytes:
+        """Returns the text of the line that reports them."""
+        counts = f"{self.lines} lines, {self.size_bytes} bytes lost"
+        text = f"corral: {counts}: {'; '.join(self.reasons) or 'unknown'}"
+        facts = {"level": "warning", "text": text, "lost_lines": self.lines}
+        return json_line({**facts, "lost_bytes": self.size_bytes})
 
 
 def time_of(record: Record) -> str:

@@ -11,6 +11,7 @@ import logging
 from contextlib import aclosing
 
 from ...worker.contract import codec
+from ...worker.contract.log_pieces import PieceJoiner
 from ..events.bus import Bus
 from .file_format import LogFilter, Record
 from .journald import PRIORITIES, SOCKET, Fields, Journal, Outcome, field_name
@@ -135,9 +136,10 @@ class Forwarding:
             self.want(True)
 
     async def _run(self, follower: Follower) -> None:
+        joiner = PieceJoiner()
         async with aclosing(self._logs.follow(LogFilter(), 0, follower)) as batches:
             async for batch in batches:
-                for number, record in enumerate(batch):
+                for number, record in enumerate(joiner.join(batch)):
                     if number % TURN_ENTRIES == 0:
                         await asyncio.sleep(0)  # lets the daemon's other tasks run
                     fields = entry_of(record)

@@ -11,15 +11,15 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from ..config.spec import Monitoring
 from . import bgzf
-from .file_format import LINE_LIMIT_BYTES, File, duplicates, last_line, names
+from .file_format import LINE_LIMIT_BYTES, File, duplicates, inodes, last_line, names
 
 READ_BYTES = 64 * 1024
 """Bytes that a pipe holds."""
@@ -128,6 +128,7 @@ class RotatingFile:
     __slots__ = (
         "_agent",
         "_directory",
+        "_numbers",
         "_size",
         "_worker",
         "damage",
@@ -142,9 +143,10 @@ class RotatingFile:
         directory: Path,
         agent: str,
         worker: str,
+        numbers: Iterator[int],
         files: Sequence[File] = (),
     ) -> None:
-        """Opens nothing yet. `files` are those of an earlier writer of this daemon."""
+        """Opens nothing yet. `numbers` are for new files; `files` are those of an earlier writer of this daemon."""
         self.files: Sequence[File] = files
         """The files that this daemon wrote to and that should exist, oldest first."""
         self.error: OSError | None = None
@@ -156,6 +158,7 @@ class RotatingFile:
         self._directory = directory
         self._agent = agent
         self._worker = worker
+        self._numbers = numbers
         self.fd = -1
         """The descriptor of the present file; -1 while it is closed."""
         self._size = 0
@@ -197,9 +200,14 @@ class RotatingFile:
         self._size = status.st_size - torn_bytes
         known = [file for file in self.files if file.inode == status.st_ino]
         # A new file may have got the inode number of a deleted one.
-        first_line = known[0].first_line if known and self._size else lines
-        others = (file for file in self.files if file.inode != status.st_ino)
-        self.files = (*others, File(status.st_ino, first_line))[-limits.max_files :]
+        if not known or not self._size:
+            previous = self.files[-1].number if self.files else 0
+            known = [File(next(self._numbers), status.st_ino, lines, previous)]
+        others = [file for file in self.files if file.inode != status.st_ino]
+        if len(others) >= limits.max_files:  # those that another program has removed do not count
+            there = inodes(path.parent, self._worker)
+            others = [file for file in others if file.inode in there]
+        self.files = (*others, known[0])[-limits.max_files :]
         return torn_bytes, prefix
 
     def remove_duplicates(self) -> None:
@@ -277,7 +285,7 @@ class RotatingFile:
         # A deleted file had that number, if it is known here.
         files = (file for file in self.files if file.inode != by)
         self.files = tuple(
-            File(by, file.first_line) if file.inode == inode else file for file in files
+            replace(file, inode=by) if file.inode == inode else file for file in files
         )
 
     def close(self) -> None:

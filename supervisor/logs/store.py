@@ -6,19 +6,20 @@ rotated away. Everything but the compression is on the loop's thread.
 """
 
 import asyncio
-import heapq
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakSet
 
+from ...worker.contract.log_pieces import PieceJoiner
 from .capture import LogFolder, LogWriter
 from .compression import COMPRESS_AFTER_S, Compressor
-from .file_format import LogFilter, Record, known_names, time_of, workers
-from .reader import Cursor, block_size, in_batches, merged
+from .file_format import LogFilter, Record, known_names, workers
+from .merging import batches_of, merged
+from .reader import Cursor, Room
 from .rotating_file import LogLimits
 
 RELEASED_KEPT = 256
@@ -43,6 +44,8 @@ class LogStore:
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self.turn = asyncio.Lock()
         """Held by the one reader that works in this turn of the loop: however many they are, others wait for one."""
+        self.answering = asyncio.Lock()
+        """Held by the one caller that gathers an answer as a whole: others wait, and only one is held."""
         self._followers: set[Follower] = set()
         self._readers = 0
         self._cursors_held: WeakSet[Cursor] = WeakSet()
@@ -134,9 +137,11 @@ class LogStore:
         until: float | None = None,
         stream: str | None = None,
     ) -> list[Record]:
-        """Returns the records of `history` in one list: for callers that give `n`, or know that it is short."""
+        """Returns the records of `history` in one list, long lines joined: for callers that know that it is short."""
         wanted = LogFilter(frozenset(names), since, until, stream)
-        return [record async for batch in self.history(wanted, n) for record in batch]
+        joiner = PieceJoiner()
+        found = [r async for batch in self.history(wanted, n) for r in joiner.join(batch)]
+        return found + joiner.flush()
 
     async def history(
         self, wanted: LogFilter, n: int | None = None
@@ -168,7 +173,7 @@ class LogStore:
         """
         follower = follower or Follower(wanted)
         # Of a worker whose files were removed the writer does not begin at 0.
-        lines = {key: writer.lines for key, writer in (self._released | self._writers).items()}
+        passed = {key: _passed(writer) for key, writer in (self._released | self._writers).items()}
         with self._reading(follower):
             cursors = await self._cursors(wanted, n)
             async for batch in merged(cursors, wanted, n, self.turn):
@@ -180,18 +185,20 @@ class LogStore:
             follower.placed.set()
             while not (follower.is_to_end and not behind):
                 behind |= await follower.changed(wait=not behind)
-                block_bytes = block_size(len(behind))
-                fresh: list[list[Record]] = []
+                room = Room.of(len(behind))
+                fresh: list[Iterator[Record]] = []
                 for key in sorted(behind):
                     if key not in by_worker:  # no file when this began: start before its first
-                        by_worker[key] = self._cursor(*key, lines.get(key, 0))
+                        by_worker[key] = self._cursor(*key, passed.get(key, (0, 0)))
                     async with self.turn:
-                        records = by_worker[key].pull(block_bytes)
-                        if not records:
+                        records = by_worker[key].step(room)
+                        if records is None:
                             behind.discard(key)
-                        fresh.append(wanted.select(records))
+                        else:
+                            fresh.append(records)
                         await asyncio.sleep(0)
-                for batch in in_batches(heapq.merge(*fresh, key=time_of)):
+                # One round: the followed ones go on when the reader has taken all of it.
+                async for batch in batches_of(fresh, wanted, self.turn):
                     yield batch
 
     @contextmanager
@@ -231,8 +238,8 @@ class LogStore:
         if writer is not None:
             writer.replace(inode, by)
 
-    def _cursor(self, agent: str, worker: str, line: int | None = None) -> Cursor:
-        cursor = Cursor(self, agent, worker, line)
+    def _cursor(self, agent: str, worker: str, passed: tuple[int, int] | None = None) -> Cursor:
+        cursor = Cursor(self, agent, worker, passed)
         self._cursors_held.add(cursor)
         return cursor
 
@@ -246,6 +253,11 @@ class LogStore:
             cursors.append(cursor)
             await asyncio.sleep(0)
         return cursors
+
+
+def _passed(writer: LogWriter) -> tuple[int, int]:
+    """Returns the numbers of lines and of the last file of a writer."""
+    return writer.lines, writer.files[-1].number if writer.files else 0
 
 
 class Follower:

@@ -366,7 +366,7 @@ class Connection(Channel):
 
     def follow(self, following: Awaitable[None]) -> None:
         """Runs `following` until the client hangs up; one that reads slowly is skipped ahead, and never disconnected."""
-        self.is_patient = True
+        self.wait_patiently()
 
         async def run() -> None:
             try:

@@ -203,6 +203,16 @@ def failing(error: CorralError) -> Script:
     return script
 
 
+def logged(records: list[dict[str, object]]) -> Script:
+    def script(caller: Caller, params: dict[str, object]) -> object:
+        caller.peer.respond(1, {})
+        caller.notify("log", {"records": records})
+        caller.notify("log.end", {})
+        return SILENCE
+
+    return script
+
+
 def silent(caller: Caller, params: dict[str, object]) -> object:
     return SILENCE
 
@@ -483,7 +493,7 @@ main()
 
 @pytest.mark.parametrize("words", ["status", "logs --json", "tasks", "version"])
 def test_a_command_imports_only_what_it_needs(world: World, words: str) -> None:
-    world.script(daemon_status=STATUS, log_read={"records": []}, task_list={"tasks": [TASK]})
+    world.script(daemon_status=STATUS, log_follow=logged([]), task_list={"tasks": [TASK]})
     done = subprocess.run(
         [sys.executable, "-P", "-c", NAMING_ITS_MODULES, *words.split()],
         env=world.environment,
@@ -1025,21 +1035,21 @@ def ndjson(text: str) -> list[object]:
 
 
 def test_logs_are_lines_for_people_and_records_for_programs(world: World) -> None:
-    world.script(log_read={"records": LINES})
+    world.script(log_follow=logged(LINES))
     done = world.corral("logs", "echo", "crawler-1", "--stream", "stderr", "-n", "7")
     first, second = done.stdout.split("\n")[:2]
     assert "echo-0" in first
     assert str(LINES[0]["text"]) in first, "as it is where no terminal is"
     assert "crawler-1 !" in second
     assert ndjson(world.corral("logs", "--json").stdout) == LINES
-    assert world.daemon.asked("log.read") == [
-        {"names": ["echo", "crawler-1"], "stream": "stderr", "n": 7},
-        {"n": 100},
+    assert world.daemon.asked("log.follow") == [
+        {"names": ["echo", "crawler-1"], "stream": "stderr", "n": 7, "follow": False},
+        {"n": 100, "follow": False},
     ]
 
 
 def test_a_terminal_is_safe_from_what_workers_write(world: World) -> None:
-    world.script(log_read={"records": LINES})
+    world.script(log_follow=logged(LINES))
     shown = world.on_terminal("logs")
     assert "\x1b[31mred\x1b[0m" in shown, "colours stay"
     assert "\x1b]" not in shown
@@ -1065,15 +1075,15 @@ def test_a_terminal_is_safe_from_what_workers_write(world: World) -> None:
     ],
 )
 def test_since_is_a_time_in_utc(world: World, since: str, expected: float) -> None:
-    world.script(log_read={"records": []}, event_list={"events": []})
+    world.script(log_follow=logged([]), event_list={"events": []})
     assert world.corral("logs", "--since", since).returncode == 0
     assert world.corral("events", "--since", since).returncode == 0
-    assert world.daemon.asked("log.read") == [{"since": expected}]
+    assert world.daemon.asked("log.follow") == [{"since": expected, "follow": False}]
     assert world.daemon.asked("event.list") == [{"since_time": expected}]
 
 
 def test_a_time_that_is_too_early_or_too_late_is_the_earliest_or_the_latest(world: World) -> None:
-    world.script(log_read={"records": []})
+    world.script(log_follow=logged([]))
     until = "9999-12-31T23:59:59.9Z"
     assert world.corral("logs", "--since", "99999999d", "--until", until).returncode == 0
     (call,) = world.daemon.calls
@@ -1081,10 +1091,10 @@ def test_a_time_that_is_too_early_or_too_late_is_the_earliest_or_the_latest(worl
 
 
 def test_since_is_a_duration_ago(world: World) -> None:
-    world.script(log_read={"records": []})
+    world.script(log_follow=logged([]))
     for since in ("1h", "30s"):
         world.corral("logs", "--since", since)
-    hour, half_minute = (float(str(p["since"])) for p in world.daemon.asked("log.read"))
+    hour, half_minute = (float(str(p["since"])) for p in world.daemon.asked("log.follow"))
     assert 3570 <= half_minute - hour < 3570 + BOUND_S
 
 
@@ -1140,10 +1150,12 @@ def test_events_are_filtered_by_the_daemon_and_told_in_words(world: World) -> No
 @pytest.mark.parametrize("words", ["logs", "status --json", "logs -f"])
 def test_a_reader_that_stops_reading_is_no_error(world: World, words: str) -> None:
     def follow(caller: Caller, params: dict[str, object]) -> object:
-        caller.notify("log", {"records": LINES})
-        return {}
+        caller.peer.respond(1, {})
+        for _ in range(1_000):
+            caller.notify("log", {"records": LINES})
+        return SILENCE
 
-    world.script(log_read={"records": LINES * 5000}, daemon_status=STATUS, log_follow=follow)
+    world.script(daemon_status=STATUS, log_follow=follow)
     reader, writer = os.pipe()
     os.close(reader)
     with world.begin(*words.split(), stdout=writer) as process:

@@ -646,8 +646,8 @@ def test_the_time_of_a_request_runs_while_it_waits_to_be_sent(run: Runner, kind:
 def test_a_patient_channel_waits_for_a_peer_that_does_not_read(run: Runner, kind: str) -> None:
     async def test() -> None:
         channel = Ends().channel(stall_s=0.01)
-        channel.is_patient = True
         raw = await Raw.joined(kind, channel)
+        channel.wait_patiently()
         for _ in range(4):
             channel.notify("n", {"x": "x" * 1024 * 1024})
         await asyncio.sleep(0)

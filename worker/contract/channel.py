@@ -24,6 +24,9 @@ STALL_S = 30.0
 HIGH_WATER_BYTES = 1024 * 1024
 """Bytes unsent from which on senders wait."""
 
+PATIENT_BYTES = 64 * 1024
+"""Bytes above which a sender waits that sends to a patient peer: however many there are, little is held for each."""
+
 READ_BYTES = 64 * 1024
 """Bytes of one read of a pipe: asyncio's own buffer is so large that each read maps new memory."""
 
@@ -100,8 +103,7 @@ class Channel(asyncio.Protocol):
         self._on_closed = on_closed
         self._lost = lost
         self._stall_s = stall_s
-        self.is_patient = False
-        """True if a peer that does not read is never disconnected: senders must bound their output."""
+        self._is_patient = False
         self._max_unsent_bytes = max_unsent_bytes
         self._reader: asyncio.BaseTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
@@ -354,12 +356,20 @@ class Channel(asyncio.Protocol):
             self.peer.notify(method, params)
             self._wake()
 
+    def wait_patiently(self) -> None:
+        """Lets a peer that does not read stay connected from now on; senders must bound their output by `drain`."""
+        self._is_patient = True
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.set_write_buffer_limits(high=PATIENT_BYTES)
+
     async def drain(self) -> None:
         """Waits while the peer reads too slowly.
 
         Raises:
             CorralError: the peer is gone, or the connection was closed meanwhile.
         """
+        if self._is_patient:
+            self._flush()  # only then it is known whether the peer takes it
         if not self._can_write.is_set():
             await self._can_write.wait()
             self._check_open()
@@ -408,7 +418,7 @@ class Channel(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Makes senders wait, for a bounded time, when the transport's buffer is full."""
         self._can_write.clear()
-        if not self.is_patient:
+        if not self._is_patient:
             self._stall = self._loop.call_later(
                 self._stall_s, self._disconnect, f"it has read too little for {self._stall_s:g} s"
             )
