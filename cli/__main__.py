@@ -51,6 +51,8 @@ COMMANDS = {
     "audit": "observe.audit",
     "mcp": "tools.mcp",
     "import": "convert.import_file",
+    "init": "daemon.init",
+    "edit": "daemon.edit",
     "reload": "daemon.control",
     "log-level": "daemon.control",
     "emergency-stop": "daemon.control",
@@ -58,6 +60,7 @@ COMMANDS = {
     "secret": "daemon.secret",
     "doctor": "daemon.doctor",
     "completion": "daemon.about",
+    "help": "daemon.about",
     "version": "daemon.about",
 }
 """Command -> module below this package, whose attribute of the same name is the click command.

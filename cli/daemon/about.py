@@ -4,6 +4,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from ... import __version__
+from ...worker.contract.errors import InvalidParams
 from ..context import Command, Session
 
 SHELLS = ("bash", "zsh", "fish")
@@ -17,6 +18,28 @@ def version(session: Session) -> None:
         session.print_json({"version": __version__})
         return
     session.print(f"corral {__version__}")
+
+
+@click.command("help", cls=Command, add_help_option=True)
+@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def help(  # noqa: A001 - the name of the command
+    context: click.Context, words: tuple[str, ...]
+) -> None:
+    """Show the help of a command."""
+    root = context.find_root()
+    inner, command = root, root.command
+    for word in words:
+        if not isinstance(command, click.Group):
+            text = (
+                f'cannot show "{" ".join(words)}": {inner.command_path} has no commands of its own'
+            )
+            raise InvalidParams(text, command=word)
+        name, found, _ = command.resolve_command(inner, [word])
+        assert name is not None, "resolve_command raises where there is none"
+        assert found is not None, "resolve_command raises where there is none"
+        inner, command = click.Context(found, parent=inner, info_name=name), found
+    root.obj.print(inner.get_help())
 
 
 @click.command("completion", cls=Command)

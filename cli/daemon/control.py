@@ -23,6 +23,11 @@ def reload(session: Session, dry_run: bool) -> None:
     if session.json:
         session.print_json(found)
         return
+    print_changes(session, found)
+
+
+def print_changes(session: Session, found: render.Record) -> None:
+    """Prints the result of `daemon.reload`, one line for each change."""
     lines = [f"+ {name}" for name in items(found, "added")]
     lines += [f"- {name}" for name in items(found, "removed")]
     effects = {"live": "takes effect at once", "restart": "restarts"}

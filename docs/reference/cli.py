@@ -141,6 +141,17 @@ NAME; `restart: always` becomes 1000 attempts, since Compose does not give up. A
 
 `--json`: `{"format", "agents", "schedules", "notes": [{"subject", "key", "reason"}]}` with `toml`, or `file` and `problem`.
 """,
+    "init": """
+Writes `corral.toml` with comments and, for the templates `agent` and `tools`, a Python file with an agent that answers. On a terminal it asks for
+the template, the name and, for `program`, the command; with `--yes`, with `--json` or without a terminal it asks nothing. A file that exists is refused (4); on a terminal
+`yes` replaces it, and the old one becomes `FILE.old`. No daemon is needed. `--json`: `{"config", "template", "name", "problem"}`.
+""",
+    "edit": """
+The editor is `$VISUAL`, else `$EDITOR`, else the first of sensible-editor, editor, nano, vim and vi. It gets a copy beside the file, which is checked as `corrald --check` does. A copy with mistakes
+is shown with them, and edited again or given up (8); the text then stays in the copy. The file is replaced at once, with its mode and owner. If somebody has changed it meanwhile, nothing
+is saved (4) and the copy stays. If the running daemon has this file, the changes are shown as by `reload --dry-run`, and applied after a yes. Without a terminal it is refused (2), without an
+editor or a file too (3).
+""",
     "pause": """
 Freezes all processes, wherever they are: no processor time passes, and the daemon's clocks for them stop. A paused worker is never considered hung, gets no task, and its tasks'
 time stands still; calls of a paused MCP server are refused (4). `stop`, `restart`, `rm`, `scale` and the end of the daemon continue it first. A paused
