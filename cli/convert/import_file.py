@@ -51,7 +51,7 @@ Examples:
 def import_(
     context: click.Context, paths: tuple[str, ...], form: str | None, target: str | None
 ) -> None:
-    """Convert files of other supervisors to a configuration of corral.
+    """Convert files of other supervisors.
 
     FILE is a Compose file, a Procfile, a supervisord.conf, an ecosystem file of pm2, units of systemd or a crontab.
     Settings without an equivalent are listed on stderr and in comments. Of a file with mcpServers it adds the

@@ -1,6 +1,6 @@
 """Implements `corral edit`: opens the configuration file in an editor, checks the text, and saves it as a whole.
 
-The editor gets a copy beside the file. Nothing is saved that corrald would refuse, or over a change of somebody else.
+The editor gets a copy beside the file. Nothing is saved that corrald would refuse, or over a change that was made meanwhile.
 """
 
 import contextlib

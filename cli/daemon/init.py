@@ -125,7 +125,7 @@ def init(
         if os.path.exists(path) and not (asks and _answer(f"replace {path}?", "no") == "yes"):
             raise Conflict(f'cannot write "{path}": it is there already', file=path)
     _write(session, files)
-    _say_next(session, list(files), template, name)
+    _print_next(session, list(files), template, name)
 
 
 def planned(folder: str, template: str, name: str, argv: list[str]) -> dict[str, str]:
@@ -171,7 +171,7 @@ def _short(path: str) -> str:
     return path if short.startswith("..") else short
 
 
-def _say_next(session: Session, files: Sequence[str], template: str, name: str) -> None:
+def _print_next(session: Session, files: Sequence[str], template: str, name: str) -> None:
     config = files[0]
     problem, shown = problem_of(config), _short(config)
     if session.json:
