@@ -65,11 +65,14 @@ from .supervision.cold_starts import ColdStarts
 from .supervision.limit_enforcer import LimitEnforcer, LossReporter
 from .supervision.probes import Probes
 from .supervision.shared import Shared, StallClock
+from .supervision.task_failures import TaskFailures
 from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
 from .transport.http_auth import loopback, read_token
 from .transport.socket_lock import SocketLock, group_id
 from .transport.unix import Listener
+from .worker_api.call_history import CallHistory
+from .worker_api.call_rate import CallRates
 from .worker_api.pubsub import WorkerPubsub
 from .worker_api.requests import WorkerApi
 from .worker_api.tool_calls import ToolCalls
@@ -159,14 +162,16 @@ class _Daemon:
         self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
         self.successes = Successes(shared.store, self.agents, boot_id())
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
-        self.statistics = Statistics(self.agents, self.limits, self._composite)
+        call_rates = CallRates()
+        self.statistics = Statistics(self.agents, self.limits, self._composite, call_rates)
+        task_failures = TaskFailures(shared.bus, lambda: self.agents.config, self._spec_of)
         self.tasks = Tasks(
             shared,
             self.agents,
             backlog,
             self.hibernation,
             self.memory,
-            observers=[self.statistics],
+            observers=[self.statistics, task_failures],
             on_waiting=lambda name: self.autoscaler.check_soon(name),
         )
         self.schedules: Schedules | None = None
@@ -174,7 +179,14 @@ class _Daemon:
             self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
             self.schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks)
         self.tool_calls = ToolCalls(
-            shared.bus, self.agents, self.tasks, self.pool, audit, self.statistics.called
+            shared.bus,
+            self.agents,
+            self.tasks,
+            self.pool,
+            audit,
+            self.statistics.called,
+            call_rates,
+            CallHistory(shared.store),
         )
         self.service.bind(self.tasks, self.tool_calls, self.memory, self.hibernation)
         self.autoscaler = Autoscaler(self.agents, self.tasks.dispatcher)
@@ -424,6 +436,7 @@ class _Daemon:
                     self.audit,
                     self.memory,
                     self.shared.checkpoints,
+                    self.tool_calls.history,
                     lambda: self.agents.config,
                     lambda: [agent.spec for agent in self.agents.agents.values()],
                     self._reloaded,
@@ -485,6 +498,7 @@ class _Daemon:
         await self.pool.close()
         await self.service.close()
         await self.tasks.close()
+        self.tool_calls.history.flush()
 
     def _on_hangup(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload())

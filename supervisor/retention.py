@@ -15,6 +15,7 @@ from .sessions.sessions import Memory
 from .store.store import Store
 from .supervision.checkpoints import Checkpoints
 from .tasks.table import Records, Retention
+from .worker_api.call_history import CallHistory
 
 EXPIRY_S = 3600.0
 """Seconds between two runs."""
@@ -32,6 +33,7 @@ async def expire(
     audit: Audit,
     memory: Memory,
     checkpoints: Checkpoints,
+    call_history: CallHistory,
     config: Callable[[], Config],
     specs: Callable[[], Iterable[Spec]],
     reloaded: asyncio.Event,
@@ -60,6 +62,7 @@ async def expire(
             of_agent = {spec.name: _retention(spec.tasks) for spec in specs()}
             await records.expire(now, _retention(kept.defaults.tasks), of_agent)
             await checkpoints.expire(now)
+            await call_history.expire()
         except CorralError as error:
             logger.warning("%s", error)
         except Exception:

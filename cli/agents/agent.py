@@ -94,6 +94,10 @@ def _print_shown(session: Session, found: Mapping[str, object]) -> None:
     values = {key: entry.get(key) for key in keys}
     facts = [f"{k} {words[v] if isinstance(v, bool) else v}" for k, v in values.items()]
     session.print(render.one_line(", ".join(facts)))
+    made = inner(found, "tool_calls")
+    if made.get("limit") or made.get("last_minute"):
+        limit = word(made, "limit") if made.get("limit") else "any number"
+        session.print(f"tool calls in the last minute: {word(made, 'last_minute')} of {limit}")
     if warm := inner(entry, "warm"):
         session.print(render.one_line(_warmth(warm)))
     _print_spec(session, inner(found, "spec"))

@@ -24,7 +24,7 @@ GROUPS = ("agents", "mcp_servers", "teams", "workflows")
 
 STATISTICS_HEADER = (
     *("NAME", "UP", "SPAWNED", "TASKS", "OK", "FAILED", "CANCELLED", "CALLS"),
-    *("AVERAGE", "P50", "P99", "MEMORY", "CPU"),
+    *("CALLS/MIN", "AVERAGE", "P50", "P99", "MEMORY", "CPU"),
 )
 
 TOP_HEADER = (
@@ -60,7 +60,7 @@ def stats(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -
     session.print_table(
         STATISTICS_HEADER,
         [*rows, _statistics_row("(all)", document)],
-        droppable=("CANCELLED", "AVERAGE", "SPAWNED", "UP", "CPU", "P50", "CALLS"),
+        droppable=("CANCELLED", "AVERAGE", "SPAWNED", "UP", "CPU", "P50", "CALLS/MIN", "CALLS"),
         right=STATISTICS_HEADER[1:],
     )
 
@@ -77,6 +77,7 @@ def _statistics_row(name: str, found: Record) -> list[str]:
         word(executor, "failed", "-"),
         word(executor, "cancelled", "-"),
         word(executor, "tool_calls", "-"),
+        word(executor, "tool_calls_last_minute", "-"),
         *(_milliseconds(executor, key) for key in ("average_ms", "p50_ms", "p99_ms")),
         render.size(number(process, "memory_bytes")),
         _milliseconds(process, "cpu_ms"),

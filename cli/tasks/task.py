@@ -35,6 +35,7 @@ from ..context import (
 )
 from ..render import inner, inners, number, word
 from . import run_options
+from .call_table import print_calls
 from .run_options import add_run_options, complete_addressees, complete_tasks
 from .wait import ENDED, RECONNECT_S, STATES, TaskProgress, TaskWait, has_ended, share
 
@@ -297,11 +298,17 @@ task = CommandGroup("task", help="Show, follow, cancel or retry single tasks.")
 @task.command("show")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
 @click.option("--tree", is_flag=True, help="Print only the tree of delegated tasks.")
+@click.option("--calls", is_flag=True, help="Print only its tool calls.")
 @click.pass_obj
-def show(session: Session, task_id: str, tree: bool) -> None:
+def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
     """Show a task and the tree of its delegated tasks."""
+    if tree and calls:
+        raise click.UsageError("--tree does not go with --calls")
     if tree:
         _show_tree(session, task_id)
+        return
+    if calls:
+        print_calls(session, task_id)
         return
     record = session.call("task.show", {"task": task_id})
     if session.json:

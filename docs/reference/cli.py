@@ -255,7 +255,10 @@ Lists tasks that satisfy all conditions. `--agent` may name a team or a workflow
 discarded. `--grep` ignores case and searches the records, 100,000 in a second or less. Records that cannot be read are left out, and counted on stderr. `--json`: a list of task records.
 """,
     "task show": """
-Prints the record and, below it, the tree of delegated tasks, at most 200.
+Prints the record and, below it, the tree of delegated tasks, at most 200. `--calls` prints its tool calls in their place: when, tool, outcome (`ok`, `error` of the tool, or the name of an
+error), duration, size, and the result with [`record_tool_calls = "results"`](configuration.md#tasks). A call is kept within 100 ms after its answer, and as long as the record of its
+task; of a task that has begun more than once those of every beginning (`delivery`). `--json`: the task record, with `"calls": [{"tool", "ok", "outcome", "at", "duration_s", "size_bytes",
+"delivery", "result"}]`.
 
 `--json`: the task record; with `--tree` `{"task", "children": [the same], "more"}`, where `task` is short (no input, context or output, 300
 characters of the objective) and `more` is the number of children left out. A damaged record exits 1 and names the task.

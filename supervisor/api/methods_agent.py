@@ -64,6 +64,10 @@ async def _show(control: Control, params: NameParams, _caller: Caller) -> object
         "spec": spec,
         "source": agent.spec.source,
         "exits": exits,
+        "tool_calls": {
+            "last_minute": control.statistics.calls_last_minute(agent.name),
+            "limit": agent.spec.resources.max_tool_calls_per_minute,
+        },
         "stderr": {
             supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors
         },

@@ -13,6 +13,7 @@ from ...worker.contract.control_params import (
     ScheduleParams,
     TaskIdParams,
     TaskListParams,
+    TaskShowParams,
     TasksParams,
     TaskTreeParams,
     TaskWaitParams,
@@ -194,10 +195,13 @@ def _standing(task: Task) -> dict[str, object]:
     }
 
 
-@method("task.show", "read", TaskIdParams)
-async def _show_task(control: Control, params: TaskIdParams, _caller: Caller) -> object:
-    """Returns the record of a task."""
-    return msgspec.to_builtins(await control.tasks.show(params.task))
+@method("task.show", "read", TaskShowParams)
+async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) -> object:
+    """Returns the record of a task, with its tool calls where they are asked for."""
+    task = await control.tasks.show(params.task)
+    if params.calls:
+        task = replace(task, calls=await control.tool_calls.history.of(task.id))
+    return msgspec.to_builtins(task)
 
 
 @method("task.tree", "read", TaskTreeParams)

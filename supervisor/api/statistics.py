@@ -21,6 +21,7 @@ from ..process.usage import read_process
 from ..supervision.incarnation import Incarnation
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.worker_supervisor import WorkerSupervisor
+from ..worker_api.call_rate import CallRates
 
 WINDOW = 10_000
 """Number of the last durations of which percentiles are made, of each agent and server, and of all tasks."""
@@ -145,8 +146,13 @@ class Statistics:
     """
 
     def __init__(
-        self, agents: Agents, limits: LimitEnforcer, kind_of: Callable[[str], str | None]
+        self,
+        agents: Agents,
+        limits: LimitEnforcer,
+        kind_of: Callable[[str], str | None],
+        rates: CallRates,
     ) -> None:
+        self._rates = rates
         self._agents = agents
         self._limits = limits
         self._kind_of = kind_of
@@ -205,6 +211,10 @@ class Statistics:
                 ended = "ok" if outcome == "ok" else "cancelled"
             count.end(ended, duration_s * 1000)
 
+    def calls_last_minute(self, name: str) -> int:
+        """Returns the number of tool calls that workers of an agent made within the last minute."""
+        return self._rates.last_minute(name, time.monotonic())
+
     def _count(self, name: str) -> Count | None:
         """Returns the counters behind a name; None where it is not in use."""
         agent = self._agents.agents.get(name)
@@ -252,7 +262,7 @@ class Statistics:
         }
         entries: list[CountedEntry] = []
         total = Usage()
-        at_s = time.time()
+        at_s, now = time.time(), time.monotonic()
         for name in sorted(self._known()):  # all at one moment, so that it adds up
             agent = self._agents.agents.get(name)
             present = Usage() if agent is None else self._usage_of(agent)
@@ -260,9 +270,10 @@ class Statistics:
             if chosen is None or name in chosen:
                 kind = str(self._kind_of(name)) if agent is None else agent.spec.kind
                 key = "mcp_servers" if kind == "mcp" else f"{kind}s"
-                entries.append(CountedEntry.of(self._count(name) or Count(), present))
+                calls = self._rates.last_minute(name, now)
+                entries.append(CountedEntry.of(self._count(name) or Count(), present, calls))
                 groups[key][name] = entries[-1].record
-        entries.append(CountedEntry.of(self._total, total))
+        entries.append(CountedEntry.of(self._total, total, self._rates.total(now)))
         for number, each in enumerate(entries):
             each.finish()
             if number % AT_ONCE == AT_ONCE - 1:
@@ -300,7 +311,7 @@ class CountedEntry(NamedTuple):
     figures: Figures
 
     @classmethod
-    def of(cls, count: Count, present: Usage) -> "CountedEntry":
+    def of(cls, count: Count, present: Usage, calls_last_minute: int) -> "CountedEntry":
         """Returns the figures of this moment."""
         record: dict[str, dict[str, object]] = {
             "runtime": {
@@ -321,6 +332,7 @@ class CountedEntry(NamedTuple):
                 "failed": count.failed,
                 "cancelled": count.cancelled,
                 "tool_calls": count.tool_calls,
+                "tool_calls_last_minute": calls_last_minute,
             },
         }
         return cls(record, count.window.figures())

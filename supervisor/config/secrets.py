@@ -89,7 +89,7 @@ class Secrets:
         return cls(file, environ.get("CREDENTIALS_DIRECTORY"), SecretStore(state_dir / FOLDER))
 
     def listed(self) -> list[dict[str, object]]:
-        """Returns the name, the place and the scope of each secret, without a value; what cannot be read, with why.
+        """Returns the name, the place and the scope of each secret, without a value; of an unreadable one, the reason.
 
         A name that is in several places is listed at the one that is used.
         """

@@ -175,6 +175,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     max_output_size_bytes: Annotated[Bytes, at_least(1)] = 10 * MIB
     max_concurrent_requests: Annotated[int, whole(1, 10_000)] = 1
     max_tokens_per_minute: Annotated[int, whole(0, SIZE_MAX_BYTES)] = 0
+    max_tool_calls_per_minute: Annotated[int, whole(0, 1_000_000_000)] = 0
     enable_resource_tracking: bool = True
 
 
@@ -226,6 +227,8 @@ class Monitoring(Struct, frozen=True, kw_only=True):
     max_log_files: Annotated[int, whole(1, 1000)] = 5
     alert: Annotated[tuple[str, ...], argv] | None = None
     alert_url: Annotated[str, http_url] | None = None
+    alert_task_failures: Annotated[int, whole(0, 10_000)] = 3
+    alert_task_failures_window: PositiveSeconds = 3600.0
 
 
 class Tasks(Struct, frozen=True, kw_only=True):
@@ -248,6 +251,7 @@ class Tasks(Struct, frozen=True, kw_only=True):
     max_delegation_depth: Annotated[int, whole(1, 100)] = 8
     max_children: Annotated[int, whole(1, 100_000)] = 1000
     max_cost_cents_per_day: Annotated[int, whole(0, SIZE_MAX_BYTES)] = 0
+    record_tool_calls: Literal["none", "summary", "results"] = "summary"
     scale_up_after: Seconds = 1.0
     scale_down_after: Seconds = 60.0
 
@@ -439,7 +443,8 @@ RESTART_KEYS = frozenset(
 LIVE_IN_SECTIONS = {
     "process": frozenset({"spawn_timeout", "shutdown_grace_period", "stop_signal"}),
     "resources": frozenset({"max_task_duration", "max_tool_calls_per_task"})
-    | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"},
+    | {"max_output_size_bytes", "max_concurrent_requests", "max_tokens_per_minute"}
+    | {"max_tool_calls_per_minute"},
 }
 
 # --- public ---------------------------------------------------------------------------------------

@@ -129,6 +129,16 @@ _TYPES = (
         Field("ok", "boolean", "whether it could be imported; if not, the workers go on as they are"),
         Field("reason", "text", "the change; or why it could not be imported"),
     )),
+    EventType("agent.tasks_failing", "So many of its tasks have failed within a window; again after each further window.",
+              AGENT, (
+        Field("failures", "count", "alert_task_failures"),
+        Field("window_s", "seconds", "alert_task_failures_window"),
+        _REASON,
+    )),
+    EventType("agent.tasks_recovered", "Fewer of its tasks have failed within the last window.", AGENT, (
+        Field("failures", "count", "within the window"),
+        Field("window_s", "seconds", "alert_task_failures_window"),
+    )),
     EventType("agent.reset", "Its failures were forgotten, by `reset`.", WORKER),
     EventType("agent.resumed", "A worker runs again.", LIFE, shown=_ALL),
     EventType("agent.scaled", "It has another number of workers; or the same, where tasks wait and it can have no more.",
@@ -238,6 +248,11 @@ _TYPES = (
     EventType("limit.memory", "Too much memory is used: the worker is ended.", LIFE, _EXCESS),
     EventType("limit.processes", "A worker cannot start below max_concurrent_processes.",
               "agent; worker if there is one", (_REASON,)),
+    EventType("limit.tool_calls", "max_tool_calls_per_minute is used up; the first of several refusals in a row.", AGENT, (
+        Field("limit", "count", "max_tool_calls_per_minute"),
+        Field("wait_s", "seconds", "until the next call is taken"),
+        _REASON,
+    )),
     EventType("limit.tokens", "max_tokens_per_minute is used up: the agent takes no task for now.",
               AGENT, _EXCESS),
     EventType("limit.worker_processes", "A worker can start no more processes.", LIFE, _EXCESS),

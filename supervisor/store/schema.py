@@ -117,6 +117,14 @@ MIGRATIONS: tuple[str, ...] = (
         worker TEXT PRIMARY KEY, agent TEXT NOT NULL, checkpoint INTEGER, hibernated INTEGER NOT NULL, at REAL NOT NULL
     )
     """,
+    # The tool calls of tasks, beside their records in the audit, which has no index by task.
+    """
+    CREATE TABLE task_call (
+        id INTEGER PRIMARY KEY, task TEXT NOT NULL, delivery INTEGER NOT NULL, at REAL NOT NULL, tool TEXT NOT NULL,
+        outcome TEXT NOT NULL, duration_s REAL NOT NULL, size_bytes INTEGER NOT NULL, result BLOB
+    );
+    CREATE INDEX task_call_task ON task_call (task, id)
+    """,
 )
 
 

@@ -25,6 +25,8 @@ ALERTED = (
     "limit.memory",
     "limit.cpu_seconds",
     "limit.file_size",
+    "agent.tasks_failing",
+    "agent.tasks_recovered",
     "daemon.degraded",
     "daemon.recovered",
     "daemon.launcher_lost",

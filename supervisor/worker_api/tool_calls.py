@@ -14,7 +14,7 @@ from ...mcp.pool.directory import SEPARATOR
 from ...mcp.pool.pool import Pool
 from ...mcp.protocol.caller import Caller
 from ...mcp.protocol.catalog import FULL, Access
-from ...worker.contract.errors import CorralError
+from ...worker.contract.errors import CorralError, Overloaded
 from ...worker.contract.worker_messages import WorkerCallParams
 from ..agents.agents import Agents
 from ..audit.hash_chain import digest
@@ -25,6 +25,8 @@ from ..events.bus import Bus, rfc3339
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
 from ..tasks.tasks import Tasks
+from .call_history import MAX_CALLS, CallHistory, Ended
+from .call_rate import CallRates
 
 LISTING_S = 10.0
 """Seconds that a list waits for servers that never listed anything; a change of the list is announced when they are up."""
@@ -76,6 +78,8 @@ class ToolCalls:
         pool: of the MCP servers.
         audit: keeps a record of each call.
         on_call: takes each call that was made: the agent (None: a client), the server, the outcome, seconds.
+        rates: the numbers of calls of each agent within the last minute.
+        history: keeps the calls of tasks with their records.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class ToolCalls:
         pool: Pool,
         audit: Audit,
         on_call: Callable[[str | None, str, str, float], None],
+        rates: CallRates,
+        history: CallHistory,
     ) -> None:
         self._bus = bus
         self._agents = agents
@@ -93,6 +99,10 @@ class ToolCalls:
         self._pool = pool
         self._audit = audit
         self._on_call = on_call
+        self._rates = rates
+        self.history = history
+        self._limited: set[str] = set()
+        """Agents whose last call was refused for their rate."""
         self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
 
     async def tools_for(
@@ -150,13 +160,46 @@ class ToolCalls:
         Raises:
             ResourceLimitExceeded: one of them may make no more.
         """
-        record.task = entries[0].task.id if len(entries) == 1 else None
+        if len(entries) == 1:
+            record.task, record.delivery = entries[0].task.id, entries[0].task.delivery
         try:
+            if record.supervisor is not None:
+                self._check_rate(record.supervisor.spec)
             for entry in entries:
                 self._tasks.accounting.count_tool_call(entry)
+                record.number = entry.task.tool_calls
         except CorralError as error:
             self._record(record, error.name)
             raise
+
+    def _check_rate(self, spec: Spec) -> None:
+        """Counts a call for its agent.
+
+        Raises:
+            Overloaded: the agent has used up `max_tool_calls_per_minute`.
+        """
+        limit = spec.resources.max_tool_calls_per_minute
+        wait_s = self._rates.take(spec.name, limit, time.monotonic())
+        if not wait_s:
+            self._limited.discard(spec.name)
+            return
+        reason = f"max_tool_calls_per_minute = {limit} is used up"
+        if spec.name not in self._limited:
+            self._limited.add(spec.name)
+            self._bus.publish(
+                "limit.tool_calls",
+                agent=spec.name,
+                limit=limit,
+                wait_s=round(wait_s, 3),
+                reason=reason,
+            )
+        raise Overloaded(
+            f'cannot call a tool for "{spec.name}": {reason}; next in {wait_s:.1f} s',
+            agent=spec.name,
+            limit="max_tool_calls_per_minute",
+            value=limit,
+            retry_after_s=round(wait_s, 3),
+        )
 
     def access_for(self, who: Mapping[str, object]) -> Access:
         """Returns the tools that a client of the control socket may see and call: all, or inside an agent's tree those of the agent."""
@@ -212,6 +255,7 @@ class ToolCalls:
     ) -> dict[str, object]:
         outcome = "cancelled"
         has_reached = True
+        result: dict[str, object] | None = None
         try:
             self._agents.check_may_call(f'call "{record.tool}"')
             if SEPARATOR not in record.tool:
@@ -232,6 +276,24 @@ class ToolCalls:
             raise
         finally:
             self._note(record, caller, outcome, params["arguments"], has_reached=has_reached)
+            if record.task is not None and record.supervisor is not None:
+                self._keep(record, record.supervisor.spec, outcome, result)
+
+    def _keep(self, call: "_ToolCall", spec: Spec, outcome: str, result: object) -> None:
+        """Keeps a call that has ended with the record of its task."""
+        wanted = spec.tasks.record_tool_calls
+        if wanted == "none" or call.task is None or call.number > MAX_CALLS:
+            return
+        ended = Ended(
+            task=call.task,
+            delivery=call.delivery,
+            at_s=call.at_s,
+            tool=call.tool[:MAX_TOOL_NAME],
+            outcome=outcome,
+            duration_s=call.duration_s,
+            result=result,
+        )
+        self.history.add(ended, with_result=wanted == "results")
 
     def note_refused(self, tool: object, who: Mapping[str, object], error: CorralError) -> None:
         """Records a client's tool call that was refused before it was made."""
@@ -326,7 +388,10 @@ class ToolCalls:
 class _ToolCall:
     """Holds the facts of a tool call before its outcome."""
 
-    __slots__ = ("at_s", "duration_s", "server", "started", "supervisor", "task", "tool", "who")
+    __slots__ = (
+        *("at_s", "delivery", "duration_s", "number", "server", "started"),
+        *("supervisor", "task", "tool", "who"),
+    )
 
     def __init__(
         self, tool: str, who: Mapping[str, object], supervisor: WorkerSupervisor | None
@@ -335,6 +400,9 @@ class _ToolCall:
         self.server = tool.partition(SEPARATOR)[0]
         self.who = who
         self.task: str | None = None
+        self.delivery = 0
+        self.number = 0
+        """Number of this call among those of its task."""
         self.supervisor = supervisor
         self.at_s = time.time()
         self.started = time.monotonic()

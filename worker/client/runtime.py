@@ -321,13 +321,14 @@ class AgentRuntime:
         """Cancels a task and the tasks that it delegated; returns its record."""
         return await self._connection.ask(Task, "task.cancel", {"task": task})
 
-    async def show_task(self, task: str) -> Task:
-        """Returns the record of a task.
+    async def show_task(self, task: str, *, calls: bool = False) -> Task:
+        """Returns the record of a task; `calls` puts its tool calls into `Task.calls`.
 
         Raises:
             NotFound: there is none, or it has expired.
         """
-        return await self._connection.ask(Task, "task.show", {"task": task}, timeout_s=ANSWER_S)
+        params: dict[str, object] = {"task": task, **({"calls": True} if calls else {})}
+        return await self._connection.ask(Task, "task.show", params, timeout_s=ANSWER_S)
 
     async def list_tasks(
         self, *, agent: str | None = None, state: TaskState | None = None, limit: int = 100

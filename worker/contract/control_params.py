@@ -80,6 +80,13 @@ class NameParams(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
 
 
+class TaskShowParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names a task; with `calls` its record has its tool calls."""
+
+    task: str
+    calls: bool = False
+
+
 class NamesParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects agents, MCP servers or workers; with `wait` the call waits for the effect, at most `timeout_s`.
 

@@ -79,6 +79,23 @@ WhenDown = Literal["refuse", "queue"]
 """The handling of a task whose agent runs none until it is started."""
 
 
+class TaskCall(Struct, frozen=True, kw_only=True):
+    """Represents a tool call of a task, in the beginning `delivery` of it.
+
+    `outcome` is ok, error (the tool's own), cancelled, or the name of an error. `size_bytes` is that of the result;
+    `result` is there with `record_tool_calls = "results"`, masked, and of a long one the beginning of its text.
+    """
+
+    tool: str
+    ok: bool
+    outcome: str
+    at: str
+    duration_s: float
+    size_bytes: int = 0
+    delivery: int = 0
+    result: object = None
+
+
 class Task(Struct, frozen=True, kw_only=True):
     """Represents one task of an agent, from its acknowledgement to its end.
 
@@ -89,7 +106,8 @@ class Task(Struct, frozen=True, kw_only=True):
     `after` are tasks that have to succeed first, `scheduled_at` is its earliest start, `schedule` the schedule that made it.
     A `durable` task is stored before it is acknowledged; another one never outlives the daemon.
     `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
-    `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout.
+    `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout. `calls` are its tool calls,
+    where they are asked for.
     """
 
     id: str
@@ -136,6 +154,7 @@ class Task(Struct, frozen=True, kw_only=True):
     when_down: WhenDown | None = None
     queue_timeout_s: float | None = None
     deadline_at: str | None = None
+    calls: list[TaskCall] | None = None
 
 
 class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -432,7 +451,8 @@ class ProcessFigures(Struct, frozen=True, kw_only=True):
 class ExecutorFigures(Struct, frozen=True, kw_only=True):
     """Counts ended tasks, or calls of a server, with durations from the start of the last attempt to the end.
 
-    `tool_calls` counts the calls that a server received, in a task or not.
+    `tool_calls` counts the calls that a server received, in a task or not; `tool_calls_last_minute` those that workers
+    of an agent made, as `max_tool_calls_per_minute` counts them.
     """
 
     total: int
@@ -440,6 +460,7 @@ class ExecutorFigures(Struct, frozen=True, kw_only=True):
     failed: int
     cancelled: int
     tool_calls: int
+    tool_calls_last_minute: int = 0
     average_ms: float | None
     p50_ms: float | None
     p99_ms: float | None
