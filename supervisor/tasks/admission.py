@@ -42,6 +42,10 @@ RATE_S = 60.0
 """Seconds of ends from which the rate of a queue is computed."""
 
 
+NOT_OF_JOBS = ("input", "context", "session", "sticky_key", "output_format")
+"""Params of a task that only a handler can use."""
+
+
 class Load(Struct, frozen=True):
     """Represents an agent in the choice by capability."""
 
@@ -96,9 +100,28 @@ class Admission:
     # -- the agent
 
     def kind(self, name: str | None) -> TaskKind:
-        """Returns the kind of a task for this name: "team" or "workflow" where it is that of one, else "task"."""
-        group = None if name is None else self._agents.groups.by_name.get(name)
+        """Returns the kind of a task for this name: "team", "workflow" or "job" where it is that of one, else "task"."""
+        if name is None:
+            return "task"
+        agent = self._registry.agents.get(name)
+        if agent is not None:
+            return "job" if agent.spec.type == "oneshot" else "task"
+        group = self._agents.groups.by_name.get(name)
         return "task" if group is None else kind_of_group(group)
+
+    def check_job(self, params: TaskParams) -> None:
+        """Returns if a task of a job can be accepted.
+
+        Raises:
+            InvalidParams: it has something that a command is not given.
+            Overloaded: too many runs of it are waiting.
+        """
+        agent = self._registry.of(params.agent or "")
+        for key in NOT_OF_JOBS:
+            if getattr(params, key):
+                text = f'cannot run job "{agent.name}" with {key}: its command is not given any'
+                raise InvalidParams(text, key=key, agent=agent.name)
+        self._check_room(agent)
 
     def _candidates(self, params: TaskParams) -> list[Agent]:
         """Returns the agents that a task may be for: the named one, or those that offer the capabilities.
@@ -188,7 +211,10 @@ class Admission:
         down = self.why_down(agent)
         if down is not None and not waits_when_down(agent, when_down):
             raise down.refusal()
-        limit = spec.tasks.max_queue_size
+        self._check_room(agent)
+
+    def _check_room(self, agent: Agent) -> None:
+        name, limit = agent.name, agent.spec.tasks.max_queue_size
         if self._backlog.queued(name) >= limit:
             raise Overloaded(
                 f'cannot queue a task for "{name}": {limit} are waiting',

@@ -22,6 +22,7 @@ from .availability import Down, why_down
 from .backlog import Dependencies, Entry, waiting_reason
 from .composite import CompositeRunner
 from .executor import Executor, gone
+from .job_runner import JobRunner
 from .queue import TaskQueue
 from .record_writer import RETRY_AFTER_S, RecordWriter
 
@@ -40,6 +41,7 @@ class Dispatcher:
         agents: their workers.
         executor: runs the dispatched tasks.
         composites: runs those of teams and workflows.
+        jobs: runs those of jobs.
         budgets: hold back agents; None: agents have none.
         hibernation: wakes agents for tasks.
         on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
@@ -51,6 +53,7 @@ class Dispatcher:
         agents: Agents,
         executor: Executor,
         composites: CompositeRunner,
+        jobs: JobRunner,
         budgets: Budgets | None,
         hibernation: Hibernation,
         on_waiting: Callable[[str], None],
@@ -60,6 +63,7 @@ class Dispatcher:
         self._registry = agents.registry
         self._executor = executor
         self._composites = composites
+        self._jobs = jobs
         self._budgets = budgets
         self._hibernation = hibernation
         self._on_waiting = on_waiting
@@ -103,6 +107,8 @@ class Dispatcher:
     def begin_at_once(self, entry: Entry) -> bool:
         """Begins a new task that does not have to wait, before it is accepted; returns False if it has to."""
         task = entry.task
+        if task.kind == "job":
+            return self._jobs.begin_at_once(entry)
         if task.kind != "task":
             self._composites.begin(entry)
             return True
@@ -144,10 +150,12 @@ class Dispatcher:
         if entry.is_begun or entry.is_ending:
             return  # it was cancelled while it waited for its next attempt
         if task.kind != "task":
-            if self._early is None:
-                self._composites.begin(entry)
-            else:
+            if self._early is not None:
                 self._early.append(entry)
+            elif task.kind == "job":
+                self._jobs.enqueue(entry)
+            else:
+                self._composites.begin(entry)
             return
         agent = self._registry.agents.get(task.agent)
         if agent is None:
@@ -339,6 +347,9 @@ class Dispatcher:
     def worker_changed(self, supervisor: WorkerSupervisor) -> None:
         """Dispatches tasks to a worker that is up, and records why tasks wait where it takes none."""
         worker = supervisor.worker
+        if worker.spec.type == "oneshot":
+            self._jobs.dispatch(worker.spec.name)
+            return
         self.note(supervisor)
         if worker.state in UP or worker.state is State.TERMINATED:
             # One that is gone for good leaves the tasks routed to it by a sticky key to the others.

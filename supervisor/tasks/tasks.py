@@ -43,6 +43,7 @@ from .boundaries import normalised, within
 from .composite import CompositeRunner, WorkflowEngine
 from .dispatcher import Dispatcher
 from .executor import Executor, Sessions, gone
+from .job_runner import JobRunner
 from .payload import words_bytes
 from .record_writer import RETRY_AFTER_S, RecordWriter, TaskObserver
 from .retry_policy import Attempted, policy_of, retries
@@ -101,8 +102,16 @@ class Tasks:
             writer, agents, self.accounting, shared.checkpoints, sessions, observers
         )
         self._composites = CompositeRunner(writer, agents, self._executor)
+        jobs = JobRunner(writer, agents, self._executor)
         self.dispatcher = Dispatcher(
-            writer, agents, self._executor, self._composites, self.budgets, hibernation, on_waiting
+            writer,
+            agents,
+            self._executor,
+            self._composites,
+            jobs,
+            self.budgets,
+            hibernation,
+            on_waiting,
         )
         self._executor.bind(self.dispatcher)
         self._arriving = WeakValueDictionary[str, asyncio.Lock]()
@@ -150,11 +159,14 @@ class Tasks:
                 executor.keep(executor.end(entry, "cancelled", orphaned))
                 return
             self.accounting.add_child(entry)
-        if task.state == "running" and task.kind == "task":
+        if task.state == "running" and task.kind in ("task", "job"):
             agent = self._agents.agents.get(task.agent)
             ended = Attempted(died=True, error=WorkerFailed.__name__)
-            if agent is None or not retries(
-                policy_of(agent.spec.tasks, task.retry), task.attempt, ended
+            is_job = task.kind == "job"  # whose run is never repeated for its task
+            if (
+                is_job
+                or agent is None
+                or not retries(policy_of(agent.spec.tasks, task.retry), task.attempt, ended)
             ):
                 died = WorkerFailed(
                     "the daemon died while it ran", worker=task.worker, result="daemon-gone"
@@ -316,7 +328,11 @@ class Tasks:
         schedule: str | None,
         retry_of: str | None,
     ) -> Task:
-        if kind != "task":
+        if kind == "job":
+            assert params.agent is not None, "the kind is that of a name"
+            self._admission.check_job(params)
+            name = params.agent
+        elif kind != "task":
             assert params.agent is not None, "the kind is that of a name"
             if self._workflows is None:
                 raise NotFound(

@@ -226,3 +226,64 @@ def test_a_success_that_remains_is_kept_over_a_restart_until_the_command_changes
         daemon.start()
         daemon.await_worker("svc-0", lambda worker: worker["state"] == "Ready")
         assert lines(tmp_path / "once") == ["a", "a", "b", "b"]
+
+
+RUNS = """
+[process]
+working_directory = "{folder}"
+
+[agents.work]
+type = "oneshot"
+autostart = false
+command = ["sh", "-c", "echo run >>runs; read line <gate; exit $line"]
+recovery.restart = "never"
+
+[agents.fine]
+type = "oneshot"
+autostart = false
+command = ["sh", "-c", "echo printed"]
+"""
+
+
+def open_gate(daemon: DaemonProcess, status: int) -> None:
+    with (daemon.folder / "gate").open("w") as gate:
+        gate.write(f"{status}\n")
+
+
+def test_a_task_of_a_job_is_one_run_of_its_command(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    with DaemonProcess(tmp_path, RUNS.format(folder=tmp_path)) as daemon:
+        ended = json.loads(daemon.corral("run", "fine", "now", "--json").stdout)
+        assert (ended["state"], ended["kind"], ended["worker"]) == ("succeeded", "job", "fine-0")
+        assert ended["output"]["code"] == 0
+        assert job(daemon, "fine")["job"] == "succeeded"
+
+        first = daemon.call("task.submit", agent="work", objective="1")
+        second = daemon.call("task.submit", agent="work", objective="2")
+        third = daemon.call("task.submit", agent="work", objective="3")
+        assert daemon.call("task.show", task=second["id"])["state"] == "queued"
+        assert daemon.call("task.cancel", task=second["id"])["state"] == "cancelled"
+        open_gate(daemon, 3)
+        failed = daemon.call("task.wait", task=first["id"])
+        assert failed["state"] == "failed"
+        assert (failed["error"]["data"]["code"], failed["error"]["data"]["result"]) == (3, "exited")
+        daemon.await_worker("work-0", lambda worker: worker["incarnation"] == 2)
+        assert daemon.call("task.cancel", task=third["id"])["state"] == "cancelled"
+        assert daemon.worker("work-0")["pid"] is None
+        late = daemon.call("task.run", agent="work", objective="4", timeout_s=0.2)
+        assert late["state"] == "timeout"
+
+        refused = daemon.corral("run", "fine", "now", "--input", "1", "--json")
+        assert json.loads(refused.stdout)["error"]["data"]["key"] == "input"
+
+        broken = daemon.call("task.submit", agent="work", objective="5")
+        waiting = daemon.call("task.submit", agent="work", objective="6")
+        with (tmp_path / "gate").open("w"):  # as soon as the run waits for it
+            before = len(lines(tmp_path / "runs"))
+            daemon.kill()
+        daemon.start()
+        gone = daemon.call("task.wait", task=broken["id"])
+        assert (gone["state"], gone["error"]["data"]["result"]) == ("failed", "daemon-gone")
+        open_gate(daemon, 0)
+        assert daemon.call("task.wait", task=waiting["id"])["state"] == "succeeded"
+        assert len(lines(tmp_path / "runs")) == before + 1

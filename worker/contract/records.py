@@ -23,8 +23,8 @@ Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
 """A name that a caller chooses: an idempotency key, a session, a sticky key."""
 
-TaskKind = Literal["task", "team", "workflow"]
-"""The executor: a worker, or the daemon itself, which delegates the parts to others."""
+TaskKind = Literal["task", "team", "workflow", "job"]
+"""The executor: a worker that speaks corral; the daemon itself, which delegates the parts to others; or a command."""
 
 TaskState = Literal["queued", "running", "succeeded", "failed", "cancelled", "timeout"]
 
