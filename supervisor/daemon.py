@@ -178,6 +178,7 @@ class _Daemon:
         if HAS_ORCHESTRATION:
             self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
             self.schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks)
+            self.agents.membership.subscribe(self.schedules.follow)
         self.tool_calls = ToolCalls(
             shared.bus,
             self.agents,
@@ -298,7 +299,7 @@ class _Daemon:
         await this.successes.load()
         await this.tasks.load()
         if this.schedules is not None:
-            await this.schedules.load()
+            await this.schedules.load(config)
         return this
 
     def _composite(self, name: str) -> str | None:

@@ -36,7 +36,7 @@ def print_changes(session: Session, found: render.Record) -> None:
         lines.append(f"~ {name}: {effects.get(str(how), how)}" + (f": {keys}" if keys else ""))
     lines += [f"~ {name}: renewed, its sources have changed" for name in items(found, "renewed")]
     signs = {"added": "+", "removed": "-"}
-    for kind in ("teams", "workflows"):
+    for kind in ("teams", "workflows", "schedules"):
         for name, effect in inner(found, kind).items():
             lines.append(f"{signs.get(str(effect), '~')} {name}: {kind[:-1]}, {effect}")
     lines += [f"~ {key}: takes effect at once" for key in items(found, "live")]

@@ -1,4 +1,4 @@
-"""Serves the methods `task.*` and `schedule.*` of the table."""
+"""Serves the methods `task.*` of the table."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,6 @@ import msgspec
 from msgspec.structs import replace
 
 from ...worker.contract.control_params import (
-    NoParams,
-    ScheduleNameParams,
-    ScheduleParams,
     TaskIdParams,
     TaskListParams,
     TaskShowParams,
@@ -26,7 +23,7 @@ from ...worker.contract.errors import (
     NotFound,
     Timeout,
 )
-from ...worker.contract.records import ENDED, Boundaries, Error, ScheduleRecord, Task, TaskParams
+from ...worker.contract.records import ENDED, Boundaries, Error, Task, TaskParams
 from ..events.bus import Event
 from .table import Caller, Control, method
 
@@ -346,52 +343,3 @@ async def _retried(control: Control, task_id: str) -> Task:
         queue_timeout_s=old.queue_timeout_s,
     )
     return await control.tasks.submit(params, schedule=old.schedule, retry_of=task_id)
-
-
-def _schedule_fields(record: ScheduleRecord) -> dict[str, object]:
-    fields: dict[str, object] = msgspec.to_builtins(record)
-    return fields
-
-
-@method("schedule.add", "operate", ScheduleParams, recorded="or-refused", recorded_keys=("name",))
-async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> object:
-    """Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon."""
-    return _schedule_fields(await control.schedules.add(params))
-
-
-@method("schedule.rm", "operate", ScheduleNameParams, recorded="always")
-async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Removes a schedule; the tasks that it submitted stay."""
-    await control.schedules.remove(params.name)
-    return {"removed": [params.name]}
-
-
-@method("schedule.list", "read", NoParams)
-async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """Lists all schedules, by name."""
-    return {"schedules": [_schedule_fields(record) for record in control.schedules.list()]}
-
-
-@method("schedule.show", "read", ScheduleNameParams)
-async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Returns a schedule, and its next times."""
-    record = control.schedules.show(params.name)
-    return {**_schedule_fields(record), "upcoming": control.schedules.upcoming(params.name)}
-
-
-@method("schedule.pause", "operate", ScheduleNameParams, recorded="always")
-async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Pauses a schedule until it is resumed; the times meanwhile are skipped."""
-    return _schedule_fields(await control.schedules.pause(params.name))
-
-
-@method("schedule.resume", "operate", ScheduleNameParams, recorded="or-refused")
-async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Resumes a paused schedule."""
-    return _schedule_fields(await control.schedules.resume(params.name))
-
-
-@method("schedule.run", "operate", ScheduleNameParams)
-async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
-    """Submits the task of a schedule now, beside its times, and returns its record."""
-    return msgspec.to_builtins(await control.schedules.run_now(params.name))

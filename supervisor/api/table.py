@@ -25,7 +25,7 @@ from ...worker.contract.errors import (
     NotFound,
     PermissionDenied,
 )
-from ...worker.contract.records import ScheduleRecord, Task
+from ...worker.contract.records import Run, ScheduleRecord, Task
 from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
@@ -158,8 +158,10 @@ def method(
 class Schedules(Protocol):
     """Keeps schedules, and submits their tasks; its room is optional."""
 
-    async def add(self, params: ScheduleParams) -> ScheduleRecord:
-        """Adds a schedule."""
+    async def add(
+        self, params: ScheduleParams, *, command: list[str] | None = None
+    ) -> ScheduleRecord:
+        """Adds a schedule; `command` is that of the job of its name."""
         ...
 
     async def remove(self, name: str) -> ScheduleRecord:
@@ -176,6 +178,14 @@ class Schedules(Protocol):
 
     def upcoming(self, name: str) -> Sequence[str]:
         """Returns the next times of a schedule."""
+        ...
+
+    async def recent(self, name: str) -> Sequence[Run]:
+        """Returns the last runs of a schedule, the newest first."""
+        ...
+
+    def check_free(self, name: str) -> None:
+        """Refuses a name that a schedule has."""
         ...
 
     async def pause(self, name: str) -> ScheduleRecord:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from .decoder import STORE
+from .job import Schedule
 from .spec import Config, Group, Spec, changed
 
 Effect = Literal["live", "restart"]
@@ -38,7 +39,7 @@ LIVE = frozenset(
 class Plan(Struct, frozen=True):
     """Lists the names to add, remove and change; `keys` are those that made a change.
 
-    Of the daemon-wide keys, `live` take effect now, `pending` at the next start. Teams and workflows are
+    Of the daemon-wide keys, `live` take effect now, `pending` at the next start. Teams, workflows and schedules are
     added, removed or changed. `renewed` are agents with the same configuration and changed sources.
     """
 
@@ -50,6 +51,7 @@ class Plan(Struct, frozen=True):
     keys: dict[str, tuple[str, ...]] = {}
     teams: dict[str, str] = {}
     workflows: dict[str, str] = {}
+    schedules: dict[str, str] = {}
     renewed: tuple[str, ...] = ()
 
     @property
@@ -83,7 +85,13 @@ def plan(running: Mapping[str, Spec], from_file: frozenset[str], old: Config, ne
         pending=_pending(old, new),
         live=_live(old, new),
         keys=keys,
+        schedules=_schedule_changes(old.schedules, new.schedules),
     )
+
+
+def _schedule_changes(old: Mapping[str, Schedule], new: Mapping[str, Schedule]) -> dict[str, str]:
+    changes = {n: "changed" if n in old else "added" for n in new if new[n] != old.get(n)}
+    return changes | {name: "removed" for name in old if name not in new}
 
 
 def group_changes(running: Mapping[str, Group], wanted: Mapping[str, Group]) -> dict[str, str]:

@@ -17,11 +17,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .decoder import Document, KeyPath, written_keys
-from .job import decode_job
+from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .probe_spec import NO_ACTIONS, SIGNAL, Check, Readiness, check_table, readiness_table
 from .references import (
     group_mistakes,
     requires_mistakes,
+    schedule_mistakes,
     why_unknown,
     why_unknown_in_spec,
 )
@@ -87,7 +88,7 @@ def decode(
 
 
 def _decode(document: Document, top: Mapping[str, object]) -> Config:
-    known = [*SECTIONS, "daemon", "events", "audit", "agents", *GROUPS]
+    known = [*SECTIONS, "daemon", "events", "audit", "agents", *GROUPS, "schedules"]
     for key, value in top.items():
         if key not in known:
             document.note(document.error((key,), value, why_unknown(key, known)))
@@ -104,6 +105,7 @@ def _decode(document: Document, top: Mapping[str, object]) -> Config:
     defaults = replace(Defaults(), **resolved)
     agents, broken = _agents(document, top, servers, defaults)
     groups = _groups(document, top, agents, broken)
+    schedules = _schedules(document, top, agents, groups, broken)
     return Config(
         daemon=section(("daemon",), Daemon(), top),
         events=section(("events",), Events(), top),
@@ -115,6 +117,7 @@ def _decode(document: Document, top: Mapping[str, object]) -> Config:
             name: section(("mcp", "profiles", name), Profile(), profiles) for name in profiles
         },
         groups=groups,
+        schedules=schedules,
     )
 
 
@@ -137,7 +140,15 @@ def _agents(
                 reason = f"agents.{name} has this name: both share one namespace"
                 raise document.error(path, name, reason)
             agents[name] = _agent(document, name, table, "mcp", defaults)
-    broken = {*tables, *servers} - agents.keys()
+    commands = commands_of(_table_in(document, ("schedules",), top))
+    for name, table in commands.items():
+        with document.collecting():
+            here = ("schedules", name)
+            if name in tables or name in servers:
+                reason = "an agent or MCP server has this name, which the command needs for itself"
+                raise document.error(here, name, reason)
+            agents[name] = _agent(document, name, table, "agent", defaults, here)
+    broken = {*tables, *servers, *commands} - agents.keys()
     for mistake in requires_mistakes(document, agents, broken):
         document.note(mistake)
     return agents, broken
@@ -319,8 +330,15 @@ def _ordered(document: Document, path: KeyPath, table: Mapping[str, object], sec
     return section
 
 
-def _agent(document: Document, name: str, raw: object, kind: Kind, defaults: Defaults) -> Spec:
-    path = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
+def _agent(
+    document: Document,
+    name: str,
+    raw: object,
+    kind: Kind,
+    defaults: Defaults,
+    path: KeyPath = (),
+) -> Spec:
+    path = path or (("agents", name) if kind == "agent" else ("mcp", "servers", name))
     _check_name(document, path, name)
     table = _table(document, path, raw)
     if kind == "mcp":
@@ -516,6 +534,28 @@ def _groups(
                 names[name] = "a team"
                 found[name] = _group(document, section, name, table)
     for mistake in group_mistakes(document, found, agents, names.keys() - found - agents.keys()):
+        document.note(mistake)
+    return found
+
+
+def _schedules(
+    document: Document,
+    top: Mapping[str, object],
+    agents: Mapping[str, Spec],
+    groups: Mapping[str, Group],
+    broken: Collection[str],
+) -> dict[str, Schedule]:
+    found: dict[str, Schedule] = {}
+    for name, raw in _table_in(document, ("schedules",), top).items():
+        with document.collecting():
+            _check_name(document, ("schedules", name), name)
+            schedule = decode_schedule(document, name, _table(document, ("schedules", name), raw))
+            receiver = agents.get(schedule.task.agent or "")
+            if receiver is not None and receiver.type == "oneshot" and not schedule.task.objective:
+                words = job_task(receiver.name, receiver.command).objective
+                schedule = replace(schedule, task=replace(schedule.task, objective=words))
+            found[name] = schedule
+    for mistake in schedule_mistakes(document, found, groups, agents, {*broken}):
         document.note(mistake)
     return found
 

@@ -11,6 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from ...worker.contract.errors import InvalidParams
 from .decoder import Document, KeyPath
+from .job import Schedule
 from .spec import FIELDS, SECTIONS, Config, Group, Spec, kind_of_group
 from .team import Team, circle
 from .values import dotted
@@ -119,6 +120,33 @@ def _why_no_member(
     if agents[name].protocol != "corral":
         return f'it speaks protocol "{agents[name].protocol}", which has no tasks'
     return None
+
+
+def schedule_mistakes(
+    document: Document,
+    schedules: Mapping[str, Schedule],
+    groups: Mapping[str, Group],
+    agents: Mapping[str, Spec],
+    broken: Collection[str],
+) -> Iterator[InvalidParams]:
+    """Yields the mistakes in the receivers of schedules; `broken` are names whose tables were refused."""
+    for name, schedule in schedules.items():
+        task, path = schedule.task, ("schedules", name)
+        spec = agents.get(task.agent or "")
+        if spec is not None and spec.type == "oneshot":
+            if task.input is not None or task.context is not None:
+                key = "context" if task.input is None else "input"
+                reason = f'"{spec.name}" is a job, whose command is not given any'
+                yield document.error((*path, key), None, reason)
+            continue
+        if task.agent is not None and task.agent not in broken:
+            why_not = _why_no_member(task.agent, groups, agents)
+            if why_not is not None:
+                key = kind_of_group(groups[task.agent]) if task.agent in groups else "agent"
+                yield document.error((*path, key), task.agent, why_not)
+        if not task.objective and task.input is None and task.context is None:
+            reason = "it is missing: write what the task is, here or as an input"
+            yield document.error((*path, "objective"), None, reason)
 
 
 def tool_warnings(config: Config) -> list[str]:

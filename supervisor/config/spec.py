@@ -22,6 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .decoder import Field, fields_of
+from .job import Schedule
 from .labels import description_text, label_table, title_text
 from .probe_spec import TIMEOUT_S, Actions, Check, Checks, Ready, http_url
 from .team import Team
@@ -415,7 +416,8 @@ Group = Team | Workflow
 class Config(Struct, frozen=True, kw_only=True):
     """Holds a whole configuration file; `process` is `defaults.process`.
 
-    `agents` holds agents and MCP servers, `groups` teams and workflows: all names are of one namespace.
+    `agents` holds agents and MCP servers, `groups` teams and workflows: all names are of one namespace. The job of a
+    schedule with a command is among the agents.
     """
 
     daemon: Daemon
@@ -426,6 +428,7 @@ class Config(Struct, frozen=True, kw_only=True):
     defaults: Defaults
     profiles: dict[str, Profile] = {}
     groups: dict[str, Group] = {}
+    schedules: dict[str, Schedule] = {}
 
 
 # Keys of a section that count for the whole daemon: refused in an agent's table, no change of a Spec.

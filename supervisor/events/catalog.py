@@ -183,8 +183,9 @@ _TYPES = (
         Field("live", "list of text", "keys of no agent that took effect"),
         Field("teams", "object", "name to `added`, `removed` or `changed`"),
         Field("workflows", "object", "likewise"),
+        Field("schedules", "object", "likewise"),
     )),
-    EventType("config.shadowed", "An agent that was added at run time is in the file, too, which wins.",
+    EventType("config.shadowed", "An agent or schedule that was added at run time is in the file, too, which wins.",
               AGENT, (_REASON,)),
     EventType("daemon.alert_failed", "An alert was not delivered, and will not be tried again.", DAEMON, (
         Field("about", "number", "the `seq` of its event"),

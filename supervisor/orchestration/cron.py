@@ -9,6 +9,7 @@ from math import floor
 
 from msgspec import Struct
 
+from ..config import job
 from ..config.values import Refused
 
 LATE_S = 60.0
@@ -21,22 +22,11 @@ LAST = 253_402_300_799.0
 """Seconds of the Unix epoch at the end of the year 9999, the last one of `datetime`."""
 
 
-NAMED = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
-"""The nicknames of crontab(5)."""
-
-
 class Times(Struct, frozen=True):
     """Represents times: `anchor` and every `every_s` seconds before and after it, or those of `cron` in `timezone`.
 
     A `timezone` of None is UTC. Nothing is due before `start`, where there is one, and a grid has it as its anchor.
+    With `at` there is that one time.
     """
 
     anchor: float
@@ -44,6 +34,7 @@ class Times(Struct, frozen=True):
     cron: str | None = None
     timezone: str | None = None
     start: float | None = None
+    at: float | None = None
 
 
 class Due(Struct, frozen=True):
@@ -63,10 +54,10 @@ def check(times: Times) -> None:
     Raises:
         Refused: they cannot; `item` is the key.
     """
-    if (times.every_s is None) == (times.cron is None):
-        raise Refused("give every_s or cron", "every_s")
+    if [times.every_s, times.cron, times.at].count(None) != 2:
+        raise Refused("give every_s, cron or at", "every_s")
     if times.timezone is not None and times.cron is None:
-        raise Refused("a time zone is for cron: every_s is the same everywhere", "timezone")
+        raise Refused("a time zone is for cron: other times are the same everywhere", "timezone")
     _zone(times.timezone)
     if times.cron is not None and following(times, times.anchor) is None:
         raise Refused("no day is like that", "cron")
@@ -78,6 +69,8 @@ def following(times: Times, after: float) -> float | None:
     Raises:
         Refused: the cron expression or the zone cannot be read; `item` is the key.
     """
+    if times.at is not None:
+        return times.at if after < times.at else None
     if times.start is not None and after < times.start:
         if times.every_s is not None:
             return times.start
@@ -108,24 +101,9 @@ def decide(times: Times, next_at: float | None, last_due: float | None, now: flo
 
 
 def _by_cron(expression: str, zone: tzinfo, after: float) -> float | None:
-    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only a cron schedule pays
-
-    try:
-        fields = NAMED.get(expression.strip(), expression)
-        due = next(CronSim(fields, datetime.fromtimestamp(after, zone)), None)
-    except CronSimError as error:
-        raise Refused(f"it is no cron expression: {error}", "cron") from error
-    except (OverflowError, ValueError):  # beyond the year 9999, which is no date
-        return None
+    due = job.following(expression, datetime.fromtimestamp(after, zone))
     return None if due is None else due.astimezone(UTC).timestamp()
 
 
 def _zone(name: str | None) -> tzinfo:
-    if name is None:
-        return UTC
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only a named time zone pays: 0.25 MB
-
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:  # such as a folder of the database
-        raise Refused("there is no such time zone", "timezone") from error
+    return UTC if name is None else job.zone(name)

@@ -9,34 +9,35 @@ import asyncio
 import contextlib
 import logging
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from secrets import token_hex
 
 import msgspec
 from msgspec.structs import replace
 
-from ...worker.contract.control_params import ScheduleParams
+from ...worker.contract.control_params import ScheduleParams, TaskListParams
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
+    Corrupted,
     InvalidParams,
     NotFound,
     Overloaded,
     ResourceLimitExceeded,
     ShuttingDown,
 )
-from ...worker.contract.records import Error, ScheduleRecord, Task, TaskParams
+from ...worker.contract.records import Error, Run, ScheduleRecord, Task, TaskParams
 from ..agents.agents import Agents
+from ..config.job import Schedule
+from ..config.spec import Config
 from ..config.values import Refused
 from ..events.bus import Bus
-from ..store.store import Row, Store
+from ..store.store import Store
 from ..tasks.boundaries import normalised
 from ..tasks.tasks import Tasks
 from .cron import LATE_S, Due, Times, check, decide, following
+from .schedule_table import Entry, ScheduleTable, entry_of, stamp, stamp_of, times_of
 
 MOST_SCHEDULES = 1_000
 """Number of schedules of one daemon."""
@@ -53,25 +54,16 @@ AGAIN_S = 5.0
 AT_ONCE = 64
 """Number of due runs that are submitted together, and share commits."""
 
+RECENT = 10
+"""Number of runs of `recent`."""
+
 UPCOMING = 5
 """Number of times of `upcoming`."""
 
+MESSAGE_CHARS = 300
+"""Characters of an error's message in the record of a run."""
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Entry:
-    """Holds a schedule and its run-time state."""
-
-    record: ScheduleRecord
-    times: Times
-    created: float
-    next_at: float | None
-    last_due: float | None = None
-    not_before: float = 0.0
-    """On the loop's clock: a run that was not accepted is not retried before."""
-    is_loaded: bool = False
-    """True if an earlier daemon had it, and may have submitted the task that is due."""
 
 
 class Schedules:
@@ -93,34 +85,73 @@ class Schedules:
         tasks: Tasks,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
+        self._table = ScheduleTable(store)
         self._bus = bus
         self._agents = agents
         self._tasks = tasks
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
+        self._hidden: dict[str, Entry] = {}
+        """Those that were added at run time, and whose names the configuration file has, too."""
+        self._cancelling: set[asyncio.Task[Task]] = set()
         self._changed = asyncio.Event()
 
-    async def load(self) -> None:
-        """Loads the schedules of an earlier daemon; an unreadable one stays in the store, and does not run."""
-        rows = await self._store.read(
-            "SELECT name, created_at, next_at, record, checksum FROM schedule ORDER BY name"
-        )
-        for row in rows:
+    async def load(self, config: Config) -> None:
+        """Loads the schedules of an earlier daemon and those of the configuration file, which continue where they stood.
+
+        An unreadable one stays in the store, and does not run.
+        """
+        earlier: dict[str, Entry] = {}
+        for row in await self._table.rows():
             try:
-                entry = _entry(row)
+                entry = entry_of(row)
             except (ValueError, TypeError) as error:
                 logger.error('cannot read schedule "%s": %s', row[0], error)
                 reason = f"its record in the store is damaged: {error}"[:300]
                 self._bus.publish("schedule.corrupted", schedule=str(row[0]), reason=reason)
                 continue
-            self._entries[entry.record.name] = entry
+            if not entry.is_of_file:
+                self._entries[entry.record.name] = entry
+            elif entry.record.name in config.schedules:
+                earlier[entry.record.name] = entry
+            else:
+                self._table.forget(entry.key)
+        self._adopt(config.schedules, earlier)
+
+    def follow(self, config: Config) -> None:
+        """Adopts the schedules of a configuration that was read again."""
+        here = {name: entry for name, entry in self._entries.items() if entry.is_of_file}
+        for name in here.keys() - config.schedules.keys():
+            entry = self._entries.pop(name)
+            self._table.forget(entry.key)
+            self._publish("schedule.removed", entry.record)
+            if name in self._hidden:
+                self._entries[name] = self._hidden.pop(name)
+        self._adopt(config.schedules, here)
+        self._changed.set()
+
+    def _adopt(self, schedules: Mapping[str, Schedule], earlier: Mapping[str, Entry]) -> None:
+        """Takes in the schedules of the file; `earlier` are their entries under an earlier daemon or file."""
+        now = round(self._clock(), 3)
+        for name, schedule in schedules.items():
+            known = self._entries.get(name)
+            if known is not None and not known.is_of_file:
+                self._hidden[name] = known
+                reason = "the configuration file names it too, and wins"
+                self._bus.publish("config.shadowed", agent=name, reason=reason)
+            before = None if name not in earlier else earlier[name].record
+            entry = self._entries[name] = _adopted(schedule, earlier.get(name), now)
+            if before is None:
+                self._publish("schedule.added", entry.record, next_at=entry.record.next_at)
+            if entry.record != before:
+                self._table.post(entry)
 
     async def run(self) -> None:
         """Submits tasks when they are due, until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
+            await self._note_ends()
             await self._turn(self._clock(), loop.time())
             now = self._clock()
             waits_s = LOOK_S
@@ -134,8 +165,10 @@ class Schedules:
 
     # -- the methods
 
-    async def add(self, params: ScheduleParams) -> ScheduleRecord:
-        """Adds a schedule, and returns it when it is in the store.
+    async def add(
+        self, params: ScheduleParams, *, command: list[str] | None = None
+    ) -> ScheduleRecord:
+        """Adds a schedule, and returns it when it is in the store; `command` is that of the job of its name.
 
         Raises:
             InvalidParams: its times, or a param of its task that a schedule cannot have.
@@ -145,8 +178,9 @@ class Schedules:
         """
         now = round(self._clock(), 3)  # as the record has it for the next daemon
         start = None if params.start_at is None else round(params.start_at, 3)
+        at = None if params.at is None else round(params.at, 3)
         anchor = now if start is None else start
-        times = Times(anchor, params.every_s, params.cron, params.timezone, start)
+        times = Times(anchor, params.every_s, params.cron, params.timezone, start, at)
         try:
             check(times)
         except Refused as error:
@@ -157,15 +191,18 @@ class Schedules:
             raise InvalidParams(words, key=key, value=value) from error
         task = self._checked_task(normalised(params.task))
         name = params.name or self._free_name(params)
-        if name in self._entries:
-            words = f'cannot add schedule "{name}": there is one; corral schedule rm {name}'
-            raise Conflict(words, name=name)
+        self.check_free(name)
         if len(self._entries) >= MOST_SCHEDULES:
             words = f'cannot add schedule "{name}": there are {MOST_SCHEDULES}'
             raise ResourceLimitExceeded(words, limit="schedules", value=MOST_SCHEDULES)
+        if at is not None and at < now - LATE_S:
+            words = f"cannot make a schedule: {stamp(at)} is past"
+            raise InvalidParams(words, key="at", value=params.at)
         # A start at the present time means now, although the call took a moment.
         is_now = start is not None and params.every_s is not None and start <= now <= start + LATE_S
         next_at = start if is_now else following(times, now)
+        if at is not None and next_at is None:
+            next_at = at
         record = ScheduleRecord(
             name=name,
             task=task,
@@ -174,18 +211,20 @@ class Schedules:
             timezone=params.timezone,
             catch_up=params.catch_up,
             overlap=params.overlap,
-            start_at=_stamp_of(start),
-            created_at=_stamp(now),
-            next_at=_stamp_of(next_at),
+            start_at=stamp_of(start),
+            created_at=stamp(now),
+            next_at=stamp_of(next_at),
+            at=stamp_of(at),
+            command=command,
         )
         size = len(msgspec.json.encode(record))
         if size > MOST_BYTES:
             words = f'cannot add schedule "{name}": {size} bytes are more than {MOST_BYTES}'
             raise ResourceLimitExceeded(words, limit="schedule", value=size)
-        entry = _Entry(record, times, now, next_at)
+        entry = Entry(record, times, now, next_at)
         self._entries[name] = entry
         try:
-            await self._save(entry)
+            await self._table.save(entry)
         except BaseException:
             self._entries.pop(name, None)
             raise
@@ -208,6 +247,20 @@ class Schedules:
         if task.agent is not None and self._tasks.kind(task.agent) == "task":
             self._agents.of(task.agent)
         return task
+
+    def check_free(self, name: str) -> None:
+        """Refuses a name that a schedule has.
+
+        Raises:
+            Conflict: there is one.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        words = f'cannot add schedule "{name}": there is one; corral schedule rm {name}'
+        if entry.is_of_file:
+            words = f'cannot add schedule "{name}": the configuration file has one'
+        raise Conflict(words, name=name)
 
     def _free_name(self, params: ScheduleParams) -> str:
         stem = (params.task.agent or "task")[:40]
@@ -241,19 +294,33 @@ class Schedules:
                 yield at
                 at = following(entry.times, at)
 
-        return [_stamp(at) for at in islice(times(), UPCOMING)]
+        return [stamp(at) for at in islice(times(), UPCOMING)]
+
+    async def recent(self, name: str) -> Sequence[Run]:
+        """Returns the last runs of a schedule, the newest first, also those that are under way.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        self._of(name)
+        page = await self._tasks.list(TaskListParams(schedule=name, limit=RECENT))
+        return [run_of(task) for task in page.tasks]
 
     async def remove(self, name: str) -> ScheduleRecord:
         """Removes a schedule; the tasks that it submitted stay.
 
         Raises:
             NotFound: there is none of this name.
+            Conflict: the configuration file has it.
             Overloaded: the store takes nothing now.
         """
         entry = self._of(name)
+        if entry.is_of_file:
+            words = f'cannot remove schedule "{name}": it is in the configuration file; corral schedule pause {name}'
+            raise Conflict(words, name=name, source=entry.record.source)
         del self._entries[name]  # first: the record of a run that ends now would write it again
         try:
-            await self._store.write(("DELETE FROM schedule WHERE name = ?", (name,)))
+            await self._table.remove(entry.key)
         except BaseException:
             self._entries.setdefault(name, entry)
             raise
@@ -286,14 +353,14 @@ class Schedules:
             self._changed.set()
         return entry.record
 
-    async def _set_paused(self, entry: _Entry, *, paused: bool, next_at: float | None) -> None:
+    async def _set_paused(self, entry: Entry, *, paused: bool, next_at: float | None) -> None:
         before, entry.next_at = entry.next_at, next_at
-        entry.record = replace(entry.record, paused=paused, next_at=_stamp_of(next_at))
+        entry.record = replace(entry.record, paused=paused, next_at=stamp_of(next_at))
         try:
-            await self._save(entry)
+            await self._table.save(entry)
         except BaseException:  # a second call must not be answered as if it were so already
             entry.next_at = before
-            entry.record = replace(entry.record, paused=not paused, next_at=_stamp_of(before))
+            entry.record = replace(entry.record, paused=not paused, next_at=stamp_of(before))
             self._changed.set()
             raise
 
@@ -310,7 +377,7 @@ class Schedules:
         await self._note(entry)
         return task
 
-    def _of(self, name: str) -> _Entry:
+    def _of(self, name: str) -> Entry:
         entry = self._entries.get(name)
         if entry is None:
             known = sorted(self._entries)[:100]
@@ -320,7 +387,7 @@ class Schedules:
     # -- what is due
 
     async def _turn(self, now: float, loop_s: float) -> None:
-        due: list[tuple[_Entry, Due]] = []
+        due: list[tuple[Entry, Due]] = []
         for entry in list(self._entries.values()):
             if entry.not_before > loop_s:
                 continue
@@ -339,7 +406,7 @@ class Schedules:
             some = due[start : start + AT_ONCE]
             await asyncio.gather(*(self._perform(entry, what) for entry, what in some))
 
-    async def _perform(self, entry: _Entry, due: Due) -> None:
+    async def _perform(self, entry: Entry, due: Due) -> None:
         """Submits the task of a run, or skips it; either way the schedule goes on."""
         try:
             why_not = self._why_not(entry, due)
@@ -360,22 +427,46 @@ class Schedules:
             self._refuse(entry, CorralError(f"cannot run the schedule: {error!r}"))
         entry.not_before = 0.0
         entry.last_due = due.run
-        entry.record = replace(entry.record, last_due_at=_stamp_of(due.run))
+        entry.record = replace(entry.record, last_due_at=stamp_of(due.run))
         self._put_off(entry, due.next_at)
         await self._note(entry)
 
-    def _why_not(self, entry: _Entry, due: Due) -> str | None:
+    def _why_not(self, entry: Entry, due: Due) -> str | None:
         record = entry.record
         if due.missed and not record.catch_up:
-            return f"it was due at {_stamp_of(due.run)}, when no daemon ran"
+            return f"it was due at {stamp_of(due.run)}, when no daemon ran"
         last = None if record.last_task is None else self._tasks.find(record.last_task)
         if record.overlap == "skip" and last is not None:
             return f"its last task {last.id} is still {last.state}"
+        if record.overlap == "replace" and last is not None:
+            self._cancel(last)
         return None
 
-    async def _submit(self, entry: _Entry, due: Due) -> None:
+    def _cancel(self, task: Task) -> None:
+        """Cancels the run that another one replaces, without a wait for its end: others are due, too."""
+        work = asyncio.create_task(self._tasks.cancel(task.id, "replaced by the next run"))
+        self._cancelling.add(work)
+        work.add_done_callback(self._cancelling.discard)
+
+    async def _note_ends(self) -> None:
+        """Records how the last runs have ended, also those that ended when no daemon ran."""
+        for entry in list(self._entries.values()):
+            task_id, run = entry.record.last_task, entry.record.last_run
+            if task_id is None or (run is not None and run.task == task_id):
+                continue
+            if self._tasks.find(task_id) is None:
+                entry.record = replace(entry.record, last_run=await self._ended(task_id))
+                await self._note(entry)
+
+    async def _ended(self, task_id: str) -> Run:
+        try:
+            return run_of(await self._tasks.show(task_id))
+        except (NotFound, Corrupted):
+            return Run(task=task_id, state="unknown")
+
+    async def _submit(self, entry: Entry, due: Due) -> None:
         record = entry.record
-        key = f"{record.name}@{_stamp_of(due.run)}"
+        key = f"{record.name}@{stamp_of(due.run)}"
         task: Task | None = None
         if entry.is_loaded and record.task.capability is not None and due.run is not None:
             # Routing may choose another agent than before, where the key means nothing.
@@ -386,7 +477,7 @@ class Schedules:
         entry.is_loaded = False
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
 
-    def _refuse(self, entry: _Entry, error: CorralError) -> None:
+    def _refuse(self, entry: Entry, error: CorralError) -> None:
         last_error = Error(error.code, error.name, error.message, error.data)
         refused = entry.record.refused + 1
         entry.record = replace(entry.record, last_error=last_error, refused=refused)
@@ -394,38 +485,22 @@ class Schedules:
         reason = error.message[:1000]
         self._publish("schedule.refused", entry.record, error=error.name, reason=reason)
 
-    def _put_off(self, entry: _Entry, next_at: float | None) -> None:
+    def _put_off(self, entry: Entry, next_at: float | None) -> None:
         """Sets the next time, unless it was paused meanwhile."""
         if not entry.record.paused:
             entry.next_at = next_at
-            entry.record = replace(entry.record, next_at=_stamp_of(next_at))
+            entry.record = replace(entry.record, next_at=stamp_of(next_at))
 
     # -- the store
 
-    async def _note(self, entry: _Entry) -> None:
+    async def _note(self, entry: Entry) -> None:
         """Records a run. When the store refuses that, the idempotency key of the task still prevents a second one."""
         if self._entries.get(entry.record.name) is not entry:
             return  # removed meanwhile
         try:
-            await self._save(entry)
+            await self._table.save(entry)
         except CorralError as error:
             logger.warning('cannot note a run of schedule "%s": %s', entry.record.name, error)
-
-    async def _save(self, entry: _Entry) -> None:
-        record = msgspec.json.encode(entry.record)
-        await self._store.write(
-            (
-                "INSERT OR REPLACE INTO schedule (name, created_at, next_at, record, checksum)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (
-                    entry.record.name,
-                    entry.created,
-                    entry.next_at,
-                    record,
-                    zlib.crc32(record),
-                ),
-            )
-        )
 
     def _publish(self, what: str, record: ScheduleRecord, **facts: object) -> None:
         self._bus.publish(
@@ -439,41 +514,50 @@ class Schedules:
         )
 
 
-def _entry(row: Row) -> _Entry:
-    """Returns the schedule of a row of the store.
-
-    Raises:
-        ValueError, TypeError: it is not what was written.
-    """
-    _, created, next_at, blob, checksum = row
-    if not isinstance(blob, bytes) or zlib.crc32(blob) != checksum:
-        raise ValueError("its checksum is another")
-    record = msgspec.json.decode(blob, type=ScheduleRecord)
-    start, made = _seconds(record.start_at), _seconds(record.created_at)
-    if made is None or not isinstance(created, float):
-        raise ValueError("its time of creation is missing")
-    anchor = made if start is None else start
-    times = Times(anchor, record.every_s, record.cron, record.timezone, start)
-    check(times)
-    return _Entry(
-        record,
-        times,
-        created,
-        float(str(next_at)) if next_at is not None else None,
-        _seconds(record.last_due_at),
-        is_loaded=True,
+def run_of(task: Task) -> Run:
+    """Returns a task as a run of its schedule, with the exit of its command."""
+    error = task.error
+    facts: Mapping[str, object] = error.data if error is not None else {}
+    if error is None and isinstance(task.output, dict) and task.kind == "job":
+        facts = task.output
+    numbers = {key: facts.get(key) for key in ("code", "incarnation")}
+    name = facts.get("signal")
+    return Run(
+        task=task.id,
+        state=task.state,
+        started_at=task.started_at,
+        finished_at=task.finished_at,
+        duration_s=task.duration_s,
+        signal=name if isinstance(name, str) else None,
+        error=None if error is None else error.message[:MESSAGE_CHARS],
+        **{key: value for key, value in numbers.items() if isinstance(value, int)},
     )
 
 
-def _stamp(seconds: float) -> str:
-    """Returns a time as RFC 3339 in UTC, to the millisecond."""
-    at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return at.replace("+00:00", "Z")
-
-
-def _stamp_of(seconds: float | None) -> str | None:
-    return None if seconds is None else _stamp(seconds)
-
-
-def _seconds(stamp: str | None) -> float | None:
-    return None if stamp is None else datetime.fromisoformat(stamp).timestamp()
+def _adopted(schedule: Schedule, earlier: Entry | None, now: float) -> Entry:
+    """Returns the entry of a schedule of the file; with the same times as before it goes on as it stood."""
+    before = (
+        ScheduleRecord(name=schedule.name, task=schedule.task)
+        if earlier is None
+        else earlier.record
+    )
+    record = replace(
+        before,
+        task=schedule.task,
+        every_s=schedule.every,
+        cron=schedule.cron,
+        at=stamp_of(schedule.at),
+        timezone=None if schedule.cron is None else schedule.timezone,
+        catch_up=schedule.catch_up,
+        overlap=schedule.overlap,
+        start_at=None,
+        source=schedule.source,
+        command=list(schedule.command) or None,
+    )
+    if earlier is not None and times_of(record, now) == times_of(before, now):
+        earlier.record = record  # in place: a run of it may be on its way
+        return earlier
+    times = times_of(record, now)
+    next_at = None if record.paused else following(times, now)
+    record = replace(record, created_at=stamp(now), next_at=stamp_of(next_at))
+    return Entry(record, times, now, next_at)

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from corral.supervisor.agents.agents import Agents
+from corral.supervisor.config import loader
 from corral.supervisor.events.bus import Bus
 from corral.supervisor.lifecycle.state_machine import State
 from corral.supervisor.orchestration.schedules import Schedules
@@ -385,7 +386,7 @@ async def test_a_pause_that_the_store_refused_is_none(
             here.store.refuses = None
             assert (await act("n")).paused == is_paused
             later = Schedules(here.store, bus, cast(Agents, here.running_set), here.tasks)
-            await later.load()
+            await later.load(loader.decode("", source="f", directory="/"))
             assert later.show("n").paused == is_paused
         assert schedules.show("n").next_at == added.next_at
 

@@ -370,7 +370,7 @@ ScheduleName = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
 
 
 class ScheduleParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Specifies a recurring task: every `every_s` seconds from `start_at` on, or by `cron` in `timezone`.
+    """Specifies a task at times: every `every_s` seconds from `start_at` on, by `cron` in `timezone`, or once `at` a time.
 
     `cron` has five fields (minute, hour, day of the month, month, day of the week), or six with seconds before them;
     `timezone` is a name such as Europe/Berlin, and UTC without one. Runs that were missed while the daemon was down are made up
@@ -385,6 +385,26 @@ class ScheduleParams(Struct, frozen=True, forbid_unknown_fields=True):
     catch_up: bool = True
     overlap: Overlap = "skip"
     start_at: Moment | None = None
+    at: Moment | None = None
+
+
+class ScheduleCommandParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Specifies a command at times, which are those of `schedule.add`: it becomes a job of the name.
+
+    `spec` has further keys of the job's table, as in the configuration; relative paths are relative to `directory`.
+    """
+
+    name: ScheduleName
+    command: Annotated[list[str], Meta(min_length=1, max_length=10_000)]
+    spec: dict[str, object] = {}
+    directory: str | None = None
+    every_s: Annotated[float, Meta(ge=1, le=31_536_000)] | None = None
+    cron: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    timezone: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    catch_up: bool = True
+    overlap: Overlap = "skip"
+    start_at: Moment | None = None
+    at: Moment | None = None
 
 
 class ScheduleNameParams(Struct, frozen=True, forbid_unknown_fields=True):

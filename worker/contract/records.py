@@ -191,8 +191,25 @@ class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):
     deadline_s: Seconds | None = None
 
 
-Overlap = Literal["skip", "queue"]
-"""The handling of a run that is due while the last one has not ended."""
+Overlap = Literal["skip", "queue", "replace"]
+"""The handling of a run that is due while the last one has not ended; replace cancels that."""
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """Represents a run of a schedule that has ended: its task, and how a command has exited.
+
+    `incarnation` is the life of the worker in which it ran, as the logs number them; null for a task of a handler.
+    """
+
+    task: str
+    state: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_s: float | None = None
+    code: int | None = None
+    signal: str | None = None
+    incarnation: int | None = None
+    error: str | None = None
 
 
 class ScheduleRecord(Struct, frozen=True, kw_only=True):
@@ -200,7 +217,9 @@ class ScheduleRecord(Struct, frozen=True, kw_only=True):
 
     `next_at` is the time of the next run, null if there is none. `runs` counts tasks that were made, `skipped` runs
     that were due while the last one had not ended or that were missed without `catch_up`, `refused` runs whose task was
-    refused, the last one because of `last_error`. `last_due_at` is the due time of the last run, `last_task` its task.
+    refused, the last one because of `last_error`. `last_due_at` is the due time of the last run, `last_task` its task,
+    `last_run` the last one that has ended. `source` is "store" for a schedule that was added at run time, else the
+    configuration file. `command` is that of the job of its name, null for tasks of others.
     """
 
     name: str
@@ -220,6 +239,10 @@ class ScheduleRecord(Struct, frozen=True, kw_only=True):
     runs: int = 0
     skipped: int = 0
     refused: int = 0
+    at: str | None = None
+    source: str = "store"
+    command: list[str] | None = None
+    last_run: Run | None = None
 
 
 class CheckpointRecord(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,103 @@
+"""Serves the methods `schedule.*` of the table."""
+
+import msgspec
+
+from ...worker.contract.control_params import (
+    NoParams,
+    ScheduleCommandParams,
+    ScheduleNameParams,
+    ScheduleParams,
+)
+from ...worker.contract.records import ScheduleRecord
+from ..agents.membership import Addition
+from ..config.job import commands_of, job_task
+from .table import Caller, Control, method
+
+
+def _fields(record: ScheduleRecord) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.to_builtins(record)
+    return fields
+
+
+@method("schedule.add", "operate", ScheduleParams, recorded="or-refused", recorded_keys=("name",))
+async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> object:
+    """Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon."""
+    return _fields(await control.schedules.add(params))
+
+
+@method(
+    "schedule.add_command",
+    "admin",
+    ScheduleCommandParams,
+    recorded="or-refused",
+    recorded_keys=("name",),
+)
+async def _add_command(control: Control, params: ScheduleCommandParams, _caller: Caller) -> object:
+    """Adds a schedule of a command, and a job of its name that runs the command."""
+    name, command = params.name, list(params.command)
+    table = commands_of({name: {**params.spec, "command": command}})[name]
+    asked = ScheduleParams(
+        task=job_task(name, command),
+        name=name,
+        every_s=params.every_s,
+        cron=params.cron,
+        timezone=params.timezone,
+        catch_up=params.catch_up,
+        overlap=params.overlap,
+        start_at=params.start_at,
+        at=params.at,
+    )
+    control.schedules.check_free(name)
+    membership = control.agents.membership
+    addition = Addition(name, "agent", table, params.directory or "/")
+    await membership.add([addition], start=False, wait=False)
+    try:
+        return _fields(await control.schedules.add(asked, command=command))
+    except BaseException:
+        await membership.remove([name])
+        raise
+
+
+@method("schedule.rm", "operate", ScheduleNameParams, recorded="always")
+async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+    """Removes a schedule, and the job that was added with its command; the tasks that it submitted stay."""
+    removed = await control.schedules.remove(params.name)
+    agent = control.agents.agents.get(params.name)
+    if removed.command is not None and agent is not None and agent.added:
+        await control.agents.membership.remove([params.name])
+    return {"removed": [params.name]}
+
+
+@method("schedule.list", "read", NoParams)
+async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
+    """Lists all schedules, by name."""
+    return {"schedules": [_fields(record) for record in control.schedules.list()]}
+
+
+@method("schedule.show", "read", ScheduleNameParams)
+async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+    """Returns a schedule with its next times (`upcoming`) and its last runs (`recent`), the newest first."""
+    record = control.schedules.show(params.name)
+    return {
+        **_fields(record),
+        "upcoming": control.schedules.upcoming(params.name),
+        "recent": msgspec.to_builtins(await control.schedules.recent(params.name)),
+    }
+
+
+@method("schedule.pause", "operate", ScheduleNameParams, recorded="always")
+async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+    """Pauses a schedule until it is resumed; the times meanwhile are skipped."""
+    return _fields(await control.schedules.pause(params.name))
+
+
+@method("schedule.resume", "operate", ScheduleNameParams, recorded="or-refused")
+async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+    """Resumes a paused schedule."""
+    return _fields(await control.schedules.resume(params.name))
+
+
+@method("schedule.run", "operate", ScheduleNameParams)
+async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
+    """Submits the task of a schedule now, beside its times, and returns its record."""
+    return msgspec.to_builtins(await control.schedules.run_now(params.name))
