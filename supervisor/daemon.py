@@ -43,6 +43,7 @@ from .installation import (
     raise_descriptor_limit,
     read_config,
 )
+from .jobs.runner import JobRunner
 from .jobs.successes import Successes
 from .lifeline import Lifeline
 from .logs.daemon_log import DaemonLog
@@ -174,6 +175,7 @@ class _Daemon:
             observers=[self.statistics, task_failures],
             on_waiting=lambda name: self.autoscaler.check_soon(name),
         )
+        self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
         self.schedules: Schedules | None = None
         if HAS_ORCHESTRATION:
             self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))

@@ -83,6 +83,8 @@ class Admission:
         if params.output_format is not None:
             check_format(params.output_format)
         kind = self.kind(params.agent)
+        if kind == "job":
+            self._check_job(params)
         return params, kind, self._candidates(params) if kind == "task" else []
 
     def check_open(self) -> None:
@@ -109,7 +111,7 @@ class Admission:
         group = self._agents.groups.by_name.get(name)
         return "task" if group is None else kind_of_group(group)
 
-    def check_job(self, params: TaskParams) -> None:
+    def _check_job(self, params: TaskParams) -> None:
         """Returns if a task of a job can be accepted.
 
         Raises:

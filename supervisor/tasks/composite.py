@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from ...worker.contract.errors import CorralError, InternalError, Timeout
-from ...worker.contract.records import Task, TaskParams
+from ...worker.contract.errors import CorralError, InternalError, NotFound, Timeout
+from ...worker.contract.records import Task, TaskKind, TaskParams
 from ...worker.contract.worker_messages import TaskResult
 from ..agents.agents import Agents
 from ..events.bus import rfc3339
@@ -76,6 +76,25 @@ class CompositeRunner:
     def bind(self, workflows: WorkflowEngine) -> None:
         """Connects the engine, which submits tasks itself."""
         self._workflows = workflows
+
+    def checked(self, params: TaskParams, name: str, kind: TaskKind) -> TaskParams:
+        """Returns the params of a new task of a team or workflow, with the timeout of that.
+
+        Raises:
+            NotFound: there is no engine.
+            CorralError: it could not be executed as it is.
+        """
+        if self._workflows is None:
+            words = (
+                f'cannot run a task of {kind} "{name}": supervisor/orchestration is not installed'
+            )
+            raise NotFound(words, room="orchestration")
+        self._workflows.check(params)
+        limit_s = self._workflows.timeout_s(name)
+        if limit_s is None:
+            return params
+        least_s = min(limit_s, params.boundaries.timeout_s or limit_s)
+        return replace(params, boundaries=replace(params.boundaries, timeout_s=least_s))
 
     async def close(self) -> None:
         """Interrupts all: the next daemon goes on with them."""

@@ -6,6 +6,7 @@ task which has neither dependency nor start time left is queued, executed or end
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -22,7 +23,6 @@ from .availability import Down, why_down
 from .backlog import Dependencies, Entry, waiting_reason
 from .composite import CompositeRunner
 from .executor import Executor, gone
-from .job_runner import JobRunner
 from .queue import TaskQueue
 from .record_writer import RETRY_AFTER_S, RecordWriter
 
@@ -33,6 +33,20 @@ LOOK_S = 1.0
 """Seconds after which the tasks of an agent that is being changed are looked at again."""
 
 
+class Jobs(Protocol):
+    """Executes the tasks of jobs, each as one run of a command."""
+
+    def begin_at_once(self, entry: Entry) -> bool:
+        """Begins a new task, before it is accepted; returns False if it has to wait."""
+        ...
+
+    def enqueue(self, entry: Entry) -> None:
+        """Begins a task as soon as its turn has come."""
+
+    def dispatch(self, name: str) -> None:
+        """Begins the next tasks of a job, as far as its workers are at rest."""
+
+
 class Dispatcher:
     """Dispatches the tasks of one daemon's agents.
 
@@ -41,7 +55,6 @@ class Dispatcher:
         agents: their workers.
         executor: runs the dispatched tasks.
         composites: runs those of teams and workflows.
-        jobs: runs those of jobs.
         budgets: hold back agents; None: agents have none.
         hibernation: wakes agents for tasks.
         on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
@@ -53,7 +66,6 @@ class Dispatcher:
         agents: Agents,
         executor: Executor,
         composites: CompositeRunner,
-        jobs: JobRunner,
         budgets: Budgets | None,
         hibernation: Hibernation,
         on_waiting: Callable[[str], None],
@@ -63,7 +75,7 @@ class Dispatcher:
         self._registry = agents.registry
         self._executor = executor
         self._composites = composites
-        self._jobs = jobs
+        self._jobs: Jobs
         self._budgets = budgets
         self._hibernation = hibernation
         self._on_waiting = on_waiting
@@ -78,6 +90,10 @@ class Dispatcher:
         self._looking: dict[str, bool] = {}
         """Agents whose waiting tasks are being looked at; True: once more, from the beginning."""
         self._loop = asyncio.get_running_loop()
+
+    def bind_jobs(self, jobs: Jobs) -> None:
+        """Connects the runner of jobs, before the first task."""
+        self._jobs = jobs
 
     def boot(self) -> None:
         """Starts the tasks of teams and workflows: by now it is known which agents are wanted for their steps."""

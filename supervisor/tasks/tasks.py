@@ -41,9 +41,8 @@ from .attempt import given_up
 from .backlog import Backlog, Entry, Progress, dependency_failed, waiting_reason
 from .boundaries import normalised, within
 from .composite import CompositeRunner, WorkflowEngine
-from .dispatcher import Dispatcher
+from .dispatcher import Dispatcher, Jobs
 from .executor import Executor, Sessions, gone
-from .job_runner import JobRunner
 from .payload import words_bytes
 from .record_writer import RETRY_AFTER_S, RecordWriter, TaskObserver
 from .retry_policy import Attempted, policy_of, retries
@@ -102,13 +101,11 @@ class Tasks:
             writer, agents, self.accounting, shared.checkpoints, sessions, observers
         )
         self._composites = CompositeRunner(writer, agents, self._executor)
-        jobs = JobRunner(writer, agents, self._executor)
         self.dispatcher = Dispatcher(
             writer,
             agents,
             self._executor,
             self._composites,
-            jobs,
             self.budgets,
             hibernation,
             on_waiting,
@@ -117,6 +114,10 @@ class Tasks:
         self._arriving = WeakValueDictionary[str, asyncio.Lock]()
         self._end_waiters: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
+
+    def bind_jobs(self, runner: Callable[[RecordWriter, Executor], Jobs]) -> None:
+        """Connects the runner of jobs, made with the writer of records and the executor; before the first task."""
+        self.dispatcher.bind_jobs(runner(self._writer, self._executor))
 
     def bind(self, workflows: WorkflowEngine) -> None:
         """Connects the engine that executes the tasks of teams and workflows, which submits tasks itself."""
@@ -328,25 +329,12 @@ class Tasks:
         schedule: str | None,
         retry_of: str | None,
     ) -> Task:
-        if kind == "job":
-            assert params.agent is not None, "the kind is that of a name"
-            self._admission.check_job(params)
-            name = params.agent
-        elif kind != "task":
-            assert params.agent is not None, "the kind is that of a name"
-            if self._workflows is None:
-                raise NotFound(
-                    f'cannot run a task of {kind} "{params.agent}": supervisor/orchestration is not installed',
-                    room="orchestration",
-                )
-            self._workflows.check(params)
-            name = params.agent
-            limit_s = self._workflows.timeout_s(name)
-            if limit_s is not None:
-                least_s = min(limit_s, params.boundaries.timeout_s or limit_s)
-                params = replace(params, boundaries=replace(params.boundaries, timeout_s=least_s))
-        else:
+        if kind == "task":
             name = self._admission.choose(able, params)
+        else:
+            assert params.agent is not None, "the kind is that of a name"
+            name = params.agent
+            params = params if kind == "job" else self._composites.checked(params, name, kind)
         boundaries = params.boundaries
         if parent is not None:
             boundaries = within(boundaries, self.accounting.check_may_delegate(parent))

@@ -36,7 +36,7 @@ supervisor.agents: worker.contract mcp.protocol mcp.upstream mcp.pool config eve
 supervisor.zygote: worker.contract agents config events launcher lifecycle linux logs process supervision
 supervisor.tasks: worker.contract mcp.pool config events lifecycle process store supervision agents
 supervisor.autoscaling: worker.contract agents config lifecycle supervision tasks
-supervisor.jobs: agents config lifecycle store supervision
+supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
 supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle sessions store supervision tasks
 supervisor.api: worker.contract mcp.pool agents audit config events lifecycle logs process sessions store supervision tasks worker_api

@@ -21,10 +21,10 @@ from ..events.bus import rfc3339
 from ..lifecycle import job, state_machine
 from ..lifecycle.state_machine import ASKED_FOR
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .attempt import state_of
-from .backlog import Entry
-from .executor import Executor, gone
-from .record_writer import RecordWriter
+from ..tasks.attempt import state_of
+from ..tasks.backlog import Entry
+from ..tasks.executor import Executor, gone
+from ..tasks.record_writer import RecordWriter
 
 WAITS = "it waits for the run before"
 """Reason of a task that waits for its turn."""
