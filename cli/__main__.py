@@ -150,7 +150,7 @@ def _is_answered(arguments: list[str]) -> bool:
 def _run(arguments: list[str]) -> int:
     import click  # noqa: PLC0415 - after _keep_out
 
-    from ..worker.contract.errors import CorralError, InvalidParams  # noqa: PLC0415 - likewise
+    from ..worker.contract.errors import CorralError  # noqa: PLC0415 - likewise
     from .context import Session  # noqa: PLC0415 - likewise
 
     session = Session(os.environ)
@@ -163,14 +163,9 @@ def _run(arguments: list[str]) -> int:
     except CorralError as error:
         return _report(session, error, as_json=session.json or wants_json)
     except click.ClickException as error:
-        words = error.format_message().strip().rstrip(".")
-        at = error.ctx if isinstance(error, click.UsageError) else None
-        if isinstance(error, click.NoSuchOption) and at is not None and at.command.name == "add":
-            words += "" if "--" in arguments else "; write -- before the command that is added"
-        elif "unexpected extra argument" in words and at is not None:  # `corral tasks list`
-            words += f'; "{at.command_path} --help" shows its arguments'
-        usage = InvalidParams(f"cannot read the command line: {words}")
-        return _report(session, usage, as_json=wants_json)
+        from .usage_error import usage_error  # noqa: PLC0415 - start-up time: only when it ends badly
+
+        return _report(session, usage_error(error, arguments), as_json=wants_json)
     except (click.Abort, EOFError) as error:
         raise KeyboardInterrupt from error
     return status
@@ -234,13 +229,14 @@ def command_line() -> "click.Group":
 def _report(session: "Session", error: "CorralError", *, as_json: bool) -> int:
     """Prints an error as JSON, or on one line for each mistake, and returns its exit code."""
     from . import render  # noqa: PLC0415 - after _keep_out
+    from .usage_error import with_option  # noqa: PLC0415 - start-up time: only when it ends badly
 
     sys.stdout.flush()
     if as_json:
         session.print_json({"error": error.to_record()})
     else:
         hint = _next_step(error)
-        for message in error.messages:
+        for message in [with_option(error)] if len(error.messages) == 1 else error.messages:
             print(f"corral: {render.one_line(message + hint)}", file=sys.stderr)
     sys.stdout.flush()
     return error.exit_status

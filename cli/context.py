@@ -288,8 +288,10 @@ def duration(text: str) -> float:
     return seconds
 
 
-def json_value(text: str, option: str) -> object:
+def json_value(text: str, option: str, *, or_text: bool = False) -> object:
     """Reads the value of an option that takes JSON: literal, from `@FILE`, or from stdin with `-`.
+
+    With `or_text` a literal that is no JSON, and does not begin like an object, a list or a quoted text, is itself a text.
 
     Raises:
         InvalidParams: it is no JSON, or the file cannot be read.
@@ -312,9 +314,22 @@ def json_value(text: str, option: str) -> object:
     try:
         return codec.decode(source.encode("utf-8"))
     except ValueError as error:
+        if or_text and source is text and not _is_meant_as_json(text):
+            return text
         shown = f'"{text}" ' if 0 < len(text) <= 40 else ""
         words = f"cannot read {option} {shown}as JSON: {error}"
+        if or_text and source is text:
+            words += """; a text that begins with {, [ or " is written in quotes: '"TEXT"'"""
         raise InvalidParams(words, key=option, value=text) from error
+
+
+def _is_meant_as_json(text: str) -> bool:
+    """Returns True for the beginning of an object, a list or a quoted text, and for a number, such as NaN, that JSON has not."""
+    try:
+        float(text)
+    except ValueError:
+        return text.lstrip().startswith(("{", "[", '"'))
+    return True
 
 
 def toml_document(path: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def get(session: Session, agent: str, key: str, of: str | None) -> None:
 @memory.command("put")
 @click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
 @click.argument("key", metavar="KEY")
-@click.argument("value", metavar="JSON|@FILE|-")
+@click.argument("value", metavar="JSON|TEXT|@FILE|-")
 @_session
 @click.option(
     "--ttl", "ttl_s", type=duration, metavar="D", help="Delete the value after this long."
@@ -101,7 +101,7 @@ def put(
     session: Session, agent: str, key: str, value: str, of: str | None, ttl_s: float | None
 ) -> None:
     """Store a value under a key."""
-    given = json_value(value, "VALUE")
+    given = json_value(value, "VALUE", or_text=True)
     params = {"agent": agent, "key": key, "value": given, "session": of or "", "ttl_s": ttl_s}
     found = session.call("memory.put", params)
     if session.json:

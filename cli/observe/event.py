@@ -192,18 +192,18 @@ def _line(session: Session, record: Mapping[str, object]) -> str:
 
 @events.command("publish")
 @click.argument("type", metavar="TYPE")
-@click.argument("data", metavar="[JSON|@FILE|-]", required=False)
+@click.argument("data", metavar="[JSON|TEXT|@FILE|-]", required=False)
 @click.pass_obj
 def publish(session: Session, /, data: str | None, **arguments: Any) -> None:  # Any: click's
     """Publish an event to the subscribers of its type.
 
     TYPE is a name such as build.done.
 
-    The data is JSON, read from a file with @FILE or from stdin with "-", and null by default.
+    The data is JSON, or a text where it is none, read from a file with @FILE or from stdin with "-", and null by default.
     """
     params: dict[str, object] = {"type": arguments["type"]}
     if data is not None:
-        params["data"] = json_value(data, "data")
+        params["data"] = json_value(data, "data", or_text=True)
     published = session.call("event.publish", params)
     if session.json:
         session.print_json(published)

@@ -27,10 +27,12 @@ _OPTIONS = (
     click.option(
         "--input",
         "given",
-        metavar="JSON|@FILE|-",
-        help="Structured input of the task, beside OBJECTIVE.",
+        metavar="JSON|TEXT|@FILE|-",
+        help="Structured input of the task, beside OBJECTIVE; a text where it is no JSON.",
     ),
-    click.option("--context", metavar="JSON|@FILE|-", help="Background information for the agent."),
+    click.option(
+        "--context", metavar="JSON|TEXT|@FILE|-", help="Background information for the agent."
+    ),
     click.option(
         "--timeout",
         "timeout_s",
@@ -248,9 +250,9 @@ def task(options: Mapping[str, Any]) -> dict[str, object]:
     key = "capability" if options["capability"] else "agent"
     params: dict[str, object] = {key: options["agent"], "objective": options["objective"]}
     if options["given"] is not None:
-        params["input"] = json_value(options["given"], "--input")
+        params["input"] = json_value(options["given"], "--input", or_text=True)
     if options["context"] is not None:
-        params["context"] = json_value(options["context"], "--context")
+        params["context"] = json_value(options["context"], "--context", or_text=True)
     if options["at"] is not None:
         params["at"] = instant(options["at"], "--at", time.time())
     if options["no_durable"]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Struct
 
+from ...worker.contract.misfit import misfit_of
 from ...worker.contract.records import (
     OutputFormat,
     Retry,
@@ -75,7 +76,9 @@ def _format(raw: object) -> OutputFormat:
     try:
         return msgspec.convert(raw, OutputFormat)
     except msgspec.ValidationError as error:
-        raise Refused(f"write a table of description and schema: {error}") from error
+        raise Refused(
+            f"write a table of description and schema: {misfit_of(error, raw, OutputFormat).words}"
+        ) from error
 
 
 def _for_each(raw: object) -> object:

@@ -24,6 +24,7 @@ from ...worker.contract.errors import (
     ResourceLimitExceeded,
     WorkerFailed,
 )
+from ...worker.contract.misfit import misfit_of
 from ...worker.contract.records import Task
 from ...worker.contract.worker_messages import MemoryDelta
 from ..config import spec
@@ -480,7 +481,7 @@ def _delta(task: Task, answer: object) -> MemoryDelta:
     try:
         return msgspec.convert(answer, MemoryDelta)
     except msgspec.ValidationError as error:
-        text = f'cannot read the memory that task "{task.id}" answered: {error}'
+        text = f'cannot read the memory that task "{task.id}" answered: {misfit_of(error, answer, MemoryDelta).words}'
         raise WorkerFailed(text, worker=task.worker, result="exited") from error
 
 

@@ -19,6 +19,7 @@ from ...mcp.upstream.session import Session
 from ...worker.contract.channel import Channel
 from ...worker.contract.errors import CorralError, InvalidParams
 from ...worker.contract.jsonrpc import Foreign, Notification, Peer, Request
+from ...worker.contract.misfit import misfit_of
 from ...worker.contract.worker_messages import PROTOCOL_VERSION, Hello
 from ..config.probe_spec import Readiness
 from ..config.spec import Spec
@@ -167,7 +168,8 @@ class CorralLine:
         try:
             hello = msgspec.convert(answer, Hello)
         except msgspec.ValidationError as error:
-            text = f"cannot read its answer to initialize: {error}"
+            fault = misfit_of(error, answer, Hello).words
+            text = f"cannot read its answer to initialize: {fault}"
             raise InvalidParams(text) from error
         if hello.protocolVersion != PROTOCOL_VERSION:
             raise InvalidParams(

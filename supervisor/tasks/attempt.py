@@ -26,6 +26,7 @@ from ...worker.contract.errors import (
     WorkerFailed,
     of_agent,
 )
+from ...worker.contract.misfit import misfit_of
 from ...worker.contract.records import Task, TaskState
 from ...worker.contract.worker_messages import TaskResult
 from ..lifecycle import state_machine
@@ -332,7 +333,7 @@ class Attempt:
         try:
             result = msgspec.convert(answer, TaskResult)
         except msgspec.ValidationError as error:
-            text = f'cannot read the result of task "{task.id}": {error}'
+            text = f'cannot read the result of task "{task.id}": {misfit_of(error, answer, TaskResult).words}'
             raise WorkerFailed(text, worker=task.worker, result="exited") from error
         limit_bytes = self._supervisor.worker.spec.resources.max_output_size_bytes
         check_result(task, result.output, self._words, limit_bytes)

@@ -15,6 +15,7 @@ from ...worker.contract.errors import (
     MethodNotFound,
 )
 from ...worker.contract.jsonrpc import Notification, Request
+from ...worker.contract.misfit import misfit_of
 from ...worker.contract.worker_messages import (
     BeatParams,
     CheckpointParams,
@@ -52,14 +53,15 @@ def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
     """Converts the params of a call to their Struct.
 
     Raises:
-        InvalidParams: they have another shape; `data["key"]` is the path.
+        InvalidParams: they have another shape; `data["key"]` is the path, `data["reason"]` the rule.
     """
     try:
         return msgspec.convert(params, type_)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at ")
-        key = path.strip("`").removeprefix("$").removeprefix(".")
-        raise InvalidParams(f'cannot call "{method}": {error}', key=key, reason=reason) from error
+        found = misfit_of(error, params, type_)
+        text = f'cannot call "{method}": {found.words}'
+        facts = {"key": found.key, "value": found.shown, "reason": found.rule}
+        raise InvalidParams(text, method=method, **facts) from error
 
 
 class WorkerApi:

@@ -294,7 +294,6 @@ WRONG = [
     "events --since soon",
     "events --since 99999999999999999999",
     "events -n 100001",
-    "events publish a.b nonsense",
     "audit --since soon",
     "audit --since 99999999999999999999",
     "log-level trace",

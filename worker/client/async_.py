@@ -16,6 +16,7 @@ import msgspec
 from ..contract.channel import Channel
 from ..contract.errors import InternalError, MethodNotFound, Unreachable
 from ..contract.jsonrpc import Foreign, Notification, Peer, Request
+from ..contract.misfit import misfit_of
 from .sync import connect
 
 MAX_CALLS = 1_000
@@ -300,5 +301,5 @@ def decode_answer(type_: type[T], answer: object, method: str) -> T:
     try:
         return msgspec.convert(answer, type_)
     except msgspec.ValidationError as error:
-        text = f'cannot read the answer to "{method}": {error}'
+        text = f'cannot read the answer to "{method}": {misfit_of(error, answer, type_).words}'
         raise InternalError(text, method=method) from error
