@@ -1,35 +1,37 @@
 """Reads YAML as version 1.2 has it: `no` and `on` are words, `12:30` is a word."""
 
 import re
-
-import yaml
+from functools import lru_cache
+from typing import Any
 
 from ...worker.contract.errors import InvalidParams
+
+OTHERS = (":bool", ":int", ":timestamp")
+"""Endings of the kinds of plain words that YAML 1.1 and 1.2 read differently."""
 
 NODES_MAX = 100_000
 """Number of nodes of a document: aliases can make a small file huge."""
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # it has no types
-    """Reads plain data only; an alias may stand for what it names, but not without end."""
+_BOOLEAN = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+_INTEGER = re.compile(r"^(?:[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+)$")
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in found
-        if not tag.endswith((":bool", ":int", ":timestamp"))
-    ]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"^(?:[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+)$"),
-    list("-+0123456789"),
-)
+@lru_cache
+def _loader() -> Any:  # Any: PyYAML has no types
+    """Returns a loader of plain data, with the words of YAML 1.2."""
+    import yaml  # noqa: PLC0415 - only files in YAML need it
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # it has no types
+        pass
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(OTHERS)]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOLEAN, list("tTfF"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+    return Loader
 
 
 def document(text: str, source: str) -> object:
@@ -38,8 +40,10 @@ def document(text: str, source: str) -> object:
     Raises:
         InvalidParams: the text is not YAML.
     """
+    import yaml  # noqa: PLC0415 - only files in YAML need it
+
     try:
-        found: object = yaml.load(text, _Loader)
+        found: object = yaml.load(text, _loader())
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""

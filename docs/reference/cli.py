@@ -141,6 +141,18 @@ NAME; `restart: always` becomes 1000 attempts, since Compose does not give up. A
 
 `--json`: `{"format", "agents", "schedules", "notes": [{"subject", "key", "reason"}]}` with `toml`, or `file` and `problem`.
 """,
+    "install-service": """
+Writes the files of `systemd/` (for the machine: the units, the user `corral-agent` and the group `corral`, `/etc/corral/corral.toml` unless it exists, a link `/usr/local/bin/corral`; for a user: the
+unit) and the manual pages, reads them in and enables the service; every step is printed. The service is this corral, the one that the command belongs to. Where systemd is not process 1, and for the machine
+without root, it is refused (4) with the reason. `--dry-run` prints the files and commands everywhere; with `--json` as `{"files", "links", "commands"}`.
+""",
+    "uninstall-service": """
+Stops the service and removes the files that `install-service` wrote. The configuration, the state and the accounts stay.
+""",
+    "man": """
+PAGE is `corral` (the default), `corrald` or `corral.toml`. The pages are made from the commands, from `corrald --help` and from [configuration](configuration.md). Without a terminal or without man(1) it prints roff.
+`--write DIR` writes all of them, as `DIR/man1/corral.1` and so on; `install-service` and `make -C systemd install` do.
+""",
     "init": """
 Writes `corral.toml` with comments and, for the templates `agent` and `tools`, a Python file with an agent that answers. On a terminal it asks for
 the template, the name and, for `program`, the command; with `--yes`, with `--json` or without a terminal it asks nothing. A file that exists is refused (4); on a terminal

@@ -446,6 +446,29 @@ def _stamps(box: Box, unit: str, name: str) -> int:
     return int(box.run("systemctl", "show", unit, f"--property={name}", "--value").stdout)
 
 
+def test_install_service_enables_and_starts_it_and_uninstall_removes_it(box: Box) -> None:
+    config = "/etc/corral/corral.toml"
+    box.write(config, BASE, 0o600)
+    done = box.run(f"{PREFIX}/bin/corral", "install-service", "--now")
+    assert f"kept {config}" in done.stdout
+    assert shown(box, "ActiveState", "UnitFileState") == {
+        **{"ActiveState": "active", "UnitFileState": "enabled"},
+    }
+    assert answer(box, "status")["daemon"]["socket"] == SOCKET
+    assert (
+        box.run("test", "-s", "/usr/local/share/man/man5/corral.toml.5", status=None).returncode
+        == 0
+    )
+    try:
+        box.run("corral", "uninstall-service")
+        assert box.run("systemctl", "cat", "corrald", status=None).returncode != 0
+        assert (box.files / config[1:]).read_text() == BASE
+        again = box.run(f"{PREFIX}/bin/corral", "uninstall-service")
+        assert "there is no service to remove" in again.stdout
+    finally:
+        box.run("make", "--silent", "-C", "/srv/checkout/systemd", "install", f"PREFIX={PREFIX}")
+
+
 # -- one user's service
 
 
