@@ -59,7 +59,7 @@ from .service_manager import ServiceManager
 from .sessions.sessions import Memory
 from .state_folder import check_state_folder, open_store
 from .store.incarnations import Incarnations
-from .store.store import STALL_S, Store
+from .store.store import Store
 from .supervision.alerts import Alerts, Counts
 from .supervision.checkpoints import Checkpoints
 from .supervision.cold_starts import ColdStarts
@@ -209,7 +209,6 @@ class _Daemon:
         self._reloaded = asyncio.Event()
         self._loss_reporter = LossReporter(shared.bus)
         self._store_fails = False
-        self._lost_seen = 0
         self._lost_reported = 0
         self._http_address: str | None = None
         self._reloading: set[asyncio.Task[None]] = set()
@@ -321,12 +320,14 @@ class _Daemon:
     def _note_store(self) -> None:
         """Publishes that the store takes nothing now, or has lost what was posted, or takes things again."""
         store = self.shared.store
-        stalled_s, lost = store.stalled_s, store.lost_posts
-        is_bad = stalled_s > STALL_S or lost > self._lost_seen
-        self._lost_seen = lost
+        stalled_s, lost, is_bad = store.stalled_s, store.lost_posts, store.is_degraded
+        if is_bad:
+            store.probe()
         if self._store_fails != is_bad:
             self._store_fails = is_bad
             what = "daemon.degraded" if is_bad else "daemon.recovered"
+            if not is_bad:
+                store.forget_probe()
             since, self._lost_reported = lost - self._lost_reported, lost
             self.shared.bus.publish(what, part="store", stalled_s=round(stalled_s, 3), lost=since)
 

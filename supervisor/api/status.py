@@ -37,7 +37,6 @@ from ..lifecycle.state_machine import ASKED_FOR, LastExit, State
 from ..logs.daemon_log import DaemonLog
 from ..logs.forwarder import Forwarding
 from ..process.launch import why_cold
-from ..store.store import STALL_S
 from ..supervision.limit_enforcer import LimitEnforcer
 from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
@@ -136,7 +135,7 @@ class StatusReport:
         """Returns the status without agents and servers: the daemon, the teams and workflows, the counts."""
         agents = self._agents
         statuses = [self.group_status(each) for each in agents.groups.by_name.values()]
-        degraded: list[str] = ["store"] if self._shared.store.stalled_s > STALL_S else []
+        degraded: list[str] = ["store"] if self._shared.store.is_degraded else []
         if self._shared.logs.is_losing:
             degraded.append("logs")
         forwarding, daemon_log = self._daemon.forwarding, self._daemon.daemon_log

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from ...worker.contract.errors import Overloaded, ShuttingDown
+from .refusals import Refusals
 from .schema import RETRY_AFTER_S, open_database, primary_code, typed_error
 
 Params: TypeAlias = Sequence[object] | Mapping[str, object]
@@ -64,6 +65,9 @@ WAKE_S = POST_DELAY_S / 5
 
 STALL_S = 5.0
 """Seconds that the oldest write may wait before the store counts as stalled and takes no more."""
+
+PROBE_BYTES = 64 * 1024
+"""Bytes of what is written to find out whether the disk has room again."""
 
 QUEUE_LIMIT = 20_000
 """Number of groups that wait."""
@@ -166,10 +170,12 @@ class Store:
         self._awaited = 0  # groups of the queue that a caller waits for
         self._committing: list[_Group] = []
         self._size_bytes = 0
+        self._refusals = Refusals()
         self._closing = False
         # Of the loop's thread alone:
         self._closed: asyncio.Future[None] | None = None
         self._reads = 0
+        self._probe: asyncio.Future[list[int]] | None = None
         self._reads_pool = ThreadPoolExecutor(1, "corral-store-reader")
         # A daemon thread: a disk that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="corral-store-writer", daemon=True)
@@ -193,6 +199,34 @@ class Store:
         with self._lock:
             oldest = self._committing or self._queue
             return self._clock() - oldest[0].queued_at_s if oldest else 0.0
+
+    @property
+    def refusal(self) -> str | None:
+        """Returns why writes are refused, such as `disk-full`: from the first until writing has worked for a while."""
+        with self._lock:
+            self._refusals = self._refusals.at(self._clock())
+            return self._refusals.reason
+
+    @property
+    def is_degraded(self) -> bool:
+        """Returns whether the store takes nothing now, or has refused something a moment ago."""
+        return self.stalled_s > STALL_S or self.refusal is not None
+
+    def probe(self) -> None:
+        """Writes something as large as events are, to find out whether the disk takes it; at most one at a time."""
+        if self._probe is None or self._probe.done():
+            with contextlib.suppress(Overloaded, ShuttingDown):
+                self._probe = self.begin(
+                    (
+                        "INSERT OR REPLACE INTO meta (key, value) VALUES ('probe', zeroblob(?))",
+                        (PROBE_BYTES,),
+                    )
+                )
+                self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
+
+    def forget_probe(self) -> None:
+        """Removes what `probe` has written."""
+        self.post(("DELETE FROM meta WHERE key = 'probe'", ()))
 
     async def write(self, *statements: Statement) -> list[int]:
         """Runs the statements as one atomic group; returns, once they are on disk, a number for each.
@@ -223,9 +257,13 @@ class Store:
         """
         try:
             self._enqueue(statements, None)
-        except (Overloaded, ShuttingDown):
+        except (Overloaded, ShuttingDown) as error:
             with self._lock:
                 self.lost_posts += 1
+                if isinstance(error, Overloaded):
+                    self._refusals = self._refusals.refused(
+                        self._clock(), str(error.data.get("reason"))
+                    )
             return False
         return True
 
@@ -426,12 +464,25 @@ class Store:
             self._committing = []
             self._size_bytes -= sum(group.size_bytes for group in batch)
             self.lost_posts += sum(group.count for group in failed_posts)
-        if failed_posts:
+            was_refusing = self._refusals.reason is not None
+            self._refusals = self._judged(batch)
+        if failed_posts and not was_refusing:  # once, not every second
             error = failed_posts[0].error
             logger.error("cannot store %d posted groups: %s", len(failed_posts), error)
         if awaited:
             assert awaited[0].answer is not None
             _on_loop(awaited[0].answer.get_loop(), self._resolve, awaited)
+
+    def _judged(self, batch: list[_Group]) -> Refusals:
+        refusals = self._refusals
+        for group in batch:
+            if group.error is None:
+                refusals = refusals.written() if group.statements else refusals
+        for group in batch:
+            error = None if group.error is None else typed_error(self.path, group.error)
+            if isinstance(error, Overloaded):
+                return refusals.refused(self._clock(), str(error.data.get("reason")))
+        return refusals
 
     def _gone(self) -> None:
         """Closes the descriptor on the loop's thread, which alone writes to it."""
