@@ -174,6 +174,7 @@ class _Daemon:
             self.memory,
             observers=[self.statistics, task_failures],
             on_waiting=lambda name: self.autoscaler.check_soon(name),
+            success_rate=self.statistics.recent_success_rate,
         )
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
         self.schedules: Schedules | None = None

@@ -8,6 +8,7 @@ of a server, in full; all else is since `since`. The share of a removed agent st
 import asyncio
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -25,6 +26,12 @@ from ..worker_api.call_rate import CallRates
 
 WINDOW = 10_000
 """Number of the last durations of which percentiles are made, of each agent and server, and of all tasks."""
+
+RECENT_ENDS = 100
+"""Number of the last ends by which routing judges an agent."""
+
+RECENT_S = 3600.0
+"""Seconds after which an end no longer counts for routing, so that an agent that failed is tried again."""
 
 AT_ONCE = 4
 """Number of windows that are sorted before the loop has its turn: a few milliseconds."""
@@ -95,6 +102,8 @@ class Count:
     cancelled: int = 0
     tool_calls: int = 0
     window: Window = field(default_factory=Window)
+    recent: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=RECENT_ENDS))
+    """Times, in monotonic seconds, of the last ends, and whether each succeeded."""
 
     def end(self, outcome: Outcome, duration_ms: float | None) -> None:
         """Counts one more task, or call, that has ended; without a duration it had not begun."""
@@ -104,6 +113,8 @@ class Count:
             self.failed += 1
         else:
             self.cancelled += 1
+        if outcome != "cancelled":
+            self.recent.append((time.monotonic(), outcome == "ok"))
         if duration_ms is not None:
             self.window.add(duration_ms)
 
@@ -210,6 +221,13 @@ class Statistics:
             if outcome in ("ok", "cancelled"):
                 ended = "ok" if outcome == "ok" else "cancelled"
             count.end(ended, duration_s * 1000)
+
+    def recent_success_rate(self, name: str) -> float | None:
+        """Returns the share that succeeded of the last RECENT_ENDS within RECENT_S; None without any."""
+        count = self._counts.get(name)
+        since = time.monotonic() - RECENT_S
+        ends = [] if count is None else [ok for at, ok in count.recent if at > since]
+        return sum(ends) / len(ends) if ends else None
 
     def calls_last_minute(self, name: str) -> int:
         """Returns the number of tool calls that workers of an agent made within the last minute."""

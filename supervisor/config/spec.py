@@ -241,6 +241,9 @@ class Tasks(Struct, frozen=True, kw_only=True):
     retry_backoff_max: Seconds = 60.0
     default_priority: Annotated[int, whole(1, 10)] = 5
     routing: Literal["least-load", "round-robin"] = "least-load"
+    capability_routing: Literal["least-load", "best"] = "least-load"
+    best_min_success_percent: Annotated[int, whole(0, 100)] = 80
+    best_max_load_percent: Annotated[int, whole(0, 1_000_000)] = 100
     max_queue_size: Annotated[int, whole(1, 10_000_000)] = 10_000
     max_total_queue_size: Annotated[int, whole(1, 10_000_000)] = 100_000
     max_total_queue_bytes: Annotated[Bytes, at_least(MIB)] = 256 * MIB
@@ -435,7 +438,8 @@ class Config(Struct, frozen=True, kw_only=True):
 DAEMON_WIDE: dict[str, frozenset[str]] = {
     "process": frozenset({"max_concurrent_processes", "start_concurrency"}),
     "mcp": frozenset({"cortex_binary_path", "cortex_args"}),
-    "tasks": frozenset({"max_total_queue_size", "max_total_queue_bytes"}),
+    "tasks": frozenset({"max_total_queue_size", "max_total_queue_bytes", "capability_routing"})
+    | {"best_min_success_percent", "best_max_load_percent"},
     "memory": frozenset({"max_pool_bytes"}),
 }
 # Keys that a running worker was started with; every other key of a Spec takes effect at once.

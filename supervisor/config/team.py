@@ -17,7 +17,7 @@ MEMBERS_MAX = 1000
 """Number of members of one team."""
 
 Mode = Literal["coordinate", "broadcast", "route"]
-Routing = Literal["least-load", "round-robin", "sticky"]
+Routing = Literal["least-load", "round-robin", "sticky", "best"]
 
 NAME = r"[A-Za-z][A-Za-z0-9_-]{0,47}"
 a_name: Rule = matching(NAME, "the name of an agent, a team or a workflow")
@@ -100,15 +100,53 @@ def team_table(team: Team) -> dict[str, object]:
 
 
 class Candidate(Struct, frozen=True):
-    """Represents a member to routing: its free workers and its queue; a team or workflow needs no worker and is always free."""
+    """Represents a member or an agent to routing; a team or workflow needs no worker and is always free.
+
+    `free` is the number of its free places, `queued` that of its waiting tasks, `load` its running and waiting tasks per
+    place. `success_rate` is that of its last tasks, None where there are none.
+    """
 
     name: str
     free: int
     queued: int
+    load: float = 0.0
+    success_rate: float | None = None
+
+
+class Thresholds(Struct, frozen=True):
+    """Holds the success rate and the load from which on the routing `best` prefers others."""
+
+    min_success_rate: float = 0.8
+    max_load: float = 1.0
+
+
+USUAL = Thresholds()
+
+
+def best(candidates: Sequence[Candidate], thresholds: Thresholds) -> str | None:
+    """Returns the candidate that is most likely to succeed and has room; None where there is no candidate.
+
+    Those of a sufficient success rate come first, and among them those below the load. Of these the one with the
+    highest success rate is chosen, then the least loaded; of overloaded ones the least loaded. One that has ended no
+    task yet counts as successful, so that it is tried.
+    """
+
+    def rank(each: Candidate) -> tuple[object, ...]:
+        rate = 1.0 if each.success_rate is None else each.success_rate
+        is_overloaded = each.load > thresholds.max_load
+        first = each.load if is_overloaded else -rate
+        return rate < thresholds.min_success_rate, is_overloaded, first, each.load, each.name
+
+    return min(candidates, key=rank).name if candidates else None
 
 
 def chosen(
-    routing: Routing, candidates: Sequence[Candidate], *, turn: int, sticky_key: str
+    routing: Routing,
+    candidates: Sequence[Candidate],
+    *,
+    turn: int,
+    sticky_key: str,
+    thresholds: Thresholds = USUAL,
 ) -> str | None:
     """Returns the member that runs a task; None where there is no candidate.
 
@@ -117,11 +155,14 @@ def chosen(
         candidates: the members that can run it, in their order.
         turn: how many tasks came before this one, for round-robin.
         sticky_key: routed to one member as long as that is a candidate.
+        thresholds: for the routing best.
     """
     if not candidates:
         return None
     if routing == "round-robin":
         return candidates[turn % len(candidates)].name
+    if routing == "best":
+        return best(candidates, thresholds)
     if routing == "sticky":
         return max(candidates, key=lambda each: _weight(sticky_key, each.name)).name
     return min(candidates, key=lambda each: (-each.free, each.queued, each.name)).name

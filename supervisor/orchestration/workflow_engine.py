@@ -35,7 +35,7 @@ from ..config.team import Candidate, Team, chosen
 from ..config.workflow import Workflow
 from ..lifecycle.state_machine import State, Worker
 from ..supervision.shared import Shared
-from ..tasks.admission import has_capability
+from ..tasks.admission import has_capability, thresholds_of
 from ..tasks.availability import why_down
 from ..tasks.payload import ERROR_BYTES, bounded
 from ..tasks.tasks import Tasks
@@ -365,7 +365,10 @@ class WorkflowEngine:
             self._turns[team.name] += 1
             candidates = [self._candidate(each) for each in up]
             key = task.sticky_key or ""
-            name = chosen(team.routing, candidates, turn=turn, sticky_key=key)
+            thresholds = thresholds_of(self._agents.config.defaults.tasks)
+            name = chosen(
+                team.routing, candidates, turn=turn, sticky_key=key, thresholds=thresholds
+            )
         assert name is not None, "without an able member NotFound was raised"
         return await self._passed_on(team, task, earlier, _handed_on(task, name))
 
@@ -423,12 +426,10 @@ class WorkflowEngine:
         return agent is None or why_down(agent, self._agents.agents) is None
 
     def _candidate(self, name: str) -> Candidate:
-        agent = self._agents.agents.get(name)
-        if agent is None:
-            return Candidate(name, 1, 0)
-        capacity = agent.spec.resources.max_concurrent_requests
-        free = sum(capacity - len(k.running) for k in agent.supervisors if k.takes_tasks)
-        return Candidate(name, free, self._tasks.queued(name))
+        if name not in self._agents.agents:
+            rate = self._tasks.success_rate(name)
+            return Candidate(name, 1, 0, success_rate=rate)
+        return self._tasks.candidate(name)
 
     def _described(self, name: str) -> dict[str, object]:
         """Returns the description of a member that its lead is given."""

@@ -7,9 +7,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-
-from msgspec import Struct
+from collections.abc import Callable, Iterable, Sequence
 
 from ...worker.contract.errors import (
     Conflict,
@@ -24,6 +22,8 @@ from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams, W
 from ..agents.agent import Agent, has_place
 from ..agents.agents import Agents
 from ..config.spec import Spec, kind_of_group
+from ..config.spec import Tasks as TasksSection
+from ..config.team import Candidate, Thresholds, best
 from ..events.bus import rfc3339
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .availability import Down, is_expected, why_down
@@ -46,14 +46,6 @@ NOT_OF_JOBS = ("input", "context", "session", "sticky_key", "output_format")
 """Params of a task that only a handler can use."""
 
 
-class Load(Struct, frozen=True):
-    """Represents an agent in the choice by capability."""
-
-    agent: str
-    free: int
-    queued: int
-
-
 class Admission:
     """Accepts or refuses the new tasks of one daemon.
 
@@ -62,7 +54,10 @@ class Admission:
         backlog: the tasks that have not ended.
     """
 
-    def __init__(self, agents: Agents, backlog: Backlog) -> None:
+    def __init__(
+        self, agents: Agents, backlog: Backlog, success_rate: Callable[[str], float | None]
+    ) -> None:
+        self._success_rate = success_rate
         self._agents = agents
         self._registry = agents.registry
         self._backlog = backlog
@@ -185,20 +180,31 @@ class Admission:
         if not up:
             up = {agent.name: agent for agent in able if waits_when_down(agent, params.when_down)}
         key = params.sticky_key or params.session
-        if key is not None:
-            name = preferred(key, up)
-        else:
-            name = route([Load(each, self._free(each), self._backlog.queued(each)) for each in up])
+        name = preferred(key, up) if key is not None else self._best_of(list(up))
         if name is None:
             names = [*filter(None, [params.capability]), *params.required_capabilities]
             raise _no_agent(names, list(filter(None, downs.values())))
         return up[name]
 
-    def _free(self, name: str) -> int:
+    def _best_of(self, names: Sequence[str]) -> str | None:
+        """Returns the agent for a task that names only a capability, as `capability_routing` says."""
+        candidates = [self.candidate(name) for name in names]
+        tasks = self._agents.config.defaults.tasks
+        if tasks.capability_routing == "best":
+            return best(candidates, thresholds_of(tasks))
+        return route(candidates)
+
+    def candidate(self, name: str) -> Candidate:
+        """Returns an agent as routing sees it."""
+        queued, rate = self._backlog.queued(name), self._success_rate(name)
         agent = self._registry.agents.get(name)
         if agent is None:
-            return 0
-        return sum(slot.capacity - slot.running for slot in free_slots(agent))
+            return Candidate(name, 0, queued, float(queued), rate)
+        free = sum(slot.capacity - slot.running for slot in free_slots(agent))
+        capacity = agent.spec.resources.max_concurrent_requests
+        places = max(capacity * sum(each.takes_tasks for each in agent.supervisors), 1)
+        running = sum(len(each.running) for each in agent.supervisors)
+        return Candidate(name, free, queued, (running + queued) / places, rate)
 
     # -- room
 
@@ -387,11 +393,16 @@ def retry_after_s(places: int, ends: int, window_s: float) -> float:
     return min(max(round(places * window_s / max(ends, 1), 1), 1.0), RATE_S)
 
 
-def route(loads: Sequence[Load]) -> str | None:
+def thresholds_of(tasks: TasksSection) -> Thresholds:
+    """Returns the thresholds of the routing `best`, as shares."""
+    return Thresholds(tasks.best_min_success_percent / 100, tasks.best_max_load_percent / 100)
+
+
+def route(candidates: Sequence[Candidate]) -> str | None:
     """Returns the agent for a task that names only a capability: most free workers, then the shortest queue."""
-    if not loads:
+    if not candidates:
         return None
-    return min(loads, key=lambda load: (-load.free, load.queued, load.agent)).agent
+    return min(candidates, key=lambda each: (-each.free, each.queued, each.name)).name
 
 
 def has_capability(spec: Spec, announced: Iterable[str], capability: str) -> bool:

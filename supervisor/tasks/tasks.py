@@ -65,6 +65,7 @@ class Tasks:
         sessions: the state of sessions; None: there are none.
         observers: are called with each start of an attempt and each end of a task.
         on_waiting: called with the name of an agent for which tasks wait, after each attempt to dispatch them.
+        success_rate: returns the share of its last tasks in which an agent, team or workflow succeeded, None without any.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Tasks:
         sessions: Sessions | None,
         observers: Sequence[TaskObserver],
         on_waiting: Callable[[str], None],
+        success_rate: Callable[[str], float | None] = lambda _: None,
     ) -> None:
+        self.success_rate = success_rate
         self._agents = agents
         self._backlog = backlog
         self._sessions = sessions
@@ -89,7 +92,8 @@ class Tasks:
             observers=observers,
         )
         self.records: Records = writer.records
-        self._admission = Admission(agents, backlog)
+        self._admission = Admission(agents, backlog, success_rate)
+        self.candidate = self._admission.candidate
         self.budgets = Budgets(
             shared.store,
             shared.bus,

@@ -202,6 +202,30 @@ def test_routing_takes_the_least_loaded_member() -> None:
     assert chosen("least-load", [], turn=0, sticky_key="") is None
 
 
+@pytest.mark.parametrize(
+    ("candidates", "name"),
+    [
+        ({"a": (0.0, 0.9), "b": (0.5, 1.0), "c": (0.0, 0.5)}, "b"),  # the highest success rate
+        ({"a": (0.5, 1.0), "b": (0.0, 1.0)}, "b"),  # of equal ones the least loaded
+        ({"a": (2.0, 1.0), "b": (0.5, 0.9)}, "b"),  # an overloaded one comes later
+        ({"a": (2.0, 1.0), "b": (0.0, 0.7)}, "a"),  # and before one that mostly fails
+        ({"a": (3.0, 1.0), "b": (2.0, 0.9)}, "b"),  # of overloaded ones the least loaded
+        ({"a": (0.0, 0.1), "b": (0.0, 0.5)}, "b"),  # where all fail, the one that fails least
+        ({"a": (0.0, 0.99), "b": (0.0, None)}, "b"),  # one that has ended none is tried
+        ({"b": (0.0, None), "a": (0.0, 1.0)}, "a"),  # equals by name
+        ({}, None),
+    ],
+)
+def test_best_takes_success_before_load(
+    candidates: dict[str, tuple[float, float | None]], name: str | None
+) -> None:
+    crew = [
+        Candidate(each, 1, 0, load=load, success_rate=rate)
+        for each, (load, rate) in candidates.items()
+    ]
+    assert chosen("best", crew, turn=0, sticky_key="") == name
+
+
 def test_round_robin_takes_one_after_the_other() -> None:
     crew = [Candidate(name, 1, 0) for name in "abc"]
     assert [chosen("round-robin", crew, turn=n, sticky_key="") for n in range(5)] == list("abcab")

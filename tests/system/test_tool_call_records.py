@@ -74,12 +74,15 @@ def calls_of(daemon: DaemonProcess, task: str, count: int) -> Any:
 
 
 def settled(daemon: DaemonProcess, look: Callable[[], Any], count: int) -> Any:
+    found = look()
     with daemon.client() as client:
         for _ in range(1000):
-            if len(found := look()) >= count:
-                return found
+            if len(found) >= count:
+                break
             client.call("daemon.ping", timeout_s=BOUND_S)
-    raise AssertionError(found)
+            found = look()
+    assert len(found) >= count
+    return found
 
 
 def test_the_record_of_a_task_has_its_tool_calls(daemon: DaemonProcess) -> None:

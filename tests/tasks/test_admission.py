@@ -3,15 +3,16 @@
 import pytest
 
 from corral.supervisor.config.spec import Spec
-from corral.supervisor.tasks.admission import Load, has_capability, retry_after_s, route
+from corral.supervisor.config.team import Candidate
+from corral.supervisor.tasks.admission import has_capability, retry_after_s, route
 
 pytestmark = pytest.mark.core
 
 
 def test_a_capability_goes_to_the_agent_with_most_free_workers_then_the_shortest_queue() -> None:
-    assert route([Load("a", 1, 0), Load("b", 2, 9)]) == "b"
-    assert route([Load("a", 0, 3), Load("b", 0, 2)]) == "b"
-    assert route([Load("b", 0, 2), Load("a", 0, 2)]) == "a"
+    assert route([Candidate("a", 1, 0), Candidate("b", 2, 9)]) == "b"
+    assert route([Candidate("a", 0, 3), Candidate("b", 0, 2)]) == "b"
+    assert route([Candidate("b", 0, 2), Candidate("a", 0, 2)]) == "a"
     assert route([]) is None
 
 
