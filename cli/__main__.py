@@ -64,6 +64,7 @@ COMMANDS = {
     "man": "daemon.manual",
     "completion": "daemon.about",
     "help": "daemon.about",
+    "schema": "daemon.about",
     "version": "daemon.about",
 }
 """Command -> module below this package, whose attribute of the same name is the click command.

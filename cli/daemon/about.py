@@ -1,13 +1,14 @@
-"""Implements `corral version` and `corral completion`, which need no daemon."""
+"""Implements `corral version`, `corral completion` and `corral schema`, which need no daemon."""
 
 import click
 from click.shell_completion import get_completion_class
 
 from ... import __version__
 from ...worker.contract.errors import InvalidParams
-from ..context import Command, Session
+from ..context import Command, Session, admit_msgspec
 
 SHELLS = ("bash", "zsh", "fish")
+DOCUMENTS = ("config", "agent", "server", "team", "workflow", "task", "event")
 
 
 @click.command("version", cls=Command)
@@ -57,3 +58,20 @@ def completion(context: click.Context, shell: str) -> None:
     root = context.find_root()
     script = found(root.command, {}, "corral", "_CORRAL_COMPLETE").source()
     root.obj.print(script.rstrip())
+
+
+@click.command("schema", cls=Command)
+@click.argument("document", default="config", type=click.Choice(DOCUMENTS))
+@click.pass_obj
+def schema(session: Session, document: str) -> None:
+    """Print the JSON Schema of the configuration file, of a table in it, of a task, or of an event.
+
+    With it an editor checks and completes corral.toml: corral schema > corral.schema.json, and
+    #:schema ./corral.schema.json as the first line of the file.
+    """
+    admit_msgspec()
+    from ...supervisor.schema.documents import (  # noqa: PLC0415 - start-up time: this command alone
+        schema_of,
+    )
+
+    session.print_json(schema_of(document))  # type: ignore[arg-type]  # click has checked the word

@@ -546,6 +546,10 @@ remedy. Without a daemon the report is about one that you would start now. The e
     "completion": """
 For bash, add to `~/.bashrc`: `eval "$(corral completion bash)"`.
 """,
+    "schema": """
+It needs no daemon; the method `daemon.schema` returns the same. The schema knows one value at a time: names that refer to one another, and keys that contradict
+each other, are for `corrald --check`.
+""",
     "version": """
 `--json`: `{"version"}`.
 """,

@@ -12,6 +12,7 @@ from ...worker.contract.control_params import (
     LogLevelParams,
     NoParams,
     ReloadParams,
+    SchemaParams,
     StatisticsParams,
     StatusParams,
 )
@@ -72,6 +73,14 @@ async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> ob
     return msgspec.to_builtins(
         await control.agents.membership.reload(config, dry_run=params.dry_run)
     )
+
+
+@method("daemon.schema", "read", SchemaParams)
+async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> object:
+    """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event."""
+    from ..schema.documents import schema_of  # noqa: PLC0415 - start-up time: few ask
+
+    return schema_of(params.document)
 
 
 @method("daemon.log_level", "operate", LogLevelParams, recorded="always")

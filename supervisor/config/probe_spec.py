@@ -137,8 +137,8 @@ _WAYS: dict[str, Field] = {
     "mcp": Field((_yes,)),
     "log": Field((pattern,)),
 }
-_CHECK_KEYS = fields_of(Check, without={"way", "target"})
-_READY_KEYS = fields_of(Readiness, without={"way", "target"})
+CHECK_KEYS = fields_of(Check, without={"way", "target"})
+READY_KEYS = fields_of(Readiness, without={"way", "target"})
 _HEALTH_WAYS = ("exec", "http", "tcp", "mcp")
 _READY_WAYS = ("log", "http", "tcp", "exec")
 _NOT_OF_MCP = ("threshold", "recovery")
@@ -161,7 +161,7 @@ def checks(raw: object) -> tuple[Check, ...]:
 
 
 def _check(raw: object) -> Check:
-    way, target, rest = _asked(raw, _HEALTH_WAYS, _CHECK_KEYS, 'health = { tcp = "127.0.0.1:80" }')
+    way, target, rest = _asked(raw, _HEALTH_WAYS, CHECK_KEYS, 'health = { tcp = "127.0.0.1:80" }')
     if way == "mcp":
         for key in _NOT_OF_MCP:
             if key in rest:
@@ -173,7 +173,7 @@ def _check(raw: object) -> Check:
 
 def readiness(raw: object) -> Readiness:
     """Decodes `ready`: one table."""
-    way, target, rest = _asked(raw, _READY_WAYS, _READY_KEYS, 'ready = { log = "listening" }')
+    way, target, rest = _asked(raw, _READY_WAYS, READY_KEYS, 'ready = { log = "listening" }')
     if way == "log" and rest:
         key = next(iter(rest))
         raise RefusedKey(key, rest[key], "a log is not asked: leave it out")

@@ -91,16 +91,17 @@ class Scale(Struct, frozen=True):
 _count = whole(1, 1000)
 
 
-def _scale(raw: object) -> Scale:
+def scale(raw: object) -> Scale:
+    """Decodes a number of workers: one number, or both ends of a range."""
     if not is_table(raw):
         count = _count(raw)
         return Scale(count, count)
     if set(raw) != {"min", "max"}:
         raise Refused("write a number, or both ends: { min = 1, max = 8 }")
-    scale = Scale(_count(raw["min"]), _count(raw["max"]))
-    if scale.min > scale.max:
+    found = Scale(_count(raw["min"]), _count(raw["max"]))
+    if found.min > found.max:
         raise Refused("min is above max")
-    return scale
+    return found
 
 
 class Daemon(Struct, frozen=True, kw_only=True):
@@ -361,7 +362,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     type: Literal["service", "oneshot"] = "service"
     remain: bool = False
     timeout: Seconds = 0.0
-    instances: Annotated[Scale, _scale] = Scale(1, 1)
+    instances: Annotated[Scale, scale] = Scale(1, 1)
     capabilities: Annotated[
         tuple[str, ...],
         each(matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters"), "strings"),

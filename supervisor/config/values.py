@@ -70,9 +70,9 @@ class RefusedKey(Refused):
 
 Rule = Callable[[Any], Any]  # Any: each rule takes the result of the one before
 
-_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?(ms|s|m|h|d)")
+DURATION_TEXT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?(ms|s|m|h|d)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
-_SIZE = re.compile(r"(\d{1,15})(\.\d{1,15})? ?(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+SIZE_TEXT = re.compile(r"(\d{1,15})(\.\d{1,15})? ?(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _SIZE_UNITS = {"B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KiB": KIB,
     "MiB": MIB,
@@ -86,7 +86,7 @@ def duration(raw: object) -> float:
     number: float | None = None
     if isinstance(raw, int | float) and not isinstance(raw, bool):
         number = raw
-    elif isinstance(raw, str) and (match := _DURATION.fullmatch(raw)):
+    elif isinstance(raw, str) and (match := DURATION_TEXT.fullmatch(raw)):
         number = float(match[1]) * _DURATION_UNITS[match[2]]
     if number is None:
         raise Refused('write seconds as a number, or a duration such as "500ms", "30s", "5m", "1h"')
@@ -114,7 +114,7 @@ def size(raw: object) -> int:
     number: int | None = None
     if isinstance(raw, int) and not isinstance(raw, bool):
         number = raw
-    elif isinstance(raw, str) and (match := _SIZE.fullmatch(raw)):
+    elif isinstance(raw, str) and (match := SIZE_TEXT.fullmatch(raw)):
         unit = _SIZE_UNITS[match[3]]
         number = int(match[1]) * unit + int(float(match[2] or 0) * unit)
     if number is None:

@@ -45,17 +45,20 @@ STEP_FIELDS = ("state", "output", "error", "task")
 """Keys of a step in an expression."""
 
 
-def _json(raw: object) -> object:
+def json_value(raw: object) -> object:
+    """Accepts a value that JSON has."""
     return free_table({"it": raw})["it"]
 
 
-def _text(raw: object) -> str:
+def template_text(raw: object) -> str:
+    """Accepts a text that is not empty."""
     if not isinstance(raw, str) or not raw.strip():
         raise Refused("write a text")
     return raw
 
 
-def _retry(raw: object) -> Retry:
+def retry_table(raw: object) -> Retry:
+    """Decodes the retries of a step."""
     rules: dict[str, Rule] = {
         "max_attempts": whole(1, 1000),
         "retry_on": lambda value: _listed(retry_reasons(value)),
@@ -72,7 +75,8 @@ def _listed(reasons: str | tuple[str, ...]) -> str | list[str]:
     return reasons if isinstance(reasons, str) else list(reasons)
 
 
-def _format(raw: object) -> OutputFormat:
+def format_table(raw: object) -> OutputFormat:
+    """Decodes the format of an output."""
     try:
         return msgspec.convert(raw, OutputFormat)
     except msgspec.ValidationError as error:
@@ -81,9 +85,10 @@ def _format(raw: object) -> OutputFormat:
         ) from error
 
 
-def _for_each(raw: object) -> object:
+def items_for_each(raw: object) -> object:
+    """Accepts a list, or one reference to a list."""
     if is_list(raw):
-        return _json(raw)
+        return json_value(raw)
     try:
         if expression.is_reference(raw):
             return raw
@@ -111,21 +116,21 @@ class Step(Struct, frozen=True, kw_only=True):
     capability: (
         Annotated[str, matching(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 characters")] | None
     ) = None
-    objective: Annotated[str, _text] | None = None
-    input: Annotated[object, _json] = None
-    context: Annotated[object, _json] = None
+    objective: Annotated[str, template_text] | None = None
+    input: Annotated[object, json_value] = None
+    context: Annotated[object, json_value] = None
     after: Annotated[tuple[str, ...], each(_a_name, "steps")] = ()
     join: Literal["all", "any"] = "all"
-    when: Annotated[str, _text] | None = None
-    for_each: Annotated[object, _for_each] = None
+    when: Annotated[str, template_text] | None = None
+    for_each: Annotated[object, items_for_each] = None
     max_parallel: Annotated[int, whole(1, 10_000)] | None = None
     on_failure: Literal["fail", "continue"] = "fail"
-    retry: Annotated[Retry, _retry] | None = None
+    retry: Annotated[Retry, retry_table] | None = None
     timeout: PositiveSeconds | None = None
     priority: Annotated[int, whole(1, 10)] | None = None
     required_capabilities: Annotated[tuple[str, ...], _words] = ()
     allowed_tools: Annotated[tuple[str, ...], _words] | None = None
-    output_format: Annotated[OutputFormat, _format] | None = None
+    output_format: Annotated[OutputFormat, format_table] | None = None
     needs: tuple[str, ...] = ()
 
 
@@ -138,7 +143,7 @@ class Workflow(Struct, frozen=True, kw_only=True):
     description: Annotated[str, description_text] = ""
     labels: Annotated[dict[str, str], label_table] = {}
     steps: Annotated[tuple[Step, ...], _as_written]
-    output: Annotated[object, _json] = None
+    output: Annotated[object, json_value] = None
     timeout: PositiveSeconds | None = None
     max_parallel: Annotated[int, whole(1, 10_000)] = 16
 

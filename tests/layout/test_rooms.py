@@ -27,6 +27,7 @@ supervisor.config: worker.contract
 supervisor.store: worker.contract
 supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
+supervisor.schema: worker.contract config events
 supervisor.audit: worker.contract config store
 supervisor.process: worker.contract config launcher linux
 supervisor.logs: worker.contract config events
@@ -39,7 +40,7 @@ supervisor.autoscaling: worker.contract agents config lifecycle supervision task
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
 supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle sessions store supervision tasks
-supervisor.api: worker.contract mcp.pool agents audit config events lifecycle logs process sessions supervision tasks worker_api
+supervisor.api: worker.contract mcp.pool agents audit config events lifecycle logs process sessions supervision tasks worker_api schema
 supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks worker_api
 supervisor.transport: worker.contract mcp.protocol mcp.upstream mcp.endpoint api mcp_gateway supervision
 supervisor: *
@@ -48,7 +49,7 @@ cli.agents: worker.contract cli supervisor.config
 cli.tasks: worker.contract worker.client cli
 cli.observe: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
-cli.daemon: worker.contract supervisor.process cli
+cli.daemon: worker.contract supervisor.process cli supervisor.schema
 cli.convert: worker.contract cli cli.tools
 """
 """room: the rooms that it may import; a name without a dot is one of supervisor, or cli."""

@@ -1,5 +1,6 @@
 """A configuration as people keep it: in several files, with variables, checked as a whole before anything changes."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -42,6 +43,12 @@ def test_files_and_variables_are_those_of_the_daemon_and_are_read_again_at_a_rel
         assert shown["spec"]["command"] == ["sleep", "${SECONDS_OF_TWO}"]
         assert shown["source"] == str(parts / "two.toml")
         assert "SECONDS_OF_TWO" not in Path(f"/proc/{pids['two']}/environ").read_text()
+
+        offline = subprocess.run(
+            [str(BIN / "corral"), "--socket", "/nowhere", "schema", "team"],
+            capture_output=True, text=True, timeout=BOUND_S, check=True,
+        )  # fmt: skip
+        assert json.loads(offline.stdout) == daemon.call("daemon.schema", document="team")
 
         assert daemon.corral("reload").stdout == "nothing has changed\n"
         (tmp_path / ".env").write_text("SECONDS_OF_TWO=603\n")

@@ -31,6 +31,12 @@ Selector = Annotated[str, Meta(min_length=1, max_length=1000)]
 """Requirements on labels, separated by commas: `key`, `!key`, `key=value`, `key!=value`."""
 
 
+class SchemaParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names the document whose JSON Schema is returned."""
+
+    document: Literal["config", "agent", "server", "team", "workflow", "task", "event"] = "config"
+
+
 class StatusParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects agents, MCP servers, teams and workflows by names or globs and by labels; all when both are absent.
 
