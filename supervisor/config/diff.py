@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 
 from .decoder import STORE
 from .job import Schedule
-from .spec import Config, Group, Spec, changed
+from .spec import DAEMON_WIDE, Config, Group, Spec, changed
 
 Effect = Literal["live", "restart"]
 
@@ -29,6 +29,9 @@ LIVE = frozenset(
         "mcp.profiles",
         "memory.max_pool_bytes",
         "process.max_concurrent_processes",
+        "tasks.best_max_load_percent",
+        "tasks.best_min_success_percent",
+        "tasks.capability_routing",
         "tasks.max_total_queue_bytes",
         "tasks.max_total_queue_size",
     }
@@ -126,7 +129,7 @@ def _daemon_wide(config: Config) -> dict[str, object]:
     }
     for key in ("max_concurrent_processes", "start_concurrency"):
         values[f"process.{key}"] = getattr(config.process, key)
-    for key in ("max_total_queue_size", "max_total_queue_bytes"):
+    for key in sorted(DAEMON_WIDE["tasks"]):
         values[f"tasks.{key}"] = getattr(config.defaults.tasks, key)
     values["memory.max_pool_bytes"] = config.defaults.memory.max_pool_bytes
     values["mcp.profiles"] = config.profiles
