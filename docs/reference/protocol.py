@@ -47,9 +47,11 @@ its log. Any valid message counts as a heartbeat. "→" is sent to the worker, "
 
 | | method | means |
 |---|---|---|
-| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config, checkpoint?} → {protocolVersion, name, version, capabilities} | the answer makes it Ready; another protocolVersion ends the start as exec-failed; `checkpoint` is its saved state, if it is to continue from that |
+| → | `initialize` {protocolVersion: "1", agent, worker, incarnation, heartbeat_interval_s, limits, config, checkpoint?} → {protocolVersion, name, version, capabilities, health?: [{name, interval_s, timeout_s?, threshold?, recovers?}]} | the answer makes it Ready; another protocolVersion ends the start as exec-failed; `checkpoint` is its saved state, if it is to continue from that |
 | → | `checkpoint/save` → {data} | the state of the agent to save; null is nothing |
 | → | `checkpoint/restore` {data} → {} | continue from that state |
+| → | `health/check` {name} → {ok, message} | runs a check that the answer to `initialize` has named |
+| → | `health/recover` {name} → {} | mends what that check found; for a check with `recovers` |
 | → | `task/run` {task, attempt, delivery, objective, input, context, boundaries: {timeout_s, max_tool_calls, allowed_tools, max_tokens, max_cost_cents, constraints, scope}, output_format?, checkpoint?, memory?} → {output, tokens_used?, cost_cents?} | it is Busy until the answer |
 | → | `ping` → {} | |
 | → | `notifications/cancelled` {requestId, reason} | end that task within cancel_grace |

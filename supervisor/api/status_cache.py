@@ -154,7 +154,10 @@ def _changes_by_itself(supervisor: WorkerSupervisor) -> bool:
     worker = supervisor.worker
     spec = worker.spec
     waits = worker.state is State.INITIAL and worker.deadline is not None
-    is_watched = bool(spec.checks) or spec.resources.cpu_limit_percent > 0
+    is_watched = (
+        bool(spec.checks or supervisor.health_monitor.healths)
+        or spec.resources.cpu_limit_percent > 0
+    )
     return (
         waits
         or is_watched

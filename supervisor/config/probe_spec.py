@@ -40,9 +40,13 @@ TIMEOUT_S = 5.0
 PATTERN_MAX = 1000
 """Characters of the regular expression of `ready.log`."""
 
-Way = Literal["exec", "http", "tcp", "mcp", "log"]
+Way = Literal["exec", "http", "tcp", "mcp", "log", "worker"]
+"""Ways to probe; `worker` is a function of the agent, which the worker announces and no table names."""
 
 SIGNAL = "signal:"
+WORKER_RECOVERY = "function"
+"""Recovery by a function of the agent, of a check that the worker itself runs."""
+
 NO_ACTIONS = ("none", "restart")
 """Recoveries that are built in: no names in `[recovery.actions]`."""
 
@@ -143,7 +147,7 @@ _HEALTH_WAYS = ("exec", "http", "tcp", "mcp")
 _READY_WAYS = ("log", "http", "tcp", "exec")
 _NOT_OF_MCP = ("threshold", "recovery")
 
-assert set(_WAYS) == set(get_args(Way)), "every way has its rule"
+assert {*_WAYS, "worker"} == set(get_args(Way)), "every way has its rule"
 
 
 def checks(raw: object) -> tuple[Check, ...]:

@@ -401,9 +401,10 @@ class Spec(Struct, frozen=True, kw_only=True):
     def checks(self) -> tuple[Check, ...]:
         """Returns the health checks in force, with every key filled in; MCP servers are pinged unless `health` is written."""
         usual = (Check(name="mcp", way="mcp"),) if self.protocol == "mcp" else ()
-        return tuple(map(self._filled, usual if self.health is None else self.health))
+        return tuple(map(self.filled, usual if self.health is None else self.health))
 
-    def _filled(self, check: Check) -> Check:
+    def filled(self, check: Check) -> Check:
+        """Returns a check with every key filled in."""
         monitoring = self.monitoring
         interval_s = check.interval or monitoring.health_check_interval
         timeout_s = check.timeout

@@ -9,17 +9,22 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from ...mcp.upstream.session import Session
+from ...worker.contract.channel import Channel
 from ...worker.contract.errors import CorralError, Overloaded
+from ...worker.contract.misfit import misfit_of
+from ...worker.contract.worker_messages import HealthAnswer
 from ..config.probe_spec import NO_ACTIONS, SIGNAL, Check
 from ..config.spec import Spec
 from ..events.bus import Bus
 from ..lifecycle import health_check, state_machine
 from ..lifecycle.health_check import Health, Rule
 from ..lifecycle.state_machine import UP, State, Worker
-from .probes import Finding, Probes
+from .line import CorralLine
+from .probes import RECOVERY_TIMEOUT_S, Finding, Probes
 
 LOOK_S = 1.0
 """Seconds between two checks whether a silent server has an excuse, or has sent a message."""
@@ -28,6 +33,15 @@ MESSAGE_CHARS = 500
 """Characters of the message of a check; a program wrote part of it."""
 
 logger = logging.getLogger(__name__)
+
+
+class Life(Protocol):
+    """Defines the present incarnation, as far as its checks are concerned."""
+
+    @property
+    def line(self) -> object:
+        """Returns the line; that of a worker that speaks corral has the checks that it announced."""
+        ...
 
 
 class Subject(Protocol):
@@ -47,6 +61,20 @@ class Subject(Protocol):
         Raises:
             CorralError: it has none now.
         """
+        ...
+
+    @property
+    def channel(self) -> Channel:
+        """Returns the connection to a worker that speaks corral.
+
+        Raises:
+            CorralError: it has none now.
+        """
+        ...
+
+    @property
+    def life(self) -> Life | None:
+        """Returns the present incarnation, whose line has the checks that the worker announced."""
         ...
 
     def send(self, event: state_machine.Event) -> None:
@@ -75,6 +103,7 @@ class HealthMonitor:
     """Runs the checks of one worker."""
 
     __slots__ = (
+        "_announced",
         "_around",
         "_asking",
         "_gave_up",
@@ -97,6 +126,7 @@ class HealthMonitor:
         self._recovering: dict[str, asyncio.Task[None]] = _NONE
         self._gave_up = False
         self._spec: Spec | None = None
+        self._announced: tuple[Check, ...] = ()
         self._incarnation: int | None = None  # the one that may be asked now
         self.changed()
 
@@ -114,8 +144,9 @@ class HealthMonitor:
     def changed(self) -> None:
         """Notes a possible change of the worker: its state, incarnation or spec."""
         worker = self._subject.worker
-        if worker.spec is not self._spec:
-            self._spec = worker.spec
+        announced = self._announced_now(worker)
+        if worker.spec is not self._spec or announced != self._announced:
+            self._spec, self._announced = worker.spec, announced
             self._configure(worker.spec)
         self._note_giving_up(worker)
         if not worker.wanted:
@@ -130,6 +161,12 @@ class HealthMonitor:
         for name in list(self._healths):
             self._send(name, event)
 
+    def _announced_now(self, worker: Worker) -> tuple[Check, ...]:
+        """Returns the checks that the worker has announced; until it is up again those of its last life."""
+        life = self._subject.life
+        line = life.line if worker.state in UP and life is not None else None
+        return line.checks if isinstance(line, CorralLine) else self._announced
+
     async def close(self) -> None:
         """Ends the checks of a removed worker."""
         for timer in self._timers.values():
@@ -142,7 +179,9 @@ class HealthMonitor:
     def _configure(self, spec: Spec) -> None:
         threshold = spec.recovery.failure_threshold
         is_graceful = spec.recovery.enable_graceful_degradation
-        rules = {each.name: Rule(each, threshold, is_graceful) for each in spec.checks}
+        own = [spec.filled(each) for each in self._announced]  # a check of the file comes first
+        checks = {each.name: each for each in (*own, *spec.checks)}
+        rules = {name: Rule(each, threshold, is_graceful) for name, each in checks.items()}
         if rules and self._healths is _NONE:
             self._healths, self._timers, self._asking, self._recovering = {}, {}, {}, {}
         for name in list(self._healths):
@@ -250,6 +289,8 @@ class HealthMonitor:
         try:
             if check.way == "mcp":
                 finding = await self._ask_server(known.rule)
+            elif check.way == "worker":
+                finding = await self._ask_worker(check)
             else:
                 assert check.timeout is not None, "Spec.checks fills it in"
                 finding = await self._around.probes.ask(
@@ -266,6 +307,29 @@ class HealthMonitor:
         at, awake_since = self._around.wall_clock(), self._around.awake_since()
         del self._asking[name]
         self._send(name, health_check.Answer(run, finding.is_good, message, at, awake_since))
+
+    async def _ask_worker(self, check: Check) -> Finding:
+        """Runs a check of the agent's own in the worker."""
+        try:
+            answer = await self._subject.channel.request(
+                "health/check", {"name": check.name}, timeout_s=check.timeout
+            )
+            found = msgspec.convert(answer, HealthAnswer)
+        except CorralError as error:
+            return Finding(False, error.message)
+        except msgspec.ValidationError as error:
+            return Finding(False, misfit_of(error, None, HealthAnswer).words)
+        return Finding(found.ok, "" if found.ok else found.message or "it failed")
+
+    async def _recover_worker(self, check: Check) -> dict[str, object]:
+        """Runs a recovery of the agent's own in the worker; returns what the event is to say."""
+        try:
+            await self._subject.channel.request(
+                "health/recover", {"name": check.name}, timeout_s=RECOVERY_TIMEOUT_S
+            )
+        except CorralError as error:
+            return {"message": error.message[:MESSAGE_CHARS], "result": "failed"}
+        return {}
 
     async def _ask_server(self, rule: Rule) -> Finding:
         """Checks whether the server sends any message; it is not pinged while it has an excuse for silence."""
@@ -314,7 +378,9 @@ class HealthMonitor:
             return  # it was stopped or restarted meanwhile
         check = known.rule.check
         facts: dict[str, object] = {"code": None, "signal": None, "message": "", "result": "done"}
-        if recovery not in NO_ACTIONS and not recovery.startswith(SIGNAL):
+        if check.way == "worker":
+            facts |= await self._recover_worker(check)
+        elif recovery not in NO_ACTIONS and not recovery.startswith(SIGNAL):
             outcome = await self._around.probes.recover(
                 recovery,
                 self._subject.spec,

@@ -20,8 +20,8 @@ from ...worker.contract.channel import Channel
 from ...worker.contract.errors import CorralError, InvalidParams
 from ...worker.contract.jsonrpc import Foreign, Notification, Peer, Request
 from ...worker.contract.misfit import misfit_of
-from ...worker.contract.worker_messages import PROTOCOL_VERSION, Hello
-from ..config.probe_spec import Readiness
+from ...worker.contract.worker_messages import PROTOCOL_VERSION, HealthOffer, Hello
+from ..config.probe_spec import WORKER_RECOVERY, Check, Readiness
 from ..config.spec import Spec
 from ..process.launcher_client import Child
 from .probes import Finding
@@ -129,6 +129,7 @@ class CorralLine:
     def __init__(self, spec: Spec, hooks: Hooks) -> None:
         self.channel: Channel | None = None
         self.announced: tuple[str, ...] = ()
+        self.checks: tuple[Check, ...] = ()
         self._is_first = True  # of what is no message
         self._last_message_at = 0.0
         self._spec = spec
@@ -177,6 +178,7 @@ class CorralLine:
                 f' "{PROTOCOL_VERSION}" is the only one'
             )
         self.announced = tuple(hello.capabilities)
+        self.checks = tuple(map(_check_of, hello.health))
 
     def configure(self, spec: Spec) -> None:
         """Sends the limits and the interval of heartbeats, if they differ from those that the worker knows."""
@@ -221,6 +223,18 @@ def _settings(spec: Spec) -> dict[str, object]:
         "heartbeat_interval_s": spec.monitoring.heartbeat_interval,
         "limits": msgspec.structs.asdict(spec.resources),
     }
+
+
+def _check_of(offer: HealthOffer) -> Check:
+    """Returns the health check that a worker has announced."""
+    return Check(
+        name=offer.name,
+        way="worker",
+        interval=offer.interval_s,
+        timeout=offer.timeout_s,
+        threshold=offer.threshold,
+        recovery=WORKER_RECOVERY if offer.recovers else "none",
+    )
 
 
 class McpLine:

@@ -143,6 +143,23 @@ class TaskResult(Struct, frozen=True):
     memory: object = None
 
 
+class HealthOffer(Struct, frozen=True):
+    """Represents a health check that a worker runs itself; `recovers` if it has a recovery of the same name."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=48)]
+    interval_s: Annotated[float, Meta(ge=0.01, le=31_536_000)] = 60.0
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    threshold: Annotated[int, Meta(ge=1, le=1000)] = 1
+    recovers: bool = False
+
+
+class HealthAnswer(Struct, frozen=True):
+    """Represents the response to `health/check`."""
+
+    ok: bool
+    message: str = ""
+
+
 class Hello(Struct, frozen=True):
     """Represents the response to `initialize`."""
 
@@ -150,3 +167,4 @@ class Hello(Struct, frozen=True):
     name: str = ""
     version: str = ""
     capabilities: list[str] = []
+    health: Annotated[list[HealthOffer], Meta(max_length=20)] = []

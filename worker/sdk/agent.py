@@ -27,6 +27,7 @@ from .task import (
     MARK,
     Event,
     EventHook,
+    HealthHook,
     Hooks,
     Running,
     Start,
@@ -35,6 +36,12 @@ from .task import (
     call_tool,
     publish_event,
 )
+
+NAME_CHARS = 48
+"""Number of characters of the name of a health check."""
+
+MIN_INTERVAL_S = 0.01
+"""Seconds between two runs of a health check, at least."""
 
 MAX_TYPES = 64
 """Number of globs that one worker can subscribe to."""
@@ -138,6 +145,46 @@ class Agent:
             )
         self._hooks.on_event.append(EventHook(hook, types))
         return hook
+
+    def health(
+        self, name: str, interval_s: float = 60.0, *, timeout_s: float = 5.0, threshold: int = 1
+    ) -> Callable[[Hook], Hook]:
+        """Registers a health check: `@agent.health("database", interval_s=30)` above a function without arguments.
+
+        The worker is well if it returns None or True, and ill if it returns False or a text that describes the fault, or
+        raises. It is called every `interval_s` seconds while the worker is up. `threshold` bad results in a row are one failure.
+
+        Raises:
+            Conflict: there is a check of this name.
+            InvalidParams: a value is out of range.
+        """
+        if not name or len(name) > NAME_CHARS or interval_s < MIN_INTERVAL_S or timeout_s <= 0:
+            text = f'cannot check "{name}" every {interval_s} s within {timeout_s} s'
+            raise InvalidParams(text, key="health", value=name)
+        if name in {each.name for each in self._hooks.health}:
+            raise Conflict(f'cannot register a second health check "{name}"', key=name)
+
+        def register(hook: Hook) -> Hook:
+            self._hooks.health.append(HealthHook(name, hook, interval_s, timeout_s, threshold))
+            return hook
+
+        return register
+
+    def recovery(self, name: str) -> Callable[[Hook], Hook]:
+        """Registers what mends the failure of the health check of this name: a function without arguments.
+
+        It runs once for each failure; the check is repeated soon after.
+
+        Raises:
+            Conflict: there is a recovery of this name.
+        """
+        _once(self._hooks.recovery.get(name), f"recovery {name}")
+
+        def register(hook: Hook) -> Hook:
+            self._hooks.recovery[name] = hook
+            return hook
+
+        return register
 
     # -- for hooks; Task has the same methods, and counts their use
 

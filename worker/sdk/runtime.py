@@ -36,6 +36,7 @@ from ..contract.errors import (
     Unreachable,
 )
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Foreign, Notification, Peer, Request
+from .health import HealthFunctions
 from .results import Json
 from .session import Memory
 from .signatures import fault_of
@@ -168,11 +169,14 @@ class Worker:
         self._running: set[asyncio.Task[Any]] = set()  # one for each task/run
         self._background: set[asyncio.Task[Any]] = set()  # publishing and delivering events
         self._subscriptions = Subscriptions(hooks.on_event, self._call)
+        self._health = HealthFunctions(hooks.health, hooks.recovery, self._call)
         self._methods: dict[str, Callable[[dict[str, Json]], Awaitable[object]]] = {
             "initialize": self._initialize,
             "task/run": self._run_task,
             "checkpoint/save": self._save,
             "checkpoint/restore": self._restore,
+            "health/check": self._health.check,
+            "health/recover": self._health.recover,
         }
 
     # -- life cycle
@@ -328,6 +332,7 @@ class Worker:
             "name": self._hooks.name or start.agent,
             "version": self._hooks.version,
             "capabilities": list(self._hooks.capabilities),
+            **({"health": self._health.offers} if self._hooks.health else {}),
         }
 
     def _ready(self, what: str) -> Start:

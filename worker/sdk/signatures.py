@@ -25,6 +25,10 @@ def fault_of(hooks: Hooks) -> str | None:
     if hooks.task is None and not hooks.on_event:
         made = f" ({hooks.made_at})" if hooks.made_at else ""
         return f"the agent{made} has no handler: write @agent.task above async def run(task):"
+    names = {each.name for each in hooks.health}
+    for name in hooks.recovery:
+        if name not in names:
+            return f'@agent.recovery("{name}") has no health check of this name: write @agent.health("{name}")'
     for call in _calls(hooks):
         if not _takes(call.hook, len(call.arguments)):
             return _words(call)
@@ -42,6 +46,10 @@ def _calls(hooks: Hooks) -> Iterator[_Call]:
     for name, hook, arguments in single:
         if hook is not None:
             yield _Call(f"@agent.{name}", hook, arguments)
+    for check in hooks.health:
+        yield _Call(f'@agent.health("{check.name}")', check.call, ())
+    for name, hook in hooks.recovery.items():
+        yield _Call(f'@agent.recovery("{name}")', hook, ())
     for each in hooks.on_event:
         yield _Call("@agent.on_event", each.call, ("event",))
 

@@ -452,6 +452,16 @@ class EventHook(NamedTuple):
     types: tuple[str, ...]
 
 
+class HealthHook(NamedTuple):
+    """Holds a function that checks the health of the worker, and how often."""
+
+    name: str
+    call: Callable[[], object]
+    interval_s: float
+    timeout_s: float
+    threshold: int
+
+
 class Running(NamedTuple):
     """Holds the calls to the daemon, for hooks: from the loop, and from a thread."""
 
@@ -479,6 +489,8 @@ class Hooks:
         self.checkpoint: Callable[[], object] | None = None
         self.restore: Callable[[Json], object] | None = None
         self.on_event: list[EventHook] = []
+        self.health: list[HealthHook] = []
+        self.recovery: dict[str, Callable[[], object]] = {}
         self.running: Running | None = None
 
     def bind(self, running: Running) -> None:
