@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,10 @@ BIN = Path(sys.executable).parent
 AGENTS = Path(__file__).parent / "programs"
 
 
+NO_RIGHTS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
+"""Begin of a command that root's processes run without capabilities: as those of an ordinary user, to others."""
+
+
 class DaemonProcess:
     """A daemon that was started; a `with` stops it, and checks that nothing of it is left."""
 
@@ -32,8 +36,10 @@ class DaemonProcess:
         config: str,
         *arguments: str,
         environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self._prefix = prefix
         self.config = folder / "corral.toml"
         self.socket = folder / "corral.sock"
         self.state_dir = folder / "state"
@@ -61,6 +67,7 @@ class DaemonProcess:
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
                     [
+                        *self._prefix,
                         str(BIN / "corrald"),
                         f"--config={self.config}",
                         f"--socket={self.socket}",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         write_paths: list[str] | None
         connect_ports: list[int] | None
         scope_signals: bool
+        scope_limits: bool
         identity: tuple[int, int, list[int]] | None
 
     class Spawn(Confinement):
@@ -207,6 +208,7 @@ class ChildSetup:
         paths = spawn.get("read_paths"), spawn.get("write_paths")
         ports, scope_signals = spawn.get("connect_ports"), spawn.get("scope_signals", False)
         if paths == (None, None) and ports is None and not scope_signals:
+            self._scope_limits()
             return
         self._make_room()
         try:
@@ -219,6 +221,7 @@ class ChildSetup:
             )
             if ports is not None:
                 seccomp.only_plain_connects()
+            self._scope_limits()
         except landlock.Impossible as error:
             path = error.facts.get("path")
             what = error.key if path is None else f"{error.key} {quoted(path)}"
@@ -227,6 +230,10 @@ class ChildSetup:
         except seccomp.Unknown as error:
             text = f"cannot hold connect_ports: no filter is known for {error}"
             raise Refused(errno.EOPNOTSUPP, text, key="process.connect_ports") from None
+
+    def _scope_limits(self) -> None:
+        if self.spawn.get("scope_limits", False):
+            seccomp.only_own_limits()
 
     def _make_room(self) -> None:
         # The few descriptors that Landlock takes have to fit below the limit: those of the launcher are closed first.

@@ -21,7 +21,7 @@ import signal
 import struct
 import sys
 
-from ..linux import landlock
+from ..linux import landlock, seccomp
 from ..linux.kernel import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG
 from .child_setup import OOM_SCORE_ADDED
 
@@ -211,6 +211,7 @@ class RawSpawner:
             "no_new_privs": True,
             "limits": {"CORE": 0},
             "scope_signals": self.landlock >= landlock.NEEDED_ABI["scope_signals"],
+            "scope_limits": seccomp.can_scope_limits(),
         }
         reader, report = os.pipe2(os.O_CLOEXEC)
         try:
@@ -315,6 +316,11 @@ class RawSpawner:
             opened = (FIRST_FREE, 0)
             plan.step(landlock.SYS_CREATE_RULESET, rules, 24, 0, expected=opened, otherwise=late)
             plan.step(landlock.SYS_RESTRICT_SELF, FIRST_FREE, 0, otherwise=late)
+        if spawn.get("scope_limits", False):
+            program = seccomp.limits_program(MACHINE)
+            encoded = plan.put(seccomp.header(program, plan.put(program)))
+            mode, flags = seccomp.SET_MODE_FILTER, seccomp.SPEC_ALLOW
+            plan.step(seccomp.SECCOMP[MACHINE], mode, flags, encoded, otherwise=late)
         plan.step(SIGPROCMASK, SIG_SETMASK, default, 0, SIGSET_BYTES, otherwise=late)
         self._plan_program(plan, spawn, late)
         plan.step(EXIT_GROUP, FAILED)

@@ -57,7 +57,7 @@ class Impossible(Exception):
 def abi() -> int:
     """Returns the kernel's Landlock ABI version; 0 where it is not built in or switched off."""
     try:
-        return _call(SYS_CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)
+        return system_call(SYS_CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)
     except OSError:
         return 0
 
@@ -102,7 +102,7 @@ def restrict(
         attributes += struct.pack("=Q", SCOPE_SIGNAL if scope_signals else 0)
     elif version < NEEDED_ABI["connect_ports"]:
         attributes = attributes[:8]
-    ruleset = _call(SYS_CREATE_RULESET, attributes, len(attributes), 0)
+    ruleset = system_call(SYS_CREATE_RULESET, attributes, len(attributes), 0)
     try:
         if files and not asked["write_paths"]:
             # The kernel still denies a move by which a file would become more readable than it was.
@@ -115,8 +115,8 @@ def restrict(
             _allow(ruleset, "temporary", temporary, files)
         for port in connect_ports or ():
             rule = struct.pack("=QQ", NET_CONNECT_TCP, port)
-            _call(SYS_ADD_RULE, ruleset, RULE_NET_PORT, rule, 0)
-        _call(SYS_RESTRICT_SELF, ruleset, 0)
+            system_call(SYS_ADD_RULE, ruleset, RULE_NET_PORT, rule, 0)
+        system_call(SYS_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
 
@@ -151,7 +151,7 @@ def _allow(ruleset: int, key: str, path: str, rights: int) -> None:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             rights &= OF_FILES
         # A packed struct: the kernel takes twelve bytes.
-        _call(SYS_ADD_RULE, ruleset, RULE_PATH_BENEATH, struct.pack("=Qi", rights, fd), 0)
+        system_call(SYS_ADD_RULE, ruleset, RULE_PATH_BENEATH, struct.pack("=Qi", rights, fd), 0)
     finally:
         os.close(fd)
 
@@ -165,7 +165,7 @@ def _unreachable(number: int) -> str:
     return reasons.get(number, os.strerror(number).lower())
 
 
-def _call(number: int, *arguments: bytes | int | None) -> int:
+def system_call(number: int, *arguments: bytes | int | None) -> int:
     """Makes a system call and returns its result.
 
     Raises:

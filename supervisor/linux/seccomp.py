@@ -1,9 +1,10 @@
-"""Closes, by a filter of system calls (seccomp(2)), the ways to a TCP connection that Landlock does not see.
+"""Closes, by filters of system calls (seccomp(2)), ways past Landlock: to TCP connections, and to others' resource limits.
 
 Landlock looks at connect(2) of a TCP socket, and a program may connect without it: by the first data of
 TCP Fast Open (MSG_FASTOPEN), by MPTCP and SMC sockets, which fall back to plain TCP, and by io_uring, which
 does any of these past this filter.  Each is answered as on a kernel that does not have it, so that programs
-go on without.  Standard library alone: it is part of the launcher.
+go on without.  Nor does Landlock look at prlimit(2), by which a process ends another of its user: one second of
+processor time is soon used up.  Standard library alone: it is part of the launcher.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import os
 import struct
 
 from .kernel import prctl
+from .landlock import system_call
 
 TYPE_CHECKING = False  # importing typing would cost 10 ms and 1.5 MB
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PR_SET_SECCOMP, MODE_FILTER = 22, 2
+SET_MODE_FILTER, SPEC_ALLOW = 1, 1 << 2
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
 # The 32 bits at an offset of seccomp_data: the call, the architecture, the lower half of an argument.
@@ -42,6 +45,18 @@ CALLS = {
 sendmsg and sendmmsg."""
 
 
+SECCOMP = {"x86_64": 317, "aarch64": 277, "riscv64": 277, "loongarch64": 277}
+"""Number of seccomp(2) by machine."""
+
+LIMITS = {
+    "x86_64": ((0xC000003E, 302), (0xC000003E, X32 | 302), (0x40000003, 340)),
+    "aarch64": ((0xC00000B7, 261), (0x40000028, 369)),
+    "riscv64": ((0xC00000F3, 261),),
+    "loongarch64": ((0xC0000102, 261),),
+}
+"""By machine: each architecture whose programs it runs, with the number of prlimit64 there."""
+
+
 class Unknown(Exception):
     """Reports that no filter is known for this machine's architecture."""
 
@@ -56,11 +71,68 @@ def only_plain_connects() -> None:
         Unknown: there is no filter for this architecture.
         OSError: the kernel has no seccomp.
     """
-    program = b"".join(_filter(os.uname().machine))
+    _install(b"".join(_filter(os.uname().machine)))
+
+
+def only_own_limits() -> None:
+    """Leaves this thread and all that it starts no resource limits to set but those of the process that asks, by pid 0.
+
+    Limits of any process may still be read.  no_new_privs has to be set before.
+
+    Raises:
+        Unknown: there is no filter for this architecture.
+        OSError: the kernel has no seccomp.
+    """
+    _install(limits_program(os.uname().machine))
+
+
+def can_scope_limits() -> bool:
+    """Returns whether `only_own_limits` is possible on this machine."""
+    try:
+        prctl(PR_SET_SECCOMP, MODE_FILTER)
+    except OSError as error:
+        # It has read the mode, and wants the program; see seccomp(2).
+        return error.errno == errno.EFAULT and os.uname().machine in LIMITS
+    return False
+
+
+def header(program: bytes, address: int) -> bytes:
+    """Encodes the struct sock_fprog of a program in memory."""
+    return struct.pack("@HP", len(program) // 8, address)
+
+
+def limits_program(machine: str) -> bytes:
+    """Encodes the filter of `only_own_limits`.
+
+    Raises:
+        Unknown: there is none for this machine.
+    """
+    try:
+        calls = LIMITS[machine]
+    except KeyError:
+        raise Unknown(machine) from None
+    steps: list[bytes] = []
+    for architecture, call in calls:
+        body = [
+            _load(ARGUMENTS),
+            _instruction(EQUAL, 0, then=5),  # of itself
+            _load(ARGUMENTS + 8 * 2),
+            _instruction(EQUAL, 0, otherwise=2),
+            _load(ARGUMENTS + 8 * 2 + 4),
+            _instruction(EQUAL, 0, then=1),  # no new limit: it only asks
+            _instruction(RETURN, ERRNO | errno.EPERM),
+            _instruction(RETURN, ALLOW),
+        ]
+        steps += [_load(ARCHITECTURE), _instruction(EQUAL, architecture, otherwise=2 + len(body))]
+        steps += [_load(CALL), _instruction(EQUAL, call, otherwise=len(body)), *body]
+    return b"".join([*steps, _instruction(RETURN, ALLOW)])
+
+
+def _install(program: bytes) -> None:
+    """Installs a filter, without the slower branches that kernels before 5.16 give a filtered process otherwise."""
     instructions = ctypes.create_string_buffer(program)
-    prog = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
-    header = ctypes.create_string_buffer(prog)
-    prctl(PR_SET_SECCOMP, MODE_FILTER, ctypes.addressof(header))
+    encoded = header(program, ctypes.addressof(instructions))
+    system_call(SECCOMP[os.uname().machine], SET_MODE_FILTER, SPEC_ALLOW, encoded)
 
 
 def _filter(machine: str) -> Iterator[bytes]:

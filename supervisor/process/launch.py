@@ -146,6 +146,7 @@ def launch_of(spec: Spec, host: Host, unit: str, argv: Sequence[str] | None = No
         write_paths=write_paths,
         connect_ports=_connect_ports(spec),
         scope_signals=is_isolated and sandbox.scopes_signals(),
+        scope_limits=is_isolated and sandbox.scopes_limits(),
     )
 
 

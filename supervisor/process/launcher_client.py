@@ -7,8 +7,8 @@ the loop.  It knows processes, not agents.
 The messages, in both directions JSON objects over SOCK_SEQPACKET (see `launcher.protocol`):
 
     → spawn {seq, unit, argv, env, cwd, umask, nice, user, group, identity, no_new_privs, limits,
-        memory_bytes, cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals}
-        + 3 descriptors
+        memory_bytes, cpu_percent, processes, temporary, read_paths, write_paths, connect_ports, scope_signals,
+        scope_limits} + 3 descriptors
     → signal {unit, signal, scope: leader|tree}    → kill {unit}    → freeze {unit}    → thaw {unit}
     → ping {seq}    → list {seq}
     ← spawned {seq, unit, pid, starttime}

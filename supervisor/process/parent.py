@@ -55,6 +55,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     write_paths: Sequence[str] | None = None
     connect_ports: Sequence[int] | None = None
     scope_signals: bool = False
+    scope_limits: bool = False
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):

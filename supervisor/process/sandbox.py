@@ -17,7 +17,7 @@ from functools import cache
 from glob import escape, glob
 from pathlib import Path
 
-from ..linux import landlock
+from ..linux import landlock, seccomp
 
 REMOVAL_S = 5.0
 """Seconds that the removal of one temporary folder may take; remaining files are removed at the next start."""
@@ -64,6 +64,12 @@ def landlock_abi() -> int:
 def scopes_signals() -> bool:
     """Returns True if a worker can be kept from signalling any process but its own descendants."""
     return landlock_abi() >= landlock.NEEDED_ABI["scope_signals"]
+
+
+@cache
+def scopes_limits() -> bool:
+    """Returns True if a worker can be kept from setting the resource limits of any process but itself."""
+    return seccomp.can_scope_limits()
 
 
 def readable(

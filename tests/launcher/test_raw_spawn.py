@@ -30,7 +30,7 @@ ALTERED = [int(signal.SIGPIPE), int(signal.SIGXFSZ), int(signal.SIGINT)]
 REPORT = """
 import json, os, resource, signal, sys
 status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
-kept = ("Umask", "NoNewPrivs", "SigBlk", "SigIgn", "SigCgt", "Uid", "Gid", "Groups")
+kept = ("Umask", "NoNewPrivs", "Seccomp", "Seccomp_filters", "SigBlk", "SigIgn", "SigCgt", "Uid", "Gid", "Groups")
 print(json.dumps({
     "environ": dict(os.environ), "words": sys.argv, "cwd": os.getcwd(), "nice": os.nice(0),
     "leads": os.getsid(0) == os.getpid() == os.getpgid(0),
@@ -109,8 +109,9 @@ def _all(fd: int) -> bytes:
         {"limits": {"CPU": -1, "NOFILE": 64, "FSIZE": 0}},
         {"argv_more": ["", "é", "\udcff", "a\nb"], "env": {"PATH": "", "A": "", "B": "=\udcff"}},
         {"scope_signals": True},
+        {"scope_limits": True},
     ],
-    ids=["plain", "privileged", "limits", "no limits", "words", "scoped"],
+    ids=["plain", "privileged", "limits", "no limits", "words", "scoped", "filtered"],
 )
 def test_a_process_by_a_plan_is_what_it_is_without(raw_spawner: RawSpawner, options: Any) -> None:
     if options.get("scope_signals") and raw_spawner.landlock < 6:

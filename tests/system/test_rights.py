@@ -6,7 +6,9 @@ import os
 import pwd
 import shutil
 import socket
+import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from typing import Any
 import pytest
 
 import systemd_box
-from corral.supervisor.linux import landlock
+from corral.supervisor.linux import landlock, seccomp
 from corral.worker.contract.errors import PermissionDenied
-from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BOUND_S, NO_RIGHTS, DaemonProcess
 
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="it takes root to be several users")
@@ -151,6 +153,47 @@ control = "read"
         assert daemon.worker("steward-0")["pid"] == pid, changed
         shown = daemon.call("agent.show", name="steward")
         assert "control" not in shown["spec"]
+
+
+TRACES = {"ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp"}
+TRACES |= {"move_pages", "migrate_pages", "perf_event_open", "/proc/PID/mem", "/proc/PID/environ"}
+SIGNALS = {"kill", "tgkill", "sigqueue", "pidfd_send_signal"}
+SCHEDULING = {"setpriority", "sched_setscheduler", "sched_setaffinity", "ioprio_set"}
+WRITES = {"/proc/PID/oom_score_adj", "/proc/PID/coredump_filter"}
+LISTS = {"/proc/PID/fd"}
+"""The names of descriptors, without their targets."""
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_open"),
+    [
+        ('isolation = "none"', {*SIGNALS, *TRACES, *SCHEDULING, *WRITES, *LISTS, "prlimit"}),
+        ('isolation = "basic"', {*SCHEDULING, *WRITES, *LISTS}),
+        ('isolation = "basic"\nwrite_paths = []', {*SCHEDULING, *LISTS}),
+        ('isolation = "basic"\nread_paths = []\nwrite_paths = []', SCHEDULING),
+    ],
+    ids=["none", "basic", "basic with write_paths", "basic with both paths"],
+)
+def test_the_ways_to_a_process_of_the_same_user_are_those_of_the_table(
+    tmp_path: Path, keys: str, is_open: set[str]
+) -> None:
+    """docs/reference/operations.md has the table."""
+    if landlock.abi() < landlock.NEEDED_ABI["scope_signals"] or not seccomp.can_scope_limits():
+        pytest.skip("this kernel has no Landlock 6, or no filters of system calls")
+    prefix = NO_RIGHTS if os.getuid() == 0 else ()
+    sleeper = '[agents.neighbour]\ncommand = ["sleep", "1000"]\nprotocol = "none"\n'
+    with DaemonProcess(tmp_path, sleeper, prefix=prefix) as daemon:
+        daemon.call("agent.start", names=["neighbour"])
+        neighbour = daemon.worker("neighbour-0")["pid"]
+        command = [sys.executable, str(AGENTS / "trespasser.py")]
+        command += [str(daemon.pid), str(neighbour)]
+        spec = {"command": command, "protocol": "none", "process": tomllib.loads(keys)}
+        daemon.call("agent.add", name="trespasser", spec=spec, wait=False)
+        found: Any = json.loads(printed(daemon, "trespasser"))
+    # Bystanders are treated as the daemon is.
+    assert {name for name, outcomes in found["others"].items() if "done" in outcomes} == is_open
+    closed = "EPERM" if "prlimit" not in is_open else "done"
+    assert found["limits"] == {"set by 0": "done", "set by pid": closed, "asked of others": "done"}
 
 
 def test_a_forged_mark_neither_spares_the_forger_nor_costs_the_other(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from corral.supervisor.state_folder import check_state_folder, make_sdk_folder, open_store
 from corral.worker.contract.errors import Conflict, CorralError, PermissionDenied
-from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess
+from daemon_process import AGENTS, BIN, BOUND_S, NO_RIGHTS, DaemonProcess
 
 LINES = """
 [agents.{name}]
@@ -31,9 +31,6 @@ http = "127.0.0.1:0"
 [agents.crew]
 command = ["python", "{AGENTS}/crew_agent.py"]
 """ + LINES.format(name="lines")
-
-NO_RIGHTS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
-"""Root without capabilities is an ordinary user to the files of others."""
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can mount, and own files of others"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import corral
-from corral.supervisor.linux import kernel, landlock
+from corral.supervisor.linux import kernel, landlock, seccomp
 from corral.supervisor.process import containment
 from launcher_wire import AGENTS, BOUND_S, Wire, birth
 from zygote_wire import Worker, ZygoteWire, piped
@@ -111,6 +111,7 @@ def test_a_fork_finds_all_that_a_worker_finds_that_was_started_by_itself(
     env = {"PATH": os.defpath, "LANG": "C.UTF-8"}
     limits = {"NOFILE": 256, "CORE": 0, "CPU": 1000}
     options = {"limits": limits, "nice": 3, "umask": 0o027, "scope_signals": landlock.abi() >= 6}
+    options["scope_limits"] = seccomp.can_scope_limits()
     folders = [str(tmp_path / name) for name in ("cold", "zygote", "zygote/warm")]
     given: list[dict[str, Any]] = [
         options | {"temporary": path, "env": env | {"TMPDIR": path}} for path in folders

@@ -384,9 +384,10 @@ class Fork(ChildSetup):
         """Skips the stage: the files are closed already."""
 
     def _restrict(self) -> None:
-        # The filter of system calls is inherited, and the ports with it; the paths are narrowed to those
-        # of this worker's own temporary folder, and its signals to itself.
+        # The filters of system calls are inherited, the ports and limits with them; the paths are narrowed
+        # to those of this worker's own temporary folder, and its signals to itself.
         self.spawn["connect_ports"] = None
+        self.spawn["scope_limits"] = False
         super()._restrict()
 
     ORDER = (
