@@ -23,7 +23,7 @@ KEYS: tuple[str, ...] = (
 )
 X86 = (302, 310, 311, 312, 234, 129, 256, 279, 251, 101, 298)
 GENERIC = (261, 270, 271, 272, 131, 138, 238, 239, 30, 117, 241)
-NUMBERS = dict(zip(KEYS, X86 if MACHINE == "x86_64" else GENERIC, strict=True))
+NUMBERS: dict[str, int] = dict(zip(KEYS, X86 if MACHINE == "x86_64" else GENERIC, strict=True))
 PIDFD_GETFD, PTRACE_SEIZE = 438, 0x4206
 DAEMON, NEIGHBOUR = int(sys.argv[1]), int(sys.argv[2])
 RLIMIT_CPU, SCHED_OTHER, IOPRIO_BEST_EFFORT = 0, 0, 2 << 13

@@ -155,8 +155,10 @@ control = "read"
         assert "control" not in shown["spec"]
 
 
-TRACES = {"ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp"}
-TRACES |= {"move_pages", "migrate_pages", "perf_event_open", "/proc/PID/mem", "/proc/PID/environ"}
+TRACES = {
+    *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "move_pages"),
+    *("migrate_pages", "perf_event_open", "/proc/PID/mem", "/proc/PID/environ"),
+}
 SIGNALS = {"kill", "tgkill", "sigqueue", "pidfd_send_signal"}
 SCHEDULING = {"setpriority", "sched_setscheduler", "sched_setaffinity", "ioprio_set"}
 WRITES = {"/proc/PID/oom_score_adj", "/proc/PID/coredump_filter"}
