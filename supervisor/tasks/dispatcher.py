@@ -5,6 +5,7 @@ task which has neither dependency nor start time left is queued, executed or end
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -231,9 +232,10 @@ class Dispatcher:
             is_current = False
             while not is_current:
                 self._looking[name] = False
-                entries = self._backlog.of(name)
-                for first in range(0, len(entries), LOOKED_AT_ONCE):
-                    if not await self._look_at(name, entries[first : first + LOOKED_AT_ONCE]):
+                entries = deque(self._backlog.of(name))
+                while entries:
+                    some = [entries.popleft() for _ in range(min(LOOKED_AT_ONCE, len(entries)))]
+                    if not await self._look_at(name, some):
                         break
                     await asyncio.sleep(0)
                 is_current = not self._looking[name]

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
@@ -438,7 +439,7 @@ class Executor:
         def cancelled(task: Task) -> CorralError:
             return Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)
 
-        waiting: list[Entry] = []
+        waiting: deque[Entry] = deque()
         for entry in entries:
             if entry.stop is None:
                 waiting.append(entry)
@@ -451,11 +452,11 @@ class Executor:
         if task.children:
             self.stop_each(filter(None, map(self._backlog.find, task.children)), reason)
 
-    def abandon(self, entries: Sequence[Entry]) -> None:
+    def abandon(self, entries: Iterable[Entry]) -> None:
         """Ends as failed the tasks of an agent that was removed."""
-        self._end_soon_each(entries, "failed", gone)
+        self._end_soon_each(deque(entries), "failed", gone)
 
-    def _end_soon_each(self, waiting: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
+    def _end_soon_each(self, waiting: deque[Entry], state: TaskState, why: ErrorOf) -> None:
         if waiting:
             self._put_down_each(waiting)
             self.keep(self._writer.end_each(waiting, state, why))
@@ -463,7 +464,7 @@ class Executor:
     async def end_each(self, waiting: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
         """Ends tasks that are not being executed, a few in each turn of the loop; none of them begins meanwhile."""
         self._put_down_each(waiting)
-        await self._writer.end_each(waiting, state, why)
+        await self._writer.end_each(deque(waiting), state, why)
 
     def _put_down_each(self, waiting: Iterable[Entry]) -> None:
         """Keeps tasks from being begun: as little as can be for each, because all of them are in this turn of the loop."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -259,11 +259,15 @@ class RecordWriter:
         self._conclude(entry, ended, error)
         return True
 
-    async def end_each(self, entries: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
-        """Ends tasks that were put down, ENDS_AT_ONCE in one turn of the loop, however many callers there are."""
+    async def end_each(self, entries: deque[Entry], state: TaskState, why: ErrorOf) -> None:
+        """Ends tasks that were put down, ENDS_AT_ONCE in one turn of the loop, however many callers there are.
+
+        Takes them out of `entries`: to free tens of thousands at once would take the loop's turn, too.
+        """
         async with self._ending:
-            for first in range(0, len(entries), ENDS_WRITTEN):
-                await self._end_some(entries[first : first + ENDS_WRITTEN], state, why)
+            while entries:
+                some = [entries.popleft() for _ in range(min(ENDS_WRITTEN, len(entries)))]
+                await self._end_some(some, state, why)
 
     async def _end_some(self, entries: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
         under_way: list[tuple[Entry, Task, CorralError, Writing | None]] = []

@@ -17,7 +17,7 @@ from corral.supervisor.events.bus import Bus
 from corral.supervisor.lifecycle.state_machine import State
 from corral.supervisor.orchestration.schedules import Schedules
 from corral.supervisor.store.store import Statement
-from corral.supervisor.tasks import record_writer
+from corral.supervisor.tasks import dispatcher, record_writer
 from corral.supervisor.tasks.backlog import Dependencies, Entry
 from corral.supervisor.tasks.boundaries import Limits
 from corral.worker.contract.control_params import ScheduleParams
@@ -598,6 +598,68 @@ async def test_many_tasks_that_end_at_once_hold_up_nobody_and_none_of_them_begin
         assert states == ["failed"] * len(gone)
         assert set(here.ends.values()) == {1}
         here.check_is_empty()
+
+
+@on_loop
+async def test_a_long_queue_is_ended_a_few_tasks_in_each_turn_and_a_new_agent_begins_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_writer, "ENDS_AT_ONCE", 3)
+    async with task_harness(tmp_path, monkeypatch) as here:
+        for name in ("removed", "down"):
+            (worker,) = here.workers(here.add(name).name)
+            running = await here.submit(name)
+            await here.begun(running.id)
+            waiting = [(await here.submit(name)).id for _ in range(20)]
+            if name == "removed":
+                here.remove(name)
+                here.add(name)  # at once, and with a free worker
+            else:
+                worker.die()
+                worker.worker = replace(worker.worker, resume_at=None)
+                here.note_change(worker)
+            most, before = 0, len(here.ends)
+            while not set(waiting) <= set(here.ends):
+                await asyncio.sleep(0)
+                most, before = max(most, len(here.ends) - before), len(here.ends)
+            assert most <= 4, "three of those that wait, and the one that ran"
+            assert not set(waiting) & set(here.ever)
+            states = {(await here.tasks.wait(task)).state for task in waiting}
+            assert states == {"failed"}
+            if name == "removed":  # the one that had begun is tried again
+                (await here.begun(running.id)).answer(running.id)
+            assert (await here.tasks.wait(running.id)).finished_at is not None
+        assert (await here.run("removed")).state == "succeeded"
+        here.check_is_empty()
+
+
+@on_loop
+async def test_the_reason_of_a_wait_is_recorded_in_a_few_tasks_in_each_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "LOOKED_AT_ONCE", 3)
+    async with task_harness(tmp_path, monkeypatch) as here:
+        (worker,) = here.workers(here.add("a", when_down="queue").name)
+        worker.die()
+        worker.worker = replace(worker.worker, resume_at=1.0)  # it backs off
+        waiting = [(await here.submit()).id for _ in range(20)]
+        await here.settle()
+        worker.worker = replace(worker.worker, resume_at=None)
+        here.note_change(worker)
+
+        def recorded() -> int:
+            found = [here.tasks.find(task) for task in waiting]
+            return sum(bool(task and task.reason) for task in found)
+
+        most = before = 0
+        while (now := recorded()) < len(waiting):
+            most, before = max(most, now - before), now
+            await asyncio.sleep(0)
+        assert most <= 3
+        worker.rise()
+        for task in waiting:
+            (await here.begun(task)).answer(task)
+            assert (await here.tasks.wait(task)).state == "succeeded"
 
 
 @on_loop
