@@ -244,6 +244,8 @@ OTHER_PLACES = {
         },
         **{f"{each}s": f"corral {each} list" for each in ("team", "workflow", "checkpoint")},
         **dict.fromkeys(("memories", "sessions", "session"), "corral memory list"),
+        **dict.fromkeys(("secrets", "credentials", "credential"), "corral secret list"),
+        **dict.fromkeys(("shutdown", "quit", "exit", "halt"), "corral daemon stop"),
         **{"agents": "corral status", "save": "corral checkpoint save"},
         **{"up": "corral start --all", "down": "corral stop --all", "exec": "corral run"},
         **dict.fromkeys(("web", "ui", "dashboard", "tui", "monit", "htop"), "corral top"),

@@ -1,11 +1,15 @@
 """Formats records for people: a line for each value, tables of a specification as TOML. Values in, text out."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 from .render import as_record, duration, size
 
 Shown = tuple[str, str]
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+"""Form of the times that the daemon sends."""
 
 
 def field_lines(record: Mapping[str, object], time: Callable[[str], str]) -> list[str]:
@@ -44,7 +48,7 @@ def _text(key: str, value: object, time: Callable[[str], str]) -> str:
             return duration(value)
         return size(value) if unit == "bytes" else str(value)
     if isinstance(value, str):
-        return time(value) if unit == "at" or key == "at" else value
+        return time(value) if STAMP.fullmatch(value) else value
     return "-" if value is None else str(value)
 
 

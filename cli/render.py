@@ -30,7 +30,7 @@ STATE_COLOURS = {
     "cancelled": "yellow",
 }
 
-TEXT_COLUMNS = 24
+TEXT_COLUMNS = 20
 """Number of terminal columns that a cell of text keeps while droppable columns go; a longer one is cut first."""
 
 TEXT_COLUMNS_LEAST = 8

@@ -35,7 +35,6 @@ from ..context import (
 )
 from ..render import inner, inners, number, word
 from . import run_options
-from .call_table import print_calls
 from .run_options import add_run_options, complete_addressees, complete_tasks
 from .wait import ENDED, RECONNECT_S, STATES, TaskProgress, TaskWait, has_ended, share
 
@@ -97,7 +96,8 @@ def _add_schedule(session: Session, params: Mapping[str, object]) -> None:
         session.print_json(record)
         return
     session.print(render.one_line(word(record, "name")))
-    session.note(f"runs next at {word(record, 'next_at', 'no time at all')}")
+    due = word(record, "next_at")
+    session.note(f"runs next at {session.at(due) if due else 'no time at all'}")
 
 
 def _submit(
@@ -286,10 +286,16 @@ def _pages(
 def _task_row(session: Session, record: Mapping[str, object]) -> list[str]:
     cells = [word(record, key) for key in ("id", "agent", "worker", "state", "priority", "attempt")]
     created = session.at(word(record, "created_at"))
-    error = inner(record, "error")
-    reason = ": ".join(filter(None, (word(error, "name"), word(error, "message"))))
+    reason = _reason(inner(record, "error"))
     took = render.duration(number(record, "duration_s"))
     return [*cells, took, created, word(record, "objective"), reason]
+
+
+def _reason(error: Mapping[str, object]) -> str:
+    """Returns the class of an error and its cause, without the beginning that names the task or its worker."""
+    message = word(error, "message")
+    cause = message.partition('": ')[2] if message.startswith("cannot ") else ""
+    return ": ".join(filter(None, (word(error, "name"), cause or message)))
 
 
 task = CommandGroup("task", help="Show, follow, cancel or retry single tasks.")
@@ -308,6 +314,8 @@ def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
         _show_tree(session, task_id)
         return
     if calls:
+        from .call_table import print_calls  # noqa: PLC0415 - start-up time: only for --calls
+
         print_calls(session, task_id)
         return
     record = session.call("task.show", {"task": task_id})
@@ -315,7 +323,9 @@ def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
         session.print_json(record)
         return
     long = ("input", "context", "output")
-    session.print_fields({key: value for key, value in record.items() if key not in long})
+    error = {key: each for key, each in inner(record, "error").items() if key != "data"}
+    fields = {key: value for key, value in record.items() if key not in long}
+    session.print_fields({**fields, "error": error})  # its data are for programs
     for key in long:
         if record.get(key) is not None:
             session.print(session.styled(key, "bold"))

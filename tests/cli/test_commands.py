@@ -1340,7 +1340,10 @@ def test_no_list_wraps_on_a_terminal_of_80_columns(world: World) -> None:
         assert "T00:00:00" not in shown or words == "events", "times of tables are local"
     piped = world.corral("tasks").stdout
     assert WIDE in piped
-    assert f"WorkerFailed: {WIDE}" in piped
+    message = f'cannot go on with worker "{WIDE}": exited with status 7'
+    failed = TASK | {"error": {"code": -33009, "name": "WorkerFailed", "message": message}}
+    world.script(task_list={"tasks": [failed]})
+    assert world.corral("tasks").stdout.rstrip().endswith("  WorkerFailed: exited with status 7")
 
 
 def test_a_task_and_a_schedule_are_shown_as_text(world: World) -> None:
