@@ -53,7 +53,7 @@ def connected(
     Args:
         socket_path: returns the path, which may be another one when the daemon has made its socket.
         patience: seconds to wait, as `patience_of` returns them.
-        note: shows a line to the user.
+        note: shows a line to the user, once the waiting takes long.
 
     Raises:
         Unreachable: no daemon listens in time; or waiting cannot help.
@@ -72,7 +72,8 @@ def connected(
             patience_s, starting_s = patience
             bound_s = starting_s if _is_locked(path) else patience_s
             if waited_s + pause_s > bound_s:
-                raise
+                words = f"{error.message}; waited {bound_s:g} s"
+                raise Unreachable(words, **error.data) from error
         if waited_s >= NOTE_AFTER_S and not is_noted:
             is_noted = True
             note(f'waiting up to {bound_s:g} s for a daemon at "{path}"')

@@ -81,8 +81,13 @@ class Session:
         """
         from .connecting import connected, patience_of  # noqa: PLC0415 - start-up time: status_fast connects by itself
 
-        patience = patience_of(self.connect_timeout_s, self._environ)
-        return connected(lambda: self.socket, patience, lambda text: self.note(f"corral: {text}"))
+        def note(text: str) -> None:
+            if sys.stderr.isatty():  # elsewhere an error stays one line, and has the bound
+                self.note(f"corral: {text}")
+
+        return connected(
+            lambda: self.socket, patience_of(self.connect_timeout_s, self._environ), note
+        )
 
     def call(
         self, method: str, params: Mapping[str, object], *, timeout_s: float | None = ANSWER_S

@@ -35,8 +35,8 @@ They end at `--`: the words after it belong to the command that is added.
 `/tmp/corral-UID/corral.sock`. The folder in `/tmp` is used only if it belongs to the user and no other user may enter it.
 
 **A daemon that starts.** Where the socket is missing, or no process listens at it, a command waits 3 s for one, and 10 s while a process has the lock of the
-socket (`SOCKET.lock`), which is a daemon that is starting; after half a second it says so on stderr. So `corral run` may follow `corrald &` at once. Then the
-command exits 6. `--connect-timeout D`, else `$CORRAL_CONNECT_TIMEOUT`, is another bound for both. Completion in the shell never waits.
+socket (`SOCKET.lock`), which is a daemon that is starting; on a terminal it says so after half a second. So `corral run` may follow `corrald &` at once. Then the
+command exits 6, and the error has the time that it waited. `--connect-timeout D`, else `$CORRAL_CONNECT_TIMEOUT`, is another bound for both. Completion in the shell never waits.
 
 **Values.** Durations (`D`) are `500ms`, `30s`, `5m`, `1h`, `2d`, or a number of seconds. Times (`T`) are RFC 3339 in UTC, or a duration, which means
 that long ago. JSON arguments are written literally, read from a file with `@FILE`, or read from stdin with `-`.
