@@ -318,7 +318,7 @@ def _require(draft: Draft, name: str, table: Mapping[str, object]) -> None:
             continue
         names.append(found.name)
         if how.get("condition") == "service_completed_successfully":
-            found.is_oneshot()
+            found.run_once()
         if how.get("restart") is True:
             entry.note(f"depends_on {other}", "is not restarted with it")
     entry.set("requires", names or None)

@@ -56,8 +56,10 @@ def _convert_line(
     name = _name_of(command)
     if when == ["@reboot"]:
         entry = draft.agent(name)
-        entry.is_oneshot()
-        entry.note("@reboot", "runs when corrald starts")
+        entry.run_once()
+        entry.set("remain", True)
+        entry.set("recovery.restart", "never")
+        entry.note("@reboot", "runs at the first start of corrald after the machine's")
         variables_key = True
     else:
         entry = draft.schedule(name)

@@ -66,9 +66,15 @@ class Entry:
         """Adds a note about one of its settings."""
         self.notes.append(Note(self.original, key, reason))
 
-    def is_oneshot(self) -> None:
-        """Makes it a program that runs once; success is exit 0."""
+    def run_once(self) -> None:
+        """Makes it a job: a program that runs once, whose success is exit 0; what is only for services goes."""
         self.table["type"] = "oneshot"
+        for key in ("health", "ready"):
+            if self.table.pop(key, None) is not None:
+                self.note(key, "left out: it runs once")
+        recovery = self.table.get("recovery")
+        if isinstance(recovery, dict) and recovery.get("restart") == "always":
+            recovery["restart"] = "on-failure"
 
 
 @dataclass(eq=False)
@@ -84,7 +90,7 @@ class Draft:
 
     def agent(self, original: str) -> Entry:
         """Adds a program; its name is made one that corral allows."""
-        entry = Entry(original, self._free(original, self.agents))
+        entry = Entry(original, self._free(original))
         entry.table["protocol"] = "none"
         self.agents[entry.name] = entry
         if entry.name != original:
@@ -93,11 +99,12 @@ class Draft:
 
     def schedule(self, original: str) -> Entry:
         """Adds a schedule."""
-        entry = Entry(original, self._free(original, self.schedules))
+        entry = Entry(original, self._free(original))
         self.schedules[entry.name] = entry
         return entry
 
-    def _free(self, original: str, taken: Mapping[str, Entry]) -> str:
+    def _free(self, original: str) -> str:
+        taken = self.agents.keys() | self.schedules.keys()
         name = wish = allowed_name(original, "program")
         number = 2
         while name in taken:

@@ -29,7 +29,7 @@ def convert(text: str, source: str) -> Draft:
         if _PORT.search(found[2]):
             _give_port(entry, FIRST_PORT + PORTS_EACH * number)
         if found[1] == "release":
-            entry.is_oneshot()
+            entry.run_once()
             entry.note("release", "runs once at the start; add it to requires of what waits for it")
         number += 1
     if draft.agents:

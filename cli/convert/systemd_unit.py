@@ -147,8 +147,10 @@ def _convert_service(entry: Entry, name: str, unit: Unit) -> None:
             _set(entry, key, value, name)
     entry.environment(variables)
     entry.set("command", _command(entry, starts, name))
+    entry.set_default("recovery.restart", "never")
     if kind == "oneshot":
-        entry.is_oneshot()
+        _bound_run(entry)
+        entry.run_once()
     elif kind == "forking":
         entry.note(
             "Type forking", "the program has to stay in the foreground: look for such an option"
@@ -160,6 +162,13 @@ def _convert_service(entry: Entry, name: str, unit: Unit) -> None:
     if "Install" not in unit:
         entry.set("autostart", False)
         entry.note("[Install]", 'missing, so it is not started by itself: "corral start NAME"')
+
+
+def _bound_run(entry: Entry) -> None:
+    """Moves the time for the start to that for a run: a job is never ready."""
+    process = entry.table.get("process")
+    if isinstance(process, dict) and "spawn_timeout" in process:
+        entry.set("timeout", process.pop("spawn_timeout"))
 
 
 def _set(entry: Entry, key: str, value: str, unit: str) -> None:
@@ -299,16 +308,13 @@ def _convert_timer(draft: Draft, name: str, unit: Unit, parsed: Mapping[str, Uni
 
 
 def _take_service(draft: Draft, entry: Entry, target: str, service: Unit) -> None:
-    """Moves the program of a timer's service into the schedule."""
+    """Moves the program of a timer's service into the schedule, which makes a job of it."""
     scratch = Entry(target.removesuffix(".service"), "scratch")
     _convert_service(scratch, target, service)
-    entry.table |= {key: each for key, each in scratch.table.items() if key in JOB_KEYS}
+    entry.table |= {key: each for key, each in scratch.table.items() if key not in OF_SERVICES}
     entry.is_complete = entry.is_complete and scratch.is_complete
-    for key in scratch.table:
-        if key not in (*JOB_KEYS, "type", "autostart", "description"):
-            entry.note(key, "a schedule has no such section: write an agent, and its task")
     entry.notes += [note for note in scratch.notes if note.key != "[Install]"]
 
 
-JOB_KEYS = ("command", "environment", "process", "resources", "requires", "labels")
-"""Keys of an agent that a schedule with a command has, too."""
+OF_SERVICES = frozenset({"type", "remain", "autostart", "protocol"})
+"""Keys of an agent that a schedule with a command has by itself."""

@@ -9,12 +9,18 @@ import pytest
 from corral.cli.convert import calendar_event, quantities, shell_line
 from corral.cli.convert.draft import Draft
 from corral.cli.convert.import_file import converted, detected
+from corral.supervisor.config.loader import decode
+from corral.supervisor.config.sources import Variables
 from corral.worker.contract.errors import InvalidParams
 
 pytestmark = pytest.mark.core
 
 
+VARIABLES = Variables({"HOME": "/home/x", "MUST": "1"}, {})
+
+
 def read(draft: Draft) -> Any:  # the tables of a file, whose shape the test knows
+    decode(draft.text(), source="corral.toml", directory="/srv", variables=VARIABLES)
     return tomllib.loads(draft.text())
 
 
@@ -292,7 +298,7 @@ WatchdogSec=30
 [Install]
 WantedBy=multi-user.target
 """
-JOB = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/one\nExecStart=-/bin/two\n"
+JOB = "[Service]\nType=oneshot\nTimeoutStartSec=1h\nRemainAfterExit=yes\nExecStart=/bin/one\nExecStart=-/bin/two\n"
 TIMER = "[Timer]\nOnCalendar=Mon..Fri 02:30\nPersistent=true\nRandomizedDelaySec=5m\n"
 
 
@@ -317,6 +323,7 @@ def test_units_of_systemd_are_converted_with_the_service_of_a_timer() -> None:
         **{"max_restart_attempts": 5, "restart_window": 10},
     }
     assert (db["type"], db["remain"], db["autostart"]) == ("oneshot", True, False)
+    assert (db["timeout"], db["recovery"]["restart"]) == (3600, "never")
     assert db["command"] == ["sh", "-c", "/bin/one && /bin/two || true"]
     assert (schedule["cron"], schedule["catch_up"]) == ("30 2 * * 1-5", True)
     assert schedule["command"] == db["command"]
