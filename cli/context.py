@@ -107,17 +107,6 @@ class AddCommand(Command):
         return rest
 
 
-def selecting(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: as click has it
-    """Adds `-l` to a command with names: `selector` is the tuple of its values (see `selection`)."""
-    return click.option(
-        "-l",
-        "--selector",
-        multiple=True,
-        metavar="LABEL",
-        help="Select by labels: team=red, team!=red, team or !team; repeatable, all have to hold.",
-    )(command)
-
-
 def selection(names: Iterable[str], selector: Iterable[str]) -> dict[str, object]:
     """Returns the params for names (or globs of names) and the values of `-l`; none where none is given."""
     params: dict[str, object] = {"names": list(names)} if names else {}
@@ -414,22 +403,61 @@ def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:
 def complete_names(
     method: str, key: str
 ) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Returns a completion for the shell: the names that the daemon knows, or none if it does not answer."""
+    """Returns a completion for the shell: the names that the daemon knows, or none if it does not answer.
+
+    Behind the name of an agent and a hyphen it offers the ids of its workers.
+    """
 
     def complete(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
-        try:
-            document = session_of(context).call(method, {}, timeout_s=COMPLETION_S)
-        except CorralError:
-            return []  # TAB must not print an error into the line
-        records = [r for k in key.split(",") for r in render.inners(document, k)]
+        records = _known(context, method, key)
         names = [render.word(r, "name") or render.word(r, "id") for r in records]
+        names += [
+            render.word(worker, "id")
+            for record in records
+            if start.startswith(f"{render.word(record, 'name')}-")
+            for worker in render.inners(record, "workers")
+        ]
         return [name for name in names if name.startswith(start)]
 
     return complete
 
 
+def _known(context: click.Context, method: str, key: str) -> list[dict[str, object]]:
+    """Returns the records of a daemon that answers soon; none in other cases, and nothing is waited for."""
+    session = session_of(context)
+    session.set_option("connect_timeout", 0.0)
+    try:
+        document = session.call(method, {}, timeout_s=COMPLETION_S)
+    except CorralError:
+        return []  # TAB must not print an error into the line
+    return [record for each in key.split(",") for record in render.inners(document, each)]
+
+
+ALL_KINDS = "agents,mcp_servers,teams,workflows"
 complete_agents = complete_names("daemon.status", "agents,mcp_servers")
-complete_named = complete_names("daemon.status", "agents,mcp_servers,teams,workflows")
+complete_named = complete_names("daemon.status", ALL_KINDS)
+
+
+def complete_labels(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+    """Completes `-l`: each label that the daemon knows, as `key=value`."""
+    found = {
+        f"{key}={value}"
+        for record in _known(context, "daemon.status", ALL_KINDS)
+        for key, value in render.inner(record, "labels").items()
+    }
+    return sorted(label for label in found if label.startswith(start))
+
+
+def selecting(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: as click has it
+    """Adds `-l` to a command with names: `selector` is the tuple of its values (see `selection`)."""
+    return click.option(
+        "-l",
+        "--selector",
+        multiple=True,
+        metavar="LABEL",
+        shell_complete=complete_labels,
+        help="Select by labels: team=red, team!=red, team or !team; repeatable, all have to hold.",
+    )(command)
 
 
 def waiting_s(timeout_s: float | None) -> float | None:

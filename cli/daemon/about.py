@@ -21,8 +21,17 @@ def version(session: Session) -> None:
     session.print(f"corral {__version__}")
 
 
+def _complete_commands(context: click.Context, _: click.Parameter, start: str) -> list[str]:
+    root = context.find_root()
+    command: click.Command | None = root.command
+    for word in context.params.get("words") or ():
+        command = command.get_command(root, word) if isinstance(command, click.Group) else None
+    names = command.list_commands(root) if isinstance(command, click.Group) else []
+    return [name for name in names if name.startswith(start)]
+
+
 @click.command("help", cls=Command, add_help_option=True)
-@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.argument("words", nargs=-1, metavar="[COMMAND]...", shell_complete=_complete_commands)
 @click.pass_context
 def help(  # noqa: A001 - the name of the command
     context: click.Context, words: tuple[str, ...]

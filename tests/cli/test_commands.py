@@ -1291,10 +1291,14 @@ def completed(world: World, words: str) -> set[str]:
 
 
 def test_tab_completes_commands_and_the_daemons_names(world: World) -> None:
-    world.script(daemon_status=STATUS)
+    world.script(daemon_status=STATUS | {"teams": [{"name": "t", "labels": {"team": "red"}}]})
     assert completed(world, "corral sta") == {"status", "start", "stats"}
     assert completed(world, "corral show c") == {"crawler"}
     assert completed(world, "corral logs ") == {"echo", "crawler", "time"}
+    assert completed(world, "corral logs crawler-") == {"crawler-0", "crawler-1"}
+    assert completed(world, "corral restart -l te") == {"team=red"}
+    assert completed(world, "corral help aud") == {"audit"}
+    assert completed(world, "corral help audit ver") == {"verify"}
     assert completed(world, "corral audit ") == {"list", "verify"}
     assert completed(world, "corral audit --si") == {"--since"}
     assert completed(world, "corral audit -n 5 --act") == {"--action"}

@@ -97,10 +97,11 @@ def test_the_sample_of_pm2_is_converted(tmp_path: Path) -> None:
     program = shutil.which("pm2")
     if program is None:
         pytest.skip("pm2 is not installed")
-    environ = {**os.environ, "PM2_HOME": str(tmp_path / "pm2")}
-    subprocess.run(
-        [program, "init", "simple"], cwd=tmp_path, env=environ, check=True, capture_output=True
-    )
+    environ = {**os.environ, "PM2_HOME": str(tmp_path / "pm2"), "PWD": str(tmp_path)}
+    for words in (["init", "simple"], ["kill"]):  # it starts a daemon for everything
+        subprocess.run(
+            [program, *words], cwd=tmp_path, env=environ, check=True, capture_output=True
+        )
     done = corral(tmp_path, "import", "ecosystem.config.js", "--write", "corral.toml")
     assert done.returncode == 0, done.stderr
     checked(tmp_path)
