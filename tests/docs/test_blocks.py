@@ -52,7 +52,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
-RUNNABLE = ("console", "python", "toml", "json", "sh", "bash", "javascript")
+RUNNABLE = ("console", "python", "toml", "json", "yaml", "sh", "bash", "javascript")
 
 FOLLOWING = re.compile(r"corral (logs|events)\b.* -f\b")
 
