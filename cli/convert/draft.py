@@ -67,7 +67,7 @@ class Entry:
         self.notes.append(Note(self.original, key, reason))
 
     def run_once(self) -> None:
-        """Makes it a job: a program that runs once, whose success is exit 0; what is only for services goes."""
+        """Makes it a job: a program that runs once and succeeds with exit 0; keys that are only for services go."""
         self.table["type"] = "oneshot"
         for key in ("health", "ready"):
             if self.table.pop(key, None) is not None:
