@@ -149,7 +149,7 @@ def _where_to_look(record: Mapping[str, object], error: CorralError) -> str:
         return ""
     if "exception" in error.data:
         return f'; "corral logs {agent}" shows the traceback'
-    if isinstance(error, WorkerFailed):
+    if isinstance(error, WorkerFailed) and "attempts" not in error.data:  # else it says so itself
         return f'; "corral show {agent}" lists the last exits'
     return ""
 

@@ -316,13 +316,11 @@ class Attempt:
         last = next((last for number, last in supervisor.exits if number == incarnation), None)
         if last is None:
             return error
-        task = self._task
-        times = f"after {task.attempt} attempts" if task.attempt > 1 else "at its first attempt"
         return WorkerFailed(
-            f'cannot finish task "{task.id}" {times}: worker "{supervisor.id}": {last.message}',
+            f'cannot go on with worker "{supervisor.id}": {last.message}',
             worker=supervisor.id,
-            agent=task.agent,
-            task=task.id,
+            agent=self._task.agent,
+            task=self._task.id,
             result=last.result,
             code=last.code,
             signal=last.signal,
