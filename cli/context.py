@@ -247,7 +247,7 @@ OTHER_PLACES = {
         **dict.fromkeys(("serve", "daemonize"), "corrald --detach"),
     },
     "corral task": {**_LISTED, **dict.fromkeys(("run", "submit", *_MADE), "corral run")},
-    "corral schedule": dict.fromkeys(_MADE, "corral run AGENT OBJECTIVE --every D"),
+    "corral schedule": dict.fromkeys(("create", "new", "apply"), "corral schedule add"),
     "corral memory": {"set": "corral memory put"},
 }
 """Group -> words that are tried there -> the command that does it."""

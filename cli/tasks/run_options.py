@@ -23,6 +23,41 @@ F = TypeVar("F", bound=Callable[..., Any])  # Any: whatever a command takes
 complete_addressees = complete_names("daemon.status", "agents,teams,workflows")
 complete_tasks = complete_names("task.list", "tasks")
 
+_TIMES = (
+    click.option(
+        "--at",
+        metavar="T",
+        help="Start time: 5m (from now), 18:00 (UTC), or an RFC 3339 time.",
+    ),
+    click.option(
+        "--every",
+        type=duration,
+        metavar="D",
+        help="Create a schedule with runs at this interval.",
+    ),
+    click.option(
+        "--cron",
+        metavar="EXPR",
+        help='Create a schedule from a cron expression, such as "0 6 * * mon".',
+    ),
+    click.option(
+        "--timezone",
+        metavar="ZONE",
+        help="Time zone of --cron, such as Europe/Berlin; default UTC.",
+    ),
+    click.option(
+        "--overlap",
+        type=click.Choice(("skip", "queue", "replace")),
+        help="Skip or queue a run that is due during the previous one, or let it replace that; default skip.",
+    ),
+    click.option(
+        "--no-catch-up",
+        is_flag=True,
+        help="Do not make up for runs that were due while the daemon was down.",
+    ),
+)
+"""Options about the times of a schedule."""
+
 _OPTIONS = (
     click.option(
         "--input",
@@ -163,43 +198,20 @@ _OPTIONS = (
         metavar="D",
         help="End the task this long after it was submitted, waiting, running and retries included.",
     ),
-    # when
-    click.option(
-        "--at", metavar="T", help="Start time: 5m (from now), 18:00 (UTC), or an RFC 3339 time."
-    ),
-    click.option(
-        "--every",
-        type=duration,
-        metavar="D",
-        help="Create a schedule that submits the task at this interval.",
-    ),
-    click.option(
-        "--cron",
-        metavar="EXPR",
-        help='Create a schedule from a cron expression, such as "0 6 * * mon".',
-    ),
-    click.option(
-        "--timezone",
-        metavar="ZONE",
-        help="Time zone of --cron, such as Europe/Berlin; default UTC.",
-    ),
     click.option("--name", metavar="NAME", help="Name of the schedule."),
-    click.option(
-        "--overlap",
-        type=click.Choice(("skip", "queue")),
-        help="Skip or queue a run that is due during the previous one; default skip.",
-    ),
-    click.option(
-        "--no-catch-up",
-        is_flag=True,
-        help="Do not make up for runs that were due while the daemon was down.",
-    ),
 )
 
 
 def add_run_options(command: F) -> F:
     """Adds the options of a run to a command."""
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_OPTIONS, *_TIMES)):
+        command = option(command)
+    return command
+
+
+def add_times(command: F) -> F:
+    """Adds the options about the times of a schedule to a command."""
+    for option in reversed(_TIMES):
         command = option(command)
     return command
 
@@ -210,12 +222,13 @@ def is_schedule(options: Mapping[str, Any]) -> bool:
     Raises:
         InvalidParams: an option of schedules is given for one task.
     """
-    if any(options[name] is not None for name in AGAIN):
+    is_once = options["at"] is not None and options["name"] is not None
+    if is_once or any(options[name] is not None for name in AGAIN):
         return True
     stray = [name for name in OF_SCHEDULES if options[name] is not None]
     stray += ["no-catch-up"] if options["no_catch_up"] else []
     if stray:
-        words = f"cannot use --{stray[0]} without --every or --cron: it is for schedules"
+        words = f"cannot use --{stray[0]} without --every or --cron, or --at and --name: it is for schedules"
         raise InvalidParams(words, key=f"--{stray[0]}")
     return False
 
@@ -229,15 +242,26 @@ def schedule(options: Mapping[str, Any]) -> dict[str, object]:
     if options["detach"]:
         words = "cannot use --detach with a schedule: the command does not wait for its tasks"
         raise InvalidParams(words, key="--detach")
+    params = times(options) | {"task": task({**options, "at": None})}
+    return params if options["name"] is None else {**params, "name": options["name"]}
+
+
+def times(options: Mapping[str, Any]) -> dict[str, object]:
+    """Returns the params of schedule.add that are about times.
+
+    Raises:
+        InvalidParams: a value cannot be read, or there are several.
+    """
     if all(options[name] is not None for name in AGAIN):
         raise InvalidParams("cannot use --every and --cron together: give one", key="--cron")
-    params: dict[str, object] = {"task": task({**options, "at": None})}
-    chosen = {"every_s": options["every"]} | {k: options[k] for k in ("cron", *OF_SCHEDULES)}
-    params |= {key: value for key, value in chosen.items() if value is not None}
+    chosen = {"every_s": options["every"]}
+    chosen |= {key: options[key] for key in ("cron", "timezone", "overlap")}
+    params: dict[str, object] = {key: value for key, value in chosen.items() if value is not None}
     if options["no_catch_up"]:
         params["catch_up"] = False
     if options["at"] is not None:
-        params["start_at"] = instant(options["at"], "--at", time.time())
+        again = any(options[name] is not None for name in AGAIN)
+        params["start_at" if again else "at"] = instant(options["at"], "--at", time.time())
     return params
 
 

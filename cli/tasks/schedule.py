@@ -1,13 +1,16 @@
-"""Implements `corral schedules` and `schedule …`; `corral run --every` creates a schedule."""
+"""Implements `corral schedules` and `schedule …`; `corral run --every` creates a schedule of tasks, too."""
 
+import os
 from collections.abc import Mapping
+from typing import Any
 
 import click
 
-from ...worker.contract.errors import NotFound
+from ...worker.contract.errors import InvalidParams, NotFound
 from .. import render
-from ..context import Command, CommandGroup, Session, complete_names
+from ..context import AddCommand, Command, CommandGroup, Session, complete_names, duration, pair
 from ..render import inner, inners, number, word
+from .run_options import add_times, times
 
 complete_schedules = complete_names("schedule.list", "schedules")
 
@@ -19,14 +22,16 @@ of_schedules = click.argument(
 def _list(session: Session) -> None:
     found = session.call("schedule.list", {})
     records = session.records(
-        found, "schedules", "there are no schedules; corral run AGENT OBJECTIVE --every D makes one"
+        found,
+        "schedules",
+        "there are no schedules; corral schedule add NAME --cron EXPR -- CMD makes one",
     )
     if not records:
         return
     session.print_table(
-        ("NAME", "FOR", "WHEN", "NEXT", "RUNS", "SKIPPED", "REFUSED", "LAST", "OBJECTIVE"),
+        ("NAME", "FOR", "WHEN", "NEXT", "LAST", "RUNS", "SKIPPED", "REFUSED", "FROM", "OBJECTIVE"),
         [_row(session, record) for record in records],
-        droppable=("SKIPPED", "REFUSED", "LAST", "RUNS", "WHEN"),
+        droppable=("FROM", "SKIPPED", "REFUSED", "RUNS", "WHEN"),
         right=("RUNS", "SKIPPED", "REFUSED"),
     )
 
@@ -42,10 +47,26 @@ def _row(session: Session, record: Mapping[str, object]) -> list[str]:
         _whom(task),
         _when(record),
         following,
+        _last(record),
         *counts,
-        word(record, "last_task"),
+        "store" if word(record, "source") == "store" else "file",
         f"{error}: {objective}" if error else objective,
     ]
+
+
+def _last(record: Mapping[str, object]) -> str:
+    """Returns how the last run has ended; "running" while it has not."""
+    run, task = inner(record, "last_run"), word(record, "last_task")
+    if task and word(run, "task") != task:
+        return "running"
+    return _result(run)
+
+
+def _result(run: Mapping[str, object]) -> str:
+    """Returns the state of a run, with the exit code or the signal of a command that has failed."""
+    state = word(run, "state")
+    why = word(run, "signal") or (f"code {word(run, 'code')}" if number(run, "code") else "")
+    return f"{state}, {why}" if why else state
 
 
 def _whom(task: Mapping[str, object]) -> str:
@@ -56,6 +77,8 @@ def _when(record: Mapping[str, object]) -> str:
     every_s = number(record, "every_s")
     if every_s is not None:
         return f"every {render.duration(every_s)}"
+    if record.get("at") is not None:
+        return f"at {word(record, 'at')}"
     zone = word(record, "timezone")
     return word(record, "cron") + (f" {zone}" if zone else "")
 
@@ -67,7 +90,62 @@ def schedules(session: Session) -> None:
     _list(session)
 
 
-schedule = CommandGroup("schedule", help="Show, pause, run and remove schedules of tasks.")
+schedule = CommandGroup("schedule", help="Add, show, pause, run and remove schedules.")
+
+
+@schedule.command(
+    "add",
+    cls=AddCommand,
+    epilog="""\b
+Examples:
+  corral schedule add backup --cron "0 3 * * *" --timezone Europe/Berlin -- ./backup.sh /srv
+  corral schedule add sync --every 15m --overlap replace --time-limit 10m -- rsync -a /a/ /b/
+  corral schedule add once --at 18:00 -- ./migrate.sh
+
+Write the command after --, so that its options are not read as options of corral. Tasks of agents are scheduled by
+corral run AGENT OBJECTIVE --cron EXPR.""",
+)
+@click.argument("name", metavar="NAME")
+@click.argument("command", nargs=-1, metavar="-- CMD...", type=click.UNPROCESSED)
+@add_times
+@click.option(
+    "--time-limit", type=duration, metavar="D", help="Kill a run that takes longer; it has failed."
+)
+@click.option(
+    "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
+)
+@click.option("--user", metavar="USER", help="User that the command runs as.")
+@click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
+@click.option(
+    "--memory", metavar="SIZE", help='Memory limit of the process tree, such as "512MiB".'
+)
+@click.pass_obj
+def add(session: Session, /, **options: Any) -> None:  # Any: the values of the options above
+    """Add a schedule of a command.
+
+    The command becomes a job of the same name. A restart of the daemon keeps both.
+    """
+    name = options["name"]
+    if not options["command"]:
+        words = f'cannot add "{name}": write a command after --'
+        raise InvalidParams(words, key="command", value=None)
+    process = {"working_directory": os.path.abspath(options["cwd"] or ".")}
+    if options["user"] is not None:
+        process["user"] = options["user"]
+    spec: dict[str, object] = {"process": process}
+    if options["time_limit"] is not None:
+        spec["timeout"] = options["time_limit"]
+    if options["memory"] is not None:
+        spec["resources"] = {"max_memory_bytes": options["memory"]}
+    if options["environment"]:
+        spec["environment"] = dict(pair(name, "--env", each) for each in options["environment"])
+    params = {"name": name, "command": list(options["command"]), "spec": spec, **times(options)}
+    record = session.call("schedule.add_command", params)
+    if session.json:
+        session.print_json(record)
+        return
+    session.print(render.one_line(f"added {name}"))
+    session.note(f"runs next at {word(record, 'next_at', 'no time at all')}")
 
 
 @schedule.command("list")
@@ -81,12 +159,28 @@ def list_schedules(session: Session) -> None:
 @click.argument("name", metavar="NAME", shell_complete=complete_schedules)
 @click.pass_obj
 def show(session: Session, name: str) -> None:
-    """Show a schedule in full, with its next run times."""
+    """Show a schedule in full, with its next and last runs."""
     record = session.call("schedule.show", {"name": name})
     if session.json:
         session.print_json(record)
         return
-    session.print_fields(record)
+    runs = inners(record, "recent")
+    session.print_fields({key: value for key, value in record.items() if key != "recent"})
+    if runs:
+        session.print("\n" + session.styled("last runs", "bold"))
+        session.print_table(
+            ("TASK", "STARTED", "TOOK", "RESULT", "LIFE", "ERROR"),
+            [_run_row(session, run) for run in runs],
+            droppable=("LIFE",),
+            right=("TOOK",),
+        )
+
+
+def _run_row(session: Session, run: Mapping[str, object]) -> list[str]:
+    started = word(run, "started_at")
+    took = render.duration(number(run, "duration_s"))
+    cells = [word(run, "task"), session.at(started) if started else "-", took, _result(run)]
+    return [*cells, word(run, "incarnation"), word(run, "error")]
 
 
 @schedule.command("rm")

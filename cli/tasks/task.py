@@ -58,36 +58,43 @@ Examples:
 """,
 )
 @click.argument("agent", metavar="AGENT", shell_complete=complete_addressees)
-@click.argument("objective", metavar="OBJECTIVE")
+@click.argument("objective", metavar="[OBJECTIVE]", default="")
 @add_run_options
 @click.pass_obj
 def run(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
     """Run a task, show its progress and print its result.
 
-    AGENT is an agent, a team or a workflow. Ctrl-C cancels the task; a second Ctrl-C exits at once. With --every or
-    --cron, create a schedule and print its name.
+    AGENT is an agent, a team, a workflow or a job, which needs no OBJECTIVE. Ctrl-C cancels the task; a second Ctrl-C
+    exits at once. With --every or --cron, or --at and --name, create a schedule and print its name. With --at alone, print
+    the id of the task, and do not wait for it.
     """
     if run_options.is_schedule(options):
         _add_schedule(session, run_options.schedule(options))
         return 0
     with session.connect() as connection:
         record = _submit(session, connection, run_options.task(options))
-        if options["detach"]:
-            if session.json:
-                session.print_json(record)
-            else:
-                session.print(render.one_line(word(record, "id")))
+        if options["detach"] or options["at"] is not None:
+            _print_submitted(session, record)
             return 0
         with TaskProgress(session) as progress:
             wait = TaskWait(session, connection, word(record, "id"), progress.show)
-            if record.get("scheduled_at") is not None and not has_ended(record):
-                progress.print(f"{word(record, 'id')} begins at {word(record, 'scheduled_at')}")
             try:
                 record = record if has_ended(record) else wait.until_ended(None)
             except KeyboardInterrupt:
                 progress.print("cancelling the task; press Ctrl-C again to exit at once")
                 record = wait.cancel()
     return _print_result(session, record)
+
+
+def _print_submitted(session: Session, record: Mapping[str, object]) -> None:
+    if session.json:
+        session.print_json(record)
+        return
+    session.print(render.one_line(word(record, "id")))
+    if record.get("scheduled_at") is not None:
+        session.note(
+            f"begins at {word(record, 'scheduled_at')}; corral task wait {word(record, 'id')}"
+        )
 
 
 def _add_schedule(session: Session, params: Mapping[str, object]) -> None:

@@ -250,6 +250,7 @@ the error. `--scope`, `--constraint` and `--output-format` are passed to the age
 - `--session`: tasks of one session run one after the other.
 - `--after`: if the other task does not succeed, this one is cancelled.
 - `--max-attempts`, `--retry-on`, `--retry-backoff` replace the values of `[tasks]` of the agent. The delay doubles after each attempt.
+- `--at`: `run` prints the id of the task and does not wait; `corral task wait ID` does. With `--name` it makes a [schedule](#corral-schedules) of one run.
 - `--every`: the first run is after D, or at the time of `--at`. `--cron` takes minute, hour, day of the month, month and day of the week; with six fields the
   first is the second; or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`. Both create a [schedule](#corral-schedules); `run` prints its name, made up unless `--name` says it, and does not wait.
 
@@ -333,10 +334,12 @@ A workflow that another one names is refused (4) without `--cascade`. `--json`: 
 The file has `[workflows.NAME]` and `[[workflows.NAME.steps]]`; other tables are ignored. Adds all workflows or none; they may name each other. `--json`: a list of status entries.
 """,
     "schedules": """
-Equals `corral schedule list`: the agent, the last and the next time, the number of tasks created, of runs skipped and refused, and the last task.
-`corral run … --every D` or `--cron EXPR` creates a schedule.
+Equals `corral schedule list`: the agent, the last and the next time, how the last run has ended, the number of tasks created, of runs skipped and refused, and
+whether the configuration file or the store has it. Schedules stand in the [configuration](jobs.md#schedules), or are made by `corral run … --every D`, `--cron EXPR`, or `--at T --name NAME`, and
+for a command by [`corral schedule add`](#corral-schedule-add).
 
-A schedule is kept over a restart of the daemon. A run that is due while the task of the previous run continues is skipped and counted, unless `--overlap queue`. Runs that were due
+A schedule is kept over a restart of the daemon. A run that is due while the task of the previous run continues is skipped and counted, unless `--overlap queue`, or
+`--overlap replace`, which cancels the previous one. Runs that were due
 while the daemon was down are made up for by one run, unless `--no-catch-up`. A task that is not accepted (the agent is stopped or removed) is counted as refused,
 with the reason, and the next one is tried when it is due; if the queue is full, it is tried again until there is room. The tasks have `schedule` in their record, and the
 idempotency key `NAME@TIME`, so that a daemon that dies in between creates none twice. A wall clock that is set forward causes one run at most;
@@ -345,16 +348,21 @@ one that is set back by more than ten minutes makes the time between due again.
 In a zone with daylight-saving time, a run at a time that does not exist comes after the gap, and a run at a time that occurs twice comes once.
 
 `--json`: a list of schedule records, `{"name", "task", "every_s", "cron", "timezone", "catch_up", "overlap", "start_at", "paused", "created_at", "next_at",
-"last_due_at", "last_task", "last_error", "runs", "skipped", "refused"}`.
+"last_due_at", "last_task", "last_error", "last_run", "runs", "skipped", "refused", "at", "source", "command"}`; `last_run` is `{"task", "state", "started_at", "finished_at",
+"duration_s", "code", "signal", "incarnation", "error"}`.
+""",
+    "schedule add": """
+The command becomes a [job](jobs.md) of the same name, whose limits and output are those of every agent: `corral logs NAME`, `corral show NAME`. It needs admin rights.
+`corral schedule rm` removes both. A command that fails is not tried again before its next time. `--json`: the schedule record.
 """,
     "schedule list": """
 `--json`: the list of `corral schedules`.
 """,
     "schedule show": """
-Prints the next five run times. `--json`: the record with `upcoming`.
+Prints the next five run times, and the last ten runs with the ids of their tasks. `--json`: the record with `upcoming` and `recent`, a list of the shape of `last_run`.
 """,
     "schedule rm": """
-If one of the schedules does not exist, none is removed (3). `--json`: `{"removed": [names]}`.
+If one of the schedules does not exist, none is removed (3). One of the configuration file is refused (4). `--json`: `{"removed": [names]}`.
 """,
     "schedule pause": """
 If one of the schedules does not exist, none is paused (3). `--json`: `{"schedules": [records]}`.

@@ -300,6 +300,12 @@ _TYPES = (
     )),
     EventType("schedule.corrupted", "A schedule in the store cannot be read; it does not run.", DAEMON, (
         _SCHEDULE, _REASON)),
+    EventType("schedule.ended", "A run has ended; it is the schedule's `last_run` by now.", _WHOSE, (
+        _SCHEDULE,
+        Field("task", "text", "the task's id"),
+        Field("state", "text", "of the task; `unknown` where its record is gone"),
+        Field("code", "number or null", "the exit status of a command"),
+    )),
     EventType("schedule.paused", "A schedule makes no tasks until it is resumed.", _WHOSE, (_SCHEDULE,)),
     EventType("schedule.refused", "A task that was due was not accepted; the next one is tried when it is due.",
               _WHOSE, (_SCHEDULE, Field("error", "text", "the error's name"), _REASON)),

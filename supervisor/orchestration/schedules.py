@@ -29,7 +29,7 @@ from ...worker.contract.errors import (
 )
 from ...worker.contract.records import Error, Run, ScheduleRecord, Task, TaskParams
 from ..agents.agents import Agents
-from ..config.job import Schedule
+from ..config.job import Schedule, job_task
 from ..config.spec import Config
 from ..config.values import Refused
 from ..events.bus import Bus
@@ -189,7 +189,7 @@ class Schedules:
             what = "" if value is None else f' with {key} "{value}"'
             words = f"cannot make a schedule{what}: {error.reason}"
             raise InvalidParams(words, key=key, value=value) from error
-        task = self._checked_task(normalised(params.task))
+        task = self._checked_task(normalised(self._complete(params.task)))
         name = params.name or self._free_name(params)
         self.check_free(name)
         if len(self._entries) >= MOST_SCHEDULES:
@@ -231,6 +231,13 @@ class Schedules:
         self._publish("schedule.added", record, next_at=record.next_at)
         self._changed.set()
         return record
+
+    def _complete(self, task: TaskParams) -> TaskParams:
+        """Returns the params of a task; of a job, which needs no objective, with its command line as that."""
+        agent = self._agents.agents.get(task.agent or "")
+        if agent is None or agent.spec.type != "oneshot" or task.objective:
+            return task
+        return replace(task, objective=job_task(agent.name, agent.spec.command).objective)
 
     def _checked_task(self, task: TaskParams) -> TaskParams:
         for key, value in (
@@ -455,8 +462,11 @@ class Schedules:
             if task_id is None or (run is not None and run.task == task_id):
                 continue
             if self._tasks.find(task_id) is None:
-                entry.record = replace(entry.record, last_run=await self._ended(task_id))
+                run = await self._ended(task_id)
+                entry.record = replace(entry.record, last_run=run)
                 await self._note(entry)
+                facts = {"task": task_id, "state": run.state, "code": run.code}
+                self._publish("schedule.ended", entry.record, **facts)
 
     async def _ended(self, task_id: str) -> Run:
         try:

@@ -9,6 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from ...worker.contract.errors import (
     Conflict,
     InvalidParams,
@@ -21,6 +23,7 @@ from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ...worker.contract.records import Boundaries, Task, TaskKind, TaskParams, WhenDown
 from ..agents.agent import Agent, has_place
 from ..agents.agents import Agents
+from ..config.job import job_task
 from ..config.spec import Spec, kind_of_group
 from ..config.spec import Tasks as TasksSection
 from ..config.team import Candidate, Thresholds, best
@@ -74,10 +77,12 @@ class Admission:
             CorralError: as `check_open` and `_candidates`.
         """
         self.check_open()
+        kind = self.kind(params.agent)
+        if kind == "job" and not params.objective:
+            params = job_of(self._registry.of(params.agent or "").spec, params)
         params = normalised(params)
         if params.output_format is not None:
             check_format(params.output_format)
-        kind = self.kind(params.agent)
         if kind == "job":
             self._check_job(params)
         return params, kind, self._candidates(params) if kind == "task" else []
@@ -327,6 +332,11 @@ class Admission:
             size_bytes=size,
             due=params.at,
         )
+
+
+def job_of(spec: Spec, params: TaskParams) -> TaskParams:
+    """Returns the params of a run of a job, whose objective is its command line."""
+    return replace(params, objective=job_task(spec.name, spec.command).objective)
 
 
 class _Ids:
