@@ -159,6 +159,19 @@ class DaemonProcess:
                 raise
 
 
+def run_corral(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a folder, without a terminal."""
+    return subprocess.run(
+        [str(BIN / "corral"), *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+
+
 PASSING = re.compile(r'"(?:uptime_s|next_start_in_s)": [0-9.e-]+')
 """What is another figure in a status at each look."""
 

@@ -58,13 +58,14 @@ def edit(session: Session, path: str | None, no_reload: bool) -> None:
         raise InvalidParams(f"cannot edit: {reason}", key="terminal", value=None)
     editor = editor_of(os.environ)
     running = _of_daemon(session)
-    original = read(path or running or default_path(os.environ, os.getuid()))
-    if not _edited(session, original, editor):
+    main = os.path.realpath(running or default_path(os.environ, os.getuid()))
+    original = read(path or main)
+    is_part = original.path != main and _is_below(original.path, main)
+    if not _edited(session, original, editor, is_part=is_part):
         session.print("nothing has changed")
         return
     session.print(f"saved {original.path}")
-    is_running = running is not None and os.path.realpath(running) == original.path
-    if not is_running:
+    if running is None or not (is_part or original.path == main):
         session.note("no running daemon has this file")
     elif not no_reload:
         _reload(session)
@@ -132,8 +133,15 @@ def read(path: str) -> Original:
     return Original(real, content, facts.st_mode & 0o7777, facts.st_uid, facts.st_gid)
 
 
-def _edited(session: Session, original: Original, editor: list[str]) -> bool:
+def _is_below(path: str, main: str) -> bool:
+    """Returns whether a file is in the folder of the main file, which may include it then."""
+    return os.path.commonpath([os.path.dirname(main), path]) == os.path.dirname(main)
+
+
+def _edited(session: Session, original: Original, editor: list[str], *, is_part: bool) -> bool:
     """Lets the user edit a copy until it is valid, and saves it; returns False if nothing has changed.
+
+    A part of a configuration is checked alone, without the names in the other files, so that it may be saved as it is.
 
     Raises:
         Cancelled: the user gave up; the copy stays.
@@ -158,7 +166,11 @@ def _edited(session: Session, original: Original, editor: list[str]) -> bool:
             for line in problem.splitlines():
                 session.note(render.one_line(line.replace(copy, original.path)))
             keep = True
-            if not _asked("edit again (e), or give up (g)?", "e"):
+            others = ", save all the same (s)," if is_part else ","
+            answer = _answer(f"edit again (e){others} or give up (g)?", "e")
+            if is_part and answer.startswith("s"):
+                break
+            if not answer.startswith("e"):
                 raise Cancelled(
                     f'cannot save "{original.path}": it is not valid; your text is in "{copy}"',
                     file=copy,
@@ -185,11 +197,11 @@ def _run(editor: list[str], path: str) -> None:
         raise Cancelled(f"cannot save: the editor ended with status {status}", status=status)
 
 
-def _asked(question: str, usual: str) -> bool:
-    """Asks on the terminal; returns whether the answer is the usual one, which an empty line also is."""
+def _answer(question: str, usual: str) -> str:
+    """Asks on the terminal; an empty line is the usual answer, the end of the input is none."""
     print(f"{question} [{usual}] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
-    return bool(answer) and (answer.strip().lower() or usual).startswith(usual)
+    return (answer.strip().lower() or usual) if answer else ""
 
 
 def save(original: Original, content: bytes, copy: str) -> None:
@@ -235,7 +247,7 @@ def _reload(session: Session) -> None:
     print_changes(session, planned)
     if not any(planned.values()):
         return
-    if not _asked("apply now (y), or later by corral reload (n)?", "y"):
+    if not _answer("apply now (y), or later by corral reload (n)?", "y").startswith("y"):
         session.note('"corral reload" applies the changes')
         return
     try:

@@ -160,7 +160,7 @@ the template, the name and, for `program`, the command; with `--yes`, with `--js
 """,
     "edit": """
 The editor is `$VISUAL`, else `$EDITOR`, else the first of sensible-editor, editor, nano, vim and vi. It gets a copy beside the file, which is checked as `corrald --check` does. A copy with mistakes
-is shown with them, and edited again or given up (8); the text then stays in the copy. The file is replaced at once, with its mode and owner. If it was changed meanwhile, nothing
+is shown with them, and edited again or given up (8); the text then stays in the copy. FILE may be one that the main file includes: it is checked alone, and may be saved with mistakes. The file is replaced at once, with its mode and owner. If it was changed meanwhile, nothing
 is saved (4) and the copy stays. If the running daemon has this file, the changes are shown as by `reload --dry-run`, and applied after a yes. Without a terminal it is refused (2), without an
 editor or a file too (3).
 """,

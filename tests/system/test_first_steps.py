@@ -9,19 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon_process import BIN, BOUND_S, DaemonProcess
-
-
-def corral(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(BIN / "corral"), *words],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=False,
-    )
+from daemon_process import BIN, BOUND_S, DaemonProcess, run_corral
 
 
 def typed(folder: Path, words: list[str], answers: str, **variables: str) -> tuple[int, str]:
@@ -49,10 +37,10 @@ def _read(descriptor: int) -> bytes:
 
 
 def test_what_init_writes_runs_at_once(tmp_path: Path) -> None:
-    done = corral(tmp_path, "init", "--yes")
+    done = run_corral(tmp_path, "init", "--yes")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"corral.toml", "hello.py"}
-    again = corral(tmp_path, "init")
+    again = run_corral(tmp_path, "init")
     assert (again.returncode, again.stdout) == (4, "")  # nothing is overwritten
     config = (tmp_path / "corral.toml").read_text()
     with DaemonProcess(tmp_path, config) as daemon:
@@ -62,11 +50,13 @@ def test_what_init_writes_runs_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["agent", "program", "tools"])
 def test_every_template_passes_the_check(tmp_path: Path, template: str) -> None:
-    done = corral(tmp_path, "init", "sub", "--template", template, "--name", "calendar", "--json")
+    done = run_corral(
+        tmp_path, "init", "sub", "--template", template, "--name", "calendar", "--json"
+    )
     assert json.loads(done.stdout)["problem"] is None
     if template == "program":
         quoted = ["sh", "-c", 'echo "a\\b"']
-        corral(tmp_path, "init", "other", "--template", template, "--", *quoted)
+        run_corral(tmp_path, "init", "other", "--template", template, "--", *quoted)
         config = (tmp_path / "other/corral.toml").read_text()
         assert json.loads(config.partition("command = ")[2].partition("\n")[0]) == quoted
 
@@ -115,11 +105,13 @@ class Editor:
         self.folder = folder
         (folder / "editor.py").write_text(EDITOR)
 
-    def edit(self, daemon: DaemonProcess, answers: str, *texts: str) -> tuple[int, str]:
+    def edit(
+        self, daemon: DaemonProcess, answers: str, *texts: str, path: str = ""
+    ) -> tuple[int, str]:
         (self.folder / "turns").unlink(missing_ok=True)
         for number, text in enumerate(texts):
             (self.folder / f"text{number}").write_text(text)
-        words = ["--socket", str(daemon.socket), "edit"]
+        words = ["--socket", str(daemon.socket), "edit", *([path] if path else [])]
         program = f"{sys.executable} {self.folder / 'editor.py'}"
         return typed(self.folder, words, answers, EDITOR=program, VISUAL="")
 
@@ -159,8 +151,23 @@ def test_edit_checks_saves_and_applies_and_loses_no_text(tmp_path: Path) -> None
         assert [path.read_text() for path in editor.copies()] == [MORE]
 
 
+def test_edit_of_an_included_file_may_name_agents_of_the_others(tmp_path: Path) -> None:
+    editor = Editor(tmp_path)
+    part = tmp_path / "conf.d" / "more.toml"
+    part.parent.mkdir()
+    two = '[agents.two]\ncommand = ["sleep", "1000"]\nprotocol = "none"\n'
+    part.write_text(two)
+    with DaemonProcess(tmp_path, 'include = ["conf.d/*.toml"]\n' + CONFIG) as daemon:
+        changed = two + 'requires = ["one"]\n'
+        status, seen = editor.edit(daemon, "s\ny\n", changed, path=str(part))
+        assert (status, part.read_text()) == (0, changed), seen
+        assert "~ two" in seen
+        assert daemon.call("agent.show", name="two")["spec"]["requires"] == ["one"]
+        assert [path.name for path in part.parent.iterdir()] == ["more.toml"]
+
+
 def test_edit_without_a_terminal_or_a_file_is_refused(tmp_path: Path) -> None:
-    done = corral(tmp_path, "edit", str(tmp_path / "corral.toml"))
+    done = run_corral(tmp_path, "edit", str(tmp_path / "corral.toml"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     words = ["--socket", str(tmp_path / "none.sock"), "edit", "nothing.toml"]
     assert typed(tmp_path, words, "", EDITOR="true", VISUAL="")[0] == 3

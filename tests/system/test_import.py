@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon_process import BIN, BOUND_S, DaemonProcess
+from daemon_process import BIN, BOUND_S, DaemonProcess, run_corral
 
 COMPOSE = """
 services:
@@ -23,18 +23,6 @@ services:
   other: { image: busybox, command: [sleep, "1000"], labels: { team: red } }
   db: { image: "postgres:16" }
 """
-
-
-def corral(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(BIN / "corral"), *words],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=False,
-    )
 
 
 def checked(folder: Path, name: str = "corral.toml") -> None:
@@ -50,13 +38,13 @@ def checked(folder: Path, name: str = "corral.toml") -> None:
 
 def test_a_converted_compose_file_runs(tmp_path: Path) -> None:
     (tmp_path / "compose.yml").write_text(COMPOSE)
-    done = corral(tmp_path, "import", "compose.yml", "--write", "out.toml")
+    done = run_corral(tmp_path, "import", "compose.yml", "--write", "out.toml")
     assert (done.returncode, done.stdout) == (0, "")
     assert "ports" in done.stderr
     assert "postgres:16" in done.stderr
     checked(tmp_path, "out.toml")
     assert (tmp_path / "out.toml").stat().st_mode & 0o777 == 0o600  # values may be secret
-    assert corral(tmp_path, "import", "compose.yml", "--write", "out.toml").returncode == 4
+    assert run_corral(tmp_path, "import", "compose.yml", "--write", "out.toml").returncode == 4
     with DaemonProcess(tmp_path, (tmp_path / "out.toml").read_text()) as daemon:
         daemon.await_worker("web-0", lambda worker: worker["state"] == "Ready")
         assert daemon.worker("other-0")["state"] == "Ready"
@@ -66,7 +54,7 @@ def test_a_converted_compose_file_runs(tmp_path: Path) -> None:
 def test_a_file_with_mcp_servers_is_imported_as_by_mcp_import(tmp_path: Path) -> None:
     servers = {"mcpServers": {"time": {"command": "mcp-server-time", "args": ["-v"]}}}
     (tmp_path / "editor.json").write_text(json.dumps(servers))
-    done = corral(tmp_path, "import", "editor.json", "--write", "-")
+    done = run_corral(tmp_path, "import", "editor.json", "--write", "-")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("[mcp.servers.time]\n")
 
@@ -74,7 +62,7 @@ def test_a_file_with_mcp_servers_is_imported_as_by_mcp_import(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["nothing.yml", "unknown.txt"])
 def test_a_file_that_cannot_be_imported_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "unknown.txt").write_text("what is this\n")
-    done = corral(tmp_path, "import", name)
+    done = run_corral(tmp_path, "import", name)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
@@ -87,7 +75,7 @@ def test_the_sample_of_supervisord_is_converted(tmp_path: Path) -> None:
     text = sample.replace(";[program:", "[program:").replace(";command=", "command=")
     text = re.sub(r"(?m)^;([a-z_]+=|\[[a-z]+:)", r"\1", text)
     (tmp_path / "supervisord.conf").write_text(text)
-    done = corral(tmp_path, "import", "supervisord.conf", "--write", "corral.toml")
+    done = run_corral(tmp_path, "import", "supervisord.conf", "--write", "corral.toml")
     assert done.returncode == 0, done.stderr
     assert "[agents.theprogramname]" in (tmp_path / "corral.toml").read_text()
 
@@ -102,7 +90,7 @@ def test_the_sample_of_pm2_is_converted(tmp_path: Path) -> None:
         subprocess.run(
             [program, *words], cwd=tmp_path, env=environ, check=True, capture_output=True
         )
-    done = corral(tmp_path, "import", "ecosystem.config.js", "--write", "corral.toml")
+    done = run_corral(tmp_path, "import", "ecosystem.config.js", "--write", "corral.toml")
     assert done.returncode == 0, done.stderr
     checked(tmp_path)
 
@@ -115,10 +103,10 @@ def test_an_ecosystem_in_javascript_is_evaluated_by_node(tmp_path: Path) -> None
       interpreter: "none", args: ["-c", "import time; time.sleep(" + 10 * 100 + ")"] }}] }};
     """
     (tmp_path / "ecosystem.config.cjs").write_text(script)
-    done = corral(tmp_path, "import", "ecosystem.config.cjs", "--write", "corral.toml")
+    done = run_corral(tmp_path, "import", "ecosystem.config.cjs", "--write", "corral.toml")
     assert done.returncode == 0, done.stderr
     checked(tmp_path)
     assert "time.sleep(1000)" in (tmp_path / "corral.toml").read_text()
     (tmp_path / "broken.config.js").write_text("throw new Error('no');")
-    done = corral(tmp_path, "import", "broken.config.js")
+    done = run_corral(tmp_path, "import", "broken.config.js")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
