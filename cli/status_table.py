@@ -55,16 +55,26 @@ def _daemon_line(session: Session, daemon: Mapping[str, object]) -> str:
     return line
 
 
-HEADER = ("NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "RSS", "CPU", "TASK/REASON")
+HEADER: tuple[str, ...] = (
+    *("NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "RENEWALS"),
+    *("RSS", "CPU", "TASK/REASON"),
+)
+RENEWALS_AT = HEADER.index("RENEWALS")
+NO_RENEWALS = ("", "0", "-")
 
 
 def print_entries(session: Session, entries: Iterable[Mapping[str, object]]) -> None:
     """Prints agents and servers with their workers, as a table."""
+    rows = [row for entry in entries for row in _rows(entry)]
+    header = HEADER
+    if all(row[RENEWALS_AT] in NO_RENEWALS for row in rows):  # as of most daemons: no column
+        header = HEADER[:RENEWALS_AT] + HEADER[RENEWALS_AT + 1 :]
+        rows = [row[:RENEWALS_AT] + row[RENEWALS_AT + 1 :] for row in rows]
     session.print_table(
-        HEADER,
-        [row for entry in entries for row in _rows(entry)],
-        droppable=("KIND", "CPU", "RSS", "RESTARTS", "UPTIME", "PID"),
-        right=("PID", "UPTIME", "RESTARTS", "RSS", "CPU"),
+        header,
+        rows,
+        droppable=("RENEWALS", "KIND", "CPU", "RSS", "RESTARTS", "UPTIME", "PID"),
+        right=("PID", "UPTIME", "RESTARTS", "RENEWALS", "RSS", "CPU"),
     )
 
 
@@ -85,8 +95,11 @@ def _rows(entry: Mapping[str, object]) -> Iterator[list[str]]:
         reason += ", degraded"
     shown = " ".join(_exit_words(inner(worker, "last_exit")) for worker in workers)
     reason = ", ".join(filter(None, (reason, _warmth(entry, shown))))
-    restarts = sum(int(number(worker, "restarts") or 0) for worker in workers)
-    yield [name, kind, state, "", "", str(restarts) if workers else "", "", "", reason]
+    counts = [
+        str(sum(int(number(worker, key) or 0) for worker in workers)) if workers else ""
+        for key in ("restarts", "renewals")
+    ]
+    yield [name, kind, state, "", "", *counts, "", "", reason]
     for worker in workers:
         yield [f"  {word(worker, 'id')}", kind, *_cells(entry, worker)]
 
@@ -112,6 +125,7 @@ def _cells(entry: Mapping[str, object], worker: Mapping[str, object]) -> list[st
         word(worker, "pid", "-"),
         duration(number(worker, "uptime_s")) if is_alive else "-",
         word(worker, "restarts", "-"),
+        word(worker, "renewals", "-"),
         size(number(worker, "rss_bytes")) if is_alive else "-",
         f"{cpu:.0f}%" if is_alive and cpu is not None else "-",
         _reason(entry, worker, state),

@@ -87,7 +87,6 @@ if TYPE_CHECKING:
     from .transport.http_request import ViewQuery
     from .zygote.pool import ZygotePool
 
-
 BEAT_S = 1.0
 """Seconds between two checks of the daemon's own: stalls, moved log files, the watchdog."""
 
@@ -164,7 +163,7 @@ class _Daemon:
         self.successes = Successes(shared.store, self.agents, boot_id())
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
         call_rates = CallRates()
-        self.statistics = Statistics(self.agents, self.limits, self._composite, call_rates)
+        self.statistics = Statistics(shared, self.agents, self.limits, self._composite, call_rates)
         task_failures = TaskFailures(shared.bus, lambda: self.agents.config, self._spec_of)
         self.tasks = Tasks(
             shared,

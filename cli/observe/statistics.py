@@ -63,6 +63,17 @@ def stats(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -
         droppable=("CANCELLED", "AVERAGE", "SPAWNED", "UP", "CPU", "P50", "CALLS/MIN", "CALLS"),
         right=STATISTICS_HEADER[1:],
     )
+    session.print(_overhead_line(document))
+
+
+def _overhead_line(found: Record) -> str:
+    """Returns the resident memory of corral's own processes, which the totals include."""
+    words: list[str] = []
+    for part, figures in inner(found, "overhead").items():
+        active = number(render.as_record(figures), "active") or 0
+        memory = render.size(number(render.as_record(figures), "memory_bytes"))
+        words.append(f"{active:.0f} zygotes {memory}" if part == "zygotes" else f"{part} {memory}")
+    return f"corral itself (RSS, part of the totals): {', '.join(words)}"
 
 
 def _statistics_row(name: str, found: Record) -> list[str]:
@@ -147,6 +158,9 @@ def top(session: Session, /, **options: Any) -> None:  # Any: the values of the 
         return
 
 
+FRAME = ("since", "uptime_s", "runtime", "process", "executor", "overhead")
+
+
 def _sample(connection: Client, params: Record, order: Order) -> dict[str, object]:
     """Returns one sample, as `top --json` prints it."""
     status = render.as_record(connection.call("daemon.status", params, timeout_s=ANSWER_S))
@@ -160,7 +174,7 @@ def _sample(connection: Client, params: Record, order: Order) -> dict[str, objec
     return {
         "at": _now(),
         "tasks": status.get("tasks"),
-        **{key: found.get(key) for key in ("since", "uptime_s", "runtime", "process", "executor")},
+        **{key: found.get(key) for key in FRAME},
         "agents": sorted(rows, key=order),
     }
 
@@ -179,6 +193,7 @@ def _row(entry: Record, figures: Record) -> dict[str, object]:
         "running": sum(worker.get("state") == "Busy" for worker in workers),
         "queued": entry.get("queued", 0),
         "restarts": sum(int(number(worker, "restarts") or 0) for worker in workers),
+        "renewals": sum(int(number(worker, "renewals") or 0) for worker in workers),
         **{
             key: executor.get(key)
             for key in ("total", "ok", "failed", "tool_calls", "p50_ms", "p99_ms")
@@ -237,7 +252,9 @@ def _lines(session: Session, frame: Record) -> list[str]:
     )
     if session.colours:
         table[0] = render.styled(table[0], render.COLOURS["bold"])
-    return [head if session.width is None else render.cut(head, session.width), *table]
+    heads = [head, _overhead_line(frame)]
+    width = session.width
+    return [*(each if width is None else render.cut(each, width) for each in heads), *table]
 
 
 def _top_row(row: Record) -> list[str]:

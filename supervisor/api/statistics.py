@@ -21,8 +21,10 @@ from ..lifecycle.state_machine import UP
 from ..process.usage import read_process
 from ..supervision.incarnation import Incarnation
 from ..supervision.limit_enforcer import LimitEnforcer
+from ..supervision.shared import Shared
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..worker_api.call_rate import CallRates
+from .overhead import Overhead
 
 WINDOW = 10_000
 """Number of the last durations of which percentiles are made, of each agent and server, and of all tasks."""
@@ -151,18 +153,22 @@ class Statistics:
     """Counts for one daemon.
 
     Args:
+        shared: knows corral's own processes, which the totals count.
         agents: the running set.
         limits: knows what each tree uses.
         kind_of: "team" or "workflow" for the name of one, else None.
+        rates: counts tool calls by the minute.
     """
 
     def __init__(
         self,
+        shared: Shared,
         agents: Agents,
         limits: LimitEnforcer,
         kind_of: Callable[[str], str | None],
         rates: CallRates,
     ) -> None:
+        self._overhead = Overhead(shared.launcher, shared.zygotes)
         self._rates = rates
         self._agents = agents
         self._limits = limits
@@ -291,6 +297,11 @@ class Statistics:
                 calls = self._rates.last_minute(name, now)
                 entries.append(CountedEntry.of(self._count(name) or Count(), present, calls))
                 groups[key][name] = entries[-1].record
+        overhead = self._overhead.figures()
+        for part in overhead.values():
+            total.add(
+                Usage(0, int(part["active"]), int(part["memory_bytes"]), part["cpu_ms"] / 1000)
+            )
         entries.append(CountedEntry.of(self._total, total, self._rates.total(now)))
         for number, each in enumerate(entries):
             each.finish()
@@ -302,6 +313,7 @@ class Statistics:
             "window": WINDOW,
             **entries[-1].record,
             **groups,
+            "overhead": overhead,
         }
 
     def _known(self) -> set[str]:

@@ -270,6 +270,7 @@ class StatusReport:
             state=worker.state,
             incarnation=worker.incarnation,
             restarts=worker.restarts,
+            renewals=worker.renewals,
             uptime_s=round(now - life.started_at, 3) if life and worker.pid is not None else 0.0,
             rss_bytes=sample.rss_bytes,
             paused=worker.paused_at is not None,

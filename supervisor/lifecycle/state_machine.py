@@ -108,6 +108,7 @@ class Worker(Struct, frozen=True):
     resumed_at: float = 0.0
     spawn_failures: int = 0
     restarts: int = 0
+    renewals: int = 0
     history: History = History()
     last_exit: LastExit | None = None
     done: bool = False

@@ -437,9 +437,11 @@ def _initial(worker: Worker, now: float, reason: str, again: int = 1) -> Step:
     """Moves from Terminated to the next incarnation, if one is wanted."""
     if not worker.wanted or worker.resume_at is None:
         return worker, []
-    waiting = replace(
-        worker, deadline=worker.resume_at, resume_at=None, restarts=worker.restarts + again
-    )
+    waiting = replace(worker, deadline=worker.resume_at, resume_at=None)
+    if again and worker.last_exit is not None and worker.last_exit.result in ASKED_FOR:
+        waiting = replace(waiting, renewals=worker.renewals + again)
+    else:
+        waiting = replace(waiting, restarts=worker.restarts + again)
     moved = _move(waiting, State.INITIAL, reason)
     if waiting.deadline is not None and waiting.deadline <= now:
         return _join(moved, lambda fresh: _spawn(fresh, reason, now))

@@ -69,6 +69,10 @@ class ColdStarts:
         """Returns None: no zygote is forked from."""
         return None
 
+    def pids(self) -> list[int]:
+        """Returns no pid: there are no zygotes."""
+        return []
+
     def facts(self, name: str) -> dict[str, object] | None:
         """Returns the facts of `status` for an agent whose workers would be forks; None for others."""
         if name not in self._cold:

@@ -99,6 +99,10 @@ class Zygotes(Protocol):
         """
         ...
 
+    def pids(self) -> list[int]:
+        """Returns the pids of all zygotes."""
+        ...
+
     def kill(self, name: str, unit: str) -> None:
         """Kills a worker of an agent whose fork is under way."""
         ...

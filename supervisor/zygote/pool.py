@@ -231,6 +231,11 @@ class ZygotePool:
         record = self._records.get(name)
         return None if record is None else record.current
 
+    def pids(self) -> list[int]:
+        """Returns the pids of all zygotes, those that are ending included."""
+        slots = [slot for record in self._records.values() for slot in record.slots.values()]
+        return [slot.zygote.pid for slot in slots if slot.zygote is not None and slot.zygote.pid]
+
     def order(self, name: str) -> Order | None:
         """Returns the present request to replace workers of an agent."""
         record = self._records.get(name)

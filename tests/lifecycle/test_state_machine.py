@@ -657,7 +657,18 @@ def test_a_restart_does_not_count_as_a_failure() -> None:
     life = Life(agent(max_restart_attempts=0)).up()
     for _ in range(5):
         life.send(Restart(), CLEAN, Emptied(), Spawned(7), Shaken())
-    assert (life.state, life.worker.restarts) == (State.READY, 5)
+    assert (life.state, life.worker.restarts, life.worker.renewals) == (State.READY, 0, 5)
+
+
+def test_a_failure_after_a_renewal_is_counted_as_what_it_is() -> None:
+    life = Life(agent(max_restart_attempts=3)).up()
+    life.send(Restart(), CLEAN, Emptied(), Spawned(7), Shaken())
+    life.wait(5.0).send(FAILED, Emptied(), Spawned(8), Shaken())
+    assert (life.worker.restarts, life.worker.renewals) == (1, 1)
+    life.send(Stop(), CLEAN, Emptied(), Start(), Spawned(9), Shaken())
+    assert (life.worker.restarts, life.worker.renewals) == (1, 1), "a start is neither"
+    life.send(Reset())
+    assert (life.worker.restarts, life.worker.renewals) == (0, 1)
 
 
 def test_a_worker_that_does_not_let_go_is_replaced_without_grace() -> None:

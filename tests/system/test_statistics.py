@@ -141,8 +141,14 @@ def test_the_total_is_the_sum_of_its_parts_and_keeps_what_was_removed(
     assert figures(daemon, "passing")["agents"]["passing"]["executor"]["total"] == 0
     daemon.call("agent.rm", name="passing")
     parts = [*after["agents"].values(), *after["mcp_servers"].values()]
-    for group, key in (("runtime", "active"), ("process", "active"), ("process", "memory_bytes")):
-        assert after[group][key] == sum(part[group][key] for part in parts)
+    assert after["runtime"]["active"] == sum(part["runtime"]["active"] for part in parts)
+    own = after["overhead"]
+    assert (own["daemon"]["active"], own["launcher"]["active"]) == (1, 1)
+    assert own["zygotes"]["active"] >= 1
+    assert all(part["memory_bytes"] > 0 and part["cpu_ms"] > 0 for part in own.values())
+    for key in ("active", "memory_bytes"):
+        counted = [*(part["process"] for part in parts), *own.values()]
+        assert after["process"][key] == sum(each[key] for each in counted)
     assert after["executor"]["total"] == 1 + sum(
         part["executor"]["total"] for part in after["agents"].values()
     )
@@ -161,7 +167,8 @@ def test_the_command_prints_the_document_and_a_table(daemon: DaemonProcess) -> N
     document = json.loads(shown.stdout)
     assert list(document["agents"]) == ["crew"]
     lines = daemon.corral("stats").stdout.splitlines()
-    names = [line.split()[0] for line in lines[2:]]
+    names = [line.split()[0] for line in lines[2:-1]]
+    assert lines[-1].startswith("corral itself")
     assert names == ["crew", "other", "cortex", "state", "(all)"]
     assert daemon.corral("stats", "nobody").returncode == 3
 

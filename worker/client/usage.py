@@ -21,7 +21,7 @@ class ResourceUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resource_usage(status: Status, statistics: Statistics) -> ResourceUsage:
-    """Returns the total usage; `parts` has each agent and server, and the `parts` of those their workers."""
+    """Returns the total usage of all agents and servers; `parts` has each agent and server, and the `parts` of those their workers."""
     known = {**statistics.agents, **statistics.mcp_servers}
     parts: dict[str, ResourceUsage] = {}
     for entry in (*status.agents, *status.mcp_servers):
@@ -29,7 +29,8 @@ def resource_usage(status: Status, statistics: Statistics) -> ResourceUsage:
         figures = known.get(entry.name)
         cpu_ms = 0.0 if figures is None else figures.process.cpu_ms
         parts[entry.name] = _sum(workers, cpu_ms)
-    return _sum(parts, statistics.process.cpu_ms)
+    own_ms = sum(part.cpu_ms for part in statistics.overhead.values())
+    return _sum(parts, round(statistics.process.cpu_ms - own_ms, 3))
 
 
 def _usage(worker: WorkerStatus) -> ResourceUsage:

@@ -284,7 +284,8 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
 
     `wanted` is true if it is to be up, which may hold for some workers of an agent only. `throttled` is true while
     cpu_limit_percent stops it; `throttled_s` is the sum of these times in this incarnation. `done` is true for a job
-    from its success to the beginning of its next run.
+    from its success to the beginning of its next run. `restarts` counts starts after failures alone, `renewals` those
+    after an end that was asked for: `restart`, `reload`, a rolling restart on changed sources.
     """
 
     id: str
@@ -310,6 +311,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     health: list[HealthRecord] = []
     hibernated: bool = False
     done: bool = False
+    renewals: int = 0
 
 
 class ServerStatus(Struct, frozen=True, kw_only=True):
@@ -498,7 +500,11 @@ class Figures(Struct, frozen=True, kw_only=True):
 
 
 class Statistics(Struct, frozen=True, kw_only=True):
-    """Represents the result of `statistics.show`: counts since `since`, percentiles over the last `window` durations."""
+    """Represents the result of `statistics.show`: counts since `since`, percentiles over the last `window` durations.
+
+    `process` counts all agents and servers and corral's own processes; `overhead` has these alone, as `daemon`, `launcher`
+    and `zygotes`. Memory is the resident memory (RSS), in which pages that processes share count for each.
+    """
 
     since: str
     uptime_s: float
@@ -510,3 +516,4 @@ class Statistics(Struct, frozen=True, kw_only=True):
     mcp_servers: dict[str, Figures]
     teams: dict[str, Figures]
     workflows: dict[str, Figures]
+    overhead: dict[str, ProcessFigures] = {}
