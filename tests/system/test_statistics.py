@@ -68,7 +68,14 @@ def test_every_task_that_ends_is_counted_once_with_what_became_of_it(
     run(daemon, "other", "echo")
     after = figures(daemon)
     assert {each["state"] for each in [*done, *failed, late]} == {"succeeded", "failed", "timeout"}
-    told = {"total": 46, "ok": 41, "failed": 4, "cancelled": 1, "tool_calls": 0}
+    told = {
+        "total": 46,
+        "ok": 41,
+        "failed": 4,
+        "cancelled": 1,
+        "tool_calls": 0,
+        "tool_calls_last_minute": 0,
+    }
     assert difference(before, after, "executor") == told
     assert difference(before, after, "runtime") == {
         "spawned": 0,
@@ -184,7 +191,7 @@ def test_top_tells_who_does_what_in_the_order_that_was_asked_for(daemon: DaemonP
     names = [row["name"] for row in by_name["agents"]]
     assert names == sorted(names)
     daemon.call("task.cancel", task=task["id"])
-    assert daemon.corral("top", "--once").stdout.count("\n") == 2 + len(names)
+    assert daemon.corral("top", "--once").stdout.count("\n") == 3 + len(names)
     assert daemon.corral("top", "--interval", "1ms").returncode == 2
 
 
