@@ -116,6 +116,7 @@ ready; a running agent exits 0. NAME may be the id of a worker. On a timeout (5)
 """,
     "stop": """
 An agent stops before the agents that it requires. Names of one command stop at the same time; none waits for another that is slow to stop.
+Tasks that have not begun fail, unless they may [wait](tasks.md#an-agent-that-is-down); one that the stop interrupts goes on after the next start.
 """,
     "restart": """
 Ends processes in the order of `stop` and starts them in the order of `start`.

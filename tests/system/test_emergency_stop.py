@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from corral.worker.contract.errors import Conflict, CorralError, Overloaded
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked
 
 RAW = AGENTS / "raw_worker.py"
+LONG = 600
+"""Number of queued tasks, more than end in one turn of the loop."""
+
 WORKERS = 100
 """Each with two children that have left its session."""
 
@@ -160,6 +163,34 @@ def test_every_task_is_cancelled_and_stays_so(daemon: DaemonProcess) -> None:
     }
     daemon.call("agent.start", names=["crew"])
     assert daemon.call("daemon.status")["tasks"]["queued"] == 0
+
+
+def test_a_kill_in_the_middle_of_ending_a_long_queue_loses_no_task(daemon: DaemonProcess) -> None:
+    daemon.call("agent.start", names=["crew"])
+    with daemon.client() as client:
+        asked = [
+            {"agent": "crew", "objective": "wait", "idempotency_key": f"long-{number}"}
+            for number in range(LONG)
+        ]
+        submitted: list[Any] = [client.call("task.submit", each) for each in asked]
+        tasks = {task["id"] for task in submitted}
+        client.call("event.follow", {"types": ["task.ended"]}, timeout_s=BOUND_S)
+        with daemon.client() as another, ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(another.call, "daemon.emergency_stop", {}, timeout_s=BOUND_S)
+            next(client.notifications())  # the first ends are committed, the last are not
+            daemon.kill()
+            with suppress(CorralError):
+                stopping.result()
+    with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as store:
+        before = dict(store.execute("SELECT id, state FROM task"))
+    assert tasks <= before.keys()
+    daemon.start()
+    in_force = "emergency-stop" in daemon.call("daemon.status")["daemon"]["degraded"]
+    if not in_force:  # it was killed before that was on the disk: nothing was answered
+        daemon.call("daemon.emergency_stop")
+    states = {daemon.call("task.wait", task=task)["state"] for task in tasks}
+    assert states == {"cancelled"}
+    daemon.call("agent.start", names=["crew"])
 
 
 def test_who_waits_for_a_task_or_a_start_is_answered(daemon: DaemonProcess) -> None:
