@@ -30,6 +30,22 @@ def test_an_example_runs_under_its_own_configuration(
             assert task["output"] is not None
 
 
+def test_the_jobs_and_timers_of_the_example_run(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    folder = ROOT / "examples" / "jobs"
+    config = (folder / "corral.toml").read_text("utf-8").replace("8766", port)
+    config += f'process.working_directory = "{folder}"\n'.replace("process.", "[process]\n", 1)
+    with DaemonProcess(tmp_path, config) as daemon:
+        assert daemon.corral("start", "web").returncode == 0
+        (migrate,) = daemon.call("daemon.status", names=["migrate"])["agents"]
+        assert migrate["job"] == "succeeded"
+        for name in ("backup", "report"):
+            task = daemon.call("schedule.run", name=name)
+            assert daemon.call("task.wait", task=task["id"])["state"] == "succeeded"
+        assert "copied everything" in daemon.corral("logs", "backup").stdout
+
+
 def test_the_plain_service_is_replaced_when_it_hangs(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])

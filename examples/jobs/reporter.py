@@ -1,0 +1,13 @@
+"""Writes a report of one line."""
+
+from corral.worker import Agent
+
+agent = Agent("reporter")
+
+
+@agent.task
+async def report(task):
+    return f"nothing is wrong with {task.input['subject']}"
+
+
+agent.run()
