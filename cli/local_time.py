@@ -25,6 +25,17 @@ def brief(stamp: str, now: float) -> str:
     return when.strftime("%Y-%m-%d %H:%M")
 
 
+def line_time(stamp: str, now: float) -> str:
+    """Returns an RFC 3339 time in local time: with milliseconds where it is today, else in seconds with its day."""
+    when = _local(stamp)
+    if when is None:
+        return stamp
+    today = datetime.fromtimestamp(now).date()
+    if when.date() == today:
+        return when.isoformat(" ", "milliseconds")[len("2026-01-01 ") : MILLISECONDS]
+    return when.strftime("%m-%d %H:%M:%S" if when.year == today.year else "%Y-%m-%d %H:%M:%S")
+
+
 def _local(stamp: str) -> datetime | None:
     try:
         when = datetime.fromisoformat(stamp)

@@ -7,6 +7,7 @@ harm, because the task continues in the daemon and its record is requested again
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
@@ -60,14 +61,25 @@ Examples:
 @click.argument("agent", metavar="AGENT", shell_complete=complete_addressees)
 @click.argument("objective", metavar="[OBJECTIVE]", default="")
 @add_run_options
+@click.option(
+    "--logs", is_flag=True, help="Print what the task prints and logs, on stderr, while it runs."
+)
 @click.pass_obj
-def run(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
+def run(
+    session: Session, /, logs: bool, **options: Any
+) -> int:  # Any: the values of the options above
     """Run a task, show its progress and print its result.
 
     AGENT is an agent, a team, a workflow or a job, which needs no OBJECTIVE. Ctrl-C cancels the task; a second Ctrl-C
     exits at once. With --every or --cron, or --at and --name, create a schedule and print its name. With --at alone, print
     the id of the task, and do not wait for it.
     """
+    if logs and (
+        options["detach"] or options["at"] is not None or run_options.is_schedule(options)
+    ):
+        raise click.UsageError(
+            "--logs needs a run that the command waits for: no --detach, --every, --cron, --at"
+        )
     if run_options.is_schedule(options):
         _add_schedule(session, run_options.schedule(options))
         return 0
@@ -76,7 +88,7 @@ def run(session: Session, /, **options: Any) -> int:  # Any: the values of the o
         if options["detach"] or options["at"] is not None:
             _print_submitted(session, record)
             return 0
-        with TaskProgress(session) as progress:
+        with TaskProgress(session) as progress, _lines(session, progress, record, logs):
             wait = TaskWait(session, connection, word(record, "id"), progress.show)
             try:
                 record = record if has_ended(record) else wait.until_ended(None)
@@ -95,6 +107,17 @@ def _print_submitted(session: Session, record: Mapping[str, object]) -> None:
         session.note(
             f"begins at {word(record, 'scheduled_at')}; corral task wait {word(record, 'id')}"
         )
+
+
+def _lines(
+    session: Session, progress: TaskProgress, record: Mapping[str, object], logs: bool
+) -> AbstractContextManager[object]:
+    """Returns the context in which lines of the task are printed, if they are wanted."""
+    if not logs:
+        return nullcontext()
+    from .task_lines import TaskLines  # noqa: PLC0415 - start-up time: only where lines are shown
+
+    return TaskLines(session, progress, word(record, "id"))
 
 
 def _add_schedule(session: Session, params: Mapping[str, object]) -> None:

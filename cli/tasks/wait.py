@@ -4,6 +4,7 @@ Used by `run`, `task wait` and `task follow`. Does not print results.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -111,15 +112,21 @@ class TaskProgress:
         self._is_terminal = sys.stderr.isatty()
         self._has_line = False
         self._last = ("", 0.0)
+        self._lock = threading.Lock()
+        """Held while stderr is written to: lines of the task come from a thread of their own."""
 
     def __enter__(self) -> "TaskProgress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._clear()
+        self.above(lambda: None)
 
     def show(self, notification: Notification) -> None:
         """Shows a `task.progress` notification."""
+        with self._lock:
+            self._show(notification)
+
+    def _show(self, notification: Notification) -> None:
         if notification.method != "task.progress" or self._session.json:
             return
         facts = notification.params
@@ -144,8 +151,13 @@ class TaskProgress:
 
     def print(self, text: str) -> None:
         """Writes a permanent line."""
-        self._clear()
-        self._session.note(text)
+        self.above(lambda: self._session.note(text))
+
+    def above(self, write: Callable[[], None]) -> None:
+        """Writes permanent lines in place of the one that is rewritten; may be called from any thread."""
+        with self._lock:
+            self._clear()
+            write()
 
     def _clear(self) -> None:
         if self._has_line:

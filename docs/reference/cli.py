@@ -249,6 +249,7 @@ the error. `--scope`, `--constraint` and `--output-format` are passed to the age
 - `--queue`: a task for an agent that is stopped or has given up waits for it; without it, the task is refused (4) with the reason and the command that helps.
 - `--key`: the record of the first task with this key is the answer. `run` sends a task with a key again when the connection breaks before it was acknowledged.
 - `--session`: tasks of one session run one after the other.
+- `--logs`: lines of the task on stderr as `corral logs --task` prints them, in the order in which they came, and all of them before the result.
 - `--after`: if the other task does not succeed, this one is cancelled.
 - `--max-attempts`, `--retry-on`, `--retry-backoff` replace the values of `[tasks]` of the agent. The delay doubles after each attempt.
 - `--at`: `run` prints the id of the task and does not wait; `corral task wait ID` does. With `--name` it makes a [schedule](#corral-schedules) of one run.
@@ -379,7 +380,11 @@ Merges lines by time, as `TIME WORKER | TEXT`, with `!` in place of `|` for stde
 own colour; the level is shown from warning on, and the fields of a message behind its text as `key=value`. NAME may be a worker's id, or a removed agent.
 
 - `-f` follows across rotation and restarts without a gap or a repeat. Ctrl-C exits 0; the end of the daemon exits 6 and prints the `--since` to go on from.
-- `-n` defaults to 100, with `-f` to 10, with `--since` to all lines.
+- `-n` defaults to 100, with `-f` to 10, with `--since` and `--task` to all lines.
+- `--task` prints what a task has printed and logged, over all its attempts and workers; with `-f` it ends with the task (0). A message of the SDK (`task.log`) has the
+  id of its task. Printed lines have none: they are those of the worker while the task ran there. Where a worker runs several tasks at a time, each of them has
+  the printed lines of all. Tasks that it delegated have their own lines. `task.log` and `print` come over two ways, and may change places with each other.
+- Times are local on a terminal, `HH:MM:SS.mmm`, with the day where it is not today. `--utc`, a pipe and `--json` have RFC 3339 in UTC.
 - `--level` applies to messages: output of a program has no level.
 - `--grep` takes a regular expression of Python and searches the first 16 KiB of a line; one that takes too long is refused (7).
 - `--previous` prints the last incarnation of a worker that does not run. It and `--until` do not go with `-f`.
@@ -387,7 +392,7 @@ own colour; the level is shown from warning on, and the fields of a message behi
 Lines of stream `corral` are corral's own and report missing lines and their number; only the time options hide them. A follower
 that does not keep up skips ahead when a file is rotated away before it was read, and prints the number of lines missed.
 
-`--json`: one log record per line, `{"at", "agent", "worker", "stream", "level", "text"}`, `"fields"` if a message has some, and `"bytes"`
+`--json`: one log record per line, `{"at", "agent", "worker", "stream", "level", "text"}`, `"fields"` and `"task"` if a message has some, and `"bytes"`
 (base64) for a line that is not UTF-8: it is the line then, and `text` shows it with U+FFFD. A line longer than 2 MiB comes in pieces, of which all
 but the last have `"partial": true`. `lost_lines` and `lost_bytes` count lost lines, `skipped_lines` skipped ones
 (null if the number is not known).

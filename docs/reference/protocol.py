@@ -59,7 +59,7 @@ its log. Any valid message counts as a heartbeat. "→" is sent to the worker, "
 | → | `configure` {heartbeat_interval_s, limits} | those of `initialize` have changed; a worker may ignore it |
 | → | `shutdown` {grace_s} | take no more tasks, finish, exit |
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
-| ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields} | |
+| ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields, task?} | |
 | ← | `tools/list` {task?} → {tools}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
 | ← | `task/delegate` {the params of `task.run`, task} → the ended record, `task/delegate_all` {tasks: [the params of `task.run`], max_parallel?, task} → {results: [the ended record, or {error}]} | within the boundaries of the task; cancelled with it |
 | ← | `memory/put` {key, value, ttl_s?, session?}, `memory/get` {key, session?} → {value}, `memory/delete` {key, session?}, `memory/search` {query, limit?, session?} → {items} | the agent's own |

@@ -25,6 +25,7 @@ from ..logs.file_format import LogFilter
 from ..logs.file_format import Record as LogRecord
 from ..logs.regex import Pattern
 from .table import Caller, Control, method
+from .task_log import lines_of_task
 
 ANSWER_BYTES = 8 * 1024 * 1024
 """Bytes of JSON in one answer: `next` of events says where to go on, longer logs have to be followed."""
@@ -165,6 +166,12 @@ async def _publish_event(control: Control, params: EventPublishParams, caller: C
     return {"seq": control.pubsub.publish_from(caller.who, params.type, params.data)}
 
 
+LINES = 100
+"""Number of lines in one answer, unless `n`, a time or a task asks for more."""
+
+LINES_FOLLOWED = 10
+"""Number of past lines that a follower gets first, likewise."""
+
 RECORDS = 100
 """Number of records on a page, unless `n` asks for more."""
 
@@ -258,12 +265,8 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
     found: list[LogRecord] = []
     size = 0
     joiner = PieceJoiner()
-    n = 100 if params.n is None and params.since is None else params.n
-    logs = control.shared.logs
-    async with (
-        logs.answering,
-        contextlib.aclosing(logs.history(_log_filter(control, params), n)) as batches,
-    ):
+    batches = await _batches(control, params, LINES, follow=False)
+    async with control.shared.logs.answering, contextlib.aclosing(batches):
         async for batch in batches:
             size += len(codec.encode(batch))
             if size > ANSWER_BYTES:
@@ -279,18 +282,33 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
 @method("log.follow", "read", LogParams)
 async def _follow_log(control: Control, params: LogParams, caller: Caller) -> object:
     """Sends the last lines, then new ones, as `log` notifications {records}; without `follow` the last ones, then `log.end`."""
-    wanted = _log_filter(control, params)
     if params.follow and (params.until is not None or params.previous):
         key = "previous" if params.previous else "until"
         raise InvalidParams(f'cannot follow a log with "{key}": that is over', key=key)
-    logs = control.shared.logs
-    if params.follow:
-        n = 10 if params.n is None and params.since is None else params.n
-        caller.follow(_send_batches(caller, logs.follow(wanted, n)))
-    else:
-        n = 100 if params.n is None and params.since is None else params.n
-        caller.follow(_send_batches(caller, logs.history(wanted, n)))
+    lines = LINES_FOLLOWED if params.follow else LINES
+    batches = await _batches(control, params, lines, follow=params.follow)
+    caller.follow(_send_batches(caller, batches))
     return {}
+
+
+async def _batches(
+    control: Control, params: LogParams, lines: int, *, follow: bool
+) -> AsyncGenerator[list[LogRecord], None]:
+    """Returns the records that are asked for; of a task or since a time all, else the last `lines` unless `n` says how many."""
+    wanted = _log_filter(control, params)
+    is_all = params.since is not None or params.task is not None
+    n = lines if params.n is None and not is_all else params.n
+    if params.task is not None:
+        if params.names or params.selector or params.previous:
+            raise InvalidParams(
+                f'cannot select lines of task "{params.task}" by names or incarnations: the task says which',
+                key="task",
+                value=params.task,
+            )
+        task = await control.tasks.show(params.task)
+        return lines_of_task(control.shared, task, wanted, n, follow=follow)
+    logs = control.shared.logs
+    return logs.follow(wanted, n) if follow else logs.history(wanted, n)
 
 
 async def _send_batches(caller: Caller, batches: AsyncGenerator[list[LogRecord], None]) -> None:

@@ -39,6 +39,7 @@ from .rotating_file import (
 )
 
 StreamName: TypeAlias = Literal["stdout", "stderr", "log"]
+Fields: TypeAlias = Mapping[str, object] | None
 
 VERIFY_NS = 1_000_000_000
 """Nanoseconds after which a write looks first whether the file is still in its place."""
@@ -139,8 +140,9 @@ class LogStream:
         self,
         text: bytes,
         level: str | None = None,
-        fields: Mapping[str, object] | None = None,
+        fields: Fields = None,
         *,
+        task: str | None = None,
         ended: bool = True,
         cut_bytes: int = 0,
     ) -> None:
@@ -162,7 +164,7 @@ class LogStream:
         elif not self._closed:
             self.writer.keep_tail(self.name, text + b"\n")
             if self.writer.sizes.keeps:
-                for shown in messages_of(text, level, fields):
+                for shown in messages_of(text, level, fields, task):
                     self.writer.append_json(shown, NOTIFIED)
 
     def flush(self) -> None:

@@ -26,6 +26,9 @@ LARGER_PIPES = 64
 DRAIN_READS = 64
 """Number of reads, at most, after the time of a drain is over."""
 
+PRESENT_READS = 4
+"""Number of reads that take in all that a pipe holds."""
+
 HEAP_BYTES = 1024 * 1024
 """Bytes of half the memory that is kept: more than one read takes in all, copies and prefixes included."""
 
@@ -143,9 +146,9 @@ class Capture:
         self.catch_up()
         self._end()
 
-    def catch_up(self) -> None:
+    def catch_up(self, reads: int = DRAIN_READS) -> None:
         """Reads the present contents of the pipe, bounded: of a dead process, all that it wrote."""
-        for _ in range(DRAIN_READS):
+        for _ in range(reads):
             if self.closed or not self.read():
                 break
 

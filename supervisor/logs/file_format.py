@@ -117,6 +117,14 @@ class LogSource(Protocol):
         ...
 
 
+class Selection(Protocol):
+    """Defines a choice of records that may change while they are followed."""
+
+    def takes(self, record: Record) -> bool:
+        """Returns whether a record is selected."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LogFilter:
     """Selects records by worker, time, stream, level and pattern; `since` and `until` are unix seconds."""
@@ -128,6 +136,8 @@ class LogFilter:
     level: str | None = None
     pattern: Pattern | None = None
     previous: bool = False
+    task: Selection | None = None
+    """Selects the lines of one task."""
     running: frozenset[str] = frozenset()
     """Workers that have an incarnation now: their previous one is the one before it."""
 
@@ -136,7 +146,7 @@ class LogFilter:
         """Returns whether a record has to be read to know if it is selected."""
         return any(
             each is not None
-            for each in (self.level, self.pattern, self.stream, self.since, self.until)
+            for each in (self.level, self.pattern, self.stream, self.since, self.until, self.task)
         )
 
     def select(self, records: Iterable[Record]) -> list[Record]:
@@ -153,6 +163,7 @@ class LogFilter:
             for record in records
             if (since is None or time_of(record) >= since)
             and (until is None or time_of(record) <= until)
+            and (self.task is None or self.task.takes(record))
             and (
                 record["stream"] == "corral"
                 or (
@@ -516,19 +527,20 @@ def text_fields(text: bytes) -> Record:
 
 
 def messages_of(
-    text: bytes, level: str, fields: Mapping[str, object] | None
+    text: bytes, level: str, fields: Mapping[str, object] | None, task: str | None = None
 ) -> Iterator[Mapping[str, object]]:
     """Yields a `log` notification as it is stored: in pieces where the whole would exceed a message to a reader.
 
     Fields that are too long for that become text.
     """
+    whose: Record = {} if task is None else {"task": task}
     more: Record = {"fields": fields} if fields else {}
     if fields and len(shown := json_line(fields)) > PIECE_BYTES:
         text, more = text + b" " + shown, {}
     while len(text) > PIECE_BYTES:
-        yield {"level": level, **text_fields(text[:PIECE_BYTES]), "partial": True}
+        yield {"level": level, **text_fields(text[:PIECE_BYTES]), **whose, "partial": True}
         text = text[PIECE_BYTES:]
-    yield {"level": level, **text_fields(text), **more}
+    yield {"level": level, **text_fields(text), **whose, **more}
 
 
 def decode_message(text: bytes) -> Record:

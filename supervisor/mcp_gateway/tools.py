@@ -103,6 +103,9 @@ class LogsArguments(Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[
         str | None, Meta(description="Agent, MCP server or worker; all when absent")
     ] = None
+    task: Annotated[
+        str | None, Meta(description="A task: the lines of all its attempts, in place of a name")
+    ] = None
     lines: Annotated[int, Meta(ge=1, le=2000, description="How many of the last lines")] = 100
     stream: Literal["stdout", "stderr", "log"] | None = None
     level: Annotated[
@@ -433,7 +436,7 @@ async def _logs(control: Control, asked: LogsArguments, caller: ToolCaller) -> A
     params: dict[str, object] = {"n": asked.lines, "previous": asked.previous}
     if asked.name is not None:
         params["names"] = [asked.name]
-    for key in ("stream", "level", "grep"):
+    for key in ("task", "stream", "level", "grep"):
         if (value := getattr(asked, key)) is not None:
             params[key] = value
     found = await _call(control, "log.read", params, caller)

@@ -20,7 +20,7 @@ from ..lifecycle import state_machine
 from ..lifecycle.start_failure import shell_hint
 from ..lifecycle.state_machine import State, Worker
 from ..logs.capture import LogWriter, StreamName
-from ..logs.capture_pipe import Capture
+from ..logs.capture_pipe import PRESENT_READS, Capture
 from ..process import limits
 from ..process.launch import prepare
 from ..process.limits import Excess
@@ -167,6 +167,11 @@ class Incarnation:
         self.is_abandoned = True
         if self.abandoned is not None:
             self.abandoned.set()
+
+    def catch_up(self) -> None:
+        """Reads all that it has printed until now: a later line in the log was printed later."""
+        for capture in self.captures:
+            capture.catch_up(PRESENT_READS)
 
     def exited(self, report: Exit, asked: Resources) -> Death:
         """Reads the last bytes of the pipes, and returns how the leader ended under these limits."""

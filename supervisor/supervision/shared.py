@@ -29,6 +29,7 @@ from .checkpoints import Checkpoints
 from .health_monitor import Surroundings
 from .probes import Probes
 from .start_gate import StartGate
+from .task_moments import TaskMoments
 
 PREPARED_STARTS = 128
 """Number of starts prepared at a time, more than may be under way: a task for each of a thousand waiting ones takes 3 kB."""
@@ -164,6 +165,7 @@ class Shared:
     starting: asyncio.Semaphore
     start_gate: StartGate = field(default_factory=lambda: StartGate(PREPARED_STARTS))
     removals: Removals = field(default_factory=Removals)
+    task_moments: TaskMoments = field(default_factory=TaskMoments)
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:

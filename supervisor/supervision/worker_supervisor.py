@@ -23,7 +23,7 @@ from ..config.probe_spec import Readiness
 from ..config.spec import Spec
 from ..lifecycle import start_failure, state_machine, transitions
 from ..lifecycle.state_machine import UP, LastExit, State, Worker
-from ..logs.capture import LogStream, LogWriter
+from ..logs.capture import Fields, LogStream, LogWriter
 from ..logs.file_format import severity
 from ..logs.rotating_file import LogLimits
 from ..process.parent import Exit
@@ -562,11 +562,10 @@ class WorkerSupervisor:
             self.life.release_pipes()
         self.shared.logs.release(self.log)
 
-    def note(self, level: str, text: str, fields: Mapping[str, object] | None = None) -> None:
-        """Writes a line with a level to the worker's log."""
-        if self._notes is None:
-            self._notes = self.log.stream("log")
-        self._notes.line(text.encode("utf-8", "surrogateescape"), level, fields)
+    def note(self, level: str, text: str, fields: Fields = None, task: str | None = None) -> None:
+        """Writes a line with a level to the worker's log, as one of a task where that is known."""
+        self._notes = self._notes or self.log.stream("log")
+        self._notes.line(text.encode("utf-8", "surrogateescape"), level, fields, task=task)
 
     @property
     def channel(self) -> Channel:

@@ -208,6 +208,7 @@ class Executor:
             if isinstance(outcome, BrokenOff):
                 await self._break_off(entry, attempt, outcome, place)
                 return
+            place.end_lines()
             entry.answered_at = rfc3339(time.time())
             if isinstance(outcome, Succeeded) and self._is_alone(started):
                 await self._succeed(entry, outcome.result)
@@ -515,18 +516,27 @@ class Executor:
 class _Place:
     """Holds a place on a worker, which is released once."""
 
-    __slots__ = ("_is_held", "_scheduler", "_supervisor", "_task")
+    __slots__ = ("_is_held", "_moments", "_scheduler", "_supervisor", "_task")
 
     def __init__(self, scheduler: Scheduler, supervisor: WorkerSupervisor, task: Task) -> None:
         self._scheduler = scheduler
         self._supervisor = supervisor
         self._task = task
         self._is_held = True
+        self._moments = supervisor.shared.task_moments.begin(task.id, supervisor.id)
+
+    def end_lines(self) -> None:
+        """Ends what its worker prints for it: its log has all of this task before another begins."""
+        if self._moments.end_ns is None:
+            if self._supervisor.life is not None:
+                self._supervisor.life.catch_up()
+            self._moments.end_ns = time.time_ns()
 
     def release(self) -> None:
         """Releases it to the next task; a second time is harmless."""
         if self._is_held:
             self._is_held = False
+            self.end_lines()
             self._scheduler.release(self._supervisor, self._task)
 
 

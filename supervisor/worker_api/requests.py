@@ -257,7 +257,11 @@ class WorkerApi:
         level = asked.level if asked.level in LEVELS else "info"
         threshold = supervisor.spec.monitoring.agent_log_level
         if threshold not in LEVELS or LEVELS.index(level) >= LEVELS.index(threshold):
-            supervisor.note(level, asked.message, asked.fields)
+            # A message of a task that has just ended is no error: it is one of the worker then.
+            running = supervisor.running
+            only = next(iter(running)) if len(running) == 1 else None
+            task = only if asked.task is None else asked.task if asked.task in running else None
+            supervisor.note(level, asked.message, asked.fields, task)
 
     async def close(self) -> None:
         """Ends the subscriptions of workers."""

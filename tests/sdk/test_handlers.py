@@ -316,7 +316,10 @@ async def test_progress_usage_beats_and_log_records_are_told_in_order(agent: str
             ("usage", {"tokens": 10, "cost_cents": 0.5, "task": "t-1"}),
             ("usage", {"tokens": 5, "cost_cents": 0.0, "task": "t-1"}),
             ("heartbeat", {"busy": True, "task": "t-1"}),
-            ("log", {"level": "warning", "message": "look", "fields": {"path": "a"}}),
+            (
+                "log",
+                {"level": "warning", "message": "look", "fields": {"path": "a"}, "task": "t-1"},
+            ),
         ]
         assert peer.asked[0].params == {"task": "t-1", "data": {"step": 2}}
 

@@ -424,11 +424,13 @@ class LogParams(Struct, frozen=True, forbid_unknown_fields=True):
 
     `level` is the least severe (lines without one are excluded), `grep` a regular expression that a line
     contains, `previous` selects the incarnation before the present one. `follow` is for `log.follow`.
-    `names` may be globs, `selector` requires labels; both are resolved once, when the call begins.
+    `names` may be globs, `selector` requires labels; both are resolved once, when the call begins. `task` selects
+    what a task has printed and logged, in all its attempts; following that ends with the task.
     """
 
     names: list[str] | None = None
     selector: Selector | None = None
+    task: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     n: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     since: Moment | None = None
     stream: Literal["stdout", "stderr", "log"] | None = None

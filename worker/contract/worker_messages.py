@@ -127,11 +127,12 @@ class UsageParams(Struct, frozen=True):
 
 
 class WorkerLogParams(Struct, frozen=True):
-    """`log` of a worker."""
+    """`log` of a worker; with `task`, of the handler that runs it."""
 
     message: str
     level: str = "info"
     fields: dict[str, object] = {}
+    task: str | None = None
 
 
 class TaskResult(Struct, frozen=True):

@@ -368,7 +368,8 @@ class Task(TaskRequest):
 
     def log(self, message: str, /, level: str = "info", **fields: Json) -> None:
         """Writes a log record with fields; plain text may be printed instead."""
-        self._calls.notify("log", {"level": level, "message": message, "fields": fields})
+        params = {"level": level, "message": message, "fields": fields, "task": self.id}
+        self._calls.notify("log", params)
 
 
 def _blocking(

@@ -1,0 +1,62 @@
+"""Prints what a task prints and logs on stderr while the command waits for its end: `run --logs`."""
+
+import sys
+import threading
+from functools import partial
+from types import TracebackType
+
+from ...worker.client.sync import Client
+from ...worker.contract.errors import CorralError
+from ...worker.contract.log_pieces import PieceJoiner
+from ..context import ANSWER_S, Session
+from ..log_lines import LogWriter
+from ..render import inners
+from .wait import TaskProgress
+
+LAST_LINES_S = 5.0
+"""Seconds that the last lines may take after the end of the task, before its result is printed."""
+
+
+class TaskLines:
+    """Follows the lines of one task over a connection of its own, until the task has ended."""
+
+    def __init__(self, session: Session, progress: TaskProgress, task: str) -> None:
+        self._progress = progress
+        self._task = task
+        self._writer = LogWriter(session, stream=sys.stderr)
+        self._connection = session.connect()
+        # A daemon thread: a second Ctrl-C ends the command at once.
+        self._thread = threading.Thread(target=self._run, name="corral-lines", daemon=True)
+
+    def __enter__(self) -> "TaskLines":
+        self._connection.call("log.follow", {"task": self._task}, timeout_s=ANSWER_S)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._thread.join(LAST_LINES_S)
+
+    def _run(self) -> None:
+        try:
+            self._follow(self._connection)
+        except CorralError as error:
+            self._progress.print(f"no more lines of the task are shown: {error.message}")
+        finally:
+            self._connection.close()
+
+    def _follow(self, connection: Client) -> None:
+        joiner = PieceJoiner()
+        for notification in connection.notifications():
+            records = joiner.flush() if notification.method == "log.end" else []
+            if notification.method == "log":
+                records = joiner.join(inners(notification.params, "records"))
+            if records:
+                self._progress.above(partial(self._writer.write, records))
+            if notification.method == "log.end":
+                return
