@@ -320,14 +320,10 @@ class _Daemon:
     def _note_store(self) -> None:
         """Publishes that the store takes nothing now, or has lost what was posted, or takes things again."""
         store = self.shared.store
-        stalled_s, lost, is_bad = store.stalled_s, store.lost_posts, store.is_degraded
-        if is_bad:
-            store.probe()
+        stalled_s, lost, is_bad = store.stalled_s, store.lost_posts, store.probe()
         if self._store_fails != is_bad:
             self._store_fails = is_bad
             what = "daemon.degraded" if is_bad else "daemon.recovered"
-            if not is_bad:
-                store.forget_probe()
             since, self._lost_reported = lost - self._lost_reported, lost
             self.shared.bus.publish(what, part="store", stalled_s=round(stalled_s, 3), lost=since)
 

@@ -212,21 +212,18 @@ class Store:
         """Returns whether the store takes nothing now, or has refused something a moment ago."""
         return self.stalled_s > STALL_S or self.refusal is not None
 
-    def probe(self) -> None:
-        """Writes something as large as events are, to find out whether the disk takes it; at most one at a time."""
+    def probe(self) -> bool:
+        """Returns whether the store is degraded; while it is, tries to write as much as events are, once at a time."""
+        if not self.is_degraded:
+            if self._probe is not None and self.post(("DELETE FROM meta WHERE key = 'probe'", ())):
+                self._probe = None
+            return False
         if self._probe is None or self._probe.done():
+            sql = "INSERT OR REPLACE INTO meta (key, value) VALUES ('probe', zeroblob(?))"
             with contextlib.suppress(Overloaded, ShuttingDown):
-                self._probe = self.begin(
-                    (
-                        "INSERT OR REPLACE INTO meta (key, value) VALUES ('probe', zeroblob(?))",
-                        (PROBE_BYTES,),
-                    )
-                )
+                self._probe = self.begin((sql, (PROBE_BYTES,)))
                 self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
-
-    def forget_probe(self) -> None:
-        """Removes what `probe` has written."""
-        self.post(("DELETE FROM meta WHERE key = 'probe'", ()))
+        return True
 
     async def write(self, *statements: Statement) -> list[int]:
         """Runs the statements as one atomic group; returns, once they are on disk, a number for each.
