@@ -246,7 +246,7 @@ start = _verb(
 )
 stop = _verb("stop", "Stop agents, workers or MCP servers. Waits until they have ended.", "stopped")
 restart = _verb("restart", "Restart agents, workers or MCP servers.", "restarted")
-reset = _verb("reset", "Clear recorded failures, and start workers that gave up.", "reset")
+reset = _verb("reset", "Forget failures, and start workers that gave up.", "reset")
 
 
 def _pausing(name: str, help_text: str, done: str) -> click.Command:
@@ -278,7 +278,7 @@ pause = _pausing("pause", "Freeze all processes of agents, workers or MCP server
 resume = _pausing("resume", "Continue paused agents, workers or MCP servers.", "resumed")
 
 
-wake = _verb("wake", "Start hibernated agents or workers from their checkpoints.", "woken")
+wake = _verb("wake", "Start hibernated agents from their checkpoints.", "woken")
 
 
 @click.command("hibernate", cls=Command)

@@ -73,10 +73,11 @@ def completion(context: click.Context, shell: str) -> None:
 @click.argument("document", default="config", type=click.Choice(DOCUMENTS))
 @click.pass_obj
 def schema(session: Session, document: str) -> None:
-    """Print the JSON Schema of the configuration file, of a table in it, of a task, or of an event.
+    """Print the JSON Schema of the configuration.
 
-    With it an editor checks and completes corral.toml: corral schema > corral.schema.json, and
-    #:schema ./corral.schema.json as the first line of the file.
+    DOCUMENT is the whole file, a table in it, a task or an event. With it an editor checks and
+    completes corral.toml: corral schema > corral.schema.json, and #:schema ./corral.schema.json
+    as the first line of the file.
     """
     admit_msgspec()
     from ...supervisor.schema.documents import (  # noqa: PLC0415 - start-up time: this command alone

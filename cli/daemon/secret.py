@@ -12,7 +12,7 @@ from ..render import items, word
 
 complete_secrets = complete_names("secret.list", "secrets")
 
-secret = CommandGroup("secret", help="Set, list, rotate and remove secrets for ${secret:NAME}.")
+secret = CommandGroup("secret", help="Set, list, rotate and remove secrets.")
 
 of_name = click.argument("name", metavar="NAME", shell_complete=complete_secrets)
 of_source = click.argument("source", metavar="[-]", required=False, type=click.Choice(["-"]))
@@ -51,7 +51,10 @@ def set_(session: Session, /, name: str, **options: Any) -> None:  # Any: the op
 @click.option("--restart", is_flag=True, help="Restart the workers that use it, one after another.")
 @click.pass_obj
 def rotate(session: Session, /, name: str, **options: Any) -> None:  # Any: the options above
-    """Replace the value of a secret; without --agent it stays for the same agents."""
+    """Replace the value of a secret.
+
+    Without --agent it stays for the same agents.
+    """
     params: dict[str, object] = {"name": name, "secret": _value(name, options)}
     params |= {"agents": list(options["agents"]) or None, "restart": options["restart"]}
     timeout: dict[str, Any] = {"timeout_s": None} if options["restart"] else {}

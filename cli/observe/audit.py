@@ -51,7 +51,10 @@ class _Audit(CommandGroup):
     epilog="Without a command, list: `corral audit -n 20` is `corral audit list -n 20`.",
 )
 def audit() -> None:
-    """Show and verify the audit log of changes and tool calls."""
+    """Show and verify the audit log.
+
+    It has the changes, the calls of tools, and what was refused.
+    """
 
 
 @audit.command("list", cls=Command)

@@ -30,6 +30,7 @@ from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
 from ..audit.log import Audit, refusal_key
+from ..config.labels import is_glob
 from ..config.secrets import MASK, masked
 from ..logs.daemon_log import log_outcome
 from ..sessions.sessions import Memory
@@ -318,9 +319,9 @@ class Control:
         """Returns the names that a call is about, for its record: globs and selectors as what they choose now."""
         names = _names(params)
         selector = params.get("selector")
-        if params.get("all") is True and selector is None:
-            return names
         plain = [each for each in names if isinstance(each, str) and each != "*"]
+        if selector is None and (params.get("all") is True or not any(map(is_glob, plain))):
+            return names
         try:
             found = self.agents.chosen(
                 plain, selector if isinstance(selector, str) else None, groups=True

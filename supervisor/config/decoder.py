@@ -166,7 +166,7 @@ def as_written(raw: object) -> object:
 def written_keys(table: Mapping[str, object]) -> dict[KeyPath, object]:
     """Returns the keys of an agent's table and of its sections in whose values variables were expanded, as they are written.
 
-    Environments and headers are left out: what shows a table hides their values.
+    Environments and headers are left out: commands that show a table hide their values.
     """
     found: dict[KeyPath, object] = {}
     for key, value in table.items():
