@@ -82,7 +82,6 @@ DESCRIPTIONS: dict[str, str] = {
     "tasks.cancel_grace": "time for a worker to end a cancelled task before it is replaced; duration",
     "tasks.queue_timeout": "how long a task may wait to be started; queue_timeout_s of the task itself goes first; duration, 0 is off",
     "tasks.when_down": "the handling of a task for an agent that runs none by itself: see an agent that is down; refuse, queue",
-    "tasks.when_down": "what becomes of a task for an agent that runs none until it is started: see an agent that is down; refuse, queue",
     "tasks.result_retention": "how long the record of an ended task is kept; duration",
     "tasks.dead_letter_retention": "the same for a failed task that was not queued again; duration",
     "tasks.max_delegation_depth": "how many tasks may stand above one that is delegated; 1 to 100",
