@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .. import toml_text
-from ..tools.import_convert import allowed_name
+from ..tools.import_convert import allowed_name, looks_secret
 
 Table = dict[str, object]
 
@@ -114,6 +114,15 @@ class Draft:
     def named(self, original: str) -> Entry | None:
         """Returns the agent that a program of the file became."""
         return next((each for each in self.agents.values() if each.original == original), None)
+
+    def note_secrets(self) -> None:
+        """Notes the variables whose values look like secrets, without the values."""
+        for entry in (*self.agents.values(), *self.schedules.values()):
+            variables = entry.table.get("environment")
+            for name, value in (variables if isinstance(variables, dict) else {}).items():
+                if "${" not in str(value) and looks_secret(str(name), str(value)):
+                    reason = f'looks like a secret: "corral secret set {name}", and ${{secret:{name}}} in its place'
+                    entry.note(f"environment.{name}", reason)
 
     def note(self, key: str, reason: str) -> None:
         """Adds a note about the whole file."""

@@ -68,6 +68,7 @@ def import_(
         words = f"cannot import {len(paths)} files at once: only units of systemd belong together"
         raise InvalidParams(words, key="FILE", value=list(paths))
     draft = converted(found, texts)
+    draft.note_secrets()
     if not (draft.agents or draft.schedules):
         reason = "it has no programs" if not draft.notes else str(draft.notes[0])
         raise InvalidParams(f'cannot import "{first}": {reason}', file=first, reason=reason)

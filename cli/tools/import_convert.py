@@ -79,6 +79,12 @@ def allowed_name(name: str, prefix: str = "mcp") -> str:
     return near
 
 
+def looks_secret(name: str, value: str) -> bool:
+    """Returns whether the value of a variable or header should rather be a reference to a secret."""
+    is_written = bool(value) and not SECRET_REFERENCE.search(value)
+    return is_written and bool(SECRET.search(name) or _LOOKS_SECRET.search(value))
+
+
 def translated(
     section: Section, name: str, around: Surroundings, *, rename: str | None = None
 ) -> Server | Skipped:
@@ -290,12 +296,7 @@ class _Entry:
 
     def _note_secrets(self, key: str, values: Mapping[str, str]) -> None:
         """Collects the names of values that look like secrets and are no references."""
-        found = [
-            name
-            for name, value in values.items()
-            if value and (SECRET.search(name) or _LOOKS_SECRET.search(value))
-            if not SECRET_REFERENCE.search(value)
-        ]
+        found = [name for name, value in values.items() if looks_secret(name, value)]
         self.secrets += [(key, name) for name in found]
 
     def fail(self, field: str, reason: str) -> NoReturn:

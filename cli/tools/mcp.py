@@ -346,6 +346,9 @@ Write the command after --, or give --url in place of a command.""",
 @click.option(
     "--env", "environment", multiple=True, metavar="K=V", help="Environment variable; repeatable."
 )
+@click.option(
+    "--label", "labels", multiple=True, metavar="K=V", help="Label for selectors; repeatable."
+)
 @click.option("--cwd", metavar="DIR", help="Working directory; default is the current one.")
 @click.option(
     "--idle-timeout",
@@ -409,7 +412,8 @@ def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values 
         spec["command"] = list(options["command"])
     if options["denied"]:
         spec["denied_tools"] = list(options["denied"])
-    for kept, option in (("environment", "--env"), ("headers", "--header")):
+    tables = (("environment", "--env"), ("headers", "--header"), ("labels", "--label"))
+    for kept, option in tables:
         if options[kept]:
             spec[kept] = dict(pair(name, option, each) for each in options[kept])
     return spec

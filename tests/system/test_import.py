@@ -18,6 +18,7 @@ services:
     image: python:3.12
     command: python3 -c "import time; print('up ${WHO:-you}', flush=True); time.sleep(1000)"
     restart: unless-stopped
+    environment: { API_KEY: abcdefgh123, OTHER_KEY_FILE: /x }
     ports: ["8000:8000"]
     depends_on: [other]
   other: { image: busybox, command: [sleep, "1000"], labels: { team: red } }
@@ -42,6 +43,8 @@ def test_a_converted_compose_file_runs(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert "ports" in done.stderr
     assert "postgres:16" in done.stderr
+    assert "environment.API_KEY" in done.stderr
+    assert "abcdefgh123" not in done.stderr
     checked(tmp_path, "out.toml")
     assert (tmp_path / "out.toml").stat().st_mode & 0o777 == 0o600  # values may be secret
     assert run_corral(tmp_path, "import", "compose.yml", "--write", "out.toml").returncode == 4
