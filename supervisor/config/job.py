@@ -17,12 +17,12 @@ from .team import a_name
 from .values import (
     PositiveSeconds,
     Refused,
-    free_table,
     is_table,
     matching,
     retry_reasons,
     whole,
 )
+from .workflow import json_value
 
 OF_SERVICES = ("ready", "health", "hibernate_after")
 """Keys for a process that stays: a job is done when it has ended."""
@@ -114,13 +114,15 @@ def following(expression: str, after: datetime) -> datetime | None:
         return None
 
 
-def _every(seconds: float) -> float:
+def interval(seconds: float) -> float:
+    """Accepts the seconds between two runs."""
     if seconds < 1:
         raise Refused('write at least "1s"')
     return seconds
 
 
-def _cron(raw: object) -> str:
+def cron_expression(raw: object) -> str:
+    """Accepts a cron expression that has a time."""
     if not isinstance(raw, str):
         raise Refused('write five fields, such as "0 6 * * mon", or a word such as "@daily"')
     try:
@@ -132,7 +134,8 @@ def _cron(raw: object) -> str:
     return raw
 
 
-def _moment(raw: object) -> datetime:
+def date_and_time(raw: object) -> datetime:
+    """Decodes a date and time, of TOML or as a string of RFC 3339."""
     if isinstance(raw, str):
         try:
             raw = datetime.fromisoformat(raw)
@@ -143,7 +146,8 @@ def _moment(raw: object) -> datetime:
     return raw
 
 
-def _timezone(raw: object) -> str:
+def zone_name(raw: object) -> str:
+    """Accepts the name of a time zone of this machine."""
     if not isinstance(raw, str):
         raise Refused('write a time zone, such as "Europe/Berlin"')
     try:
@@ -153,20 +157,16 @@ def _timezone(raw: object) -> str:
     return raw
 
 
-def _value(raw: object) -> object:
-    return free_table({"value": raw})["value"]
-
-
-Text = Annotated[str, matching(r"(?s).*\S.*", "a text")]
+Text = Annotated[str, matching(r"[\s\S]*\S[\s\S]*", "a text")]
 
 
 class _Times(Struct):
     """Declares the keys that each schedule has."""
 
-    every: Annotated[PositiveSeconds, _every]
-    cron: Annotated[str, _cron]
-    at: Annotated[datetime, _moment]
-    timezone: Annotated[str, _timezone]
+    every: Annotated[PositiveSeconds, interval]
+    cron: Annotated[str, cron_expression]
+    at: Annotated[datetime, date_and_time]
+    timezone: Annotated[str, zone_name]
     catch_up: bool
     overlap: Literal["skip", "queue", "replace"]
 
@@ -179,8 +179,8 @@ class _Work(Struct):
     workflow: Annotated[str, a_name]
     capability: Text
     objective: Text
-    input: Annotated[object, _value]
-    context: Annotated[object, _value]
+    input: Annotated[object, json_value]
+    context: Annotated[object, json_value]
     priority: Annotated[int, whole(1, 10)]
     session: Text
     sticky_key: Text

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from ...worker.contract.records import TaskParams
+from ..config.job import TIMES, WORK
 from ..config.loader import ONLY_OF_AGENTS, ONLY_OF_SERVERS
 from ..config.spec import DAEMON_WIDE, FIELDS, SECTIONS, Audit, Daemon, Events, Mcp, Profile, Spec
 from ..config.team import TEAM_KEYS
@@ -77,6 +78,16 @@ def _workflow() -> Schema:
     return {**_keys(WORKFLOW_KEYS, "workflows", keys), "required": ["steps"]}
 
 
+def _schedule() -> Schema:
+    """Returns the schema of a schedule: of a task, or of a command with the keys of the job that it is."""
+    fields = {**TIMES, **WORK}
+    keys = {key: or_variable(of_field(field)) for key, field in fields.items()}
+    table = _keys(fields, "schedules", keys)
+    own = _table(Spec, "agents", without=ONLY_OF_SERVERS)["properties"] | _sections()
+    table["properties"] = own | table["properties"]
+    return table
+
+
 def _named(name: str) -> Schema:
     return {"type": "object", "additionalProperties": {"$ref": f"#/$defs/{name}"}}
 
@@ -101,7 +112,7 @@ def _config() -> Schema:
         "agents": _named("agent"),
         "teams": _named("team"),
         "workflows": _named("workflow"),
-        "schedules": {"type": "object", "additionalProperties": {"type": "object"}},
+        "schedules": {"type": "object", "additionalProperties": _schedule()},
     }
     parts = {"agent": _agent(), "server": _server(), "team": _team(), "workflow": _workflow()}
     return {

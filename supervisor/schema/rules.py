@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config import labels, probe_spec, spec, values, workflow
+from ..config import job, labels, probe_spec, spec, values, workflow
 from ..config.decoder import Field
 from ..config.values import Available, Between, Each, Matching, OneOf, Rule, Whole
 
@@ -153,6 +153,10 @@ _SCHEMAS: Mapping[Rule, Callable[[Schema], Schema]] = {
     values.protocol_revision: _always({"enum": list(values.PROTOCOL_VERSIONS)}),
     values.port_of: _same,
     values.retry_reasons: _always(_RETRY_REASONS),
+    job.interval: _same,
+    job.cron_expression: _always(TEXT),
+    job.date_and_time: _always(TEXT),
+    job.zone_name: _always(TEXT),
     labels.label_table: _always(STRINGS),
     labels.title_text: _always(TEXT),
     labels.description_text: _always(TEXT),
