@@ -221,6 +221,9 @@ class Task(TaskRequest):
         idempotency_key: str | None = None,
         after: Sequence[str] | None = None,
         retry: Mapping[str, Json] | None = None,
+        when_down: str | None = None,
+        queue_timeout_s: float | None = None,
+        deadline_s: float | None = None,
     ) -> Result:
         """Delegates work to another agent, team or workflow, by name or by capability, and waits for its end.
 
@@ -244,6 +247,9 @@ class Task(TaskRequest):
             idempotency_key: queues a task with the same key once; its record is returned.
             after: ids of tasks that have to succeed first.
             retry: max_attempts, retry_on, retry_backoff_base_s.
+            when_down: "queue" waits for an agent that is stopped or has given up; "refuse" does not.
+            queue_timeout_s: limit for the wait until a worker begins, in seconds.
+            deadline_s: limit for the whole, waiting and retries included, in seconds.
 
         Raises:
             CorralError: the error of the other task: TaskFailed, Timeout, WorkerFailed, Cancelled…;
@@ -272,6 +278,9 @@ class Task(TaskRequest):
             idempotency_key=idempotency_key,
             after=after,
             retry=retry,
+            when_down=when_down,
+            queue_timeout_s=queue_timeout_s,
+            deadline_s=deadline_s,
         )
         return delegated(await self._calls.request("task/delegate", params))
 
