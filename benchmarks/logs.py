@@ -154,7 +154,7 @@ def measures(size: Size, supervisors: Keepers) -> list[Measure]:
         *rows,
         Measure("last_short", "the last 100 lines of a log of 1 MB", "ms"),
         Measure("last_long", long, "ms", "last_short"),
-        *long_line.measures(),
+        *long_line.measures(long_line.scenes(quick=size is QUICK)),
     ]
 
 
@@ -182,9 +182,8 @@ def main() -> None:
                     for name in supervisors.by_name
                 ]
         parts.append(lambda: _last_lines(folder, size, printer))
-        for scene in long_line.SCENES:
-            chosen = scene.smaller() if options.quick else scene
-            parts.append(partial(long_line.taken, folder / f"long-{scene.name}", chosen))
+        for scene in long_line.scenes(quick=options.quick):
+            parts.append(partial(long_line.taken, folder / f"long-{scene.name}", scene))
         taken = bench.interleaved(size.rounds, parts)
     notes = [*supervisors.notes, supervisors.told()]
     bench.report("logs", measures(size, supervisors), taken, machine, options, notes)

@@ -15,6 +15,11 @@ Times: TypeAlias = Literal["local", "utc", "none"]
 LOUD = {"warning": "yellow", "warn": "yellow", "error": "red", "critical": "red", "fatal": "red"}
 
 
+def line_at(at: str, *, is_local: bool) -> str:
+    """Returns the time of a line: in local time, short, or as the daemon has sent it."""
+    return render.one_line(line_time(at, time.time())) if is_local else render.at(at)
+
+
 class LogWriter:
     """Writes log records for people: time, worker, text; `!` in place of `|` marks stderr."""
 
@@ -72,10 +77,7 @@ class LogWriter:
     def _stamp(self, at: str) -> str:
         if self._times == "none":
             return ""
-        if self._times == "local" and self._is_terminal:
-            shown = render.one_line(line_time(at, time.time()))
-        else:
-            shown = render.at(at)
+        shown = line_at(at, is_local=self._times == "local" and self._is_terminal)
         return self._styled(shown, "grey") + " "
 
     def _styled(self, text: str, colour: str) -> str:

@@ -18,6 +18,7 @@ from ..context import (
     session_of,
     unknown_word,
 )
+from ..log_lines import line_at
 from ..render import inners, word
 
 EVENTS_SHOWN = 100
@@ -83,6 +84,7 @@ class _Events(CommandGroup):
 )
 @click.option("--worker", metavar="ID", help="Print only events of this worker.")
 @click.option("--task", metavar="ID", help="Print only events of this task.")
+@click.option("--utc", is_flag=True, help="Print times in UTC, in full, also on a terminal.")
 @click.pass_context
 def events(
     context: click.Context,
@@ -91,6 +93,7 @@ def events(
     count: int | None,
     since: str | None,
     types: tuple[str, ...],
+    utc: bool,
     **only: str | None,
 ) -> None:
     """Show events: state changes, tasks, tool calls, limits.
@@ -110,7 +113,7 @@ def events(
     if count is not None or since is None:
         shown = EVENTS_BEFORE_FOLLOWING if follow else EVENTS_SHOWN
         params["n"] = shown if count is None else count
-    write = session.print_ndjson if session.json else _writer(session)
+    write = session.print_ndjson if session.json else _writer(session, utc)
     if follow:
         _follow(session, params, write)
     else:
@@ -156,19 +159,19 @@ def _follow(session: Session, params: Mapping[str, object], write: Write) -> Non
         ) from error
 
 
-def _writer(session: Session) -> Write:
+def _writer(session: Session, utc: bool) -> Write:
     def write(records: Iterable[Mapping[str, object]]) -> None:
         for record in records:
-            session.print(_line(session, record))
+            session.print(_line(session, record, utc))
         session.stdout.flush()
 
     return write
 
 
-def _line(session: Session, record: Mapping[str, object]) -> str:
+def _line(session: Session, record: Mapping[str, object], utc: bool) -> str:
     kind = word(record, "type", "-")
     subject = word(record, "worker") or word(record, "agent", "-")
-    at = render.at(word(record, "at"))
+    at = line_at(word(record, "at"), is_local=session.is_terminal and not utc)
     head = render.one_line(f"{word(record, 'seq', '-'):>6} {kind} {subject}")
     taken = render.columns(at) + render.columns(head) + 2
     room = None if session.width is None else max(session.width - taken, 1)

@@ -398,7 +398,7 @@ but the last have `"partial": true`. `lost_lines` and `lost_bytes` count lost li
 (null if the number is not known).
 """,
     "events": """
-[events](events.md) lists the types and their fields. `corral events -f --type "build.*"` subscribes. `-n` defaults to 100, with `-f` to 10, with `--since` to all events. With `-f`, Ctrl-C exits 0 and the end of the daemon 6.
+[events](events.md) lists the types and their fields. Times are those of `corral logs`: local on a terminal without `--utc`. `corral events -f --type "build.*"` subscribes. `-n` defaults to 100, with `-f` to 10, with `--since` to all events. With `-f`, Ctrl-C exits 0 and the end of the daemon 6.
 
 `--json`: one event per line, `{"seq", "at", "type", "agent", "worker", "incarnation", …}`. `--since N` with a number that no event has had yet exits 4.
 When the daemon is lost, the last line on stderr names the event to go on from; with `--json`, `error.data.since` does.

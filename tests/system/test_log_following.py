@@ -451,3 +451,10 @@ def test_a_command_that_follows_ends_with_its_pipe(tmp_path: Path) -> None:
             assert b"count-0" in process.stdout.readline()
             process.stdout.close()
             assert process.wait(BOUND_S) in (-signal.SIGPIPE, 141)
+
+
+def test_while_a_line_of_64_mib_is_printed_and_read_by_many_the_daemon_hardly_grows() -> None:
+    program = Path(__file__).parents[2] / "benchmarks" / "long_line.py"
+    command = [sys.executable, "-P", str(program), "both"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * BOUND_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
