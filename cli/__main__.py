@@ -38,6 +38,7 @@ COMMANDS = {
     "checkpoint": "agents.checkpoint",
     "memory": "agents.memory",
     "run": "tasks.task",
+    "try": "tasks.trial",
     "tasks": "tasks.task",
     "task": "tasks.task",
     "team": "tasks.team",

@@ -265,6 +265,12 @@ daemon has acknowledged a task without a key, `run` exits 6 with `"acknowledged"
 `--json`: the task record, also of a failed task:
 `{"id", "agent", "worker", "state", "priority", "attempt", "objective", "input", "output", "error", …}`; for a schedule its record.
 """,
+    "try": """
+`MODULE:AGENT` is looked for in the folder where the command is typed, `FILE.py` anywhere; a file with one Agent needs no `:AGENT`. The agent gets its
+[environment](worker-environment.md) as under any daemon: `--env OPENAI_API_KEY` passes a variable of yours. `--watch` needs an agent that can be forked
+([warm](agents.md#warm-agents)) and whose first import succeeds; an import that fails later is told, and the next change is waited for. Ctrl-C and
+even `kill -9` leave no process and no file. `--json`: `{"output"}`, or `{"error"}`.
+""",
     "tasks": """
 Lists tasks that satisfy all conditions. `--agent` may name a team or a workflow. Dead letters have failed or timed out, were delegated by no task, and were neither retried nor
 discarded. `--grep` ignores case and searches the records, 100,000 in a second or less. Records that cannot be read are left out, and counted on stderr. `--json`: a list of task records.

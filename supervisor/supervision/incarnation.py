@@ -251,7 +251,8 @@ async def bring_up(life: Incarnation, owner: Owner, shared: Shared) -> state_mac
     except CorralError as error:
         life.has_failed_handshake = True
         is_gone = isinstance(error, WorkerFailed | Timeout) or bool(error.data.get("lost"))
-        return None if is_gone else state_machine.Refused(error.message)
+        reason = error.message.removeprefix(f'cannot start worker "{owner.id}": ')
+        return None if is_gone else state_machine.Refused(reason)
     life.checkpoint = None  # it may be megabytes
     return state_machine.Shaken()
 

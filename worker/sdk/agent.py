@@ -242,6 +242,41 @@ class Agent:
             raise NotInitialized(f"cannot {action}: the worker does not run")
         return self._hooks.running
 
+    def test(
+        self,
+        objective: str,
+        input: Json = None,  # noqa: A002  the name that a task has for it
+        *,
+        context: Json = None,
+        config: Mapping[str, object] | None = None,
+        session: str | None = None,
+        memory: Mapping[str, object] | None = None,
+        tools: Mapping[str, object] | None = None,
+        agents: Mapping[str, object] | None = None,
+    ) -> Json:
+        """Runs the handler once without a daemon, on_start before it and on_shutdown after it, and returns its output.
+
+        Args:
+            objective: the caller's objective, in words.
+            input: the caller's data, any JSON value.
+            context: additional information of the caller.
+            session: id of the session that the task is a turn of.
+            memory: the state of that session: history, variables and data.
+            config: the agent's `[agents.NAME.config]` table.
+            tools: by name the result of a tool, or a function of its arguments.
+            agents: by name the output of another agent, or a function of the delegated task.
+
+        Raises:
+            InvalidParams: the agent has no handler, or a hook takes other arguments.
+            ValueError: JSON cannot express the output.
+            BaseException: any exception of the handler, as it is.
+        """
+        from . import offline  # noqa: PLC0415  asyncio costs 80 ms that `import Agent` need not
+
+        request: dict[str, Json] = {"task": "test", "objective": objective, "input": input}
+        request |= {"context": context, "session": session, "memory": memory}
+        return offline.run(self._hooks, request, config, tools or {}, agents or {})
+
     def run(self) -> None:
         """Serves the daemon until `shutdown`; prints how to run the agent if corral did not start it.
 

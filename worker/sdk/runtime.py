@@ -155,7 +155,7 @@ class Worker:
         self._hooks = hooks
         self._loop = loop
         self._thread = threading.get_ident()
-        self._has_async_handler = hooks.task is not None and _is_async(hooks.task)
+        self._has_async_handler = hooks.task is not None and is_async(hooks.task)
         self._phase = _Phase.WAITING
         self._start: Start | None = None
         self._early: dict[str, Json] | None = None  # the params of a `configure` before it is Ready
@@ -456,12 +456,13 @@ class Worker:
     # -- handlers and hooks
 
     async def _call(self, hook: Callable[..., object], *args: object) -> object:
-        if _is_async(hook):
+        if is_async(hook):
             return await cast("Awaitable[object]", hook(*args))
         return await run_in_thread(partial(hook, *args), lambda _: None)
 
 
-def _is_async(function: Callable[..., object]) -> bool:
+def is_async(function: Callable[..., object]) -> bool:
+    """Returns True if a handler or hook has to be awaited."""
     while isinstance(function, partial):
         function = function.func
     if inspect.iscoroutinefunction(function):

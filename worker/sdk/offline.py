@@ -1,0 +1,145 @@
+"""Runs an agent's handler once in the calling program, without a daemon: for tests of the agent's own code.
+
+Tools and other agents are what the caller gives; stored values are kept in a dict for the time of the run. Nothing is
+limited, counted or supervised: `corral try` runs an agent under a real daemon.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from ..contract import codec
+from ..contract.errors import InvalidParams, NotFound
+from .results import Json
+from .runtime import is_async
+from .session import Memory
+from .signatures import fault_of
+from .task import Hooks, Running, Start, SyncTask, Task
+from .threads import ThreadBridge, run_in_thread
+
+T = TypeVar("T")
+
+Answers = Mapping[str, object]
+"""By the name of a tool or an agent: the result, or a function that takes the arguments or the task and returns it."""
+
+
+def run(
+    hooks: Hooks, request: dict[str, Json], config: Json, tools: Answers, agents: Answers
+) -> Json:
+    """Returns the output of the handler as a caller would get it, in a loop and a thread of its own.
+
+    Raises:
+        InvalidParams: the agent has no handler, or a hook takes other arguments.
+        ValueError: JSON cannot express the output.
+        BaseException: any exception of the handler or a hook.
+    """
+    fault = fault_of(hooks)
+    if fault is not None or hooks.task is None:
+        raise InvalidParams(f"cannot test the agent: {fault or 'it has no @agent.task'}")
+    found: list[Json] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(asyncio.run(_run(hooks, request, config, _Answers(tools, agents))))
+        except BaseException as error:  # raised again for the caller, below
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="corral-test")  # the caller may be on a loop itself
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+async def _run(hooks: Hooks, request: dict[str, Json], config: Json, calls: "_Answers") -> Json:
+    name = hooks.name or "agent"
+    start = Start(name, f"{name}-0", 1, 3600.0, {}, config or {}, None)
+    bridge = ThreadBridge(asyncio.get_running_loop())
+    hooks.bind(Running(calls, bridge))
+    if hooks.on_start is not None:
+        await _call(hooks.on_start, start)
+    try:
+        memory = Memory(request.pop("memory", None) or {}, codec.encode)
+        handler = hooks.task
+        assert handler is not None, "the caller has checked it"
+        if is_async(handler):
+            work = handler(Task(start, request, calls, memory))
+            output = await cast("Awaitable[object]", work)
+        else:
+            task = SyncTask(start, request, calls, memory, bridge)
+            output = await run_in_thread(partial(handler, task), bridge.cancel)
+        return codec.decode(codec.encode(output))
+    finally:
+        if hooks.on_shutdown is not None:
+            await _call(hooks.on_shutdown)
+
+
+async def _call(hook: Callable[..., object], *args: object) -> object:
+    if is_async(hook):
+        return await cast("Awaitable[object]", hook(*args))
+    return await run_in_thread(partial(hook, *args), lambda _: None)
+
+
+class _Answers:
+    """Answers the calls of a task in place of the daemon."""
+
+    def __init__(self, tools: Answers, agents: Answers) -> None:
+        self._tools = tools
+        self._agents = agents
+        self._stored: dict[str, Json] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def request(self, method: str, params: Mapping[str, Any], /) -> object:
+        """Returns the answer to a request."""
+        if method == "tools/list":
+            return {"tools": [{"name": name, "inputSchema": {}} for name in self._tools]}
+        if method == "tools/call":
+            name = params["name"]
+            found = await self._answer("tool", name, self._tools, params.get("arguments") or {})
+            text = found if isinstance(found, str) else codec.encode(found).decode()
+            return {"content": [{"type": "text", "text": text}], "structuredContent": found}
+        if method == "task/delegate":
+            return await self._delegated(params)
+        if method == "task/delegate_all":
+            return {"results": [await self._delegated(each) for each in params["tasks"]]}
+        key = params.get("key")
+        if method == "memory/put":
+            self._stored[str(key)] = params.get("value")
+        elif method == "memory/get":
+            return {"value": self._stored.get(str(key))}
+        elif method == "memory/delete":
+            self._stored.pop(str(key), None)
+        elif method == "memory/search":
+            items = [{"key": k, "value": v} for k, v in self._stored.items()]
+            return {"items": [each for each in items if params["query"] in str(each)]}
+        return {"id": 1, "seq": 1}
+
+    async def _delegated(self, task: Mapping[str, Any]) -> dict[str, object]:
+        output = await self._answer("agent", str(task.get("agent")), self._agents, task)
+        return {"id": "test", "agent": task.get("agent"), "state": "succeeded", "output": output}
+
+    async def _answer(self, kind: str, name: str, known: Answers, given: object) -> Json:
+        if name not in known:
+            words = f'cannot find {kind} "{name}": give the test {kind}s={{"{name}": RESULT}}'
+            raise NotFound(words, name=name)
+        found = known[name]
+        if callable(found):
+            found = found(given)
+        return await found if isinstance(found, Awaitable) else found
+
+    def notify(self, method: str, params: Mapping[str, object], /) -> None:
+        """Drops a notification: progress, a beat, usage."""
+
+    async def drain(self) -> None:
+        """Returns at once."""
+
+    def start(self, coroutine: Coroutine[Any, Any, T], what: str, /) -> Awaitable[T]:
+        """Runs a coroutine in the background."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=what)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
