@@ -49,12 +49,16 @@ def agent(
     is_hibernated: bool = False,
 ) -> Agent:
     """Returns an agent with workers in these states."""
+
+    def is_cordoned(_: object) -> bool:
+        return is_hibernated
+
     spec = Spec(name=name, kind="agent", source="test", requires=requires)
     supervisors = [
         SimpleNamespace(
             worker=Worker(f"{name}-{number}", spec, **fields),
             job=SimpleNamespace(is_waiting=is_after_others),
-            is_cordoned=lambda _: is_hibernated,
+            is_cordoned=is_cordoned,
         )
         for number, fields in enumerate(workers)
     ]
