@@ -38,12 +38,13 @@ async def expire(
     specs: Callable[[], Iterable[Spec]],
     reloaded: asyncio.Event,
 ) -> None:
-    """Removes expired records, at once, every hour, and when the configuration was `reloaded`.
+    """Removes expired records, at once, every hour, and when the configuration was `reloaded`; memory every `cleanup_interval`.
 
     The retention of an agent's tasks is in its spec; for agents that are gone, that of all applies.
     """
     records = Records(store)
     offset_s = time.time() - time.monotonic()
+    due_at = 0.0  # of all but memory
     while True:
         now = time.time()
         jumped_s = now - time.monotonic() - offset_s
@@ -52,13 +53,18 @@ async def expire(
             offset_s += jumped_s
             await asyncio.sleep(EXPIRY_S)
             continue
+        is_due = reloaded.is_set() or time.monotonic() >= due_at
         reloaded.clear()
         kept = config()
         try:
+            await memory.expire(now)
+            if not is_due:
+                await _until(reloaded, min(due_at - time.monotonic(), _interval_s(kept)))
+                continue
+            due_at = time.monotonic() + EXPIRY_S
             await logs.expire(now - kept.events.retention)
             await audit.prune(now)
             await event_history.expire(now - kept.events.retention)
-            await memory.expire(now)
             of_agent = {spec.name: _retention(spec.tasks) for spec in specs()}
             await records.expire(now, _retention(kept.defaults.tasks), of_agent)
             await checkpoints.expire(now)
@@ -67,9 +73,17 @@ async def expire(
             logger.warning("%s", error)
         except Exception:
             logger.exception("cannot remove what has expired; tried again in an hour")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EXPIRY_S):
-                await reloaded.wait()
+        await _until(reloaded, min(EXPIRY_S, _interval_s(kept)))
+
+
+def _interval_s(config: Config) -> float:
+    return config.defaults.memory.cleanup_interval
+
+
+async def _until(reloaded: asyncio.Event, bound_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, bound_s)):
+            await reloaded.wait()
 
 
 def _retention(tasks: Tasks) -> Retention:

@@ -166,6 +166,19 @@ def clear(session: Session, agent: str, of: str | None) -> None:
     session.print(f"{agent}: forgot {sessions} sessions and {keys} keys")
 
 
+@memory.command("cleanup")
+@click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
+@click.pass_obj
+def cleanup(session: Session, agent: str | None) -> None:
+    """Remove what has expired, of an agent or of all."""
+    found = session.call("memory.cleanup", {"agent": agent})
+    if session.json:
+        session.print_json(found)
+        return
+    sessions, keys = word(found, "sessions", "0"), word(found, "keys", "0")
+    session.print(f"removed {sessions} expired sessions and {keys} expired keys")
+
+
 @memory.command("stats")
 @click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
 @click.pass_obj

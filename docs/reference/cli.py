@@ -237,6 +237,10 @@ The default limit is 100.
     "memory clear": """
 Without SESSION, deletes all sessions and keys of the agent. Refused (4) while a task uses them.
 """,
+    "memory cleanup": """
+- Removes at once what the daemon removes every `[memory] cleanup_interval`: sessions unused for their agent's `retention`, and keys whose time is over.
+  It prints how many, and publishes `memory.expired` for each agent that had any.
+""",
     "memory stats": """
 Prints sessions, turns, messages, keys and bytes by agent, and which sessions are in the memory of the daemon.
 """,

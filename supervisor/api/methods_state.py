@@ -3,6 +3,8 @@
 The sessions and keys of an agent that was removed are still shown, until they are cleared.
 """
 
+import time
+
 import msgspec
 
 from ...worker.contract.control_params import (
@@ -11,6 +13,7 @@ from ...worker.contract.control_params import (
     CheckpointRemoveParams,
     CheckpointRestoreParams,
     CheckpointSaveParams,
+    MemoryCleanupParams,
     MemoryClearParams,
     MemoryFindParams,
     MemoryKeyParams,
@@ -73,6 +76,12 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
 async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> object:
     """Deletes a session of an agent with its keys, or all of them; refused while a task works on it."""
     return await control.memory.clear(params.agent, params.session)
+
+
+@method("memory.cleanup", "operate", MemoryCleanupParams)
+async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Caller) -> object:
+    """Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each."""
+    return await control.memory.expire(time.time(), params.agent)
 
 
 @method("memory.stats", "read", MemoryStatsParams)

@@ -27,6 +27,7 @@ LIVE = frozenset(
         "events.max_publish_per_second",
         "events.retention",
         "mcp.profiles",
+        "memory.cleanup_interval",
         "memory.max_pool_bytes",
         "process.max_concurrent_processes",
         "tasks.best_max_load_percent",
@@ -131,6 +132,7 @@ def _daemon_wide(config: Config) -> dict[str, object]:
         values[f"process.{key}"] = getattr(config.process, key)
     for key in sorted(DAEMON_WIDE["tasks"]):
         values[f"tasks.{key}"] = getattr(config.defaults.tasks, key)
+    values["memory.cleanup_interval"] = config.defaults.memory.cleanup_interval
     values["memory.max_pool_bytes"] = config.defaults.memory.max_pool_bytes
     values["mcp.profiles"] = config.profiles
     return values

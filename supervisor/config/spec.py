@@ -309,6 +309,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     max_pool_bytes: Bytes = 64 * MIB
     max_keys: Annotated[int, whole(1, 10_000_000)] = 100_000
     max_keys_bytes: Annotated[Bytes, at_least(KIB)] = 256 * MIB
+    cleanup_interval: PositiveSeconds = 3600.0
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -442,7 +443,7 @@ DAEMON_WIDE: dict[str, frozenset[str]] = {
     "mcp": frozenset({"cortex_binary_path", "cortex_args"}),
     "tasks": frozenset({"max_total_queue_size", "max_total_queue_bytes", "capability_routing"})
     | {"best_min_success_percent", "best_max_load_percent"},
-    "memory": frozenset({"max_pool_bytes"}),
+    "memory": frozenset({"max_pool_bytes", "cleanup_interval"}),
 }
 # Keys that a running worker was started with; every other key of a Spec takes effect at once.
 RESTART_KEYS = frozenset(

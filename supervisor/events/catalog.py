@@ -285,8 +285,10 @@ _TYPES = (
         _SESSION, _REASON)),
     EventType("memory.evicted", "The least recently used session was removed for a new one (`max_sessions`).",
               AGENT, (_SESSION,)),
-    EventType("memory.expired", "Sessions unused for `retention` were removed.", AGENT, (
-        Field("sessions", "count", "number of sessions"),)),
+    EventType("memory.expired", "Sessions unused for `retention`, and keys whose time was over, were removed.", AGENT, (
+        Field("sessions", "count", "number of sessions"),
+        Field("keys", "count", "number of keys"),
+    )),
     EventType("memory.trimmed", "The oldest messages of a session were removed for new ones (`max_session_bytes`).",
               AGENT, (
         _SESSION,

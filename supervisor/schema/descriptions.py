@@ -105,6 +105,7 @@ DESCRIPTIONS: dict[str, str] = {
     "memory.max_pool_bytes": "sessions that the daemon holds in memory, all agents together; the others are read when they are used; size, 0 is off",
     "memory.max_keys": "keys that an agent remembers beside its sessions; more are refused with ResourceLimitExceeded; 1 to 10000000",
     "memory.max_keys_bytes": "size of these keys and their values in all; size, 1 KiB or more",
+    "memory.cleanup_interval": "time between two removals of what has expired: sessions by retention, keys by their own time; duration, above 0",
     "recovery.enable_auto_restart": "false: nothing is started again by itself; boolean",
     "recovery.restart": "on-failure: every end but exit 0 and a stop that was asked for; always, on-failure, never",
     "recovery.max_restart_attempts": "restarts within restart_window; the next failure is final; 0 to 1000",

@@ -100,11 +100,14 @@ class KeyValues:
         return items
 
     async def usage(self, agent: str | None) -> list[tuple[str, int, int]]:
-        """Returns keys and bytes of each agent that has any, or of one."""
+        """Returns keys and bytes of each agent that has any, or of one, without those whose time is over."""
         rows = await self._store.read(
-            "SELECT agent, keys, size_bytes FROM memory_usage WHERE keys > 0"
-            " AND (? IS NULL OR agent = ?) ORDER BY agent LIMIT ?",
-            (agent, agent, USAGE_MAX),
+            "SELECT agent, keys - COALESCE(gone, 0), size_bytes - COALESCE(gone_bytes, 0) FROM memory_usage"
+            " LEFT JOIN (SELECT agent AS whose, COUNT(*) AS gone,"
+            " SUM(LENGTH(CAST(key AS BLOB)) + LENGTH(value)) AS gone_bytes"
+            " FROM memory WHERE expires_at <= ? GROUP BY agent) ON whose = agent"
+            " WHERE keys > COALESCE(gone, 0) AND (? IS NULL OR agent = ?) ORDER BY agent LIMIT ?",
+            (time.time(), agent, agent, USAGE_MAX),
         )
         return [(str(name), number_of(keys), number_of(size)) for name, keys, size in rows]
 
@@ -112,13 +115,15 @@ class KeyValues:
         """Returns a step that removes the keys of a session, or all of an agent, as part of a larger change."""
         return ClearKeys(agent, session)
 
-    async def expire(self, now: float) -> None:
-        """Removes keys whose time is over.
+    async def expire(self, now: float, agent: str | None) -> dict[str, int]:
+        """Removes keys whose time is over, of all agents or of one; returns how many, by agent.
 
         Raises:
             Overloaded: the store takes nothing now.
         """
-        await self._store.write(_Expire(now))
+        step = _Expire(now, agent)
+        await self._store.write(step)
+        return step.gone
 
 
 class _Change:
@@ -212,7 +217,8 @@ class _Delete(_Change):
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the key."""
-        return _remove(connection, "agent = ? AND session = ? AND key = ?", self._where)
+        condition = "agent = ? AND session = ? AND key = ?"
+        return sum(_remove(connection, condition, self._where).values())
 
 
 class ClearKeys(_Change):
@@ -225,21 +231,26 @@ class ClearKeys(_Change):
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the keys."""
         condition = "agent = ? AND (? IS NULL OR session = ?)"
-        self.removed = _remove(connection, condition, self._where)
+        self.removed = sum(_remove(connection, condition, self._where).values())
         return self.removed
 
 
 class _Expire(_Change):
-    def __init__(self, now: float) -> None:
-        self._now = now
+    def __init__(self, now: float, agent: str | None) -> None:
+        self._where = (now, agent, agent)
+        self.gone: dict[str, int] = {}
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the keys."""
-        return _remove(connection, "expires_at < ?", (self._now,))
+        condition = "expires_at <= ? AND (? IS NULL OR agent = ?)"
+        self.gone = _remove(connection, condition, self._where)
+        return sum(self.gone.values())
 
 
-def _remove(connection: sqlite3.Connection, condition: str, values: Iterable[object]) -> int:
-    """Deletes keys and updates the counts; `condition` is one of those above."""
+def _remove(
+    connection: sqlite3.Connection, condition: str, values: Iterable[object]
+) -> dict[str, int]:
+    """Deletes keys and updates the counts; returns how many, by agent. `condition` is one of those above."""
     gone: dict[str, list[int]] = {}
     rows = connection.execute(
         f"DELETE FROM memory WHERE {condition}"
@@ -250,7 +261,7 @@ def _remove(connection: sqlite3.Connection, condition: str, values: Iterable[obj
         gone.setdefault(agent, []).append(size)
     for agent, sizes in gone.items():
         _count(connection, agent, -len(sizes), -sum(sizes))
-    return sum(map(len, gone.values()))
+    return {agent: len(sizes) for agent, sizes in gone.items()}
 
 
 def _count(connection: sqlite3.Connection, agent: str, keys: int, size_bytes: int) -> None:

@@ -449,21 +449,37 @@ class Memory:
 
     # -- retention
 
-    async def expire(self, now: float) -> None:
+    async def expire(self, now: float, only: str | None = None) -> dict[str, int]:
         """Removes sessions unused for longer than their agent's retention, and keys whose time is over.
+
+        Args:
+            now: seconds since 1970.
+            only: the agent; None for all.
+
+        Returns:
+            The numbers of removed `sessions` and `keys`.
 
         Raises:
             Overloaded: the store takes nothing now.
         """
         rows = await self._store.read("SELECT DISTINCT agent FROM session")
-        for agent in sorted({str(each) for (each,) in rows}):
+        sessions: dict[str, int] = {}
+        for agent in sorted({str(each) for (each,) in rows if only in (None, str(each))}):
             before = now - self._rules(agent).retention
             step = Expire(agent, before, self._spared(agent))
             await self._store.write(step)
             self._forget(agent, step.removed)
             if step.removed:
-                self._bus.publish("memory.expired", agent=agent, sessions=len(step.removed))
-        await self.key_values.expire(now)
+                sessions[agent] = len(step.removed)
+        keys = await self.key_values.expire(now, only)
+        for agent in sorted({*sessions, *keys}):
+            self._bus.publish(
+                "memory.expired",
+                agent=agent,
+                sessions=sessions.get(agent, 0),
+                keys=keys.get(agent, 0),
+            )
+        return {"sessions": sum(sessions.values()), "keys": sum(keys.values())}
 
     def _spared(self, agent: str) -> frozenset[str]:
         """Returns the sessions of an agent that tasks work on, or are about to, while they are read."""

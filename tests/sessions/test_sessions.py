@@ -359,7 +359,7 @@ async def test_sessions_that_nobody_used_for_long_are_forgotten(tmp_path: Path) 
         await here.store.write(("UPDATE session SET accessed_at = 1000 WHERE session = 'busy'", ()))
         (accessed,) = here.rows("SELECT accessed_at FROM session WHERE session = 'read'")[0]
         await here.memory.expire(accessed + 99)
-        assert await told(here, "memory.expired") == {"agent": "a", "sessions": 1}
+        assert await told(here, "memory.expired") == {"agent": "a", "sessions": 1, "keys": 0}
         there = {each["session"] for each in await here.memory.sessions(None, 10)}
         assert there == {"read", "busy"}
         assert here.rows("SELECT COUNT(*) FROM session_turn") == [(2,)]

@@ -215,3 +215,31 @@ def test_sessions_survive_the_death_of_the_daemon_and_a_damaged_one_hurts_no_oth
         assert (good["history"], good["variables"]) == (["one"], {"k": "v"})
         daemon.call("memory.clear", agent="keen", session="bad")
         assert run(daemon, "bad", "say two")["output"] == 0
+
+
+def test_what_has_expired_is_neither_counted_nor_kept_beyond_a_cleanup(tmp_path: Path) -> None:
+    config = '[agents.keen]\ncommand = ["sleep", "1000"]\nprotocol = "none"\nautostart = false\n'
+    with DaemonProcess(tmp_path, config) as daemon, daemon.client() as client:
+        client.call("event.follow", {"types": ["memory.expired"]}, timeout_s=BOUND_S)
+        expired: Iterator[Any] = client.notifications()
+
+        def put(key: str) -> None:
+            daemon.call("memory.put", agent="keen", key=key, value="x", ttl_s=0.01)
+            while daemon.call("memory.get", agent="keen", key=key)["value"] is not None:
+                pass  # until its time is over
+
+        daemon.call("memory.put", agent="keen", key="stays", value="x")
+        put("goes")
+        (usage,) = daemon.call("memory.stats")["agents"]
+        assert usage["keys"] == 1
+        printed = daemon.corral("--json", "memory", "cleanup", "keen")
+        assert json.loads(printed.stdout) == {"sessions": 0, "keys": 1}
+        (event,) = next(expired).params["events"]
+        assert (event["agent"], event["keys"]) == ("keen", 1)
+        assert daemon.call("memory.cleanup") == {"sessions": 0, "keys": 0}
+        daemon.config.write_text(config + '[memory]\ncleanup_interval = "50ms"\n')
+        daemon.call("daemon.reload")
+        put("goes by itself")
+        (event,) = next(expired).params["events"]
+        assert (event["agent"], event["keys"]) == ("keen", 1)
+        assert daemon.call("memory.stats")["agents"][0]["keys"] == 1

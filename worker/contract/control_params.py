@@ -366,6 +366,12 @@ class MemoryClearParams(Struct, frozen=True, forbid_unknown_fields=True):
     session: Key | None = None
 
 
+class MemoryCleanupParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Selects the memory of an agent; of all agents when absent."""
+
+    agent: AgentName | None = None
+
+
 class MemoryStatsParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects the memory of an agent; of all agents when absent."""
 
