@@ -160,6 +160,7 @@ def test_who_may_only_read_cannot_have_an_agent_forget_or_remember(daemon: Daemo
         "memory.stats": "read",
         "memory.put": "operate",
         "memory.delete": "operate",
+        "memory.cleanup": "operate",
         "memory.clear": "operate",
     }
 
