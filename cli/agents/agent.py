@@ -25,7 +25,7 @@ from ..context import (
 from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import inner, inners, items, word
-from ..status_table import print_entries, print_status
+from ..status_table import JOB_WORDS, print_entries, print_status
 from ..team_table import print_group
 
 TAIL_LINES = 20
@@ -217,7 +217,8 @@ def _named(found: Mapping[str, object], given: Sequence[object]) -> Iterator[tup
     for entry in inners(found, "agents"):
         workers = [each for each in inners(entry, "workers") if word(each, "id") in names]
         if word(entry, "name") in names or not workers:
-            yield word(entry, "name"), word(entry, "state", "-")
+            state = JOB_WORDS.get(word(entry, "job"), word(entry, "state", "-"))
+            yield word(entry, "name"), state
         else:
             yield from ((word(each, "id"), word(each, "state", "-")) for each in workers)
 
