@@ -94,7 +94,11 @@ class Draft:
         entry.table["protocol"] = "none"
         self.agents[entry.name] = entry
         if entry.name != original:
-            entry.note("name", f'called "{entry.name}" here: a name has letters, digits, _ and -')
+            is_taken = allowed_name(original, "program") != entry.name
+            reason = (
+                "another one has its name" if is_taken else "a name has letters, digits, _ and -"
+            )
+            entry.note("name", f'called "{entry.name}" here: {reason}')
         return entry
 
     def schedule(self, original: str) -> Entry:

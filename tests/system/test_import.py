@@ -54,6 +54,18 @@ def test_a_converted_compose_file_runs(tmp_path: Path) -> None:
         assert "up you" in daemon.corral("logs", "web").stdout
 
 
+def test_a_converted_crontab_runs(tmp_path: Path) -> None:
+    lines = 'A = b\n0 3 * * * echo "poll $A"\n@reboot echo "booted $A"\n'
+    (tmp_path / "crontab").write_text(lines)
+    assert run_corral(tmp_path, "import", "crontab", "--write", "out.toml").returncode == 0
+    with DaemonProcess(tmp_path, (tmp_path / "out.toml").read_text()) as daemon:
+        daemon.await_worker("echo_2-0", lambda worker: worker["state"] == "Terminated")
+        task = daemon.corral("schedule", "run", "echo").stdout.strip()
+        assert daemon.call("task.wait", task=task, timeout_s=BOUND_S)["state"] == "succeeded"
+        logged = {record["text"] for record in daemon.call("log.read")["records"]}
+        assert {"poll b", "booted b"} <= logged
+
+
 def test_a_file_with_mcp_servers_is_imported_as_by_mcp_import(tmp_path: Path) -> None:
     servers = {"mcpServers": {"time": {"command": "mcp-server-time", "args": ["-v"]}}}
     (tmp_path / "editor.json").write_text(json.dumps(servers))
