@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from corral.worker import Agent
+from corral.worker import Agent, SyncTask, Task
 from corral.worker.errors import InvalidParams, NotFound
 
 pytestmark = pytest.mark.shell
@@ -26,7 +26,7 @@ def agent_of(*, is_async: bool) -> Agent:
     if is_async:
 
         @agent.task
-        async def run(task):  # type: ignore[no-untyped-def]  # as authors write it
+        async def run(task: Task) -> object:
             assert opened == ["open"]
             if task.objective == "tool":
                 result = await task.tool("git__git_log", repo=task.input)
@@ -43,7 +43,7 @@ def agent_of(*, is_async: bool) -> Agent:
     else:
 
         @agent.task
-        def run_sync(task):  # type: ignore[no-untyped-def]  # as authors write it
+        def run_sync(task: SyncTask) -> object:
             if task.objective == "tool":
                 result = task.tool("git__git_log", repo=task.input)
                 return [result.text, result.structured]
@@ -66,9 +66,16 @@ def test_a_handler_runs_without_a_daemon(is_async: bool) -> None:
     found = agent.test("say", (1, 2), context="c", config={"k": 1})
     assert found == {"given": [1, 2], "context": "c", "config": {"k": 1}}
     assert agent.test("remember", {"a": 1}) == {"a": 1}
-    tools = {"git__git_log": lambda arguments: {"log": arguments["repo"]}}
+
+    def log(arguments: dict[str, object]) -> object:
+        return {"log": arguments["repo"]}
+
+    def count(task: dict[str, int]) -> object:
+        return task["input"] + 1
+
+    tools = {"git__git_log": log}
     assert agent.test("tool", "here", tools=tools) == ['{"log":"here"}', {"log": "here"}]
-    assert agent.test("delegate", 3, agents={"reader": lambda task: task["input"] + 1}) == 4
+    assert agent.test("delegate", 3, agents={"reader": count}) == 4
     with pytest.raises(KeyError):
         agent.test("fail")
     with pytest.raises(NotFound):

@@ -144,8 +144,8 @@ def _value_at(value: object, path: str) -> object:
     for name, index in _STEP.findall(f".{path}" if path else ""):
         if name and isinstance(value, Mapping) and name in value:
             value = cast("Mapping[str, object]", value)[name]
-        elif index.isdecimal() and isinstance(value, list | tuple) and int(index) < len(value):
-            value = cast("Sequence[object]", value)[int(index)]
+        elif index.isdecimal() and isinstance(value, list):
+            value = cast("list[object]", value)[int(index)]
         else:
             return _NOTHING
     return value if path else _NOTHING

@@ -96,7 +96,8 @@ class _Answers:
     async def request(self, method: str, params: Mapping[str, Any], /) -> object:
         """Returns the answer to a request."""
         if method == "tools/list":
-            return {"tools": [{"name": name, "inputSchema": {}} for name in self._tools]}
+            schema: dict[str, object] = {}
+            return {"tools": [{"name": name, "inputSchema": schema} for name in self._tools]}
         if method == "tools/call":
             name = params["name"]
             found = await self._answer("tool", name, self._tools, params.get("arguments") or {})
@@ -122,14 +123,14 @@ class _Answers:
         output = await self._answer("agent", str(task.get("agent")), self._agents, task)
         return {"id": "test", "agent": task.get("agent"), "state": "succeeded", "output": output}
 
-    async def _answer(self, kind: str, name: str, known: Answers, given: object) -> Json:
+    async def _answer(self, kind: str, name: str, known: Answers, given: object) -> object:
         if name not in known:
             words = f'cannot find {kind} "{name}": give the test {kind}s={{"{name}": RESULT}}'
             raise NotFound(words, name=name)
         found = known[name]
         if callable(found):
-            found = found(given)
-        return await found if isinstance(found, Awaitable) else found
+            found = cast("Callable[[object], object]", found)(given)
+        return await cast("Awaitable[object]", found) if isinstance(found, Awaitable) else found
 
     def notify(self, method: str, params: Mapping[str, object], /) -> None:
         """Drops a notification: progress, a beat, usage."""
