@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
@@ -137,6 +138,17 @@ def _open_standard_streams() -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        words = message.removeprefix("unrecognized arguments: ")
+        if words != message:
+            first = words.split(" ")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            near = [each for each in known if each.startswith("-" + first)]
+            near = near or get_close_matches(first, known, 1)
+            message = f'"{words}" is no option'
+            if not first.startswith("-"):
+                message += f"; corrald takes no command: corral {first} may be meant"
+            elif near:
+                message += f"; did you mean {near[0]}?"
         self.exit(2, f"{self.prog}: cannot read the command line: {message}\n")
 
 
