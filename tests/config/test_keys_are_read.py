@@ -36,7 +36,7 @@ def attributes() -> set[str]:
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     found.add(node.attr)
                 elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr":
-                    found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+                    found |= {str(a.value) for a in node.args if isinstance(a, ast.Constant)}
     return found
 
 
