@@ -24,13 +24,6 @@ async def run(task: Task) -> Any:
     if word == "wait":
         await task.progress(0.5, "waits")
         await asyncio.sleep(given or 3600)
-    if word == "hold":  # lets nobody cancel it
-        await task.progress(0.5, "holds")
-        while True:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                continue
     if word == "big":
         return "x" * int(given)
     if word == "use":

@@ -39,7 +39,11 @@ NOT_SEEN: dict[str, str] = {
     "remain": "it is read when a job ends, and when it is asked for again",
     "tasks.record_tool_calls": AT_EACH_USE,
     "tasks.routing": AT_EACH_USE,
+    "tasks.cancel_grace": AT_EACH_USE,
     "timeout": "it is read when a job starts",
+    "tasks.best_max_load_percent": AT_EACH_USE,
+    "tasks.best_min_success_percent": AT_EACH_USE,
+    "tasks.capability_routing": AT_EACH_USE,
 }
 """Live key without a probe -> why."""
 
@@ -260,17 +264,6 @@ def _queue_timeout(live: Live) -> None:
     live.set("tasks.queue_timeout", "50ms")
     assert live.run("nothing") == "Timeout"
     live.cancel(running)
-
-
-@probe("tasks.cancel_grace")
-def _cancel_grace(live: Live) -> None:
-    live.set("tasks.cancel_grace", "50ms")
-    task = live.submit("hold")
-    live.await_task(task, lambda t: t["state"] == "running")
-    pid = live.worker()["pid"]
-    live.cancel(task)
-    live.until(live.worker, lambda w: w["pid"] not in (None, pid))
-    live.ready()
 
 
 @probe("tasks.when_down")
