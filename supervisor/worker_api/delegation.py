@@ -6,12 +6,13 @@ when the parent ends; here the children are cancelled when the request is withdr
 
 import asyncio
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import cast
 
 import msgspec
 
 from ...worker.contract import codec
-from ...worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded
+from ...worker.contract.errors import CorralError, InvalidParams, NotFound, ResourceLimitExceeded
 from ...worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from ...worker.contract.records import Task, TaskParams
 from ...worker.contract.worker_messages import DelegateAllParams, DelegateParams
@@ -90,7 +91,15 @@ class Delegation:
                 results[index] = {"error": error.to_record()}
 
     async def _ended(self, params: TaskParams) -> Task:
-        child = await self._tasks.submit(params, parent=self._parent)
+        try:
+            child = await self._tasks.submit(params, parent=self._parent)
+        except NotFound as error:
+            known = codec.as_array(error.data.get("known")) or []
+            near = get_close_matches(params.agent or "", [str(each) for each in known], 1)
+            if not near:
+                raise
+            words = f'{error.message}; did you mean "{near[0]}"?'
+            raise NotFound(words, **{**error.data, "near": near}) from error
         entry = self._entry
         if entry is not None and child.parent != entry.task.id:
             return await self._others(child, entry)

@@ -212,7 +212,7 @@ def test_one_after_the_other_is_a_way_to_be_in_parallel_too(daemon: DaemonProces
 @pytest.mark.parametrize(
     ("params", "key"),
     [
-        ({"tasks": [child("echo"), {"agent": "crew"}]}, "tasks[1]"),
+        ({"tasks": [child("echo"), {"agent": "crew"}]}, "tasks[1].objective"),
         ({"tasks": [child("echo"), child("echo", priority=11)]}, "tasks[1].priority"),
         ({"tasks": [child("echo")], "max_parallel": 0}, "max_parallel"),
         ({"tasks": []}, "tasks"),
