@@ -31,6 +31,7 @@ NOT_SEEN: dict[str, str] = {
     "mcp.max_retries": AT_EACH_USE,
     "mcp.probe_timeout": "it is read when a server is greeted, at its next start",
     "mcp.protocol_version": "an agent speaks no MCP; what does is restarted",
+    "memory.cleanup_interval": AT_EACH_USE,
     "memory.compression": AT_EACH_USE,
     "memory.max_pool_bytes": AT_EACH_USE,
     "monitoring.max_log_buffer_size": AT_EACH_USE,
