@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +41,7 @@ from .installation import (
     make_host,
     raise_descriptor_limit,
     read_config,
+    zygote_pool,
 )
 from .jobs.runner import JobRunner
 from .jobs.successes import Successes
@@ -51,7 +51,6 @@ from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .mcp_gateway.view import Client, ClientTools
 from .process.command import Commands
-from .process.launch import Host
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, remove_leftovers
 from .retention import expire
@@ -176,11 +175,7 @@ class _Daemon:
             success_rate=self.statistics.recent_success_rate,
         )
         self.tasks.bind_jobs(lambda writer, executor: JobRunner(writer, self.agents, executor))
-        self.schedules: Schedules | None = None
-        if HAS_ORCHESTRATION:
-            self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
-            self.schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks)
-            self.agents.membership.subscribe(self.schedules.follow)
+        self.schedules = self._make_schedules() if HAS_ORCHESTRATION else None
         self.tool_calls = ToolCalls(
             shared.bus,
             self.agents,
@@ -196,14 +191,7 @@ class _Daemon:
         self.agents.replicas.subscribe(self.autoscaler.resized)
         self.agents.replicas.subscribe(lambda agent: self.tasks.dispatcher.look_soon(agent.name))
         self._subscribe()
-        self.alerts = Alerts(
-            shared.bus,
-            shared.probes.commands,
-            shared.alert_counts,
-            lambda: self.agents.config,
-            self._spec_of,
-            "/" if paths.config is None else str(paths.config.resolve().parent),
-        )
+        self.alerts = self._make_alerts()
         self.agents.membership.subscribe(self._apply)
         self.agents.membership.subscribe(self.autoscaler.reloaded)
         self._reloaded = asyncio.Event()
@@ -212,6 +200,25 @@ class _Daemon:
         self._lost_reported = 0
         self._http_address: str | None = None
         self._reloading: set[asyncio.Task[None]] = set()
+
+    def _make_alerts(self) -> Alerts:
+        shared, config = self.shared, self.paths.config
+        return Alerts(
+            shared.bus,
+            shared.probes.commands,
+            shared.alert_counts,
+            lambda: self.agents.config,
+            self._spec_of,
+            "/" if config is None else str(config.resolve().parent),
+        )
+
+    def _make_schedules(self) -> "Schedules":
+        """Connects the optional room of workflows and schedules."""
+        shared = self.shared
+        self.tasks.bind(WorkflowEngine(shared, self.agents, self.tasks))
+        schedules = Schedules(shared.store, shared.bus, self.agents, self.tasks)
+        self.agents.membership.subscribe(schedules.follow)
+        return schedules
 
     def _subscribe(self) -> None:
         """Subscribes the rooms to the changes of workers that each acts on; they are called in this order."""
@@ -248,10 +255,7 @@ class _Daemon:
         audit = await Audit.open(store, lambda: this.agents.config.audit)
         await _note_head(audit)
         stack.push_async_callback(_note_clean_end, event_history, bus, audit)
-        forwarding = Forwarding(logs, bus)
-        stack.push_async_callback(forwarding.close)  # when the last worker has ended
-        forwarding.want(config.daemon.journal)
-        await forwarding.placed()
+        forwarding = await _forwarding(config, logs, bus, stack)
         tier = config.daemon.containment
 
         def exited(report: Exit) -> None:
@@ -271,7 +275,7 @@ class _Daemon:
         )
         ordinary_user = os.getuid() != 0 and "INVOCATION_ID" not in os.environ
         host = make_host(config, paths, launcher)
-        zygotes = _zygote_pool(
+        zygotes = zygote_pool(
             launcher, host, bus, logs, store.generation, on_exit=exited, on_empty=emptied
         )
         shared = Shared(
@@ -558,31 +562,21 @@ class _Daemon:
             await asyncio.sleep(BEAT_S)
 
 
-def _zygote_pool(
-    launcher: Launcher,
-    host: Host,
-    bus: Bus,
-    logs: LogStore,
-    generation: int,
-    *,
-    on_exit: Callable[[Exit], None],
-    on_empty: Callable[[str], None],
-) -> "ZygotePool | None":
-    """Returns the pool of zygotes; None where that room is left out of the installation."""
-    try:
-        from .zygote.pool import ZygotePool  # noqa: PLC0415  # an optional room
-    except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.zygote":
-            raise
-        logger.debug("the room zygote is left out: all workers start cold")
-        return None
-    return ZygotePool(launcher, host, bus, logs, generation, on_exit=on_exit, on_empty=on_empty)
-
-
 async def _note_clean_end(event_history: EventHistory, bus: Bus, audit: Audit) -> None:
     await audit.close()
     await _note_head(audit)
     await event_history.end(bus.publish("daemon.stopped").seq)
+
+
+async def _forwarding(
+    config: Config, logs: LogStore, bus: Bus, stack: contextlib.AsyncExitStack
+) -> Forwarding:
+    """Returns the copying of output to the journal, which ends when the last worker has ended."""
+    forwarding = Forwarding(logs, bus)
+    stack.push_async_callback(forwarding.close)
+    forwarding.want(config.daemon.journal)
+    await forwarding.placed()
+    return forwarding
 
 
 async def _note_head(audit: Audit) -> None:

@@ -6,20 +6,26 @@ import os
 import pwd
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..worker.contract.errors import InvalidParams, NotFound, PermissionDenied
 from .config.loader import decode, decode_agent
 from .config.secrets import Secrets
 from .config.sources import Variables
 from .config.spec import Config, Process, Spec, kind_of_group
+from .events.bus import Bus
+from .logs.store import LogStore
 from .process.launch import Host
-from .process.launcher_client import Launcher
+from .process.launcher_client import Exit, Launcher
 from .process.sandbox import make_temporary_root
 from .state_folder import make_sdk_folder, preparing
+
+if TYPE_CHECKING:
+    from .zygote.pool import ZygotePool
 
 AGENT_USER = "corral-agent"
 """The system user that agents of a root daemon run as, when it exists."""
@@ -181,3 +187,24 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""
+
+
+def zygote_pool(
+    launcher: Launcher,
+    host: Host,
+    bus: Bus,
+    logs: LogStore,
+    generation: int,
+    *,
+    on_exit: Callable[[Exit], None],
+    on_empty: Callable[[str], None],
+) -> "ZygotePool | None":
+    """Returns the pool of zygotes; None where that room is left out of the installation."""
+    try:
+        from .zygote.pool import ZygotePool  # noqa: PLC0415  # an optional room
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}.zygote":
+            raise
+        logger.debug("the room zygote is left out: all workers start cold")
+        return None
+    return ZygotePool(launcher, host, bus, logs, generation, on_exit=on_exit, on_empty=on_empty)
