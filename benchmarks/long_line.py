@@ -127,10 +127,10 @@ def measure(where: Path, scene: Scene) -> tuple[float, float]:
         file_bytes=scene.file_bytes,
     )
     with Daemon(where, config) as daemon, Client(daemon.socket) as client:
-        with _watched(daemon):
+        with watched_daemon(daemon):
             time.sleep(SETTLE_S)
         before = _rss_bytes(daemon.process.pid)
-        with _watched(daemon) as watched:
+        with watched_daemon(daemon) as watched:
             following = [_reader(where, daemon, number, "-f") for number in range(scene.following)]
             client.call("agent.start", {"names": ["long"], "wait": False}, timeout_s=BOUND_S)
             _await_ends(client)
@@ -184,7 +184,7 @@ def _rss_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def _watched(daemon: Daemon) -> Generator[Watched]:
+def watched_daemon(daemon: Daemon) -> Generator[Watched]:
     watched = Watched()
     is_over = threading.Event()
 
