@@ -44,6 +44,10 @@ class Process(Protocol):
         """Starts it if possible, without waiting."""
         ...
 
+    def end(self) -> None:
+        """Ends it, without waiting; a later call starts it again."""
+        ...
+
     def note(self, *, is_busy: bool) -> None:
         """Records whether it has work."""
         ...

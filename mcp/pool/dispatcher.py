@@ -260,6 +260,15 @@ class Dispatcher:
         if self.waiting and not slot.in_flight:
             self.wake()
 
+    def end(self, sharer: str) -> None:
+        """Ends the processes that serve or served this sharer in their present life, or start for it."""
+        for slot in self.slots:
+            process = slot.process
+            has_served = slot.in_flight > 0 or slot.leased_in == process.life
+            # One that comes up for a call that was given up has no owner, and nobody else asked for it.
+            if slot.sharer == sharer and (has_served or process.phase is Phase.COMING):
+                process.end()
+
     def changed(self) -> None:
         """Takes note that the state of a process has changed."""
         for slot in self.slots:

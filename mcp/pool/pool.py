@@ -34,11 +34,9 @@ from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
 from .dispatcher import Dispatcher, is_backing_off, too_late, within
 from .gate import Gate
 from .placement import Share
+from .retry import may_retry
 from .subscriptions import Subscribers
 from .validation import Validators
-
-UNSENT_RETRIES = 2
-"""Number of restarts for a call of a server that died before the call was sent."""
 
 REFRESH_PAUSE_S = 3.0
 """Seconds between two listings of a server because of its `ttlMs`, which may be 0."""
@@ -138,6 +136,12 @@ class Pool:
         entry = self._entries.get(name)
         if entry is not None:
             self._subscribers.updated(name, entry.backend.processes[number], uri)
+
+    def end(self, sharer: str) -> None:
+        """Ends the processes that this agent or client has alone; a later call starts them again."""
+        for entry in self._entries.values():
+            if entry.backend.share == "agent":
+                entry.end(sharer)
 
     async def close(self) -> None:
         """Ends timers and subscriptions."""
@@ -583,15 +587,3 @@ def may_overlap(tool: Tool | None, concurrency: Concurrency) -> bool:
     if concurrency == "auto":
         return tool is None or tool.is_read_only
     return concurrency == "parallel"
-
-
-def may_retry(tool: Tool | None, error: ToolFailed, attempt: int, max_retries: int) -> bool:
-    """Returns True if a call is retried after the attempt of this number, from 1, ended with `error`.
-
-    Only after the loss of a server: any call if it was not sent, else those that are safe to repeat.
-    """
-    if error.data.get("lost") is not True:
-        return False
-    if error.data.get("sent") is False:
-        return attempt <= max(UNSENT_RETRIES, max_retries)
-    return (tool is None or tool.is_idempotent) and attempt <= max_retries

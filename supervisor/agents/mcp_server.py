@@ -21,7 +21,7 @@ from ...worker.contract.errors import (
     Timeout,
     ToolFailed,
 )
-from ..lifecycle.state_machine import ASKED_FOR, UP, State, Worked, Worker
+from ..lifecycle.state_machine import ASKED_FOR, UP, State, Stop, Worked, Worker
 from ..supervision.line import McpLine
 from ..supervision.worker_supervisor import WorkerSupervisor
 from .agent import Agent, not_up
@@ -142,6 +142,11 @@ class ServerProcess:
     def start(self) -> None:
         """Starts it, if that can be done; waits for nothing."""
         self._control.startup.start_soon(self.supervisor)
+
+    def end(self) -> None:
+        """Ends it, without waiting; a later call starts it again."""
+        self.supervisor.job.cancel()
+        self.supervisor.send(Stop(reason="the agent that had it alone was removed"))
 
     def note(self, *, is_busy: bool) -> None:
         """Takes note that it has work, or has none left."""
@@ -282,6 +287,10 @@ class McpServers:
         """Removes a server, and what it offered with it."""
         self._pool.remove(name)
         self._tools.forget(name)
+
+    def end_of(self, agent: str) -> None:
+        """Ends the processes that a removed agent had alone: its state in them is not for another of its name."""
+        self._pool.end(agent)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Wakes the calls that wait for a server's worker, which has changed its state."""

@@ -371,6 +371,8 @@ class Membership:
             del self._agents[agent.name]
             if agent.spec.kind == "mcp":
                 self._servers.remove(agent.name)
+            else:
+                self._servers.end_of(agent.name)
         for agent in agents:
             self._shared.zygotes.forget(agent.name)
             self._service.removed(agent.name)

@@ -150,7 +150,7 @@ DESCRIPTIONS: dict[str, str] = {
     "agents.headers": "HTTP headers for every request to url; ${secret:NAME} is expanded in values; table of strings",
     "agents.idle_timeout": "stopped when unused for so long, started by the next call; duration, 0 is off",
     "agents.concurrency": "whether calls may overlap; auto: where the tool is marked as read-only; auto, serial, parallel",
-    "agents.share": "callers that share a process: all; or one agent, or one outside client, alone. A caller without a process gets a new one, up to instances; then the least recently used one, restarted; all, agent",
+    "agents.share": "callers that share a process: all; or one agent, or one outside client, alone. A caller without a process gets a new one, up to instances; then the least recently used one, restarted. It ends when the agent is removed; all, agent",
     "agents.spares": "processes beyond instances that are ready from the first call on, and replace one that is down; 0 to 100",
     "agents.max_calls_per_minute": "calls, reads and prompts beyond it are refused as Overloaded, with the time to wait; after a rest they may come at once; 0 to 1000000, 0 is off",
     "agents.relays": "client features that are declared to a legacy server. A request of the server goes to its caller if exactly one caller waits for the server; else it is refused; elicitation, roots, sampling",

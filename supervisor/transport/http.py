@@ -341,7 +341,7 @@ class HttpServer:
             return web.Response(status=202)  # there is none that concerns us
         rpc = read_request(message)
         meta = as_object(rpc.params.get("_meta")) or {}
-        caller = Caller(name=client_name(meta.get(META + "clientInfo")), sharer="http")
+        caller = Caller(name=client_name(meta.get(META + "clientInfo")), sharer="http clients")
         try:
             client_tools = self._offer(view_query(request), caller)
             check_headers(request, rpc, client_tools)

@@ -15,7 +15,8 @@ from corral.mcp.pool.backend import Concurrency
 from corral.mcp.pool.directory import Directory, near_names
 from corral.mcp.pool.gate import Gate
 from corral.mcp.pool.placement import Phase, Share
-from corral.mcp.pool.pool import UNSENT_RETRIES, Pool, may_overlap, may_retry
+from corral.mcp.pool.pool import Pool, may_overlap
+from corral.mcp.pool.retry import UNSENT_RETRIES, may_retry
 from corral.mcp.protocol.caller import NOBODY, Caller
 from corral.mcp.protocol.catalog import (
     FULL,
@@ -593,6 +594,7 @@ class PlayedProcess:
         self.played = Played(backend.play)
         self.starts = 0
         self.renewals = 0
+        self.ends = 0
         self.busy: list[bool] = []
 
     @property
@@ -628,6 +630,10 @@ class PlayedProcess:
 
     def die(self) -> None:
         self.is_up = False
+
+    def end(self) -> None:
+        self.ends += 1
+        self.die()
 
     def note(self, *, is_busy: bool) -> None:
         self.busy.append(is_busy)
@@ -1240,6 +1246,31 @@ def test_who_gives_up_a_process_that_is_made_new_for_him_leaves_it_to_others_of_
         assert backend.processes[0].renewals == 1
         await call("a")
         assert backend.processes[0].renewals == 2, "b has left something in it"
+
+    run(test())
+
+
+def test_the_end_of_a_sharer_ends_his_processes_and_no_other() -> None:
+    async def test() -> None:
+        own = PlayedBackend("s", tool("t"), share="agent", max_processes=2)
+        common, tenants = (
+            PlayedBackend("all", tool("u")),
+            PlayedBackend("x", tool("v"), share="tenant"),
+        )
+        pool = pool_of(own, common, tenants)
+        for who in ("a", "b"):
+            for name in ("t", "u", "v"):
+                await pool.call(name, {}, caller=Caller(sharer=who, tenant="a"))
+        pool.end("a")
+        pool.end("nobody")
+        assert [process.ends for process in own.processes] == [1, 0]
+        assert [process.ends for process in (*common.processes, *tenants.processes)] == [0, 0]
+        await pool.call("t", {}, caller=Caller(sharer="c"))
+        pool.end("a")
+        assert [process.ends for process in own.processes] == [1, 0], "it is c's now"
+        own.processes[0].is_lost = True
+        pool.end("c")
+        assert [process.ends for process in own.processes] == [2, 0], "also while it is paused"
 
     run(test())
 

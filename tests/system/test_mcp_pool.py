@@ -55,6 +55,11 @@ instances = 2
 {STATE}]
 share = "agent"
 instances = {{ min = 1, max = 2 }}
+[mcp.servers.dedicated]
+{STATE}]
+share = "agent"
+process.shutdown_grace_period = "200ms"
+instances = {{ min = 1, max = 3 }}
 """
 
 AGENT = f"""
@@ -267,3 +272,50 @@ def test_agents_that_share_with_nobody_find_their_own_state_and_never_another_s(
     assert len(server(daemon, "private")["workers"]) == 2
     task = daemon.call("task.run", agent="ann", objective="tool lazy__get", input={})
     assert task["error"]["code"] == PermissionDenied.code
+
+
+def test_the_process_of_a_removed_agent_ends_with_it_and_those_of_others_stay(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    def tool(agent: str, name: str, **arguments: Any) -> str:
+        task = daemon.call(
+            "task.run", agent=agent, objective=f"tool dedicated__{name}", input=arguments
+        )
+        assert task["state"] == "succeeded", task
+        return str(task["output"]["text"])
+
+    def add(name: str) -> None:
+        command = [sys.executable, "-P", f"{AGENTS}/crew_agent.py"]
+        process = {"shutdown_grace_period": "200ms"}
+        spec = {"command": command, "tools": ["dedicated__*"], "process": process}
+        daemon.call("agent.add", name=name, spec=spec, start=True)
+
+    def facts(number: int) -> Any:
+        return daemon.worker(f"dedicated-{number}")
+
+    whole = daemon.config.read_text()
+    daemon.config.write_text(whole + AGENT % ("eve", '"dedicated__*"'))
+    daemon.call("daemon.reload")
+    daemon.call("agent.start", names=["eve"])
+    add("dan")
+    add("fay")
+    for agent in ("dan", "eve", "fay"):
+        assert tool(agent, "put", value=agent) == "ok"
+    stays = facts(2)["pid"]
+    daemon.call("agent.rm", name="dan")
+    assert daemon.await_worker("dedicated-0", rests)["last_exit"]["result"] == "stopped"
+    daemon.config.write_text(whole)
+    assert daemon.call("daemon.reload")["removed"] == ["eve"]
+    daemon.await_worker("dedicated-1", rests)
+    assert (facts(2)["pid"], tool("fay", "get")) == (stays, "fay")
+
+    add("dan")
+    assert tool("dan", "get") == "", "another agent of this name finds nothing of the first"
+    assert tool("dan", "pid") in {str(facts(0)["pid"]), str(facts(1)["pid"])}
+    meeting = {"folder": str(tmp_path), "name": "dan", "other": "nobody"}
+    daemon.call("task.submit", agent="dan", objective="tool dedicated__meet", input=meeting)
+    daemon.await_worker("dedicated-0", lambda worker: worker["state"] == "Busy")
+    daemon.call("agent.rm", name="dan")
+    daemon.await_worker("dedicated-0", rests)
+    assert facts(1)["pid"] is None, "the call that was under way is not repeated"
+    assert (facts(2)["pid"], tool("fay", "get")) == (stays, "fay")
