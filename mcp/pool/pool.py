@@ -26,7 +26,7 @@ from ...worker.contract.errors import (
     ToolFailed,
 )
 from ..protocol.caller import NOBODY, Caller
-from ..protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits
+from ..protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits, concerns
 from ..protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
 from ..upstream.session import Session
 from .backend import Backend, Concurrency, Process
@@ -317,11 +317,16 @@ class Pool:
             return self._target(method, name, params, access)
         except NotFound:
             unknown = [each for each in self._entries if not self._directory.of(each).is_known]
-            if not unknown:
-                raise
+            asked = [each for each in unknown if concerns(access, each)]
             # A server that cannot be started does not take part in the resolution.
-            await within(deadline, self.list_servers(unknown), lambda: _not_in_time(name))
+            if asked:
+                await within(deadline, self.list_servers(asked), lambda: _not_in_time(name))
+        try:
             return self._target(method, name, params, access)
+        except NotFound as error:
+            if method == CALL and len(asked) < len(unknown) and not error.data["near"]:
+                raise not_allowed(name) from error  # a server that was not asked may have it
+            raise
 
     def _target(
         self, method: str, name: str, params: Mapping[str, object], access: Access

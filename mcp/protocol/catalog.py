@@ -90,6 +90,21 @@ def admits(access: Access, exposed: str, is_read_only: bool) -> bool:
     return access.admits(exposed, is_read_only=is_read_only)
 
 
+def concerns(access: Access, server: str) -> bool:
+    """Returns True if any tool of a server could be admitted: a server without one is not started for a list or a name."""
+    patterns = access.allowed
+    # An exposed name that is too long has a hash in place of its end, and of a long server name's.
+    beginning = f"{server}__"[: MAX_EXPOSED_CHARACTERS - HASH_CHARACTERS - 1]
+    if patterns is not None and not any(_may_mean(pattern, beginning) for pattern in patterns):
+        return False
+    return access.within is None or concerns(access.within, server)
+
+
+def _may_mean(pattern: str, beginning: str) -> bool:
+    head = re.split(r"[*?]", pattern, maxsplit=1)[0]
+    return head.startswith(beginning) or (head != pattern and beginning.startswith(head))
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...mcp.protocol.caller import Caller
-from ...mcp.protocol.catalog import FULL, Access, Kind
+from ...mcp.protocol.catalog import FULL, Access, Kind, concerns
 from ...worker.contract import codec
 from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import InvalidParams, NotFound, PermissionDenied
@@ -19,7 +19,7 @@ from ..api.table import Control, Permission
 from ..config.spec import Config, Profile
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..tasks.backlog import Entry
-from ..worker_api.tool_calls import LISTING_S, access_of, concerns
+from ..worker_api.tool_calls import LISTING_S, access_of
 from .tools import OWN_TOOLS, PREFIX, OwnTool, ToolCaller
 
 NOTHING = Access(())

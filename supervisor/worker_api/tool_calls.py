@@ -4,7 +4,6 @@ Every call of a tool goes through here, so that no way to the pool is without it
 """
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from functools import lru_cache
 from ...mcp.pool.directory import SEPARATOR
 from ...mcp.pool.pool import Pool
 from ...mcp.protocol.caller import Caller
-from ...mcp.protocol.catalog import FULL, Access
+from ...mcp.protocol.catalog import FULL, Access, concerns
 from ...worker.contract.errors import CorralError, Overloaded
 from ...worker.contract.worker_messages import WorkerCallParams
 from ..agents.agents import Agents
@@ -411,16 +410,3 @@ class _ToolCall:
 
 def _lists(entries: Iterable[Entry]) -> list[tuple[str, ...] | None]:
     return [entry.limits.allowed_tools for entry in entries]
-
-
-def concerns(access: Access, server: str) -> bool:
-    """Returns whether any tool of a server could be admitted: a server without one is not started for a list."""
-    patterns = access.allowed
-    if patterns is not None and not any(_may_mean(pattern, f"{server}__") for pattern in patterns):
-        return False
-    return access.within is None or concerns(access.within, server)
-
-
-def _may_mean(pattern: str, beginning: str) -> bool:
-    head = re.split(r"[*?]", pattern, maxsplit=1)[0]
-    return head.startswith(beginning) or (head != pattern and beginning.startswith(head))

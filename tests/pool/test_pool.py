@@ -24,6 +24,7 @@ from corral.mcp.protocol.catalog import (
     Access,
     Catalogue,
     Kind,
+    concerns,
     exposed_tools,
     exposed_uris,
     template_matches,
@@ -815,17 +816,41 @@ def test_a_list_waits_no_longer_for_a_start_than_it_is_told() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("allowed", [["svn__*"], []], ids=["others", "none"])
+@pytest.mark.parametrize("is_listed", [True, False])
 @pytest.mark.parametrize("name", ["git__log", "log"])
-def test_what_is_not_allowed_is_not_called(name: str) -> None:
+def test_what_is_not_allowed_is_not_called(
+    name: str, is_listed: bool, allowed: Sequence[str]
+) -> None:
     async def test() -> None:
-        git = PlayedBackend("git", tool("log"), lazy=name == "git__log")
+        git = PlayedBackend("git", tool("log"), lazy=not is_listed)
         pool = pool_of(git)
-        error = await refusal(pool.call(name, {}, access=access("svn__*")))
+        error = await refusal(pool.call(name, {}, access=access(*allowed)))
         assert (error.code, error.data) == (PermissionDenied.code, {"tool": name})
         assert git.starts == 0
         assert pool.stats("git").calls == 0
 
     run(test())
+
+
+def test_a_name_is_looked_up_in_the_servers_that_may_be_called() -> None:
+    async def test() -> None:
+        git, svn = (PlayedBackend(name, tool("log"), lazy=True) for name in ("git", "svn"))
+        pool = pool_of(git, svn)
+        backend, _ = await pool.resolve("log", access("svn__*"))
+        error = await refusal(pool.call("lgo", {}, access=access("svn__*")))
+        assert (backend, error.code) == (svn, NotFound.code)
+        assert error.data["near"] == ["svn__log"]
+        assert (git.starts, svn.starts) == (0, 1)
+
+    run(test())
+
+
+def test_a_server_with_a_long_name_is_concerned_by_the_exposed_names_of_its_tools() -> None:
+    server = "s" * 48
+    (exposed,) = exposed_tools(server, [tool("log")])
+    assert concerns(access(exposed), server)
+    assert not concerns(access("t" + exposed), server)
 
 
 def test_calls_of_one_server_wait_for_their_turn_and_readers_overlap() -> None:
