@@ -22,6 +22,7 @@ from corral.supervisor.lifecycle.state_machine import State, Worker
 from corral.supervisor.store.store import Statement, Store
 from corral.supervisor.supervision import worker_supervisor
 from corral.supervisor.supervision.shared import Shared, StallClock
+from corral.supervisor.supervision.task_moments import TaskMoments
 from corral.supervisor.tasks import dispatcher, executor, record_writer, tasks
 from corral.supervisor.tasks.backlog import Backlog
 from corral.supervisor.tasks.executor import Sessions
@@ -88,7 +89,7 @@ class FakeWorker:
         self.rested_at = 0.0
         self.announced: tuple[str, ...] = ()
         self.exits: list[Any] = []
-        self.shared = SimpleNamespace(stall_clock=StallClock())
+        self.shared = SimpleNamespace(stall_clock=StallClock(), task_moments=TaskMoments())
         self.calls: dict[str, asyncio.Future[object]] = {}
         self.is_closed = False
         self.number = 0

@@ -30,7 +30,7 @@ VALUE = "hunter2"
 REMOTE = """
 [mcp.servers.far]
 url = "https://far.example:8443/mcp?key=1"
-headers = { Authorization = "Bearer ${secret:TOKEN}", X-Plain = "${TOKEN}" }
+headers = { Authorization = "Bearer ${secret:TOKEN}", X-Plain = "$${TOKEN}" }
 environment = { HTTPS_PROXY = "http://proxy.example:3128", KEY = "${secret:TOKEN}" }
 """
 

@@ -101,7 +101,7 @@ def pid(daemon: DaemonProcess) -> int:
         ("allowed_tools[0]", {"allowed_tools": ["a b"]}),
         ("boundaries.max_tool_calls", {"boundaries": {"max_tool_calls": -1}}),
         ("boundaries.max_tokens", {"boundaries": {"max_tokens": "many"}}),
-        ("boundaries", {"boundaries": {"max_calls": 1}}),
+        ("boundaries.max_calls", {"boundaries": {"max_calls": 1}}),
         ("priority", {"priority": 11}),
         ("required_capabilities[0]", {"required_capabilities": [""]}),
         ("output_format.schema", {"output_format": {"schema": {"type": "integr"}}}),

@@ -53,8 +53,10 @@ def test_an_isolated_worker_has_all_that_was_promised(
         assert born["umask"] == "0077"
         assert born["core"] == [0, 0]
         assert born["fds"] == [0, 1, 2]
-        allowed = {"HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG"}
-        assert set(born["environment"]) - {"LC_CTYPE"} <= allowed | {"CORRAL_WORKER", "TMPDIR"}
+        allowed = {"HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TMPDIR"}
+        own = {f"CORRAL_{name}" for name in ("WORKER", "SOCKET", "AGENT", "INSTANCE")}
+        extra = set(born["environment"]) - allowed - own
+        assert extra <= {"LC_CTYPE", "PYTHONUNBUFFERED"}
         assert born["mode"] == 0o700
         assert born["owner"] == born["uid"]
         assert os.path.dirname(born["file"]) == born["temporary"]

@@ -126,7 +126,8 @@ def test_an_environment_arrives_byte_for_byte_and_is_shown_to_nobody(tmp_path: P
         "EMPTY": "",
         "TOKEN": "open sesame 4711",
     }
-    table = "\n".join(f"{name} = {codec.encode(value).decode()}" for name, value in values.items())
+    written = {name: value.replace("$", "$$") for name, value in values.items()}
+    table = "\n".join(f"{name} = {codec.encode(text).decode()}" for name, text in written.items())
     config = odd("env", "serve", more=f"[agents.env.environment]\n{table}\n")
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.await_worker("env-0", lambda worker: worker["state"] == "Ready")
