@@ -90,6 +90,7 @@ class FakeWorker:
         self.announced: tuple[str, ...] = ()
         self.exits: list[Any] = []
         self.shared = SimpleNamespace(stall_clock=StallClock(), task_moments=TaskMoments())
+        self.life: None = None  # it has no pipes
         self.calls: dict[str, asyncio.Future[object]] = {}
         self.is_closed = False
         self.number = 0
