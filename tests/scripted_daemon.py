@@ -88,14 +88,18 @@ class ScriptedDaemon:
             self._listener.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # it has died already
+        self._await(self._threads[0])  # it takes connections that had come before
         for caller in self._callers:
             with suppress(OSError):
                 caller.hang_up()
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(BOUND_S)
-                assert not thread.is_alive()
+            self._await(thread)
         self._listener.close()
+
+    def _await(self, thread: threading.Thread) -> None:
+        if thread is not threading.current_thread():
+            thread.join(BOUND_S)
+            assert not thread.is_alive()
 
     @property
     def dropped(self) -> int:

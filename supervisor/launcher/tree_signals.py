@@ -15,7 +15,7 @@ from .process_tree import Trees, Unit
 
 STOP_ROUNDS = 10
 """Number of looks at one tree that is being stopped before others are served."""
-# A tree that was stopped would not see these before it is continued.
+# A tree that was stopped would not see these before it is continued: systemd.kill(5) has SIGCONT follow them, too.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
 
 
@@ -44,17 +44,19 @@ def signal_tree(trees: Trees, unit: Unit, signum: int) -> None:
         trees.adopt()
         members = trees.members(unit)
     finally:
-        if unit.is_alive:
-            signal_child(-unit.pid, signum)
-            if unit.report >= 0:
-                signal_child(unit.pid, signum)  # perhaps not yet in a session of its own
+        _signal_all(trees, unit, members, signum)
+    if signum in ENDING:  # whatever its state: it may stop between a look at it and the signal
+        _signal_all(trees, unit, members, signal.SIGCONT)
+
+
+def _signal_all(trees: Trees, unit: Unit, members: list[Process], signum: int) -> None:
+    if unit.is_alive:
+        signal_child(-unit.pid, signum)
+        if unit.report >= 0:
+            signal_child(unit.pid, signum)  # perhaps not yet in a session of its own
     for process in members:
         if not (unit.is_alive and process.group == unit.pid):
             _signal_one(trees, process, signum)
-    if signum in ENDING:
-        for process in members:
-            if process.state == b"T":
-                _signal_one(trees, process, signal.SIGCONT)
 
 
 def _is_stopped(trees: Trees, unit: Unit) -> bool:

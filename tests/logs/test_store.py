@@ -17,6 +17,7 @@ from corral.supervisor.logs.capture_pipe import Capture
 from corral.supervisor.logs.file_format import LINE_LIMIT_BYTES, LogFilter
 from corral.supervisor.logs.store import LogStore
 from log_folder import BOUND_S, MIB, content, read, run, taken, texts, writer_of
+from small_disk import mounted
 
 pytestmark = pytest.mark.shell
 
@@ -353,17 +354,7 @@ def test_a_line_of_which_the_end_was_lost_is_marked_and_not_continued(logs: LogS
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "corral-test", str(path)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
+    yield from mounted(tmp_path, "1m")
 
 
 def test_what_a_full_disk_swallows_is_counted_exactly_and_no_line_is_cut(small_disk: Path) -> None:

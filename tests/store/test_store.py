@@ -15,6 +15,7 @@ from corral.supervisor.store import schema
 from corral.supervisor.store import store as store_module
 from corral.supervisor.store.store import Statement, Store, insert
 from corral.worker.contract.errors import Conflict, Overloaded, PermissionDenied, ShuttingDown
+from small_disk import mounted
 
 pytestmark = pytest.mark.shell
 
@@ -369,17 +370,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "corral-test", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield from mounted(tmp_path, "4m")
 
 
 def test_on_a_full_disk_writes_fail_typed_and_the_store_recovers(small_disk: Path) -> None:

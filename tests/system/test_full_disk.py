@@ -1,8 +1,6 @@
 """A full disk is a lasting state with one alert, not an alarm that comes and goes."""
 
 import contextlib
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from corral.worker.contract.errors import Overloaded
 from corral.worker.contract.jsonrpc import Notification
 from daemon_process import BOUND_S, DaemonProcess
+from small_disk import mounted
 
 REFUSED_S = 4.0
 """Time for which the disk stays full: an alarm that comes and goes does so every second."""
@@ -20,17 +19,7 @@ REFUSED_S = 4.0
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "corral-test", str(path)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
+    yield from mounted(tmp_path, "32m")
 
 
 def fill(path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from corral.supervisor.state_folder import check_state_folder, make_sdk_folder, open_store
 from corral.worker.contract.errors import Conflict, CorralError, PermissionDenied
 from daemon_process import AGENTS, BIN, BOUND_S, NO_RIGHTS, DaemonProcess
+from small_disk import mounted
 
 LINES = """
 [agents.{name}]
@@ -365,18 +366,7 @@ def test_a_folder_of_another_user_is_refused_by_its_name(used: Folder) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 4 MiB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(mount)], check=False
-        ).returncode
-    ):
-        pytest.skip("only root can mount")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    yield from mounted(tmp_path, "4m")
 
 
 def test_a_read_only_file_system_is_named(used: Folder, small_disk: Path) -> None:
