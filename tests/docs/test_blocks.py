@@ -225,7 +225,8 @@ class Reader:
     def type(self, command: str) -> tuple[int, str, str]:
         """Types a command into the shell; returns its status, its output and its messages."""
         if command.startswith("corrald ") and "--check" not in command:
-            self.begin(command.removesuffix("&"))
+            # In the foreground: the page's end has to end it, too.
+            self.begin(command.removesuffix("&").replace(" --detach", ""))
             return 0, "", ""
         if re.match(r"corral (?!-)", command) and self.daemon is None:
             here = (self.work / "corral.toml").exists()
