@@ -9,19 +9,35 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
 from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, Timeout
-from ...worker.contract.records import ENDED, Priority, Seconds, Task, TaskState, WhenDown
+from ...worker.contract.records import ENDED, Task
 from ..api.table import RIGHTS, Control, Permission, any_value
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..worker_api.requests import convert
+from .shapes import (
+    CancelArguments,
+    Entry,
+    ListArguments,
+    Listed,
+    Logged,
+    LogsArguments,
+    OperationArguments,
+    RunArguments,
+    ShowArguments,
+    Shown,
+    Summary,
+    TaskArguments,
+    Tasks,
+    TasksArguments,
+)
 
 PREFIX = "corral__"
 """The beginning of these tools' names; no server can have it."""
@@ -32,176 +48,10 @@ MAX_TEXT = 100_000
 MAX_OBJECTIVE = 200
 """Characters of an objective in a list of tasks."""
 
-WAIT_S = 600.0
-"""Seconds that `corral__run` waits by default; a client that set no limit of its own is not left without an answer."""
-
 CANCEL_S = 10.0
 """Seconds to wait for the cancelling of a task whose client has withdrawn its call."""
 
 UP = ("Ready", "Busy", "Idle")
-
-
-# -- arguments
-
-Name = Annotated[str, Meta(description="Name of an agent or MCP server, or id of a worker")]
-
-
-class ListArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds the arguments of `corral__list`."""
-
-    kind: Annotated[
-        Literal["all", "agents", "servers"], Meta(description="The kind of entries to list")
-    ] = "all"
-
-
-class ShowArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds the arguments of `corral__show`."""
-
-    name: Name
-
-
-class OperationArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds the arguments of start, stop and restart."""
-
-    name: Name
-    timeout_s: Annotated[Seconds, Meta(description="Wait that many seconds at most")] = 60.0
-
-
-class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds the arguments of `corral__run`."""
-
-    objective: Annotated[str, Meta(description="The work to do, in plain words")]
-    agent: Annotated[
-        str | None, Meta(description="The agent that runs it; else give a capability")
-    ] = None
-    capability: Annotated[
-        str | None, Meta(description="Any agent that has it may run the task")
-    ] = None
-    input: Annotated[object, Meta(description="Any JSON value for the agent")] = None
-    timeout_s: Annotated[
-        Seconds | None, Meta(description="Give up after so many seconds of running")
-    ] = None
-    deadline_s: Annotated[
-        Seconds | None, Meta(description="Give up after so many seconds, waiting included")
-    ] = None
-    wait_s: Annotated[
-        Seconds,
-        Meta(description="Answer after so many seconds at the latest; the task goes on"),
-    ] = WAIT_S
-    when_down: Annotated[
-        WhenDown | None, Meta(description="queue: wait for an agent that is stopped or gave up")
-    ] = None
-    priority: Annotated[Priority | None, Meta(description="10 is the most urgent")] = None
-    detach: Annotated[
-        bool, Meta(description="Return at once; corral__task shows the task's progress")
-    ] = False
-
-
-class LogsArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds the arguments of `corral__logs`."""
-
-    name: Annotated[
-        str | None, Meta(description="Agent, MCP server or worker; all when absent")
-    ] = None
-    task: Annotated[
-        str | None, Meta(description="A task: the lines of all its attempts, in place of a name")
-    ] = None
-    lines: Annotated[int, Meta(ge=1, le=2000, description="How many of the last lines")] = 100
-    stream: Literal["stdout", "stderr", "log"] | None = None
-    level: Annotated[
-        Literal["debug", "info", "warning", "error", "critical"] | None,
-        Meta(description="The least severe"),
-    ] = None
-    grep: Annotated[
-        Annotated[str, Meta(max_length=1000)] | None,
-        Meta(description="A regular expression that a line contains"),
-    ] = None
-    previous: Annotated[bool, Meta(description="Of the life before the present one")] = False
-
-
-class TasksArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds the arguments of `corral__tasks`."""
-
-    agent: Annotated[str | None, Meta(description="Of one agent; of all when absent")] = None
-    state: TaskState | None = None
-    limit: Annotated[int, Meta(ge=1, le=500, description="How many, the newest first")] = 20
-
-
-class TaskArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds the arguments of `corral__task`."""
-
-    task: Annotated[str, Meta(description="Its id")]
-    wait_s: Annotated[
-        float, Meta(ge=0, le=3600, description="Wait so many seconds at most for its end")
-    ] = 0.0
-
-
-class CancelArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds the arguments of `corral__cancel`."""
-
-    task: Annotated[str, Meta(description="Its id")]
-
-
-# -- results
-
-
-class Entry(Struct, frozen=True, kw_only=True):
-    """Summarizes an agent or MCP server."""
-
-    name: str
-    kind: str
-    state: str
-    wanted: bool
-    degraded: bool
-    workers: int
-    workers_up: int
-    tasks: list[str]
-    queued: int
-    reason: str
-
-
-class Listed(Struct, frozen=True):
-    """Lists agents and MCP servers."""
-
-    entries: list[Entry]
-
-
-class Shown(Struct, frozen=True):
-    """Shows an agent or MCP server in full."""
-
-    agent: dict[str, object]
-    spec: dict[str, object]
-    source: str
-    exits: list[dict[str, object]]
-    stderr: dict[str, list[str]]
-
-
-class Logged(Struct, frozen=True):
-    """Holds lines of logs, merged by time."""
-
-    records: list[dict[str, object]]
-
-
-class Summary(Struct, frozen=True, kw_only=True):
-    """Summarizes a task."""
-
-    id: str
-    agent: str
-    state: str
-    objective: str
-    priority: int
-    attempt: int
-    created_at: str
-    finished_at: str | None
-    duration_s: float | None
-    progress: float | None
-    error: str | None
-
-
-class Tasks(Struct, frozen=True):
-    """Lists tasks, the newest first."""
-
-    tasks: list[Summary]
 
 
 class Answer(NamedTuple):
