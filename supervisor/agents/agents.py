@@ -112,22 +112,6 @@ class Agents:
         """
         return self.registry.selected(names, everything)
 
-    def chosen(
-        self,
-        names: Sequence[str],
-        selector: str | None,
-        *,
-        groups: bool = False,
-        extra: Iterable[str] = (),
-    ) -> list[str]:
-        """Returns the names and worker ids that names, globs and a selector choose, as `Registry.chosen`.
-
-        Raises:
-            NotFound: a glob or the selector matches nothing.
-            InvalidParams: the selector is not valid.
-        """
-        return self.registry.chosen(names, selector, groups=groups, extra=extra)
-
     def check_may_call(self, what: str) -> None:
         """Refuses calls of servers that would be started for them; `what` is what cannot be done.
 

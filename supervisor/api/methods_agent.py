@@ -93,7 +93,7 @@ class _Selection:
         if everything and params.selector is None:
             self.names, self.all = list(params.names), True
         else:
-            self.names = control.agents.chosen(params.names, params.selector)
+            self.names = control.agents.registry.chosen(params.names, params.selector)
             self.all = False
         self._given = set() if params.selector else {n for n in params.names if not is_glob(n)}
         self._control = control
@@ -147,7 +147,7 @@ async def _select(control: Control, params: SelectionParams, _caller: Caller) ->
         raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
     if params.all and params.selector is None:
         return {"names": [*control.agents.agents, *control.agents.groups.by_name]}
-    return {"names": control.agents.chosen(params.names, params.selector, groups=True)}
+    return {"names": control.agents.registry.chosen(params.names, params.selector, groups=True)}
 
 
 def _is_missing(supervisor: WorkerSupervisor) -> bool:
@@ -291,7 +291,7 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
     names = params.names if params.name is None else [params.name, *params.names]
     if not names and params.selector is None:
         raise InvalidParams("cannot remove: give a name", key="names", value=[])
-    names = control.agents.chosen(names, params.selector, groups=True)
+    names = control.agents.registry.chosen(names, params.selector, groups=True)
     return {"removed": await control.agents.membership.remove(names, cascade=params.cascade)}
 
 

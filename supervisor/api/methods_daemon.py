@@ -109,7 +109,7 @@ def _chosen(control: Control, params: StatusParams | StatisticsParams) -> list[s
     """Returns the names that the params choose; None for all."""
     if params.names is None and params.selector is None:
         return None
-    return control.agents.chosen(params.names or [], params.selector, groups=True)
+    return control.agents.registry.chosen(params.names or [], params.selector, groups=True)
 
 
 @method("daemon.doctor", "read", NoParams)

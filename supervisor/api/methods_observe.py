@@ -238,7 +238,7 @@ async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> ob
 def _log_filter(control: Control, params: LogParams) -> LogFilter:
     given = params.names or []
     with_files = control.shared.logs.names() if given else set[str]()
-    names = control.agents.chosen(given, params.selector, extra=sorted(with_files))
+    names = control.agents.registry.chosen(given, params.selector, extra=sorted(with_files))
     for name in names:
         if name not in with_files:
             control.agents.supervisors(name)

@@ -323,7 +323,7 @@ class Control:
         if selector is None and (params.get("all") is True or not any(map(is_glob, plain))):
             return names
         try:
-            found = self.agents.chosen(
+            found = self.agents.registry.chosen(
                 plain, selector if isinstance(selector, str) else None, groups=True
             )
         except CorralError:  # the method refuses it

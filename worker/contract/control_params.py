@@ -379,6 +379,9 @@ class MemoryStatsParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 ScheduleName = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
+ScheduleEvery = Annotated[float, Meta(ge=1, le=31_536_000)]
+Cron = Annotated[str, Meta(min_length=1, max_length=200)]
+Timezone = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class ScheduleParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -391,9 +394,9 @@ class ScheduleParams(Struct, frozen=True, forbid_unknown_fields=True):
 
     task: TaskParams
     name: ScheduleName | None = None
-    every_s: Annotated[float, Meta(ge=1, le=31_536_000)] | None = None
-    cron: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    timezone: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    every_s: ScheduleEvery | None = None
+    cron: Cron | None = None
+    timezone: Timezone | None = None
     catch_up: bool = True
     overlap: Overlap = "skip"
     start_at: Moment | None = None
@@ -410,9 +413,9 @@ class ScheduleCommandParams(Struct, frozen=True, forbid_unknown_fields=True):
     command: Annotated[list[str], Meta(min_length=1, max_length=10_000)]
     spec: dict[str, object] = {}
     directory: str | None = None
-    every_s: Annotated[float, Meta(ge=1, le=31_536_000)] | None = None
-    cron: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    timezone: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    every_s: ScheduleEvery | None = None
+    cron: Cron | None = None
+    timezone: Timezone | None = None
     catch_up: bool = True
     overlap: Overlap = "skip"
     start_at: Moment | None = None
