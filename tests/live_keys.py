@@ -105,7 +105,7 @@ class Live:
         return self.until(lambda: self.call("task.show", task=task["id"]), is_so)
 
     def until(self, look: Callable[[], Json], is_so: Callable[[Json], bool]) -> Json:
-        """What is looked at, once it is so; looked at again after each event, or every tenth of a second."""
+        """What is looked at, once it is so; looked at again every 20 ms, since files and waiting tasks send no event."""
         end = time.monotonic() + BOUND_S
         while not is_so(found := look()):
             assert time.monotonic() < end, found
