@@ -22,7 +22,6 @@ from ..worker.contract.control_params import AttachParams
 from ..worker.contract.errors import CorralError
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
-from .api.methods import METHODS
 from .api.statistics import Statistics
 from .api.status import DaemonFacts, StatusReport
 from .api.status_cache import StatusCache
@@ -50,6 +49,7 @@ from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
 from .mcp_gateway.view import Client, ClientTools
+from .methods.all import METHODS
 from .process.command import Commands
 from .process.launcher_client import Exit, Launcher
 from .process.sandbox import leftovers, remove_leftovers

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from corral.supervisor.api.methods import openrpc
+from corral.supervisor.api.openrpc import openrpc
+from corral.supervisor.methods.all import METHODS
 from corral.worker.contract.errors import CLASSES
 
 PAGE = Path(__file__).with_name("protocol.md")
@@ -78,7 +79,7 @@ ERRORS = """
 def page() -> str:
     """The page, as the tables in the code have it."""
     lines = [HEAD]
-    document = openrpc()
+    document = openrpc(METHODS)
     methods = document["methods"]
     assert isinstance(methods, list), "an OpenRPC document has a list of methods"
     lines.append("| method | params | needs | does |")

@@ -11,10 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import msgspec
 from msgspec import Struct
 
-from ... import __version__
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
 from ...worker.contract.control_params import AttachParams, ScheduleParams
@@ -40,6 +38,7 @@ from ..tasks.tasks import Tasks
 from ..worker_api.pubsub import WorkerPubsub
 from ..worker_api.requests import convert
 from ..worker_api.tool_calls import ToolCalls
+from .faces import Faces
 from .statistics import Statistics
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
@@ -123,6 +122,9 @@ class Method:
     permission: Permission
     params: type[Struct]
     serve: Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
+    faces: Faces
+    result: Any = object
+    """Type of its result: a Struct, whose JSON Schema describes the answer."""
     recorded: Recorded = "never"
     recorded_keys: tuple[str, ...] = ()
     """Keys of its result that go into the record."""
@@ -134,7 +136,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
-"""All methods by name, filled by the modules that `api.methods` imports."""
+"""All methods by name, filled by the modules that `methods.all` imports."""
 
 Serve = Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
 
@@ -144,13 +146,17 @@ def method(
     permission: Permission,
     params: type[Struct],
     *,
+    faces: Faces,
+    result: Any = object,
     recorded: Recorded = "never",
     recorded_keys: tuple[str, ...] = (),
 ) -> Callable[[Serve], Serve]:
     """Returns a decorator that enters a function into the table."""
 
     def enter(serve: Serve) -> Serve:
-        METHODS[name] = Method(name, permission, params, serve, recorded, recorded_keys)
+        METHODS[name] = Method(
+            name, permission, params, serve, faces, result, recorded, recorded_keys
+        )
         return serve
 
     return enter
@@ -404,47 +410,3 @@ def _failure(error: CorralError) -> dict[str, object]:
     if isinstance(error, InvalidParams):
         return {"code": error.code, "key": str(error.data.get("key", ""))[:MAX_MESSAGE]}
     return {"code": error.code, "message": error.message[:MAX_MESSAGE]}
-
-
-# -- OpenRPC
-
-
-def openrpc() -> dict[str, object]:
-    """Returns the method table as an OpenRPC 1.3 document."""
-    entries = [METHODS[name] for name in sorted(METHODS)]
-    schemas, components = msgspec.json.schema_components(
-        [entry.params for entry in entries],
-        schema_hook=any_value,
-        ref_template="#/components/schemas/{name}",
-    )
-    described: list[dict[str, object]] = []
-    for entry, schema in zip(entries, schemas, strict=True):
-        reference = str(schema["$ref"]).rpartition("/")[2]
-        shape = components[reference]
-        required = set(shape.get("required", ()))
-        described.append(
-            {
-                "name": entry.name,
-                "summary": entry.summary,
-                "paramStructure": "by-name",
-                "params": [
-                    {"name": name, "required": name in required, "schema": each}
-                    for name, each in shape.get("properties", {}).items()
-                ],
-                "result": {"name": "result", "schema": {}},
-                "x-permission": entry.permission,
-                "x-recorded": entry.recorded,
-            }
-        )
-    return {
-        "openrpc": "1.3.2",
-        "info": {"title": "corral", "version": __version__},
-        "methods": described,
-        "components": {"schemas": components},
-    }
-
-
-def any_value(type_: type) -> dict[str, object]:
-    """Returns the schema of `object` in a Struct, which stands for any JSON value."""
-    assert type_ is object, f"{type_} has a schema of its own"
-    return {"description": "any JSON value"}  # an empty schema counts as none

@@ -19,7 +19,8 @@ from ...worker.contract import codec
 from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, Timeout
 from ...worker.contract.records import ENDED, Task
-from ..api.table import RIGHTS, Control, Permission, any_value
+from ..api.openrpc import any_value
+from ..api.table import RIGHTS, Control, Permission
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..worker_api.requests import convert
 from .shapes import (

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from corral.supervisor.api.faces import faces
 from corral.supervisor.api.table import Control, Method, Permission, Serve
 from corral.supervisor.audit import hash_chain
 from corral.supervisor.audit import log as audit_module
@@ -492,6 +493,7 @@ FULL_DISK = """
 import asyncio, resource, signal, sys
 from pathlib import Path
 from corral.supervisor.audit.log import Audit
+from corral.supervisor.api.faces import faces
 from corral.supervisor.api.table import Control, Method, Permission, Serve
 from corral.supervisor.config.spec import Audit as Keys
 from corral.supervisor.store.store import Store
@@ -602,7 +604,7 @@ def test_the_record_of_whoever_has_no_right_is_short(path: Path) -> None:
 
 def control(audit: Audit, serve: Serve, *, permission: Permission = "operate") -> Control:
     """A method table with one change, `test.change`, and nothing behind it."""
-    entry = Method("test.change", permission, NoParams, serve, "always")
+    entry = Method("test.change", permission, NoParams, serve, faces(), recorded="always")
     rooms: dict[str, Any] = dict.fromkeys(
         Control.__dataclass_fields__
     )  # the method asks for nothing

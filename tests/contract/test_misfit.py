@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from corral.supervisor.api.methods import METHODS
+from corral.supervisor.methods.all import METHODS
 from corral.supervisor.worker_api.requests import convert
 from corral.worker.contract import worker_messages
 from corral.worker.contract.errors import InvalidParams

@@ -11,10 +11,10 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.api.methods_observe import EventFollower
 from corral.supervisor.config.spec import Events
 from corral.supervisor.events.bus import QUEUE_LIMIT, RESERVE, Bus
 from corral.supervisor.events.history import RECENT_EVENTS, EventFilter, EventHistory
+from corral.supervisor.methods.observe import EventFollower
 from corral.supervisor.store.store import Store
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, Overloaded

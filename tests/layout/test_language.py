@@ -163,9 +163,8 @@ def is_command(node: ast.AST) -> bool:
     """Returns True for a function that click makes a command of: its docstring is a help text, an imperative."""
     if not isinstance(node, Function):
         return False
-    return any(
-        re.search(r"\b(?:command|group)\b", ast.unparse(each)) for each in node.decorator_list
-    )
+    called = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
+    return any(re.search(r"\b(?:command|group)\b", ast.unparse(each)) for each in called)
 
 
 def first_lines(path: Path) -> Iterator[Finding]:

@@ -40,7 +40,8 @@ supervisor.autoscaling: worker.contract agents config lifecycle supervision task
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
 supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle sessions store supervision tasks
-supervisor.api: worker.contract mcp.pool agents audit config events lifecycle logs process sessions supervision tasks worker_api schema
+supervisor.api: worker.contract mcp.pool agents audit config events lifecycle logs process sessions supervision tasks worker_api
+supervisor.methods: worker.contract agents api audit config events lifecycle logs process schema supervision worker_api
 supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks worker_api
 supervisor.transport: worker.contract mcp.protocol mcp.upstream mcp.endpoint api mcp_gateway supervision
 supervisor: *

@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.api.methods_task import ProgressSender
 from corral.supervisor.api.table import Caller, Control
+from corral.supervisor.methods.task import ProgressSender
 from corral.supervisor.tasks.attempt import ALARMS_SLACK, Alarms
 from corral.worker.contract.records import Task
 from worker_peer import on_loop

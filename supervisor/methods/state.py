@@ -23,22 +23,40 @@ from ...worker.contract.control_params import (
     MemoryStatsParams,
 )
 from ...worker.contract.errors import InvalidParams, NotFound
-from .table import Caller, Control, method
+from ..api.faces import faces
+from ..api.table import Caller, Control, method
 
 
-@method("memory.sessions", "read", MemoryListParams)
+@method(
+    "memory.sessions",
+    "read",
+    MemoryListParams,
+    faces=faces(
+        "GET /sessions", "GET /sessions/{agent}", python="list_sessions", command="memory list"
+    ),
+)
 async def _sessions(control: Control, params: MemoryListParams, _caller: Caller) -> object:
     """Lists sessions with turns, messages, sizes and last access, the last used first."""
     return {"sessions": await control.memory.sessions(params.agent, params.limit)}
 
 
-@method("memory.show", "read", MemoryShowParams)
+@method(
+    "memory.show",
+    "read",
+    MemoryShowParams,
+    faces=faces("GET /sessions/{agent}/{session}", python="show_session", command="memory show"),
+)
 async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> object:
     """Returns a session: history, variables and data; counts as an access."""
     return await control.memory.show(params.agent, params.session, params.last)
 
 
-@method("memory.put", "operate", MemoryPutParams)
+@method(
+    "memory.put",
+    "operate",
+    MemoryPutParams,
+    faces=faces("PUT /memory/{agent}/{key}", python="put_memory", command="memory put"),
+)
 async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> object:
     """Stores a value under a key of an agent; it is durable when this returns."""
     agent = control.agents.of(params.agent).name
@@ -48,14 +66,24 @@ async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> ob
     return {}
 
 
-@method("memory.get", "read", MemoryKeyParams)
+@method(
+    "memory.get",
+    "read",
+    MemoryKeyParams,
+    faces=faces("GET /memory/{agent}/{key}", python="get_memory", command="memory get"),
+)
 async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
     """Returns the value under a key of an agent; null where there is none."""
     key_values = control.memory.key_values
     return {"value": await key_values.get(params.agent, params.session, params.key)}
 
 
-@method("memory.delete", "operate", MemoryKeyParams)
+@method(
+    "memory.delete",
+    "operate",
+    MemoryKeyParams,
+    faces=faces("DELETE /memory/{agent}/{key}", python="delete_memory", command="memory rm"),
+)
 async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
     """Deletes a key of an agent."""
     if not await control.memory.key_values.delete(params.agent, params.session, params.key):
@@ -64,7 +92,12 @@ async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) ->
     return {}
 
 
-@method("memory.search", "read", MemoryFindParams)
+@method(
+    "memory.search",
+    "read",
+    MemoryFindParams,
+    faces=faces("GET /memory/{agent}", python="search_memory", command="memory search"),
+)
 async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> object:
     """Returns keys and values of an agent that contain a text, the newest first."""
     key_values = control.memory.key_values
@@ -72,25 +105,55 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
     return {"items": items}
 
 
-@method("memory.clear", "operate", MemoryClearParams)
+@method(
+    "memory.clear",
+    "operate",
+    MemoryClearParams,
+    faces=faces(
+        "DELETE /sessions/{agent}/{session}",
+        "DELETE /sessions/{agent}",
+        python="clear_memory",
+        command="memory clear",
+    ),
+)
 async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -> object:
     """Deletes a session of an agent with its keys, or all of them; refused while a task works on it."""
     return await control.memory.clear(params.agent, params.session)
 
 
-@method("memory.cleanup", "operate", MemoryCleanupParams)
+@method(
+    "memory.cleanup",
+    "operate",
+    MemoryCleanupParams,
+    faces=faces("POST /memory/cleanup", python="clean_up_memory", command="memory cleanup"),
+)
 async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Caller) -> object:
     """Removes at once the sessions and keys that have expired, of an agent or of all; returns how many of each."""
     return await control.memory.expire(time.time(), params.agent)
 
 
-@method("memory.stats", "read", MemoryStatsParams)
+@method(
+    "memory.stats",
+    "read",
+    MemoryStatsParams,
+    faces=faces("GET /memory", python="memory_stats", command="memory stats"),
+)
 async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> object:
     """Returns the size of sessions and keys by agent, and the bytes of them in the daemon's memory."""
     return await control.memory.stats(params.agent)
 
 
-@method("checkpoint.save", "operate", CheckpointSaveParams)
+@method(
+    "checkpoint.save",
+    "operate",
+    CheckpointSaveParams,
+    faces=faces(
+        "POST /checkpoints",
+        "POST /agents/{name}/checkpoint",
+        python="save_state",
+        command="checkpoint save",
+    ),
+)
 async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller) -> object:
     """Saves a checkpoint of one worker, or of each worker of an agent that is up."""
     saved = await control.hibernation.saver.save(params.name, params.timeout_s)
@@ -103,6 +166,12 @@ async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller)
     CheckpointRestoreParams,
     recorded="or-refused",
     recorded_keys=("worker",),
+    faces=faces(
+        "POST /checkpoints/{checkpoint}/restore",
+        "POST /checkpoints/restore",
+        python="restore_agent",
+        command="checkpoint restore",
+    ),
 )
 async def _restore(control: Control, params: CheckpointRestoreParams, _caller: Caller) -> object:
     """Restores a checkpoint, also another worker's, in a worker; one that does not run begins with it.
@@ -119,14 +188,26 @@ async def _restore(control: Control, params: CheckpointRestoreParams, _caller: C
     return {"worker": supervisor.id, "checkpoint": msgspec.to_builtins(copy), "live": is_live}
 
 
-@method("checkpoint.list", "read", CheckpointListParams)
+@method(
+    "checkpoint.list",
+    "read",
+    CheckpointListParams,
+    faces=faces("GET /checkpoints", python="list_checkpoints", command="checkpoint list"),
+)
 async def _list(control: Control, params: CheckpointListParams, _caller: Caller) -> object:
     """Lists checkpoints without their data, newest first."""
     found = await control.shared.checkpoints.list(params.name, params.limit)
     return {"checkpoints": msgspec.to_builtins(found)}
 
 
-@method("checkpoint.show", "read", CheckpointIdParams)
+@method(
+    "checkpoint.show",
+    "read",
+    CheckpointIdParams,
+    faces=faces(
+        "GET /checkpoints/{checkpoint}", python="show_checkpoint", command="checkpoint show"
+    ),
+)
 async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller: Caller) -> object:
     """Returns one checkpoint with its data."""
     record, data = await control.shared.checkpoints.find(params.checkpoint)
@@ -139,6 +220,12 @@ async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller
     CheckpointRemoveParams,
     recorded="always",
     recorded_keys=("removed",),
+    faces=faces(
+        "DELETE /checkpoints/{checkpoints}",
+        "DELETE /checkpoints",
+        python="remove_checkpoints",
+        command="checkpoint rm",
+    ),
 )
 async def _rm(control: Control, params: CheckpointRemoveParams, _caller: Caller) -> object:
     """Removes checkpoints, all or none; one that a worker is to begin with only with `force`."""

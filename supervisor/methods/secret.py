@@ -10,14 +10,22 @@ from ...worker.contract.control_params import (
     SecretSetParams,
 )
 from ...worker.contract.errors import Conflict
+from ..api.faces import faces
+from ..api.table import Caller, Control, method
 from ..config.secret_store import SecretStore
 from ..config.secrets import referred
 from ..config.spec import Spec
 from ..lifecycle.state_machine import UP
-from .table import Caller, Control, method
 
 
-@method("secret.set", "admin", SecretSetParams, recorded="or-refused", recorded_keys=("used_by",))
+@method(
+    "secret.set",
+    "admin",
+    SecretSetParams,
+    recorded="or-refused",
+    recorded_keys=("used_by",),
+    faces=faces("PUT /secrets/{name}", python="set_secret", command="secret set"),
+)
 async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> object:
     """Keeps a secret for `${secret:NAME}`, of all agents or of those that match `agents`. Returns the agents that name it."""
     await asyncio.to_thread(
@@ -30,7 +38,12 @@ async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> ob
     return {"name": params.name, "used_by": _users(control, params.name)}
 
 
-@method("secret.list", "admin", NoParams)
+@method(
+    "secret.list",
+    "admin",
+    NoParams,
+    faces=faces("GET /secrets", python="list_secrets", command="secret list"),
+)
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Returns the names of all secrets, their places, and the agents that they are for and that name them; no value."""
     secrets = control.shared.host.secrets
@@ -47,7 +60,13 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     }
 
 
-@method("secret.rm", "admin", SecretRemoveParams, recorded="or-refused")
+@method(
+    "secret.rm",
+    "admin",
+    SecretRemoveParams,
+    recorded="or-refused",
+    faces=faces("DELETE /secrets/{name}", python="remove_secret", command="secret rm"),
+)
 async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller) -> object:
     """Removes a kept secret. One that agents name is refused without `force`."""
     users = _users(control, params.name)
@@ -66,6 +85,7 @@ async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller)
     SecretRotateParams,
     recorded="or-refused",
     recorded_keys=("used_by", "restarted"),
+    faces=faces("POST /secrets/{name}/rotate", python="rotate_secret", command="secret rotate"),
 )
 async def _rotate(control: Control, params: SecretRotateParams, _caller: Caller) -> object:
     """Replaces the value of a kept secret; with `restart` the workers of agents that name it restart one after another."""

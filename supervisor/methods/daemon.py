@@ -17,10 +17,12 @@ from ...worker.contract.control_params import (
     StatusParams,
 )
 from ...worker.contract.errors import CorralError
+from ..api.faces import faces
+from ..api.openrpc import openrpc
+from ..api.table import Caller, Control, method
 from ..config.secrets import is_reference
 from ..lifecycle.state_machine import UP, State
 from ..process.launch import secret_problems
-from .table import Caller, Control, method, openrpc
 
 if TYPE_CHECKING:
     from ..process.host_facts import Services
@@ -29,7 +31,7 @@ FAILED = ("restart-limit", "exec-failed", "start-timeout")
 """Ends after which a worker is not restarted."""
 
 
-@method("daemon.ping", "read", NoParams)
+@method("daemon.ping", "read", NoParams, faces=faces("GET /ping", python="ping"))
 async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object:
     """Answers at once, so that a client knows that the daemon is up."""
     return {}
@@ -41,6 +43,7 @@ async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object
     NoParams,
     recorded="always",
     recorded_keys=("workers", "tasks"),
+    faces=faces("POST /emergency-stop", python="emergency_stop", command="emergency-stop"),
 )
 async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -> object:
     """Kills every worker and server at once, cancels every task, and refuses work until `agent.start`."""
@@ -52,7 +55,13 @@ async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -
     return {"workers": killed, "tasks": len(halted)}
 
 
-@method("daemon.stop", "admin", NoParams, recorded="always")
+@method(
+    "daemon.stop",
+    "admin",
+    NoParams,
+    recorded="always",
+    faces=faces("POST /stop", python="stop_daemon", command="daemon stop"),
+)
 async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> object:
     """Stops the daemon, as SIGTERM does: workers end in order, each within its grace period. Answers before that."""
     pid = os.getpid()
@@ -66,6 +75,7 @@ async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> object
     ReloadParams,
     recorded="or-refused",
     recorded_keys=("added", "removed", "changed", "live", "pending", "teams", "workflows"),
+    faces=faces("POST /reload", python="reload", command="reload"),
 )
 async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> object:
     """Reads the configuration again, applies the changes and returns them; an invalid file changes nothing."""
@@ -75,7 +85,12 @@ async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> ob
     )
 
 
-@method("daemon.schema", "read", SchemaParams)
+@method(
+    "daemon.schema",
+    "read",
+    SchemaParams,
+    faces=faces("GET /schema/{document}", "GET /schema", python="get_schema", command="schema"),
+)
 async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> object:
     """Returns the JSON Schema of the configuration file, of a table in it, of a task, or of an event."""
     from ..schema.documents import schema_of  # noqa: PLC0415 - start-up time: few ask
@@ -83,20 +98,31 @@ async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> o
     return schema_of(params.document)
 
 
-@method("daemon.log_level", "operate", LogLevelParams, recorded="always")
+@method(
+    "daemon.log_level",
+    "operate",
+    LogLevelParams,
+    recorded="always",
+    faces=faces("PUT /log-level", python="set_log_level", command="log-level"),
+)
 async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) -> object:
     """Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it."""
     control.daemon.daemon_log.set_level(params.level)
     return {"level": params.level}
 
 
-@method("rpc.discover", "read", NoParams)
-async def _discover(_control: Control, _params: NoParams, _caller: Caller) -> object:
+@method("rpc.discover", "read", NoParams, faces=faces("GET /openrpc", python="discover"))
+async def _discover(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Returns this table as an OpenRPC document (https://spec.open-rpc.org)."""
-    return openrpc()
+    return openrpc(control.methods)
 
 
-@method("daemon.status", "read", StatusParams)
+@method(
+    "daemon.status",
+    "read",
+    StatusParams,
+    faces=faces("GET /status", python="status", command="status"),
+)
 async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
     """Returns the status of the daemon, of agents, MCP servers, teams and workflows, and task counts."""
     if params == StatusParams():
@@ -112,7 +138,9 @@ def _chosen(control: Control, params: StatusParams | StatisticsParams) -> list[s
     return control.agents.registry.chosen(params.names or [], params.selector, groups=True)
 
 
-@method("daemon.doctor", "read", NoParams)
+@method(
+    "daemon.doctor", "read", NoParams, faces=faces("GET /doctor", python="doctor", command="doctor")
+)
 async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object:
     """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold."""
     from ..process import host_check, host_facts  # noqa: PLC0415 - start-up time: few ask
@@ -183,7 +211,12 @@ async def _services(control: Control) -> "Services":
     )
 
 
-@method("statistics.show", "read", StatisticsParams)
+@method(
+    "statistics.show",
+    "read",
+    StatisticsParams,
+    faces=faces("GET /statistics", python="get_statistics", command="stats"),
+)
 async def _show(control: Control, params: StatisticsParams, _caller: Caller) -> object:
     """Returns counts of processes, tasks and tool calls since the daemon started: in total, and of all names or of `names`."""
     return await control.statistics.shown(_chosen(control, params))

@@ -16,6 +16,8 @@ from ...worker.contract.control_params import (
 )
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ...worker.contract.log_pieces import PieceJoiner
+from ..api.faces import Resumption, faces
+from ..api.table import Caller, Control, method
 from ..audit.hash_chain import Record, parse_position
 from ..audit.log import stamp
 from ..events.bus import Bus, Event, skipped
@@ -24,7 +26,6 @@ from ..events.history import PAGE_BYTES, SCAN_ROWS, EventFilter, EventHistory, P
 from ..logs.file_format import LogFilter
 from ..logs.file_format import Record as LogRecord
 from ..logs.regex import Pattern
-from .table import Caller, Control, method
 from .task_log import lines_of_task
 
 ANSWER_BYTES = 8 * 1024 * 1024
@@ -38,7 +39,12 @@ def _wanted(params: EventParams) -> EventFilter:
     return EventFilter(params.types, params.agent, params.worker, params.task, params.since_time)
 
 
-@method("event.list", "read", EventParams)
+@method(
+    "event.list",
+    "read",
+    EventParams,
+    faces=faces("GET /events", python="list_events", command="events"),
+)
 async def _list_events(control: Control, params: EventParams, _caller: Caller) -> object:
     """Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them."""
     event_history, newest = control.shared.event_history, control.shared.bus.newest
@@ -67,7 +73,19 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
     return {"events": found, "next": next_seq, "newest": newest}
 
 
-@method("event.follow", "read", EventParams)
+@method(
+    "event.follow",
+    "read",
+    EventParams,
+    faces=faces(
+        "GET /events",
+        python="events",
+        command="events",
+        streams=True,
+        only_streams=True,
+        resumption=Resumption("seq", "since"),
+    ),
+)
 async def _follow_events(control: Control, params: EventParams, caller: Caller) -> object:
     """Sends stored events after `position`, then all new ones, as `event` notifications {events}."""
     wanted = _wanted(params)
@@ -160,7 +178,9 @@ class EventFollower:
         await self._caller.drain()
 
 
-@method("event.publish", "operate", EventPublishParams)
+@method(
+    "event.publish", "operate", EventPublishParams, faces=faces("POST /events", python="publish")
+)
 async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> object:
     """Publishes an event to the subscribers of its type; returns its number."""
     return {"seq": control.pubsub.publish_from(caller.who, params.type, params.data)}
@@ -207,7 +227,12 @@ def _is_about(record: Record, name: str) -> bool:
     )
 
 
-@method("audit.list", "operate", AuditParams)
+@method(
+    "audit.list",
+    "operate",
+    AuditParams,
+    faces=faces("GET /audit", python="list_audit", command="audit list"),
+)
 async def _list(control: Control, params: AuditParams, _caller: Caller) -> object:
     """Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`."""
     n = RECORDS if params.n is None else params.n
@@ -219,7 +244,12 @@ async def _list(control: Control, params: AuditParams, _caller: Caller) -> objec
     return {"records": records, "next": next_place}
 
 
-@method("audit.verify", "operate", VerifyParams)
+@method(
+    "audit.verify",
+    "operate",
+    VerifyParams,
+    faces=faces("GET /audit/verify", python="verify_audit", command="audit verify"),
+)
 async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> object:
     """Verifies the whole chain of hashes; `wrong` is the first record that is not as it was written."""
     expected = None
@@ -259,7 +289,7 @@ def _log_filter(control: Control, params: LogParams) -> LogFilter:
     )
 
 
-@method("log.read", "read", LogParams)
+@method("log.read", "read", LogParams, faces=faces("GET /logs", python="read_logs", command="logs"))
 async def _read_log(control: Control, params: LogParams, _caller: Caller) -> object:
     """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON."""
     found: list[LogRecord] = []
@@ -279,7 +309,12 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
     return {"records": found + joiner.flush()}
 
 
-@method("log.follow", "read", LogParams)
+@method(
+    "log.follow",
+    "read",
+    LogParams,
+    faces=faces("GET /logs", python="follow_logs", command="logs", streams=True, only_streams=True),
+)
 async def _follow_log(control: Control, params: LogParams, caller: Caller) -> object:
     """Sends the last lines, then new ones, as `log` notifications {records}; without `follow` the last ones, then `log.end`."""
     if params.follow and (params.until is not None or params.previous):

@@ -24,19 +24,25 @@ from ...worker.contract.control_params import (
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
 from ..agents.await_state import can_pause
 from ..agents.membership import Addition
+from ..api.faces import faces
+from ..api.status import exit_record
+from ..api.table import Caller, Control, method
 from ..config.labels import is_glob
 from ..config.loader import to_table
 from ..config.secrets import MASK, masked_address
 from ..config.values import quoted
 from ..lifecycle.state_machine import UP
 from ..supervision.worker_supervisor import Unschedulable, WorkerSupervisor
-from .status import exit_record
-from .table import Caller, Control, method
 
 STDERR_LINES = 20
 
 
-@method("agent.show", "read", NameParams)
+@method(
+    "agent.show",
+    "read",
+    NameParams,
+    faces=faces("GET /agents/{name}", python="show_agent", command="show"),
+)
 async def _show(control: Control, params: NameParams, _caller: Caller) -> object:
     """Returns one agent in full: its spec (values of environment and headers hidden), last exits, the end of its stderr.
 
@@ -140,7 +146,7 @@ class _Selection:
         return {"agents": msgspec.to_builtins(statuses), "names": names}
 
 
-@method("agent.select", "read", SelectionParams)
+@method("agent.select", "read", SelectionParams, faces=faces("GET /select", python="select_agents"))
 async def _select(control: Control, params: SelectionParams, _caller: Caller) -> object:
     """Returns the names of the agents, MCP servers, teams, workflows and workers that the params choose."""
     if params.all and params.names:
@@ -155,7 +161,15 @@ def _is_missing(supervisor: WorkerSupervisor) -> bool:
     return supervisor.spec.autostart and not supervisor.worker.done
 
 
-@method("agent.start", "operate", NamesParams, recorded="or-refused")
+@method(
+    "agent.start",
+    "operate",
+    NamesParams,
+    recorded="or-refused",
+    faces=faces(
+        "POST /agents/{names}/start", "POST /agents/start", python="start_agent", command="start"
+    ),
+)
 async def _start(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts agents or workers and waits until they are ready, jobs until they have succeeded.
 
@@ -170,7 +184,15 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> obje
     )
 
 
-@method("agent.stop", "operate", NamesParams, recorded="always")
+@method(
+    "agent.stop",
+    "operate",
+    NamesParams,
+    recorded="always",
+    faces=faces(
+        "POST /agents/{names}/stop", "POST /agents/stop", python="stop_agent", command="stop"
+    ),
+)
 async def _stop(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers and waits until no process of them is left."""
     chosen = _Selection(control, params)
@@ -179,7 +201,18 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> objec
     return await chosen.bounded(params.timeout_s, stopping)
 
 
-@method("agent.restart", "operate", NamesParams, recorded="or-refused")
+@method(
+    "agent.restart",
+    "operate",
+    NamesParams,
+    recorded="or-refused",
+    faces=faces(
+        "POST /agents/{names}/restart",
+        "POST /agents/restart",
+        python="restart_agent",
+        command="restart",
+    ),
+)
 async def _restart(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Stops agents or workers, starts them again and waits until they are ready; leaves out jobs that neither run nor are named."""
     chosen = _Selection(control, params)
@@ -188,7 +221,15 @@ async def _restart(control: Control, params: NamesParams, _caller: Caller) -> ob
     return await chosen.bounded(params.timeout_s, restarting)
 
 
-@method("agent.reset", "operate", NamesParams, recorded="or-refused")
+@method(
+    "agent.reset",
+    "operate",
+    NamesParams,
+    recorded="or-refused",
+    faces=faces(
+        "POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"
+    ),
+)
 async def _reset(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Forgets failures: agents that are wanted and have given up start again."""
     chosen = _Selection(control, params)
@@ -196,7 +237,15 @@ async def _reset(control: Control, params: NamesParams, _caller: Caller) -> obje
     return chosen.statuses()
 
 
-@method("agent.pause", "operate", SelectionParams, recorded="always")
+@method(
+    "agent.pause",
+    "operate",
+    SelectionParams,
+    recorded="always",
+    faces=faces(
+        "POST /agents/{names}/pause", "POST /agents/pause", python="pause_agent", command="pause"
+    ),
+)
 async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> object:
     """Freezes agents or workers with all their processes, until they are resumed, stopped or die."""
     chosen = _Selection(control, params)
@@ -205,7 +254,18 @@ async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> 
     return chosen.statuses()
 
 
-@method("agent.resume", "operate", SelectionParams, recorded="always")
+@method(
+    "agent.resume",
+    "operate",
+    SelectionParams,
+    recorded="always",
+    faces=faces(
+        "POST /agents/{names}/resume",
+        "POST /agents/resume",
+        python="resume_agent",
+        command="resume",
+    ),
+)
 async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> object:
     """Lets paused agents or workers run again."""
     chosen = _Selection(control, params)
@@ -213,7 +273,18 @@ async def _resume(control: Control, params: SelectionParams, _caller: Caller) ->
     return chosen.statuses()
 
 
-@method("agent.hibernate", "operate", HibernateParams, recorded="always")
+@method(
+    "agent.hibernate",
+    "operate",
+    HibernateParams,
+    recorded="always",
+    faces=faces(
+        "POST /agents/{names}/hibernate",
+        "POST /agents/hibernate",
+        python="hibernate_agent",
+        command="hibernate",
+    ),
+)
 async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> object:
     """Saves a checkpoint of agents or workers, and ends their processes until a task, `wake` or `start` comes."""
     chosen = _Selection(control, params)
@@ -226,7 +297,15 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
     return chosen.statuses()
 
 
-@method("agent.wake", "operate", NamesParams, recorded="or-refused")
+@method(
+    "agent.wake",
+    "operate",
+    NamesParams,
+    recorded="or-refused",
+    faces=faces(
+        "POST /agents/{names}/wake", "POST /agents/wake", python="wake_agent", command="wake"
+    ),
+)
 async def _wake(control: Control, params: NamesParams, _caller: Caller) -> object:
     """Starts hibernated agents or workers with their checkpoints, and waits until they are ready."""
     chosen = _Selection(control, params)
@@ -240,7 +319,13 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> objec
     return await chosen.bounded(params.timeout_s, waking)
 
 
-@method("agent.add", "admin", AddParams, recorded="or-refused")
+@method(
+    "agent.add",
+    "admin",
+    AddParams,
+    recorded="or-refused",
+    faces=faces("POST /agents", python="add_agent", command="add"),
+)
 async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     """Adds an agent or an MCP server, which is kept until it is removed."""
     addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
@@ -250,7 +335,14 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     return msgspec.to_builtins(control.status.agent_status(control.agents.of(params.name)))
 
 
-@method("agent.add_all", "admin", AddAllParams, recorded="or-refused", recorded_keys=("failures",))
+@method(
+    "agent.add_all",
+    "admin",
+    AddAllParams,
+    recorded="or-refused",
+    recorded_keys=("failures",),
+    faces=faces("POST /agents/batch", python="add_agents", command="add"),
+)
 async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> object:
     """Adds several agents and MCP servers, all or none; `failures` has those that did not start.
 
@@ -285,7 +377,14 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
     }
 
 
-@method("agent.rm", "admin", RemoveParams, recorded="always", recorded_keys=("removed",))
+@method(
+    "agent.rm",
+    "admin",
+    RemoveParams,
+    recorded="always",
+    recorded_keys=("removed",),
+    faces=faces("DELETE /agents/{names}", "DELETE /agents", python="remove_agent", command="rm"),
+)
 async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object:
     """Stops agents and MCP servers and removes them, all or none; returns the removed names."""
     names = params.names if params.name is None else [params.name, *params.names]
@@ -295,14 +394,31 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
     return {"removed": await control.agents.membership.remove(names, cascade=params.cascade)}
 
 
-@method("agent.scale", "operate", ScaleParams, recorded="or-refused")
+@method(
+    "agent.scale",
+    "operate",
+    ScaleParams,
+    recorded="or-refused",
+    faces=faces("POST /agents/{name}/scale", python="scale_agent", command="scale"),
+)
 async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> object:
     """Changes the number of workers of an agent."""
     agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait)
     return msgspec.to_builtins(control.status.agent_status(agent))
 
 
-@method("agent.signal", "operate", SignalParams, recorded="always")
+@method(
+    "agent.signal",
+    "operate",
+    SignalParams,
+    recorded="always",
+    faces=faces(
+        "POST /agents/{names}/signal",
+        "POST /agents/signal",
+        python="signal_agent",
+        command="signal",
+    ),
+)
 async def _signal(control: Control, params: SignalParams, _caller: Caller) -> object:
     """Sends a signal to the leader of each worker that runs."""
     name = params.signal.upper()
@@ -363,49 +479,95 @@ async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> obj
     }
 
 
-@method("team.list", "read", NoParams)
+@method(
+    "team.list",
+    "read",
+    NoParams,
+    faces=faces("GET /teams", python="list_teams", command="team list"),
+)
 async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Lists the teams."""
     return _list(control, "team")
 
 
-@method("team.show", "read", NameParams)
+@method(
+    "team.show",
+    "read",
+    NameParams,
+    faces=faces("GET /teams/{name}", python="show_team", command="team show"),
+)
 async def _team_show(control: Control, params: NameParams, _caller: Caller) -> object:
     """Returns one team in full, with its spec."""
     return _show_group(control, "team", params.name)
 
 
-@method("team.add", "admin", GroupAddParams, recorded="or-refused")
+@method(
+    "team.add",
+    "admin",
+    GroupAddParams,
+    recorded="or-refused",
+    faces=faces("POST /teams", python="add_team", command="team add"),
+)
 async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -> object:
     """Adds teams, which are kept until they are removed."""
     return await _add_group(control, "team", params)
 
 
-@method("team.rm", "admin", GroupRemoveParams, recorded="always", recorded_keys=("removed",))
+@method(
+    "team.rm",
+    "admin",
+    GroupRemoveParams,
+    recorded="always",
+    recorded_keys=("removed",),
+    faces=faces("DELETE /teams/{name}", python="remove_team", command="team rm"),
+)
 async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
     """Removes a team; its tasks that are under way go on."""
     return await _remove(control, "team", params)
 
 
-@method("workflow.list", "read", NoParams)
+@method(
+    "workflow.list",
+    "read",
+    NoParams,
+    faces=faces("GET /workflows", python="list_workflows", command="workflow list"),
+)
 async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Lists the workflows."""
     return _list(control, "workflow")
 
 
-@method("workflow.show", "read", NameParams)
+@method(
+    "workflow.show",
+    "read",
+    NameParams,
+    faces=faces("GET /workflows/{name}", python="show_workflow", command="workflow show"),
+)
 async def _workflow_show(control: Control, params: NameParams, _caller: Caller) -> object:
     """Returns one workflow in full, with its steps."""
     return _show_group(control, "workflow", params.name)
 
 
-@method("workflow.add", "admin", GroupAddParams, recorded="or-refused")
+@method(
+    "workflow.add",
+    "admin",
+    GroupAddParams,
+    recorded="or-refused",
+    faces=faces("POST /workflows", python="add_workflow", command="workflow add"),
+)
 async def _workflow_add(control: Control, params: GroupAddParams, _caller: Caller) -> object:
     """Adds workflows, which are kept until they are removed."""
     return await _add_group(control, "workflow", params)
 
 
-@method("workflow.rm", "admin", GroupRemoveParams, recorded="always", recorded_keys=("removed",))
+@method(
+    "workflow.rm",
+    "admin",
+    GroupRemoveParams,
+    recorded="always",
+    recorded_keys=("removed",),
+    faces=faces("DELETE /workflows/{name}", python="remove_workflow", command="workflow rm"),
+)
 async def _workflow_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
     """Removes a workflow; its tasks that are under way go on."""
     return await _remove(control, "workflow", params)

@@ -10,11 +10,17 @@ from ...worker.contract.control_params import (
     ToolsParams,
 )
 from ...worker.contract.errors import NotFound
+from ..api.faces import faces
+from ..api.table import Caller, Control, method
 from ..worker_api.tool_calls import LISTING_S, caller_of
-from .table import Caller, Control, method
 
 
-@method("mcp.servers", "read", NoParams)
+@method(
+    "mcp.servers",
+    "read",
+    NoParams,
+    faces=faces("GET /mcp/servers", python="list_servers", command="mcp servers"),
+)
 async def _servers(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Lists the MCP servers, with the tools that they listed last."""
     servers = [a for a in control.agents.agents.values() if a.spec.kind == "mcp"]
@@ -23,7 +29,12 @@ async def _servers(control: Control, _params: NoParams, _caller: Caller) -> obje
     }
 
 
-@method("mcp.tools", "read", ToolsParams)
+@method(
+    "mcp.tools",
+    "read",
+    ToolsParams,
+    faces=faces("GET /mcp/tools", python="list_tools", command="mcp tools"),
+)
 async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> object:
     """Lists the tools of all servers, or of one; a server that never listed any is started first."""
     known = sorted(control.pool.names())
@@ -41,7 +52,13 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
     return {"tools": tools, "failures": refusals}
 
 
-@method("mcp.call", "operate", CallParams, recorded="by-itself")
+@method(
+    "mcp.call",
+    "operate",
+    CallParams,
+    recorded="by-itself",
+    faces=faces("POST /mcp/tools/{name}/call", python="call_tool", command="mcp call"),
+)
 async def _call(control: Control, params: CallParams, caller: Caller) -> object:
     """Calls a tool and returns MCP's result object."""
     return await control.tool_calls.call(
@@ -57,14 +74,27 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> object:
     )
 
 
-@method("mcp.attach", "read", AttachParams)
+@method(
+    "mcp.attach",
+    "read",
+    AttachParams,
+    faces=faces(
+        command="mcp serve",
+        reason="it turns a connection of the socket into one of MCP, which HTTP serves at /mcp",
+    ),
+)
 async def _attach(_control: Control, params: AttachParams, caller: Caller) -> object:
     """Switches this connection to MCP, of either era, after the answer; the params narrow the tools that it offers."""
     caller.attach(params)
     return {}
 
 
-@method("mcp.prompts", "read", NoParams)
+@method(
+    "mcp.prompts",
+    "read",
+    NoParams,
+    faces=faces("GET /mcp/prompts", python="list_prompts", command="mcp prompts"),
+)
 async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Lists the prompts of all servers, by exposed name; a server that never listed anything is started first."""
     failures = await control.pool.list_servers(patience_s=LISTING_S)
@@ -72,7 +102,12 @@ async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> obje
     return {"prompts": control.pool.offered("prompts"), "failures": refusals}
 
 
-@method("mcp.resources", "read", NoParams)
+@method(
+    "mcp.resources",
+    "read",
+    NoParams,
+    faces=faces("GET /mcp/resources", python="list_resources", command="mcp resources"),
+)
 async def _resources(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Lists the resources of all servers and their templates; a server that never listed anything is started first."""
     failures = await control.pool.list_servers(patience_s=LISTING_S)
@@ -83,7 +118,12 @@ async def _resources(control: Control, _params: NoParams, _caller: Caller) -> ob
     }
 
 
-@method("mcp.read", "operate", ReadParams)
+@method(
+    "mcp.read",
+    "operate",
+    ReadParams,
+    faces=faces("POST /mcp/resources/read", python="read_resource", command="mcp read"),
+)
 async def _read(control: Control, params: ReadParams, caller: Caller) -> object:
     """Reads a resource and returns MCP's result object."""
     whose = str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")

@@ -10,8 +10,9 @@ from ...worker.contract.control_params import (
 )
 from ...worker.contract.records import ScheduleRecord
 from ..agents.membership import Addition
+from ..api.faces import faces
+from ..api.table import Caller, Control, method
 from ..config.job import commands_of, job_task
-from .table import Caller, Control, method
 
 
 def _fields(record: ScheduleRecord) -> dict[str, object]:
@@ -19,7 +20,14 @@ def _fields(record: ScheduleRecord) -> dict[str, object]:
     return fields
 
 
-@method("schedule.add", "operate", ScheduleParams, recorded="or-refused", recorded_keys=("name",))
+@method(
+    "schedule.add",
+    "operate",
+    ScheduleParams,
+    recorded="or-refused",
+    recorded_keys=("name",),
+    faces=faces("POST /schedules", python="add_schedule", command="schedule add"),
+)
 async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> object:
     """Adds a schedule, which submits a task at each of its times; it survives a restart of the daemon."""
     return _fields(await control.schedules.add(params))
@@ -31,6 +39,7 @@ async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> obj
     ScheduleCommandParams,
     recorded="or-refused",
     recorded_keys=("name",),
+    faces=faces("POST /schedules/commands", python="add_command_schedule", command="schedule add"),
 )
 async def _add_command(control: Control, params: ScheduleCommandParams, _caller: Caller) -> object:
     """Adds a schedule of a command, and a job of its name that runs the command."""
@@ -58,7 +67,13 @@ async def _add_command(control: Control, params: ScheduleCommandParams, _caller:
         raise
 
 
-@method("schedule.rm", "operate", ScheduleNameParams, recorded="always")
+@method(
+    "schedule.rm",
+    "operate",
+    ScheduleNameParams,
+    recorded="always",
+    faces=faces("DELETE /schedules/{name}", python="remove_schedule", command="schedule rm"),
+)
 async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """Removes a schedule, and the job that was added with its command; the tasks that it submitted stay."""
     removed = await control.schedules.remove(params.name)
@@ -68,13 +83,23 @@ async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller)
     return {"removed": [params.name]}
 
 
-@method("schedule.list", "read", NoParams)
+@method(
+    "schedule.list",
+    "read",
+    NoParams,
+    faces=faces("GET /schedules", python="list_schedules", command="schedules"),
+)
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Lists all schedules, by name."""
     return {"schedules": [_fields(record) for record in control.schedules.list()]}
 
 
-@method("schedule.show", "read", ScheduleNameParams)
+@method(
+    "schedule.show",
+    "read",
+    ScheduleNameParams,
+    faces=faces("GET /schedules/{name}", python="show_schedule", command="schedule show"),
+)
 async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """Returns a schedule with its next times (`upcoming`) and its last runs (`recent`), the newest first."""
     record = control.schedules.show(params.name)
@@ -85,19 +110,38 @@ async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -
     }
 
 
-@method("schedule.pause", "operate", ScheduleNameParams, recorded="always")
+@method(
+    "schedule.pause",
+    "operate",
+    ScheduleNameParams,
+    recorded="always",
+    faces=faces("POST /schedules/{name}/pause", python="pause_schedule", command="schedule pause"),
+)
 async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """Pauses a schedule until it is resumed; the times meanwhile are skipped."""
     return _fields(await control.schedules.pause(params.name))
 
 
-@method("schedule.resume", "operate", ScheduleNameParams, recorded="or-refused")
+@method(
+    "schedule.resume",
+    "operate",
+    ScheduleNameParams,
+    recorded="or-refused",
+    faces=faces(
+        "POST /schedules/{name}/resume", python="resume_schedule", command="schedule resume"
+    ),
+)
 async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """Resumes a paused schedule."""
     return _fields(await control.schedules.resume(params.name))
 
 
-@method("schedule.run", "operate", ScheduleNameParams)
+@method(
+    "schedule.run",
+    "operate",
+    ScheduleNameParams,
+    faces=faces("POST /schedules/{name}/run", python="run_schedule", command="schedule run"),
+)
 async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
     """Submits the task of a schedule now, beside its times, and returns its record."""
     return msgspec.to_builtins(await control.schedules.run_now(params.name))

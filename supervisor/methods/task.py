@@ -24,8 +24,9 @@ from ...worker.contract.errors import (
     Timeout,
 )
 from ...worker.contract.records import ENDED, Boundaries, Error, Task, TaskParams
+from ..api.faces import faces
+from ..api.table import Caller, Control, method
 from ..events.bus import Event
-from .table import Caller, Control, method
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """Event types of a task, and of those below it, that `task.follow` sends."""
@@ -89,20 +90,43 @@ class ProgressSender:
             self._timer = None
 
 
-@method("task.run", "operate", TaskParams)
+@method(
+    "task.run",
+    "operate",
+    TaskParams,
+    faces=faces(
+        "POST /agents/{agent}/run",
+        "POST /teams/{agent}/run",
+        "POST /workflows/{agent}/run",
+        "POST /run",
+        python="execute_task",
+        command="run",
+        streams=True,
+    ),
+)
 async def _run(control: Control, params: TaskParams, caller: Caller) -> object:
     """Runs a task and answers when it has ended; a caller that hangs up leaves it running."""
     task = await control.tasks.submit(params)
     return await _ended(control, task.id, caller)
 
 
-@method("task.submit", "operate", TaskParams)
+@method(
+    "task.submit",
+    "operate",
+    TaskParams,
+    faces=faces("POST /tasks", python="submit_task", command="run"),
+)
 async def _submit(control: Control, params: TaskParams, _caller: Caller) -> object:
     """Queues a task and answers with its record at once; it is durable by then."""
     return msgspec.to_builtins(await control.tasks.submit(params))
 
 
-@method("task.wait", "read", TaskWaitParams)
+@method(
+    "task.wait",
+    "read",
+    TaskWaitParams,
+    faces=faces("GET /tasks/{task}/wait", python="wait_task", command="task wait", streams=True),
+)
 async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> object:
     """Answers with the record of a task when it has ended."""
     try:
@@ -128,7 +152,14 @@ def _late(params: TaskWaitParams) -> Timeout:
     )
 
 
-@method("task.follow", "read", TaskWaitParams)
+@method(
+    "task.follow",
+    "read",
+    TaskWaitParams,
+    faces=faces(
+        "GET /tasks/{task}/follow", python="follow_task", command="task follow", streams=True
+    ),
+)
 async def _follow(control: Control, params: TaskWaitParams, caller: Caller) -> object:
     """Returns as `task.wait`; meanwhile sends the events of the task and those below it as `task.event` notifications {event}."""
     followed = {params.task}
@@ -192,7 +223,12 @@ def _standing(task: Task) -> dict[str, object]:
     }
 
 
-@method("task.show", "read", TaskShowParams)
+@method(
+    "task.show",
+    "read",
+    TaskShowParams,
+    faces=faces("GET /tasks/{task}", python="show_task", command="task show"),
+)
 async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) -> object:
     """Returns the record of a task, with its tool calls where they are asked for."""
     task = await control.tasks.show(params.task)
@@ -201,7 +237,12 @@ async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) 
     return msgspec.to_builtins(task)
 
 
-@method("task.tree", "read", TaskTreeParams)
+@method(
+    "task.tree",
+    "read",
+    TaskTreeParams,
+    faces=faces("GET /tasks/{task}/tree", python="task_tree", command="task show"),
+)
 async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> object:
     """Returns a short record of a task with those it delegated: {task, children: [the same], more: number of children left out}."""
     root: dict[str, object] = {}
@@ -258,7 +299,12 @@ async def _children(control: Control, task: Task, limit: int) -> list[Task]:
     return found
 
 
-@method("task.list", "read", TaskListParams)
+@method(
+    "task.list",
+    "read",
+    TaskListParams,
+    faces=faces("GET /tasks", python="list_tasks", command="tasks"),
+)
 async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller) -> object:
     """Lists records of tasks, newest first; `more`, where it is not null, is the `before` for the rest; `skipped` cannot be read."""
     page = await control.tasks.list(params)
@@ -269,13 +315,30 @@ async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller)
     }
 
 
-@method("task.cancel", "operate", TaskIdParams)
+@method(
+    "task.cancel",
+    "operate",
+    TaskIdParams,
+    faces=faces(
+        "DELETE /tasks/{task}",
+        "POST /tasks/{task}/cancel",
+        python="cancel_task",
+        command="task cancel",
+    ),
+)
 async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> object:
     """Cancels a task and those that it delegated."""
     return msgspec.to_builtins(await control.tasks.cancel(params.task))
 
 
-@method("task.retry", "operate", TasksParams)
+@method(
+    "task.retry",
+    "operate",
+    TasksParams,
+    faces=faces(
+        "POST /tasks/{tasks}/retry", "POST /tasks/retry", python="retry_tasks", command="task retry"
+    ),
+)
 async def _retry(control: Control, params: TasksParams, _caller: Caller) -> object:
     """Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}."""
     ids, more = await _named(control, params)
@@ -290,7 +353,17 @@ async def _retry(control: Control, params: TasksParams, _caller: Caller) -> obje
     return {"retried": queued, "failed": failed, "more": more}
 
 
-@method("task.discard", "operate", TasksParams)
+@method(
+    "task.discard",
+    "operate",
+    TasksParams,
+    faces=faces(
+        "POST /tasks/{tasks}/discard",
+        "POST /tasks/discard",
+        python="discard_tasks",
+        command="task discard",
+    ),
+)
 async def _discard(control: Control, params: TasksParams, _caller: Caller) -> object:
     """Removes tasks from the dead letters; their records stay for as long as those of others: {discarded, more}."""
     ids, more = await _named(control, params)
