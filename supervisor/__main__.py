@@ -24,13 +24,13 @@ from .config.references import tool_warnings
 from .config.secrets import Secrets
 from .config.sources import literal_warnings
 from .config.spec import Config
+from .http.admission import loopback
 from .installation import Paths, default_paths, read_config
 from .lifeline import Lifeline
 from .logs.daemon_log import STDERR, DaemonLog
 from .logs.journald import is_stream_to_journal
 from .process.launch import secret_problems
 from .state_folder import check_state_folder
-from .transport.http_auth import loopback
 from .transport.socket_lock import inherited_socket
 
 ERROR_MARK = "<3>"

@@ -10,15 +10,12 @@ import logging
 import os
 import signal
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
 
 from .. import __version__
 from ..mcp.pool.pool import Pool
-from ..mcp.protocol.caller import Caller
-from ..worker.contract.control_params import AttachParams
 from ..worker.contract.errors import CorralError
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
@@ -48,7 +45,6 @@ from .lifeline import Lifeline
 from .logs.daemon_log import DaemonLog
 from .logs.forwarder import Forwarding
 from .logs.store import LogStore
-from .mcp_gateway.view import Client, ClientTools
 from .methods.all import METHODS
 from .process.command import Commands
 from .process.launcher_client import Exit, Launcher
@@ -68,7 +64,6 @@ from .supervision.shared import Shared, StallClock
 from .supervision.task_failures import TaskFailures
 from .tasks.backlog import Backlog
 from .tasks.tasks import Tasks
-from .transport.http_auth import loopback, read_token
 from .transport.socket_lock import SocketLock, group_id
 from .transport.unix import Listener
 from .worker_api.call_history import CallHistory
@@ -82,8 +77,7 @@ if HAS_ORCHESTRATION:
     from .orchestration.workflow_engine import WorkflowEngine
 
 if TYPE_CHECKING:
-    from .transport.http import HttpServer
-    from .transport.http_request import ViewQuery
+    from .http.server import HttpServer
     from .zygote.pool import ZygotePool
 
 BEAT_S = 1.0
@@ -458,34 +452,18 @@ class _Daemon:
         return chores
 
     async def _open_web(self, control: Control) -> "HttpServer | None":
-        """Serves MCP over HTTP, if that is wanted.
+        """Serves HTTP, if that is wanted.
 
         Raises:
             CorralError: it cannot be.
         """
-        address = self.config.daemon.http
-        if address is None:
+        if self.config.daemon.http is None:
             return None
-        from .transport.http import HttpServer  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
+        from .web import open_web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        def offer(query: "ViewQuery", caller: Caller) -> ClientTools:
-            who = {"http": caller.name}
-            client = Client(caller.name, caller.sharer, who, lambda: "operate")
-            view = AttachParams(
-                only=None if query.only is None else list(query.only),
-                deny=list(query.deny),
-                read_only=query.read_only,
-                profile=query.profile,
-            )
-            return ClientTools(control, client, view)
-
-        token = read_token(
-            Path(self.config.daemon.http_token_file or self.paths.state_dir / "http.token")
+        web, self._http_address = await open_web(
+            control, self.config.daemon, self.paths.state_dir, self._end.is_wanted.is_set
         )
-        web = HttpServer(offer, token=token, version=__version__)
-        place = await web.open(*loopback(address))
-        self._http_address = place
-        logger.info("serving MCP over HTTP", extra={"fields": {"address": f"http://{place}/mcp"}})
         return web
 
     async def _drain(self) -> None:

@@ -1,9 +1,8 @@
-"""Accepts connections, on the unix socket and over HTTP, and hands their requests on.
+"""Accepts connections on the unix socket and hands their requests on.
 
-Guarantees that every peer is identified before its first request is read (credentials and descent on the
-socket, a bearer token and local names over HTTP), that connections, requests and streams are bounded, and that
-the control socket answers when the daemon is out of descriptors.
+Guarantees that every peer is identified by its credentials and its descent before its first request is read, that
+connections and requests are bounded, and that the control socket answers when the daemon is out of descriptors.
 
-Must not know the methods: the unix socket calls the table of `api`, HTTP the tools that it is given. Begin
-with `unix`, then `http`, which is imported only where HTTP is on.
+Must not know the methods: it calls the table of `api`, and the tools of `mcp_gateway`. HTTP is the room `http`.
+Begin with `unix`.
 """

@@ -25,12 +25,16 @@ from corral.mcp.endpoint.request import ProtocolError
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.messages import META
 from corral.mcp.upstream import http_headers
-from corral.supervisor.transport import http_auth
-from corral.supervisor.transport.http import MAX_BODY_BYTES, HttpServer
-from corral.supervisor.transport.http_auth import loopback, read_token
-from corral.supervisor.transport.http_request import ViewQuery
-from corral.supervisor.transport.http_session import HttpSession, Reply, RpcRequest
-from corral.supervisor.transport.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
+from corral.supervisor.http import mcp_headers
+from corral.supervisor.http.admission import loopback
+from corral.supervisor.http.answers import MAX_BODY_BYTES
+from corral.supervisor.http.face import HttpClient
+from corral.supervisor.http.mcp_face import McpFace
+from corral.supervisor.http.mcp_request import ViewQuery
+from corral.supervisor.http.mcp_session import HttpSession, Reply, RpcRequest
+from corral.supervisor.http.server import HttpServer
+from corral.supervisor.http.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
+from corral.supervisor.http.token_file import authenticate_by, read_token
 from corral.worker.contract.errors import InvalidParams, NotFound, Overloaded, PermissionDenied
 from daemon_process import BIN, DaemonProcess
 from fake_provider import REGIONAL, FakeProvider
@@ -66,7 +70,7 @@ class Site:
     def url(self) -> str:
         return f"http://{self.address}/mcp"
 
-    def offer(self, wanted: ViewQuery, caller: Caller) -> FakeProvider:
+    def offer(self, wanted: ViewQuery, caller: Caller, client: HttpClient) -> FakeProvider:
         if wanted.profile == "none":
             raise NotFound('cannot find profile "none"')
         self.wanted.append(wanted)
@@ -111,7 +115,9 @@ async def site(**options: Any) -> AsyncGenerator[Site, None]:
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
         found = Site(http, FakeProvider())
-        found.web = HttpServer(found.offer, token=TOKEN, version="9", **options)
+        kept = {key: options.pop(key) for key in ("max_sessions",) if key in options}
+        face = McpFace(found.offer, version="9", **kept)
+        found.web = HttpServer([face], authenticate_by(TOKEN), **options)
         found.address = await found.web.open("127.0.0.1", 0)
         try:
             yield found
@@ -548,7 +554,7 @@ def test_a_session_that_has_ended_is_freed_without_the_garbage_collector() -> No
     async def test() -> None:
         gc.disable()
         try:
-            visit = HttpSession("x", FakeProvider(), Caller(), "9")
+            visit = HttpSession("x", FakeProvider(), Caller(), "9", owner="")
             opened = RpcRequest(1, "initialize", {"protocolVersion": "2025-11-25"})
             await Reply(None).answer(visit.endpoint, opened)
             visit.take({"jsonrpc": "2.0", "method": "notifications/initialized"})
@@ -696,7 +702,7 @@ def test_a_header_says_the_same_as_an_argument_or_the_call_is_refused(
     arguments = {} if value is None else {"region": value}
     refused = contextlib.nullcontext() if is_same else pytest.raises(ProtocolError)
     with refused:
-        http_auth.check_params(
+        mcp_headers.check_params(
             lambda name: said if name == "Mcp-Param-Region" else [], SCHEMA, arguments
         )
 
@@ -720,8 +726,8 @@ def test_what_our_own_client_says_in_headers_is_accepted(arguments: dict[str, ob
     def values(name: str) -> list[str]:
         return [said[name]] if name in said else []
 
-    http_auth.check_routing(values, "tools/call", params, "2026-07-28")
-    http_auth.check_params(values, SCHEMA, arguments)
+    mcp_headers.check_routing(values, "tools/call", params, "2026-07-28")
+    mcp_headers.check_params(values, SCHEMA, arguments)
 
 
 def test_who_listens_is_answered_when_the_daemon_ends() -> None:

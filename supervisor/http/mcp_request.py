@@ -10,8 +10,8 @@ from ...mcp.endpoint.server import Provider
 from ...mcp.protocol.messages import CALL, META
 from ...worker.contract.codec import as_object
 from ...worker.contract.errors import InvalidParams
-from . import http_auth
-from .http_session import RpcRequest
+from . import mcp_headers
+from .mcp_session import RpcRequest
 
 MAX_ACCEPT_CHARACTERS = 8190
 """Characters of a header `Accept` that are parsed: as long as one line of it may be."""
@@ -54,11 +54,11 @@ def check_headers(request: web.BaseRequest, rpc: RpcRequest, client_tools: HttpT
     def values(name: str) -> list[str]:
         return request.headers.getall(name, [])
 
-    http_auth.check_routing(values, rpc.method, rpc.params, version_of({"params": rpc.params}))
+    mcp_headers.check_routing(values, rpc.method, rpc.params, version_of({"params": rpc.params}))
     tool = client_tools.tool(str(rpc.params.get("name"))) if rpc.method == CALL else None
     if tool is not None:
         arguments = as_object(rpc.params.get("arguments")) or {}
-        http_auth.check_params(values, tool.get("inputSchema"), arguments)
+        mcp_headers.check_params(values, tool.get("inputSchema"), arguments)
 
 
 def version_of(message: Mapping[str, object]) -> object:

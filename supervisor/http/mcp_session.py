@@ -24,6 +24,7 @@ from ...worker.contract.errors import (
     Timeout,
     from_wire,
 )
+from .answers import Refused as HttpRefused
 from .sse import Stream
 
 ASK_S = 600.0
@@ -41,17 +42,14 @@ Id = str | int
 logger = logging.getLogger(__name__)
 
 
-class Refused(Exception):
-    """Raised about a request that is answered by HTTP alone."""
+class Refused(HttpRefused):
+    """Raised about a request of MCP that is answered by HTTP alone."""
 
     def __init__(
         self, status: int, error: CorralError, *, request_id: Id | None = None, **headers: str
     ) -> None:
-        super().__init__(error.message)
-        self.status = status
-        self.error = error
+        super().__init__(status, error, **headers)
         self.request_id = request_id
-        self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
 
 
 class RpcRequest(NamedTuple):
@@ -70,13 +68,21 @@ class HttpSession:
         client_tools: of this client.
         caller: for the pool and the audit.
         version: corral's own.
+        owner: the name of the client, which alone may use it.
     """
 
     def __init__(
-        self, session_id: str, client_tools: Provider, caller: Caller, version: str
+        self,
+        session_id: str,
+        client_tools: Provider,
+        caller: Caller,
+        version: str,
+        *,
+        owner: str,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.id = session_id
+        self.owner = owner
         self.endpoint = McpEndpoint(
             client_tools, version=version, caller=caller, notify=self._notify
         )

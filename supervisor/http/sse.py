@@ -27,6 +27,13 @@ PING_S = 15.0
 PING = b": ping\n\n"
 
 
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
 class Stream:
     """Holds the events of one stream.
 

@@ -1,25 +1,19 @@
-"""Serves MCP over streamable HTTP, on the daemon's own loop: https://modelcontextprotocol.io/specification (transports).
+"""Serves MCP over streamable HTTP: https://modelcontextprotocol.io/specification (transports).
 
-Only programs of this machine that know the token are served: the address is a loopback one, `Host` and
-`Origin` must name this machine (a page in a browser can reach loopback, too, by a name that it resolves as it
-likes), and each request brings the bearer token. Clients of the legacy era have a session, whose requests go on
+Clients of the legacy era have a session, whose requests go on
 when a connection breaks, and whose streams can be taken up again; a modern request stands for itself, and ends with its connection.
-All of it is bounded: bodies, sessions, requests, streams and the events kept for clients that come back.
+All of it is bounded: sessions, requests, streams and the events kept for clients that come back.
 
-This module must not know the pool or the daemon: it serves the tools that it is given. aiohttp is imported with this module, and this
-module only where HTTP is on.
+This module must not know the pool or the daemon: it serves the tools that it is given.
 """
 
 import asyncio
 import contextlib
-import hmac
 import secrets
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from aiohttp import HttpVersion11, StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp import web
 
 from ...mcp.endpoint.request import unsupported_version
 from ...mcp.endpoint.server import McpEndpoint
@@ -43,13 +37,12 @@ from ...worker.contract.errors import (
     NotFound,
     Overloaded,
     ParseError,
-    PermissionDenied,
-    ResourceLimitExceeded,
-    Timeout,
 )
-from . import http_auth
-from .http_auth import NAMES, TOKEN_BYTES, is_local
-from .http_request import (
+from .answers import Refused as HttpRefused
+from .answers import read_body, write
+from .face import HttpClient
+from .mcp_headers import LAST_EVENT
+from .mcp_request import (
     HttpTools,
     ViewQuery,
     accepted_types,
@@ -58,7 +51,7 @@ from .http_request import (
     version_of,
     view_query,
 )
-from .http_session import (
+from .mcp_session import (
     MAX_SESSIONS,
     HttpSession,
     HttpSessions,
@@ -69,17 +62,10 @@ from .http_session import (
     failure,
     read_request,
 )
-from .sse import Stream, place_of
+from .sse import SSE_HEADERS, Stream, place_of
+from .token_file import TOKEN_BYTES
 
 PATH = "/mcp"
-
-MAX_BODY_BYTES = 16 * 1024 * 1024
-
-BODY_S = 30.0
-"""Seconds that a body may take to arrive."""
-
-STALL_S = 30.0
-"""Seconds to wait for a client that does not read."""
 
 DEFER_S = 0.25
 """Seconds to wait for an answer before a stream is begun for it; one that comes sooner needs none."""
@@ -88,8 +74,6 @@ IDLE_S = 1800.0
 """Seconds that a session is kept without any request or stream."""
 
 SWEEP_S = 30.0
-
-MAX_CONNECTIONS = 512
 
 MAX_REQUESTS = 256
 """Number of requests under way in one session, and of its streams that are not finished."""
@@ -106,132 +90,43 @@ SINCE_PRIMED = "2025-11-25"
 STATUS = {-32700: 400, -32600: 400, -32602: 400, -32020: 400, -32021: 400, -32022: 400, -32601: 404}
 """The status of an answer to a modern request by its error code; others, and results, are 200."""
 
-SSE_HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
+CLOSE_S = 1.0
+"""Seconds that requests that are cancelled may take to end."""
 
-
-Offer = Callable[[ViewQuery, Caller], HttpTools]
+Offer = Callable[[ViewQuery, Caller, HttpClient], HttpTools]
 """Makes the tools of a client with such a query; raises CorralError, NotFound of an unknown profile."""
 
 
-class HttpServer:
-    """Serves MCP over HTTP.
+class McpFace:
+    """Serves MCP.
 
     Args:
         offer: makes the tools of a client.
-        token: the bearer token that a client has to send.
         version: corral's own.
         max_sessions: the number of legacy clients at once.
-        max_connections: the number of connections at once.
     """
 
-    def __init__(
-        self,
-        offer: Offer,
-        *,
-        token: str,
-        version: str,
-        max_sessions: int = MAX_SESSIONS,
-        max_connections: int = MAX_CONNECTIONS,
-    ) -> None:
+    prefix = PATH
+    open = False
+
+    def __init__(self, offer: Offer, *, version: str, max_sessions: int = MAX_SESSIONS) -> None:
         self._offer = offer
-        self._token = token.encode("ascii")
         self._version = version
-        self._max_connections = max_connections
-        self._known: set[asyncio.BaseProtocol] = set()
         self._loop = asyncio.get_running_loop()
-        self._hosts: frozenset[str] = frozenset()
-        self._runner: web.ServerRunner | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._listening: asyncio.Server | None = None
         self._sessions = HttpSessions(max_sessions)
         self._modern: dict[asyncio.Task[None], bool] = {}
         """Requests under way, each with whether it listens, and so ends by itself when its endpoint is closed."""
-        self._faces: set[McpEndpoint] = set()
+        self._endpoints: set[McpEndpoint] = set()
         self._is_closing = False
-
-    # -- opening and closing
-
-    async def open(self, host: str, port: int) -> str:
-        """Listens, and returns the address: `HOST:PORT`.
-
-        Raises:
-            PermissionDenied: the address cannot be bound.
-        """
-        # There is one path: an Application with its router would cost each request a tenth of its time.
-        server = web.Server(
-            self._serve,
-            request_factory=self._request,
-            access_log=None,
-            handler_cancellation=True,
-        )
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
-        await self._runner.setup()
-        try:
-            place = "127.0.0.1" if host == "localhost" else host
-            self._listening = await self._loop.create_server(
-                self._connection, place, port, backlog=128, reuse_address=True
-            )
-        except OSError as error:
-            await self._runner.cleanup()
-            text = f'cannot serve HTTP at "{host}:{port}": {error.strerror or error}'
-            raise PermissionDenied(text, key="daemon.http", value=f"{host}:{port}") from error
-        number = int(self._listening.sockets[0].getsockname()[1])
-        names = NAMES | {_bracketed(host)}
-        self._hosts = frozenset(f"{name}:{number}" for name in names)
-        if number == 80:
-            self._hosts |= names
         self._sweep()
-        return f"{_bracketed(host)}:{number}"
-
-    def _request(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: web.RequestHandler,
-        writer: AbstractStreamWriter,
-        task: "asyncio.Task[None]",
-    ) -> web.BaseRequest:
-        return web.BaseRequest(
-            message,
-            payload,
-            protocol,
-            writer,
-            task,
-            self._loop,
-            client_max_size=MAX_BODY_BYTES,
-        )
-
-    def _connection(self) -> asyncio.BaseProtocol:
-        server = None if self._runner is None else self._runner.server
-        assert server is not None, "it listens"
-        connections = server.connections
-        if len(self._known) > self._max_connections:
-            self._known.intersection_update(connections)
-        if len(connections) >= self._max_connections:
-            # Any user of this machine can open connections and send nothing: a client with the token goes before them.
-            strangers = (
-                each
-                for each in connections
-                if each.transport is not None and each not in self._known
-            )
-            first = next(strangers, None)
-            if first is None:
-                return _RejectedConnection()
-            first.force_close()
-        return server()
 
     async def close(self) -> None:
-        """Stops listening and ends every session and every stream."""
+        """Ends every session and every stream."""
         self._is_closing = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        if self._listening is not None:
-            self._listening.close()
-        for endpoint in list(self._faces):
+        for endpoint in list(self._endpoints):
             endpoint.close()  # listening requests are answered
         tasks = list(self._modern)
         for task, listens in self._modern.items():
@@ -240,8 +135,8 @@ class HttpServer:
         for session in list(self._sessions):
             tasks += session.running.values()
             self._sessions.end(session)
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -253,20 +148,17 @@ class HttpServer:
 
     # -- one HTTP request
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
+        """Answers one request; errors are those of JSON-RPC."""
         try:
-            self._admit(request)
-            self._known.add(request.protocol)
             if request.path != PATH:
                 raise Refused(404, NotFound(f'cannot find "{request.path}"; MCP is at "{PATH}"'))
-            if self._is_closing:
-                raise Refused(503, Overloaded("cannot serve HTTP: the daemon is stopping"))
             if request.method == "POST":
-                return await self._post(request)
+                return await self._post(request, client)
             if request.method == "GET":
-                return await self._get(request)
+                return await self._get(request, client)
             if request.method == "DELETE":
-                self._sessions.end(self._session(request))
+                self._sessions.end(self._session(request, client))
                 return web.Response(status=204)
             error = MethodNotFound(f"cannot serve {request.method}")
             raise Refused(405, error, Allow="GET, POST, DELETE")
@@ -274,32 +166,10 @@ class HttpServer:
             return _json(
                 failure(refused.request_id, refused.error), refused.status, refused.headers
             )
-        except web.HTTPException as error:  # a body that is too long
-            text = f"cannot take a message of more than {MAX_BODY_BYTES} bytes"
-            fault = ResourceLimitExceeded(text, limit="message", value=MAX_BODY_BYTES)
-            return _json(failure(None, fault), error.status)
+        except HttpRefused as refused:
+            return _json(failure(None, refused.error), refused.status, refused.headers)
 
-    def _admit(self, request: web.BaseRequest) -> None:
-        """Rejects a request that names another host or origin, or is without the token.
-
-        Raises:
-            Refused: it does.
-        """
-        hosts, origins = (request.headers.getall(name, []) for name in ("Host", "Origin"))
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            host = hosts[0] if hosts else ""
-            raise Refused(403, PermissionDenied(f"cannot serve host {host!r}", header="Host"))
-        if origins and (len(origins) > 1 or not is_local(origins[0])):
-            raise Refused(
-                403, PermissionDenied(f"cannot serve origin {origins[0]!r}", header="Origin")
-            )
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        sent_token = token.strip().encode("utf-8", "surrogateescape")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(sent_token, self._token):
-            error = PermissionDenied("cannot serve the request without the bearer token")
-            raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"')
-
-    async def _post(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _post(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
         if request.content_type != "application/json" or "Content-Encoding" in request.headers:
             error = InvalidRequest("cannot read the body: it is no plain application/json")
             raise Refused(415, error)
@@ -307,16 +177,8 @@ class HttpServer:
         if not takes:
             text = "cannot answer: the client takes neither application/json nor text/event-stream"
             raise Refused(406, InvalidRequest(text))
-        if "Expect" in request.headers:
-            await _continue(request)
         try:
-            # Nearly always all of it came with the headers, and nothing has to be waited for.
-            is_here = request.content.is_eof()
-            async with asyncio.timeout(BODY_S) if not is_here else contextlib.nullcontext():
-                body = await request.read()
-            message = codec.decode(body)
-        except TimeoutError as error:
-            raise Refused(408, Timeout("cannot wait longer for the body")) from error
+            message = codec.decode(await read_body(request))
         except ValueError as error:
             raise Refused(400, ParseError(f"cannot read the body as JSON: {error}")) from error
         fields = as_object(message)
@@ -324,15 +186,19 @@ class HttpServer:
         if fields is not None and (
             (version and version not in LEGACY_VERSIONS) or version_of(fields) is not None
         ):
-            return await self._modern_post(request, fields, takes)
+            return await self._modern_post(request, fields, takes, client)
         if fields is not None and fields.get("method") == INITIALIZE:
-            return await self._initialize(request, fields)
-        return await self._legacy_post(request, message, takes)
+            return await self._initialize(request, fields, client)
+        return await self._legacy_post(request, message, takes, client)
 
     # -- the modern era
 
     async def _modern_post(
-        self, request: web.BaseRequest, message: dict[str, object], takes: frozenset[str]
+        self,
+        request: web.BaseRequest,
+        message: dict[str, object],
+        takes: frozenset[str],
+        client: HttpClient,
     ) -> web.StreamResponse:
         if "id" not in message and isinstance(message.get("method"), str):
             version = request.headers.get(http_headers.VERSION, "").strip()
@@ -343,7 +209,7 @@ class HttpServer:
         meta = as_object(rpc.params.get("_meta")) or {}
         caller = Caller(name=client_name(meta.get(META + "clientInfo")), sharer="http clients")
         try:
-            client_tools = self._offer(view_query(request), caller)
+            client_tools = self._offer(view_query(request), caller, client)
             check_headers(request, rpc, client_tools)
         except CorralError as error:
             raise Refused(400, error, request_id=rpc.id) from error
@@ -359,7 +225,7 @@ class HttpServer:
         task = self._loop.create_task(reply.answer(endpoint, rpc))
         task.add_done_callback(lambda task: reply.give_up() if task.cancelled() else None)
         self._modern[task] = rpc.method == LISTEN
-        self._faces.add(endpoint)
+        self._endpoints.add(endpoint)
         try:
             if await reply.is_short():
                 if not reply.answers:
@@ -375,13 +241,13 @@ class HttpServer:
         finally:
             task.cancel()  # the daemon ends, or it has ended by itself
             self._modern.pop(task, None)
-            self._faces.discard(endpoint)
+            self._endpoints.discard(endpoint)
             endpoint.close()
 
     # -- the legacy era
 
     async def _initialize(
-        self, request: web.BaseRequest, message: dict[str, object]
+        self, request: web.BaseRequest, message: dict[str, object], client: HttpClient
     ) -> web.StreamResponse:
         rpc = read_request(message)
         self._sessions.make_room(rpc.id)
@@ -389,10 +255,10 @@ class HttpServer:
         name = client_name(rpc.params.get("clientInfo"))
         caller = Caller(name=name, sharer=f"http {session_id[:8]}")
         try:
-            client_tools = self._offer(view_query(request), caller)
+            client_tools = self._offer(view_query(request), caller, client)
         except CorralError as error:
             raise Refused(400, error, request_id=rpc.id) from error
-        session = HttpSession(session_id, client_tools, caller, self._version)
+        session = HttpSession(session_id, client_tools, caller, self._version, owner=client.name)
         reply = Reply(None)
         await reply.answer(session.endpoint, rpc)
         if "error" in reply.answers[0]:
@@ -400,13 +266,13 @@ class HttpServer:
         self._sessions.add(session)
         return _json(reply.answers[0], headers={http_headers.SESSION: session_id})
 
-    def _session(self, request: web.BaseRequest) -> "HttpSession":
+    def _session(self, request: web.BaseRequest, client: HttpClient) -> "HttpSession":
         session_id = request.headers.get(http_headers.SESSION)
         if session_id is None:
             error = InvalidRequest(f"cannot serve the request without {http_headers.SESSION}")
             raise Refused(400, error)
         session = self._sessions.find(session_id)
-        if session is None:
+        if session is None or session.owner != client.name:
             raise Refused(404, NotFound("cannot find the session: it has ended"))
         version = request.headers.get(http_headers.VERSION, "").strip()
         if version and version not in LEGACY_VERSIONS:
@@ -415,9 +281,13 @@ class HttpServer:
         return session
 
     async def _legacy_post(
-        self, request: web.BaseRequest, message: object, takes: frozenset[str]
+        self,
+        request: web.BaseRequest,
+        message: object,
+        takes: frozenset[str],
+        client: HttpClient,
     ) -> web.StreamResponse:
-        session = self._session(request)
+        session = self._session(request, client)
         batch = as_array(message)
         if batch is not None and (
             session.endpoint.version != BATCHING_VERSION or not 0 < len(batch) <= MAX_BATCH
@@ -460,7 +330,7 @@ class HttpServer:
             stream.prime()
         return await self._stream(request, reply.begin())
 
-    async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _get(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
         version = request.headers.get(http_headers.VERSION, "").strip()
         if version in MODERN_VERSIONS:
             raise Refused(405, MethodNotFound("cannot serve GET in this revision"), Allow="POST")
@@ -468,8 +338,8 @@ class HttpServer:
             raise Refused(
                 406, InvalidRequest("cannot stream: the client takes no text/event-stream")
             )
-        session = self._session(request)
-        last = request.headers.get(http_auth.LAST_EVENT)
+        session = self._session(request, client)
+        last = request.headers.get(LAST_EVENT)
         place = (0, None) if last is None else place_of(last)
         stream = None if place is None else session.streams.get(place[0])
         if place is None or stream is None:
@@ -489,10 +359,10 @@ class HttpServer:
         response = web.StreamResponse(headers=SSE_HEADERS)
         await response.prepare(request)
         if greeting:  # so that its headers are sent
-            await _write(request, response, greeting)
+            await write(request, response, greeting)
         async with contextlib.aclosing(stream.read(after)) as events:
             async for data in events:
-                await _write(request, response, data)
+                await write(request, response, data)
         if stream.is_broken and request.transport is not None:
             request.transport.abort()
         with contextlib.suppress(ConnectionError):
@@ -500,28 +370,7 @@ class HttpServer:
         return response
 
 
-class _RejectedConnection(asyncio.Protocol):
-    """Aborts a connection beyond the limit."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).abort()  # of a TCP server, it is one
-
-
-# -- requests and answers
-
-
-async def _continue(request: web.BaseRequest) -> None:
-    """Sends 100 Continue to a client that expects it before its body (RFC 9110, 10.1.1)."""
-    if request.headers["Expect"].lower() != "100-continue":
-        error = InvalidRequest("cannot do what the client expects")
-        raise Refused(417, error)
-    if request.version >= HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer itself has not begun
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+# -- answers
 
 
 def _json(
@@ -536,14 +385,3 @@ def _json(
             failure(cast("Id | None", fields.get("id")), fault)
         )  # it was read from JSON
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
-
-
-async def _write(request: web.BaseRequest, response: web.StreamResponse, data: bytes) -> None:
-    """Sends a part of a stream to a client that reads it in time."""
-    try:
-        async with asyncio.timeout(STALL_S):
-            await response.write(data)
-    except TimeoutError as error:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the client does not read") from error

@@ -1,0 +1,171 @@
+"""Encodes answers as JSON, and errors as `{"error": {"code", "name", "message", "data"}}` with the status of their class."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Mapping
+
+from aiohttp import HttpVersion11, web
+
+from ...worker.contract import codec
+from ...worker.contract.errors import (
+    Cancelled,
+    Conflict,
+    CorralError,
+    InternalError,
+    InvalidParams,
+    InvalidRequest,
+    MethodNotFound,
+    NotFound,
+    NotInitialized,
+    Overloaded,
+    ParseError,
+    PermissionDenied,
+    ResourceLimitExceeded,
+    ShuttingDown,
+    SpawnFailed,
+    TaskFailed,
+    Timeout,
+    ToolFailed,
+    Unreachable,
+    WorkerFailed,
+)
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+
+BODY_S = 30.0
+"""Seconds that a body may take to arrive."""
+
+STALL_S = 30.0
+"""Seconds to wait for a client that does not read."""
+
+STATUS: dict[type[CorralError], int] = {
+    ParseError: 400,
+    InvalidRequest: 400,
+    MethodNotFound: 404,
+    InvalidParams: 422,
+    NotFound: 404,
+    Conflict: 409,
+    PermissionDenied: 403,
+    Timeout: 504,
+    ResourceLimitExceeded: 429,
+    Overloaded: 429,
+    NotInitialized: 409,
+    ShuttingDown: 503,
+    Unreachable: 503,
+    Cancelled: 409,
+    SpawnFailed: 502,
+    WorkerFailed: 502,
+    ToolFailed: 502,
+    TaskFailed: 502,
+}
+"""The status of each class of errors; others are defects of ours, or of the store: 500.
+
+A cancelled task is a state that its reader did not expect, as a Conflict is. 499 is no registered status.
+"""
+
+STALE = "stale"
+"""`data["reason"]` of the Conflict of a change to something that has changed meanwhile."""
+
+
+class Refused(Exception):
+    """Raised about a request that is answered with a status of its own."""
+
+    def __init__(self, status: int, error: CorralError, **headers: str) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+        self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
+
+
+def status_of(error: CorralError) -> int:
+    """Returns the status of an error."""
+    if isinstance(error, Conflict) and error.data.get("reason") == STALE:
+        return 412
+    return STATUS.get(type(error), 500)
+
+
+def answer(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Encodes a value as the answer.
+
+    Raises:
+        InternalError: it cannot be encoded.
+    """
+    try:
+        body = codec.encode(value)
+    except ValueError as error:
+        raise InternalError(f"cannot send the result: {error}") from error
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+def failure(
+    error: CorralError, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Encodes an error as the answer; `status` replaces the one of its class."""
+    all_headers = dict(headers or {})
+    wait_s = error.data.get("retry_after_s")
+    if isinstance(wait_s, int | float) and "Retry-After" not in all_headers:
+        all_headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    status = status_of(error) if status is None else status
+    try:
+        return answer({"error": error.to_record()}, status, all_headers)
+    except InternalError as fault:
+        return answer({"error": fault.to_record()}, 500)
+
+
+async def read_body(request: web.BaseRequest) -> bytes:
+    """Returns the body of a request, `b""` where it has none.
+
+    Raises:
+        Refused: it is too long, or does not come in time, or the client expects something else than 100 Continue.
+    """
+    if "Expect" in request.headers:
+        await _continue(request)
+    try:
+        # Nearly always all of it came with the headers, and nothing has to be waited for.
+        is_here = request.content.is_eof()
+        async with asyncio.timeout(BODY_S) if not is_here else contextlib.nullcontext():
+            return await request.read()
+    except TimeoutError as error:
+        raise Refused(408, Timeout("cannot wait longer for the body")) from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise too_long() from error
+    except web.RequestPayloadError as error:
+        invalid = InvalidRequest(f"cannot read the body: {error}")
+        raise Refused(400, invalid, Connection="close") from error
+
+
+def too_long() -> Refused:
+    """Returns the answer to a body that is too long."""
+    text = f"cannot take a message of more than {MAX_BODY_BYTES} bytes"
+    fault = ResourceLimitExceeded(text, limit="message", value=MAX_BODY_BYTES)
+    return Refused(413, fault, Connection="close")
+
+
+async def _continue(request: web.BaseRequest) -> None:
+    """Sends 100 Continue to a client that expects it before its body (RFC 9110, 10.1.1)."""
+    if request.headers["Expect"].lower() != "100-continue":
+        error = InvalidRequest("cannot do what the client expects")
+        raise Refused(417, error)
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise too_long()
+    if request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+
+
+async def write(request: web.BaseRequest, response: web.StreamResponse, data: bytes) -> None:
+    """Sends a part of a stream to a client that reads it in time.
+
+    Raises:
+        ConnectionError: it does not read, or is gone.
+    """
+    try:
+        async with asyncio.timeout(STALL_S):
+            await response.write(data)
+    except TimeoutError as error:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client does not read") from error

@@ -1,0 +1,64 @@
+"""Defines a face, which serves the requests below one prefix of the path, and the client of a request.
+
+It must not know aiohttp's server, a face of ours, or how a client was identified.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ..api.table import Permission
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+
+@dataclass(frozen=True)
+class HttpClient:
+    """Represents the client of one request.
+
+    Attributes:
+        name: of its token, for errors and events.
+        permission: the highest that it has.
+        who: its name in the audit.
+        agents: the globs of the agents that it may reach; None for all.
+    """
+
+    name: str
+    permission: Permission
+    who: Mapping[str, object] = field(default_factory=dict[str, object])
+    agents: tuple[str, ...] | None = None
+
+
+ANONYMOUS = HttpClient("anonymous", "read", {"http": "anonymous"}, ())
+"""The client of an open face that sent no token, or a wrong one."""
+
+Authenticate = Callable[[str | None], HttpClient]
+"""Returns the client of a bearer token, None where there is none; raises PermissionDenied."""
+
+
+class Face(Protocol):
+    """Serves all requests below one prefix of the path; the longest prefix that fits decides."""
+
+    @property
+    def prefix(self) -> str:
+        """Returns the prefix, such as "/api/v1"; it ends where a segment ends. "/" takes what no other face has."""
+        ...
+
+    @property
+    def open(self) -> bool:
+        """Returns whether it is served without a token."""
+        ...
+
+    async def serve(self, request: "web.BaseRequest", client: HttpClient) -> "web.StreamResponse":
+        """Answers one request.
+
+        Raises:
+            Refused: it is answered with this status.
+            CorralError: it is answered with the status of its class.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends all that is under way."""
+        ...

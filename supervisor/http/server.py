@@ -1,0 +1,206 @@
+"""Serves HTTP on the daemon's own loop: one listener, and the faces below their prefixes.
+
+Connections are bounded, and so is the time that each may take to send the head of its first request: any
+program that reaches the address can open connections and send nothing. A client with a token goes before them.
+
+This module must not know the daemon, nor what a face serves. aiohttp is imported with this module, and this module only
+where HTTP is on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import cast
+
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+
+from ...worker.contract.errors import (
+    CorralError,
+    InternalError,
+    NotFound,
+    PermissionDenied,
+    ShuttingDown,
+)
+from .admission import Admission, bracketed
+from .answers import MAX_BODY_BYTES, Refused, failure, too_long
+from .face import ANONYMOUS, Authenticate, Face, HttpClient
+
+MAX_CONNECTIONS = 512
+
+logger = logging.getLogger(__name__)
+
+
+class HttpServer:
+    """Serves faces over HTTP.
+
+    Args:
+        faces: each with its own prefix.
+        authenticate: returns the client of a token.
+        max_connections: the number of connections at once.
+    """
+
+    def __init__(
+        self,
+        faces: Sequence[Face],
+        authenticate: Authenticate,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self._faces = sorted(faces, key=lambda face: len(face.prefix), reverse=True)
+        self._exact = {face.prefix: face for face in self._faces}
+        assert len(self._exact) == len(self._faces), "two faces have the same prefix"
+        self._authenticate = authenticate
+        self._max_connections = max_connections
+        self._known: set[asyncio.BaseProtocol] = set()
+        self._loop = asyncio.get_running_loop()
+        self._admission: Admission | None = None
+        self._runner: web.ServerRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._is_closing = False
+
+    # -- opening and closing
+
+    async def open(self, host: str, port: int) -> str:
+        """Listens, and returns the address: `HOST:PORT`.
+
+        Raises:
+            PermissionDenied: the address cannot be bound.
+        """
+        # There are few prefixes: an Application with its router would cost each request a tenth of its time.
+        server = web.Server(
+            self._serve,
+            request_factory=self._request,
+            access_log=None,
+            handler_cancellation=True,
+        )
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        try:
+            place = "127.0.0.1" if host == "localhost" else host
+            self._listening = await self._loop.create_server(
+                self._connection, place, port, backlog=128, reuse_address=True
+            )
+        except OSError as error:
+            await self._runner.cleanup()
+            text = f'cannot serve HTTP at "{host}:{port}": {error.strerror or error}'
+            raise PermissionDenied(text, key="daemon.http", value=f"{host}:{port}") from error
+        number = int(self._listening.sockets[0].getsockname()[1])
+        self._admission = Admission(host, number, self._authenticate)
+        return f"{bracketed(host)}:{number}"
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message,
+            payload,
+            protocol,
+            writer,
+            task,
+            self._loop,
+            client_max_size=MAX_BODY_BYTES,
+        )
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        server = None if self._runner is None else self._runner.server
+        assert server is not None, "it listens"
+        connections = server.connections
+        if len(self._known) > self._max_connections:
+            self._known.intersection_update(connections)
+        if len(connections) >= self._max_connections:
+            # Any user of this machine can open connections and send nothing: a client with the token goes before them.
+            strangers = (
+                each
+                for each in connections
+                if each.transport is not None and each not in self._known
+            )
+            first = next(strangers, None)
+            if first is None:
+                return _RejectedConnection()
+            first.force_close()
+        return server()
+
+    async def close(self) -> None:
+        """Stops listening, and closes the faces and every connection."""
+        self._is_closing = True
+        if self._listening is not None:
+            self._listening.close()
+        await asyncio.gather(*(face.close() for face in self._faces))
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # -- one request
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            face = self._face(request.path)
+            client = self._admit(request, is_open=face is not None and face.open)
+            if self._is_closing:
+                raise ShuttingDown("cannot serve HTTP: the daemon is stopping")
+            if face is None:
+                raise NotFound(f'cannot find "{request.path}"')
+            return await face.serve(request, client)
+        except Refused as refused:
+            found = failure(refused.error, refused.status, refused.headers)
+        except CorralError as error:
+            found = failure(error)
+        except web.HTTPRequestEntityTooLarge:
+            long = too_long()
+            found = failure(long.error, long.status, long.headers)
+        except ConnectionError:
+            raise
+        except Exception as error:  # the outermost frame of this request: a defect of ours
+            logger.exception("%s over HTTP failed", request.method)
+            text = f"cannot answer: {type(error).__name__}"
+            found = failure(InternalError(text))
+        if request.writer.output_size > 0:  # its answer has begun, and cannot be taken back
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the answer had begun")
+        return found
+
+    def _face(self, path: str) -> Face | None:
+        """Returns the face whose prefix is the longest that fits."""
+        found = self._exact.get(path)
+        if found is not None:
+            return found
+        for face in self._faces:
+            prefix = face.prefix
+            if prefix == "/" or (path.startswith(prefix) and path[len(prefix)] == "/"):
+                return face
+        return None
+
+    def _admit(self, request: web.BaseRequest, *, is_open: bool) -> HttpClient:
+        """Returns the client of a request.
+
+        Raises:
+            Refused: it names another host or origin, or has no right token.
+        """
+        assert self._admission is not None, "it listens"
+        hosts, origins = (request.headers.getall(name, []) for name in ("Host", "Origin"))
+        try:
+            self._admission.check_place(hosts, origins)
+        except PermissionDenied as error:
+            raise Refused(403, error) from error
+        try:
+            client = self._admission.client(request.headers)
+        except PermissionDenied as error:
+            if is_open:
+                return ANONYMOUS
+            raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
+        self._known.add(request.protocol)
+        return client
+
+
+class _RejectedConnection(asyncio.Protocol):
+    """Aborts a connection beyond the limit."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()  # of a TCP server, it is one
