@@ -59,6 +59,8 @@ COMMANDS = {
     "emergency-stop": "daemon.control",
     "daemon": "daemon.control",
     "secret": "daemon.secret",
+    "token": "daemon.token",
+    "whoami": "daemon.token",
     "doctor": "daemon.doctor",
     "install-service": "daemon.service",
     "uninstall-service": "daemon.service",

@@ -27,6 +27,7 @@ class Session:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.given_socket: str | None = None
+        self.token: str | None = environ.get("CORRAL_TOKEN") or None
         self.connect_timeout_s: float | None = None
         self.json = False
         self.no_color = False
@@ -37,6 +38,8 @@ class Session:
         """Sets a global option; a later one wins, one that is not given changes nothing."""
         if name == "socket" and isinstance(value, str):
             self.given_socket = value
+        elif name == "token" and isinstance(value, str):
+            self.token = value
         elif name == "connect_timeout" and isinstance(value, float):
             self.connect_timeout_s = value
         elif name == "json" and value:
@@ -74,10 +77,11 @@ class Session:
             return 80
 
     def connect(self) -> "Client":
-        """Returns a connection to the daemon; waits for one that is about to listen.
+        """Returns a connection to the daemon, which a token restricts if one is given; waits for one that is about to listen.
 
         Raises:
             Unreachable: no daemon answers.
+            PermissionDenied: the token is wrong.
         """
         from .connecting import connected, patience_of  # noqa: PLC0415 - start-up time: status_fast connects by itself
 
@@ -85,9 +89,16 @@ class Session:
             if sys.stderr.isatty():  # elsewhere an error stays one line, and has the bound
                 self.note(f"corral: {text}")
 
-        return connected(
+        connection = connected(
             lambda: self.socket, patience_of(self.connect_timeout_s, self._environ), note
         )
+        if self.token is not None:
+            try:
+                connection.call("auth.login", {"token": self.token}, timeout_s=ANSWER_S)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
 
     def call(
         self, method: str, params: Mapping[str, object], *, timeout_s: float | None = ANSWER_S

@@ -55,7 +55,7 @@ COMPLETION_S = 1.0
 
 
 def global_options() -> list[click.Parameter]:
-    """Returns --socket, --connect-timeout, --json and --no-color, which stand before the command or after it."""
+    """Returns --socket, --token, --connect-timeout, --json and --no-color, which stand before the command or after it."""
 
     def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
         session_of(context).set_option(parameter.name or "", value)
@@ -66,6 +66,12 @@ def global_options() -> list[click.Parameter]:
             ["--socket"],
             metavar="PATH",
             help="Socket of the daemon; default $CORRAL_SOCKET, else the standard path.",
+            **common,
+        ),
+        click.Option(
+            ["--token"],
+            metavar="TOKEN",
+            help="Call with the rights of this token; better $CORRAL_TOKEN, which other users cannot see.",
             **common,
         ),
         click.Option(

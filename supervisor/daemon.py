@@ -17,6 +17,7 @@ from msgspec.structs import asdict
 from .. import __version__
 from ..mcp.pool.pool import Pool
 from ..worker.contract.errors import CorralError
+from .access.tokens import Tokens
 from .agents.agents import Agents
 from .agents.hibernation import Hibernation
 from .api.statistics import Statistics
@@ -153,6 +154,7 @@ class _Daemon:
         self.memory = Memory(shared.store, shared.bus, lambda: self.agents.config, self._spec_of)
         backlog = Backlog()
         self.hibernation = Hibernation(self.agents, shared.checkpoints, backlog.queued)
+        self.tokens = Tokens(shared.store)
         self.successes = Successes(shared.store, self.agents, boot_id())
         self.limits = LimitEnforcer(shared.launcher, shared.bus)
         call_rates = CallRates()
@@ -296,6 +298,7 @@ class _Daemon:
         await this.agents.load(built_in(config, paths, ordinary_user, host.default_user))
         await this.hibernation.load()
         await this.successes.load()
+        await this.tokens.load()
         await this.tasks.load()
         if this.schedules is not None:
             await this.schedules.load(config)
@@ -381,6 +384,7 @@ class _Daemon:
             tool_calls=self.tool_calls,
             pubsub=self.pubsub,
             audit=self.audit,
+            tokens=self.tokens,
             statistics=self.statistics,
             daemon=daemon,
             status=status,

@@ -10,7 +10,8 @@ from pathlib import Path
 from .. import __version__
 from ..mcp.protocol.caller import Caller
 from ..worker.contract.control_params import AttachParams
-from .api.table import RIGHTS, Control, Permission
+from .access.scope import lesser
+from .api.table import Control, Permission
 from .config.spec import Daemon
 from .http.admission import loopback
 from .http.face import Face, HttpClient
@@ -52,7 +53,7 @@ def _offer(control: Control) -> Callable[[ViewQuery, Caller, HttpClient], Client
     """Returns what makes the tools of an MCP client."""
 
     def offer(query: ViewQuery, caller: Caller, client: HttpClient) -> ClientTools:
-        permission = min(client.permission, MCP_PERMISSION, key=RIGHTS.index)
+        permission = lesser(client.permission, MCP_PERMISSION)
         who = {"http": caller.name}
         gateway_client = Client(caller.name, caller.sharer, who, lambda: permission)
         view = AttachParams(

@@ -22,13 +22,14 @@ options, its output and its exit codes; `corral COMMAND --help` shows the same o
 | option | meaning |
 |---|---|
 | `--socket PATH` | socket of the daemon |
+| `--token TOKEN` | call with the rights of a [token](../how-to/tokens.md); better `CORRAL_TOKEN`, since other users see the words of a command |
 | `--connect-timeout D` | how long to wait for a daemon that starts; 0 does not wait |
 | `--json` | print JSON for programs: one document, or one object per line (NDJSON) for `logs`, `events`, `audit` and `top` |
 | `--no-color` | print without colours; so does a non-empty `NO_COLOR`, `TERM=dumb`, and output to a file or a pipe |
 | `--version` | show the version of the command (only directly after `corral`) |
 | `-h`, `--help` | show the options |
 
-The first four stand before or after the command: `corral --json status` equals `corral status --json`.
+The first five stand before or after the command: `corral --json status` equals `corral status --json`.
 They end at `--`: the words after it belong to the command that is added.
 
 **Socket.** The path is `--socket`, else `$CORRAL_SOCKET`, else for root `/run/corral/corral.sock`, for other users
@@ -86,7 +87,7 @@ with …, and columns are left out; piped, it is whole. Times in tables and of s
 NOTES: dict[str, str] = tomllib.loads(Path(__file__).with_name("cli_notes.toml").read_text("utf-8"))
 """Command -> what its page says beside its help and its options: behaviour, exit codes, JSON."""
 
-GLOBAL = ("socket", "connect_timeout", "json", "no_color")
+GLOBAL = ("socket", "token", "connect_timeout", "json", "no_color")
 
 
 def page() -> str:

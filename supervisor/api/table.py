@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
+from ...worker.contract.access import RIGHTS, Rights
 from ...worker.contract.control_params import AttachParams, ScheduleParams
 from ...worker.contract.errors import (
     CorralError,
@@ -24,6 +25,7 @@ from ...worker.contract.errors import (
     PermissionDenied,
 )
 from ...worker.contract.records import Run, ScheduleRecord, Task
+from ..access.tokens import Tokens
 from ..agents.agents import Agents
 from ..agents.hibernation import Hibernation
 from ..audit.hash_chain import digest
@@ -43,7 +45,7 @@ from .statistics import Statistics
 from .status import DaemonFacts, StatusReport
 from .status_cache import StatusCache
 
-Permission = Literal["read", "operate", "admin"]
+Permission = Rights
 
 Recorded = Literal["never", "by-itself", "always", "or-refused"]
 """Whether a method changes the running set, so that the audit has a record of each call before it is answered.
@@ -75,9 +77,6 @@ UNDONE = (InvalidParams, NotFound, PermissionDenied)
 """Errors after which a method has done nothing. Others may come after a part was done (a store that no longer takes
 writes, a start that was stopped meanwhile): each of those has a record of its own."""
 
-RIGHTS: tuple[Permission, ...] = ("read", "operate", "admin")
-"""Each includes those before it."""
-
 
 class Caller(Protocol):
     """Represents a caller: its permission, and the way to send it notifications during a call."""
@@ -85,7 +84,9 @@ class Caller(Protocol):
     name: str
     permission: Permission
     who: Mapping[str, object]
-    """As the audit names it: `uid` and `pid` from the kernel, and the `agent` of the worker that it descends from."""
+    """As the audit names it: `uid` and `pid` from the kernel, the `agent` of the worker that it descends from, the name of its `token`."""
+    agents: Sequence[str]
+    """Globs of the agents that it may know; all if there is none."""
     supervisor: WorkerSupervisor | None
     """Of the worker in whose tree it is, if that is known."""
 
@@ -110,6 +111,14 @@ class Caller(Protocol):
 
         Raises:
             CorralError: it cannot, or there is no such profile.
+        """
+        ...
+
+    def log_in(self, digest: bytes) -> None:
+        """Restricts the connection to what the token of a digest permits.
+
+        Raises:
+            Conflict: it has logged in already, or is no connection.
         """
         ...
 
@@ -222,6 +231,7 @@ class Control:
     tool_calls: ToolCalls
     pubsub: WorkerPubsub
     audit: Audit
+    tokens: Tokens
     statistics: Statistics
     daemon: DaemonFacts
     status: StatusReport
@@ -375,13 +385,15 @@ def _record(name: str, params: Mapping[str, object], caller: Caller) -> dict[str
     }
 
 
-OPEN_OF_SECRETS = frozenset({"name", "agents", "replace", "restart", "force"})
-"""Keys of the methods `secret.*` whose values may be shown: a mistyped key must not show a secret."""
+OPEN_OF_SECRETS = frozenset(
+    {"name", "agents", "replace", "restart", "force", "rights", "expires_s", "overlap_s"}
+)
+"""Keys of the methods `secret.*`, `token.*` and `auth.*` whose values may be shown: a mistyped key must not show a secret."""
 
 
 def _open_params(name: str, params: Mapping[str, object]) -> Mapping[str, object]:
     """Returns the params that logs and the audit may see, before any is masked by its own key."""
-    if not name.startswith("secret."):
+    if not name.startswith(("secret.", "token.", "auth.")):
         return params
     return {key: value if key in OPEN_OF_SECRETS else MASK for key, value in params.items()}
 

@@ -6,7 +6,7 @@ This module must not know a client or a connection.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,11 +16,12 @@ from msgspec import Struct
 
 from ...mcp.protocol.messages import Progress
 from ...worker.contract import codec
+from ...worker.contract.access import RIGHTS
 from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, Timeout
 from ...worker.contract.records import ENDED, Task
 from ..api.openrpc import any_value
-from ..api.table import RIGHTS, Control, Permission
+from ..api.table import Control, Permission
 from ..supervision.worker_supervisor import WorkerSupervisor
 from ..worker_api.requests import convert
 from .shapes import (
@@ -70,6 +71,7 @@ class ToolCaller:
         name: for errors.
         permission: of the client, as it is now.
         who: as the audit names it.
+        agents: globs of those that it may know; all if there is none.
         on_progress: takes the progress of a task that the call waits for.
     """
 
@@ -78,9 +80,11 @@ class ToolCaller:
         name: str,
         permission: Permission,
         who: Mapping[str, object],
+        agents: Sequence[str],
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.name = name
+        self.agents = agents
         self.permission: Permission = permission
         self.who = who
         self.supervisor: WorkerSupervisor | None = None  # none of these calls a tool of the pool
@@ -109,6 +113,10 @@ class ToolCaller:
     def attach(self, view: AttachParams) -> None:
         """Refuses: this is MCP already."""
         raise Conflict("cannot attach through a tool")
+
+    def log_in(self, digest: bytes) -> None:
+        """Refuses: the client of the tool has logged in."""
+        raise Conflict("cannot log in through a tool")
 
 
 @dataclass(frozen=True)

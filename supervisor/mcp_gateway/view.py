@@ -6,7 +6,7 @@ agent's spec grants. Patterns or a profile that the client gives only narrow tha
 each request: a reload counts from the next one on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...mcp.protocol.caller import Caller
@@ -35,6 +35,7 @@ class Client:
         who: as the audit names it.
         permission: for corral's own tools, as it is now; None for nothing.
         supervisor: of the worker in whose tree it is, if that is known.
+        agents: globs of the agents that it may know, as they are now; all if there is none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Client:
     who: Mapping[str, object]
     permission: Callable[[], Permission | None]
     supervisor: WorkerSupervisor | None = None
+    agents: Callable[[], Sequence[str]] = tuple
 
 
 class ClientTools:
@@ -187,8 +189,9 @@ class ClientTools:
             raise NotFound(f'cannot find tool "{name}"', tool=name, near=[])
         if permission is None or not self._may_use(tool):
             raise PermissionDenied(f'cannot call "{name}": it is not allowed', tool=name)
+        client = self._client
         tool_caller = ToolCaller(
-            self._client.name, permission, self._client.who, caller.on_progress
+            client.name, permission, client.who, client.agents(), caller.on_progress
         )
         return await tool.call(self._control, arguments, tool_caller)
 

@@ -125,6 +125,10 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX task_call_task ON task_call (task, id)
     """,
+    # Tokens: the sealed record has the SHA-256 of each, and its rights.
+    """
+    CREATE TABLE access_token (name TEXT PRIMARY KEY, record BLOB NOT NULL, used_at REAL)
+    """,
 )
 
 

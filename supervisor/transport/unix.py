@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 
 from ... import __version__
 from ...mcp.endpoint.server import McpEndpoint
@@ -19,6 +19,7 @@ from ...mcp.protocol.caller import Caller
 from ...worker.contract.channel import Channel
 from ...worker.contract.control_params import AttachParams
 from ...worker.contract.errors import (
+    Conflict,
     CorralError,
     InternalError,
     Overloaded,
@@ -26,6 +27,7 @@ from ...worker.contract.errors import (
     ShuttingDown,
 )
 from ...worker.contract.jsonrpc import Notification, Peer, Request
+from ..access.scope import lesser
 from ..api.table import Control, Permission
 from ..mcp_gateway.view import Client, ClientTools
 from ..supervision.worker_supervisor import WorkerSupervisor
@@ -280,6 +282,8 @@ class Connection(Channel):
         )
         self.permission: Permission = "read"
         self.who: Mapping[str, object] = {}
+        self.agents: Sequence[str] = ()
+        self._digest: bytes | None = None
         self._control = control
         self._listener = listener
         self._identity = Identity(0, 0, is_inside=True, agent=None)
@@ -317,6 +321,10 @@ class Connection(Channel):
         if permission is None and request.method == "mcp.attach" and self._identity.agent:
             permission = "read"  # the tools of its agent are a worker's without any control
         if permission is None:
+            if self._digest is not None and self._control.tokens.permitted(self._digest) is None:
+                raise PermissionDenied(
+                    f"cannot serve {self.name}: the token is valid no more", reason="token"
+                )
             hint = (
                 f'; "control" of agent "{who}" grants none' if (who := self._identity.agent) else ""
             )
@@ -328,13 +336,45 @@ class Connection(Channel):
         if self._listener.closing:
             raise ShuttingDown(f'cannot call "{request.method}": the daemon is stopping')
         self.permission = permission
+        self.agents = self._agents()
         return await self._control.call(request.method, request.params, self)
 
     def _granted(self) -> Permission | None:
-        """Returns its permission: inside a tree only the spec counts, as it is now, and not the user."""
+        """Returns its permission: inside a tree only the spec counts, as it is now, and not the user; a token only restricts it."""
         if self._identity.is_inside:
-            return self._listener.granted(self._identity.agent)
-        return self._outside
+            own = self._listener.granted(self._identity.agent)
+        else:
+            own = self._outside
+        if self._digest is None:
+            return own
+        grant = self._control.tokens.permitted(self._digest)
+        return None if own is None or grant is None else lesser(own, grant.rights)
+
+    def _agents(self) -> Sequence[str]:
+        """Returns the globs of the agents that it may know; all if there is none."""
+        grant = None if self._digest is None else self._control.tokens.permitted(self._digest)
+        return () if grant is None else grant.agents
+
+    def log_in(self, digest: bytes) -> None:
+        """Restricts the connection to what the token of a digest permits, at each call as it is then.
+
+        Raises:
+            Conflict: it has logged in already.
+        """
+        grant = self._control.tokens.permitted(digest)
+        if self._digest is not None or grant is None:
+            raise Conflict("cannot log in: this connection has logged in already")
+        self._digest = digest
+        self.permission, self.agents = lesser(self.permission, grant.rights), grant.agents
+        self.who = {**self.who, "token": grant.name}
+        self.name = f'token "{grant.name}" of {self.name}'
+
+    def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
+        """Sends a notification; a connection whose token is valid no more ends instead."""
+        if self._digest is not None and self._control.tokens.permitted(self._digest) is None:
+            self.close(PermissionDenied("cannot go on: the token is valid no more", reason="token"))
+            return
+        super().notify(method, params)
 
     # -- as an MCP client
 
@@ -345,7 +385,7 @@ class Connection(Channel):
             NotFound: there is no such profile.
         """
         sharer = self._identity.agent or f"client {self._token}"
-        client = Client(self.name, sharer, self.who, self._granted, self.supervisor)
+        client = Client(self.name, sharer, self.who, self._granted, self.supervisor, self._agents)
         client_tools = ClientTools(self._control, client, view)
         caller = Caller(name=self.name, sharer=sharer)
         self._endpoint = McpEndpoint(

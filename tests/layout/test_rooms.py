@@ -25,6 +25,7 @@ supervisor.linux:
 supervisor.launcher: linux
 supervisor.config: worker.contract
 supervisor.store: worker.contract
+supervisor.access: worker.contract store
 supervisor.lifecycle: worker.contract config
 supervisor.events: worker.contract config store
 supervisor.schema: worker.contract config events
@@ -40,12 +41,13 @@ supervisor.autoscaling: worker.contract agents config lifecycle supervision task
 supervisor.jobs: worker.contract agents config events lifecycle store supervision tasks
 supervisor.orchestration: worker.contract config events lifecycle store supervision agents tasks
 supervisor.worker_api: worker.contract mcp.protocol mcp.pool agents audit config events lifecycle sessions store supervision tasks
-supervisor.api: worker.contract mcp.pool agents audit config events lifecycle logs process sessions supervision tasks worker_api
-supervisor.methods: worker.contract agents api audit config events lifecycle logs process schema supervision worker_api
+supervisor.api: worker.contract mcp.pool access agents audit config events lifecycle logs process sessions supervision tasks worker_api
+supervisor.methods: worker.contract access agents api audit config events lifecycle logs process schema supervision worker_api
 supervisor.mcp_gateway: worker.contract mcp.protocol api config supervision tasks worker_api
 supervisor.transport: worker.contract mcp.protocol mcp.endpoint api mcp_gateway supervision
 supervisor.http: worker.contract mcp.protocol mcp.upstream mcp.endpoint api
 supervisor.http_api: worker.contract api
+supervisor.transport: worker.contract mcp.protocol mcp.endpoint access api mcp_gateway supervision
 supervisor: *
 cli: worker.contract worker.client cli.tools
 cli.agents: worker.contract cli supervisor.config
@@ -60,6 +62,7 @@ cli.convert: worker.contract cli cli.tools
 PURE = {
     "supervisor.config": "values expression decoder probe_spec team workflow spec loader diff",
     "supervisor.store": "sealed",
+    "supervisor.access": "scope",
     "supervisor.lifecycle": "state_machine transitions restart_policy health_check start_failure",
     "supervisor.process": "limits",
     "supervisor.zygote": "policy",

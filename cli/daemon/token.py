@@ -1,0 +1,130 @@
+"""Implements `corral token` and `corral whoami`: makes, lists, rotates and removes tokens. A token's text is printed once."""
+
+import click
+
+from .. import render
+from ..context import Command, CommandGroup, Session, complete_names, duration
+from ..render import items, word
+
+complete_tokens = complete_names("token.list", "tokens")
+
+token = CommandGroup("token", help="Make, list, rotate and remove tokens for programs and people.")
+
+of_expiry = click.option(
+    "--expires",
+    "expires_s",
+    metavar="D",
+    type=duration,
+    help="End it after this time, such as 30d; without it a token has no end.",
+)
+
+
+@token.command("add", cls=Command)
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--rights",
+    required=True,
+    type=click.Choice(["read", "operate", "admin"]),
+    help="Its rights; each includes those before it.",
+)
+@click.option(
+    "--agents",
+    multiple=True,
+    metavar="GLOB",
+    help="Restrict it to these agents, servers, teams and workflows; repeatable.",
+)
+@of_expiry
+@click.pass_obj
+def add(
+    session: Session, name: str, rights: str, agents: tuple[str, ...], expires_s: float | None
+) -> None:
+    """Make a token, and print it once."""
+    params: dict[str, object] = {"name": name, "rights": rights, "agents": list(agents)}
+    params |= {} if expires_s is None else {"expires_s": expires_s}
+    _print_new(session, session.call("token.add", params))
+
+
+@token.command("list", cls=Command)
+@click.pass_obj
+def list_(session: Session) -> None:
+    """List the tokens, without their texts."""
+    found = session.call("token.list", {})
+    records = session.records(found, "tokens", 'there are no tokens; "corral token add" makes one')
+    if not records:
+        return
+    session.print_table(
+        ("NAME", "RIGHTS", "AGENTS", "EXPIRES", "LAST USED", "CREATED BY"),
+        [
+            [
+                word(record, "name"),
+                word(record, "rights"),
+                _agents(record),
+                "expired" if record.get("expired") else _at(session, record, "expires_at"),
+                _at(session, record, "last_used"),
+                word(record, "created_by"),
+            ]
+            for record in records
+        ],
+        droppable=("CREATED BY", "LAST USED"),
+    )
+
+
+@token.command("rm", cls=Command)
+@click.argument("name", metavar="NAME", shell_complete=complete_tokens)
+@click.pass_obj
+def remove(session: Session, name: str) -> None:
+    """Remove a token, which ends at once."""
+    found = session.call("token.rm", {"name": name})
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(render.one_line(f"removed {name}"))
+
+
+@token.command("rotate", cls=Command)
+@click.argument("name", metavar="NAME", shell_complete=complete_tokens)
+@click.option(
+    "--overlap",
+    "overlap_s",
+    metavar="D",
+    type=duration,
+    default=None,
+    help="How long the text before stays valid; by default not at all.",
+)
+@of_expiry
+@click.pass_obj
+def rotate(session: Session, name: str, overlap_s: float | None, expires_s: float | None) -> None:
+    """Replace the text of a token, and print the new one once."""
+    params: dict[str, object] = {"name": name, "overlap_s": overlap_s or 0}
+    params |= {} if expires_s is None else {"expires_s": expires_s}
+    _print_new(session, session.call("token.rotate", params))
+
+
+@click.command("whoami", cls=Command)
+@click.pass_obj
+def whoami(session: Session) -> None:
+    """Print the name, the rights and the agents of the caller."""
+    found = session.call("auth.whoami", {})
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(
+        render.one_line(f"{word(found, 'name')}: {word(found, 'rights')}, agents: {_agents(found)}")
+    )
+
+
+def _print_new(session: Session, found: dict[str, object]) -> None:
+    if session.json:
+        session.print_json(found)
+        return
+    session.print(word(found, "token"))
+    name, rights = word(found, "name"), word(found, "rights")
+    session.note(f'token "{name}" ({rights}, agents: {_agents(found)}) is not shown again')
+
+
+def _agents(record: dict[str, object]) -> str:
+    return " ".join(map(str, items(record, "agents"))) or "all"
+
+
+def _at(session: Session, record: dict[str, object], key: str) -> str:
+    return session.at(word(record, key, "")) if record.get(key) else "-"

@@ -1,0 +1,127 @@
+"""Serves the methods `token.*` and `auth.*` of the table: tokens, and the identity of the caller."""
+
+from collections.abc import Mapping
+
+from ...worker.contract.access import (
+    LoginParams,
+    NewToken,
+    TokenAddParams,
+    TokenList,
+    TokenNameParams,
+    TokenRemoved,
+    TokenRotateParams,
+    Whoami,
+)
+from ...worker.contract.control_params import NoParams
+from ...worker.contract.errors import PermissionDenied
+from ..access.tokens import digest_of
+from ..api.faces import faces
+from ..api.table import Caller, Control, method
+
+
+@method(
+    "token.add",
+    "admin",
+    TokenAddParams,
+    result=NewToken,
+    recorded="or-refused",
+    recorded_keys=("rights", "agents", "expires_at"),
+    faces=faces("POST /tokens", python="add_token", command="token add"),
+)
+async def _add(control: Control, params: TokenAddParams, caller: Caller) -> object:
+    """Makes a token with rights, for some agents or all; the answer alone has its text."""
+    return await control.tokens.add(
+        params.name, params.rights, params.agents, params.expires_s, _named(caller.who)
+    )
+
+
+@method(
+    "token.list",
+    "admin",
+    NoParams,
+    result=TokenList,
+    faces=faces("GET /tokens", python="list_tokens", command="token list"),
+)
+async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
+    """Lists the tokens with their rights, agents, ends and last use; without their texts, which are kept nowhere."""
+    return TokenList(control.tokens.list())
+
+
+@method(
+    "token.rm",
+    "admin",
+    TokenNameParams,
+    result=TokenRemoved,
+    recorded="always",
+    recorded_keys=("removed",),
+    faces=faces("DELETE /tokens/{name}", python="remove_token", command="token rm"),
+)
+async def _remove(control: Control, params: TokenNameParams, _caller: Caller) -> object:
+    """Removes a token: its next request is refused."""
+    await control.tokens.remove(params.name)
+    return TokenRemoved([params.name])
+
+
+@method(
+    "token.rotate",
+    "admin",
+    TokenRotateParams,
+    result=NewToken,
+    recorded="or-refused",
+    recorded_keys=("rights", "agents", "expires_at"),
+    faces=faces("POST /tokens/{name}/rotate", python="rotate_token", command="token rotate"),
+)
+async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) -> object:
+    """Replaces the text of a token, and keeps its rights; the one before ends at once, or after `overlap_s`."""
+    return await control.tokens.rotate(params.name, params.overlap_s, params.expires_s)
+
+
+@method(
+    "auth.login",
+    "read",
+    LoginParams,
+    result=Whoami,
+    faces=faces(
+        command="--token",
+        reason="it restricts a connection of the socket; a request over HTTP brings its token with it",
+    ),
+)
+async def _login(control: Control, params: LoginParams, caller: Caller) -> object:
+    """Restricts this connection to the rights and agents of a token, for as long as that is valid; nothing is ever added."""
+    if control.tokens.find(params.token) is None:
+        raise PermissionDenied(
+            "cannot log in: the token is wrong, or valid no more", reason="token"
+        )
+    caller.log_in(digest_of(params.token))
+    return _whoami(caller)
+
+
+@method(
+    "auth.whoami",
+    "read",
+    NoParams,
+    result=Whoami,
+    faces=faces("GET /whoami", python="whoami", command="whoami"),
+)
+async def _show(_control: Control, _params: NoParams, caller: Caller) -> object:
+    """Returns the caller as this daemon knows it: name, rights and agents."""
+    return _whoami(caller)
+
+
+def _whoami(caller: Caller) -> Whoami:
+    token = caller.who.get("token")
+    return Whoami(
+        name=str(token or caller.name),
+        rights=caller.permission,
+        agents=list(caller.agents),
+        via="http" if "http" in caller.who else "socket",
+        token=None if token is None else str(token),
+    )
+
+
+def _named(who: Mapping[str, object]) -> str:
+    """Returns the caller in a few words, from the name that the audit has of it."""
+    for key in ("token", "agent", "uid"):
+        if who.get(key) is not None:
+            return f"{key} {who[key]}"
+    return "unknown"

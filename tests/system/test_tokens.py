@@ -1,0 +1,175 @@
+"""Tokens under a whole daemon: made, shown once, used on the socket, rotated, ended, and never shown again."""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from corral.worker.client.sync import Client
+from corral.worker.contract.errors import (
+    Conflict,
+    CorralError,
+    InvalidParams,
+    NotFound,
+    PermissionDenied,
+)
+from daemon_process import BOUND_S, DaemonProcess
+
+pytestmark = pytest.mark.shell
+
+CONFIG = """
+[daemon]
+log_level = "debug"
+[agents.web]
+command = ["sleep", "1000"]
+protocol = "none"
+autostart = false
+[agents.mail]
+command = ["sleep", "1000"]
+protocol = "none"
+autostart = false
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    with DaemonProcess(tmp_path_factory.mktemp("tokens"), CONFIG) as process:
+        yield process
+
+
+def logged_in(daemon: DaemonProcess, token: str) -> Client:
+    client = daemon.client()
+    try:
+        client.call("auth.login", {"token": token}, timeout_s=BOUND_S)
+    except CorralError:
+        client.close()
+        raise
+    return client
+
+
+def ping_for(client: Client, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        client.call("daemon.ping", {}, timeout_s=BOUND_S)
+
+
+def test_a_token_restricts_a_connection_and_is_never_shown_again(daemon: DaemonProcess) -> None:
+    made = daemon.call("token.add", name="reader", rights="read", expires_s=3600)
+    text = made["token"]
+    assert text.startswith("corral_")
+    assert len(text) > 45
+    with logged_in(daemon, text) as client:
+        who = client.call("auth.whoami", {}, timeout_s=BOUND_S)
+        assert who == {
+            "name": "reader",
+            "rights": "read",
+            "agents": [],
+            "via": "socket",
+            "token": "reader",
+        }
+        assert client.call("daemon.status", {}, timeout_s=BOUND_S)
+        with pytest.raises(PermissionDenied):
+            client.call("agent.stop", {"names": ["web"]}, timeout_s=BOUND_S)
+        with pytest.raises(Conflict):
+            client.call("auth.login", {"token": text}, timeout_s=BOUND_S)
+    (listed,) = daemon.call("token.list")["tokens"]
+    assert (listed["name"], listed["rights"], listed["expired"]) == ("reader", "read", False)
+    assert listed["last_used"] is not None
+    assert "token" not in listed
+    denied = [r for r in daemon.call("audit.list")["records"] if r["action"] == "agent.stop"]
+    assert denied[-1]["who"]["token"] == "reader"
+    with pytest.raises(PermissionDenied):
+        daemon.call("auth.login", token=text + "x")
+    with pytest.raises(Conflict):
+        daemon.call("token.add", name="reader", rights="admin")
+    daemon.call("token.rm", name="reader")
+    with pytest.raises(NotFound):
+        daemon.call("token.rm", name="reader")
+    for wrong in ({"rights": "root"}, {"rights": "read", "agents": [""]}):
+        with pytest.raises(InvalidParams):
+            daemon.call("token.add", name="wrong", **wrong)
+    shown = daemon.log.read_text() + json.dumps(daemon.call("audit.list"))
+    shown += json.dumps(daemon.call("event.list", n=10_000))
+    assert "token.add" in shown
+    assert text not in shown
+    for file in daemon.state_dir.rglob("*"):
+        if file.is_file():
+            assert text.encode() not in file.read_bytes(), file
+
+
+def test_a_token_that_is_removed_or_rotated_ends_on_open_connections(daemon: DaemonProcess) -> None:
+    first = daemon.call("token.add", name="live", rights="operate")["token"]
+    with logged_in(daemon, first) as client, logged_in(daemon, first) as follower:
+        follower.call("event.follow", {}, timeout_s=BOUND_S)
+        second = daemon.call("token.rotate", name="live", overlap_s=600)["token"]
+        assert client.call("auth.whoami", {}, timeout_s=BOUND_S)["rights"] == "operate"  # type: ignore[index]  # it is an object
+        third = daemon.call("token.rotate", name="live")["token"]
+        for text in (first, second):
+            with pytest.raises(PermissionDenied):
+                logged_in(daemon, text)
+        with pytest.raises(PermissionDenied):
+            client.call("daemon.ping", {}, timeout_s=BOUND_S)
+        daemon.call("event.publish", type="custom.end")
+        with pytest.raises(CorralError):
+            for _ in follower.notifications():
+                pass
+    with logged_in(daemon, third) as client:
+        daemon.call("token.rm", name="live")
+        with pytest.raises(PermissionDenied):
+            client.call("daemon.ping", {}, timeout_s=BOUND_S)
+
+
+def test_a_token_ends_at_its_time(daemon: DaemonProcess) -> None:
+    text = daemon.call("token.add", name="short", rights="read", expires_s=1)["token"]
+    with logged_in(daemon, text) as client, pytest.raises(PermissionDenied):
+        ping_for(client, BOUND_S)
+    (listed,) = [t for t in daemon.call("token.list")["tokens"] if t["name"] == "short"]
+    assert listed["expired"]
+    daemon.call("token.rm", name="short")
+
+
+def test_a_command_takes_a_token(daemon: DaemonProcess) -> None:
+    done = daemon.corral("token", "add", "ci", "--rights", "operate", "--expires", "30d")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.strip()
+    assert text.startswith("corral_")
+    assert text not in done.stderr
+    assert daemon.corral("--token", text, "whoami").stdout == "ci: operate, agents: all\n"
+    assert daemon.corral("--token", text, "token", "list").returncode == 4
+    assert daemon.corral("--token", "wrong", "status").returncode == 4
+    os.environ["CORRAL_TOKEN"] = text
+    try:
+        assert json.loads(daemon.corral("--json", "whoami").stdout)["token"] == "ci"
+        assert daemon.corral("daemon", "stop").returncode == 4
+        assert daemon.corral("status").returncode == 0
+    finally:
+        del os.environ["CORRAL_TOKEN"]
+    assert "ci" in daemon.corral("token", "list").stdout
+    rotated = daemon.corral("--json", "token", "rotate", "ci", "--overlap", "10s")
+    assert json.loads(rotated.stdout)["token"] != text
+    assert daemon.corral("token", "rm", "ci").stdout == "removed ci\n"
+    assert daemon.corral("token", "rm", "ci").returncode == 3
+
+
+def test_tokens_outlive_the_daemon_and_a_damaged_one_is_none(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with DaemonProcess(tmp_path_factory.mktemp("kept"), CONFIG) as daemon:
+        kept = daemon.call("token.add", name="kept", rights="read")["token"]
+        lost = daemon.call("token.add", name="lost", rights="read", agents=["web"])["token"]
+        daemon.kill()
+        with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as base:
+            (blob,) = base.execute("SELECT record FROM access_token WHERE name = 'lost'").fetchone()
+            widened = blob.replace(b'"web"', b'"***"')
+            assert widened != blob
+            base.execute("UPDATE access_token SET record = ? WHERE name = 'lost'", (widened,))
+            base.commit()
+        daemon.start()
+        with logged_in(daemon, kept) as client:
+            client.call("daemon.ping", {}, timeout_s=BOUND_S)
+        with pytest.raises(PermissionDenied):
+            logged_in(daemon, lost)

@@ -1,0 +1,91 @@
+"""Defines the params and results of `token.*` and `auth.*`: tokens with their rights and agents, and the identity of a caller.
+
+The text of a token is in one result alone, that of the call that made it. It must not know how tokens are kept.
+"""
+
+from typing import Annotated, Literal, get_args
+
+from msgspec import Meta, Struct
+
+Rights = Literal["read", "operate", "admin"]
+
+RIGHTS: tuple[Rights, ...] = get_args(Rights)
+"""Each includes those before it."""
+
+TokenName = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
+Globs = Annotated[list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(max_length=100)]
+Lifetime = Annotated[float, Meta(ge=1, le=3_153_600_000)]
+Overlap = Annotated[float, Meta(ge=0, le=2_592_000)]
+
+
+class TokenAddParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Specifies a new token: its rights, for agents that match one of the globs `agents` (all without any), for `expires_s` seconds or without end."""
+
+    name: TokenName
+    rights: Rights
+    agents: Globs = []
+    expires_s: Lifetime | None = None
+
+
+class TokenNameParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names a token."""
+
+    name: str
+
+
+class TokenRotateParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names a token; its text before is valid for `overlap_s` seconds more. `expires_s` sets a new end, else it keeps its own."""
+
+    name: str
+    overlap_s: Overlap = 0
+    expires_s: Lifetime | None = None
+
+
+class LoginParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Gives the token that restricts this connection."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class TokenRecord(Struct, frozen=True, kw_only=True):
+    """Represents a token without its text: times in UTC, null for one that never was or never will be.
+
+    `created_by` is the caller as the audit names it; `last_used` is exact to a minute. `expired` is true once `expires_at` is over.
+    """
+
+    name: str
+    rights: Rights
+    agents: list[str] = []
+    created_at: str = ""
+    created_by: str = ""
+    expires_at: str | None = None
+    last_used: str | None = None
+    expired: bool = False
+
+
+class NewToken(TokenRecord, frozen=True, kw_only=True):
+    """Represents a token with its text, which is shown once."""
+
+    token: str
+
+
+class TokenList(Struct, frozen=True):
+    """Lists tokens by name."""
+
+    tokens: list[TokenRecord]
+
+
+class TokenRemoved(Struct, frozen=True):
+    """Names the tokens that are valid no more."""
+
+    removed: list[str]
+
+
+class Whoami(Struct, frozen=True, kw_only=True):
+    """Describes the caller: its token or its process, its rights, its agents (all if there are none), and the face it came through."""
+
+    name: str
+    rights: Rights
+    agents: list[str] = []
+    via: Literal["socket", "http"] = "socket"
+    token: str | None = None
