@@ -23,7 +23,10 @@ Schema = dict[str, object]
 
 EVENT_STREAM = "text/event-stream"
 
-OF_BODIES = (413, 415)
+KEY_HEADERS = {"Idempotency-Key": "idempotency_key", "If-Match": "expected"}
+"""Headers that stand for a key of the params, of the methods that have it."""
+
+OF_BODIES = (408, 413, 415)
 """Statuses of requests with a body."""
 
 TAGS = {
@@ -64,6 +67,7 @@ def openapi(methods: Mapping[str, Method]) -> dict[str, object]:
         paths.setdefault(operation.path, {})[route.verb.lower()] = described
     for method, route in late:
         _add_stream(paths[_path(route)][route.verb.lower()], method)
+    _forget_unused(paths, components)
     nouns = sorted({name.partition(".")[0] for name in methods} | {"http"})
     return {
         "openapi": "3.1.1",
@@ -109,6 +113,26 @@ def _schemas(
     }
     results = dict(zip(names, schemas[len(names) :], strict=True))
     return params, results, dict(components)
+
+
+def _forget_unused(paths: object, components: dict[str, Schema]) -> None:
+    """Removes the components that nothing refers to: params whose keys are all in paths and queries."""
+    used: set[str] = set()
+    left = [paths]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            fields = cast("dict[str, object]", value)
+            left += fields.values()
+            name = str(fields.get("$ref", "")).rpartition("#/components/schemas/")[2]
+            if name and name not in used:
+                used.add(name)
+                left.append(components.get(name))
+        elif isinstance(value, list):
+            left += cast("list[object]", value)
+    for name in [*components]:
+        if name not in used:
+            del components[name]
 
 
 def _numbered(served: Sequence[Method]) -> Iterator[tuple[Method, Route, int]]:
@@ -189,7 +213,8 @@ class _Operation:
         refusals = {
             str(code): {"$ref": f"#/components/responses/{code}"}
             for code in MESSAGES
-            if has_body or code not in OF_BODIES
+            if (has_body or code not in OF_BODIES)
+            and (code != 412 or "expected" in _properties(params))
         }
         found["responses"] = {str(status): answer, **refusals}
         if method.faces.streams:
@@ -202,7 +227,7 @@ class _Operation:
             schema = properties[key]
             if schema.get("type") == "array":
                 schema = cast("Schema", schema["items"])
-            plain = {k: v for k, v in _not_null(schema).items() if k != "default"}
+            plain = _plain(schema)
             if plain.get("type") == "string":
                 plain.setdefault("minLength", 1)
             yield {"name": one_of(key), "in": "path", "required": True, "schema": plain}
@@ -231,24 +256,23 @@ class _Operation:
         resumption = self.method.faces.resumption
         if resumption is not None:
             yield _last_event_id(resumption.key)
-        if "idempotency_key" in _properties(params):
-            yield {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "description": "As `idempotency_key` of the body: the task of an earlier request with it is returned.",
-                "schema": _not_null(_properties(params)["idempotency_key"]),
-            }
+        for header, key in KEY_HEADERS.items():
+            if key in _properties(params):
+                schema = {"description": f"Stands for `{key}`.", **_plain(_properties(params)[key])}
+                yield {"name": header, "in": "header", "schema": schema}
 
     def _body(self, params: Schema, components: dict[str, Schema]) -> Schema | None:
         left = self._left(params)
         if not left:
             return None
         required = sorted(self._required(params))
-        shape = {**params, "properties": left, "required": required}
-        if not required:
-            del shape["required"]
-        name = "".join(word.capitalize() for word in self.id.split("_")) + "Body"
-        components[name] = shape | {"title": name}
+        name = str(params["title"])
+        if len(left) < len(_properties(params)):
+            name += f"Without{''.join(key.capitalize() for key in self.route.keys)}"
+            shape = {**params, "title": name, "properties": left, "required": required}
+            if not required:
+                del shape["required"]
+            components[name] = shape
         content: Schema = {"schema": {"$ref": f"#/components/schemas/{name}"}}
         if (example := BODIES.get(self.method.name)) is not None:
             content["example"] = {key: each for key, each in example.items() if key in left}
@@ -267,6 +291,11 @@ def _not_null(schema: Schema) -> Schema:
     left = [each for each in choices if each.get("type") != "null"]
     rest = {k: v for k, v in schema.items() if k != "anyOf" and not (k == "default" and v is None)}
     return {**left[0], **rest} if len(left) == 1 else {"anyOf": left, **rest}
+
+
+def _plain(schema: Schema) -> Schema:
+    """Returns the schema of a path or a header, which have neither null nor a default."""
+    return {key: each for key, each in _not_null(schema).items() if key != "default"}
 
 
 def _last_event_id(key: str) -> Schema:
