@@ -1,6 +1,8 @@
 """Writes docs/reference/protocol.md from the tables in the code: `python docs/reference/protocol.py`."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from corral.supervisor.api.openrpc import openrpc
 from corral.supervisor.methods.all import METHODS
@@ -68,6 +70,15 @@ its log. Any valid message counts as a heartbeat. "→" is sent to the worker, "
 | ← | `event/publish` {type, data} → {seq}, `event/subscribe` {types: [globs]} | types that begin like the daemon's own are refused; a subscription takes the place of the one before |
 """
 
+RESULTS = """
+## Results
+
+These are the results of the methods, and the records in them. A key with a question mark may be absent; keys may be added.
+
+| result | keys | means |
+|---|---|---|
+"""
+
 ERRORS = """
 ## Errors
 
@@ -76,21 +87,72 @@ ERRORS = """
 """
 
 
+def _name(schema: dict[str, Any]) -> str:
+    """The name of the component that a schema refers to, empty for one of its own."""
+    return str(schema.get("$ref", "")).rpartition("/")[2]
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A type in few words, such as `[Task]` for a list of tasks."""
+    if "anyOf" in schema:
+        return " or ".join(_type(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(map(json.dumps, schema["enum"]))
+    of = schema.get("type", "any JSON")
+    if of == "array":
+        return f"[{_type(schema.get('items', {}))}]"
+    if of == "object" and "additionalProperties" in schema:
+        return f"{{name: {_type(schema['additionalProperties'])}}}"
+    return _name(schema) or str(of)
+
+
+def _results(document: dict[str, Any]) -> list[str]:
+    """The rows of the table of results: each Struct that a method returns, and those in it."""
+    schemas = document["components"]["schemas"]
+    waiting = [method["result"]["schema"] for method in document["methods"]]
+    found: set[str] = set()
+    while waiting:
+        schema = waiting.pop()
+        if isinstance(schema, list):
+            waiting += schema
+        elif isinstance(schema, dict):
+            waiting += schema.values()
+            name = _name(schema)
+            if name and name not in found:
+                found.add(name)
+                waiting.append(schemas[name])
+    rows: list[str] = []
+    for name in sorted(found):
+        shape = schemas[name]
+        required = set(shape.get("required", ()))
+        keys = "; ".join(
+            f"`{key}{'' if key in required else '?'}` {_type(each)}"
+            for key, each in shape["properties"].items()
+        )
+        meaning = " ".join(shape["description"].split("\n\n")[0].split())
+        rows.append(f"| {name} | {keys} | {meaning} |")
+    return rows
+
+
 def page() -> str:
     """The page, as the tables in the code have it."""
     lines = [HEAD]
-    document = openrpc(METHODS)
+    document: dict[str, Any] = openrpc(METHODS)
     methods = document["methods"]
-    assert isinstance(methods, list), "an OpenRPC document has a list of methods"
-    lines.append("| method | params | needs | does |")
-    lines.append("|---|---|---|---|")
+    lines.append("| method | params | returns | needs | does |")
+    lines.append("|---|---|---|---|---|")
     for method in methods:
         params = ", ".join(
             param["name"] + ("" if param["required"] else "?") for param in method["params"]
         )
+        returned = method["result"]["schema"]
+        result = _name(returned) or f"{returned['title']}: {returned['description']}"
         lines.append(
-            f"| `{method['name']}` | {params} | {method['x-permission']} | {method['summary']} |"
+            f"| `{method['name']}` | {params} | {result}"
+            f" | {method['x-permission']} | {method['summary']} |"
         )
+    lines.append(RESULTS.rstrip("\n"))
+    lines += _results(document)
     lines.append(WORKERS.rstrip("\n"))
     lines.append(ERRORS.rstrip("\n"))
     for code, error in sorted(CLASSES.items(), reverse=True):

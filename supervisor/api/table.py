@@ -9,9 +9,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ...mcp.pool.pool import Pool
 from ...worker.contract import codec
@@ -132,8 +132,8 @@ class Method:
     params: type[Struct]
     serve: Callable[["Control", Any, Caller], Awaitable[object]]  # each with its own params
     faces: Faces
-    result: Any = object
-    """Type of its result: a Struct, whose JSON Schema describes the answer."""
+    result: Any  # a type as msgspec takes it, which may be an annotated one
+    """Type of its result: a Struct, or for an `Open` one an annotated dict. Its JSON Schema describes the answer."""
     recorded: Recorded = "never"
     recorded_keys: tuple[str, ...] = ()
     """Keys of its result that go into the record."""
@@ -142,6 +142,22 @@ class Method:
     def summary(self) -> str:
         """Returns the first line of its docstring."""
         return (self.serve.__doc__ or "").strip().partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Open:
+    """Describes a result that others shape, so that corral passes it on and no Struct can have its keys.
+
+    These are results of MCP servers, and documents whose form another specification defines.
+    """
+
+    title: str
+    description: str
+
+    @property
+    def type(self) -> Any:  # an annotated type, for which there is no other
+        """Returns its type as msgspec takes it, with title and description in its JSON Schema."""
+        return Annotated[dict[str, object], Meta(title=self.title, description=self.description)]
 
 
 METHODS: dict[str, Method] = {}
@@ -154,17 +170,21 @@ def method(
     name: str,
     permission: Permission,
     params: type[Struct],
+    result: "type[Struct] | Open",
     *,
     faces: Faces,
-    result: Any = object,
     recorded: Recorded = "never",
     recorded_keys: tuple[str, ...] = (),
 ) -> Callable[[Serve], Serve]:
-    """Returns a decorator that enters a function into the table."""
+    """Returns a decorator that enters a function into the table.
+
+    The function returns an instance of `result`: a Struct, or the plain dict of an `Open` one.
+    """
+    shape = result.type if isinstance(result, Open) else result
 
     def enter(serve: Serve) -> Serve:
         METHODS[name] = Method(
-            name, permission, params, serve, faces, result, recorded, recorded_keys
+            name, permission, params, serve, faces, shape, recorded, recorded_keys
         )
         return serve
 

@@ -23,7 +23,7 @@ from ..api.table import Caller, Control, method
     "token.add",
     "admin",
     TokenAddParams,
-    result=NewToken,
+    NewToken,
     recorded="or-refused",
     recorded_keys=("rights", "agents", "expires_at"),
     faces=faces("POST /tokens", python="add_token", command="token add"),
@@ -39,7 +39,7 @@ async def _add(control: Control, params: TokenAddParams, caller: Caller) -> obje
     "token.list",
     "admin",
     NoParams,
-    result=TokenList,
+    TokenList,
     faces=faces("GET /tokens", python="list_tokens", command="token list"),
 )
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
@@ -51,7 +51,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     "token.rm",
     "admin",
     TokenNameParams,
-    result=TokenRemoved,
+    TokenRemoved,
     recorded="always",
     recorded_keys=("removed",),
     faces=faces("DELETE /tokens/{name}", python="remove_token", command="token rm"),
@@ -66,7 +66,7 @@ async def _remove(control: Control, params: TokenNameParams, _caller: Caller) ->
     "token.rotate",
     "admin",
     TokenRotateParams,
-    result=NewToken,
+    NewToken,
     recorded="or-refused",
     recorded_keys=("rights", "agents", "expires_at"),
     faces=faces("POST /tokens/{name}/rotate", python="rotate_token", command="token rotate"),
@@ -80,7 +80,7 @@ async def _rotate(control: Control, params: TokenRotateParams, _caller: Caller) 
     "auth.login",
     "read",
     LoginParams,
-    result=Whoami,
+    Whoami,
     faces=faces(
         command="--token",
         reason="it restricts a connection of the socket; a request over HTTP brings its token with it",
@@ -100,7 +100,7 @@ async def _login(control: Control, params: LoginParams, caller: Caller) -> objec
     "auth.whoami",
     "read",
     NoParams,
-    result=Whoami,
+    Whoami,
     faces=faces("GET /whoami", python="whoami", command="whoami"),
 )
 async def _show(_control: Control, _params: NoParams, caller: Caller) -> object:

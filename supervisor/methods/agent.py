@@ -1,8 +1,8 @@
-"""Serves the methods `agent.*`, `team.*` and `workflow.*` of the table: shows, starts, stops and changes them."""
+"""Serves the methods `agent.*` of the table: shows, starts, stops and changes agents and servers."""
 
 import asyncio
 import signal as signals
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -10,18 +10,23 @@ from ...worker.contract import codec
 from ...worker.contract.control_params import (
     AddAllParams,
     AddParams,
-    GroupAddParams,
-    GroupRemoveParams,
     HibernateParams,
     NameParams,
     NamesParams,
-    NoParams,
     RemoveParams,
     ScaleParams,
     SelectionParams,
     SignalParams,
 )
+from ...worker.contract.control_results import (
+    AgentsAdded,
+    AgentsChanged,
+    AgentShown,
+    Names,
+    Removed,
+)
 from ...worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
+from ...worker.contract.records import AgentStatus
 from ..agents.await_state import can_pause
 from ..agents.membership import Addition
 from ..api.faces import faces
@@ -41,6 +46,7 @@ STDERR_LINES = 20
     "agent.show",
     "read",
     NameParams,
+    AgentShown,
     faces=faces("GET /agents/{name}", python="show_agent", command="show"),
 )
 async def _show(control: Control, params: NameParams, _caller: Caller) -> object:
@@ -146,7 +152,13 @@ class _Selection:
         return {"agents": msgspec.to_builtins(statuses), "names": names}
 
 
-@method("agent.select", "read", SelectionParams, faces=faces("GET /select", python="select_agents"))
+@method(
+    "agent.select",
+    "read",
+    SelectionParams,
+    Names,
+    faces=faces("GET /select", python="select_agents"),
+)
 async def _select(control: Control, params: SelectionParams, _caller: Caller) -> object:
     """Returns the names of the agents, MCP servers, teams, workflows and workers that the params choose."""
     if params.all and params.names:
@@ -165,6 +177,7 @@ def _is_missing(supervisor: WorkerSupervisor) -> bool:
     "agent.start",
     "operate",
     NamesParams,
+    AgentsChanged,
     recorded="or-refused",
     faces=faces(
         "POST /agents/{names}/start", "POST /agents/start", python="start_agent", command="start"
@@ -188,6 +201,7 @@ async def _start(control: Control, params: NamesParams, _caller: Caller) -> obje
     "agent.stop",
     "operate",
     NamesParams,
+    AgentsChanged,
     recorded="always",
     faces=faces(
         "POST /agents/{names}/stop", "POST /agents/stop", python="stop_agent", command="stop"
@@ -205,6 +219,7 @@ async def _stop(control: Control, params: NamesParams, _caller: Caller) -> objec
     "agent.restart",
     "operate",
     NamesParams,
+    AgentsChanged,
     recorded="or-refused",
     faces=faces(
         "POST /agents/{names}/restart",
@@ -225,6 +240,7 @@ async def _restart(control: Control, params: NamesParams, _caller: Caller) -> ob
     "agent.reset",
     "operate",
     NamesParams,
+    AgentsChanged,
     recorded="or-refused",
     faces=faces(
         "POST /agents/{names}/reset", "POST /agents/reset", python="reset_agent", command="reset"
@@ -241,6 +257,7 @@ async def _reset(control: Control, params: NamesParams, _caller: Caller) -> obje
     "agent.pause",
     "operate",
     SelectionParams,
+    AgentsChanged,
     recorded="always",
     faces=faces(
         "POST /agents/{names}/pause", "POST /agents/pause", python="pause_agent", command="pause"
@@ -258,6 +275,7 @@ async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> 
     "agent.resume",
     "operate",
     SelectionParams,
+    AgentsChanged,
     recorded="always",
     faces=faces(
         "POST /agents/{names}/resume",
@@ -277,6 +295,7 @@ async def _resume(control: Control, params: SelectionParams, _caller: Caller) ->
     "agent.hibernate",
     "operate",
     HibernateParams,
+    AgentsChanged,
     recorded="always",
     faces=faces(
         "POST /agents/{names}/hibernate",
@@ -301,6 +320,7 @@ async def _hibernate(control: Control, params: HibernateParams, _caller: Caller)
     "agent.wake",
     "operate",
     NamesParams,
+    AgentsChanged,
     recorded="or-refused",
     faces=faces(
         "POST /agents/{names}/wake", "POST /agents/wake", python="wake_agent", command="wake"
@@ -323,6 +343,7 @@ async def _wake(control: Control, params: NamesParams, _caller: Caller) -> objec
     "agent.add",
     "admin",
     AddParams,
+    AgentStatus,
     recorded="or-refused",
     faces=faces("POST /agents", python="add_agent", command="add"),
 )
@@ -339,6 +360,7 @@ async def _add(control: Control, params: AddParams, _caller: Caller) -> object:
     "agent.add_all",
     "admin",
     AddAllParams,
+    AgentsAdded,
     recorded="or-refused",
     recorded_keys=("failures",),
     faces=faces("POST /agents/batch", python="add_agents", command="add"),
@@ -381,6 +403,7 @@ async def _add_all(control: Control, params: AddAllParams, _caller: Caller) -> o
     "agent.rm",
     "admin",
     RemoveParams,
+    Removed,
     recorded="always",
     recorded_keys=("removed",),
     faces=faces("DELETE /agents/{names}", "DELETE /agents", python="remove_agent", command="rm"),
@@ -398,6 +421,7 @@ async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> object
     "agent.scale",
     "operate",
     ScaleParams,
+    AgentStatus,
     recorded="or-refused",
     faces=faces("POST /agents/{name}/scale", python="scale_agent", command="scale"),
 )
@@ -411,6 +435,7 @@ async def _scale(control: Control, params: ScaleParams, _caller: Caller) -> obje
     "agent.signal",
     "operate",
     SignalParams,
+    Names,
     recorded="always",
     faces=faces(
         "POST /agents/{names}/signal",
@@ -449,125 +474,3 @@ async def _signal(control: Control, params: SignalParams, _caller: Caller) -> ob
             signal=name,
         )
     return {"names": [supervisor.id for supervisor in running]}
-
-
-def _list(control: Control, kind: str) -> object:
-    found = control.agents.groups.all(kind)
-    return {f"{kind}s": [msgspec.to_builtins(control.status.group_status(each)) for each in found]}
-
-
-def _show_group(control: Control, kind: str, name: str) -> object:
-    return control.status.group_shown(control.agents.groups.of(name, kind))
-
-
-async def _add_group(control: Control, kind: str, params: GroupAddParams) -> object:
-    tables: dict[str, Mapping[str, object]] = dict(params.specs)
-    if params.name is not None and params.spec is not None:
-        tables[params.name] = params.spec
-    if not tables or (params.name is None) != (params.spec is None):
-        text = f"cannot add a {kind}: give name and spec, or specs"
-        raise InvalidParams(text, key="name", value=params.name)
-    _ = control.schedules  # refuses where the room of teams and workflows is not installed
-    added = await control.agents.groups.add(kind, tables)
-    return {f"{kind}s": [msgspec.to_builtins(control.status.group_status(each)) for each in added]}
-
-
-async def _remove(control: Control, kind: str, params: GroupRemoveParams) -> object:
-    control.agents.groups.of(params.name, kind)
-    return {
-        "removed": await control.agents.membership.remove([params.name], cascade=params.cascade)
-    }
-
-
-@method(
-    "team.list",
-    "read",
-    NoParams,
-    faces=faces("GET /teams", python="list_teams", command="team list"),
-)
-async def _team_list(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """Lists the teams."""
-    return _list(control, "team")
-
-
-@method(
-    "team.show",
-    "read",
-    NameParams,
-    faces=faces("GET /teams/{name}", python="show_team", command="team show"),
-)
-async def _team_show(control: Control, params: NameParams, _caller: Caller) -> object:
-    """Returns one team in full, with its spec."""
-    return _show_group(control, "team", params.name)
-
-
-@method(
-    "team.add",
-    "admin",
-    GroupAddParams,
-    recorded="or-refused",
-    faces=faces("POST /teams", python="add_team", command="team add"),
-)
-async def _team_add(control: Control, params: GroupAddParams, _caller: Caller) -> object:
-    """Adds teams, which are kept until they are removed."""
-    return await _add_group(control, "team", params)
-
-
-@method(
-    "team.rm",
-    "admin",
-    GroupRemoveParams,
-    recorded="always",
-    recorded_keys=("removed",),
-    faces=faces("DELETE /teams/{name}", python="remove_team", command="team rm"),
-)
-async def _team_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
-    """Removes a team; its tasks that are under way go on."""
-    return await _remove(control, "team", params)
-
-
-@method(
-    "workflow.list",
-    "read",
-    NoParams,
-    faces=faces("GET /workflows", python="list_workflows", command="workflow list"),
-)
-async def _workflow_list(control: Control, _params: NoParams, _caller: Caller) -> object:
-    """Lists the workflows."""
-    return _list(control, "workflow")
-
-
-@method(
-    "workflow.show",
-    "read",
-    NameParams,
-    faces=faces("GET /workflows/{name}", python="show_workflow", command="workflow show"),
-)
-async def _workflow_show(control: Control, params: NameParams, _caller: Caller) -> object:
-    """Returns one workflow in full, with its steps."""
-    return _show_group(control, "workflow", params.name)
-
-
-@method(
-    "workflow.add",
-    "admin",
-    GroupAddParams,
-    recorded="or-refused",
-    faces=faces("POST /workflows", python="add_workflow", command="workflow add"),
-)
-async def _workflow_add(control: Control, params: GroupAddParams, _caller: Caller) -> object:
-    """Adds workflows, which are kept until they are removed."""
-    return await _add_group(control, "workflow", params)
-
-
-@method(
-    "workflow.rm",
-    "admin",
-    GroupRemoveParams,
-    recorded="always",
-    recorded_keys=("removed",),
-    faces=faces("DELETE /workflows/{name}", python="remove_workflow", command="workflow rm"),
-)
-async def _workflow_rm(control: Control, params: GroupRemoveParams, _caller: Caller) -> object:
-    """Removes a workflow; its tasks that are under way go on."""
-    return await _remove(control, "workflow", params)

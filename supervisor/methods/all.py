@@ -1,13 +1,14 @@
 """Assembles the method table: importing this enters every method into `api.table.METHODS`."""
 
 from ..api.table import METHODS
-from . import access, agent, daemon, mcp, observe, schedule, secret, state, task
+from . import access, agent, daemon, group, mcp, observe, schedule, secret, state, task
 
 __all__ = [
     "METHODS",
     "access",
     "agent",
     "daemon",
+    "group",
     "mcp",
     "observe",
     "schedule",

@@ -16,10 +16,19 @@ from ...worker.contract.control_params import (
     StatisticsParams,
     StatusParams,
 )
+from ...worker.contract.control_results import (
+    Diagnosis,
+    Done,
+    EmergencyStopped,
+    LogLevelSet,
+    Reloaded,
+    Stopping,
+)
 from ...worker.contract.errors import CorralError
+from ...worker.contract.records import Statistics, Status
 from ..api.faces import faces
 from ..api.openrpc import openrpc
-from ..api.table import Caller, Control, method
+from ..api.table import Caller, Control, Open, method
 from ..config.secrets import is_reference
 from ..lifecycle.state_machine import UP, State
 from ..process.launch import secret_problems
@@ -27,11 +36,15 @@ from ..process.launch import secret_problems
 if TYPE_CHECKING:
     from ..process.host_facts import Services
 
+SCHEMA = Open("Schema", "A JSON Schema (draft 2020-12)")
+
+OPENRPC = Open("OpenRpc", "An OpenRPC document (https://spec.open-rpc.org)")
+
 FAILED = ("restart-limit", "exec-failed", "start-timeout")
 """Ends after which a worker is not restarted."""
 
 
-@method("daemon.ping", "read", NoParams, faces=faces("GET /ping", python="ping"))
+@method("daemon.ping", "read", NoParams, Done, faces=faces("GET /ping", python="ping"))
 async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object:
     """Answers at once, so that a client knows that the daemon is up."""
     return {}
@@ -41,6 +54,7 @@ async def _ping(_control: Control, _params: NoParams, _caller: Caller) -> object
     "daemon.emergency_stop",
     "operate",
     NoParams,
+    EmergencyStopped,
     recorded="always",
     recorded_keys=("workers", "tasks"),
     faces=faces("POST /emergency-stop", python="emergency_stop", command="emergency-stop"),
@@ -59,6 +73,7 @@ async def _emergency_stop(control: Control, _params: NoParams, caller: Caller) -
     "daemon.stop",
     "admin",
     NoParams,
+    Stopping,
     recorded="always",
     faces=faces("POST /stop", python="stop_daemon", command="daemon stop"),
 )
@@ -73,6 +88,7 @@ async def _stop(_control: Control, _params: NoParams, _caller: Caller) -> object
     "daemon.reload",
     "admin",
     ReloadParams,
+    Reloaded,
     recorded="or-refused",
     recorded_keys=("added", "removed", "changed", "live", "pending", "teams", "workflows"),
     faces=faces("POST /reload", python="reload", command="reload"),
@@ -89,6 +105,7 @@ async def _reload(control: Control, params: ReloadParams, _caller: Caller) -> ob
     "daemon.schema",
     "read",
     SchemaParams,
+    SCHEMA,
     faces=faces("GET /schema/{document}", "GET /schema", python="get_schema", command="schema"),
 )
 async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> object:
@@ -102,6 +119,7 @@ async def _schema(_control: Control, params: SchemaParams, _caller: Caller) -> o
     "daemon.log_level",
     "operate",
     LogLevelParams,
+    LogLevelSet,
     recorded="always",
     faces=faces("PUT /log-level", python="set_log_level", command="log-level"),
 )
@@ -111,7 +129,7 @@ async def _log_level(control: Control, params: LogLevelParams, _caller: Caller) 
     return {"level": params.level}
 
 
-@method("rpc.discover", "read", NoParams, faces=faces("GET /openrpc", python="discover"))
+@method("rpc.discover", "read", NoParams, OPENRPC, faces=faces("GET /openrpc", python="discover"))
 async def _discover(control: Control, _params: NoParams, _caller: Caller) -> object:
     """Returns this table as an OpenRPC document (https://spec.open-rpc.org)."""
     return openrpc(control.methods)
@@ -121,6 +139,7 @@ async def _discover(control: Control, _params: NoParams, _caller: Caller) -> obj
     "daemon.status",
     "read",
     StatusParams,
+    Status,
     faces=faces("GET /status", python="status", command="status"),
 )
 async def _status(control: Control, params: StatusParams, _caller: Caller) -> object:
@@ -139,7 +158,11 @@ def _chosen(control: Control, params: StatusParams | StatisticsParams) -> list[s
 
 
 @method(
-    "daemon.doctor", "read", NoParams, faces=faces("GET /doctor", python="doctor", command="doctor")
+    "daemon.doctor",
+    "read",
+    NoParams,
+    Diagnosis,
+    faces=faces("GET /doctor", python="doctor", command="doctor"),
 )
 async def _doctor(control: Control, _params: NoParams, caller: Caller) -> object:
     """Checks the machine and the daemon: the features of the kernel, those in force, and the guarantees that hold."""
@@ -215,6 +238,7 @@ async def _services(control: Control) -> "Services":
     "statistics.show",
     "read",
     StatisticsParams,
+    Statistics,
     faces=faces("GET /statistics", python="get_statistics", command="stats"),
 )
 async def _show(control: Control, params: StatisticsParams, _caller: Caller) -> object:

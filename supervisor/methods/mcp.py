@@ -9,16 +9,32 @@ from ...worker.contract.control_params import (
     ReadParams,
     ToolsParams,
 )
+from ...worker.contract.control_results import (
+    Done,
+    Prompts,
+    Resources,
+    Servers,
+    Tools,
+)
 from ...worker.contract.errors import NotFound
 from ..api.faces import faces
-from ..api.table import Caller, Control, method
+from ..api.table import Caller, Control, Open, method
 from ..worker_api.tool_calls import LISTING_S, caller_of
+
+TOOL_RESULT = Open(
+    "ToolResult", "MCP's result of `tools/call`, as the server sent it: content, isError"
+)
+
+RESOURCE_CONTENTS = Open(
+    "ResourceContents", "MCP's result of `resources/read`, as the server sent it: contents"
+)
 
 
 @method(
     "mcp.servers",
     "read",
     NoParams,
+    Servers,
     faces=faces("GET /mcp/servers", python="list_servers", command="mcp servers"),
 )
 async def _servers(control: Control, _params: NoParams, _caller: Caller) -> object:
@@ -33,6 +49,7 @@ async def _servers(control: Control, _params: NoParams, _caller: Caller) -> obje
     "mcp.tools",
     "read",
     ToolsParams,
+    Tools,
     faces=faces("GET /mcp/tools", python="list_tools", command="mcp tools"),
 )
 async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> object:
@@ -56,6 +73,7 @@ async def _tools(control: Control, params: ToolsParams, _caller: Caller) -> obje
     "mcp.call",
     "operate",
     CallParams,
+    TOOL_RESULT,
     recorded="by-itself",
     faces=faces("POST /mcp/tools/{name}/call", python="call_tool", command="mcp call"),
 )
@@ -78,6 +96,7 @@ async def _call(control: Control, params: CallParams, caller: Caller) -> object:
     "mcp.attach",
     "read",
     AttachParams,
+    Done,
     faces=faces(
         command="mcp serve",
         reason="it turns a connection of the socket into one of MCP, which HTTP serves at /mcp",
@@ -93,6 +112,7 @@ async def _attach(_control: Control, params: AttachParams, caller: Caller) -> ob
     "mcp.prompts",
     "read",
     NoParams,
+    Prompts,
     faces=faces("GET /mcp/prompts", python="list_prompts", command="mcp prompts"),
 )
 async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> object:
@@ -106,6 +126,7 @@ async def _prompts(control: Control, _params: NoParams, _caller: Caller) -> obje
     "mcp.resources",
     "read",
     NoParams,
+    Resources,
     faces=faces("GET /mcp/resources", python="list_resources", command="mcp resources"),
 )
 async def _resources(control: Control, _params: NoParams, _caller: Caller) -> object:
@@ -122,6 +143,7 @@ async def _resources(control: Control, _params: NoParams, _caller: Caller) -> ob
     "mcp.read",
     "operate",
     ReadParams,
+    RESOURCE_CONTENTS,
     faces=faces("POST /mcp/resources/read", python="read_resource", command="mcp read"),
 )
 async def _read(control: Control, params: ReadParams, caller: Caller) -> object:

@@ -14,6 +14,15 @@ from ...worker.contract.control_params import (
     LogParams,
     VerifyParams,
 )
+from ...worker.contract.control_results import (
+    AuditPage,
+    AuditVerdict,
+    Done,
+    Events,
+    LogLines,
+    Position,
+    Published,
+)
 from ...worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from ...worker.contract.log_pieces import PieceJoiner
 from ..api.faces import Resumption, faces
@@ -43,6 +52,7 @@ def _wanted(params: EventParams) -> EventFilter:
     "event.list",
     "read",
     EventParams,
+    Events,
     faces=faces("GET /events", python="list_events", command="events"),
 )
 async def _list_events(control: Control, params: EventParams, _caller: Caller) -> object:
@@ -77,6 +87,7 @@ async def _list_events(control: Control, params: EventParams, _caller: Caller) -
     "event.follow",
     "read",
     EventParams,
+    Position,
     faces=faces(
         "GET /events",
         python="events",
@@ -179,7 +190,11 @@ class EventFollower:
 
 
 @method(
-    "event.publish", "operate", EventPublishParams, faces=faces("POST /events", python="publish")
+    "event.publish",
+    "operate",
+    EventPublishParams,
+    Published,
+    faces=faces("POST /events", python="publish"),
 )
 async def _publish_event(control: Control, params: EventPublishParams, caller: Caller) -> object:
     """Publishes an event to the subscribers of its type; returns its number."""
@@ -231,6 +246,7 @@ def _is_about(record: Record, name: str) -> bool:
     "audit.list",
     "operate",
     AuditParams,
+    AuditPage,
     faces=faces("GET /audit", python="list_audit", command="audit list"),
 )
 async def _list(control: Control, params: AuditParams, _caller: Caller) -> object:
@@ -248,6 +264,7 @@ async def _list(control: Control, params: AuditParams, _caller: Caller) -> objec
     "audit.verify",
     "operate",
     VerifyParams,
+    AuditVerdict,
     faces=faces("GET /audit/verify", python="verify_audit", command="audit verify"),
 )
 async def _verify(control: Control, params: VerifyParams, _caller: Caller) -> object:
@@ -289,7 +306,13 @@ def _log_filter(control: Control, params: LogParams) -> LogFilter:
     )
 
 
-@method("log.read", "read", LogParams, faces=faces("GET /logs", python="read_logs", command="logs"))
+@method(
+    "log.read",
+    "read",
+    LogParams,
+    LogLines,
+    faces=faces("GET /logs", python="read_logs", command="logs"),
+)
 async def _read_log(control: Control, params: LogParams, _caller: Caller) -> object:
     """Returns the last lines of the logs, merged by time, up to 8 MiB of JSON."""
     found: list[LogRecord] = []
@@ -313,6 +336,7 @@ async def _read_log(control: Control, params: LogParams, _caller: Caller) -> obj
     "log.follow",
     "read",
     LogParams,
+    Done,
     faces=faces("GET /logs", python="follow_logs", command="logs", streams=True, only_streams=True),
 )
 async def _follow_log(control: Control, params: LogParams, caller: Caller) -> object:

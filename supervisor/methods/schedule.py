@@ -8,7 +8,12 @@ from ...worker.contract.control_params import (
     ScheduleNameParams,
     ScheduleParams,
 )
-from ...worker.contract.records import ScheduleRecord
+from ...worker.contract.control_results import (
+    Removed,
+    Schedules,
+    ScheduleShown,
+)
+from ...worker.contract.records import ScheduleRecord, Task
 from ..agents.membership import Addition
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -24,6 +29,7 @@ def _fields(record: ScheduleRecord) -> dict[str, object]:
     "schedule.add",
     "operate",
     ScheduleParams,
+    ScheduleRecord,
     recorded="or-refused",
     recorded_keys=("name",),
     faces=faces("POST /schedules", python="add_schedule", command="schedule add"),
@@ -37,6 +43,7 @@ async def _add(control: Control, params: ScheduleParams, _caller: Caller) -> obj
     "schedule.add_command",
     "admin",
     ScheduleCommandParams,
+    ScheduleRecord,
     recorded="or-refused",
     recorded_keys=("name",),
     faces=faces("POST /schedules/commands", python="add_command_schedule", command="schedule add"),
@@ -71,6 +78,7 @@ async def _add_command(control: Control, params: ScheduleCommandParams, _caller:
     "schedule.rm",
     "operate",
     ScheduleNameParams,
+    Removed,
     recorded="always",
     faces=faces("DELETE /schedules/{name}", python="remove_schedule", command="schedule rm"),
 )
@@ -87,6 +95,7 @@ async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller)
     "schedule.list",
     "read",
     NoParams,
+    Schedules,
     faces=faces("GET /schedules", python="list_schedules", command="schedules"),
 )
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
@@ -98,6 +107,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     "schedule.show",
     "read",
     ScheduleNameParams,
+    ScheduleShown,
     faces=faces("GET /schedules/{name}", python="show_schedule", command="schedule show"),
 )
 async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:
@@ -114,6 +124,7 @@ async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -
     "schedule.pause",
     "operate",
     ScheduleNameParams,
+    ScheduleRecord,
     recorded="always",
     faces=faces("POST /schedules/{name}/pause", python="pause_schedule", command="schedule pause"),
 )
@@ -126,6 +137,7 @@ async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) 
     "schedule.resume",
     "operate",
     ScheduleNameParams,
+    ScheduleRecord,
     recorded="or-refused",
     faces=faces(
         "POST /schedules/{name}/resume", python="resume_schedule", command="schedule resume"
@@ -140,6 +152,7 @@ async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller)
     "schedule.run",
     "operate",
     ScheduleNameParams,
+    Task,
     faces=faces("POST /schedules/{name}/run", python="run_schedule", command="schedule run"),
 )
 async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> object:

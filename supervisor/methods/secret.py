@@ -9,6 +9,11 @@ from ...worker.contract.control_params import (
     SecretRotateParams,
     SecretSetParams,
 )
+from ...worker.contract.control_results import (
+    SecretRotated,
+    Secrets,
+    SecretUse,
+)
 from ...worker.contract.errors import Conflict
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -22,6 +27,7 @@ from ..lifecycle.state_machine import UP
     "secret.set",
     "admin",
     SecretSetParams,
+    SecretUse,
     recorded="or-refused",
     recorded_keys=("used_by",),
     faces=faces("PUT /secrets/{name}", python="set_secret", command="secret set"),
@@ -42,6 +48,7 @@ async def _set(control: Control, params: SecretSetParams, _caller: Caller) -> ob
     "secret.list",
     "admin",
     NoParams,
+    Secrets,
     faces=faces("GET /secrets", python="list_secrets", command="secret list"),
 )
 async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
@@ -64,6 +71,7 @@ async def _list(control: Control, _params: NoParams, _caller: Caller) -> object:
     "secret.rm",
     "admin",
     SecretRemoveParams,
+    SecretUse,
     recorded="or-refused",
     faces=faces("DELETE /secrets/{name}", python="remove_secret", command="secret rm"),
 )
@@ -83,6 +91,7 @@ async def _remove(control: Control, params: SecretRemoveParams, _caller: Caller)
     "secret.rotate",
     "admin",
     SecretRotateParams,
+    SecretRotated,
     recorded="or-refused",
     recorded_keys=("used_by", "restarted"),
     faces=faces("POST /secrets/{name}/rotate", python="rotate_secret", command="secret rotate"),

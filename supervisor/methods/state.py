@@ -22,6 +22,19 @@ from ...worker.contract.control_params import (
     MemoryShowParams,
     MemoryStatsParams,
 )
+from ...worker.contract.control_results import (
+    CheckpointRestored,
+    Checkpoints,
+    CheckpointShown,
+    CheckpointsRemoved,
+    Done,
+    Items,
+    MemoryRemoved,
+    MemoryStatistics,
+    Sessions,
+    SessionShown,
+    Value,
+)
 from ...worker.contract.errors import InvalidParams, NotFound
 from ..api.faces import faces
 from ..api.table import Caller, Control, method
@@ -31,6 +44,7 @@ from ..api.table import Caller, Control, method
     "memory.sessions",
     "read",
     MemoryListParams,
+    Sessions,
     faces=faces(
         "GET /sessions", "GET /sessions/{agent}", python="list_sessions", command="memory list"
     ),
@@ -44,6 +58,7 @@ async def _sessions(control: Control, params: MemoryListParams, _caller: Caller)
     "memory.show",
     "read",
     MemoryShowParams,
+    SessionShown,
     faces=faces("GET /sessions/{agent}/{session}", python="show_session", command="memory show"),
 )
 async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> object:
@@ -55,6 +70,7 @@ async def _show(control: Control, params: MemoryShowParams, _caller: Caller) -> 
     "memory.put",
     "operate",
     MemoryPutParams,
+    Done,
     faces=faces("PUT /memory/{agent}/{key}", python="put_memory", command="memory put"),
 )
 async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> object:
@@ -70,6 +86,7 @@ async def _put(control: Control, params: MemoryPutParams, _caller: Caller) -> ob
     "memory.get",
     "read",
     MemoryKeyParams,
+    Value,
     faces=faces("GET /memory/{agent}/{key}", python="get_memory", command="memory get"),
 )
 async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
@@ -82,6 +99,7 @@ async def _get(control: Control, params: MemoryKeyParams, _caller: Caller) -> ob
     "memory.delete",
     "operate",
     MemoryKeyParams,
+    Done,
     faces=faces("DELETE /memory/{agent}/{key}", python="delete_memory", command="memory rm"),
 )
 async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) -> object:
@@ -96,6 +114,7 @@ async def _delete(control: Control, params: MemoryKeyParams, _caller: Caller) ->
     "memory.search",
     "read",
     MemoryFindParams,
+    Items,
     faces=faces("GET /memory/{agent}", python="search_memory", command="memory search"),
 )
 async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -> object:
@@ -109,6 +128,7 @@ async def _search(control: Control, params: MemoryFindParams, _caller: Caller) -
     "memory.clear",
     "operate",
     MemoryClearParams,
+    MemoryRemoved,
     faces=faces(
         "DELETE /sessions/{agent}/{session}",
         "DELETE /sessions/{agent}",
@@ -125,6 +145,7 @@ async def _clear(control: Control, params: MemoryClearParams, _caller: Caller) -
     "memory.cleanup",
     "operate",
     MemoryCleanupParams,
+    MemoryRemoved,
     faces=faces("POST /memory/cleanup", python="clean_up_memory", command="memory cleanup"),
 )
 async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Caller) -> object:
@@ -136,6 +157,7 @@ async def _cleanup(control: Control, params: MemoryCleanupParams, _caller: Calle
     "memory.stats",
     "read",
     MemoryStatsParams,
+    MemoryStatistics,
     faces=faces("GET /memory", python="memory_stats", command="memory stats"),
 )
 async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -> object:
@@ -147,6 +169,7 @@ async def _stats(control: Control, params: MemoryStatsParams, _caller: Caller) -
     "checkpoint.save",
     "operate",
     CheckpointSaveParams,
+    Checkpoints,
     faces=faces(
         "POST /checkpoints",
         "POST /agents/{name}/checkpoint",
@@ -164,6 +187,7 @@ async def _save(control: Control, params: CheckpointSaveParams, _caller: Caller)
     "checkpoint.restore",
     "operate",
     CheckpointRestoreParams,
+    CheckpointRestored,
     recorded="or-refused",
     recorded_keys=("worker",),
     faces=faces(
@@ -192,6 +216,7 @@ async def _restore(control: Control, params: CheckpointRestoreParams, _caller: C
     "checkpoint.list",
     "read",
     CheckpointListParams,
+    Checkpoints,
     faces=faces("GET /checkpoints", python="list_checkpoints", command="checkpoint list"),
 )
 async def _list(control: Control, params: CheckpointListParams, _caller: Caller) -> object:
@@ -204,6 +229,7 @@ async def _list(control: Control, params: CheckpointListParams, _caller: Caller)
     "checkpoint.show",
     "read",
     CheckpointIdParams,
+    CheckpointShown,
     faces=faces(
         "GET /checkpoints/{checkpoint}", python="show_checkpoint", command="checkpoint show"
     ),
@@ -218,6 +244,7 @@ async def _show_checkpoint(control: Control, params: CheckpointIdParams, _caller
     "checkpoint.rm",
     "operate",
     CheckpointRemoveParams,
+    CheckpointsRemoved,
     recorded="always",
     recorded_keys=("removed",),
     faces=faces(

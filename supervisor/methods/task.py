@@ -15,6 +15,12 @@ from ...worker.contract.control_params import (
     TaskTreeParams,
     TaskWaitParams,
 )
+from ...worker.contract.control_results import (
+    TaskNode,
+    TaskPage,
+    TasksDiscarded,
+    TasksRetried,
+)
 from ...worker.contract.errors import (
     Conflict,
     CorralError,
@@ -94,6 +100,7 @@ class ProgressSender:
     "task.run",
     "operate",
     TaskParams,
+    Task,
     faces=faces(
         "POST /agents/{agent}/run",
         "POST /teams/{agent}/run",
@@ -114,6 +121,7 @@ async def _run(control: Control, params: TaskParams, caller: Caller) -> object:
     "task.submit",
     "operate",
     TaskParams,
+    Task,
     faces=faces("POST /tasks", python="submit_task", command="run"),
 )
 async def _submit(control: Control, params: TaskParams, _caller: Caller) -> object:
@@ -125,6 +133,7 @@ async def _submit(control: Control, params: TaskParams, _caller: Caller) -> obje
     "task.wait",
     "read",
     TaskWaitParams,
+    Task,
     faces=faces("GET /tasks/{task}/wait", python="wait_task", command="task wait", streams=True),
 )
 async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> object:
@@ -156,6 +165,7 @@ def _late(params: TaskWaitParams) -> Timeout:
     "task.follow",
     "read",
     TaskWaitParams,
+    Task,
     faces=faces(
         "GET /tasks/{task}/follow", python="follow_task", command="task follow", streams=True
     ),
@@ -227,6 +237,7 @@ def _standing(task: Task) -> dict[str, object]:
     "task.show",
     "read",
     TaskShowParams,
+    Task,
     faces=faces("GET /tasks/{task}", python="show_task", command="task show"),
 )
 async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) -> object:
@@ -241,6 +252,7 @@ async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) 
     "task.tree",
     "read",
     TaskTreeParams,
+    TaskNode,
     faces=faces("GET /tasks/{task}/tree", python="task_tree", command="task show"),
 )
 async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> object:
@@ -303,6 +315,7 @@ async def _children(control: Control, task: Task, limit: int) -> list[Task]:
     "task.list",
     "read",
     TaskListParams,
+    TaskPage,
     faces=faces("GET /tasks", python="list_tasks", command="tasks"),
 )
 async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller) -> object:
@@ -319,6 +332,7 @@ async def _list_tasks(control: Control, params: TaskListParams, _caller: Caller)
     "task.cancel",
     "operate",
     TaskIdParams,
+    Task,
     faces=faces(
         "DELETE /tasks/{task}",
         "POST /tasks/{task}/cancel",
@@ -335,6 +349,7 @@ async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> ob
     "task.retry",
     "operate",
     TasksParams,
+    TasksRetried,
     faces=faces(
         "POST /tasks/{tasks}/retry", "POST /tasks/retry", python="retry_tasks", command="task retry"
     ),
@@ -357,6 +372,7 @@ async def _retry(control: Control, params: TasksParams, _caller: Caller) -> obje
     "task.discard",
     "operate",
     TasksParams,
+    TasksDiscarded,
     faces=faces(
         "POST /tasks/{tasks}/discard",
         "POST /tasks/discard",

@@ -28,6 +28,7 @@ from corral.supervisor.store import schema
 from corral.supervisor.store.schema import MIGRATIONS
 from corral.supervisor.store.store import Store
 from corral.worker.contract.control_params import NoParams
+from corral.worker.contract.control_results import Done
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -604,7 +605,7 @@ def test_the_record_of_whoever_has_no_right_is_short(path: Path) -> None:
 
 def control(audit: Audit, serve: Serve, *, permission: Permission = "operate") -> Control:
     """A method table with one change, `test.change`, and nothing behind it."""
-    entry = Method("test.change", permission, NoParams, serve, faces(), recorded="always")
+    entry = Method("test.change", permission, NoParams, serve, faces(), Done, recorded="always")
     rooms: dict[str, Any] = dict.fromkeys(
         Control.__dataclass_fields__
     )  # the method asks for nothing

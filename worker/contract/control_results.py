@@ -1,0 +1,600 @@
+"""Defines the results of the methods of the control socket that are not records by themselves: one Struct each.
+
+A result that is a record (a task, an agent's status, the statistics) is that Struct of `records`. Keys may be added to a
+result, never changed or removed. A key that a result may lack is UNSET; where any JSON object may stand, since another
+program or a user decides its keys, the type is `dict[str, object]`. Knows no method.
+"""
+
+from typing import Annotated, Literal, NotRequired, TypeAlias, TypedDict
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from .records import (
+    AgentStatus,
+    CheckpointRecord,
+    Error,
+    ExitRecord,
+    Retry,
+    Run,
+    ScheduleRecord,
+    Task,
+    TaskCall,
+    TaskKind,
+    TaskState,
+    TeamStatus,
+    WhenDown,
+    WorkflowStatus,
+)
+
+Table: TypeAlias = Annotated[
+    dict[str, object], Meta(description="A table of the configuration, as the file has it")
+]
+
+Event: TypeAlias = Annotated[
+    dict[str, object],
+    Meta(description="seq, at, type, agent, worker, incarnation, and the fields of its type"),
+]
+
+AuditRecord: TypeAlias = Annotated[
+    dict[str, object],
+    Meta(description="id, at, action, who, result, hash, and what the action tells"),
+]
+
+
+class Done(Struct, frozen=True):
+    """Represents a result without any content, for a call whose end is all there is to tell."""
+
+
+# -- the daemon
+
+
+class EmergencyStopped(Struct, frozen=True, kw_only=True):
+    """Represents the result of `daemon.emergency_stop`: the numbers of killed workers and cancelled tasks."""
+
+    workers: int
+    tasks: int
+
+
+class Stopping(Struct, frozen=True, kw_only=True):
+    """Represents the result of `daemon.stop`: the process that ends."""
+
+    pid: int
+
+
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """Represents the result of `daemon.reload`: the changes that were made, or of a dry run those that would be.
+
+    `changed` has the effect on each agent and server, `keys` those that differ. Of the daemon-wide keys, `live` take
+    effect now, `pending` at the next start. `renewed` are agents with the same configuration and changed sources.
+    """
+
+    added: list[str]
+    removed: list[str]
+    changed: dict[str, Literal["restart", "live"]]
+    pending: list[str]
+    live: list[str]
+    keys: dict[str, list[str]]
+    teams: dict[str, str]
+    workflows: dict[str, str]
+    schedules: dict[str, str]
+    renewed: list[str]
+
+
+class LogLevelSet(Struct, frozen=True, kw_only=True):
+    """Represents the result of `daemon.log_level`."""
+
+    level: str
+
+
+class DaemonFound(Struct, frozen=True, kw_only=True):
+    """Represents the daemon in `daemon.doctor`; `rights` are those of the caller."""
+
+    running: bool
+    pid: int
+    version: str
+    rights: Literal["read", "operate", "admin"]
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """Represents one finding of `daemon.doctor`, and the remedy that would improve it."""
+
+    topic: str
+    verdict: Literal["ok", "warning", "broken"]
+    found: str
+    remedy: str
+
+
+class Promise(Struct, frozen=True, kw_only=True):
+    """Represents a guarantee in `daemon.doctor`; `why` names the exception, or what it rests on."""
+
+    name: str
+    holds: Literal["yes", "except", "no"]
+    why: str
+
+
+class Diagnosis(Struct, frozen=True, kw_only=True):
+    """Represents the result of `daemon.doctor`."""
+
+    daemon: DaemonFound
+    findings: list[Finding]
+    promises: list[Promise]
+
+
+# -- agents, teams, workflows
+
+
+class Names(Struct, frozen=True, kw_only=True):
+    """Represents a result that is a list of names."""
+
+    names: list[str]
+
+
+class AgentsChanged(Struct, frozen=True, kw_only=True):
+    """Represents the agents and servers that a call was about, as they are after it.
+
+    `names` are the names and ids of workers that the params chose.
+    """
+
+    agents: list[AgentStatus]
+    names: list[str]
+
+
+class AgentExit(ExitRecord, frozen=True, kw_only=True):
+    """Represents the end of one incarnation of a worker."""
+
+    worker: str
+    incarnation: int
+
+
+class ToolCallRate(Struct, frozen=True, kw_only=True):
+    """Counts the tool calls of an agent within the last minute; `limit` is 0 where there is none."""
+
+    last_minute: int
+    limit: int
+
+
+class AgentShown(Struct, frozen=True, kw_only=True):
+    """Represents the result of `agent.show`: an agent or server in full, or a team or workflow with its spec alone.
+
+    `exits` are the last ends of incarnations, the newest first; `stderr` has the last lines of each worker.
+    """
+
+    agent: AgentStatus | UnsetType = UNSET
+    team: TeamStatus | UnsetType = UNSET
+    workflow: WorkflowStatus | UnsetType = UNSET
+    spec: Table
+    source: str
+    exits: list[AgentExit] | UnsetType = UNSET
+    tool_calls: ToolCallRate | UnsetType = UNSET
+    stderr: dict[str, list[str]] | UnsetType = UNSET
+
+
+class AgentsAdded(Struct, frozen=True, kw_only=True):
+    """Represents the result of `agent.add_all`; `failures` has the agents that did not start, `changed` the keys that differ."""
+
+    agents: list[AgentStatus]
+    failures: dict[str, Error]
+    added: list[str]
+    changed: dict[str, list[str]]
+    unchanged: list[str]
+
+
+class Removed(Struct, frozen=True, kw_only=True):
+    """Represents a result that names what was removed."""
+
+    removed: list[str]
+
+
+class Teams(Struct, frozen=True, kw_only=True):
+    """Lists teams."""
+
+    teams: list[TeamStatus]
+
+
+class TeamShown(Struct, frozen=True, kw_only=True):
+    """Represents a team with its spec; `source` is "store" if it was added at run time, else the configuration file."""
+
+    team: TeamStatus
+    spec: Table
+    source: str
+
+
+class Workflows(Struct, frozen=True, kw_only=True):
+    """Lists workflows."""
+
+    workflows: list[WorkflowStatus]
+
+
+class WorkflowShown(Struct, frozen=True, kw_only=True):
+    """Represents a workflow with its spec; `source` is as that of a team."""
+
+    workflow: WorkflowStatus
+    spec: Table
+    source: str
+
+
+# -- tasks
+
+
+class TaskPage(Struct, frozen=True, kw_only=True):
+    """Lists tasks, the newest first; `more` is the `before` of the next page, `skipped` the number that cannot be read."""
+
+    tasks: list[Task]
+    more: str | None
+    skipped: int
+
+
+class TaskInShort(Struct, frozen=True, kw_only=True):
+    """Represents a task without the fields that may be long; see Task."""
+
+    id: str
+    agent: str
+    worker: str | None
+    state: TaskState
+    priority: int
+    attempt: int
+    delivery: int
+    objective: str
+    error: Error | None
+    progress: float | None
+    progress_total: float | None
+    progress_message: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    duration_s: float | None
+    tool_calls: int
+    tokens_used: int
+    cost_cents: float
+    parent: str | None
+    reason: str
+    kind: TaskKind
+    depth: int
+    step: str
+    required_capabilities: list[str]
+    idempotency_key: str | None
+    scheduled_at: str | None
+    schedule: str | None
+    sticky_key: str | None
+    session: str | None
+    durable: bool
+    retry: Retry | None
+    retry_of: str | None
+    retried_by: str | None
+    when_down: WhenDown | None
+    queue_timeout_s: float | None
+    deadline_at: str | None
+    calls: list[TaskCall] | None
+
+
+class TaskNode(Struct, frozen=True, kw_only=True):
+    """Represents a task with the tasks that it delegated; `more` is the number of those that were left out."""
+
+    task: TaskInShort
+    children: list["TaskNode"]
+    more: int
+
+
+class Retried(Struct, frozen=True, kw_only=True):
+    """Names an ended task, and the new one in its place."""
+
+    task: str
+    by: str
+
+
+class RetryFailed(Struct, frozen=True, kw_only=True):
+    """Represents a task that was not tried again, and why."""
+
+    task: str
+    error: Error
+
+
+class TasksRetried(Struct, frozen=True, kw_only=True):
+    """Represents the result of `task.retry`; `more` is the `after` for more dead letters."""
+
+    retried: list[Retried]
+    failed: list[RetryFailed]
+    more: str | None
+
+
+class TasksDiscarded(Struct, frozen=True, kw_only=True):
+    """Represents the result of `task.discard`: the number of tasks that are dead letters no longer."""
+
+    discarded: int
+    more: str | None
+
+
+# -- schedules
+
+
+class Schedules(Struct, frozen=True, kw_only=True):
+    """Lists schedules."""
+
+    schedules: list[ScheduleRecord]
+
+
+class ScheduleShown(ScheduleRecord, frozen=True, kw_only=True):
+    """Represents a schedule with its next times and its last runs, the newest first."""
+
+    upcoming: list[str]
+    recent: list[Run]
+
+
+# -- secrets
+
+
+class SecretUse(Struct, frozen=True, kw_only=True):
+    """Names a secret, and the agents and servers that refer to it."""
+
+    name: str
+    used_by: list[str]
+
+
+class SecretRotated(Struct, frozen=True, kw_only=True):
+    """Represents the result of `secret.rotate`; `restarted` are ids of workers."""
+
+    name: str
+    used_by: list[str]
+    restarted: list[str]
+
+
+class Secret(Struct, frozen=True, kw_only=True):
+    """Represents a secret without its value; `source` is null for one that is named and found nowhere.
+
+    `agents` are globs of those that may have it, all where there is none; `problem` is why it cannot be read. Those in
+    a file of secrets have none of these keys.
+    """
+
+    name: str
+    source: Literal["kept", "secrets_file", "credentials"] | None
+    agents: list[str] | UnsetType = UNSET
+    changed_at: str | UnsetType = UNSET
+    problem: str | UnsetType = UNSET
+    used_by: list[str]
+
+
+class Secrets(Struct, frozen=True, kw_only=True):
+    """Lists secrets."""
+
+    secrets: list[Secret]
+
+
+# -- memory and checkpoints
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """Represents a session without its content; `stored_bytes` is its size in the store, after compression."""
+
+    agent: str
+    session: str
+    turns: int
+    messages: int
+    size_bytes: int
+    stored_bytes: int
+    created_at: str
+    accessed_at: str
+
+
+class Sessions(Struct, frozen=True, kw_only=True):
+    """Lists sessions, the last used first."""
+
+    sessions: list[Session]
+
+
+class SessionShown(Struct, frozen=True, kw_only=True):
+    """Represents a session with its content."""
+
+    agent: str
+    session: str
+    messages: int
+    size_bytes: int
+    created_at: str
+    accessed_at: str
+    turns: int
+    history: list[object]
+    variables: dict[str, object]
+    data: dict[str, object]
+
+
+class Value(Struct, frozen=True, kw_only=True):
+    """Represents a value in memory; null where there is none."""
+
+    value: object
+
+
+class Item(Struct, frozen=True, kw_only=True):
+    """Represents a key in memory with its value; `corrupted` is there, and true, where the value was damaged."""
+
+    session: str
+    key: str
+    value: object
+    corrupted: bool | UnsetType = UNSET
+
+
+class Items(Struct, frozen=True, kw_only=True):
+    """Lists keys in memory, the newest first."""
+
+    items: list[Item]
+
+
+class MemoryRemoved(Struct, frozen=True, kw_only=True):
+    """Counts removed sessions and keys."""
+
+    sessions: int
+    keys: int
+
+
+class MemoryPool(Struct, frozen=True, kw_only=True):
+    """Counts the sessions in the daemon's memory, which are a cache of those in the store."""
+
+    sessions: int
+    size_bytes: int
+    limit_bytes: int
+    hits: int
+    misses: int
+    evictions: int
+
+
+class AgentMemory(Struct, frozen=True, kw_only=True):
+    """Counts the sessions and keys of an agent."""
+
+    agent: str
+    keys: int
+    keys_bytes: int
+    sessions: int
+    turns: int
+    messages: int
+    size_bytes: int
+
+
+class MemoryStatistics(Struct, frozen=True, kw_only=True):
+    """Represents the result of `memory.stats`."""
+
+    pool: MemoryPool
+    agents: list[AgentMemory]
+
+
+class Checkpoints(Struct, frozen=True, kw_only=True):
+    """Lists checkpoints."""
+
+    checkpoints: list[CheckpointRecord]
+
+
+class CheckpointShown(CheckpointRecord, frozen=True, kw_only=True):
+    """Represents a checkpoint with its data, which the agent decides."""
+
+    data: object
+
+
+class CheckpointRestored(Struct, frozen=True, kw_only=True):
+    """Represents the result of `checkpoint.restore`: the worker's own copy, and whether it goes on with it at once."""
+
+    worker: str
+    checkpoint: CheckpointRecord
+    live: bool
+
+
+class CheckpointsRemoved(Struct, frozen=True, kw_only=True):
+    """Represents the result of `checkpoint.rm`: the removed numbers."""
+
+    removed: list[int]
+
+
+# -- MCP servers
+
+
+class Servers(Struct, frozen=True, kw_only=True):
+    """Lists MCP servers."""
+
+    servers: list[AgentStatus]
+
+
+class Tool(Struct, frozen=True, kw_only=True):
+    """Represents a tool of an MCP server: `name` is the exposed one, `tool` its own; schemas are the server's."""
+
+    name: str
+    server: str
+    tool: str
+    description: str
+    input_schema: dict[str, object]
+    annotations: dict[str, object]
+    output_schema: dict[str, object] | UnsetType = UNSET
+
+
+class Tools(Struct, frozen=True, kw_only=True):
+    """Lists tools; `failures` has the servers that could not be asked."""
+
+    tools: list[Tool]
+    failures: dict[str, Error]
+
+
+class Prompts(Struct, frozen=True, kw_only=True):
+    """Lists MCP's objects of prompts, with their exposed names; `failures` has the servers that could not be asked."""
+
+    prompts: list[dict[str, object]]
+    failures: dict[str, Error]
+
+
+class Resources(Struct, frozen=True, kw_only=True):
+    """Lists MCP's objects of resources and of templates; `failures` has the servers that could not be asked."""
+
+    resources: list[dict[str, object]]
+    templates: list[dict[str, object]]
+    failures: dict[str, Error]
+
+
+# -- events, audit, logs
+
+
+class Events(Struct, frozen=True, kw_only=True):
+    """Lists events, the oldest first; `next` is the `since` for more of them, `newest` the last number of all."""
+
+    events: list[Event]
+    next: int | None
+    newest: int
+
+
+class Position(Struct, frozen=True, kw_only=True):
+    """Represents the result of `event.follow`: the number of the event after which it begins."""
+
+    position: int
+
+
+class Published(Struct, frozen=True, kw_only=True):
+    """Represents the result of `event.publish`: the number of the event."""
+
+    seq: int
+
+
+class AuditPage(Struct, frozen=True, kw_only=True):
+    """Lists audit records, the oldest first; `next` is the next `before`, or the next `since`."""
+
+    records: list[AuditRecord]
+    next: int | None
+
+
+class WrongRecord(Struct, frozen=True, kw_only=True):
+    """Names an audit record that is not as it was written."""
+
+    id: int
+    what: str
+
+
+class AuditVerdict(Struct, frozen=True, kw_only=True):
+    """Represents the result of `audit.verify`: the extent of the chain, and the first record that is wrong.
+
+    `anchor` and `head` are positions, NUMBER:HASH.
+    """
+
+    ok: bool
+    records: int
+    first: int | None
+    last: int | None
+    anchor: str
+    head: str
+    wrong: WrongRecord | None
+
+
+class LogRecord(TypedDict):
+    """Represents a line of a log, or a message; `bytes` is its base64 where it is not UTF-8.
+
+    `stream` is stdout, stderr, log (messages of an agent's SDK) or corral (lines were lost). A piece of a line that is
+    too long for one record has `partial`.
+    """
+
+    at: str
+    agent: str
+    worker: str
+    stream: str
+    level: str | None
+    text: str
+    bytes: NotRequired[str]
+    task: NotRequired[str]
+    fields: NotRequired[dict[str, object]]
+    partial: NotRequired[bool]
+
+
+class LogLines(Struct, frozen=True, kw_only=True):
+    """Represents the result of `log.read`: lines in the order of their times."""
+
+    records: list[LogRecord]
