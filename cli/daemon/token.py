@@ -39,7 +39,7 @@ def add(
     session: Session, name: str, rights: str, agents: tuple[str, ...], expires_s: float | None
 ) -> None:
     """Make a token, and print it once."""
-    params: dict[str, object] = {"name": name, "rights": rights, "agents": list(agents)}
+    params: dict[str, object] = {"name": name, "rights": rights, "agents": list(agents) or None}
     params |= {} if expires_s is None else {"expires_s": expires_s}
     _print_new(session, session.call("token.add", params))
 

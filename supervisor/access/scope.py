@@ -1,6 +1,6 @@
 """Decides what a caller whose token names agents may know: pure functions of its globs and of names.
 
-No glob means that nothing is restricted. A name that is out of scope is answered as one that is not there, so that
+None in place of the globs means that nothing is restricted, and no glob that nothing may be known. A name that is out of scope is answered as one that is not there, so that
 nothing here says which of the two it is.
 """
 
@@ -15,6 +15,6 @@ def lesser(one: Rights, other: Rights) -> Rights:
     return min(one, other, key=RIGHTS.index)
 
 
-def is_in_scope(name: str, globs: Sequence[str]) -> bool:
+def is_in_scope(name: str, globs: Sequence[str] | None) -> bool:
     """Returns whether a caller with these globs may know an agent, server, team or workflow."""
-    return not globs or any(fnmatchcase(name, glob) for glob in globs)
+    return globs is None or any(fnmatchcase(name, glob) for glob in globs)

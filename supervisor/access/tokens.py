@@ -48,12 +48,12 @@ logger = logging.getLogger(__name__)
 class Grant(Struct, frozen=True, kw_only=True):
     """Represents what a token permits.
 
-    `agents` are globs of the agents that its holder may know; all if there is none.
+    `agents` are globs of the agents that its holder may know; None for all.
     """
 
     name: str
     rights: Rights
-    agents: tuple[str, ...] = ()
+    agents: tuple[str, ...] | None = None
     expires_at: float | None = None
 
 
@@ -117,6 +117,13 @@ class Tokens:
         self._fixed.append(Entry(digest_of(token), Grant(name=name, rights=rights), None))
         self._index()
 
+    def named(self, name: str) -> Grant | None:
+        """Returns what the token of a name permits now, as a session asks that was opened with it; None for nothing."""
+        entries = [entry for entry in self._entries.values() if entry.grant.name == name]
+        now = self._clock()
+        valid = (entry.grant for entry in entries if entry.until is None or now < entry.until)
+        return next(valid, None)
+
     def find(self, token: str) -> Grant | None:
         """Returns what a token permits now; None if it is none, or is valid no more."""
         return self.permitted(digest_of(token))
@@ -138,7 +145,7 @@ class Tokens:
         self,
         name: str,
         rights: Rights,
-        agents: Sequence[str],
+        agents: Sequence[str] | None,
         expires_s: float | None,
         created_by: str,
     ) -> NewToken:
@@ -149,7 +156,7 @@ class Tokens:
             ResourceLimitExceeded: there are too many.
             Overloaded: the store takes nothing now.
         """
-        if name in self._kept:
+        if name in self._kept or name in RESERVED:
             words = f'it is there already; "corral token rotate {name}" replaces it'
             raise Conflict(f'cannot add token "{name}": {words}', name=name)
         if len(self._kept) >= MAX_TOKENS:
@@ -160,7 +167,12 @@ class Tokens:
             )
         now, text = self._clock(), _new_text()
         end = None if expires_s is None else now + expires_s
-        grant = Grant(name=name, rights=rights, agents=tuple(agents), expires_at=end)
+        grant = Grant(
+            name=name,
+            rights=rights,
+            agents=None if agents is None else tuple(agents),
+            expires_at=end,
+        )
         kept = Kept(
             grant=grant, sha256=digest_of(text).hex(), created_at=now, created_by=created_by
         )
@@ -256,7 +268,7 @@ class Tokens:
         return TokenRecord(
             name=grant.name,
             rights=grant.rights,
-            agents=list(grant.agents),
+            agents=None if grant.agents is None else list(grant.agents),
             created_at=_stamp(kept.created_at),
             created_by=kept.created_by,
             expires_at=None if grant.expires_at is None else _stamp(grant.expires_at),

@@ -85,8 +85,8 @@ class Caller(Protocol):
     permission: Permission
     who: Mapping[str, object]
     """As the audit names it: `uid` and `pid` from the kernel, the `agent` of the worker that it descends from, the name of its `token`."""
-    agents: Sequence[str]
-    """Globs of the agents that it may know; all if there is none."""
+    agents: Sequence[str] | None
+    """Globs of the agents that it may know; None for all."""
     supervisor: WorkerSupervisor | None
     """Of the worker in whose tree it is, if that is known."""
 

@@ -155,10 +155,11 @@ def now() -> str:
 
 
 def refusal_key(who: Mapping[str, object]) -> str:
-    """Returns the key by which refusals are limited: an agent with all its workers, an HTTP client's name, or a user."""
+    """Returns the key by which refusals are limited: an agent with all its workers, a token, an HTTP client's name, or a user."""
     if "agent" in who:  # null where it has left its tree: it is not to be taken for its user
         return "inside" if who["agent"] is None else str(who["agent"])
-    return f"over {who['http']}" if "http" in who else str(who.get("uid"))
+    key = f"over {who['http']}" if "http" in who else str(who.get("uid"))
+    return f"{key} as {who['token']}" if "token" in who else key
 
 
 def daemon_record(action: str, **facts: object) -> Record:

@@ -71,7 +71,7 @@ class ToolCaller:
         name: for errors.
         permission: of the client, as it is now.
         who: as the audit names it.
-        agents: globs of those that it may know; all if there is none.
+        agents: globs of those that it may know; None for all.
         on_progress: takes the progress of a task that the call waits for.
     """
 
@@ -80,7 +80,7 @@ class ToolCaller:
         name: str,
         permission: Permission,
         who: Mapping[str, object],
-        agents: Sequence[str],
+        agents: Sequence[str] | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.name = name

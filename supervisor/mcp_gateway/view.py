@@ -35,7 +35,7 @@ class Client:
         who: as the audit names it.
         permission: for corral's own tools, as it is now; None for nothing.
         supervisor: of the worker in whose tree it is, if that is known.
-        agents: globs of the agents that it may know, as they are now; all if there is none.
+        agents: globs of the agents that it may know, as they are now; None for all.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Client:
     who: Mapping[str, object]
     permission: Callable[[], Permission | None]
     supervisor: WorkerSupervisor | None = None
-    agents: Callable[[], Sequence[str]] = tuple
+    agents: Callable[[], Sequence[str] | None] = lambda: None
 
 
 class ClientTools:
@@ -87,7 +87,7 @@ class ClientTools:
         """Returns the part of the pool that this client may use now."""
         supervisor = self._client.supervisor
         if supervisor is None:
-            base = self._control.tool_calls.access_for(self._client.who)
+            base = self._access_outside()
         else:
             try:
                 lists = [entry.limits.allowed_tools for entry in self._entries(supervisor)]
@@ -104,6 +104,14 @@ class ClientTools:
                 base = Access(own.allowed, own.denied, own.read_only, within=base)
             self._access = base
         return self._access
+
+    def _access_outside(self) -> Access:
+        """Returns the part of the pool for a client of no known worker: calls need the right to operate, and no restriction to agents."""
+        client = self._client
+        if "agent" not in client.who:
+            may_call = (client.permission() or "read") != "read" and client.agents() is None
+            return FULL if may_call else NOTHING
+        return self._control.tool_calls.access_for(client.who)
 
     def _entries(self, supervisor: WorkerSupervisor) -> list[Entry]:
         """Returns all tasks of the worker: the request does not name one, and is bound by the limits of each."""

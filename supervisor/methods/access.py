@@ -113,7 +113,7 @@ def _whoami(caller: Caller) -> Whoami:
     return Whoami(
         name=str(token or caller.name),
         rights=caller.permission,
-        agents=list(caller.agents),
+        agents=None if caller.agents is None else list(caller.agents),
         via="http" if "http" in caller.who else "socket",
         token=None if token is None else str(token),
     )

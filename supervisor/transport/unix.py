@@ -282,7 +282,7 @@ class Connection(Channel):
         )
         self.permission: Permission = "read"
         self.who: Mapping[str, object] = {}
-        self.agents: Sequence[str] = ()
+        self.agents: Sequence[str] | None = None
         self._digest: bytes | None = None
         self._control = control
         self._listener = listener
@@ -350,9 +350,11 @@ class Connection(Channel):
         grant = self._control.tokens.permitted(self._digest)
         return None if own is None or grant is None else lesser(own, grant.rights)
 
-    def _agents(self) -> Sequence[str]:
-        """Returns the globs of the agents that it may know; all if there is none."""
-        grant = None if self._digest is None else self._control.tokens.permitted(self._digest)
+    def _agents(self) -> Sequence[str] | None:
+        """Returns the globs of the agents that it may know; None for all."""
+        if self._digest is None:
+            return None
+        grant = self._control.tokens.permitted(self._digest)
         return () if grant is None else grant.agents
 
     def log_in(self, digest: bytes) -> None:

@@ -927,8 +927,8 @@ def test_a_daemon_serves_its_own_tools_to_who_has_its_token(tmp_path: Path) -> N
                             assert answer.status == status
                 records = daemon.call("audit.list", actions=["agent.stop"])["records"]
                 assert [each["who"] for each in records] == [
-                    {"http": "http one"},
-                    {"http": "http two"},
+                    {"http": "http one", "token": "http.token"},
+                    {"http": "http two", "token": "http.token"},
                 ], "refusals of one client do not hide those of another"
                 headers["Authorization"] = "Bearer x"
                 async with http.post(url, json=body, headers=headers) as answer:

@@ -1,5 +1,6 @@
 """Tokens under a whole daemon: made, shown once, used on the socket, rotated, ended, and never shown again."""
 
+import http.client
 import json
 import os
 import sqlite3
@@ -67,7 +68,7 @@ def test_a_token_restricts_a_connection_and_is_never_shown_again(daemon: DaemonP
         assert who == {
             "name": "reader",
             "rights": "read",
-            "agents": [],
+            "agents": None,
             "via": "socket",
             "token": "reader",
         }
@@ -89,7 +90,7 @@ def test_a_token_restricts_a_connection_and_is_never_shown_again(daemon: DaemonP
     daemon.call("token.rm", name="reader")
     with pytest.raises(NotFound):
         daemon.call("token.rm", name="reader")
-    for wrong in ({"rights": "root"}, {"rights": "read", "agents": [""]}):
+    for wrong in ({"rights": "root"}, {"rights": "read", "agents": []}):
         with pytest.raises(InvalidParams):
             daemon.call("token.add", name="wrong", **wrong)
     shown = daemon.log.read_text() + json.dumps(daemon.call("audit.list"))
@@ -173,3 +174,42 @@ def test_tokens_outlive_the_daemon_and_a_damaged_one_is_none(
             client.call("daemon.ping", {}, timeout_s=BOUND_S)
         with pytest.raises(PermissionDenied):
             logged_in(daemon, lost)
+
+
+def status_over_http(address: str, token: str | None) -> int:
+    """The status of a listing of tools over MCP."""
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=BOUND_S)
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        **({} if token is None else {"Authorization": f"Bearer {token}"}),
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+    body["params"] = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "x"},
+    }
+    with closing(connection):
+        connection.request("POST", "/mcp", json.dumps(body), headers)
+        return connection.getresponse().status
+
+
+def test_a_request_over_http_has_the_rights_of_its_token(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    config = CONFIG.replace("[daemon]", '[daemon]\nhttp = "127.0.0.1:0"')
+    key = "a-key-of-an-operator"
+    folder = tmp_path_factory.mktemp("http")
+    with DaemonProcess(folder, config, environ={"OS_SECURITY_KEY": key}) as daemon:
+        address = daemon.call("daemon.status")["daemon"]["http"]
+        made = daemon.call("token.add", name="reader", rights="read")["token"]
+        of_file = (daemon.state_dir / "http.token").read_text().strip()
+        for token in (made, of_file, key):
+            assert status_over_http(address, token) == 200
+        daemon.call("token.rm", name="reader")
+        for token in (None, made, key + "x"):
+            assert status_over_http(address, token) == 401
+        with pytest.raises(Conflict):
+            daemon.call("token.add", name="OS_SECURITY_KEY", rights="read")

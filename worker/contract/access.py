@@ -13,17 +13,19 @@ RIGHTS: tuple[Rights, ...] = get_args(Rights)
 """Each includes those before it."""
 
 TokenName = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
-Globs = Annotated[list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(max_length=100)]
+Globs = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(min_length=1, max_length=100)
+]
 Lifetime = Annotated[float, Meta(ge=1, le=3_153_600_000)]
 Overlap = Annotated[float, Meta(ge=0, le=2_592_000)]
 
 
 class TokenAddParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Specifies a new token: its rights, for agents that match one of the globs `agents` (all without any), for `expires_s` seconds or without end."""
+    """Specifies a new token: its rights, for agents that match one of the globs `agents` (all where it is null), for `expires_s` seconds or without end."""
 
     name: TokenName
     rights: Rights
-    agents: Globs = []
+    agents: Globs | None = None
     expires_s: Lifetime | None = None
 
 
@@ -50,12 +52,12 @@ class LoginParams(Struct, frozen=True, forbid_unknown_fields=True):
 class TokenRecord(Struct, frozen=True, kw_only=True):
     """Represents a token without its text: times in UTC, null for one that never was or never will be.
 
-    `created_by` is the caller as the audit names it; `last_used` is exact to a minute. `expired` is true once `expires_at` is over.
+    `agents` are globs, null for all. `created_by` is the caller as the audit names it; `last_used` is exact to a minute. `expired` is true once `expires_at` is over.
     """
 
     name: str
     rights: Rights
-    agents: list[str] = []
+    agents: list[str] | None = None
     created_at: str = ""
     created_by: str = ""
     expires_at: str | None = None
@@ -82,10 +84,10 @@ class TokenRemoved(Struct, frozen=True):
 
 
 class Whoami(Struct, frozen=True, kw_only=True):
-    """Describes the caller: its token or its process, its rights, its agents (all if there are none), and the face it came through."""
+    """Describes the caller: its token or its process, its rights, its agents (globs, null for all), and the face it came through."""
 
     name: str
     rights: Rights
-    agents: list[str] = []
+    agents: list[str] | None = None
     via: Literal["socket", "http"] = "socket"
     token: str | None = None
